@@ -1,0 +1,231 @@
+"""The settings of a training run: these dataclasses are the flags, the `--config` file and what a run folder stores.
+
+Each value has one owner and one flat name, so `lr` is `--lr` on the command line, `lr:` in YAML and `config.lr` in
+Python. Where the original DETR has a setting, its name and default are kept. The text under a field is its help.
+
+Nothing here imports torch: `detrkit VERB --help` must answer at once. Below this file and `cli`, constructors take
+plain arguments and finished parts, never a config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from detrkit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Model."""
+
+    backbone: str = "resnet50"
+    """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, or timm:NAME for any timm model with
+    feature outputs (needs the timm extra)."""
+    backbone_weights: str = "imagenet"
+    """Weights the backbone starts from: imagenet (published ones, downloaded once), none, or the path of a file."""
+    backbone_norm: Literal["auto", "frozen", "batch", "group"] = "auto"
+    """Normalisation of the backbone. auto: frozen where weights were loaded, else batch, and then the whole backbone
+    learns at --lr, since frozen statistics that were never measured cannot learn."""
+    dilation: bool = False
+    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the picture."""
+    position_embedding: Literal["sine", "learned"] = "sine"
+    """Position encoding added to the features."""
+    enc_layers: int = 6
+    """Encoder layers."""
+    dec_layers: int = 6
+    """Decoder layers."""
+    dim_feedforward: int = 2048
+    """Width of the feed-forward blocks."""
+    hidden_dim: int = 256
+    """Width of the transformer."""
+    dropout: float = 0.1
+    """Dropout in the transformer, 0..1."""
+    nheads: int = 8
+    """Attention heads; must divide hidden_dim."""
+    num_queries: int = 100
+    """Object queries: the most objects that can be found in one picture."""
+    pre_norm: bool = False
+    """Normalise before each block instead of after it."""
+    activation: Literal["relu", "gelu", "glu"] = "relu"
+    """Activation of the feed-forward blocks."""
+    masks: bool = False
+    """Train the segmentation head (not available yet)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Matching and losses."""
+
+    no_aux_loss: bool = False
+    """Leave out the losses at the earlier decoder layers."""
+    set_cost_class: float = 1.0
+    """Weight of the class probability in the matching cost."""
+    set_cost_bbox: float = 5.0
+    """Weight of the L1 box distance in the matching cost."""
+    set_cost_giou: float = 2.0
+    """Weight of the generalised IoU in the matching cost."""
+    mask_loss_coef: float = 1.0
+    """Weight of the focal mask loss."""
+    dice_loss_coef: float = 1.0
+    """Weight of the dice mask loss."""
+    bbox_loss_coef: float = 5.0
+    """Weight of the L1 box loss."""
+    giou_loss_coef: float = 2.0
+    """Weight of the generalised IoU loss."""
+    eos_coef: float = 0.1
+    """Relative weight of the no-object class in the classification loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data."""
+
+    data: str = ""
+    """Folder or file of the data set; its format is found (see --data_format)."""
+    data_format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    """Format of the data set."""
+    train_json: str = ""
+    """COCO annotations of the training pictures, where they are not found by themselves."""
+    val_json: str = ""
+    """COCO annotations of the validation pictures, where they are not found by themselves."""
+    train_images: str = ""
+    """Folder of the training pictures, where it is not found by itself."""
+    val_images: str = ""
+    """Folder of the validation pictures, where it is not found by itself."""
+    val_fraction: float = 0.2
+    """Share of the pictures held out for validation where the data set has no such split, 0..1."""
+    image_size: int = 800
+    """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
+    every size of the augmentation recipe scales with it."""
+    augmentation: Literal["detr", "flip", "none"] = "detr"
+    """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none."""
+    group_by_aspect: bool = False
+    """Batch pictures of similar aspect ratio together, which saves padding."""
+    num_workers: int = 2
+    """Processes that load pictures; 0 loads in the main process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimisation."""
+
+    lr: float = 1e-4
+    """Learning rate of the transformer and heads, a step."""
+    lr_backbone: float = 1e-5
+    """Learning rate of the backbone, a step; 0 freezes it."""
+    batch_size: int | Literal["auto"] = 2
+    """Pictures a step and device; auto finds the largest power of two that fits."""
+    weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
+    epochs: int = 300
+    """Passes over the training pictures."""
+    max_minutes: float = 0.0
+    """Stop after so many minutes, whichever comes first; 0: no limit."""
+    lr_schedule: Literal["step", "cosine"] = "step"
+    """step: a tenth after lr_drop epochs; cosine: down to 0 at the end."""
+    lr_drop: int = 200
+    """Epoch after which the step schedule drops the learning rates to a tenth."""
+    warmup_steps: int = 0
+    """Steps over which the learning rates rise linearly from 0."""
+    clip_max_norm: float = 0.1
+    """Largest norm of the gradient; 0: no clipping."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before each step."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, a step; that average is evaluated and kept. 0: none."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Arithmetic of the forward pass."""
+    early_stopping: int = 0
+    """Stop after so many evaluations without a better AP; 0: never."""
+    seed: int = 42
+    """Seed of weights, order, augmentation and dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run."""
+
+    output_dir: str = ""
+    """Folder the run writes to; empty: runs/NAME-OF-DATA, numbered if that exists."""
+    weights: str = ""
+    """Start from these weights, classes matched by name: a published name such as detr_resnet50, a checkpoint of
+    detrkit, a .pth of the original, or a Hugging Face folder."""
+    resume: str = ""
+    """Go on with a run: auto (the last checkpoint in output_dir, or start anew if there is none) or a checkpoint."""
+    overfit: int = 0
+    """Train and evaluate on the first N pictures only: the first thing to try on new data. 0: off."""
+    eval_every: int = 1
+    """Epochs between evaluations."""
+    checkpoint_every: int = 0
+    """Keep a further checkpoint every N epochs; 0: only best and last."""
+    save_minutes: float = 10.0
+    """Minutes between saves of last.ckpt inside an epoch; it is also saved at the end of each epoch."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    devices: int = 1
+    """Processes (GPUs) a node."""
+    num_nodes: int = 1
+    """Nodes."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the wandb extra)."""
+    mlflow: bool = False
+    """Also log to MLflow (needs the mlflow extra)."""
+
+
+CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelConfig, LossConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
+    """Everything `detrkit train` can be told; defaults are those of the original's main.py."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.nheads:
+            raise ConfigError(
+                f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
+                f"try --hidden_dim {self.nheads * max(1, round(self.hidden_dim / self.nheads))}"
+            )
+        for name in ("batch_size", "epochs", "num_queries", "accumulate", "image_size", "devices", "num_nodes"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ConfigError(f"--{name} must be at least 1, found {value}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data: what YAML and checkpoints hold."""
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        """As the text of `config.yaml`; `from_yaml` reads it back equal."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; absent keys take their defaults.
+
+        Raises:
+            ConfigError: a key is not a setting; the sentence suggests the nearest name.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"there is no setting {key!r}{did_you_mean(key, known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a `config.yaml`."""
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ConfigError(f"expected settings, one `name: value` a line, in {path}")
+        return cls.from_dict(values)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """` (did you mean ...?)` with the nearest of `known`, or nothing."""
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,256 @@
+"""The nouns that travel between the stages: Categories, Target, Batch, Output, Detections.
+
+Shapes: B images a batch, Q queries, C classes, n objects or detections of one image, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
+
+import torch
+from torch import Tensor
+
+from detrkit.errors import DataError
+
+if TYPE_CHECKING:
+    import supervision
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a data set; the one owner of `num_classes` and of the mapping from class index to original id.
+
+    Class index k (what the model and the targets hold, 0..C-1) stands for original id `ids[k]` and `names[k]`.
+    Ids may be sparse and start anywhere; they are unique. Names are unique too, except for unused entries.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    isthing: tuple[bool, ...] = ()
+    """Panoptic data only: whether class k is a countable thing; empty means that all are."""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names) or len(self.isthing) not in (0, len(self.ids)):
+            raise DataError(f"expected as many category names as ids, found {len(self.names)} and {len(self.ids)}")
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(i for i in self.ids if self.ids.count(i) > 1)
+            raise DataError(f"expected unique category ids, found id {twice} more than once")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def index_of_id(self) -> dict[int, int]:
+        """Original id -> class index."""
+        return {category_id: index for index, category_id in enumerate(self.ids)}
+
+    def index_map_from(self, other: Categories) -> dict[int, int]:
+        """Original id in `other` -> class index here; matched by name where both are named, else by id.
+
+        Ids of `other` that have no counterpart are absent. This is how a model meets a data set that numbers the
+        same classes differently.
+        """
+        by_name = {name: index for index, name in enumerate(self.names)}
+        if any(name in by_name for name in other.names):
+            return {i: by_name[name] for i, name in zip(other.ids, other.names, strict=True) if name in by_name}
+        return {i: index for i, index in self.index_of_id.items() if i in set(other.ids)}
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """As JSON-like data, one entry a class: what checkpoints and COCO files hold."""
+        things = self.isthing or (True,) * len(self)
+        rows: list[dict[str, Any]] = [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
+        if self.isthing:
+            for row, thing in zip(rows, things, strict=True):
+                row["isthing"] = int(thing)
+        return rows
+
+    @classmethod
+    def from_plain(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
+        """The inverse of `to_plain`; entries keep their order."""
+        rows = list(rows)
+        things = tuple(bool(row["isthing"]) for row in rows) if rows and all("isthing" in r for r in rows) else ()
+        return cls(tuple(int(r["id"]) for r in rows), tuple(str(r["name"]) for r in rows), things)
+
+    @classmethod
+    def unnamed(cls, num_classes: int) -> Self:
+        """Classes 0..C-1 whose names are their numbers: what a bare state dict allows."""
+        return cls(tuple(range(num_classes)), tuple(str(i) for i in range(num_classes)))
+
+
+class Target(TypedDict):
+    """What one training image teaches. Only `labels` and `boxes` reach the criterion; the rest is for evaluation."""
+
+    labels: Tensor
+    """int64 [n], class indices 0..C-1."""
+    boxes: Tensor
+    """float32 [n, 4], cx, cy, w, h relative to the picture without padding, in 0..1."""
+    masks: NotRequired[Tensor]
+    """bool [n, H, W], at the size of the picture without padding."""
+    area: NotRequired[Tensor]
+    """float32 [n], in pixels of the transformed picture."""
+    image_id: NotRequired[int]
+    """The data set's own id of the picture."""
+    file: NotRequired[str]
+    """Path of the picture, for messages."""
+    original_size: NotRequired[tuple[int, int]]
+    """(h, w) of the file in pixels, after its EXIF rotation."""
+    size: NotRequired[tuple[int, int]]
+    """(h, w) in pixels after the transforms, without padding."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of different sizes, padded at the right and bottom to one."""
+
+    images: Tensor
+    """float32 [B, 3, H, W], normalised; 0 where padded."""
+    padding_mask: Tensor
+    """bool [B, H, W], True = padding."""
+    targets: list[Target]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        targets = [
+            {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in target.items()}
+            for target in self.targets
+        ]
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            padding_mask=self.padding_mask.to(device, non_blocking=non_blocking),
+            targets=targets,  # type: ignore[arg-type]  # a TypedDict rebuilt key by key
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the data loader calls this when asked to."""
+        targets = [
+            {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in target.items()} for target in self.targets
+        ]
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model says of a batch, at its last decoder layer."""
+
+    logits: Tensor
+    """float [B, Q, C + 1]; the last class is "no object"."""
+    boxes: Tensor
+    """float [B, Q, 4]; cx, cy, w, h relative to the picture without padding, in 0..1."""
+    masks: Tensor | None = None
+    """float [B, Q, h, w] mask logits, or None for a model without a mask head."""
+    aux: list[Output] = field(default_factory=list)
+    """The earlier decoder layers, first to last; empty without auxiliary outputs."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, best first unless a function says otherwise.
+
+    From `postprocess`, `class_ids` are class indices 0..C-1. From a `Detector`, they are the original category ids
+    of the data set it was trained on, and `class_names` are their names (see `with_categories`).
+    """
+
+    xyxy: Tensor
+    """float32 [n, 4], absolute pixels of the original picture."""
+    scores: Tensor
+    """float32 [n], in 0..1."""
+    class_ids: Tensor
+    """int64 [n]."""
+    class_names: tuple[str, ...] = ()
+    """n names, or empty where no categories are known."""
+    masks: Tensor | None = None
+    """bool [n, H, W], or None."""
+    image_size: tuple[int, int] | None = None
+    """(h, w) of the original picture in pixels."""
+    source: str | None = None
+    """Where the picture came from: a path, `video.mp4#17` for a frame, or None."""
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.xyxy.shape != (n, 4) or self.class_ids.shape != (n,) or self.scores.shape != (n,):
+            found = (tuple(self.xyxy.shape), tuple(self.scores.shape), tuple(self.class_ids.shape))
+            raise ValueError(f"expected xyxy [n, 4], scores [n] and class_ids [n], found shapes {found}")
+        if self.class_names and len(self.class_names) != n:
+            raise ValueError(f"expected {n} class names or none, found {len(self.class_names)}")
+        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != n):
+            raise ValueError(f"expected masks [{n}, H, W], found {tuple(self.masks.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, keep: Tensor | slice | Sequence[int]) -> Detections:
+        """The detections that an index, slice or boolean mask keeps, in its order."""
+        if isinstance(keep, slice):
+            keep = torch.arange(len(self))[keep]
+        keep = torch.as_tensor(keep, device=self.scores.device)
+        if keep.dtype == torch.bool:
+            keep = keep.nonzero().flatten()
+        elif not len(keep):
+            keep = keep.long()
+        names = tuple(self.class_names[i] for i in keep.tolist()) if self.class_names else ()
+        masks = None if self.masks is None else self.masks[keep]
+        return replace(
+            self,
+            xyxy=self.xyxy[keep],
+            scores=self.scores[keep],
+            class_ids=self.class_ids[keep],
+            class_names=names,
+            masks=masks,
+        )
+
+    def with_categories(self, categories: Categories) -> Detections:
+        """Class indices replaced by original ids, and names filled in."""
+        indices = self.class_ids.tolist()
+        return replace(
+            self,
+            class_ids=torch.tensor([categories.ids[k] for k in indices], dtype=torch.int64),
+            class_names=tuple(categories.names[k] for k in indices),
+        )
+
+    def cpu(self) -> Detections:
+        """The same detections in main memory."""
+        masks = None if self.masks is None else self.masks.cpu()
+        return replace(
+            self, xyxy=self.xyxy.cpu(), scores=self.scores.cpu(), class_ids=self.class_ids.cpu(), masks=masks
+        )
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """COCO results entries (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are masks."""
+        from detrkit.masks import encode_rle
+
+        boxes = self.xyxy.tolist()
+        rows: list[dict[str, Any]] = [
+            {"image_id": image_id, "category_id": c, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": s}
+            for (x1, y1, x2, y2), s, c in zip(boxes, self.scores.tolist(), self.class_ids.tolist(), strict=True)
+        ]
+        if self.masks is not None:
+            for row, mask in zip(rows, self.masks, strict=True):
+                row["segmentation"] = encode_rle(mask)
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """As `supervision.Detections`, the field's common result type; names are in `data["class_name"]`."""
+        import numpy as np
+        import supervision
+
+        found = self.cpu()
+        data = {"class_name": np.asarray(found.class_names, dtype=np.str_)} if found.class_names else {}
+        return supervision.Detections(
+            xyxy=found.xyxy.numpy().astype(np.float32).reshape(-1, 4),
+            confidence=found.scores.numpy(),
+            class_id=found.class_ids.numpy().astype(int),
+            mask=None if found.masks is None else found.masks.numpy(),
+            data=data,
+        )
+
+    def draw(self, image: Any) -> Any:
+        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn, as uint8 [H, W, 3]."""
+        from detrkit.visualize.draw import draw_detections
+
+        return draw_detections(image, self)

@@ -1,0 +1,150 @@
+"""What each command-line verb can be told, apart from `train` (see `config`): one frozen dataclass a verb.
+
+The text under a field is its help. A field without a default is positional on the command line. Like `config`, this
+file imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which data set, for the verbs that read one."""
+
+    data: str = ""
+    """Folder or file of the data set; its format is found (see --data_format)."""
+    data_format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    """Format of the data set."""
+    train_json: str = ""
+    """COCO annotations of the training pictures, where they are not found by themselves."""
+    val_json: str = ""
+    """COCO annotations of the validation pictures, where they are not found by themselves."""
+    train_images: str = ""
+    """Folder of the training pictures, where it is not found by itself."""
+    val_images: str = ""
+    """Folder of the validation pictures, where it is not found by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataChoice):
+    """Look through a data set before training on it: sizes, classes, and every defect with file and record."""
+
+    data: str
+    """Folder or file of the data set."""
+    num_queries: int = 100
+    """Object queries of the model to come; pictures with more objects are reported."""
+    json: str = ""
+    """Also write the report as JSON to this file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(DataChoice):
+    """Measure a detector, or a file of detections, on a data set: the twelve COCO numbers and where it goes wrong."""
+
+    weights: str = ""
+    """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
+    detections: str = ""
+    """Measure this COCO results file instead of a detector."""
+    split: Literal["train", "val"] = "val"
+    """Which pictures."""
+    output_dir: str = ""
+    """Folder of the report; empty: beside the weights or detections, in report/."""
+    batch_size: int = 1
+    """Pictures a forward pass; only pictures of one shape share a pass."""
+    image_size: int = 0
+    """Shorter side in pixels; 0: what the weights were trained with."""
+    num_workers: int = 2
+    """Processes that load pictures; 0 loads in the main process."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+    max_errors: int = 24
+    """Pictures of the worst errors to draw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Find objects in pictures, folders, globs and videos."""
+
+    source: list[str]
+    """Pictures, folders, globs or videos; several are fine."""
+    weights: str
+    """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
+    output_dir: str = "predictions"
+    """Folder of the annotated copies, detections.json (COCO results) and detections.csv."""
+    threshold: float = 0.5
+    """Lowest score to keep, 0..1."""
+    top_k: int = 0
+    """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
+    original."""
+    batch_size: int = 1
+    """Pictures a forward pass; only pictures of one shape share a pass."""
+    image_size: int = 0
+    """Shorter side in pixels; 0: what the weights were trained with."""
+    no_images: bool = False
+    """Write only the tables, no annotated copies."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """Draw the training curves of one or several runs side by side, and their precision-recall curves."""
+
+    runs: list[str]
+    """Run folders."""
+    output_dir: str = ""
+    """Folder of the plots; empty: report/ of the first run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """Show where the model looked: decoder attention of its strongest detections, encoder attention at points."""
+
+    image: str
+    """The picture."""
+    weights: str
+    """The detector."""
+    output_dir: str = "explanation"
+    """Folder of the pictures."""
+    threshold: float = 0.5
+    """Lowest score of a detection to explain, 0..1; if none reaches it, the best few are shown."""
+    max_detections: int = 6
+    """Most detections to explain."""
+    points: list[str] | None = None
+    """Points for the encoder's self-attention, `x,y` in pixels of the picture; default: centres of the strongest
+    detections."""
+    image_size: int = 0
+    """Shorter side in pixels; 0: what the weights were trained with."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Write weights in Hugging Face format (safetensors and config.json), or as a bare .pth of the original."""
+
+    weights: str
+    """What to convert: a checkpoint, a run folder, a published name, a .pth of the original, a Hugging Face folder."""
+    output: str
+    """Folder to write (Hugging Face format), or a file ending in .pth (the original's format)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Make a small data set of surface defects, train a DETR on it with no GPU, measure it and draw what it finds."""
+
+    output_dir: str = "runs/demo"
+    """Folder the demo writes to."""
+    images: int = 600
+    """Training pictures to draw; a fifth of that is held out besides."""
+    size: int = 128
+    """Side of the pictures in pixels."""
+    difficulty: float = 0.3
+    """How faint and small the defects are, 0..1."""
+    minutes: float = 4.0
+    """Minutes to train."""
+    seed: int = 0
+    """Seed of the pictures and of the training."""
