@@ -1,0 +1,298 @@
+"""The official COCO numbers, computed by faster-coco-eval from plain COCO data.
+
+One rule for what cannot be measured: a number is -1, as in the official tool, where there is no object to find (of
+that class, of that size, or at all). With objects but no detections it is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.errors import DataError
+
+IouType = Literal["bbox", "segm"]
+
+COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The twelve official numbers, in the official order. AP and AR average over IoU 0.50:0.05:0.95; s, m, l are objects
+below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections an image and class."""
+
+OFFICIAL_MAX_DETS = 100
+
+
+@dataclass(frozen=True)
+class ClassNumbers:
+    """How well one class was found. All numbers are in 0..1, or -1 where the truth holds no object of the class."""
+
+    id: int
+    """The data set's own category id."""
+    name: str
+    objects: int
+    """Objects in the truth, crowds not counted."""
+    detections: int
+    AP: float
+    AP50: float
+    AP75: float
+    AR: float
+    """Average recall over the IoU thresholds, with the most detections an image that were allowed."""
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """What `coco_numbers` measured."""
+
+    numbers: dict[str, float]
+    """The twelve names of `COCO_NAMES`; with `max_dets` K above 100 also `AP@K` and `ARK`."""
+    per_class: list[ClassNumbers]
+    """One entry a category, in the order of their ids."""
+    precision: NDArray[np.float64] = field(repr=False)
+    """[10, 101, C]: interpolated precision at IoU 0.50:0.05:0.95 and recall 0:0.01:1; -1 without objects."""
+    scores: NDArray[np.float64] = field(repr=False)
+    """[10, 101, C]: the score at which that recall is reached."""
+    iou_type: IouType = "bbox"
+
+    @property
+    def recall_points(self) -> NDArray[np.float64]:
+        """[101]: the recalls that `precision` stands at."""
+        return np.linspace(0.0, 1.0, 101)
+
+    def summary(self) -> str:
+        """The twelve numbers as text, one a line, in the official tool's order and wording."""
+        kind = {"bbox": "boxes", "segm": "masks"}[self.iou_type]
+        lines = []
+        for name, value in self.numbers.items():
+            lines.append(f" {_WORDS.get(name) or _extra_words(name)} ({kind}) = {value:0.3f}")
+        return "\n".join(lines)
+
+
+def coco_numbers(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    iou_type: IouType = "bbox",
+    *,
+    max_dets: int = OFFICIAL_MAX_DETS,
+) -> CocoResult:
+    """Average precision and recall of detections, as the COCO evaluation defines them.
+
+    Args:
+        truth: COCO instances: `images`, `annotations` (`bbox` x, y, w, h in pixels), `categories`, original ids. An
+            absent `area` is the box's; crowds (`iscrowd`) are neither asked for nor counted against a detection.
+        detections: COCO results: `image_id`, `category_id`, `bbox` x, y, w, h in pixels, `score`; with
+            `segmentation` (RLE) for `segm`. May be empty.
+        iou_type: compare boxes or masks.
+        max_dets: most detections of one class counted in one image. The twelve official numbers always use 100;
+            a larger value, for images with more objects than that, adds `AP@K` and `ARK`.
+
+    Raises:
+        DataError: a detection has an image or category that the truth does not know, lacks a key, or is not finite;
+            or masks are to be compared and one is missing.
+    """
+    from faster_coco_eval import COCO
+    from faster_coco_eval.core import COCOeval_faster
+
+    if max_dets < OFFICIAL_MAX_DETS:
+        raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
+    check_detections(truth, detections, iou_type)
+    truth_copy = _plain_truth(truth, iou_type)
+    found = COCO(truth_copy, print_function=_silent)
+    results = found.loadRes(_plain_results(detections, iou_type))
+    judge = COCOeval_faster(found, results, iou_type, print_function=_silent)
+    judge.params.maxDets = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
+    judge.evaluate()
+    judge.accumulate()
+
+    thresholds, classes, steps = len(judge.params.iouThrs), len(judge.params.catIds), len(judge.params.maxDets)
+    precision = np.asarray(judge.eval["precision"], dtype=np.float64).reshape(thresholds, 101, classes, 4, steps)
+    recall = np.asarray(judge.eval["recall"], dtype=np.float64).reshape(thresholds, classes, 4, steps)
+    scores = np.asarray(judge.eval["scores"], dtype=np.float64).reshape(thresholds, 101, classes, 4, steps)
+
+    official = judge.params.maxDets.index(OFFICIAL_MAX_DETS)
+    p, r = precision[..., official], recall[..., official]
+    values = [_mean(p[..., 0]), _mean(p[0, ..., 0]), _mean(p[5, ..., 0]), *(_mean(p[..., a]) for a in (1, 2, 3))]
+    values += [_mean(recall[..., 0, m]) for m in range(3)]
+    values += [_mean(r[..., a]) for a in (1, 2, 3)]
+    numbers = dict(zip(COCO_NAMES, values, strict=True))
+    if max_dets > OFFICIAL_MAX_DETS:
+        numbers[f"AP@{max_dets}"] = _mean(precision[..., 0, -1])
+        numbers[f"AR{max_dets}"] = _mean(recall[..., 0, -1])
+
+    return CocoResult(
+        numbers=numbers,
+        per_class=_per_class(truth_copy, detections, precision[..., 0, -1], recall[..., 0, -1]),
+        precision=precision[..., 0, -1],
+        scores=scores[..., 0, -1],
+        iou_type=iou_type,
+    )
+
+
+def check_detections(
+    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+) -> None:
+    """Refuse detections that do not belong to the truth.
+
+    Args:
+        truth: COCO instances.
+        detections: COCO results.
+        iou_type: `segm` also asks for a mask.
+        where: name of the file they come from, for the message.
+
+    Raises:
+        DataError: in one sentence, with the first offending entry.
+    """
+    images = {int(image["id"]) for image in truth["images"]}
+    categories = {int(category["id"]) for category in truth["categories"]}
+    needed = ("image_id", "category_id", "bbox", "score") + (("segmentation",) if iou_type == "segm" else ())
+    of = f" of {where}" if where else ""
+    for position, row in enumerate(detections):
+        for key in needed:
+            if key not in row:
+                raise DataError(
+                    f"expected {', '.join(needed)} in each detection, but entry {position}{of} has no {key!r}; "
+                    "write COCO results, one object a detection"
+                )
+        if row["image_id"] not in images:
+            raise DataError(
+                f"detection {position}{of} is for image id {row['image_id']!r}, which is not among the "
+                f"{len(images)} images of the truth; evaluate against the split these detections were made on"
+            )
+        if row["category_id"] not in categories:
+            raise DataError(
+                f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
+                f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
+            )
+        box = row["bbox"]
+        if len(box) != 4 or not all(map(math.isfinite, box)) or not math.isfinite(row["score"]):
+            raise DataError(
+                f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {list(box)} and "
+                f"score {row['score']}; remove it or repair what wrote it"
+            )
+
+
+def merge_ranks(parts: Iterable[Mapping[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The detections of several processes as one list of COCO results, every image once, in order of image id.
+
+    Args:
+        parts: one mapping a process, image id -> its detections (an empty list where nothing was found). An image
+            that several processes saw, because a sampler filled up its last batch, is taken from the first of them.
+    """
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for part in parts:
+        for image_id, rows in part.items():
+            by_image.setdefault(image_id, rows)
+    return [row for image_id in sorted(by_image) for row in by_image[image_id]]
+
+
+def gather_detections(by_image: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """`merge_ranks` over all processes of the run; every process gets the whole list. Alone, just that list."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return merge_ranks([by_image])
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, dict(by_image))
+    return merge_ranks(parts)
+
+
+def _plain_truth(truth: Mapping[str, Any], iou_type: IouType) -> dict[str, Any]:
+    """A copy the evaluator may write to, with ids 1, 2, ... (it takes 0 for "unmatched") and no gaps in its keys."""
+    annotations = []
+    for number, row in enumerate(truth["annotations"], 1):
+        x, y, w, h = row["bbox"]
+        entry = {
+            "id": number,
+            "image_id": int(row["image_id"]),
+            "category_id": int(row["category_id"]),
+            "bbox": [x, y, w, h],
+            "area": w * h if row.get("area") is None else row["area"],
+            "iscrowd": int(row.get("iscrowd") or 0),
+        }
+        if iou_type == "segm":
+            if not row.get("segmentation"):
+                raise DataError(
+                    f"expected a segmentation in every annotation to compare masks, but annotation "
+                    f"{row.get('id', number)} of image {row['image_id']} has none; evaluate boxes instead"
+                )
+            entry["segmentation"] = row["segmentation"]
+        annotations.append(entry)
+    images = [{k: image[k] for k in ("id", "height", "width") if k in image} for image in truth["images"]]
+    categories = [{"id": int(c["id"]), "name": str(c.get("name", c["id"]))} for c in truth["categories"]]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _plain_results(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
+    """A copy the evaluator may write to."""
+    keys = ("image_id", "category_id", "score") + (("segmentation",) if iou_type == "segm" else ())
+    return [{"bbox": list(row["bbox"]), **{key: row[key] for key in keys}} for row in detections]
+
+
+def _per_class(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    precision: NDArray[np.float64],
+    recall: NDArray[np.float64],
+) -> list[ClassNumbers]:
+    objects = {int(c["id"]): 0 for c in truth["categories"]}
+    found = dict(objects)
+    for row in truth["annotations"]:
+        objects[row["category_id"]] += not row["iscrowd"]
+    for detection in detections:
+        found[detection["category_id"]] += 1
+    names = {int(c["id"]): c["name"] for c in truth["categories"]}
+    return [
+        ClassNumbers(
+            id=category_id,
+            name=names[category_id],
+            objects=objects[category_id],
+            detections=found[category_id],
+            AP=_mean(precision[:, :, k]),
+            AP50=_mean(precision[0, :, k]),
+            AP75=_mean(precision[5, :, k]),
+            AR=_mean(recall[:, k]),
+        )
+        for k, category_id in enumerate(sorted(names))
+    ]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean over what could be measured; -1 where nothing could."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+
+
+def _silent(*_: object) -> None:
+    """The evaluator reports its progress here."""
+
+
+def _line(kind: str, iou: str, area: str, most: int) -> str:
+    what = {"AP": "Average Precision", "AR": "Average Recall   "}[kind]
+    return f"{what} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ]"
+
+
+_ALL = "0.50:0.95"
+_WORDS = {
+    "AP": _line("AP", _ALL, "all", 100),
+    "AP50": _line("AP", "0.50", "all", 100),
+    "AP75": _line("AP", "0.75", "all", 100),
+    "APs": _line("AP", _ALL, "small", 100),
+    "APm": _line("AP", _ALL, "medium", 100),
+    "APl": _line("AP", _ALL, "large", 100),
+    "AR1": _line("AR", _ALL, "all", 1),
+    "AR10": _line("AR", _ALL, "all", 10),
+    "AR100": _line("AR", _ALL, "all", 100),
+    "ARs": _line("AR", _ALL, "small", 100),
+    "ARm": _line("AR", _ALL, "medium", 100),
+    "ARl": _line("AR", _ALL, "large", 100),
+}
+
+
+def _extra_words(name: str) -> str:
+    return _line(name[:2], _ALL, "all", int(name[2:].lstrip("@")))
