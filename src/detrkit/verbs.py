@@ -1,6 +1,6 @@
 """What each command-line verb can be told, apart from `train` (see `config`): one frozen dataclass a verb.
 
-The text under a field is its help. A field without a default is positional on the command line. Like `config`, this
+The text under a field is its help. Like `config`, this
 file imports nothing heavy.
 """
 

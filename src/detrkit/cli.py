@@ -1,0 +1,254 @@
+"""The command line: verb -> settings -> function.
+
+A verb is a row of `VERBS`: the dataclass that holds its settings (which is also its help) and the function that takes
+it, imported only when the verb runs, so that help answers without importing torch.
+
+Exit status: 0 for success, 2 with one sentence on stderr for what the user can mend, 130 after Ctrl-C; a traceback
+and 1 mean a bug of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrkit import __version__, verbs
+from detrkit.config import CONFIG_GROUPS, TrainConfig, did_you_mean
+from detrkit.errors import ConfigError, DetrkitError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing the command line can do."""
+
+    config: type
+    """Dataclass of its settings."""
+    function: str
+    """`module:name` of the function that takes them."""
+    help: str
+    """One line for the list of verbs."""
+    usage: str = ""
+    """What it cannot do without, as in a shell command."""
+    positionals: tuple[str, ...] = ()
+    """The fields that are given without a flag, in their order."""
+    groups: tuple[type, ...] = ()
+    """Base classes of `config`, in the order of the help; empty: `config` alone."""
+
+
+VERBS = {
+    "demo": Verb(verbs.DemoConfig, "detrkit.demo:demo", "make a data set, train, measure and draw: see it all work"),
+    "check": Verb(
+        verbs.CheckConfig, "detrkit.data.check:check", "look through a data set before training", "DATA", ("data",)
+    ),
+    "train": Verb(TrainConfig, "detrkit.training:train", "train a detector", "--data DATA", groups=CONFIG_GROUPS),
+    "eval": Verb(
+        verbs.EvalConfig,
+        "detrkit.evaluation.run:evaluate",
+        "measure a detector or a file of detections",
+        "--weights WEIGHTS --data DATA",
+    ),
+    "predict": Verb(
+        verbs.PredictConfig,
+        "detrkit.inference:predict",
+        "find objects in pictures, folders and videos",
+        "--weights WEIGHTS SOURCE [SOURCE ...]",
+        ("source",),
+    ),
+    "plot": Verb(
+        verbs.PlotConfig,
+        "detrkit.visualize.plots:plot",
+        "draw the curves of one or several runs",
+        "RUN [RUN ...]",
+        ("runs",),
+    ),
+    "explain": Verb(
+        verbs.ExplainConfig,
+        "detrkit.visualize.attention:explain",
+        "show where the model looked",
+        "--weights WEIGHTS IMAGE",
+        ("image",),
+    ),
+    "convert": Verb(
+        verbs.ConvertConfig,
+        "detrkit.models.convert:convert",
+        "write weights in another format",
+        "WEIGHTS OUTPUT",
+        ("weights", "output"),
+    ),
+}
+DETR_HELP = "the original main.py's command line, flag for flag"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        return run(list(sys.argv[1:] if argv is None else argv))
+    except DetrkitError as error:
+        return complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return complain(f"no space is left on the disk of {error.filename or 'the output folder'}; free some")
+        if error.errno in (errno.EACCES, errno.EROFS):
+            return complain(f"expected a place that may be written and read, found no permission for {error.filename}")
+        raise
+
+
+def complain(sentence: str) -> int:
+    """Print an error for the user; the exit status that goes with it."""
+    print(f"detrkit: error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def run(argv: list[str]) -> int:
+    """Find the verb, parse its settings and call its function.
+
+    Raises:
+        DetrkitError: what the user can mend.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"detrkit {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name == "detr":
+        function: Callable[[Any], object] = import_module("detrkit.classic").main
+        function(rest)
+        return 0
+    if name not in VERBS:
+        raise ConfigError(f"there is no verb {name!r}{did_you_mean(name, [*VERBS, 'detr'])}; see detrkit --help")
+    verb = VERBS[name]
+    config = parse(name, verb, with_stored_settings(rest) if name == "train" else rest)
+    module, _, attribute = verb.function.partition(":")
+    getattr(import_module(module), attribute)(config)
+    return 0
+
+
+def overview() -> str:
+    """The text of `detrkit --help`."""
+    rows = [(name, verb.help) for name, verb in VERBS.items()] + [("detr", DETR_HELP)]
+    lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
+    return (
+        "usage: detrkit VERB [settings]\n\n"
+        "Detection transformers: DETR exactly as published, on your own pictures.\n\n"
+        f"{lines}\n\n"
+        "detrkit VERB --help explains every setting. First steps:\n"
+        "  detrkit demo\n"
+        "  detrkit check DATA\n"
+        "  detrkit train --data DATA"
+    )
+
+
+def parse(name: str, verb: Verb, argv: list[str]) -> Any:
+    """The settings of a verb from its command line.
+
+    Raises:
+        ConfigError: an unknown flag, a value of the wrong kind, a missing argument.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = build_parser(name, verb)
+    flags = [f.name for f in fields(verb.config)]
+    try:
+        values = parser.parse_args(spell_out_switches(argv, verb.config)).as_dict()
+    except ArgumentError as error:
+        raise ConfigError(f"{explain_error(str(error), flags)} (see detrkit {name} --help)") from None
+    values.pop("config", None)
+    values.pop("print_config", None)
+    return verb.config(**values)
+
+
+def with_stored_settings(argv: list[str]) -> list[str]:
+    """`train --resume ...` starts from the settings its run folder stores; flags given anew override them."""
+    given = dict(zip(argv, [*argv[1:], ""], strict=False))
+    given |= dict(word.split("=", 1) for word in argv if "=" in word)
+    resume = given.get("--resume", "")
+    if not resume or "--config" in given:
+        return argv
+    folder = Path(given.get("--output_dir", "")) if resume == "auto" else Path(resume).parent
+    stored = folder / "config.yaml"
+    return ["--config", str(stored), *argv] if stored.is_file() else argv
+
+
+def build_parser(name: str, verb: Verb) -> ArgumentParser:
+    """The argument parser of one verb; its help is made of the docstrings under the fields."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class HelpFormatter(DefaultHelpFormatter):
+        def _get_help_string(self, action: Any) -> str:
+            text = super()._get_help_string(action)
+            # An empty default is explained by the text itself.
+            return text.replace(", default: %(default)s", "") if action.default in ("", None) else text
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"detrkit {name}",
+        usage=f"detrkit {name} {verb.usage} [settings]".replace("  ", " "),
+        description=verb.config.__doc__,
+        exit_on_error=False,
+        formatter_class=HelpFormatter,
+    )
+    if verb.config is TrainConfig:
+        parser.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
+    for positional in verb.positionals:
+        add_positional(parser, verb.config, positional)
+    for group in verb.groups or (verb.config,):
+        parser.add_class_arguments(group, None, as_group=bool(verb.groups), skip=set(verb.positionals))
+    return parser
+
+
+def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
+    """Add a field that is given without its flag; a list takes one value or more."""
+    from docstring_parser import parse as parse_docstring
+    from docstring_parser.attrdoc import add_attribute_docstrings
+
+    documented = parse_docstring(config.__doc__ or "")
+    add_attribute_docstrings(config, documented)
+    text = next((p.description for p in documented.params if p.arg_name == name), None)
+    several = next(f for f in fields(config) if f.name == name).type == "list[str]"
+    parser.add_argument(name, type=str, nargs="+" if several else None, help=text)
+
+
+def spell_out_switches(argv: list[str], config: type) -> list[str]:
+    """A bare `--dilation` means `--dilation true`, as it did in the original."""
+    switches = {f"--{f.name}" for f in fields(config) if f.type == "bool"}
+    spelled = []
+    for place, word in enumerate(argv):
+        bare = word in switches and argv[place + 1 : place + 2] not in (["true"], ["false"])
+        spelled.append(f"{word}=true" if bare else word)
+    return spelled
+
+
+def explain_error(message: str, flags: list[str]) -> str:
+    """The parser's complaint as one sentence, with the nearest flag where a name is unknown."""
+    unknown = re.search(r"unrecognized arguments: (?P<word>\S+)", message, re.IGNORECASE)
+    if unknown:
+        word = unknown["word"].split("=")[0]
+        if not word.startswith("-"):
+            return f"expected a flag, found the word {word!r}"
+        return f"there is no flag {word}{did_you_mean(word.lstrip('-'), flags)}".replace(" '", " '--", 1)
+    option = re.search(r"(?:Option|Key) '(?P<word>[^']+)' is not (?:accepted|expected)", message)
+    if option:
+        return f"there is no setting {option['word']!r}{did_you_mean(option['word'], flags)}"
+    value = re.search(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)', message, re.DOTALL)
+    if value:
+        rest = re.sub(r"typing\.|<class '(\w+)'>", r"\1", value["rest"])
+        return f"--{value['key']}: " + " ".join(rest.split()).replace("Got value:", "Found:")
+    return " ".join(message.split())
