@@ -4,3 +4,77 @@ The one convention of this package: boxes are `x1, y1, x2, y2` in absolute pixel
 x2 and y2 exclusive. The single exception is what the model speaks (its outputs and the training targets):
 `cx, cy, w, h` relative to the picture without padding, in 0..1. COCO's `x, y, w, h` exists only in files.
 """
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_TINY = 1e-12  # keeps a quotient of areas finite where both are zero; far below the area of any real box
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size to corners; [..., 4], any unit."""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Corners to centre and size; [..., 4], any unit."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=-1)
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """COCO's corner and size, as in files, to corners; [..., 4], any unit."""
+    x, y, w, h = boxes.unbind(-1)
+    return torch.stack([x, y, x + w, y + h], dim=-1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Corners to COCO's corner and size, as in files; [..., 4], any unit."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Area of corner boxes [..., 4] -> [...]; a box turned inside out has none."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union, in 0..1, of corner boxes that correspond: [..., 4] and [..., 4] broadcast to [...].
+
+    Boxes without area are no error: their union with nothing is taken as 0.
+    """
+    overlap, union = _overlap_and_union(a, b)
+    return overlap / union.clamp(min=_TINY)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU, in -1..1, of corner boxes that correspond: [..., 4] and [..., 4] broadcast to [...].
+
+    IoU minus the share of the smallest enclosing box that neither covers (Rezatofighi et al. 2019, algorithm 1).
+    Finite for every finite box, also for boxes without area.
+    """
+    overlap, union = _overlap_and_union(a, b)
+    corner, opposite = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    enclosing = area(torch.cat([corner, opposite], dim=-1))
+    return overlap / union.clamp(min=_TINY) - (enclosing - union) / enclosing.clamp(min=_TINY)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """`iou` of every box of `a` [..., N, 4] with every box of `b` [..., M, 4] -> [..., N, M]."""
+    return iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """`giou` of every box of `a` [..., N, 4] with every box of `b` [..., M, 4] -> [..., N, M]."""
+    return giou(a[..., :, None, :], b[..., None, :, :])
+
+
+def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    corner, opposite = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    overlap = (opposite - corner).clamp(min=0).prod(-1)
+    return overlap, area(a) + area(b) - overlap

@@ -1,0 +1,87 @@
+"""The terms of the set prediction loss (paper, section 3.1, equations 2 and appendix A.2).
+
+Each is a function of one decoder layer and its matching to a scalar. M is the number of matched pairs in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrkit.boxes import cxcywh_to_xyxy, giou
+from detrkit.structures import Output, Target
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One decoder layer beside the objects that its queries were matched with."""
+
+    output: Output
+    """In float32."""
+    targets: Sequence[Target]
+    images: Tensor
+    """int64 [M], index in the batch."""
+    queries: Tensor
+    """int64 [M], index of the query."""
+    labels: Tensor
+    """int64 [M], class of the object."""
+    boxes: Tensor
+    """float32 [M, 4], box of the object: cx, cy, w, h in 0..1."""
+    num_boxes: Tensor
+    """Scalar by which sums over pairs are divided: objects a process, averaged over all processes, at least 1."""
+
+
+Term = Callable[[Matched], Tensor]
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """Cross-entropy over all queries; the unmatched ones should say "no object", at weight `eos_coef`."""
+
+    num_classes: int = 91
+    eos_coef: float = 0.1
+
+    def __call__(self, matched: Matched) -> Tensor:
+        """The mean over the queries, weighted by their class."""
+        logits, no_object = matched.output.logits, self.num_classes
+        assert logits.shape[-1] == no_object + 1, "the criterion and the model disagree on the number of classes"
+        wanted = logits.new_full(logits.shape[:2], no_object, dtype=torch.int64)
+        wanted[matched.images, matched.queries] = matched.labels
+        weight = logits.new_ones(no_object + 1)
+        weight[-1] = self.eos_coef
+        return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
+
+
+def box_l1(matched: Matched) -> Tensor:
+    """Sum of the L1 distances of matched boxes, per object."""
+    found = matched.output.boxes[matched.images, matched.queries]
+    return (found - matched.boxes).abs().sum() / matched.num_boxes
+
+
+def box_giou(matched: Matched) -> Tensor:
+    """Sum of 1 - GIoU of matched boxes, per object."""
+    found = matched.output.boxes[matched.images, matched.queries]
+    return (1 - giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(matched.boxes))).sum() / matched.num_boxes
+
+
+@torch.no_grad()
+def class_error(matched: Matched) -> Tensor:
+    """Percentage of objects whose query names another class; only for the log.
+
+    0 for a batch without objects, where nothing can be wrong: the original logs 100 there, a false alarm.
+    """
+    named = matched.output.logits[matched.images, matched.queries].argmax(-1)
+    return 100 * (named != matched.labels).float().sum() / max(len(matched.labels), 1)
+
+
+@torch.no_grad()
+def cardinality_error(matched: Matched) -> Tensor:
+    """How far the number of queries that say anything is from the number of objects, mean a picture; for the log."""
+    logits = matched.output.logits
+    said = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
+    present = torch.tensor([len(target["labels"]) for target in matched.targets], device=logits.device)
+    return (said - present).abs().float().mean()

@@ -1,0 +1,73 @@
+"""Position encodings: where in the picture each feature lies (paper, section 3.2 and appendix A.4).
+
+Both are modules from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SinePosition(nn.Module):
+    """Fixed sines and cosines of the row and of the column, normalised to the picture without its padding.
+
+    Half of the `dim` channels tells y, the other half x (Parmar et al. 2018, in two dimensions). `dim` is a multiple
+    of 4.
+    """
+
+    def __init__(self, dim: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        self.dim, self.temperature = dim, temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Padding [B, H, W] -> encoding [B, D, H, W], float32."""
+        inside = (~padding).float()
+        y, x = inside.cumsum(1), inside.cumsum(2)
+        y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
+        x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        half = self.dim // 2
+        exponent = torch.arange(half // 2, dtype=torch.float32, device=padding.device) * 2 / half
+        period = self.temperature**exponent  # one for each pair of a sine and a cosine
+        angles = torch.stack([y, x], dim=-1)[..., None] / period  # [B, H, W, 2, D/4]
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1)  # sine and cosine take turns
+        return waves.flatten(3).permute(0, 3, 1, 2)
+
+
+class LearnedPosition(nn.Module):
+    """A learned vector for each column and each row, up to 50 of them; beyond, the table is interpolated.
+
+    The original fails on features larger than 50 x 50, which DC5 at 1333 pixels has.
+    """
+
+    SIZE = 50
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(self.SIZE, dim // 2)
+        self.col_embed = nn.Embedding(self.SIZE, dim // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Padding [B, H, W] -> encoding [B, D, H, W]; the padding itself does not matter."""
+        batch, height, width = padding.shape
+        x = _rows_for(self.col_embed.weight, width).T[:, None, :].expand(-1, height, -1)  # [D/2, H, W]
+        y = _rows_for(self.row_embed.weight, height).T[:, :, None].expand(-1, -1, width)
+        return torch.cat([x, y])[None].expand(batch, -1, -1, -1)
+
+
+def _rows_for(table: Tensor, length: int) -> Tensor:
+    """The first `length` rows of a table [N, D], or the table stretched to `length` rows where it is too short."""
+    if length <= len(table):
+        return table[:length]
+    stretched: Tensor = F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)
+    return stretched[0].T
+
+
+def build_position(position_embedding: str, dim: int) -> SinePosition | LearnedPosition:
+    """The encoding named "sine" or "learned"."""
+    return SinePosition(dim) if position_embedding == "sine" else LearnedPosition(dim)
