@@ -1,0 +1,136 @@
+"""The plots of a report: precision over recall, F1 over the score threshold, the confusion matrix."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detrkit.evaluation.coco import CocoResult
+from detrkit.evaluation.confusion import BACKGROUND, Confusion
+from detrkit.evaluation.per_class import F1Curve
+from detrkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_NAMED = 10
+"""With more classes than this only the best and the worst are named; the others are thin grey lines."""
+
+MOST_COUNTED = 40
+"""With more classes than this the confusion matrix shows colours without counts."""
+
+
+def plot_pr(path: Path, result: CocoResult) -> None:
+    """Precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, every class and their mean."""
+    figure = _figure(11.5, 4.6)
+    shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
+    for place, (title, table) in enumerate(
+        [
+            ("at IoU 0.5", result.precision[0]),
+            ("mean over IoU 0.50 to 0.95", result.precision.mean(axis=0)),
+        ]
+    ):
+        axes = figure.add_subplot(1, 2, place + 1)
+        ap = {k: float(table[:, k].mean()) for k in shown}
+        for k, style in _styles(ap).items():
+            label = f"{result.per_class[k].name}  {ap[k]:.2f}" if style["label"] else None
+            axes.plot(result.recall_points, table[:, k], **(style | {"label": label}))
+        if shown:
+            mean = table[:, shown].mean(axis=1)
+            axes.plot(result.recall_points, mean, color="black", linewidth=2.4, label=f"all classes  {mean.mean():.2f}")
+        _finish(axes, f"Precision and recall, {title}", "recall", "precision", "class and AP")
+    _save(path, figure)
+
+
+def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequence[str]) -> None:
+    """F1 at IoU 0.5 over the score threshold, every class and all together, the best threshold marked."""
+    figure = _figure(7.4, 4.8)
+    axes = figure.add_subplot(1, 1, 1)
+    best = {k: curve.best for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
+    for k, style in _styles({k: point.f1 for k, point in best.items()}).items():
+        at = best[k].threshold
+        label = f"{names[k]}  {best[k].f1:.2f} at {at:.2f}" if style["label"] and at is not None else None
+        axes.plot(*_steps(curves[k]), **(style | {"label": label}))
+    point = overall.best
+    if point.threshold is not None:
+        label = f"all classes  {point.f1:.2f} at {point.threshold:.2f}"
+        axes.plot(*_steps(overall), color="black", linewidth=2.4, label=label)
+        axes.plot([point.threshold], [point.f1], "o", color="black", markersize=7)
+        axes.axvline(point.threshold, color="black", linewidth=0.8, linestyle=":")
+    _finish(axes, "F1 over the score threshold (IoU 0.5)", "score threshold", "F1", "class, best F1 and its threshold")
+    _save(path, figure)
+
+
+def plot_confusion(path: Path, confusion: Confusion) -> None:
+    """The confusion matrix; classes that neither occur nor were predicted are left out.
+
+    Colours are shares of a row, that is of the objects of a class (of all false alarms in the last row).
+    """
+    counts = confusion.counts
+    kept = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1) > 0) | (np.arange(len(counts)) == len(counts) - 1))
+    counts = counts[np.ix_(kept, kept)]
+    names = [(*confusion.names, BACKGROUND)[k] for k in kept]
+    counted = len(names) <= MOST_COUNTED
+    side = max(4.2, len(names) * (0.46 if counted else 0.26))
+    figure = _figure(side + 2.4, side + 1.4)
+    axes = figure.add_subplot(1, 1, 1)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if counted:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                ink = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+    missed = ["missed" if name == BACKGROUND else name for name in names]
+    alarms = ["false alarm" if name == BACKGROUND else name for name in names]
+    axes.set_xticks(range(len(names)), missed, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(names)), alarms, fontsize=8)
+    axes.axhline(len(names) - 1.5, color="grey", linewidth=0.8)
+    axes.axvline(len(names) - 1.5, color="grey", linewidth=0.8)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    axes.set_title(f"Confusion at score {confusion.threshold:.2f} and IoU 0.5", fontsize=11)
+    figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="share of the row")
+    _save(path, figure)
+
+
+def _styles(value: dict[int, float]) -> dict[int, dict[str, Any]]:
+    """How to draw each class: all in colour where they are few, else the best and the worst, the others grey."""
+    ranked = sorted(value, key=lambda k: -value[k])
+    half = MOST_NAMED // 2
+    named = ranked if len(ranked) <= MOST_NAMED else ranked[:half] + ranked[-half:]
+    grey = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1, "label": None} for k in ranked if k not in named}
+    return grey | {k: {"color": f"C{i}", "linewidth": 1.3, "label": "named"} for i, k in enumerate(named)}
+
+
+def _steps(curve: F1Curve) -> tuple[list[float], list[float]]:
+    """The curve from low to high thresholds, 0 above the highest score."""
+    return [*curve.thresholds[::-1].tolist(), 1.0], [*curve.f1[::-1].tolist(), 0.0]
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of so many inches that no window knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(axes: Any, title: str, x: str, y: str, legend: str) -> None:
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="0.92")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(title=legend, fontsize=8, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+
+def _save(path: Path, figure: Figure) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    write_atomic(path, content.getvalue())
