@@ -1,0 +1,179 @@
+"""Every defect that a data set can have, and what is done about each: one table, and the findings that refer to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Treatment(NamedTuple):
+    """What happens to a defect."""
+
+    action: Literal["repaired", "dropped", "noted"]
+    """repaired: goes on with a mended value; dropped: left out and counted; noted: nothing is changed."""
+    defect: str
+    """What is wrong, in a few words."""
+    done: str
+    """What is done about it."""
+
+
+TREATMENTS: dict[str, Treatment] = {
+    # annotation files
+    "xml_malformed": Treatment(
+        "dropped", "a Pascal VOC file that is no well-formed XML, or has a DTD", "its picture is left out"
+    ),
+    "txt_malformed": Treatment(
+        "dropped", "a line of a YOLO file that is neither a box nor a polygon", "the line is left out"
+    ),
+    "record_malformed": Treatment(
+        "dropped", "a record without the fields that it must have", "the record is left out, with what refers to it"
+    ),
+    # classes
+    "category_name_twice": Treatment("repaired", "two categories of one name", "the id is added to the later name"),
+    "category_name_absent": Treatment("repaired", "a category without a name", "its id becomes its name"),
+    "category_listed_twice": Treatment("repaired", "the same category listed again", "it counts once"),
+    "categories_absent": Treatment(
+        "repaired", "a file without a list of categories", "the ids that occur become the categories"
+    ),
+    "categories_differ": Treatment(
+        "repaired", "train and val list different categories without contradiction", "both use all of them"
+    ),
+    "category_not_in_train": Treatment("noted", "a class in val without an object in train", "it cannot be learnt"),
+    "category_unused": Treatment("noted", "a class without any object", "it keeps its place"),
+    # pictures
+    "image_missing": Treatment("dropped", "a picture that is not there", "it is left out, with its objects"),
+    "image_unreadable": Treatment("dropped", "a file that cannot be decoded", "it is left out, with its objects"),
+    "image_truncated": Treatment("dropped", "a picture that ends too early", "it is left out, with its objects"),
+    "image_too_small": Treatment("dropped", "a picture of less than 2 x 2 pixels", "it is left out, with its objects"),
+    "image_id_twice": Treatment(
+        "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
+    ),
+    "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
+    "image_id_not_integer": Treatment("repaired", "an image id that is no integer", "it gets a new id"),
+    "image_name_leaves_folder": Treatment(
+        "repaired",
+        "a file name that is absolute, a URL, or leads out of the picture folder",
+        "the bare name is looked for in the picture folder",
+    ),
+    "image_size_differs": Treatment(
+        "repaired",
+        "a size that disagrees with the file",
+        "the file's size counts; boxes are scaled if the picture was only resized, else kept and clipped",
+    ),
+    "image_size_absent": Treatment("repaired", "a picture without a size", "the size is read from the file"),
+    "image_rotated": Treatment(
+        "repaired",
+        "a picture that its EXIF data turns or mirrors",
+        "it is shown upright; boxes given for the size as stored are turned with it",
+    ),
+    "image_grey": Treatment("repaired", "a picture with one channel", "expanded to RGB"),
+    "image_16bit": Treatment("repaired", "a picture with more than 8 bits a channel", "scaled to 8 bits"),
+    "image_cmyk": Treatment("repaired", "a CMYK picture", "converted to RGB"),
+    "image_palette": Treatment("repaired", "a palette picture", "converted to RGB"),
+    "image_alpha": Treatment("repaired", "a picture with transparency", "converted to RGB"),
+    "image_animated": Treatment("repaired", "a picture with several frames", "the first frame counts"),
+    "image_unlabelled": Treatment(
+        "dropped", "a picture without an annotation file in a Pascal VOC data set", "it is left out"
+    ),
+    # objects
+    "image_of_object_missing": Treatment("dropped", "an object of a picture that is not listed", "it is left out"),
+    "box_malformed": Treatment("dropped", "a box that is not four numbers", "the object is left out"),
+    "box_not_finite": Treatment("dropped", "a box with NaN or infinity", "the object is left out"),
+    "box_empty": Treatment("dropped", "a box of zero or negative size", "the object is left out"),
+    "box_off_image": Treatment("dropped", "a box wholly outside its picture", "the object is left out"),
+    "box_outside": Treatment(
+        "repaired", "a box that leaves its picture by half a pixel or more", "clipped to the picture"
+    ),
+    "number_as_text": Treatment("repaired", "a number written as text", "read as the number"),
+    "category_unknown": Treatment("dropped", "an object of a category that is not listed", "the object is left out"),
+    "annotation_id_twice": Treatment("repaired", "two objects of one id, or one without", "the later gets a new id"),
+    "annotation_twice": Treatment("dropped", "the same box of the same class again", "it counts once"),
+    "area_absent": Treatment("repaired", "an object without a usable area", "computed from the box"),
+    "segmentation_malformed": Treatment(
+        "repaired", "a mask that is neither polygons nor RLE of the picture's size", "the box is kept without it"
+    ),
+    "crowd": Treatment("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
+    "difficult": Treatment("noted", "an object marked difficult", "treated as a crowd region"),
+    # the whole
+    "objects_exceed_queries": Treatment(
+        "noted", "more objects in a picture than the model has queries", "the rest cannot be found"
+    ),
+    "leakage_content": Treatment(
+        "noted", "a val picture whose file is byte for byte in train", "nothing; the numbers will flatter"
+    ),
+    "leakage_name": Treatment(
+        "noted", "a val picture with the file name of a different train picture", "nothing; look whether they repeat"
+    ),
+}
+"""kind -> treatment. What is not in this table (a json that does not parse, no data set at all, contradicting
+categories, no usable picture) is a DataError."""
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One defect at one place."""
+
+    kind: str
+    """A key of TREATMENTS."""
+    file: str
+    """The annotation file or the picture."""
+    record: str = ""
+    """The record in it: `annotations[17]`, `line 3`, or nothing for the file as a whole."""
+    detail: str = ""
+    """What was found there."""
+    dropped_objects: int = 0
+    """Objects that were left out together with a picture."""
+
+    def __post_init__(self) -> None:
+        assert self.kind in TREATMENTS, self.kind
+
+    @property
+    def action(self) -> str:
+        """`repaired`, `dropped` or `noted`."""
+        return TREATMENTS[self.kind].action
+
+    @property
+    def message(self) -> str:
+        """One line for a person."""
+        treatment = TREATMENTS[self.kind]
+        place = f"{self.file}, {self.record}" if self.record else self.file
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{place}: {treatment.defect}{detail}; {treatment.done}"
+
+    def to_plain(self) -> dict[str, str | int]:
+        """As JSON-like data."""
+        plain: dict[str, str | int] = {"kind": self.kind, "action": self.action, "file": self.file}
+        plain |= {"record": self.record, "detail": self.detail}
+        if self.dropped_objects:
+            plain["dropped_objects"] = self.dropped_objects
+        return plain
+
+
+class Findings:
+    """The findings of one check, in the order they were met."""
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._all: list[Finding] = list(findings)
+
+    def add(self, kind: str, file: object, record: str = "", detail: str = "", dropped_objects: int = 0) -> None:
+        """Note a defect."""
+        self._all.append(Finding(kind, str(file), record, detail, dropped_objects))
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def counts(self) -> dict[str, int]:
+        """kind -> number of findings, in the order of TREATMENTS."""
+        counted = Counter(finding.kind for finding in self._all)
+        return {kind: counted[kind] for kind in TREATMENTS if kind in counted}
+
+
+def treatments_table() -> str:
+    """TREATMENTS as a Markdown table; `docs/your-own-data.md` holds it."""
+    rows = [f"| `{kind}` | {t.defect} | {t.action}: {t.done} |" for kind, t in TREATMENTS.items()]
+    return "\n".join(["| finding | defect | treatment |", "|---|---|---|", *rows])

@@ -1,0 +1,71 @@
+"""What the readers hand to the check: exactly what the files say, right or wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detrkit.data.findings import Findings
+from detrkit.structures import Categories
+
+BoxForm = Literal["xywh", "xyxy", "relative"]
+"""xywh: x, y, w, h in pixels (COCO). xyxy: corners in pixels (VOC). relative: cx, cy, w, h in 0..1 (YOLO)."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(slots=True)
+class RawObject:
+    """An object as the file has it; nothing is known to be right."""
+
+    id: Any
+    category: Any
+    """The file's category id."""
+    box: Any
+    area: Any
+    crowd: bool
+    segmentation: Any
+    where: str
+
+
+@dataclass(slots=True)
+class RawImage:
+    """A picture as the file lists it."""
+
+    id: Any
+    path: Path
+    file_name: str
+    height: Any
+    width: Any
+    """None where the format has no sizes."""
+    objects: list[RawObject]
+    file: str
+    """The annotation file of this picture, for messages."""
+    where: str = ""
+
+
+@dataclass
+class RawSplit:
+    """One side of a data set as read."""
+
+    name: str
+    images: list[RawImage]
+    categories: Categories
+    box_form: BoxForm
+    source: str
+
+
+@dataclass
+class RawDataset:
+    """A data set as read, with what was noticed on the way."""
+
+    format: str
+    source: str
+    splits: dict[str, RawSplit]
+    """`train` and `val`; either may be absent."""
+    findings: Findings
+    notes: list[str] = field(default_factory=list)
+    """What was chosen where there was a choice, each a sentence to print."""
+    made_split: dict[str, Any] | None = None
+    """Where the validation split was made here: the seed, the fraction, and the file names of both sides."""
