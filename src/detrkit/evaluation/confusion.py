@@ -75,10 +75,10 @@ def confusion_matrix(columns: Columns, verdicts: Verdicts, threshold: float) -> 
     size = len(columns.names) + 1
     counts = np.zeros((size, size), dtype=np.int64)
     paired = object_of >= 0
-    np.add.at(counts, (columns.object_classes[object_of[paired]], columns.classes[paired]), 1)
-    alone = shown & ~paired
-    np.add.at(counts, (size - 1, columns.classes[alone]), 1)
-    np.add.at(counts, (columns.object_classes[_missed(columns, object_of)], size - 1), 1)
+    cells = columns.object_classes[object_of[paired]] * size + columns.classes[paired]
+    counts += np.bincount(cells, minlength=size * size).reshape(size, size)
+    counts[-1, :-1] = np.bincount(columns.classes[shown & ~paired], minlength=size - 1)
+    counts[:-1, -1] = np.bincount(columns.object_classes[_missed(columns, object_of)], minlength=size - 1)
     return Confusion(threshold, columns.names, counts, object_of, shown)
 
 

@@ -1,4 +1,6 @@
-"""Pictures of the worst mistakes: each a close-up, truth beside prediction, what it is about left bright."""
+"""Pictures of the worst mistakes: each a close-up, truth beside prediction, what it is about left bright.
+
+Only boxes that overlap the mistake are drawn, so that crowded pictures stay readable."""
 
 from __future__ import annotations
 
@@ -10,15 +12,18 @@ import numpy as np
 import torch
 
 from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
-from detrkit.evaluation.verdicts import Bools, Columns, Floats, Ints
+from detrkit.evaluation.verdicts import Bools, Columns, Floats, Ints, box_iou
 from detrkit.structures import Detections
 from detrkit.visualize.draw import Picture, Tile, as_picture, save_picture, sheet
 
 LEAST_SIDE = 96
 """Pixels of a close-up at least, so that something is to be seen around a tiny object."""
 
-DIMMED = 0.5
+DIMMED = 0.6
 """Brightness of what the mistake is not about."""
+
+RELATED_IOU = 0.05
+"""Boxes that overlap the mistake less than this have nothing to do with it and are not drawn."""
 
 
 def choose(ranked: Mapping[Kind, list[Mistake]], most: int) -> list[Mistake]:
@@ -86,19 +91,13 @@ def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path) 
     box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
     picture = as_picture(path)
     window = _window(box, picture.shape[0], picture.shape[1])
-    shown = confusion.shown & (columns.images == image)
-    present = columns.object_images == image
+    shown = confusion.shown & (columns.images == image) & _related(columns.boxes, box)
+    present = (columns.object_images == image) & _related(columns.object_boxes, box)
+    certain = np.ones(len(columns.object_classes))
     return Tile(
         image=_spotlight(picture, box, window),
-        detections=_inside(window, columns.boxes, columns.classes, columns.scores, shown, columns.names),
-        truth=_inside(
-            window,
-            columns.object_boxes,
-            columns.object_classes,
-            np.ones(len(columns.object_classes)),
-            present,
-            columns.names,
-        ),
+        detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns.names),
+        truth=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns.names),
         caption=_caption(columns, mistake, path.name),
     )
 
@@ -139,13 +138,18 @@ def _spotlight(picture: Picture, box: Floats, window: tuple[int, int, int, int])
     return np.asarray(close * light[..., None], dtype=np.uint8)
 
 
-def _inside(
+def _related(boxes: Floats, box: Floats) -> Bools:
+    """[n]: which boxes [n, 4] overlap the box of a mistake."""
+    related: Bools = box_iou(boxes, box[None], np.zeros(1, dtype=np.bool_))[:, 0] >= RELATED_IOU
+    return related
+
+
+def _drawn(
     window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, names: tuple[str, ...]
 ) -> Detections:
-    """The kept boxes that reach into the window, in its pixels."""
-    left, top, right, bottom = window
-    overlapping = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
-    rows = np.flatnonzero(kept & overlapping)
+    """The kept boxes, in pixels of the window."""
+    left, top, _, _ = window
+    rows = np.flatnonzero(kept)
     return Detections(
         xyxy=torch.as_tensor(boxes[rows] - [left, top, left, top], dtype=torch.float32).reshape(-1, 4),
         scores=torch.as_tensor(scores[rows], dtype=torch.float32),

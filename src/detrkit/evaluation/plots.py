@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMED = 10
-"""With more classes than this only the best and the worst are named; the others are thin grey lines."""
+"""With more classes than this only those with most objects are named; the others are thin grey lines."""
 
 MOST_COUNTED = 40
 """With more classes than this the confusion matrix shows colours without counts."""
@@ -28,6 +28,7 @@ def plot_pr(path: Path, result: CocoResult) -> None:
     """Precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, every class and their mean."""
     figure = _figure(11.5, 4.6)
     shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
+    styles = _styles({k: result.per_class[k].objects for k in shown})
     for place, (title, table) in enumerate(
         [
             ("at IoU 0.5", result.precision[0]),
@@ -35,10 +36,9 @@ def plot_pr(path: Path, result: CocoResult) -> None:
         ]
     ):
         axes = figure.add_subplot(1, 2, place + 1)
-        ap = {k: float(table[:, k].mean()) for k in shown}
-        for k, style in _styles(ap).items():
-            label = f"{result.per_class[k].name}  {ap[k]:.2f}" if style["label"] else None
-            axes.plot(result.recall_points, table[:, k], **(style | {"label": label}))
+        for k, style in styles.items():
+            label = f"{result.per_class[k].name}  {table[:, k].mean():.2f}" if "zorder" not in style else None
+            axes.plot(result.recall_points, table[:, k], label=label, **style)
         if shown:
             mean = table[:, shown].mean(axis=1)
             axes.plot(result.recall_points, mean, color="black", linewidth=2.4, label=f"all classes  {mean.mean():.2f}")
@@ -50,18 +50,21 @@ def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequ
     """F1 at IoU 0.5 over the score threshold, every class and all together, the best threshold marked."""
     figure = _figure(7.4, 4.8)
     axes = figure.add_subplot(1, 1, 1)
-    best = {k: curve.best for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
-    for k, style in _styles({k: point.f1 for k, point in best.items()}).items():
-        at = best[k].threshold
-        label = f"{names[k]}  {best[k].f1:.2f} at {at:.2f}" if style["label"] and at is not None else None
-        axes.plot(*_steps(curves[k]), **(style | {"label": label}))
+    drawn = {k: curve.objects for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
+    for k, style in _styles(drawn).items():
+        best = curves[k].best
+        at = "" if best.threshold is None else f" at {best.threshold:.2f}"
+        label = f"{names[k]}  {best.f1:.2f}{at}" if "zorder" not in style else None
+        axes.plot(*_steps(curves[k]), drawstyle="steps-pre", label=label, **style)
     point = overall.best
     if point.threshold is not None:
         label = f"all classes  {point.f1:.2f} at {point.threshold:.2f}"
-        axes.plot(*_steps(overall), color="black", linewidth=2.4, label=label)
+        axes.plot(*_steps(overall), drawstyle="steps-pre", color="black", linewidth=2.4, label=label)
         axes.plot([point.threshold], [point.f1], "o", color="black", markersize=7)
         axes.axvline(point.threshold, color="black", linewidth=0.8, linestyle=":")
     _finish(axes, "F1 over the score threshold (IoU 0.5)", "score threshold", "F1", "class, best F1 and its threshold")
+    if len(overall.thresholds):
+        axes.set_xlim(0, min(1.0, 1.1 * float(overall.thresholds[0])))  # young models score everything low
     _save(path, figure)
 
 
@@ -94,22 +97,21 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     axes.set_title(f"Confusion at score {confusion.threshold:.2f} and IoU 0.5", fontsize=11)
-    figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="share of the row")
+    figure.colorbar(picture, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
     _save(path, figure)
 
 
-def _styles(value: dict[int, float]) -> dict[int, dict[str, Any]]:
-    """How to draw each class: all in colour where they are few, else the best and the worst, the others grey."""
-    ranked = sorted(value, key=lambda k: -value[k])
-    half = MOST_NAMED // 2
-    named = ranked if len(ranked) <= MOST_NAMED else ranked[:half] + ranked[-half:]
-    grey = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1, "label": None} for k in ranked if k not in named}
-    return grey | {k: {"color": f"C{i}", "linewidth": 1.3, "label": "named"} for i, k in enumerate(named)}
+def _styles(weight: Mapping[int, float]) -> dict[int, dict[str, Any]]:
+    """How to draw each class: in colour where it is among the weightiest, else in thin grey without a name."""
+    named = sorted(weight, key=lambda k: -weight[k])[:MOST_NAMED]
+    grey = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1} for k in weight if k not in named}
+    return grey | {k: {"color": f"C{i}", "linewidth": 1.3} for i, k in enumerate(sorted(named))}
 
 
 def _steps(curve: F1Curve) -> tuple[list[float], list[float]]:
-    """The curve from low to high thresholds, 0 above the highest score."""
-    return [*curve.thresholds[::-1].tolist(), 1.0], [*curve.f1[::-1].tolist(), 0.0]
+    """The curve from low to high thresholds, for steps that hold up to a point; 0 above the highest score."""
+    f1 = curve.f1[::-1].tolist()
+    return [0.0, *curve.thresholds[::-1].tolist(), 1.0], [*f1[:1], *f1, 0.0]
 
 
 def _figure(width: float, height: float) -> Figure:

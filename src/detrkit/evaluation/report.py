@@ -95,15 +95,18 @@ def write_report(
 
 
 def class_table(content: Mapping[str, Any]) -> Any:
-    """The classes of a report as a `rich` table, those with objects first by AP."""
+    """The classes of a report as a `rich` table, best AP first; classes without objects are only counted."""
     from rich.table import Table
 
-    table = Table(title="Classes (boxes)", title_justify="left")
+    absent = sum(not row["objects"] for row in content["per_class"])
+    caption = f"{absent} more without an object in these images" if absent else None
+    table = Table(title="Classes (boxes)", title_justify="left", caption=caption, caption_justify="left")
     table.add_column("class", overflow="fold")
     for name in ("objects", "AP", "AP50", "AP75", "AR", "best F1", "at score", "precision", "recall"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(content["per_class"], key=lambda row: (-row["AP"], row["name"])):
-        table.add_row(row["name"], str(row["objects"]), *_cells(row, row["best_threshold"]))
+        if row["objects"]:
+            table.add_row(row["name"], str(row["objects"]), *_cells(row, row["best_threshold"]))
     numbers = content["coco"]["bbox"]
     table.add_section()
     total = {"AP": numbers["AP"], "AP50": numbers["AP50"], "AP75": numbers["AP75"], "AR": numbers["AR100"]}
@@ -112,7 +115,7 @@ def class_table(content: Mapping[str, Any]) -> Any:
 
 
 def _cells(numbers: Mapping[str, float], best: Mapping[str, float | None]) -> list[str]:
-    values = [numbers[name] for name in ("AP", "AP50", "AP75", "AR")]
+    values: list[float | None] = [numbers[name] for name in ("AP", "AP50", "AP75", "AR")]
     values += [best["f1"], best["score"], best["precision"], best["recall"]]
     return ["–" if value is None or value == -1 else f"{value:.3f}" for value in values]
 
