@@ -1,0 +1,190 @@
+"""A checked split as a sequence of normalised pictures and targets.
+
+What item (epoch, index) is depends on (seed, epoch, index) alone: not on worker processes, batch size, order or what
+was loaded before. This is what makes a resumed run, and a run over several processes, see exactly the same pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from detrkit.data.decode import read_image
+from detrkit.data.records import ImageRecord, Split
+from detrkit.data.transforms import Objects, Transform, objects_from
+from detrkit.errors import DataError
+from detrkit.structures import Categories, Target
+
+Key = int | tuple[int, int]
+"""An index, or (epoch, index)."""
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """The pictures of a split under a transform.
+
+    `dataset[index]` is the picture in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
+    itself. The samplers of `detrkit.data.loader` use the second form, because worker processes hold copies of the
+    dataset that `set_epoch` does not reach.
+
+    Crowd regions are left out of the targets, as in the original. A picture that cannot be decoded any more (it could
+    when the data set was checked) never stops an epoch: it warns, and comes as plain grey without objects.
+
+    Attributes:
+        dropped: how many objects were left out because the model has no class for them.
+        shapes: (h, w) of each picture after a transform without randomness.
+        aspect_ratios: width / height of each picture.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        categories: Categories,
+        transform: Transform,
+        *,
+        seed: int = 0,
+        with_masks: bool = False,
+    ) -> None:
+        """Prepare the items; nothing is decoded yet.
+
+        Args:
+            split: checked records.
+            categories: the model's classes; the split's are matched to them by name, else by id.
+            transform: what happens to each picture.
+            seed: of the augmentation.
+            with_masks: also give `masks`; objects without a segmentation get their box as mask.
+
+        Raises:
+            DataError: the split has objects, but none of a class that the model knows.
+        """
+        self.transform = transform
+        self.seed = seed
+        self.with_masks = with_masks
+        self.epoch = 0
+        self.dropped = 0
+        index_of = categories.index_map_from(split.categories)
+        rows = [self._pack(image, index_of) for image in split.images]
+        objects = sum(not found.crowd for image in split.images for found in image.objects)
+        if objects and self.dropped == objects:
+            raise DataError(
+                f"expected objects of the model's classes ({_some(categories.names)}) in {split.source}, found only "
+                f"{_some(split.categories.names)}; rename the categories or train for these"
+            )
+        # One block of bytes instead of many Python objects: worker processes share it, where the reference count of
+        # each object would make them copy its page.
+        self._rows = np.frombuffer(b"".join(rows), np.uint8)
+        self._ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        self.shapes = [transform.output_size(image.height, image.width) for image in split.images]
+        self.aspect_ratios = np.array([image.width / image.height for image in split.images])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch plain indices mean, in this process."""
+        self.epoch = epoch
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
+        """The picture, float32 [3, h, w] normalised, and its target with every field of `Target`."""
+        epoch, index = (self.epoch, key) if isinstance(key, int) else key
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        row = self._unpack(index)
+        try:
+            image = read_image(row["path"])
+            height, width = image.shape[1:]
+        except DataError as error:
+            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=2)
+            height, width = row["size"]
+            image = torch.full((3, height, width), 128, dtype=torch.uint8)
+            row.update(labels=[], boxes=[], area=[], segmentations=[])
+        rng = random.Random(f"{self.seed} {epoch} {index}")
+        picture, target = self.transform(image, self._objects(row, height, width), rng)
+        target["image_id"] = row["id"]
+        target["file"] = row["path"]
+        target["original_size"] = (height, width)
+        return picture, target
+
+    def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
+        """What one item needs of its record, as JSON."""
+        known = [found for found in image.objects if not found.crowd and found.category_id in index_of]
+        self.dropped += sum(not found.crowd and found.category_id not in index_of for found in image.objects)
+        row: dict[str, Any] = {
+            "id": image.id,
+            "path": str(image.path),
+            "size": (image.height, image.width),
+            "labels": [index_of[found.category_id] for found in known],
+            "boxes": [found.box for found in known],
+            "area": [found.area for found in known],
+        }
+        if self.with_masks:
+            row["segmentations"] = [_plain(found.segmentation) for found in known]
+        return json.dumps(row, separators=(",", ":")).encode()
+
+    def _unpack(self, index: int) -> dict[str, Any]:
+        start = 0 if index == 0 else int(self._ends[index - 1])
+        row: dict[str, Any] = json.loads(self._rows[start : int(self._ends[index])].tobytes())
+        return row
+
+    def _objects(self, row: dict[str, Any], height: int, width: int) -> Objects:
+        """The objects inside the picture, boxes clipped to it."""
+        boxes = torch.tensor(row["boxes"], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 0::2].clamp_(0, width)
+        boxes[:, 1::2].clamp_(0, height)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        inside = (sides > 0).all(dim=1)
+        areas = [w * h if a is None else a for a, (w, h) in zip(row["area"], sides.tolist(), strict=True)]
+        objects = objects_from(
+            boxes[inside],
+            torch.tensor(row["labels"], dtype=torch.int64)[inside],
+            torch.tensor(areas, dtype=torch.float32)[inside],
+            height,
+            width,
+        )
+        if self.with_masks:
+            masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+            for mask, segmentation, box in zip(masks, row["segmentations"], boxes, strict=True):
+                if segmentation is None:
+                    x1, y1, x2, y2 = (int(v) for v in box.round())
+                    mask[y1:y2, x1:x2] = True
+                else:
+                    mask |= _decode_mask(segmentation, height, width)
+            objects["masks"] = tv_tensors.Mask(masks[inside])
+        return objects
+
+
+def _decode_mask(segmentation: Any, height: int, width: int) -> Tensor:
+    """COCO polygons or RLE as bool [H, W]; a mask of another size than its picture is cut or filled up with False."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        rles = coco_mask.frPyObjects(segmentation, height, width)
+        rle = coco_mask.merge(rles)
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+    else:
+        rle = segmentation
+    found = torch.from_numpy(np.ascontiguousarray(coco_mask.decode(rle))).bool()[:height, :width]
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[: found.shape[0], : found.shape[1]] = found
+    return mask
+
+
+def _plain(segmentation: Any) -> Any:
+    """A segmentation that JSON can hold: run lengths as text instead of bytes; an empty one is none."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+        return {**segmentation, "counts": segmentation["counts"].decode("ascii")}
+    return segmentation
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,254 @@
+"""Which pictures meet in a batch, in what order, on which process; and the one place that pads.
+
+The order of an epoch is a function of (seed, epoch), so the state of a loader is two numbers, the epoch and how many
+batches of it were taken. This gives, exactly:
+
+- Resume in the middle of an epoch. `EpochLoader` has the `state_dict`/`load_state_dict` that Lightning saves and
+  restores by itself. The epoch travels to the workers with every index, so persistent workers follow it, and
+  augmentation goes on where it stopped, since it depends on (seed, epoch, index) alone.
+- Several processes. Batch k of all ranks together is batch k of a single process with a batch that many times larger.
+
+With Lightning, pass `use_distributed_sampler=False` to the trainer: these loaders know their rank.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.structures import Batch, Target
+
+_WINDOW = 32
+"""Global batches whose pictures are sorted by aspect ratio together."""
+
+
+def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """Pad normalised pictures [3, h, w] at the right and bottom with 0 to one size, and say where.
+
+    Masks of targets stay at the size of their own picture.
+    """
+    height = max(image.shape[1] for image, _ in samples)
+    width = max(image.shape[2] for image, _ in samples)
+    images = torch.zeros(len(samples), 3, height, width)
+    padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for i, (image, _) in enumerate(samples):
+        h, w = image.shape[1:]
+        images[i, :, :h, :w] = image
+        padding_mask[i, :h, :w] = False
+    return Batch(images, padding_mask, [target for _, target in samples])
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) for training.
+
+    Each epoch shuffles all n pictures by (seed, epoch) and cuts them into global batches of world x batch_size, of
+    which each rank takes its share; what is left over at the end waits for another epoch's order, as in the original.
+    Where there are fewer pictures than one global batch, there is one batch of all of them, spread over the ranks;
+    some come twice if they cannot be spread evenly. All ranks have the same number of batches.
+
+    Attributes:
+        epoch: of the next pass.
+        start_batch: batches to leave out at the beginning of the next pass.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        aspect_ratios: Sequence[float] | np.ndarray[Any, Any] | None = None,
+    ) -> None:
+        """Prepare the order.
+
+        Args:
+            n: number of pictures, at least 1.
+            batch_size: pictures a batch and rank.
+            seed: of the order.
+            rank: this process, 0..world-1.
+            world: number of processes.
+            shuffle: False: the order of the data set in every epoch.
+            aspect_ratios: width / height of each picture; batches are then made of pictures of similar ratio: within
+                every 32 shuffled global batches the pictures are sorted by it, and then the batches are shuffled.
+        """
+        assert n >= 1
+        assert batch_size >= 1
+        assert 0 <= rank < world
+        self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        self.shuffle = shuffle
+        self.aspect_ratios = None if aspect_ratios is None else np.asarray(aspect_ratios)
+        self.epoch = 0
+        self.start_batch = 0
+
+    @property
+    def sampler(self) -> EpochBatchSampler:
+        """Itself: Lightning calls `set_epoch` on a batch sampler's `sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        if epoch != self.epoch:
+            self.epoch, self.start_batch = epoch, 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever the next pass starts."""
+        return max(1, self.n // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # Not a generator: the epoch is that of the moment when the pass begins, not of its first batch.
+        return iter([[(self.epoch, int(i)) for i in batch] for batch in self._batches()[self.start_batch :]])
+
+    def _batches(self) -> list[np.ndarray[Any, Any]]:
+        """This rank's indices, a batch each, for the whole epoch."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
+        whole = self.batch_size * self.world
+        if self.n < whole:
+            whole = -(-self.n // self.world) * self.world
+            order = np.resize(order, whole)
+        batches = order[: len(self) * whole].reshape(len(self), whole)
+        if self.aspect_ratios is not None:
+            ratios = self.aspect_ratios
+            sorted_windows = []
+            for window in (batches[i : i + _WINDOW].ravel() for i in range(0, len(batches), _WINDOW)):
+                sorted_windows.append(window[np.argsort(ratios[window], kind="stable")])
+            batches = np.concatenate(sorted_windows).reshape(batches.shape)
+            if self.shuffle:
+                batches = batches[rng.permutation(len(batches))]
+        share = whole // self.world
+        return list(batches[:, self.rank * share : (self.rank + 1) * share])
+
+
+class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (0, index) for evaluation, each of pictures of one shape, so that nothing is padded.
+
+    Every picture comes exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
+    one batch. Within a shape, the order is that of the data set.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        """Group the pictures.
+
+        Args:
+            shapes: (h, w) of each picture as the model gets it.
+            batch_size: most pictures a batch.
+            rank: this process, 0..world-1.
+            world: number of processes.
+        """
+        assert batch_size >= 1
+        assert 0 <= rank < world
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, shape in enumerate(shapes):
+            groups.setdefault(shape, []).append(index)
+        batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+        self._batches = sorted(batches)[rank::world]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter([[(0, index) for index in batch] for batch in self._batches])
+
+
+class EpochLoader(DataLoader[Any]):
+    """A `DataLoader` over an `EpochBatchSampler` that can be saved and go on exactly where it was.
+
+    `state_dict` counts the batches that were handed out, not those that workers prepared ahead. After
+    `load_state_dict`, the next pass yields the rest of that epoch (or the whole next one, if nothing was left).
+    `len` is always that of a whole epoch.
+    """
+
+    batch_sampler: EpochBatchSampler
+
+    def __init__(self, dataset: DetectionDataset, sampler: EpochBatchSampler, **loading: Any) -> None:
+        super().__init__(dataset, batch_sampler=sampler, **loading)
+        self._epoch, self._taken = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass. Lightning does this by itself."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the current pass is: `epoch`, and `batch`, the number of batches taken of it."""
+        return {"epoch": self._epoch, "batch": self._taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass begin where `state` was."""
+        epoch, batch = state["epoch"], state["batch"]
+        if batch >= len(self):
+            epoch, batch = epoch + 1, 0
+        self._epoch, self._taken = epoch, batch
+        self.batch_sampler.epoch, self.batch_sampler.start_batch = epoch, batch
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._epoch, self._taken = self.batch_sampler.epoch, self.batch_sampler.start_batch
+        batches = super().__iter__()
+        self.batch_sampler.start_batch = 0  # it was meant for this pass
+        return self._counted(batches)
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._taken += 1
+            yield batch
+
+
+def train_loader(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    group_by_aspect: bool = False,
+) -> EpochLoader:
+    """Batches for training; see `EpochBatchSampler` for their order and `EpochLoader` for resuming.
+
+    Args:
+        dataset: what to load.
+        batch_size: pictures a batch and rank.
+        num_workers: processes that load, 0: this one.
+        seed: of the order.
+        rank: this process, 0..world-1.
+        world: number of processes.
+        group_by_aspect: make batches of pictures of similar aspect ratio, which saves padding.
+    """
+    ratios = dataset.aspect_ratios if group_by_aspect else None
+    sampler = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios)
+    return EpochLoader(dataset, sampler, **_loading(num_workers))
+
+
+def eval_loader(
+    dataset: DetectionDataset, *, batch_size: int, num_workers: int = 0, rank: int = 0, world: int = 1
+) -> DataLoader[Any]:
+    """Batches for evaluation, each of pictures of one shape; see `ShapeBatchSampler`.
+
+    Arguments are those of `train_loader`; the dataset's transform must be without randomness.
+    """
+    sampler = ShapeBatchSampler(dataset.shapes, batch_size, rank=rank, world=world)
+    return DataLoader(dataset, batch_sampler=sampler, **_loading(num_workers))
+
+
+def _loading(num_workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": num_workers,
+        "collate_fn": collate,
+        "pin_memory": torch.cuda.is_available(),
+        "persistent_workers": num_workers > 0,
+        "worker_init_fn": _quiet,
+    }
+
+
+def _quiet(worker: int) -> None:
+    """Let Ctrl-C reach the main process alone, which saves before it ends; workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,211 @@
+"""From decoded pictures to what the model sees: size, augmentation and normalisation, boxes and masks in step.
+
+The recipe "detr" is that of the DETR paper (appendix A.4): mirror; then, with even chances, either resize the shorter
+side to one of 480..800, or resize it to one of 400, 500, 600, cut out a random window of 384..600 a side and resize
+that. The longer side stays within 1333. All these sizes are for `image_size` 800 and scale with it.
+
+Randomness comes from the `random.Random` that each call is given and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as tvf
+
+from detrkit.structures import Target
+
+RGB = tuple[float, float, float]
+Augmentation = Literal["detr", "flip", "none"]
+
+
+class Objects(TypedDict):
+    """The n objects of one picture of H x W pixels on their way through the transforms."""
+
+    boxes: tv_tensors.BoundingBoxes
+    """float32 [n, 4], x1, y1, x2, y2 in pixels; the canvas is (H, W)."""
+    labels: Tensor
+    """int64 [n]."""
+    area: Tensor
+    """float32 [n], square pixels."""
+    masks: NotRequired[tv_tensors.Mask]
+    """bool [n, H, W]."""
+
+
+def no_objects(height: int, width: int, *, with_masks: bool = False) -> Objects:
+    """The objects of an empty picture."""
+    objects = Objects(
+        boxes=_boxes(torch.zeros(0, 4), height, width),
+        labels=torch.zeros(0, dtype=torch.int64),
+        area=torch.zeros(0),
+    )
+    if with_masks:
+        objects["masks"] = tv_tensors.Mask(torch.zeros(0, height, width, dtype=torch.bool))
+    return objects
+
+
+def objects_from(boxes: Tensor, labels: Tensor, area: Tensor, height: int, width: int) -> Objects:
+    """Objects of a picture of `height` x `width`; `boxes` [n, 4] are x1, y1, x2, y2 in pixels."""
+    return Objects(boxes=_boxes(boxes, height, width), labels=labels, area=area)
+
+
+def resized_size(height: int, width: int, shorter: int, longest: int | None) -> tuple[int, int]:
+    """(h, w) after the shorter side became `shorter`, or less where the longer one would exceed `longest`.
+
+    Rounds as the original does, so that a picture gets the same pixels here and there.
+    """
+    low, high = min(height, width), max(height, width)
+    if longest is not None and high / low * shorter > longest:
+        shorter = max(1, round(longest * low / high))
+    if low == shorter:
+        return height, width
+    other = max(1, int(shorter * high / low))
+    return (other, shorter) if width < height else (shorter, other)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Picture and objects to the model's normalised picture and target; see `train_transform`, `eval_transform`."""
+
+    augmentation: Augmentation
+    image_size: int
+    mean: RGB
+    std: RGB
+
+    @property
+    def longest(self) -> int:
+        """Upper limit of the longer side in pixels."""
+        return self._scaled(1333)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) that a picture of `height` x `width` has afterwards where nothing is left to chance."""
+        return resized_size(height, width, self.image_size, self.longest)
+
+    def __call__(
+        self, image: Tensor, objects: Objects | None = None, rng: random.Random | None = None
+    ) -> tuple[Tensor, Target]:
+        """Transform one picture.
+
+        Args:
+            image: uint8 [3, H, W].
+            objects: its objects; None for none.
+            rng: source of all randomness; needed for the augmentations "detr" and "flip".
+
+        Returns:
+            float32 [3, h, w], normalised, and its target with `labels`, `boxes` (cx, cy, w, h in 0..1), `area`,
+            `size` and, where the objects have them, `masks`.
+        """
+        if objects is None:
+            objects = no_objects(image.shape[-2], image.shape[-1])
+        if self.augmentation != "none":
+            assert rng is not None, "augmentation needs a source of randomness"
+            if rng.random() < 0.5:
+                image, objects = mirror(image, objects)
+        if self.augmentation == "detr":
+            assert rng is not None
+            image, objects = self._detr(image, objects, rng)
+        else:
+            image, objects = resize(image, objects, self.image_size, self.longest)
+        return self._normalise(image, objects)
+
+    def _detr(self, image: Tensor, objects: Objects, rng: random.Random) -> tuple[Tensor, Objects]:
+        """The paper's choice between resizing alone and a random crop between two resizings."""
+        if rng.random() >= 0.5:
+            image, objects = resize(image, objects, self._scaled(rng.choice((400, 500, 600))), None)
+            low, high = self._scaled(384), self._scaled(600)
+            height, width = image.shape[-2:]
+            w = rng.randint(min(low, width), min(high, width))
+            h = rng.randint(min(low, height), min(high, height))
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+            image, objects = crop(image, objects, top, left, h, w)
+        return resize(image, objects, self._scaled(rng.choice(range(480, 801, 32))), self.longest)
+
+    def _scaled(self, size: int) -> int:
+        return max(1, round(size * self.image_size / 800))
+
+    def _normalise(self, image: Tensor, objects: Objects) -> tuple[Tensor, Target]:
+        height, width = image.shape[-2:]
+        mean = torch.tensor(self.mean).mul_(255).view(3, 1, 1)
+        std = torch.tensor(self.std).mul_(255).view(3, 1, 1)
+        pixels = image.as_subclass(Tensor).to(torch.float32, memory_format=torch.contiguous_format)
+        boxes = objects["boxes"].as_subclass(Tensor)
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        target = Target(
+            labels=objects["labels"],
+            boxes=torch.cat([centres, sides], dim=1) / scale,
+            area=objects["area"],
+            size=(height, width),
+        )
+        if "masks" in objects:
+            target["masks"] = objects["masks"].as_subclass(Tensor)
+        return pixels.sub_(mean).div_(std), target
+
+
+def train_transform(augmentation: Augmentation, image_size: int, mean: RGB, std: RGB) -> Transform:
+    """The training recipe.
+
+    Args:
+        augmentation: "detr": the paper's; "flip": mirror with probability 1/2; "none".
+        image_size: the largest shorter side in pixels ("detr"), else the shorter side.
+        mean: of the pixels the backbone was trained on, 0..1, by channel.
+        std: their standard deviation.
+    """
+    return Transform(augmentation, image_size, mean, std)
+
+
+def eval_transform(image_size: int, mean: RGB, std: RGB) -> Transform:
+    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it) and normalise; no randomness."""
+    return Transform("none", image_size, mean, std)
+
+
+def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
+    """Left becomes right."""
+    objects = objects.copy()
+    objects["boxes"] = tvf.horizontal_flip(objects["boxes"])
+    if "masks" in objects:
+        objects["masks"] = tvf.horizontal_flip(objects["masks"])
+    return tvf.horizontal_flip(image), objects
+
+
+def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -> tuple[Tensor, Objects]:
+    """Resize to `resized_size`: the picture bilinear with antialiasing, masks to the nearest pixel."""
+    height, width = image.shape[-2:]
+    size = resized_size(height, width, shorter, longest)
+    if size == (height, width):
+        return image, objects
+    objects = objects.copy()
+    objects["boxes"] = tvf.resize(objects["boxes"], list(size))
+    objects["area"] = objects["area"] * (size[0] / height * (size[1] / width))
+    if "masks" in objects:
+        objects["masks"] = tvf.resize(objects["masks"], list(size))
+    return tvf.resize(image, list(size), antialias=True), objects
+
+
+def crop(image: Tensor, objects: Objects, top: int, left: int, height: int, width: int) -> tuple[Tensor, Objects]:
+    """Cut out a window; boxes are clipped to it, and objects of which it shows nothing are dropped.
+
+    An object stays if its clipped box has an area and, where there are masks, some pixel of its mask is in the window.
+    The area of what stays becomes that of its clipped box, as in the original.
+    """
+    boxes = tvf.crop(objects["boxes"], top, left, height, width)
+    plain = boxes.as_subclass(Tensor)
+    sides = plain[:, 2:] - plain[:, :2]
+    seen = (sides > 0).all(dim=1)
+    masks = None
+    if "masks" in objects:
+        masks = tvf.crop(objects["masks"], top, left, height, width)
+        seen &= masks.as_subclass(Tensor).flatten(1).any(dim=1)
+    kept = objects_from(plain[seen], objects["labels"][seen], sides.prod(dim=1)[seen], height, width)
+    if masks is not None:
+        kept["masks"] = tv_tensors.Mask(masks.as_subclass(Tensor)[seen])
+    return tvf.crop(image, top, left, height, width), kept
+
+
+def _boxes(boxes: Tensor, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
