@@ -39,7 +39,7 @@ class Criterion(nn.Module):
         with torch.autocast(out.logits.device.type, enabled=False):
             layers = [Output(layer.logits.float(), layer.boxes.float()) for layer in (out, *out.aux)]
             num_boxes = _mean_over_processes(sum(len(t["labels"]) for t in targets), out.logits.device)
-            losses = {}
+            losses: dict[str, Tensor] = {}
             for i, pairs in enumerate(self.matcher.match_layers(layers, targets)):
                 matched = _gather(layers[i], targets, pairs, num_boxes)
                 suffix = f"_{i - 1}" if i else ""

@@ -52,7 +52,7 @@ class MultiheadAttention(nn.Module):
     def _project(self, part: int, x: Tensor) -> Tensor:
         """One of the three input projections, split into heads: [B, L, D] -> [B, h, L, D/h]."""
         weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        return F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return F.linear(x, weight, bias).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def keys_to_keep(padding: Tensor) -> Tensor:
