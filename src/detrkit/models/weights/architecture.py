@@ -1,0 +1,117 @@
+"""What the keys and shapes of a state dict say of the model it belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.structures import Categories
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint of any format, read: `build_model(**model_args).load_state_dict(state_dict)` gives its model."""
+
+    state_dict: dict[str, Tensor]
+    """On the CPU, under the keys of the original."""
+    model_args: dict[str, Any]
+    """Keywords of `build_model`. What the file does not tell (`dilation`, `nheads`) is absent, see `notes`."""
+    categories: Categories
+    """Its classes."""
+    image_size: int
+    """Shorter side in pixels that it was trained for."""
+    source: str
+    """Where it came from, for messages."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what had to be assumed, for the user."""
+
+
+# Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).
+RESNET_BLOCKS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+}
+
+_BODY = "backbone.0.body."
+_ESSENTIAL = (
+    "class_embed.weight", "bbox_embed.layers.0.weight", "query_embed.weight", "input_proj.weight",
+    "transformer.decoder.layers.0.linear2.weight", "transformer.decoder.norm.weight",
+)  # fmt: skip
+
+
+def check_keys(state_dict: Mapping[str, Any], source: str) -> None:
+    """Make sure that these are the weights of a DETR for detection.
+
+    Raises:
+        WeightsError: they are something else; the sentence says what, where that can be told.
+    """
+    if any(key.startswith(("mask_head.", "bbox_attention.", "detr.mask_head.")) for key in state_dict):
+        raise WeightsError(
+            f"{source} holds a segmentation model, which cannot be loaded yet; "
+            "use the detection model of the same backbone instead"
+        )
+    missing = [key for key in _ESSENTIAL if key not in state_dict]
+    if not missing:
+        return
+    if "conv1.weight" in state_dict and "layer1.0.conv1.weight" in state_dict:
+        raise WeightsError(f"{source} holds a backbone alone; train from it with --backbone_weights {source}")
+    found = ", ".join([*list(state_dict)[:3], *["..."] * (len(state_dict) > 3)]) or "nothing"
+    raise WeightsError(
+        f"expected the weights of a DETR in {source}, found no {missing[0]} but {found}; "
+        "variants of DETR with other parts cannot be loaded"
+    )
+
+
+def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The keywords of `build_model` that keys and shapes tell: all but dilation, nheads, dropout and aux_loss.
+
+    `backbone` is absent where the body is no ResNet of torchvision. The state dict has passed `check_keys`.
+    """
+    queries, dim = state_dict["query_embed.weight"].shape
+    wide, narrow = (
+        state_dict[f"transformer.decoder.layers.0.{linear}.bias"].shape[0] for linear in ("linear1", "linear2")
+    )
+    width = state_dict["transformer.decoder.layers.0.linear2.weight"].shape[1]
+    assert narrow == dim
+    args: dict[str, Any] = {
+        "num_classes": len(state_dict["class_embed.bias"]) - 1,
+        "position_embedding": "learned" if "backbone.1.row_embed.weight" in state_dict else "sine",
+        "hidden_dim": dim,
+        "enc_layers": _count(state_dict, "transformer.encoder.layers."),
+        "dec_layers": _count(state_dict, "transformer.decoder.layers."),
+        "dim_feedforward": width,
+        "num_queries": queries,
+        "pre_norm": "transformer.encoder.norm.weight" in state_dict,
+        "backbone_norm": _norm(state_dict),
+    }
+    if wide == 2 * width:
+        args["activation"] = "glu"
+    shape = tuple(_count(state_dict, f"{_BODY}layer{stage}.") for stage in (1, 2, 3, 4))
+    bottleneck = f"{_BODY}layer1.0.conv3.weight" in state_dict
+    for name, blocks in RESNET_BLOCKS.items():
+        if blocks == (shape, bottleneck):
+            args["backbone"] = name
+    return args
+
+
+def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are under `prefix`."""
+    numbers = {match[1] for key in state_dict if (match := re.match(re.escape(prefix) + r"(\d+)\.", key))}
+    return len(numbers)
+
+
+def _norm(state_dict: Mapping[str, Tensor]) -> str:
+    """Normalisation of the backbone: counters belong to a learning batch norm, no statistics to a group norm."""
+    means = sum(key.endswith(".running_mean") for key in state_dict)
+    counters = sum(key.startswith(_BODY) and key.endswith(".num_batches_tracked") for key in state_dict)
+    if not means:
+        return "group"
+    return "batch" if counters == means else "frozen"

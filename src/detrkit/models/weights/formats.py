@@ -1,0 +1,155 @@
+"""Every form in which DETR weights come, read into one: `Weights`.
+
+run folder                  best.ckpt, else last.ckpt
+checkpoint of detrkit       a dictionary with "model" and "detrkit"
+checkpoint of the original  a bare state dict, {"model": ...}, or that with optimiser, scheduler and arguments
+Hugging Face folder         config.json with model.safetensors or pytorch_model.bin
+published name              detr_resnet50, ...; fetched once
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.models.weights.architecture import Weights, check_keys, infer_model_args
+from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggingface
+from detrkit.models.weights.published import COCO_CATEGORIES, PUBLISHED, fetch, recognise
+from detrkit.models.weights.safe import read_checkpoint
+from detrkit.structures import Categories
+
+VERSION = 1
+"""Version of the "detrkit" entry of a checkpoint."""
+
+
+def load_weights(source: str | Path, *, dilation: bool | None = None, nheads: int | None = None) -> Weights:
+    """Read weights of any known format; nothing in the file is run.
+
+    Args:
+        source: a run folder, a checkpoint of detrkit or of the original, a Hugging Face folder or a published name.
+        dilation: whether the backbone is dilated (DC5), where the file does not say; it wins over what the file says.
+        nheads: attention heads, likewise.
+
+    Raises:
+        WeightsError: nothing is there, or it cannot be read, trusted or understood.
+    """
+    weights = _read(source)
+    told = {name: value for name, value in (("dilation", dilation), ("nheads", nheads)) if value is not None}
+    notes = tuple(note for note in weights.notes if not any(name in note for name in told))
+    return replace(weights, model_args=weights.model_args | told, notes=notes)
+
+
+def _read(source: str | Path) -> Weights:
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        return _read_folder(path.parent)
+    if path.is_file():
+        return _read_file(path)
+    entry = PUBLISHED.get(str(source))
+    if entry is None:
+        close = get_close_matches(str(source), PUBLISHED, n=1)
+        raise WeightsError(
+            f"expected weights at {source}, found no such file or folder, and it is no published name"
+            + (f"; did you mean {close[0]}?" if close else f" ({', '.join(PUBLISHED)})")
+        )
+    weights = _read_file(fetch(entry))
+    return replace(
+        weights,
+        model_args=weights.model_args | entry.model_args,
+        categories=entry.categories,
+        image_size=entry.image_size,
+        source=entry.name,
+        notes=(),
+    )
+
+
+def _read_folder(folder: Path) -> Weights:
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            return _read_file(folder / name)
+    if is_huggingface_folder(folder):
+        return read_huggingface(folder)
+    raise WeightsError(
+        f"expected a run folder (best.ckpt or last.ckpt) or a Hugging Face folder (config.json) at {folder}, "
+        "found neither"
+    )
+
+
+def _read_file(path: Path) -> Weights:
+    content = read_checkpoint(path)
+    state_dict = _state_dict(content.get("model", content), path)
+    if "detrkit" in content:
+        return _ours(state_dict, content["detrkit"], path)
+    return _of_the_original(state_dict, content.get("args"), path)
+
+
+def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors under the original's keys, without the prefix that data-parallel training leaves."""
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        keys = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
+        raise WeightsError(f'expected a state dict, bare or under "model", in {path}, found: {keys}')
+    state_dict = {str(key).removeprefix("module."): value for key, value in found.items()}
+    check_keys(state_dict, str(path))
+    return state_dict
+
+
+def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
+    """A checkpoint of detrkit, which says all of itself."""
+    try:
+        if header["version"] > VERSION:
+            raise WeightsError(
+                f"{path} was written by a newer detrkit (format {header['version']}, this one reads {VERSION}); upgrade"
+            )
+        return Weights(
+            state_dict,
+            dict(header["model_args"]),
+            Categories.from_plain(header["categories"]),
+            int(header["image_size"]),
+            str(path),
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise WeightsError(
+            f'the entry "detrkit" of {path} lacks or garbles {problem}; save the checkpoint again'
+        ) from problem
+
+
+def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> Weights:
+    """A checkpoint of the original: shapes tell most, its arguments (where it has them) some, its hash the rest."""
+    model_args = infer_model_args(state_dict)
+    if "backbone" not in model_args:
+        raise WeightsError(
+            f"expected a backbone among the ResNets of torchvision in {path}, found other keys under backbone.0.body"
+        )
+    if model_args["backbone_norm"] == "frozen":  # counters that some versions of torch left beside frozen statistics
+        state_dict = {key: value for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
+    told: dict[str, Any] = {}
+    if isinstance(args, argparse.Namespace | Mapping):
+        given = args if isinstance(args, Mapping) else vars(args)
+        told = {name: given[name] for name in ("dilation", "nheads", "dropout", "aux_loss") if name in given}
+    coco = model_args["num_classes"] == len(COCO_CATEGORIES)
+    notes = []
+    if "dilation" not in told and coco and (entry := recognise(path)):
+        told |= entry.model_args
+    elif coco:
+        notes.append(f"the 91 classes of {path} are taken to be those of COCO")
+    if "dilation" not in told:
+        notes.append(f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none")
+    if "nheads" not in told and model_args["hidden_dim"] != 256:
+        notes.append(f"{path} does not say its number of attention heads (nheads); it is taken to be 8")
+    return Weights(
+        state_dict,
+        model_args | told,
+        COCO_CATEGORIES if coco else Categories.unnamed(model_args["num_classes"]),
+        800,
+        str(path),
+        tuple(notes),
+    )

@@ -1,0 +1,120 @@
+"""The published DETR checkpoints as data: where they are, what they hold, what they reached.
+
+Source: Carion et al., "End-to-End Object Detection with Transformers" (2020), and its model zoo. The eight hex digits
+in each file name are the start of the file's SHA-256, which is checked after a download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.errors import WeightsError
+from detrkit.structures import Categories
+
+_COCO_NAMES = (
+    "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant||stop sign|parking meter|"
+    "bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe||backpack|umbrella|||handbag|tie|suitcase|frisbee|"
+    "skis|snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle||"
+    "wine glass|cup|fork|knife|spoon|bowl|banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|"
+    "couch|potted plant|bed||dining table|||toilet||tv|laptop|mouse|remote|keyboard|cell phone|microwave|oven|toaster|"
+    "sink|refrigerator||book|clock|vase|scissors|teddy bear|hair drier|toothbrush"
+)
+
+COCO_CATEGORIES = Categories(
+    tuple(range(91)),
+    tuple(name or f"N/A {index}" for index, name in enumerate(["", *_COCO_NAMES.split("|")])),
+)
+"""The 91 classes of a model trained on COCO; class index and COCO id are the same, eleven entries are unused."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published checkpoint."""
+
+    name: str
+    """Its name here and in torch.hub."""
+    url: str
+    """Where the file is."""
+    model_args: dict[str, Any]
+    """What `build_model` needs to rebuild the model, beyond its defaults."""
+    box_ap: float
+    """Box AP on COCO val2017, in percent, at a shorter side of 800 pixels."""
+    categories: Categories = COCO_CATEGORIES
+    """The classes."""
+    image_size: int = 800
+    """Shorter side at evaluation, in pixels."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in torch.hub's cache."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256_prefix(self) -> str:
+        """First eight hex digits of the SHA-256 of the file."""
+        return self.file_name.removesuffix(".pth").rpartition("-")[2]
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, or will lie, in torch.hub's cache ($TORCH_HOME/hub/checkpoints)."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.file_name
+
+
+_HOST = "https://dl.fbaipublicfiles.com/detr"
+
+PUBLISHED = {
+    entry.name: entry
+    for entry in (
+        Published("detr_resnet50", f"{_HOST}/detr-r50-e632da11.pth", {"backbone": "resnet50", "dilation": False}, 42.0),
+        Published(
+            "detr_resnet50_dc5", f"{_HOST}/detr-r50-dc5-f0fb7ef5.pth", {"backbone": "resnet50", "dilation": True}, 43.3
+        ),
+        Published(
+            "detr_resnet101", f"{_HOST}/detr-r101-2c7b67e5.pth", {"backbone": "resnet101", "dilation": False}, 43.5
+        ),
+        Published(
+            "detr_resnet101_dc5",
+            f"{_HOST}/detr-r101-dc5-a2e86def.pth",
+            {"backbone": "resnet101", "dilation": True},
+            44.9,
+        ),
+    )
+}
+"""The detection checkpoints by name."""
+
+
+def fetch(entry: Published) -> Path:
+    """The local file of a published checkpoint, downloaded once into torch.hub's cache with its hash checked.
+
+    A file that already lies there is used as it is, without any network.
+
+    Raises:
+        WeightsError: the download failed; the sentence has the URL and the path to put the file at by hand.
+    """
+    path = entry.path
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(entry.url, os.fspath(path), hash_prefix=entry.sha256_prefix)
+    except (OSError, RuntimeError) as problem:  # no network, no such host, no room, or another file than expected
+        raise WeightsError(
+            f"could not fetch the published weights {entry.name} ({problem}); "
+            f"download {entry.url} on a machine with network and put the file at {path}"
+        ) from problem
+    return path
+
+
+def recognise(path: Path) -> Published | None:
+    """The published checkpoint that a file is, whatever its name, judged by its hash."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((entry for entry in PUBLISHED.values() if digest.startswith(entry.sha256_prefix)), None)
