@@ -1,0 +1,247 @@
+"""The check: a raw data set in, clean splits out, with every defect named and treated as `findings.TREATMENTS` says.
+
+`detrkit check`, training and evaluation all go through `check_dataset`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import Progress
+
+from detrkit.data.check_tables import findings_lines, split_tables
+from detrkit.data.cleaning import clean_objects, frame_of
+from detrkit.data.find import open_dataset
+from detrkit.data.findings import TREATMENTS, Finding, Findings
+from detrkit.data.image_files import ImageFacts, content_hash, look_at
+from detrkit.data.raw import RawDataset, RawImage, RawSplit
+from detrkit.data.records import ImageRecord, Split
+from detrkit.data.statistics import split_statistics
+from detrkit.errors import DataError
+from detrkit.files import write_atomic
+from detrkit.verbs import CheckConfig
+
+
+@dataclass
+class CheckReport:
+    """A data set that can be used, and what was found on the way."""
+
+    format: str
+    source: str
+    splits: dict[str, Split]
+    """`train` and `val`, where the data set has them; clean, with one `Categories`."""
+    findings: list[Finding]
+    statistics: dict[str, Any]
+    """Plain data: split -> see `split_statistics`."""
+    notes: list[str] = field(default_factory=list)
+    """What was chosen where there was a choice; sentences."""
+
+    def counts(self) -> dict[str, int]:
+        """Kind of finding -> how many, in the order of TREATMENTS."""
+        return Findings(self.findings).counts()
+
+    def summary(self) -> list[str]:
+        """A few lines for the start of a run: the choices made, and what was dropped or repaired."""
+        sizes = ", ".join(
+            f"{name} {numbers['images']} pictures with {numbers['objects']} objects"
+            for name, numbers in self.statistics.items()
+        )
+        lines = [f"{self.source} ({self.format.upper()}): {sizes}", *self.notes]
+        counts = self.counts()
+        for action in ("dropped", "repaired", "noted"):
+            some = [f"{n} {kind}" for kind, n in counts.items() if TREATMENTS[kind].action == action]
+            if some:
+                lines.append(f"{action}: {', '.join(some)}")
+        return lines
+
+    def table(self) -> Group:
+        """The report for a terminal."""
+        return Group(*split_tables(self.statistics), *findings_lines(self.findings))
+
+    def to_plain(self) -> dict[str, Any]:
+        """The whole report as JSON-like data."""
+        return {
+            "format": self.format,
+            "source": self.source,
+            "notes": self.notes,
+            "categories": next(iter(self.splits.values())).categories.to_plain(),
+            "statistics": self.statistics,
+            "counts": self.counts(),
+            "findings": [finding.to_plain() for finding in self.findings],
+        }
+
+
+def check_dataset(
+    raw: RawDataset,
+    *,
+    num_queries: int = 100,
+    thorough: bool = False,
+    tick: Callable[[], object] | None = None,
+) -> CheckReport:
+    """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
+
+    Args:
+        raw: is used up: its records are not to be used afterwards.
+        num_queries: of the model; pictures with more objects are noted.
+        thorough: decode every picture, not only those whose file looks damaged at its beginning or end.
+        tick: called once a picture, for a progress bar; from any thread.
+
+    Raises:
+        DataError: a split has no usable picture, or train no object.
+    """
+    findings = raw.findings
+    splits: dict[str, Split] = {}
+    files: dict[str, dict[Path, ImageFacts]] = {}
+    for name, side in raw.splits.items():
+        images = _listed_once(side, findings)
+        facts = look_at([image.path for image in images], thorough=thorough, tick=tick)
+        splits[name] = _clean_split(side, images, facts, findings, num_queries)
+        files[name] = {image.path: fact for image, fact in zip(images, facts, strict=True) if not fact.problem}
+        if not splits[name].images:
+            raise DataError(_nothing_usable(name, side, findings))
+    if "train" in splits and not any(image.objects for image in splits["train"].images):
+        raise DataError(
+            f"expected objects in the training pictures, found none that can be used in {splits['train'].source}"
+            + _reasons(findings)
+        )
+    _note_leakage(files, findings)
+    statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
+    _note_classes(splits, statistics, findings)
+    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, raw.notes)
+
+
+def check(config: CheckConfig) -> None:
+    """Print what is in a data set and what is wrong with it: the verb `detrkit check`.
+
+    Raises:
+        DataError: it cannot be used at all.
+    """
+    console = Console()
+    raw = open_dataset(
+        config.data,
+        data_format=config.data_format,
+        train_json=config.train_json,
+        val_json=config.val_json,
+        train_images=config.train_images,
+        val_images=config.val_images,
+    )
+    for note in raw.notes:
+        console.print(f"Note: {note}.", highlight=False, markup=False)
+    total = sum(len(side.images) for side in raw.splits.values())
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("Reading pictures", total=total)
+        report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
+    console.print(report.table())
+    if config.json:
+        write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
+        console.print(f"Report written to {config.json}", highlight=False, markup=False)
+
+
+def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
+    """The pictures without those whose file or id was listed before; ids are integers afterwards."""
+    by_path: dict[Path, RawImage] = {}
+    ids: set[int] = set()
+    images: list[RawImage] = []
+    for image in side.images:
+        first = by_path.get(image.path)
+        if first is not None:
+            findings.add("image_listed_twice", image.file, image.where, image.file_name)
+            if side.box_form == "xywh":  # elsewhere both read the same annotation file
+                first.objects += image.objects
+            continue
+        if image.id is not None and image.id in ids:
+            detail = f"id {image.id}, {image.file_name}"
+            findings.add("image_id_twice", image.file, image.where, detail, len(image.objects))
+            continue
+        by_path[image.path] = image
+        images.append(image)
+        if image.id is not None:
+            ids.add(image.id)
+    following = max(ids, default=0)
+    for image in images:
+        if image.id is None:
+            following += 1
+            image.id = following
+    return images
+
+
+def _clean_split(
+    side: RawSplit, images: list[RawImage], facts: list[ImageFacts], findings: Findings, num_queries: int
+) -> Split:
+    known = frozenset(side.categories.ids)
+    records: list[ImageRecord] = []
+    for image, fact in zip(images, facts, strict=True):
+        if fact.problem:
+            findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
+            image.objects = []
+            continue
+        for mark in fact.marks:
+            findings.add(mark, image.path)
+        frame = frame_of(image, fact, side.box_form, findings)
+        objects = clean_objects(image, frame, side.box_form, known, findings)
+        image.objects = []
+        countable = sum(not found.crowd for found in objects)
+        if countable > num_queries:
+            detail = f"{countable} objects, {num_queries} queries"
+            findings.add("objects_exceed_queries", image.path, image.where, detail)
+        records.append(ImageRecord(image.id, image.path, image.file_name, frame.height, frame.width, objects))
+    _number_objects(records, side, findings)
+    return Split(side.name, records, side.categories, side.source)
+
+
+def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findings) -> None:
+    """Give a fresh id to objects whose id is absent (0) or taken."""
+    following = max((found.id for image in records for found in image.objects), default=0)
+    taken: set[int] = set()
+    for image in records:
+        for found in image.objects:
+            if found.id <= 0 or found.id in taken:
+                following += 1
+                if side.box_form == "xywh":  # the other formats have no ids
+                    findings.add("annotation_id_twice", side.source, found.where, f"id {found.id or 'absent'}")
+                found.id = following
+            taken.add(found.id)
+
+
+def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) -> None:
+    """Compare val with train by content, hashing only files whose size occurs on both sides, and by name."""
+    train, val = files.get("train", {}), files.get("val", {})
+    if not train or not val:
+        return
+    shared_sizes = {fact.bytes for fact in train.values()} & {fact.bytes for fact in val.values()}
+    hashes = {content_hash(path): path for path, fact in train.items() if fact.bytes in shared_sizes}
+    names = {path.name: path for path in train}
+    for path, fact in val.items():
+        twin = hashes.get(content_hash(path)) if fact.bytes in shared_sizes else None
+        if twin is not None:
+            findings.add("leakage_content", path, detail=f"equal to {twin}")
+        elif path.name in names:
+            findings.add("leakage_name", path, detail=f"as {names[path.name]}")
+
+
+def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings: Findings) -> None:
+    counts = {name: numbers["objects_per_class"] for name, numbers in statistics.items()}
+    for name in next(iter(splits.values())).categories.names:
+        if not any(of[name] for of in counts.values()):
+            findings.add("category_unused", next(iter(splits.values())).source, detail=name)
+        elif "train" in counts and not counts["train"][name]:
+            detail = f"{name}, {counts['val'][name]} objects in val"
+            findings.add("category_not_in_train", splits["train"].source, detail=detail)
+
+
+def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
+    return (
+        f"expected pictures for {name} in {side.source}, found none of the {len(side.images)} listed usable"
+        + _reasons(findings)
+    )
+
+
+def _reasons(findings: Findings) -> str:
+    dropped = [finding for finding in findings if finding.action == "dropped"]
+    counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
+    return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"

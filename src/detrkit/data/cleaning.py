@@ -1,0 +1,262 @@
+"""One picture's objects, from what the file says to clean records: the treatments of `findings` that concern boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from detrkit.data.coco import as_id
+from detrkit.data.findings import Findings
+from detrkit.data.image_files import ImageFacts
+from detrkit.data.raw import BoxForm, RawImage, RawObject
+from detrkit.data.records import ObjectRecord
+
+OVERHANG = 0.5
+"""Pixels by which a box may leave its picture untouched: what rounding leaves."""
+_LARGEST = 1e9
+_ASPECT_TOLERANCE = 0.01
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How points of the annotation file map to the upright picture: axes swapped or not, then scaled and shifted."""
+
+    width: int
+    """Of the upright picture, in pixels."""
+    height: int
+    swap: bool = False
+    scale_x: float = 1.0
+    shift_x: float = 0.0
+    scale_y: float = 1.0
+    shift_y: float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the file speaks of the upright picture already."""
+        return (self.swap, self.scale_x, self.shift_x, self.scale_y, self.shift_y) == (False, 1, 0, 1, 0)
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the file in pixels of the upright picture."""
+        if self.swap:
+            x, y = y, x
+        return self.scale_x * x + self.shift_x, self.scale_y * y + self.shift_y
+
+    def box(self, box: Box) -> Box:
+        """A box of the file, corners in order."""
+        (xa, ya), (xb, yb) = self.point(*box[:2]), self.point(*box[2:])
+        return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
+
+
+def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings) -> Frame:
+    """Find out which picture the file speaks of: upright, as stored, or before it was resized.
+
+    A listed size equal to the upright one is taken at its word. One equal only to the stored size means boxes drawn
+    without regard to the EXIF rotation, which are turned. Another size of the same shape, with all boxes inside it,
+    means a picture resized after labelling, so that the boxes are scaled. Otherwise boxes stay as they are.
+    """
+    width, height = facts.upright
+    if form == "relative":
+        return Frame(width, height, scale_x=width, scale_y=height)
+    listed_width, listed_height = (_side(image, side, findings) for side in ("width", "height"))
+    if not listed_width or not listed_height:
+        findings.add("image_size_absent", image.file, image.where, image.file_name)
+        return Frame(width, height)
+    if listed_width == width and listed_height == height:
+        return Frame(width, height)
+    if listed_width == facts.width and listed_height == facts.height:
+        return turned(facts)
+    stretch_x, stretch_y = width / listed_width, height / listed_height
+    resized = abs(stretch_x / stretch_y - 1) <= _ASPECT_TOLERANCE and _fit(image, listed_width, listed_height, form)
+    findings.add(
+        "image_size_differs",
+        image.file,
+        image.where,
+        f"{listed_width:g} x {listed_height:g} listed, {image.file_name} has {width} x {height}: boxes "
+        + ("scaled" if resized else "kept"),
+    )
+    return Frame(width, height, scale_x=stretch_x, scale_y=stretch_y) if resized else Frame(width, height)
+
+
+def turned(facts: ImageFacts) -> Frame:
+    """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112)."""
+    width, height = facts.upright
+    swap = facts.orientation >= 5
+    mirror_x = facts.orientation in (2, 3, 6, 7)
+    mirror_y = facts.orientation in (3, 4, 7, 8)
+    return Frame(
+        width,
+        height,
+        swap,
+        -1.0 if mirror_x else 1.0,
+        float(width) if mirror_x else 0.0,
+        -1.0 if mirror_y else 1.0,
+        float(height) if mirror_y else 0.0,
+    )
+
+
+def clean_objects(
+    image: RawImage, frame: Frame, form: BoxForm, known: frozenset[int], findings: Findings
+) -> list[ObjectRecord]:
+    """The usable objects of one picture; what is wrong with the others goes to `findings`.
+
+    Ids that are absent become 0; the caller numbers them.
+    """
+    clean: list[ObjectRecord] = []
+    seen: dict[tuple[int, Box, bool], Any] = {}
+    for raw in image.objects:
+        category = as_id(raw.category)
+        if category is None or category not in known:
+            findings.add("category_unknown", image.file, raw.where, f"category {raw.category!r}")
+            continue
+        box = _corners(raw, image, form, findings)
+        if box is None:
+            continue
+        if not frame.is_identity:
+            box = frame.box(box)
+        x1, y1, x2, y2 = box
+        if x2 <= 0 or y2 <= 0 or x1 >= frame.width or y1 >= frame.height:
+            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+            findings.add("box_off_image", image.file, raw.where, detail)
+            continue
+        clipped = max(-x1, -y1, x2 - frame.width, y2 - frame.height) >= OVERHANG
+        if clipped:
+            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+            findings.add("box_outside", image.file, raw.where, detail)
+            box = max(0.0, x1), max(0.0, y1), min(float(frame.width), x2), min(float(frame.height), y2)
+        segmentation = _segmentation(raw, image, frame, findings)
+        key = (category, box, raw.crowd)
+        if key in seen and seen[key] == segmentation:
+            findings.add("annotation_twice", image.file, raw.where, f"category {category}, {_show(box)}")
+            continue
+        seen[key] = segmentation
+        if raw.crowd:
+            findings.add("difficult" if form == "xyxy" else "crowd", image.file, raw.where)
+        area = _area(raw, image, frame, box, segmentation, form, clipped, findings)
+        clean.append(ObjectRecord(as_id(raw.id) or 0, category, box, area, raw.crowd, segmentation, raw.where))
+    return clean
+
+
+def _side(image: RawImage, side: str, findings: Findings) -> float:
+    """The listed width or height in pixels, 0 where there is none to use."""
+    value = getattr(image, side)
+    if isinstance(value, str) and _number(value) is not None:
+        findings.add("number_as_text", image.file, image.where, f"{side} {value!r}")
+    number = _number(value) or 0.0
+    return number if isfinite(number) and number >= 1 else 0.0
+
+
+def _number(value: Any) -> float | None:
+    """A float out of a number or its text; None for anything else. Too large for a float is infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:
+        return float("inf")
+
+
+def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> Box | None:
+    """x1, y1, x2, y2 in the units of the file, or None with a finding."""
+    box, problem = _parse(raw.box, form)
+    if problem:
+        findings.add(problem, image.file, raw.where, f"found {raw.box!r}"[:80])
+    return box
+
+
+def _parse(values: Any, form: BoxForm) -> tuple[Box | None, str]:
+    """x1, y1, x2, y2 in the units of the file, where there are such, and the kind of finding, if any."""
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        return None, "box_malformed"
+    numbers = [number for value in values if (number := _number(value)) is not None]
+    if len(numbers) < 4:
+        return None, "box_malformed"
+    a, b, c, d = numbers
+    if not (abs(a) < _LARGEST and abs(b) < _LARGEST and abs(c) < _LARGEST and abs(d) < _LARGEST):
+        return None, "box_not_finite"
+    if form == "xyxy":
+        box = (a, b, c, d)
+    elif form == "xywh":
+        box = (a, b, a + c, b + d)
+    else:
+        box = (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+    if not (box[0] < box[2] and box[1] < box[3]):
+        return None, "box_empty"
+    return box, "number_as_text" if any(isinstance(value, str) for value in values) else ""
+
+
+def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
+    """Whether all boxes lie in a picture of this size, up to a pixel."""
+    boxes = [box for raw in image.objects if (box := _parse(raw.box, form)[0]) is not None]
+    return all(x2 <= width + 1 and y2 <= height + 1 for _, _, x2, y2 in boxes)
+
+
+def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findings) -> Any | None:
+    """Polygons in pixels of the upright picture, or RLE of its size; None where there is nothing to use."""
+    found = raw.segmentation
+    if found is None or found == []:
+        return None
+    if isinstance(found, dict):
+        size, counts = found.get("size"), found.get("counts")
+        if size == [frame.height, frame.width] and frame.is_identity and isinstance(counts, str | list | bytes):
+            return found
+        findings.add("segmentation_malformed", image.file, raw.where, f"RLE of size {size!r}")
+        return None
+    if not isinstance(found, list) or not all(_is_polygon(polygon) for polygon in found):
+        findings.add("segmentation_malformed", image.file, raw.where)
+        return None
+    if frame.is_identity:
+        return found
+    return [
+        [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
+        for polygon in found
+    ]
+
+
+def _is_polygon(polygon: Any) -> bool:
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= 6
+        and len(polygon) % 2 == 0
+        and all(isinstance(value, int | float) and abs(value) < _LARGEST for value in polygon)
+    )
+
+
+def _area(
+    raw: RawObject,
+    image: RawImage,
+    frame: Frame,
+    box: Box,
+    segmentation: Any | None,
+    form: BoxForm,
+    clipped: bool,
+    findings: Findings,
+) -> float:
+    """Pixels: the file's value where it is usable and the box is as it was, else that of the polygons or the box."""
+    of_box = (box[2] - box[0]) * (box[3] - box[1])
+    if form != "xywh":  # no such field in these formats
+        return _polygon_area(segmentation) or of_box if segmentation else of_box
+    area = _number(raw.area)
+    if area is None or not isfinite(area) or area <= 0:
+        findings.add("area_absent", image.file, raw.where, "" if raw.area is None else f"found {raw.area!r}"[:80])
+        return of_box
+    if clipped and segmentation is None:
+        return of_box
+    return area if frame.is_identity else area * abs(frame.scale_x * frame.scale_y)
+
+
+def _polygon_area(polygons: list[list[float]]) -> float:
+    """Sum of the polygons' areas in square pixels, by the shoelace formula."""
+    total = 0.0
+    for polygon in polygons:
+        xs, ys = polygon[0::2], polygon[1::2]
+        total += abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
+    return total
+
+
+def _show(box: Box) -> str:
+    return "box " + " ".join(f"{value:.6g}" for value in box)

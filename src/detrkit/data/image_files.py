@@ -1,0 +1,149 @@
+"""Look at picture files without decoding them, where that can be avoided: size, rotation, kind of pixels, damage."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+_ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE_TAG = 258
+_MARKS_OF_MODE = {
+    "1": ("image_grey",),
+    "L": ("image_grey",),
+    "LA": ("image_grey", "image_alpha"),
+    "La": ("image_grey", "image_alpha"),
+    "P": ("image_palette",),
+    "PA": ("image_palette", "image_alpha"),
+    "RGBA": ("image_alpha",),
+    "RGBa": ("image_alpha",),
+    "CMYK": ("image_cmyk",),
+    "I": ("image_grey", "image_16bit"),
+    "F": ("image_grey", "image_16bit"),
+}
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
+"""What PIL raises on damaged files, depending on the format and the damage."""
+
+
+@dataclass(slots=True)
+class ImageFacts:
+    """What a look at one picture file told."""
+
+    width: int = 0
+    """Pixels, as stored."""
+    height: int = 0
+    orientation: int = 1
+    """The EXIF value, 1..8; from 5 on, width and height change places when the picture is shown upright."""
+    marks: tuple[str, ...] = ()
+    """Kinds of findings that do not hinder: `image_grey`, ..."""
+    problem: str = ""
+    """The kind of finding that makes it unusable, or nothing."""
+    detail: str = ""
+    bytes: int = 0
+    """Size of the file."""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) in pixels after the EXIF rotation."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def look_at(
+    paths: Iterable[Path], *, thorough: bool = False, tick: Callable[[], object] | None = None
+) -> list[ImageFacts]:
+    """Look at many pictures in threads; the facts are in the order of `paths`.
+
+    Args:
+        paths: picture files, which need not exist.
+        thorough: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
+        tick: called once a picture, from any thread.
+    """
+
+    def one(path: Path) -> ImageFacts:
+        facts = _facts(path, thorough)
+        if tick is not None:
+            tick()
+        return facts
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large pictures
+        return list(pool.map(one, paths))
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _facts(path: Path, thorough: bool) -> ImageFacts:
+    facts = ImageFacts()
+    try:
+        with path.open("rb") as file:
+            facts.bytes = file.seek(0, 2)
+            file.seek(0)
+            if not facts.bytes:
+                facts.problem, facts.detail = "image_unreadable", "an empty file"
+                return facts
+            with Image.open(file) as image:
+                _read_header(image, file, facts)
+                if thorough or not _ends_as_it_should(image.format, file, facts.bytes):
+                    _decode(image, facts)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        facts.problem = "image_missing"
+    except UnidentifiedImageError:
+        facts.problem, facts.detail = "image_unreadable", "no known picture format"
+    except (Image.DecompressionBombError, *_DAMAGE) as error:
+        facts.problem, facts.detail = "image_unreadable", str(error) or type(error).__name__
+    return facts
+
+
+def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts) -> None:
+    facts.width, facts.height = image.size
+    if min(image.size) < 2:
+        facts.problem, facts.detail = "image_too_small", f"{image.width} x {image.height} pixels"
+    marks = list(_MARKS_OF_MODE.get(image.mode, ()))
+    if image.mode.startswith("I;16"):
+        marks += ["image_grey", "image_16bit"]
+    if image.format == "PNG" and "image_16bit" not in marks:
+        file.seek(24)  # IHDR: the bit depth follows width and height
+        if file.read(1) == b"\x10":
+            marks.append("image_16bit")
+    elif image.format == "TIFF" and "image_16bit" not in marks:
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (8,))  # type: ignore[attr-defined]  # on TIFF files only
+        if max(bits if isinstance(bits, tuple) else (bits,)) > 8:
+            marks.append("image_16bit")
+    if image.format not in ("JPEG", "MPO", "BMP") and getattr(image, "n_frames", 1) > 1:
+        marks.append("image_animated")  # the further pictures of an MPO are previews and depth maps
+        image.seek(0)
+    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    if orientation in range(2, 9):
+        facts.orientation = int(orientation)
+        marks.append("image_rotated")
+    facts.marks = tuple(marks)
+
+
+def _ends_as_it_should(image_format: str | None, file: BinaryIO, size: int) -> bool:
+    """Whether the end marker of JPEG or PNG is where it belongs; other formats have none, so they are decoded."""
+    if image_format in ("JPEG", "MPO"):
+        file.seek(max(0, size - 2))
+        return file.read(2) == b"\xff\xd9"
+    if image_format == "PNG":
+        file.seek(max(0, size - 12))
+        return file.read(12) == b"\x00\x00\x00\x00IEND\xaeB`\x82"
+    return False
+
+
+def _decode(image: Image.Image, facts: ImageFacts) -> None:
+    try:
+        image.load()
+    except _DAMAGE as error:
+        truncated = "truncated" in str(error) or isinstance(error, EOFError)
+        facts.problem = "image_truncated" if truncated else "image_unreadable"
+        facts.detail = str(error) or type(error).__name__

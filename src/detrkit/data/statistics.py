@@ -1,0 +1,79 @@
+"""Numbers about a clean split: sizes, shapes, classes, crowding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from detrkit.data.records import Split
+
+SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2
+"""COCO's limits between small, medium and large objects, in square pixels."""
+_PERCENTILES = (5, 50, 95)
+
+
+def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
+    """What `detrkit check` shows of one split, as plain data.
+
+    Objects are counted without crowd regions, except for `crowds`. Sizes are in pixels of the file; `side` is the
+    square root of the box area, `aspect` is width / height.
+    """
+    objects = [found for image in split.images for found in image.objects if not found.crowd]
+    each = np.array([sum(not found.crowd for found in image.objects) for image in split.images], dtype=np.int64)
+    boxes = np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([found.area for found in objects], dtype=np.float64)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    sides = np.array([(image.width, image.height) for image in split.images], dtype=np.int64).reshape(-1, 2)
+    name_of = dict(zip(split.categories.ids, split.categories.names, strict=True))
+    per_class = dict.fromkeys(split.categories.names, 0)
+    images_of = dict.fromkeys(split.categories.names, 0)
+    for found in objects:
+        per_class[name_of[found.category_id]] += 1
+    for image in split.images:
+        for category_id in {found.category_id for found in image.objects if not found.crowd}:
+            images_of[name_of[category_id]] += 1
+    return {
+        "images": len(split.images),
+        "objects": len(objects),
+        "crowds": sum(len(image.objects) for image in split.images) - len(objects),
+        "images_without_objects": int((each == 0).sum()),
+        "objects_per_image": {"median": _median(each), "max": int(each.max(initial=0))},
+        "images_with_more_objects_than_queries": int((each > num_queries).sum()),
+        "small": int((areas < SMALL_AREA).sum()),
+        "medium": int(((areas >= SMALL_AREA) & (areas <= LARGE_AREA)).sum()),
+        "large": int((areas > LARGE_AREA).sum()),
+        "side": _percentiles(np.sqrt(width * height)),
+        "relative_side": _percentiles(_relative_sides(split)),
+        "aspect": _percentiles(width / height),
+        "image_width": _percentiles(sides[:, 0]),
+        "image_height": _percentiles(sides[:, 1]),
+        "objects_per_class": per_class,
+        "images_per_class": images_of,
+    }
+
+
+def _relative_sides(split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Square root of box area over picture area: what remains comparable when pictures are resized."""
+    return np.array(
+        [
+            ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) / (image.width * image.height)) ** 0.5
+            for image in split.images
+            for o in image.objects
+            if not o.crowd
+        ],
+        dtype=np.float64,
+    )
+
+
+def _median(values: np.ndarray[Any, Any]) -> float:
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _percentiles(values: Iterable[float]) -> dict[str, float]:
+    """5th, 50th and 95th percentile; empty without values."""
+    values = np.asarray(values)
+    if not len(values):
+        return {}
+    return {f"p{p}": round(float(v), 4) for p, v in zip(_PERCENTILES, np.percentile(values, _PERCENTILES), strict=True)}
