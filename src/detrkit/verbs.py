@@ -62,6 +62,9 @@ class EvalConfig(DataChoice):
     """Where to run; auto takes a GPU where there is one."""
     max_errors: int = 24
     """Pictures of the worst errors to draw."""
+    max_dets: int = 100
+    """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
+    objects than that, adds AP@K and ARK."""
 
 
 @dataclass(frozen=True, kw_only=True)

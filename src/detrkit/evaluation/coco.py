@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -60,14 +61,6 @@ class CocoResult:
     def recall_points(self) -> NDArray[np.float64]:
         """[101]: the recalls that `precision` stands at."""
         return np.linspace(0.0, 1.0, 101)
-
-    def summary(self) -> str:
-        """The twelve numbers as text, one a line, in the official tool's order and wording."""
-        kind = {"bbox": "boxes", "segm": "masks"}[self.iou_type]
-        lines = []
-        for name, value in self.numbers.items():
-            lines.append(f" {_WORDS.get(name) or _extra_words(name)} ({kind}) = {value:0.3f}")
-        return "\n".join(lines)
 
 
 def coco_numbers(
@@ -130,6 +123,12 @@ def coco_numbers(
     )
 
 
+def summary(numbers: Mapping[str, float], iou_type: str = "bbox") -> str:
+    """The numbers of `CocoResult.numbers` as text under a heading, in the official order and wording."""
+    lines = [f" {_WORDS.get(name) or _extra_words(name)} = {value:0.3f}" for name, value in numbers.items()]
+    return "\n".join([f"IoU of {'masks' if iou_type == 'segm' else 'boxes'}:", *lines])
+
+
 def check_detections(
     truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> None:
@@ -155,20 +154,20 @@ def check_detections(
                     f"expected {', '.join(needed)} in each detection, but entry {position}{of} has no {key!r}; "
                     "write COCO results, one object a detection"
                 )
-        if row["image_id"] not in images:
+        if not isinstance(row["image_id"], Integral) or row["image_id"] not in images:
             raise DataError(
                 f"detection {position}{of} is for image id {row['image_id']!r}, which is not among the "
                 f"{len(images)} images of the truth; evaluate against the split these detections were made on"
             )
-        if row["category_id"] not in categories:
+        if not isinstance(row["category_id"], Integral) or row["category_id"] not in categories:
             raise DataError(
                 f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
                 f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
             )
         box = row["bbox"]
-        if len(box) != 4 or not all(map(math.isfinite, box)) or not math.isfinite(row["score"]):
+        if len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
             raise DataError(
-                f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {list(box)} and "
+                f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {box} and "
                 f"score {row['score']}; remove it or repair what wrote it"
             )
 
@@ -262,6 +261,10 @@ def _mean(values: NDArray[np.float64]) -> float:
     """Mean over what could be measured; -1 where nothing could."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _some(ids: list[int]) -> str:

@@ -95,14 +95,18 @@ def write_report(
 
 
 def class_table(content: Mapping[str, Any]) -> Any:
-    """The classes of a report as a `rich` table, best AP first; classes without objects are only counted."""
+    """The classes of a report as a `rich` table of 80 letters, best AP first; classes without objects are only counted.
+
+    F1, precision and recall (at IoU 0.5) are those at the score threshold with the best F1, which stands in `score`.
+    """
+    from rich import box
     from rich.table import Table
 
     absent = sum(not row["objects"] for row in content["per_class"])
     caption = f"{absent} more without an object in these images" if absent else None
-    table = Table(title="Classes (boxes)", title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("class", overflow="fold")
-    for name in ("objects", "AP", "AP50", "AP75", "AR", "best F1", "at score", "precision", "recall"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("class", overflow="fold", min_width=12)
+    for name in ("objects", "AP", "AP50", "AP75", "AR", "F1", "score", "prec.", "recall"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(content["per_class"], key=lambda row: (-row["AP"], row["name"])):
         if row["objects"]:

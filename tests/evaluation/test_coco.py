@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detrkit.errors import DataError
+from detrkit.evaluation.coco import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
+
+from . import oracle
+from .cases import SPARSE_IDS, perfect, random_case
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> None:
+    reference = load(shared / "reference/coco_mini_detections.json")
+    truth = load(shared / reference["ground_truth"])
+    found = coco_numbers(truth, reference["detections"], kind)  # type: ignore[arg-type]
+    assert list(found.numbers) == list(COCO_NAMES)
+    assert list(found.numbers.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_equal_to_average_precision_written_out(seed: int) -> None:
+    truth, detections = random_case(seed)
+    found = coco_numbers(truth, detections)
+    assert found.numbers["AP50"] == pytest.approx(oracle.ap(truth, detections, [0.5]), abs=1e-9)
+    assert found.numbers["AP75"] == pytest.approx(oracle.ap(truth, detections, [0.75]), abs=1e-9)
+    assert found.numbers["AP"] == pytest.approx(oracle.ap(truth, detections, oracle.IOUS), abs=1e-9)
+    for row in found.per_class:
+        objects = [o for o in truth["annotations"] if o["category_id"] == row.id]
+        mine = [d for d in detections if d["category_id"] == row.id]
+        assert (row.objects, row.detections) == (len(objects), len(mine))
+        expected = oracle.average_precision(objects, mine, 0.5)
+        assert abs(row.AP50 - expected) < 1e-9
+
+
+def test_the_truth_as_detections_is_perfect_with_sparse_ids() -> None:
+    truth, _ = random_case(3, images=8, crowds=True)
+    found = coco_numbers(truth, perfect(truth))
+    assert found.numbers["AP"] == pytest.approx(1)
+    assert [row.id for row in found.per_class] == list(SPARSE_IDS)
+    assert [row.AP for row in found.per_class] == pytest.approx([1, 1, -1])
+
+
+def test_the_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
+    truth = load(shared_data / "coco_mini/val.json")
+    assert coco_numbers(truth, perfect(truth)).numbers["AP"] == pytest.approx(1)
+
+
+def test_inputs_stay_as_they_were() -> None:
+    truth, detections = random_case(1)
+    before = json.dumps([truth, detections])
+    coco_numbers(truth, detections)
+    assert json.dumps([truth, detections]) == before
+
+
+def test_nothing_found_is_zero_and_nothing_to_find_is_minus_one() -> None:
+    truth, detections = random_case(1)
+    assert set(coco_numbers(truth, []).numbers.values()) <= {0.0, -1.0}  # no object is large
+    assert coco_numbers(truth, []).numbers["AP"] == 0
+    empty = truth | {"annotations": []}
+    assert set(coco_numbers(empty, detections).numbers.values()) == {-1.0}
+    assert set(coco_numbers(empty, []).numbers.values()) == {-1.0}
+    nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    assert set(coco_numbers(nothing, []).numbers.values()) == {-1.0}
+
+
+def test_more_than_a_hundred_objects_an_image() -> None:
+    boxes = [[float(10 * (k % 20)), float(10 * (k // 20)), 8.0, 8.0] for k in range(150)]
+    truth = {
+        "images": [{"id": 1, "height": 200, "width": 200}],
+        "annotations": [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    official = coco_numbers(truth, perfect(truth))
+    assert official.numbers["AR100"] == pytest.approx(100 / 150)
+    wide = coco_numbers(truth, perfect(truth), max_dets=300)
+    assert wide.numbers["AR300"] == wide.numbers["AP@300"] == pytest.approx(1)
+    assert {name: wide.numbers[name] for name in COCO_NAMES} == official.numbers
+    assert abs(wide.per_class[0].AR - 1) < 1e-9
+    assert "maxDets=300" in summary(wide.numbers)
+    with pytest.raises(DataError, match="at least 100"):
+        coco_numbers(truth, [], max_dets=10)
+
+
+def test_summary_reads_as_the_official_one() -> None:
+    truth, detections = random_case(1)
+    lines = summary(coco_numbers(truth, detections).numbers).splitlines()
+    assert len(lines) == 13
+    assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0." in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image_id": 4}, "image id 4, which is not among the 4 images"),
+        ({"category_id": 1}, "category id 1, which is not among the ids of the truth .3, 7, 90."),
+        ({"bbox": [0, 0, float("nan"), 1]}, "finite box"),
+        ({"bbox": [0, 0, 1]}, "finite box"),
+        ({"score": float("inf")}, "finite box"),
+        ({"score": None}, "finite box"),
+        ({"bbox": "wide"}, "finite box"),
+        ({"image_id": "5"}, "image id '5'"),
+    ],
+)
+def test_foreign_detections_are_refused(change: dict[str, Any], sentence: str) -> None:
+    truth, _ = random_case(1)
+    row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
+    check_detections(truth, [row], where="found.json")
+    with pytest.raises(DataError, match=sentence) as caught:
+        check_detections(truth, [row, row | change], where="found.json")
+    assert "detection 1 of found.json" in str(caught.value)
+
+
+def test_incomplete_detections_are_refused() -> None:
+    truth, _ = random_case(1)
+    with pytest.raises(DataError, match="has no 'score'"):
+        coco_numbers(truth, [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}])
+    row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
+    with pytest.raises(DataError, match="segmentation"):
+        coco_numbers(truth, [row], "segm")
+
+
+def test_ranks_are_merged_without_duplicates() -> None:
+    rows = {i: [{"image_id": i, "score": 0.1 * i}] for i in range(5)}
+    parts = [{0: rows[0], 2: rows[2], 4: []}, {1: rows[1], 3: rows[3], 0: rows[0]}]
+    assert merge_ranks(parts) == [rows[0][0], rows[1][0], rows[2][0], rows[3][0]]
+    assert merge_ranks([]) == []

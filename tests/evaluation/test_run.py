@@ -1,0 +1,202 @@
+"""The verb: a file of detections or a detector, on a data set on disk."""
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit.errors import ConfigError, DataError
+from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.run import (
+    default_folder,
+    detect_batches,
+    detect_split,
+    evaluate,
+    match_classes,
+    read_detections,
+)
+from detrkit.structures import Batch, Categories, Output
+from detrkit.verbs import EvalConfig
+
+from .cases import perfect, random_case
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A folder in COCO form with sparse ids, and its truth; pictures of two shapes."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    truth, _ = random_case(8)
+    for k, image in enumerate(truth["images"]):
+        image["width"] = 100 if k % 2 else 120
+        noise = np.random.default_rng(k).integers(0, 255, (100, image["width"], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "images" / image["file_name"])
+    for number, row in enumerate(truth["annotations"], 1):
+        x, y, w, h = row["bbox"]
+        row["id"] = number
+        row["bbox"] = [x, y, min(w, 100 - x), min(h, 100 - y)]
+        row["area"] = row["bbox"][2] * row["bbox"][3]
+    (folder / "val.json").write_text(json.dumps(truth), encoding="utf-8")
+    return folder, truth
+
+
+def test_a_detections_file_without_any_model(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = dataset
+    found = tmp_path / "mine" / "found.json"
+    found.parent.mkdir()
+    found.write_text(json.dumps(perfect(truth)), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
+    assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
+    assert content["made_by"]["detections"] == str(found)
+    assert json.loads((tmp_path / "mine/report/metrics.json").read_text(encoding="utf-8")) == content
+    text = capsys.readouterr().out
+    assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000" in text
+    assert "class 7" in text
+    assert "Best threshold: 0.900 (F1 1.000" in text
+
+
+def test_the_reference_file_through_the_verb(shared: Path, tmp_path: Path) -> None:
+    reference = json.loads((shared / "reference/coco_mini_detections.json").read_text(encoding="utf-8"))
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps(reference["detections"]), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(found), data=str(shared / "data/coco_mini")))
+    for kind, numbers in content["coco"].items():
+        assert list(numbers.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
+    assert {p.name for p in (tmp_path / "report/errors").iterdir()} == {
+        "missed.jpg",
+        "wrong_class.jpg",
+        "false_alarm.jpg",
+    }
+
+
+def test_detections_for_images_that_the_check_drops(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = dataset
+    (folder / "images" / truth["images"][0]["file_name"]).unlink()
+    found = tmp_path / "found.json"
+    row = {"image_id": truth["images"][0]["id"], "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.9}
+    found.write_text(json.dumps([*perfect(truth), row]), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
+    assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
+    assert "detections are left out" in capsys.readouterr().out
+
+
+def test_what_a_user_can_get_wrong(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, truth = dataset
+    with pytest.raises(ConfigError, match="either --weights or --detections, found neither"):
+        evaluate(EvalConfig(data=str(folder)))
+    with pytest.raises(ConfigError, match="found both"):
+        evaluate(EvalConfig(data=str(folder), weights="a", detections="b"))
+    found = tmp_path / "found.json"
+    found.write_text("[]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected a train split"):
+        evaluate(EvalConfig(data=str(folder), detections=str(found), split="train"))
+    found.write_text(json.dumps([*perfect(truth)[:1], perfect(truth)[0] | {"image_id": 77}]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"detection 1 of .*found.json is for image id 77"):
+        evaluate(EvalConfig(data=str(folder), detections=str(found)))
+    with pytest.raises(DataError, match="no such file"):
+        read_detections(tmp_path / "absent.json")
+    found.write_text("[{", encoding="utf-8")
+    with pytest.raises(DataError, match="not JSON"):
+        read_detections(found)
+    found.write_text(json.dumps(truth), encoding="utf-8")
+    with pytest.raises(DataError, match="found an object with the keys images"):
+        read_detections(found)
+    found.write_text("[1]", encoding="utf-8")
+    with pytest.raises(DataError, match="a list with something else"):
+        read_detections(found)
+
+
+def test_classes_are_matched_by_name() -> None:
+    model = Categories(ids=(1, 2, 3), names=("cat", "dog", "cow"))
+    data = Categories(ids=(10, 7, 1), names=("dog", "cat", "bird"))
+    match = match_classes(model, data)
+    assert match.id_of == {0: 7, 1: 10}
+    assert match.unknown_to_data == ("cow",)
+    assert match.unknown_to_model == ("bird",)
+    unnamed = match_classes(Categories.unnamed(3), data)
+    assert unnamed.id_of == {1: 1}
+
+
+class Knowing:
+    """Stands for a DETR: finds the same three things in every picture."""
+
+    input_mean = (0.0, 0.0, 0.0)
+    input_std = (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def eval(self) -> None:
+        pass
+
+    def __call__(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
+        assert not padding_mask.any()  # only pictures of one shape share a pass
+        self.calls += 1
+        logits = torch.full((len(images), 3, 4), -9.0)
+        logits[:, 0, 1] = 9  # one sure box of class 1
+        logits[:, 1, 2] = 3  # a class that the data set does not have
+        logits[:, 2, 3] = 9  # no object
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(len(images), 3, 4)
+        return Output(logits, boxes)
+
+
+def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
+    from detrkit.data.check import check_dataset
+    from detrkit.data.find import open_dataset
+
+    folder, truth = dataset
+    split = check_dataset(open_dataset(folder)).splits["val"]
+    categories = Categories(ids=(0, 1, 2), names=("class 3", "class 7", "unicorn"))
+    match = match_classes(categories, split.categories)
+    model: Any = Knowing()
+    found = detect_split(model, split, categories, match, image_size=50, device="cpu", batch_size=2)
+    assert model.calls == 2  # four pictures of two shapes
+    assert {row["image_id"] for row in found} == {image["id"] for image in truth["images"]}
+    assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
+    assert {row["category_id"] for row in found} == {3, 7}  # the no-object query says its best class, faintly
+    sure = [row for row in found if row["score"] > 0.9]
+    assert {row["category_id"] for row in sure} == {7}
+    sizes = {image["id"]: [0, 0, image["width"], 100] for image in truth["images"]}
+    for row in sure:
+        assert row["bbox"] == pytest.approx(sizes[row["image_id"]], abs=1e-3)
+    coco_numbers(split.to_coco(), found)
+
+
+def test_pictures_stream_through() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def batches() -> Iterator[Batch]:
+        nonlocal most
+        for k in range(40):
+            images = torch.zeros(1, 3, 32, 32)
+            alive.append(weakref.ref(images))
+            gc.collect()
+            most = max(most, sum(r() is not None for r in alive))
+            mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+            target: Any = {"image_id": k, "original_size": (32, 32)}
+            yield Batch(images, mask, [target])
+
+    model: Any = Knowing()
+    found = detect_batches(model, batches(), {1: 5}, device="cpu")
+    assert len(found) == 40
+    assert most <= 3  # this one, the generator's last and the loop's
+
+
+def test_where_the_report_goes(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best.ckpt").touch()
+    assert default_folder(EvalConfig(weights=str(tmp_path / "run"))) == tmp_path / "run/report"
+    assert default_folder(EvalConfig(weights=str(tmp_path / "run/best.ckpt"))) == tmp_path / "run/report"
+    assert default_folder(EvalConfig(weights="detr_resnet50")) == Path("runs/detr_resnet50/report")

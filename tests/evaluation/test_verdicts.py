@@ -1,0 +1,151 @@
+"""Thresholds, confusion and mistakes against brute force and against the official numbers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.confusion import Confusion, confusion_matrix, mistakes
+from detrkit.evaluation.gallery import choose
+from detrkit.evaluation.per_class import f1_curve, f1_curves
+from detrkit.evaluation.verdicts import Columns, judge
+
+from . import oracle
+from .cases import perfect, random_case
+
+SEEDS = st.integers(0, 10**6)
+
+
+def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[Columns, Confusion]:
+    columns = Columns.from_coco(truth, detections)
+    return columns, confusion_matrix(columns, judge(columns), at)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
+    truth, detections = random_case(seed)
+    columns = Columns.from_coco(truth, detections)
+    right = judge(columns).right
+    for k, category in enumerate(columns.category_ids.tolist()):
+        objects = [o for o in truth["annotations"] if o["category_id"] == category]
+        found = [d for d in detections if d["category_id"] == category]
+        ours = sorted(zip(columns.scores[columns.classes == k], right[columns.classes == k], strict=True), reverse=True)
+        assert ours == oracle.hits(objects, found, 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
+    truth, detections = random_case(seed, crowds=True)
+    columns = Columns.from_coco(truth, detections)
+    overall, curves = f1_curves(columns, judge(columns))
+    official = coco_numbers(truth, detections)
+    for k, curve in enumerate(curves):
+        reached = official.precision[0, :, k] > 0
+        expected = official.recall_points[reached].max() if reached.any() else 0
+        ours = curve.recall[-1] if curve.objects and len(curve.recall) else 0
+        assert expected <= ours + 1e-9 < expected + 0.01 + 2e-9
+    assert overall.objects == sum(row.objects for row in official.per_class)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.8, 0.9]), st.booleans()), max_size=12),
+    st.integers(0, 3),
+)
+def test_best_threshold_equals_brute_force(judged: list[tuple[float, bool]], missed: int) -> None:
+    scores = np.array([score for score, _ in judged])
+    right = np.array([hit for _, hit in judged], dtype=bool)
+    objects = int(right.sum()) + missed
+
+    def f1_at(threshold: float) -> float:
+        shown = scores >= threshold
+        return float(2 * (right & shown).sum() / (shown.sum() + objects))
+
+    best = f1_curve(scores, right, objects).best
+    if not objects:
+        assert (best.threshold, best.f1) == (None, -1)
+    elif not right.any():
+        assert (best.threshold, best.f1) == (None, 0)
+    else:
+        assert best.threshold is not None
+        everywhere = {t: f1_at(t) for t in scores.tolist()}
+        assert best.f1 == pytest.approx(max(everywhere.values()))
+        assert best.f1 == pytest.approx(f1_at(best.threshold))
+        assert best.threshold == max(t for t, f1 in everywhere.items() if f1 == everywhere[best.threshold])
+        assert best.f1 == pytest.approx(2 * best.precision * best.recall / (best.precision + best.recall))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from([0.0, 0.3, 0.6, 1.1]), st.booleans())
+def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
+    truth, detections = random_case(seed, crowds=crowds)
+    columns, confusion = confused(truth, detections, at)
+    counts = confusion.counts
+    verdicts = judge(columns)
+    assert counts[:-1].sum(axis=1).tolist() == columns.objects_per_class().tolist()
+    shown = columns.classes[(columns.scores >= at) & ~verdicts.ignored]
+    assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(shown, minlength=3).tolist()
+    assert counts[-1, -1] == 0
+    right = columns.classes[verdicts.right & (columns.scores >= at)]
+    assert np.diag(counts)[:-1].tolist() == np.bincount(right, minlength=3).tolist()
+    found = mistakes(columns, confusion)
+    assert len(found["missed"]) == counts[:-1, -1].sum()
+    assert len(found["false alarm"]) == counts[-1].sum()
+    assert len(found["wrong class"]) == counts[:-1, :-1].sum() - np.diag(counts)[:-1].sum()
+    for ranked in found.values():
+        assert [m.severity for m in ranked] == sorted((m.severity for m in ranked), reverse=True)
+
+
+def test_confusion_of_a_perfect_detector_is_diagonal() -> None:
+    truth, _ = random_case(5, crowds=True)
+    columns, confusion = confused(truth, perfect(truth), 0.5)
+    assert confusion.counts.tolist() == np.diag([*columns.objects_per_class(), 0]).tolist()
+
+
+def test_who_is_paired_with_whom() -> None:
+    def box(x: float) -> list[float]:
+        return [x, 0.0, 10.0, 10.0]
+
+    truth = {
+        "images": [{"id": 9}],
+        "categories": [{"id": 2, "name": "cat"}, {"id": 4, "name": "dog"}],
+        "annotations": [
+            {"image_id": 9, "category_id": 2, "bbox": box(0)},
+            {"image_id": 9, "category_id": 4, "bbox": box(20)},
+            {"image_id": 9, "category_id": 4, "bbox": box(40)},
+            {"image_id": 9, "category_id": 4, "bbox": [100.0, 0.0, 50.0, 50.0], "iscrowd": 1},
+        ],
+    }
+    rows = [
+        ("dog", 0, 0.9),  # on the cat, but the cat's own detection has the first right
+        ("cat", 0, 0.8),
+        ("cat", 20, 0.7),  # a dog taken for a cat
+        ("cat", 1, 0.6),  # the same cat again
+        ("dog", 110, 0.95),  # in the crowd of dogs: ignored
+        ("dog", 40, 0.1),  # right, but below the threshold
+    ]
+    ids = {"cat": 2, "dog": 4}
+    found = [{"image_id": 9, "category_id": ids[n], "bbox": box(x), "score": s} for n, x, s in rows]
+    columns, confusion = confused(truth, found, 0.5)
+    assert confusion.counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    ranked = mistakes(columns, confusion)
+    assert [(m.severity, m.doubled) for m in ranked["false alarm"]] == [(0.9, False), (0.6, True)]
+    assert [m.severity for m in ranked["wrong class"]] == [0.7]
+    assert [m.severity for m in ranked["missed"]] == [100]
+    assert [m.kind for m in choose(ranked, 3)] == ["missed", "wrong class", "false alarm"]
+    assert len(choose(ranked, 100)) == 4
+
+
+def test_nothing_at_all() -> None:
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    columns, confusion = confused(truth, [], 0.5)
+    assert confusion.counts.tolist() == [[0]]
+    assert mistakes(columns, confusion) == {"missed": [], "wrong class": [], "false alarm": []}
+    overall, curves = f1_curves(columns, judge(columns))
+    assert overall.best.threshold is None
+    assert curves == []
