@@ -111,7 +111,8 @@ def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
             )
         return Weights(
             state_dict,
-            dict(header["model_args"]),
+            # what the backbone once started from is no part of the model, and would be fetched again
+            {name: value for name, value in header["model_args"].items() if name != "backbone_weights"},
             Categories.from_plain(header["categories"]),
             int(header["image_size"]),
             str(path),

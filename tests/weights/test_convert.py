@@ -1,0 +1,66 @@
+"""`detrkit convert`: any format in, Hugging Face's or the original's out, whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrkit.errors import WeightsError
+from detrkit.models.convert import convert, write_original
+from detrkit.models.weights import load_weights
+from detrkit.verbs import ConvertConfig
+
+from .small import small_model, small_weights
+
+
+def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = small_weights(dilation=True)
+    write_original(weights, tmp_path / "run" / "best.ckpt")
+    convert(ConvertConfig(weights=str(tmp_path / "run"), output=str(tmp_path / "folder")))
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    ]  # fmt: skip
+    convert(ConvertConfig(weights=str(tmp_path / "folder"), output=str(tmp_path / "back.pth")))
+    back = load_weights(tmp_path / "back.pth")
+    assert back.categories == weights.categories
+    assert back.image_size == weights.image_size
+    assert weights.model_args.items() <= back.model_args.items()
+    assert all(torch.equal(back.state_dict[key], value) for key, value in weights.state_dict.items())
+    assert "back.pth" in capsys.readouterr().out
+
+
+def test_pth_is_what_the_original_reads(tmp_path: Path) -> None:
+    write_original(small_weights(), tmp_path / "w.pth")
+    content = torch.load(tmp_path / "w.pth", weights_only=True)
+    model = small_model()
+    model.load_state_dict(content["model"])
+    assert "optimizer" not in content  # by which the original knows that there is no training to go on with
+
+
+def test_what_was_assumed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(small_model().state_dict(), tmp_path / "w.pth")
+    convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "folder")))
+    assert "note:" in capsys.readouterr().out
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    write_original(small_weights(), tmp_path / "w.pth")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(WeightsError, match=r"expected a folder or a file ending in \.pth"):
+        convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "notes.txt")))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_original(small_weights(), tmp_path / "w.pth")
+    before = (tmp_path / "w.pth").read_bytes()
+
+    def full(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        write_original(small_weights(("a",)), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
