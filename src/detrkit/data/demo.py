@@ -73,6 +73,7 @@ def make_demo_dataset(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)  # left by a killed process that had this id
         cleanup.callback(shutil.rmtree, aside, ignore_errors=True)
         _write_split(aside, "train", range(1, images + 1), info)
         _write_split(aside, "val", range(images + 1, images + 1 + max(1, images // 5)), info)
@@ -126,7 +127,7 @@ def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str,
 
 
 def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
-    """The panoptic map, uint8 [S, S, 3] with segment id = R + 256 G + 65536 B (metal 1, then the defects), its table."""
+    """The panoptic map, uint8 [S, S, 3], whose red is the segment id (metal 1, then the defects), and its table."""
     size = len(drawing.pixels)
     ids = np.ones((size, size), np.uint8)
     table = []

@@ -1,0 +1,224 @@
+"""Batches: padding, order, ranks, workers, and going on after an interruption."""
+
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.loader import EpochBatchSampler, ShapeBatchSampler, collate, eval_loader, train_loader
+from detrkit.data.records import Split
+from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.structures import Batch, Target
+
+from .conftest import CATEGORIES
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture
+def dataset(split: Split) -> DetectionDataset:
+    return DetectionDataset(split, CATEGORIES, train_transform("detr", 64, MEAN, STD), seed=5)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    if a.images.shape != b.images.shape or not torch.equal(a.images, b.images):
+        return False
+    return torch.equal(a.padding_mask, b.padding_mask) and all(
+        s["image_id"] == t["image_id"] and torch.equal(s["boxes"], t["boxes"])
+        for s, t in zip(a.targets, b.targets, strict=True)
+    )
+
+
+def test_collate_pads_right_and_bottom() -> None:
+    targets = [Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4)) for _ in range(2)]
+    batch = collate([(torch.ones(3, 4, 7), targets[0]), (torch.ones(3, 6, 5), targets[1])])
+    assert batch.images.shape == (2, 3, 6, 7)
+    assert torch.equal(batch.images[:, 0].bool(), ~batch.padding_mask)
+    assert not batch.padding_mask[0, :4, :].any()
+    assert batch.padding_mask[0, 4:].all()
+    assert batch.padding_mask[1, :, 5:].all()
+    assert batch.targets == targets
+
+
+def indices(sampler: EpochBatchSampler | ShapeBatchSampler) -> list[list[int]]:
+    return [[index for _, index in batch] for batch in sampler]
+
+
+def test_an_epoch_shows_every_picture_once_in_its_own_order() -> None:
+    sampler = EpochBatchSampler(23, 4, seed=1)
+    epochs = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        assert all(key[0] == epoch for batch in sampler for key in batch)
+        batches = indices(sampler)
+        assert [len(b) for b in batches] == [4] * 5 == [4] * len(sampler)
+        assert len({i for b in batches for i in b}) == 20
+        assert batches == indices(sampler)
+        epochs.append(batches)
+    assert len({str(e) for e in epochs}) == 4
+    assert indices(EpochBatchSampler(23, 4, seed=2)) != epochs[0]
+    assert indices(EpochBatchSampler(6, 2, shuffle=False)) == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("aspect", [False, True])
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_see_what_one_process_sees(world: int, aspect: bool) -> None:
+    ratios = np.random.default_rng(0).uniform(0.5, 2, 50) if aspect else None
+    one = EpochBatchSampler(50, 2 * world, seed=7, aspect_ratios=ratios)
+    many = [EpochBatchSampler(50, 2, seed=7, rank=r, world=world, aspect_ratios=ratios) for r in range(world)]
+    for epoch in (0, 1):
+        for sampler in (one, *many):
+            sampler.set_epoch(epoch)
+        shares = zip(*(indices(s) for s in many), strict=True)
+        assert [[*chain.from_iterable(parts)] for parts in shares] == indices(one)
+
+
+@pytest.mark.parametrize(("n", "batch_size", "world"), [(1, 8, 1), (3, 8, 1), (1, 2, 3), (3, 2, 2), (5, 4, 2)])
+def test_few_pictures_still_make_one_batch(n: int, batch_size: int, world: int) -> None:
+    shares = [indices(EpochBatchSampler(n, batch_size, rank=r, world=world)) for r in range(world)]
+    assert [len(s) for s in shares] == [1] * world
+    assert len({len(s[0]) for s in shares}) == 1
+    assert {i for s in shares for i in s[0]} == set(range(n))
+
+
+def test_grouping_by_aspect_ratio_loses_nothing_and_pads_less() -> None:
+    ratios = np.random.default_rng(1).uniform(0.4, 2.5, 400)
+
+    def spread(batches: list[list[int]]) -> float:
+        return float(np.mean([np.ptp(ratios[b]) for b in batches]))
+
+    plain = indices(EpochBatchSampler(400, 4))
+    grouped = indices(EpochBatchSampler(400, 4, aspect_ratios=ratios))
+    assert sorted(chain.from_iterable(grouped)) == list(range(400))
+    assert spread(grouped) < spread(plain) / 10
+    means = [ratios[b].mean() for b in grouped]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.35  # not from narrow to wide
+
+
+def test_evaluation_shows_each_picture_once_in_batches_of_one_shape() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [((48, 64), (64, 48), (50, 50))[k] for k in rng.integers(0, 3, 37)]
+    for world in (1, 2, 3):
+        shown = Counter()
+        for rank in range(world):
+            for batch in indices(ShapeBatchSampler(shapes, 4, rank=rank, world=world)):
+                assert 1 <= len(batch) <= 4
+                assert len({shapes[i] for i in batch}) == 1
+                shown.update(batch)
+        assert shown == Counter(range(37))
+
+
+def test_eval_loader_never_pads(split: Split) -> None:
+    dataset = DetectionDataset(split, CATEGORIES, eval_transform(48, MEAN, STD))
+    loader = eval_loader(dataset, batch_size=3)
+    batches = list(loader)
+    assert not any(batch.padding_mask.any() for batch in batches)
+    assert sorted(t["image_id"] for b in batches for t in b.targets) == [100 + 3 * k for k in range(11)]
+    assert len(batches) < 11
+
+
+@pytest.mark.parametrize("group_by_aspect", [False, True])
+def test_workers_make_no_difference(dataset: DetectionDataset, group_by_aspect: bool) -> None:
+    loaders = [
+        train_loader(dataset, batch_size=2, num_workers=n, seed=1, group_by_aspect=group_by_aspect) for n in (0, 2)
+    ]
+    seen = []
+    for epoch in (0, 1):
+        for loader in loaders:
+            loader.set_epoch(epoch)
+        plain, parallel = (list(loader) for loader in loaders)
+        assert len(plain) == len(parallel) == len(loaders[0]) == 5
+        assert all(same(a, b) for a, b in zip(plain, parallel, strict=True))
+        seen.append(plain)
+    assert not same(seen[0][0], seen[1][0])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("taken", [0, 1, 4, 5])
+def test_state_dict_goes_on_exactly(dataset: DetectionDataset, taken: int, num_workers: int) -> None:
+    whole = train_loader(dataset, batch_size=2, seed=1)
+    expected = []
+    for epoch in (3, 4):
+        whole.set_epoch(epoch)
+        expected += list(whole)
+    first = train_loader(dataset, batch_size=2, seed=1, num_workers=num_workers)
+    first.set_epoch(3)
+    batches = iter(first)
+    for _ in range(taken):
+        next(batches)
+    state = first.state_dict()
+    assert state == {"epoch": 3, "batch": taken}
+    second = train_loader(dataset, batch_size=2, seed=1, num_workers=num_workers)
+    second.load_state_dict(state)
+    rest = list(second)
+    assert len(second) == 5
+    if taken < 5:
+        second.set_epoch(4)
+        rest += list(second)
+    assert all(same(a, b) for a, b in zip(rest, expected[taken:], strict=True))
+
+
+class Recorder(LightningModule):
+    """Trains a number on the batches it sees and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+        self.seen: list[tuple[int, float]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        means = batch.images.mean(dim=(0, 2, 3))
+        self.seen.append((batch_idx, float(means.sum())))
+        return ((self.weight - means) ** 2).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class SaveAt(Callback):
+    """Saves after a step and stops there, as a killed run would leave it."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+@pytest.mark.parametrize(("step", "num_workers"), [(2, 0), (5, 0), (7, 0), (7, 1), (10, 1), (14, 0)])
+def test_lightning_resumes_in_the_middle_of_an_epoch(
+    dataset: DetectionDataset, tmp_path: Path, step: int, num_workers: int
+) -> None:
+    def fit(callbacks: list[Callback], checkpoint: Path | None = None) -> Recorder:
+        torch.manual_seed(0)
+        model = Recorder()
+        trainer = Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+        )
+        loader = train_loader(dataset, batch_size=2, seed=1, num_workers=num_workers)
+        trainer.fit(model, loader, ckpt_path=checkpoint, weights_only=True)
+        return model
+
+    whole = fit([])
+    assert len(whole.seen) == 15
+    started = fit([SaveAt(step, tmp_path / "a.ckpt")])
+    assert started.seen == whole.seen[:step]
+    resumed = fit([], tmp_path / "a.ckpt")
+    assert resumed.seen == whole.seen[step:]
+    assert torch.equal(resumed.weight, whole.weight)
