@@ -1,0 +1,199 @@
+"""Checkpoints: what is in them, how they reach the disk whole, and what a resumed run takes from them.
+
+A checkpoint is Lightning's, and holds besides:
+
+    "model"     the weights under the original's keys (their moving average where there is one)
+    "detrkit"   {"version", "model_args", "categories", "image_size", "config", "metrics"}, all plain data
+
+It loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from detrkit.errors import ConfigError, TrainingError, WeightsError
+from detrkit.files import atomic_path
+
+VERSION = 1
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint aside and renames it, so that under its name there is only ever a whole one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`, all or nothing.
+
+        Raises:
+            TrainingError: the disk does not take it; the file that was there is still there.
+        """
+        try:
+            with atomic_path(path) as aside:
+                torch.save(checkpoint, aside)
+        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as a RuntimeError
+            no_space = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
+                raise
+            why = "the disk is full" if no_space else str(error)
+            kept = "the checkpoint before it is intact" if Path(path).exists() else "there is none yet"
+            raise TrainingError(
+                f"could not write {path}: {why}; {kept}; make room and go on with --resume auto"
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint into main memory; see `read`."""
+        return read(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint of ours, in main memory.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors on disk until they are used, for a look at the plain parts.
+
+    Raises:
+        WeightsError: there is no such file, or it is not a checkpoint that may be trusted.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"expected a checkpoint to resume from at {path}, found none")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise WeightsError(
+            f"expected a checkpoint to resume from, found something else in {path}: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(checkpoint, dict) or "detrkit" not in checkpoint or "loops" not in checkpoint:
+        raise WeightsError(
+            f"expected a checkpoint of a detrkit run in {path}, found none of its state; start from it with --weights"
+        )
+    return checkpoint
+
+
+def link(source: Path, target: Path) -> None:
+    """Give the whole file `source` the further name `target`, at once; costs no space where links are possible."""
+    name = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.stem}-")) / target.name
+    try:
+        try:
+            os.link(source, name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, name)
+        name.replace(target)
+    finally:
+        shutil.rmtree(name.parent, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what a killed process left of checkpoints it had begun to write."""
+    for pattern in (".last-*", ".best-*", ".epoch_*-*"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a checkpoint stands."""
+
+    path: Path
+    card: Mapping[str, Any]
+    """Its "detrkit" entry."""
+    epoch: int
+    """Epochs finished."""
+    batch: int
+    """Batches done of the epoch after that."""
+    evaluated: bool
+    """Whether nothing is left to evaluate of what is trained."""
+    without_better: int
+    """Evaluations since AP last rose."""
+    seconds: float
+    """Time spent so far."""
+
+    @classmethod
+    def read(cls, path: Path) -> ResumePoint:
+        """Look into a checkpoint without reading its tensors; errors as `read`."""
+        checkpoint = read(path, mmap=True)
+        loops = checkpoint["loops"]["fit_loop"]
+        cycle = checkpoint["callbacks"]["EpochCycle"]
+        epochs = loops["epoch_progress"]["current"]["processed"]
+        inside = loops["epoch_progress"]["current"]["started"] > epochs
+        batch = loops["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0
+        return cls(
+            path,
+            checkpoint["detrkit"],
+            epochs,
+            batch,
+            evaluated=not cycle["evaluation_due"],
+            without_better=cycle["without_better"],
+            seconds=cycle["seconds"],
+        )
+
+    def nothing_left(self, *, epochs: int, early_stopping: int, max_minutes: float) -> str:
+        """Why there is nothing left to train, as part of a sentence; empty if there is."""
+        if not self.evaluated:
+            return ""
+        if self.epoch >= epochs:
+            return f"all {epochs} epochs are done; raise --epochs to train more"
+        if 0 < early_stopping <= self.without_better:
+            return f"AP has not risen for {self.without_better} evaluations; raise --early_stopping to train more"
+        if 0 < 60 * max_minutes <= self.seconds:
+            return f"its {max_minutes:g} minutes are used up; raise --max_minutes to train more"
+        return ""
+
+    def check(self, *, model_args: Mapping[str, Any], categories: list[dict[str, Any]]) -> None:
+        """Refuse to go on with another model.
+
+        Raises:
+            ConfigError: the model settings or classes are not those of the checkpoint.
+        """
+        for name, found in model_args.items():
+            expected = self.card["model_args"].get(name, found)
+            if expected != found:
+                raise ConfigError(
+                    f"{self.path} was trained with {name} {expected!r}, but now it is {found!r}; "
+                    "resume with the settings of its config.yaml, or start anew with --weights"
+                )
+        if [c["name"] for c in self.card["categories"]] != [c["name"] for c in categories]:
+            raise ConfigError(
+                f"{self.path} was trained on the classes {_names(self.card['categories'])}, but the data now has "
+                f"{_names(categories)}; start anew with --weights to carry the weights over"
+            )
+
+    def check_mid_epoch(self, **settings: Any) -> None:
+        """Refuse to go on inside an epoch whose batches would now be others.
+
+        Raises:
+            ConfigError: a setting that makes the batches differs from the checkpoint's.
+        """
+        for name, found in settings.items():
+            expected = self.card["batches"].get(name, found)
+            if self.batch and expected != found:
+                raise ConfigError(
+                    f"{self.path} was saved inside epoch {self.epoch + 1} with {name} {expected}, but now it is "
+                    f"{found}; finish that epoch with {name} {expected} first, since its batches depend on it"
+                )
+
+
+def _names(categories: list[dict[str, Any]]) -> str:
+    names = [str(c["name"]) for c in categories]
+    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")

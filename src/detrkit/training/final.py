@@ -1,0 +1,44 @@
+"""The last thing a run does: write the report of its best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from detrkit.data.records import Split
+from detrkit.evaluation.report import write_report
+from detrkit.training.checkpoint import BEST, read
+from detrkit.training.cycle import EpochCycle
+from detrkit.training.module import DetectionTraining
+from detrkit.training.validation import Validation
+
+
+class FinalReport(pl.Callback):
+    """Writes report/ once training is over, from the best checkpoint; not when it was interrupted."""
+
+    def __init__(
+        self, cycle: EpochCycle, run_dir: Path, val: Split, validate: Callable[..., Validation | None]
+    ) -> None:
+        self.cycle, self.run_dir, self.val, self.validate = cycle, run_dir, val, validate
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it, on rank 0; where the best evaluation was in an earlier process, all ranks repeat it first."""
+        if self.cycle.interrupted or not self.cycle.best_epoch:
+            return
+        assert isinstance(pl_module, DetectionTraining)
+        detections = self.cycle.best_detections
+        if detections is None:
+            pl_module.model.load_state_dict(read(self.run_dir / BEST)["model"])
+            found = self.validate(trainer, pl_module, should_stop=lambda: False, advance=lambda done, total: None)
+            assert found is not None
+            detections = found.detections
+        if trainer.is_global_zero:
+            write_report(
+                self.val.to_coco(),
+                detections,
+                self.run_dir / "report",
+                image_paths={image.id: image.path for image in self.val.images},
+                meta={"weights": str(self.run_dir / BEST), "data": self.val.source, "split": self.val.name},
+            )

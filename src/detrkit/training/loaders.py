@@ -1,0 +1,82 @@
+"""The loaders of a run, made once each process knows its rank and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.loader import EpochLoader, eval_loader, train_loader
+
+
+class TrainingData(pl.LightningDataModule):
+    """Training and validation pictures in batches, this rank's share of them."""
+
+    def __init__(
+        self,
+        train: DetectionDataset,
+        val: DetectionDataset,
+        *,
+        batch_size: int | Literal["auto"],
+        num_workers: int,
+        seed: int,
+        group_by_aspect: bool,
+        start: tuple[int, int],
+        find_batch_size: Callable[[pl.Trainer], int],
+        ready: Callable[[int], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            train: training pictures.
+            val: validation pictures, under a transform without randomness.
+            batch_size: pictures a batch and rank, or "auto".
+            num_workers: processes that load, for each of the two.
+            seed: of the order.
+            group_by_aspect: batches of pictures of similar aspect ratio.
+            start: (epoch, batch) of the first training batch.
+            find_batch_size: what "auto" calls, on every rank at once.
+            ready: told the batch size, before the first step.
+        """
+        super().__init__()
+        self.train, self.val = train, val
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.seed, self.group_by_aspect, self.start = seed, group_by_aspect, start
+        self._find_batch_size, self._ready = find_batch_size, ready
+        self._val_loader: DataLoader[Any] | None = None
+
+    def train_dataloader(self) -> EpochLoader:
+        """Training batches from where the run stands."""
+        assert self.trainer is not None
+        if self.batch_size == "auto":
+            self.batch_size = self._find_batch_size(self.trainer)
+        loader = train_loader(
+            self.train,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            group_by_aspect=self.group_by_aspect,
+        )
+        self._ready(self.batch_size)
+        epoch, batch = self.start
+        loader.load_state_dict({"epoch": epoch, "batch": batch})
+        return loader
+
+    def validation_loader(self) -> DataLoader[Any]:
+        """Validation batches of one shape each, every picture on one rank only."""
+        assert self.trainer is not None
+        assert self.batch_size != "auto"
+        if self._val_loader is None:
+            self._val_loader = eval_loader(
+                self.val,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                rank=self.trainer.global_rank,
+                world=self.trainer.world_size,
+            )
+        return self._val_loader

@@ -1,0 +1,154 @@
+"""When memory runs out, and how many pictures fit into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from detrkit.models import DETR
+from detrkit.structures import Output
+
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or its accelerator ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _CPU_MESSAGES)
+
+
+def explain_out_of_memory(
+    *, batch_size: int | str, image_size: int, num_queries: int, precision: str, cuda: bool
+) -> str:
+    """A sentence with the sizes in use and the flags that shrink them."""
+    advice = [f"--batch_size {max(1, batch_size // 2)} --accumulate 2"] if isinstance(batch_size, int) else []
+    if batch_size == 1:
+        advice = []
+    advice.append(f"--image_size {image_size * 3 // 4}")
+    if cuda and precision == "32":
+        advice.append("--precision bf16-mixed")
+    return (
+        f"memory ran out with --batch_size {batch_size} --image_size {image_size} --num_queries {num_queries} "
+        f"--precision {precision}; try {', or '.join(advice)}"
+    )
+
+
+def find_batch_size(
+    model: DETR,
+    *,
+    height: int,
+    width: int,
+    limit: int,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[Any]],
+) -> int:
+    """The largest power of two of pictures whose training step fits, at most `limit`, the same on every rank.
+
+    On CUDA, steps of doubling size are tried on noise, leaving a tenth of the memory free. Elsewhere running into the
+    limit would freeze the machine, so what one picture keeps for its backward pass is counted instead, and a batch may
+    take 60 % of what is free. Neither weights, statistics, gradients nor random numbers are disturbed.
+
+    Args:
+        model: on its device, in training mode.
+        height: of the largest batch to come, in pixels.
+        width: likewise.
+        limit: pictures of the training data a rank.
+        device: where the model is.
+        precision: context to run the model in.
+    """
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    indices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=indices):
+        if device.type == "cuda":
+            size = _try_on_cuda(model, height, width, limit, device, precision)
+        else:
+            size = _estimate(model, height, width, limit, device, precision)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(kept[name])
+    model.zero_grad(set_to_none=True)
+    return _least_over_ranks(size)
+
+
+def _step(model: DETR, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
+    """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks."""
+    images = torch.randn(count, 3, height, width, device=device)
+    with precision():
+        out: Output = model(images, torch.zeros(count, height, width, dtype=torch.bool, device=device))
+    layers = [out, *out.aux]
+    torch.stack([layer.logits.float().mean() + layer.boxes.float().mean() for layer in layers]).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _try_on_cuda(model: DETR, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:
+    total = torch.cuda.get_device_properties(device).total_memory
+    # AdamW's two moments come with the first real step
+    moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    size, fits = 1, 1
+    while size <= limit:
+        try:
+            torch.cuda.reset_peak_memory_stats(device)
+            _step(model, size, height, width, device, precision)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            break
+        finally:
+            model.zero_grad(set_to_none=True)
+        if torch.cuda.max_memory_reserved(device) + moments > 0.9 * total:
+            break
+        fits, size = size, size * 2
+    torch.cuda.empty_cache()
+    return fits
+
+
+def _estimate(model: DETR, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _step(model, 1, height, width, device, precision)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    # the backward pass makes about as much again as it frees on the way
+    picture = 1.5 * sum(size for pointer, size in seen.items() if pointer not in own)
+    room = 0.6 * free_memory() / _ranks_here() - 3 * weights  # gradients and two moments
+    size = 1
+    while 2 * size <= limit and 2 * size * picture <= room:
+        size *= 2
+    return size
+
+
+def free_memory() -> int:
+    """Bytes of main memory that may still be taken, within the limit of a container."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(rows["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
+    return free
+
+
+def _ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size() if dist.is_initialized() else 1))
+
+
+def _least_over_ranks(size: int) -> int:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return size
+    sizes: list[Any] = [0] * dist.get_world_size()
+    dist.all_gather_object(sizes, size)
+    return int(min(sizes))

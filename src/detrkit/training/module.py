@@ -1,0 +1,165 @@
+"""The training step: what Lightning repeats.
+
+Everything random in a step is drawn from (seed, epoch, batch, rank) and the learning rates are a function of the point
+reached, so a step depends on the weights and on where it stands, never on how the process got there. That is what lets
+a killed run continue bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from detrkit.errors import NonFiniteLossError
+from detrkit.losses import Criterion
+from detrkit.models import DETR
+from detrkit.structures import Batch, Output
+from detrkit.training.optim import Schedule
+
+Sums = dict[str, float]
+WISHES = ("stop", "save", "out_of_time")
+
+
+def seed_of(*key: int) -> int:
+    """A seed that depends on every number of `key`, the same on every machine; in 0..2^63 - 1."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class DetectionTraining(pl.LightningModule):
+    """A model, its criterion and how they are optimised."""
+
+    def __init__(
+        self,
+        model: DETR,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        *,
+        clip_max_norm: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self._optimizer, self._schedule = optimizer, schedule
+        self.clip_max_norm, self.seed = clip_max_norm, seed
+        self.sums: Sums = {}
+        """Sum of each loss over the steps of this epoch, averaged over the ranks; kept in checkpoints."""
+        self.steps_summed = 0
+        self.last_loss = 0.0
+        """Loss of the last batch, averaged over the ranks."""
+        self.grad_norm = 0.0
+        """Norm of the last gradient, before clipping."""
+        self.wishes = dict.fromkeys(WISHES, False)
+        """Set one on any rank, and all ranks find it in `agreed` after the same step."""
+        self.agreed = dict.fromkeys(WISHES, False)
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """Images [B, 3, H, W], padding [B, H, W] -> Output."""
+        out: Output = self.model(images, padding_mask)
+        return out
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser that was given."""
+        return self._optimizer
+
+    def rates(self, batch_idx: int) -> list[float]:
+        """Learning rate of each group at a batch of the current epoch."""
+        fraction = batch_idx / max(1, self.trainer.num_training_batches)
+        return self._schedule.rates(self.current_epoch, fraction, self.global_step)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rates and seed what is random in the step (dropout)."""
+        for group, lr in zip(self._optimizer.param_groups, self.rates(batch_idx), strict=True):
+            group["lr"] = lr
+        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted sum of the losses of a batch.
+
+        Raises:
+            NonFiniteLossError: on every rank, if the loss of any is NaN or infinite.
+        """
+        losses = self.criterion(self(batch.images, batch.padding_mask), batch.targets)
+        total = self.criterion.weighted_sum(losses)
+        self._account({"loss": total, **losses}, batch, batch_idx)
+        return total
+
+    def _account(self, losses: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
+        """Add the losses up, agree with the other ranks about stopping, and refuse what is not finite.
+
+        One reduction and one transfer from the device serve all three.
+        """
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        bad = (~torch.isfinite(values[0])).float()
+        row = torch.cat([values, bad[None], values.new_tensor([float(self.wishes[name]) for name in WISHES])])
+        world = self.trainer.world_size
+        if world > 1:
+            dist.all_reduce(row)
+        summed, (some_bad, *wished) = row[: len(values)].tolist(), row[len(values) :].tolist()
+        if some_bad:
+            self._refuse(f"loss became {values[0].item()}" if bad else None, batch, batch_idx)
+        self.agreed = {name: count > 0 for name, count in zip(WISHES, wished, strict=True)}
+        for name, value in zip(losses, summed, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value / world
+        self.steps_summed += 1
+        self.last_loss = summed[0] / world
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient by its norm over all parameters, as the original does.
+
+        A gradient that is not finite would turn every weight into NaN, and the next checkpoint with them. Under
+        16-mixed it is expected now and then: the loss scaler skips that step.
+
+        Raises:
+            NonFiniteLossError: the gradient is NaN or infinite.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_max_norm or float("inf"))
+        self.grad_norm = norm.item()
+        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
+            raise NonFiniteLossError(
+                f"the gradient became {self.grad_norm} at step {self.global_step} (epoch {self.current_epoch + 1}); "
+                "the weights before this step are kept; go on from the last checkpoint with a lower --lr"
+            )
+
+    def _refuse(self, fault: str | None, batch: Batch, batch_idx: int) -> None:
+        """Raise the error that names the step and the pictures of every rank whose loss is not finite."""
+        mine = (fault, [str(t.get("file", t.get("image_id", "?"))) for t in batch.targets]) if fault else None
+        every: list[Any] = [mine]
+        if self.trainer.world_size > 1:
+            every = [None] * self.trainer.world_size
+            dist.all_gather_object(every, mine)
+        faults = [entry for entry in every if entry]
+        files = ", ".join(file for _, names in faults for file in names)
+        raise NonFiniteLossError(
+            f"the {faults[0][0]} at step {self.global_step} (epoch {self.current_epoch + 1}, batch {batch_idx + 1}) "
+            f"on {files}"
+        )
+
+    def means(self) -> Sums:
+        """Mean of each loss over the steps of this epoch so far."""
+        return {name: value / self.steps_summed for name, value in self.sums.items()}
+
+    def forget_sums(self) -> None:
+        """Begin an epoch's sums."""
+        self.sums, self.steps_summed = {}, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an unfinished epoch."""
+        checkpoint["loss_sums"] = {"sums": dict(self.sums), "steps": self.steps_summed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the sums of an unfinished epoch."""
+        kept = checkpoint["loss_sums"]
+        self.sums, self.steps_summed = dict(kept["sums"]), int(kept["steps"])

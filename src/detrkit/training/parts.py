@@ -1,0 +1,247 @@
+"""From settings to the parts of a run: data, model, processes, folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from detrkit.config import ModelConfig, TrainConfig
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset, write_split
+from detrkit.data.raw import RawDataset
+from detrkit.data.records import Split
+from detrkit.errors import ConfigError, DataError
+from detrkit.losses import Criterion, build_criterion
+from detrkit.models import DETR, build_model
+from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights
+from detrkit.structures import Categories
+from detrkit.training.checkpoint import LAST, ResumePoint
+
+_ARCHITECTURE = (
+    "backbone",
+    "dilation",
+    "position_embedding",
+    "enc_layers",
+    "dec_layers",
+    "dim_feedforward",
+    "hidden_dim",
+    "nheads",
+    "num_queries",
+    "pre_norm",
+    "activation",
+)
+"""Settings that weights bring with them."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked pictures of a run."""
+
+    train: Split
+    val: Split
+    categories: Categories
+    summary: list[str]
+    """What the check chose, dropped and repaired; lines."""
+    raw: RawDataset
+
+    def write_split(self, run_dir: Path) -> None:
+        """Write down a validation split that was made for this run."""
+        write_split(run_dir / "split.json", self.raw)
+
+
+def load_data(config: TrainConfig, categories: Categories | None = None) -> Data:
+    """Open and check the data set.
+
+    `--overfit N` leaves the first N training pictures that show something, for training and evaluation alike.
+
+    Args:
+        config: the settings.
+        categories: the classes of the model, where they are not those of the training data.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    if not config.data:
+        raise ConfigError("expected a data set to train on; name its folder or file with --data")
+    raw = open_dataset(
+        config.data,
+        data_format=config.data_format,
+        train_json=config.train_json,
+        val_json=config.val_json,
+        train_images=config.train_images,
+        val_images=config.val_images,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    report = check_dataset(raw, num_queries=config.num_queries)
+    for name in ("train", "val"):
+        if name not in report.splits or not report.splits[name].images:
+            raise DataError(f"expected {name} pictures in {config.data}, found none; see detrkit check {config.data}")
+    train, val = report.splits["train"], report.splits["val"]
+    if config.overfit:
+        shown = [image for image in train.images if image.objects][: config.overfit]
+        train = val = replace(train, images=shown)
+    if not any(image.objects for image in train.images):
+        raise DataError(f"expected objects in the training pictures of {config.data}, found none")
+    return Data(train, val, categories or train.categories, report.summary(), raw)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that training starts from."""
+
+    model: DETR
+    criterion: Criterion
+    model_args: dict[str, Any]
+    """Keywords of `build_model` that make the same model again."""
+    lr_backbone: float
+    norm: str
+    """One line for the user: the normalisation of the backbone, why, and at which rate it learns."""
+    kept: list[FitRow]
+    """With `--weights`: what became of each class."""
+
+
+def start_model(config: TrainConfig, categories: Categories, resume: ResumePoint | None) -> Start:
+    """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
+
+    Weights bring their architecture: every model setting left at its default becomes that of the weights. A resumed
+    run loads neither, since its checkpoint has them.
+    """
+    weights = load_weights(config.weights, dilation=config.dilation or None) if config.weights and not resume else None
+    settings = _settings(config, weights.model_args if weights else {})
+    trained = bool(config.weights) or config.backbone_weights != "none"
+    norm = _norm(config, weights, resume, trained)
+    model_args: dict[str, Any] = {
+        "num_classes": len(categories),
+        **settings,
+        "dropout": config.dropout,
+        "aux_loss": not config.no_aux_loss,
+        "masks": config.masks,
+        "backbone_norm": norm,
+    }
+    if resume:
+        resume.check(model_args=model_args, categories=categories.to_plain())
+    torch.manual_seed(config.seed)
+    fresh = weights is None and resume is None and trained
+    model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
+    kept = fit_weights(model, weights, categories) if weights else []
+    criterion = build_criterion(
+        num_classes=len(categories),
+        set_cost_class=config.set_cost_class,
+        set_cost_bbox=config.set_cost_bbox,
+        set_cost_giou=config.set_cost_giou,
+        bbox_loss_coef=config.bbox_loss_coef,
+        giou_loss_coef=config.giou_loss_coef,
+        eos_coef=config.eos_coef,
+        mask_loss_coef=config.mask_loss_coef,
+        dice_loss_coef=config.dice_loss_coef,
+        masks=config.masks,
+    )
+    whole = norm != "frozen" and not trained and config.lr_backbone > 0
+    lr_backbone = config.lr if whole else config.lr_backbone
+    return Start(model, criterion, model_args, lr_backbone, _explain_norm(norm, trained, lr_backbone), kept)
+
+
+def _settings(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture: what was set, else what the weights have."""
+    default = ModelConfig()
+    settings = {name: getattr(config, name) for name in _ARCHITECTURE}
+    return {
+        name: given.get(name, value) if value == getattr(default, name) else value for name, value in settings.items()
+    }
+
+
+def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | None, trained: bool) -> str:
+    if config.backbone_norm != "auto":
+        return config.backbone_norm
+    if resume:
+        return str(resume.card["model_args"]["backbone_norm"])
+    if weights and weights.model_args.get("backbone_norm") == "group":
+        return "group"  # it has no statistics that could be frozen
+    return "frozen" if trained else "batch"
+
+
+def _explain_norm(norm: str, trained: bool, lr_backbone: float) -> str:
+    rate = f"learns at {lr_backbone:g}" if lr_backbone else "stays as it is"
+    if norm == "frozen" and trained:
+        return f"frozen, with the statistics of the loaded weights; the backbone beyond its first layers {rate}"
+    if norm == "frozen":
+        return f"frozen, without statistics: such a backbone hardly learns, use --backbone_norm auto; it {rate}"
+    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; the whole backbone {rate}"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """On what, and in how many processes."""
+
+    accelerator: str
+    """As Lightning calls it: cpu, cuda or mps."""
+    devices: int
+    num_nodes: int
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+
+def find_processes(config: TrainConfig) -> Processes:
+    """The device, and the processes: those that torchrun or Slurm started, else those asked for.
+
+    Raises:
+        ConfigError: the device or that many of them are not there, or torchrun started other processes than asked for.
+    """
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = next(name for name in found if found[name]) if config.device == "auto" else config.device
+    if not found[device]:
+        raise ConfigError(
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; leave it at auto or say cpu"
+        )
+    devices, nodes, starter = config.devices, config.num_nodes, ""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes, starter = int(os.environ["WORLD_SIZE"]) // devices, "torchrun"
+    elif SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        devices, starter = int(os.environ["SLURM_NTASKS"]) // nodes, "Slurm"
+    for flag, asked, started in (("devices", config.devices, devices), ("num_nodes", config.num_nodes, nodes)):
+        if asked not in (1, started):
+            raise ConfigError(
+                f"--{flag} {asked}, but {starter} started {started}; leave the flag out or make them equal"
+            )
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    return Processes(device, devices, nodes)
+
+
+def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
+    """The run folder: `--output_dir`, or runs/NAME-OF-DATA with a number where that exists.
+
+    With `--resume auto` and no `--output_dir`, the newest of the numbered folders that holds a last.ckpt.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    if config.output_dir:
+        folder = Path(config.output_dir)
+        if (folder / LAST).exists() and not config.resume and not overwrite:
+            raise ConfigError(
+                f"{folder} already holds a run; go on with it with --resume auto, or name another --output_dir"
+            )
+        return folder
+    if config.resume not in ("", "auto"):
+        return Path(config.resume).parent
+    data = Path(config.data).resolve()
+    base = Path("runs") / (data.stem if data.is_file() else data.name)
+    number, folder, newest = 1, base, None
+    while folder.exists():
+        newest = folder if (folder / LAST).exists() else newest
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return newest if newest and config.resume == "auto" else folder

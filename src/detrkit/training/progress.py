@@ -1,0 +1,106 @@
+"""What a person sees of a run: a bar with the time left in a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from detrkit.training.cycle import Row
+from detrkit.training.module import DetectionTraining
+
+
+class RunProgress(pl.Callback):
+    """Progress over the whole run, not only the epoch; lives on rank 0.
+
+    The time left is extrapolated from the steps of this process, evaluations included, and never more than what
+    `max_minutes` leaves.
+    """
+
+    def __init__(self, console: Console, *, epochs: int, max_minutes: float, spent: float) -> None:
+        """Prepare.
+
+        Args:
+            console: where to show it.
+            epochs: of the whole run.
+            max_minutes: limit of the whole run, 0: none.
+            spent: seconds of it that earlier processes used.
+        """
+        self.console, self.epochs = console, epochs
+        self._limit = 60 * max_minutes - spent if max_minutes else float("inf")
+        self._begun = time.monotonic()
+        self._first = self._done = self._total = 0
+        self._ap = ""
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin where the run stands."""
+        batches = int(trainer.num_training_batches)
+        inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.fit_loop.restarting else 0
+        self._begun = time.monotonic()
+        self._first = self._done = trainer.current_epoch * batches + inside
+        self._total = self.epochs * batches
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, console=self.console)
+            self._bar.add_task(self._title(trainer.current_epoch), total=self._total, completed=self._done, note="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """One batch further."""
+        assert isinstance(pl_module, DetectionTraining)
+        self._done += 1
+        self._note(
+            f"loss {pl_module.last_loss:.3f}  {self._ap}  {self.left()} left", self._title(trainer.current_epoch)
+        )
+
+    def evaluating(self, done: int, total: int) -> None:
+        """An evaluation is going on."""
+        self._note(f"evaluating {done}/{total}  {self._ap}  {self.left()} left")
+
+    def epoch_finished(self, history: list[Row]) -> None:
+        """Print the line of the epoch."""
+        row = history[-1]
+        if "val/AP" in row:
+            self._ap = f"AP {row['val/AP']:.3f}  AP50 {row['val/AP50']:.3f}"
+        if not self.console.is_terminal:
+            found = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
+            self.console.print(
+                f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{found}  {self.left()} left",
+                highlight=False,
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the bar away, so that the error stands alone."""
+        self._close()
+
+    def left(self) -> str:
+        """The time left, as h:mm:ss, or ? before the first step."""
+        steps, seconds = self._done - self._first, time.monotonic() - self._begun
+        left = seconds / steps * (self._total - self._done) if steps else float("inf")
+        left = min(left, max(0.0, self._limit - seconds))
+        if left == float("inf"):
+            return "?"
+        minutes, rest = divmod(round(left), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+    def _title(self, epoch: int) -> str:
+        return f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}"
+
+    def _note(self, note: str, title: str | None = None) -> None:
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=self._done, note=note, description=title)
+
+    def _close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,470 @@
+"""The door: settings in, a trained detector and its run folder out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning.strategies import DDPStrategy, Strategy
+from rich.console import Console
+
+from detrkit.config import TrainConfig
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
+from detrkit.files import write_atomic
+from detrkit.losses import Criterion
+from detrkit.structures import Categories
+from detrkit.training.checkpoint import BEST, LAST, VERSION, AtomicCheckpointIO, ResumePoint, remove_stale
+from detrkit.training.cycle import EpochCycle, Habits
+from detrkit.training.ema import Ema
+from detrkit.training.final import FinalReport
+from detrkit.training.loaders import TrainingData
+from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
+from detrkit.training.module import DetectionTraining
+from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.original import OriginalCheckpoint
+from detrkit.training.parts import Data, Processes, Start, choose_folder, find_processes, load_data, start_model
+from detrkit.training.progress import RunProgress
+from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
+from detrkit.training.signals import StopSignals, requeue_slurm_job
+from detrkit.training.validation import Validation, Validator
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16-mixed": "bf16-mixed",
+    "16-mixed": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run left behind."""
+
+    run_dir: Path
+    """Folder with config.yaml, metrics.csv, best.ckpt, last.ckpt and report/."""
+    metrics: dict[str, float]
+    """The twelve COCO numbers of the best epoch, and "epoch"; empty where nothing was evaluated."""
+    interrupted: bool = False
+    """Stopped by Ctrl-C, SIGTERM or Slurm; last.ckpt holds where to go on."""
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a detector; see `run_training`.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once the run is saved.
+        DetrkitError: what the user can mend.
+    """
+    result = run_training(config)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def run_training(
+    config: TrainConfig,
+    *,
+    categories: Categories | None = None,
+    classic_log: bool = False,
+    start_epoch: int = 0,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Train, evaluate and keep a detector.
+
+    Args:
+        config: the settings.
+        categories: the classes of the model, where they are not those of the training data; for example one class for
+            each COCO id.
+        classic_log: also write the original's log.txt.
+        start_epoch: epoch to begin at, from 0, where no checkpoint says it.
+        overwrite: take an `output_dir` that holds another run.
+
+    Raises:
+        DetrkitError: what the user can mend: settings, data, weights, memory, a loss that is not finite.
+    """
+    _check(config)
+    run_dir = choose_folder(config, overwrite=overwrite)
+    processes = find_processes(config)
+    loggers = make_loggers(config, run_dir)
+    console = Console()
+    data = load_data(config, categories)
+    point, original = _find_resume(config, run_dir)
+    if point:
+        why = point.nothing_left(
+            epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
+        )
+        if why:
+            console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
+            return TrainResult(run_dir, _plain(point.card["metrics"]))
+        if config.batch_size == "auto":
+            config = replace(config, batch_size=int(point.card["batches"]["batch_size"]))
+    start = start_model(config, data.categories, point)
+    config = replace(config, output_dir=str(run_dir), **{k: start.model_args[k] for k in _kept_settings(start)})
+    optimizer = build_optimizer(
+        start.model, lr=config.lr, lr_backbone=start.lr_backbone, weight_decay=config.weight_decay
+    )
+    if original:
+        original.restore(start.model, optimizer)
+        start_epoch = start_epoch or original.epoch
+    return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
+        optimizer, loggers, console, classic_log=classic_log
+    )
+
+
+class _Run:
+    """One process's part of a run, from its parts to the result."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        processes: Processes,
+        data: Data,
+        start: Start,
+        point: ResumePoint | None,
+        start_epoch: int,
+    ) -> None:
+        self.config, self.run_dir, self.processes = config, run_dir, processes
+        self.data, self.start, self.point = data, start, point
+        self.begin = (point.epoch, point.batch) if point else (start_epoch, 0)
+        self.card: dict[str, Any] = {
+            "version": VERSION,
+            "model_args": start.model_args,
+            "categories": data.categories.to_plain(),
+            "image_size": config.image_size,
+            "config": {},
+            "batches": {},
+        }
+        self.validator = Validator(start.criterion, data.val.to_coco(), _ids_in(data))
+
+    def fit(
+        self, optimizer: torch.optim.Optimizer, loggers: list[Any], console: Console, *, classic_log: bool
+    ) -> TrainResult:
+        """Run the steps."""
+        config, start = self.config, self.start
+        module = DetectionTraining(
+            start.model,
+            start.criterion,
+            optimizer,
+            Schedule(
+                base=(config.lr, start.lr_backbone),
+                kind=config.lr_schedule,
+                epochs=config.epochs,
+                lr_drop=config.lr_drop,
+                warmup_steps=config.warmup_steps,
+            ),
+            clip_max_norm=config.clip_max_norm,
+            seed=config.seed,
+        )
+        ema = Ema(config.ema) if config.ema else None
+        habits = Habits(
+            epochs=config.epochs,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            save_minutes=config.save_minutes,
+            max_minutes=config.max_minutes,
+            early_stopping=config.early_stopping,
+        )
+        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, ema=ema)
+        signals = StopSignals(lambda: module.wishes.update(stop=True))
+        final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
+        callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
+        trainer = self._trainer(loggers, callbacks)
+        self.loaders = self._loaders(module)
+        if trainer.is_global_zero:
+            self._prepare_folder()
+            self._announce(console)
+            spent = self.point.seconds if self.point else 0.0
+            progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
+            rows = LoggerRows(loggers)
+            trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
+            cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
+            if classic_log:
+                weights = _term_weights(start.criterion)
+                cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, _count(start.model)))
+        if not self.point and self.begin[0]:
+            begun = dict.fromkeys(("ready", "started", "processed", "completed"), self.begin[0])
+            trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
+        signals.install()
+        try:
+            self._fit(trainer, module)
+        finally:
+            signals.uninstall()
+        if trainer.is_global_zero:
+            self._conclude(console, cycle, signals)
+        best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
+        return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
+
+    def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
+        """`Trainer.fit`, with its errors in our words."""
+        last = self.run_dir / LAST
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+        try:
+            with _quiet():
+                trainer.fit(
+                    module,
+                    datamodule=self.loaders,
+                    ckpt_path=self.point.path if self.point else None,
+                    weights_only=True,
+                )
+        except NonFiniteLossError as error:
+            kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+            raise NonFiniteLossError(f"{error}; {kept}; try a lower --lr, and look at these files") from None
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                explain_out_of_memory(
+                    batch_size=self.loaders.batch_size,
+                    image_size=self.config.image_size,
+                    num_queries=self.config.num_queries,
+                    precision=self.config.precision,
+                    cuda=self.processes.accelerator == "cuda",
+                )
+            ) from error
+
+    def _trainer(self, loggers: list[Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        config, processes = self.config, self.processes
+        plugins: list[Any] = [AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # see StopSignals
+        strategy: Strategy | str = "auto"
+        if processes.world > 1:
+            strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
+        synced = self.start.model_args["backbone_norm"] == "batch" and processes.accelerator == "cuda"
+        with _quiet():
+            return pl.Trainer(
+                accelerator=processes.accelerator,
+                devices=processes.devices,
+                num_nodes=processes.num_nodes,
+                strategy=strategy,
+                sync_batchnorm=synced and processes.world > 1,
+                precision=_PRECISIONS[config.precision],
+                accumulate_grad_batches=config.accumulate,
+                max_epochs=-1,  # EpochCycle ends the run
+                min_epochs=0,
+                logger=loggers,
+                callbacks=callbacks,
+                plugins=plugins,
+                default_root_dir=self.run_dir,
+                use_distributed_sampler=False,
+                limit_val_batches=0,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+
+    def _loaders(self, module: DetectionTraining) -> TrainingData:
+        config, model = self.config, self.start.model
+        mean, std = model.input_mean, model.input_std
+        augmentation = "none" if config.overfit else config.augmentation
+        train = DetectionDataset(
+            self.data.train,
+            self.data.categories,
+            train_transform(augmentation, config.image_size, mean, std),
+            seed=config.seed,
+        )
+        val = DetectionDataset(self.data.val, self.data.categories, eval_transform(config.image_size, mean, std))
+        # what the largest batch is padded to: the highest and the widest picture together
+        shapes = [
+            eval_transform(config.image_size, mean, std).output_size(i.height, i.width) for i in self.data.train.images
+        ]
+        height, width = (max(side) for side in zip(*shapes, strict=True))
+
+        def find(trainer: pl.Trainer) -> int:
+            return find_batch_size(
+                module.model,
+                height=height,
+                width=width,
+                limit=max(1, len(train) // trainer.world_size),
+                device=module.device,
+                precision=trainer.precision_plugin.forward_context,
+            )
+
+        return TrainingData(
+            train,
+            val,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            seed=config.seed,
+            group_by_aspect=config.group_by_aspect,
+            start=self.begin,
+            find_batch_size=find,
+            ready=self._batch_size_known,
+        )
+
+    def _batch_size_known(self, batch_size: int) -> None:
+        """Complete the card and write config.yaml, which `auto` had to wait for."""
+        config = replace(self.config, batch_size=batch_size, resume="")
+        self.card["config"] = config.to_dict()
+        self.card["batches"] = {
+            "batch_size": batch_size,
+            "accumulate": config.accumulate,
+            "world": self.processes.world,
+            "pictures": len(self.data.train.images),
+            "seed": config.seed,
+            "group_by_aspect": config.group_by_aspect,
+        }
+        if self.point:
+            self.point.check_mid_epoch(**self.card["batches"])
+        if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
+            write_atomic(self.run_dir / "config.yaml", config.to_yaml())
+
+    def _prepare_folder(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.run_dir)
+        write_atomic(self.run_dir / "categories.json", json.dumps(self.data.categories.to_plain(), indent=1))
+        self.data.write_split(self.run_dir)
+
+    def _validate(
+        self,
+        trainer: pl.Trainer,
+        module: DetectionTraining,
+        *,
+        should_stop: Callable[[], bool],
+        advance: Callable[[int, int], None],
+    ) -> Validation | None:
+        return self.validator.run(
+            module.model,
+            self.loaders.validation_loader(),
+            device=module.device,
+            precision=trainer.precision_plugin.forward_context,
+            should_stop=should_stop,
+            advance=advance,
+        )
+
+    def _announce(self, console: Console) -> None:
+        """The first lines: what is about to happen."""
+        config, data, start = self.config, self.data, self.start
+        total = sum(p.numel() for p in start.model.parameters())
+        world = f" x {self.processes.world}" if self.processes.world > 1 else ""
+        lines = {
+            "Device": f"{_device_name(self.processes.accelerator)}{world}, precision {config.precision}",
+            "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
+            "Model": f"DETR on {start.model_args['backbone']}, {total / 1e6:.1f} M parameters, "
+            f"{_count(start.model) / 1e6:.1f} M learn",
+            "Backbone": f"norm {start.norm}",
+            "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
+            f"{config.batch_size} pictures a batch{world}",
+            "Folder": str(self.run_dir),
+        }
+        if start.kept:
+            new = [row.name for row in start.kept if row.kept_from is None]
+            lines["Classes"] = f"{len(start.kept) - len(new)} of {len(start.kept)} taken over from {config.weights}" + (
+                f"; new: {', '.join(new[:8])}{', ...' if len(new) > 8 else ''}" if new else ""
+            )
+        if self.point or self.begin[0]:
+            source = self.point.path if self.point else config.resume
+            inside = f", batch {self.begin[1] + 1}" if self.begin[1] else ""
+            lines["Resume"] = f"{source}, at epoch {self.begin[0] + 1}{inside}"
+        for name, line in lines.items():
+            console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
+
+    def _conclude(self, console: Console, cycle: EpochCycle, signals: StopSignals) -> None:
+        """The last lines: what was reached, or how to go on."""
+        if cycle.interrupted:
+            name = signals.received.name if signals.received else "a signal to another process"
+            console.print(
+                f"Stopped by {name}; saved {self.run_dir / LAST}. Go on with:\n"
+                f"  detrkit train --resume auto --output_dir {self.run_dir}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            if name == "SIGUSR1" and requeue_slurm_job():
+                console.print("Slurm has queued this job again.")
+        elif cycle.best_epoch:
+            console.print(
+                f"Best AP {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}; see {self.run_dir / 'report'}. Next:\n"
+                f"  detrkit predict PICTURES --weights {self.run_dir / BEST}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _check(config: TrainConfig) -> None:
+    """Settings that only training can judge.
+
+    Raises:
+        ConfigError: one of them makes no sense.
+    """
+    for name, low in (("eval_every", 1), ("lr_drop", 1), ("overfit", 0), ("max_minutes", 0), ("early_stopping", 0)):
+        if getattr(config, name) < low:
+            raise ConfigError(f"--{name} must be at least {low}, found {getattr(config, name)}")
+    if not 0 <= config.ema < 1:
+        raise ConfigError(f"--ema must be at least 0 and below 1, found {config.ema}")
+    if config.lr <= 0 or config.lr_backbone < 0:
+        raise ConfigError(f"--lr must be above 0 and --lr_backbone not below, found {config.lr}, {config.lr_backbone}")
+    if config.precision == "16-mixed" and config.device == "cpu":
+        raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
+
+
+def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
+    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet."""
+    if not config.resume:
+        return None, None
+    if config.resume == "auto":
+        last = run_dir / LAST
+        return (ResumePoint.read(last) if last.exists() else None), None
+    original = OriginalCheckpoint.read(Path(config.resume))
+    return (None, original) if original else (ResumePoint.read(Path(config.resume)), None)
+
+
+def _kept_settings(start: Start) -> list[str]:
+    """Settings of the model that config.yaml records as they turned out to be."""
+    return [name for name in start.model_args if name not in ("num_classes", "aux_loss", "backbone_norm")]
+
+
+def _ids_in(data: Data) -> tuple[int | None, ...]:
+    """For each class of the model the validation data's own id, or None where it does not know the class."""
+    back = {index: category_id for category_id, index in data.categories.index_map_from(data.val.categories).items()}
+    return tuple(back.get(index) for index in range(len(data.categories)))
+
+
+def _term_weights(criterion: Criterion) -> dict[str, float]:
+    return {term.name: term.weight for term in criterion.terms}
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _plain(row: dict[str, float]) -> dict[str, float]:
+    """The COCO numbers and epoch of a row."""
+    numbers = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/A")}
+    return numbers | {"epoch": row["epoch"]} if numbers else {}
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU ({torch.get_num_threads()} threads)" if accelerator == "cpu" else "Apple GPU"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says that is no concern of a user of detrkit."""
+    names = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # torch about Lightning
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

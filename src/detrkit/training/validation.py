@@ -1,0 +1,169 @@
+"""Evaluation during training: every rank takes its share of the pictures, and the numbers are those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detrkit.evaluation.coco import coco_numbers, gather_detections
+from detrkit.losses import Criterion
+from detrkit.models import DETR
+from detrkit.postprocess import postprocess
+from detrkit.structures import Batch, Output, Target
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What an evaluation found; the same on every rank."""
+
+    losses: dict[str, float]
+    """Mean over the pictures of each loss of the criterion, and "loss", their weighted sum."""
+    numbers: dict[str, float]
+    """The twelve COCO numbers."""
+    detections: list[dict[str, Any]]
+    """COCO results with the data set's own category ids, every picture once."""
+
+
+class Validator:
+    """Measures a model on the validation pictures."""
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        truth: dict[str, Any],
+        category_ids: tuple[int | None, ...],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            criterion: whose losses to report.
+            truth: COCO instances with the data set's own ids.
+            category_ids: own id of each class of the model; None for one that the truth does not know, whose
+                detections are left out.
+        """
+        self.criterion, self.truth, self.category_ids = criterion, truth, category_ids
+
+    @torch.no_grad()
+    def run(
+        self,
+        model: DETR,
+        loader: DataLoader[Batch],
+        *,
+        device: torch.device,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        should_stop: Callable[[], bool] = lambda: False,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Validation | None:
+        """Losses and COCO numbers of `model` over the pictures of `loader`, this rank's share of them.
+
+        Args:
+            model: left in training mode.
+            loader: each picture on one rank only; batches may be of different counts from rank to rank.
+            device: where the model is.
+            precision: context to run the model in.
+            should_stop: asked before each batch; where it says so on any rank, the evaluation is given up.
+            advance: told (batches done, batches) on this rank.
+
+        Returns:
+            The numbers, the same on every rank, or None if given up.
+        """
+        _copy_buffers_of_rank_zero(model)
+        model.eval()
+        found: dict[int, list[dict[str, Any]]] = {}
+        sums: dict[str, float] = {}
+        stopped = False
+        batches = len(loader)
+        for done, batch in enumerate(_then_empty(loader, _most_over_ranks(batches))):
+            stopped = stopped or should_stop()
+            if batch is None or stopped:
+                self._take_part(device)
+                continue
+            with precision():
+                out = model(batch.to(device).images, batch.padding_mask.to(device))
+            losses = self.criterion(out, batch.to(device).targets)
+            losses = {"loss": self.criterion.weighted_sum(losses), **losses}
+            for name, value in zip(losses, torch.stack([v.float() for v in losses.values()]).tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value * len(batch)
+            found |= self._detections(out, batch.targets)
+            advance(done + 1, batches)
+        model.train()
+        return self._gather(found, sums, stopped)
+
+    def _detections(self, out: Output, targets: list[Target]) -> dict[int, list[dict[str, Any]]]:
+        """COCO results of each image of a batch, by image id, in the pixels of its file."""
+        sizes = torch.tensor([target["original_size"] for target in targets])
+        rows = {}
+        for target, detections in zip(targets, postprocess(out, sizes), strict=True):
+            image_id = int(target["image_id"])
+            rows[image_id] = [
+                {**row, "category_id": known}
+                for row in detections.cpu().to_coco(image_id)
+                if (known := self.category_ids[row["category_id"]]) is not None
+            ]
+        return rows
+
+    def _take_part(self, device: torch.device) -> None:
+        """The criterion averages its count of objects over the ranks, so one without pictures left joins in empty."""
+        if _world() > 1:
+            nothing = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
+            logits = torch.zeros(1, 1, len(self.category_ids) + 1)
+            self.criterion(
+                Output(logits.to(device), torch.full((1, 1, 4), 0.5, device=device)),
+                Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
+            )
+
+    def _gather(
+        self, found: dict[int, list[dict[str, Any]]], sums: dict[str, float], stopped: bool
+    ) -> Validation | None:
+        every: list[Any] = [(sums, len(found), stopped)]
+        if _world() > 1:
+            every = [None] * _world()
+            dist.all_gather_object(every, (sums, len(found), stopped))
+        if any(stopped for *_, stopped in every):
+            return None
+        images = sum(count for _, count, _ in every)
+        names = next((list(part) for part, *_ in every if part), [])
+        losses = {name: sum(part.get(name, 0.0) for part, *_ in every) / max(1, images) for name in names}
+        detections = gather_detections(found)
+        box: list[Any] = [None]
+        if _world() == 1 or dist.get_rank() == 0:
+            box = [coco_numbers(self.truth, detections).numbers]
+        if _world() > 1:
+            dist.broadcast_object_list(box, src=0)
+        return Validation(losses, box[0], detections)
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _most_over_ranks(count: int) -> int:
+    """The largest `count` of any rank."""
+    if _world() == 1:
+        return count
+    counts: list[int] = [0] * _world()
+    dist.all_gather_object(counts, count)
+    return max(counts)
+
+
+def _then_empty(loader: Iterable[Batch], length: int) -> Iterable[Batch | None]:
+    """The batches of `loader`, followed by None until there are `length`."""
+    given = 0
+    for batch in loader:
+        given += 1
+        yield batch
+    yield from [None] * (length - given)
+
+
+def _copy_buffers_of_rank_zero(model: nn.Module) -> None:
+    """Batch norm statistics differ from rank to rank; all ranks evaluate with those that the checkpoint keeps."""
+    if _world() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
