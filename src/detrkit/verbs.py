@@ -133,6 +133,10 @@ class ConvertConfig:
     """What to convert: a checkpoint, a run folder, a published name, a .pth of the original, a Hugging Face folder."""
     output: str
     """Folder to write (Hugging Face format), or a file ending in .pth (the original's format)."""
+    dilation: bool | None = None
+    """Whether the last stage is dilated (DC5), for a file that does not say; default: what the file says."""
+    nheads: int | None = None
+    """Attention heads, for a file that does not say; default: what the file says, else 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def convert(config: ConvertConfig) -> None:
     Raises:
         WeightsError: the weights cannot be read, or the format to write has no place for something in them.
     """
-    weights = load_weights(config.weights)
+    weights = load_weights(config.weights, dilation=config.dilation, nheads=config.nheads)
     output = Path(config.output)
     if output.suffix == ".pth":
         write_original(weights, output)
@@ -34,8 +34,11 @@ def convert(config: ConvertConfig) -> None:
         write_huggingface(weights, output)
     console = Console()
     for note in weights.notes:
-        console.print(escape(f"note: {note}"))
-    console.print(escape(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}"))
+        console.print(escape(f"note: {note}"), soft_wrap=True)
+    console.print(
+        escape(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}"),
+        soft_wrap=True,
+    )
 
 
 def write_original(weights: Weights, path: str | Path) -> None:

@@ -143,7 +143,10 @@ def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> We
     elif coco:
         notes.append(f"the 91 classes of {path} are taken to be those of COCO")
     if "dilation" not in told:
-        notes.append(f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none")
+        notes.append(
+            f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none; "
+            f"if it has, write it anew once: detrkit convert {path} OUTPUT --dilation true"
+        )
     if "nheads" not in told and model_args["hidden_dim"] != 256:
         notes.append(f"{path} does not say its number of attention heads (nheads); it is taken to be 8")
     return Weights(
