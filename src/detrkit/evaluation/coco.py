@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,9 @@ COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100",
 below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections an image and class."""
 
 OFFICIAL_MAX_DETS = 100
+
+_INTEGERS = (int, np.integer)
+_NUMBERS = (int, float, np.number)
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,12 @@ def check_detections(
                     f"expected {', '.join(needed)} in each detection, but entry {position}{of} has no {key!r}; "
                     "write COCO results, one object a detection"
                 )
-        if not isinstance(row["image_id"], Integral) or row["image_id"] not in images:
+        if not isinstance(row["image_id"], _INTEGERS) or row["image_id"] not in images:
             raise DataError(
                 f"detection {position}{of} is for image id {row['image_id']!r}, which is not among the "
                 f"{len(images)} images of the truth; evaluate against the split these detections were made on"
             )
-        if not isinstance(row["category_id"], Integral) or row["category_id"] not in categories:
+        if not isinstance(row["category_id"], _INTEGERS) or row["category_id"] not in categories:
             raise DataError(
                 f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
                 f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
@@ -264,7 +266,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, _NUMBERS) and math.isfinite(value)
 
 
 def _some(ids: list[int]) -> str:

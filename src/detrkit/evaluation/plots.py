@@ -53,12 +53,12 @@ def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequ
     drawn = {k: curve.objects for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
     for k, style in _styles(drawn).items():
         best = curves[k].best
-        at = "" if best.threshold is None else f" at {best.threshold:.2f}"
+        at = "" if best.threshold is None else f" at {best.threshold:.3f}"
         label = f"{names[k]}  {best.f1:.2f}{at}" if "zorder" not in style else None
         axes.plot(*_steps(curves[k]), drawstyle="steps-pre", label=label, **style)
     point = overall.best
     if point.threshold is not None:
-        label = f"all classes  {point.f1:.2f} at {point.threshold:.2f}"
+        label = f"all classes  {point.f1:.2f} at {point.threshold:.3f}"
         axes.plot(*_steps(overall), drawstyle="steps-pre", color="black", linewidth=2.4, label=label)
         axes.plot([point.threshold], [point.f1], "o", color="black", markersize=7)
         axes.axvline(point.threshold, color="black", linewidth=0.8, linestyle=":")
@@ -96,7 +96,7 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
     axes.axvline(len(names) - 1.5, color="grey", linewidth=0.8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    axes.set_title(f"Confusion at score {confusion.threshold:.2f} and IoU 0.5", fontsize=11)
+    axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
     figure.colorbar(picture, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
     _save(path, figure)
 
