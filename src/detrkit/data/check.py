@@ -203,7 +203,8 @@ def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findin
             if found.id <= 0 or found.id in taken:
                 following += 1
                 if side.box_form == "xywh":  # the other formats have no ids
-                    findings.add("annotation_id_twice", side.source, found.where, f"id {found.id or 'absent'}")
+                    kind = "annotation_id_twice" if found.id > 0 else "annotation_id_absent"
+                    findings.add(kind, side.source, found.where, f"id {found.id}" if found.id > 0 else "")
                 found.id = following
             taken.add(found.id)
 
@@ -236,7 +237,7 @@ def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
     return (
-        f"expected pictures for {name} in {side.source}, found none of the {len(side.images)} listed usable"
+        f"expected pictures for {name} in {side.source}, found none usable among the {len(side.images)} listed"
         + _reasons(findings)
     )
 

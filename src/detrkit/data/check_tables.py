@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -20,8 +21,8 @@ _STYLES = {"dropped": "bold red", "repaired": "bold yellow", "noted": "bold"}
 def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:
     """One table of the numbers of all splits, and one of their classes."""
     names = list(statistics)
-    numbers = Table(title="Data set")
-    numbers.add_column("")
+    numbers = Table(title="Data set", caption="three values: 5th, 50th and 95th percentile", box=SIMPLE_HEAD)
+    numbers.add_column("", no_wrap=True)
     for name in names:
         numbers.add_column(name, justify="right")
     for label, value in _ROWS.items():
@@ -56,7 +57,7 @@ def _place(finding: Finding) -> str:
 
 
 def _class_table(statistics: dict[str, Any]) -> Table:
-    table = Table(title="Objects per class (pictures with the class)")
+    table = Table(title="Objects per class (pictures with it)", box=SIMPLE_HEAD)
     table.add_column("class")
     for name in statistics:
         table.add_column(name, justify="right")
@@ -86,14 +87,14 @@ _ROWS: dict[str, Any] = {
     "pictures without objects": lambda s: str(s["images_without_objects"]),
     "objects": lambda s: str(s["objects"]),
     "crowd regions": lambda s: str(s["crowds"]),
-    "small objects (area below 32 x 32 px)": _share("small"),
+    "small objects (below 32 x 32 px)": _share("small"),
     "medium objects": _share("medium"),
-    "large objects (area above 96 x 96 px)": _share("large"),
+    "large objects (above 96 x 96 px)": _share("large"),
     "objects a picture, median / max": lambda s: "{median:g} / {max}".format(**s["objects_per_image"]),
-    "pictures with more objects than queries": lambda s: str(s["images_with_more_objects_than_queries"]),
-    "side of objects in px, 5 / 50 / 95 %": _range("side"),
-    "side relative to the picture, 5 / 50 / 95 %": _range("relative_side", 3),
-    "width / height of objects, 5 / 50 / 95 %": _range("aspect", 2),
-    "width of pictures in px, 5 / 50 / 95 %": _range("image_width"),
-    "height of pictures in px, 5 / 50 / 95 %": _range("image_height"),
+    "pictures with more than queries": lambda s: str(s["images_with_more_objects_than_queries"]),
+    "object side in px": _range("side"),
+    "object side / picture side": _range("relative_side", 2),
+    "object width / height": _range("aspect", 2),
+    "picture width in px": _range("image_width"),
+    "picture height in px": _range("image_height"),
 }

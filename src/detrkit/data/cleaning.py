@@ -16,6 +16,7 @@ OVERHANG = 0.5
 """Pixels by which a box may leave its picture untouched: what rounding leaves."""
 _LARGEST = 1e9
 _ASPECT_TOLERANCE = 0.01
+_NUMERIC = {int, float}
 
 Box = tuple[float, float, float, float]
 
@@ -206,14 +207,17 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
             return found
         findings.add("segmentation_malformed", image.file, raw.where, f"RLE of size {size!r}")
         return None
-    if not isinstance(found, list) or not all(_is_polygon(polygon) for polygon in found):
-        findings.add("segmentation_malformed", image.file, raw.where)
+    if not isinstance(found, list):
+        findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
         return None
-    if frame.is_identity:
-        return found
+    polygons = [polygon for polygon in found if _is_polygon(polygon)]
+    if len(polygons) < len(found):
+        findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
+    if frame.is_identity or not polygons:
+        return polygons or None
     return [
         [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
-        for polygon in found
+        for polygon in polygons
     ]
 
 
@@ -222,7 +226,9 @@ def _is_polygon(polygon: Any) -> bool:
         isinstance(polygon, list)
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and all(isinstance(value, int | float) and abs(value) < _LARGEST for value in polygon)
+        and set(map(type, polygon)) <= _NUMERIC
+        and isfinite(sum(polygon))  # NaN would slip through max and min
+        and -_LARGEST < min(polygon) <= max(polygon) < _LARGEST
     )
 
 

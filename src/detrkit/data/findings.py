@@ -88,11 +88,16 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     "number_as_text": Treatment("repaired", "a number written as text", "read as the number"),
     "category_unknown": Treatment("dropped", "an object of a category that is not listed", "the object is left out"),
-    "annotation_id_twice": Treatment("repaired", "two objects of one id, or one without", "the later gets a new id"),
+    "annotation_id_twice": Treatment("repaired", "two objects of one id", "the later gets a new id"),
+    "annotation_id_absent": Treatment(
+        "repaired", "an object without a positive id (official evaluation never matches id 0)", "it gets a new id"
+    ),
     "annotation_twice": Treatment("dropped", "the same box of the same class again", "it counts once"),
     "area_absent": Treatment("repaired", "an object without a usable area", "computed from the box"),
     "segmentation_malformed": Treatment(
-        "repaired", "a mask that is neither polygons nor RLE of the picture's size", "the box is kept without it"
+        "repaired",
+        "a mask that is neither polygons nor RLE of the picture's size",
+        "the box is kept without that part of it",
     ),
     "crowd": Treatment("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
     "difficult": Treatment("noted", "an object marked difficult", "treated as a crowd region"),

@@ -1,0 +1,90 @@
+"""Tiny data sets to order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.data.check import CheckReport, check_dataset
+from detrkit.data.find import open_dataset
+
+
+def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: str = "RGB", **save: Any) -> Path:
+    """A picture of noise; every seed is another one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **save)
+    return path
+
+
+class CocoFolder:
+    """A COCO data set with one picture and one good box a split, to be broken."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.content: dict[str, dict[str, Any]] = {}
+        for number, side in enumerate(("train", "val"), start=1):
+            name = f"{side}.png"
+            picture(root / "images" / name, seed=number)
+            self.content[side] = {
+                "images": [{"id": 7, "file_name": name, "width": 40, "height": 30}],
+                "annotations": [self.box(1)],
+                "categories": [{"id": 3, "name": "scratch"}, {"id": 9, "name": "dent"}],
+            }
+        self.content["train"]["annotations"].append(self.box(2, category_id=9, bbox=[20, 10, 8, 8]))
+
+    @staticmethod
+    def box(number: int, **changes: Any) -> dict[str, Any]:
+        row = {"id": number, "image_id": 7, "category_id": 3, "bbox": [5, 6, 10, 12], "area": 120, "iscrowd": 0}
+        return {k: v for k, v in (row | changes).items() if v != "absent"}
+
+    @property
+    def train(self) -> dict[str, Any]:
+        return self.content["train"]
+
+    def add(self, **changes: Any) -> None:
+        """One more training object."""
+        number = len(self.train["annotations"]) + 1
+        self.train["annotations"].append(self.box(**({"number": number, "bbox": [1, 1, 6, 6], "area": 36} | changes)))
+
+    def write(self) -> None:
+        for side, content in self.content.items():
+            (self.root / f"{side}.json").write_text(json.dumps(content))
+
+    def check(self, **options: Any) -> CheckReport:
+        self.write()
+        return check_dataset(open_dataset(self.root), **options)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoFolder:
+    return CocoFolder(tmp_path / "coco")
+
+
+@pytest.fixture
+def make_picture() -> Callable[..., Path]:
+    return picture
+
+
+VOC_XML = """<annotation><filename>{name}</filename><size><width>{width}</width><height>{height}</height></size>
+{objects}</annotation>"""
+VOC_OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
+<bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+
+
+@pytest.fixture
+def write_voc() -> Callable[..., Path]:
+    def write(path: Path, picture_name: str, *objects: tuple[Any, ...], width: int = 40, height: int = 30) -> Path:
+        """Objects are (name, x1, y1, x2, y2) or with a sixth, difficult."""
+        rows = [VOC_OBJECT.format(*o[1:5], name=o[0], difficult=o[5] if len(o) > 5 else 0) for o in objects]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(VOC_XML.format(name=picture_name, width=width, height=height, objects="\n".join(rows)))
+        return path
+
+    return write

@@ -1,0 +1,404 @@
+"""Data sets are found by themselves, in every layout; what is given by hand wins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset, role_of, write_split
+from detrkit.data.raw import RawDataset
+from detrkit.errors import ConfigError, DataError
+
+
+def sizes(raw: RawDataset) -> dict[str, tuple[int, int]]:
+    """Usable pictures and objects of each split."""
+    report = check_dataset(raw)
+    return {k: (len(s), sum(len(image.objects) for image in s.images)) for k, s in report.splits.items()}
+
+
+BOTH = {"train": (1, 2), "val": (1, 1)}
+
+
+def move(coco: Any, places: dict[str, str]) -> Path:
+    """Write the data set and move its files; returns the new root."""
+    coco.write()
+    root: Path = coco.root.parent / "moved"
+    for old, new in places.items():
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(coco.root / old, root / new)
+    return root
+
+
+LAYOUTS = {
+    "beside": {"train.json": "train.json", "val.json": "val.json", "images/": "images"},
+    "flat": {
+        "train.json": "a_train.json",
+        "val.json": "a_val.json",
+        "images/train.png": "train.png",
+        "images/val.png": "val.png",
+    },
+    "original": {
+        "train.json": "annotations/instances_train2017.json",
+        "val.json": "annotations/instances_val2017.json",
+        "images/train.png": "train2017/train.png",
+        "images/val.png": "val2017/val.png",
+    },
+    "original in images": {
+        "train.json": "annotations/instances_train2017.json",
+        "val.json": "annotations/instances_val2017.json",
+        "images/train.png": "images/train2017/train.png",
+        "images/val.png": "images/val2017/val.png",
+    },
+    "roboflow": {
+        "train.json": "train/_annotations.coco.json",
+        "val.json": "valid/_annotations.coco.json",
+        "images/train.png": "train/train.png",
+        "images/val.png": "valid/val.png",
+    },
+    "folders of the split": {
+        "train.json": "training/labels.json",
+        "val.json": "validation/labels.json",
+        "images/train.png": "training/images/train.png",
+        "images/val.png": "validation/images/val.png",
+    },
+    "annotations with any names": {
+        "train.json": "annotations/pieces-train-v2.json",
+        "val.json": "annotations/pieces-valid-v2.json",
+        "images/": "images",
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_coco_layouts(coco: Any, layout: str) -> None:
+    root = move(coco, LAYOUTS[layout])
+    raw = open_dataset(root)
+    assert raw.format == "coco"
+    assert raw.notes == []
+    assert sizes(raw) == BOTH
+
+
+def test_other_annotations_of_coco_are_left_alone(coco: Any) -> None:
+    root = move(coco, LAYOUTS["original"])
+    for name in ("panoptic_train2017", "captions_train2017", "person_keypoints_val2017"):
+        (root / "annotations" / f"{name}.json").write_text('{"images": [], "annotations": []}')
+    (root / "package.json").write_text('{"name": "x"}')
+    assert sizes(open_dataset(root)) == BOTH
+
+
+def test_file_names_may_repeat_the_folder(coco: Any) -> None:
+    coco.train["images"][0]["file_name"] = "images/train.png"
+    assert sizes(open_dataset(move(coco, LAYOUTS["beside"]))) == BOTH
+    raw = open_dataset(coco.root.parent / "moved", train_images="images", val_images="images")
+    assert sizes(raw) == BOTH
+
+
+def test_a_single_json_gets_a_validation_split(coco: Any, make_picture: Callable[..., Path], tmp_path: Path) -> None:
+    for number in range(100, 150):
+        make_picture(coco.root / "images" / f"{number}.png")
+        coco.train["images"].append({"id": number, "file_name": f"{number}.png", "width": 40, "height": 30})
+        coco.add(image_id=number)
+    coco.write()
+    (coco.root / "val.json").unlink()
+    (coco.root / "train.json").rename(coco.root / "labels.json")
+    raw = open_dataset(coco.root)
+    names = {role: sorted(image.file_name for image in side.images) for role, side in raw.splits.items()}
+    assert {role: len(side) for role, side in names.items()} == {"train": 41, "val": 10}
+    assert not set(names["train"]) & set(names["val"])
+    assert any("10 of 51 pictures were held out" in note for note in raw.notes)
+
+    write_split(tmp_path / "split.json", raw)
+    assert json.loads((tmp_path / "split.json").read_text()) == {"seed": 42, "val_fraction": 0.2, **names}
+
+    coco.train["images"].reverse()  # the order of listing does not matter
+    (coco.root / "labels.json").write_text(json.dumps(coco.train))
+    again = open_dataset(coco.root / "labels.json")
+    assert sorted(image.file_name for image in again.splits["val"].images) == names["val"]
+    other = open_dataset(coco.root, seed=1, val_fraction=0.5)
+    assert len(other.splits["val"].images) == 26
+    assert "val" not in open_dataset(coco.root, val_fraction=0).splits
+
+
+def test_no_split_is_written_where_the_data_set_has_one(coco: Any, tmp_path: Path) -> None:
+    coco.write()
+    write_split(tmp_path / "split.json", open_dataset(coco.root))
+    assert not (tmp_path / "split.json").exists()
+
+
+def test_test_stands_in_for_a_missing_val_only(coco: Any) -> None:
+    coco.write()
+    shutil.copy(coco.root / "val.json", coco.root / "test.json")
+    raw = open_dataset(coco.root)
+    assert raw.splits["val"].source.endswith("val.json")
+    assert any("test.json is left alone" in note for note in raw.notes)
+    (coco.root / "val.json").unlink()
+    raw = open_dataset(coco.root)
+    assert raw.splits["val"].source.endswith("test.json")
+    assert any("test.json is used for it" in note for note in raw.notes)
+
+
+def test_what_is_given_by_hand_wins(coco: Any, tmp_path: Path) -> None:
+    root = move(
+        coco,
+        {
+            "train.json": "x/one.json",
+            "val.json": "x/two.json",
+            "images/train.png": "p/train.png",
+            "images/val.png": "q/val.png",
+        },
+    )
+    raw = open_dataset(
+        root, train_json="x/one.json", val_json=str(root / "x/two.json"), train_images="p", val_images="q"
+    )
+    assert sizes(raw) == BOTH
+    raw = open_dataset("", val_json=str(root / "x/two.json"), val_images=str(root / "q"))
+    assert sizes(raw) == {"val": (1, 1)}
+    with pytest.raises(DataError, match="none such as 'train.png'"):
+        open_dataset(root, train_json="x/one.json", train_images="q")
+    with pytest.raises(DataError, match=r"expected a file or folder at three\.json"):
+        open_dataset(root, train_json="three.json")
+
+
+def test_several_files_for_one_split_are_ambiguous(coco: Any) -> None:
+    coco.write()
+    shutil.copy(coco.root / "train.json", coco.root / "train_old.json")
+    with pytest.raises(DataError, match=r"found 2: train\.json, train_old\.json; choose with --train_json"):
+        open_dataset(coco.root)
+
+
+def test_nothing_found_lists_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").touch()
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(DataError, match=r"COCO json .*Pascal VOC .*YOLO .*found notes\.md, scans/"):
+        open_dataset(tmp_path)
+    with pytest.raises(DataError, match="found the file"):
+        open_dataset(tmp_path / "notes.md")
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_dataset(tmp_path / "nowhere")
+    for name in ("coco", "voc", "yolo"):
+        with pytest.raises(DataError, match="expected"):
+            open_dataset(tmp_path, data_format=name)
+
+
+def test_settings_that_do_not_go_together(coco: Any) -> None:
+    coco.write()
+    with pytest.raises(ConfigError, match="--data"):
+        open_dataset("")
+    with pytest.raises(ConfigError, match="--data_format is yolo"):
+        open_dataset(coco.root, data_format="yolo", train_json="train.json")
+    with pytest.raises(ConfigError, match="val_fraction"):
+        open_dataset(coco.root, val_fraction=1.0)
+    with pytest.raises(ConfigError, match="data_format"):
+        open_dataset(coco.root, data_format="tfrecord")
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("instances_val2017", "val"),
+        ("train", "train"),
+        ("Valid", "val"),
+        ("pieces-validation_v2", "val"),
+        ("test", "test"),
+        ("training_set", "train"),
+        ("trainval", ""),
+        ("train_val", ""),
+        ("latest", ""),
+        ("annotations", ""),
+    ],
+)
+def test_roles_are_read_from_names(name: str, role: str) -> None:
+    assert role_of(name) == role
+
+
+# Pascal VOC
+
+
+@pytest.fixture
+def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
+    root = tmp_path / "voc"
+    for name, label in (("a", "dog"), ("b", "cat"), ("c", "eel")):
+        make_picture(root / "JPEGImages" / f"{name}.jpg")
+        write_voc(root / "Annotations" / f"{name}.xml", f"{name}.jpg", (label, 5, 6, 15, 18))
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("c\n")
+    (lists / "dog_train.txt").write_text("a 1\nb -1\n")
+    return root
+
+
+def test_voc_with_lists(voc: Path) -> None:
+    raw = open_dataset(voc)
+    assert raw.format == "voc"
+    report = check_dataset(raw)
+    train = report.splits["train"]
+    assert train.categories.to_plain() == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 2, "name": "eel"}]
+    assert [image.id for image in train.images] == [1, 2]
+    assert train.images[0].objects[0].box == (5, 6, 15, 18)
+    assert train.images[0].objects[0].category_id == 1
+    assert [image.file_name for image in report.splits["val"].images] == ["c.jpg"]
+
+
+def test_voc_lists_trainval_and_test(voc: Path) -> None:
+    lists = voc / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").rename(lists / "test.txt")
+    raw = open_dataset(voc)
+    assert "test.txt" in raw.notes[0]
+    assert sizes(raw) == {"train": (2, 2), "val": (1, 1)}
+
+
+def test_voc_lists_without_any_known_name(voc: Path) -> None:
+    for name in ("train", "val"):
+        (voc / "ImageSets" / "Main" / f"{name}.txt").unlink()
+    with pytest.raises(DataError, match=r"expected train\.txt, .*found dog_train\.txt"):
+        open_dataset(voc)
+
+
+def test_voc_devkit_is_looked_into(voc: Path) -> None:
+    (voc.parent / "x" / "VOCdevkit").mkdir(parents=True)
+    shutil.move(voc, voc.parent / "x" / "VOCdevkit" / "VOC2007")
+    for root in (voc.parent / "x", voc.parent / "x" / "VOCdevkit"):
+        assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
+
+
+def test_voc_without_lists_gets_a_split(voc: Path) -> None:
+    shutil.rmtree(voc / "ImageSets")
+    assert sizes(open_dataset(voc)) == {"train": (2, 2), "val": (1, 1)}
+    flat = voc.parent / "flat"
+    flat.mkdir()
+    for path in voc.rglob("*.*"):
+        shutil.move(path, flat / path.name)
+    assert sizes(open_dataset(flat)) == {"train": (2, 2), "val": (1, 1)}
+    (flat / "b.xml").unlink()
+    report = check_dataset(open_dataset(flat))
+    assert report.counts()["image_unlabelled"] == 1
+
+
+def test_voc_in_folders_of_the_split(voc: Path) -> None:
+    root = voc.parent / "roboflow"
+    for side, names in (("train", "ab"), ("valid", "c")):
+        (root / side).mkdir(parents=True)
+        for name in names:
+            shutil.move(voc / "JPEGImages" / f"{name}.jpg", root / side)
+            shutil.move(voc / "Annotations" / f"{name}.xml", root / side)
+    assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
+
+
+# YOLO
+
+
+@pytest.fixture
+def yolo(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
+    root = tmp_path / "yolo"
+    for side, names in (("train", "ab"), ("val", "c")):
+        for name in names:
+            make_picture(root / "images" / side / f"{name}.jpg")
+            (root / "labels" / side).mkdir(parents=True, exist_ok=True)
+            (root / "labels" / side / f"{name}.txt").write_text("1 0.25 0.4 0.25 0.4\n")
+    return root
+
+
+def test_yolo_without_yaml(yolo: Path) -> None:
+    raw = open_dataset(yolo)
+    assert raw.format == "yolo"
+    assert any("called 0 to 1" in note for note in raw.notes)
+    report = check_dataset(raw)
+    assert report.splits["train"].categories.names == ("0", "1")
+    assert report.splits["train"].images[0].objects[0].box == pytest.approx((5, 6, 15, 18))
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    assert open_dataset(yolo).splits["val"].categories.names == ("cat", "dog")
+
+
+def test_yolo_flat_folders_get_a_split(yolo: Path) -> None:
+    for kind in ("images", "labels"):
+        for path in [*(yolo / kind).glob("*/*.*")]:
+            shutil.move(path, yolo / kind / path.name)
+        for side in ("train", "val"):
+            (yolo / kind / side).rmdir()
+    assert sizes(open_dataset(yolo)) == {"train": (2, 2), "val": (1, 1)}
+
+
+def test_yolo_side_folders_without_yaml(yolo: Path) -> None:
+    root = yolo.parent / "sides"
+    for side, new in (("train", "train"), ("val", "valid")):
+        for kind in ("images", "labels"):
+            (root / new).mkdir(parents=True, exist_ok=True)
+            shutil.move(yolo / kind / side, root / new / kind)
+    assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]},
+        {"path": ".", "train": "images/train", "val": "images/val", "names": {1: "dog", 0: "cat"}, "nc": 2},
+        {"path": "../gone/yolo", "train": "images/train", "val": "images/val", "names": ["cat", "dog"]},
+        {"train": "../images/train", "val": "../images/val", "names": ["cat", "dog"]},
+        {"train": ["images/train"], "valid": "images/val", "names": ["cat", "dog"]},
+        {"train": "train.txt", "val": "val.txt", "names": ["cat", "dog"]},
+        {"train": "images/train", "test": "images/val", "names": ["cat", "dog"]},
+    ],
+)
+def test_yolo_yaml(yolo: Path, config: dict[str, Any]) -> None:
+    (yolo / "train.txt").write_text("./images/train/a.jpg\nimages/train/b.jpg\n")
+    (yolo / "val.txt").write_text(f"{yolo}/images/val/c.jpg\n")
+    (yolo / "data.yaml").write_text(yaml.safe_dump(config))
+    for root in (yolo, yolo / "data.yaml"):
+        report = check_dataset(open_dataset(root))
+        assert report.splits["train"].categories.to_plain() == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+        assert {k: len(s) for k, s in report.splits.items()} == {"train": 2, "val": 1}
+        assert report.splits["train"].images[0].objects[0].category_id == 1
+
+
+def test_yolo_names_by_number_alone(yolo: Path) -> None:
+    (yolo / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 3\n")
+    assert open_dataset(yolo).splits["train"].categories.names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images/train\nnames: [a, a]", "'a' again"),
+        ("train: images/train\nnames: cat", "expected names as a list"),
+        ("train: images/nowhere\nnames: [a]", "expected the train pictures"),
+        ("train: [images/train\nnames: [a]", "expected YAML"),
+    ],
+)
+def test_yolo_yaml_mistakes(yolo: Path, text: str, message: str) -> None:
+    (yolo / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_dataset(yolo)
+
+
+def test_yolo_polygons_get_boxes_and_stay(yolo: Path) -> None:
+    (yolo / "labels" / "train" / "a.txt").write_text("0 0.25 0.2 0.5 0.2 0.5 0.8 0.25 0.8\n")
+    found = check_dataset(open_dataset(yolo)).splits["train"].images[0].objects[0]
+    assert found.box == pytest.approx((10, 6, 20, 24))
+    assert found.segmentation == [pytest.approx([10, 6, 20, 6, 20, 24, 10, 24])]
+    assert found.area == pytest.approx(180)
+
+
+def test_yolo_pictures_without_labels_are_empty(yolo: Path) -> None:
+    (yolo / "labels" / "train" / "a.txt").unlink()
+    report = check_dataset(open_dataset(yolo))
+    assert report.statistics["train"]["images_without_objects"] == 1
+    assert report.findings == []
+
+
+def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> None:
+    coco.write()
+    write_voc(coco.root / "Annotations" / "train.xml", "train.png", ("dent", 5, 6, 15, 18))
+    write_voc(coco.root / "Annotations" / "val.xml", "val.png", ("dent", 5, 6, 15, 18))
+    raw = open_dataset(coco.root)
+    assert raw.format == "coco"
+    assert "there is also VOC (xml files), which --data_format chooses" in raw.notes[0]
+    assert sizes(open_dataset(coco.root, data_format="voc")) == {"train": (1, 1), "val": (1, 1)}
