@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -34,3 +37,13 @@ def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detection
         Detections(boxes[i], scores[i], labels[i], image_size=(int(h), int(w)))
         for i, (h, w) in enumerate(sizes.tolist())
     ]
+
+
+class _CallableModule(ModuleType):
+    """`detrkit.postprocess` is the function above; importing this file gives that name to the module: call either."""
+
+    def __call__(self, out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detections]:
+        return postprocess(out, sizes, top_k=top_k)
+
+
+sys.modules[__name__].__class__ = _CallableModule

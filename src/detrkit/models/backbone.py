@@ -86,7 +86,8 @@ def build_features(name: str, norm: str = "frozen", dilation: bool = False, weig
         name: of the architecture.
         norm: one of `NORMS`.
         dilation: features at 1/16 instead of 1/32 of the picture (DC5).
-        weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a file.
+        weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
+            file.
 
     Raises:
         ConfigError: there is no such architecture, or it cannot have that norm or dilation.

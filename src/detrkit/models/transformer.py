@@ -47,7 +47,7 @@ class Transformer(nn.Module):
         places = position.flatten(2).transpose(1, 2).to(pictures.dtype)
         keep = keys_to_keep(padding.flatten(1))
         memory = self.encoder(pictures, places, keep)
-        objects: Tensor = self.decoder(queries.expand(len(features), -1, -1), memory, places, keep)
+        objects: Tensor = self.decoder(queries.expand(features.shape[0], -1, -1), memory, places, keep)
         return objects
 
 

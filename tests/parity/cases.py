@@ -1,0 +1,67 @@
+"""The model cases of the reference results: what goes in, what came out of the original."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import detrkit
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "reference"
+LARGE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+NAMES = ("detr_resnet18_small_prenorm", "detr_resnet50", "detr_resnet50_dc5_learned")
+
+_spec = importlib.util.spec_from_file_location("reference_fill", FIXTURES / "fill.py")
+fill = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fill)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model case."""
+
+    expected: dict[str, Any]
+    """Its `.json`."""
+    arrays: dict[str, np.ndarray]
+    """Its `.npz`."""
+
+    @classmethod
+    def load(cls, name: str) -> Case:
+        folder = FIXTURES if (FIXTURES / f"{name}.json").is_file() else LARGE
+        if not (folder / f"{name}.json").is_file():
+            pytest.skip(f"no {name} in ../shared/reference; the small case is tested instead")
+        return cls(json.loads((folder / f"{name}.json").read_text()), dict(np.load(folder / f"{name}.npz")))
+
+    def model(self) -> detrkit.models.DETR:
+        """A fresh model with the case's weights."""
+        model = detrkit.build_model(self.expected["num_classes"], dropout=0.0, **self.expected["options"])
+        model.load_state_dict(fill.fill_state_dict(model.state_dict(), self.expected["salt"]))
+        return model
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        return torch.tensor(self.expected.get("original_sizes", self.expected["image_sizes"]))
+
+    @cached_property
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures = fill.fill_images(self.expected["image_sizes"], self.expected["salt"])
+        height, width = (max(p.shape[side] for p in pictures) for side in (1, 2))
+        images = torch.zeros(len(pictures), 3, height, width)
+        padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
+        for image, mask, picture in zip(images, padding, pictures, strict=True):
+            image[:, : picture.shape[1], : picture.shape[2]] = picture
+            mask[: picture.shape[1], : picture.shape[2]] = False
+        return images, padding
+
+    @cached_property
+    def targets(self) -> list[dict[str, torch.Tensor]]:
+        counts, classes = self.expected["objects_per_image"], self.expected["num_classes"]
+        return fill.fill_targets(counts, classes - 1, self.expected["salt"])
