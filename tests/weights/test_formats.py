@@ -137,6 +137,14 @@ def test_what_the_file_does_not_say_can_be_told(tmp_path: Path) -> None:
     same_model(weights, model)
 
 
+def test_what_the_file_says_cannot_be_told_otherwise(tmp_path: Path) -> None:
+    write_original(small_weights(dilation=False), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="trained with dilation false, found --dilation true"):
+        load_weights(tmp_path / "w.pth", dilation=True)
+    with pytest.raises(WeightsError, match="trained with nheads 4, found --nheads 8"):
+        load_weights(tmp_path / "w.pth", nheads=8)
+
+
 def test_our_checkpoint_and_run_folder(tmp_path: Path) -> None:
     weights = small_weights(dilation=True, backbone_norm="batch")
     write_original(weights, tmp_path / "last.ckpt")

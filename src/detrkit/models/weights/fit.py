@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.detr import DETR
-from detrkit.models.transformer import DecoderLayer
+from detrkit.models.transformer import ACTIVATIONS, DecoderLayer
 from detrkit.models.weights.architecture import RESNET_BLOCKS, Weights, infer_model_args
 from detrkit.structures import Categories
 
@@ -131,24 +131,24 @@ def _other_settings(model: DETR, own: Mapping[str, Tensor], weights: Weights) ->
     # Statistics of a batch norm fit a frozen one; only a group norm has none.
     if (ours["backbone_norm"] == "group") != (theirs["backbone_norm"] == "group"):
         names.append("backbone_norm")
-    theirs |= {name: weights.model_args[name] for name in ("dilation", "nheads") if name in weights.model_args}
+    traceless = [name for name in ("dilation", "nheads", "activation") if name in weights.model_args]
+    theirs |= {name: weights.model_args[name] for name in traceless}
     theirs.setdefault("backbone", weights.model_args.get("backbone", "another backbone"))
-    ours |= _unseen_settings(model)
-    if "dilation" in theirs and theirs["backbone"] in RESNET_BLOCKS and theirs["backbone"] == ours.get("backbone"):
-        names.append("dilation")
-    if "nheads" in theirs:
-        names.append("nheads")
+    ours |= _traceless_settings(model)
+    same_resnet = theirs["backbone"] in RESNET_BLOCKS and theirs["backbone"] == ours.get("backbone")
+    names += [name for name in traceless if name != "dilation" or same_resnet]
     if any(key not in own for key in weights.state_dict if key.startswith("backbone.0.") and "num_batches" not in key):
         names.append("backbone")
     differing = sorted(name for name in set(names) if name in theirs and ours.get(name) != theirs[name])
     return [_flag(name, theirs[name]) for name in differing]
 
 
-def _unseen_settings(model: DETR) -> dict[str, Any]:
+def _traceless_settings(model: DETR) -> dict[str, Any]:
     """Settings of a model that leave no trace in its keys and shapes."""
     layer = model.transformer.decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
-    return {"dilation": model.stride == 16, "nheads": layer.self_attn.heads}
+    activation = next(name for name, function in ACTIVATIONS.items() if function is layer.activation)
+    return {"dilation": model.stride == 16, "nheads": layer.self_attn.heads, "activation": activation}
 
 
 def _flag(name: str, value: object) -> str:

@@ -34,14 +34,21 @@ def load_weights(source: str | Path, *, dilation: bool | None = None, nheads: in
 
     Args:
         source: a run folder, a checkpoint of detrkit or of the original, a Hugging Face folder or a published name.
-        dilation: whether the backbone is dilated (DC5), where the file does not say; it wins over what the file says.
+        dilation: whether the backbone is dilated (DC5), for a file that does not say.
         nheads: attention heads, likewise.
 
     Raises:
-        WeightsError: nothing is there, or it cannot be read, trusted or understood.
+        WeightsError: nothing is there, it cannot be read, trusted or understood, or it says otherwise.
     """
     weights = _read(source)
     told = {name: value for name, value in (("dilation", dilation), ("nheads", nheads)) if value is not None}
+    for name, value in told.items():
+        known = weights.model_args.get(name, value)
+        if known != value:
+            raise WeightsError(
+                f"{weights.source} was trained with {name} {str(known).lower()}, found --{name} {str(value).lower()}; "
+                "leave that out or choose other weights"
+            )
     notes = tuple(note for note in weights.notes if not any(name in note for name in told))
     return replace(weights, model_args=weights.model_args | told, notes=notes)
 
