@@ -95,7 +95,7 @@ def coco_numbers(
     check_detections(truth, detections, iou_type)
     truth_copy = _plain_truth(truth, iou_type)
     found = COCO(truth_copy, print_function=_silent)
-    results = found.loadRes(_plain_results(detections, iou_type))
+    results = COCO(truth_copy | {"annotations": _plain_results(detections, iou_type)}, print_function=_silent)
     judge = COCOeval_faster(found, results, iou_type, print_function=_silent)
     judge.params.maxDets = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
     judge.evaluate()
@@ -226,9 +226,23 @@ def _plain_truth(truth: Mapping[str, Any], iou_type: IouType) -> dict[str, Any]:
 
 
 def _plain_results(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
-    """A copy the evaluator may write to."""
-    keys = ("image_id", "category_id", "score") + (("segmentation",) if iou_type == "segm" else ())
-    return [{"bbox": list(row["bbox"]), **{key: row[key] for key in keys}} for row in detections]
+    """A copy the evaluator may write to. The area is that of the box even for masks, as in the official tool."""
+    rows = []
+    for number, row in enumerate(detections, 1):
+        x, y, w, h = row["bbox"]
+        entry = {
+            "id": number,
+            "image_id": row["image_id"],
+            "category_id": row["category_id"],
+            "bbox": [x, y, w, h],
+            "area": w * h,
+            "iscrowd": 0,
+            "score": row["score"],
+        }
+        if iou_type == "segm":
+            entry["segmentation"] = row["segmentation"]
+        rows.append(entry)
+    return rows
 
 
 def _per_class(
