@@ -62,6 +62,16 @@ class CocoFolder:
         return check_dataset(open_dataset(self.root), **options)
 
 
+def only(report: CheckReport, kind: str, count: int = 1) -> None:
+    """The report has this finding and no other."""
+    assert report.counts() == {kind: count}
+    assert all(finding.file and finding.message for finding in report.findings)
+
+
+def boxes(report: CheckReport, split: str = "train") -> list[tuple[float, ...]]:
+    return [found.box for image in report.splits[split].images for found in image.objects]
+
+
 @pytest.fixture
 def coco(tmp_path: Path) -> CocoFolder:
     return CocoFolder(tmp_path / "coco")

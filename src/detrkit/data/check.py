@@ -136,7 +136,7 @@ def check(config: CheckConfig) -> None:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Reading pictures", total=total)
         report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
-    console.print(report.table())
+    console.print(report.table(), crop=False)
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
         console.print(f"Report written to {config.json}", highlight=False, markup=False)

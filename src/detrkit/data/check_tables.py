@@ -45,7 +45,8 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         lines.append(
             Text.assemble((count, _STYLES[treatment.action]), f"; {treatment.action}: {treatment.done}{with_objects}")
         )
-        lines += [Text(f"    {_place(finding)}") for finding in same[:_EXAMPLES]]
+        # not folded: paths stay whole, to be copied
+        lines += [Text(f"    {_place(f)}", no_wrap=True, overflow="ignore") for f in same[:_EXAMPLES]]
         if len(same) > _EXAMPLES:
             lines.append(Text(f"    and {len(same) - _EXAMPLES} more (all with --json)"))
     return lines

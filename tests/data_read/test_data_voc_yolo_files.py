@@ -1,0 +1,115 @@
+"""Defects of Pascal VOC and YOLO files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset
+from detrkit.data.findings import TREATMENTS
+
+from .conftest import boxes, only
+
+
+def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
+    root = tmp_path / "voc"
+    make_picture(root / "JPEGImages" / "a.jpg")
+    make_picture(root / "JPEGImages" / "b.jpg")
+    write_voc(root / "Annotations" / "a.xml", "a.jpg", ("cat", 5, 6, 15, 18))
+    write_voc(root / "Annotations" / "b.xml", "b.jpg", ("dog", 5, 6, 15, 18))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
+    return root
+
+
+BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">
+<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>"""
+
+
+@pytest.mark.parametrize("content", ["<annotation><object></annotation>", "", BOMB, BOMB.encode("utf-16"), "\x00\x01"])
+def test_malformed_xml_is_dropped(
+    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path], content: str | bytes
+) -> None:
+    root = voc(tmp_path, make_picture, write_voc)
+    path = root / "Annotations" / "a.xml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    report = check_dataset(open_dataset(root, val_fraction=0))
+    only(report, "xml_malformed")
+    assert report.findings[0].file == str(path)
+    assert report.findings[0].detail
+    assert len(boxes(report)) == 1
+
+
+def test_external_entities_are_not_read(
+    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+) -> None:
+    root = voc(tmp_path, make_picture, write_voc)
+    (tmp_path / "secret").write_text("cat")
+    text = f'<!DOCTYPE x [<!ENTITY s SYSTEM "{tmp_path}/secret">]><annotation><filename>&s;</filename></annotation>'
+    (root / "Annotations" / "a.xml").write_text(text)
+    only(check_dataset(open_dataset(root, val_fraction=0)), "xml_malformed")
+
+
+def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> None:
+    root = voc(tmp_path, make_picture, write_voc)
+    write_voc(
+        root / "Annotations" / "a.xml",
+        "a.jpg",
+        ("cat", 5, 6, 15, 18),
+        ("cat", 7, 6, 7, 18),
+        ("dog", 20, 6, 30, 18, 1),
+        ("", 20, 6, 30, 18),
+        ("cat", "left", 6, 30, 18),
+    )
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\nb\n")
+    report = check_dataset(open_dataset(root, val_fraction=0))
+    expected = ("box_empty", "difficult", "category_unknown", "box_malformed", "image_unlabelled", "image_listed_twice")
+    assert report.counts() == dict.fromkeys([k for k in TREATMENTS if k in expected], 1)
+    first = report.splits["train"].images[0].objects
+    assert [(o.box, o.crowd) for o in first] == [((5, 6, 15, 18), False), ((20, 6, 30, 18), True)]
+    assert next(f.record for f in report.findings if f.kind == "box_empty") == "object 2"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("0 0.5 0.5 0.2", "txt_malformed"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "txt_malformed"),
+        ("zero 0.5 0.5 0.2 0.2", "txt_malformed"),
+        ("0.5 0.5 0.5 0.2 0.2", "txt_malformed"),
+        ("nan 0.5 0.5 0.2 0.2", "txt_malformed"),
+        ("inf 0.5 0.5 0.2 0.2", "txt_malformed"),
+        ("2 0.5 0.5 0.2 0.2", "category_unknown"),
+        ("-1 0.5 0.5 0.2 0.2", "category_unknown"),
+        ("0 0.5 0.5 0 0.2", "box_empty"),
+        ("0 nan 0.5 0.2 0.2", "box_not_finite"),
+        ("0 1.5 0.5 0.2 0.2", "box_off_image"),
+        ("0 0.95 0.5 0.2 0.2", "box_outside"),
+        ("0 0.2 0.2 0.4 0.2", "txt_malformed"),
+    ],
+)
+def test_yolo_lines(tmp_path: Path, make_picture: Callable[..., Path], line: str, kind: str) -> None:
+    make_picture(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    if line == "0 0.2 0.2 0.4 0.2":
+        line = "0 0.2 0.2 0.4 0.2 0.3"  # a polygon cut short
+    (tmp_path / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n\n{line}\n1 0.5 0.5 0.1 0.1\n")
+    report = check_dataset(open_dataset(tmp_path, val_fraction=0))
+    only(report, kind)
+    assert report.findings[0].file == str(tmp_path / "labels" / "a.txt")
+    assert report.findings[0].record == "line 3"
+    assert boxes(report)[0] == (10, 7.5, 30, 22.5)
+    assert len(boxes(report)) == (3 if kind == "box_outside" else 2)
+
+
+def test_a_label_file_that_is_no_text(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+    for name in "ab":
+        make_picture(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")
+    only(check_dataset(open_dataset(tmp_path, val_fraction=0)), "txt_malformed")
