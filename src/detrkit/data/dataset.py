@@ -171,7 +171,9 @@ def _decode_mask(segmentation: Any, height: int, width: int) -> Tensor:
         rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
     else:
         rle = segmentation
-    found = torch.from_numpy(np.ascontiguousarray(coco_mask.decode(rle))).bool()[:height, :width]
+    found = torch.from_numpy(coco_mask.decode(rle)).bool()[:height, :width]
+    if found.shape == (height, width):
+        return found
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[: found.shape[0], : found.shape[1]] = found
     return mask

@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -133,12 +134,12 @@ class Transform:
         mean = torch.tensor(self.mean).mul_(255).view(3, 1, 1)
         std = torch.tensor(self.std).mul_(255).view(3, 1, 1)
         pixels = image.as_subclass(Tensor).to(torch.float32, memory_format=torch.contiguous_format)
-        boxes = objects["boxes"].as_subclass(Tensor)
         scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # resizing rounds a little beyond
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         target = Target(
             labels=objects["labels"],
-            boxes=torch.cat([centres, sides], dim=1) / scale,
+            boxes=torch.cat([centres, sides], dim=1),
             area=objects["area"],
             size=(height, width),
         )
@@ -183,7 +184,10 @@ def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -
     objects["boxes"] = tvf.resize(objects["boxes"], list(size))
     objects["area"] = objects["area"] * (size[0] / height * (size[1] / width))
     if "masks" in objects:
-        objects["masks"] = tvf.resize(objects["masks"], list(size))
+        # Picking columns and rows is what interpolation to the nearest does; numpy does it several times quicker.
+        columns, rows = np.arange(size[1]) * width // size[1], np.arange(size[0]) * height // size[0]
+        masks = objects["masks"].as_subclass(Tensor).numpy().take(columns, axis=2).take(rows, axis=1)
+        objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
     return tvf.resize(image, list(size), antialias=True), objects
 
 
