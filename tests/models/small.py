@@ -1,0 +1,51 @@
+"""A model, pictures and targets small enough for every test."""
+
+from typing import Any
+
+import torch
+
+from detrkit import build_model
+from detrkit.models import DETR
+
+SMALL: dict[str, Any] = {
+    "backbone": "resnet18",
+    "hidden_dim": 32,
+    "nheads": 2,
+    "enc_layers": 1,
+    "dec_layers": 2,
+    "dim_feedforward": 48,
+    "num_queries": 6,
+    "dropout": 0.0,
+}
+
+
+def small_model(num_classes: int = 4, **settings: Any) -> DETR:
+    torch.manual_seed(0)
+    return build_model(num_classes, **{**SMALL, **settings})
+
+
+def pictures(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random pictures of these (h, w), padded to one batch."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    images = torch.zeros(len(sizes), 3, height, width)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w] = torch.randn(3, h, w, generator=generator)
+        padding[i, :h, :w] = False
+    return images, padding
+
+
+def some_targets(*counts: int, num_classes: int = 4, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Random objects inside their pictures, `counts[i]` in picture i."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "labels": torch.randint(0, num_classes, (n,), generator=generator),
+            "boxes": torch.cat(
+                [0.3 + 0.4 * torch.rand(n, 2, generator=generator), 0.1 + 0.4 * torch.rand(n, 2, generator=generator)],
+                1,
+            ),
+        }
+        for n in counts
+    ]

@@ -1,0 +1,207 @@
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from detrkit.errors import ConfigError, WeightsError
+from detrkit.models import backbone as backbones
+from detrkit.models.backbone import RESNETS, build_features, resnet
+from models.small import pictures, small_model
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_resnet_dilated_or_not(name):
+    for dilation, stride in ((False, 32), (True, 16)):
+        with torch.device("meta"):
+            features = resnet(name, dilation=dilation)
+            maps = features(torch.zeros(1, 3, 64, 96))
+        assert maps.shape == (1, features.num_channels, 64 // stride, 96 // stride)
+        assert features.stride == stride
+
+
+def test_dilation_is_that_of_torchvision():
+    torch.manual_seed(0)
+    ours = resnet("resnet50", dilation=True).eval()
+    theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True]).eval()
+    theirs.load_state_dict(ours.body.state_dict(), strict=False)
+    getter = torchvision.models._utils.IntermediateLayerGetter(theirs, {"layer4": "last"})
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), getter(images)["last"], rtol=1e-4, atol=1e-4)
+
+
+def test_dilation_keeps_what_a_basic_block_sees():
+    """At every second place, a dilated stage computes what the strided one does."""
+    torch.manual_seed(0)
+    plain, dilated = resnet("resnet18").eval(), resnet("resnet18", dilation=True).eval()
+    dilated.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(dilated(images)[:, :, ::2, ::2], plain(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_what_learns(norm):
+    model = small_model(backbone_norm=norm)
+    body = model.backbone.get_submodule("0.body")
+    learning = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
+    still = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
+    if norm == "frozen":
+        assert learning == {"layer2", "layer3", "layer4"}
+        assert still == {"conv1", "layer1"}
+        assert not any("bn" in name for name, _ in body.named_parameters())
+    else:
+        assert not still
+    assert model(*pictures((64, 64), (64, 64))).logits.isfinite().all()
+
+
+def test_frozen_norms_ignore_training_and_accept_counters():
+    model = small_model()
+    body = model.backbone.get_submodule("0.body")
+    counted = torchvision.models.resnet18().state_dict()
+    assert "bn1.num_batches_tracked" in counted
+    body.load_state_dict({k: v for k, v in counted.items() if not k.startswith("fc.")})
+    before = {k: v.clone() for k, v in body.state_dict().items()}
+    model.train()(*pictures((64, 64)))
+    assert all(torch.equal(before[k], v) for k, v in body.state_dict().items())
+
+
+def _classifier(seed=1, name="resnet18"):
+    torch.manual_seed(seed)
+    state = torchvision.models.get_model(name).state_dict()
+    return {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in state.items()}
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("wrap", ["bare", "model", "state_dict", "detr", "module", "safetensors"])
+def test_weights_from_a_file(tmp_path, norm, wrap):
+    state, path = _classifier(), tmp_path / "weights.pth"
+    match wrap:
+        case "safetensors":
+            path = path.with_suffix(".safetensors")
+            save_file(state, path)
+        case "detr":
+            keys = {f"backbone.0.body.{k}": v for k, v in state.items()}
+            torch.save({"model": keys | {"class_embed.weight": torch.zeros(2, 2)}}, path)
+        case "module":
+            torch.save({f"module.{k}": v for k, v in state.items()}, path)
+        case "bare":
+            torch.save(state, path)
+        case _:
+            torch.save({wrap: state, "epoch": 3}, path)
+    body = build_features("resnet18", norm, weights=str(path)).body
+    for key, value in body.state_dict().items():
+        if "num_batches" not in key:
+            torch.testing.assert_close(value, state[key], msg=key)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    torch.save(_classifier(), tmp_path / "r18.pth")
+    with pytest.raises(WeightsError, match=r"found none for \d+ of \d+ entries, the first layer1.0.conv3.weight"):
+        build_features("resnet50", weights=str(tmp_path / "r18.pth"))
+    torch.save(_classifier() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
+    with pytest.raises(WeightsError, match=r"conv1.weight of shape \[64, 3, 7, 7\] .*, found \[64, 1, 7, 7\]"):
+        build_features("resnet18", weights=str(tmp_path / "grey.pth"))
+    with pytest.raises(WeightsError, match="batch-norm statistics"):
+        build_features("resnet18", "group", weights=str(tmp_path / "r18.pth"))
+
+
+def test_a_weights_file_cannot_run_code(tmp_path):
+    torch.save({"model": print}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match="refused"):
+        build_features("resnet18", weights=str(tmp_path / "evil.pth"))
+    with pytest.raises(WeightsError, match="found none"):
+        build_features("resnet18", weights=str(tmp_path / "absent.pth"))
+
+
+def test_published_weights_are_those_of_the_original(monkeypatch):
+    asked, state = [], _classifier()
+
+    def serve(url, **settings):
+        asked.append((url, settings["weights_only"], settings["check_hash"]))
+        return state
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", serve)
+    body = build_features("resnet18", weights="imagenet").body
+    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", True, True)]
+    torch.testing.assert_close(body.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"])
+    urls = [torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url for name in ("resnet50", "resnet101")]
+    assert [url.rsplit("/")[-1] for url in urls] == ["resnet50-0676ba61.pth", "resnet101-63fe2227.pth"]
+
+
+def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
+    def offline(*_args, **_settings):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    pattern = r"(?s)no route to host.*https://.*resnet18-f37072fd.pth to .*checkpoints.*--backbone_weights PATH.*none"
+    with pytest.raises(WeightsError, match=pattern):
+        build_features("resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "multiple"),
+    [
+        ("efficientnet_lite0", (0.485, 0.456, 0.406), 1),
+        ("swin_tiny_patch4_window7_224", (0.485, 0.456, 0.406), 32),  # channels last, pictures in multiples of patches
+        ("vit_tiny_patch16_224", (0.5, 0.5, 0.5), 16),
+    ],
+)
+def test_timm_models_take_any_picture_with_their_own_normalisation(name, mean, multiple):
+    pytest.importorskip("timm")
+    model = small_model(backbone=f"timm:{name}")
+    assert model.input_mean == mean
+    assert model.backbone.multiple == multiple
+    with torch.no_grad():
+        maps, padding, position = model.backbone(*pictures((100, 70), (64, 130)))
+    assert maps.shape[1] == model.backbone.num_channels
+    assert padding.shape == maps[:, 0].shape
+    assert position.shape == (2, 32, *maps.shape[2:])
+    assert maps.shape[2:] == (-(-100 // model.stride), -(-130 // model.stride))
+
+
+def test_timm_norms_freeze_or_learn_and_stride_becomes_dilation():
+    pytest.importorskip("timm")
+    frozen, batch = (build_features("timm:efficientnet_lite0", norm) for norm in ("frozen", "batch"))
+    assert not any("bn" in name for name, _ in frozen.named_parameters())
+    assert any("bn" in name for name, _ in batch.named_parameters())
+    before = {k: v.clone() for k, v in frozen.state_dict().items()}
+    frozen.train()(torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(before[k], v) for k, v in frozen.state_dict().items())
+    frozen.load_state_dict(batch.state_dict())  # counters are dropped
+
+    dilated = build_features("timm:efficientnet_lite0", dilation=True)
+    assert dilated.stride == 16
+    assert dilated(torch.zeros(1, 3, 64, 64)).shape[-2:] == (4, 4)
+
+
+def test_timm_refusals():
+    pytest.importorskip("timm")
+    for name, settings, sentence in (
+        ("efficientnet_lit0", {}, "did you mean timm:efficientnet_lite0?"),
+        ("efficientnet_lite0", {"norm": "group"}, "backbone_norm frozen or batch"),
+        ("hgnetv2_b0", {"dilation": True}, "expected dilation=False"),
+        ("mixer_b16_224", {}, "made for one"),
+    ):
+        with pytest.raises(ConfigError, match=sentence.replace("?", r"\?")):
+            build_features(f"timm:{name}", **settings)
+
+
+def test_timm_weights_from_a_file_and_from_the_hub(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    classifier = timm.create_model("convnext_atto")  # whose extractor writes stages_0 for stages.0
+    save_file(classifier.state_dict(), tmp_path / "convnext.safetensors")
+    features = build_features("timm:convnext_atto", weights=str(tmp_path / "convnext.safetensors"))
+    torch.testing.assert_close(
+        features.body.state_dict()["stages_3.blocks.1.conv_dw.weight"],
+        classifier.state_dict()["stages.3.blocks.1.conv_dw.weight"],
+    )
+
+    def offline(_name, **_settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(WeightsError, match=r"huggingface.co/timm/convnext_atto.*--backbone_weights PATH"):
+        backbones.build_features("timm:convnext_atto", weights="imagenet")

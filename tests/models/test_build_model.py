@@ -1,0 +1,151 @@
+import inspect
+import re
+
+import pytest
+import torch
+
+from detrkit import build_criterion, build_model
+from detrkit.errors import ConfigError, MissingExtraError
+from detrkit.models import zoo
+from detrkit.models.transformer import ACTIVATIONS
+from models.small import SMALL, pictures, small_model, some_targets
+
+
+def test_defaults_are_the_originals():
+    defaults = {name: p.default for name, p in inspect.signature(build_model).parameters.items()}
+    assert defaults == {
+        "num_classes": 91, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "hidden_dim": 256,
+        "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "dropout": 0.1, "nheads": 8, "num_queries": 100,
+        "pre_norm": False, "aux_loss": True, "masks": False, "backbone_norm": "frozen", "activation": "relu",
+        "backbone_weights": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pre_norm": True},
+        {"activation": "gelu"},
+        {"activation": "glu"},
+        {"position_embedding": "learned"},
+        {"enc_layers": 0},
+        {"dec_layers": 1},
+        {"dilation": True},
+    ],
+    ids=str,
+)
+def test_every_setting_gives_outputs_and_gradients(settings):
+    model = small_model(**settings)
+    out = model(*pictures((64, 96), (96, 64)))
+    layers = settings.get("dec_layers", SMALL["dec_layers"])
+    assert out.logits.shape == (2, 6, 5)
+    assert out.boxes.shape == (2, 6, 4)
+    assert out.masks is None
+    assert [(a.logits.shape, a.boxes.shape) for a in out.aux] == [((2, 6, 5), (2, 6, 4))] * (layers - 1)
+    assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
+
+    criterion = build_criterion(4)
+    criterion.weighted_sum(criterion(out, some_targets(2, 1))).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_activations_differ_and_glu_has_its_width():
+    torch.manual_seed(0)
+    x = torch.randn(3, 8)
+    assert ACTIVATIONS["relu"](x).min() == 0
+    assert ACTIVATIONS["gelu"](x).min() < 0
+    assert ACTIVATIONS["glu"](x).shape == (3, 4)
+    widths = {
+        name: small_model(activation=name).transformer.encoder.layers[0].linear1.out_features for name in ACTIVATIONS
+    }
+    assert widths == {"relu": 48, "gelu": 48, "glu": 96}
+
+
+def test_pre_norm_has_a_norm_after_the_encoder_and_post_norm_has_none():
+    assert small_model(pre_norm=True).transformer.encoder.norm is not None
+    assert small_model().transformer.encoder.norm is None
+
+
+def test_without_aux_loss_only_the_last_layer_comes_out():
+    images = pictures((64, 64))
+    with_aux, without = small_model().eval(), small_model(aux_loss=False).eval()
+    a, b = with_aux(*images), without(*images)
+    assert len(a.aux) == 1
+    assert b.aux == []
+    torch.testing.assert_close(a.logits, b.logits)
+    torch.testing.assert_close(a.boxes, b.boxes)
+
+
+def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("build_model must not download by itself")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    small_model()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_classes": 0}, "num_classes of at least 1, found 0"),
+        ({"num_queries": 0}, "num_queries of at least 1, found 0"),
+        ({"enc_layers": -1}, "enc_layers of at least 0, found -1"),
+        ({"dec_layers": 0}, "dec_layers of at least 1, found 0"),
+        ({"dim_feedforward": 0}, "dim_feedforward of at least 1, found 0"),
+        ({"dropout": 1.5}, "dropout in 0..1, found 1.5"),
+        ({"nheads": 0}, "nheads of at least 1, found 0"),
+        ({"hidden_dim": 36, "nheads": 8}, "multiple of 4 (for the position encoding) and of nheads=8, found 36"),
+        ({"hidden_dim": 30, "nheads": 2}, "found 30"),
+        ({"position_embedding": "v3"}, "position_embedding sine or learned, found 'v3'"),
+        ({"activation": "swish"}, "activation relu, gelu, glu, found 'swish'"),
+        ({"backbone_norm": "auto"}, "backbone_norm frozen, batch, group, found 'auto'"),
+        ({"masks": True}, "not available yet"),
+        ({"backbone": "resnet51"}, "did you mean resnet50?"),
+        ({"backbone": "vgg"}, "use one of those, or timm:NAME"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_in_a_sentence(settings, sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        build_model(**{**SMALL, **settings})
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(MissingExtraError, match=r"detrkit\[timm\]"):
+        small_model(backbone="timm:efficientnet_lite0")
+
+
+def test_the_zoo_is_the_papers_table():
+    with torch.device("meta"):
+        models = {name: getattr(zoo, name)(7) for name in dir(zoo) if name.startswith("detr_")}
+    assert {name: model.stride for name, model in models.items()} == {
+        "detr_resnet50": 32, "detr_resnet50_dc5": 16, "detr_resnet101": 32, "detr_resnet101_dc5": 16,
+    }  # fmt: skip
+    assert all(model.class_embed.out_features == 8 for model in models.values())
+
+
+class _Tuple(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images, padding_mask):
+        out = self.model(images, padding_mask)
+        return out.logits, out.boxes
+
+
+def test_forward_exports_with_free_batch_and_picture_size():
+    model = small_model().eval()
+    batch, height, width = (torch.export.Dim(n, min=low, max=1333) for n, low in (("B", 1), ("H", 64), ("W", 64)))
+    shapes = ({0: batch, 2: height, 3: width}, {0: batch, 1: height, 2: width})
+    program = torch.export.export(_Tuple(model), pictures((64, 96), (64, 96)), dynamic_shapes=shapes)
+    other = pictures((100, 130), (90, 70), (64, 64))
+    logits, boxes = program.module()(*other)
+    expected = model(*other)
+    torch.testing.assert_close(logits, expected.logits)
+    torch.testing.assert_close(boxes, expected.boxes)
