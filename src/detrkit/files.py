@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrkit.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @contextlib.contextmanager
@@ -34,6 +42,24 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path`, all or nothing."""
     with atomic_path(path) as aside:
         aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def save_picture(path: str | Path, picture: npt.NDArray[np.uint8]) -> None:
+    """Write a picture (uint8 RGB [H, W, 3]) to `path`, all or nothing; the ending chooses the format (.jpg, .png, ...).
+
+    Raises:
+        DataError: the ending names no format that can be written.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format not in Image.SAVE:
+        raise DataError(f"expected a file name ending in .jpg or .png for a picture, found {path.name}")
+    content = io.BytesIO()
+    options = {"quality": 92} if image_format == "JPEG" else {}
+    Image.fromarray(picture).save(content, format=image_format, **options)
+    write_atomic(path, content.getvalue())
 
 
 def _umask() -> int:

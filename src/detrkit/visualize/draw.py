@@ -7,7 +7,6 @@ to be read is enlarged first, so what comes back may be a whole multiple of the 
 from __future__ import annotations
 
 import colorsys
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +20,23 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.errors import DataError
-from detrkit.files import write_atomic
+from detrkit.files import save_picture
 from detrkit.structures import Categories, Detections
 
 if TYPE_CHECKING:
     import supervision
+
+__all__ = [
+    "Picture",
+    "Tile",
+    "as_picture",
+    "color_of",
+    "draw_detections",
+    "font",
+    "save_picture",
+    "sheet",
+    "truth_detections",
+]
 
 Picture = npt.NDArray[np.uint8]
 """uint8 RGB [H, W, 3]."""
@@ -129,22 +140,6 @@ def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
         top, left = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
         page[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     return page
-
-
-def save_picture(path: str | Path, picture: Picture) -> None:
-    """Write a picture to `path`, all or nothing; the ending of the name chooses the format (.jpg, .png, ...).
-
-    Raises:
-        DataError: the ending names no format that can be written.
-    """
-    path = Path(path)
-    image_format = Image.registered_extensions().get(path.suffix.lower())
-    if image_format is None:
-        raise DataError(f"expected a file name ending in .jpg or .png for a picture, found {path.name}")
-    content = io.BytesIO()
-    options = {"quality": 92} if image_format == "JPEG" else {}
-    Image.fromarray(picture).save(content, format=image_format, **options)
-    write_atomic(path, content.getvalue())
 
 
 def as_picture(image: Any) -> Picture:
