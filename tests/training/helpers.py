@@ -1,0 +1,73 @@
+"""What several training tests need."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.config import TrainConfig
+from detrkit.training import train
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    """Bit for bit, through dictionaries and lists; times are left out."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            if key != "seconds":
+                assert_same(found[key], expected[key], f"{where}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same(one, other, f"{where}/{number}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Weights, optimiser, counters and metrics of two run folders agree bit for bit."""
+    for name in ("last.ckpt", "best.ckpt"):
+        one = torch.load(found / name, weights_only=True)
+        other = torch.load(expected / name, weights_only=True)
+        for key in ("state_dict", "model", "optimizer_states", "callbacks", "loss_sums", "global_step"):
+            assert_same(one[key], other[key], f"{name}/{key}")
+    assert metrics_without_time(found) == metrics_without_time(expected)
+
+
+def metrics_without_time(run_dir: Path) -> list[list[str]]:
+    header, *rows = (line.split(",") for line in (run_dir / "metrics.csv").read_text().splitlines())
+    seconds = header.index("seconds")
+    return [row[:seconds] + row[seconds + 1 :] for row in [header, *rows]]
+
+
+def in_a_process(config: TrainConfig, before: str = "", *, timeout: float = 120) -> int:
+    """Train in a process of its own, after running the code `before`; its exit code, -9 if it was killed."""
+    process = start_process(config, before)
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(f"not done after {timeout} s")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def start_process(config: TrainConfig, before: str = "") -> Any:
+    """Begin to train in a process of its own.
+
+    A server that has imported everything forks it, which spares each test ten seconds of imports and, unlike a fork of
+    this process, hands no threads on.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detrkit.training", "timm"])
+    process = context.Process(target=_train, args=(config, before))
+    process.start()
+    return process
+
+
+def _train(config: TrainConfig, before: str) -> None:
+    exec(before, {})
+    train(config)
