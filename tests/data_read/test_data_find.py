@@ -160,6 +160,11 @@ def test_what_is_given_by_hand_wins(coco: Any, tmp_path: Path) -> None:
     assert sizes(raw) == BOTH
     raw = open_dataset("", val_json=str(root / "x/two.json"), val_images=str(root / "q"))
     assert sizes(raw) == {"val": (1, 1)}
+    (root / "annotations").mkdir()
+    (root / "x/two.json").rename(root / "annotations/val.json")
+    raw = open_dataset(root, train_json="x/one.json", train_images="p", val_images="q")
+    assert sizes(raw) == BOTH
+    assert raw.notes == ["annotations/val.json is used for val"]
     with pytest.raises(DataError, match=r"none such as 'train\.png'"):
         open_dataset(root, train_json="x/one.json", train_images="q")
     with pytest.raises(DataError, match=r"expected a file or folder at three\.json"):
@@ -293,6 +298,14 @@ def test_voc_in_folders_of_the_split(voc: Path) -> None:
     assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
 
 
+def test_voc_and_yolo_pictures_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
+    (voc / "JPEGImages").rename(voc / "scans")
+    raw = open_dataset(voc, train_images="scans", val_images="scans")
+    assert sizes(raw) == {"train": (2, 2), "val": (1, 1)}
+    raw = open_dataset(yolo, train_images="images/val", val_images="images/train")
+    assert sizes(raw) == {"train": (1, 1), "val": (2, 2)}
+
+
 # YOLO
 
 
@@ -343,7 +356,7 @@ def test_yolo_side_folders_without_yaml(yolo: Path) -> None:
         {"path": ".", "train": "images/train", "val": "images/val", "names": {1: "dog", 0: "cat"}, "nc": 2},
         {"path": "../gone/yolo", "train": "images/train", "val": "images/val", "names": ["cat", "dog"]},
         {"train": "../images/train", "val": "../images/val", "names": ["cat", "dog"]},
-        {"train": ["images/train"], "valid": "images/val", "names": ["cat", "dog"]},
+        {"train": ["images/train"], "valid": "images/val", "names": {"0": "cat", "1": "dog"}},
         {"train": "train.txt", "val": "val.txt", "names": ["cat", "dog"]},
         {"train": "images/train", "test": "images/val", "names": ["cat", "dog"]},
     ],
@@ -369,6 +382,7 @@ def test_yolo_names_by_number_alone(yolo: Path) -> None:
     [
         ("train: images/train\nnames: [a, a]", "'a' again"),
         ("train: images/train\nnames: cat", "expected names as a list"),
+        ("train: images/train\nnames: {cat: 0}", "expected names as a list"),
         ("train: images/nowhere\nnames: [a]", "expected the train pictures"),
         ("train: [images/train\nnames: [a]", "expected YAML"),
     ],
@@ -402,3 +416,21 @@ def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> 
     assert raw.format == "coco"
     assert "there is also VOC (xml files), which --data_format chooses" in raw.notes[0]
     assert sizes(open_dataset(coco.root, data_format="voc")) == {"train": (1, 1), "val": (1, 1)}
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels/classes.txt"])
+def test_lists_that_are_no_text_are_an_error(yolo: Path, name: str) -> None:
+    (yolo / name).write_bytes(b"\xff\xfec\x00")
+    with pytest.raises(DataError, match=r"expected UTF-8 text in .*classes\.txt"):
+        open_dataset(yolo)
+
+
+def test_a_file_that_may_not_be_read_is_an_error(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco.write()
+
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"cannot read .*\.json: Permission denied"):
+        open_dataset(coco.root)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrkit.data.decode import read_image
 from detrkit.data.findings import TREATMENTS
+from detrkit.data.image_files import look_at
 
 from .conftest import boxes, only
 
@@ -246,3 +248,42 @@ def test_rle_of_a_turned_picture_is_left_out(coco: Any) -> None:
     coco.train["images"][0]["file_name"] = "turned.png"
     coco.train["annotations"][0]["segmentation"] = {"size": [30, 40], "counts": [0, 1200]}
     assert coco.check().counts() == {"image_rotated": 1, "segmentation_malformed": 1}
+
+
+@pytest.mark.parametrize("name", ["x" * 400 + ".png", "a\0b.png", "half\ud800.png", "images"])
+def test_impossible_file_names_are_missing_pictures(coco: Any, name: str) -> None:
+    coco.train["images"].append({"id": 20, "file_name": name, "width": 40, "height": 30})
+    report = coco.check()
+    assert set(report.counts()) <= {"image_missing", "image_unreadable"}
+    assert len(report.findings) == 1
+    report.findings[0].message.encode()
+    assert len(report.splits["train"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is truncated")
+@pytest.mark.parametrize("name", ["a.jpg", "progressive.jpg", "a.png", "a.webp", "a.gif", "a.tif", "a.bmp"])
+def test_what_passes_can_be_decoded_however_it_was_damaged(
+    tmp_path: Path, make_picture: Callable[..., Path], name: str
+) -> None:
+    """Training must not end in the middle of an epoch on a picture that the check let pass."""
+    whole = make_picture(
+        tmp_path / name, 80, 60, **({"progressive": True} if "progressive" in name else {})
+    ).read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        content = bytearray(whole)
+        place, length = int(rng.integers(len(whole))), int(rng.integers(1, 300))
+        if number % 4 == 0:
+            for _ in range(20):
+                content[int(rng.integers(len(whole)))] = int(rng.integers(256))
+        elif number % 4 == 1:
+            del content[place : place + length]
+        elif number % 4 == 2:
+            content[place : place + length] = bytes(len(content[place : place + length]))
+        else:
+            del content[place:]
+        path = tmp_path / f"damaged-{name}"
+        path.write_bytes(bytes(content))
+        (facts,) = look_at([path])
+        if not facts.problem:
+            assert tuple(read_image(path).shape) == (3, facts.upright[1], facts.upright[0])

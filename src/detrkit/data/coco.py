@@ -42,9 +42,9 @@ def read_coco(
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"].strip():
             findings.add("record_malformed", path, where, "a picture needs a file_name")
             continue
-        file_name, leaves = tidy_name(row["file_name"])
+        file_name, leaves = tidy_name(_printable(row["file_name"]))
         if leaves:
-            findings.add("image_name_leaves_folder", path, where, row["file_name"])
+            findings.add("image_name_leaves_folder", path, where, repr(row["file_name"]))
         key = as_id(row.get("id"))
         if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
@@ -151,6 +151,18 @@ def _reference(value: Any) -> Hashable | None:
     return value if isinstance(value, str) else None
 
 
+def _printable(text: str) -> str:
+    """The text, with what cannot be written as UTF-8 (halves of characters, which JSON allows) spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name longer than the file system allows
+        return False
+
+
 def _categories(content: dict[str, Any], path: Path, findings: Findings) -> Categories:
     names: dict[int, str] = {}
     for number, row in enumerate(content["categories"]):
@@ -162,7 +174,7 @@ def _categories(content: dict[str, Any], path: Path, findings: Findings) -> Cate
         if not isinstance(name, str) or not name.strip():
             findings.add("category_name_absent", path, where, f"id {category_id}")
             name = str(category_id)
-        name = name.strip()
+        name = _printable(name).strip()
         if category_id in names:
             if names[category_id] != name:
                 raise DataError(
@@ -191,7 +203,7 @@ def _find_folder(path: Path, file_names: Sequence[str], folders: Sequence[Path])
     for bare in (False, True):
         for folder in folders:
             names = [PurePosixPath(name).name if bare else name for name in sample]
-            hits = sum((folder / name).is_file() for name in names)
+            hits = sum(_is_file(folder / name) for name in names)
             if hits > best[0]:
                 best = (hits, folder, bare)
         if best[0]:

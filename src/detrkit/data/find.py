@@ -76,24 +76,14 @@ def open_dataset(
         raise ConfigError(f"--train_json and --val_json name COCO files, but --data_format is {data_format}")
     given = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
     images = {"train": _resolve(root, train_images), "val": _resolve(root, val_images)}
-    findings = Findings()
-    notes: list[str] = []
-    chosen = "coco" if train_json or val_json else _choose_format(root, data_format, notes)
-    if chosen == "coco":
-        files = {role: path for role, path in given.items() if path} or _coco_files(root, notes)
-        splits = {
-            role: read_coco(
-                path, _picture_folders(root, path, images[role]), role, findings, segmentations=segmentations
-            )
-            for role, path in files.items()
-        }
-    elif chosen == "voc":
-        splits = read_voc(root, images, findings, notes)
-    else:
-        splits = read_yolo(root, images, findings, notes)
-    dataset = RawDataset(chosen, str(root), splits, findings, notes)
+    try:
+        dataset = _read(root, data_format, given, images, segmentations=segmentations, complete=bool(data))
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"
+        ) from None
     _share_categories(dataset)
-    if "val" not in splits and val_fraction > 0:
+    if "val" not in dataset.splits and val_fraction > 0:
         _make_val_split(dataset, val_fraction, seed)
     return dataset
 
@@ -105,6 +95,53 @@ def write_split(path: str | Path, dataset: RawDataset) -> None:
     """
     if dataset.made_split is not None:
         write_atomic(path, json.dumps(dataset.made_split, indent=1) + "\n")
+
+
+def _read(
+    root: Path,
+    data_format: str,
+    given: dict[str, Path | None],
+    images: dict[str, Path | None],
+    *,
+    segmentations: bool,
+    complete: bool,
+) -> RawDataset:
+    findings = Findings()
+    notes: list[str] = []
+    by_hand = {role: path for role, path in given.items() if path}
+    chosen = "coco" if by_hand else _choose_format(root, data_format, notes)
+    if chosen == "coco":
+        files = by_hand or _coco_files(root, notes)
+        if by_hand and complete:
+            files = _other_side(root, by_hand, notes)
+        splits = {
+            role: read_coco(
+                files[role],
+                _picture_folders(root, files[role], images[role]),
+                role,
+                findings,
+                segmentations=segmentations,
+            )
+            for role in ("train", "val")
+            if role in files
+        }
+    elif chosen == "voc":
+        splits = read_voc(root, images, findings, notes)
+    else:
+        splits = read_yolo(root, images, findings, notes)
+    return RawDataset(chosen, str(root), splits, findings, notes)
+
+
+def _other_side(root: Path, by_hand: dict[str, Path], notes: list[str]) -> dict[str, Path]:
+    """The files that the user named, and the one of the other side where the data set has just one."""
+    files = dict(by_hand)
+    for role in {"train", "val"} - set(by_hand):
+        known = {path.resolve() for path in by_hand.values()}
+        found = [c.path for c in _coco_candidates(root) if c.role == role and c.path.resolve() not in known]
+        if root.is_dir() and len(found) == 1:
+            files[role] = found[0]
+            notes.append(f"{found[0].relative_to(root)} is used for {role}")
+    return files
 
 
 def _resolve(root: Path, path: str) -> Path | None:

@@ -27,6 +27,8 @@ _MARKS_OF_MODE = {
     "I": ("image_grey", "image_16bit"),
     "F": ("image_grey", "image_16bit"),
 }
+_EXIF_CHUNKS = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
+"""Where PNG files keep the orientation: EXIF proper, a raw profile in a text, or XMP in a text."""
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
 """What PIL raises on damaged files, depending on the format and the damage."""
 
@@ -95,8 +97,9 @@ def _facts(path: Path, thorough: bool) -> ImageFacts:
                 facts.problem, facts.detail = "image_unreadable", "an empty file"
                 return facts
             with Image.open(file) as image:
-                _read_header(image, file, facts)
-                if thorough or not _ends_as_it_should(image.format, file, facts.bytes):
+                whole, may_have_exif = _look_through(image, file, facts.bytes)
+                _read_header(image, file, facts, may_have_exif)
+                if thorough or not whole:
                     _decode(image, facts)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         facts.problem = "image_missing"
@@ -107,7 +110,7 @@ def _facts(path: Path, thorough: bool) -> ImageFacts:
     return facts
 
 
-def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts) -> None:
+def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts, may_have_exif: bool) -> None:
     facts.width, facts.height = image.size
     if min(image.size) < 2:
         facts.problem, facts.detail = "image_too_small", f"{image.width} x {image.height} pixels"
@@ -125,22 +128,42 @@ def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts) -> None:
     if image.format not in ("JPEG", "MPO", "BMP") and getattr(image, "n_frames", 1) > 1:
         marks.append("image_animated")  # the further pictures of an MPO are previews and depth maps
         image.seek(0)
-    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
     if orientation in range(2, 9):
         facts.orientation = int(orientation)
         marks.append("image_rotated")
     facts.marks = tuple(marks)
 
 
-def _ends_as_it_should(image_format: str | None, file: BinaryIO, size: int) -> bool:
-    """Whether the end marker of JPEG or PNG is where it belongs; other formats have none, so they are decoded."""
-    if image_format in ("JPEG", "MPO"):
+def _look_through(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, bool]:
+    """Whether the file is whole, as far as its structure tells, and whether it may have EXIF data.
+
+    Only JPEG and PNG tell; other formats are decoded to find out.
+    """
+    position = file.tell()
+    whole, may_have_exif = False, True
+    if image.format in ("JPEG", "MPO"):
         file.seek(max(0, size - 2))
-        return file.read(2) == b"\xff\xd9"
-    if image_format == "PNG":
-        file.seek(max(0, size - 12))
-        return file.read(12) == b"\x00\x00\x00\x00IEND\xaeB`\x82"
-    return False
+        whole = file.read(2) == b"\xff\xd9" and bool(getattr(image, "tile", ()))  # no tile: a JPEG without a scan
+    elif image.format == "PNG":
+        chunks = _png_chunks(file, size)
+        whole = chunks[-1:] == [b"IEND"] and b"IDAT" in chunks
+        may_have_exif = not _EXIF_CHUNKS.isdisjoint(chunks)  # else PIL would decode the picture to look for them
+    file.seek(position)
+    return whole, may_have_exif
+
+
+def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
+    """The types of a PNG's chunks, up to the first that leaves the file."""
+    chunks: list[bytes] = []
+    position = 8
+    while position + 12 <= size and chunks[-1:] != [b"IEND"]:
+        file.seek(position)
+        header = file.read(8)
+        position += 12 + int.from_bytes(header[:4], "big")
+        if position <= size:
+            chunks.append(header[4:])
+    return chunks
 
 
 def _decode(image: Image.Image, facts: ImageFacts) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.data.findings import Findings
+from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 BoxForm = Literal["xywh", "xyxy", "relative"]
@@ -69,3 +70,16 @@ class RawDataset:
     """What was chosen where there was a choice, each a sentence to print."""
     made_split: dict[str, Any] | None = None
     """Where the validation split was made here: the seed, the fraction, and the file names of both sides."""
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list or of class names, without white space around them and without empty ones.
+
+    Raises:
+        DataError: the file is no UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected UTF-8 text in {path}, found {error}; save it again as UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

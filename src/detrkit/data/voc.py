@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from detrkit.data.findings import Findings
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit, read_lines
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -143,7 +143,7 @@ def _from_lists(
     found = []
     for role, path in files.items():
         if path.is_file():
-            stems = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            stems = [line.split()[0] for line in read_lines(path)]
             pictures = [given] if (given := images[role]) else _picture_folders(base / "Annotations", base, base)
             found.append((role, [base / "Annotations" / f"{Path(stem).name}.xml" for stem in stems], pictures))
     return found

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from detrkit.data.coco import as_id
 from detrkit.data.findings import Findings
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit, read_lines
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -119,13 +120,19 @@ def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
         names = {index: str(index) for index in range(config["nc"])}
     if names is None:
         return None
-    if not isinstance(names, dict) or not all(isinstance(k, int) and k >= 0 for k in names):
-        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}")
-    texts = [str(name) for name in names.values()]
-    if len(set(texts)) < len(texts):
-        twice = next(name for name in texts if texts.count(name) > 1)
+    numbers = {as_id(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
+    known = {number: name for number, name in numbers.items() if number is not None and number >= 0}
+    if not known or len(known) < len(names):
+        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}"[:300])
+    return _unique(dict(sorted(known.items())), path)
+
+
+def _unique(names: dict[int, str], path: Path) -> dict[int, str]:
+    texts = list(names.values())
+    twice = next((name for name in texts if texts.count(name) > 1), None)
+    if twice is not None:
         raise DataError(f"expected each class name once in {path}, found {twice!r} again; name the classes apart")
-    return {k: str(names[k]) for k in sorted(names)}
+    return names
 
 
 def _listed_pictures(config: dict[str, Any], side: str, config_file: Path) -> list[Path]:
@@ -154,9 +161,8 @@ def _from_list(path: Path, roots: Iterable[Path]) -> list[Path]:
     """The pictures that a text file lists, one path a line."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     roots = [path.parent, *roots]
-    return [next((p for root in roots if (p := root / line).exists()), path.parent / line) for line in lines if line]
+    return [next((p for root in roots if (p := root / line).exists()), path.parent / line) for line in read_lines(path)]
 
 
 def _pictures_in(folders: Iterable[Path]) -> list[Path]:
@@ -182,8 +188,7 @@ def _folders_without_config(root: Path) -> dict[str, list[Path]]:
 def _classes_txt(root: Path) -> dict[int, str] | None:
     for path in (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names"):
         if path.is_file():
-            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-            return dict(enumerate(names))
+            return _unique(dict(enumerate(read_lines(path))), path)
     return None
 
 
