@@ -13,6 +13,7 @@ from PIL import Image
 
 from detrkit.data.check import CheckReport, check_dataset
 from detrkit.data.find import open_dataset
+from detrkit.data.raw import RawDataset
 
 
 def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: str = "RGB", **save: Any) -> Path:
@@ -70,6 +71,12 @@ def only(report: CheckReport, kind: str, count: int = 1) -> None:
 
 def boxes(report: CheckReport, split: str = "train") -> list[tuple[float, ...]]:
     return [found.box for image in report.splits[split].images for found in image.objects]
+
+
+def sizes(raw: RawDataset) -> dict[str, tuple[int, int]]:
+    """Usable pictures and objects of each split."""
+    report = check_dataset(raw)
+    return {k: (len(s), sum(len(image.objects) for image in s.images)) for k, s in report.splits.items()}
 
 
 @pytest.fixture

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from detrkit.data.check import check_dataset
 from detrkit.data.find import open_dataset, role_of, write_split
-from detrkit.data.raw import RawDataset
 from detrkit.errors import ConfigError, DataError
 
-
-def sizes(raw: RawDataset) -> dict[str, tuple[int, int]]:
-    """Usable pictures and objects of each split."""
-    report = check_dataset(raw)
-    return {k: (len(s), sum(len(image.objects) for image in s.images)) for k, s in report.splits.items()}
-
+from .conftest import sizes
 
 BOTH = {"train": (1, 2), "val": (1, 1)}
 
@@ -223,191 +215,6 @@ def test_roles_are_read_from_names(name: str, role: str) -> None:
     assert role_of(name) == role
 
 
-# Pascal VOC
-
-
-@pytest.fixture
-def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
-    root = tmp_path / "voc"
-    for name, label in (("a", "dog"), ("b", "cat"), ("c", "eel")):
-        make_picture(root / "JPEGImages" / f"{name}.jpg")
-        write_voc(root / "Annotations" / f"{name}.xml", f"{name}.jpg", (label, 5, 6, 15, 18))
-    lists = root / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("a\nb\n")
-    (lists / "val.txt").write_text("c\n")
-    (lists / "dog_train.txt").write_text("a 1\nb -1\n")
-    return root
-
-
-def test_voc_with_lists(voc: Path) -> None:
-    raw = open_dataset(voc)
-    assert raw.format == "voc"
-    report = check_dataset(raw)
-    train = report.splits["train"]
-    assert train.categories.to_plain() == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 2, "name": "eel"}]
-    assert [image.id for image in train.images] == [1, 2]
-    assert train.images[0].objects[0].box == (5, 6, 15, 18)
-    assert train.images[0].objects[0].category_id == 1
-    assert [image.file_name for image in report.splits["val"].images] == ["c.jpg"]
-
-
-def test_voc_lists_trainval_and_test(voc: Path) -> None:
-    lists = voc / "ImageSets" / "Main"
-    (lists / "train.txt").rename(lists / "trainval.txt")
-    (lists / "val.txt").rename(lists / "test.txt")
-    raw = open_dataset(voc)
-    assert "test.txt" in raw.notes[0]
-    assert sizes(raw) == {"train": (2, 2), "val": (1, 1)}
-
-
-def test_voc_lists_without_any_known_name(voc: Path) -> None:
-    for name in ("train", "val"):
-        (voc / "ImageSets" / "Main" / f"{name}.txt").unlink()
-    with pytest.raises(DataError, match=r"expected train\.txt, .*found dog_train\.txt"):
-        open_dataset(voc)
-
-
-def test_voc_devkit_is_looked_into(voc: Path) -> None:
-    (voc.parent / "x" / "VOCdevkit").mkdir(parents=True)
-    shutil.move(voc, voc.parent / "x" / "VOCdevkit" / "VOC2007")
-    for root in (voc.parent / "x", voc.parent / "x" / "VOCdevkit"):
-        assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
-
-
-def test_voc_without_lists_gets_a_split(voc: Path) -> None:
-    shutil.rmtree(voc / "ImageSets")
-    assert sizes(open_dataset(voc)) == {"train": (2, 2), "val": (1, 1)}
-    flat = voc.parent / "flat"
-    flat.mkdir()
-    for path in voc.rglob("*.*"):
-        shutil.move(path, flat / path.name)
-    assert sizes(open_dataset(flat)) == {"train": (2, 2), "val": (1, 1)}
-    (flat / "b.xml").unlink()
-    report = check_dataset(open_dataset(flat))
-    assert report.counts()["image_unlabelled"] == 1
-
-
-def test_voc_in_folders_of_the_split(voc: Path) -> None:
-    root = voc.parent / "roboflow"
-    for side, names in (("train", "ab"), ("valid", "c")):
-        (root / side).mkdir(parents=True)
-        for name in names:
-            shutil.move(voc / "JPEGImages" / f"{name}.jpg", root / side)
-            shutil.move(voc / "Annotations" / f"{name}.xml", root / side)
-    assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
-
-
-def test_voc_and_yolo_pictures_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
-    (voc / "JPEGImages").rename(voc / "scans")
-    raw = open_dataset(voc, train_images="scans", val_images="scans")
-    assert sizes(raw) == {"train": (2, 2), "val": (1, 1)}
-    raw = open_dataset(yolo, train_images="images/val", val_images="images/train")
-    assert sizes(raw) == {"train": (1, 1), "val": (2, 2)}
-
-
-# YOLO
-
-
-@pytest.fixture
-def yolo(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
-    root = tmp_path / "yolo"
-    for side, names in (("train", "ab"), ("val", "c")):
-        for name in names:
-            make_picture(root / "images" / side / f"{name}.jpg")
-            (root / "labels" / side).mkdir(parents=True, exist_ok=True)
-            (root / "labels" / side / f"{name}.txt").write_text("1 0.25 0.4 0.25 0.4\n")
-    return root
-
-
-def test_yolo_without_yaml(yolo: Path) -> None:
-    raw = open_dataset(yolo)
-    assert raw.format == "yolo"
-    assert any("called 0 to 1" in note for note in raw.notes)
-    report = check_dataset(raw)
-    assert report.splits["train"].categories.names == ("0", "1")
-    assert report.splits["train"].images[0].objects[0].box == pytest.approx((5, 6, 15, 18))
-    (yolo / "classes.txt").write_text("cat\ndog\n")
-    assert open_dataset(yolo).splits["val"].categories.names == ("cat", "dog")
-
-
-def test_yolo_flat_folders_get_a_split(yolo: Path) -> None:
-    for kind in ("images", "labels"):
-        for path in [*(yolo / kind).glob("*/*.*")]:
-            shutil.move(path, yolo / kind / path.name)
-        for side in ("train", "val"):
-            (yolo / kind / side).rmdir()
-    assert sizes(open_dataset(yolo)) == {"train": (2, 2), "val": (1, 1)}
-
-
-def test_yolo_side_folders_without_yaml(yolo: Path) -> None:
-    root = yolo.parent / "sides"
-    for side, new in (("train", "train"), ("val", "valid")):
-        for kind in ("images", "labels"):
-            (root / new).mkdir(parents=True, exist_ok=True)
-            shutil.move(yolo / kind / side, root / new / kind)
-    assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]},
-        {"path": ".", "train": "images/train", "val": "images/val", "names": {1: "dog", 0: "cat"}, "nc": 2},
-        {"path": "../gone/yolo", "train": "images/train", "val": "images/val", "names": ["cat", "dog"]},
-        {"train": "../images/train", "val": "../images/val", "names": ["cat", "dog"]},
-        {"train": ["images/train"], "valid": "images/val", "names": {"0": "cat", "1": "dog"}},
-        {"train": "train.txt", "val": "val.txt", "names": ["cat", "dog"]},
-        {"train": "images/train", "test": "images/val", "names": ["cat", "dog"]},
-    ],
-)
-def test_yolo_yaml(yolo: Path, config: dict[str, Any]) -> None:
-    (yolo / "train.txt").write_text("./images/train/a.jpg\nimages/train/b.jpg\n")
-    (yolo / "val.txt").write_text(f"{yolo}/images/val/c.jpg\n")
-    (yolo / "data.yaml").write_text(yaml.safe_dump(config))
-    for root in (yolo, yolo / "data.yaml"):
-        report = check_dataset(open_dataset(root))
-        assert report.splits["train"].categories.to_plain() == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
-        assert {k: len(s) for k, s in report.splits.items()} == {"train": 2, "val": 1}
-        assert report.splits["train"].images[0].objects[0].category_id == 1
-
-
-def test_yolo_names_by_number_alone(yolo: Path) -> None:
-    (yolo / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 3\n")
-    assert open_dataset(yolo).splits["train"].categories.names == ("0", "1", "2")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("train: images/train\nnames: [a, a]", "'a' again"),
-        ("train: images/train\nnames: cat", "expected names as a list"),
-        ("train: images/train\nnames: {cat: 0}", "expected names as a list"),
-        ("train: images/nowhere\nnames: [a]", "expected the train pictures"),
-        ("train: [images/train\nnames: [a]", "expected YAML"),
-    ],
-)
-def test_yolo_yaml_mistakes(yolo: Path, text: str, message: str) -> None:
-    (yolo / "data.yaml").write_text(text)
-    with pytest.raises(DataError, match=message):
-        open_dataset(yolo)
-
-
-def test_yolo_polygons_get_boxes_and_stay(yolo: Path) -> None:
-    (yolo / "labels" / "train" / "a.txt").write_text("0 0.25 0.2 0.5 0.2 0.5 0.8 0.25 0.8\n")
-    found = check_dataset(open_dataset(yolo)).splits["train"].images[0].objects[0]
-    assert found.box == pytest.approx((10, 6, 20, 24))
-    assert found.segmentation == [pytest.approx([10, 6, 20, 6, 20, 24, 10, 24])]
-    assert found.area == pytest.approx(180)
-
-
-def test_yolo_pictures_without_labels_are_empty(yolo: Path) -> None:
-    (yolo / "labels" / "train" / "a.txt").unlink()
-    report = check_dataset(open_dataset(yolo))
-    assert report.statistics["train"]["images_without_objects"] == 1
-    assert report.counts() == {"category_unused": 1}  # class 0 of two that have no names
-
-
 def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> None:
     coco.write()
     write_voc(coco.root / "Annotations" / "train.xml", "train.png", ("dent", 5, 6, 15, 18))
@@ -416,13 +223,6 @@ def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> 
     assert raw.format == "coco"
     assert "there is also VOC (xml files), which --data_format chooses" in raw.notes[0]
     assert sizes(open_dataset(coco.root, data_format="voc")) == {"train": (1, 1), "val": (1, 1)}
-
-
-@pytest.mark.parametrize("name", ["classes.txt", "labels/classes.txt"])
-def test_lists_that_are_no_text_are_an_error(yolo: Path, name: str) -> None:
-    (yolo / name).write_bytes(b"\xff\xfec\x00")
-    with pytest.raises(DataError, match=r"expected UTF-8 text in .*classes\.txt"):
-        open_dataset(yolo)
 
 
 def test_a_file_that_may_not_be_read_is_an_error(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:

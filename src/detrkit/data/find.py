@@ -114,17 +114,10 @@ def _read(
         files = by_hand or _coco_files(root, notes)
         if by_hand and complete:
             files = _other_side(root, by_hand, notes)
-        splits = {
-            role: read_coco(
-                files[role],
-                _picture_folders(root, files[role], images[role]),
-                role,
-                findings,
-                segmentations=segmentations,
-            )
-            for role in ("train", "val")
-            if role in files
-        }
+        splits = {}
+        for role, path in sorted(files.items()):
+            folders = _picture_folders(root, path, images[role])
+            splits[role] = read_coco(path, folders, role, findings, segmentations=segmentations)
     elif chosen == "voc":
         splits = read_voc(root, images, findings, notes)
     else:
