@@ -24,8 +24,7 @@ def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detection
             query may then appear under several classes.
     """
     probabilities = out.logits.float().softmax(-1)[..., :-1]  # [B, Q, C]
-    sizes = sizes.to(out.boxes.device)
-    height, width = sizes.unbind(1)
+    height, width = sizes.to(out.boxes.device).unbind(1)
     boxes = cxcywh_to_xyxy(out.boxes.float()) * torch.stack([width, height, width, height], dim=1)[:, None]
     if top_k:
         classes = probabilities.shape[-1]

@@ -82,6 +82,11 @@ def test_masks_are_not_there_yet():
         build_criterion(masks=True)
 
 
+def test_another_number_of_classes_is_told():
+    with pytest.raises(ConfigError, match="expected a model of num_classes=91, as the criterion has, found one of 4"):
+        build_criterion()(output(), some_targets(2, 1))
+
+
 def _one_of_two(rank, folder):
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

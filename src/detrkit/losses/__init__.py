@@ -24,7 +24,7 @@ def build_criterion(
 ) -> Criterion:
     """The set prediction loss with the original's names and defaults.
 
-    `num_classes` is checked against the outputs: they have one class more, "no object". `mask_loss_coef` and
+    `num_classes` is that of the model, whose outputs have one class more, "no object". `mask_loss_coef` and
     `dice_loss_coef` belong to `masks`.
 
     Raises:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.boxes import cxcywh_to_xyxy, giou
+from detrkit.errors import ConfigError
 from detrkit.structures import Output, Target
 
 
@@ -46,9 +47,17 @@ class ClassLoss:
     eos_coef: float = 0.1
 
     def __call__(self, matched: Matched) -> Tensor:
-        """The mean over the queries, weighted by their class."""
+        """The mean over the queries, weighted by their class.
+
+        Raises:
+            ConfigError: the model has another number of classes.
+        """
         logits, no_object = matched.output.logits, self.num_classes
-        assert logits.shape[-1] == no_object + 1, "the criterion and the model disagree on the number of classes"
+        if logits.shape[-1] != no_object + 1:
+            raise ConfigError(
+                f"expected a model of num_classes={no_object}, as the criterion has, found one of {logits.shape[-1] - 1}; "
+                "build both with the same number"
+            )
         wanted = logits.new_full(logits.shape[:2], no_object, dtype=torch.int64)
         wanted[matched.images, matched.queries] = matched.labels
         weight = logits.new_ones(no_object + 1)
