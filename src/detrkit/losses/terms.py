@@ -55,8 +55,8 @@ class ClassLoss:
         logits, no_object = matched.output.logits, self.num_classes
         if logits.shape[-1] != no_object + 1:
             raise ConfigError(
-                f"expected a model of num_classes={no_object}, as the criterion has, found one of {logits.shape[-1] - 1}; "
-                "build both with the same number"
+                f"expected a model of num_classes={no_object}, as the criterion has, "
+                f"found one of {logits.shape[-1] - 1}; build both with the same number"
             )
         wanted = logits.new_full(logits.shape[:2], no_object, dtype=torch.int64)
         wanted[matched.images, matched.queries] = matched.labels
