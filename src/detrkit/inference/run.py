@@ -51,13 +51,14 @@ def predict(config: PredictConfig) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _Tables(output_dir) as tables, Progress(*columns, console=console, transient=True) as progress:
-        job = _Job(config, detector, output_dir, tables, progress)
+        job = _Job(config, detector, tables, progress, alone=len(found) == 1)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
             if item.is_video:
                 job.look_at_video(item)
         if len(job.broken) == len(found):
-            raise DataError(f"expected pictures or videos that can be read, found none: {job.broken[0]}")
+            first = job.broken[0]
+            raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
     done = Console()
     done.print(
         f"{tables.rows} detections with a score of at least {config.threshold:g} in {job.pictures} "
@@ -65,6 +66,7 @@ def predict(config: PredictConfig) -> None:
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else ""),
         highlight=False,
+        soft_wrap=True,
     )
     done.print(f"Written to {output_dir}", highlight=False, soft_wrap=True)
 
@@ -73,11 +75,14 @@ class _Job:
     """One run of the verb."""
 
     def __init__(
-        self, config: PredictConfig, detector: Detector, output_dir: Path, tables: _Tables, progress: Progress
+        self, config: PredictConfig, detector: Detector, tables: _Tables, progress: Progress, *, alone: bool
     ) -> None:
-        self.detector, self.output_dir, self.tables, self.progress = detector, output_dir, tables, progress
+        self.detector, self.tables, self.progress = detector, tables, progress
+        self.output_dir = Path(config.output_dir)
+        self.alone = alone  # a single file that cannot be read is an error, told as such
         self.settings = (config.threshold, config.top_k, config.batch_size)
         self.draws = not config.no_images
+        self.next_id = 1  # for frames of videos, after the pictures
         self.broken: list[str] = []
         self.pictures = self.frames = 0
 
@@ -130,7 +135,8 @@ class _Job:
 
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
-        self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
+        if not self.alone:
+            self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
 class _Tables:

@@ -58,20 +58,23 @@ def find_pictures(source: str | Path) -> list[Path]:
 def find_sources(sources: Sequence[str], *, output_dir: Path) -> list[Found]:
     """Everything that the command line names, each file once, with a name for its annotated copy.
 
-    A file is named as it is; what a folder or glob holds, by its place in there. Where two would have the same name
-    (or names that differ in upper and lower case only), the later one gets a number.
+    A file is named as it is; what a folder or glob holds, by its place in there, under the folder's own name if there
+    are several folders. Where two would have the same name (or names that differ in upper and lower case only), the
+    later one gets a number.
 
     Args:
         sources: files, folders (searched with the folders in them), globs.
-        output_dir: where copies go; what lies in there is passed over in folders.
+        output_dir: where copies go; if it lies in a folder to be searched, it is passed over.
 
     Raises:
         DataError: a source does not exist, or holds neither pictures nor videos.
     """
+    several_folders = sum(Path(source).is_dir() for source in sources) > 1
     named: dict[Path, tuple[Path, Path]] = {}  # resolved -> as given, relative name
     for source in sources:
-        for path, name in _with_names(source, output_dir):
-            named.setdefault(path.resolve(), (path, name))
+        below = Path(Path(source).resolve().name if several_folders and Path(source).is_dir() else "")
+        for path, name in _with_names(source, output_dir.resolve()):
+            named.setdefault(path.resolve(), (path, below / name))
     taken: set[str] = set()
     found = []
     for path, name in named.values():
@@ -113,11 +116,12 @@ def _with_names(source: str, output_dir: Path) -> list[tuple[Path, Path]]:
         if not path.is_file():
             raise DataError(f"expected a picture, folder, glob or video at {source}, found nothing; look at the path")
         return [(path, Path(path.name))]
-    outside = [file for file in _expand(source) if not file.resolve().is_relative_to(output_dir.resolve())]
-    kept = [file for file in outside if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    root = path if path.is_dir() else _root_of(source)
+    kept = [file for file in _expand(source) if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    if output_dir.is_relative_to(root.resolve()) and output_dir != root.resolve():  # copies of an earlier run
+        kept = [file for file in kept if not file.resolve().is_relative_to(output_dir)]
     if not kept:
         raise DataError(f"expected pictures or videos in {source}, found none; look at the path")
-    root = path if path.is_dir() else _root_of(source)
     return [(file, file.relative_to(root)) for file in kept]
 
 
