@@ -17,7 +17,7 @@ from detrkit.models import build_model as _build_model  # noqa: E402
 from detrkit.models.weights import PUBLISHED as _PUBLISHED  # noqa: E402
 from detrkit.models.weights import fit_weights as _fit_weights  # noqa: E402
 from detrkit.models.weights import load_weights as _load_weights  # noqa: E402
-from detrkit.postprocess import postprocess as _postprocess  # noqa: E402
+from detrkit.postprocessing import postprocess as _postprocess  # noqa: E402
 from detrkit.structures import Categories as _Categories  # noqa: E402
 
 dependencies = ["torch", "torchvision", "safetensors", "rich"]

@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from detrkit.config import TrainConfig, did_you_mean
 from detrkit.errors import ConfigError
-
-DATASETS = ("coco", "coco_panoptic")
+from detrkit.verbs import EvalConfig
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,7 +93,110 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--eval", action="store_true", help="evaluate and stop")
     group.add_argument("--num_workers", default=2, type=int, help="processes that load pictures")
 
+    group = parser.add_argument_group("not in main.py")
+    group.add_argument(
+        "--backbone_weights", default="imagenet", help="imagenet as in main.py, none, or the path of a file"
+    )
+
     group = parser.add_argument_group("several processes")
     group.add_argument("--world_size", default=1, type=int, help="processes; torchrun and Slurm set it themselves")
     group.add_argument("--dist_url", default="env://", help="where processes meet: env:// or tcp://HOST:PORT")
     return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Do what main.py would have done with these flags.
+
+    Raises:
+        DetrkitError: what the user can mend.
+    """
+    flags = build_parser().parse_args(argv)
+    _refuse_what_is_missing(flags)
+    _meet_at(flags.dist_url)
+    if flags.resume.startswith(("https://", "http://")):
+        flags.resume = str(_fetch(flags.resume))
+    with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
+        if flags.eval:
+            _evaluate(flags, flags.output_dir or nowhere)
+        else:
+            _train(flags, flags.output_dir or nowhere)
+
+
+def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
+    """The settings of `detrkit train` that mean the same."""
+    shared = {f.name for f in fields(TrainConfig)} & set(vars(flags))
+    values: dict[str, Any] = {name: getattr(flags, name) for name in shared}
+    return TrainConfig(
+        **values | {"output_dir": output_dir},
+        data=flags.coco_path,
+        no_aux_loss=not flags.aux_loss,
+        backbone_norm="frozen",
+    )
+
+
+def _train(flags: argparse.Namespace, output_dir: str) -> None:
+    from detrkit.models.weights.published import COCO_CATEGORIES
+    from detrkit.training import run_training
+
+    config = to_config(flags, output_dir)
+    if not flags.resume and flags.output_dir:
+        # main.py started anew over whatever the folder held, and appended to log.txt.
+        result = run_training(
+            config, categories=COCO_CATEGORIES, classic_log=True, start_epoch=flags.start_epoch, overwrite=True
+        )
+    else:
+        result = run_training(
+            config, categories=COCO_CATEGORIES, classic_log=bool(flags.output_dir), start_epoch=flags.start_epoch
+        )
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
+def _evaluate(flags: argparse.Namespace, output_dir: str) -> None:
+    from detrkit.evaluation.run import evaluate
+
+    if not flags.resume:
+        raise ConfigError("--eval measures a checkpoint; name it with --resume")
+    evaluate(
+        EvalConfig(
+            data=flags.coco_path,
+            weights=flags.resume,
+            output_dir=output_dir,
+            batch_size=flags.batch_size,
+            num_workers=flags.num_workers,
+            device=flags.device,
+            dilation=flags.dilation or None,
+        )
+    )
+
+
+def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
+    if flags.masks or flags.frozen_weights or flags.coco_panoptic_path or flags.dataset_file == "coco_panoptic":
+        raise ConfigError(
+            "segmentation (--masks, --frozen_weights, --coco_panoptic_path, --dataset_file coco_panoptic) "
+            "is not available yet; this version trains and evaluates detection"
+        )
+    if flags.dataset_file != "coco":
+        raise ConfigError(f"--dataset_file must be coco or coco_panoptic, found {flags.dataset_file!r}")
+    if not flags.coco_path:
+        raise ConfigError("expected the data set's folder; name it with --coco_path")
+
+
+def _meet_at(dist_url: str) -> None:
+    """Hand the meeting place of several processes to the environment, where Lightning looks for it."""
+    if dist_url == "env://":
+        return
+    place = re.fullmatch(r"tcp://(?P<host>[^:/]+):(?P<port>\d+)", dist_url)
+    if place is None:
+        raise ConfigError(f"--dist_url must be env:// or tcp://HOST:PORT, found {dist_url!r}")
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place["host"], place["port"]
+
+
+def _fetch(url: str) -> Path:
+    """The file behind an address, kept in torch.hub's cache, its hash checked against its name as main.py did."""
+    from detrkit.models.weights.published import Published, fetch
+
+    name = Path(url).stem
+    if not re.search(r"-[0-9a-f]{8,}$", name):
+        raise ConfigError(f"expected an address whose file name ends in its hash (NAME-HASH.pth), found {url}")
+    return fetch(Published(name, url, {}, float("nan")))

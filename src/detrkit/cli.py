@@ -228,7 +228,7 @@ def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
 
 def spell_out_switches(argv: list[str], config: type) -> list[str]:
     """A bare `--dilation` means `--dilation true`, as it did in the original."""
-    switches = {f"--{f.name}" for f in fields(config) if f.type == "bool"}
+    switches = {f"--{f.name}" for f in fields(config) if f.type in ("bool", "bool | None")}
     spelled = []
     for place, word in enumerate(argv):
         bare = word in switches and argv[place + 1 : place + 2] not in (["true"], ["false"])

@@ -153,5 +153,7 @@ class DemoConfig:
     """How faint and small the defects are, 0..1."""
     minutes: float = 4.0
     """Minutes to train."""
+    threshold: float = 0.5
+    """Lowest score of a prediction that is drawn, 0..1."""
     seed: int = 0
     """Seed of the pictures and of the training."""

@@ -8,7 +8,7 @@ import torch
 
 from detrkit.models import DETR
 from detrkit.models.weights import PUBLISHED
-from detrkit.postprocess import postprocess
+from detrkit.postprocessing import postprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 

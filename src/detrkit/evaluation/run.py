@@ -191,7 +191,7 @@ def detect_batches(
     import torch
 
     from detrkit.evaluation.coco import merge_ranks
-    from detrkit.postprocess import postprocess
+    from detrkit.postprocessing import postprocess
 
     found: dict[int, list[dict[str, Any]]] = {}
     with torch.inference_mode():

@@ -27,7 +27,7 @@ from detrkit.inference.sources import find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
-from detrkit.postprocess import postprocess
+from detrkit.postprocessing import postprocess
 from detrkit.structures import Batch, Categories, Detections
 
 Picture = Image | npt.NDArray[Any] | Tensor

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from detrkit.evaluation.coco import coco_numbers, gather_detections
 from detrkit.losses import Criterion
 from detrkit.models import DETR
-from detrkit.postprocess import postprocess
+from detrkit.postprocessing import postprocess
 from detrkit.structures import Batch, Output, Target
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
@@ -37,12 +34,3 @@ def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detection
         for i, (h, w) in enumerate(sizes.tolist())
     ]
 
-
-class _CallableModule(ModuleType):
-    """`detrkit.postprocess` is the function above; importing this file gives that name to the module: call either."""
-
-    def __call__(self, out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detections]:
-        return postprocess(out, sizes, top_k=top_k)
-
-
-sys.modules[__name__].__class__ = _CallableModule
