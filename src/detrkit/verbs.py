@@ -116,9 +116,9 @@ class ExplainConfig:
     """Lowest score of a detection to explain, 0..1; if none reaches it, the best few are shown."""
     max_detections: int = 6
     """Most detections to explain."""
-    points: list[str] | None = None
-    """Points for the encoder's self-attention, `x,y` in pixels of the picture; default: centres of the strongest
-    detections."""
+    points: str = ""
+    """Points for the encoder's self-attention, `x,y` in pixels of the picture, several with spaces between them
+    ("40,60 120,80"); empty: centres of the strongest detections."""
     image_size: int = 0
     """Shorter side in pixels; 0: what the weights were trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -33,8 +33,10 @@ __all__ = [
     "color_of",
     "draw_detections",
     "font",
+    "grid",
     "save_picture",
     "sheet",
+    "titled",
     "truth_detections",
 ]
 
@@ -130,16 +132,42 @@ def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
     """
     if not tiles:
         raise DataError("expected at least one picture for a contact sheet, found none")
-    cells = [_cell(tile, side) for tile in tiles]
+    return grid([_cell(tile, side) for tile in tiles], columns)
+
+
+def grid(cells: Sequence[Picture], columns: int = 0) -> Picture:
+    """Pictures of any sizes in rows on a white page, at least one of them.
+
+    Args:
+        cells: uint8 RGB [H, W, 3] each.
+        columns: how many side by side; 0: as many as make the page about as wide as high.
+    """
     height, width = max(c.shape[0] for c in cells), max(c.shape[1] for c in cells)
     columns = min(columns or max(1, round(math.sqrt(len(cells) * height / width))), len(cells))
-    gap = max(6, side // 40)
+    gap = max(6, min(height, width) // 40)
     rows = math.ceil(len(cells) / columns)
     page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
     for k, cell in enumerate(cells):
         top, left = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
         page[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     return page
+
+
+def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
+    """Pictures of one size side by side, each under its title, all under one caption (none if empty)."""
+    height, width = parts[0][1].shape[:2]
+    letters = max(12, max(height, width) // 24)
+    gap, line = max(3, letters // 4), round(letters * 1.6)
+    head = line * (2 if caption else 1)
+    cell = Image.new("RGB", (len(parts) * (width + gap) - gap, head + height), (255, 255, 255))
+    pen = ImageDraw.Draw(cell)
+    if caption:
+        pen.text((0, line / 2), _shortened(caption, letters, cell.width), (0, 0, 0), font(letters), anchor="lm")
+    for k, (title, picture) in enumerate(parts):
+        left = k * (width + gap)
+        pen.text((left, head - line / 2), title, (96, 96, 96), font(round(letters * 0.9)), anchor="lm")
+        cell.paste(Image.fromarray(picture), (left, head))
+    return np.asarray(cell, dtype=np.uint8)
 
 
 def as_picture(image: Any) -> Picture:
@@ -259,23 +287,12 @@ def _cell(tile: Tile, side: int) -> Picture:
     picture = as_picture(tile.image)
     factor = side / max(picture.shape[:2])
     height, width = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
-    parts = [("prediction", tile.detections)]
-    if tile.truth is not None:
-        parts.insert(0, ("truth", tile.truth))
-    letters = max(12, side // 24)
-    gap, line = max(3, side // 100), round(letters * 1.6)
-    head = line * (2 if tile.caption else 1)
-    cell = Image.new("RGB", (len(parts) * (width + gap) - gap, head + height), (255, 255, 255))
-    pen = ImageDraw.Draw(cell)
-    if tile.caption:
-        pen.text((0, line / 2), _shortened(tile.caption, letters, cell.width), (0, 0, 0), font(letters), anchor="lm")
-    for k, (name, objects) in enumerate(parts):
-        left = k * (width + gap)
-        title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
-        pen.text((left, head - line / 2), title, (96, 96, 96), font(round(letters * 0.9)), anchor="lm")
-        drawn = _draw(picture, height, width, objects, None, with_scores=name != "truth")
-        cell.paste(Image.fromarray(drawn), (left, head))
-    return np.asarray(cell, dtype=np.uint8)
+    parts = []
+    for name, objects in (("truth", tile.truth), ("prediction", tile.detections)):
+        if objects is not None:
+            title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
+            parts.append((title, _draw(picture, height, width, objects, None, with_scores=name == "prediction")))
+    return titled(parts, tile.caption)
 
 
 def _fitted(found: Detections, old: tuple[int, int], new: tuple[int, int]) -> Detections:

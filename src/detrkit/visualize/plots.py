@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The official twelve numbers in their order in the original's log.txt."""
 
-FIRST_PANELS = ("AP", "AP50", "AP75", "loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")
+FIRST_PANELS = ("AP", "AP50", "AP75", "AR100", "loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")
 """What is looked at first; other quantities follow in the order of the file."""
 
-LEFT_OUT = ("epoch", "step", "n_parameters", "APs", "APm", "APl", "AR1", "AR10", "ARs", "ARm", "ARl")
+LEFT_OUT = ("epoch", "step", "seconds", "n_parameters", "APs", "APm", "APl", "AR1", "AR10", "ARs", "ARm", "ARl")
 """Axes and details that would crowd the sheet."""
 
 PR_TABLES = {"iou_0.50": "at IoU 0.5", "iou_0.50_0.95": "mean over IoU 0.50 to 0.95"}
@@ -117,9 +117,9 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
         axes.set_title(quantity, fontsize=10)
         axes.grid(color="0.92")
         axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if place >= len(panels) - columns:
             axes.set_xlabel("epoch", fontsize=9)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _limit(axes, quantity, [v for c in runs.values() for _, v in c.train.get(quantity, [])])
     _legend(figure, list(runs), lines=any(set(c.train) & set(c.val) for c in runs.values()))
     _save(path, figure)

@@ -1,0 +1,242 @@
+"""Where the model looked: attention of the decoder over the picture and of the encoder between its places.
+
+As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from detrkit.data.decode import read_image
+from detrkit.errors import ConfigError
+from detrkit.inference import Detector
+from detrkit.models.attention import MultiheadAttention, record_attention
+from detrkit.postprocessing import postprocess
+from detrkit.structures import Detections
+from detrkit.verbs import ExplainConfig
+from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, save_picture, titled
+
+FEW = 3
+"""Detections that are shown where none reaches the threshold."""
+
+POINTS = 4
+"""Points of the encoder that are shown where none are asked for."""
+
+PANEL = 420
+"""Pixels of the longer side of each drawn picture."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one picture's features were looked at for. They lie on a grid of h x w places, row by row."""
+
+    detections: Detections
+    """Best class of each query, in the order of the queries, with original ids and names."""
+    decoder: Tensor
+    """float32 [Q, h, w]: how much each query looks at each place, in the last decoder layer; sums to 1 over places."""
+    encoder: Tensor | None
+    """float32 [h, w, h, w]: how much each place (the first two) looks at each place, in the last encoder layer; sums
+    to 1 over the last two. None without an encoder."""
+    covered: tuple[float, float]
+    """Height and width that the grid covers, in heights and widths of the picture: 1 or, since the last places reach
+    over the border, a little more."""
+
+
+def explain(config: ExplainConfig) -> None:
+    """Draw what the strongest detections of a picture look at, and what places of it look at.
+
+    Writes `decoder_attention.png` and `encoder_attention.png` to `config.output_dir`.
+
+    Raises:
+        DataError: the picture cannot be read.
+        ConfigError: a point is not `x,y` inside the picture, or a setting is out of range.
+        WeightsError: the weights cannot be read.
+    """
+    from rich.console import Console
+
+    if not 0 <= config.threshold <= 1 or config.max_detections < 1:
+        raise ConfigError(
+            "expected a threshold in 0..1 and max_detections of at least 1, "
+            f"found {config.threshold:g} and {config.max_detections}"
+        )
+    image = read_image(config.image)
+    height, width = image.shape[1:]
+    asked = [parse_point(text, height, width) for text in config.points.split()]
+    detector = Detector.load(config.weights, device=config.device, image_size=config.image_size)
+    attention = attend(detector, image)
+    chosen = strongest(attention.detections, config.threshold, config.max_detections)
+
+    console = Console()
+    picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    output_dir = Path(config.output_dir)
+    best = float(attention.detections.scores[chosen[0]])
+    if best < config.threshold:
+        console.print(f"No detection reaches {config.threshold:g}; the best has {best:.3f}", highlight=False)
+    written = [output_dir / "decoder_attention.png"]
+    save_picture(written[0], draw_decoder(picture, attention, chosen))
+    if attention.encoder is None:
+        console.print("The model has no encoder: no encoder attention", highlight=False)
+    else:
+        points = asked or _centres(attention.detections[chosen[:POINTS]], height, width)
+        written.append(output_dir / "encoder_attention.png")
+        save_picture(written[1], draw_encoder(picture, attention, points))
+    for path in written:
+        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+
+
+@torch.inference_mode()
+def attend(detector: Detector, image: Tensor) -> Attention:
+    """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
+    model = detector.model
+    decoder = _attentions(model.transformer.decoder.layers[-1:], "multihead_attn")
+    encoder = _attentions(model.transformer.encoder.layers[-1:], "self_attn")
+    shapes: list[tuple[int, int]] = []
+    hook = model.input_proj.register_forward_hook(lambda module, given, out: shapes.append(out.shape[-2:]))
+    batch = detector.prepare([image])
+    try:
+        with record_attention(decoder) as looks, record_attention(encoder) as exchanges:
+            out = model(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
+    finally:
+        hook.remove()
+    h, w = shapes[0]
+    height, width = batch.images.shape[-2:]
+    found = postprocess(out, torch.tensor([image.shape[1:]]))[0].cpu().with_categories(detector.categories)
+    return Attention(
+        detections=found,
+        decoder=looks[0][0].float().mean(0).cpu().view(-1, h, w),
+        encoder=exchanges[0][0].float().mean(0).cpu().view(h, w, h, w) if encoder else None,
+        covered=(h * model.stride / height, w * model.stride / width),
+    )
+
+
+def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
+    """Places of the detections to explain, best first: those that reach `threshold`, else a few; `most` at most."""
+    order = detections.scores.argsort(descending=True, stable=True)
+    reaching = int((detections.scores >= threshold).sum())
+    return [int(k) for k in order[: min(reaching or FEW, most)]]
+
+
+def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
+    """`x,y` in pixels of a picture of height x width.
+
+    Raises:
+        ConfigError: it is something else, or outside.
+    """
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"expected a point as x,y in pixels, found {text!r}") from None
+    if not (0 <= x < width and 0 <= y < height):
+        raise ConfigError(f"expected a point inside the picture of {width} x {height} pixels, found {text}")
+    return x, y
+
+
+def place_of(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
+    """Row and column, on the grid of the features, of a point x, y in pixels of a picture of height x width."""
+    h, w = attention.decoder.shape[1:]
+    row = int(point[1] / height / attention.covered[0] * h)
+    column = int(point[0] / width / attention.covered[1] * w)
+    return min(row, h - 1), min(column, w - 1)
+
+
+def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> Picture:
+    """Each of the chosen detections on the picture, beside what its query looks at."""
+    cells = []
+    small = _shrunk(picture)
+    scale = small.shape[1] / picture.shape[1]
+    for k in chosen:
+        one = attention.detections[[k]]
+        name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
+        heat = overlay(small, attention.decoder[k], attention.covered)
+        box = [v * scale for v in one.xyxy[0].tolist()]
+        _outline(heat, box, color_of(int(one.class_ids[0])))
+        with_box = _shrunk(draw_detections(picture, one))
+        parts = [("detection", _same_size(with_box, heat)), ("where its query looks", heat)]
+        cells.append(titled(parts, f"{name} {float(one.scores[0]):.2f}, query {k}"))
+    return grid(cells, columns=1 if len(cells) == 1 else 2)
+
+
+def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[float, float]]) -> Picture:
+    """The picture with the points (x, y in its pixels), then what each of these places looks at."""
+    assert attention.encoder is not None
+    height, width = picture.shape[:2]
+    small = _shrunk(picture)
+    scale = small.shape[1] / width
+    marked = small.copy()
+    cells = []
+    for number, point in enumerate(points, start=1):
+        place = (point[0] * scale, point[1] * scale)
+        _mark(marked, place, str(number))
+        heat = overlay(small, attention.encoder[place_of(point, height, width, attention)], attention.covered)
+        _mark(heat, place, str(number))
+        cells.append(titled([(f"point {number} at {point[0]:.0f}, {point[1]:.0f}: where it looks", heat)]))
+    return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
+
+
+def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> Picture:
+    """Weights [h, w] as heat over the greyed picture; the largest weight is the brightest colour."""
+    import matplotlib as mpl
+
+    height, width = picture.shape[:2]
+    whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
+    heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
+    level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
+    grey = picture.mean(axis=2, keepdims=True) * 0.55 + 20
+    colour = mpl.colormaps["inferno"](level)[..., :3] * 255
+    share = 0.15 + 0.75 * level[..., None] ** 0.6
+    blended: Picture = (grey * (1 - share) + colour * share).round().astype(np.uint8)
+    return blended
+
+
+def _attentions(layers: Iterable[nn.Module], name: str) -> list[MultiheadAttention]:
+    found = [getattr(layer, name) for layer in layers]
+    assert all(isinstance(attention, MultiheadAttention) for attention in found)
+    return found
+
+
+def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
+    """Centres x, y of detections, moved into the picture."""
+    boxes = detections.xyxy.nan_to_num()
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
+
+
+def _shrunk(picture: Picture) -> Picture:
+    """The picture with PANEL pixels on its longer side."""
+    height, width = picture.shape[:2]
+    factor = PANEL / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8).copy()
+
+
+def _same_size(picture: Picture, other: Picture) -> Picture:
+    if picture.shape == other.shape:
+        return picture
+    size = (other.shape[1], other.shape[0])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8)
+
+
+def _outline(picture: Picture, box: list[float], color: tuple[int, int, int]) -> None:
+    canvas = Image.fromarray(picture)
+    limits = (picture.shape[1] - 1, picture.shape[0] - 1) * 2
+    corners = [min(max(value, 0), limit) for value, limit in zip(box, limits, strict=True)]
+    if all(np.isfinite(corners)):
+        ImageDraw.Draw(canvas).rectangle((corners[0], corners[1], corners[2], corners[3]), outline=color, width=2)
+    picture[:] = np.asarray(canvas)
+
+
+def _mark(picture: Picture, place: tuple[float, float], text: str) -> None:
+    canvas = Image.fromarray(picture)
+    pen = ImageDraw.Draw(canvas)
+    x, y = place
+    pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=(46, 204, 255), outline=(0, 0, 0))
+    pen.text((x + 8, y), text, (255, 255, 255), font(16), anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
+    picture[:] = np.asarray(canvas)
