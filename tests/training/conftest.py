@@ -1,11 +1,13 @@
 """A data set and settings so small that a run takes a second."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detrkit.config import TrainConfig
@@ -56,6 +58,17 @@ def write_split(folder: Path, name: str, images: int, rng: np.random.Generator) 
     categories = [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}]
     content = {"images": entries, "annotations": annotations, "categories": categories}
     (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _quick() -> Iterator[None]:
+    """One thread, and no report, which takes longer than a tiny run; `test_run` writes one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detrkit.training.final.write_report", lambda *args, **kwargs: {})
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

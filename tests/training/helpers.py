@@ -69,5 +69,6 @@ def start_process(config: TrainConfig, before: str = "") -> Any:
 
 
 def _train(config: TrainConfig, before: str) -> None:
+    torch.set_num_threads(1)
     exec(before, {})
     train(config)

@@ -1,0 +1,120 @@
+"""A whole run: what it prints, writes and keeps."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError, DataError, MissingExtraError
+from detrkit.evaluation.report import write_report
+from detrkit.models import build_model
+from detrkit.training import run_training, train
+from detrkit.training.parts import choose_folder, find_processes
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("detrkit.training.final.write_report", write_report)
+    config = tiny(checkpoint_every=1, eval_every=2, epochs=3)
+    result = train(config)
+    run_dir = result.run_dir
+    said = capsys.readouterr().out
+    for words in ("CPU", "precision 32", "train 11 pictures", "parameters", "norm batch, since no weights", "lr 0.001"):
+        assert words in said
+    assert "epoch 3/3" in said
+
+    written = {path.name for path in run_dir.iterdir()}
+    assert {"config.yaml", "categories.json", "metrics.csv", "best.ckpt", "last.ckpt", "report"} <= written
+    assert {"epoch_0001.ckpt", "epoch_0002.ckpt", "epoch_0003.ckpt", "tensorboard"} <= written
+    assert list((run_dir / "tensorboard").iterdir())
+    assert TrainConfig.from_yaml(run_dir / "config.yaml") == config
+    assert json.loads((run_dir / "categories.json").read_text())[1] == {"id": 7, "name": "green"}
+    rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [bool(row["val/AP"]) for row in rows] == [False, True, True]  # every second, and the last
+    assert result.metrics["AP"] == max(float(row["val/AP"]) for row in rows[1:])
+    report = json.loads((run_dir / "report" / "metrics.json").read_text())
+    assert report["coco"]["bbox"]["AP"] == pytest.approx(result.metrics["AP"], abs=1e-9)
+
+
+def test_a_checkpoint_keeps_its_contract(tiny):
+    run_dir = train(tiny(epochs=1, ema=0.5)).run_dir
+    kept = torch.load(run_dir / "best.ckpt", weights_only=True)
+    card = kept["detrkit"]
+    assert card["version"] == 1
+    assert card["categories"] == [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}]
+    assert card["image_size"] == 48
+    assert TrainConfig.from_dict(card["config"]).lr == 1e-3
+    assert "val/AP" in card["metrics"]
+    build_model(**card["model_args"]).load_state_dict(kept["model"])
+    raw = {name.removeprefix("model."): v for name, v in kept["state_dict"].items()}
+    assert raw.keys() == kept["model"].keys()
+    assert not torch.equal(raw["class_embed.weight"], kept["model"]["class_embed.weight"])  # the moving average
+
+
+def test_weights_bring_their_architecture(tiny, capsys, tmp_path):
+    source = train(tiny(epochs=1)).run_dir
+    architecture = ("backbone", "hidden_dim", "nheads", "enc_layers", "dec_layers", "dim_feedforward", "num_queries")
+    default = {name: getattr(TrainConfig(), name) for name in architecture}
+    config = tiny(weights=str(source), output_dir=str(tmp_path / "tuned"), epochs=1, **default)
+    tuned = train(config).run_dir
+    said = capsys.readouterr().out
+    assert "2 of 2 taken over" in said
+    assert "norm frozen, with the statistics of the loaded weights" in said
+    assert yaml.safe_load((tuned / "config.yaml").read_text())["hidden_dim"] == 16
+
+
+def test_overfit_trains_and_evaluates_on_the_same_pictures(tiny, capsys):
+    run_dir = train(tiny(overfit=2, epochs=1)).run_dir
+    rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
+    assert rows[-1]["step"] == "1"
+
+
+def test_the_original_log(tiny):
+    run_dir = run_training(tiny(epochs=2), classic_log=True).run_dir
+    lines = [json.loads(line) for line in (run_dir / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    line = lines[0]
+    assert line["train_loss_bbox"] == pytest.approx(5 * line["train_loss_bbox_unscaled"])
+    assert line["train_loss_bbox_0"] == pytest.approx(5 * line["train_loss_bbox_0_unscaled"])
+    scaled = [v for k, v in line.items() if k.startswith("train_loss_") and not k.endswith("_unscaled")]
+    assert line["train_loss"] == pytest.approx(sum(scaled), rel=1e-5)
+    assert {"train_lr", "train_class_error", "train_cardinality_error_unscaled", "n_parameters"} <= line.keys()
+    assert len(line["test_coco_eval_bbox"]) == 12
+    assert "test_loss_giou_unscaled" in line
+
+
+def test_a_new_run_gets_a_number(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny(output_dir="")
+    assert str(choose_folder(config)) == "runs/shapes"
+    (tmp_path / "runs" / "shapes").mkdir(parents=True)
+    assert str(choose_folder(config)) == "runs/shapes-2"
+    (tmp_path / "runs" / "shapes" / "last.ckpt").touch()
+    assert str(choose_folder(tiny(output_dir="", resume="auto"))) == "runs/shapes"
+
+
+def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="with --data"):
+        train(TrainConfig())
+    with pytest.raises(DataError):
+        train(tiny(data=str(tmp_path / "nothing")))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="finds no such device"):
+        find_processes(TrainConfig(device="mps"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"detrkit\[wandb\]"):
+        train(tiny(wandb=True))
+
+
+def test_processes_that_torchrun_started_are_taken(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    found = find_processes(TrainConfig(device="cpu"))
+    assert (found.devices, found.num_nodes, found.world) == (2, 2, 4)
+    with pytest.raises(ConfigError, match="--devices 3, but torchrun started 2"):
+        find_processes(TrainConfig(device="cpu", devices=3))

@@ -1,0 +1,106 @@
+"""Losses that are not finite, and memory that runs out."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from detrkit.errors import NonFiniteLossError, OutOfMemoryError
+from detrkit.losses import Criterion
+from detrkit.models import build_model
+from detrkit.training import train
+from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
+from detrkit.training.module import DetectionTraining
+
+from .conftest import TINY
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_pictures(tiny, monkeypatch, tmp_path):
+    whole, calls = Criterion.weighted_sum, []
+
+    def weighted_sum(self, losses):
+        calls.append(torch.is_grad_enabled())
+        return whole(self, losses) * (float("nan") if sum(calls) == 7 and calls[-1] else 1)
+
+    monkeypatch.setattr(Criterion, "weighted_sum", weighted_sum)
+    with pytest.raises(NonFiniteLossError) as caught:
+        train(tiny())
+    message = str(caught.value)
+    assert "loss became nan at step 6 (epoch 2, batch 2)" in message
+    assert message.count(".png") == 2
+    assert f"the last good checkpoint is {tmp_path / 'run' / 'last.ckpt'}" in message
+    kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert all(torch.isfinite(v).all() for v in kept["model"].values() if v.is_floating_point())
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypatch):
+    monkeypatch.setattr(
+        DetectionTraining, "on_after_backward", lambda self: self.model.class_embed.bias.grad.fill_(float("inf"))
+    )
+    with pytest.raises(NonFiniteLossError, match=r"gradient became (inf|nan) at step 0 .* no checkpoint was saved yet"):
+        train(tiny())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence_with_flags(tiny, monkeypatch, error):
+    def forward(*_):
+        raise error
+
+    monkeypatch.setattr(DetectionTraining, "forward", forward)
+    with pytest.raises(OutOfMemoryError, match=r"--batch_size 2 --image_size 48 .*try --batch_size 1 --accumulate 2"):
+        train(tiny())
+
+
+def test_other_errors_stay_what_they_are(tiny, monkeypatch):
+    def forward(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    assert not is_out_of_memory(ValueError("memory"))
+    monkeypatch.setattr(DetectionTraining, "forward", forward)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(tiny())
+
+
+def test_advice_fits_what_is_used():
+    said = explain_out_of_memory(batch_size=1, image_size=800, num_queries=100, precision="32", cuda=True)
+    assert "try --image_size 600, or --precision bf16-mixed" in said
+
+
+def test_a_batch_size_is_found_and_written_down(tiny, monkeypatch):
+    monkeypatch.setattr("detrkit.training.memory.free_memory", lambda: 40_000_000)
+    run_dir = train(tiny(batch_size="auto", epochs=1)).run_dir
+    found = torch.load(run_dir / "last.ckpt", weights_only=True)["detrkit"]["config"]["batch_size"]
+    assert found in (1, 2, 4, 8)
+    assert f"batch_size: {found}\n" in (run_dir / "config.yaml").read_text()
+    whole = train(tiny(batch_size=found, epochs=1, output_dir=str(run_dir.parent / "given"))).run_dir
+    one, other = (torch.load(d / "last.ckpt", weights_only=True)["model"] for d in (run_dir, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)  # looking for it disturbed nothing
+
+
+def test_batch_sizes_grow_with_memory_up_to_the_limit(monkeypatch):
+    names = ("backbone", "hidden_dim", "nheads", "enc_layers", "dec_layers", "dim_feedforward", "num_queries")
+    model = build_model(num_classes=2, backbone_norm="batch", **{name: TINY[name] for name in names})
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    found = []
+    for free in (10**6, 10**8, 10**12):
+        monkeypatch.setattr("detrkit.training.memory.free_memory", lambda free=free: free)
+        precision = nullcontext
+        size = find_batch_size(model, height=96, width=96, limit=100, device=torch.device("cpu"), precision=precision)
+        found.append(size)
+    assert found[0] == 1
+    assert found == sorted(found)
+    assert found[2] == 64
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
