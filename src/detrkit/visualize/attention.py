@@ -22,7 +22,7 @@ from detrkit.models.attention import MultiheadAttention, record_attention
 from detrkit.postprocessing import postprocess
 from detrkit.structures import Detections
 from detrkit.verbs import ExplainConfig
-from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, save_picture, titled
+from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, resized, save_picture, titled
 
 FEW = 3
 """Detections that are shown where none reaches the threshold."""
@@ -85,7 +85,7 @@ def explain(config: ExplainConfig) -> None:
     if attention.encoder is None:
         console.print("The model has no encoder: no encoder attention", highlight=False)
     else:
-        points = asked or _centres(attention.detections[chosen[:POINTS]], height, width)
+        points = asked or _different(_centres(attention.detections[chosen], height, width), height, width, attention)
         written.append(output_dir / "encoder_attention.png")
         save_picture(written[1], draw_encoder(picture, attention, points))
     for path in written:
@@ -150,7 +150,7 @@ def place_of(point: tuple[float, float], height: int, width: int, attention: Att
 def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> Picture:
     """Each of the chosen detections on the picture, beside what its query looks at."""
     cells = []
-    small = _shrunk(picture)
+    small = resized(picture, PANEL)
     scale = small.shape[1] / picture.shape[1]
     for k in chosen:
         one = attention.detections[[k]]
@@ -158,8 +158,8 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
         heat = overlay(small, attention.decoder[k], attention.covered)
         box = [v * scale for v in one.xyxy[0].tolist()]
         _outline(heat, box, color_of(int(one.class_ids[0])))
-        with_box = _shrunk(draw_detections(picture, one))
-        parts = [("detection", _same_size(with_box, heat)), ("where its query looks", heat)]
+        with_box = draw_detections(picture, one, side=PANEL)
+        parts = [("detection", with_box), (f"where its query looks, {_peak(attention.decoder[k])}", heat)]
         cells.append(titled(parts, f"{name} {float(one.scores[0]):.2f}, query {k}"))
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
@@ -168,16 +168,17 @@ def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[floa
     """The picture with the points (x, y in its pixels), then what each of these places looks at."""
     assert attention.encoder is not None
     height, width = picture.shape[:2]
-    small = _shrunk(picture)
+    small = resized(picture, PANEL)
     scale = small.shape[1] / width
     marked = small.copy()
     cells = []
     for number, point in enumerate(points, start=1):
         place = (point[0] * scale, point[1] * scale)
         _mark(marked, place, str(number))
-        heat = overlay(small, attention.encoder[place_of(point, height, width, attention)], attention.covered)
+        weights = attention.encoder[place_of(point, height, width, attention)]
+        heat = overlay(small, weights, attention.covered)
         _mark(heat, place, str(number))
-        cells.append(titled([(f"point {number} at {point[0]:.0f}, {point[1]:.0f}: where it looks", heat)]))
+        cells.append(titled([(f"where point {number} looks, {_peak(weights)}", heat)]))
     return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
 
 
@@ -189,9 +190,9 @@ def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> 
     whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
     heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
     level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
-    grey = picture.mean(axis=2, keepdims=True) * 0.55 + 20
+    grey = picture.mean(axis=2, keepdims=True) * 0.7
     colour = mpl.colormaps["inferno"](level)[..., :3] * 255
-    share = 0.15 + 0.75 * level[..., None] ** 0.6
+    share = 0.1 + 0.6 * level[..., None]
     blended: Picture = (grey * (1 - share) + colour * share).round().astype(np.uint8)
     return blended
 
@@ -209,19 +210,19 @@ def _centres(detections: Detections, height: int, width: int) -> list[tuple[floa
     return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
 
 
-def _shrunk(picture: Picture) -> Picture:
-    """The picture with PANEL pixels on its longer side."""
-    height, width = picture.shape[:2]
-    factor = PANEL / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8).copy()
+def _different(
+    points: list[tuple[float, float]], height: int, width: int, attention: Attention
+) -> list[tuple[float, float]]:
+    """The first few points that lie at different places of the features."""
+    by_place: dict[tuple[int, int], tuple[float, float]] = {}
+    for point in points:
+        by_place.setdefault(place_of(point, height, width, attention), point)
+    return list(by_place.values())[:POINTS]
 
 
-def _same_size(picture: Picture, other: Picture) -> Picture:
-    if picture.shape == other.shape:
-        return picture
-    size = (other.shape[1], other.shape[0])
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8)
+def _peak(weights: Tensor) -> str:
+    """The largest weight, as a multiple of what even attention would give each place."""
+    return f"peak {float(weights.max()) * weights.numel():.1f} × even"
 
 
 def _outline(picture: Picture, box: list[float], color: tuple[int, int, int]) -> None:

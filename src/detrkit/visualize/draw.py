@@ -34,6 +34,7 @@ __all__ = [
     "draw_detections",
     "font",
     "grid",
+    "resized",
     "save_picture",
     "sheet",
     "titled",
@@ -45,6 +46,9 @@ Picture = npt.NDArray[np.uint8]
 
 READABLE_SIDE = 480
 """Pixels of the longer side below which a picture is enlarged before it is drawn on."""
+
+CROWD = 12
+"""Detections in a picture above which their labels become smaller, so as not to hide what they name."""
 
 FIRST_COLORS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46d9f0", "#f032e6", "#bfef45",
@@ -97,23 +101,25 @@ def color_of(class_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw_detections(image: Any, detections: Detections, truth: Detections | None = None) -> Picture:
+def draw_detections(image: Any, detections: Detections, truth: Detections | None = None, *, side: int = 0) -> Picture:
     """The picture with every detection on it: box, class name with score, and mask where there is one.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
         detections: what to draw, in pixels of `image`; the strongest end up on top.
         truth: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
+        side: pixels of the longer side of what comes back; 0: those of the picture, or a whole multiple of them where
+            it is too small to be read.
 
     Returns:
-        uint8 RGB [H, W, 3]; a whole multiple of the picture's size where that is too small to be read.
+        uint8 RGB [H, W, 3].
 
     Raises:
         DataError: the picture cannot be read.
     """
     picture = as_picture(image)
-    factor = max(1, math.ceil(READABLE_SIDE / max(picture.shape[:2])))
-    return _draw(picture, picture.shape[0] * factor, picture.shape[1] * factor, detections, truth)
+    longer = max(picture.shape[:2])
+    return _draw(picture, side or longer * max(1, math.ceil(READABLE_SIDE / longer)), detections, truth)
 
 
 def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
@@ -198,21 +204,23 @@ def _font_path() -> str:
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
+def resized(picture: Picture, side: int) -> Picture:
+    """A copy of the picture with `side` pixels on its longer side, whether that is fewer or more than it has."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if size == (width, height):
+        return picture.copy()
+    method = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize(size, method), dtype=np.uint8).copy()
+
+
 def _draw(
-    picture: Picture,
-    height: int,
-    width: int,
-    detections: Detections,
-    truth: Detections | None,
-    with_scores: bool = True,
+    picture: Picture, side: int, detections: Detections, truth: Detections | None, with_scores: bool = True
 ) -> Picture:
-    """The picture brought to height x width, with detections (in pixels of what came in) on it."""
-    scene = Image.fromarray(picture)
-    if scene.size != (width, height):
-        enlarging = width > scene.size[0]
-        scene = scene.resize((width, height), Image.Resampling.BICUBIC if enlarging else Image.Resampling.LANCZOS)
-    else:
-        scene = scene.copy()
+    """The picture with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
+    scene = Image.fromarray(resized(picture, side))
+    width, height = scene.size
     from_size = (picture.shape[0], picture.shape[1])
     found = _fitted(detections, from_size, (height, width))
     thickness = max(2, round(max(height, width) / 400))
@@ -220,7 +228,8 @@ def _draw(
     if truth is not None:
         _draw_truth(scene, _fitted(truth, from_size, (height, width)), thickness, letters)
     if len(found):
-        scene = _annotate(scene, found[found.scores.argsort(stable=True)], thickness, letters, with_scores)
+        crowded = max(9, round(letters * min(1.0, math.sqrt(CROWD / len(found)))))
+        scene = _annotate(scene, found[found.scores.argsort(stable=True)], thickness, crowded, with_scores)
     return np.asarray(scene, dtype=np.uint8).copy()
 
 
@@ -285,13 +294,11 @@ def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[flo
 def _cell(tile: Tile, side: int) -> Picture:
     """One tile: caption, then truth | prediction, each headed by its name."""
     picture = as_picture(tile.image)
-    factor = side / max(picture.shape[:2])
-    height, width = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
     parts = []
     for name, objects in (("truth", tile.truth), ("prediction", tile.detections)):
         if objects is not None:
             title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
-            parts.append((title, _draw(picture, height, width, objects, None, with_scores=name == "prediction")))
+            parts.append((title, _draw(picture, side, objects, None, with_scores=name == "prediction")))
     return titled(parts, tile.caption)
 
 
