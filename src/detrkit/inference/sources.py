@@ -107,7 +107,7 @@ def image_ids(found: Iterable[Found]) -> dict[Path, int]:
             while number in taken:
                 number += 1
             ids[path] = number
-    return ids
+    return {path: ids[path] for path in paths}
 
 
 def _with_names(source: str, output_dir: Path) -> list[tuple[Path, Path]]:

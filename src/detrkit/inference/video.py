@@ -57,7 +57,8 @@ def describe_video(path: str | Path) -> tuple[float, int]:
 def video_writer(path: str | Path, fps: float) -> Iterator[Callable[[npt.NDArray[np.uint8]], None]]:
     """A function that appends a frame (uint8 RGB [H, W, 3], all of one size) to a new mp4 (MPEG-4 part 2).
 
-    The file takes its name only if the block ends without an error and at least one frame was written.
+    The format wants even sides, so the last row or column is doubled where they are odd. The file takes its name only
+    if the block ends without an error and at least one frame was written.
 
     Raises:
         DataError: OpenCV cannot write such a video here.
@@ -67,6 +68,7 @@ def video_writer(path: str | Path, fps: float) -> Iterator[Callable[[npt.NDArray
         aside: list[Path] = []
 
         def append(frame: npt.NDArray[np.uint8]) -> None:
+            frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
             if not writer:
                 aside.append(stack.enter_context(atomic_path(path)))
                 size = (frame.shape[1], frame.shape[0])

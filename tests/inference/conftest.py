@@ -1,0 +1,84 @@
+"""A tiny detector with random weights, and pictures of several shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit import Categories, Detector, build_model
+
+MODEL = {
+    "num_classes": 3,
+    "backbone": "resnet18",
+    "hidden_dim": 32,
+    "enc_layers": 1,
+    "dec_layers": 2,
+    "dim_feedforward": 64,
+    "nheads": 4,
+    "num_queries": 9,
+    "backbone_norm": "group",
+}
+CATEGORIES = Categories((3, 7, 20), ("scratch", "pit", "stain"))
+SHAPES = {
+    "5.png": (60, 80),
+    "12.png": (60, 80),
+    "wide.png": (40, 100),
+    "deep/7.png": (60, 80),
+    "deep/tall.png": (90, 50),
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as training writes it, without Lightning's part."""
+    torch.manual_seed(0)
+    model = build_model(**MODEL)
+    with torch.no_grad():  # fresh boxes and classes hardly depend on the picture
+        model.query_embed.weight.mul_(3)
+        model.class_embed.weight.mul_(4)
+        model.bbox_embed.layers[-1].weight.mul_(4)
+    header = {"version": 1, "model_args": MODEL, "categories": CATEGORIES.to_plain(), "image_size": 64}
+    path = tmp_path_factory.mktemp("weights") / "best.ckpt"
+    torch.save({"model": model.state_dict(), "detrkit": header}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def detector(checkpoint: Path) -> Detector:
+    return Detector.load(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures in several shapes, some in a folder below."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, (height, width) in SHAPES.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST).save(path)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"no picture either")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., Path]:
+    """Writes an mp4 whose frames grow brighter."""
+
+    def make(path: Path, frames: int = 6, fps: float = 12.5, size: tuple[int, int] = (80, 60)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        for k in range(frames):
+            writer.write(np.full((size[1], size[0], 3), 30 * k, dtype=np.uint8))
+        writer.release()
+        return path
+
+    return make

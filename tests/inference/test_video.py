@@ -1,0 +1,83 @@
+"""Videos: frame by frame in, annotated copy out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detrkit import Detector
+from detrkit.errors import DataError
+from detrkit.inference.video import describe_video, read_frames, video_writer
+
+
+def test_a_video_gives_its_frames_one_at_a_time(
+    detector: Detector, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_video(tmp_path / "clip.mp4")
+    found = detector.predict(path, threshold=0)
+    assert isinstance(found, Iterator)
+    first = next(found)
+    assert first.source == f"{path}#0"
+    assert first.image_size == (60, 80)
+    assert [d.source for d in found] == [f"{path}#{k}" for k in range(1, 6)]
+    assert len(list(detector.predict(path, batch_size=4))) == 6
+
+
+def test_frames_are_rgb_tensors(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    with video_writer(tmp_path / "red.mp4", 10) as append:
+        for _ in range(3):
+            append(np.full((48, 64, 3), (220, 30, 30), dtype=np.uint8))
+    frames = [frame for frame, _ in read_frames(tmp_path / "red.mp4")]
+    assert len(frames) == 3
+    assert frames[0].shape == (3, 48, 64)
+    red, green, blue = frames[0].float().mean((1, 2)).tolist()
+    assert red > 190
+    assert green < 60
+    assert blue < 60
+
+
+def test_the_copy_keeps_rate_size_and_count(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    fps, frames = describe_video(make_video(tmp_path / "clip.mp4", fps=12.5))
+    assert (fps, frames) == (pytest.approx(12.5), 6)
+    with video_writer(tmp_path / "copy.mp4", fps) as append:
+        for frame, _ in read_frames(tmp_path / "clip.mp4"):
+            append(frame.permute(1, 2, 0).numpy())
+    copy = cv2.VideoCapture(str(tmp_path / "copy.mp4"))
+    assert copy.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    assert (copy.get(cv2.CAP_PROP_FRAME_WIDTH), copy.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (80, 60)
+    copy.release()
+
+
+def test_odd_sides_become_even(tmp_path: Path) -> None:
+    with video_writer(tmp_path / "odd.mp4", 10) as append:
+        append(np.zeros((61, 81, 3), dtype=np.uint8))
+    (frame, _), *_ = read_frames(tmp_path / "odd.mp4")
+    assert frame.shape == (3, 62, 82)
+
+
+def test_what_is_no_video_is_said(tmp_path: Path) -> None:
+    (tmp_path / "fake.mp4").write_bytes(b"not a video at all")
+    for path, complaint in ((tmp_path / "fake.mp4", "cannot be decoded"), (tmp_path / "no.mp4", "no such file")):
+        with pytest.raises(DataError, match=complaint):
+            next(read_frames(path))
+        with pytest.raises(DataError, match=complaint):
+            describe_video(path)
+
+
+def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with video_writer(tmp_path / "copy.mp4", 10) as append:
+            append(np.zeros((48, 64, 3), dtype=np.uint8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert not list(tmp_path.iterdir())
+    with video_writer(tmp_path / "empty.mp4", 10):
+        pass
+    assert not list(tmp_path.iterdir())
