@@ -29,6 +29,28 @@ class DataChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsChoice:
+    """Which weights, for the verbs that take some."""
+
+    weights: str
+    """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
+    dilation: bool | None = None
+    """Whether the last stage is dilated (DC5), for a file that does not say; default: what the file says, else not."""
+    nheads: int | None = None
+    """Attention heads, for a file that does not say; default: what the file says, else 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorChoice(WeightsChoice):
+    """Which detector and where it runs, for the verbs that use one."""
+
+    image_size: int = 0
+    """Shorter side in pixels; 0: what the weights were trained with."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig(DataChoice):
     """Look through a data set before training on it: sizes, classes, and every defect with file and record."""
 
@@ -41,7 +63,7 @@ class CheckConfig(DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(DataChoice):
+class EvalConfig(DetectorChoice, DataChoice):
     """Measure a detector, or a file of detections, on a data set: the twelve COCO numbers and where it goes wrong."""
 
     weights: str = ""
@@ -54,12 +76,8 @@ class EvalConfig(DataChoice):
     """Folder of the report; empty: beside the weights or detections, in report/."""
     batch_size: int = 1
     """Pictures a forward pass; only pictures of one shape share a pass."""
-    image_size: int = 0
-    """Shorter side in pixels; 0: what the weights were trained with."""
     num_workers: int = 2
     """Processes that load pictures; 0 loads in the main process."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes a GPU where there is one."""
     max_errors: int = 24
     """Pictures of the worst errors to draw."""
     max_dets: int = 100
@@ -68,13 +86,11 @@ class EvalConfig(DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(DetectorChoice):
     """Find objects in pictures, folders, globs and videos."""
 
     source: list[str]
     """Pictures, folders, globs or videos; several are fine."""
-    weights: str
-    """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results) and detections.csv."""
     threshold: float = 0.5
@@ -84,12 +100,8 @@ class PredictConfig:
     original."""
     batch_size: int = 1
     """Pictures a forward pass; only pictures of one shape share a pass."""
-    image_size: int = 0
-    """Shorter side in pixels; 0: what the weights were trained with."""
     no_images: bool = False
     """Write only the tables, no annotated copies."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes a GPU where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +115,11 @@ class PlotConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(DetectorChoice):
     """Show where the model looked: decoder attention of its strongest detections, encoder attention at points."""
 
     image: str
     """The picture."""
-    weights: str
-    """The detector."""
     output_dir: str = "explanation"
     """Folder of the pictures."""
     threshold: float = 0.5
@@ -119,24 +129,16 @@ class ExplainConfig:
     points: str = ""
     """Points for the encoder's self-attention, `x,y` in pixels of the picture, several with spaces between them
     ("40,60 120,80"); empty: centres of the strongest detections."""
-    image_size: int = 0
-    """Shorter side in pixels; 0: what the weights were trained with."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes a GPU where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(WeightsChoice):
     """Write weights in Hugging Face format (safetensors and config.json), or as a bare .pth of the original."""
 
     weights: str
     """What to convert: a checkpoint, a run folder, a published name, a .pth of the original, a Hugging Face folder."""
     output: str
     """Folder to write (Hugging Face format), or a file ending in .pth (the original's format)."""
-    dilation: bool | None = None
-    """Whether the last stage is dilated (DC5), for a file that does not say; default: what the file says."""
-    nheads: int | None = None
-    """Attention heads, for a file that does not say; default: what the file says, else 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,13 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     if config.weights:
         from detrkit.inference import Detector
 
-        detector = Detector.load(config.weights, device=config.device, image_size=config.image_size)
+        detector = Detector.load(
+            config.weights,
+            device=config.device,
+            image_size=config.image_size,
+            dilation=config.dilation,
+            nheads=config.nheads,
+        )
     raw = open_dataset(
         config.data,
         data_format=config.data_format,

@@ -60,7 +60,15 @@ class Detector:
         self.transform = eval_transform(image_size, model.input_mean, model.input_std)
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str = "auto", image_size: int = 0) -> Detector:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        image_size: int = 0,
+        dilation: bool | None = None,
+        nheads: int | None = None,
+    ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
 
         Args:
@@ -68,13 +76,15 @@ class Detector:
                 published name (which may be fetched).
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
             image_size: shorter side in pixels to which pictures are resized; 0: what the weights were trained with.
+            dilation: whether the backbone is dilated (DC5), for a file that does not say.
+            nheads: attention heads, likewise.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood.
             ConfigError: there is no such device.
         """
         chosen = _find_device(device)
-        weights = load_weights(source)
+        weights = load_weights(source, dilation=dilation, nheads=nheads)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
         model = build_model(**weights.model_args)

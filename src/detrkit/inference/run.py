@@ -47,7 +47,13 @@ def predict(config: PredictConfig) -> None:
     output_dir = Path(config.output_dir)
     found = find_sources(config.source, output_dir=output_dir)
     _keep_originals(found, output_dir, config)
-    detector = Detector.load(config.weights, device=config.device, image_size=config.image_size)
+    detector = Detector.load(
+        config.weights,
+        device=config.device,
+        image_size=config.image_size,
+        dilation=config.dilation,
+        nheads=config.nheads,
+    )
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _Tables(output_dir) as tables, Progress(*columns, console=console, transient=True) as progress:

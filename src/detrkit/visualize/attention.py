@@ -70,7 +70,13 @@ def explain(config: ExplainConfig) -> None:
     image = read_image(config.image)
     height, width = image.shape[1:]
     asked = [parse_point(text, height, width) for text in config.points.split()]
-    detector = Detector.load(config.weights, device=config.device, image_size=config.image_size)
+    detector = Detector.load(
+        config.weights,
+        device=config.device,
+        image_size=config.image_size,
+        dilation=config.dilation,
+        nheads=config.nheads,
+    )
     attention = attend(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 

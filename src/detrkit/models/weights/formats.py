@@ -152,10 +152,10 @@ def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> We
     if "dilation" not in told:
         notes.append(
             f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none; "
-            f"if it has, write it anew once: detrkit convert {path} OUTPUT --dilation true"
+            "if it has, say so: --dilation true"
         )
     if "nheads" not in told and model_args["hidden_dim"] != 256:
-        notes.append(f"{path} does not say its number of attention heads (nheads); it is taken to be 8")
+        notes.append(f"{path} does not say its number of attention heads; it is taken to be 8, else say --nheads")
     return Weights(
         state_dict,
         model_args | told,
