@@ -240,7 +240,8 @@ class Detections:
         import supervision
 
         found = self.cpu()
-        data = {"class_name": np.asarray(found.class_names, dtype=np.str_)} if found.class_names else {}
+        names = np.asarray(found.class_names, dtype=np.str_)
+        data: dict[str, Any] = {"class_name": names} if found.class_names else {}
         return supervision.Detections(
             xyxy=found.xyxy.numpy().astype(np.float32).reshape(-1, 4),
             confidence=found.scores.numpy(),
