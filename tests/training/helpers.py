@@ -1,13 +1,17 @@
 """What several training tests need."""
 
 import multiprocessing
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detrkit.config import TrainConfig
-from detrkit.training import train
+from detrkit.errors import DetrkitError
+from detrkit.training import final, train
 
 
 def assert_same(found: Any, expected: Any, where: str = "") -> None:
@@ -55,7 +59,7 @@ def in_a_process(config: TrainConfig, before: str = "", *, timeout: float = 120)
     return process.exitcode
 
 
-def start_process(config: TrainConfig, before: str = "") -> Any:
+def start_process(config: TrainConfig, before: str = "", environment: dict[str, str] | None = None) -> Any:
     """Begin to train in a process of its own.
 
     A server that has imported everything forks it, which spares each test ten seconds of imports and, unlike a fork of
@@ -63,12 +67,37 @@ def start_process(config: TrainConfig, before: str = "") -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["detrkit.training", "timm"])
-    process = context.Process(target=_train, args=(config, before))
+    process = context.Process(target=_train, args=(config, before, environment or {}))
     process.start()
     return process
 
 
-def _train(config: TrainConfig, before: str) -> None:
+def in_processes(world: int, config: TrainConfig, before: str = "", *, timeout: float = 120) -> list[int]:
+    """Train in `world` processes that find each other as torchrun's do; their exit codes, 2 for an error of ours."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    processes = [start_process(config, before, shared | rank) for rank in ranks]
+    for process in processes:
+        process.join(timeout)
+    hanging = [process for process in processes if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging, f"{len(hanging)} of {world} processes hang"
+    return [process.exitcode for process in processes]
+
+
+def _train(config: TrainConfig, before: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
+    final.write_report = lambda *args, **kwargs: {}
     exec(before, {})
-    train(config)
+    try:
+        train(config)
+    except DetrkitError as error:
+        rank = os.environ.get("RANK", "0")
+        Path(config.output_dir).with_name(f"error of rank {rank}").write_text(str(error))
+        sys.exit(2)
