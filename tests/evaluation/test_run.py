@@ -198,3 +198,47 @@ def test_where_the_report_goes(tmp_path: Path) -> None:
     assert default_folder(EvalConfig(weights=str(tmp_path / "run"))) == tmp_path / "run/report"
     assert default_folder(EvalConfig(weights=str(tmp_path / "run/best.ckpt"))) == tmp_path / "run/report"
     assert default_folder(EvalConfig(weights="detr_resnet50")) == Path("runs/detr_resnet50/report")
+
+
+def test_a_detector_through_the_verb(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights of a model that knows one class of the data set, one other, and not the second."""
+    from detrkit.models import build_model
+
+    args: dict[str, Any] = {
+        "num_classes": 2,
+        "backbone": "resnet18",
+        "hidden_dim": 16,
+        "nheads": 2,
+        "enc_layers": 1,
+        "dec_layers": 1,
+        "dim_feedforward": 16,
+        "num_queries": 8,
+    }
+    torch.manual_seed(0)
+    model = build_model(**args)
+    plain = {
+        "version": 1,
+        "model_args": args,
+        "categories": [{"id": 1, "name": "unicorn"}, {"id": 2, "name": "class 7"}],
+        "image_size": 64,
+        "config": {},
+        "metrics": {},
+    }
+    torch.save({"model": model.state_dict(), "detrkit": plain}, tmp_path / "best.ckpt")
+    folder, truth = dataset
+    config = EvalConfig(
+        weights=str(tmp_path / "best.ckpt"), data=str(folder), num_workers=0, batch_size=2, device="cpu"
+    )
+    content = evaluate(config)
+    found = {row["name"]: row["detections"] for row in content["per_class"]}
+    assert 0 < found["class 7"] <= 8 * len(truth["images"])
+    assert found["class 3"] == found["class 90"] == 0
+    assert content["made_by"]["image_size"] == 64
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 of the model's classes are not in the data set, their detections are dropped: unicorn" in text
+    assert "The model does not know 2 classes of the data set, their objects count as missed: class 3" in text
+    again = evaluate(EvalConfig(weights=str(tmp_path), data=str(folder), num_workers=0, batch_size=1, device="cpu"))
+    assert again["coco"]["bbox"] == pytest.approx(content["coco"]["bbox"], abs=1e-6)
+    assert (tmp_path / "report/metrics.json").is_file()
