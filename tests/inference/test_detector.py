@@ -43,6 +43,8 @@ def test_detections_are_sorted_with_original_ids_names_sizes_and_sources(detecto
     names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
     assert [names[i] for i in found.class_ids.tolist()] == list(found.class_names)
     assert found.image_size == (90, 50)
+    assert not found.xyxy.requires_grad
+    found.xyxy.add_(0)  # may be changed in place
     assert found.source == str(path)
     assert detector.predict(Image.open(path)).source is None
 

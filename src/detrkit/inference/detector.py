@@ -181,7 +181,7 @@ class Detector:
             samples.append((image, target))
         return collate(samples)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors could not be changed in place by those who get them
     def detect(self, batch: Batch, threshold: float = 0.0, top_k: int = 0) -> list[Detections]:
         """Detections of each picture of a batch: best first, original ids and names, in pixels of the original.
 

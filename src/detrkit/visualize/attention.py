@@ -98,7 +98,7 @@ def explain(config: ExplainConfig) -> None:
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def attend(detector: Detector, image: Tensor) -> Attention:
     """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model

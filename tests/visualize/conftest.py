@@ -1,0 +1,31 @@
+"""The tiny detector of tests/inference, and detections to draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from detrkit import Detections
+from inference.conftest import checkpoint, detector, pictures
+
+__all__ = ["checkpoint", "detector", "pictures"]
+
+
+@pytest.fixture
+def found() -> Detections:
+    """Two detections, without and with room above for a label."""
+    return Detections(
+        xyxy=torch.tensor([[4.0, 1.0, 30.0, 20.0], [40.0, 25.0, 70.0, 50.0]]),
+        scores=torch.tensor([0.9, 0.4]),
+        class_ids=torch.tensor([3, 7]),
+        class_names=("scratch", "Größe ж"),
+    )
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file."""
+    with Image.open(path) as image:
+        return image.size

@@ -1,0 +1,143 @@
+"""Attention maps: they are the model's own, lie where they belong, and are drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detrkit import Detections, Detector
+from detrkit.cli import main
+from detrkit.data.decode import read_image
+from detrkit.errors import ConfigError
+from detrkit.verbs import ExplainConfig
+from detrkit.visualize.attention import Attention, attend, explain, overlay, parse_point, place_of, strongest
+from inference.conftest import MODEL
+from visualize.conftest import size_of
+
+
+def test_maps_are_distributions_over_the_places_of_the_picture(detector: Detector, pictures: Path) -> None:
+    image = read_image(pictures / "wide.png")  # 40 x 100, resized to 43 x 107, so features of 2 x 4
+    attention = attend(detector, image)
+    height, width = detector.transform.output_size(40, 100)
+    h, w = math.ceil(height / 32), math.ceil(width / 32)
+    assert attention.decoder.shape == (9, h, w)
+    assert attention.encoder is not None
+    assert attention.encoder.shape == (h, w, h, w)
+    for weights in (attention.decoder, attention.encoder):
+        assert (weights >= 0).all()
+        torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(weights.shape[:-2]))
+    assert attention.covered == (h * 32 / height, w * 32 / width)
+
+
+def test_looking_does_not_change_what_is_found(detector: Detector, pictures: Path) -> None:
+    path = pictures / "5.png"
+    found = attend(detector, read_image(path)).detections
+    order = found.scores.argsort(descending=True, stable=True)
+    plain = detector.predict(path, threshold=0)
+    assert torch.equal(found[order].xyxy, plain.xyxy)
+    assert found[order].class_names == plain.class_names
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("part", "name"), [("decoder", "multihead_attn"), ("encoder", "self_attn")])
+def test_the_weights_are_those_that_make_the_output(detector: Detector, pictures: Path, part: str, name: str) -> None:
+    """Softmax(q k) v, projected, is what the module put out; and what is shown is its mean over the heads."""
+    from detrkit.models.attention import record_attention
+
+    module = getattr(getattr(detector.model.transformer, part).layers[-1], name)
+    image = read_image(pictures / "wide.png")
+    seen = {}
+    hook = module.register_forward_hook(lambda module, given, out: seen.update(value=given[2], out=out))
+    try:
+        with record_attention([module]) as weights:
+            attention = attend(detector, image)
+    finally:
+        hook.remove()
+    dim, heads = MODEL["hidden_dim"], MODEL["nheads"]
+    projected = seen["value"] @ module.in_proj_weight[2 * dim :].T + module.in_proj_bias[2 * dim :]
+    values = projected.unflatten(-1, (heads, dim // heads)).transpose(1, 2)  # [1, heads, S, D / heads]
+    mixed = (weights[0] @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(module.out_proj(mixed), seen["out"])
+    shown = getattr(attention, part)
+    torch.testing.assert_close(shown.flatten(), weights[0][0].mean(0).flatten())
+
+
+def test_points_fall_on_the_place_that_covers_them(found: Detections) -> None:
+    exact = Attention(found, torch.full((2, 3, 5), 1 / 15), None, covered=(1.0, 1.0))
+    assert place_of((0, 0), 30, 50, exact) == (0, 0)
+    assert place_of((49.9, 29.9), 30, 50, exact) == (2, 4)
+    assert place_of((19.9, 10.1), 30, 50, exact) == (1, 1)
+    reaching_over = replace(exact, covered=(1.5, 1.25))
+    assert place_of((49.9, 29.9), 30, 50, reaching_over) == (1, 3)  # the last ones lie outside the picture
+
+
+def test_heat_is_where_the_weight_is() -> None:
+    weights = torch.zeros(2, 4)
+    weights[1, 2] = 1
+    heat = overlay(np.full((100, 200, 3), 100, dtype=np.uint8), weights, (1.0, 1.0)).astype(int)
+    brightest = np.unravel_index(heat.sum(axis=2).argmax(), (100, 200))
+    assert 50 <= brightest[0] < 100
+    assert 100 <= brightest[1] < 150
+    reaching_over = overlay(np.full((100, 200, 3), 100, dtype=np.uint8), weights, (2.0, 1.0)).astype(int)
+    assert reaching_over.sum(axis=2).argmax() // 200 >= 90  # the lower row of places begins below the picture
+
+
+def test_the_strongest_or_else_a_few(detector: Detector, pictures: Path) -> None:
+    found = attend(detector, read_image(pictures / "5.png")).detections
+    order = found.scores.argsort(descending=True, stable=True).tolist()
+    assert strongest(found, 0.0, 6) == order[:6]
+    assert strongest(found, float(found.scores.max()), 6) == order[:1]
+    assert strongest(found, 1.0, 6) == order[:3]
+    assert strongest(found, 1.0, 2) == order[:2]
+
+
+def test_points_are_read() -> None:
+    assert parse_point("12.5,3", 40, 100) == (12.5, 3)
+    for wrong in ("12", "1,2,3", "a,b", "100,0", "0,40", "-1,0", "nan,1"):
+        with pytest.raises(ConfigError, match=f"{wrong}"):
+            parse_point(wrong, 40, 100)
+
+
+def test_explain_draws_both(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = {"weights": str(checkpoint), "image": str(pictures / "wide.png"), "device": "cpu"}
+    explain(ExplainConfig(**fixed, output_dir=str(tmp_path / "a"), threshold=0, max_detections=2, points="10,10 90,30"))
+    sizes = {path.name: size_of(path) for path in (tmp_path / "a").iterdir()}
+    assert set(sizes) == {"decoder_attention.png", "encoder_attention.png"}
+    assert sizes["decoder_attention.png"][0] > 4 * 420  # two detections, each beside its map
+    assert 3 * 420 < sizes["encoder_attention.png"][0] < 4 * 420  # the points, and two maps
+    explain(ExplainConfig(**fixed, output_dir=str(tmp_path / "b"), threshold=1))
+    assert "No detection reaches 1" in capsys.readouterr().out
+    assert size_of(tmp_path / "b" / "decoder_attention.png")[1] > sizes["decoder_attention.png"][1]
+
+
+def test_a_model_without_encoder_shows_its_decoder(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detrkit import build_model
+
+    args = {**MODEL, "enc_layers": 0}
+    header = {"version": 1, "model_args": args, "categories": [{"id": k, "name": f"c{k}"} for k in range(3)]}
+    torch.save({"model": build_model(**args).state_dict(), "detrkit": header | {"image_size": 64}}, tmp_path / "x.ckpt")
+    explain(ExplainConfig(weights=str(tmp_path / "x.ckpt"), image=str(pictures / "5.png"), output_dir=str(tmp_path)))
+    assert "no encoder" in capsys.readouterr().out
+    assert not (tmp_path / "encoder_attention.png").exists()
+    assert (tmp_path / "decoder_attention.png").exists()
+
+
+def test_the_command_line(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fixed = ["--weights", str(checkpoint), "--output_dir", str(tmp_path), "--device", "cpu"]
+    assert main(["explain", str(pictures / "5.png"), "--points", "5,5 10,20", *fixed]) == 0
+    assert main(["explain", str(pictures / "5.png"), "--points", "500,5", *fixed]) == 2
+    assert main(["explain", str(tmp_path / "no.png"), *fixed]) == 2
+    assert main(["explain", str(pictures / "5.png"), "--threshold", "7", *fixed]) == 2
+    said = capsys.readouterr().err
+    assert "80 x 60" in said
+    assert "no.png" in said
+    assert "threshold in 0..1" in said
