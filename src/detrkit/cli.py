@@ -9,18 +9,21 @@ and 1 mean a bug of ours.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from detrkit import __version__, verbs
-from detrkit.config import CONFIG_GROUPS, TrainConfig, did_you_mean
+from detrkit.config import CONFIG_GROUPS, TrainConfig, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
 
 if TYPE_CHECKING:
@@ -92,27 +95,40 @@ DETR_HELP = "the original main.py's command line, flag for flag"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
-        return run(list(sys.argv[1:] if argv is None else argv))
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return run(list(sys.argv[1:] if argv is None else argv))
     except DetrkitError as error:
         return complain(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except SystemExit as stop:  # how --help and --print_config end, once they have printed
+        return int(stop.code or 0)
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return complain(f"no space is left on the disk of {error.filename or 'the output folder'}; free some")
-        if error.errno in (errno.EACCES, errno.EROFS):
-            return complain(f"expected a place that may be written and read, found no permission for {error.filename}")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            return complain(f"expected a place that may be read and written, found no permission for {error.filename}")
+        if error.errno in (errno.EEXIST, errno.ENOTDIR) and error.filename:
+            return complain(f"expected a folder, or nothing yet, at {error.filename}, found a file there or above it")
         raise
 
 
 def complain(sentence: str) -> int:
-    """Print an error for the user; the exit status that goes with it."""
-    print(f"detrkit: error: {sentence}", file=sys.stderr)
+    """Print an error for the user, on one line; the exit status that goes with it."""
+    print(f"detrkit: error: {' '.join(sentence.split())}", file=sys.stderr)
     return 2
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning as one line, without the source line that raised it."""
+    print(f"detrkit: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def run(argv: list[str]) -> int:
@@ -133,7 +149,7 @@ def run(argv: list[str]) -> int:
         function(rest)
         return 0
     if name not in VERBS:
-        raise ConfigError(f"there is no verb {name!r}{did_you_mean(name, [*VERBS, 'detr'])}; see detrkit --help")
+        raise ConfigError(f"there is no verb {name!r}{did_you_mean(name, [*VERBS, 'detr'])} (see detrkit --help)")
     verb = VERBS[name]
     config = parse(name, verb, with_stored_settings(rest) if name == "train" else rest)
     module, _, attribute = verb.function.partition(":")
@@ -164,12 +180,13 @@ def parse(name: str, verb: Verb, argv: list[str]) -> Any:
     """
     from jsonargparse import ArgumentError
 
+    for path in peek(argv, "config"):
+        read_settings(path, [f.name for f in fields(verb.config)])  # its faults, told with the name of the file
     parser = build_parser(name, verb)
-    flags = [f.name for f in fields(verb.config)]
     try:
         values = parser.parse_args(spell_out_switches(argv, verb.config)).as_dict()
     except ArgumentError as error:
-        raise ConfigError(f"{explain_error(str(error), flags)} (see detrkit {name} --help)") from None
+        raise ConfigError(f"{explain_error(str(error), verb)} (see detrkit {name} --help)") from None
     values.pop("config", None)
     values.pop("print_config", None)
     return verb.config(**values)
@@ -177,25 +194,47 @@ def parse(name: str, verb: Verb, argv: list[str]) -> Any:
 
 def with_stored_settings(argv: list[str]) -> list[str]:
     """`train --resume ...` starts from the settings its run folder stores; flags given anew override them."""
-    given = dict(zip(argv, [*argv[1:], ""], strict=False))
-    given |= dict(word.split("=", 1) for word in argv if "=" in word)
-    resume = given.get("--resume", "")
-    if not resume or "--config" in given:
+    resume, output_dir = ([*peek(argv, flag), ""][0] for flag in ("resume", "output_dir"))
+    if not resume or (resume == "auto" and not output_dir) or peek(argv, "config"):
         return argv
-    folder = Path(given.get("--output_dir", "")) if resume == "auto" else Path(resume).parent
-    stored = folder / "config.yaml"
-    return ["--config", str(stored), *argv] if stored.is_file() else argv
+    folder = Path(output_dir) if resume == "auto" else Path(resume).parent
+    if not (folder / "config.yaml").is_file():
+        return argv
+    # The folder may have moved since it stored its name.
+    return ["--config", str(folder / "config.yaml"), "--output_dir", str(folder), *argv]
+
+
+def peek(argv: list[str], flag: str) -> list[str]:
+    """The values given to one flag, before anything is checked."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{flag}", dest="values", action="append", default=[])
+    try:
+        values: list[str] = parser.parse_known_args(argv)[0].values
+    except argparse.ArgumentError:  # without a value; the real parser will say so
+        return []
+    return values
 
 
 def build_parser(name: str, verb: Verb) -> ArgumentParser:
     """The argument parser of one verb; its help is made of the docstrings under the fields."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+    hints = get_type_hints(verb.config)
+
     class HelpFormatter(DefaultHelpFormatter):
         def _get_help_string(self, action: Any) -> str:
-            text = super()._get_help_string(action)
-            # An empty default is explained by the text itself.
-            return text.replace(", default: %(default)s", "") if action.default in ("", None) else text
+            if action.dest not in hints:
+                return str(super()._get_help_string(action))
+            if action.required:
+                return f"{action.help} (required)"
+            if action.default in ("", None):  # the text itself explains what happens then
+                return str(action.help)
+            return f"{action.help} (default: {plain(action.default)})"
+
+        def _metavar_formatter(self, action: Any, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+            if hints.get(action.dest) == (bool | None):
+                return lambda count: ("{true,false}",) * count
+            return super()._metavar_formatter(action, default_metavar)
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -203,6 +242,7 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
         usage=f"detrkit {name} {verb.usage} [settings]".replace("  ", " "),
         description=verb.config.__doc__,
         exit_on_error=False,
+        allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
     if verb.config is TrainConfig:
@@ -231,24 +271,44 @@ def spell_out_switches(argv: list[str], config: type) -> list[str]:
     switches = {f"--{f.name}" for f in fields(config) if f.type in ("bool", "bool | None")}
     spelled = []
     for place, word in enumerate(argv):
-        bare = word in switches and argv[place + 1 : place + 2] not in (["true"], ["false"])
-        spelled.append(f"{word}=true" if bare else word)
+        given = "".join(argv[place + 1 : place + 2]).lower() in ("true", "false")
+        spelled.append(f"{word}=true" if word in switches and not given else word)
     return spelled
 
 
-def explain_error(message: str, flags: list[str]) -> str:
+def explain_error(message: str, verb: Verb) -> str:
     """The parser's complaint as one sentence, with the nearest flag where a name is unknown."""
+    hints = get_type_hints(verb.config)
     unknown = re.search(r"unrecognized arguments: (?P<word>\S+)", message, re.IGNORECASE)
     if unknown:
         word = unknown["word"].split("=")[0]
         if not word.startswith("-"):
             return f"expected a flag, found the word {word!r}"
-        return f"there is no flag {word}{did_you_mean(word.lstrip('-'), flags)}".replace(" '", " '--", 1)
-    option = re.search(r"(?:Option|Key) '(?P<word>[^']+)' is not (?:accepted|expected)", message)
-    if option:
-        return f"there is no setting {option['word']!r}{did_you_mean(option['word'], flags)}"
-    value = re.search(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)', message, re.DOTALL)
-    if value:
-        rest = re.sub(r"typing\.|<class '(\w+)'>", r"\1", value["rest"])
-        return f"--{value['key']}: " + " ".join(rest.split()).replace("Got value:", "Found:")
-    return " ".join(message.split())
+        return f"there is no flag {word}{did_you_mean(word, [f'--{name}' for name in hints])}"
+    value = re.search(r'Parser key "(?P<key>[^"]+)":.*(?:Got|Given) value: (?P<found>.*)', message, re.DOTALL)
+    if value and value["key"] in hints:
+        return f"--{value['key']}: expected {kind_of(hints[value['key']])}, found {value['found'].strip()!r}"
+    missing = re.search(r"the following arguments are required: (?P<names>.*)", message)
+    if missing:
+        names = missing["names"].split(", ")
+        return f"expected {' and '.join(n.upper() if n in verb.positionals else f'--{n}' for n in names)}, found none"
+    empty = re.search(r"argument (?P<flag>--\S+): expected ", message)
+    if empty:
+        return f"{empty['flag']}: expected a value, found none"
+    return message
+
+
+def kind_of(hint: Any) -> str:
+    """What a setting may hold, in words: "a number", "one of sine, learned"."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if hint in words:
+        return words[hint]
+    if get_origin(hint) is Literal:
+        choices = [str(choice) for choice in get_args(hint)]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    return " or ".join(kind_of(part) for part in get_args(hint) if part is not NoneType)
+
+
+def plain(value: object) -> str:
+    """A default as one would type it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

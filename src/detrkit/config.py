@@ -219,10 +219,30 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a `config.yaml`."""
+        return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))
+
+
+def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
+    """The settings of a YAML file, by name, with their values unchecked.
+
+    Raises:
+        ConfigError: there is no such file, it holds something else, or a key is none of `known`; the sentence suggests
+            the nearest name.
+    """
+    try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ConfigError(f"expected settings, one `name: value` a line, in {path}")
-        return cls.from_dict(values)
+    except FileNotFoundError:
+        raise ConfigError(f"expected a file of settings at {path}, found none") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1} of {path}" if mark else path
+        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {where}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {path}")
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"there is no setting {key!r}, found in {path}{did_you_mean(str(key), known)}")
+    return values
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
