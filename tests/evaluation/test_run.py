@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.data.find import open_dataset, write_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.coco import coco_numbers
 from detrkit.evaluation.run import (
@@ -18,6 +19,7 @@ from detrkit.evaluation.run import (
     detect_batches,
     detect_split,
     evaluate,
+    made_split,
     match_classes,
     read_detections,
 )
@@ -242,3 +244,17 @@ def test_a_detector_through_the_verb(
     again = evaluate(EvalConfig(weights=str(tmp_path), data=str(folder), num_workers=0, batch_size=1, device="cpu"))
     assert again["coco"]["bbox"] == pytest.approx(content["coco"]["bbox"], abs=1e-6)
     assert (tmp_path / "report/metrics.json").is_file()
+
+
+def test_the_pictures_that_a_run_held_out_are_the_ones_it_is_measured_on(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, truth = dataset
+    (folder / "val.json").rename(folder / "all.json")
+    raw = open_dataset(folder, val_fraction=0.5, seed=7)
+    write_split(tmp_path / "run" / "split.json", raw)
+    again = open_dataset(folder, **made_split(str(tmp_path / "run")))
+    assert [i.file_name for i in again.splits["val"].images] == [i.file_name for i in raw.splits["val"].images]
+    assert made_split(str(tmp_path / "run" / "best.ckpt")) == {"seed": 7, "val_fraction": 0.5}
+    assert made_split("") == made_split("detr_resnet50") == {}
+    assert len(raw.splits["val"].images) == len(truth["images"]) / 2

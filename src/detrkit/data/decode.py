@@ -62,7 +62,9 @@ def read_image(path: str | Path) -> Tensor:
                 orientation = _orientation(image, data)
     except Image.DecompressionBombError as error:
         raise DataError(f"the picture {path} is too large to decode safely: {error}") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+    except UnidentifiedImageError as error:  # its message names our buffer, not the file
+        raise DataError(f"expected a picture in {path}, found no image format that is known") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DataError(f"expected a picture in {path}, but it cannot be decoded: {error}") from error
     if not whole:
         warnings.warn(f"the picture {path} is truncated; what is missing stays grey or black", stacklevel=2)

@@ -74,6 +74,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         val_json=config.val_json,
         train_images=config.train_images,
         val_images=config.val_images,
+        **made_split(config.weights),
     )
     if config.split not in raw.splits:
         raise ConfigError(
@@ -242,6 +243,19 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
             '[{"image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "score": 0.9}, ...]'
         )
     return rows
+
+
+def made_split(weights: str) -> dict[str, Any]:
+    """How the run behind some weights held out its validation pictures, where its data set had no such split.
+
+    So that a detector is never measured on pictures it was trained on. Empty where nothing was made.
+    """
+    path = Path(weights)
+    written = (path if path.is_dir() else path.parent) / "split.json"
+    if not weights or not written.is_file():
+        return {}
+    made = json.loads(written.read_text(encoding="utf-8"))
+    return {"seed": made["seed"], "val_fraction": made["val_fraction"]}
 
 
 def default_folder(config: EvalConfig) -> Path:
