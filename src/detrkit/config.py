@@ -9,6 +9,7 @@ plain arguments and finished parts, never a config.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -177,6 +178,20 @@ class RunConfig:
     """Also log to MLflow (needs the mlflow extra)."""
 
 
+LOWEST = {
+    1: (
+        "batch_size", "epochs", "num_queries", "accumulate", "image_size", "devices", "num_nodes", "eval_every",
+        "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers",
+    ),
+    0: (
+        "enc_layers", "num_workers", "lr_backbone", "weight_decay", "max_minutes", "warmup_steps", "clip_max_norm",
+        "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes", "val_fraction", "dropout",
+        "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef", "giou_loss_coef", "mask_loss_coef",
+        "dice_loss_coef", "eos_coef",
+    ),
+}  # fmt: skip
+"""The lowest value of each setting that is a number."""
+
 CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelConfig, LossConfig)
 
 
@@ -185,15 +200,18 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     """Everything `detrkit train` can be told; defaults are those of the original's main.py."""
 
     def __post_init__(self) -> None:
+        check_lowest(self, LOWEST)
         if self.hidden_dim % self.nheads:
             raise ConfigError(
                 f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
                 f"try --hidden_dim {self.nheads * max(1, round(self.hidden_dim / self.nheads))}"
             )
-        for name in ("batch_size", "epochs", "num_queries", "accumulate", "image_size", "devices", "num_nodes"):
-            value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise ConfigError(f"--{name} must be at least 1, found {value}")
+        if not self.lr > 0:
+            raise ConfigError(f"--lr must be above 0, found {self.lr:g}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"--ema must be at least 0 and below 1, found {self.ema:g}")
+        if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
+            raise ConfigError("one of --set_cost_class, --set_cost_bbox, --set_cost_giou must be above 0, found none")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data: what YAML and checkpoints hold."""
@@ -243,6 +261,19 @@ def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"there is no setting {key!r}, found in {path}{did_you_mean(str(key), known)}")
     return values
+
+
+def check_lowest(config: object, lowest: Mapping[int, Iterable[str]]) -> None:
+    """Refuse numbers that are too low, or are none.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for low, names in lowest.items():
+        for name in names:
+            value = getattr(config, name)
+            if isinstance(value, int | float) and not value >= low:
+                raise ConfigError(f"--{name} must be at least {low}, found {value}")
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from detrkit.config import check_lowest
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataChoice:
@@ -39,6 +41,9 @@ class WeightsChoice:
     nheads: int | None = None
     """Attention heads, for a file that does not say; default: what the file says, else 8."""
 
+    def __post_init__(self) -> None:
+        check_lowest(self, {1: ("nheads",)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorChoice(WeightsChoice):
@@ -48,6 +53,10 @@ class DetectorChoice(WeightsChoice):
     """Shorter side in pixels; 0: what the weights were trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lowest(self, {0: ("image_size",)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +69,9 @@ class CheckConfig(DataChoice):
     """Object queries of the model to come; pictures with more objects are reported."""
     json: str = ""
     """Also write the report as JSON to this file."""
+
+    def __post_init__(self) -> None:
+        check_lowest(self, {1: ("num_queries",)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +95,10 @@ class EvalConfig(DetectorChoice, DataChoice):
     max_dets: int = 100
     """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
     objects than that, adds AP@K and ARK."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lowest(self, {1: ("batch_size", "max_dets"), 0: ("num_workers", "max_errors")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,3 +175,6 @@ class DemoConfig:
     """Lowest score of a prediction that is drawn, 0..1."""
     seed: int = 0
     """Seed of the pictures and of the training."""
+
+    def __post_init__(self) -> None:
+        check_lowest(self, {0: ("minutes", "seed")})

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 # All that torch.load is known to raise on files that are cut off, or something else altogether.
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError,
+    struct.error,
 )  # fmt: skip
 
 
