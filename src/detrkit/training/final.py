@@ -13,6 +13,7 @@ from detrkit.training.checkpoint import BEST, read
 from detrkit.training.cycle import EpochCycle
 from detrkit.training.module import DetectionTraining
 from detrkit.training.validation import Validation
+from detrkit.visualize.plots import plot_training, read_curves
 
 
 class FinalReport(pl.Callback):
@@ -35,6 +36,9 @@ class FinalReport(pl.Callback):
             assert found is not None
             detections = found.detections
         if trainer.is_global_zero:
+            curves = read_curves(self.run_dir)
+            if curves:
+                plot_training(self.run_dir / "report" / "training_curves.png", {self.run_dir.name: curves})
             write_report(
                 self.val.to_coco(),
                 detections,
