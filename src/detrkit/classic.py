@@ -14,12 +14,16 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import Any, NoReturn
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from detrkit.config import TrainConfig, did_you_mean
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, DataError
 from detrkit.verbs import EvalConfig
+
+if TYPE_CHECKING:
+    from detrkit.structures import Categories
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,10 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("data and run")
     group.add_argument("--dataset_file", default="coco", help="coco, or coco_panoptic (not available yet)")
     group.add_argument("--coco_path", help="folder with train2017, val2017 and annotations, or any data set we read")
-    group.add_argument("--coco_panoptic_path", help="folder of the panoptic annotations (not available yet)")
+    group.add_argument(
+        "--coco_panoptic_path", help="used with --dataset_file coco_panoptic only, as in main.py (not available yet)"
+    )
     group.add_argument("--remove_difficult", action="store_true", help="accepted and without effect, as in main.py")
     group.add_argument("--output_dir", default="", help="folder to write to; empty: write nothing")
-    group.add_argument("--device", default="cuda", help="cuda, cpu or mps")
+    group.add_argument("--device", default="cuda", help="cuda, cuda:NUMBER, cpu, mps or auto")
     group.add_argument("--seed", default=42, type=int, help="seed of the run")
     group.add_argument("--resume", default="", help="checkpoint to go on from: a path or an https address")
     group.add_argument("--start_epoch", default=0, metavar="N", type=int, help="epoch to start counting from")
@@ -113,13 +119,14 @@ def main(argv: Sequence[str]) -> None:
     flags = build_parser().parse_args(argv)
     _refuse_what_is_missing(flags)
     _meet_at(flags.dist_url)
-    if flags.resume.startswith(("https://", "http://")):
-        flags.resume = str(_fetch(flags.resume))
+    _choose_device(flags)
+    flags.resume = _find_checkpoint(flags.resume)
+    if flags.output_dir:
+        _run(flags, Path(flags.output_dir))
+        return
     with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-        if flags.eval:
-            _evaluate(flags, flags.output_dir or nowhere)
-        else:
-            _train(flags, flags.output_dir or nowhere)
+        print(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
+        _run(flags, Path(nowhere))
 
 
 def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
@@ -131,28 +138,59 @@ def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
         data=flags.coco_path,
         no_aux_loss=not flags.aux_loss,
         backbone_norm="frozen",
+        # main.py kept a checkpoint before each drop of the rates, and every 100 epochs
+        checkpoint_every=100 if flags.lr_drop % 100 == 0 else flags.lr_drop,
     )
 
 
-def _train(flags: argparse.Namespace, output_dir: str) -> None:
+def one_class_per_id(data: Categories) -> Categories:
+    """The 91 classes of main.py, whose index is the category id: named as in the data set, else as in COCO.
+
+    Raises:
+        DataError: a category id is not in 0..90.
+    """
     from detrkit.models.weights.published import COCO_CATEGORIES
+    from detrkit.structures import Categories
+
+    names = dict(zip(data.ids, data.names, strict=True))
+    beyond = [category_id for category_id in data.ids if category_id not in COCO_CATEGORIES.ids]
+    if beyond:
+        raise DataError(
+            f"main.py has 91 classes, for category ids 0 to 90, and this data set has the id {beyond[0]} "
+            f"({names[beyond[0]]}); detrkit train takes any ids"
+        )
+    taken = set(data.names)
+    return Categories(
+        COCO_CATEGORIES.ids,
+        tuple(
+            names.get(index, f"N/A {index}" if name in taken else name)
+            for index, name in zip(COCO_CATEGORIES.ids, COCO_CATEGORIES.names, strict=True)
+        ),
+    )
+
+
+def _run(flags: argparse.Namespace, output_dir: Path) -> None:
+    if flags.eval:
+        _evaluate(flags, output_dir / "report")
+    else:
+        _train(flags, output_dir)
+
+
+def _train(flags: argparse.Namespace, output_dir: Path) -> None:
     from detrkit.training import run_training
 
-    config = to_config(flags, output_dir)
-    if not flags.resume and flags.output_dir:
-        # main.py started anew over whatever the folder held, and appended to log.txt.
-        result = run_training(
-            config, categories=COCO_CATEGORIES, classic_log=True, start_epoch=flags.start_epoch, overwrite=True
-        )
-    else:
-        result = run_training(
-            config, categories=COCO_CATEGORIES, classic_log=bool(flags.output_dir), start_epoch=flags.start_epoch
-        )
+    result = run_training(
+        to_config(flags, str(output_dir)),
+        classes=one_class_per_id,
+        classic_log=True,
+        start_epoch=flags.start_epoch,
+        overwrite=True,  # main.py began anew over whatever the folder held
+    )
     if result.interrupted:
         raise KeyboardInterrupt
 
 
-def _evaluate(flags: argparse.Namespace, output_dir: str) -> None:
+def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
     from detrkit.evaluation.run import evaluate
 
     if not flags.resume:
@@ -161,25 +199,42 @@ def _evaluate(flags: argparse.Namespace, output_dir: str) -> None:
         EvalConfig(
             data=flags.coco_path,
             weights=flags.resume,
-            output_dir=output_dir,
+            # A file that says more of itself than the defaults of the flags is believed.
+            dilation=flags.dilation or None,
+            nheads=flags.nheads if flags.nheads != TrainConfig.nheads else None,
+            output_dir=str(output_dir),
             batch_size=flags.batch_size,
             num_workers=flags.num_workers,
             device=flags.device,
-            dilation=flags.dilation or None,
-        )
+        ),
+        classes=lambda model, data: one_class_per_id(data) if len(model) == 91 else model,
     )
 
 
 def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
-    if flags.masks or flags.frozen_weights or flags.coco_panoptic_path or flags.dataset_file == "coco_panoptic":
+    if flags.masks or flags.frozen_weights or flags.dataset_file == "coco_panoptic":
         raise ConfigError(
-            "segmentation (--masks, --frozen_weights, --coco_panoptic_path, --dataset_file coco_panoptic) "
-            "is not available yet; this version trains and evaluates detection"
+            "segmentation (--masks, --frozen_weights, --dataset_file coco_panoptic) is not available yet; "
+            "this version trains and evaluates detection"
         )
     if flags.dataset_file != "coco":
         raise ConfigError(f"--dataset_file must be coco or coco_panoptic, found {flags.dataset_file!r}")
     if not flags.coco_path:
         raise ConfigError("expected the data set's folder; name it with --coco_path")
+
+
+def _choose_device(flags: argparse.Namespace) -> None:
+    """`cuda:1` is the only GPU that this process shall see; torch is not imported yet."""
+    device = re.fullmatch(r"(?P<kind>auto|cpu|cuda|mps)(:(?P<number>\d+))?", flags.device)
+    if device is None or (device["number"] and device["kind"] not in ("cuda", "cpu")):
+        raise ConfigError(f"--device must be cuda, cuda:NUMBER, cpu, mps or auto, found {flags.device!r}")
+    flags.device = device["kind"]
+    if device["kind"] == "cuda" and device["number"]:
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        number = int(device["number"])
+        if visible and number >= len(visible):
+            raise ConfigError(f"--device cuda:{number}, but CUDA_VISIBLE_DEVICES leaves {len(visible)} GPUs")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
 
 
 def _meet_at(dist_url: str) -> None:
@@ -192,11 +247,22 @@ def _meet_at(dist_url: str) -> None:
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place["host"], place["port"]
 
 
-def _fetch(url: str) -> Path:
-    """The file behind an address, kept in torch.hub's cache, its hash checked against its name as main.py did."""
-    from detrkit.models.weights.published import Published, fetch
+def _find_checkpoint(resume: str) -> str:
+    """The local file of `--resume`: an address is fetched into torch.hub's cache, its hash checked against its name."""
+    if resume.startswith(("https://", "http://")):
+        from detrkit.models.weights.published import Published, fetch
 
-    name = Path(url).stem
-    if not re.search(r"-[0-9a-f]{8,}$", name):
-        raise ConfigError(f"expected an address whose file name ends in its hash (NAME-HASH.pth), found {url}")
-    return fetch(Published(name, url, {}, float("nan")))
+        name = PurePosixPath(urlsplit(resume).path).stem
+        if not re.search(r"-[0-9a-f]{8,}$", name):
+            raise ConfigError(
+                f"expected an address whose file name ends in its hash (NAME-HASH.pth), found {resume}; "
+                "download the file and name it with --resume"
+            )
+        return str(fetch(Published(name, resume, {}, float("nan"))))
+    path = Path(resume)
+    if path.name.startswith("checkpoint") and not path.exists() and path.with_name("last.ckpt").exists():
+        raise ConfigError(
+            f"expected a checkpoint at {path}, found none, but {path.with_name('last.ckpt')}, which is what detrkit "
+            "calls it; name that one with --resume"
+        )
+    return resume

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,14 @@ class ClassMatch:
     """Names of the data set's classes that the model does not have; their objects count as missed."""
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
+def evaluate(
+    config: EvalConfig, *, classes: Callable[[Categories, Categories], Categories] | None = None
+) -> dict[str, Any]:
     """Measure as `config` says, print the official numbers and a table of the classes, and write the report.
+
+    Args:
+        config: the settings.
+        classes: makes the classes of the model from its own and those of the data set; None: its own.
 
     Returns:
         The content of `metrics.json` (see `report.write_report`).
@@ -90,12 +96,13 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
     truth = split.to_coco()
     if detector is not None:
-        match = match_classes(detector.categories, split.categories)
+        known = classes(detector.categories, split.categories) if classes else detector.categories
+        match = match_classes(known, split.categories)
         _say_match(console, match)
         detections = detect_split(
             detector.model,
             split,
-            detector.categories,
+            known,
             match,
             image_size=detector.image_size,
             device=detector.device,

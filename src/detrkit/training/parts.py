@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,14 @@ class Data:
         write_split(run_dir / "split.json", self.raw)
 
 
-def load_data(config: TrainConfig, categories: Categories | None = None) -> Data:
+def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] | None = None) -> Data:
     """Open and check the data set.
 
     `--overfit N` leaves the first N training pictures that show something, for training and evaluation alike.
 
     Args:
         config: the settings.
-        categories: the classes of the model, where they are not those of the training data.
+        classes: makes the classes of the model from those of the training data; None: they are the same.
 
     Raises:
         DataError: there is nothing to train on.
@@ -89,7 +90,7 @@ def load_data(config: TrainConfig, categories: Categories | None = None) -> Data
         train = val = replace(train, images=shown)
     if not any(image.objects for image in train.images):
         raise DataError(f"expected objects in the training pictures of {config.data}, found none")
-    return Data(train, val, categories or train.categories, report.summary(), raw)
+    return Data(train, val, classes(train.categories) if classes else train.categories, report.summary(), raw)
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,27 @@ class Start:
     """With `--weights`: what became of each class."""
 
 
-def start_model(config: TrainConfig, categories: Categories, resume: ResumePoint | None) -> Start:
+def start_model(
+    config: TrainConfig, categories: Categories, resume: ResumePoint | None, *, filled: bool = False
+) -> Start:
     """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
 
     Weights bring their architecture: every model setting left at its default becomes that of the weights. A resumed
     run loads neither, since its checkpoint has them.
+
+    Args:
+        config: the settings.
+        categories: classes of the model.
+        resume: the checkpoint of ours to go on from.
+        filled: a checkpoint of the original, whose norms are frozen, will fill the model instead.
     """
-    weights = load_weights(config.weights, dilation=config.dilation or None) if config.weights and not resume else None
+    weights = None
+    if config.weights and not resume and not filled:
+        weights = load_weights(config.weights, dilation=config.dilation or None)
+        for note in weights.notes:
+            warnings.warn(note, stacklevel=2)
     settings = _settings(config, weights.model_args if weights else {})
-    trained = bool(config.weights) or config.backbone_weights != "none"
+    trained = filled or bool(config.weights) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
     model_args: dict[str, Any] = {
         "num_classes": len(categories),
@@ -128,7 +141,7 @@ def start_model(config: TrainConfig, categories: Categories, resume: ResumePoint
     if resume:
         resume.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)
-    fresh = weights is None and resume is None and trained
+    fresh = weights is None and resume is None and not filled and trained
     model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
     kept = fit_weights(model, weights, categories) if weights else []
     criterion = build_criterion(

@@ -16,6 +16,7 @@ import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from detrkit.config import TrainConfig
@@ -75,7 +76,7 @@ def train(config: TrainConfig) -> TrainResult:
 def run_training(
     config: TrainConfig,
     *,
-    categories: Categories | None = None,
+    classes: Callable[[Categories], Categories] | None = None,
     classic_log: bool = False,
     start_epoch: int = 0,
     overwrite: bool = False,
@@ -84,8 +85,8 @@ def run_training(
 
     Args:
         config: the settings.
-        categories: the classes of the model, where they are not those of the training data; for example one class for
-            each COCO id.
+        classes: makes the classes of the model from those of the training data, for example one for each COCO id;
+            None: they are the same.
         classic_log: also write the original's log.txt.
         start_epoch: epoch to begin at, from 0, where no checkpoint says it.
         overwrite: take an `output_dir` that holds another run.
@@ -93,30 +94,32 @@ def run_training(
     Raises:
         DetrkitError: what the user can mend: settings, data, weights, memory, a loss that is not finite.
     """
-    _check(config)
     run_dir = choose_folder(config, overwrite=overwrite)
     processes = find_processes(config)
+    if config.precision == "16-mixed" and processes.accelerator == "cpu":
+        raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
     loggers = make_loggers(config, run_dir)
     console = Console()
-    data = load_data(config, categories)
+    data = load_data(config, classes)
     point, original = _find_resume(config, run_dir)
     if point:
         why = point.nothing_left(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
         )
         if why:
-            console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
             return TrainResult(run_dir, _plain(point.card["metrics"]))
         if config.batch_size == "auto":
             config = replace(config, batch_size=int(point.card["batches"]["batch_size"]))
-    start = start_model(config, data.categories, point)
+    start = start_model(config, data.categories, point, filled=original is not None)
     config = replace(config, output_dir=str(run_dir), **{k: start.model_args[k] for k in _kept_settings(start)})
     optimizer = build_optimizer(
         start.model, lr=config.lr, lr_backbone=start.lr_backbone, weight_decay=config.weight_decay
     )
     if original:
         original.restore(start.model, optimizer)
-        start_epoch = start_epoch or original.epoch
+        start_epoch = original.epoch or start_epoch
     return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
         optimizer, loggers, console, classic_log=classic_log
     )
@@ -392,23 +395,6 @@ class _Run:
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-def _check(config: TrainConfig) -> None:
-    """Settings that only training can judge.
-
-    Raises:
-        ConfigError: one of them makes no sense.
-    """
-    for name, low in (("eval_every", 1), ("lr_drop", 1), ("overfit", 0), ("max_minutes", 0), ("early_stopping", 0)):
-        if getattr(config, name) < low:
-            raise ConfigError(f"--{name} must be at least {low}, found {getattr(config, name)}")
-    if not 0 <= config.ema < 1:
-        raise ConfigError(f"--ema must be at least 0 and below 1, found {config.ema}")
-    if config.lr <= 0 or config.lr_backbone < 0:
-        raise ConfigError(f"--lr must be above 0 and --lr_backbone not below, found {config.lr}, {config.lr_backbone}")
-    if config.precision == "16-mixed" and config.device == "cpu":
-        raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
 
 
 def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
