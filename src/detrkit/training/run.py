@@ -26,19 +26,20 @@ from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
-from detrkit.training.checkpoint import BEST, LAST, VERSION, AtomicCheckpointIO, ResumePoint, remove_stale
+from detrkit.training.checkpoint import LAST, VERSION, AtomicCheckpointIO, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
 from detrkit.training.loaders import TrainingData
 from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
+from detrkit.training.messages import announce, conclude, learning
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
 from detrkit.training.original import OriginalCheckpoint
 from detrkit.training.parts import Data, Processes, Start, choose_folder, find_processes, load_data, start_model
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
-from detrkit.training.signals import StopSignals, requeue_slurm_job
+from detrkit.training.signals import StopSignals
 from detrkit.training.validation import Validation, Validator
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -107,7 +108,7 @@ def run_training(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
         )
         if why:
-            if getattr(rank_zero_only, "rank", 0) == 0:
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
             return TrainResult(run_dir, _plain(point.card["metrics"]))
         if config.batch_size == "auto":
@@ -187,7 +188,8 @@ class _Run:
         self.loaders = self._loaders(module)
         if trainer.is_global_zero:
             self._prepare_folder()
-            self._announce(console)
+            source = str(self.point.path) if self.point else config.resume
+            announce(console, config, self.data, start, self.processes, self.run_dir, source=source, begin=self.begin)
             spent = self.point.seconds if self.point else 0.0
             progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
             rows = LoggerRows(loggers)
@@ -195,7 +197,7 @@ class _Run:
             cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
             if classic_log:
                 weights = _term_weights(start.criterion)
-                cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, _count(start.model)))
+                cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learning(start.model)))
         if not self.point and self.begin[0]:
             begun = dict.fromkeys(("ready", "started", "processed", "completed"), self.begin[0])
             trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
@@ -205,7 +207,7 @@ class _Run:
         finally:
             signals.uninstall()
         if trainer.is_global_zero:
-            self._conclude(console, cycle, signals)
+            conclude(console, cycle, signals, self.run_dir)
         best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
         return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
 
@@ -349,53 +351,6 @@ class _Run:
             advance=advance,
         )
 
-    def _announce(self, console: Console) -> None:
-        """The first lines: what is about to happen."""
-        config, data, start = self.config, self.data, self.start
-        total = sum(p.numel() for p in start.model.parameters())
-        world = f" x {self.processes.world}" if self.processes.world > 1 else ""
-        lines = {
-            "Device": f"{_device_name(self.processes.accelerator)}{world}, precision {config.precision}",
-            "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
-            "Model": f"DETR on {start.model_args['backbone']}, {total / 1e6:.1f} M parameters, "
-            f"{_count(start.model) / 1e6:.1f} M learn",
-            "Backbone": f"norm {start.norm}",
-            "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
-            f"{config.batch_size} pictures a batch{world}",
-            "Folder": str(self.run_dir),
-        }
-        if start.kept:
-            new = [row.name for row in start.kept if row.kept_from is None]
-            lines["Classes"] = f"{len(start.kept) - len(new)} of {len(start.kept)} taken over from {config.weights}" + (
-                f"; new: {', '.join(new[:8])}{', ...' if len(new) > 8 else ''}" if new else ""
-            )
-        if self.point or self.begin[0]:
-            source = self.point.path if self.point else config.resume
-            inside = f", batch {self.begin[1] + 1}" if self.begin[1] else ""
-            lines["Resume"] = f"{source}, at epoch {self.begin[0] + 1}{inside}"
-        for name, line in lines.items():
-            console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
-
-    def _conclude(self, console: Console, cycle: EpochCycle, signals: StopSignals) -> None:
-        """The last lines: what was reached, or how to go on."""
-        if cycle.interrupted:
-            name = signals.received.name if signals.received else "a signal to another process"
-            console.print(
-                f"Stopped by {name}; saved {self.run_dir / LAST}. Go on with:\n"
-                f"  detrkit train --resume auto --output_dir {self.run_dir}",
-                highlight=False,
-                soft_wrap=True,
-            )
-            if name == "SIGUSR1" and requeue_slurm_job():
-                console.print("Slurm has queued this job again.")
-        elif cycle.best_epoch:
-            console.print(
-                f"Best AP {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}; see {self.run_dir / 'report'}. Next:\n"
-                f"  detrkit predict PICTURES --weights {self.run_dir / BEST}",
-                highlight=False,
-                soft_wrap=True,
-            )
-
 
 def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
     """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet."""
@@ -423,20 +378,10 @@ def _term_weights(criterion: Criterion) -> dict[str, float]:
     return {term.name: term.weight for term in criterion.terms}
 
 
-def _count(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def _plain(row: dict[str, float]) -> dict[str, float]:
     """The COCO numbers and epoch of a row."""
     numbers = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/A")}
     return numbers | {"epoch": row["epoch"]} if numbers else {}
-
-
-def _device_name(accelerator: str) -> str:
-    if accelerator == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU ({torch.get_num_threads()} threads)" if accelerator == "cpu" else "Apple GPU"
 
 
 @contextmanager

@@ -1,0 +1,94 @@
+"""The first and last lines of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from detrkit.config import TrainConfig
+from detrkit.training.checkpoint import BEST, LAST
+from detrkit.training.cycle import EpochCycle
+from detrkit.training.parts import Data, Processes, Start
+from detrkit.training.signals import StopSignals, requeue_slurm_job
+
+
+def announce(
+    console: Console,
+    config: TrainConfig,
+    data: Data,
+    start: Start,
+    processes: Processes,
+    run_dir: Path,
+    *,
+    source: str,
+    begin: tuple[int, int],
+) -> None:
+    """Say what is about to happen: device, data, model, backbone, learning rate, folder, and where it goes on.
+
+    Args:
+        console: where to print.
+        config: settings.
+        data: pictures.
+        start: the model.
+        processes: device and processes.
+        run_dir: folder of the run.
+        source: the checkpoint it goes on from; empty or "auto": none.
+        begin: (epoch, batch) of the first batch, from 0.
+    """
+    total = sum(p.numel() for p in start.model.parameters())
+    world = f" x {processes.world}" if processes.world > 1 else ""
+    lines = {
+        "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
+        "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
+        "Model": f"DETR on {start.model_args['backbone']}, {total / 1e6:.1f} M parameters, "
+        f"{learning(start.model) / 1e6:.1f} M learn",
+        "Backbone": f"norm {start.norm}",
+        "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
+        f"{config.batch_size} pictures a batch{world}",
+        "Folder": str(run_dir),
+    }
+    if start.kept:
+        new = [row.name for row in start.kept if row.kept_from is None]
+        lines["Classes"] = f"{len(start.kept) - len(new)} of {len(start.kept)} taken over from {config.weights}" + (
+            f"; new: {', '.join(new[:8])}{', ...' if len(new) > 8 else ''}" if new else ""
+        )
+    if source not in ("", "auto"):
+        inside = f", batch {begin[1] + 1}" if begin[1] else ""
+        lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
+    for name, line in lines.items():
+        console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
+
+
+def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path) -> None:
+    """Say what was reached and what to do next, or how to go on; ask Slurm to queue the job again if it warned us."""
+    if cycle.interrupted:
+        name = signals.received.name if signals.received else "a signal to another process"
+        console.print(
+            f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n"
+            f"  detrkit train --resume auto --output_dir {run_dir}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if name == "SIGUSR1" and requeue_slurm_job():
+            console.print("Slurm has queued this job again.")
+    elif cycle.best_epoch:
+        console.print(
+            f"Best AP {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}; see {run_dir / 'report'}. Next:\n"
+            f"  detrkit predict PICTURES --weights {run_dir / BEST}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def learning(model: nn.Module) -> int:
+    """How many parameters learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU ({torch.get_num_threads()} threads)" if accelerator == "cpu" else "Apple GPU"
