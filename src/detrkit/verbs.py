@@ -163,11 +163,11 @@ class DemoConfig:
 
     output_dir: str = "runs/demo"
     """Folder the demo writes to."""
-    images: int = 600
+    images: int = 1500
     """Training pictures to draw; a fifth of that is held out besides."""
     size: int = 128
     """Side of the pictures in pixels."""
-    difficulty: float = 0.3
+    difficulty: float = 0.2
     """How faint and small the defects are, 0..1."""
     minutes: float = 4.0
     """Minutes to train."""
