@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import yaml
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, DataError, MissingExtraError
@@ -118,3 +119,26 @@ def test_processes_that_torchrun_started_are_taken(monkeypatch):
     assert (found.devices, found.num_nodes, found.world) == (2, 2, 4)
     with pytest.raises(ConfigError, match="--devices 3, but torchrun started 2"):
         find_processes(TrainConfig(device="cpu", devices=3))
+
+
+def test_loggers_get_rows_and_steps_under_names_that_do_not_collide(tiny, monkeypatch):
+    """MLflow keeps a metric in a file of its name: `step` and `step/loss` could not live together."""
+    told: dict[str, float] = {}
+
+    class Recorder(DummyLogger):
+        def log_metrics(self, metrics, step):
+            told.update(metrics)
+
+    monkeypatch.setattr("detrkit.training.run.make_loggers", lambda *_: [Recorder()])
+    train(tiny(epochs=1))
+    assert {"now/loss", "now/grad_norm", "train/loss", "train/loss_ce_0", "val/AP", "lr", "epoch"} <= told.keys()
+    folders = {name.rpartition("/")[0] for name in told}
+    assert not folders & told.keys()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_loggers_of_the_extras(tiny, monkeypatch, name):
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir = train(tiny(epochs=1, **{name: True})).run_dir
+    assert (run_dir / {"wandb": "wandb", "mlflow": "mlruns"}[name]).is_dir()

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -124,7 +125,7 @@ class LoggerRows(pl.Callback):
         """Log one step in every 50."""
         assert isinstance(pl_module, DetectionTraining)
         if batch_idx % STEPS_BETWEEN_LOGS == 0:
-            values = {"step/loss": pl_module.last_loss, "step/grad_norm": pl_module.grad_norm}
+            values = {"now/loss": pl_module.last_loss, "now/grad_norm": pl_module.grad_norm}
             for logger in self.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
 
@@ -146,5 +147,6 @@ def make_loggers(config: TrainConfig, run_dir: Path) -> list[Logger]:
     if config.wandb:
         loggers.append(WandbLogger(name=run_dir.name, save_dir=run_dir, project="detrkit"))
     if config.mlflow:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store without a server
         loggers.append(MLFlowLogger("detrkit", run_name=run_dir.name, save_dir=str(run_dir / "mlruns")))
     return loggers
