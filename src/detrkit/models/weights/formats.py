@@ -49,6 +49,11 @@ def load_weights(source: str | Path, *, dilation: bool | None = None, nheads: in
                 f"{weights.source} was trained with {name} {str(known).lower()}, found --{name} {str(value).lower()}; "
                 "leave that out or choose other weights"
             )
+    width = weights.model_args.get("hidden_dim", 256)
+    if nheads is not None and width % nheads:
+        raise WeightsError(
+            f"{weights.source} has hidden_dim {width}, which {nheads} heads do not divide; look at --nheads"
+        )
     notes = tuple(note for note in weights.notes if not any(name in note for name in told))
     return replace(weights, model_args=weights.model_args | told, notes=notes)
 

@@ -1,0 +1,139 @@
+"""What the command line offers: every setting is explained, and none appears unnoticed."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+import pytest
+
+from detrkit import __version__
+from detrkit.cli import VERBS
+
+from .conftest import Command
+
+DATA = "data data_format train_images train_json val_images val_json"
+DETECTOR = "device dilation image_size nheads weights"
+
+FLAGS = {
+    "demo": "difficulty images minutes output_dir seed size threshold",
+    "check": f"{DATA} json num_queries",
+    "train": f"{DATA} accumulate activation augmentation backbone backbone_norm backbone_weights batch_size "
+    "bbox_loss_coef checkpoint_every clip_max_norm dec_layers device devices dice_loss_coef dilation "
+    "dim_feedforward dropout early_stopping ema enc_layers eos_coef epochs eval_every giou_loss_coef "
+    "group_by_aspect hidden_dim image_size lr lr_backbone lr_drop lr_schedule mask_loss_coef masks max_minutes "
+    "mlflow nheads no_aux_loss num_nodes num_queries num_workers output_dir overfit position_embedding "
+    "pre_norm precision resume save_minutes seed set_cost_bbox set_cost_class set_cost_giou val_fraction wandb "
+    "warmup_steps weight_decay weights",
+    "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir split",
+    "predict": f"{DETECTOR} batch_size no_images output_dir source threshold top_k",
+    "plot": "output_dir runs",
+    "explain": f"{DETECTOR} image max_detections output_dir points threshold",
+    "convert": "dilation nheads output weights",
+}
+"""Every setting of every verb. A new one belongs in the documentation, and then here."""
+
+UNITS = {
+    "pixels": ("image_size", "size", "points"),
+    "minutes": ("minutes", "max_minutes", "save_minutes"),
+    "0..1": ("threshold", "val_fraction", "dropout", "difficulty"),
+    "a step": ("lr", "lr_backbone", "batch_size", "ema"),
+    "pictures": ("images", "max_errors", "overfit"),
+    "processes": ("devices", "num_workers"),
+    "epoch": ("lr_drop", "eval_every", "checkpoint_every"),
+}
+"""Settings that count something, and what their help must name."""
+
+
+def test_no_setting_appears_unnoticed() -> None:
+    found = {name: sorted(f.name for f in fields(verb.config)) for name, verb in VERBS.items()}
+    assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
+
+
+def test_the_overview_lists_every_verb(detrkit: Command) -> None:
+    for ask in ([], ["--help"], ["-h"], ["help"]):
+        shown = detrkit(*ask)
+        assert (shown.status, shown.err) == (0, "")
+        for verb in [*VERBS, "detr"]:
+            assert re.search(rf"^  {verb} +\w", shown.out, re.MULTILINE), verb
+    assert detrkit("--version").out == f"detrkit {__version__}\n"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_explains_every_setting(detrkit: Command, name: str) -> None:
+    shown = detrkit(name, "--help")
+    assert (shown.status, shown.err) == (0, "")
+    verb = VERBS[name]
+    rows = help_rows(shown.out)
+    assert set(rows) - {"help", "config", "print_config"} == {f.name for f in fields(verb.config)}
+    for field in fields(verb.config):
+        row = rows[field.name]
+        assert len(row) > 8, f"{field.name} is not explained"
+        assert not re.search(r"default: *\)|default: None|type:|Literal|%\(", row), row
+        default: Any = field.default
+        if default is MISSING:
+            assert row.endswith("(required)"), row
+        elif default not in ("", None):
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+            assert row.endswith(f"(default: {text})"), row
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_names_units(detrkit: Command, name: str) -> None:
+    rows = help_rows(detrkit(name, "--help").out)
+    for unit, names in UNITS.items():
+        for setting in set(names) & rows.keys():
+            words = rows[setting].lower()
+            assert unit in words or (unit == "a step" and "a forward pass" in words), f"{setting}: {rows[setting]}"
+
+
+def test_choices_are_shown(detrkit: Command) -> None:
+    text = detrkit("train", "--help").out
+    assert "--augmentation {detr,flip,none}" in text
+    assert "--dilation {true,false}" in text
+    text = detrkit("eval", "--help").out  # where leaving it out means: as the file says
+    assert "--dilation {true,false}" in text
+    assert "null" not in text
+
+
+def test_groups_of_train_come_in_reading_order(detrkit: Command) -> None:
+    text = detrkit("train", "--help").out
+    places = [
+        text.index(f"\n{title}:") for title in ("Data", "Optimisation", "The run", "Model", "Matching and losses")
+    ]
+    assert places == sorted(places)
+
+
+def test_help_of_a_verb_is_quick_and_free_of_torch() -> None:
+    code = "import sys; from detrkit.cli import main; main(['train', '--help']); print('torch' in sys.modules)"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert time.perf_counter() - start < 10  # 0.5 s on a machine with nothing else to do
+
+
+def test_every_type_can_be_told_in_words() -> None:
+    from detrkit.cli import kind_of
+
+    for verb in VERBS.values():
+        for name, hint in get_type_hints(verb.config).items():
+            assert kind_of(hint), name
+    assert kind_of(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number or auto"
+
+
+def help_rows(text: str) -> dict[str, str]:
+    """Setting -> what its help says, from the text for a wide terminal."""
+    rows: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        start = re.match(r"  (?:-h, )?(?:--)?(\w+)(?: \S.*?)?(?:  +(.*))?$", line)
+        if start and line[:3] != "   ":
+            name = start[1]
+            rows[name] = start[2] or ""
+        elif line.startswith("      ") and name:
+            rows[name] = f"{rows[name]} {line.strip()}".strip()
+        else:
+            name = ""
+    return rows
