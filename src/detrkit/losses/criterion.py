@@ -38,10 +38,13 @@ class Criterion(nn.Module):
         """
         with torch.autocast(out.logits.device.type, enabled=False):
             layers = [Output(layer.logits.float(), layer.boxes.float()) for layer in (out, *out.aux)]
-            num_boxes = _mean_over_processes(sum(len(t["labels"]) for t in targets), out.logits.device)
+            images, queries = out.logits.shape[:2]
+            objects = [len(target["labels"]) for target in targets]
+            counts = [sum(objects), sum(min(queries, n) for n in objects), images * queries]
+            num_boxes, num_matched, num_queries = _mean_over_processes(counts, out.logits.device)
             losses: dict[str, Tensor] = {}
             for i, pairs in enumerate(self.matcher.match_layers(layers, targets)):
-                matched = _gather(layers[i], targets, pairs, num_boxes)
+                matched = _gather(layers[i], targets, pairs, (num_boxes.clamp(min=1), num_matched, num_queries))
                 suffix = f"_{i - 1}" if i else ""
                 losses |= {t.name + suffix: t.term(matched) for t in self.terms if t.every_layer or not i}
         return losses
@@ -63,7 +66,7 @@ def _term_of(name: str) -> str:
     return head if tail.isdecimal() else name
 
 
-def _gather(output: Output, targets: Sequence[Target], pairs: Pairs, num_boxes: Tensor) -> Matched:
+def _gather(output: Output, targets: Sequence[Target], pairs: Pairs, counts: tuple[Tensor, Tensor, Tensor]) -> Matched:
     device = output.logits.device
     sizes = [len(target["labels"]) for target in targets]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -73,13 +76,13 @@ def _gather(output: Output, targets: Sequence[Target], pairs: Pairs, num_boxes: 
     images, queries, objects = torch.stack([images, queries, objects]).to(device)  # one transfer
     labels = torch.cat([target["labels"] for target in targets])[objects]
     boxes = torch.cat([target["boxes"] for target in targets])[objects].float()
-    return Matched(output, targets, images, queries, labels, boxes, num_boxes)
+    return Matched(output, targets, images, queries, labels, boxes, *counts)
 
 
-def _mean_over_processes(count: int, device: torch.device) -> Tensor:
-    """A count averaged over all processes of the run, at least 1; so that every object weighs the same everywhere."""
-    mean = torch.tensor(float(count), device=device)
+def _mean_over_processes(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Counts averaged over all processes of the run, so that every object and query weighs the same everywhere."""
+    mean = torch.tensor(counts, dtype=torch.float32, device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()
-    return mean.clamp(min=1)
+    return mean

@@ -34,6 +34,10 @@ class Matched:
     """float32 [M, 4], box of the object: cx, cy, w, h in 0..1."""
     num_boxes: Tensor
     """Scalar by which sums over pairs are divided: objects a process, averaged over all processes, at least 1."""
+    num_matched: Tensor
+    """Scalar: matched pairs a process, averaged over all processes."""
+    num_queries: Tensor
+    """Scalar: queries of all pictures a process, averaged over all processes."""
 
 
 Term = Callable[[Matched], Tensor]
@@ -47,7 +51,10 @@ class ClassLoss:
     eos_coef: float = 0.1
 
     def __call__(self, matched: Matched) -> Tensor:
-        """The mean over the queries, weighted by their class.
+        """The mean over the queries of all processes, weighted by their class.
+
+        The original divides by the weights of its own process, so that a query's share depends on what it is
+        processed beside; for one process the two are the same.
 
         Raises:
             ConfigError: the model has another number of classes.
@@ -62,7 +69,8 @@ class ClassLoss:
         wanted[matched.images, matched.queries] = matched.labels
         weight = logits.new_ones(no_object + 1)
         weight[-1] = self.eos_coef
-        return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
+        total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum")
+        return total / (matched.num_matched + self.eos_coef * (matched.num_queries - matched.num_matched))
 
 
 def box_l1(matched: Matched) -> Tensor:
