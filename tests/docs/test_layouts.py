@@ -1,0 +1,73 @@
+"""Each folder tree in docs/your-own-data.md is built as drawn, and found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset
+
+from .pages import ROOT, Page
+
+TREES = [block for block in Page(ROOT / "docs/your-own-data.md").blocks if block.info.startswith("text ")]
+XML = """<annotation><size><width>40</width><height>30</height></size>
+<object><name>dent</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>20</xmax><ymax>25</ymax></bndbox></object>
+</annotation>"""
+
+
+def build(paths: list[Path]) -> None:
+    """Write a file of the kind that each path says, about the pictures among them that it belongs to."""
+    pictures = [path for path in paths if path.suffix == ".jpg"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".jpg":
+            noise = np.random.default_rng(number).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(coco(belonging(path, paths, pictures))), encoding="utf-8")
+        elif path.suffix == ".xml":
+            path.write_text(XML, encoding="utf-8")
+        elif path.suffix == ".yaml":
+            path.write_text("train: images/train\nval: images/val\nnames: [dent, scratch]\n", encoding="utf-8")
+        elif path.name == "classes.txt":
+            path.write_text("dent\nscratch\n", encoding="utf-8")
+        elif "ImageSets" in path.parts:
+            path.write_text(belonging(path, paths, pictures)[0].stem + "\n", encoding="utf-8")
+        else:
+            path.write_text("1 0.5 0.5 0.2 0.4\n", encoding="utf-8")
+
+
+def belonging(path: Path, paths: list[Path], pictures: list[Path]) -> list[Path]:
+    """The pictures of one list: the k-th of them for the k-th list, or all for a single one."""
+    lists = [p for p in paths if p.suffix == path.suffix and p.suffix in (".json", ".txt")]
+    return pictures if len(lists) == 1 else [pictures[lists.index(path)]]
+
+
+def coco(pictures: list[Path]) -> dict[str, object]:
+    return {
+        "images": [{"id": k, "file_name": p.name, "width": 40, "height": 30} for k, p in enumerate(pictures, 1)],
+        "annotations": [
+            {"id": k, "image_id": k, "category_id": 7, "bbox": [5, 6, 15, 19], "area": 285, "iscrowd": 0}
+            for k in range(1, len(pictures) + 1)
+        ],
+        "categories": [{"id": 7, "name": "dent"}],
+    }
+
+
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: f"{tree.info.split()[1]}, line {tree.line}")
+def test_the_tree_is_found(tree, tmp_path: Path) -> None:
+    build([tmp_path / line for line in tree.code.split()])
+    report = check_dataset(open_dataset(tmp_path / "DATA"))
+    assert report.format == tree.info.split()[1]
+    assert {name: len(split.images) for name, split in report.splits.items()} == {"train": 1, "val": 1}
+    assert all(len(image.objects) == 1 for split in report.splits.values() for image in split.images)
+    assert {"dropped", "repaired"}.isdisjoint(finding.action for finding in report.findings)
+
+
+def test_every_format_has_trees() -> None:
+    assert {tree.info for tree in TREES} == {"text coco", "text voc", "text yolo"}

@@ -1,0 +1,137 @@
+"""What the pages say of the project is so: commands parse, flags, files and links exist, quoted code is the code."""
+
+import inspect
+import re
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+import detrkit
+from detrkit import classic, cli
+from detrkit.data.findings import treatments_table
+from detrkit.models import DETR
+
+from .pages import PAGES, ROOT, Page, commands_of, detrkit_arguments
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def flags_of_verbs() -> dict[str, set[str]]:
+    """Verb -> its flags."""
+    common = {"--help", "--version"}
+    flags = {name: {f"--{f.name}" for f in fields(verb.config)} | common for name, verb in cli.VERBS.items()}
+    flags["train"] |= {"--config", "--print_config"}
+    flags["detr"] = {word for action in classic.build_parser()._actions for word in action.option_strings}
+    return flags
+
+
+FLAGS = flags_of_verbs()
+
+
+def parse(words: list[str]) -> object:
+    """Parse as the command line does, which complains of what it does not know."""
+    verb, *rest = words
+    if "--help" in words or "--print_config" in words:
+        return verb
+    if verb == "detr":
+        return classic.build_parser().parse_args(rest)
+    return cli.parse(verb, cli.VERBS[verb], rest)
+
+
+@each_page
+def test_every_command_parses(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_dump({"epochs": 3})
+    for name in ("run.yaml", "FILE"):
+        Path(name).write_text(settings, encoding="utf-8")
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for line in page.lines_of_code:
+        for words in commands_of(line):
+            said = detrkit_arguments(words)
+            if said:
+                parse(said)
+            elif words[0] == "make":
+                assert words[1] in targets, line
+            elif words[0] in ("pip", "pytest"):
+                check_tool(words)
+
+
+def check_tool(words: list[str]) -> None:
+    """The extras and test files that a line names exist."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for word in words[1:]:
+        for extra in re.findall(r"detrkit\[(\w+)\]", word):
+            assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), word
+        if words[0] == "pytest" and not word.startswith("-"):
+            assert (ROOT / word).exists(), word
+
+
+@each_page
+def test_every_flag_and_verb_in_the_text_exists(page: Page) -> None:
+    every = set().union(*FLAGS.values())
+    for span in page.spans:
+        try:
+            words = (commands_of(span) or [[""]])[0]
+        except ValueError:  # an apostrophe: not a command
+            continue
+        said = detrkit_arguments(words)
+        if said and re.fullmatch(r"[a-z]+", said[0]):
+            assert said[0] in FLAGS, f"there is no verb {said[0]} ({page.name})"
+            known = FLAGS[said[0]]
+        elif span.startswith("--"):
+            said, known = words, every
+        else:
+            if words[0] in ("pip", "pytest"):
+                check_tool(words)
+            continue
+        for word in said:
+            flag = word.split("=")[0]
+            assert not flag.startswith("--") or flag in known, f"there is no flag {flag} ({page.name}: `{span}`)"
+
+
+@each_page
+def test_links_lead_somewhere(page: Page) -> None:
+    for link in page.links:
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.path.parent / target).resolve() if target else page.path
+        assert path.exists(), f"{page.name} links to {link}, which is not there"
+        assert not anchor or anchor in Page(path).anchors, f"{page.name} links to {link}, which has no such heading"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    readme = Page(ROOT / "README.md")
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in readme.links if not link.startswith("https://")}
+    assert {page.path for page in PAGES} - linked == {readme.path}
+
+
+def test_the_readme_quotes_the_forward_pass_as_it_is() -> None:
+    quoted = [b.code for b in Page(ROOT / "README.md").blocks if b.code.startswith("def forward")]
+    assert quoted == [textwrap.dedent(inspect.getsource(DETR.forward))]
+
+
+def test_the_readme_lists_every_verb() -> None:
+    rows = re.findall(r"^\| `detrkit (\w+)` \|", Page(ROOT / "README.md").text, re.MULTILINE)
+    assert rows == [*cli.VERBS, "detr"]
+
+
+def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
+    assert treatments_table() in Page(ROOT / "docs/your-own-data.md").text, "put what treatments_table() says there"
+
+
+def test_the_architecture_names_files_that_exist_and_forgets_no_module() -> None:
+    page = Page(ROOT / "ARCHITECTURE.md")
+    package = ROOT / "src/detrkit"
+    named = {span for span in page.spans if re.fullmatch(r"[\w./]+(\.py|\.typed|\.toml|/)", span)}
+    for name in named - {"postprocess.py"}:  # which it says there is not
+        assert (package / name).exists() or (ROOT / name).exists(), name
+    folders = {name.split("/")[0] for name in named}
+    assert {p.name for p in package.iterdir() if p.name != "__pycache__"} <= folders
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {detrkit.__version__}" in Page(ROOT / "CHANGELOG.md").text

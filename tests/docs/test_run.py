@@ -1,0 +1,100 @@
+"""The code of the pages runs: every shell command and every piece of Python, in the order of the page, only smaller."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit import cli
+
+from .conftest import SMALL_MODEL
+from .pages import PAGES, ROOT, Block, Page, commands_of, detrkit_arguments
+
+SMALL_RUN = {"epochs": 1, "eval_every": 1, "image_size": 64, "num_workers": 0, "lr_backbone": 0, "device": "cpu"}
+SMALL_DEMO = {"images": 10, "size": 64, "minutes": 0.02}
+REPLACED = {
+    # what is too large to try -> what is tried instead
+    "000601.jpg": "000011.jpg",  # the first held-out picture of the smaller demo
+    "epochs=50, lr_drop=40": "epochs=1, image_size=64, num_workers=0, device='cpu'",
+}
+TRIED = ("README.md", "docs/quickstart.md", "docs/your-own-data.md", "docs/fine-tuning.md", "docs/evaluation.md")
+
+
+def smaller(said: list[str]) -> list[str]:
+    """The arguments with flags added that make it quick; flags given later win."""
+    verb, *rest = said
+    settings: dict[str, Any] = {}
+    if verb == "demo":
+        settings = SMALL_DEMO
+    elif verb == "train" and "--print_config" not in rest:
+        settings = dict(SMALL_RUN)
+        if not {"--weights", "--resume"} & set(rest):
+            settings |= SMALL_MODEL | {"backbone_weights": "none"}
+    elif verb == "eval":
+        settings = {"num_workers": 0, "max_errors": 2}
+    return [*said, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+
+
+class Reader:
+    """Somebody who does what the pages say, in one place, and nothing twice."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+
+    def read(self, page: Page) -> None:
+        if page.name in self.done:
+            return
+        self.done.add(page.name)
+        for block in page.blocks:
+            code = block.code
+            for old, new in REPLACED.items():
+                code = code.replace(old, new)
+            if block.info == "python" and not code.startswith("def forward"):  # which another test looks at
+                self.run_python(page, block, code)
+            elif block.info in ("sh", ""):
+                for line in code.splitlines():
+                    for words in commands_of(line):
+                        self.run_command(page, words)
+
+    def run_python(self, page: Page, block: Block, code: str) -> None:
+        # as many empty lines as are above, so that a traceback names the line of the page
+        exec(compile("\n" * (block.line - 1) + code, page.path, "exec"), known_names())
+
+    def run_command(self, page: Page, words: list[str]) -> None:
+        said = ["demo"] if words == ["make", "demo"] else detrkit_arguments(words)
+        command = shlex.join(said or [])
+        if not command or command in self.done:
+            return
+        self.done.add(command)
+        try:
+            status = cli.main(smaller(said))
+        except SystemExit as leaving:  # --help and --print_config
+            status = leaving.code
+        assert not status, f"{page.name}: detrkit {command}"
+
+
+def known_names() -> dict[str, Any]:
+    """What the Python on the pages takes as given."""
+    truth = json.loads(Path("DATA/val.json").read_text(encoding="utf-8"))
+    return {"truth": truth, "detections": json.loads(Path("found.json").read_text(encoding="utf-8"))}
+
+
+@pytest.fixture(scope="module")
+def reader(sandbox: Path) -> Reader:
+    return Reader()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in TRIED], ids=lambda page: page.name)
+@pytest.mark.filterwarnings("ignore:.*taken to:UserWarning", "ignore:.*isinstance.treespec:FutureWarning")
+def test_what_the_page_says_can_be_done(
+    page: Page, reader: Reader, sandbox: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader.read(Page(ROOT / "README.md"))  # others go on from what it makes
+    if page.name == "docs/evaluation.md":
+        shutil.copytree("runs/mine", "runs/x")
+    reader.read(page)
