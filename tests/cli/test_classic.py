@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -246,7 +247,7 @@ def test_training_writes_the_log_of_the_original(
 
     # The name that the original gave its checkpoint leads to ours; --epochs counts from the beginning of the run.
     assert "out/last.ckpt" in detrkit("detr", *argv, "--resume", "out/checkpoint.pth").sentence
-    shown = detrkit("detr", *argv, "--epochs", "3", "--resume", "out/last.ckpt")
+    shown = detrkit("detr", *argv, "--epochs", "3", "--resume", "auto")
     assert shown.status == 0, shown.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [0, 1, 2]
 
@@ -254,6 +255,22 @@ def test_training_writes_the_log_of_the_original(
     shown = detrkit("detr", *argv, "--epochs", "1")
     assert shown.status == 0, shown.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [0]
+
+
+def test_ctrl_c_says_how_to_go_on(
+    detrkit: Command, coco: Path, small_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrkit.training.module.DetectionTraining.on_train_start", interrupt, raising=False)
+    argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--epochs", "9"]
+    shown = detrkit("detr", *argv)
+    assert (shown.status, shown.err) == (130, "interrupted\n")
+    assert "Go on with:\n  the same flags of detrkit detr, and --resume auto" in shown.out
+    assert Path("out/last.ckpt").exists()
+
+
+def interrupt(module: object) -> None:
+    """Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_without_an_output_dir_nothing_is_written(

@@ -62,13 +62,12 @@ def announce(
         console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
 
 
-def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path) -> None:
-    """Say what was reached and what to do next, or how to go on; ask Slurm to queue the job again if it warned us."""
+def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
+    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us."""
     if cycle.interrupted:
         name = signals.received.name if signals.received else "a signal to another process"
         console.print(
-            f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n"
-            f"  detrkit train --resume auto --output_dir {run_dir}",
+            f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}",
             highlight=False,
             soft_wrap=True,
         )

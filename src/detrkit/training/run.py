@@ -207,7 +207,9 @@ class _Run:
         finally:
             signals.uninstall()
         if trainer.is_global_zero:
-            conclude(console, cycle, signals, self.run_dir)
+            again = f"detrkit train --resume auto --output_dir {self.run_dir}"
+            go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
+            conclude(console, cycle, signals, self.run_dir, go_on=go_on)
         best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
         return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
 
