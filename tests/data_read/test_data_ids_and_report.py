@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detrkit.data.check import CheckReport, check, check_dataset
-from detrkit.data.coco import as_id, tidy_name
+from detrkit.data.coco import as_id
+from detrkit.data.coco_files import tidy_name
 from detrkit.data.find import open_dataset
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.structures import Categories

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from detrkit.data.coco_files import find_files, tidy_name
 from detrkit.data.findings import Findings
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.errors import DataError
@@ -17,13 +18,14 @@ from detrkit.structures import Categories
 
 
 def read_coco(
-    path: Path, folders: Sequence[Path], name: str, findings: Findings, *, segmentations: bool = True
+    path: Path, folders: Sequence[Path], within: Path, name: str, findings: Findings, *, segmentations: bool = True
 ) -> RawSplit:
     """Read one json file.
 
     Args:
         path: the json file.
         folders: where its pictures may lie, best guess first; the first one that holds some of them is taken.
+        within: the folder that is searched for those which are not there.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
         segmentations: keep the polygons and RLE masks; most of the memory of a large file.
@@ -33,8 +35,8 @@ def read_coco(
     """
     content = _load(path)
     rows = content["images"]
-    image_rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("file_name"), str)]
-    folder, bare = _find_folder(path, [row["file_name"] for row in image_rows], folders)
+    names = [row["file_name"] for row in rows if isinstance(row, dict) and isinstance(row.get("file_name"), str)]
+    files = find_files(path, map(_printable, filter(str.strip, names)), folders, within)
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
     for number, row in enumerate(rows):
@@ -42,13 +44,12 @@ def read_coco(
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"].strip():
             findings.add("record_malformed", path, where, "a picture needs a file_name")
             continue
-        file_name, leaves = tidy_name(_printable(row["file_name"]))
-        if leaves:
+        file_path, file_name = files[_printable(row["file_name"])]
+        if tidy_name(row["file_name"])[1]:
             findings.add("image_name_leaves_folder", path, where, repr(row["file_name"]))
         key = as_id(row.get("id"))
         if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
-        file_path = folder / (PurePosixPath(file_name).name if bare else file_name)
         image = RawImage(
             key, file_path, file_name, row.get("height"), row.get("width"), [], file=str(path), where=where
         )
@@ -97,13 +98,6 @@ def as_id(value: Any) -> int | None:
         except ValueError:
             return None
     return None
-
-
-def tidy_name(file_name: str) -> tuple[str, bool]:
-    """A relative file name with forward slashes, and whether it led out of its folder: then its last part is left."""
-    path = PurePosixPath(file_name.strip().replace("\\", "/"))
-    leaves = path.is_absolute() or ".." in path.parts or "://" in file_name or path.as_posix()[1:3] == ":/"
-    return (path.name if leaves else path.as_posix()), leaves
 
 
 def looks_like_coco(path: Path) -> bool:
@@ -156,13 +150,6 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name longer than the file system allows
-        return False
-
-
 def _categories(content: dict[str, Any], path: Path, findings: Findings) -> Categories:
     names: dict[int, str] = {}
     for number, row in enumerate(content["categories"]):
@@ -193,24 +180,3 @@ def _categories(content: dict[str, Any], path: Path, findings: Findings) -> Cate
         if content["annotations"]:
             findings.add("categories_absent", path, "categories", f"{len(names)} ids occur")
     return Categories(tuple(names), tuple(names.values()))
-
-
-def _find_folder(path: Path, file_names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, bool]:
-    """The folder that holds most of a sample of the pictures, and whether under their bare names."""
-    step = max(1, len(file_names) // 32)
-    sample = [tidy_name(name)[0] for name in file_names[::step]]
-    best: tuple[int, Path, bool] = (0, path.parent, False)
-    for bare in (False, True):
-        for folder in folders:
-            names = [PurePosixPath(name).name if bare else name for name in sample]
-            hits = sum(_is_file(folder / name) for name in names)
-            if hits > best[0]:
-                best = (hits, folder, bare)
-        if best[0]:
-            return best[1], best[2]
-    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders if folder.is_dir())) or "no existing folder"
-    example = f" such as {sample[0]!r}" if sample else ""
-    raise DataError(
-        f"expected the {len(file_names)} pictures of {path} in one of its usual folders, found none{example} in "
-        f"{looked}; name their folder with --train_images or --val_images"
-    )

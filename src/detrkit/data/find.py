@@ -117,7 +117,8 @@ def _read(
         splits = {}
         for role, path in sorted(files.items()):
             folders = _picture_folders(root, path, images[role])
-            splits[role] = read_coco(path, folders, role, findings, segmentations=segmentations)
+            within = images[role] or (root if root.is_dir() else root.parent)
+            splits[role] = read_coco(path, folders, within, role, findings, segmentations=segmentations)
     elif chosen == "voc":
         splits = read_voc(root, images, findings, notes)
     else:

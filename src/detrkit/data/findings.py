@@ -55,7 +55,7 @@ TREATMENTS: dict[str, Treatment] = {
     "image_name_leaves_folder": Treatment(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the picture folder",
-        "the bare name is looked for in the picture folder",
+        "it counts where it leads to a file; else the end of it is looked for in the data set",
     ),
     "image_size_differs": Treatment(
         "repaired",

@@ -1,0 +1,80 @@
+"""Which file on the disk a name in a COCO file means."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detrkit.data.coco_files import find_files
+from detrkit.data.find import open_dataset
+from detrkit.errors import DataError
+
+
+def found(root: Path, *names: str) -> dict[str, str]:
+    """Name -> the file found for it, relative to the data set; names that lead nowhere are absent."""
+    files = find_files(root / "train.json", names, [root / "images", root], root)
+    return {name: path.relative_to(root).as_posix() for name, (path, _) in files.items() if path.is_file()}
+
+
+@pytest.fixture
+def root(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
+    for name in ("images/a/1.JPG", "images/b/1.JPG", "images/a/one.png", "images/Bild ä.png"):
+        make_picture(tmp_path / "set" / name, format="PNG")
+    return tmp_path / "set"
+
+
+def test_names_of_another_machine_are_told_apart_by_their_folders(root: Path) -> None:
+    names = {"/home/ann/images/a/1.jpg": "images/a/1.JPG", "D:\\scans\\b\\1.jpg": "images/b/1.JPG"}
+    assert found(root, *names) == names
+
+
+def test_absolute_names_lead_where_they_say(root: Path, make_picture: Callable[..., Path], tmp_path: Path) -> None:
+    elsewhere = make_picture(tmp_path / "elsewhere" / "a" / "1.JPG", format="PNG")
+    files = find_files(root / "train.json", [str(elsewhere)], [root / "images"], root)
+    assert files[str(elsewhere)][0] == elsewhere
+
+
+def test_bare_names_of_pictures_in_folders(root: Path) -> None:
+    assert found(root, "one.png") == {"one.png": "images/a/one.png"}
+
+
+def test_a_name_that_could_be_two_files_is_none(root: Path) -> None:
+    assert found(root, "one.png", "1.jpg") == {"one.png": "images/a/one.png"}
+
+
+def test_the_files_of_the_split_come_first(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+    for side in ("train", "val"):
+        make_picture(tmp_path / side / "deep" / "1.png")
+    files = find_files(tmp_path / "val.json", ["1.png"], [tmp_path, tmp_path / "val"], tmp_path)
+    assert files["1.png"][0] == tmp_path / "val" / "deep" / "1.png"
+
+
+def test_two_names_never_mean_one_file(root: Path) -> None:
+    assert found(root, "x/one.png", "y/one.png", "Bild ä.png") == {"Bild ä.png": "images/Bild ä.png"}
+    assert found(root, "x/one.png", "a/one.png") == {"a/one.png": "images/a/one.png"}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_and_case_may_be_written_otherwise(root: Path, form: str) -> None:
+    name = unicodedata.normalize(form, "bild ä.PNG")  # type: ignore[arg-type]  # one of the four that it takes
+    assert found(root, name) == {name: "images/Bild ä.png"}
+
+
+def test_a_file_named_directly_finds_pictures_in_the_folder_beside_it(
+    tmp_path: Path, make_picture: Callable[..., Path]
+) -> None:
+    make_picture(tmp_path / "images" / "1.png")
+    content = {"images": [{"id": 1, "file_name": "old/1.png"}], "annotations": [], "categories": []}
+    path = tmp_path / "annotations" / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    assert open_dataset(path).splits["train"].images[0].path == tmp_path / "images" / "1.png"
+
+
+def test_nothing_found_is_an_error_that_names_the_first(root: Path) -> None:
+    with pytest.raises(DataError, match=r"expected the 2 pictures.*such as 'no.png' in .*--train_images"):
+        find_files(root / "train.json", ["no.png", "..", "no.png"], [root / "images"], root)
