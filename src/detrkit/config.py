@@ -83,8 +83,8 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Data."""
+class DataChoice:
+    """Which data set."""
 
     data: str = ""
     """Folder or file of the data set; its format is found (see --data_format)."""
@@ -98,6 +98,12 @@ class DataConfig:
     """Folder of the training pictures, where it is not found by itself."""
     val_images: str = ""
     """Folder of the validation pictures, where it is not found by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(DataChoice):
+    """Data."""
+
     val_fraction: float = 0.2
     """Share of the pictures held out for validation where the data set has no such split, 0..1."""
     image_size: int = 800

@@ -33,4 +33,3 @@ def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detection
         Detections(boxes[i], scores[i], labels[i], image_size=(int(h), int(w)))
         for i, (h, w) in enumerate(sizes.tolist())
     ]
-

@@ -1,7 +1,6 @@
 """What each command-line verb can be told, apart from `train` (see `config`): one frozen dataclass a verb.
 
-The text under a field is its help. Like `config`, this
-file imports nothing heavy.
+The text under a field is its help. Like `config`, this file imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,25 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from detrkit.config import check_lowest
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataChoice:
-    """Which data set, for the verbs that read one."""
-
-    data: str = ""
-    """Folder or file of the data set; its format is found (see --data_format)."""
-    data_format: Literal["auto", "coco", "voc", "yolo"] = "auto"
-    """Format of the data set."""
-    train_json: str = ""
-    """COCO annotations of the training pictures, where they are not found by themselves."""
-    val_json: str = ""
-    """COCO annotations of the validation pictures, where they are not found by themselves."""
-    train_images: str = ""
-    """Folder of the training pictures, where it is not found by itself."""
-    val_images: str = ""
-    """Folder of the validation pictures, where it is not found by itself."""
+from detrkit.config import DataChoice, check_lowest
 
 
 @dataclass(frozen=True, kw_only=True)

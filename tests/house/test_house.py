@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 
 import detrkit
-from tests.conftest import ROOT
 
 PUBLIC_NAMES = {
     "Batch",
@@ -33,7 +33,17 @@ def test_public_names_are_frozen() -> None:
 
 
 def test_importing_detrkit_and_its_command_line_stays_light() -> None:
-    heavy = "torch torchvision pytorch_lightning matplotlib supervision cv2 scipy transformers timm".split()
+    heavy = [
+        "torch",
+        "torchvision",
+        "pytorch_lightning",
+        "matplotlib",
+        "supervision",
+        "cv2",
+        "scipy",
+        "transformers",
+        "timm",
+    ]
     code = f"import sys, detrkit, detrkit.cli; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
