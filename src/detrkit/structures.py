@@ -184,11 +184,13 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, keep: Tensor | slice | Sequence[int]) -> Detections:
-        """The detections that an index, slice or boolean mask keeps, in its order."""
+    def __getitem__(self, keep: Tensor | slice | Sequence[int] | int) -> Detections:
+        """The detections that an index, slice or boolean mask keeps, in its order; a single index keeps one."""
         if isinstance(keep, slice):
             keep = torch.arange(len(self))[keep]
         keep = torch.as_tensor(keep, device=self.scores.device)
+        if not keep.ndim:
+            keep = keep[None]
         if keep.dtype == torch.bool:
             keep = keep.nonzero().flatten()
         elif not len(keep):

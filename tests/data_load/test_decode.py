@@ -181,6 +181,11 @@ def test_to_tensor_takes_the_usual_forms(tmp_path: Path, rgb: np.ndarray) -> Non
         torch.zeros(3, 4, 4, dtype=torch.int64),
         torch.full((3, 4, 4), 200.0),
         torch.full((3, 4, 4), float("nan")),
+        np.zeros((0, 4, 3), np.uint8),
+        torch.zeros(3, 4, 0),
+        None,
+        [],
+        b"photo.jpg",
     ],
 )
 def test_to_tensor_refuses_other_forms(form: object) -> None:

@@ -53,6 +53,14 @@ def test_tidy_names_stay_in_their_folder(name: str) -> None:
     assert ".." not in path.parts
 
 
+@pytest.mark.parametrize("counts", ["zz", "é", [5], [1200, -1, 1], [1200.0], 1200])
+def test_masks_that_cannot_be_decoded_are_left_out(coco: Any, counts: Any) -> None:
+    coco.add(segmentation={"size": [30, 40], "counts": counts})
+    report = coco.check()
+    assert report.counts() == {"segmentation_malformed": 1}
+    assert report.splits["train"].images[0].objects[-1].segmentation is None
+
+
 def test_crowds_and_masks_reach_the_truth(coco: Any) -> None:
     coco.add(iscrowd=1, segmentation={"size": [30, 40], "counts": [0, 36, 1164]})
     coco.add(bbox=[1, 1, 7, 7], area=24.5, segmentation=[[1, 1, 8, 1, 8, 8]])

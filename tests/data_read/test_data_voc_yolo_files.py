@@ -10,6 +10,7 @@ import pytest
 from detrkit.data.check import check_dataset
 from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS
+from detrkit.errors import DataError
 
 from .conftest import boxes, only
 
@@ -25,11 +26,33 @@ def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[.
     return root
 
 
+def test_name_spaces_do_not_hide_objects(
+    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+) -> None:
+    path = voc(tmp_path, make_picture, write_voc) / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://some.tool/1.0">'))
+    report = check_dataset(open_dataset(tmp_path / "voc", val_fraction=0))
+    assert report.counts() == {}
+    assert boxes(report) == [(5, 6, 15, 18)] * 2
+
+
+def test_an_empty_list_is_not_blamed_on_the_other_side(
+    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+) -> None:
+    root = voc(tmp_path, make_picture, write_voc)
+    (root / "Annotations" / "b.xml").write_text("<broken")
+    (root / "ImageSets" / "Main" / "val.txt").write_text("")
+    with pytest.raises(DataError, match=r"pictures for val .* the 0 listed; add some"):
+        check_dataset(open_dataset(root))
+
+
 BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">
 <!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>"""
 
 
-@pytest.mark.parametrize("content", ["<annotation><object></annotation>", "", BOMB, BOMB.encode("utf-16"), "\x00\x01"])
+@pytest.mark.parametrize(
+    "content", ["<annotation><object></annotation>", "", BOMB, BOMB.encode("utf-16"), "\x00\x01", "<annotations/>"]
+)
 def test_malformed_xml_is_dropped(
     tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path], content: str | bytes
 ) -> None:

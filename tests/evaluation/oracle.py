@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 IOUS = [0.5 + 0.05 * k for k in range(10)]
 
 
@@ -43,8 +45,8 @@ def average_precision(objects: list[dict[str, Any]], detections: list[dict[str, 
         right += hit
         points.append((right / len(objects), right / count))
     total = 0.0
-    for k in range(101):
-        total += max((p for r, p in points if r >= k / 100 - 1e-12), default=0.0)
+    for wanted in np.linspace(0, 1, 101):  # as the official tool has them: some lie a rounding error above k / 100
+        total += max((p for r, p in points if r >= wanted), default=0.0)
     return total / 101
 
 

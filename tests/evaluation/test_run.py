@@ -79,6 +79,24 @@ def test_the_reference_file_through_the_verb(shared: Path, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize("kind", [float, str])
+def test_ids_of_detections_may_be_written_as_in_a_data_set(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path, kind: type
+) -> None:
+    folder, truth = dataset
+    found = tmp_path / "found.json"
+    rows = [row | {key: kind(row[key]) for key in ("image_id", "category_id")} for row in perfect(truth)]
+    found.write_text(json.dumps(rows), encoding="utf-8")
+    assert evaluate(EvalConfig(detections=str(found), data=str(folder)))["coco"]["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_an_image_id_that_is_none_is_an_error(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    found.write_text('[{"image_id": [1], "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"image id \[1\]"):
+        evaluate(EvalConfig(detections=str(found), data=str(dataset[0])))
+
+
 def test_detections_for_images_that_the_check_drops(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,9 @@ def test_what_is_not_there_is_said(detector: Detector, pictures: Path, tmp_path:
             list(detector.predict(nothing))
     with pytest.raises(DataError, match="list"):
         detector.predict([pictures / "5.png", "clip.mp4"])
+    for no_picture in (None, 5, b"photo.jpg", [pictures / "5.png", None]):
+        with pytest.raises(DataError, match="expected a picture as a path"):
+            detector.predict(no_picture)  # type: ignore[call-overload]
     with pytest.raises(DataError, match=r"0\.\.1"):
         detector.predict(torch.full((3, 8, 8), 200.0))
 
@@ -202,6 +205,9 @@ def test_results_can_be_drawn_and_handed_on(detector: Detector, pictures: Path) 
     assert found.draw(pictures / "5.png").dtype == np.uint8
     assert found.to_supervision().data["class_name"].tolist() == list(found.class_names)
     assert json.loads(json.dumps(found.to_coco(5)))[0]["image_id"] == 5
+    assert same(found[0], found[:1])
+    assert same(found[-1], found[[len(found) - 1]])
+    assert len(list(found)) == len(found)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

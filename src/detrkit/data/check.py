@@ -236,9 +236,8 @@ def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings
 
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
-    return (
-        f"expected pictures for {name} in {side.source}, found none usable among the {len(side.images)} listed"
-        + _reasons(findings)
+    return f"expected pictures for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
+        _reasons(findings) if side.images else "; add some, or look at the path"
     )
 
 

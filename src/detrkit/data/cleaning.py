@@ -11,12 +11,12 @@ from detrkit.data.findings import Findings
 from detrkit.data.image_files import ImageFacts
 from detrkit.data.raw import BoxForm, RawImage, RawObject
 from detrkit.data.records import ObjectRecord
+from detrkit.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
 """Pixels by which a box may leave its picture untouched: what rounding leaves."""
 _LARGEST = 1e9
 _ASPECT_TOLERANCE = 0.01
-_NUMERIC = {int, float}
 
 Box = tuple[float, float, float, float]
 
@@ -202,15 +202,15 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
     if found is None or found == []:
         return None
     if isinstance(found, dict):
-        size, counts = found.get("size"), found.get("counts")
-        if size == [frame.height, frame.width] and frame.is_identity and isinstance(counts, str | list | bytes):
+        fault = segmentation_fault(found, frame.height, frame.width)
+        if frame.is_identity and not fault:
             return found
-        findings.add("segmentation_malformed", image.file, raw.where, f"RLE of size {size!r}")
+        findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the picture as stored")
         return None
     if not isinstance(found, list):
         findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
         return None
-    polygons = [polygon for polygon in found if _is_polygon(polygon)]
+    polygons = [polygon for polygon in found if is_polygon(polygon)]
     if len(polygons) < len(found):
         findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
     if frame.is_identity or not polygons:
@@ -219,17 +219,6 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
         [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
         for polygon in polygons
     ]
-
-
-def _is_polygon(polygon: Any) -> bool:
-    return (
-        isinstance(polygon, list)
-        and len(polygon) >= 6
-        and len(polygon) % 2 == 0
-        and set(map(type, polygon)) <= _NUMERIC
-        and isfinite(sum(polygon))  # NaN would slip through max and min
-        and -_LARGEST < min(polygon) <= max(polygon) < _LARGEST
-    )
 
 
 def _area(

@@ -80,12 +80,16 @@ def to_tensor(image: str | Path | Image.Image | Pixels | Tensor) -> Tensor:
             or float in 0..1.
 
     Raises:
-        DataError: the file cannot be read, or the array has another shape or type.
+        DataError: the file cannot be read, or the array has another shape or type, or is empty, or it is none of these.
     """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         return _chw(_upright(_to_rgb8(image), image.getexif().get(_EXIF_ORIENTATION, 1)))
+    if not isinstance(image, np.ndarray | Tensor):
+        raise DataError(f"expected a picture as a path, PIL image, numpy array or tensor, found {type(image).__name__}")
+    if 0 in image.shape:
+        raise DataError(f"expected a picture of at least 1 x 1 pixels, found shape {tuple(image.shape)}")
     if isinstance(image, np.ndarray):
         if image.ndim == 2:
             image = image[:, :, None]
@@ -103,7 +107,7 @@ def to_tensor(image: str | Path | Image.Image | Pixels | Tensor) -> Tensor:
             f"found shape {tuple(image.shape)} of {image.dtype}"
         )
     if image.is_floating_point():
-        low, high = (float(v) for v in image.aminmax()) if image.numel() else (0.0, 0.0)
+        low, high = (float(v) for v in image.aminmax())
         if not (low >= 0 and high <= 1):
             raise DataError(f"expected a float picture with values in 0..1, found {low:.4g} to {high:.4g}")
         image = (image * 255).round().to(torch.uint8)

@@ -19,8 +19,17 @@ _PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
 _SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class _RefusesDTD(ET.TreeBuilder):
-    """A tree without document type: entities, and with them every way of blowing up a small file, need one."""
+class _PlainTree(ET.TreeBuilder):
+    """A tree without name spaces, which some tools declare.
+
+    And without a document type: entities, and with them every way of blowing up a small file, need one.
+    """
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
+        return super().start(tag.rpartition("}")[2], attrs)
+
+    def end(self, tag: str, /) -> ET.Element:
+        return super().end(tag.rpartition("}")[2])
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError(f"a document type definition ({name}), which annotations do not need")
@@ -169,9 +178,12 @@ def _read_file(xml_file: Path, stems: dict[str, Path], folder: Path, findings: F
         findings.add("image_unlabelled", xml_file, detail="no such xml file")
         return None
     try:
-        tree = ET.fromstring(xml_file.read_bytes(), ET.XMLParser(target=_RefusesDTD()))
+        tree = ET.fromstring(xml_file.read_bytes(), ET.XMLParser(target=_PlainTree()))
     except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that does not exist
         findings.add("xml_malformed", xml_file, detail=str(error))
+        return None
+    if tree.tag != "annotation":
+        findings.add("xml_malformed", xml_file, detail=f"<{tree.tag}> where <annotation> is expected")
         return None
     written = Path((tree.findtext("filename") or "").strip().replace("\\", "/"))
     path = stems.get(xml_file.stem) or stems.get(written.stem)

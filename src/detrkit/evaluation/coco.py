@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
+from detrkit.masks import segmentation_fault
 
 IouType = Literal["bbox", "segm"]
 
@@ -145,7 +146,7 @@ def check_detections(
     Raises:
         DataError: in one sentence, with the first offending entry.
     """
-    images = {int(image["id"]) for image in truth["images"]}
+    images = {int(image["id"]): image for image in truth["images"]}
     categories = {int(category["id"]) for category in truth["categories"]}
     needed = ("image_id", "category_id", "bbox", "score") + (("segmentation",) if iou_type == "segm" else ())
     of = f" of {where}" if where else ""
@@ -167,11 +168,19 @@ def check_detections(
                 f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
             )
         box = row["bbox"]
-        if len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
+        if np.ndim(box) != 1 or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
             raise DataError(
                 f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {box} and "
                 f"score {row['score']}; remove it or repair what wrote it"
             )
+        image = images[int(row["image_id"])]
+        if iou_type == "segm" and {"height", "width"} <= image.keys():
+            fault = segmentation_fault(row["segmentation"], image["height"], image["width"])
+            if fault:
+                raise DataError(
+                    f"expected polygons or RLE of its image's size as segmentation, but detection {position}{of} has "
+                    f"{fault}; leave it out to measure boxes only, or repair what wrote it"
+                )
 
 
 def merge_ranks(parts: Iterable[Mapping[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:

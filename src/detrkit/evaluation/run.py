@@ -55,6 +55,7 @@ def evaluate(
     from rich.console import Console
 
     from detrkit.data.check import check_dataset
+    from detrkit.data.coco import as_id
     from detrkit.data.find import open_dataset
     from detrkit.evaluation.report import class_table, write_report
 
@@ -112,7 +113,7 @@ def evaluate(
     else:
         detections = read_detections(config.detections)
         left_out = set(listed) - {image.id for image in split.images}
-        kept = [row for row in detections if row.get("image_id") not in left_out]
+        kept = [row for row in detections if as_id(row.get("image_id")) not in left_out]
         if len(kept) < len(detections):
             console.print(
                 f"{len(detections) - len(kept)} detections are left out: they are for images that the check dropped "
@@ -234,9 +235,13 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
 def read_detections(path: str | Path) -> list[dict[str, Any]]:
     """Read a COCO results file; `coco.check_detections` looks at what is in it.
 
+    Ids written as 7.0 or "7" are read as 7, as in a data set.
+
     Raises:
         DataError: there is no such file, or it is not a JSON list of objects.
     """
+    from detrkit.data.coco import as_id
+
     path = Path(path)
     if not path.is_file():
         raise DataError(f"expected COCO results in {path}, found no such file; look at the path")
@@ -249,6 +254,8 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
             f"expected a JSON list of detections in {path}, found {_kind(rows)}; COCO results look like "
             '[{"image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "score": 0.9}, ...]'
         )
+    for row in rows:
+        row |= {key: number for key in ("image_id", "category_id") if (number := as_id(row.get(key))) is not None}
     return rows
 
 

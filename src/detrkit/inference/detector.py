@@ -136,7 +136,7 @@ class Detector:
             if not is_several(source):
                 return self._in_order([source], *settings)[0]
             return self._in_order(find_pictures(source), *settings)
-        if isinstance(source, Image | np.ndarray | Tensor):
+        if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
             return self._in_order([source], *settings)[0]
         for item in source:
             if isinstance(item, str | Path) and is_video(item):
