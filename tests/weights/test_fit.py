@@ -75,7 +75,7 @@ def test_rows_without_names_are_category_ids(tmp_path: Path) -> None:
 def test_table_is_short() -> None:
     rows = [FitRow("bird", "Bird"), *(FitRow(f"class {i}", None) for i in range(200))]
     console = Console(file=StringIO(), width=100)
-    console.print(fit_table(rows, small_weights()))
+    console.print(fit_table(rows, small_weights().source))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 of 201 kept" in text
     assert "kept from Bird" in text

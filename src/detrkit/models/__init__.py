@@ -77,7 +77,7 @@ def build_model(
         ),
         (activation in ACTIVATIONS, f"activation {', '.join(ACTIVATIONS)}, found {activation!r}"),
         (backbone_norm in NORMS, f"backbone_norm {', '.join(NORMS)}, found {backbone_norm!r}"),
-        (not masks, "masks=False, found True: the segmentation head is not available yet"),
+        (not masks, "masks=False, found True: the segmentation head is not available yet; leave --masks out"),
     ):
         if not fine:
             raise ConfigError(f"expected {expected}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from detrkit.config import TrainConfig
+from detrkit.models.weights import fit_table
 from detrkit.training.checkpoint import BEST, LAST
 from detrkit.training.cycle import EpochCycle
 from detrkit.training.parts import Data, Processes, Start
@@ -47,19 +48,17 @@ def announce(
         f"{learning(start.model) / 1e6:.1f} M learn",
         "Backbone": f"norm {start.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
-        f"{config.batch_size} pictures a batch{world}",
+        f"{'as many' if config.batch_size == 'auto' else config.batch_size} pictures a batch"
+        f"{' as fit' if config.batch_size == 'auto' else ''}{world}",
         "Folder": str(run_dir),
     }
-    if start.kept:
-        new = [row.name for row in start.kept if row.kept_from is None]
-        lines["Classes"] = f"{len(start.kept) - len(new)} of {len(start.kept)} taken over from {config.weights}" + (
-            f"; new: {', '.join(new[:8])}{', ...' if len(new) > 8 else ''}" if new else ""
-        )
     if source not in ("", "auto"):
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
     for name, line in lines.items():
         console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
+    if start.kept:
+        console.print(fit_table(start.kept, config.weights))
 
 
 def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:

@@ -68,8 +68,6 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     Raises:
         DataError: there is nothing to train on.
     """
-    if not config.data:
-        raise ConfigError("expected a data set to train on; name its folder or file with --data")
     raw = open_dataset(
         config.data,
         data_format=config.data_format,
@@ -83,14 +81,16 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     report = check_dataset(raw, num_queries=config.num_queries)
     for name in ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
-            raise DataError(f"expected {name} pictures in {config.data}, found none; see detrkit check {config.data}")
+            raise DataError(f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}")
     train, val = report.splits["train"], report.splits["val"]
+    summary = report.summary()
     if config.overfit:
         shown = [image for image in train.images if image.objects][: config.overfit]
         train = val = replace(train, images=shown)
+        summary.append(f"of these only the first {len(shown)} of train with objects, to train on and to evaluate on")
     if not any(image.objects for image in train.images):
-        raise DataError(f"expected objects in the training pictures of {config.data}, found none")
-    return Data(train, val, classes(train.categories) if classes else train.categories, report.summary(), raw)
+        raise DataError(f"expected objects in the training pictures of {raw.source}, found none")
+    return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
 
 
 @dataclass(frozen=True)

@@ -329,6 +329,8 @@ class _Run:
             self.point.check_mid_epoch(**self.card["batches"])
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
+            if self.config.batch_size == "auto":
+                print(f"Batch     {batch_size} pictures fit")
 
     def _prepare_folder(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)

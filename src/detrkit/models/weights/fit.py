@@ -70,12 +70,12 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     ]
 
 
-def fit_table(rows: Sequence[FitRow], weights: Weights, limit: int = 20) -> Table:
+def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20) -> Table:
     """The rows as a short rich table: what was kept from where and what starts anew, at most `limit` classes."""
     from rich.table import Table
 
     kept = sum(row.kept_from is not None for row in rows)
-    table = Table(title=f"classes from {weights.source}: {kept} of {len(rows)} kept", title_justify="left")
+    table = Table(title=f"classes from {source}: {kept} of {len(rows)} kept", title_justify="left")
     table.add_column("class")
     table.add_column("its row of the class head")
     for row in rows[:limit]:
