@@ -176,6 +176,54 @@ def test_checkpoint_of_a_newer_detrkit(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model_args": None}, "lacks or garbles"),
+        ({"model_args": {"flavour": 1}}, "unknown setting 'flavour'"),
+        ({"model_args": {"num_queries": 10**9}}, "num_queries 1000000000 where the weights have"),
+        ({"model_args": {"num_classes": 77}}, "num_classes 77 where the weights have"),
+        ({"categories": [{"id": 1, "name": "x"}]}, "1 categories where the weights have"),
+        ({"categories": [{"id": 1, "name": "x"}] * 2}, "unique category ids"),
+        ({"image_size": 0}, "image_size of 0"),
+        ({"version": "new"}, "lacks or garbles"),
+    ],
+)
+def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    write_original(small_weights(), tmp_path / "w.ckpt")
+    content = torch.load(tmp_path / "w.ckpt", weights_only=True)
+    torch.save(content | {"detrkit": content["detrkit"] | change}, tmp_path / "w.ckpt")
+    with pytest.raises(WeightsError, match=sentence):
+        load_weights(tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "sentence"),
+    [
+        ("query_embed.weight", torch.tensor(3.0), r"2 dimensions in .* found shape \[\]"),
+        ("query_embed.weight", torch.ones(5, 6), "queries of 6 and a transformer of"),
+        ("query_embed.weight", torch.ones(5, 32).to_sparse(), "found query_embed.weight: sparse"),
+        ("input_proj.weight", torch.ones(5, 32, 1, 1, device="meta"), "without numbers"),
+    ],
+)
+@pytest.mark.parametrize("bare", [True, False])
+def test_tensors_that_are_none_of_a_detr(
+    tmp_path: Path, key: str, tensor: torch.Tensor, sentence: str, bare: bool
+) -> None:
+    write_original(small_weights(), tmp_path / "w.ckpt")
+    content = torch.load(tmp_path / "w.ckpt", weights_only=True)
+    content["model"][key] = tensor
+    torch.save(content["model"] if bare else content, tmp_path / "w.ckpt")
+    with pytest.raises(WeightsError, match=sentence):
+        load_weights(tmp_path / "w.ckpt")
+
+
+def test_arguments_of_the_original_that_are_garbled_count_as_absent(tmp_path: Path) -> None:
+    model = small_model()
+    torch.save(original_checkpoint(model, nheads="4", dilation=None, dropout="a"), tmp_path / "w.pth")
+    assert not {"nheads", "dilation", "dropout"} & load_weights(tmp_path / "w.pth").model_args.keys()
+
+
 class Hostile:
     """Runs a command when unpickled by a trusting reader."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
@@ -41,13 +42,15 @@ RESNET_BLOCKS = {
 }
 
 _BODY = "backbone.0.body."
-_ESSENTIAL = (
-    "class_embed.weight", "bbox_embed.layers.0.weight", "query_embed.weight", "input_proj.weight",
-    "transformer.decoder.layers.0.linear2.weight", "transformer.decoder.norm.weight",
-)  # fmt: skip
+_ESSENTIAL = {
+    "class_embed.weight": 2, "bbox_embed.layers.0.weight": 2, "query_embed.weight": 2, "input_proj.weight": 4,
+    "transformer.decoder.layers.0.linear2.weight": 2, "transformer.decoder.norm.weight": 1, "class_embed.bias": 1,
+    "transformer.decoder.layers.0.linear1.bias": 1, "transformer.decoder.layers.0.linear2.bias": 1,
+}  # fmt: skip
+"""Key -> number of dimensions."""
 
 
-def check_keys(state_dict: Mapping[str, Any], source: str) -> None:
+def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
     """Make sure that these are the weights of a DETR for detection.
 
     Raises:
@@ -60,6 +63,7 @@ def check_keys(state_dict: Mapping[str, Any], source: str) -> None:
         )
     missing = [key for key in _ESSENTIAL if key not in state_dict]
     if not missing:
+        _check_tensors(state_dict, source)
         return
     if "conv1.weight" in state_dict and "layer1.0.conv1.weight" in state_dict:
         raise WeightsError(f"{source} holds a backbone alone; train from it with --backbone_weights {source}")
@@ -68,6 +72,25 @@ def check_keys(state_dict: Mapping[str, Any], source: str) -> None:
         f"expected the weights of a DETR in {source}, found no {missing[0]} but {found}; "
         "variants of DETR with other parts cannot be loaded"
     )
+
+
+def _check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Make sure that all are plain tensors with numbers in them, and that `infer_model_args` can read their shapes."""
+    for key, tensor in state_dict.items():
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "a tensor without numbers" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+            raise WeightsError(f"expected plain tensors in {source}, found {key}: {kind}; save its state dict again")
+        if tensor.ndim != _ESSENTIAL.get(key, tensor.ndim):
+            raise WeightsError(
+                f"expected {key} with {_ESSENTIAL[key]} dimensions in {source}, found shape {list(tensor.shape)}; "
+                "this is not the state dict of a DETR"
+            )
+    width, dim = len(state_dict["transformer.decoder.layers.0.linear2.bias"]), state_dict["query_embed.weight"].shape[1]
+    if width != dim:
+        raise WeightsError(
+            f"expected as many channels everywhere in {source}, found queries of {dim} and a transformer of {width}; "
+            "this is not the state dict of a DETR"
+        )
 
 
 def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

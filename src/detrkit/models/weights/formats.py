@@ -13,12 +13,13 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from detrkit.errors import WeightsError
+from detrkit.errors import DataError, WeightsError
 from detrkit.models.weights.architecture import Weights, check_keys, infer_model_args
 from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggingface
 from detrkit.models.weights.published import COCO_CATEGORIES, PUBLISHED, fetch, recognise
@@ -121,18 +122,39 @@ def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
             raise WeightsError(
                 f"{path} was written by a newer detrkit (format {header['version']}, this one reads {VERSION}); upgrade"
             )
-        return Weights(
+        weights = Weights(
             state_dict,
             # what the backbone once started from is no part of the model, and would be fetched again
-            {name: value for name, value in header["model_args"].items() if name != "backbone_weights"},
+            {name: value for name, value in dict(header["model_args"]).items() if name != "backbone_weights"},
             Categories.from_plain(header["categories"]),
             int(header["image_size"]),
             str(path),
         )
-    except (KeyError, TypeError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
         raise WeightsError(
             f'the entry "detrkit" of {path} lacks or garbles {problem}; save the checkpoint again'
         ) from problem
+    _check_header(weights)
+    return weights
+
+
+def _check_header(weights: Weights) -> None:
+    """Make sure that what a checkpoint says of itself is true of its tensors."""
+    from detrkit.models import build_model
+
+    told, seen = weights.model_args, infer_model_args(weights.state_dict)
+    wrong = [
+        f"{name} {told[name]!r} where the weights have {seen[name]!r}"
+        for name in ("num_classes", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries")
+        if name in told and told[name] != seen[name]
+    ]
+    wrong += [f"the unknown setting {name!r}" for name in told if name not in signature(build_model).parameters]
+    if len(weights.categories) != seen["num_classes"]:
+        wrong.append(f"{len(weights.categories)} categories where the weights have {seen['num_classes']}")
+    if weights.image_size < 1:
+        wrong.append(f"an image_size of {weights.image_size}")
+    if wrong:
+        raise WeightsError(f'the entry "detrkit" of {weights.source} holds {wrong[0]}; save the checkpoint again')
 
 
 def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> Weights:
@@ -147,7 +169,8 @@ def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> We
     told: dict[str, Any] = {}
     if isinstance(args, argparse.Namespace | Mapping):
         given = args if isinstance(args, Mapping) else vars(args)
-        told = {name: given[name] for name in ("dilation", "nheads", "dropout", "aux_loss") if name in given}
+        kinds = {"dilation": bool, "nheads": int, "dropout": float | int, "aux_loss": bool}
+        told = {name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
     coco = model_args["num_classes"] == len(COCO_CATEGORIES)
     notes = []
     if "dilation" not in told and coco and (entry := recognise(path)):

@@ -54,6 +54,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # a file that torch did not write
+            warnings.filterwarnings("ignore", "Validating sparse tensor")  # which are refused later
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as problem:
         unsafe = _unsafe_name(str(problem))
