@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from detrkit.evaluation.report import class_table, write_report
+from detrkit.visualize.draw import Tile
 
 from .cases import perfect, random_case
 
@@ -43,6 +44,25 @@ def test_a_report_is_complete(tmp_path: Path, pictures: dict[int, Path]) -> None
     for name in written - {"metrics.json"}:
         with Image.open(tmp_path / "report" / name) as picture:
             assert min(picture.size) > 100
+
+
+def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
+    tmp_path: Path, pictures: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles: list[Tile] = []
+
+    def sheet(found: list[Tile], **_: int) -> np.ndarray:
+        tiles.extend(found)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("detrkit.evaluation.gallery.sheet", sheet)
+    truth, detections = random_case(15)
+    write_report(truth, detections, tmp_path / "report", image_paths=pictures)
+    names = {row["id"]: row["name"] for row in truth["categories"]}
+    drawn = [found for tile in tiles for found in (tile.detections, tile.truth) if found is not None and len(found)]
+    assert drawn
+    for found in drawn:
+        assert tuple(names[i] for i in found.class_ids.tolist()) == found.class_names
 
 
 def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, pictures: dict[int, Path]) -> None:

@@ -96,8 +96,8 @@ def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path) 
     certain = np.ones(len(columns.object_classes))
     return Tile(
         image=_spotlight(picture, box, window),
-        detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns.names),
-        truth=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns.names),
+        detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns),
+        truth=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns),
         caption=_caption(columns, mistake, path.name),
     )
 
@@ -145,14 +145,14 @@ def _related(boxes: Floats, box: Floats) -> Bools:
 
 
 def _drawn(
-    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, names: tuple[str, ...]
+    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, columns: Columns
 ) -> Detections:
-    """The kept boxes, in pixels of the window."""
+    """The kept boxes, in pixels of the window, with original category ids: a class has one colour everywhere."""
     left, top, _, _ = window
     rows = np.flatnonzero(kept)
     return Detections(
         xyxy=torch.as_tensor(boxes[rows] - [left, top, left, top], dtype=torch.float32).reshape(-1, 4),
         scores=torch.as_tensor(scores[rows], dtype=torch.float32),
-        class_ids=torch.as_tensor(classes[rows]),
-        class_names=tuple(names[k] for k in classes[rows].tolist()),
+        class_ids=torch.as_tensor(columns.category_ids[classes[rows]]),  # as everywhere: they choose the colour
+        class_names=tuple(columns.names[k] for k in classes[rows].tolist()),
     )
