@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.config import TrainConfig
 from detrkit.data.find import open_dataset, write_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.coco import coco_numbers
@@ -19,6 +20,7 @@ from detrkit.evaluation.run import (
     detect_batches,
     detect_split,
     evaluate,
+    find_pictures,
     made_split,
     match_classes,
     read_detections,
@@ -218,6 +220,38 @@ def test_where_the_report_goes(tmp_path: Path) -> None:
     assert default_folder(EvalConfig(weights=str(tmp_path / "run"))) == tmp_path / "run/report"
     assert default_folder(EvalConfig(weights=str(tmp_path / "run/best.ckpt"))) == tmp_path / "run/report"
     assert default_folder(EvalConfig(weights="detr_resnet50")) == Path("runs/detr_resnet50/report")
+
+
+def test_the_report_of_a_run_is_its_own(tmp_path: Path) -> None:
+    """Measured on other pictures than it was made for, a detector leaves that report alone."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for settings, ask, name in (
+        (TrainConfig(data=str(tmp_path / "a")), {"data": str(tmp_path / "a")}, "report"),
+        (TrainConfig(data=str(tmp_path / "a")), {"data": str(tmp_path / "b")}, "report-b-val"),
+        (TrainConfig(data=str(tmp_path / "a")), {"data": str(tmp_path / "a"), "split": "train"}, "report-a-train"),
+        (TrainConfig(data=str(tmp_path / "a"), overfit=4), {"data": str(tmp_path / "a")}, "report-a-val"),
+    ):
+        (run / "config.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+        assert default_folder(EvalConfig(weights=str(run), **ask)) == run / name
+
+
+def test_detections_with_file_names_find_their_pictures(dataset: tuple[Path, dict[str, Any]]) -> None:
+    folder, truth = dataset
+    images = open_dataset(folder).splits["val"].images
+    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    name = images[0].file_name
+    rows = [{"image_id": 12345, "file_name": str(images[0].path)}, {"image_id": 3, "file_name": f"elsewhere/{name}"}]
+    found = find_pictures([*rows, {"image_id": 8}], images, where="x.json")
+    assert [row["image_id"] for row in found] == [ids[name], ids[name], 8]
+    with pytest.raises(DataError, match="which is none of them"):
+        find_pictures([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
+
+
+def test_classes_matched_by_id_alone_are_said() -> None:
+    cells = Categories((1, 2), ("cell", "platelet"))
+    assert match_classes(cells, Categories((1, 3), ("open", "short"))).by_id == "1 cell = open"
+    assert match_classes(cells, Categories((7, 3), ("cell", "short"))).by_id == ""
 
 
 def test_a_detector_through_the_verb(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrkit.config import TrainConfig
+from detrkit.data.coco import as_id
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.coco import check_detections, summary
 from detrkit.verbs import EvalConfig
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from detrkit.data.raw import RawImage
     from detrkit.data.records import Split
     from detrkit.models import DETR
     from detrkit.structures import Batch, Categories
@@ -33,6 +36,8 @@ class ClassMatch:
     """Names of the model's classes that the data set does not have; their detections are dropped."""
     unknown_to_model: tuple[str, ...]
     """Names of the data set's classes that the model does not have; their objects count as missed."""
+    by_id: str = ""
+    """Where no name is shared and ids had to do: one pair as an example, "1 cell = scratch"."""
 
 
 def evaluate(
@@ -55,7 +60,6 @@ def evaluate(
     from rich.console import Console
 
     from detrkit.data.check import check_dataset
-    from detrkit.data.coco import as_id
     from detrkit.data.find import open_dataset
     from detrkit.evaluation.report import class_table, write_report
 
@@ -89,7 +93,7 @@ def evaluate(
             "choose another with --split"
         )
     raw.splits = {config.split: raw.splits[config.split]}  # the other side need not be in order
-    listed = [image.id for image in raw.splits[config.split].images]
+    listed = raw.splits[config.split].images
     report = check_dataset(raw, num_queries=100 if detector is None else detector.model.query_embed.num_embeddings)
     split = report.splits[config.split]
     for line in report.summary():
@@ -111,8 +115,8 @@ def evaluate(
             num_workers=config.num_workers,
         )
     else:
-        detections = read_detections(config.detections)
-        left_out = set(listed) - {image.id for image in split.images}
+        detections = find_pictures(read_detections(config.detections), listed, where=config.detections)
+        left_out = {as_id(image.id) for image in listed} - {image.id for image in split.images}
         kept = [row for row in detections if as_id(row.get("image_id")) not in left_out]
         if len(kept) < len(detections):
             console.print(
@@ -225,7 +229,11 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
     """Match a model's classes to a data set's, by name where they share names, else by id."""
     index_of = model.index_map_from(data)
     id_of = {index: category_id for category_id, index in index_of.items()}
+    name_of = dict(zip(data.ids, data.names, strict=True))
+    pairs = [(i, model.names[index], name_of[i]) for i, index in index_of.items()]
+    agree = any(ours == theirs for _, ours, theirs in pairs)
     return ClassMatch(
+        by_id="" if agree or not pairs else f"{pairs[0][0]} {pairs[0][1]} = {pairs[0][2]}",
         id_of=id_of,
         unknown_to_data=tuple(name for index, name in enumerate(model.names) if index not in id_of),
         unknown_to_model=tuple(n for i, n in zip(data.ids, data.names, strict=True) if i not in index_of),
@@ -240,8 +248,6 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no such file, or it is not a JSON list of objects.
     """
-    from detrkit.data.coco import as_id
-
     path = Path(path)
     if not path.is_file():
         raise DataError(f"expected COCO results in {path}, found no such file; look at the path")
@@ -259,6 +265,35 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
+    """The detections with the data set's own image ids, found by `file_name` where they have one.
+
+    What `detrkit predict` writes has file names; its ids are those of the data set only by chance.
+
+    Raises:
+        DataError: a file is not among the pictures, or several of them are called so.
+    """
+    by_path = {image.path.resolve(): as_id(image.id) for image in images}
+    by_name: dict[str, set[int | None]] = {}
+    for image in images:
+        by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
+    found = []
+    for row in rows:
+        name = row.get("file_name")
+        if isinstance(name, str):
+            path = Path(name)
+            same = {by_path[path.resolve()]} if path.resolve() in by_path else by_name.get(path.name, set())
+            if len(same) != 1:
+                raise DataError(
+                    f"expected in {where} only detections of pictures of the data set, found file_name {name!r}, "
+                    f"{'which several of them are called' if same else 'which is none of them'}; "
+                    "leave out what does not belong to it"
+                )
+            row = row | {"image_id": next(iter(same))}
+        found.append(row)
+    return found
+
+
 def made_split(weights: str) -> dict[str, Any]:
     """How the run behind some weights held out its validation pictures, where its data set had no such split.
 
@@ -273,14 +308,29 @@ def made_split(weights: str) -> dict[str, Any]:
 
 
 def default_folder(config: EvalConfig) -> Path:
-    """`report/` beside the weights or detections; runs/NAME/report for a published name."""
+    """`report/` beside the weights or detections; runs/NAME/report for a published name.
+
+    What a run was not trained to be measured on gets a folder of its own, and leaves the run's report alone.
+    """
     source = Path(config.weights or config.detections)
-    if source.is_dir():
-        return source / "report"
-    return source.parent / "report" if source.exists() else Path("runs") / source.name / "report"
+    if not source.exists():
+        return Path("runs") / source.name / "report"
+    folder = source if source.is_dir() else source.parent
+    stored = folder / "config.yaml"
+    if config.weights and stored.is_file():
+        run = TrainConfig.from_yaml(stored)
+        if run.overfit or config.split != "val" or Path(run.data).resolve() != Path(config.data).resolve():
+            return folder / f"report-{Path(config.data).resolve().stem}-{config.split}"
+    return folder / "report"
 
 
 def _say_match(console: Console, match: ClassMatch) -> None:
+    if match.by_id:
+        console.print(
+            "No class has the same name in the model and in the data set, so classes with the same id are taken to be "
+            f"the same ({match.by_id}, ...); if they are not, these numbers mean nothing",
+            highlight=False,
+        )
     if match.unknown_to_data:
         console.print(
             f"{len(match.unknown_to_data)} of the model's classes are not in the data set, their detections are "
