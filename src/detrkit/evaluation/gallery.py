@@ -153,6 +153,6 @@ def _drawn(
     return Detections(
         xyxy=torch.as_tensor(boxes[rows] - [left, top, left, top], dtype=torch.float32).reshape(-1, 4),
         scores=torch.as_tensor(scores[rows], dtype=torch.float32),
-        class_ids=torch.as_tensor(columns.category_ids[classes[rows]]),  # as everywhere: they choose the colour
+        class_ids=torch.as_tensor(columns.category_ids[classes[rows]]),
         class_names=tuple(columns.names[k] for k in classes[rows].tolist()),
     )
