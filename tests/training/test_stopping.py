@@ -55,6 +55,16 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsy
     assert_same_run(tmp_path / "run", whole)
 
 
+def test_printed_commands_survive_a_space_in_a_folder(tiny, tmp_path, monkeypatch, capsys):
+    folder = str(tmp_path / "my run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run_training(tiny(output_dir=folder))
+    assert f"detrkit train --resume auto --output_dir '{folder}'" in capsys.readouterr().out
+    run_training(tiny(output_dir=folder, resume="auto"))
+    assert f"--weights '{folder}/best.ckpt'" in capsys.readouterr().out
+
+
 def test_the_door_hands_ctrl_c_on(tiny, monkeypatch):
     at_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
     elif cycle.best_epoch:
         console.print(
             f"Best AP {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}; see {run_dir / 'report'}. Next:\n"
-            f"  detrkit predict PICTURES --weights {run_dir / BEST}",
+            f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}",
             highlight=False,
             soft_wrap=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -207,7 +208,7 @@ class _Run:
         finally:
             signals.uninstall()
         if trainer.is_global_zero:
-            again = f"detrkit train --resume auto --output_dir {self.run_dir}"
+            again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
             go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
             conclude(console, cycle, signals, self.run_dir, go_on=go_on)
         best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
