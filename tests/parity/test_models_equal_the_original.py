@@ -7,6 +7,15 @@ from detrkit import build_criterion, postprocess
 from parity.cases import NAMES, Case
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the reference was computed: with more, sums are taken in another order and round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def case(request):
     return Case.load(request.param)
@@ -53,8 +62,9 @@ def test_losses(case, passed):
 def test_gradient_norms(case, passed):
     parameters = dict(passed[0].named_parameters())
     found = {name: parameters[name].grad.norm().item() for name in case.expected["gradient_norms"]}
-    # Queries start alike in post-norm models, so that one of these norms is 0 but for rounding.
-    assert found == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=1e-6)
+    # Queries start alike in post-norm models, so that what reaches them nearly cancels: one of these norms is 0 but for
+    # rounding, and another, 8.6e-4 beside a whole gradient of 395, moves by 1.8e-6 in float64.
+    assert found == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=3e-6)
 
 
 def test_detections(case, passed):
