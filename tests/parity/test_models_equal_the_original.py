@@ -9,7 +9,7 @@ from parity.cases import NAMES, Case
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """The number with which the reference agrees best: with more, sums are taken in another order and round differently."""
+    """With which the reference agrees best: on more, sums are taken in another order and round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
