@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from math import lcm
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -208,9 +209,10 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     def __post_init__(self) -> None:
         check_lowest(self, LOWEST)
         if self.hidden_dim % self.nheads:
+            width = lcm(4, self.nheads)  # the position encoding wants whole fours as well
             raise ConfigError(
                 f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
-                f"try --hidden_dim {self.nheads * max(1, round(self.hidden_dim / self.nheads))}"
+                f"try --hidden_dim {width * max(1, round(self.hidden_dim / width))}"
             )
         if not self.lr > 0:
             raise ConfigError(f"--lr must be above 0, found {self.lr:g}")

@@ -125,6 +125,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "--weight_decay", ".nan"], "--weight_decay must be at least 0, found nan"),
         (["train", "--set_cost_class=0", "--set_cost_bbox=0", "--set_cost_giou=0"], "must be above 0, found none"),
         (["train", "--hidden_dim", "100"], "--hidden_dim must be a multiple of --nheads, found 100 and 8; try"),
+        (["train", "--hidden_dim", "32", "--nheads", "5"], "--nheads, found 32 and 5; try --hidden_dim 40"),
         (["eval", "--weights", "w", "--batch_size", "0"], "--batch_size must be at least 1, found 0"),
         (["predict", "--weights", "w", "a.jpg", "--image_size", "-1"], "--image_size must be at least 0, found -1"),
         (["demo", "--minutes", "-1"], "--minutes must be at least 0, found -1"),
