@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -40,6 +41,17 @@ def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
     assert result.metrics["AP"] == max(float(row["val/AP"]) for row in rows[1:])
     report = json.loads((run_dir / "report" / "metrics.json").read_text())
     assert report["coco"]["bbox"]["AP"] == pytest.approx(result.metrics["AP"], abs=1e-9)
+
+
+def test_validation_pictures_without_objects_have_no_ap(tiny, capsys, tmp_path):
+    data = tmp_path / "empty-val"
+    shutil.copytree(tiny().data, data)
+    listed = json.loads((data / "val.json").read_text())
+    (data / "val.json").write_text(json.dumps(listed | {"annotations": []}))
+    train(tiny(data=str(data), epochs=1))
+    said = capsys.readouterr().out
+    assert "AP is undefined, since no validation picture has an object" in said
+    assert "Best AP" not in said
 
 
 def test_a_checkpoint_keeps_its_contract(tiny):

@@ -216,8 +216,6 @@ class _Run:
 
     def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """`Trainer.fit`, with its errors in our words."""
-        last = self.run_dir / LAST
-        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
         try:
             with _quiet():
                 trainer.fit(
@@ -227,6 +225,7 @@ class _Run:
                     weights_only=True,
                 )
         except NonFiniteLossError as error:
+            last = self.run_dir / LAST
             kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
             raise NonFiniteLossError(f"{error}; {kept}; try a lower --lr, and look at these files") from None
         except SystemExit:  # what Lightning makes of a second Ctrl-C
