@@ -253,7 +253,11 @@ class Detections:
         )
 
     def draw(self, image: Any) -> Any:
-        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn, as uint8 [H, W, 3]."""
+        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn.
+
+        Returns:
+            uint8 RGB [H, W, 3]; a whole multiple of the picture's size where that is too small to be read.
+        """
         from detrkit.visualize.draw import draw_detections
 
         return draw_detections(image, self)
