@@ -57,6 +57,48 @@ class ModelConfig:
     """Activation of the feed-forward blocks."""
     masks: bool = False
     """Train the segmentation head (not available yet)."""
+    feature_levels: str = ""
+    """Strides of the feature levels, for example 8,16,32 or 8,16,32,64; empty: the last map alone, as the original."""
+    encoder: Literal["dense", "deformable", "hybrid"] = "dense"
+    """dense: attention over all places; deformable: over a few sampled points of each level; hybrid: attention on the
+    coarsest level and convolutions across levels (RT-DETR)."""
+    decoder: Literal["dense", "conditional", "deformable"] = "dense"
+    """How queries look at the picture. dense: at all places; conditional: at all places, with the position of the
+    query's anchor beside its content; deformable: at a few sampled points of each level."""
+    points: int = 4
+    """Points that each head of deformable attention samples on each level."""
+    queries: Literal["learned", "anchors", "two_stage", "mixed"] = "learned"
+    """Where queries come from. learned: vectors; anchors: learned boxes; two_stage: the best places of the encoder,
+    with their features; mixed: boxes from the best places, contents learned."""
+    seeds: Literal["encoder", "dense"] = "encoder"
+    """What picks the places of two_stage and mixed: a head of its own on the encoder, or the --dense_head."""
+    distinct: float = 0.0
+    """Of two places whose boxes overlap by more than this IoU only the better becomes a query; 0: off."""
+    box_refine: bool = False
+    """Each decoder layer corrects the boxes of the layer before."""
+    look_forward_twice: bool = False
+    """With box_refine: let each layer's box loss also teach the layer before."""
+    score_refine: bool = False
+    """Each decoder layer corrects the class scores of the layer before, the first those of the seeds."""
+    dense_head: Literal["none", "fcos", "atss", "aligned"] = "none"
+    """A head on the encoder's levels that supervises many places an object, chosen as FCOS, ATSS or TOOD do."""
+    dense_convs: int = 2
+    """Convolutions of the dense head before its predictions."""
+    query_groups: int = 1
+    """Groups of queries in training, each matched with the objects for itself; 1: no further group."""
+    hybrid_queries: int = 0
+    """Further queries in training, of which each object is matched with several (hybrid_repeat)."""
+    hybrid_repeat: int = 6
+    """How many of the hybrid queries each object is matched with."""
+    denoising: Literal["none", "plain", "contrastive"] = "none"
+    """In training, further queries that start from the objects themselves, with noise; contrastive: also from boxes
+    too far off, which shall say no."""
+    dn_queries: int = 100
+    """The most denoising queries a picture."""
+    dn_label_noise: float = 0.5
+    """Chance that a denoising query starts from a random class, halved as in DN-DETR."""
+    dn_box_noise: float = 0.4
+    """How far a denoising query's box is moved, relative to its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +123,15 @@ class LossConfig:
     """Weight of the generalised IoU loss."""
     eos_coef: float = 0.1
     """Relative weight of the no-object class in the classification loss."""
+    class_loss: Literal["softmax", "focal", "varifocal", "matchability"] = "softmax"
+    """softmax: cross-entropy with a no-object class; focal: a yes or no a class; varifocal and matchability: the same,
+    with the IoU of the box as what the score should be."""
+    cls_loss_coef: float = 1.0
+    """Weight of the classification loss."""
+    dense_loss_coef: float = 1.0
+    """Weight of the losses of the dense head."""
+    dn_loss_coef: float = 1.0
+    """Weight of the losses of the denoising queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +239,14 @@ class RunConfig:
 LOWEST = {
     1: (
         "batch_size", "epochs", "num_queries", "accumulate", "image_size", "devices", "num_nodes", "eval_every",
-        "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers",
+        "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups", "hybrid_repeat",
     ),
     0: (
         "enc_layers", "num_workers", "lr_backbone", "weight_decay", "max_minutes", "warmup_steps", "clip_max_norm",
         "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes", "val_fraction", "dropout",
         "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef", "giou_loss_coef", "mask_loss_coef",
-        "dice_loss_coef", "eos_coef",
+        "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef", "dn_loss_coef", "distinct", "dense_convs",
+        "hybrid_queries", "dn_queries", "dn_label_noise", "dn_box_noise",
     ),
 }  # fmt: skip
 """The lowest value of each setting that is a number."""

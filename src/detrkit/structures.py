@@ -98,6 +98,8 @@ class Target(TypedDict):
     """(h, w) of the file in pixels, after its EXIF rotation."""
     size: NotRequired[tuple[int, int]]
     """(h, w) in pixels after the transforms, without padding."""
+    noise_seed: NotRequired[int]
+    """Seed of the noise that denoising queries put on this picture's objects; absent: torch's own generator."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,57 @@ class Output:
     """What the model says of a batch, at its last decoder layer."""
 
     logits: Tensor
-    """float [B, Q, C + 1]; the last class is "no object"."""
+    """float [B, Q, C + 1], the last class is "no object"; or, where `sigmoid`, [B, Q, C]."""
     boxes: Tensor
     """float [B, Q, 4]; cx, cy, w, h relative to the picture without padding, in 0..1."""
     masks: Tensor | None = None
     """float [B, Q, h, w] mask logits, or None for a model without a mask head."""
     aux: list[Output] = field(default_factory=list)
     """The earlier decoder layers, first to last; empty without auxiliary outputs."""
+    sigmoid: bool = False
+    """Each class is a yes or no of its own, without a "no object" (focal loss and its kin), instead of a softmax."""
+    branches: list[Branch] = field(default_factory=list)
+    """What else teaches, in training only; empty in evaluation."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Further outputs that teach in training only, and the rule by which they meet the objects.
+
+    The same loss terms apply to them as to the decoder layers; only the pairs are found differently:
+
+        pairs given           these pairs, at every layer (denoising: each query comes from a known object)
+        locations given       many places an object, by `--dense_head` (dense supervision)
+        otherwise             Hungarian matching, in each of `groups` equal runs of queries for itself, where each
+                              object may be matched `repeat` times
+    """
+
+    name: str
+    """Losses are called `name/loss_ce`, `name/loss_ce_0`, ..."""
+    output: Output
+    """Its last layer; earlier ones are in `aux`."""
+    pairs: list[tuple[Tensor, Tensor]] | None = None
+    """(query indices, object indices) of each picture, int64."""
+    locations: Locations | None = None
+    """Where on the picture each query of the output stands."""
+    groups: int = 1
+    repeat: int = 1
+    class_agnostic: bool = False
+    """Teach only whether there is something: every object counts as class 0."""
+
+
+@dataclass(frozen=True)
+class Locations:
+    """The places of all feature levels, one after another; S in all."""
+
+    centers: Tensor
+    """float [B, S, 2], x, y relative to the picture without padding; places in the padding lie beyond 1."""
+    cells: Tensor
+    """float [B, S, 2], width and height of the cell of each place, relative to the picture without padding."""
+    padding: Tensor
+    """bool [B, S], True = padding."""
+    level_sizes: tuple[int, ...]
+    """Number of places of each level; they add up to S."""
 
 
 @dataclass(frozen=True)
