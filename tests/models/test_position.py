@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from detrkit.models.position import LearnedPosition, SinePosition
+from detrkit.models.position import LearnedPosition, SinePosition, sine_of_boxes
 
 
 def test_sine_position_of_one_place_by_hand():
@@ -22,6 +22,31 @@ def test_sine_position_does_not_see_the_padding_around():
     large[:, :3, :5] = False
     sine = SinePosition(16)
     torch.testing.assert_close(sine(large)[:, :, :3, :5], sine(small))
+
+
+def test_sine_of_boxes_by_hand():
+    boxes = torch.tensor([[[0.25, 0.8]], [[0.0, 1.0]]], dtype=torch.float64)
+    encoding = sine_of_boxes(boxes, 6, temperature=20.0)
+    assert encoding.shape == (2, 1, 12)
+    periods = (1, 20 ** (1 / 3), 20 ** (2 / 3))
+    expected = [f(v * 2 * math.pi / t) for v in (0.25, 0.8) for t in periods for f in (math.sin, math.cos)]
+    torch.testing.assert_close(encoding[0, 0], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_sine_of_boxes_has_the_layout_of_sine_position():
+    grid = SinePosition(16)(torch.zeros(1, 4, 5, dtype=torch.bool))[0]
+    row_2_column_3 = torch.tensor([2 / 4, 3 / 5])  # the grid counts rows and columns from 1 to the end
+    torch.testing.assert_close(sine_of_boxes(row_2_column_3, 8), grid[:, 1, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_sine_of_boxes_is_float32_under_half_precision():
+    boxes = torch.tensor([[0.3, 0.9, 0.1, 0.2]], dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoding = sine_of_boxes(boxes, 8)
+    assert encoding.dtype == torch.float32
+    torch.testing.assert_close(encoding, sine_of_boxes(boxes.detach().float(), 8))
+    encoding.sum().backward()
+    assert boxes.grad.isfinite().all()
 
 
 def test_learned_position_is_exact_to_50_and_interpolated_beyond():

@@ -1,6 +1,7 @@
 """Position encodings: where in the picture each feature lies (paper, section 3.2 and appendix A.4).
 
-Both are modules from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W].
+The two modules go from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W]; `sine_of_boxes` encodes
+the boxes that queries stand for.
 """
 
 from __future__ import annotations
@@ -29,12 +30,27 @@ class SinePosition(nn.Module):
         y, x = inside.cumsum(1), inside.cumsum(2)
         y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
         x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
-        half = self.dim // 2
-        exponent = torch.arange(half // 2, dtype=torch.float32, device=padding.device) * 2 / half
-        period = self.temperature**exponent  # one for each pair of a sine and a cosine
-        angles = torch.stack([y, x], dim=-1)[..., None] / period  # [B, H, W, 2, D/4]
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1)  # sine and cosine take turns
-        return waves.flatten(3).permute(0, 3, 1, 2)
+        return _waves(torch.stack([y, x], dim=-1), self.dim // 2, self.temperature).permute(0, 3, 1, 2)
+
+
+def sine_of_boxes(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Numbers in 0..1, such as cx, cy, w, h, as sines and cosines: [..., k] -> [..., k * dim].
+
+    Each number is spread over `dim` channels (an even number) as SinePosition spreads y and x, so (cy, cx) with half of
+    the channels each is comparable with the position of the features. The numbers come one after another, in the order
+    given (Deformable DETR, appendix A.4, for proposals; DAB-DETR, eq. 4, for anchors). Float32 also where `boxes` are
+    less exact, as under autocast: the fastest wave is too fast for half precision.
+    """
+    exact = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    return _waves(exact * (2 * math.pi), dim, temperature)
+
+
+def _waves(angles: Tensor, dim: int, temperature: float) -> Tensor:
+    """Angles [..., k] -> sines and cosines, taking turns, of ever slower waves: [..., k * dim]."""
+    exponent = torch.arange(dim // 2, dtype=angles.dtype, device=angles.device) * 2 / dim
+    period = temperature**exponent  # one for each pair of a sine and a cosine
+    phases = angles[..., None] / period  # [..., k, dim/2]
+    return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(-3)
 
 
 class LearnedPosition(nn.Module):
