@@ -67,11 +67,11 @@ class ModelConfig:
     query's anchor beside its content; deformable: at a few sampled points of each level."""
     points: int = 4
     """Points that each head of deformable attention samples on each level."""
-    queries: Literal["learned", "anchors", "two_stage", "mixed"] = "learned"
-    """Where queries come from. learned: vectors; anchors: learned boxes; two_stage: the best places of the encoder,
-    with their features; mixed: boxes from the best places, contents learned."""
+    queries: Literal["learned", "anchors", "two_stage", "features", "mixed"] = "learned"
+    """Where queries come from. learned: vectors; anchors: learned boxes; the others: the boxes of the best places of
+    the encoder, with contents made of those boxes (two_stage), of the features there (features), or learned (mixed)."""
     seeds: Literal["encoder", "dense"] = "encoder"
-    """What picks the places of two_stage and mixed: a head of its own on the encoder, or the --dense_head."""
+    """What picks the best places: a head of its own on the encoder, or the --dense_head."""
     distinct: float = 0.0
     """Of two places whose boxes overlap by more than this IoU only the better becomes a query; 0: off."""
     box_refine: bool = False
