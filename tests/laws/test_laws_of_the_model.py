@@ -15,10 +15,11 @@ def model(request):
 
 
 def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(model):
-    maps, padding, position = model.backbone(*pictures((96, 160), (160, 64), (128, 128)))
+    images, padding_mask = pictures((96, 160), (160, 64), (128, 128))
+    (level,) = model.backbone.place(model.input_proj(model.backbone(images)), padding_mask)
+    projected, padding, position = level.features, level.padding, level.position
     assert padding.any(dim=(1, 2)).all()
     queries = model.query_embed.weight
-    projected = model.input_proj(maps)
     plain = model.transformer(projected, padding, queries, position)
     where = padding[:, None].expand_as(projected)
     for other in (torch.randn_like(projected) * 100, torch.zeros_like(projected)):

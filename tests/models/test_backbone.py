@@ -16,9 +16,9 @@ def test_every_resnet_dilated_or_not(name):
     for dilation, stride in ((False, 32), (True, 16)):
         with torch.device("meta"):
             features = resnet(name, dilation=dilation)
-            maps = features(torch.zeros(1, 3, 64, 96))
-        assert maps.shape == (1, features.num_channels, 64 // stride, 96 // stride)
-        assert features.stride == stride
+            (last,) = features(torch.zeros(1, 3, 64, 96))
+        assert last.shape == (1, *features.channels, 64 // stride, 96 // stride)
+        assert features.strides == (stride,)
 
 
 def test_dilation_is_that_of_torchvision():
@@ -29,7 +29,7 @@ def test_dilation_is_that_of_torchvision():
     getter = torchvision.models._utils.IntermediateLayerGetter(theirs, {"layer4": "last"})
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(ours(images), getter(images)["last"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours(images)[0], getter(images)["last"], rtol=1e-4, atol=1e-4)
 
 
 def test_dilation_keeps_what_a_basic_block_sees():
@@ -39,7 +39,7 @@ def test_dilation_keeps_what_a_basic_block_sees():
     dilated.load_state_dict(plain.state_dict())
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
-        torch.testing.assert_close(dilated(images)[:, :, ::2, ::2], plain(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(dilated(images)[0][:, :, ::2, ::2], plain(images)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
@@ -155,11 +155,11 @@ def test_timm_models_take_any_picture_with_their_own_normalisation(name, mean, m
     assert model.input_mean == mean
     assert model.backbone.multiple == multiple
     with torch.no_grad():
-        maps, padding, position = model.backbone(*pictures((100, 70), (64, 130)))
-    assert maps.shape[1] == model.backbone.num_channels
-    assert padding.shape == maps[:, 0].shape
-    assert position.shape == (2, 32, *maps.shape[2:])
-    assert maps.shape[2:] == (-(-100 // model.stride), -(-130 // model.stride))
+        images, padding_mask = pictures((100, 70), (64, 130))
+        (level,) = model.backbone.place(model.backbone(images), padding_mask)
+    assert level.features.shape[1:] == (*model.backbone.channels, -(-100 // model.stride), -(-130 // model.stride))
+    assert level.padding.shape == level.features[:, 0].shape
+    assert level.position.shape == (2, 32, *level.features.shape[2:])
 
 
 def test_timm_norms_freeze_or_learn_and_stride_becomes_dilation():
@@ -173,8 +173,8 @@ def test_timm_norms_freeze_or_learn_and_stride_becomes_dilation():
     frozen.load_state_dict(batch.state_dict())  # counters are dropped
 
     dilated = build_features("timm:efficientnet_lite0", dilation=True)
-    assert dilated.stride == 16
-    assert dilated(torch.zeros(1, 3, 64, 64)).shape[-2:] == (4, 4)
+    assert dilated.strides == (16,)
+    assert dilated(torch.zeros(1, 3, 64, 64))[0].shape[-2:] == (4, 4)
 
 
 def test_timm_refusals():

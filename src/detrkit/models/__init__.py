@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from detrkit.errors import ConfigError
-from detrkit.models.backbone import NORMS, Backbone, build_features
+from detrkit.models.backbone import Backbone, build_features
 from detrkit.models.detr import DETR
+from detrkit.models.features import NORMS
 from detrkit.models.position import build_position
 from detrkit.models.transformer import ACTIVATIONS, Transformer
 

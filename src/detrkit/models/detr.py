@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.models.backbone import Backbone
 from detrkit.models.heads import MLP
+from detrkit.models.mapper import LastLevel
 from detrkit.models.transformer import Transformer
 from detrkit.structures import Output
 
@@ -34,14 +35,15 @@ class DETR(nn.Module):
         self.class_embed = nn.Linear(dim, num_classes + 1)  # the last one is "no object"
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
         self.query_embed = nn.Embedding(num_queries, dim)
-        self.input_proj = nn.Conv2d(backbone.num_channels, dim, kernel_size=1)
+        self.input_proj = LastLevel(backbone.channels[-1], dim)
         self.backbone = backbone
         self.aux_loss = aux_loss
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> Output:
         """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output."""
-        features, padding, position = self.backbone(images, padding_mask)
-        objects = self.transformer(self.input_proj(features), padding, self.query_embed.weight, position)
+        maps = self.input_proj(self.backbone(images))
+        level = self.backbone.place(maps, padding_mask)[0]
+        objects = self.transformer(level.features, level.padding, self.query_embed.weight, level.position)
         if not self.aux_loss:
             objects = objects[-1:]  # [layers, B, Q, D]
         logits, boxes = self.class_embed(objects), self.bbox_embed(objects).sigmoid()

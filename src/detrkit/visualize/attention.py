@@ -105,7 +105,7 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     decoder = _attentions(model.transformer.decoder.layers[-1:], "multihead_attn")
     encoder = _attentions(model.transformer.encoder.layers[-1:], "self_attn")
     shapes: list[tuple[int, int]] = []
-    hook = model.input_proj.register_forward_hook(lambda module, given, out: shapes.append(out.shape[-2:]))
+    hook = model.input_proj.register_forward_hook(lambda module, given, out: shapes.append(out[0].shape[-2:]))
     batch = detector.prepare([image])
     try:
         with record_attention(decoder) as looks, record_attention(encoder) as exchanges:

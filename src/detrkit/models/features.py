@@ -1,0 +1,86 @@
+"""Features: images to the maps of a backbone at some of its strides; what all backbones have in common."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from detrkit.errors import ConfigError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "batch": nn.BatchNorm2d,
+    "group": partial(nn.GroupNorm, 32),
+}
+NORMS = tuple(NORM_LAYERS)
+
+
+class Features(nn.Module):
+    """Images [B, 3, H, W] to the feature maps of `body`, with what has to be known of them."""
+
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        multiple: int = 1,
+        channels_last: bool = False,
+    ) -> None:
+        """The channels and the stride of each map, finest first; what `body` gives must be in that order.
+
+        `mean` and `std` are those of its pictures (RGB in 0..1), `multiple` what heights and widths must be a multiple
+        of; `channels_last` says that `body` gives maps [B, h, w, C].
+        """
+        super().__init__()
+        self.body = body
+        self.channels, self.strides, self.mean, self.std = channels, strides, mean, std
+        self.multiple, self.channels_last = multiple, channels_last
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> a map [B, C, h, w] for each stride, finest first; H and W are multiples of `multiple`."""
+        maps: list[Tensor] = list(self.body(images))
+        return [each.permute(0, 3, 1, 2) for each in maps] if self.channels_last else maps
+
+
+class Stages(nn.Sequential):
+    """Modules in a row that gives what comes out of some of them. What lies behind the last of these is left out."""
+
+    def __init__(self, stages: OrderedDict[str, nn.Module], taps: Sequence[str]) -> None:
+        names = list(stages)
+        used = names[: 1 + max(map(names.index, taps))]
+        super().__init__(OrderedDict((name, stages[name]) for name in used))
+        self.taps = tuple(taps)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, C, H, W] -> what comes out of each of `taps`, in the order of the row."""
+        outputs = []
+        for name, stage in self.named_children():
+            x = stage(x)
+            if name in self.taps:
+                outputs.append(x)
+        return outputs
+
+
+def check_strides(strides: tuple[int, ...], own: Sequence[int], name: str) -> None:
+    """Make sure that a backbone has these strides.
+
+    Raises:
+        ConfigError: it lacks one, or they do not grow.
+    """
+    lacking = [stride for stride in strides if stride not in own]
+    if lacking:
+        had = ", ".join(map(str, sorted(set(own))))
+        raise ConfigError(
+            f"expected feature levels at strides of {name} ({had}), found {lacking[0]}, which it has not; change "
+            "--feature_levels"
+        )
+    if list(strides) != sorted(set(strides)):
+        raise ConfigError(f"expected the strides of the feature levels from finest to coarsest, found {list(strides)}")
