@@ -1,6 +1,7 @@
 """Optimiser groups, learning rates, the moving average, and states of the original."""
 
 import argparse
+import math
 
 import pytest
 import torch
@@ -61,6 +62,49 @@ def test_the_cosine_falls_from_the_full_rate_to_0_and_warm_up_rises_to_it():
     assert cosine.factor(5, 0.0, 50) == pytest.approx(0.5)
     assert cosine.factor(9, 1.0, 100) == pytest.approx(0)
     assert [schedule(warmup_steps=4).factor(0, 0.0, step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_flat_cosine_holds_the_full_rate_for_half_of_the_epochs_and_ends_at_a_twentieth():
+    flat = schedule(kind="flat_cosine")
+    assert [flat.factor(epoch, 0.0, 0) for epoch in range(6)] == [1.0] * 6
+    assert flat.factor(7, 0.5, 0) == pytest.approx((1 + 0.05) / 2)
+    assert flat.factor(5, 0.5, 0) == pytest.approx(0.05 + 0.95 * (1 + math.cos(math.pi / 10)) / 2)
+    assert flat.factor(9, 1.0, 0) == pytest.approx(0.05)
+    assert flat.factor(12, 0.0, 0) == pytest.approx(0.05)  # more epochs than were announced
+    falling = [flat.factor(epoch, fraction / 4, 0) for epoch in range(5, 10) for fraction in range(4)]
+    assert falling == sorted(falling, reverse=True)
+    assert schedule(kind="flat_cosine", warmup_steps=4).rates(0, 0.5, 1) == [0.5, 0.05]
+
+
+def test_parts_learn_at_rates_of_their_own_behind_the_two_groups_of_the_original():
+    model = torch.nn.ModuleDict(
+        {
+            "sampling_offsets": torch.nn.Linear(2, 2),
+            "norm": torch.nn.LayerNorm(2),
+            "linear": torch.nn.Linear(2, 2),
+            "backbone": torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.BatchNorm2d(2)),
+        }
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+
+    def groups(**settings):
+        found = build_optimizer(model, lr=1.0, lr_backbone=0.5, weight_decay=0.01, **settings).param_groups
+        return [(group["lr"], group["weight_decay"], [names[p] for p in group["params"]]) for group in found]
+
+    plain = groups()
+    assert [(lr, decay, len(found)) for lr, decay, found in plain] == [(1.0, 0.01, 6), (0.5, 0.01, 4)]
+    assert groups(lr_linear_proj_mult=0.1, norm_decay=False) == [
+        (1.0, 0.01, ["linear.weight"]),
+        (0.5, 0.01, ["backbone.0.weight"]),
+        (0.1, 0.01, ["sampling_offsets.weight"]),
+        (0.1, 0.0, ["sampling_offsets.bias"]),
+        (1.0, 0.0, ["norm.weight", "norm.bias", "linear.bias"]),
+        (0.5, 0.0, ["backbone.0.bias", "backbone.1.weight", "backbone.1.bias"]),
+    ]
+    assert [found for *_, found in groups(lr_linear_proj_mult=0.1)][2] == [
+        "sampling_offsets.weight",
+        "sampling_offsets.bias",
+    ]
 
 
 def test_the_moving_average_is_that_of_its_formula():

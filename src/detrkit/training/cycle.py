@@ -197,7 +197,7 @@ class EpochCycle(pl.Callback):
 
     def _add_row(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """A row for the epoch that has just ended, or was cut off; it replaces one written when it was cut off."""
-        lr, lr_backbone = (group["lr"] for group in trainer.optimizers[0].param_groups)
+        lr, lr_backbone = (group["lr"] for group in trainer.optimizers[0].param_groups[:2])
         row: Row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
