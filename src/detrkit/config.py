@@ -162,7 +162,28 @@ class DataConfig(DataChoice):
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it."""
     augmentation: Literal["detr", "flip", "none"] = "detr"
-    """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none."""
+    """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none: nothing, none of the
+    chances below either."""
+    mosaic: float = 0.0
+    """Chance, 0..1, that a training picture is a mosaic of four, as large as one: more objects a step, and smaller
+    ones, for four decodes."""
+    mix_up: float = 0.0
+    """Chance, 0..1, that it is blended with another one, the objects of both counting."""
+    copy_paste: float = 0.0
+    """Chance, 0..1, that objects of another one are pasted on it along their masks; for data with segmentations."""
+    zoom_out: float = 0.0
+    """Chance, 0..1, that it is put on a grey canvas up to twice as long and wide: smaller objects."""
+    iou_crop: float = 0.0
+    """Chance, 0..1, of a random crop that overlaps some object by a random IoU (SSD): larger objects."""
+    colour: float = 0.0
+    """Chance, 0..1, of another brightness, contrast, saturation and hue."""
+    vertical_flip: float = 0.0
+    """Chance, 0..1, that it is turned upside down; for pictures without an up, as from above or a microscope."""
+    multi_scale: float = 0.0
+    """Share of image_size, 0..1, by which sizes vary in training, up and down; a batch is padded to its largest."""
+    plain_epochs: int = 0
+    """The last of the epochs, in which of mosaic to multi_scale only vertical_flip goes on: pictures as they will be
+    at evaluation. --augmentation stays as it is."""
     group_by_aspect: bool = False
     """Batch pictures of similar aspect ratio together, which saves padding."""
     num_workers: int = 2
@@ -247,9 +268,14 @@ LOWEST = {
         "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef", "giou_loss_coef", "mask_loss_coef",
         "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef", "dn_loss_coef", "distinct", "dense_convs",
         "hybrid_queries", "dn_queries", "dn_label_noise", "dn_box_noise",
+        "mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale",
+        "plain_epochs",
     ),
 }  # fmt: skip
 """The lowest value of each setting that is a number."""
+
+CHANCES = ("mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale")
+"""Settings of at most 1."""
 
 CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelConfig, LossConfig)
 
@@ -266,6 +292,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
                 f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
                 f"try --hidden_dim {width * max(1, round(self.hidden_dim / width))}"
             )
+        check_highest(self, CHANCES, 1)
         if not self.lr > 0:
             raise ConfigError(f"--lr must be above 0, found {self.lr:g}")
         if not 0 <= self.ema < 1:
@@ -334,6 +361,17 @@ def check_lowest(config: object, lowest: Mapping[int, Iterable[str]]) -> None:
             value = getattr(config, name)
             if isinstance(value, int | float) and not value >= low:
                 raise ConfigError(f"--{name} must be at least {low}, found {value}")
+
+
+def check_highest(config: object, names: Iterable[str], high: float) -> None:
+    """Refuse numbers that are too high.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name in names:
+        if getattr(config, name) > high:
+            raise ConfigError(f"--{name} must be at most {high:g}, found {getattr(config, name):g}")
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
