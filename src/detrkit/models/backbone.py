@@ -1,6 +1,7 @@
 """Backbones: images to feature maps and the encoding of their positions (paper, section 3.2).
 
-ResNets come from torchvision, everything else from timm ("timm:NAME"). The classic model uses the last map alone.
+ResNets come from torchvision, ResNet-Ds from `resnet_vd.py`, everything else from timm ("timm:NAME"). The classic model
+uses the last map alone.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, WeightsError
 from detrkit.models.backbone_weights import load_body, published_resnet, read_state_dict
-from detrkit.models.features import NORM_LAYERS, Features, Stages, check_strides
+from detrkit.models.features import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
 from detrkit.models.levels import Level
 from detrkit.models.position import LearnedPosition, SinePosition
+from detrkit.models.resnet_vd import RESNETS_VD, resnet_vd
 from detrkit.models.timm_backbone import timm_features
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-STAGES = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
-"""Stride of each stage of a ResNet."""
 
 
 class Backbone(nn.Module):
@@ -68,7 +68,7 @@ def build_features(
     weights: str | None = None,
     strides: tuple[int, ...] = (),
 ) -> Features:
-    """The backbone of a name: one of `RESNETS`, or "timm:NAME".
+    """The backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
 
     Args:
         name: of the architecture.
@@ -92,11 +92,22 @@ def build_features(
         )
     if name.startswith("timm:"):
         return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides)
-    if name not in RESNETS:
-        near = get_close_matches(name, RESNETS, n=1)
+    known = RESNETS + RESNETS_VD
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "use one of those, or timm:NAME for a model of timm"
-        raise ConfigError(f"expected a backbone {', '.join(RESNETS)} or timm:NAME, found {name!r}; {hint}")
-    features = resnet(name, norm, dilation, strides)
+        raise ConfigError(f"expected a backbone {', '.join(known)} or timm:NAME, found {name!r}; {hint}")
+    if name in RESNETS_VD:
+        if dilation:
+            raise ConfigError(f"expected dilation=False for {name}, found True, which only resnet18 to resnet152 have")
+        if weights == "imagenet":
+            raise WeightsError(
+                f"expected a file of weights for {name}, found imagenet, but none are published under that name; give "
+                "a file as --backbone_weights PATH, or start without: --backbone_weights none"
+            )
+        features = resnet_vd(name, norm, strides)
+    else:
+        features = resnet(name, norm, dilation, strides)
     if weights == "imagenet":
         load_body(features.body, published_resnet(name), f"the published weights of {name}")
     elif weights is not None:
@@ -120,8 +131,7 @@ def resnet(name: str, norm: str = "frozen", dilation: bool = False, strides: tup
         _dilate(net.layer4)
         strides = (16,)
     if norm == "frozen":
-        for key, parameter in body.named_parameters():
-            parameter.requires_grad_(key.startswith(("layer2.", "layer3.", "layer4.")))
+        freeze_first(body)
     return Features(body, channels, strides)
 
 

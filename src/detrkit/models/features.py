@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -16,9 +16,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
-    "group": partial(nn.GroupNorm, 32),
+    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
 }
 NORMS = tuple(NORM_LAYERS)
+
+STAGES = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
+"""Stride of each stage of a ResNet."""
 
 
 class Features(nn.Module):
@@ -67,6 +70,12 @@ class Stages(nn.Sequential):
             if name in self.taps:
                 outputs.append(x)
         return outputs
+
+
+def freeze_first(body: nn.Module) -> None:
+    """Keep the stem and layer1 of a ResNet as they are, as the original does."""
+    for key, parameter in body.named_parameters():
+        parameter.requires_grad_(key.startswith(("layer2.", "layer3.", "layer4.")))
 
 
 def check_strides(strides: tuple[int, ...], own: Sequence[int], name: str) -> None:
