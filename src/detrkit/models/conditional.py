@@ -40,18 +40,23 @@ class ConditionalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with positions that mean something: each head finds places near the anchor's centre alike.
+        """Start with positions that mean something: every head prefers places near the anchor's centre.
 
-        For that, queries and keys project positions in the same way, and no content scales them yet. Call this after
-        whatever initialises a whole model.
+        For that, queries and keys begin with the same projection of positions, which deals the waves out so that each
+        head has slow and fast ones of both y and x, and no content scales them yet. Call this after whatever
+        initialises a whole model.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.orthogonal_(self.query_position.weight)
+        dim = self.query_position.in_features
+        waves = torch.arange(dim).view(2, -1, 2).transpose(0, 1).reshape(-1, 2)  # sine and cosine of y, x, y, x, ...
+        head = torch.arange(dim // 2) // 2 % self.heads
+        dealt = torch.eye(dim)[waves[head.argsort(stable=True)].flatten()]
         with torch.no_grad():
-            self.key_position.weight.copy_(self.query_position.weight)
+            self.query_position.weight.copy_(dealt)
+            self.key_position.weight.copy_(dealt)
         for mlp in (self.query_scale, self.reference_size):
             nn.init.zeros_(mlp.layers[-1].get_parameter("weight"))
         nn.init.ones_(self.query_scale.layers[-1].get_parameter("bias"))
