@@ -78,3 +78,9 @@ def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     corner, opposite = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     overlap = (opposite - corner).clamp(min=0).prod(-1)
     return overlap, area(a) + area(b) - overlap
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of numbers in 0..1, which are kept `eps` away from both ends."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()

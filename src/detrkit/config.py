@@ -19,12 +19,17 @@ from typing import Any, Literal, Self
 import yaml
 
 from detrkit.errors import ConfigError
+from detrkit.recipes import FROM_WEIGHTS, MODELS, RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Model."""
 
+    model: str = ""
+    """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_r50, detr_r50_dc5,
+    detr_r101, detr_r101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50, rtdetr_r18 or rtdetr_r50;
+    empty: the original's, or those of --weights. (In Python: TrainConfig.from_recipe.)"""
     backbone: str = "resnet50"
     """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, or timm:NAME for any timm model with
     feature outputs (needs the timm extra)."""
@@ -49,8 +54,8 @@ class ModelConfig:
     """Dropout in the transformer, 0..1."""
     nheads: int = 8
     """Attention heads; must divide hidden_dim."""
-    num_queries: int = 100
-    """Object queries: the most objects that can be found in one picture."""
+    num_queries: int | Literal["propose"] = 100
+    """Object queries: the most objects that can be found in one picture; propose: what the data suggests."""
     pre_norm: bool = False
     """Normalise before each block instead of after it."""
     activation: Literal["relu", "gelu", "glu"] = "relu"
@@ -62,6 +67,8 @@ class ModelConfig:
     encoder: Literal["dense", "deformable", "hybrid"] = "dense"
     """dense: attention over all places; deformable: over a few sampled points of each level; hybrid: attention on the
     coarsest level and convolutions across levels (RT-DETR)."""
+    hybrid_expansion: float = 1.0
+    """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
     decoder: Literal["dense", "conditional", "deformable"] = "dense"
     """How queries look at the picture. dense: at all places; conditional: at all places, with the position of the
     query's anchor beside its content; deformable: at a few sampled points of each level."""
@@ -198,16 +205,21 @@ class OptimConfig:
     """Learning rate of the transformer and heads, a step."""
     lr_backbone: float = 1e-5
     """Learning rate of the backbone, a step; 0 freezes it."""
-    batch_size: int | Literal["auto"] = 2
-    """Pictures a step and device; auto finds the largest power of two that fits."""
+    lr_linear_proj_mult: float = 1.0
+    """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1)."""
+    batch_size: int | Literal["auto", "propose"] = 2
+    """Pictures a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
+    norm_decay: bool = True
+    """Whether norms and biases decay too (RT-DETR: false)."""
     epochs: int = 300
     """Passes over the training pictures."""
     max_minutes: float = 0.0
     """Stop after so many minutes, whichever comes first; 0: no limit."""
-    lr_schedule: Literal["step", "cosine"] = "step"
-    """step: a tenth after lr_drop epochs; cosine: down to 0 at the end."""
+    lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
+    """step: a tenth after lr_drop epochs; cosine: down to 0 at the end; flat_cosine: full for the first half of the
+    epochs, then down to a twentieth."""
     lr_drop: int = 200
     """Epoch after which the step schedule drops the learning rates to a tenth."""
     warmup_steps: int = 0
@@ -230,6 +242,9 @@ class OptimConfig:
 class RunConfig:
     """The run."""
 
+    recipe: Literal["classic", "fast"] = "classic"
+    """Whose settings are the defaults: classic: the original's; fast: what converges on small data. (In Python:
+    TrainConfig.from_recipe.)"""
     output_dir: str = ""
     """Folder the run writes to; empty: runs/NAME-OF-DATA, numbered if that exists."""
     weights: str = ""
@@ -263,11 +278,11 @@ LOWEST = {
         "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups", "hybrid_repeat",
     ),
     0: (
-        "enc_layers", "num_workers", "lr_backbone", "weight_decay", "max_minutes", "warmup_steps", "clip_max_norm",
-        "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes", "val_fraction", "dropout",
-        "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef", "giou_loss_coef", "mask_loss_coef",
-        "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef", "dn_loss_coef", "distinct", "dense_convs",
-        "hybrid_queries", "dn_queries", "dn_label_noise", "dn_box_noise",
+        "enc_layers", "num_workers", "lr_backbone", "lr_linear_proj_mult", "weight_decay", "max_minutes",
+        "warmup_steps", "clip_max_norm", "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes",
+        "val_fraction", "dropout", "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef",
+        "giou_loss_coef", "mask_loss_coef", "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef",
+        "dn_loss_coef", "distinct", "dense_convs", "hybrid_queries", "dn_queries", "dn_label_noise", "dn_box_noise",
         "mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale",
         "plain_epochs",
     ),
@@ -282,10 +297,13 @@ CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelConfig, LossConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
-    """Everything `detrkit train` can be told; defaults are those of the original's main.py."""
+    """Everything a training run can be told; what it is not told is as the --recipe has it."""
 
     def __post_init__(self) -> None:
         check_lowest(self, LOWEST)
+        check_named("recipe", self.recipe, RECIPES)
+        if self.model:
+            check_named("model", self.model, MODELS)
         if self.hidden_dim % self.nheads:
             width = lcm(4, self.nheads)  # the position encoding wants whole fours as well
             raise ConfigError(
@@ -322,9 +340,54 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
         return cls(**values)
 
     @classmethod
+    def from_recipe(cls, recipe: str, **changes: Any) -> Self:
+        """A recipe's settings, with changes: `TrainConfig.from_recipe("fast", data="pictures", epochs=20)`.
+
+        `model="detr_r50"` names a model; see `default_settings`.
+
+        Raises:
+            ConfigError: there is no such recipe, model or setting.
+        """
+        return cls.from_dict({**default_settings({**changes, "recipe": recipe}), **changes})
+
+    @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a `config.yaml`."""
         return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))
+
+
+def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings are unless told: a recipe's, and over them a named model's; absent ones are `TrainConfig`'s.
+
+    Args:
+        chosen: what was told. `recipe` (without one: classic), `model` (without one: the recipe's; empty: none) and
+            whether there are `weights` count.
+
+    Raises:
+        ConfigError: there is no such recipe or model.
+    """
+    recipe = chosen.get("recipe", "classic")
+    check_named("recipe", recipe, RECIPES)
+    settings = {"recipe": recipe, "model": "", **RECIPES[recipe]()}
+    if chosen.get("weights"):
+        settings |= FROM_WEIGHTS[recipe]()
+    model = chosen.get("model", settings["model"])
+    if model:
+        check_named("model", model, MODELS)
+        settings |= MODELS[model]()
+    return settings | {"model": model}
+
+
+def check_named(kind: str, name: object, known: Iterable[str]) -> None:
+    """Refuse a name that is none of `known`.
+
+    Raises:
+        ConfigError: it is none; the sentence suggests the nearest.
+    """
+    names = list(known)
+    if name not in names:
+        near = did_you_mean(str(name), names) or f"; there are {', '.join(names)}"
+        raise ConfigError(f"there is no {kind} {name!r}{near}")
 
 
 def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:

@@ -178,6 +178,9 @@ class Branch:
     repeat: int = 1
     class_agnostic: bool = False
     """Teach only whether there is something: every object counts as class 0."""
+    ignored: Tensor | None = None
+    """bool [B, Q], queries that teach nothing, not even that there is nothing; None: all teach. Places in the padding
+    of `locations` are ignored as well."""
 
 
 @dataclass(frozen=True)

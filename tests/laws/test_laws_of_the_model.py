@@ -17,16 +17,20 @@ def model(request):
 def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(model):
     images, padding_mask = pictures((96, 160), (160, 64), (128, 128))
     (level,) = model.backbone.place(model.input_proj(model.backbone(images)), padding_mask)
-    projected, padding, position = level.features, level.padding, level.position
-    assert padding.any(dim=(1, 2)).all()
-    queries = model.query_embed.weight
-    plain = model.transformer(projected, padding, queries, position)
-    where = padding[:, None].expand_as(projected)
-    for other in (torch.randn_like(projected) * 100, torch.zeros_like(projected)):
-        changed = model.transformer(torch.where(where, other, projected), padding, queries, position)
+    assert level.padding.any(dim=(1, 2)).all()
+
+    def objects(features):
+        memory = model.transformer.encoder([replace(level, features=features)])
+        layers = model.transformer.decoder(model.query_embed(memory), memory, model._classes, model._boxes)
+        return torch.stack([layer.logits for layer in layers])
+
+    plain = objects(level.features)
+    where = level.padding[:, None].expand_as(level.features)
+    for other in (torch.randn_like(plain.new_empty(where.shape)) * 100, torch.zeros(where.shape)):
+        changed = objects(torch.where(where, other, level.features))
         torch.testing.assert_close(changed, plain, rtol=0, atol=1e-5)
-    elsewhere = torch.where(where, 0 * projected, 2 * projected)  # the law is not empty: other places do reach it
-    assert (model.transformer(elsewhere, padding, queries, position) - plain).abs().max() > 1e-3
+    elsewhere = torch.where(where, 0 * level.features, 2 * level.features)  # the law is not empty: others do reach it
+    assert (objects(elsewhere) - plain).abs().max() > 1e-3
 
 
 def test_a_batch_of_one_shape_is_its_pictures_one_by_one(model):

@@ -94,7 +94,7 @@ def evaluate(
         )
     raw.splits = {config.split: raw.splits[config.split]}  # the other side need not be in order
     listed = raw.splits[config.split].images
-    report = check_dataset(raw, num_queries=100 if detector is None else detector.model.query_embed.num_embeddings)
+    report = check_dataset(raw, num_queries=100 if detector is None else detector.model.num_queries)
     split = report.splits[config.split]
     for line in report.summary():
         console.print(line, highlight=False, markup=False)

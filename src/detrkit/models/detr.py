@@ -1,54 +1,151 @@
 """DETR: backbone, transformer and heads put together (Carion et al. 2020, "End-to-End Object Detection with
-Transformers", figure 2).
+Transformers", figure 2), with every later idea as a part that can be left out.
 
 Shapes: B images a batch, H x W pixels, Q queries, C classes, D channels of the transformer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from detrkit.models.backbone import Backbone
-from detrkit.models.heads import MLP
-from detrkit.models.mapper import LastLevel
+from detrkit.models.denoising import Denoising, NoisedQueries
+from detrkit.models.dense import DenseHead
+from detrkit.models.mapper import ChannelMapper, LastLevel
+from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
 from detrkit.models.transformer import Transformer
-from detrkit.structures import Output
+from detrkit.structures import Branch, Output, Target
+
+QuerySource = LearnedQueries | PointQueries | AnchorQueries | SelectedQueries
 
 
 class DETR(nn.Module):
-    """Images in, a set of objects out. Its state-dict keys are those of the original's checkpoints."""
+    """Images in, a set of objects out. The state-dict keys of the classic model are those of the original's files."""
 
     def __init__(
         self,
         backbone: Backbone,
+        input_proj: LastLevel | ChannelMapper,
         transformer: Transformer,
+        query_embed: QuerySource,
+        class_embed: nn.Module,
+        bbox_embed: nn.Module,
         *,
-        dim: int,
-        num_classes: int,
-        num_queries: int,
+        sigmoid: bool = False,
         aux_loss: bool = True,
+        dense_head: DenseHead | None = None,
+        denoising: Denoising | None = None,
+        hybrid_repeat: int = 1,
     ) -> None:
+        """Put finished parts together; `build_model` makes them.
+
+        Args:
+            backbone: images to feature maps.
+            input_proj: feature maps to D channels each.
+            transformer: encoder and decoder.
+            query_embed: where queries come from.
+            class_embed: from D channels to class logits; a list has one head a decoder layer.
+            bbox_embed: from D channels to 4 numbers; likewise.
+            sigmoid: the logits are a yes or no a class, without "no object".
+            aux_loss: whether the output has the earlier decoder layers.
+            dense_head: predicts at every place; where queries are not seeded by it, in training only.
+            denoising: makes queries of the objects, in training.
+            hybrid_repeat: how many of the hybrid queries each object is matched with.
+        """
         super().__init__()
         self.transformer = transformer
-        self.class_embed = nn.Linear(dim, num_classes + 1)  # the last one is "no object"
-        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
-        self.query_embed = nn.Embedding(num_queries, dim)
-        self.input_proj = LastLevel(backbone.channels[-1], dim)
+        self.class_embed = class_embed
+        self.bbox_embed = bbox_embed
+        self.query_embed = query_embed
+        self.input_proj = input_proj
         self.backbone = backbone
-        self.aux_loss = aux_loss
+        self.dense_head = dense_head
+        self.denoising = denoising
+        self.sigmoid, self.aux_loss, self.hybrid_repeat = sigmoid, aux_loss, hybrid_repeat
 
-    def forward(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output."""
+    def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
+        """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output.
+
+        In training, `targets` feed the denoising queries, and nothing else.
+        """
         maps = self.input_proj(self.backbone(images))
-        level = self.backbone.place(maps, padding_mask)[0]
-        objects = self.transformer(level.features, level.padding, self.query_embed.weight, level.position)
-        if not self.aux_loss:
-            objects = objects[-1:]  # [layers, B, Q, D]
-        logits, boxes = self.class_embed(objects), self.bbox_embed(objects).sigmoid()
-        *earlier, last = [Output(*layer) for layer in zip(logits, boxes, strict=True)]
-        return replace(last, aux=earlier)
+        memory = self.transformer.encoder(self.backbone.place(maps, padding_mask))
+        dense = self.dense_head(memory) if self.dense_head and (self.training or self.seeded_by_dense) else None
+        queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
+        layers = self.transformer.decoder(queries, memory, self._classes, self._boxes)
+        out, branches = self._split(layers, queries.runs, noised)
+        if not self.training:
+            return out
+        if queries.proposals:
+            branches.append(queries.proposals)
+        if dense:
+            branches.append(Branch("dense", dense, locations=memory.locations))
+        return replace(out, branches=branches)
+
+    def _with_denoising(
+        self, queries: Queries, targets: Sequence[Target] | None
+    ) -> tuple[Queries, NoisedQueries | None]:
+        """In training, the queries and those made of the objects after them."""
+        if self.denoising is None or not self.training or targets is None:
+            return queries, None
+        noised: NoisedQueries = self.denoising(targets)
+        position = None
+        if isinstance(self.query_embed, SelectedQueries) and self.query_embed.kind == "two_stage":
+            position, _ = self.query_embed.encode(noised.boxes)
+        return queries.join(noised, position), noised
+
+    def _classes(self, layer: int, objects: Tensor) -> Tensor:
+        """Class logits of a decoder layer: [B, N, D] -> [B, N, C or C + 1]."""
+        head = self.class_embed[layer] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
+        logits: Tensor = head(objects)
+        return logits
+
+    def _boxes(self, layer: int, objects: Tensor) -> Tensor:
+        """What a decoder layer says of the boxes, before the sigmoid: [B, N, D] -> [B, N, 4]."""
+        head = self.bbox_embed[layer] if isinstance(self.bbox_embed, nn.ModuleList) else self.bbox_embed
+        change: Tensor = head(objects)
+        return change
+
+    def _split(
+        self, layers: Sequence[Output], runs: Mapping[str, int], noised: NoisedQueries | None
+    ) -> tuple[Output, list[Branch]]:
+        """The output for the queries of inference, and a branch for each further run of queries."""
+        outputs, start = {}, 0
+        for name, count in runs.items():
+            part = slice(start, start + count)
+            *earlier, last = [
+                Output(layer.logits[:, part], layer.boxes[:, part], sigmoid=self.sigmoid) for layer in layers
+            ]
+            outputs[name] = replace(last, aux=earlier if self.aux_loss else [])
+            start += count
+        branches = []
+        if "groups" in outputs:
+            branches.append(Branch("groups", outputs["groups"], groups=runs["groups"] // runs[""]))
+        if "hybrid" in outputs:
+            branches.append(Branch("hybrid", outputs["hybrid"], repeat=self.hybrid_repeat))
+        if noised:
+            branches.append(Branch("dn", outputs["dn"], pairs=noised.pairs, ignored=noised.unused))
+        return outputs[""], branches
+
+    @property
+    def seeded_by_dense(self) -> bool:
+        """Whether the dense head picks the queries, and so is part of inference."""
+        return isinstance(self.query_embed, SelectedQueries) and not self.query_embed.own_head
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        head = self.class_embed[-1] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
+        assert isinstance(head, nn.Linear)
+        return head.out_features - (not self.sigmoid)
+
+    @property
+    def num_queries(self) -> int:
+        """Q, the most objects that can be found in one picture."""
+        return self.query_embed.counts.queries
 
     @property
     def input_mean(self) -> tuple[float, float, float]:
@@ -62,5 +159,5 @@ class DETR(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels of the image, in each direction, that one feature stands for."""
+        """Pixels of the image, in each direction, that one place of the backbone's last map stands for."""
         return self.backbone.stride

@@ -59,10 +59,12 @@ class Memory:
 
     def maps(self) -> list[Tensor]:
         """The tokens as one map a level, float [B, D, h, w]."""
-        parts = self.tokens.split([height * width for height, width in self.shapes], dim=1)
-        return [
-            part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        return self.split(self.tokens)
+
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """Anything that all places have, [B, S, C], as one map a level, [B, C, h, w]."""
+        parts = tokens.split([height * width for height, width in self.shapes], dim=1)
+        return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
 def flatten(levels: Sequence[Level]) -> Memory:

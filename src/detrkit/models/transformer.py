@@ -1,86 +1,143 @@
 """The transformer of DETR: its encoder looks over the picture, its decoder turns queries into objects at once.
 
 Paper, section 3.2 and figure 10. Position encodings are added to queries and keys at every attention, never to
-values. Shapes: B batch, S = H * W places in the picture, Q object queries, D channels.
+values. Shapes: B batch, S places of all feature levels, Q object queries, D channels, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detrkit.boxes import inverse_sigmoid
 from detrkit.models.attention import MultiheadAttention, keys_to_keep
+from detrkit.models.conditional import ConditionalAttention
+from detrkit.models.deformable import DeformableAttention
+from detrkit.models.denoising import separate
+from detrkit.models.levels import Level, Memory, flatten
+from detrkit.models.queries import Queries
+from detrkit.structures import Output
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder; the output of every decoder layer is kept."""
+    """Encoder and decoder, under the original's keys."""
 
-    def __init__(
-        self,
-        dim: int = 256,
-        heads: int = 8,
-        enc_layers: int = 6,
-        dec_layers: int = 6,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str = "relu",
-        pre_norm: bool = False,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()
-        layer = (dim, heads, dim_feedforward, dropout, activation, pre_norm)
-        self.encoder = Encoder(
-            [EncoderLayer(*layer) for _ in range(enc_layers)], nn.LayerNorm(dim) if pre_norm else None
-        )
-        self.decoder = Decoder([DecoderLayer(*layer) for _ in range(dec_layers)], nn.LayerNorm(dim))
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
-
-    def forward(self, features: Tensor, padding: Tensor, queries: Tensor, position: Tensor) -> Tensor:
-        """Features and position [B, D, H, W], padding bool [B, H, W], queries [Q, D] -> [layers, B, Q, D]."""
-        pictures = features.flatten(2).transpose(1, 2)  # [B, S, D]
-        places = position.flatten(2).transpose(1, 2).to(pictures.dtype)
-        keep = keys_to_keep(padding.flatten(1))
-        memory = self.encoder(pictures, places, keep)
-        objects: Tensor = self.decoder(queries.expand(features.shape[0], -1, -1), memory, places, keep)
-        return objects
+        self.encoder = encoder
+        self.decoder = decoder
 
 
 class Encoder(nn.Module):
-    """Self-attention over the places of the picture."""
+    """Self-attention over the places of the picture, of all levels together."""
 
-    def __init__(self, layers: list[EncoderLayer], norm: nn.LayerNorm | None) -> None:
+    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.LayerNorm | None, level_embed: Tensor | None) -> None:
+        """Prepare.
+
+        Args:
+            layers: dense or deformable.
+            norm: at the end, or None.
+            level_embed: [L, D], what tells the levels apart, learned (Deformable DETR, section 4.1); None for one.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.level_embed = None if level_embed is None else nn.Parameter(level_embed)
 
-    def forward(self, pictures: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        """Features and their position encoding [B, S, D], keys to keep [B, 1, 1, S] -> [B, S, D]."""
+    def forward(self, levels: Sequence[Level]) -> Memory:
+        """Feature levels, finest first -> Memory."""
+        if self.level_embed is not None:
+            which = self.level_embed[:, :, None, None]
+            levels = [replace(level, position=level.position + e) for level, e in zip(levels, which, strict=True)]
+        memory = flatten(levels)
         for layer in self.layers:
-            pictures = layer(pictures, places, keep)
-        return pictures if self.norm is None else self.norm(pictures)
+            memory = replace(memory, tokens=layer(memory))
+        return memory if self.norm is None else replace(memory, tokens=self.norm(memory.tokens))
 
 
 class Decoder(nn.Module):
     """Queries that talk to each other and look at the picture."""
 
-    def __init__(self, layers: list[DecoderLayer], norm: nn.LayerNorm) -> None:
+    def __init__(
+        self,
+        layers: Sequence[DecoderLayer],
+        norm: nn.LayerNorm | None,
+        query_position: nn.Module | None = None,
+        *,
+        box_refine: bool = False,
+        look_forward_twice: bool = False,
+        score_refine: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            layers: from first to last.
+            norm: before the heads, or None.
+            query_position: makes the positions of queries from their boxes; None: they have them.
+            box_refine: see `forward`.
+            look_forward_twice: let the boxes of a layer also teach the layer before.
+            score_refine: see `forward`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.query_position = query_position
+        self.box_refine, self.look_forward_twice, self.score_refine = box_refine, look_forward_twice, score_refine
 
-    def forward(self, queries: Tensor, memory: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        """Queries [B, Q, D], encoded picture and its position encoding [B, S, D] -> [layers, B, Q, D]."""
-        objects, outputs = torch.zeros_like(queries), []
-        for layer in self.layers:
-            objects = layer(objects, queries, memory, places, keep)
-            outputs.append(self.norm(objects))
-        return torch.stack(outputs)
+    def forward(
+        self,
+        queries: Queries,
+        memory: Memory,
+        class_embed: Callable[[int, Tensor], Tensor],
+        bbox_embed: Callable[[int, Tensor], Tensor],
+    ) -> list[Output]:
+        """What each layer says, first to last: logits [B, N, C or C + 1] and boxes [B, N, 4].
+
+        A box is what the head says, added to the logit of the reference box if there is one (Deformable DETR, section
+        4.2). With `box_refine` it becomes the reference of the next layer, cut off from the gradient; with
+        `look_forward_twice` the loss of a box still reaches the layer before (DINO, section 3.5). `score_refine` does
+        to the class scores what refinement does to the boxes: a layer says how the scores before it have to change.
+        Since its heads start at zero, an untrained decoder already says what the seeds said.
+
+        Args:
+            queries: N of them.
+            memory: the picture.
+            class_embed: (layer, [B, N, D]) -> logits.
+            bbox_embed: (layer, [B, N, D]) -> [B, N, 4].
+        """
+        objects, reference, scores = queries.contents, queries.reference, queries.logits
+        reached = reference  # the same boxes, with the gradient that look_forward_twice lets through
+        keep = keys_to_keep(memory.padding)
+        seen = separate(queries.ids) if len(queries.runs) > 1 else None
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            position = queries.position if self.query_position is None else self.query_position(reference)
+            objects = layer(objects, position, reference, memory, keep, seen)
+            hidden = objects if self.norm is None else self.norm(objects)
+            logits, change = class_embed(i, hidden), bbox_embed(i, hidden).float()
+            if self.score_refine:
+                logits = logits.float() + (0 if scores is None else scores)
+                scores = logits.detach()
+            outputs.append(Output(logits, refined(change, reached)))
+            if self.box_refine:
+                closer = refined(change, reference)
+                reference, reached = closer.detach(), closer if self.look_forward_twice else closer.detach()
+        return outputs
+
+
+def refined(change: Tensor, reference: Tensor | None) -> Tensor:
+    """The box that a change [..., 4] makes of a reference box [..., 4], point [..., 2] or nothing; in 0..1."""
+    if reference is None:
+        return change.sigmoid()
+    before = inverse_sigmoid(reference.float())
+    if before.shape[-1] == 2:  # a point has no size yet
+        before = F.pad(before, (0, 2))
+    return (change + before).sigmoid()
 
 
 class FeedForward(nn.Module):
@@ -104,25 +161,37 @@ class EncoderLayer(FeedForward):
     """Self-attention and feed-forward, each with a residual connection and a norm after (or before) it."""
 
     def __init__(
-        self, dim: int, heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+        self,
+        self_attn: MultiheadAttention | DeformableAttention,
+        dim: int,
+        dim_feedforward: int,
+        dropout: float,
+        activation: str,
+        pre_norm: bool,
     ) -> None:
         super().__init__(dim, dim_feedforward, dropout, activation)
         self.pre_norm = pre_norm
-        self.self_attn = MultiheadAttention(dim, heads, dropout)
+        self.self_attn = self_attn
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        _initialise(self)
 
-    def forward(self, x: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        """Features and position encoding [B, S, D], keys to keep [B, 1, 1, S] -> [B, S, D]."""
+    def forward(self, memory: Memory) -> Tensor:
+        """The picture -> its tokens after this layer, [B, S, D]."""
+        x = memory.tokens
         if self.pre_norm:
-            x = x + self._attend(self.norm1(x), places, keep)
+            x = x + self._attend(self.norm1(x), memory)
             return x + self.feed_forward(self.norm2(x))
-        x = self.norm1(x + self._attend(x, places, keep))
+        x = self.norm1(x + self._attend(x, memory))
         out: Tensor = self.norm2(x + self.feed_forward(x))
         return out
 
-    def _attend(self, x: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        located = x + places
-        out: Tensor = self.dropout(self.self_attn(located, located, x, keep))
+    def _attend(self, x: Tensor, memory: Memory) -> Tensor:
+        located = x + memory.position.to(x.dtype)
+        if isinstance(self.self_attn, DeformableAttention):
+            found = self.self_attn(located, memory.locations.centers, replace(memory, tokens=x))
+        else:
+            found = self.self_attn(located, located, x, keys_to_keep(memory.padding))
+        out: Tensor = self.dropout(found)
         return out
 
 
@@ -130,30 +199,76 @@ class DecoderLayer(FeedForward):
     """Self-attention among the queries, cross-attention into the picture, feed-forward."""
 
     def __init__(
-        self, dim: int, heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+        self,
+        self_attn: MultiheadAttention,
+        cross_attn: MultiheadAttention | ConditionalAttention | DeformableAttention,
+        dim: int,
+        dim_feedforward: int,
+        dropout: float,
+        activation: str,
+        pre_norm: bool,
     ) -> None:
         super().__init__(dim, dim_feedforward, dropout, activation)
         self.pre_norm = pre_norm
-        self.self_attn = MultiheadAttention(dim, heads, dropout)
-        self.multihead_attn = MultiheadAttention(dim, heads, dropout)
+        self.self_attn = self_attn
+        self.multihead_attn = cross_attn
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        _initialise(self)
 
-    def forward(self, x: Tensor, queries: Tensor, memory: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        """Objects so far and queries [B, Q, D], encoded picture and its position encoding [B, S, D] -> [B, Q, D]."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor | None,
+        memory: Memory,
+        keep: Tensor,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """One step of all queries.
+
+        Args:
+            x: contents so far, [B, Q, D].
+            position: [B, Q, D].
+            reference: boxes [B, Q, 4] or points [B, Q, 2]; None for dense attention.
+            memory: the picture.
+            keep: places to look at, [B, 1, 1, S].
+            seen: which query may see which, [B, 1, Q, Q]; None: all see all.
+
+        Returns:
+            [B, Q, D].
+        """
+        place = (position, reference, memory, keep)
         if self.pre_norm:
-            x = x + self._attend(self.norm1(x), queries)
-            x = x + self._look(self.norm2(x), queries, memory, places, keep)
+            x = x + self._attend(self.norm1(x), position, seen)
+            x = x + self._look(self.norm2(x), *place)
             return x + self.feed_forward(self.norm3(x))
-        x = self.norm1(x + self._attend(x, queries))
-        x = self.norm2(x + self._look(x, queries, memory, places, keep))
+        x = self.norm1(x + self._attend(x, position, seen))
+        x = self.norm2(x + self._look(x, *place))
         out: Tensor = self.norm3(x + self.feed_forward(x))
         return out
 
-    def _attend(self, x: Tensor, queries: Tensor) -> Tensor:
-        asking = x + queries
-        out: Tensor = self.dropout(self.self_attn(asking, asking, x))
+    def _attend(self, x: Tensor, position: Tensor, seen: Tensor | None) -> Tensor:
+        asking = x + position
+        out: Tensor = self.dropout(self.self_attn(asking, asking, x, seen))
         return out
 
-    def _look(self, x: Tensor, queries: Tensor, memory: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.multihead_attn(x + queries, memory + places, memory, keep))
+    def _look(self, x: Tensor, position: Tensor, reference: Tensor | None, memory: Memory, keep: Tensor) -> Tensor:
+        if isinstance(self.multihead_attn, MultiheadAttention):
+            places = memory.tokens + memory.position.to(memory.tokens.dtype)
+            found = self.multihead_attn(x + position, places, memory.tokens, keep)
+        elif isinstance(self.multihead_attn, DeformableAttention):
+            found = self.multihead_attn(x + position, reference, memory)
+        else:
+            found = self.multihead_attn(x, reference, memory)
+        out: Tensor = self.dropout(found)
         return out
+
+
+def _initialise(layer: EncoderLayer | DecoderLayer) -> None:
+    """Xavier's uniform for every matrix, as the original; deformable attention begins in its own way."""
+    for module in (
+        m for child in layer.children() if not isinstance(child, DeformableAttention) for m in child.modules()
+    ):
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)

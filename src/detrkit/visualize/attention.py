@@ -5,7 +5,6 @@ As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, aver
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +101,8 @@ def explain(config: ExplainConfig) -> None:
 def attend(detector: Detector, image: Tensor) -> Attention:
     """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model
-    decoder = _attentions(model.transformer.decoder.layers[-1:], "multihead_attn")
-    encoder = _attentions(model.transformer.encoder.layers[-1:], "self_attn")
+    decoder = _attentions(model.transformer.decoder, "multihead_attn")
+    encoder = _attentions(model.transformer.encoder, "self_attn")
     shapes: list[tuple[int, int]] = []
     hook = model.input_proj.register_forward_hook(lambda module, given, out: shapes.append(out[0].shape[-2:]))
     batch = detector.prepare([image])
@@ -114,7 +113,7 @@ def attend(detector: Detector, image: Tensor) -> Attention:
         hook.remove()
     h, w = shapes[0]
     height, width = batch.images.shape[-2:]
-    found = postprocess(out, torch.tensor([image.shape[1:]]))[0].cpu().with_categories(detector.categories)
+    found = postprocess(out, torch.tensor([image.shape[1:]]), top_k=0)[0].cpu().with_categories(detector.categories)
     return Attention(
         detections=found,
         decoder=looks[0][0].float().mean(0).cpu().view(-1, h, w),
@@ -203,9 +202,20 @@ def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> 
     return blended
 
 
-def _attentions(layers: Iterable[nn.Module], name: str) -> list[MultiheadAttention]:
-    found = [getattr(layer, name) for layer in layers]
-    assert all(isinstance(attention, MultiheadAttention) for attention in found)
+def _attentions(stack: nn.Module, name: str) -> list[MultiheadAttention]:
+    """The attention of the last layer of an encoder or decoder; none of an encoder without layers.
+
+    Raises:
+        ConfigError: it looks at a few points instead of everywhere, so that there is no map to show.
+    """
+    layers = stack.layers
+    assert isinstance(layers, nn.ModuleList)
+    found = [getattr(layer, name) for layer in layers[-1:]]
+    if not all(isinstance(attention, MultiheadAttention) for attention in found):
+        raise ConfigError(
+            "expected a model with dense attention to explain, found one whose attention samples a few points; "
+            "explain works on models with --encoder dense and --decoder dense"
+        )
     return found
 
 

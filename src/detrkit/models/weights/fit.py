@@ -50,8 +50,8 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     Raises:
         WeightsError: keys, shapes or settings differ; the sentence names the first keys and the likely setting.
     """
-    if len(model.class_embed.bias) != len(categories) + 1:
-        raise ValueError(f"expected a model for {len(categories)} classes, found {len(model.class_embed.bias) - 1}")
+    if model.num_classes != len(categories):
+        raise ValueError(f"expected a model for {len(categories)} classes, found {model.num_classes}")
     own = model.state_dict()
     _check_fit(model, own, weights)
     sources = _match(weights.categories, categories)

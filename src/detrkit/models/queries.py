@@ -1,0 +1,314 @@
+"""Where the decoder's queries come from: learned vectors, learned anchors, or the best places of the picture.
+
+A query has a content [D], a position [D] and, but for the classic ones, a reference box that says where it looks.
+Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S places of all levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.boxes import inverse_sigmoid
+from detrkit.models.denoising import NoisedQueries
+from detrkit.models.dense import PRIOR, best_places
+from detrkit.models.heads import MLP
+from detrkit.models.levels import Memory
+from detrkit.models.position import sine_of_boxes
+from detrkit.structures import Branch, Output
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from. The Q queries of inference come first, those of training alone after them."""
+
+    contents: Tensor
+    """[B, N, D]."""
+    ids: Tensor
+    """int64 [B, N], who may see whom; see `denoising.separate`."""
+    runs: dict[str, int]
+    """How many queries of each kind there are, in their order: "" (inference), "groups", "hybrid", "dn"."""
+    position: Tensor | None = None
+    """[B, N, D]; None: computed from the reference at each decoder layer."""
+    reference: Tensor | None = None
+    """[B, N, 4], or [B, N, 2] for a point, in 0..1; None: none."""
+    logits: Tensor | None = None
+    """[B, N, C], the scores of the places that the queries come from; None: none."""
+    proposals: Branch | None = None
+    """What the encoder's own head said of the chosen places."""
+
+    def join(self, noised: NoisedQueries, position: Tensor | None) -> Queries:
+        """These queries and the denoising ones after them, at `position` where positions are given."""
+        assert self.reference is not None
+        logits = None
+        if self.logits is not None:
+            said_nothing = self.logits.new_full((*noised.ids.shape, self.logits.shape[-1]), PRIOR)
+            logits = torch.cat([self.logits, said_nothing], 1)
+        return replace(
+            self,
+            contents=torch.cat([self.contents, noised.contents.to(self.contents.dtype)], 1),
+            ids=torch.cat([self.ids, noised.ids], 1),
+            runs={**self.runs, "dn": noised.ids.shape[1]},
+            position=None if self.position is None or position is None else torch.cat([self.position, position], 1),
+            reference=torch.cat([self.reference, noised.boxes], 1),
+            logits=logits,
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many queries there are."""
+
+    queries: int
+    """Q, in inference and training."""
+    groups: int = 1
+    """Groups of Q queries in training (Chen et al. 2023, "Group DETR")."""
+    hybrid: int = 0
+    """Further queries in training, for one-to-many matching (Jia et al. 2023, "H-DETR")."""
+
+    @property
+    def total(self) -> int:
+        """N."""
+        return self.groups * self.queries + self.hybrid
+
+    def runs(self, training: bool) -> dict[str, int]:
+        """How many of each kind, in their order."""
+        if not training:
+            return {"": self.queries}
+        runs = {"": self.queries, "groups": (self.groups - 1) * self.queries, "hybrid": self.hybrid}
+        return {name: count for name, count in runs.items() if count or not name}
+
+    def ids(self, training: bool, batch: int, device: torch.device) -> Tensor:
+        """Who may see whom, int64 [B, N]: 0 for the first Q, then -1, -2, ... for each group and the hybrid ones."""
+        ids = torch.arange(self.groups, device=device).repeat_interleave(self.queries)
+        if training and self.hybrid:
+            ids = torch.cat([ids, ids.new_full((self.hybrid,), self.groups)])
+        return -(ids if training else ids[: self.queries]).expand(batch, -1)
+
+
+class LearnedQueries(nn.Embedding):
+    """The classic ones: a learned vector that is added as a position; contents start at zero (DETR, section 3.2)."""
+
+    def __init__(self, counts: Counts, dim: int) -> None:
+        super().__init__(counts.total, dim)
+        self.counts = counts
+
+    def forward(  # type: ignore[override]  # it gives all its rows
+        self, memory: Memory, dense: Output | None = None
+    ) -> Queries:
+        """Memory, of which only the batch size matters -> Queries without a reference."""
+        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        position = self.weight[: sum(runs.values())].expand(batch, -1, -1)
+        ids = self.counts.ids(self.training, batch, position.device)
+        return Queries(torch.zeros_like(position), ids, runs, position)
+
+
+class PointQueries(nn.Module):
+    """Learned contents and positions, the latter also telling a point (Deformable DETR, section 4.1)."""
+
+    def __init__(self, counts: Counts, dim: int) -> None:
+        super().__init__()
+        self.counts = counts
+        self.query = nn.Embedding(counts.total, 2 * dim)
+        self.reference_points = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
+        """Memory, of which only the batch size matters -> Queries whose references are points."""
+        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        rows = self.query.weight[: sum(runs.values())].expand(batch, -1, -1)
+        position, contents = rows.chunk(2, dim=-1)
+        ids = self.counts.ids(self.training, batch, position.device)
+        return Queries(contents, ids, runs, position, self.reference_points(position).sigmoid())
+
+
+class AnchorQueries(nn.Module):
+    """Learned boxes and contents (Liu et al. 2022, "DAB-DETR", section 4.2)."""
+
+    def __init__(self, counts: Counts, dim: int) -> None:
+        super().__init__()
+        self.counts = counts
+        self.contents = nn.Embedding(counts.total, dim)
+        self.anchors = nn.Embedding(counts.total, 4)
+        nn.init.uniform_(self.anchors.weight, 0.05, 0.95)
+        with torch.no_grad():
+            self.anchors.weight[:, 2:].mul_(0.4)
+            self.anchors.weight.copy_(inverse_sigmoid(self.anchors.weight))
+
+    def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
+        """Memory, of which only the batch size matters -> Queries."""
+        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        count = sum(runs.values())
+        contents = self.contents.weight[:count].expand(batch, -1, -1)
+        ids = self.counts.ids(self.training, batch, contents.device)
+        return Queries(contents, ids, runs, reference=self.anchors.weight[:count].sigmoid().expand(batch, -1, -1))
+
+
+class SelectedQueries(nn.Module):
+    """The best places of the picture (Deformable DETR, section 4.2, "two-stage").
+
+    Places are ranked by a head of its own on the encoder's tokens or, where the model has one that shall seed, by the
+    dense head. What is made of the chosen boxes and features depends on `kind`:
+
+        two_stage   position and content encode the box (Deformable DETR, appendix A.4)
+        features    the content is the feature of the place (Zhao et al. 2024, "RT-DETR")
+        mixed       the content is learned (Zhang et al. 2023, "DINO", section 3.4, mixed query selection)
+
+    Groups share their boxes and differ in their contents, so they need `mixed`.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        dim: int,
+        rows: int,
+        kind: str,
+        *,
+        sigmoid: bool,
+        own_head: bool,
+        distinct: float = 0.0,
+        class_agnostic: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            counts: of the queries.
+            dim: D.
+            rows: of the class logits: C, or C + 1 with a softmax.
+            kind: two_stage, features or mixed.
+            sigmoid: a yes or no a class; False: a softmax whose last row is "no object".
+            own_head: rank by a head of its own; False: by the dense head.
+            distinct: see `best_places`.
+            class_agnostic: rank by the first class alone, which then means "something".
+        """
+        super().__init__()
+        self.counts, self.kind, self.distinct, self.class_agnostic = counts, kind, distinct, class_agnostic
+        self.own_head, self.sigmoid = own_head, sigmoid
+        if own_head:
+            self.enc_output, self.enc_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
+            nn.init.xavier_uniform_(self.enc_output.weight)
+            self.enc_class, self.enc_bbox = nn.Linear(dim, rows), MLP(dim, dim, 4, num_layers=3)
+            if sigmoid:
+                nn.init.constant_(self.enc_class.bias, PRIOR)
+            for parameter in self.enc_bbox.layers[-1].parameters():  # an untrained head proposes the anchors
+                nn.init.zeros_(parameter)
+        if kind == "two_stage":
+            self.box_trans, self.box_norm = nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim)
+        if kind == "mixed":
+            self.contents = nn.Embedding(counts.total, dim)
+
+    def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
+        """Memory and, where it seeds, what the dense head said -> Queries."""
+        counts = self._fitting(memory.tokens.shape[1])
+        runs = counts.runs(self.training)
+        if self.own_head:
+            anchors, usable = proposal_anchors(memory)
+            features = self.enc_norm(self.enc_output(memory.tokens * usable))
+            boxes = (self.enc_bbox(features).float() + anchors).sigmoid()
+            said = Output(self.enc_class(features), boxes, sigmoid=self.sigmoid)
+        else:
+            assert dense is not None
+            said = dense
+            features = memory.tokens
+        with torch.no_grad():
+            scores = said.logits if said.sigmoid else said.logits.softmax(-1)[..., :-1]
+            ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
+            if not self.own_head:
+                ranks = ranks.masked_fill(memory.padding, -torch.inf)
+            places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.distinct)
+        logits, boxes = _take(said.logits, places), _take(said.boxes, places)
+        found = _take(features, places)
+        proposals = None
+        if self.own_head:
+            chosen = Output(logits[:, : counts.queries], boxes[:, : counts.queries], sigmoid=self.sigmoid)
+            proposals = Branch("enc", chosen, class_agnostic=self.class_agnostic)
+            found = found.detach()  # taught by the losses of that head, not by those of the decoder
+        logits, boxes = logits.detach(), boxes.detach().clamp(0, 1)
+        logits = logits.where(single[..., None], logits.new_tensor(PRIOR))
+        order = self._order(counts, places.device)
+        boxes, logits, found = boxes[:, order], logits[:, order], found[:, order]
+        position = None
+        if self.kind == "two_stage":
+            position, contents = self.encode(boxes)
+        else:
+            contents = found if self.kind == "features" else self._contents(counts).expand(len(boxes), -1, -1)
+        ids = counts.ids(self.training, len(boxes), boxes.device)
+        return Queries(contents, ids, runs, position, boxes, logits, proposals)
+
+    def encode(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Position and content of queries at boxes [B, N, 4], each [B, N, D]; for two_stage."""
+        encoded = self.box_norm(self.box_trans(sine_of_boxes(boxes, self.box_trans.in_features // 4)))
+        position, content = encoded.chunk(2, dim=-1)
+        return position, content
+
+    def _fitting(self, places: int) -> Counts:
+        """No more queries than there are places."""
+        queries = min(self.counts.queries, places)
+        return replace(self.counts, queries=queries, hybrid=min(self.counts.hybrid, places - queries))
+
+    def _order(self, counts: Counts, device: torch.device) -> Tensor:
+        """Which chosen place each query takes: every group the same, the hybrid ones those that follow."""
+        ranks = torch.arange(counts.queries, device=device)
+        if not self.training:
+            return ranks
+        further = torch.arange(counts.queries, counts.queries + counts.hybrid, device=device)
+        return torch.cat([ranks.repeat(counts.groups), further])
+
+    def _contents(self, counts: Counts) -> Tensor:
+        """The learned contents of as many queries as there are, [N, D]."""
+        learned: Tensor = self.contents.weight
+        if not self.training:
+            return learned[: counts.queries]
+        starts = [group * self.counts.queries for group in range(self.counts.groups)]
+        further = self.counts.groups * self.counts.queries
+        rows = [learned[start : start + counts.queries] for start in starts]
+        return torch.cat([*rows, learned[further : further + counts.hybrid]])
+
+
+class SineBoxPosition(nn.Module):
+    """The position of a query from its box: its sines through an MLP (DAB-DETR, equation 4)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mlp = MLP(2 * dim, dim, dim, num_layers=2)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """[B, N, 4] -> [B, N, D]."""
+        encoded: Tensor = self.mlp(sine_of_boxes(boxes, self.dim // 2))
+        return encoded
+
+
+class PlainBoxPosition(nn.Module):
+    """The position of a query from its box: the four numbers through an MLP (RT-DETR)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = MLP(4, 2 * dim, dim, num_layers=2)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """[B, N, 4] -> [B, N, D]."""
+        encoded: Tensor = self.mlp(boxes)
+        return encoded
+
+
+def proposal_anchors(memory: Memory, size: float = 0.05, margin: float = 0.01) -> tuple[Tensor, Tensor]:
+    """A box at every place, as logits [B, S, 4], and which places can be used [B, S, 1].
+
+    Its side is 0.05 of the picture on the finest level and doubles with each level; places in the padding or within
+    `margin` of the picture's border are not used (Deformable DETR, appendix A.4).
+    """
+    located = memory.locations
+    sides = [size * 2**level for level, places in enumerate(located.level_sizes) for _ in range(places)]
+    side = located.centers.new_tensor(sides)[:, None].expand(*located.centers.shape)
+    boxes = torch.cat([located.centers, side], -1)
+    usable = ((boxes > margin) & (boxes < 1 - margin)).all(-1, keepdim=True) & ~located.padding[..., None]
+    return (boxes / (1 - boxes)).log().masked_fill(~usable, torch.inf), usable
+
+
+def _take(rows: Tensor, places: Tensor) -> Tensor:
+    """The rows [B, S, K] at places [B, N] -> [B, N, K]."""
+    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))
