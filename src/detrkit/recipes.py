@@ -1,0 +1,234 @@
+"""Settings that belong together: how to train (`--recipe`), and named models (`--model`).
+
+Each function returns, by name, only what differs from the defaults of `TrainConfig`, which are the original's. A named
+model says what the model, its matching and its losses are, a recipe the rest; `config.default_settings` joins them.
+A new one is a function and a row of the table under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+def classic() -> Settings:
+    """DETR as published: 300 epochs or more, on a hundred thousand pictures."""
+    return {}
+
+
+def fast() -> Settings:
+    """What converges on a few hundred pictures, from scratch, within tens of epochs."""
+    return {
+        "model": "detrkit_s",
+        "num_queries": "propose",
+        "batch_size": "propose",
+        "dropout": 0.0,
+        "lr": 4e-4,
+        "lr_backbone": 1e-4,
+        "lr_schedule": "flat_cosine",
+        "warmup_steps": 100,
+        "norm_decay": False,
+        "clip_max_norm": 1.0,
+        "ema": 0.998,
+        "epochs": 50,
+        "eval_every": 2,
+        "augmentation": "flip",
+        "mosaic": 0.5,
+        "mix_up": 0.2,
+        "zoom_out": 0.3,
+        "iou_crop": 0.5,
+        "colour": 0.5,
+        "plain_epochs": 5,
+    }
+
+
+def fast_from_weights() -> Settings:
+    """Beside `fast`, where `--weights` are given: the architecture is theirs, and low rates do not undo them."""
+    return {"model": "", "lr": 1e-4, "lr_backbone": 1e-5, **sigmoid_losses("varifocal")}
+
+
+RECIPES: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast}
+FROM_WEIGHTS: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast_from_weights}
+"""What changes in each recipe where training starts from a whole detector."""
+
+
+def softmax_losses() -> Settings:
+    """Of models with a no-object class: the losses of DETR."""
+    return {"class_loss": "softmax", "set_cost_class": 1.0, "cls_loss_coef": 1.0}
+
+
+def sigmoid_losses(class_loss: str = "focal") -> Settings:
+    """Of models without one: the weights of Deformable DETR (appendix A.4) and all after it, but for its loss's."""
+    return {"class_loss": class_loss, "set_cost_class": 2.0}
+
+
+def detr_r50() -> Settings:
+    """DETR (Carion et al. 2020)."""
+    return {}
+
+
+def detr_r50_dc5() -> Settings:
+    """DETR whose last stage is dilated."""
+    return {"dilation": True}
+
+
+def detr_r101() -> Settings:
+    """DETR on ResNet-101."""
+    return {"backbone": "resnet101"}
+
+
+def detr_r101_dc5() -> Settings:
+    """DETR on ResNet-101 whose last stage is dilated."""
+    return {"backbone": "resnet101", "dilation": True}
+
+
+def deformable_r50() -> Settings:
+    """Deformable DETR, two-stage with refinement (Zhu et al. 2021, table 1, last row)."""
+    return {
+        "feature_levels": "8,16,32,64",
+        "encoder": "deformable",
+        "decoder": "deformable",
+        "dim_feedforward": 1024,
+        "queries": "two_stage",
+        "num_queries": 300,
+        "box_refine": True,
+        "lr_linear_proj_mult": 0.1,
+        **sigmoid_losses(),
+        "cls_loss_coef": 2.0,
+    }
+
+
+def h_deformable_r50() -> Settings:
+    """H-Deformable-DETR (Jia et al. 2023): a hybrid branch in training, and what it calls its tricks."""
+    return {
+        **deformable_r50(),
+        "dim_feedforward": 2048,
+        "dropout": 0.0,
+        "queries": "mixed",
+        "look_forward_twice": True,
+        "hybrid_queries": 1500,
+        "hybrid_repeat": 6,
+    }
+
+
+def dino_r50() -> Settings:
+    """DINO with four levels (Zhang et al. 2023)."""
+    return {
+        **deformable_r50(),
+        "dim_feedforward": 2048,
+        "dropout": 0.0,
+        "queries": "mixed",
+        "num_queries": 900,
+        "look_forward_twice": True,
+        "denoising": "contrastive",
+        "dn_queries": 200,
+        "dn_box_noise": 1.0,
+        "cls_loss_coef": 1.0,
+    }
+
+
+def dab_r50() -> Settings:
+    """DAB-DETR (Liu et al. 2022)."""
+    return {
+        "decoder": "conditional",
+        "queries": "anchors",
+        "num_queries": 300,
+        "box_refine": True,
+        **sigmoid_losses(),
+    }
+
+
+def dn_r50() -> Settings:
+    """DN-DETR: DAB-DETR with denoising (Li et al. 2022)."""
+    return {**dab_r50(), "denoising": "plain", "dn_label_noise": 0.4}
+
+
+def rtdetr_r50() -> Settings:
+    """RT-DETR (Zhao et al. 2024)."""
+    return {
+        "backbone": "resnet50vd",
+        "feature_levels": "8,16,32",
+        "encoder": "hybrid",
+        "enc_layers": 1,
+        "decoder": "deformable",
+        "dec_layers": 6,
+        "dim_feedforward": 1024,
+        "dropout": 0.0,
+        "queries": "features",
+        "num_queries": 300,
+        "box_refine": True,
+        "denoising": "contrastive",
+        "dn_queries": 200,
+        "dn_box_noise": 1.0,
+        "norm_decay": False,
+        **sigmoid_losses("varifocal"),
+    }
+
+
+def rtdetr_r18() -> Settings:
+    """RT-DETR on ResNet-18, with three decoder layers."""
+    return {**rtdetr_r50(), "backbone": "resnet18vd", "dec_layers": 3}
+
+
+def detrkit_s() -> Settings:
+    """Ours on ResNet-18, about 20 M parameters: every place of the encoder is taught, and the best become queries."""
+    return {
+        "backbone": "resnet18",
+        "feature_levels": "8,16,32",
+        "encoder": "hybrid",
+        "enc_layers": 1,
+        "decoder": "deformable",
+        "dec_layers": 3,
+        "dim_feedforward": 1024,
+        "dropout": 0.0,
+        "queries": "mixed",
+        "seeds": "dense",
+        "dense_head": "aligned",
+        "box_refine": True,
+        "score_refine": True,
+        "denoising": "contrastive",
+        **sigmoid_losses("varifocal"),
+    }
+
+
+def detrkit_n() -> Settings:
+    """The smallest of ours, for the CPU."""
+    return {
+        **detrkit_s(),
+        "backbone": "nano",
+        "backbone_weights": "none",
+        "hidden_dim": 128,
+        "dim_feedforward": 512,
+        "dec_layers": 2,
+    }
+
+
+def detrkit_m() -> Settings:
+    """Ours on ResNet-34."""
+    return {**detrkit_s(), "backbone": "resnet34", "dec_layers": 4}
+
+
+def detrkit_l() -> Settings:
+    """Ours on ResNet-50."""
+    return {**detrkit_s(), "backbone": "resnet50", "dec_layers": 6}
+
+
+MODELS: dict[str, Callable[[], Settings]] = {
+    "detrkit_n": detrkit_n,
+    "detrkit_s": detrkit_s,
+    "detrkit_m": detrkit_m,
+    "detrkit_l": detrkit_l,
+    "detr_r50": detr_r50,
+    "detr_r50_dc5": detr_r50_dc5,
+    "detr_r101": detr_r101,
+    "detr_r101_dc5": detr_r101_dc5,
+    "deformable_r50": deformable_r50,
+    "h_deformable_r50": h_deformable_r50,
+    "dab_r50": dab_r50,
+    "dn_r50": dn_r50,
+    "dino_r50": dino_r50,
+    "rtdetr_r18": rtdetr_r18,
+    "rtdetr_r50": rtdetr_r50,
+}
