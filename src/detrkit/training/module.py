@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from detrkit.errors import NonFiniteLossError
 from detrkit.losses import Criterion
 from detrkit.models import DETR
-from detrkit.structures import Batch, Output
+from detrkit.structures import Batch, Output, Target
 from detrkit.training.optim import Schedule
 
 Sums = dict[str, float]
@@ -59,9 +59,9 @@ class DetectionTraining(pl.LightningModule):
         """Set one on any rank, and all ranks find it in `agreed` after the same step."""
         self.agreed = dict.fromkeys(WISHES, False)
 
-    def forward(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """Images [B, 3, H, W], padding [B, H, W] -> Output."""
-        out: Output = self.model(images, padding_mask)
+    def forward(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
+        """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the objects -> Output."""
+        out: Output = self.model(images, padding_mask, targets)
         return out
 
     def configure_optimizers(self) -> Optimizer:
@@ -85,7 +85,8 @@ class DetectionTraining(pl.LightningModule):
         Raises:
             NonFiniteLossError: on every rank, if the loss of any is NaN or infinite.
         """
-        losses = self.criterion(self(batch.images, batch.padding_mask), batch.targets)
+        out = self(batch.images, batch.padding_mask, batch.targets)
+        losses = self.criterion(out, batch.targets)
         total = self.criterion.weighted_sum(losses)
         self._account({"loss": total, **losses}, batch, batch_idx)
         return total
