@@ -33,6 +33,29 @@ class SinePosition(nn.Module):
         return _waves(torch.stack([y, x], dim=-1), self.dim // 2, self.temperature).permute(0, 3, 1, 2)
 
 
+class GridPosition(nn.Module):
+    """Fixed sines and cosines of the row and of the column, counted in places and not normalised (RT-DETR's encoder).
+
+    The first quarter of the `dim` channels (a multiple of 4) has the sines of the row, the others have its cosines, the
+    sines of the column and its cosines; each of ever slower waves.
+    """
+
+    def __init__(self, dim: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        self.dim, self.temperature = dim, temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Padding [B, H, W] -> encoding [B, D, H, W], float32; where the padding lies does not matter."""
+        batch, height, width = padding.shape
+        quarter = self.dim // 4
+        speed = self.temperature ** -(torch.arange(quarter, device=padding.device) / quarter)
+        y = torch.arange(height, device=padding.device)[:, None] * speed  # [H, D/4]
+        x = torch.arange(width, device=padding.device)[:, None] * speed
+        rows = torch.cat([y.sin(), y.cos()], 1).T[:, :, None].expand(-1, -1, width)
+        columns = torch.cat([x.sin(), x.cos()], 1).T[:, None, :].expand(-1, height, -1)
+        return torch.cat([rows, columns])[None].expand(batch, -1, -1, -1)
+
+
 def sine_of_boxes(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """Numbers in 0..1, such as cx, cy, w, h, as sines and cosines: [..., k] -> [..., k * dim].
 
