@@ -165,9 +165,9 @@ class DataConfig(DataChoice):
 
     val_fraction: float = 0.2
     """Share of the pictures held out for validation where the data set has no such split, 0..1."""
-    image_size: int = 800
+    image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
-    every size of the augmentation recipe scales with it."""
+    every size of the augmentation recipe scales with it. propose: what the data suggests."""
     augmentation: Literal["detr", "flip", "none"] = "detr"
     """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none: nothing, none of the
     chances below either."""

@@ -23,6 +23,7 @@ def fast() -> Settings:
     return {
         "model": "detrkit_s",
         "num_queries": "propose",
+        "image_size": "propose",
         "batch_size": "propose",
         "dropout": 0.0,
         "lr": 4e-4,
@@ -149,6 +150,7 @@ def rtdetr_r50() -> Settings:
     """RT-DETR (Zhao et al. 2024)."""
     return {
         "backbone": "resnet50vd",
+        "backbone_weights": "none",
         "feature_levels": "8,16,32",
         "encoder": "hybrid",
         "enc_layers": 1,
@@ -169,7 +171,7 @@ def rtdetr_r50() -> Settings:
 
 def rtdetr_r18() -> Settings:
     """RT-DETR on ResNet-18, with three decoder layers."""
-    return {**rtdetr_r50(), "backbone": "resnet18vd", "dec_layers": 3}
+    return {**rtdetr_r50(), "backbone": "resnet18vd", "hybrid_expansion": 0.5, "dec_layers": 3}
 
 
 def detrkit_s() -> Settings:
