@@ -235,6 +235,14 @@ def test_separate_is_its_table():
     assert {-3, -1, 0, 1, 3, UNUSED} <= set(ids.flatten().tolist())
 
 
+def test_unused_slots_see_and_are_seen_by_no_query():
+    ids = torch.tensor([[UNUSED, UNUSED, *range(-1000, 1001)]])  # more groups than anyone has
+    keep = separate(ids)[0, 0]
+    assert keep[:2, :2].all()
+    assert not keep[:2, 2:].any()
+    assert not keep[2:, :2].any()
+
+
 def test_attention_leaks_nothing_from_denoising_queries():
     torch.manual_seed(0)
     first, second = MultiheadAttention(DIM, 2), MultiheadAttention(DIM, 2)
