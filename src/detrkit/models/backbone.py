@@ -73,7 +73,7 @@ def build_features(
     Args:
         name: of the architecture.
         norm: one of `NORMS`.
-        dilation: the last map at 1/16 instead of 1/32 of the picture (DC5); only with the last map alone.
+        dilation: the last map at 1/16 instead of 1/32 of the picture (DC5); only with that map alone.
         weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
             file.
         strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
@@ -85,7 +85,7 @@ def build_features(
         MissingExtraError: timm is not installed.
     """
     weights = None if weights == "none" else weights
-    if dilation and strides:
+    if dilation and strides and (strides != (16,) or name.startswith("timm:")):
         raise ConfigError(
             f"expected dilation=False with feature levels, found True with {','.join(map(str, strides))}; leave out "
             "--dilation or --feature_levels"
@@ -121,7 +121,7 @@ def resnet(name: str, norm: str = "frozen", dilation: bool = False, strides: tup
     With `norm` "frozen", the stem and layer1 stay as they are, as in the original; with "batch" and "group" all learns.
     """
     check_strides(strides, list(STAGES), name)
-    strides = strides or (32,)
+    strides = (32,) if dilation or not strides else strides
     net = torchvision.models.get_model(name, weights=None, norm_layer=NORM_LAYERS[norm])
     deepest = net.fc.in_features
     stages = OrderedDict((k, m) for k, m in net.named_children() if k not in ("avgpool", "fc"))

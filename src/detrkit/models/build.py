@@ -76,6 +76,8 @@ def build_model(
     dn_queries: int = 100,
     dn_label_noise: float = 0.5,
     dn_box_noise: float = 0.4,
+    input_mean: tuple[float, float, float] | None = None,
+    input_std: tuple[float, float, float] | None = None,
     backbone_weights: str | None = None,
 ) -> DETR:
     """A DETR with random weights. By default it is the original's, under the original's names and values.
@@ -124,6 +126,8 @@ def build_model(
         dn_queries: the most denoising queries a picture.
         dn_label_noise: twice the chance that one starts from a random class.
         dn_box_noise: how far its box is moved, relative to its size.
+        input_mean: mean of each colour channel (RGB, in 0..1) that pictures are normalised by; None: the backbone's.
+        input_std: standard deviation, likewise.
         backbone_weights: None or "none" for random ones, "imagenet" for the published ones (may download), or a file.
 
     Raises:
@@ -188,6 +192,7 @@ def build_model(
     strides, further = _levels(feature_levels)
     levels = len(strides) + further or 1
     features = build_features(backbone, backbone_norm, dilation, backbone_weights, strides)
+    features.mean, features.std = input_mean or features.mean, input_std or features.std
     input_proj: LastLevel | ChannelMapper = LastLevel(features.channels[-1], hidden_dim)
     if strides:
         norm = "batch" if encoder == "hybrid" else "group"
@@ -270,7 +275,7 @@ def build_model(
         has_scores=chosen,
     )
     return DETR(
-        Backbone(features, build_position(position_embedding, hidden_dim)),
+        Backbone(features, build_position(position_embedding, hidden_dim, centered=bool(strides))),
         input_proj,
         transformer,
         source,

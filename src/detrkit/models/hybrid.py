@@ -69,6 +69,8 @@ class HybridEncoder(nn.Module):
         # bottom-up, finest first
         self.downsample_convs = nn.ModuleList(ConvNorm(dim, dim, 3, stride=2, act=True) for _ in steps)
         self.pan_blocks = nn.ModuleList(CSPBlock(dim, expansion, blocks) for _ in steps)
+        # what the published model counts as the decoder's, finest first
+        self.out_projs = nn.ModuleList(ConvNorm(dim, dim, 1) for _ in range(levels))
 
     def forward(self, levels: Sequence[Level]) -> Memory:
         """Levels, finest first, each about half as wide and high as the one before -> Memory."""
@@ -90,7 +92,8 @@ class HybridEncoder(nn.Module):
         ):
             narrow = _as_large_as(features, shrink(up[-1]))
             up.append(fuse(torch.cat([narrow, features], 1), level.padding))
-        return flatten([replace(level, features=features) for level, features in zip(levels, up, strict=True)])
+        out = [project(features) for project, features in zip(self.out_projs, up, strict=True)]
+        return flatten([replace(level, features=features) for level, features in zip(levels, out, strict=True)])
 
     def _attend(self, level: Level) -> Level:
         """Self-attention of the places of one level, with the encoder's own position encoding."""

@@ -17,19 +17,21 @@ class SinePosition(nn.Module):
     """Fixed sines and cosines of the row and of the column, normalised to the picture without its padding.
 
     Half of the `dim` channels tells y, the other half x (Parmar et al. 2018, in two dimensions). `dim` is a multiple
-    of 4.
+    of 4. A place is where it ends, as in the classic model, or, `centered`, where its middle is (Deformable DETR), so
+    that a point of the picture has the same encoding on every level.
     """
 
-    def __init__(self, dim: int, temperature: float = 10000.0) -> None:
+    def __init__(self, dim: int, temperature: float = 10000.0, centered: bool = False) -> None:
         super().__init__()
-        self.dim, self.temperature = dim, temperature
+        self.dim, self.temperature, self.centered = dim, temperature, centered
 
     def forward(self, padding: Tensor) -> Tensor:
         """Padding [B, H, W] -> encoding [B, D, H, W], float32."""
         inside = (~padding).float()
+        back = 0.5 if self.centered else 0.0
         y, x = inside.cumsum(1), inside.cumsum(2)
-        y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-        x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        y = (y - back) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
+        x = (x - back) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         return _waves(torch.stack([y, x], dim=-1), self.dim // 2, self.temperature).permute(0, 3, 1, 2)
 
 
@@ -107,6 +109,6 @@ def _rows_for(table: Tensor, length: int) -> Tensor:
     return stretched[0].T
 
 
-def build_position(position_embedding: str, dim: int) -> SinePosition | LearnedPosition:
-    """The encoding named "sine" or "learned"."""
-    return SinePosition(dim) if position_embedding == "sine" else LearnedPosition(dim)
+def build_position(position_embedding: str, dim: int, centered: bool = False) -> SinePosition | LearnedPosition:
+    """The encoding named "sine", whose places may be `centered`, or "learned"."""
+    return SinePosition(dim, centered=centered) if position_embedding == "sine" else LearnedPosition(dim)
