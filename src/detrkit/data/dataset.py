@@ -1,7 +1,8 @@
 """A checked split as a sequence of normalised pictures and targets.
 
 What item (epoch, index) is depends on (seed, epoch, index) alone: not on worker processes, batch size, order or what
-was loaded before. This is what makes a resumed run, and a run over several processes, see exactly the same pictures.
+was loaded before, and neither do the other pictures that a mosaic or the like takes. This is what makes a resumed run,
+and a run over several processes, see exactly the same pictures.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from detrkit.data.augment import Augment
 from detrkit.data.decode import read_image
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms import Objects, Transform, objects_from
-from detrkit.errors import DataError
+from detrkit.errors import ConfigError, DataError
 from detrkit.structures import Categories, Target
 
 Key = int | tuple[int, int]
@@ -51,6 +53,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         *,
         seed: int = 0,
         with_masks: bool = False,
+        augment: Augment | None = None,
+        augmented_epochs: int | None = None,
     ) -> None:
         """Prepare the items; nothing is decoded yet.
 
@@ -60,13 +64,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             transform: what happens to each picture.
             seed: of the augmentation.
             with_masks: also give `masks`; objects without a segmentation get their box as mask.
+            augment: what happens to each picture before the transform; None: nothing.
+            augmented_epochs: after so many epochs only `augment.plain()` happens; None: never.
 
         Raises:
             DataError: the split has objects, but none of a class that the model knows.
+            ConfigError: objects shall be pasted by their masks, but none has a segmentation.
         """
         self.transform = transform
         self.seed = seed
         self.with_masks = with_masks
+        self.augment = augment or Augment()
+        self.augmented_epochs = augmented_epochs
+        self._outlined = with_masks or self.augment.copy_paste > 0
         self.epoch = 0
         self.dropped = 0
         index_of = categories.index_map_from(split.categories)
@@ -76,6 +86,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             raise DataError(
                 f"expected objects of the model's classes ({_some(categories.names)}) in {split.source}, found only "
                 f"{_some(split.categories.names)}; rename the categories or train for these"
+            )
+        if self.augment.copy_paste and not any(o.segmentation for image in split.images for o in image.objects):
+            raise ConfigError(
+                f"--copy_paste needs objects with segmentations, found none in {split.source}; "
+                "leave it at 0, and see --mosaic and --mix_up"
             )
         # One block of bytes instead of many Python objects: worker processes share it, where the reference count of
         # each object would make them copy its page.
@@ -96,21 +111,37 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         epoch, index = (self.epoch, key) if isinstance(key, int) else key
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
+        row, image, objects = self._load(index)
+        original_size = image.shape[-2], image.shape[-1]
+        rng = random.Random(f"{self.seed} {epoch} {index}")
+        transform, augment = self.transform, self.augment
+        if self.augmented_epochs is not None and epoch >= self.augmented_epochs:
+            augment = augment.plain()
+        if augment != Augment():
+            image, objects, transform = augment(image, objects, transform, lambda: self._another(rng), rng)
+        if not self.with_masks:
+            objects.pop("masks", None)
+        picture, target = transform(image, objects, rng)
+        target["image_id"] = row["id"]
+        target["file"] = row["path"]
+        target["original_size"] = original_size
+        target["noise_seed"] = rng.getrandbits(62)
+        return picture, target
+
+    def _another(self, rng: random.Random) -> tuple[Tensor, Objects]:
+        """A random picture and its objects."""
+        return self._load(rng.randrange(len(self)))[1:]
+
+    def _load(self, index: int) -> tuple[dict[str, Any], Tensor, Objects]:
+        """What is packed of a picture, its pixels, and its objects with masks if anything needs them."""
         row = self._unpack(index)
         try:
             image = read_image(row["path"])
-            height, width = image.shape[1:]
         except DataError as error:
-            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=2)
-            height, width = row["size"]
-            image = torch.full((3, height, width), 128, dtype=torch.uint8)
+            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=3)
+            image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
             row.update(labels=[], boxes=[], area=[], segmentations=[])
-        rng = random.Random(f"{self.seed} {epoch} {index}")
-        picture, target = self.transform(image, self._objects(row, height, width), rng)
-        target["image_id"] = row["id"]
-        target["file"] = row["path"]
-        target["original_size"] = (height, width)
-        return picture, target
+        return row, image, self._objects(row, image.shape[-2], image.shape[-1])
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
         """What one item needs of its record, as JSON."""
@@ -124,7 +155,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             "boxes": [found.box for found in known],
             "area": [found.area for found in known],
         }
-        if self.with_masks:
+        if self._outlined:
             row["segmentations"] = [_plain(found.segmentation) for found in known]
         return json.dumps(row, separators=(",", ":")).encode()
 
@@ -148,7 +179,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             height,
             width,
         )
-        if self.with_masks:
+        if self._outlined:
             masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
             for mask, segmentation, box in zip(masks, row["segmentations"], boxes, strict=True):
                 if segmentation is None:

@@ -177,7 +177,12 @@ def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
 def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -> tuple[Tensor, Objects]:
     """Resize to `resized_size`: the picture bilinear with antialiasing, masks to the nearest pixel."""
     height, width = image.shape[-2:]
-    size = resized_size(height, width, shorter, longest)
+    return resize_to(image, objects, resized_size(height, width, shorter, longest))
+
+
+def resize_to(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[Tensor, Objects]:
+    """Resize to exactly `size` = (h, w), as `resize` does; the ratio of the sides may change."""
+    height, width = image.shape[-2:]
     if size == (height, width):
         return image, objects
     objects = objects.copy()
@@ -191,16 +196,33 @@ def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -
     return tvf.resize(image, list(size), antialias=True), objects
 
 
-def crop(image: Tensor, objects: Objects, top: int, left: int, height: int, width: int) -> tuple[Tensor, Objects]:
+def crop(
+    image: Tensor, objects: Objects, top: int, left: int, height: int, width: int, *, least: float = 0.0
+) -> tuple[Tensor, Objects]:
     """Cut out a window; boxes are clipped to it, and objects of which it shows nothing are dropped.
 
     An object stays if its clipped box has an area and, where there are masks, some pixel of its mask is in the window.
-    The area of what stays becomes that of its clipped box, as in the original.
+    The area of what stays becomes that of its clipped box, as in the original. The window may reach beyond the
+    picture; there it is black.
+
+    Args:
+        image: uint8 [3, H, W].
+        objects: its objects.
+        top: first row of the window.
+        left: its first column.
+        height: its rows.
+        width: its columns.
+        least: above 0, an object that is cut stays only if this share of its box (0..1), and two pixels of each side,
+            are in the window. One that lies in it wholly always stays.
     """
+    whole = objects["boxes"].as_subclass(Tensor)
     boxes = tvf.crop(objects["boxes"], top, left, height, width)
     plain = boxes.as_subclass(Tensor)
     sides = plain[:, 2:] - plain[:, :2]
     seen = (sides > 0).all(dim=1)
+    if least:
+        before = whole[:, 2:] - whole[:, :2]
+        seen &= (sides.prod(dim=1) >= least * before.prod(dim=1)) & (sides >= 0.99 * before.clamp(max=2)).all(dim=1)
     masks = None
     if "masks" in objects:
         masks = tvf.crop(objects["masks"], top, left, height, width)

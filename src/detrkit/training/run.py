@@ -20,9 +20,10 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from detrkit.config import TrainConfig
+from detrkit.config import CHANCES, TrainConfig
+from detrkit.data.augment import Augment
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transforms import Augmentation, eval_transform, train_transform
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
@@ -277,18 +278,19 @@ class _Run:
     def _loaders(self, module: DetectionTraining) -> TrainingData:
         config, model = self.config, self.start.model
         mean, std = model.input_mean, model.input_std
-        augmentation = "none" if config.overfit else config.augmentation
+        augmentation, augment = augmentation_of(config)
         train = DetectionDataset(
             self.data.train,
             self.data.categories,
             train_transform(augmentation, config.image_size, mean, std),
             seed=config.seed,
+            augment=augment,
+            augmented_epochs=config.epochs - config.plain_epochs,
         )
         val = DetectionDataset(self.data.val, self.data.categories, eval_transform(config.image_size, mean, std))
         # what the largest batch is padded to: the highest and the widest picture together
-        shapes = [
-            eval_transform(config.image_size, mean, std).output_size(i.height, i.width) for i in self.data.train.images
-        ]
+        largest = eval_transform(augment.sizes(config.image_size)[-1], mean, std)
+        shapes = [largest.output_size(image.height, image.width) for image in self.data.train.images]
         height, width = (max(side) for side in zip(*shapes, strict=True))
 
         def find(trainer: pl.Trainer) -> int:
@@ -354,6 +356,13 @@ class _Run:
             should_stop=should_stop,
             advance=advance,
         )
+
+
+def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
+    """What happens to training pictures: nothing at all with `--augmentation none` or `--overfit`."""
+    if config.overfit or config.augmentation == "none":
+        return "none", Augment()
+    return config.augmentation, Augment(**{name: getattr(config, name) for name in CHANCES})
 
 
 def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:

@@ -1,0 +1,105 @@
+"""Settings that the training pictures themselves suggest, each with its reason in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detrkit.data.records import ImageRecord, Split
+
+QUERIES = (20, 300)
+"""Fewest and most queries that are proposed."""
+BATCHES = (2, 16)
+"""Least and greatest batch size that is proposed."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Three settings, named as in `TrainConfig`."""
+
+    num_queries: int
+    image_size: int
+    """Shorter side in pixels."""
+    batch_size: int
+    reasons: dict[str, str]
+    """Setting -> why, as `VALUE: ...`; one sentence without a full stop."""
+
+
+def propose(split: Split, *, on_cpu: bool = False) -> Proposal:
+    """Choose what depends on the data rather than on taste.
+
+    Args:
+        split: the training pictures, at least one.
+        on_cpu: choose smaller pictures, at most 640 pixels a side instead of 800.
+    """
+    fullest = max(sum(not found.crowd for found in image.objects) for image in split.images)
+    queries, why_queries = _queries(fullest)
+    size, why_size = _image_size(split, on_cpu=on_cpu)
+    batch, why_batch = _batch_size(len(split))
+    reasons = {
+        "num_queries": f"{queries}: {why_queries}",
+        "image_size": f"{size}: {why_size}",
+        "batch_size": f"{batch}: {why_batch}",
+    }
+    return Proposal(queries, size, batch, reasons)
+
+
+def _queries(fullest: int) -> tuple[int, str]:
+    """Three times the objects of the fullest picture, in tens.
+
+    That is the field's 300 for the 93 of COCO. Queries begin at the best places of a picture, of which several may be
+    of one object, and pictures to come may be fuller. A mosaic, of about twice the objects, has room as well.
+    """
+    low, high = QUERIES
+    queries = -(-3 * fullest // 10) * 10
+    why = f"three for each of the {_many(fullest, 'object')} in the fullest picture"
+    if queries < low:
+        return low, f"{why} would be too few"
+    if queries > high:
+        return high, f"{why} would cost more than they bring"
+    return queries, why
+
+
+def _image_size(split: Split, *, on_cpu: bool) -> tuple[int, str]:
+    """The size at which nine of ten objects are 16 pixels large, in multiples of 32.
+
+    Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
+    have it to show. Pictures become smaller than 320 only if they are, since classes are told apart by details; and
+    half as large again at most, since enlarging adds nothing to see.
+    """
+    own = float(np.median([_own_size(image) for image in split.images]))
+    relative = [
+        ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1])) ** 0.5 / _own_size(image)
+        for image in split.images
+        for o in image.objects
+        if not o.crowd
+    ]
+    small = float(np.percentile(relative, 10)) if relative else 1.0
+    wanted = 16 / small
+    if not on_cpu:
+        wanted = max(wanted, min(2 * wanted, own))
+    most = min(1.5 * own, 640 if on_cpu else 800)
+    size = max(32, round(min(max(wanted, min(own, 320)), most) / 32) * 32)
+    why = f"the pictures' own size is {own:.0f} in the median"
+    if relative:
+        why += f", and nine of ten objects are at least {small * size:.0f} pixels large then"
+    return size, why
+
+
+def _own_size(image: ImageRecord) -> float:
+    """The `image_size` at which a picture keeps its pixels: its shorter side, unless it is long (see `Transform`)."""
+    return max(min(image.height, image.width), max(image.height, image.width) * 800 / 1333)
+
+
+def _batch_size(pictures: int) -> tuple[int, str]:
+    """The largest power of two with 16 steps an epoch."""
+    low, high = BATCHES
+    batch = high
+    while batch > low and pictures // batch < 16:
+        batch //= 2
+    return batch, f"{_many(pictures, 'picture')} make {_many(max(1, pictures // batch), 'step')} an epoch"
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,88 @@
+"""What the statistics of a split suggest, on splits whose numbers are known."""
+
+from pathlib import Path
+
+import pytest
+
+from detrkit.data.propose import propose
+from detrkit.data.records import ImageRecord, ObjectRecord, Split
+from detrkit.structures import Categories
+
+
+def split_of(pictures: int, *, size: tuple[int, int], sides: list[float], objects: int = 0) -> Split:
+    """Pictures of (h, w), the first with `objects` objects, the others with one for each of `sides` in pixels."""
+    height, width = size
+    images = []
+    for k in range(pictures):
+        own = [sides[0]] * objects if objects and k == 0 else sides
+        records = [
+            ObjectRecord(100 * k + j, 1, (0.0, 0.0, side, side), None, False, None, "")
+            for j, side in enumerate(own, start=1)
+        ]
+        images.append(ImageRecord(k + 1, Path(f"{k}.png"), f"{k}.png", height, width, records))
+    return Split("train", images, Categories((1,), ("bolt",)), "here")
+
+
+@pytest.mark.parametrize(
+    ("fullest", "queries"), [(1, 20), (6, 20), (7, 30), (10, 30), (30, 90), (93, 280), (100, 300), (151, 300)]
+)
+def test_three_queries_for_each_object_of_the_fullest_picture(fullest: int, queries: int) -> None:
+    proposal = propose(split_of(40, size=(300, 400), sides=[40.0], objects=fullest))
+    assert proposal.num_queries == queries
+    assert proposal.reasons["num_queries"].startswith(f"{queries}: three for each of the {fullest} object")
+    assert ("too few" in proposal.reasons["num_queries"]) == (fullest <= 3)
+    assert ("cost more" in proposal.reasons["num_queries"]) == (fullest > 100)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "on_cpu", "on_gpu"),
+    [
+        ((480, 640), 200, 320, 320),  # large objects: smaller pictures do
+        ((640, 640), 28.5, 352, 640),  # small ones: native pixels where they are affordable
+        ((3000, 4000), 100, 480, 800),
+        ((3000, 4000), 40, 640, 800),
+        ((256, 256), 8, 384, 384),  # tiny ones: half as large again, no more
+        ((256, 320), 25, 256, 256),
+        ((128, 128), 30, 128, 128),
+        ((100, 800), 20, 384, 480),  # long ones: the limit of the longer side decides
+        ((1, 50), 1, 32, 32),
+    ],
+)
+def test_small_objects_decide_the_picture_size(size: tuple[int, int], side: float, on_cpu: int, on_gpu: int) -> None:
+    split = split_of(9, size=size, sides=[side] * 2 + [size[0] * 0.9] * 8)
+    assert propose(split, on_cpu=True).image_size == on_cpu
+    assert propose(split).image_size == on_gpu
+    large = split_of(9, size=(480, 640), sides=[20.0] + [300.0] * 30)  # one in thirty does not
+    assert propose(large).image_size == 320
+
+
+def test_the_reason_for_the_picture_size_has_its_numbers() -> None:
+    reasons = propose(split_of(9, size=(640, 800), sides=[32.0]), on_cpu=True).reasons
+    assert reasons["image_size"] == (
+        "320: the pictures' own size is 640 in the median, and nine of ten objects are at least 16 pixels large then"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch", "steps"),
+    [(1, 2, 1), (26, 2, 13), (47, 2, 23), (64, 4, 16), (209, 8, 26), (292, 16, 18), (100_000, 16, 6250)],
+)
+def test_small_sets_get_small_batches(pictures: int, batch: int, steps: int) -> None:
+    split = split_of(1, size=(100, 100), sides=[30.0])
+    proposal = propose(Split("train", split.images * pictures, split.categories, "here"))
+    assert proposal.batch_size == batch
+    word, many = ("picture", "") if pictures == 1 else ("pictures", "s" if steps > 1 else "")
+    assert proposal.reasons["batch_size"] == f"{batch}: {pictures} {word} make {steps} step{many} an epoch"
+
+
+def test_pictures_without_objects() -> None:
+    proposal = propose(split_of(20, size=(300, 400), sides=[]))
+    assert (proposal.num_queries, proposal.image_size, proposal.batch_size) == (20, 288, 2)
+    assert proposal.reasons["image_size"] == "288: the pictures' own size is 300 in the median"
+
+
+def test_crowd_regions_are_no_objects() -> None:
+    split = split_of(20, size=(300, 400), sides=[100.0], objects=50)
+    for found in split.images[0].objects[1:]:
+        found.crowd = True
+    assert propose(split).num_queries == 20
