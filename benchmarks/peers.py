@@ -1,0 +1,235 @@
+"""The detectors that detrkit is measured against, as their own libraries make them, from random weights.
+
+Each peer has two methods: `loss(batch)` is the scalar to minimise, `detect(batch)` the detections in the pixels of the
+files. Batches are detrkit's own (`structures.Batch`), so that every model sees the same pictures; what a peer expects
+instead is arranged here and nowhere else.
+
+All are ResNet-18 with trainable batch norm under a feature pyramid or RT-DETR's encoder: 19 to 28 M parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.boxes import cxcywh_to_xyxy
+from detrkit.structures import Batch, Detections
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet: what pictures are normalised with, for lack of anything better known of them."""
+
+LOWEST_SCORE = 0.01
+"""Detections below it are left out. torchvision's defaults (0.05 and 0.2) would cost its detectors AP."""
+MOST_DETECTIONS = 300
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a peer has to know of the data."""
+
+    num_classes: int
+    most_objects: int
+    """In one training picture."""
+    image_size: int
+    """Shorter side in pixels."""
+    places: int
+    """At strides 8, 16 and 32 of the smallest picture together: RT-DETR cannot have more queries."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a peer is trained: AdamW, linear warm-up, then a cosine down to 0."""
+
+    build: Callable[[Facts], Peer]
+    lr: float
+    """Found by trying; see README.md beside this file for what was tried."""
+    weight_decay: float = 1e-4
+    clip_max_norm: float = 0.0
+    """0: no clipping."""
+    warmup_steps: int = 100
+    """At most a tenth of all."""
+    augmentation: str = "flip"
+
+
+class Peer(nn.Module):
+    """A detector of another library."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The scalar to minimise, in training mode."""
+        raise NotImplementedError
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """Detections of each picture in the pixels of its file, class indices 0..C-1; in evaluation mode."""
+        raise NotImplementedError
+
+
+class TorchvisionPeer(Peer):
+    """A detector of torchvision."""
+
+    def __init__(self, model: nn.Module, first_label: int) -> None:
+        """Take a model.
+
+        Args:
+            model: built without normalisation and resizing: both have happened when a batch comes.
+            first_label: what it calls class 0; 1 where 0 is its background.
+        """
+        super().__init__()
+        self.model, self.first_label = model, first_label
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum of the model's losses, as torchvision's reference scripts weigh them."""
+        images = _unpadded(batch)
+        targets = []
+        for image, target in zip(images, batch.targets, strict=True):
+            height, width = image.shape[-2:]
+            boxes = cxcywh_to_xyxy(target["boxes"]) * target["boxes"].new_tensor([width, height, width, height])
+            kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a box of no width after rounding is an error to torchvision
+            targets.append({"boxes": boxes[kept], "labels": target["labels"][kept] + self.first_label})
+        losses: dict[str, Tensor] = self.model(images, targets)
+        return torch.stack(list(losses.values())).sum()
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """What is left after its own non-maximum suppression."""
+        images = _unpadded(batch)
+        found = []
+        for image, out, target in zip(images, self.model(images), batch.targets, strict=True):
+            (height, width), (file_height, file_width) = image.shape[-2:], target["original_size"]
+            x, y = file_width / width, file_height / height
+            boxes = out["boxes"] * out["boxes"].new_tensor([x, y, x, y])
+            found.append(Detections(boxes, out["scores"], out["labels"] - self.first_label))
+        return found
+
+
+class RTDetrPeer(Peer):
+    """RT-DETR of `transformers`, which wants whole 32nds as sides and boxes relative to the padded picture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The model's own loss."""
+        images = _padded(batch.images)
+        scales = _content(batch, images)
+        labels = [
+            {"class_labels": target["labels"], "boxes": target["boxes"] * scale}
+            for target, scale in zip(batch.targets, scales, strict=True)
+        ]
+        return cast(Tensor, self.model(pixel_values=images, labels=labels).loss)
+
+    def detect(self, batch: Batch) -> list[Detections]:
+        """The best pairs of query and class."""
+        images = _padded(batch.images)
+        out = self.model(pixel_values=images)
+        probabilities = out.logits.sigmoid()
+        classes = probabilities.shape[-1]
+        scores, pairs = probabilities.flatten(1).topk(min(MOST_DETECTIONS, probabilities[0].numel()))
+        found = []
+        for i, (target, scale) in enumerate(zip(batch.targets, _content(batch, images), strict=True)):
+            height, width = target["original_size"]
+            boxes = cxcywh_to_xyxy(out.pred_boxes[i, pairs[i] // classes] / scale)
+            boxes = boxes * boxes.new_tensor([width, height, width, height])
+            found.append(Detections(boxes, scores[i], pairs[i] % classes))
+        return found
+
+
+def faster_rcnn(facts: Facts) -> TorchvisionPeer:
+    """Faster R-CNN (Ren et al. 2015) with a feature pyramid at strides 4 to 64 (Lin et al. 2017)."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
+    )
+    smallest = 32 * facts.image_size / 800  # torchvision's sizes are meant for pictures of 800 pixels
+    anchors = AnchorGenerator(tuple((smallest * 2**k,) for k in range(5)), ((0.5, 1.0, 2.0),) * 5)
+    model = FasterRCNN(
+        backbone,
+        facts.num_classes + 1,
+        rpn_anchor_generator=anchors,
+        box_score_thresh=LOWEST_SCORE,
+        box_detections_per_img=MOST_DETECTIONS,
+    )
+    model.transform = _as_given()
+    return TorchvisionPeer(model, first_label=1)
+
+
+def fcos(facts: Facts) -> TorchvisionPeer:
+    """FCOS (Tian et al. 2019) with a feature pyramid at strides 8 to 128."""
+    from torchvision.models.detection import FCOS
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=None,
+        trainable_layers=5,
+        norm_layer=nn.BatchNorm2d,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    model = FCOS(backbone, facts.num_classes, score_thresh=LOWEST_SCORE, detections_per_img=MOST_DETECTIONS)
+    model.transform = _as_given()
+    return TorchvisionPeer(model, first_label=0)
+
+
+def rt_detr(facts: Facts) -> RTDetrPeer:
+    """RT-DETR (Zhao et al. 2023) with the settings of its published R18 model, batch norm trainable."""
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+
+    backbone = RTDetrResNetConfig(
+        hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", out_indices=[2, 3, 4]
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[128, 256, 512],
+        hidden_expansion=0.5,
+        decoder_layers=3,
+        freeze_backbone_batch_norms=False,
+        num_labels=facts.num_classes,
+        num_queries=min(facts.places, max(100, 2 * facts.most_objects)),
+    )
+    return RTDetrPeer(RTDetrForObjectDetection(config))
+
+
+PEERS: dict[str, Recipe] = {
+    "fasterrcnn": Recipe(faster_rcnn, lr=3e-4),
+    "fcos": Recipe(fcos, lr=5e-4),
+    "rtdetr": Recipe(rt_detr, lr=5e-4, clip_max_norm=0.1),
+}
+
+
+def _as_given() -> nn.Module:
+    """In place of torchvision's own transform: pictures come normalised and at their size, and stay so."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is untyped
+        def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+            return image, target
+
+    return AsGiven(0, 0, image_mean=[0.0, 0.0, 0.0], image_std=[1.0, 1.0, 1.0])
+
+
+def _unpadded(batch: Batch) -> list[Tensor]:
+    """The pictures without their padding, [3, h, w] each."""
+    sizes = [target["size"] for target in batch.targets]
+    return [image[:, :height, :width] for image, (height, width) in zip(batch.images, sizes, strict=True)]
+
+
+def _padded(images: Tensor) -> Tensor:
+    """Zeros at the right and bottom up to whole 32nds."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % 32, 0, -height % 32))
+
+
+def _content(batch: Batch, images: Tensor) -> Tensor:
+    """[B, 4]: what share of `images` each picture takes, as w, h, w, h."""
+    height, width = images.shape[-2:]
+    shares = [(w / width, h / height) * 2 for h, w in (target["size"] for target in batch.targets)]
+    return torch.tensor(shares, device=images.device)

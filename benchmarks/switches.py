@@ -1,0 +1,248 @@
+"""Switch by switch: what each idea adds to the classic model, and what the fast recipe loses without it.
+
+    python benchmarks/switches.py --data path/to/bccd path/to/chess --epochs 20 --seeds 2 --output_dir runs/switches
+
+Three series are trained on each data set:
+
+    added      classic, then one group of settings after another turned to what the fast recipe has, and kept
+    removed    the fast recipe with one group turned back to classic
+    further    the fast recipe with one idea more, that it does without
+
+Writes switches.md and, for each data set, NAME/results.json and NAME/added.png, removed.png, further.png. Started
+again, it trains only what is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from curves import by_name, draw_curves, markdown
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError, DetrkitError
+from detrkit.files import write_atomic
+from detrkit.recipes import sigmoid_losses
+from runner import (
+    Results,
+    Run,
+    Variant,
+    add_run_flags,
+    check_flags,
+    limited_copy,
+    make_jobs,
+    run_jobs,
+    words,
+)
+
+SERIES = ("added", "removed", "further")
+AUGMENTATION = (
+    "augmentation",
+    "mosaic",
+    "mix_up",
+    "copy_paste",
+    "zoom_out",
+    "iou_crop",
+    "colour",
+    "vertical_flip",
+    "multi_scale",
+    "plain_epochs",
+)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Settings that make one idea. What they are when it is on is what `fast` says, so that this table cannot age."""
+
+    name: str
+    settings: tuple[str, ...]
+    """Names of `TrainConfig`, some of which may be the same in both recipes."""
+    off: Mapping[str, Any] = field(default_factory=dict)
+    """What `fast` without it has instead, where that cannot be what classic has, since other parts lean on it."""
+
+
+SWITCHES: tuple[Switch, ...] = (
+    Switch("schedule", ("lr", "lr_backbone", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")),
+    Switch("zero_dropout", ("dropout",)),
+    Switch("small", ("enc_layers", "dec_layers", "dim_feedforward"), off={"enc_layers": 1}),
+    Switch("class_loss", ("class_loss", "set_cost_class", "cls_loss_coef"), off=sigmoid_losses("focal")),
+    Switch("levels", ("feature_levels", "encoder", "hybrid_expansion"), off={"feature_levels": "32"}),
+    Switch("deformable", ("decoder", "points"), off={"decoder": "conditional"}),
+    Switch("box_refine", ("box_refine",)),
+    Switch("selection", ("queries", "num_queries", "distinct"), off={"queries": "anchors", "seeds": "encoder"}),
+    Switch("dense_head", ("dense_head", "dense_convs", "dense_loss_coef", "seeds")),
+    Switch("score_refine", ("score_refine",)),
+    Switch("denoising", ("denoising", "dn_queries", "dn_label_noise", "dn_box_noise", "dn_loss_coef")),
+    Switch("ema", ("ema",)),
+    Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
+)
+"""In the order in which they are added. Together they are all that tells `fast` from `classic`; a test holds that."""
+
+FURTHER: dict[str, dict[str, Any]] = {
+    "look_forward_twice": {"look_forward_twice": True},
+    "groups": {"query_groups": 3},
+    "hybrid_branch": {"hybrid_queries": 300},
+    "distinct": {"distinct": 0.8},
+    "two_stage": {"queries": "two_stage"},
+    "features": {"queries": "features"},
+    "encoder_seeds": {"seeds": "encoder"},
+    "fcos": {"dense_head": "fcos"},
+    "atss": {"dense_head": "atss"},
+    "plain_denoising": {"denoising": "plain"},
+    "matchability": {"class_loss": "matchability"},
+    "deformable_encoder": {"encoder": "deformable", "enc_layers": 3},
+    "dropout": {"dropout": 0.1},
+    "multi_scale": {"multi_scale": 0.3},
+    "detr_crops": {"augmentation": "detr"},
+}
+"""What is tried on top of `fast`."""
+
+
+def variants(series: Sequence[str] = SERIES) -> dict[str, list[Variant]]:
+    """The rows of each series; the first is what the others are compared with."""
+    fast, classic = TrainConfig.from_recipe("fast").to_dict(), TrainConfig.from_recipe("classic").to_dict()
+    rows: dict[str, list[Variant]] = {}
+    added: dict[str, Any] = {}
+    ladder = [Variant("classic", "classic")]
+    removed = [Variant("fast", "fast")]
+    for number, switch in enumerate(SWITCHES, start=1):
+        added |= {name: fast[name] for name in switch.settings}
+        ladder.append(Variant(f"add{number:02d}_{switch.name}", "classic", dict(added)))
+        without = {name: classic[name] for name in switch.settings} | dict(switch.off)
+        if any(fast[name] != value for name, value in without.items()):
+            removed.append(Variant(f"no_{switch.name}", "fast", without))
+    rows["added"], rows["removed"] = ladder, removed
+    rows["further"] = [removed[0]]
+    rows["further"] += [
+        Variant(f"with_{name}", "fast", settings)
+        for name, settings in FURTHER.items()
+        if any(fast[key] != value for key, value in settings.items())
+    ]
+    return {name: rows[name] for name in series}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if every model was trained, 1 if one failed, 2 if the command is wrong."""
+    try:
+        return _compare(_parser().parse_args(arguments))
+    except DetrkitError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    check_flags(flags)
+    unknown = [name for name in flags.series if name not in SERIES]
+    if unknown:
+        raise ConfigError(f"--series knows {', '.join(SERIES)}, found {unknown[0]!r}")
+    rows = _chosen(variants(flags.series), flags.only)
+    folder = Path(flags.output_dir)
+    epochs = flags.epochs or 50
+    names = [Path(data).resolve().stem for data in flags.data]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"expected data sets of different names, found {', '.join(names)}")
+    found: dict[str, list[Run]] = {}
+    failures: list[str] = []
+    for name, data in zip(names, flags.data, strict=True):
+        place = folder / name
+        # one training a name: `fast` heads two series
+        once = {variant.name: variant for series in rows.values() for variant in series}
+        jobs = make_jobs(
+            list(once.values()),
+            flags,
+            data=limited_copy(data, flags.limit, place) if flags.limit else data,
+            epochs=epochs,
+            image_size=flags.image_size or 320,
+            batch_size=flags.batch_size or 16,
+            eval_every=math.gcd(*(flags.eval_epochs or (epochs,))),
+        )
+        _refuse_other_data(place, jobs[0].data)
+
+        def finished(runs: list[Run], name: str = name, place: Path = place) -> None:
+            found[name] = runs
+            write_atomic(folder / "switches.md", tables(rows, found))
+            for series, members in rows.items():
+                shown = _of(members, runs)
+                if shown:
+                    draw_curves(place / f"{series}.png", shown, f"{name}: {series}")
+
+        _, failed = run_jobs(jobs, place, parallel=flags.parallel or 1, finished=finished)
+        failures += failed
+    if found:
+        print("\n" + (folder / "switches.md").read_text(encoding="utf-8"))
+    return 1 if failures else 0
+
+
+def tables(rows: Mapping[str, Sequence[Variant]], found: Mapping[str, Sequence[Run]]) -> str:
+    """One table a series: of each data set AP at the end, mean ± deviation over the seeds, and what it changed.
+
+    In `added` a row is compared with the row before it, else with the first one.
+    """
+    parts = []
+    for series, members in rows.items():
+        groups = {data: by_name(_of(members, runs)) for data, runs in found.items()}
+        before = "the row above" if series == "added" else members[0].name
+        head = ["settings"]
+        for data in found:
+            head += [f"{data} AP", f"against {before}", "s / epoch"]
+        body = []
+        for place, variant in enumerate(members):
+            other = members[max(0, place - 1)] if series == "added" else members[0]
+            cells = [variant.name]
+            for data in found:
+                cells += _cells(groups[data].get(variant.name, []), groups[data].get(other.name, []))
+            body.append(cells)
+        parts.append(f"### {series}\n\n{markdown(head, body)}")
+    return "\n".join(parts)
+
+
+def _cells(group: Sequence[Run], other: Sequence[Run]) -> list[str]:
+    if not group:
+        return ["", "", ""]
+    values = [run.curve[-1].AP for run in group]
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    change = f"{mean(values) - mean(run.curve[-1].AP for run in other):+.3f}" if other and other is not group else ""
+    return [f"{mean(values):.3f}{spread}", change, f"{mean(run.seconds_per_epoch for run in group):.1f}"]
+
+
+def _of(members: Sequence[Variant], runs: Sequence[Run]) -> list[Run]:
+    """The runs of a series, in its order."""
+    return [run for variant in members for run in runs if run.job.name == variant.name]
+
+
+def _chosen(rows: dict[str, list[Variant]], only: Sequence[str]) -> dict[str, list[Variant]]:
+    """The rows named, and the first of each series, which the others need."""
+    if not only:
+        return rows
+    known = [variant.name for members in rows.values() for variant in members]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ConfigError(f"--only knows {', '.join(dict.fromkeys(known))}, found {unknown[0]!r}")
+    return {series: [v for v in members if v is members[0] or v.name in only] for series, members in rows.items()}
+
+
+def _refuse_other_data(place: Path, data: str) -> None:
+    for run in Results(place).runs:
+        if run.job.data != data:
+            raise ConfigError(f"{place} holds results on {run.job.data}, now it is {data}; name another --output_dir")
+
+
+def _parser() -> argparse.ArgumentParser:
+    first, *rest = (__doc__ or "").split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=first, epilog="\n".join(rest), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", required=True, help="folders of the data sets")
+    parser.add_argument("--series", type=words, default=SERIES, help=f"of {', '.join(SERIES)}; default: all")
+    parser.add_argument("--only", type=words, default=(), metavar="NAME,...", help="only these rows")
+    add_run_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
