@@ -10,7 +10,7 @@ from detrkit.structures import Detections, Output
 
 
 @torch.no_grad()
-def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detections]:
+def postprocess(out: Output, sizes: Tensor, *, top_k: int | None = None) -> list[Detections]:
     """Detections of each image of a batch; `class_ids` are class indices 0..C-1.
 
     Args:
@@ -18,9 +18,13 @@ def postprocess(out: Output, sizes: Tensor, *, top_k: int = 0) -> list[Detection
         sizes: int [B, 2], height and width in pixels of the pictures that the boxes shall be given in.
         top_k: 0 gives every query its best class, Q detections an image in the order of the queries, as the original
             does. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors score; a
-            query may then appear under several classes.
+            query may then appear under several classes. None follows the model: 0 for one with softmax, Q for one
+            whose classes are a yes or no each.
     """
-    probabilities = out.logits.float().softmax(-1)[..., :-1]  # [B, Q, C]
+    logits = out.logits.float()
+    probabilities = logits.sigmoid() if out.sigmoid else logits.softmax(-1)[..., :-1]  # [B, Q, C]
+    if top_k is None:
+        top_k = logits.shape[1] if out.sigmoid else 0
     height, width = sizes.to(out.boxes.device).unbind(1)
     boxes = cxcywh_to_xyxy(out.boxes.float()) * torch.stack([width, height, width, height], dim=1)[:, None]
     if top_k:

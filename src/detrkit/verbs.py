@@ -92,9 +92,9 @@ class PredictConfig(DetectorChoice):
     """Folder of the annotated copies, detections.json (COCO results) and detections.csv."""
     threshold: float = 0.5
     """Lowest score to keep, 0..1."""
-    top_k: int = 0
+    top_k: int | None = None
     """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
-    original."""
+    original. Not given: as the model was trained."""
     batch_size: int = 1
     """Pictures a forward pass; only pictures of one shape share a pass."""
     no_images: bool = False

@@ -1,3 +1,4 @@
+import math
 from itertools import permutations
 
 import pytest
@@ -6,18 +7,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit import Output, build_criterion
-from detrkit.matching import HungarianMatcher
+from detrkit.errors import ConfigError
+from detrkit.matching import HungarianMatcher, Problem
 from models.small import some_targets
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 5), st.integers(0, 5), st.integers(0, 2**20))
-def test_no_assignment_is_cheaper(queries, objects, seed):
+def some_output(queries, layers=1, pictures=1, seed=0, sigmoid=False):
     generator = torch.Generator().manual_seed(seed)
-    out = Output(torch.randn(1, queries, 5, generator=generator), torch.rand(1, queries, 4, generator=generator))
+    outs = [
+        Output(
+            torch.randn(pictures, queries, 5, generator=generator),
+            torch.rand(pictures, queries, 4, generator=generator),
+            sigmoid=sigmoid,
+        )
+        for _ in range(layers)
+    ]
+    return outs if layers > 1 else outs[0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 5), st.integers(0, 5), st.integers(0, 2**20), st.booleans())
+def test_no_assignment_is_cheaper(queries, objects, seed, sigmoid):
+    out = some_output(queries, seed=seed, sigmoid=sigmoid)
     target = some_targets(objects, seed=seed)[0]
     matcher = HungarianMatcher()
-    cost = matcher.cost(out.logits[0], out.boxes[0], target).double()
+    cost = matcher.cost(out.logits[0], out.boxes[0], target, sigmoid=sigmoid).double()
     chosen = matcher(out, [target])[0]
     assert len(chosen[0]) == len(set(chosen[0].tolist())) == len(set(chosen[1].tolist())) == min(queries, objects)
 
@@ -29,9 +43,66 @@ def test_no_assignment_is_cheaper(queries, objects, seed):
     torch.testing.assert_close(cost[chosen].sum(), torch.as_tensor(best, dtype=torch.float64))
 
 
+def test_yes_or_no_classes_cost_what_the_focal_loss_would():
+    logits = torch.tensor([[-50.0, 0.0, 3.0], [2.0, -1.0, 50.0]])
+    target = {"labels": torch.tensor([2, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2)}
+    cost = HungarianMatcher(2, 0, 0).cost(logits, target["boxes"], target, sigmoid=True)
+
+    def focal(x):
+        p = 1 / (1 + math.exp(-x))
+        return 2 * (0.25 * (1 - p) ** 2 * math.log1p(math.exp(-x)) - 0.75 * p**2 * math.log1p(math.exp(x)))
+
+    expected = torch.tensor([[focal(3), focal(-50)], [focal(50), focal(2)]])
+    torch.testing.assert_close(cost, expected)
+    assert (cost.diff(dim=1)[0] > 0).all()
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(0, 2**20))
+def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, groups, repeat, objects, seed):
+    outs = some_output(size * groups, layers=2, pictures=2, seed=seed, sigmoid=True)
+    targets = some_targets(objects, 1, seed=seed)
+    matcher = HungarianMatcher()
+    solved = matcher.solve([Problem(outs, targets, groups, repeat), Problem(outs[:1], targets)])
+    assert [len(one) for one in solved] == [2, 1]
+    for layer, pairs in zip(outs, solved[0], strict=True):
+        for i, (target, (queries, found)) in enumerate(zip(targets, pairs, strict=True)):
+            n = len(target["labels"])
+            assert len(queries) == groups * min(size, repeat * n)
+            assert queries.tolist() == sorted(set(queries.tolist()))
+            again = {key: value.repeat(repeat, *[1] * (value.ndim - 1)) for key, value in target.items()}
+            for g in range(groups):
+                run = slice(g * size, (g + 1) * size)
+                alone = matcher(
+                    Output(layer.logits[i : i + 1, run], layer.boxes[i : i + 1, run], sigmoid=True), [again]
+                )
+                mine = (queries >= run.start) & (queries < run.stop)
+                assert torch.equal(queries[mine] - run.start, alone[0][0])
+                assert torch.equal(found[mine], alone[0][1] % max(n, 1))
+    plain = matcher(outs[0], targets)
+    assert all(torch.equal(a, b) for x, y in zip(solved[1][0], plain, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_ignored_queries_are_never_matched():
+    out, targets = some_output(6, pictures=2), some_targets(4, 2)
+    ignored = torch.zeros(2, 6, dtype=torch.bool)
+    ignored[0, :3], ignored[1, 4] = True, True
+    (((first, found), (second, others)),) = HungarianMatcher().solve([Problem([out], targets, ignored=ignored)])[0]
+    assert first.tolist() == [3, 4, 5]  # three are left for four objects
+    assert len(set(found.tolist())) == 3
+    assert 4 not in second.tolist()
+    assert sorted(others.tolist()) == [0, 1]
+
+
+def test_queries_that_do_not_divide_into_groups_are_told():
+    with pytest.raises(ConfigError, match="expected queries that divide into 4 equal groups, found 6"):
+        HungarianMatcher().solve([Problem([some_output(6)], some_targets(2), groups=4)])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, 0.0, -1.0], ids=str)
 @pytest.mark.parametrize("part", ["logits", "boxes", "width"])
-def test_bad_predictions_neither_crash_the_matcher_nor_win(bad, part):
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_bad_predictions_neither_crash_the_matcher_nor_win(bad, part, sigmoid):
     torch.manual_seed(0)
     logits, boxes = torch.randn(1, 5, 5), 0.2 + 0.4 * torch.rand(1, 5, 4)
     match part:
@@ -42,7 +113,7 @@ def test_bad_predictions_neither_crash_the_matcher_nor_win(bad, part):
         case "width":
             boxes[0, 2, 2] = bad
     targets = some_targets(3)
-    queries, objects = HungarianMatcher()(Output(logits, boxes), targets)[0]
+    queries, objects = HungarianMatcher()(Output(logits, boxes, sigmoid=sigmoid), targets)[0]
     assert sorted(objects.tolist()) == [0, 1, 2]
     if not torch.tensor(bad).isfinite():
         assert 2 not in queries.tolist()

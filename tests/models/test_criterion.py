@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detrkit import Output, build_criterion, postprocess
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, DataError
 from detrkit.matching import HungarianMatcher
 from models.small import some_targets
 
@@ -30,6 +30,7 @@ def test_defaults_and_names_are_the_originals():
     assert defaults == {
         "num_classes": 91, "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2, "bbox_loss_coef": 5,
         "giou_loss_coef": 2, "eos_coef": 0.1, "mask_loss_coef": 1, "dice_loss_coef": 1, "masks": False,
+        "class_loss": "softmax", "cls_loss_coef": 1, "dense_loss_coef": 1, "dn_loss_coef": 1, "dense_head": "aligned",
     }  # fmt: skip
     losses = build_criterion(4)(output(), some_targets(2, 1))
     each = ["loss_ce", "loss_bbox", "loss_giou", "cardinality_error"]
@@ -52,6 +53,41 @@ def test_every_layer_is_matched_as_if_alone():
             assert torch.equal(q, q_alone)
             assert torch.equal(t, t_alone)
             assert q.tolist() == sorted(q.tolist())
+
+
+def test_the_class_loss_has_a_weight_too():
+    criterion = build_criterion(4, bbox_loss_coef=0, giou_loss_coef=0, cls_loss_coef=2)
+    losses = criterion(output(), some_targets(2, 1))
+    expected = sum(2 * losses[f"loss_ce{s}"] for s in ("", "_0", "_1"))
+    torch.testing.assert_close(criterion.weighted_sum(losses), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"class_loss": "hinge"}, "expected class_loss to be"),
+        ({"dense_head": "retina"}, "expected dense_head to be"),
+        ({"cls_loss_coef": 0, "bbox_loss_coef": 0, "giou_loss_coef": 0}, "must be above 0, found none"),
+    ],
+)
+def test_settings_that_are_none_are_told(settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        build_criterion(4, **settings)
+
+
+@pytest.mark.parametrize(("sigmoid", "most"), [(False, 3), (True, 4)])
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_label_that_is_no_class_is_told(sigmoid, most, wrong):
+    targets = some_targets(2, 3)
+    targets[1]["labels"][1] = wrong
+    with pytest.raises(DataError, match=rf"expected labels in 0\.\.{most}, found {wrong} in picture 2 of the batch"):
+        build_criterion(4)(replace(output(layers=1), sigmoid=sigmoid), targets)
+
+
+@pytest.mark.parametrize("no_object_weight", [0.1, 0.0])
+def test_no_objects_and_nothing_that_weighs_is_not_nan(no_object_weight):
+    losses = build_criterion(4, eos_coef=no_object_weight)(output(), some_targets(0, 0))
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 def test_more_objects_than_queries():
@@ -135,3 +171,17 @@ def test_top_k_ranks_all_pairs_of_query_and_class():
         assert found.class_ids.tolist() == [c for _, _, c in ranked[:9]]
         torch.testing.assert_close(found.xyxy, every[i].xyxy[[q for _, q, _ in ranked[:9]]])
     assert len(postprocess(out, sizes, top_k=1000)[0]) == 6 * 4
+
+
+def test_yes_or_no_classes_give_the_best_pairs_unless_told_otherwise():
+    logits = torch.tensor([[[2.0, 1.0], [-1.0, 0.5], [-3.0, -2.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]]])
+    out, sizes = Output(logits, boxes, sigmoid=True), torch.tensor([[100, 100]])
+    found = postprocess(out, sizes)[0]  # as many as there are queries
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0, 0.5]).sigmoid())
+    assert found.class_ids.tolist() == [0, 1, 1]
+    torch.testing.assert_close(found.xyxy[:, 0], torch.tensor([40.0, 40.0, 30.0]))
+    found = postprocess(out, sizes, top_k=0)[0]  # a class a query, in their order
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 0.5, -2.0]).sigmoid())
+    assert found.class_ids.tolist() == [0, 1, 1]
+    assert postprocess(out, sizes, top_k=5)[0].class_ids.tolist() == [0, 1, 1, 0, 1]

@@ -92,20 +92,26 @@ class Detector:
         return cls(model, weights.categories, image_size or weights.image_size, chosen)
 
     @overload
-    def predict(self, source: Picture, threshold: float = 0.5, top_k: int = 0, batch_size: int = 1) -> Detections: ...
+    def predict(
+        self, source: Picture, threshold: float = 0.5, top_k: int | None = None, batch_size: int = 1
+    ) -> Detections: ...
     @overload
     def predict(
-        self, source: str | Path, threshold: float = 0.5, top_k: int = 0, batch_size: int = 1
+        self, source: str | Path, threshold: float = 0.5, top_k: int | None = None, batch_size: int = 1
     ) -> Any: ...  # what comes back depends on what lies there
     @overload
     def predict(
-        self, source: Sequence[Picture | str | Path], threshold: float = 0.5, top_k: int = 0, batch_size: int = 1
+        self,
+        source: Sequence[Picture | str | Path],
+        threshold: float = 0.5,
+        top_k: int | None = None,
+        batch_size: int = 1,
     ) -> list[Detections]: ...
     def predict(
         self,
         source: Picture | str | Path | Sequence[Picture | str | Path],
         threshold: float = 0.5,
-        top_k: int = 0,
+        top_k: int | None = None,
         batch_size: int = 1,
     ) -> Detections | list[Detections] | Iterator[Detections]:
         """Find objects.
@@ -115,7 +121,8 @@ class Detector:
                 or float in 0..1); several: a list of these, a folder (with the folders in it), a glob such as
                 `photos/*.jpg`; or the path of a video.
             threshold: lowest score to keep, 0..1.
-            top_k: keep the best K of all pairs of query and class; 0: one class a query, as the original.
+            top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
+                trained, see `postprocess`.
             batch_size: most pictures a forward pass. Only pictures of one shape share a pass, so that the result for
                 a picture does not depend on the others.
 
@@ -150,7 +157,7 @@ class Detector:
         self,
         pictures: Iterable[tuple[Tensor, str | None]],
         threshold: float = 0.5,
-        top_k: int = 0,
+        top_k: int | None = None,
         batch_size: int = 1,
     ) -> Iterator[tuple[Tensor, Detections]]:
         """Detections of a stream of pictures, in its order; few pictures are held at a time.
@@ -182,7 +189,7 @@ class Detector:
         return collate(samples)
 
     @torch.no_grad()  # not inference_mode, whose tensors could not be changed in place by those who get them
-    def detect(self, batch: Batch, threshold: float = 0.0, top_k: int = 0) -> list[Detections]:
+    def detect(self, batch: Batch, threshold: float = 0.0, top_k: int | None = None) -> list[Detections]:
         """Detections of each picture of a batch: best first, original ids and names, in pixels of the original.
 
         Args:
@@ -208,12 +215,12 @@ class Detector:
             yield from _batched(group, batch_size)
 
     def _in_order(
-        self, items: Iterable[Picture | str | Path], threshold: float, top_k: int, batch_size: int
+        self, items: Iterable[Picture | str | Path], threshold: float, top_k: int | None, batch_size: int
     ) -> list[Detections]:
         pictures = ((to_tensor(item), str(item) if isinstance(item, str | Path) else None) for item in items)
         return [detections for _, detections in self.stream(pictures, threshold, top_k, batch_size)]
 
-    def _in_video(self, path: Path, threshold: float, top_k: int, batch_size: int) -> Iterator[Detections]:
+    def _in_video(self, path: Path, threshold: float, top_k: int | None, batch_size: int) -> Iterator[Detections]:
         for _, detections in self.stream(read_frames(path), threshold, top_k, batch_size):
             yield detections
 
@@ -225,7 +232,7 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
         yield batch
 
 
-def check_settings(threshold: float, top_k: int, batch_size: int) -> None:
+def check_settings(threshold: float, top_k: int | None, batch_size: int) -> None:
     """Make sure that the settings of `Detector.predict` are in range.
 
     Raises:
@@ -233,7 +240,7 @@ def check_settings(threshold: float, top_k: int, batch_size: int) -> None:
     """
     for fine, expected, value in (
         (0 <= threshold <= 1, "a threshold in 0..1", threshold),
-        (top_k >= 0, "top_k of at least 0", top_k),
+        (top_k is None or top_k >= 0, "top_k of at least 0", top_k),
         (batch_size >= 1, "a batch_size of at least 1", batch_size),
     ):
         if not fine:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError
+from detrkit.losses.classification import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
 from detrkit.losses.criterion import Criterion, WeightedTerm
-from detrkit.losses.terms import ClassLoss, box_giou, box_l1, cardinality_error, class_error
+from detrkit.losses.terms import Term, box_giou, box_l1, cardinality_error, class_error
 from detrkit.matching import HungarianMatcher
 
 __all__ = ["Criterion", "WeightedTerm", "build_criterion"]
@@ -21,24 +25,57 @@ def build_criterion(
     mask_loss_coef: float = 1,
     dice_loss_coef: float = 1,
     masks: bool = False,
+    class_loss: Literal["softmax", "focal", "varifocal", "matchability"] = "softmax",
+    cls_loss_coef: float = 1,
+    dense_loss_coef: float = 1,
+    dn_loss_coef: float = 1,
+    dense_head: Literal["none", "fcos", "atss", "aligned"] = "aligned",
 ) -> Criterion:
-    """The set prediction loss with the original's names and defaults.
+    """The set prediction loss with the original's names and defaults; with those it is the original's.
 
-    `num_classes` is that of the model, whose outputs have one class more, "no object". `mask_loss_coef` and
-    `dice_loss_coef` belong to `masks`.
+    Args:
+        num_classes: that of the model. With `class_loss="softmax"` its outputs have one class more, "no object".
+        set_cost_class, set_cost_bbox, set_cost_giou: weights of the matching cost.
+        bbox_loss_coef, giou_loss_coef, cls_loss_coef: weights of the losses, at every layer and in every branch.
+        eos_coef: weight of "no object" in the softmax loss.
+        mask_loss_coef, dice_loss_coef: belong to `masks`.
+        masks: see below.
+        class_loss: see `losses.classification`. All but softmax want a model whose classes are sigmoids.
+        dense_loss_coef: further weight of the branch "dense".
+        dn_loss_coef: further weight of the branch "dn".
+        dense_head: how places are chosen in branches that have locations; see `DenseAssigner`.
 
     Raises:
-        ConfigError: for `masks`, until there is a segmentation head.
+        ConfigError: for `masks`, until there is a segmentation head; for a class_loss or dense_head that is none; and
+            if no loss weighs anything.
     """
     if masks:
         raise ConfigError("expected masks=False, found True: the segmentation head is not available yet; leave it out")
+    if not (cls_loss_coef or bbox_loss_coef or giou_loss_coef):
+        raise ConfigError("one of cls_loss_coef, bbox_loss_coef, giou_loss_coef must be above 0, found none")
     return Criterion(
         HungarianMatcher(set_cost_class, set_cost_bbox, set_cost_giou),
         [
-            WeightedTerm("loss_ce", 1, ClassLoss(num_classes, eos_coef)),
+            WeightedTerm("loss_ce", cls_loss_coef, _class_loss(class_loss, num_classes, eos_coef)),
             WeightedTerm("class_error", 0, class_error, every_layer=False),
             WeightedTerm("loss_bbox", bbox_loss_coef, box_l1),
             WeightedTerm("loss_giou", giou_loss_coef, box_giou),
             WeightedTerm("cardinality_error", 0, cardinality_error),
         ],
+        sigmoid=class_loss != "softmax",
+        assigner=None if dense_head == "none" else DenseAssigner(dense_head),
+        branch_weights={"dense": dense_loss_coef, "dn": dn_loss_coef},
     )
+
+
+def _class_loss(kind: str, num_classes: int, eos_coef: float) -> Term:
+    match kind:
+        case "softmax":
+            return SoftmaxLoss(num_classes, eos_coef)
+        case "focal":
+            return FocalLoss(num_classes)
+        case "varifocal":
+            return VarifocalLoss(num_classes)
+        case "matchability":
+            return MatchabilityLoss(num_classes)
+    raise ConfigError(f'expected class_loss to be "softmax", "focal", "varifocal" or "matchability", found {kind!r}')

@@ -1,15 +1,18 @@
-"""The criterion: a list of weighted terms, applied alike at every decoder layer (paper, section 3.1)."""
+"""The criterion: a list of weighted terms, applied alike at every decoder layer (paper, section 3.1) and to every
+branch that teaches beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.assignment import DenseAssigner
+from detrkit.errors import ConfigError, DataError
 from detrkit.losses.terms import Matched, Term
-from detrkit.matching import HungarianMatcher, Pairs
+from detrkit.matching import HungarianMatcher, Pairs, Problem
 from detrkit.structures import Output, Target
 
 
@@ -24,40 +27,114 @@ class WeightedTerm(NamedTuple):
     """Whether the earlier decoder layers have it too, as `name_0`, `name_1`, ..."""
 
 
+class _Lesson(NamedTuple):
+    """The decoder layers, or a branch, beside what they are to learn."""
+
+    prefix: str
+    """Of its losses' names: empty for the decoder layers, "name/" for a branch."""
+    layers: list[Output]
+    """In float32, the last one first."""
+    targets: Sequence[Target]
+    pairs: list[Pairs]
+    """Of each layer."""
+    ignored: Tensor | None = None
+    class_agnostic: bool = False
+
+
 class Criterion(nn.Module):
     """Output and targets -> losses by name. Computes in float32, also under autocast."""
 
-    def __init__(self, matcher: HungarianMatcher, terms: Sequence[WeightedTerm]) -> None:
+    def __init__(
+        self,
+        matcher: HungarianMatcher,
+        terms: Sequence[WeightedTerm],
+        *,
+        sigmoid: bool = False,
+        assigner: DenseAssigner | None = None,
+        branch_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """Put together.
+
+        Args:
+            matcher: pairs queries and objects.
+            terms: of the loss.
+            sigmoid: what kind of outputs the class loss wants; see `Output`.
+            assigner: pairs places and objects, in branches that have `locations`.
+            branch_weights: weight of all losses of a branch, by its name; 1 where none is given.
+        """
         super().__init__()
         self.matcher, self.terms = matcher, tuple(terms)
+        self.sigmoid, self.assigner, self.branch_weights = sigmoid, assigner, dict(branch_weights or {})
 
     def forward(self, out: Output, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Every term at every decoder layer; the last layer under the plain name, earlier ones with `_0`, `_1`, ...
 
+        Branches have the terms that weigh anything, as `branch/name`, `branch/name_0`, ... Each is divided by its own
+        number of pairs. Processes that learn together must have the same branches, if need be empty ones.
+
         Targets: one an image, with `labels` int64 [n] in 0..C-1 and `boxes` [n, 4], cx, cy, w, h in 0..1.
+
+        Raises:
+            ConfigError: the outputs are not what the class loss is for, or cannot be paired.
+            DataError: a label is no class of the model; looked for on the CPU only, where it costs nothing.
         """
+        _check_labels(out, targets)
         with torch.autocast(out.logits.device.type, enabled=False):
-            layers = [Output(layer.logits.float(), layer.boxes.float()) for layer in (out, *out.aux)]
-            images, queries = out.logits.shape[:2]
-            objects = [len(target["labels"]) for target in targets]
-            counts = [sum(objects), sum(min(queries, n) for n in objects), images * queries]
-            num_boxes, num_matched, num_queries = _mean_over_processes(counts, out.logits.device)
+            lessons = self._lessons(out, targets)
             losses: dict[str, Tensor] = {}
-            for i, pairs in enumerate(self.matcher.match_layers(layers, targets)):
-                matched = _gather(layers[i], targets, pairs, (num_boxes.clamp(min=1), num_matched, num_queries))
-                suffix = f"_{i - 1}" if i else ""
-                losses |= {t.name + suffix: t.term(matched) for t in self.terms if t.every_layer or not i}
+            for lesson, counts in zip(lessons, _mean_over_processes(lessons, out.logits.device), strict=True):
+                for i, (layer, pairs) in enumerate(zip(lesson.layers, lesson.pairs, strict=True)):
+                    matched = _gather(lesson, layer, pairs, counts)
+                    suffix = f"_{i - 1}" if i else ""
+                    chosen = [t for t in self.terms if (t.every_layer or not i) and (t.weight or not lesson.prefix)]
+                    losses |= {lesson.prefix + t.name + suffix: t.term(matched) for t in chosen}
         return losses
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimise: each loss times the weight of its term, over all decoder layers."""
+        """The scalar to minimise: each loss times the weight of its term and branch, over all decoder layers."""
         weights = {t.name: t.weight for t in self.terms if t.weight}
-        parts = [weights[term] * loss for name, loss in losses.items() if (term := _term_of(name)) in weights]
+        parts = []
+        for name, loss in losses.items():
+            branch, _, term = name.rpartition("/")
+            if (term := _term_of(term)) in weights:
+                parts.append(weights[term] * self.branch_weights.get(branch, 1.0) * loss)
         return torch.stack(parts).sum()
 
     def match(self, out: Output, targets: Sequence[Target]) -> Pairs:
         """(query indices, target indices) of each image at the last decoder layer."""
         return self.matcher(out, targets)
+
+    def _lessons(self, out: Output, targets: Sequence[Target]) -> list[_Lesson]:
+        """The decoder layers and then each branch, with their pairs; all Hungarian matching in one go."""
+        lessons = [_Lesson("", self._layers(out), targets, [])]
+        problems = [Problem(lessons[0].layers, targets)]
+        for branch in out.branches:
+            layers, ignored = self._layers(branch.output), branch.ignored
+            wanted = [_as_class_0(target) for target in targets] if branch.class_agnostic else targets
+            pairs: list[Pairs] = []
+            if branch.pairs is not None:
+                pairs = [branch.pairs] * len(layers)
+            elif (places := branch.locations) is not None:
+                if self.assigner is None:
+                    raise ConfigError(f'the branch "{branch.name}" needs a dense_head to choose its places, found none')
+                pairs = [self.assigner(layer, places, wanted) for layer in layers]
+                ignored = places.padding if ignored is None else places.padding | ignored
+            else:
+                problems.append(Problem(layers, wanted, branch.groups, branch.repeat, ignored))
+            lessons.append(_Lesson(f"{branch.name}/", layers, wanted, pairs, ignored, branch.class_agnostic))
+        solved = iter(self.matcher.solve(problems))
+        return [lesson if lesson.pairs else lesson._replace(pairs=next(solved)) for lesson in lessons]
+
+    def _layers(self, out: Output) -> list[Output]:
+        """The last layer and then the earlier ones, in float32."""
+        if out.sigmoid != self.sigmoid:
+            kinds = "a softmax with a no-object class", "a yes or no a class"
+            raise ConfigError(
+                f"expected a model whose classes are {kinds[self.sigmoid]}, as class_loss wants them, found one with "
+                f"{kinds[out.sigmoid]}; build both for the same class_loss"
+            )
+        layers = (out, *out.aux)
+        return [Output(layer.logits.float(), layer.boxes.float(), sigmoid=layer.sigmoid) for layer in layers]
 
 
 def _term_of(name: str) -> str:
@@ -66,8 +143,20 @@ def _term_of(name: str) -> str:
     return head if tail.isdecimal() else name
 
 
-def _gather(output: Output, targets: Sequence[Target], pairs: Pairs, counts: tuple[Tensor, Tensor, Tensor]) -> Matched:
-    device = output.logits.device
+def _as_class_0(target: Target) -> Target:
+    return Target(labels=torch.zeros_like(target["labels"]), boxes=target["boxes"])
+
+
+def _check_labels(out: Output, targets: Sequence[Target]) -> None:
+    classes = out.logits.shape[-1] - (not out.sigmoid)
+    for i, labels in enumerate(target["labels"] for target in targets):
+        if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            wrong = next(label for label in labels.tolist() if not 0 <= label < classes)
+            raise DataError(f"expected labels in 0..{classes - 1}, found {wrong} in picture {i + 1} of the batch")
+
+
+def _gather(lesson: _Lesson, output: Output, pairs: Pairs, counts: Tensor) -> Matched:
+    device, targets = output.logits.device, lesson.targets
     sizes = [len(target["labels"]) for target in targets]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)])
@@ -76,13 +165,32 @@ def _gather(output: Output, targets: Sequence[Target], pairs: Pairs, counts: tup
     images, queries, objects = torch.stack([images, queries, objects]).to(device)  # one transfer
     labels = torch.cat([target["labels"] for target in targets])[objects]
     boxes = torch.cat([target["boxes"] for target in targets])[objects].float()
-    return Matched(output, targets, images, queries, labels, boxes, *counts)
+    num_boxes, num_matched, num_queries = counts
+    return Matched(
+        output, targets, images, queries, labels, boxes, num_boxes, num_matched, num_queries,
+        lesson.ignored, lesson.class_agnostic,
+    )  # fmt: skip
 
 
-def _mean_over_processes(counts: Sequence[int], device: torch.device) -> Tensor:
-    """Counts averaged over all processes of the run, so that every object and query weighs the same everywhere."""
-    mean = torch.tensor(counts, dtype=torch.float32, device=device)
+def _mean_over_processes(lessons: Sequence[_Lesson], device: torch.device) -> Tensor:
+    """Boxes, pairs and queries of each lesson, [lessons, 3], averaged over all processes of the run, so that every
+    object and query weighs the same everywhere. One reduction serves all; pairs are those of a layer on average.
+
+    There is one box at least in all processes together, so that two with a picture each learn what one with both
+    does; in the original, in each.
+    """
+    counts = []
+    for lesson in lessons:
+        images, queries = lesson.layers[0].logits.shape[:2]
+        objects = sum(len(target["labels"]) for target in lesson.targets)
+        matched = sum(len(found) for pairs in lesson.pairs for found, _ in pairs) / len(lesson.pairs)
+        counts.append([matched if lesson.prefix else objects, matched, images * queries])
+    total = torch.tensor(counts, dtype=torch.float32, device=device)
+    nothing = torch.zeros((), device=device)
+    total[:, 2] -= torch.stack([nothing if one.ignored is None else one.ignored.sum().float() for one in lessons])
+    processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(mean)
-        mean = mean / torch.distributed.get_world_size()
-    return mean
+        torch.distributed.all_reduce(total)
+        processes = torch.distributed.get_world_size()
+    total[:, 0].clamp_(min=1)
+    return total / processes

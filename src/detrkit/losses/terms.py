@@ -1,4 +1,4 @@
-"""The terms of the set prediction loss (paper, section 3.1, equations 2 and appendix A.2).
+"""The terms of the set prediction loss (paper, section 3.1, equations 2 and appendix A.2) but for the class.
 
 Each is a function of one decoder layer and its matching to a scalar. M is the number of matched pairs in the batch.
 """
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from detrkit.boxes import cxcywh_to_xyxy, giou
-from detrkit.errors import ConfigError
 from detrkit.structures import Output, Target
 
 
@@ -33,44 +31,19 @@ class Matched:
     boxes: Tensor
     """float32 [M, 4], box of the object: cx, cy, w, h in 0..1."""
     num_boxes: Tensor
-    """Scalar by which sums over pairs are divided: objects a process, averaged over all processes, at least 1."""
+    """Scalar by which sums over pairs are divided: objects a process, or in a `Branch` pairs a process; averaged over
+    all processes, which have at least 1 together."""
     num_matched: Tensor
     """Scalar: matched pairs a process, averaged over all processes."""
     num_queries: Tensor
-    """Scalar: queries of all pictures a process, averaged over all processes."""
+    """Scalar: queries of all pictures a process that are not ignored, averaged over all processes."""
+    ignored: Tensor | None = None
+    """bool [B, Q], queries that the class loss passes over; None: none."""
+    class_agnostic: bool = False
+    """Whether all labels are 0, whatever the number of classes."""
 
 
 Term = Callable[[Matched], Tensor]
-
-
-@dataclass(frozen=True)
-class ClassLoss:
-    """Cross-entropy over all queries; the unmatched ones should say "no object", at weight `eos_coef`."""
-
-    num_classes: int = 91
-    eos_coef: float = 0.1
-
-    def __call__(self, matched: Matched) -> Tensor:
-        """The mean over the queries of all processes, weighted by their class.
-
-        The original divides by the weights of its own process, so that a query's share depends on what it is
-        processed beside; for one process the two are the same.
-
-        Raises:
-            ConfigError: the model has another number of classes.
-        """
-        logits, no_object = matched.output.logits, self.num_classes
-        if logits.shape[-1] != no_object + 1:
-            raise ConfigError(
-                f"expected a model of num_classes={no_object}, as the criterion has, "
-                f"found one of {logits.shape[-1] - 1}; build both with the same number"
-            )
-        wanted = logits.new_full(logits.shape[:2], no_object, dtype=torch.int64)
-        wanted[matched.images, matched.queries] = matched.labels
-        weight = logits.new_ones(no_object + 1)
-        weight[-1] = self.eos_coef
-        total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum")
-        return total / (matched.num_matched + self.eos_coef * (matched.num_queries - matched.num_matched))
 
 
 def box_l1(matched: Matched) -> Tensor:
@@ -99,6 +72,7 @@ def class_error(matched: Matched) -> Tensor:
 def cardinality_error(matched: Matched) -> Tensor:
     """How far the number of queries that say anything is from the number of objects, mean a picture; for the log."""
     logits = matched.output.logits
-    said = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
+    says = (logits > 0).any(-1) if matched.output.sigmoid else logits.argmax(-1) != logits.shape[-1] - 1
+    said = says.sum(1)
     present = torch.tensor([len(target["labels"]) for target in matched.targets], device=logits.device)
     return (said - present).abs().float().mean()

@@ -113,9 +113,10 @@ class Validator:
         """The criterion averages its count of objects over the ranks, so one without pictures left joins in empty."""
         if _world() > 1:
             nothing = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
-            logits = torch.zeros(1, 1, len(self.category_ids) + 1)
+            sigmoid = self.criterion.sigmoid
+            logits = torch.zeros(1, 1, len(self.category_ids) + (not sigmoid))
             self.criterion(
-                Output(logits.to(device), torch.full((1, 1, 4), 0.5, device=device)),
+                Output(logits.to(device), torch.full((1, 1, 4), 0.5, device=device), sigmoid=sigmoid),
                 Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
             )
 
