@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from detrkit.models.backbone import Backbone, build_features
 from detrkit.models.hybrid import HybridEncoder
 from detrkit.models.levels import Level
-from detrkit.models.position import GridPosition
+from detrkit.models.mapper import ChannelMapper
+from detrkit.models.position import GridPosition, SinePosition
+from models.small import pictures
 from models.test_resnet_vd import randomise
 
 
@@ -148,3 +151,26 @@ def test_half_precision():
         with torch.autocast("cpu", torch.bfloat16):
             tokens = encoder(levels).tokens
     assert (tokens.float() - exact).abs().mean() < 0.02 * exact.std()
+
+
+class _Pixels(torch.nn.Module):
+    """From images to tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone(build_features("nano", "batch", strides=(16, 32)), SinePosition(32))
+        self.mapper = ChannelMapper(self.backbone.channels, 32, norm="batch")
+        self.encoder = HybridEncoder(32, 4, 2, 48, 0.0, blocks=1)
+
+    def forward(self, images, padding_mask):
+        return self.encoder(self.backbone.place(self.mapper(self.backbone(images)), padding_mask)).tokens
+
+
+def test_pixels_to_tokens_export_with_free_batch_and_picture_size():
+    torch.manual_seed(0)
+    model = _Pixels().eval()
+    batch, height, width = (torch.export.Dim(n, min=low, max=1333) for n, low in (("B", 1), ("H", 64), ("W", 64)))
+    shapes = ({0: batch, 2: height, 3: width}, {0: batch, 1: height, 2: width})
+    program = torch.export.export(model, pictures((64, 96), (64, 96)), dynamic_shapes=shapes)
+    other = pictures((100, 130), (90, 70), (64, 64))
+    torch.testing.assert_close(program.module()(*other), model(*other))

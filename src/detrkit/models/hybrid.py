@@ -90,7 +90,7 @@ class HybridEncoder(nn.Module):
         for level, features, shrink, fuse in zip(
             levels[1:], coarser, self.downsample_convs, self.pan_blocks, strict=True
         ):
-            narrow = _as_large_as(features, shrink(up[-1]))
+            narrow = F.interpolate(shrink(up[-1]), size=features.shape[-2:])  # smaller by one, if sizes round down
             up.append(fuse(torch.cat([narrow, features], 1), level.padding))
         out = [project(features) for project, features in zip(self.out_projs, up, strict=True)]
         return flatten([replace(level, features=features) for level, features in zip(levels, out, strict=True)])
@@ -156,10 +156,3 @@ class CSPBlock(nn.Module):
             deep = block(deep.masked_fill(padding, 0))
         out: Tensor = self.conv3(deep + self.conv2(x))
         return out.masked_fill(padding, 0)
-
-
-def _as_large_as(other: Tensor, x: Tensor) -> Tensor:
-    """`x` at the height and width of `other`, of which a backbone that rounds down may have one less."""
-    if x.shape[-2:] == other.shape[-2:]:
-        return x
-    return F.interpolate(x, size=other.shape[-2:])

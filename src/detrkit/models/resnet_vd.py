@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detrkit.models.features import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
@@ -73,8 +75,20 @@ def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = ()) ->
     return Features(body, tuple(channels * stride // 32 for stride in strides), strides)
 
 
+class Halve(nn.Module):
+    """The average of each 2x2 places; of what is there, where a last row or column is without a partner.
+
+    That is `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot tell for pictures of any size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, h / 2, w / 2], rounded up."""
+        x = torch.cat([x, x[:, :, -1:]], 2)
+        return F.avg_pool2d(torch.cat([x, x[..., -1:]], 3), 2)
+
+
 def _shortcut(channels: int, out: int, stride: int, make_norm: Callable[[int], nn.Module]) -> nn.Sequential:
-    pool = nn.AvgPool2d(2, 2, ceil_mode=True) if stride == 2 else nn.Identity()
+    pool = Halve() if stride == 2 else nn.Identity()
     return nn.Sequential(pool, _conv(channels, out, 1), make_norm(out))
 
 
