@@ -23,7 +23,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from detrkit import __version__, verbs
-from detrkit.config import CONFIG_GROUPS, TrainConfig, did_you_mean, read_settings
+from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ VERBS = {
         ("weights", "output"),
     ),
 }
+TRAIN_SETTINGS = [f.name for f in fields(TrainConfig)]
 DETR_HELP = "the original main.py's command line, flag for flag"
 
 
@@ -183,6 +184,8 @@ def parse(name: str, verb: Verb, argv: list[str]) -> Any:
     for path in peek(argv, "config"):
         read_settings(path, [f.name for f in fields(verb.config)])  # its faults, told with the name of the file
     parser = build_parser(name, verb)
+    if verb.config is TrainConfig:
+        parser.set_defaults(train_defaults(argv))
     try:
         values = parser.parse_args(spell_out_switches(argv, verb.config)).as_dict()
     except ArgumentError as error:
@@ -200,8 +203,35 @@ def with_stored_settings(argv: list[str]) -> list[str]:
     folder = Path(output_dir) if resume == "auto" else Path(resume).parent
     if not (folder / "config.yaml").is_file():
         return argv
-    # The folder may have moved since it stored its name.
-    return ["--config", str(folder / "config.yaml"), "--output_dir", str(folder), *argv]
+    path = folder / "config.yaml"
+    # The folder may have moved since it stored its name. And before there were recipes, all was classic.
+    old = [] if "recipe" in read_settings(path, TRAIN_SETTINGS) else ["--recipe", "classic"]
+    return ["--config", str(path), "--output_dir", str(folder), *old, *argv]
+
+
+def train_defaults(argv: list[str]) -> dict[str, Any]:
+    """The defaults of `train`: those of the recipe `fast`, or what --recipe, --model and --weights choose.
+
+    Raises:
+        ConfigError: there is no such recipe or model, or a file of settings leaves nothing for it to say.
+    """
+    names = ("recipe", "model", "weights")
+    stored: dict[str, Any] = {}
+    for path in peek(argv, "config"):
+        stored |= read_settings(path, TRAIN_SETTINGS)
+    given = {"recipe": "fast"} | {name: stored[name] for name in names if name in stored}
+    flags = {name: peek(argv, name)[-1] for name in names if peek(argv, name)}
+    defaults = default_settings(given | flags)
+    renamed = [name for name in ("recipe", "model") if name in stored and flags.get(name, stored[name]) != stored[name]]
+    if renamed:
+        before = default_settings(given)
+        moved = {name for name in before | defaults if before.get(name) != defaults.get(name)}
+        if moved - set(renamed) <= stored.keys():
+            raise ConfigError(
+                f"--{renamed[0]} {flags[renamed[0]]} would change nothing, since {peek(argv, 'config')[-1]} gives "
+                "every setting that it would; leave one of the two out"
+            )
+    return defaults
 
 
 def peek(argv: list[str], flag: str) -> list[str]:

@@ -180,6 +180,7 @@ def detrkit_s() -> Settings:
         "backbone": "resnet18",
         "feature_levels": "8,16,32",
         "encoder": "hybrid",
+        "hybrid_expansion": 0.5,
         "enc_layers": 1,
         "decoder": "deformable",
         "dec_layers": 3,
@@ -214,7 +215,7 @@ def detrkit_m() -> Settings:
 
 def detrkit_l() -> Settings:
     """Ours on ResNet-50."""
-    return {**detrkit_s(), "backbone": "resnet50", "dec_layers": 6}
+    return {**detrkit_s(), "backbone": "resnet50", "hybrid_expansion": 1.0, "dec_layers": 6}
 
 
 MODELS: dict[str, Callable[[], Settings]] = {

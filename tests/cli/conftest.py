@@ -11,7 +11,7 @@ from tests.training.conftest import TINY, write_split
 
 from detrkit import cli
 
-TINY_FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
+TINY_FLAGS = ["--recipe=classic", *(f"--{name}={value}" for name, value in TINY.items())]
 """Settings of a training run that takes a second."""
 
 

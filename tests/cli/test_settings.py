@@ -18,29 +18,33 @@ def settings(*argv: str | Path) -> TrainConfig:
     return config
 
 
-def test_without_flags_all_is_default() -> None:
-    assert settings() == TrainConfig()
+def test_without_flags_all_is_as_the_recipe_has_it() -> None:
+    assert settings() == TrainConfig.from_recipe("fast")
 
 
 def test_flags_reach_the_config_with_their_types() -> None:
     found = settings(
         "--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "auto", "--position_embedding", "learned"
     )
-    assert found == TrainConfig(data="d", lr=1e-3, epochs=7, batch_size="auto", position_embedding="learned")
+    assert found == TrainConfig.from_recipe(
+        "fast", data="d", lr=1e-3, epochs=7, batch_size="auto", position_embedding="learned"
+    )
     assert settings("--data", "123").data == "123"
     assert settings("--precision", "32").precision == "32"
 
 
 def test_switches_may_stand_bare_as_in_the_original() -> None:
-    assert settings("--dilation", "--nheads", "4", "--masks") == TrainConfig(dilation=True, nheads=4, masks=True)
+    expected = TrainConfig.from_recipe("fast", dilation=True, nheads=4, masks=True)
+    assert settings("--dilation", "--nheads", "4", "--masks") == expected
     assert settings("--dilation", "true", "--pre_norm=true", "--wandb", "False").dilation is True
-    assert settings("--dilation", "false") == TrainConfig()
+    assert settings("--dilation", "false") == settings()
 
 
 def test_a_file_gives_settings_and_flags_override_it(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("lr: 1e-3\nepochs: 9\nbackbone: resnet18\nbatch_size: auto\n")
-    assert settings("--config", path) == TrainConfig(lr=1e-3, epochs=9, backbone="resnet18", batch_size="auto")
+    expected = TrainConfig.from_recipe("fast", lr=1e-3, epochs=9, backbone="resnet18", batch_size="auto")
+    assert settings("--config", path) == expected
     assert settings("--config", path, "--epochs", "4").epochs == 4
 
 
@@ -49,7 +53,7 @@ def test_what_print_config_prints_can_be_fed_back(detrkit: Command, tmp_path: Pa
     assert (shown.status, shown.err) == (0, "")
     path = tmp_path / "run.yaml"
     path.write_text(shown.out)
-    assert settings("--config", path) == TrainConfig(data="d", lr=3e-4, dilation=True)
+    assert settings("--config", path) == TrainConfig.from_recipe("fast", data="d", lr=3e-4, dilation=True)
     assert set(yaml.safe_load(shown.out)) - {"config"} == set(TrainConfig().to_dict())
 
 
@@ -69,6 +73,7 @@ def test_a_run_folder_stores_what_config_takes(detrkit: Command, shapes: Path, t
     assert detrkit("train", "--data", shapes, *TINY_FLAGS, "--epochs", "1", "--output_dir", run_dir).status == 0
     stored = settings("--config", run_dir / "config.yaml")
     assert stored == settings("--data", shapes, *TINY_FLAGS, "--epochs", "1", "--output_dir", run_dir)
+    assert stored.recipe == "classic"
 
     # Resuming takes these settings, and flags override them.
     argv = with_stored_settings(["--resume", "auto", "--output_dir", str(run_dir), "--epochs", "2"])
@@ -84,6 +89,15 @@ def test_a_run_folder_stores_what_config_takes(detrkit: Command, shapes: Path, t
     assert shown.status == 0, shown.err
     assert len((moved / "metrics.csv").read_text().splitlines()) == 4
     assert not run_dir.exists()
+
+
+def test_runs_from_before_there_were_recipes_stay_classic(tmp_path: Path) -> None:
+    old = {
+        name: value for name, value in TrainConfig(epochs=7).to_dict().items() if name in ("lr", "epochs", "backbone")
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    argv = with_stored_settings(["--resume", str(tmp_path / "last.ckpt")])
+    assert settings(*argv) == TrainConfig(epochs=7, resume=str(tmp_path / "last.ckpt"), output_dir=str(tmp_path))
 
 
 def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +121,10 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "word"], "expected a flag, found the word 'word'"),
         (["train", "--lr", "fast"], "--lr: expected a number, found 'fast'"),
         (["train", "--epochs", "1.5"], "--epochs: expected a whole number, found '1.5'"),
-        (["train", "--batch_size", "many"], "--batch_size: expected a whole number or auto, found 'many'"),
+        (
+            ["train", "--batch_size", "many"],
+            "--batch_size: expected a whole number or one of auto, propose, found 'many'",
+        ),
         (["train", "--device", "quantum"], "--device: expected one of auto, cpu, cuda, mps, found 'quantum'"),
         (["train", "--dilation=maybe"], "--dilation: expected true or false, found 'maybe'"),
         (["eval", "--dilation=maybe"], "--dilation: expected true or false, found 'maybe'"),

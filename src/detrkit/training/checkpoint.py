@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
+from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.files import atomic_path
@@ -128,6 +129,8 @@ class ResumePoint:
     """Evaluations since AP last rose."""
     seconds: float
     """Time spent so far."""
+    groups: tuple[int, ...]
+    """Number of parameters in each group of the optimiser."""
 
     @classmethod
     def read(cls, path: Path) -> ResumePoint:
@@ -146,6 +149,7 @@ class ResumePoint:
             evaluated=not cycle["evaluation_due"],
             without_better=cycle["without_better"],
             seconds=cycle["seconds"],
+            groups=tuple(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]),
         )
 
     def nothing_left(self, *, epochs: int, early_stopping: int, max_minutes: float) -> str:
@@ -177,6 +181,18 @@ class ResumePoint:
             raise ConfigError(
                 f"{self.path} was trained on the classes {_names(self.card['categories'])}, but the data now has "
                 f"{_names(categories)}; start anew with --weights to carry the weights over"
+            )
+
+    def check_groups(self, optimizer: Optimizer) -> None:
+        """Refuse to go on with an optimiser that holds its parameters in other groups.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self.groups != tuple(len(group["params"]) for group in optimizer.param_groups):
+            raise ConfigError(
+                f"in {self.path} other parts of the model learn at rates of their own; resume with the --lr_backbone, "
+                "--lr_linear_proj_mult and --norm_decay of its config.yaml, or start anew with --weights"
             )
 
     def check_mid_epoch(self, **settings: Any) -> None:

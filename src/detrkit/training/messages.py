@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,16 @@ from detrkit.training.cycle import EpochCycle
 from detrkit.training.parts import Data, Processes, Start
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 
+RECIPES = {
+    "classic": "classic: the original DETR's; --recipe fast is what converges on small data",
+    "fast": "fast: converges on small data; --recipe classic is the original DETR's",
+}
+
+
+def say_recipe(console: Console, recipe: str) -> None:
+    """The first line of all."""
+    console.print(f"[bold]{'Recipe':<9}[/bold] {RECIPES[recipe]}", highlight=False, soft_wrap=True)
+
 
 def announce(
     console: Console,
@@ -25,6 +36,7 @@ def announce(
     processes: Processes,
     run_dir: Path,
     *,
+    reasons: Mapping[str, str],
     source: str,
     begin: tuple[int, int],
 ) -> None:
@@ -37,6 +49,7 @@ def announce(
         start: the model.
         processes: device and processes.
         run_dir: folder of the run.
+        reasons: what to say of settings that were proposed: a word, and a sentence.
         source: the checkpoint it goes on from; empty or "auto": none.
         begin: (epoch, batch) of the first batch, from 0.
     """
@@ -45,7 +58,8 @@ def announce(
     lines = {
         "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
         "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
-        "Model": f"DETR on {start.model_args['backbone']}, {total / 1e6:.1f} M parameters, "
+        **reasons,
+        "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
         f"{learning(start.model) / 1e6:.1f} M learn",
         "Backbone": f"norm {start.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
@@ -56,6 +70,9 @@ def announce(
     if source not in ("", "auto"):
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
+    if start.brought:
+        settings = ", ".join(f"{name} {value or 'none'}" for name, value in start.brought.items() if name != "model")
+        lines["Weights"] = f"{config.weights} bring {settings}"
     for name, line in lines.items():
         console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
     if start.kept:

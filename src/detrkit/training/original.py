@@ -57,7 +57,8 @@ class OriginalCheckpoint:
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
             raise WeightsError(
-                f"{self.path} does not fit the model: {first} Resume with the settings it was trained with"
+                f"{self.path} does not fit the model: {first} Resume with the settings it was trained with, and "
+                "--recipe classic"
             ) from None
         if self.optimizer is None:
             return

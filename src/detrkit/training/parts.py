@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-from detrkit.config import ModelConfig, TrainConfig
+from detrkit.config import TrainConfig
 from detrkit.data.check import check_dataset
 from detrkit.data.find import open_dataset, write_split
 from detrkit.data.raw import RawDataset
@@ -21,6 +22,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights
+from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
 from detrkit.training.checkpoint import LAST, ResumePoint
 
@@ -36,8 +38,32 @@ _ARCHITECTURE = (
     "num_queries",
     "pre_norm",
     "activation",
+    "feature_levels",
+    "encoder",
+    "hybrid_expansion",
+    "decoder",
+    "points",
+    "queries",
+    "seeds",
+    "distinct",
+    "box_refine",
+    "look_forward_twice",
+    "score_refine",
+    "dense_convs",
 )
-"""Settings that weights bring with them."""
+"""Settings that weights bring with them; what they do not tell of is as in the classic model."""
+
+_IN_TRAINING = (
+    "dense_head",
+    "query_groups",
+    "hybrid_queries",
+    "hybrid_repeat",
+    "denoising",
+    "dn_queries",
+    "dn_label_noise",
+    "dn_box_noise",
+)
+"""Settings of the model that matter in training alone. Weights bring them too, but many do not tell of them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,7 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    report = check_dataset(raw, num_queries=config.num_queries)
+    report = check_dataset(raw, num_queries=sys.maxsize)  # see `warn_of_crowds`
     for name in ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
             raise DataError(f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}")
@@ -99,6 +125,10 @@ class Start:
 
     model: DETR
     criterion: Criterion
+    config: TrainConfig
+    """The settings, with those that `--weights` brought."""
+    brought: dict[str, Any]
+    """What these changed."""
     model_args: dict[str, Any]
     """Keywords of `build_model` that make the same model again."""
     lr_backbone: float
@@ -113,8 +143,8 @@ def start_model(
 ) -> Start:
     """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
 
-    Weights bring their architecture: every model setting left at its default becomes that of the weights. A resumed
-    run loads neither, since its checkpoint has them.
+    Weights bring their architecture: every model setting left at the default of the recipe and the named model becomes
+    that of the weights. A resumed run loads neither, since its checkpoint has them.
 
     Args:
         config: the settings.
@@ -127,12 +157,15 @@ def start_model(
         weights = load_weights(config.weights, dilation=config.dilation or None)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-    settings = _settings(config, weights.model_args if weights else {})
+    brought = _brought(config, weights.model_args) if weights else {}
+    config = replace(config, **brought)
     trained = filled or bool(config.weights) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
     model_args: dict[str, Any] = {
         "num_classes": len(categories),
-        **settings,
+        **{name: getattr(config, name) for name in (*_ARCHITECTURE, *_IN_TRAINING)},
+        "sigmoid": config.class_loss != "softmax",
+        "class_agnostic": _card(weights, resume).get("class_agnostic", False),
         "dropout": config.dropout,
         "aux_loss": not config.no_aux_loss,
         "masks": config.masks,
@@ -155,19 +188,63 @@ def start_model(
         mask_loss_coef=config.mask_loss_coef,
         dice_loss_coef=config.dice_loss_coef,
         masks=config.masks,
+        class_loss=config.class_loss,
+        cls_loss_coef=config.cls_loss_coef,
+        dense_loss_coef=config.dense_loss_coef,
+        dn_loss_coef=config.dn_loss_coef,
+        dense_head=config.dense_head,
     )
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
-    return Start(model, criterion, model_args, lr_backbone, _explain_norm(norm, trained, lr_backbone), kept)
+    return Start(
+        model,
+        criterion,
+        config,
+        brought,
+        model_args,
+        lr_backbone,
+        _explain_norm(norm, trained, lr_backbone),
+        kept,
+    )
 
 
-def _settings(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture: what was set, else what the weights have."""
-    default = ModelConfig()
-    settings = {name: getattr(config, name) for name in _ARCHITECTURE}
-    return {
-        name: given.get(name, value) if value == getattr(default, name) else value for name, value in settings.items()
+def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that weights, built by the keywords `given`, change among those that were left at their defaults."""
+    default = TrainConfig.from_recipe(config.recipe, model=config.model, weights=config.weights)
+    classic = TrainConfig()
+    theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
+    theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
+    sigmoid = given.get("sigmoid", False)
+    if sigmoid != (config.class_loss != "softmax"):
+        theirs |= sigmoid_losses() if sigmoid else softmax_losses()
+    found = {name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value}
+    # a model that is not the named one any more
+    return found | {"model": ""} if config.model and found.keys() & set(_ARCHITECTURE) else found
+
+
+def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
+    """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
+    if weights:
+        return weights.model_args
+    card: Mapping[str, Any] = resume.card["model_args"] if resume else {}
+    return card
+
+
+def warn_of_crowds(data: Data, num_queries: int) -> None:
+    """Warn, once, of pictures with more objects than there are queries. They are trained on all the same."""
+    counts = {
+        str(image.path): sum(not found.crowd for found in image.objects)
+        for split in (data.train, data.val)
+        for image in split.images
     }
+    crowded = [path for path, count in counts.items() if count > num_queries]
+    if crowded:
+        most = max(crowded, key=lambda path: counts[path])
+        warnings.warn(
+            f"{len(crowded)} pictures hold more objects than the {num_queries} queries can find, {most} the most "
+            f"({counts[most]}); raise --num_queries to find them all",
+            stacklevel=2,
+        )
 
 
 def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | None, trained: bool) -> str:

@@ -19,6 +19,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.config import CHANCES, TrainConfig
 from detrkit.data.augment import Augment
@@ -34,13 +35,23 @@ from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
 from detrkit.training.loaders import TrainingData
 from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
-from detrkit.training.messages import announce, conclude, learning
+from detrkit.training.messages import announce, conclude, learning, say_recipe
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
 from detrkit.training.original import OriginalCheckpoint
-from detrkit.training.parts import Data, Processes, Start, choose_folder, find_processes, load_data, start_model
+from detrkit.training.parts import (
+    Data,
+    Processes,
+    Start,
+    choose_folder,
+    find_processes,
+    load_data,
+    start_model,
+    warn_of_crowds,
+)
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
+from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.validation import Validation, Validator
 
@@ -103,6 +114,9 @@ def run_training(
         raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
     loggers = make_loggers(config, run_dir)
     console = Console()
+    leads = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if leads and not classic_log:
+        say_recipe(console, config.recipe)
     data = load_data(config, classes)
     point, original = _find_resume(config, run_dir)
     if point:
@@ -110,21 +124,29 @@ def run_training(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
         )
         if why:
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if leads:
                 console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
             return TrainResult(run_dir, _plain(point.card["metrics"]))
-        if config.batch_size == "auto":
-            config = replace(config, batch_size=int(point.card["batches"]["batch_size"]))
+    config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = start_model(config, data.categories, point, filled=original is not None)
-    config = replace(config, output_dir=str(run_dir), **{k: start.model_args[k] for k in _kept_settings(start)})
+    config = replace(start.config, output_dir=str(run_dir))
+    if leads:
+        warn_of_crowds(data, start.model.num_queries)
     optimizer = build_optimizer(
-        start.model, lr=config.lr, lr_backbone=start.lr_backbone, weight_decay=config.weight_decay
+        start.model,
+        lr=config.lr,
+        lr_backbone=start.lr_backbone,
+        weight_decay=config.weight_decay,
+        lr_linear_proj_mult=config.lr_linear_proj_mult,
+        norm_decay=config.norm_decay,
     )
+    if point:
+        point.check_groups(optimizer)
     if original:
         original.restore(start.model, optimizer)
         start_epoch = original.epoch or start_epoch
     return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
-        optimizer, loggers, console, classic_log=classic_log
+        optimizer, loggers, console, classic_log=classic_log, reasons=reasons
     )
 
 
@@ -143,28 +165,36 @@ class _Run:
     ) -> None:
         self.config, self.run_dir, self.processes = config, run_dir, processes
         self.data, self.start, self.point = data, start, point
+        assert config.image_size != "propose"
+        self.image_size = config.image_size
         self.begin = (point.epoch, point.batch) if point else (start_epoch, 0)
         self.card: dict[str, Any] = {
             "version": VERSION,
             "model_args": start.model_args,
             "categories": data.categories.to_plain(),
-            "image_size": config.image_size,
+            "image_size": self.image_size,
             "config": {},
             "batches": {},
         }
         self.validator = Validator(start.criterion, data.val.to_coco(), _ids_in(data))
 
     def fit(
-        self, optimizer: torch.optim.Optimizer, loggers: list[Any], console: Console, *, classic_log: bool
+        self,
+        optimizer: torch.optim.Optimizer,
+        loggers: list[Any],
+        console: Console,
+        *,
+        classic_log: bool,
+        reasons: dict[str, str],
     ) -> TrainResult:
-        """Run the steps."""
+        """Run the steps; `reasons` are those of proposed settings, to be told."""
         config, start = self.config, self.start
         module = DetectionTraining(
             start.model,
             start.criterion,
             optimizer,
             Schedule(
-                base=(config.lr, start.lr_backbone),
+                base=tuple(group["lr"] for group in optimizer.param_groups),
                 kind=config.lr_schedule,
                 epochs=config.epochs,
                 lr_drop=config.lr_drop,
@@ -191,7 +221,17 @@ class _Run:
         if trainer.is_global_zero:
             self._prepare_folder()
             source = str(self.point.path) if self.point else config.resume
-            announce(console, config, self.data, start, self.processes, self.run_dir, source=source, begin=self.begin)
+            announce(
+                console,
+                config,
+                self.data,
+                start,
+                self.processes,
+                self.run_dir,
+                reasons=reasons,
+                source=source,
+                begin=self.begin,
+            )
             spent = self.point.seconds if self.point else 0.0
             progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
             rows = LoggerRows(loggers)
@@ -237,8 +277,8 @@ class _Run:
             raise OutOfMemoryError(
                 explain_out_of_memory(
                     batch_size=self.loaders.batch_size,
-                    image_size=self.config.image_size,
-                    num_queries=self.config.num_queries,
+                    image_size=self.image_size,
+                    num_queries=self.start.model.num_queries,
                     precision=self.config.precision,
                     cuda=self.processes.accelerator == "cuda",
                 )
@@ -252,7 +292,7 @@ class _Run:
         strategy: Strategy | str = "auto"
         if processes.world > 1:
             strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
-        synced = self.start.model_args["backbone_norm"] == "batch" and processes.accelerator == "cuda"
+        synced = processes.accelerator == "cuda" and any(isinstance(m, _BatchNorm) for m in self.start.model.modules())
         with _quiet():
             return pl.Trainer(
                 accelerator=processes.accelerator,
@@ -277,19 +317,20 @@ class _Run:
 
     def _loaders(self, module: DetectionTraining) -> TrainingData:
         config, model = self.config, self.start.model
+        assert config.batch_size != "propose"
         mean, std = model.input_mean, model.input_std
         augmentation, augment = augmentation_of(config)
         train = DetectionDataset(
             self.data.train,
             self.data.categories,
-            train_transform(augmentation, config.image_size, mean, std),
+            train_transform(augmentation, self.image_size, mean, std),
             seed=config.seed,
             augment=augment,
             augmented_epochs=config.epochs - config.plain_epochs,
         )
-        val = DetectionDataset(self.data.val, self.data.categories, eval_transform(config.image_size, mean, std))
+        val = DetectionDataset(self.data.val, self.data.categories, eval_transform(self.image_size, mean, std))
         # what the largest batch is padded to: the highest and the widest picture together
-        largest = eval_transform(augment.sizes(config.image_size)[-1], mean, std)
+        largest = eval_transform(augment.sizes(self.image_size)[-1], mean, std)
         shapes = [largest.output_size(image.height, image.width) for image in self.data.train.images]
         height, width = (max(side) for side in zip(*shapes, strict=True))
 
@@ -374,11 +415,6 @@ def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None
         return (ResumePoint.read(last) if last.exists() else None), None
     original = OriginalCheckpoint.read(Path(config.resume))
     return (None, original) if original else (ResumePoint.read(Path(config.resume)), None)
-
-
-def _kept_settings(start: Start) -> list[str]:
-    """Settings of the model that config.yaml records as they turned out to be."""
-    return [name for name in start.model_args if name not in ("num_classes", "aux_loss", "backbone_norm")]
 
 
 def _ids_in(data: Data) -> tuple[int | None, ...]:

@@ -1,0 +1,199 @@
+"""Recipes and named models: whose settings are the defaults, what goes over them, and what is said about it."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from detrkit import recipes
+from detrkit.cli import VERBS, parse
+from detrkit.config import TrainConfig, default_settings
+from detrkit.errors import ConfigError
+from detrkit.recipes import MODELS, RECIPES
+
+from .conftest import Command
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def settings(*argv: str | Path) -> TrainConfig:
+    config = parse("train", VERBS["train"], [str(word) for word in argv])
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+# --- what the tables hold --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *MODELS])
+def test_every_function_gives_settings_of_the_right_type(name: str) -> None:
+    found = {**RECIPES, **MODELS}[name]()
+    hints = get_type_hints(TrainConfig)
+    for setting, value in found.items():
+        assert valid(value, hints[setting]), f"{setting}: {value!r}"
+    TrainConfig(**found)
+
+
+def valid(value: object, hint: Any) -> bool:
+    """Whether a value is of a setting's type; a whole number is no float, so that YAML reads it back equal."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    parts = get_args(hint) or (hint,)
+    return any(valid(value, part) if get_args(part) else type(value) is part for part in parts)
+
+
+def test_every_function_of_a_model_is_in_the_table_and_in_the_help() -> None:
+    public = {name for name, _ in inspect.getmembers(recipes, inspect.isfunction) if "_losses" not in name}
+    assert public == {*RECIPES, *MODELS, "fast_from_weights"}
+    text = inspect.getsource(sys.modules[TrainConfig.__module__])
+    for name in MODELS:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_a_model_says_nothing_of_how_long_or_on_what_it_is_trained() -> None:
+    for name, model in MODELS.items():
+        assert not model().keys() & {"epochs", "lr", "lr_backbone", "batch_size", "image_size", "ema", "data"}, name
+
+
+# --- what goes over what ---------------------------------------------------------------------------------------------
+
+
+def test_train_defaults_to_fast_and_python_to_classic() -> None:
+    assert settings() == TrainConfig.from_recipe("fast")
+    assert settings().recipe == "fast"
+    assert settings().model == "detrkit_s"
+    assert settings("--recipe", "classic") == TrainConfig() == TrainConfig.from_recipe("classic")
+    assert TrainConfig().recipe == "classic"
+
+
+def test_a_model_goes_over_the_recipe() -> None:
+    found = settings("--model", "dino_r50")
+    assert found == TrainConfig.from_recipe("fast", model="dino_r50")
+    assert (found.num_queries, found.lr_linear_proj_mult, found.encoder) == (900, 0.1, "deformable")
+    assert (found.lr, found.epochs) == (recipes.fast()["lr"], recipes.fast()["epochs"])
+    assert found.dense_head == "none"  # nothing is left of the recipe's own model
+    published = settings("--model=dino_r50", "--recipe=classic")
+    assert (published.lr, published.epochs, published.num_queries) == (1e-4, 300, 900)
+    assert settings("--model", "").queries == "learned"
+    assert settings("--model", "detr_r50").num_queries == "propose"
+
+
+def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_original() -> None:
+    found = settings("--lr", "1e-4", "--num_queries=100", "--queries", "learned", "--ema", "0", "--norm_decay")
+    assert (found.lr, found.num_queries, found.queries, found.ema, found.norm_decay) == (1e-4, 100, "learned", 0, True)
+    assert found == TrainConfig.from_recipe(
+        "fast", lr=1e-4, num_queries=100, queries="learned", ema=0.0, norm_decay=True
+    )
+    assert settings("--lr", "1e-4", "--recipe", "fast").lr == 1e-4  # whatever comes first
+
+
+def test_a_file_goes_between_flags_and_models(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 300\nnum_queries: 100\nmodel: dino_r50\n")
+    found = settings("--config", path)
+    assert found == TrainConfig.from_recipe("fast", model="dino_r50", epochs=300, num_queries=100)
+    assert settings("--config", path, "--epochs", "7").epochs == 7
+    assert settings("--config", path, "--recipe", "classic") == TrainConfig.from_recipe(
+        "classic", model="dino_r50", num_queries=100
+    )
+    other = settings("--config", path, "--model", "dab_r50")
+    assert other == TrainConfig.from_recipe("fast", model="dab_r50", epochs=300, num_queries=100)
+    path.write_text("recipe: classic\n")
+    assert settings("--config", path) == TrainConfig()
+    assert settings("--config", path, "--recipe", "fast") == settings()
+
+
+def test_a_stored_recipe_is_not_applied_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    stored = TrainConfig.from_recipe("fast", data="d", lr=1e-4, num_queries=100, queries="two_stage", batch_size=7)
+    assert stored.recipe == "fast"
+    path.write_text(stored.to_yaml())
+    assert settings("--config", path) == TrainConfig.from_yaml(path) == stored
+    assert settings("--config", path, "--recipe", "fast", "--model", "detrkit_s") == stored
+
+
+@pytest.mark.parametrize("flag", ["--recipe=classic", "--model=dino_r50"])
+def test_a_recipe_beside_a_whole_file_is_no_quiet_nothing(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "config.yaml").write_text(TrainConfig.from_recipe("fast").to_yaml())
+    with pytest.raises(ConfigError, match=r"would change nothing, since .*config\.yaml gives every setting"):
+        settings("--config", tmp_path / "config.yaml", flag)
+
+
+def test_weights_bring_their_own_model_and_low_rates() -> None:
+    found = settings("--weights", "detr_resnet50")
+    assert found == TrainConfig.from_recipe("fast", weights="detr_resnet50")
+    assert (found.model, found.encoder, found.denoising) == ("", "dense", "none")
+    assert found.lr < settings().lr
+    assert settings("--weights", "w", "--model", "rtdetr_r18").denoising == "contrastive"
+    assert settings("--weights", "w", "--recipe", "classic") == TrainConfig(weights="w")
+
+
+def test_in_python() -> None:
+    found = TrainConfig.from_recipe("fast", data="d", model="detr_r101", epochs=3)
+    assert (found.data, found.model, found.backbone, found.epochs) == ("d", "detr_r101", "resnet101", 3)
+    assert found.lr_schedule == "flat_cosine"
+    with pytest.raises(ConfigError, match="no setting 'epoch'; did you mean 'epochs'"):
+        TrainConfig.from_recipe("fast", epoch=3)
+    assert default_settings({}) == {"recipe": "classic", "model": ""}
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--recipe", "fats"], "there is no recipe 'fats'; did you mean 'fast'?"),
+        (["--recipe", "zzz"], "there is no recipe 'zzz'; there are classic, fast"),
+        (["--model", "dino_r51"], "there is no model 'dino_r51'; did you mean 'dino_r50'?"),
+        (["--model", "zzz"], "there is no model 'zzz'; there are detrkit_n, detrkit_s"),
+        (["--recipe"], "--recipe: expected a value, found none"),
+        (["--num_queries", "many"], "--num_queries: expected a whole number or propose, found 'many'"),
+    ],
+)
+def test_mistakes(detrkit: Command, argv: list[str], sentence: str) -> None:
+    assert sentence in detrkit("train", *argv).sentence
+
+
+def test_mistakes_in_python_and_in_a_file(detrkit: Command, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no recipe 'fats'; did you mean 'fast'"):
+        TrainConfig.from_recipe("fats")
+    with pytest.raises(ConfigError, match="no model 'detr_r5'; did you mean 'detr_r50'"):
+        TrainConfig(model="detr_r5")
+    (tmp_path / "run.yaml").write_text("recipe: [fast]\n")
+    assert "there is no recipe ['fast']" in detrkit("train", "--config", "run.yaml").sentence
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_the_help_shows_the_defaults_that_hold(detrkit: Command) -> None:
+    def default(name: str, *argv: str) -> str:
+        text = detrkit("train", *argv, "--help").out
+        found = re.search(rf"^  --{name} .*?\(default: ([^)]*)\)", text, re.MULTILINE | re.DOTALL)
+        assert found, name
+        return found[1]
+
+    fast = recipes.fast()
+    assert default("lr") == str(fast["lr"])
+    assert default("recipe") == "fast"
+    assert default("lr", "--recipe", "classic") == "0.0001"
+    assert default("num_queries", "--model", "dino_r50") == "900"
+
+
+def test_the_first_line_says_the_recipe(detrkit: Command, tmp_path: Path) -> None:
+    shown = detrkit("train", "--data", "nowhere")
+    assert shown.out.splitlines() == [
+        "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
+    ]
+    shown = detrkit("train", "--data", "nowhere", "--recipe", "classic")
+    assert shown.out.splitlines()[0].startswith("Recipe    classic: the original DETR's")
+    shown = detrkit("detr", "--coco_path", "nowhere", "--device", "cpu")
+    assert "Recipe" not in shown.out  # it has no such flag
+
+
+def test_recipes_import_nothing_heavy() -> None:
+    code = "import sys, detrkit.recipes; print([m for m in ('torch', 'yaml', 'jsonargparse') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

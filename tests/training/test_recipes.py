@@ -1,0 +1,187 @@
+"""What a recipe does to a run: settings left to the data, settings that weights bring, and every named model's step."""
+
+import signal
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+from detrkit.models.weights import Weights
+from detrkit.recipes import MODELS
+from detrkit.structures import Categories
+from detrkit.training import settle, train
+from detrkit.training.parts import load_data, start_model, warn_of_crowds
+
+from .helpers import assert_same_run, in_a_process
+from .test_resume import DIE_IN_STEP, OFTEN
+
+pytestmark = pytest.mark.timeout(240)
+
+CLASSES = Categories((3, 7), ("red", "green"))
+SMALL = {
+    "backbone_weights": "none",
+    "hidden_dim": 16,
+    "nheads": 2,
+    "enc_layers": 1,
+    "dec_layers": 2,
+    "dim_feedforward": 16,
+    "num_queries": 6,
+    "dn_queries": 8,
+}
+SMALL_BACKBONES = {"nano": "nano", "resnet18vd": "resnet18vd", "resnet50vd": "resnet18vd"}
+
+
+@pytest.fixture
+def quick(tiny_data, tmp_path):
+    """The recipe `fast` with the smallest model, where a run takes seconds; keywords override."""
+
+    def make(**settings):
+        small = {name: value for name, value in SMALL.items() if name != "num_queries"}
+        changes = {"data": str(tiny_data), "output_dir": str(tmp_path / "run"), "model": "detrkit_n", **small}
+        run = {"num_workers": 0, "epochs": 2, "plain_epochs": 1, "eval_every": 1, "warmup_steps": 2, "device": "cpu"}
+        return TrainConfig.from_recipe("fast", **{**changes, **run, **settings})
+
+    return make
+
+
+def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, capsys, monkeypatch):
+    config = quick(epochs=1)
+    assert (config.num_queries, config.image_size, config.batch_size) == ("propose", "propose", "propose")
+    run_dir = train(config).run_dir
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
+    stored = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert (stored["recipe"], stored["model"]) == ("fast", "detrkit_n")
+    for word, name in settle.WORDS.items():
+        assert type(stored[word]) is int
+        assert f"{name:<9} {stored[word]}: " in said
+    assert stored["image_size"] % 32 == 0
+
+    # A resumed run keeps them, whatever would be proposed by now.
+    monkeypatch.setattr(settle, "propose", None)
+    train(quick(epochs=2, resume="auto"))
+    again = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert again == stored | {"epochs": 2}
+    assert "Queries" not in capsys.readouterr().out
+
+
+def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
+    numbers = {"num_queries": "propose", "image_size": 64, "batch_size": 4}
+    whole = train(quick(**numbers, output_dir=str(tmp_path / "whole"))).run_dir
+    killed = tmp_path / "killed"
+    config = quick(**numbers, output_dir=str(killed), save_minutes=OFTEN)
+    assert in_a_process(config, DIE_IN_STEP % 3) == -signal.SIGKILL
+    train(replace(TrainConfig.from_yaml(killed / "config.yaml"), resume="auto"))
+    assert_same_run(killed, whole)
+
+
+def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
+    with pytest.warns(UserWarning, match="queries can find") as told:
+        result = train(tiny(num_queries=2, epochs=1))
+    assert result.metrics
+    crowds = [str(warning.message) for warning in told if "queries can find" in str(warning.message)]
+    assert len(crowds) == 1
+    assert crowds[0].startswith("4 pictures hold more objects than the 2 queries can find, ")
+    assert crowds[0].endswith("(3); raise --num_queries to find them all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_crowds(load_data(tiny()), 3)
+
+
+def test_another_grouping_of_the_optimiser_cannot_be_resumed(tiny):
+    train(tiny(epochs=1))
+    for change in ({"norm_decay": False}, {"lr_backbone": 0.0}):
+        with pytest.raises(ConfigError, match="other parts of the model learn at rates of their own; resume with"):
+            train(tiny(epochs=2, resume="auto", **change))
+    train(tiny(epochs=2, resume="auto", lr_linear_proj_mult=0.1))  # this model has no such part
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights_of(monkeypatch):
+    """Makes `--weights w` a detector with random weights that the given settings make."""
+
+    def make(**settings):
+        config = TrainConfig.from_recipe("classic", **{"backbone": "resnet18", **SMALL, **settings})
+        start = start_model(config, CLASSES, None)
+        weights = Weights(start.model.state_dict(), start.model_args, CLASSES, 64, "w")
+        monkeypatch.setattr("detrkit.training.parts.load_weights", lambda source, dilation: weights)
+
+    return make
+
+
+def test_weights_of_a_classic_model_bring_it_whole(weights_of):
+    weights_of()
+    start = start_model(TrainConfig.from_recipe("fast", weights="w"), CLASSES, None)
+    found = start.config
+    assert (found.encoder, found.queries, found.feature_levels, found.num_queries) == ("dense", "learned", "", 6)
+    assert (found.class_loss, found.set_cost_class, found.dense_head) == ("softmax", 1.0, "none")
+    assert (found.lr_schedule, found.lr) == ("flat_cosine", 1e-4)  # how to train is still the recipe's
+    assert start.brought["hidden_dim"] == 16
+    assert not start.model_args["sigmoid"]
+    assert all(row.kept_from for row in start.kept)
+
+
+@pytest.fixture
+def unfilled(monkeypatch):
+    """Only settings matter: leave the random weights."""
+    monkeypatch.setattr("detrkit.training.parts.fit_weights", lambda model, weights, categories: [])
+
+
+def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, unfilled):
+    weights_of(model="detrkit_n", denoising="plain", points=2)
+    for recipe in ("fast", "classic"):
+        start = start_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
+        found = start.config
+        assert (found.encoder, found.seeds, found.dense_head, found.denoising) == (
+            "hybrid",
+            "dense",
+            "aligned",
+            "plain",
+        )
+        assert (found.points, found.hybrid_expansion, found.backbone) == (2, 0.5, "resnet18")
+        assert start.model_args["sigmoid"]
+        assert (found.class_loss, found.set_cost_class) == ("varifocal" if recipe == "fast" else "focal", 2.0)
+    # And what was set stays, as far as weights do not have to fit it.
+    start = start_model(TrainConfig.from_recipe("fast", weights="w", denoising="contrastive"), CLASSES, None)
+    assert start.config.denoising == "contrastive"
+
+
+def test_a_named_model_gives_way_to_weights_of_another(weights_of, unfilled):
+    weights_of(model="detrkit_n", dec_layers=1)
+    config = TrainConfig.from_recipe("fast", model="detrkit_n", weights="w")
+    start = start_model(config, CLASSES, None)
+    assert (start.config.dec_layers, start.config.model) == (1, "")
+    assert start.config.denoising == "contrastive"
+    # Stored and read again, they mean the same.
+    again = start_model(TrainConfig.from_dict(start.config.to_dict()), CLASSES, None)
+    assert again.config == start.config
+    assert again.model_args == start.model_args
+
+
+# --- every named model -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_of_every_named_model_learns_at_every_step(name):
+    """Also from pictures without objects: processes that train together wait for the same gradients."""
+    settings = MODELS[name]()
+    small = SMALL | {"backbone": SMALL_BACKBONES.get(settings.get("backbone", ""), "resnet18")}
+    small |= {"hybrid_queries": 8} if settings.get("hybrid_queries") else {}
+    config = TrainConfig.from_recipe("fast", model=name, **small)
+    start = start_model(config, CLASSES, None)
+    model = start.model.train()
+    for objects in (2, 0):
+        targets = [{"labels": torch.arange(objects), "boxes": torch.full((objects, 4), 0.4)} for _ in range(2)]
+        model.zero_grad(set_to_none=True)
+        out = model(torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool), targets)
+        start.criterion.weighted_sum(start.criterion(out, targets)).backward()
+        idle = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not idle
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
