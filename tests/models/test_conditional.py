@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from detrkit.models.conditional import ConditionalAttention
 from detrkit.models.levels import Level, Memory, flatten
 from detrkit.models.position import SinePosition
+from models.small import small_model
 
 DIM, HEADS = 16, 2
 
@@ -159,6 +160,14 @@ def test_starts_with_every_head_around_the_anchor(dim, heads):
         assert whole.tolist() == [11 * 16 + 3] * heads  # places count from 1: (11 + 1) / 16 and (3 + 1) / 16
     assert row.float().mean() == 11
     assert column.float().mean() == 3
+
+
+def test_the_model_leaves_that_start_alone():
+    model = small_model(queries="anchors", decoder="conditional")
+    for layer in model.transformer.decoder.layers:
+        attention = layer.multihead_attn
+        assert torch.equal(attention.key_position.weight, attention.query_position.weight)
+        assert not attention.query_scale.layers[-1].weight.any()
 
 
 def test_anchors_of_no_size_give_numbers():

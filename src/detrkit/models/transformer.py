@@ -265,10 +265,11 @@ class DecoderLayer(FeedForward):
 
 
 def _initialise(layer: EncoderLayer | DecoderLayer) -> None:
-    """Xavier's uniform for every matrix, as the original; deformable attention begins in its own way."""
-    for module in (
-        m for child in layer.children() if not isinstance(child, DeformableAttention) for m in child.modules()
-    ):
+    """Xavier's uniform for every matrix, as the original; attention around references begins in its own way."""
+    children = (
+        child for child in layer.children() if not isinstance(child, DeformableAttention | ConditionalAttention)
+    )
+    for module in (m for child in children for m in child.modules()):
         for parameter in module.parameters(recurse=False):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
