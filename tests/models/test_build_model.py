@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from detrkit import build_criterion, build_model
+from detrkit.config import ModelConfig
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.models import zoo
 from detrkit.models.transformer import ACTIVATIONS
@@ -13,12 +14,16 @@ from models.small import SMALL, pictures, small_model, some_targets
 
 def test_defaults_are_the_originals():
     defaults = {name: p.default for name, p in inspect.signature(build_model).parameters.items()}
-    assert defaults == {
+    classic = {
         "num_classes": 91, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "hidden_dim": 256,
         "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "dropout": 0.1, "nheads": 8, "num_queries": 100,
         "pre_norm": False, "aux_loss": True, "masks": False, "backbone_norm": "frozen", "activation": "relu",
         "backbone_weights": None,
     }  # fmt: skip
+    assert {name: defaults[name] for name in classic} == classic
+    settings = ModelConfig()
+    for name in defaults.keys() - classic.keys() - {"sigmoid", "class_agnostic", "input_mean", "input_std"}:
+        assert defaults[name] == getattr(settings, name), name
 
 
 @pytest.mark.parametrize(
@@ -102,8 +107,8 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"hidden_dim": 36, "nheads": 8}, "multiple of 4 (for the position encoding) and of nheads=8, found 36"),
         ({"hidden_dim": 30, "nheads": 2}, "found 30"),
         ({"position_embedding": "v3"}, "position_embedding sine or learned, found 'v3'"),
-        ({"activation": "swish"}, "activation relu, gelu, glu, found 'swish'"),
-        ({"backbone_norm": "auto"}, "backbone_norm frozen, batch, group, found 'auto'"),
+        ({"activation": "swish"}, "activation relu, gelu or glu, found 'swish'"),
+        ({"backbone_norm": "auto"}, "backbone_norm frozen, batch or group, found 'auto'"),
         ({"masks": True}, "not available yet"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),

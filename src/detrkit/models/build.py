@@ -135,6 +135,7 @@ def build_model(
         WeightsError: the backbone's weights cannot be had or do not fit.
         MissingExtraError: a timm backbone without timm.
     """
+    model_args = dict(locals())
     chosen = queries in SELECTED
     _check(
         (num_classes >= 1, f"num_classes of at least 1, found {num_classes}"),
@@ -274,7 +275,7 @@ def build_model(
         refines_scores=score_refine,
         has_scores=chosen,
     )
-    return DETR(
+    model = DETR(
         Backbone(features, build_position(position_embedding, hidden_dim, centered=bool(strides))),
         input_proj,
         transformer,
@@ -289,6 +290,8 @@ def build_model(
         else Denoising(hidden_dim, num_classes, dn_queries, denoising == "contrastive", dn_label_noise, dn_box_noise),
         hybrid_repeat=hybrid_repeat,
     )
+    model.model_args = {name: value for name, value in model_args.items() if name != "backbone_weights"}
+    return model
 
 
 def _heads(
@@ -351,7 +354,7 @@ def _levels(feature_levels: str) -> tuple[tuple[int, ...], int]:
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> tuple[bool, str]:
-    return value in choices, f"{name} {', '.join(choices)}, found {value!r}"
+    return value in choices, f"{name} {', '.join(choices[:-1])} or {choices[-1]}, found {value!r}"
 
 
 def _check(*rules: tuple[bool, str]) -> None:

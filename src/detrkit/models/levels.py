@@ -63,8 +63,11 @@ class Memory:
 
     def split(self, tokens: Tensor) -> list[Tensor]:
         """Anything that all places have, [B, S, C], as one map a level, [B, C, h, w]."""
-        parts = tokens.split([height * width for height, width in self.shapes], dim=1)
-        return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        parts = torch.split(tokens, [height * width for height, width in self.shapes], dim=1)
+        return [
+            part.transpose(1, 2).reshape(part.shape[0], -1, *shape)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
 
 
 def flatten(levels: Sequence[Level]) -> Memory:

@@ -99,7 +99,7 @@ class LearnedQueries(nn.Embedding):
         self, memory: Memory, dense: Output | None = None
     ) -> Queries:
         """Memory, of which only the batch size matters -> Queries without a reference."""
-        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
         position = self.weight[: sum(runs.values())].expand(batch, -1, -1)
         ids = self.counts.ids(self.training, batch, position.device)
         return Queries(torch.zeros_like(position), ids, runs, position)
@@ -118,7 +118,7 @@ class PointQueries(nn.Module):
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
         """Memory, of which only the batch size matters -> Queries whose references are points."""
-        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
         rows = self.query.weight[: sum(runs.values())].expand(batch, -1, -1)
         position, contents = rows.chunk(2, dim=-1)
         ids = self.counts.ids(self.training, batch, position.device)
@@ -140,7 +140,7 @@ class AnchorQueries(nn.Module):
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
         """Memory, of which only the batch size matters -> Queries."""
-        batch, runs = len(memory.tokens), self.counts.runs(self.training)
+        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
         count = sum(runs.values())
         contents = self.contents.weight[:count].expand(batch, -1, -1)
         ids = self.counts.ids(self.training, batch, contents.device)
@@ -234,8 +234,8 @@ class SelectedQueries(nn.Module):
         if self.kind == "two_stage":
             position, contents = self.encode(boxes)
         else:
-            contents = found if self.kind == "features" else self._contents(counts).expand(len(boxes), -1, -1)
-        ids = counts.ids(self.training, len(boxes), boxes.device)
+            contents = found if self.kind == "features" else self._contents(counts).expand(boxes.shape[0], -1, -1)
+        ids = counts.ids(self.training, boxes.shape[0], boxes.device)
         return Queries(contents, ids, runs, position, boxes, logits, proposals)
 
     def encode(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
