@@ -57,7 +57,7 @@ SMALL_CLASSIC = "pre_norm=true,enc_layers=1,dec_layers=3,hidden_dim=128,dim_feed
 PLANS: dict[str, Plan] = {
     "bccd": Plan(),
     "chess": Plan(),
-    "deeppcb": Plan(image_size=640),
+    "deeppcb": Plan(image_size=640, eval_epochs=(5, 10, 20, 30, 40, 50)),  # 300 pictures to measure on
     "nuclei": Plan(image_size=256),
     # 10 epochs on ImageNet's weights against 50 from scratch
     "pretrained": Plan(
