@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from detrkit import __version__, verbs
 from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
+from detrkit.recipes import WITHOUT_GPU
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -221,6 +222,10 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
         stored |= read_settings(path, TRAIN_SETTINGS)
     given = {"recipe": "fast"} | {name: stored[name] for name in names if name in stored}
     flags = {name: peek(argv, name)[-1] for name in names if peek(argv, name)}
+    chosen = given | flags
+    small = WITHOUT_GPU.get(str(chosen["recipe"]))
+    if small and not chosen.get("weights") and "model" not in chosen and without_gpu(argv, stored):
+        given["model"] = small
     defaults = default_settings(given | flags)
     renamed = [name for name in ("recipe", "model") if name in stored and flags.get(name, stored[name]) != stored[name]]
     if renamed:
@@ -232,6 +237,18 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
                 "every setting that it would; leave one of the two out"
             )
     return defaults
+
+
+def without_gpu(argv: list[str], stored: Mapping[str, Any]) -> bool:
+    """Whether training would run on the CPU. Help answers without looking."""
+    if {"-h", "--help"} & set(argv):
+        return False
+    device = [stored.get("device", "auto"), *peek(argv, "device")][-1]
+    if device != "auto":
+        return bool(device == "cpu")
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def peek(argv: list[str], flag: str) -> list[str]:

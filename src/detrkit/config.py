@@ -29,10 +29,11 @@ class ModelConfig:
     model: str = ""
     """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_r50, detr_r50_dc5,
     detr_r101, detr_r101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50, rtdetr_r18 or rtdetr_r50;
-    empty: the original's, or those of --weights. (In Python: TrainConfig.from_recipe.)"""
+    empty: the original's, or those of --weights. Without a GPU, the recipe fast takes detrkit_n. (In Python:
+    TrainConfig.from_recipe.)"""
     backbone: str = "resnet50"
-    """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, or timm:NAME for any timm model with
-    feature outputs (needs the timm extra)."""
+    """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
+    resnet101vd, nano (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm extra)."""
     backbone_weights: str = "imagenet"
     """Weights the backbone starts from: imagenet (published ones, downloaded once), none, or the path of a file."""
     backbone_norm: Literal["auto", "frozen", "batch", "group"] = "auto"

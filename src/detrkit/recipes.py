@@ -26,8 +26,8 @@ def fast() -> Settings:
         "image_size": "propose",
         "batch_size": "propose",
         "dropout": 0.0,
-        "lr": 4e-4,
-        "lr_backbone": 1e-4,
+        "lr": 8e-4,
+        "lr_backbone": 2e-4,
         "lr_schedule": "flat_cosine",
         "warmup_steps": 100,
         "norm_decay": False,
@@ -53,6 +53,10 @@ def fast_from_weights() -> Settings:
 RECIPES: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast}
 FROM_WEIGHTS: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast_from_weights}
 """What changes in each recipe where training starts from a whole detector."""
+
+
+WITHOUT_GPU = {"fast": "detrkit_n"}
+"""The model of `detrkit train` under a recipe where there is no GPU."""
 
 
 def softmax_losses() -> Settings:
@@ -188,10 +192,10 @@ def detrkit_s() -> Settings:
         "dropout": 0.0,
         "queries": "mixed",
         "seeds": "dense",
+        "distinct": 0.7,
         "dense_head": "aligned",
         "box_refine": True,
         "score_refine": True,
-        "denoising": "contrastive",
         **sigmoid_losses("varifocal"),
     }
 
@@ -203,8 +207,10 @@ def detrkit_n() -> Settings:
         "backbone": "nano",
         "backbone_weights": "none",
         "hidden_dim": 128,
-        "dim_feedforward": 512,
+        "nheads": 4,
+        "dim_feedforward": 256,
         "dec_layers": 2,
+        "dense_convs": 1,
     }
 
 

@@ -144,13 +144,13 @@ class DemoConfig:
 
     output_dir: str = "runs/demo"
     """Folder the demo writes to."""
-    images: int = 1500
+    images: int = 900
     """Training pictures to draw; a fifth of that is held out besides."""
     size: int = 128
     """Side of the pictures in pixels."""
     difficulty: float = 0.2
     """How faint and small the defects are, 0..1."""
-    minutes: float = 4.0
+    minutes: float = 2.5
     """Minutes to train."""
     threshold: float = 0.5
     """Lowest score of a prediction that is drawn, 0..1."""

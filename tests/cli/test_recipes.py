@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
 from detrkit import recipes
 from detrkit.cli import VERBS, parse
@@ -60,6 +61,24 @@ def test_a_model_says_nothing_of_how_long_or_on_what_it_is_trained() -> None:
 
 
 # --- what goes over what ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """As on a machine with a GPU, wherever the tests run."""
+    trains = request.node.name.startswith("test_the_first_line")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not trains)
+
+
+def test_without_a_gpu_fast_takes_its_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings("--device", "cpu") == TrainConfig.from_recipe("fast", model="detrkit_n", device="cpu")
+    assert settings("--device", "cpu", "--model", "detrkit_s").model == "detrkit_s"
+    assert settings("--device", "cpu", "--weights", "detr_resnet50").model == ""
+    assert settings("--device", "cpu", "--recipe", "classic").model == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert settings().model == "detrkit_n"
+    assert settings("--device", "cuda").model == "detrkit_s"
 
 
 def test_train_defaults_to_fast_and_python_to_classic() -> None:
