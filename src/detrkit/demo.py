@@ -87,7 +87,7 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
         num_queries=20,
         batch_size=16,
         num_workers=0,
-        lr=1e-3,
+        lr=2e-3,
         lr_schedule="cosine",
         warmup_steps=40,
         ema=0.99,
