@@ -206,6 +206,7 @@ def detrkit_n() -> Settings:
         **detrkit_s(),
         "backbone": "nano",
         "backbone_weights": "none",
+        "hybrid_expansion": 1.0,
         "hidden_dim": 128,
         "nheads": 4,
         "dim_feedforward": 256,
