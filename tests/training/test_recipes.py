@@ -2,6 +2,7 @@
 
 import signal
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from detrkit.errors import ConfigError
 from detrkit.models.weights import Weights
 from detrkit.recipes import MODELS
 from detrkit.structures import Categories
-from detrkit.training import settle, train
+from detrkit.training import memory, parts, settle, train
 from detrkit.training.parts import load_data, start_model, warn_of_crowds
 
 from .helpers import assert_same_run, in_a_process
@@ -107,11 +108,13 @@ def test_another_grouping_of_the_optimiser_cannot_be_resumed(tiny):
 def weights_of(monkeypatch):
     """Makes `--weights w` a detector with random weights that the given settings make."""
 
-    def make(**settings):
+    def make(untold=(), **settings):
         config = TrainConfig.from_recipe("classic", **{"backbone": "resnet18", **SMALL, **settings})
         start = start_model(config, CLASSES, None)
-        weights = Weights(start.model.state_dict(), start.model_args, CLASSES, 64, "w")
-        monkeypatch.setattr("detrkit.training.parts.load_weights", lambda source, dilation: weights)
+        told = {name: value for name, value in start.model_args.items() if name not in untold}
+        weights = Weights(start.model.state_dict(), told, CLASSES, 64, "w")
+        monkeypatch.setattr(parts, "load_weights", lambda source, dilation: weights)
+        return config
 
     return make
 
@@ -131,34 +134,29 @@ def test_weights_of_a_classic_model_bring_it_whole(weights_of):
 @pytest.fixture
 def unfilled(monkeypatch):
     """Only settings matter: leave the random weights."""
-    monkeypatch.setattr("detrkit.training.parts.fit_weights", lambda model, weights, categories: [])
+    monkeypatch.setattr(parts, "fit_weights", lambda model, weights, categories: [])
 
 
 def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, unfilled):
-    weights_of(model="detrkit_n", denoising="plain", points=2)
+    taught = weights_of(model="rtdetr_r18", denoising="plain", points=2, seeds="dense", dense_head="atss")
     for recipe in ("fast", "classic"):
         start = start_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
-        found = start.config
-        assert (found.encoder, found.seeds, found.dense_head, found.denoising) == (
-            "hybrid",
-            "dense",
-            "aligned",
-            "plain",
-        )
-        assert (found.points, found.hybrid_expansion, found.backbone) == (2, 0.5, "resnet18")
+        for name in (*parts._ARCHITECTURE, *parts._IN_TRAINING):
+            assert getattr(start.config, name) == getattr(taught, name), name
         assert start.model_args["sigmoid"]
-        assert (found.class_loss, found.set_cost_class) == ("varifocal" if recipe == "fast" else "focal", 2.0)
+        loss = "varifocal" if recipe == "fast" else "focal"
+        assert (start.config.class_loss, start.config.set_cost_class) == (loss, 2.0)
     # And what was set stays, as far as weights do not have to fit it.
     start = start_model(TrainConfig.from_recipe("fast", weights="w", denoising="contrastive"), CLASSES, None)
-    assert start.config.denoising == "contrastive"
+    assert (start.config.denoising, start.config.dense_head) == ("contrastive", "atss")
 
 
 def test_a_named_model_gives_way_to_weights_of_another(weights_of, unfilled):
-    weights_of(model="detrkit_n", dec_layers=1)
-    config = TrainConfig.from_recipe("fast", model="detrkit_n", weights="w")
+    weights_of(model="rtdetr_r18", dec_layers=1, untold=("denoising", "dn_queries"))
+    config = TrainConfig.from_recipe("fast", model="rtdetr_r18", weights="w")
     start = start_model(config, CLASSES, None)
     assert (start.config.dec_layers, start.config.model) == (1, "")
-    assert start.config.denoising == "contrastive"
+    assert (start.config.denoising, start.config.dn_queries) == ("contrastive", 200)  # of which the weights do not tell
     # Stored and read again, they mean the same.
     again = start_model(TrainConfig.from_dict(start.config.to_dict()), CLASSES, None)
     assert again.config == start.config
@@ -185,3 +183,10 @@ def test_every_parameter_of_every_named_model_learns_at_every_step(name):
         idle = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not idle
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_what_auto_tries_is_all_that_a_step_does():
+    further = {"denoising": "contrastive", "query_groups": 2, "hybrid_queries": 4}
+    model = start_model(TrainConfig.from_recipe("fast", model="detrkit_n", **SMALL, **further), CLASSES, None).model
+    memory._step(model.train(), 2, 64, 64, torch.device("cpu"), nullcontext)
+    assert not [key for key, p in model.named_parameters() if p.grad is None]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from detrkit.models import DETR
-from detrkit.structures import Output
+from detrkit.structures import Output, Target
 
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")
 
@@ -78,11 +78,17 @@ def find_batch_size(
 
 
 def _step(model: DETR, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
-    """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks."""
+    """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks.
+
+    One object a picture is enough for as many denoising queries as there may be.
+    """
     images = torch.randn(count, 3, height, width, device=device)
+    label, box = torch.zeros(1, dtype=torch.int64, device=device), torch.full((1, 4), 0.5, device=device)
+    targets = [Target(labels=label, boxes=box) for _ in range(count)]
     with precision():
-        out: Output = model(images, torch.zeros(count, height, width, dtype=torch.bool, device=device))
-    layers = [out, *out.aux]
+        out: Output = model(images, torch.zeros(count, height, width, dtype=torch.bool, device=device), targets)
+    outputs = [out, *(branch.output for branch in out.branches)]
+    layers = [layer for output in outputs for layer in (output, *output.aux)]
     torch.stack([layer.logits.float().mean() + layer.boxes.float().mean() for layer in layers]).sum().backward()  # type: ignore[no-untyped-call]
 
 
