@@ -297,7 +297,8 @@ def _train(job: Job, folder: Path, parallel: int) -> Run | str:
     result = place / "result.json"
     if code or not result.exists():
         lines = (place / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"{job.name} seed {job.seed} failed: {lines[-1] if lines else f'exit status {code}'} ({place}/log.txt)"
+        why = f"killed by signal {-code}" if code < 0 else lines[-1] if lines else f"exit status {code}"
+        return f"{job.name} seed {job.seed} failed: {why} ({place}/log.txt)"
     return Run.from_plain({**json.loads(result.read_text(encoding="utf-8")), "parallel": parallel})
 
 

@@ -133,6 +133,22 @@ def test_results_are_replaced_by_name_and_seed_and_found_by_the_whole_job(tmp_pa
         runner.Results(tmp_path)
 
 
+@pytest.mark.parametrize(("script", "why"), [("kill -9 $$", "killed by signal 9"), ("echo oh; exit 1", "oh")])
+def test_a_training_that_fails_is_told_and_leaves_the_others_alone(
+    script: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(runner.sys, "executable", str(program))
+    kept, lost = a_run("kept", [0.1]), a_run("lost", [0.1])
+    runner.Results(tmp_path).add(kept)
+    runs, failures = runner.run_jobs([kept.job, lost.job], tmp_path)
+    assert runs == [kept]
+    assert len(failures) == 1
+    assert f"lost seed 0 failed: {why}" in failures[0]
+
+
 def test_a_limited_copy_keeps_boxes_and_spreads_its_pictures(tmp_path: Path) -> None:
     data = make_demo_dataset(tmp_path / "data", images=10, size=32)
     whole = json.loads((data / "train.json").read_text())
@@ -224,7 +240,7 @@ def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
 
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_a_peer_learns_what_is_on_a_picture(name: str) -> None:
-    """The loss of one step falls, and detections lie in the file's pixels and among the classes."""
+    """The loss falls well below its beginning, and detections lie in the file's pixels and among the classes."""
     torch.manual_seed(0)
     facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, places=84)
     peer = peers.PEERS[name].build(facts).train()
@@ -232,14 +248,14 @@ def test_a_peer_learns_what_is_on_a_picture(name: str) -> None:
         labels=torch.tensor([1]), boxes=torch.tensor([[0.5, 0.5, 0.5, 0.5]]), size=(64, 64), original_size=(128, 192)
     )
     batch = Batch(torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool), [target, target])
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=3e-4)
     losses = []
-    for _ in range(3):
+    for _ in range(3 if name == "fasterrcnn" else 6):  # it is slow, and needs no more
         losses.append(peer.loss(batch))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     with torch.no_grad():
         found = peer.eval().detect(batch)
     assert len(found) == 2
