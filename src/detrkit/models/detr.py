@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -65,6 +66,8 @@ class DETR(nn.Module):
         self.dense_head = dense_head
         self.denoising = denoising
         self.sigmoid, self.aux_loss, self.hybrid_repeat = sigmoid, aux_loss, hybrid_repeat
+        self.model_args: dict[str, Any] = {}
+        """The keywords of `build_model` that made it; empty where parts were put together otherwise."""
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
         """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
+from detrkit.models.build import build_model
 from detrkit.structures import Categories
 
 
@@ -50,8 +52,18 @@ _ESSENTIAL = {
 """Key -> number of dimensions."""
 
 
+def with_defaults(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of `build_model` with its defaults for those that are absent."""
+    return {name: each.default for name, each in signature(build_model).parameters.items()} | dict(model_args)
+
+
+def is_classic(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether these are the keys of the classic model, whose architecture they tell."""
+    return all(key in state_dict for key in _ESSENTIAL)
+
+
 def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Make sure that these are the weights of a DETR for detection.
+    """Make sure that these are the weights of a classic DETR for detection.
 
     Raises:
         WeightsError: they are something else; the sentence says what, where that can be told.
@@ -63,8 +75,13 @@ def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
         )
     missing = [key for key in _ESSENTIAL if key not in state_dict]
     if not missing:
-        _check_tensors(state_dict, source)
+        check_tensors(state_dict, source)
         return
+    if "transformer.decoder.layers.0.linear2.weight" in state_dict and "query_embed.weight" not in state_dict:
+        raise WeightsError(
+            f"{source} holds the bare weights of a DETR with other parts than the original's, which do not tell its "
+            "settings; expected a checkpoint of detrkit, which has both, or a Hugging Face folder"
+        )
     if "conv1.weight" in state_dict and "layer1.0.conv1.weight" in state_dict:
         raise WeightsError(f"{source} holds a backbone alone; train from it with --backbone_weights {source}")
     found = ", ".join([*list(state_dict)[:3], *["..."] * (len(state_dict) > 3)]) or "nothing"
@@ -74,8 +91,8 @@ def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
     )
 
 
-def _check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Make sure that all are plain tensors with numbers in them, and that `infer_model_args` can read their shapes."""
+def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Make sure that all are plain tensors with numbers in them and, for `infer_model_args`, of known dimensions."""
     for key, tensor in state_dict.items():
         if tensor.is_meta or tensor.layout != torch.strided:
             kind = "a tensor without numbers" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
@@ -85,6 +102,8 @@ def _check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
                 f"expected {key} with {_ESSENTIAL[key]} dimensions in {source}, found shape {list(tensor.shape)}; "
                 "this is not the state dict of a DETR"
             )
+    if not is_classic(state_dict):
+        return
     width, dim = len(state_dict["transformer.decoder.layers.0.linear2.bias"]), state_dict["query_embed.weight"].shape[1]
     if width != dim:
         raise WeightsError(
@@ -108,8 +127,7 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_classes": len(state_dict["class_embed.bias"]) - 1,
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in state_dict else "sine",
         "hidden_dim": dim,
-        "enc_layers": _count(state_dict, "transformer.encoder.layers."),
-        "dec_layers": _count(state_dict, "transformer.decoder.layers."),
+        **count_layers(state_dict),
         "dim_feedforward": width,
         "num_queries": queries,
         "pre_norm": "transformer.encoder.norm.weight" in state_dict,
@@ -117,12 +135,21 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if wide == 2 * width:
         args["activation"] = "glu"
+    if name := resnet_of(state_dict):
+        args["backbone"] = name
+    return args
+
+
+def count_layers(state_dict: Mapping[str, Tensor]) -> dict[str, int]:
+    """The keywords of `build_model` for the number of layers."""
+    return {f"{name}_layers": _count(state_dict, f"transformer.{name}oder.layers.") for name in ("enc", "dec")}
+
+
+def resnet_of(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Which of torchvision's ResNets the backbone is, or None."""
     shape = tuple(_count(state_dict, f"{_BODY}layer{stage}.") for stage in (1, 2, 3, 4))
     bottleneck = f"{_BODY}layer1.0.conv3.weight" in state_dict
-    for name, blocks in RESNET_BLOCKS.items():
-        if blocks == (shape, bottleneck):
-            args["backbone"] = name
-    return args
+    return next((name for name, blocks in RESNET_BLOCKS.items() if blocks == (shape, bottleneck)), None)
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.detr import DETR
-from detrkit.models.transformer import ACTIVATIONS, DecoderLayer
-from detrkit.models.weights.architecture import RESNET_BLOCKS, Weights, infer_model_args
+from detrkit.models.queries import SelectedQueries
+from detrkit.models.weights.architecture import RESNET_BLOCKS, Weights, infer_model_args, is_classic, with_defaults
 from detrkit.structures import Categories
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEAD = ("class_embed.weight", "class_embed.bias")
+_CLASS_ROWS = re.compile(
+    r"(class_embed(\.\d+)?|query_embed\.enc_class|dense_head\.class_embed|denoising\.label_embed)\.(weight|bias)"
+)
+"""Tensors that have a row for each class; the heads of a softmax have one more, for "no object"."""
+_WITHOUT_NO_OBJECT = ("dense_head.", "denoising.")
+_QUERY_ROWS = re.compile(r"query_embed\.((query|contents|anchors)\.)?weight")
+"""Tensors that have a row for each query: first those of inference, then those of training."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +41,18 @@ class FitRow:
 
 @torch.no_grad()
 def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[FitRow]:
-    """Load weights into a model, in place, taking the rows of its class head over by class name.
+    """Load weights into a model, in place, taking the rows of its class heads over by class name.
 
     Names match exactly or, failing that, but for upper and lower case. Where the checkpoint has no names, its rows
-    are category ids, as in the original, provided that it has a row for every id. The row of "no object" is always
-    kept. Rows without a match keep what the model was initialised with. Everything else must fit.
+    are category ids, as in the original, provided that it has a row for every id. The row of "no object", where both
+    have one, is always kept. Rows without a match keep what the model was initialised with.
+
+    A model may have parts for training that the checkpoint has not (denoising, a dense head that seeds nothing,
+    further groups of queries): these start anew; and what the checkpoint has of such parts beyond is left out. It may
+    have another kind of class loss. Everything else must fit.
 
     Args:
-        model: built for `len(categories)` classes.
+        model: of `build_model`, for `len(categories)` classes.
         weights: from `load_weights`.
         categories: the classes of the model.
 
@@ -52,26 +64,28 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     """
     if model.num_classes != len(categories):
         raise ValueError(f"expected a model for {len(categories)} classes, found {model.num_classes}")
-    own = model.state_dict()
-    _check_fit(model, own, weights)
+    own, given = model.state_dict(), dict(weights.state_dict)
     sources = _match(weights.categories, categories)
-    rows = [*sources, len(weights.categories)]  # the last row of each head is "no object"
-    state_dict = {key: weights.state_dict[key] for key in own if key in weights.state_dict}
-    for key in _HEAD:
-        head = own[key].clone()
-        for row, source in enumerate(rows):
-            if source is not None:
-                head[row] = weights.state_dict[key][source]
-        state_dict[key] = head
-    model.load_state_dict(state_dict, strict=False)  # only counters of batch norms can be missing, see _check_fit
+    for key in own.keys() & given.keys():
+        if _CLASS_ROWS.fullmatch(key):
+            given[key] = _class_rows(key, own[key], model, weights, sources)
+        elif _QUERY_ROWS.fullmatch(key) and _same_queries(model, weights):
+            given[key] = _query_rows(own[key], given[key], model.num_queries)
+    given = _without_training_parts(model, own, given, weights)
+    _check_fit(model, own, given, weights)
+    # what is missing now, but for counters of batch norms, is of training alone; see _check_fit
+    model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
     return [
         FitRow(name, None if source is None else weights.categories.names[source])
         for name, source in zip(categories.names, sources, strict=True)
     ]
 
 
-def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20) -> Table:
-    """The rows as a short rich table: what was kept from where and what starts anew, at most `limit` classes."""
+def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object: bool = True) -> Table:
+    """The rows as a short rich table: what was kept from where and what starts anew, at most `limit` classes.
+
+    `no_object` says that there is a row for it, which is always kept.
+    """
     from rich.table import Table
 
     kept = sum(row.kept_from is not None for row in rows)
@@ -82,7 +96,8 @@ def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20) -> Table:
         table.add_row(row.name, "new" if row.kept_from is None else f"kept from {row.kept_from}")
     if len(rows) > limit:
         table.add_row(f"... and {len(rows) - limit} more", f"{sum(r.kept_from is not None for r in rows[limit:])} kept")
-    table.add_row("(no object)", "kept")
+    if no_object:
+        table.add_row("(no object)", "kept")
     return table
 
 
@@ -102,19 +117,88 @@ def _match(theirs: Categories, ours: Categories) -> list[int | None]:
     return found
 
 
-def _check_fit(model: DETR, own: Mapping[str, Tensor], weights: Weights) -> None:
-    """Make sure that all but the class head fits."""
-    given = weights.state_dict
+def _class_rows(key: str, own: Tensor, model: DETR, weights: Weights, sources: Sequence[int | None]) -> Tensor:
+    """A tensor that has a row for each class, filled from that of the checkpoint.
+
+    Against a softmax, the yes or no of a class is the difference of its logit to that of "no object": so a class is as
+    probable as before where no other is, whichever of the two losses either side has.
+    """
+    given = weights.state_dict[key]
+    has_nothing, had_nothing = not model.sigmoid, not weights.model_args.get("sigmoid", False)
+    if key.startswith(_WITHOUT_NO_OBJECT):
+        has_nothing = had_nothing = False
+    if own.shape[1:] != given.shape[1:] or len(given) != len(weights.categories) + had_nothing:
+        return given  # which will not fit
+    if had_nothing and not has_nothing:
+        given = given[:-1] - given[-1:]
+    if has_nothing and not had_nothing:
+        given = torch.cat([given, torch.zeros_like(given[:1])])
+    if key.startswith("query_embed."):
+        sources = _seed_rows(model, weights, sources)
+    rows = own.clone()
+    for row, source in enumerate(sources):
+        if source is not None:
+            rows[row] = given[source]
+    if has_nothing:
+        rows[-1] = given[-1]
+    return rows
+
+
+def _seed_rows(model: DETR, weights: Weights, sources: Sequence[int | None]) -> Sequence[int | None]:
+    """Which row of the encoder's head each class continues. A class-agnostic one uses the first, for "something"."""
+    assert isinstance(model.query_embed, SelectedQueries)
+    something = model.query_embed.class_agnostic
+    if not weights.model_args.get("class_agnostic", False):
+        return [None] * len(sources) if something else sources
+    if something and len(weights.categories) == len(sources):
+        return range(len(sources))
+    return [0] * len(sources)
+
+
+def _same_queries(model: DETR, weights: Weights) -> bool:
+    """Whether both have as many queries in inference."""
+    return bool(weights.model_args.get("num_queries") == model.num_queries)
+
+
+def _query_rows(own: Tensor, given: Tensor, queries: int) -> Tensor:
+    """Those of inference from the checkpoint; those of training too where they are as many."""
+    if own.shape == given.shape or own.shape[1:] != given.shape[1:]:
+        return given
+    return torch.cat([given[:queries], own[queries:]])
+
+
+def _without_training_parts(
+    model: DETR, own: Mapping[str, Tensor], given: Mapping[str, Tensor], weights: Weights
+) -> dict[str, Tensor]:
+    """The tensors of the checkpoint without those of training alone that have no place in the model."""
+    return {
+        key: value
+        for key, value in given.items()
+        if not _in_training_alone(key, weights) or (key in own and own[key].shape == value.shape)
+    }
+
+
+def _in_training_alone(key: str, of: DETR | Weights) -> bool:
+    """Whether a tensor of a model or of a checkpoint is of no use in inference."""
+    if isinstance(of, DETR):
+        seeds = of.seeded_by_dense
+    else:
+        seeds = of.model_args.get("seeds") == "dense" and of.model_args.get("queries", "learned") != "learned"
+    return key.startswith("denoising.") or (key.startswith("dense_head.") and not seeds)
+
+
+def _check_fit(model: DETR, own: Mapping[str, Tensor], given: Mapping[str, Tensor], weights: Weights) -> None:
+    """Make sure that everything fits."""
     counters = {key for key in own.keys() ^ given.keys() if key.endswith(".num_batches_tracked")}
-    missing = [key for key in own if key not in given and key not in counters]
+    missing = [key for key in own.keys() - given.keys() - counters if not _in_training_alone(key, model)]
     unexpected = [key for key in given if key not in own and key not in counters]
     shapes = [
         f"{key} {list(given[key].shape)} instead of {list(own[key].shape)}"
         for key in own
-        if key in given and given[key].shape != own[key].shape and key not in _HEAD
+        if key in given and given[key].shape != own[key].shape
     ]
     problems = [f"{key} is missing" for key in missing] + [f"{key} is unexpected" for key in unexpected] + shapes
-    settings = _other_settings(model, own, weights)
+    settings = _other_settings(model, own, weights, bool(problems))
     if not problems and not settings:
         return
     what = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
@@ -124,34 +208,37 @@ def _check_fit(model: DETR, own: Mapping[str, Tensor], weights: Weights) -> None
     )
 
 
-def _other_settings(model: DETR, own: Mapping[str, Tensor], weights: Weights) -> list[str]:
+_TRACELESS = ("nheads", "activation", "score_refine")
+"""Settings that leave no trace in keys and shapes, but without which the model is another one."""
+_TRACED = (
+    "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "pre_norm",
+    "feature_levels", "encoder", "hybrid_expansion", "decoder", "points", "queries", "seeds", "box_refine",
+)  # fmt: skip
+"""Settings that matter where keys or shapes differ."""
+
+
+def _other_settings(model: DETR, own: Mapping[str, Tensor], weights: Weights, differ: bool) -> list[str]:
     """The flags by which the model would become that of the checkpoint, as far as both are known."""
-    ours, theirs = infer_model_args(own), infer_model_args(weights.state_dict)
-    names = [name for name in ours.keys() | theirs.keys() if name not in ("num_classes", "backbone_norm")]
-    # Statistics of a batch norm fit a frozen one; only a group norm has none.
-    if (ours["backbone_norm"] == "group") != (theirs["backbone_norm"] == "group"):
-        names.append("backbone_norm")
-    traceless = [name for name in ("dilation", "nheads", "activation") if name in weights.model_args]
-    theirs |= {name: weights.model_args[name] for name in traceless}
-    theirs.setdefault("backbone", weights.model_args.get("backbone", "another backbone"))
-    ours |= _traceless_settings(model)
-    same_resnet = theirs["backbone"] in RESNET_BLOCKS and theirs["backbone"] == ours.get("backbone")
-    names += [name for name in traceless if name != "dilation" or same_resnet]
+    ours, theirs = model.model_args, with_defaults(weights.model_args)
+    if is_classic(weights.state_dict):
+        untold = {"backbone", "dilation", *_TRACELESS} - weights.model_args.keys()
+        theirs = {name: value for name, value in theirs.items() if name not in untold}
+        theirs |= infer_model_args(weights.state_dict) | dict(weights.model_args)
+    names = {*_TRACELESS, *(_TRACED if differ else ())}
+    if "backbone" not in theirs and differ:
+        theirs["backbone"] = "another backbone"
     if any(key not in own for key in weights.state_dict if key.startswith("backbone.0.") and "num_batches" not in key):
-        names.append("backbone")
-    differing = sorted(name for name in set(names) if name in theirs and ours.get(name) != theirs[name])
+        names.add("backbone")
+    if theirs.get("backbone") in RESNET_BLOCKS and theirs["backbone"] == ours.get("backbone"):
+        names.add("dilation")
+    # Statistics of a batch norm fit a frozen one; only a group norm has none.
+    if "group" in (ours.get("backbone_norm"), theirs.get("backbone_norm")):
+        names.add("backbone_norm")
+    differing = sorted(name for name in names if name in ours and name in theirs and ours[name] != theirs[name])
     return [_flag(name, theirs[name]) for name in differing]
-
-
-def _traceless_settings(model: DETR) -> dict[str, Any]:
-    """Settings of a model that leave no trace in its keys and shapes."""
-    layer = model.transformer.decoder.layers[0]
-    assert isinstance(layer, DecoderLayer)
-    activation = next(name for name, function in ACTIVATIONS.items() if function is layer.activation)
-    return {"dilation": model.stride == 16, "nheads": layer.self_attn.heads, "activation": activation}
 
 
 def _flag(name: str, value: object) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--{name} false"
-    return f"--{name} {value}"
+    return f"--{name} {shlex.quote(str(value))}"

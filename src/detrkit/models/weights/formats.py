@@ -17,10 +17,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from detrkit.errors import DataError, WeightsError
-from detrkit.models.weights.architecture import Weights, check_keys, infer_model_args
+from detrkit.errors import ConfigError, DataError, WeightsError
+from detrkit.models.build import build_model
+from detrkit.models.weights.architecture import (
+    Weights,
+    check_keys,
+    check_tensors,
+    count_layers,
+    infer_model_args,
+    is_classic,
+    with_defaults,
+)
 from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggingface
 from detrkit.models.weights.published import COCO_CATEGORIES, PUBLISHED, fetch, recognise
 from detrkit.models.weights.safe import read_checkpoint
@@ -101,18 +111,18 @@ def _read_file(path: Path) -> Weights:
     content = read_checkpoint(path)
     state_dict = _state_dict(content.get("model", content), path)
     if "detrkit" in content:
+        check_tensors(state_dict, str(path))
         return _ours(state_dict, content["detrkit"], path)
+    check_keys(state_dict, str(path))
     return _of_the_original(state_dict, content.get("args"), path)
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors under the original's keys, without the prefix that data-parallel training leaves."""
+    """The tensors of a checkpoint, without the prefix that data-parallel training leaves."""
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         keys = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
         raise WeightsError(f'expected a state dict, bare or under "model", in {path}, found: {keys}')
-    state_dict = {str(key).removeprefix("module."): value for key, value in found.items()}
-    check_keys(state_dict, str(path))
-    return state_dict
+    return {str(key).removeprefix("module."): value for key, value in found.items()}
 
 
 def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
@@ -140,21 +150,57 @@ def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
 
 def _check_header(weights: Weights) -> None:
     """Make sure that what a checkpoint says of itself is true of its tensors."""
-    from detrkit.models import build_model
-
-    told, seen = weights.model_args, infer_model_args(weights.state_dict)
-    wrong = [
-        f"{name} {told[name]!r} where the weights have {seen[name]!r}"
-        for name in ("num_classes", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries")
-        if name in told and told[name] != seen[name]
-    ]
-    wrong += [f"the unknown setting {name!r}" for name in told if name not in signature(build_model).parameters]
-    if len(weights.categories) != seen["num_classes"]:
-        wrong.append(f"{len(weights.categories)} categories where the weights have {seen['num_classes']}")
+    told = weights.model_args
+    wrong = [f"the unknown setting {name!r}" for name in told if name not in signature(build_model).parameters]
+    if not wrong:
+        seen = _seen(weights)
+        wrong = [
+            f"{name} {told[name]!r} where the weights have {value!r}"
+            for name, value in seen.items()
+            if told.get(name, value) != value
+        ]
+        if len(weights.categories) != seen["num_classes"]:
+            wrong.append(f"{len(weights.categories)} categories where the weights have {seen['num_classes']}")
     if weights.image_size < 1:
         wrong.append(f"an image_size of {weights.image_size}")
+    if not wrong and not is_classic(weights.state_dict):
+        wrong = _other_shapes(weights)
     if wrong:
         raise WeightsError(f'the entry "detrkit" of {weights.source} holds {wrong[0]}; save the checkpoint again')
+
+
+def _seen(weights: Weights) -> dict[str, Any]:
+    """Settings that the tensors tell by themselves."""
+    tensors, told = weights.state_dict, with_defaults(weights.model_args)
+    head = tensors.get("class_embed.0.bias" if told["box_refine"] or told["score_refine"] else "class_embed.bias")
+    if head is None:
+        check_keys(tensors, weights.source)
+        raise WeightsError(f"expected the weights of a DETR in {weights.source}, found no class head of its settings")
+    seen = count_layers(tensors)
+    if is_classic(tensors):
+        inferred = infer_model_args(tensors)
+        names = ["hidden_dim", "dim_feedforward"]
+        if told["query_groups"] == 1 and told["hybrid_queries"] == 0:
+            names.append("num_queries")
+        seen |= {name: inferred[name] for name in names}
+    return seen | {"num_classes": len(head) - (not told["sigmoid"])}
+
+
+def _other_shapes(weights: Weights) -> list[str]:
+    """Tensors that the settings of a checkpoint make otherwise than it has them. The model is built without memory."""
+    if weights.model_args.get("backbone", "").startswith("timm:"):
+        return []  # not all of timm's models can be built so; `fit_weights` will tell
+    try:
+        with torch.device("meta"):
+            made = build_model(**weights.model_args).state_dict()
+    except (ConfigError, TypeError) as problem:
+        return [f"settings that make no model ({problem})"]
+    found = weights.state_dict
+    return [
+        f"settings by which {key} would be {list(made[key].shape)}, where the weights have {list(found[key].shape)}"
+        for key in made
+        if key in found and made[key].shape != found[key].shape
+    ]
 
 
 def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> Weights:

@@ -1,0 +1,142 @@
+"""What lies in a Hugging Face folder beside the names of tensors: settings, classes, preprocessing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.models.features import IMAGENET_MEAN, IMAGENET_STD
+from detrkit.models.weights.published import COCO_CATEGORIES
+from detrkit.models.weights.safe import read_checkpoint
+from detrkit.structures import Categories
+
+_COCO_THINGS = Categories(
+    *zip(*[(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")], strict=True)
+)
+"""The 80 classes of COCO that are used."""
+
+_OTHER_COCO_NAMES = {
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
+    "diningtable": "dining table", "tvmonitor": "tv",
+}  # fmt: skip
+"""Names of Pascal VOC that RT-DETR's folders give to classes of COCO."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        WeightsError: it is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise WeightsError(f"expected JSON in {path}, found something else ({problem})") from problem
+    if not isinstance(content, dict):
+        raise WeightsError(f"expected a JSON object in {path}, found a {type(content).__name__}")
+    return content
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder: safetensors, in one file or several, else pytorch_model.bin.
+
+    Raises:
+        WeightsError: there are none, or they cannot be read.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
+        return {key: value for shard in shards for key, value in _read_safetensors(folder / Path(shard).name).items()}
+    if (folder / "model.safetensors").is_file():
+        return _read_safetensors(folder / "model.safetensors")
+    if (folder / "pytorch_model.bin").is_file():
+        return read_checkpoint(folder / "pytorch_model.bin")
+    raise WeightsError(f"expected model.safetensors or pytorch_model.bin in {folder}, found neither")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise WeightsError(f"{path} cannot be read ({problem}); copy or download it again") from problem
+    return tensors
+
+
+def expect(config: Mapping[str, Any], folder: Path, **settings: Any) -> None:
+    """Make sure that settings of a config.json, where it has them, are those that our models know.
+
+    Raises:
+        WeightsError: one is not.
+    """
+    for name, known in settings.items():
+        found = config.get(name, known)
+        if found != known:
+            raise WeightsError(
+                f"expected {name} {known} in {folder / 'config.json'}, found {found}; other models cannot be loaded"
+            )
+
+
+def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], default: Any) -> Any:
+    """What all of several settings are.
+
+    Raises:
+        WeightsError: they differ.
+    """
+    values = [config.get(name, default) for name in names]
+    if any(value != values[0] for value in values):
+        raise WeightsError(f"expected one value of {', '.join(names)} in {folder / 'config.json'}, found {values}")
+    return values[0]
+
+
+def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
+    """Names from id2label; ids as `write_huggingface` keeps them, else COCO's for its classes, else class indices."""
+    labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    if any(name.startswith("LABEL_") for name in labels.values()) or sorted(labels) != list(range(num_classes)):
+        return COCO_CATEGORIES if num_classes == len(COCO_CATEGORIES) else Categories.unnamed(num_classes)
+    names = [f"N/A {index}" if labels[index] == "N/A" else labels[index] for index in range(num_classes)]
+    ids = config.get("category_ids")
+    if ids and len(ids) == num_classes:
+        return Categories(tuple(ids), tuple(names))
+    if tuple(_OTHER_COCO_NAMES.get(name, name) for name in names) == _COCO_THINGS.names:
+        return _COCO_THINGS
+    return Categories(tuple(range(num_classes)), tuple(names))
+
+
+def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+    """How pictures are made ready, by preprocessor_config.json.
+
+    Args:
+        folder: that may have one.
+        default_size: what stands for `size` where it has none.
+        normalised: whether pictures are normalised where it does not say.
+
+    Returns:
+        The shorter side in pixels; the keywords `input_mean` and `input_std` of `build_model` unless they are
+        ImageNet's; notes.
+    """
+    path = folder / "preprocessor_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    size = settings.get("size", default_size)
+    notes: tuple[str, ...] = ()
+    if isinstance(size, dict) and "height" in size:
+        height, width = int(size["height"]), int(size["width"])
+        size = min(height, width)
+        notes = (
+            f"{folder} was trained on pictures stretched to {width} x {height}; here pictures keep their shape, "
+            f"with a shorter side of {size}",
+        )
+    elif isinstance(size, dict):
+        size = size.get("shortest_edge", 800)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if settings.get("do_normalize", normalised):
+        mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
+        std = tuple(settings.get("image_std", IMAGENET_STD))
+    input_args = {} if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD) else {"input_mean": mean, "input_std": std}
+    return int(size), input_args, notes

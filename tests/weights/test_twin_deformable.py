@@ -1,0 +1,87 @@
+"""A Deformable DETR of transformers gives the same results here, at every decoder layer."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.models.weights import load_weights
+from detrkit.structures import Categories
+
+from .small import padded_batch
+from .twins import LABELS, RESNET18, agree, ours, saved
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_queries": 6, "two_stage_num_proposals": 6,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "one level": {"num_feature_levels": 1},
+    "one dilated level": {"num_feature_levels": 1, "dilation": True},
+    "four levels": {},
+    "three levels, two points, gelu, learned positions": {
+        "num_feature_levels": 3, "encoder_n_points": 2, "decoder_n_points": 2, "activation_function": "gelu",
+        "position_embedding_type": "learned",
+    },
+    "refinement": {"with_box_refine": True},
+    "refinement, heads apart": {"with_box_refine": True},
+    "two stages": {"with_box_refine": True, "two_stage": True},
+    "two stages on one level": {"with_box_refine": True, "two_stage": True, "num_feature_levels": 1},
+}  # fmt: skip
+
+
+def make_twin(kind: str) -> Any:
+    settings = KINDS[kind]
+    backbone: dict[str, Any] = {"backbone": "resnet18"}  # timm's, as in the published folders
+    if kind != "one dilated level" and not kind.startswith("four"):
+        stages = ["stage4"] if settings.get("num_feature_levels") == 1 else RESNET18["out_features"]
+        backbone = {"backbone_config": transformers.ResNetConfig(**RESNET18 | {"out_features": stages})}
+    else:
+        pytest.importorskip("timm")
+    twin = transformers.DeformableDetrForObjectDetection(
+        transformers.DeformableDetrConfig(**backbone, **SIZES, **settings, **LABELS)
+    )
+    if "apart" in kind:  # as the published folders have them; transformers ties new ones
+        twin.class_embed = torch.nn.ModuleList(copy.deepcopy(head) for head in twin.class_embed)
+    return twin
+
+
+def their_layers(twin: Any, images: Tensor, padding: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Logits and boxes of each layer, which the twin itself tells of the last one alone."""
+    with torch.no_grad():
+        out = twin(pixel_values=images, pixel_mask=(~padding).long())
+        layers = []
+        before = out.init_reference_points
+        for k, hidden in enumerate(out.intermediate_hidden_states.unbind(1)):
+            change = twin.bbox_embed[k](hidden)
+            change[..., : before.shape[-1]] += before.logit()
+            layers.append((twin.class_embed[k](hidden), change.sigmoid()))
+            before = out.intermediate_reference_points[:, k]
+    torch.testing.assert_close(layers[-1], (out.logits, out.pred_boxes))
+    return layers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_twin(tmp_path: Path, kind: str) -> None:
+    twin = saved(make_twin(kind), tmp_path)
+    model, weights = ours(tmp_path)
+    assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
+    assert weights.notes == ()
+    if "apart" in kind:
+        assert not torch.equal(model.class_embed[0].weight, model.class_embed[1].weight)
+    images, padding = padded_batch()
+    agree(model, images, padding, their_layers(twin, images, padding))
+
+
+def test_levels_and_queries_are_told(tmp_path: Path) -> None:
+    saved(make_twin("two stages"), tmp_path)
+    args = load_weights(tmp_path).model_args
+    assert args["feature_levels"] == "8,16,32,64"
+    assert args["queries"] == "two_stage"
+    assert args["class_agnostic"] is True
+    assert "input_mean" not in args
