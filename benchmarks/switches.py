@@ -55,6 +55,10 @@ AUGMENTATION = (
 )
 
 
+SIZE = ("backbone", "backbone_weights", "hidden_dim", "nheads")
+"""Settings that make a model large or small."""
+
+
 @dataclass(frozen=True)
 class Switch:
     """Settings that make one idea. What they are when it is on is what `fast` says, so that this table cannot age."""
@@ -74,10 +78,10 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("levels", ("feature_levels", "encoder", "hybrid_expansion"), off={"feature_levels": "32"}),
     Switch("deformable", ("decoder", "points"), off={"decoder": "conditional"}),
     Switch("box_refine", ("box_refine",)),
-    Switch("selection", ("queries", "num_queries", "distinct"), off={"queries": "anchors", "seeds": "encoder"}),
+    Switch("selection", ("queries", "num_queries"), off={"queries": "anchors", "seeds": "encoder"}),
     Switch("dense_head", ("dense_head", "dense_convs", "dense_loss_coef", "seeds")),
     Switch("score_refine", ("score_refine",)),
-    Switch("denoising", ("denoising", "dn_queries", "dn_label_noise", "dn_box_noise", "dn_loss_coef")),
+    Switch("distinct", ("distinct",)),
     Switch("ema", ("ema",)),
     Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
 )
@@ -87,13 +91,13 @@ FURTHER: dict[str, dict[str, Any]] = {
     "look_forward_twice": {"look_forward_twice": True},
     "groups": {"query_groups": 3},
     "hybrid_branch": {"hybrid_queries": 300},
-    "distinct": {"distinct": 0.8},
     "two_stage": {"queries": "two_stage"},
     "features": {"queries": "features"},
     "encoder_seeds": {"seeds": "encoder"},
     "fcos": {"dense_head": "fcos"},
     "atss": {"dense_head": "atss"},
     "plain_denoising": {"denoising": "plain"},
+    "contrastive_denoising": {"denoising": "contrastive", "dn_box_noise": 1.0},
     "matchability": {"class_loss": "matchability"},
     "deformable_encoder": {"encoder": "deformable", "enc_layers": 3},
     "dropout": {"dropout": 0.1},
@@ -103,23 +107,31 @@ FURTHER: dict[str, dict[str, Any]] = {
 """What is tried on top of `fast`."""
 
 
-def variants(series: Sequence[str] = SERIES) -> dict[str, list[Variant]]:
-    """The rows of each series; the first is what the others are compared with."""
-    fast, classic = TrainConfig.from_recipe("fast").to_dict(), TrainConfig.from_recipe("classic").to_dict()
+def variants(series: Sequence[str] = SERIES, model: str = "") -> dict[str, list[Variant]]:
+    """The rows of each series; the first is what the others are compared with.
+
+    Args:
+        series: which.
+        model: the model of `fast`, if not the recipe's own. What makes it larger or smaller (backbone, widths) all
+            rows have, classic too.
+    """
+    own = {"model": model} if model else {}
+    fast, classic = TrainConfig.from_recipe("fast", **own).to_dict(), TrainConfig.from_recipe("classic").to_dict()
+    size = {name: fast[name] for name in SIZE} if model else {}
     rows: dict[str, list[Variant]] = {}
-    added: dict[str, Any] = {}
-    ladder = [Variant("classic", "classic")]
-    removed = [Variant("fast", "fast")]
+    added: dict[str, Any] = dict(size)
+    ladder = [Variant("classic", "classic", dict(size))]
+    removed = [Variant("fast", "fast", own)]
     for number, switch in enumerate(SWITCHES, start=1):
         added |= {name: fast[name] for name in switch.settings}
         ladder.append(Variant(f"add{number:02d}_{switch.name}", "classic", dict(added)))
         without = {name: classic[name] for name in switch.settings} | dict(switch.off)
         if any(fast[name] != value for name, value in without.items()):
-            removed.append(Variant(f"no_{switch.name}", "fast", without))
+            removed.append(Variant(f"no_{switch.name}", "fast", own | without))
     rows["added"], rows["removed"] = ladder, removed
     rows["further"] = [removed[0]]
     rows["further"] += [
-        Variant(f"with_{name}", "fast", settings)
+        Variant(f"with_{name}", "fast", own | settings)
         for name, settings in FURTHER.items()
         if any(fast[key] != value for key, value in settings.items())
     ]
@@ -140,7 +152,7 @@ def _compare(flags: argparse.Namespace) -> int:
     unknown = [name for name in flags.series if name not in SERIES]
     if unknown:
         raise ConfigError(f"--series knows {', '.join(SERIES)}, found {unknown[0]!r}")
-    rows = _chosen(variants(flags.series), flags.only)
+    rows = _chosen(variants(flags.series, flags.model), flags.only)
     folder = Path(flags.output_dir)
     epochs = flags.epochs or 50
     names = [Path(data).resolve().stem for data in flags.data]
@@ -239,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", nargs="+", required=True, help="folders of the data sets")
     parser.add_argument("--series", type=words, default=SERIES, help=f"of {', '.join(SERIES)}; default: all")
+    parser.add_argument("--model", default="", help="of fast, such as detrkit_n; default: the recipe's own")
     parser.add_argument("--only", type=words, default=(), metavar="NAME,...", help="only these rows")
     add_run_flags(parser)
     return parser

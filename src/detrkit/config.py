@@ -224,7 +224,7 @@ class OptimConfig:
     lr_drop: int = 200
     """Epoch after which the step schedule drops the learning rates to a tenth."""
     warmup_steps: int = 0
-    """Steps over which the learning rates rise linearly from 0."""
+    """Steps over which the learning rates rise linearly from 0; they are up after a tenth of the run at the latest."""
     clip_max_norm: float = 0.1
     """Largest norm of the gradient; 0: no clipping."""
     accumulate: int = 1

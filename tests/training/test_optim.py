@@ -61,6 +61,8 @@ def test_the_cosine_falls_from_the_full_rate_to_0_and_warm_up_rises_to_it():
     assert cosine.factor(0, 0.0, 0) == 1
     assert cosine.factor(5, 0.0, 50) == pytest.approx(0.5)
     assert cosine.factor(9, 1.0, 100) == pytest.approx(0)
+    long = schedule(warmup_steps=1000)  # of a run of ten epochs: up at the end of the first
+    assert [long.factor(0, 0.0, 0), long.factor(0, 0.5, 20), long.factor(1, 0.0, 40)] == [0.001, 0.5, 1.0]
     assert [schedule(warmup_steps=4).factor(0, 0.0, step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 

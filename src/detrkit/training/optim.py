@@ -63,6 +63,10 @@ FLAT, LEAST = 0.5, 0.05
 """Of "flat_cosine": the share of the epochs before the rates fall, and what they fall to (Lyu et al. 2022, RTMDet)."""
 
 
+WARM = 0.1
+"""Share of a run by whose end the warm-up is over, however many steps it was given."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Learning rates of the groups, a pure function of the point reached.
@@ -78,7 +82,7 @@ class Schedule:
     lr_drop: int
     """Epochs between drops to a tenth, for "step"."""
     warmup_steps: int
-    """Optimiser steps of linear warm-up; 0: none."""
+    """Optimiser steps of linear warm-up, at most a tenth of the run; 0: none."""
 
     def factor(self, epoch: int, fraction: float, step: int) -> float:
         """What the base rates are multiplied by, in 0..1.
@@ -88,8 +92,8 @@ class Schedule:
             fraction: share of the current epoch that is done, 0..1.
             step: optimiser steps taken in all.
         """
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         done = min(1.0, (epoch + fraction) / self.epochs)
+        warmup = min(1.0, max((step + 1) / self.warmup_steps, done / WARM)) if self.warmup_steps else 1.0
         if self.kind == "cosine":
             return warmup * _half_cosine(done)
         if self.kind == "flat_cosine":
