@@ -397,6 +397,7 @@ def test_an_address_is_fetched_once_with_its_hash(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("ignore:the 91 classes of")
 @pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")
+@pytest.mark.filterwarnings("ignore:.* pictures hold more objects than the 5 queries can find")
 def test_on_pictures_of_coco(
     detrkit: Command, shared_data: Path, tmp_path: Path, no_report: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
