@@ -1,6 +1,7 @@
 """A Deformable DETR of transformers gives the same results here, at every decoder layer."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.errors import WeightsError
 from detrkit.models.weights import load_weights
 from detrkit.structures import Categories
 
@@ -78,10 +80,24 @@ def test_twin(tmp_path: Path, kind: str) -> None:
     agree(model, images, padding, their_layers(twin, images, padding))
 
 
-def test_levels_and_queries_are_told(tmp_path: Path) -> None:
-    saved(make_twin("two stages"), tmp_path)
-    args = load_weights(tmp_path).model_args
-    assert args["feature_levels"] == "8,16,32,64"
-    assert args["queries"] == "two_stage"
-    assert args["class_agnostic"] is True
-    assert "input_mean" not in args
+def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
+    twin = make_twin("two stages")
+    twin.save_pretrained(tmp_path)
+    weights = load_weights(tmp_path)
+    assert weights.model_args["feature_levels"] == "8,16,32,64"
+    assert weights.model_args["queries"] == "two_stage"
+    assert weights.model_args["class_agnostic"] is True
+    assert "input_mean" not in weights.model_args  # ImageNet's
+    assert weights.image_size == 800
+    config = json.loads((tmp_path / "config.json").read_text())
+    for settings, sentence in (
+        ({"encoder_n_points": 2}, "one value of encoder_n_points, decoder_n_points"),
+        ({"num_feature_levels": 6}, r"stumbled over .input_proj\.4\.0\.weight"),
+        ({"dilation": True}, "or one with dilation, found 3 of 4 with dilation"),
+        ({"with_box_refine": False}, "expected one head for all decoder layers"),
+        ({"decoder_layers": 1}, "stumbled over"),
+        ({"architectures": ["DeformableDetrModel"]}, "found DeformableDetrModel of type deformable_detr"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | settings))
+        with pytest.raises(WeightsError, match=sentence):
+            load_weights(tmp_path)

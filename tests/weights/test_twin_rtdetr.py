@@ -1,12 +1,19 @@
-"""An RT-DETR of transformers gives the same results here, at every decoder layer."""
+"""An RT-DETR of transformers gives the same results here, at every decoder layer; and training can go on from it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from detrkit.structures import Categories
+from detrkit.config import TrainConfig
+from detrkit.errors import WeightsError
+from detrkit.inference import Detector
+from detrkit.models.weights import COCO_CATEGORIES, load_weights
+from detrkit.structures import Categories, Target
+from detrkit.training.parts import start_model
 
 from .twins import LABELS, RESNET18, agree, ours, saved
 
@@ -52,3 +59,98 @@ def test_twin(tmp_path: Path, backbone: str, version: str, settings: dict[str, A
         layers = list(zip(out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1), strict=True))
         torch.testing.assert_close(layers[-1], (out.logits, out.pred_boxes))
         agree(model, images, torch.zeros(2, *size, dtype=torch.bool), layers)
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rtdetr")
+    saved(make_twin("nano"), folder)
+    transformers.RTDetrImageProcessor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(small_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_folder, tmp_path / "copy"))
+
+
+def change(folder: Path, file: str = "config.json", **settings: Any) -> None:
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | settings))
+
+
+def test_pictures_are_not_normalised(folder: Path) -> None:
+    weights = load_weights(folder)
+    assert weights.image_size == 640
+    assert (weights.model_args["input_mean"], weights.model_args["input_std"]) == ((0.0,) * 3, (1.0,) * 3)
+    assert any("stretched to 640 x 640" in note for note in weights.notes)
+    with pytest.warns(UserWarning, match="stretched"):
+        detector = Detector.load(folder, device="cpu", image_size=64)
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(detector.prepare([image]).images[0], image / 255)
+    change(folder, "preprocessor_config.json", do_normalize=True, size={"shortest_edge": 320})
+    weights = load_weights(folder)
+    assert "input_mean" not in weights.model_args  # ImageNet's, as ever
+    assert weights.image_size == 320
+    assert weights.notes == ()
+    change(folder, "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    assert load_weights(folder).model_args["input_mean"] == (0.5, 0.5, 0.5)
+    (folder / "preprocessor_config.json").unlink()
+    assert load_weights(folder).image_size == 640
+    assert load_weights(folder).model_args["input_std"] == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*stretched to:UserWarning")
+def test_training_goes_on_with_other_classes(folder: Path) -> None:
+    config = TrainConfig.from_recipe("fast", weights=str(folder), data="none", device="cpu", num_queries=4)
+    ours = Categories((1, 2), ("bird", "plate"))
+    start = start_model(config, ours, None)
+    assert [row.kept_from for row in start.kept] == ["bird", None]
+    assert start.model_args["num_queries"] == 4
+    assert start.model_args["denoising"] == "contrastive"
+    assert start.model.input_mean == (0.0, 0.0, 0.0)
+    theirs = load_weights(folder).state_dict
+    for key in ("class_embed.0.weight", "query_embed.enc_class.weight", "denoising.label_embed.weight"):
+        assert torch.equal(start.model.state_dict()[key][0], theirs[key][2])
+    targets: list[Target] = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}]
+    out = start.model.train()(torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool), targets)
+    assert {branch.name for branch in out.branches} == {"dn", "enc"}
+    losses = start.criterion(out, targets)
+    assert all(loss.isfinite().all() for loss in losses.values())
+
+
+def test_names_of_coco(folder: Path) -> None:
+    """The published folders have Pascal VOC's names for some classes, and no category ids."""
+    published = {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor"}
+    published |= {"potted plant": "pottedplant", "dining table": "diningtable"}
+    named = [(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")]
+    twin = transformers.RTDetrForObjectDetection.from_pretrained(folder)
+    twin.config.id2label = {k: published.get(name, name) for k, (_, name) in enumerate(named)}
+    for head in (twin.model.enc_score_head, *twin.model.decoder.class_embed):
+        head.weight, head.bias = (torch.nn.Parameter(torch.zeros(80, *p.shape[1:])) for p in (head.weight, head.bias))
+    twin.model.denoising_class_embed = torch.nn.Embedding(81, 32)
+    twin.save_pretrained(folder)
+    categories = load_weights(folder).categories
+    assert list(zip(categories.ids, categories.names, strict=True)) == named
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"encoder_hidden_dim": 48}, "expected encoder_hidden_dim 32"),
+        ({"learn_initial_query": True}, "expected learn_initial_query False"),
+        ({"encode_proj_layers": [1, 2]}, r"expected encode_proj_layers \[2\]"),
+        ({"model_type": "rt_detr_v2", "architectures": ["RTDetrV2ForObjectDetection"], "decoder_method": "discrete"},
+         "expected decoder_method default"),
+        ({"encoder_attention_heads": 2}, "expected one value of encoder_attention_heads, decoder_attention_heads"),
+        ({"decoder_layers": 1}, "stumbled over"),
+        ({"decoder_layers": 3}, "stumbled over"),
+        ({"backbone_config": {"model_type": "resnet"}}, "expected one of the backbones nano, resnet18vd"),
+        ({"backbone_config": {"model_type": "rt_detr_resnet", "depths": [2, 2, 2, 2]}}, "expected one of the back"),
+        ({"model_type": "d_fine"}, "found RTDetrForObjectDetection of type d_fine"),
+    ],
+)  # fmt: skip
+def test_what_ours_has_not(folder: Path, settings: dict[str, Any], sentence: str) -> None:
+    change(folder, **settings)
+    with pytest.raises(WeightsError, match=sentence):
+        load_weights(folder)

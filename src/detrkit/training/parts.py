@@ -161,11 +161,13 @@ def start_model(
     config = replace(config, **brought)
     trained = filled or bool(config.weights) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
+    card = _card(weights, resume)
     model_args: dict[str, Any] = {
         "num_classes": len(categories),
         **{name: getattr(config, name) for name in (*_ARCHITECTURE, *_IN_TRAINING)},
         "sigmoid": config.class_loss != "softmax",
-        "class_agnostic": _card(weights, resume).get("class_agnostic", False),
+        "class_agnostic": card.get("class_agnostic", False),
+        **{name: card[name] for name in ("input_mean", "input_std") if name in card},
         "dropout": config.dropout,
         "aux_loss": not config.no_aux_loss,
         "masks": config.masks,
