@@ -73,6 +73,7 @@ class Switch:
 SWITCHES: tuple[Switch, ...] = (
     Switch("schedule", ("lr", "lr_backbone", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")),
     Switch("zero_dropout", ("dropout",)),
+    Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
     Switch("small", ("enc_layers", "dec_layers", "dim_feedforward"), off={"enc_layers": 1}),
     Switch("class_loss", ("class_loss", "set_cost_class", "cls_loss_coef"), off=sigmoid_losses("focal")),
     Switch("levels", ("feature_levels", "encoder", "hybrid_expansion"), off={"feature_levels": "32"}),
@@ -83,7 +84,6 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("score_refine", ("score_refine",)),
     Switch("distinct", ("distinct",)),
     Switch("ema", ("ema",)),
-    Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
 )
 """In the order in which they are added. Together they are all that tells `fast` from `classic`; a test holds that."""
 
