@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make_twin(kind: str) -> Any:
+def make_twin(kind: str, **changes: Any) -> Any:
     settings = KINDS[kind]
     backbone: dict[str, Any] = {"backbone": "resnet18"}  # timm's, as in the published folders
     if kind != "one dilated level" and not kind.startswith("four"):
@@ -46,7 +46,7 @@ def make_twin(kind: str) -> Any:
     else:
         pytest.importorskip("timm")
     twin = transformers.DeformableDetrForObjectDetection(
-        transformers.DeformableDetrConfig(**backbone, **SIZES, **settings, **LABELS)
+        transformers.DeformableDetrConfig(**backbone, **SIZES | settings | changes, **LABELS)
     )
     if "apart" in kind:  # as the published folders have them; transformers ties new ones
         twin.class_embed = torch.nn.ModuleList(copy.deepcopy(head) for head in twin.class_embed)
@@ -77,6 +77,16 @@ def test_twin(tmp_path: Path, kind: str) -> None:
     if "apart" in kind:
         assert not torch.equal(model.class_embed[0].weight, model.class_embed[1].weight)
     images, padding = padded_batch()
+    agree(model, images, padding, their_layers(twin, images, padding))
+
+
+def test_places_at_the_border_of_a_wide_picture(tmp_path: Path) -> None:
+    """Those within a hundredth of it are no proposals; nearly all others are taken here."""
+    twin = saved(make_twin("two stages", two_stage_num_proposals=600), tmp_path)
+    model, _ = ours(tmp_path)
+    images = torch.randn(1, 3, 64, 512, generator=torch.Generator().manual_seed(1))
+    padding = torch.zeros(1, 64, 512, dtype=torch.bool)
+    padding[:, :, 500:] = True
     agree(model, images, padding, their_layers(twin, images, padding))
 
 
