@@ -36,6 +36,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TORCH_HOME", str(folder / "torch"))
         _data(folder)
         _weights(folder, patch)
+        _rtdetr(folder / "rtdetr_r18vd")
         patch.setattr(demo, "demo_settings", lambda *of: replace(real_settings(*of), epochs=2, **SMALL_MODEL))
         yield folder
 
@@ -69,3 +70,29 @@ def _weights(folder: Path, patch: pytest.MonkeyPatch) -> None:
     stand_in.path.parent.mkdir(parents=True)
     torch.save(state_dict, stand_in.path)
     torch.save(state_dict, folder / "dc5.pth")
+
+
+def _rtdetr(folder: Path) -> None:
+    """An RT-DETR of transformers with random weights, much smaller than its name says."""
+    import transformers
+
+    body = transformers.RTDetrResNetConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[32, 64, 128, 256],
+        embedding_size=32,
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=body,
+        encoder_in_channels=[64, 128, 256],
+        decoder_in_channels=[32] * 3,
+        encoder_hidden_dim=32,
+        d_model=32,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        decoder_layers=1,
+        num_queries=10,
+    )
+    transformers.RTDetrForObjectDetection(config).save_pretrained(folder)
+    transformers.RTDetrImageProcessor().save_pretrained(folder)

@@ -3,16 +3,22 @@
 import inspect
 import re
 import textwrap
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+import torch
 import yaml
 
 import detrkit
 from detrkit import classic, cli
+from detrkit.config import CHANCES, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from detrkit.data.findings import treatments_table
 from detrkit.models import DETR
+from detrkit.recipes import MODELS, RECIPES
+from detrkit.structures import Categories
+from detrkit.training.parts import start_model
 
 from .pages import PAGES, ROOT, Page, commands_of, detrkit_arguments
 
@@ -121,6 +127,45 @@ def test_the_readme_lists_every_verb() -> None:
 
 def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
     assert treatments_table() in Page(ROOT / "docs/your-own-data.md").text, "put what treatments_table() says there"
+
+
+SWITCHES = Page(ROOT / "docs/switches.md")
+ELSEWHERE = {"backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping"}
+"""Settings that the original has not and that are no switches; other pages explain them."""
+
+
+def test_every_switch_and_every_choice_is_on_its_page() -> None:
+    new = {f.name for group in (ModelConfig, LossConfig, OptimConfig) for f in fields(group)}
+    new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE | {*CHANCES, "plain_epochs"}
+    assert {f"--{name}" for name in new} <= {word for span in SWITCHES.spans for word in span.split()}
+    hints = get_type_hints(TrainConfig)
+    for name in ("encoder", "decoder", "queries", "dense_head", "denoising", "class_loss"):
+        assert {f"--{name} {choice}" for choice in get_args(hints[name]) if choice != "none"} <= {*SWITCHES.spans}
+    assert {*RECIPES} <= {*SWITCHES.spans}
+
+
+def model_row(name: str, base: str) -> str:
+    """The row of docs/switches.md for a named model, told by what differs from another, or from the classic one."""
+    classic = TrainConfig().to_dict()
+    ours, theirs = (classic | MODELS[which]() if which else classic for which in (name, base))
+    changes = {key: value for key, value in ours.items() if theirs[key] != value}
+    differs = ", ".join(
+        f"`{key}={value:g}`" if isinstance(value, float) else f"`{key}={str(value).lower()}`"
+        for key, value in changes.items()
+    )
+    config = replace(TrainConfig.from_recipe("classic", model=name), backbone_weights="none")
+    with torch.device("meta"):
+        model = start_model(config, Categories.unnamed(3), None).model
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return " | ".join(["", f"`{name}`", f"{millions:.1f}", f"`{base}`" if base else "", differs, ""]).strip()
+
+
+def test_the_named_models_are_as_their_table_says() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| (?:`(\w+)`)? *\|.*$", SWITCHES.text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(MODELS)
+    for name, base in rows:
+        row = model_row(name, base)
+        assert row in SWITCHES.text, f"put this into docs/switches.md: {row}"
 
 
 def test_the_architecture_names_files_that_exist_and_forgets_no_module() -> None:
