@@ -81,13 +81,13 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("box_refine", ("box_refine",)),
     Switch("selection", ("queries", "num_queries"), off={"queries": "anchors", "seeds": "encoder"}),
     Switch("dense_head", ("dense_head", "dense_convs", "dense_loss_coef", "seeds")),
-    Switch("score_refine", ("score_refine",)),
     Switch("distinct", ("distinct",)),
     Switch("ema", ("ema",)),
 )
 """In the order in which they are added. Together they are all that tells `fast` from `classic`; a test holds that."""
 
 FURTHER: dict[str, dict[str, Any]] = {
+    "score_refine": {"score_refine": True},
     "look_forward_twice": {"look_forward_twice": True},
     "groups": {"query_groups": 3},
     "hybrid_branch": {"hybrid_queries": 300},

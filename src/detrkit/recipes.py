@@ -195,7 +195,6 @@ def detrkit_s() -> Settings:
         "distinct": 0.7,
         "dense_head": "aligned",
         "box_refine": True,
-        "score_refine": True,
         **sigmoid_losses("varifocal"),
     }
 
