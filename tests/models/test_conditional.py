@@ -93,6 +93,16 @@ def test_values_and_gradients_are_those_of_the_equations():
         torch.testing.assert_close(ours, naive)
 
 
+@torch.no_grad()
+def test_the_weights_are_those_that_make_the_output():
+    attention, content, reference, memory = _setting()
+    weights = attention.weights(content, reference, memory)
+    assert weights[1, ..., memory.padding[1]].abs().max() == 0
+    values = attention.value_proj(memory.tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    mixed = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention.output_proj(mixed), attention(content, reference, memory))
+
+
 def test_padding_is_never_looked_at():
     attention, content, reference, memory = _setting()
     plain = attention(content, reference, memory)

@@ -16,6 +16,7 @@ from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.verbs import ExplainConfig
 from detrkit.visualize.attention import Attention, attend, explain, overlay, parse_point, place_of, strongest
+from detrkit.visualize.looks import Map
 from inference.conftest import MODEL
 from visualize.conftest import size_of
 
@@ -25,13 +26,15 @@ def test_maps_are_distributions_over_the_places_of_the_picture(detector: Detecto
     attention = attend(detector, image)
     height, width = detector.transform.output_size(40, 100)
     h, w = math.ceil(height / 32), math.ceil(width / 32)
-    assert attention.decoder.shape == (9, h, w)
-    assert attention.encoder is not None
-    assert attention.encoder.shape == (h, w, h, w)
-    for weights in (attention.decoder, attention.encoder):
+    assert isinstance(attention.decoder, Map)
+    assert isinstance(attention.encoder, Map)
+    assert attention.decoder.weights.shape == (9, h, w)
+    assert attention.encoder.weights.shape == (h, w, h, w)
+    for weights in (attention.decoder.weights, attention.encoder.weights):
         assert (weights >= 0).all()
         torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(weights.shape[:-2]))
-    assert attention.covered == (h * 32 / height, w * 32 / width)
+    covered = (h * 32 / height, w * 32 / width)
+    assert attention.covered == attention.decoder.covered == attention.encoder.covered == covered
 
 
 def test_looking_does_not_change_what_is_found(detector: Detector, pictures: Path) -> None:
@@ -63,12 +66,13 @@ def test_the_weights_are_those_that_make_the_output(detector: Detector, pictures
     values = projected.unflatten(-1, (heads, dim // heads)).transpose(1, 2)  # [1, heads, S, D / heads]
     mixed = (weights[0] @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(module.out_proj(mixed), seen["out"])
-    shown = getattr(attention, part)
+    shown = getattr(attention, part).weights
     torch.testing.assert_close(shown.flatten(), weights[0][0].mean(0).flatten())
 
 
 def test_points_fall_on_the_place_that_covers_them(found: Detections) -> None:
-    exact = Attention(found, torch.full((2, 3, 5), 1 / 15), None, covered=(1.0, 1.0))
+    looks = Map(torch.full((3, 5, 3, 5), 1 / 15), (1.0, 1.0))
+    exact = Attention(found, looks, looks, covered=(1.0, 1.0))
     assert place_of((0, 0), 30, 50, exact) == (0, 0)
     assert place_of((49.9, 29.9), 30, 50, exact) == (2, 4)
     assert place_of((19.9, 10.1), 30, 50, exact) == (1, 1)

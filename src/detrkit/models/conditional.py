@@ -8,6 +8,8 @@ Shapes: B batch, Q queries, S places of all levels, D channels, M heads.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,11 +69,7 @@ class ConditionalAttention(nn.Module):
         `content` [B, Q, D], without position; `reference` [B, Q, 4], its anchor cx, cy, w, h in 0..1, relative to the
         picture without its padding. Padding is not looked at, except in a picture that is padding throughout.
         """
-        position = self.positions(content, reference)
-        query = self._side_by_side(self.query_content(content), self.query_position(position))
-        key = self._side_by_side(
-            self.key_content(memory.tokens), self.key_position(memory.position.to(memory.tokens.dtype))
-        )
+        query, key = self._queries_and_keys(content, reference, memory)
         value = self._split(self.value_proj(memory.tokens))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
@@ -79,6 +77,15 @@ class ConditionalAttention(nn.Module):
         )
         out: Tensor = self.output_proj(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def weights(self, content: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        """How much each query looks at each place: [B, M, Q, S], rows summing to 1. For pictures, not for training.
+
+        Arguments as in `forward`.
+        """
+        query, key = self._queries_and_keys(content, reference, memory)
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        return scores.masked_fill(~keys_to_keep(memory.padding), -math.inf).softmax(-1)
 
     def positions(self, content: Tensor, reference: Tensor) -> Tensor:
         """Where queries look, comparable with the position of the places: [B, Q, D]; arguments as in `forward`.
@@ -93,6 +100,15 @@ class ConditionalAttention(nn.Module):
         wide, high = (self.reference_size(content).sigmoid() / size).unbind(-1)
         y, x = scaled.chunk(2, dim=-1)
         return torch.cat([y * high[..., None], x * wide[..., None]], dim=-1).to(content.dtype)
+
+    def _queries_and_keys(self, content: Tensor, reference: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Content and position of queries, [B, M, Q, 2 * D / M], and of places, [B, M, S, 2 * D / M]."""
+        position = self.positions(content, reference)
+        query = self._side_by_side(self.query_content(content), self.query_position(position))
+        key = self._side_by_side(
+            self.key_content(memory.tokens), self.key_position(memory.position.to(memory.tokens.dtype))
+        )
+        return query, key
 
     def _side_by_side(self, content: Tensor, position: Tensor) -> Tensor:
         """Two parts [B, Q, D] -> [B, M, Q, 2 * D / M]."""

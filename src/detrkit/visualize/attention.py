@@ -1,10 +1,12 @@
 """Where the model looked: attention of the decoder over the picture and of the encoder between its places.
 
-As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads.
+As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads. Where attention
+samples points, the points of all heads, as figure 6 of Zhu et al. 2021, "Deformable DETR", shows them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from torch import Tensor, nn
 from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
-from detrkit.models.attention import MultiheadAttention, record_attention
+from detrkit.models.hybrid import HybridEncoder
 from detrkit.postprocessing import postprocess
 from detrkit.structures import Detections
 from detrkit.verbs import ExplainConfig
 from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, resized, save_picture, titled
+from detrkit.visualize.looks import Map, Points, on_finest, record_looks
 
 FEW = 3
 """Detections that are shown where none reaches the threshold."""
@@ -32,21 +35,27 @@ POINTS = 4
 PANEL = 420
 """Pixels of the longer side of each drawn picture."""
 
+DOT = 0.016
+"""Radius of the dot of the weightiest point, in longer sides of the picture."""
+
+
+MARK, SAMPLED = (46, 204, 255), (255, 225, 25)
+"""RGB of the points that are asked for in the encoder, and of those that their places sample."""
+
 
 @dataclass(frozen=True)
 class Attention:
-    """What one picture's features were looked at for. They lie on a grid of h x w places, row by row."""
+    """What was looked at in one picture."""
 
     detections: Detections
     """Best class of each query, in the order of the queries, with original ids and names."""
-    decoder: Tensor
-    """float32 [Q, h, w]: how much each query looks at each place, in the last decoder layer; sums to 1 over places."""
-    encoder: Tensor | None
-    """float32 [h, w, h, w]: how much each place (the first two) looks at each place, in the last encoder layer; sums
-    to 1 over the last two. None without an encoder."""
+    decoder: Map | Points
+    """What each query looks at, in the last decoder layer: weights [Q, h, w], or [Q, P] of points."""
+    encoder: Map | Points | None
+    """What each place looks at, in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The places
+    are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
     covered: tuple[float, float]
-    """Height and width that the grid covers, in heights and widths of the picture: 1 or, since the last places reach
-    over the border, a little more."""
+    """Height and width that these places cover, in heights and widths of the picture: 1 or a little more."""
 
 
 def explain(config: ExplainConfig) -> None:
@@ -88,7 +97,7 @@ def explain(config: ExplainConfig) -> None:
     written = [output_dir / "decoder_attention.png"]
     save_picture(written[0], draw_decoder(picture, attention, chosen))
     if attention.encoder is None:
-        console.print("The model has no encoder: no encoder attention", highlight=False)
+        console.print("The model has no encoder with attention, so there is no picture of it", highlight=False)
     else:
         points = asked or _different(_centres(attention.detections[chosen], height, width), height, width, attention)
         written.append(output_dir / "encoder_attention.png")
@@ -101,25 +110,41 @@ def explain(config: ExplainConfig) -> None:
 def attend(detector: Detector, image: Tensor) -> Attention:
     """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model
-    decoder = _attentions(model.transformer.decoder, "multihead_attn")
-    encoder = _attentions(model.transformer.encoder, "self_attn")
-    shapes: list[tuple[int, int]] = []
-    hook = model.input_proj.register_forward_hook(lambda module, given, out: shapes.append(out[0].shape[-2:]))
+    maps: list[Tensor] = []
+    hook = model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))
     batch = detector.prepare([image])
+    decoder = _last_attention(model.transformer.decoder, "multihead_attn")
+    encoder = _last_attention(model.transformer.encoder, "self_attn")
     try:
-        with record_attention(decoder) as looks, record_attention(encoder) as exchanges:
+        with record_looks(decoder) as looks, record_looks(encoder) as exchanges:
             out = model(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
     finally:
         hook.remove()
-    h, w = shapes[0]
+    shapes: list[tuple[int, int]] = [(each.shape[-2], each.shape[-1]) for each in maps]
     height, width = batch.images.shape[-2:]
-    found = postprocess(out, torch.tensor([image.shape[1:]]), top_k=0)[0].cpu().with_categories(detector.categories)
+
+    def covered(level: int) -> tuple[float, float]:
+        stride = model.backbone.strides[0] * 2**level
+        return shapes[level][0] * stride / height, shapes[level][1] * stride / width
+
+    (look,) = looks
+    asking = len(shapes) - 1 if isinstance(model.transformer.encoder, HybridEncoder) else 0
     return Attention(
-        detections=found,
-        decoder=looks[0][0].float().mean(0).cpu().view(-1, h, w),
-        encoder=exchanges[0][0].float().mean(0).cpu().view(h, w, h, w) if encoder else None,
-        covered=(h * model.stride / height, w * model.stride / width),
+        detections=postprocess(out, torch.tensor([image.shape[1:]]), top_k=0)[0]
+        .cpu()
+        .with_categories(detector.categories),
+        decoder=look if isinstance(look, Points) else Map(on_finest(look, shapes), covered(0)),
+        encoder=_by_place(exchanges[0], shapes[asking:], covered(asking)) if exchanges else None,
+        covered=covered(asking),
     )
+
+
+def _by_place(look: Tensor | Points, shapes: Sequence[tuple[int, int]], covered: tuple[float, float]) -> Map | Points:
+    """What the places of the first of some levels look at in all of them, by row and column."""
+    h, w = shapes[0]
+    if isinstance(look, Points):
+        return Points(look.places[: h * w].reshape(h, w, -1, 2), look.weights[: h * w].reshape(h, w, -1))
+    return Map(on_finest(look[: h * w], shapes).reshape(h, w, h, w), covered)
 
 
 def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
@@ -145,8 +170,9 @@ def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
 
 
 def place_of(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
-    """Row and column, on the grid of the features, of a point x, y in pixels of a picture of height x width."""
-    h, w = attention.decoder.shape[1:]
+    """Row and column, among the encoder's places, of a point x, y in pixels of a picture of height x width."""
+    assert attention.encoder is not None
+    h, w = attention.encoder.weights.shape[:2]
     row = int(point[1] / height / attention.covered[0] * h)
     column = int(point[0] / width / attention.covered[1] * w)
     return min(row, h - 1), min(column, w - 1)
@@ -160,11 +186,11 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
     for k in chosen:
         one = attention.detections[[k]]
         name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
-        heat = overlay(small, attention.decoder[k], attention.covered)
-        box = [v * scale for v in one.xyxy[0].tolist()]
-        _outline(heat, box, color_of(int(one.class_ids[0])))
+        look, color = attention.decoder[k], color_of(int(one.class_ids[0]))
+        looked = draw_look(small, look, color)
+        _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
         with_box = draw_detections(picture, one, side=PANEL)
-        parts = [("detection", with_box), (f"where its query looks, {_peak(attention.decoder[k])}", heat)]
+        parts = [("detection", with_box), (f"where its query looks, {_peak(look.weights)}", looked)]
         cells.append(titled(parts, f"{name} {float(one.scores[0]):.2f}, query {k}"))
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
@@ -180,11 +206,37 @@ def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[floa
     for number, point in enumerate(points, start=1):
         place = (point[0] * scale, point[1] * scale)
         _mark(marked, place, str(number))
-        weights = attention.encoder[place_of(point, height, width, attention)]
-        heat = overlay(small, weights, attention.covered)
-        _mark(heat, place, str(number))
-        cells.append(titled([(f"where point {number} looks, {_peak(weights)}", heat)]))
+        look = attention.encoder[place_of(point, height, width, attention)]
+        looked = draw_look(small, look, SAMPLED)
+        _mark(looked, place, str(number))
+        cells.append(titled([(f"where point {number} looks, {_peak(look.weights)}", looked)]))
     return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
+
+
+def draw_look(picture: Picture, look: Map | Points, color: tuple[int, int, int]) -> Picture:
+    """What one query or place looks at, over the greyed picture: a map as heat, points as dots of a colour."""
+    if isinstance(look, Map):
+        return overlay(picture, look.weights, look.covered)
+    return dotted(picture, look, color)
+
+
+def dotted(picture: Picture, points: Points, color: tuple[int, int, int]) -> Picture:
+    """Points [P] as dots over the greyed picture; the more one weighs, the larger and clearer it is.
+
+    Those outside of the picture are not to be seen.
+    """
+    height, width = picture.shape[:2]
+    canvas = Image.fromarray(_greyed(picture).round().astype(np.uint8).repeat(3, axis=2))
+    pen = ImageDraw.Draw(canvas, "RGBA")  # so that dots let through what lies below
+    level = points.weights / points.weights.max().clamp(min=1e-12)
+    for k in level.argsort().tolist():
+        x, y = (points.places[k] * torch.tensor([width, height])).tolist()
+        radius = DOT * max(height, width) * (0.2 + 0.8 * float(level[k]) ** 0.5)
+        opacity = 70 + round(185 * float(level[k]))
+        if np.isfinite([x, y]).all():
+            circle = (x - radius, y - radius, x + radius, y + radius)
+            pen.ellipse(circle, fill=(*color, opacity), outline=(0, 0, 0, opacity))
+    return np.asarray(canvas, dtype=np.uint8).copy()
 
 
 def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> Picture:
@@ -195,28 +247,26 @@ def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> 
     whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
     heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
     level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
-    grey = picture.mean(axis=2, keepdims=True) * 0.7
+    grey = _greyed(picture)
     colour = mpl.colormaps["inferno"](level)[..., :3] * 255
     share = 0.1 + 0.6 * level[..., None]
     blended: Picture = (grey * (1 - share) + colour * share).round().astype(np.uint8)
     return blended
 
 
-def _attentions(stack: nn.Module, name: str) -> list[MultiheadAttention]:
-    """The attention of the last layer of an encoder or decoder; none of an encoder without layers.
-
-    Raises:
-        ConfigError: it looks at a few points instead of everywhere, so that there is no map to show.
-    """
+def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
+    """The attention of the last layer of an encoder or decoder; None of an encoder without layers."""
     layers = stack.layers
     assert isinstance(layers, nn.ModuleList)
-    found = [getattr(layer, name) for layer in layers[-1:]]
-    if not all(isinstance(attention, MultiheadAttention) for attention in found):
-        raise ConfigError(
-            "expected a model with dense attention to explain, found one whose attention samples a few points; "
-            "explain works on models with --encoder dense and --decoder dense"
-        )
-    return found
+    attention = getattr(layers[-1], name) if len(layers) else None
+    assert attention is None or isinstance(attention, nn.Module)
+    return attention
+
+
+def _greyed(picture: Picture) -> npt.NDArray[np.float64]:
+    """The picture in dim grey, [H, W, 1]."""
+    grey: npt.NDArray[np.float64] = picture.mean(axis=2, keepdims=True) * 0.7
+    return grey
 
 
 def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
@@ -254,6 +304,6 @@ def _mark(picture: Picture, place: tuple[float, float], text: str) -> None:
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     x, y = place
-    pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=(46, 204, 255), outline=(0, 0, 0))
+    pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=MARK, outline=(0, 0, 0))
     pen.text((x + 8, y), text, (255, 255, 255), font(16), anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
     picture[:] = np.asarray(canvas)
