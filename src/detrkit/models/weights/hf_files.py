@@ -128,10 +128,7 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     if isinstance(size, dict) and "height" in size:
         height, width = int(size["height"]), int(size["width"])
         size = min(height, width)
-        notes = (
-            f"{folder} was trained on pictures stretched to {width} x {height}; here pictures keep their shape, "
-            f"with a shorter side of {size}",
-        )
+        notes = (f"{folder} was trained on pictures stretched to {width} x {height}; here they keep their shape",)
     elif isinstance(size, dict):
         size = size.get("shortest_edge", 800)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
