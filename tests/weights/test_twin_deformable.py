@@ -14,7 +14,7 @@ from detrkit.models.weights import load_weights
 from detrkit.structures import Categories
 
 from .small import padded_batch
-from .twins import LABELS, RESNET18, agree, ours, saved
+from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 
 transformers = pytest.importorskip("transformers")
 
@@ -99,6 +99,10 @@ def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
     assert weights.model_args["class_agnostic"] is True
     assert "input_mean" not in weights.model_args  # ImageNet's
     assert weights.image_size == 800
+    under_names_of_today(twin, tmp_path)
+    again = load_weights(tmp_path).state_dict
+    assert again.keys() == weights.state_dict.keys()
+    assert all(torch.equal(again[key], value) for key, value in weights.state_dict.items())
     config = json.loads((tmp_path / "config.json").read_text())
     for settings, sentence in (
         ({"encoder_n_points": 2}, "one value of encoder_n_points, decoder_n_points"),

@@ -15,7 +15,7 @@ from detrkit.models.weights import COCO_CATEGORIES, load_weights
 from detrkit.structures import Categories, Target
 from detrkit.training.parts import start_model
 
-from .twins import LABELS, RESNET18, agree, ours, saved
+from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 
 transformers = pytest.importorskip("transformers")
 
@@ -98,6 +98,14 @@ def test_pictures_are_not_normalised(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     assert load_weights(folder).image_size == 640
     assert load_weights(folder).model_args["input_std"] == (1.0, 1.0, 1.0)
+
+
+def test_names_of_all_versions(folder: Path) -> None:
+    before = load_weights(folder).state_dict
+    under_names_of_today(transformers.RTDetrForObjectDetection.from_pretrained(folder), folder)
+    after = load_weights(folder).state_dict
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 @pytest.mark.filterwarnings("ignore:.*stretched to:UserWarning")
