@@ -73,3 +73,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_split(folder, "train", 6, rng)
     write_split(folder, "val", 3, rng)
     return folder
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults of a machine with a GPU, wherever the tests run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

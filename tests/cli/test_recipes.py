@@ -63,11 +63,7 @@ def test_a_model_says_nothing_of_how_long_or_on_what_it_is_trained() -> None:
 # --- what goes over what ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """As on a machine with a GPU, wherever the tests run."""
-    trains = request.node.name.startswith("test_the_first_line")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not trains)
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 def test_without_a_gpu_fast_takes_its_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +197,8 @@ def test_the_help_shows_the_defaults_that_hold(detrkit: Command) -> None:
     assert default("num_queries", "--model", "dino_r50") == "900"
 
 
-def test_the_first_line_says_the_recipe(detrkit: Command, tmp_path: Path) -> None:
+def test_the_first_line_says_the_recipe(detrkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     shown = detrkit("train", "--data", "nowhere")
     assert shown.out.splitlines() == [
         "Recipe    fast: converges on small data; --recipe classic is the original DETR's"

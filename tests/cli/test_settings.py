@@ -18,10 +18,12 @@ def settings(*argv: str | Path) -> TrainConfig:
     return config
 
 
+@pytest.mark.usefixtures("gpu")
 def test_without_flags_all_is_as_the_recipe_has_it() -> None:
     assert settings() == TrainConfig.from_recipe("fast")
 
 
+@pytest.mark.usefixtures("gpu")
 def test_flags_reach_the_config_with_their_types() -> None:
     found = settings(
         "--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "auto", "--position_embedding", "learned"
@@ -33,6 +35,7 @@ def test_flags_reach_the_config_with_their_types() -> None:
     assert settings("--precision", "32").precision == "32"
 
 
+@pytest.mark.usefixtures("gpu")
 def test_switches_may_stand_bare_as_in_the_original() -> None:
     expected = TrainConfig.from_recipe("fast", dilation=True, nheads=4, masks=True)
     assert settings("--dilation", "--nheads", "4", "--masks") == expected
@@ -40,6 +43,7 @@ def test_switches_may_stand_bare_as_in_the_original() -> None:
     assert settings("--dilation", "false") == settings()
 
 
+@pytest.mark.usefixtures("gpu")
 def test_a_file_gives_settings_and_flags_override_it(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("lr: 1e-3\nepochs: 9\nbackbone: resnet18\nbatch_size: auto\n")
@@ -48,6 +52,7 @@ def test_a_file_gives_settings_and_flags_override_it(tmp_path: Path) -> None:
     assert settings("--config", path, "--epochs", "4").epochs == 4
 
 
+@pytest.mark.usefixtures("gpu")
 def test_what_print_config_prints_can_be_fed_back(detrkit: Command, tmp_path: Path) -> None:
     shown = detrkit("train", "--data", "d", "--lr", "3e-4", "--dilation", "--print_config")
     assert (shown.status, shown.err) == (0, "")
@@ -109,6 +114,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
     assert with_stored_settings(chosen) == chosen
 
 
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
