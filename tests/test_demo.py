@@ -1,4 +1,4 @@
-"""The demo with its real settings: a DETR from scratch learns to see on a CPU."""
+"""The demo with its real settings: from scratch on a CPU, it finds nearly everything."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_the_demo_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     demo(DemoConfig(output_dir=str(run), minutes=0))
     assert [name for name in LEFT_BEHIND if not (run / name).is_file()] == []
     numbers = json.loads((run / "report/metrics.json").read_text())["coco"]["bbox"]
-    assert numbers["AP50"] > 0.25  # 0.40 and 0.47 were seen, on two threads and on one
+    assert numbers["AP50"] >= 0.9  # 0.973 was seen, on two threads
     said = capsys.readouterr().out
     assert f"AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}" in said
     assert "detrkit train --data YOUR_DATA" in said
