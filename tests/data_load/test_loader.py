@@ -86,6 +86,21 @@ def test_few_pictures_still_make_one_batch(n: int, batch_size: int, world: int) 
     assert {i for s in shares for i in s[0]} == set(range(n))
 
 
+@pytest.mark.parametrize(("n", "passes"), [(1, 4), (7, 4), (8, 4), (9, 4), (16, 2), (25, 2), (32, 1), (90, 1)])
+def test_too_few_pictures_come_several_times_an_epoch(n: int, passes: int) -> None:
+    sampler, once = EpochBatchSampler(n, 8, least=4), EpochBatchSampler(n, 8)
+    batches = indices(sampler)
+    assert len(batches) == len(sampler) == passes * len(once) >= 4
+    assert batches[: len(once)] == indices(once)
+    assert all(len(set(batch)) == len(batch) == min(n, 8) for batch in batches)
+    shown = Counter(chain.from_iterable(batches))
+    assert set(shown.values()) <= {passes} or n % 8
+    if passes > 1 and n > 1:
+        assert len({str(batch) for batch in batches}) > len(once)
+    shares = [indices(EpochBatchSampler(n, 4, least=4, rank=r, world=2)) for r in range(2)]
+    assert [sorted({*a, *b}) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in batches]
+
+
 def test_grouping_by_aspect_ratio_loses_nothing_and_pads_less() -> None:
     ratios = np.random.default_rng(1).uniform(0.4, 2.5, 400)
 

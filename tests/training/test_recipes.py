@@ -70,6 +70,22 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert "Queries" not in capsys.readouterr().out
 
 
+def test_few_pictures_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
+    config = quick(overfit=3)
+    split = load_data(config).train
+    found, said = settle.settle(config, split, None, on_cpu=True)
+    assert found.batch_size == 3
+    assert said["Batch"] == "3: all pictures at once"
+    large = replace(split, images=[replace(image, width=1500, height=1500) for image in split.images])
+    assert settle.settle(config, large, None, on_cpu=True)[0].image_size == 256
+    assert settle.settle(config, large, None, on_cpu=False)[0].image_size > 256
+    usual, said = settle.settle(replace(config, overfit=0), large, None, on_cpu=True)
+    assert usual.image_size > 256
+    assert usual.batch_size == 2
+    many = replace(split, images=list(split.images) * 5)
+    assert settle.settle(config, many, None, on_cpu=True)[1]["Batch"] == "8: as many as are learnt well"
+
+
 def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
     numbers = {"num_queries": "propose", "image_size": 64, "batch_size": 4}
     whole = train(quick(**numbers, output_dir=str(tmp_path / "whole"))).run_dir

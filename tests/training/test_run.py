@@ -84,7 +84,8 @@ def test_weights_bring_their_architecture(tiny, capsys, tmp_path):
 def test_overfit_trains_and_evaluates_on_the_same_pictures(tiny, capsys):
     run_dir = train(tiny(overfit=2, epochs=1)).run_dir
     rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
-    assert rows[-1]["step"] == "1"
+    assert rows[-1]["step"] == "4"  # an epoch of one step would be mostly evaluation
+    assert "of these only the first 2 of train with objects" in capsys.readouterr().out
 
 
 def test_the_original_log(tiny):

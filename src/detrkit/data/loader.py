@@ -51,7 +51,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     Each epoch shuffles all n pictures by (seed, epoch) and cuts them into global batches of world x batch_size, of
     which each rank takes its share; what is left over at the end waits for another epoch's order, as in the original.
     Where there are fewer pictures than one global batch, there is one batch of all of them, spread over the ranks;
-    some come twice if they cannot be spread evenly. All ranks have the same number of batches.
+    some come twice if they cannot be spread evenly. All ranks have the same number of batches. Where that is less than
+    `least`, an epoch goes through the pictures several times, each time in another order.
 
     Attributes:
         epoch: of the next pass.
@@ -68,6 +69,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         world: int = 1,
         shuffle: bool = True,
         aspect_ratios: Sequence[float] | np.ndarray[Any, Any] | None = None,
+        least: int = 1,
     ) -> None:
         """Prepare the order.
 
@@ -80,6 +82,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             shuffle: False: the order of the data set in every epoch.
             aspect_ratios: width / height of each picture; batches are then made of pictures of similar ratio: within
                 every 32 shuffled global batches the pictures are sorted by it, and then the batches are shuffled.
+            least: batches an epoch has at the least.
         """
         assert n >= 1
         assert batch_size >= 1
@@ -87,6 +90,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.shuffle = shuffle
         self.aspect_ratios = None if aspect_ratios is None else np.asarray(aspect_ratios)
+        self.passes = -(-least // max(1, n // (batch_size * world)))
         self.epoch = 0
         self.start_batch = 0
 
@@ -101,8 +105,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             self.epoch, self.start_batch = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever the next pass starts."""
-        return max(1, self.n // (self.batch_size * self.world))
+        """Batches of a whole epoch, wherever the next one starts."""
+        return self.passes * max(1, self.n // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # Not a generator: the epoch is that of the moment when the pass begins, not of its first batch.
@@ -111,12 +115,16 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     def _batches(self) -> list[np.ndarray[Any, Any]]:
         """This rank's indices, a batch each, for the whole epoch."""
         rng = np.random.default_rng((self.seed, self.epoch))
+        return [batch for _ in range(self.passes) for batch in self._pass(rng)]
+
+    def _pass(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """The same of once through the pictures, [batches, pictures]."""
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
         whole = self.batch_size * self.world
         if self.n < whole:
             whole = -(-self.n // self.world) * self.world
             order = np.resize(order, whole)
-        batches = order[: len(self) * whole].reshape(len(self), whole)
+        batches = order[: len(order) // whole * whole].reshape(-1, whole)
         if self.aspect_ratios is not None:
             ratios = self.aspect_ratios
             sorted_windows = []
@@ -126,7 +134,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             if self.shuffle:
                 batches = batches[rng.permutation(len(batches))]
         share = whole // self.world
-        return list(batches[:, self.rank * share : (self.rank + 1) * share])
+        return batches[:, self.rank * share : (self.rank + 1) * share]
 
 
 class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -211,6 +219,7 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     group_by_aspect: bool = False,
+    least: int = 1,
 ) -> EpochLoader:
     """Batches for training; see `EpochBatchSampler` for their order and `EpochLoader` for resuming.
 
@@ -222,9 +231,12 @@ def train_loader(
         rank: this process, 0..world-1.
         world: number of processes.
         group_by_aspect: make batches of pictures of similar aspect ratio, which saves padding.
+        least: batches an epoch has at the least; too few pictures come several times.
     """
     ratios = dataset.aspect_ratios if group_by_aspect else None
-    sampler = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios)
+    sampler = EpochBatchSampler(
+        len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios, least=least
+    )
     return EpochLoader(dataset, sampler, **_loading(num_workers))
 
 

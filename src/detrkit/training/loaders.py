@@ -24,6 +24,7 @@ class TrainingData(pl.LightningDataModule):
         num_workers: int,
         seed: int,
         group_by_aspect: bool,
+        least: int,
         start: tuple[int, int],
         find_batch_size: Callable[[pl.Trainer], int],
         ready: Callable[[int], None],
@@ -37,6 +38,7 @@ class TrainingData(pl.LightningDataModule):
             num_workers: processes that load, for each of the two.
             seed: of the order.
             group_by_aspect: batches of pictures of similar aspect ratio.
+            least: batches that an epoch has at the least.
             start: (epoch, batch) of the first training batch.
             find_batch_size: what "auto" calls, on every rank at once.
             ready: told the batch size, before the first step.
@@ -44,7 +46,7 @@ class TrainingData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.seed, self.group_by_aspect, self.start = seed, group_by_aspect, start
+        self.seed, self.group_by_aspect, self.least, self.start = seed, group_by_aspect, least, start
         self._find_batch_size, self._ready = find_batch_size, ready
         self._val_loader: DataLoader[Any] | None = None
 
@@ -61,6 +63,7 @@ class TrainingData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             group_by_aspect=self.group_by_aspect,
+            least=self.least,
         )
         self._ready(self.batch_size)
         epoch, batch = self.start

@@ -51,7 +51,7 @@ from detrkit.training.parts import (
 )
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
-from detrkit.training.settle import settle
+from detrkit.training.settle import OVERFIT_STEPS, settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.validation import Validation, Validator
 
@@ -351,6 +351,7 @@ class _Run:
             num_workers=config.num_workers,
             seed=config.seed,
             group_by_aspect=config.group_by_aspect,
+            least=OVERFIT_STEPS if config.overfit else 1,
             start=self.begin,
             find_batch_size=find,
             ready=self._batch_size_known,

@@ -1,0 +1,90 @@
+"""Two processes with half of the pictures each learn what one with all of them learns, whatever else teaches."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from .helpers import assert_taught, batch, begin
+
+pytestmark = pytest.mark.timeout(240)
+
+KINDS: dict[str, dict[str, Any]] = {
+    "everything at once": {},
+    "seeds of the dense head, groups": {"encoder": "deformable", "dense_head": "fcos", "score_refine": True},
+    "FCOS beside anchors": {"class_loss": "varifocal"},
+    "anchors, softmax": {"hybrid_queries": 8},
+}
+"""Denoising, groups, hybrid queries and dense heads, on models without batch norm, which looks at its own pictures."""
+
+COUNTS = ((1, 4, 0, 3), (0, 0, 2, 0), (0, 0, 0, 0))
+"""Objects of the four pictures of each step."""
+BRANCHES = {
+    "everything at once": {"groups", "hybrid", "dn", "enc", "dense"},
+    "seeds of the dense head, groups": {"groups", "dn", "dense"},
+    "FCOS beside anchors": {"groups", "hybrid", "dn", "dense"},
+    "anchors, softmax": {"groups", "hybrid", "dn"},
+}
+
+
+def learnt(kind: str, rank: int | None) -> dict[str, torch.Tensor]:
+    """Losses of three steps and the weights after them: of all pictures, or of one rank's half.
+
+    By plain gradient descent: Adam would blow a gradient that is zero but for rounding up to a whole step.
+    """
+    start = begin(kind, backbone_norm="group", **KINDS[kind])
+    model = start.model.train()
+    wrapped = model if rank is None else DistributedDataParallel(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.03, momentum=0.9)
+    found = {}
+    for step, counts in enumerate(COUNTS):
+        taught = batch(*counts, size=64, seed=step)
+        half = slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)
+        objects = taught.targets[half]
+        out = wrapped(taught.images[half], taught.padding_mask[half], objects)
+        assert {branch.name for branch in out.branches} == BRANCHES[kind]
+        total = start.criterion.weighted_sum(start.criterion(out, objects))
+        optimizer.zero_grad()
+        total.backward()
+        assert_taught(start)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        found[f"loss {step}"] = total.detach()
+    return found | model.state_dict()
+
+
+def one_rank(rank: int, kind: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    found = learnt(kind, rank)
+    for step in range(len(COUNTS)):
+        dist.all_reduce(found[f"loss {step}"])
+        found[f"loss {step}"] /= 2
+    torch.save(found, folder / f"rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_equal_one(kind, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detrkit.training", "timm"])
+    ranks = [context.Process(target=one_rank, args=(rank, kind, tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    expected = learnt(kind, None)
+    for process in ranks:
+        process.join(200)
+        assert process.exitcode == 0
+    start = begin(kind, backbone_norm="group", **KINDS[kind]).model.state_dict()
+    moved = [(expected[name] - value).abs().max() for name, value in start.items()]
+    assert max(moved) > 1e-3  # far beyond what rounding does
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6, msg=f"{name} on rank {rank}")
