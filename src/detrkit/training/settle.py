@@ -14,9 +14,9 @@ WORDS = {"num_queries": "Queries", "image_size": "Size", "batch_size": "Batch"}
 """The settings that can be proposed, and the word at the start of the line about each."""
 
 OVERFIT_BATCH, OVERFIT_SIZE, OVERFIT_STEPS = 8, 256, 4
-"""With `--overfit`: the most pictures a batch and pixels of them on a CPU that are proposed, and the steps that an epoch
-has at the least. Few pictures are soon known by heart, so what counts is that a step is quick, and that more time goes
-into steps than into evaluations and checkpoints between them."""
+"""With `--overfit`: the most pictures a batch and pixels of them on a CPU that are proposed, and the steps that an
+epoch has at the least. Few pictures are soon known by heart, so what counts is that a step is quick, and that more time
+goes into steps than into evaluations and checkpoints between them."""
 
 
 def settle(
