@@ -28,7 +28,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, levels: int, convs: int = 2) -> None:
         super().__init__()
-        self.classes, self.sides = _tower(dim, convs), _tower(dim, convs)
+        self.classes, self.sides = Tower(dim, convs), Tower(dim, convs)
         self.class_embed = nn.Conv2d(dim, num_classes, 3, padding=1)
         self.bbox_embed = nn.Conv2d(dim, 4, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
@@ -42,9 +42,8 @@ class DenseHead(nn.Module):
         logits, distances = [], []
         inside = memory.tokens.new_ones(()) * ~memory.padding  # convolutions shall see zeros beyond the picture
         for level, keep, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
-            level = level * keep
-            logits.append(self.class_embed(self.classes(level)).flatten(2))
-            sides = self.bbox_embed(self.sides(level)).float()
+            logits.append(self.class_embed(self.classes(level, keep)).flatten(2))
+            sides = self.bbox_embed(self.sides(level, keep)).float()
             distances.append((scale * sides).clamp(max=6).exp().flatten(2))
         located = memory.locations
         left, top, right, bottom = torch.cat(distances, 2).unbind(1)  # [B, S] each, in cells
@@ -54,11 +53,48 @@ class DenseHead(nn.Module):
         return Output(torch.cat(logits, 2).transpose(1, 2), boxes, sigmoid=True)
 
 
-def _tower(dim: int, convs: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(convs):
-        layers += [nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(math.gcd(dim, 32), dim), nn.ReLU()]
-    return nn.Sequential(*layers)
+class Tower(nn.ModuleList):
+    """Convolutions of 3x3, each with a group norm and a ReLU, for which there is nothing but the picture."""
+
+    def __init__(self, dim: int, convs: int) -> None:
+        super().__init__(TowerLayer(dim) for _ in range(convs))
+
+    def forward(self, level: Tensor, inside: Tensor) -> Tensor:
+        """Map [B, D, h, w] and 1 where the picture is [B, 1, h, w] -> a map of the same shape, 0 beyond the picture."""
+        level = level * inside
+        for layer in self:
+            level = layer(level, inside)
+        return level
+
+
+class TowerLayer(nn.Module):
+    """One of its layers."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.norm = InnerGroupNorm(math.gcd(dim, 32), dim)
+
+    def forward(self, level: Tensor, inside: Tensor) -> Tensor:
+        """As `Tower.forward`."""
+        normed: Tensor = self.norm(self.conv(level), inside)
+        return normed.relu() * inside
+
+
+class InnerGroupNorm(nn.GroupNorm):
+    """Group norm (Wu and He 2018) over the places of the picture, however much padding a batch gives it."""
+
+    def forward(self, x: Tensor, inside: Tensor) -> Tensor:  # type: ignore[override]  # it must know what is padding
+        """Map [B, D, h, w] and 1 where the picture is [B, 1, h, w] -> a map of the same shape."""
+        groups = x.float().reshape(x.shape[0], self.num_groups, -1, *x.shape[2:])
+        inside = inside.float()[:, None]
+        count = (inside.sum((2, 3, 4), keepdim=True) * groups.shape[2]).clamp(min=1)
+        mean = (groups * inside).sum((2, 3, 4), keepdim=True) / count
+        centered = (groups - mean) * inside
+        variance = centered.square().sum((2, 3, 4), keepdim=True) / count
+        normed = (centered * (variance + self.eps).rsqrt()).flatten(1, 2)
+        scaled: Tensor = normed * self.weight[:, None, None] + self.bias[:, None, None]
+        return scaled.to(x.dtype)
 
 
 def best_places(scores: Tensor, boxes: Tensor, count: int, distinct: float) -> tuple[Tensor, Tensor]:

@@ -216,7 +216,9 @@ class SelectedQueries(nn.Module):
         with torch.no_grad():
             scores = said.logits if said.sigmoid else said.logits.softmax(-1)[..., :-1]
             ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
-            if not self.own_head:
+            if not (
+                self.own_head and self.sigmoid
+            ):  # published models rank padding with the rest, and learn to put it last
                 ranks = ranks.masked_fill(memory.padding, -torch.inf)
             places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.distinct)
         logits, boxes = _take(said.logits, places), _take(said.boxes, places)

@@ -1,0 +1,42 @@
+"""A picture in a padded batch gives what it gives alone, from the levels on, for every kind of model.
+
+Below them, in the backbone, the border of a picture meets zeros, and padding is zeros that have been through a layer:
+that small difference is the original's as well.
+"""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from .helpers import KINDS, begin, excited, layers_of, pictures
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    return excited(begin(request.param, num_queries=4)).model.eval()
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(model):
+    images, padding = pictures(1, size=128)
+    maps = [m * 2 for m in model.input_proj(model.backbone(images))]
+    wide = F.pad(padding, (0, 128, 0, 64), value=True)
+    maps_wide = [F.pad(m, (0, m.shape[3], 0, (m.shape[2] + 1) // 2), value=3.0) for m in maps]
+
+    alone = see(model, model.backbone.place(maps, padding))
+    padded = see(model, model.backbone.place(maps_wide, wide))
+    for one, other in zip(layers_of(alone), layers_of(padded), strict=True):
+        torch.testing.assert_close(other.logits, one.logits, rtol=0, atol=1e-3)
+        torch.testing.assert_close(other.boxes, one.boxes, rtol=0, atol=1e-4)
+
+    stretched = see(model, model.backbone.place(maps_wide, torch.zeros_like(wide)))
+    assert (stretched.logits - alone.logits).abs().max() > 1e-2  # so the law is not empty
+
+
+def see(model, levels):
+    """What the model makes of its levels: `DETR.forward` without the backbone."""
+    memory = model.transformer.encoder(levels)
+    dense = model.dense_head(memory) if model.seeded_by_dense else None
+    queries = model.query_embed(memory, dense)
+    layers = model.transformer.decoder(queries, memory, model._classes, model._boxes)
+    return model._split(layers, queries.runs, None)[0]
