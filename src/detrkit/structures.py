@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -136,6 +136,14 @@ class Batch:
         return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)  # type: ignore[arg-type]
 
 
+class Segment(Protocol):
+    """Makes the masks of chosen queries; a mask costs far more than a box, so none is made that nobody wants."""
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Which picture of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float [N, h, w]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Output:
     """What the model says of a batch, at its last decoder layer."""
@@ -145,7 +153,10 @@ class Output:
     boxes: Tensor
     """float [B, Q, 4]; cx, cy, w, h relative to the picture without padding, in 0..1."""
     masks: Tensor | None = None
-    """float [B, Q, h, w] mask logits, or None for a model without a mask head."""
+    """float [B, Q, h, w] mask logits; None for a model without a mask head, and in training, where `segment` makes
+    those of matched queries alone."""
+    segment: Segment | None = None
+    """Makes the masks of chosen queries; None for a model without a mask head."""
     aux: list[Output] = field(default_factory=list)
     """The earlier decoder layers, first to last; empty without auxiliary outputs."""
     sigmoid: bool = False
@@ -195,6 +206,16 @@ class Locations:
     """bool [B, S], True = padding."""
     level_sizes: tuple[int, ...]
     """Number of places of each level; they add up to S."""
+
+
+class PanopticMap(NamedTuple):
+    """One picture cut into segments that do not overlap."""
+
+    ids: Tensor
+    """int64 [H, W], at the size of the picture: the segment of each pixel."""
+    segments: list[dict[str, Any]]
+    """A row a segment: `id`, `category_id`, `isthing`, `area` in pixels and, where they are known, `score` (0..1) and
+    `category_name`. From `panoptic`, `category_id` is a class index; from a `Detector`, the data set's own."""
 
 
 @dataclass(frozen=True)
