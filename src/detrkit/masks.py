@@ -1,4 +1,4 @@
-"""Mask arithmetic: pure functions over boolean masks [..., H, W] and COCO's run-length code."""
+"""Mask arithmetic: pure functions over mask logits, boolean masks [..., H, W] and COCO's run-length code."""
 
 from __future__ import annotations
 
@@ -8,17 +8,63 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from detrkit.errors import DataError
 
 
+PIXELS_AT_ONCE = 2**24
+"""Most pixels of several masks that are computed together in floating point."""
+
+
+def resize_masks(
+    logits: Tensor,
+    padded_size: tuple[int, int],
+    processed_size: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.5,
+) -> Tensor:
+    """Masks of one picture at its own size, as the original makes them: resized bilinearly to what the model saw, cut
+    off where padding begins, and then the nearest pixel.
+
+    Args:
+        logits: float [n, h, w], covering the padded batch.
+        padded_size: (H, W) of the padded batch in pixels.
+        processed_size: (H, W) of the picture in it, without padding.
+        size: (H, W) to give masks at, that of the picture's file.
+        threshold: a pixel belongs to the object where the sigmoid is above this, 0..1.
+
+    Returns:
+        bool [n, H, W]; NaN belongs to nothing.
+    """
+    masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
+    border = torch.tensor(threshold).logit().item()
+    step = max(1, PIXELS_AT_ONCE // (padded_size[0] * padded_size[1]))
+    for start in range(0, len(logits), step):  # in numbers that fit into memory, whatever the picture's size
+        part = logits[start : start + step].float()[:, None]
+        part = functional.interpolate(part, size=padded_size, mode="bilinear", align_corners=False)
+        inside = part[..., : processed_size[0], : processed_size[1]] > border
+        masks[start : start + step] = functional.interpolate(inside.byte(), size=size, mode="nearest")[:, 0].bool()
+    return masks
+
+
 def encode_rle(mask: Tensor) -> dict[str, Any]:
     """COCO's compressed RLE of one mask [H, W] (bool): `{"size": [H, W], "counts": str}`."""
+    return encode_rles(mask[None])[0]
+
+
+def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
+    """`encode_rle` of many masks of one picture, bool [n, H, W]."""
     from faster_coco_eval.core import mask as coco_mask
 
-    rle = coco_mask.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
-    counts = rle["counts"]
-    return {"size": [int(s) for s in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    if not len(masks):
+        return []
+    columns = masks.transpose(1, 2).cpu().contiguous().numpy()  # RLE runs down the columns
+    size = [int(side) for side in masks.shape[1:]]
+    return [
+        {"size": size, "counts": rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]}
+        for rle in coco_mask.encode(columns.view(np.uint8).transpose(2, 1, 0))
+    ]
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
@@ -111,3 +157,66 @@ def _runs(counts: Any) -> list[int] | None:
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     return None if shift else runs
+
+
+def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]]:
+    """The outline of a mask as COCO's polygons, with few corners: what annotation tools edit.
+
+    Their union is the object; a part of a mask that hangs together by pixels' corners is one polygon. COCO's polygons
+    know no holes, so each hole is joined to the outline around it by a cut of no width: filling the polygon leaves the
+    hole out, and its outline runs along the cut and back. The inverse is `decode_segmentation`.
+
+    Args:
+        mask: bool [H, W].
+        tolerance: how far the outline may lie off the true one in pixels; less for small and for thin objects, so
+            that about a twentieth of their area changes at most. 0: exact.
+
+    Returns:
+        x, y, x, y, ... of three corners or more, in pixels from the picture's upper left corner: the first pixel
+        spans 0..1. Empty for an empty mask.
+    """
+    import cv2
+
+    if not mask.any():
+        return []
+    rows, columns = (mask.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
+    top, left = rows[0], columns[0]
+    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].cpu().numpy()
+    # A grid of half pixels, where pixel k spans 2k..2k+2, so that outlines run along the borders of pixels; OpenCV's
+    # run through their middles.
+    grid = np.zeros((2 * part.shape[0] + 1, 2 * part.shape[1] + 1), dtype=np.uint8)
+    grid[1::2, 1::2] = part
+    grid = np.asarray(cv2.dilate(grid, np.ones((3, 3), np.uint8)), dtype=np.uint8)
+    contours, tree = cv2.findContours(grid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings: dict[int, list[Any]] = {}  # of each outer outline: itself, then its holes
+    for k in sorted(range(len(contours)), key=lambda k: tree[0][k][3]):  # outer ones first: they have no parent, -1
+        parent = int(tree[0][k][3])
+        ring = _simplified(contours[k], 2 * tolerance)
+        if parent < 0:
+            rings[k] = [ring]
+        else:
+            rings[parent].append(ring)
+    return [(_joined(parts) / 2 + (left, top)).flatten().tolist() for parts in rings.values()]
+
+
+def _simplified(ring: Any, tolerance: float) -> Any:
+    """A closed outline, int [n, 1, 2], with fewer corners [m, 2]."""
+    import cv2
+
+    # What a tolerance takes off or adds grows with the length of the outline; keep that small beside the area.
+    tolerance = min(tolerance, 0.15 * cv2.contourArea(ring) / cv2.arcLength(ring, closed=True))
+    fewer = cv2.approxPolyDP(ring, tolerance, closed=True)
+    if tolerance > 0 and len(fewer) > 2:
+        return fewer[:, 0]
+    return ring[:, 0]
+
+
+def _joined(rings: list[Any]) -> Any:
+    """One ring [n, 2] of an outer one and its holes: each hole is entered from the corner that is nearest to it."""
+    whole = rings[0]
+    for hole in sorted(rings[1:], key=lambda ring: float(ring[:, 0].min())):
+        distances = ((whole[:, None] - hole[None]) ** 2).sum(2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        around = np.concatenate([hole[there:], hole[: there + 1]])
+        whole = np.concatenate([whole[: here + 1], around, whole[here:]])
+    return whole
