@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detrkit.inference import Detector
     from detrkit.losses import build_criterion
     from detrkit.models import build_model
-    from detrkit.postprocessing import postprocess
+    from detrkit.postprocessing import panoptic, postprocess
     from detrkit.structures import Batch, Categories, Detections, Output, Target
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ _HOME = {
     "Target": "detrkit.structures",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
+    "panoptic": "detrkit.postprocessing",
     "postprocess": "detrkit.postprocessing",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "Target",
     "build_criterion",
     "build_model",
+    "panoptic",
     "postprocess",
 ]
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from detrkit.errors import DataError
 
-
 PIXELS_AT_ONCE = 2**24
 """Most pixels of several masks that are computed together in floating point."""
 

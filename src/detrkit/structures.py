@@ -157,6 +157,9 @@ class Output:
     those of matched queries alone."""
     segment: Segment | None = None
     """Makes the masks of chosen queries; None for a model without a mask head."""
+    padded_size: tuple[int, int] | None = None
+    """(H, W) in pixels of the batch with its padding, which masks cover; None where nobody said, as with tensors given
+    by hand."""
     aux: list[Output] = field(default_factory=list)
     """The earlier decoder layers, first to last; empty without auxiliary outputs."""
     sigmoid: bool = False

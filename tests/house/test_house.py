@@ -20,6 +20,7 @@ PUBLIC_NAMES = {
     "Target",
     "build_criterion",
     "build_model",
+    "panoptic",
     "postprocess",
 }
 
