@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detrkit.data.mask_files import read_ids
+from detrkit.errors import DataError
+from detrkit.evaluation.panoptic import PanopticSums
+from detrkit.structures import Categories
+
+CATEGORIES = Categories((3, 7, 20), ("cell", "tool", "ground"), (True, True, False))
+
+
+def measure(*pictures: tuple[Any, Any, Any, Any]) -> PanopticSums:
+    sums = PanopticSums(CATEGORIES)
+    for truth_ids, truth, ids, segments in pictures:
+        sums.add(np.array(truth_ids), truth, np.array(ids), segments)
+    return sums
+
+
+def rows(*pairs: tuple[int, int], crowd: tuple[int, ...] = ()) -> list[dict[str, int]]:
+    return [{"id": i, "category_id": c, "iscrowd": int(i in crowd)} for i, c in pairs]
+
+
+def random_map(seed: int) -> tuple[np.ndarray, list[dict[str, int]]]:
+    """Overlapping boxes in a small picture, some pixels of none, every fourth segment a crowd."""
+    random = np.random.default_rng(seed)
+    ids = np.zeros((12, 14), dtype=np.int64)
+    for number in range(1, 6):
+        (top, bottom), (left, right) = np.sort(random.integers(0, 13, 2)), np.sort(random.integers(0, 15, 2))
+        ids[top:bottom, left:right] = 100 * number
+    kept = [i for i in np.unique(ids).tolist() if i]
+    return ids, [
+        {"id": i, "category_id": int(random.choice(CATEGORIES.ids)), "iscrowd": int(random.random() < 0.25)}
+        for i in kept
+    ]
+
+
+def oracle(truth_ids: Any, truth: Any, ids: Any, segments: Any) -> np.ndarray:
+    """The paper's words with sets of pixels; of several crowds of a class the last counts, as in the official tool."""
+    sums = np.zeros((3, 4))
+    void = set(np.flatnonzero(truth_ids == 0))
+    there = {row["id"]: set(np.flatnonzero(truth_ids == row["id"])) for row in truth}
+    guessed = {row["id"]: set(np.flatnonzero(ids == row["id"])) for row in segments}
+    found, hits = set(), set()
+    for a in truth:
+        for b in segments:
+            if a["iscrowd"] or a["category_id"] != b["category_id"]:
+                continue
+            shared = there[a["id"]] & guessed[b["id"]]
+            iou = len(shared) / len(there[a["id"]] | (guessed[b["id"]] - void))
+            if iou > 0.5:
+                found.add(a["id"])
+                hits.add(b["id"])
+                sums[CATEGORIES.index_of_id[a["category_id"]], :2] += iou, 1
+    for b in segments:
+        crowds = [a["id"] for a in truth if a["iscrowd"] and a["category_id"] == b["category_id"]]
+        free = guessed[b["id"]] & (void | (there[crowds[-1]] if crowds else set()))
+        if b["id"] not in hits and len(free) / len(guessed[b["id"]]) <= 0.5:
+            sums[CATEGORIES.index_of_id[b["category_id"]], 2] += 1
+    for a in truth:
+        if not a["iscrowd"] and a["id"] not in found:
+            sums[CATEGORIES.index_of_id[a["category_id"]], 3] += 1
+    return sums
+
+
+def test_equal_to_the_official_tool_on_real_data(shared: Path) -> None:
+    annotations, made = shared / "data/coco_panoptic_mini/annotations", shared / "reference/panoptic_predictions"
+    content = json.loads((annotations / "panoptic_val2017.json").read_text())
+    predictions = {row["image_id"]: row for row in json.loads((made / "predictions.json").read_text())["annotations"]}
+    expected = json.loads((made / "expected_pq.json").read_text())
+    sums = PanopticSums(Categories.from_plain(content["categories"]))
+    for row in content["annotations"]:
+        found = predictions[row["image_id"]]
+        truth_ids = read_ids(annotations / "panoptic_val2017" / row["file_name"])
+        sums.add(truth_ids, row["segments_info"], read_ids(made / "png" / found["file_name"]), found["segments_info"])
+    result = sums.result()
+    for group, numbers in result.groups.items():
+        assert numbers == pytest.approx(expected[group], abs=1e-6)
+    assert len(result.per_class) == len(expected["per_class"]) == 133
+    for entry in result.per_class:
+        numbers = {name: getattr(entry, name) for name in ("pq", "sq", "rq")}
+        assert numbers == pytest.approx(expected["per_class"][str(entry.id)], abs=1e-6)
+    assert result.numbers["PQ_stuff"] == pytest.approx(expected["Stuff"]["pq"], abs=1e-6)
+
+
+def test_equal_to_the_paper_written_out() -> None:
+    every = np.zeros(4)
+    for seed in range(150):
+        case = (*random_map(seed), *random_map(1000 + seed))
+        expected = oracle(*case)
+        assert measure(case).sums == pytest.approx(expected, abs=1e-12), seed
+        every += expected.sum(0)
+    assert every.min() > 5  # all kinds of outcome came up
+
+
+def test_the_truth_is_perfect_and_ids_mean_nothing() -> None:
+    truth = [[5, 5, 0], [5, 9, 9]]
+    found = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
+    result = measure((truth, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
+    assert result.numbers["PQ"] == result.numbers["PQ_things"] == result.numbers["PQ_stuff"] == 1
+    assert result.groups["All"]["n"] == 2
+    tool = result.per_class[1]
+    assert (tool.pq, tool.segments, tool.predicted) == (0, 0, 0)
+
+
+def test_void_is_left_out_of_the_union_and_forgives() -> None:
+    truth = [[1, 1, 1, 0, 0, 0, 0, 0]]
+    quality = measure((truth, rows((1, 3)), [[4, 4, 4, 4, 4, 4, 4, 4]], rows((4, 3)))).result().per_class[0]
+    assert quality.pq == 1
+    forgiven = measure((truth, rows((1, 3)), [[4, 4, 6, 6, 6, 6, 6, 6]], rows((4, 3), (6, 7)))).result()
+    assert forgiven.per_class[0].pq == pytest.approx(2 / 3)
+    assert forgiven.per_class[1].predicted == 0  # 5 of 6 pixels in void
+    half = measure((truth, rows((1, 3)), [[4, 4, 6, 6, 0, 0, 0, 0]], rows((4, 3), (6, 7)))).result()
+    assert half.per_class[1].predicted == 1  # no more than half of it
+
+
+def test_a_crowd_need_not_be_found_and_forgives_its_class_alone() -> None:
+    truth, ids = [[1, 1, 1, 1, 2, 2, 2, 2]], [[5, 5, 5, 6, 7, 7, 7, 7]]
+    sums = measure((truth, rows((1, 3), (2, 20), crowd=(1,)), ids, rows((5, 3), (6, 7), (7, 20)))).sums
+    assert sums.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
+
+
+def test_what_the_data_set_does_not_know_is_unlabelled() -> None:
+    sums = measure(([[1, 1], [2, 2]], rows((1, 3), (2, 20)), [[8, 8], [9, 9]], rows((8, 3), (9, 555)))).sums
+    assert sums.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+
+
+def test_nothing_found_and_nothing_to_find() -> None:
+    missed = measure(([[1, 1]], rows((1, 3)), [[0, 0]], [])).result()
+    assert missed.numbers["PQ"] == missed.numbers["PQ_things"] == 0
+    assert missed.numbers["PQ_stuff"] == -1
+    assert set(PanopticSums(CATEGORIES).result().numbers.values()) == {-1.0}
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    cases = [(*random_map(seed), *random_map(500 + seed)) for seed in range(6)]
+    whole, left, right = measure(*cases), measure(*cases[:2]), measure(*cases[2:])
+    left.merge(right.sums)
+    left.merge(measure().sums)  # a process without pictures
+    assert np.allclose(left.sums, whole.sums, atol=1e-12)
+
+
+def test_tensors_are_fine() -> None:
+    ids, truth = random_map(1)
+    sums = PanopticSums(CATEGORIES)
+    sums.add(torch.from_numpy(ids), truth, torch.from_numpy(ids), truth)
+    assert np.array_equal(sums.sums, measure((ids, truth, ids, truth)).sums)
+
+
+def test_a_map_of_another_size_is_refused() -> None:
+    with pytest.raises(DataError, match="of the picture's size 1 x 2, found 2 x 1"):
+        measure(([[1, 1]], rows((1, 3)), [[1], [1]], rows((1, 3))))
+    with pytest.raises(DataError, match="found id 4"):
+        measure(([[1, 1]], rows((1, 4)), [[1, 1]], rows((1, 3))))
