@@ -13,8 +13,8 @@ from PIL import Image
 
 from detrkit import Categories, Detections
 from detrkit.errors import DataError
+from detrkit.visualize.canvas import READABLE_SIDE
 from detrkit.visualize.draw import (
-    READABLE_SIDE,
     Tile,
     color_of,
     draw_detections,
@@ -91,7 +91,7 @@ def test_masks_are_tinted_inside_alone(found: Detections) -> None:
     masks[1, 32:44, 48:60] = True
     drawn = draw_detections(grey(60, 80), replace(found, masks=masks))
     factor = drawn.shape[0] // 60
-    inside, outside = drawn[38 * factor, 54 * factor], drawn[38 * factor, 66 * factor]
+    inside, outside = drawn[34 * factor, 54 * factor], drawn[38 * factor, 66 * factor]
     assert (outside == 128).all()
     expected = 0.55 * 128 + 0.45 * np.array(color_of(7))
     assert np.abs(inside - expected).max() < 3

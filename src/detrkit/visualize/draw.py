@@ -6,22 +6,21 @@ to be read is enlarged first, so what comes back may be a whole multiple of the 
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from detrkit.errors import DataError
 from detrkit.files import save_picture
 from detrkit.structures import Categories, Detections
+from detrkit.visualize.canvas import Picture, as_picture, color_of, enlarged_side, font, font_path, ink_on, resized
+from detrkit.visualize.segments import Named, draw_named, draw_panoptic, shades
 
 if TYPE_CHECKING:
     import supervision
@@ -32,6 +31,7 @@ __all__ = [
     "as_picture",
     "color_of",
     "draw_detections",
+    "draw_panoptic",
     "font",
     "grid",
     "resized",
@@ -41,19 +41,8 @@ __all__ = [
     "truth_detections",
 ]
 
-Picture = npt.NDArray[np.uint8]
-"""uint8 RGB [H, W, 3]."""
-
-READABLE_SIDE = 480
-"""Pixels of the longer side below which a picture is enlarged before it is drawn on."""
-
 CROWD = 12
 """Detections in a picture above which their labels become smaller, so as not to hide what they name."""
-
-FIRST_COLORS = (
-    "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46d9f0", "#f032e6", "#bfef45",
-    "#ffe119", "#009688", "#dc9cff", "#9a6324", "#fabed4", "#800000", "#aaffc3", "#3f51b5",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,19 +79,8 @@ def truth_detections(
     )
 
 
-def color_of(class_id: int) -> tuple[int, int, int]:
-    """RGB (0..255) of a class: the same in every picture and every run, far apart for neighbouring ids."""
-    if 0 <= class_id < len(FIRST_COLORS):
-        code = FIRST_COLORS[class_id]
-        return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
-    # Steps of the golden ratio never come back near a hue soon; brightness and saturation change along.
-    hue = class_id * 0.618033988749895 % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.95, 0.6, 0.8)[class_id % 3], (0.95, 0.75)[class_id // 3 % 2])
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
 def draw_detections(image: Any, detections: Detections, truth: Detections | None = None, *, side: int = 0) -> Picture:
-    """The picture with every detection on it: box, class name with score, and mask where there is one.
+    """The picture with every detection on it: its mask, or else its box, and class name with score.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
@@ -118,8 +96,7 @@ def draw_detections(image: Any, detections: Detections, truth: Detections | None
         DataError: the picture cannot be read.
     """
     picture = as_picture(image)
-    longer = max(picture.shape[:2])
-    return _draw(picture, side or longer * max(1, math.ceil(READABLE_SIDE / longer)), detections, truth)
+    return _draw(picture, side or enlarged_side(picture), detections, truth)
 
 
 def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
@@ -176,45 +153,6 @@ def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
     return np.asarray(cell, dtype=np.uint8)
 
 
-def as_picture(image: Any) -> Picture:
-    """A path, PIL image or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
-
-    Raises:
-        DataError: the picture cannot be read or has another shape.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DataError(f"expected a uint8 array [H, W, 3], found {image.dtype} {list(image.shape)}")
-        return image
-    from detrkit.data.decode import to_tensor
-
-    return np.ascontiguousarray(to_tensor(image).permute(1, 2, 0).numpy())
-
-
-@lru_cache(maxsize=32)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans of so many pixels: it comes with matplotlib, so letters beyond ASCII look the same everywhere."""
-    return ImageFont.truetype(_font_path(), size)
-
-
-@lru_cache(maxsize=1)
-def _font_path() -> str:
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-def resized(picture: Picture, side: int) -> Picture:
-    """A copy of the picture with `side` pixels on its longer side, whether that is fewer or more than it has."""
-    height, width = picture.shape[:2]
-    factor = side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if size == (width, height):
-        return picture.copy()
-    method = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize(size, method), dtype=np.uint8).copy()
-
-
 def _draw(
     picture: Picture, side: int, detections: Detections, truth: Detections | None, with_scores: bool = True
 ) -> Picture:
@@ -222,18 +160,27 @@ def _draw(
     scene = Image.fromarray(resized(picture, side))
     width, height = scene.size
     from_size = (picture.shape[0], picture.shape[1])
-    found = _fitted(detections, from_size, (height, width))
     thickness = max(2, round(max(height, width) / 400))
     letters = max(11, round(max(height, width) / 50))
     if truth is not None:
-        _draw_truth(scene, _fitted(truth, from_size, (height, width)), thickness, letters)
+        _draw_truth(scene, _fitted(truth, from_size, (height, width))[0], thickness, letters)
+    found, masks = _fitted(detections, from_size, (height, width))
+    names = found.class_names or tuple(str(k) for k in found.class_ids.tolist())
+    labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(names, found.scores.tolist(), strict=True)]
+    if masks is not None:
+        colors = shades(found.class_ids.tolist()[::-1])[::-1]  # the best of a class has the colour of the class
+        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in found.xyxy.tolist()]
+        rows = zip(masks, colors, labels, names, boxes, strict=True)
+        named = [Named(mask, color, (label,), name, box) for mask, color, label, name, box in rows]
+        return draw_named(np.array(scene, dtype=np.uint8), named, letters=letters)
     if len(found):
         crowded = max(9, round(letters * min(1.0, math.sqrt(CROWD / len(found)))))
-        scene = _annotate(scene, found[found.scores.argsort(stable=True)], thickness, crowded, with_scores)
+        scene = _annotate(scene, found, thickness, crowded, labels)
     return np.asarray(scene, dtype=np.uint8).copy()
 
 
-def _annotate(scene: Image.Image, found: Detections, thickness: int, letters: int, with_scores: bool) -> Image.Image:
+def _annotate(scene: Image.Image, found: Detections, thickness: int, letters: int, labels: list[str]) -> Image.Image:
+    """Boxes with labels on a picture."""
     import supervision as sv
 
     def palette(colors: list[tuple[int, int, int]]) -> supervision.ColorPalette:
@@ -241,24 +188,18 @@ def _annotate(scene: Image.Image, found: Detections, thickness: int, letters: in
 
     colors = [color_of(k) for k in found.class_ids.tolist()]
     by_index = sv.ColorLookup.INDEX  # the i-th colour belongs to the i-th detection
-    lines, ink = palette(colors), palette([_ink_on(color) for color in colors])
+    lines, ink = palette(colors), palette([ink_on(color) for color in colors])
     drawn = found.to_supervision()
-    if found.masks is not None:
-        scene = sv.MaskAnnotator(color=lines, opacity=0.45, color_lookup=by_index).annotate(scene, drawn)
     scene = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index).annotate(scene, drawn)
-    names = found.class_names or tuple(str(k) for k in found.class_ids.tolist())
     annotator = sv.RichLabelAnnotator(
         color=lines,
         text_color=ink,
         color_lookup=by_index,
-        font_path=_font_path(),
+        font_path=font_path(),
         font_size=letters,
         text_padding=max(2, letters // 4),
         smart_position=True,  # inside the picture, and off each other
     )
-    labels = list(names)
-    if with_scores:
-        labels = [f"{name} {score:.2f}" for name, score in zip(names, found.scores.tolist(), strict=True)]
     annotated: Image.Image = annotator.annotate(scene, drawn, labels=labels)
     return annotated
 
@@ -302,23 +243,19 @@ def _cell(tile: Tile, side: int) -> Picture:
     return titled(parts, tile.caption)
 
 
-def _fitted(found: Detections, old: tuple[int, int], new: tuple[int, int]) -> Detections:
-    """Boxes and masks moved from a picture of size `old` to one of size `new` (h, w); non-finite ones are left out."""
-    found = found.cpu()
-    found = found[found.xyxy.isfinite().all(1)]
+def _fitted(found: Detections, old: tuple[int, int], new: tuple[int, int]) -> tuple[Detections, list[Tensor] | None]:
+    """Boxes moved from a picture of size `old` to one of size `new` (h, w), worst first, and their masks as they are.
+
+    Those that are not finite are left out.
+    """
+    places = found.xyxy.isfinite().all(1).nonzero().flatten()
+    places = places[found.scores[places].argsort(stable=True)]
+    masks = None if found.masks is None else [found.masks[k] for k in places.tolist()]  # views, no copies
+    found = replace(found, masks=None)[places].cpu()
     (old_h, old_w), (h, w) = old, new
     scale = torch.tensor([w / old_w, h / old_h, w / old_w, h / old_h])
     limit = torch.tensor([w - 1, h - 1, w - 1, h - 1], dtype=torch.float32)
-    xyxy = torch.minimum((found.xyxy * scale).clamp(min=0), limit)
-    masks = found.masks
-    if masks is not None and tuple(masks.shape[1:]) != new and len(masks):
-        masks = torch.nn.functional.interpolate(masks[:, None].float(), size=new, mode="nearest")[:, 0] > 0.5
-    return replace(found, xyxy=xyxy, masks=masks)
-
-
-def _ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever is read better on `color` (luma of ITU-R BT.601)."""
-    return (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140 else (255, 255, 255)
+    return replace(found, xyxy=torch.minimum((found.xyxy * scale).clamp(min=0), limit)), masks
 
 
 def _shortened(text: str, letters: int, width: int) -> str:
