@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +38,59 @@ def resize_masks(
     """
     masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
     border = torch.tensor(threshold).logit().item()
-    step = max(1, PIXELS_AT_ONCE // (padded_size[0] * padded_size[1]))
-    for start in range(0, len(logits), step):  # in numbers that fit into memory, whatever the picture's size
-        part = logits[start : start + step].float()[:, None]
-        part = functional.interpolate(part, size=padded_size, mode="bilinear", align_corners=False)
-        inside = part[..., : processed_size[0], : processed_size[1]] > border
-        masks[start : start + step] = functional.interpolate(inside.byte(), size=size, mode="nearest")[:, 0].bool()
+    inside = logits > border
+    axes = zip((2, 1), logits.shape[1:], padded_size, processed_size, size, strict=True)
+    rows, columns = (_Axis.of(inside.any(dim), *lengths) for dim, *lengths in axes)
+    masks = torch.zeros(len(logits), len(rows.part), len(columns.part), dtype=torch.bool, device=logits.device)
+    for mask, values, y, x in zip(masks, logits.float(), rows.wanted, columns.wanted, strict=True):
+        if y.start < y.stop and x.start < x.stop:
+            wide = torch.lerp(values[:, columns.low[x]], values[:, columns.high[x]], columns.part[x])
+            high = torch.lerp(wide[rows.low[y]], wide[rows.high[y]], rows.part[y, None])
+            torch.gt(high, border, out=mask[y, x])
+    if masks.shape[1:] != torch.Size(size):  # pixels of a large file that share one of what the model saw
+        masks = masks.index_select(2, columns.again).index_select(1, rows.again)
     return masks
+
+
+class _Axis(NamedTuple):
+    """How the rows, or the columns, of masks are resized; P of what the model saw are needed."""
+
+    low: Tensor
+    """int64 [P], see `between`."""
+    high: Tensor
+    part: Tensor
+    again: Tensor
+    """int64, which of the P each row of the file takes."""
+    wanted: list[slice]
+    """For each mask which of the P may hold something of it."""
+
+    @classmethod
+    def of(cls, occupied: Tensor, count: int, padded: int, processed: int, wanted: int) -> _Axis:
+        """From the rows of logits that have something above the border, bool [n, count]."""
+        pixels = torch.arange(processed, dtype=torch.float32, device=occupied.device)
+        nearest = functional.interpolate(pixels[None, None], size=wanted, mode="nearest")[0, 0].long()
+        taken, again = torch.unique_consecutive(nearest, return_inverse=True)
+        low, high, part = between(taken, count, padded)
+        near = occupied[:, low] | occupied[:, high]
+        first = near.byte().argmax(1)
+        last = near.shape[1] - near.flip(1).byte().argmax(1)
+        spans = zip(first.tolist(), (last * near.any(1)).tolist(), strict=True)
+        return cls(low, high, part, again, [slice(start, stop) for start, stop in spans])
+
+
+def between(places: Tensor, count: int, covered: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Between which two of `count` samples each of `covered` pixels lies, and how far towards the second, 0..1.
+
+    As in `torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)`.
+
+    Args:
+        places: pixels, int64 [P].
+        count: samples.
+        covered: pixels that they cover.
+    """
+    at = ((places + 0.5) * (count / covered) - 0.5).clamp(min=0)
+    low = at.long().clamp(max=count - 1)
+    return low, (low + 1).clamp(max=count - 1), at - low
 
 
 def encode_rle(mask: Tensor) -> dict[str, Any]:
