@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest gradient norm; 0: no clipping")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--frozen_weights", default=None, help="detector to train a mask head on (not available yet)")
+    group.add_argument("--frozen_weights", default=None, help="detector to train a mask head on, which stays as it is")
     group.add_argument("--backbone", default="resnet50", help="ResNet of torchvision")
     group.add_argument("--dilation", action="store_true", help="dilate the last stage (DC5)")
     group.add_argument("--position_embedding", default="sine", choices=("sine", "learned"), help="position encoding")
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--nheads", default=8, type=int, help="attention heads")
     group.add_argument("--num_queries", default=100, type=int, help="object queries")
     group.add_argument("--pre_norm", action="store_true", help="normalise before each block")
-    group.add_argument("--masks", action="store_true", help="train the segmentation head (not available yet)")
+    group.add_argument("--masks", action="store_true", help="train the segmentation head")
 
     group = parser.add_argument_group("matching and losses")
     group.add_argument(
@@ -85,11 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--eos_coef", default=0.1, type=float, help="relative class weight of no-object")
 
     group = parser.add_argument_group("data and run")
-    group.add_argument("--dataset_file", default="coco", help="coco, or coco_panoptic (not available yet)")
+    group.add_argument("--dataset_file", default="coco", help="coco or coco_panoptic")
     group.add_argument("--coco_path", help="folder with train2017, val2017 and annotations, or any data set we read")
-    group.add_argument(
-        "--coco_panoptic_path", help="used with --dataset_file coco_panoptic only, as in main.py (not available yet)"
-    )
+    group.add_argument("--coco_panoptic_path", help="folder with annotations/panoptic_train2017.json and the PNGs")
     group.add_argument("--remove_difficult", action="store_true", help="accepted and without effect, as in main.py")
     group.add_argument("--output_dir", default="", help="folder to write to; empty: write nothing")
     group.add_argument("--device", default="cuda", help="cuda, cuda:NUMBER, cpu, mps or auto")
@@ -117,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
         DetrkitError: what the user can mend.
     """
     flags = build_parser().parse_args(argv)
-    _refuse_what_is_missing(flags)
+    _check_data(flags)
     _meet_at(flags.dist_url)
     _choose_device(flags)
     flags.resume = _find_checkpoint(flags.resume)
@@ -133,9 +131,10 @@ def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
     """The settings of `detrkit train` that mean the same."""
     shared = {f.name for f in fields(TrainConfig)} & set(vars(flags))
     values: dict[str, Any] = {name: getattr(flags, name) for name in shared}
+    values |= {"output_dir": output_dir, "frozen_weights": flags.frozen_weights or "", **_data(flags)}
     return TrainConfig(
-        **values | {"output_dir": output_dir},
-        data=flags.coco_path,
+        **values,
+        task=("panoptic" if flags.dataset_file == "coco_panoptic" else "instance") if flags.masks else "detect",
         no_aux_loss=not flags.aux_loss,
         backbone_norm="frozen",
         # main.py kept a checkpoint before each drop of the rates, and every 100 epochs
@@ -144,28 +143,29 @@ def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
 
 
 def one_class_per_id(data: Categories) -> Categories:
-    """The 91 classes of main.py, whose index is the category id: named as in the data set, else as in COCO.
+    """The 91 classes of main.py, or 250 for panoptic data, whose index is the category id: named as in the data set,
+    else as in COCO.
 
     Raises:
-        DataError: a category id is not in 0..90.
+        DataError: a category id is beyond these.
     """
     from detrkit.models.weights.published import COCO_CATEGORIES
     from detrkit.structures import Categories
 
+    count = 250 if data.isthing else len(COCO_CATEGORIES)
     names = dict(zip(data.ids, data.names, strict=True))
-    beyond = [category_id for category_id in data.ids if category_id not in COCO_CATEGORIES.ids]
+    beyond = [category_id for category_id in data.ids if not 0 <= category_id < count]
     if beyond:
         raise DataError(
-            f"main.py has 91 classes, for category ids 0 to 90, and this data set has the id {beyond[0]} "
+            f"main.py has {count} classes, for category ids 0 to {count - 1}, and this data set has the id {beyond[0]} "
             f"({names[beyond[0]]}); detrkit train takes any ids"
         )
-    taken = set(data.names)
+    free = {i: name for i, name in enumerate(COCO_CATEGORIES.names) if name not in data.names}
+    things = {i for i, thing in zip(data.ids, data.isthing, strict=False) if thing}
     return Categories(
-        COCO_CATEGORIES.ids,
-        tuple(
-            names.get(index, f"N/A {index}" if name in taken else name)
-            for index, name in zip(COCO_CATEGORIES.ids, COCO_CATEGORIES.names, strict=True)
-        ),
+        tuple(range(count)),
+        tuple(names.get(i, free.get(i, f"N/A {i}")) for i in range(count)),
+        tuple(i in things for i in range(count)) if data.isthing else (),
     )
 
 
@@ -197,7 +197,7 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
         raise ConfigError("--eval measures a checkpoint; name it with --resume")
     evaluate(
         EvalConfig(
-            data=flags.coco_path,
+            **_data(flags),
             weights=flags.resume,
             # A file that says more of itself than the defaults of the flags is believed.
             dilation=flags.dilation or None,
@@ -207,20 +207,31 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
             num_workers=flags.num_workers,
             device=flags.device,
         ),
-        classes=lambda model, data: one_class_per_id(data) if len(model) == 91 else model,
+        classes=lambda model, data: one_class_per_id(data) if len(model) in (91, 250) else model,
     )
 
 
-def _refuse_what_is_missing(flags: argparse.Namespace) -> None:
-    if flags.masks or flags.frozen_weights or flags.dataset_file == "coco_panoptic":
-        raise ConfigError(
-            "segmentation (--masks, --frozen_weights, --dataset_file coco_panoptic) is not available yet; "
-            "this version trains and evaluates detection"
-        )
-    if flags.dataset_file != "coco":
+def _data(flags: argparse.Namespace) -> dict[str, Any]:
+    """Which data set, as `DataChoice` says it."""
+    if flags.dataset_file == "coco":
+        return {"data": flags.coco_path}
+    return {
+        "data": flags.coco_path,
+        "data_format": "coco_panoptic",
+        "panoptic_json": str(Path(flags.coco_panoptic_path) / "annotations"),
+        "panoptic_dir": flags.coco_panoptic_path,
+    }
+
+
+def _check_data(flags: argparse.Namespace) -> None:
+    if flags.dataset_file not in ("coco", "coco_panoptic"):
         raise ConfigError(f"--dataset_file must be coco or coco_panoptic, found {flags.dataset_file!r}")
     if not flags.coco_path:
         raise ConfigError("expected the data set's folder; name it with --coco_path")
+    if flags.dataset_file == "coco_panoptic" and not flags.coco_panoptic_path:
+        raise ConfigError("expected the folder of the panoptic annotations; name it with --coco_panoptic_path")
+    if flags.frozen_weights and not flags.masks:
+        raise ConfigError("--frozen_weights brings the detector that a mask head is trained on; add --masks")
 
 
 def _choose_device(flags: argparse.Namespace) -> None:

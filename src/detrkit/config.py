@@ -62,7 +62,7 @@ class ModelConfig:
     activation: Literal["relu", "gelu", "glu"] = "relu"
     """Activation of the feed-forward blocks."""
     masks: bool = False
-    """Train the segmentation head (not available yet)."""
+    """Add the mask head; --task instance and --task panoptic do, and --masks alone means --task instance."""
     feature_levels: str = ""
     """Strides of the feature levels, for example 8,16,32 or 8,16,32,64; empty: the last map alone, as the original."""
     encoder: Literal["dense", "deformable", "hybrid"] = "dense"
@@ -125,6 +125,8 @@ class LossConfig:
     """Weight of the focal mask loss."""
     dice_loss_coef: float = 1.0
     """Weight of the dice mask loss."""
+    ignore_mask_padding: bool = False
+    """Leave padding out of the mask losses, where the original counts it as background."""
     bbox_loss_coef: float = 5.0
     """Weight of the L1 box loss."""
     giou_loss_coef: float = 2.0
@@ -148,7 +150,7 @@ class DataChoice:
 
     data: str = ""
     """Folder or file of the data set; its format is found (see --data_format)."""
-    data_format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    data_format: Literal["auto", "coco", "voc", "yolo", "masks", "coco_panoptic"] = "auto"
     """Format of the data set."""
     train_json: str = ""
     """COCO annotations of the training pictures, where they are not found by themselves."""
@@ -158,12 +160,20 @@ class DataChoice:
     """Folder of the training pictures, where it is not found by itself."""
     val_images: str = ""
     """Folder of the validation pictures, where it is not found by itself."""
+    panoptic_json: str = ""
+    """COCO panoptic annotations, where they are not found by themselves: a file, or the folder of those of both
+    sides."""
+    panoptic_dir: str = ""
+    """Folder of their PNGs, where it is not found by itself, or the folder above those of both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(DataChoice):
     """Data."""
 
+    task: Literal["detect", "instance", "panoptic"] = "detect"
+    """What to learn: boxes; boxes and masks; or boxes and masks of things and stuff alike, so that every pixel of a
+    picture belongs to one of them."""
     val_fraction: float = 0.2
     """Share of the pictures held out for validation where the data set has no such split, 0..1."""
     image_size: int | Literal["propose"] = 800
@@ -251,6 +261,8 @@ class RunConfig:
     weights: str = ""
     """Start from these weights, classes matched by name: a published name such as detr_resnet50, a checkpoint of
     detrkit, a .pth of the original, or a Hugging Face folder."""
+    frozen_weights: str = ""
+    """Train only the mask head, on the detector in these weights, which stays as it is; the original's second stage."""
     resume: str = ""
     """Go on with a run: auto (the last checkpoint in output_dir, or start anew if there is none) or a checkpoint."""
     overfit: int = 0
@@ -302,6 +314,12 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     def __post_init__(self) -> None:
         check_lowest(self, LOWEST)
+        if self.masks and self.task == "detect":
+            object.__setattr__(self, "task", "instance")
+        object.__setattr__(self, "masks", self.task != "detect")
+        if self.frozen_weights and (self.weights or not self.masks):
+            wrong = "--weights as well" if self.weights else "no --task instance or panoptic"
+            raise ConfigError(f"--frozen_weights brings the detector that a mask head is trained on, found {wrong}")
         check_named("recipe", self.recipe, RECIPES)
         if self.model:
             check_named("model", self.model, MODELS)

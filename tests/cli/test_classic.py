@@ -152,9 +152,31 @@ def test_every_setting_reaches_training() -> None:
     only_here = {name for name in MAIN_FLAGS if not hasattr(TrainConfig, name)}
     assert set(MAIN_FLAGS) == given.keys() | switches.keys() | elsewhere | only_here
     assert only_here == {
-        "coco_path", "coco_panoptic_path", "dataset_file", "dist_url", "eval", "frozen_weights", "remove_difficult",
+        "coco_path", "coco_panoptic_path", "dataset_file", "dist_url", "eval", "remove_difficult",
         "start_epoch", "world_size",
     }  # fmt: skip
+
+
+def test_segmentation_in_the_words_of_the_original() -> None:
+    def config(*argv: str) -> TrainConfig:
+        return classic.to_config(classic.build_parser().parse_args(["--coco_path=d", *argv]), "out")
+
+    assert config().task == "detect"
+    assert (config("--masks").task, config("--masks").masks) == ("instance", True)
+    panoptic = ["--dataset_file=coco_panoptic", "--coco_panoptic_path=p"]
+    boxes = config(*panoptic)  # the first stage: boxes of things and stuff
+    assert (boxes.task, boxes.data_format, boxes.data) == ("detect", "coco_panoptic", "d")
+    assert (boxes.panoptic_json, boxes.panoptic_dir) == (str(Path("p/annotations")), "p")
+    both = config(*panoptic, "--masks", "--frozen_weights=box.pth")
+    assert (both.task, both.frozen_weights, both.panoptic_dir) == ("panoptic", "box.pth", "p")
+
+
+def test_250_classes_of_panoptic_data() -> None:
+    data = Categories((1, 200), ("person", "rug-merged"), (True, False))
+    classes = classic.one_class_per_id(data)
+    assert (len(classes), classes.ids[200], classes.names[200]) == (250, 200, "rug-merged")
+    assert (classes.names[2], classes.names[201]) == ("bicycle", "N/A 201")
+    assert [i for i, thing in enumerate(classes.isthing) if thing] == [1]
 
 
 @pytest.mark.parametrize(("lr_drop", "every"), [(200, 100), (100, 100), (40, 40), (150, 150)])
@@ -166,9 +188,8 @@ def test_a_checkpoint_is_kept_before_each_drop(lr_drop: int, every: int) -> None
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--masks"], "not available yet"),
-        (["--frozen_weights", "w.pth"], "not available yet"),
-        (["--dataset_file", "coco_panoptic"], "not available yet"),
+        (["--frozen_weights", "w.pth"], "--frozen_weights brings the detector that a mask head is trained on; add --masks"),
+        (["--dataset_file", "coco_panoptic"], "name it with --coco_panoptic_path"),
         (["--dataset_file", "voc"], "--dataset_file must be coco or coco_panoptic, found 'voc'"),
         (["--lrr", "3"], "main.py has no flag --lrr; did you mean '--lr'?"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many' (see detrkit detr --help)"),

@@ -71,7 +71,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("train --data shapes --backbone_weights nowhere", "expected a checkpoint file at nowhere, found none"),
         ("train --data shapes --output_dir text", "expected a folder, or nothing yet, at text"),
         ("train --data shapes --output_dir text/run", "expected a folder, or nothing yet, at text/run"),
-        ("train --data shapes --masks", "not available yet"),
+        ("train --data shapes --frozen_weights box.ckpt", "found no --task instance or panoptic"),
         ("train --data shapes --precision 16-mixed", "--precision 16-mixed needs a GPU"),
         ("eval --data shapes", "expected either --weights or --detections, found neither"),
         ("eval --data shapes --weights nowhere", NO_WEIGHTS),

@@ -20,7 +20,7 @@ from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms import eval_transform, no_objects, resized_size, train_transform
 from detrkit.errors import ConfigError
 from detrkit.structures import Batch
-from detrkit.training.run import augmentation_of
+from detrkit.training.loaders import augmentation_of
 
 from .conftest import CATEGORIES, found
 from .scenes import assert_boxes_follow, rectangles, scene

@@ -11,7 +11,7 @@ from detrkit.data.loader import collate, train_loader
 from detrkit.data.transforms import train_transform
 from detrkit.training.optim import build_optimizer
 from detrkit.training.parts import load_data, start_model
-from detrkit.training.run import augmentation_of
+from detrkit.training.loaders import augmentation_of
 
 from .helpers import assert_finite, layers_of, shrunk
 

@@ -54,8 +54,9 @@ class EpochCycle(pl.Callback):
     """Evaluates, keeps checkpoints, stops.
 
     last.ckpt is where to go on: it is saved after every epoch, every `save_minutes` inside one, and when told to stop.
-    best.ckpt is the one with the best AP; among equals the later. Saves inside an epoch happen only between optimiser
-    steps, so that no half-gathered gradient is lost.
+    best.ckpt is the one with the best of the number that the task is judged by (AP, of masks where there are some, or
+    PQ); among equals the later. Saves inside an epoch happen only between optimiser steps, so that no half-gathered
+    gradient is lost.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class EpochCycle(pl.Callback):
         card: dict[str, Any],
         validate: Callable[..., Validation | None],
         *,
+        judge: str = "AP",
         ema: Ema | None = None,
         reporters: list[Reporter] | None = None,
     ) -> None:
@@ -75,16 +77,17 @@ class EpochCycle(pl.Callback):
             habits: how often.
             card: the "detrkit" entry of the checkpoints, without its metrics.
             validate: `(trainer, module, should_stop=, advance=) -> Validation | None`, over all ranks.
+            judge: which of its numbers tells the best checkpoint.
             ema: moving average of the weights, or None.
             reporters: told about each epoch, on rank 0.
         """
         self.run_dir, self.habits, self.card = run_dir, habits, card
-        self.validate, self.ema, self.reporters = validate, ema, reporters or []
+        self.validate, self.judge, self.ema, self.reporters = validate, judge, ema, reporters or []
         self.history: list[Row] = []
         self.best_ap = float("-inf")
         self.best_epoch = 0
         self.without_better = 0
-        """Evaluations since AP last rose."""
+        """Evaluations since the number it is judged by last rose."""
         self.evaluation_due = False
         """The last finished epoch still has to be evaluated."""
         self.interrupted = False
@@ -232,11 +235,11 @@ class EpochCycle(pl.Callback):
         """Write an evaluation into the last row; whether it is the best so far."""
         row = self.history[-1]
         row.update({f"val/{name}": value for name, value in {**found.losses, **found.numbers}.items()})
-        ap = found.numbers["AP"]
-        self.without_better = 0 if ap > self.best_ap else self.without_better + 1
-        if ap < self.best_ap:
+        reached = found.numbers[self.judge]
+        self.without_better = 0 if reached > self.best_ap else self.without_better + 1
+        if reached < self.best_ap:
             return False
-        self.best_ap, self.best_epoch, self.best_detections = ap, int(row["epoch"]), found.detections
+        self.best_ap, self.best_epoch, self.best_detections = reached, int(row["epoch"]), found.detections
         return True
 
     def _save(self, trainer: pl.Trainer, *names: str) -> None:

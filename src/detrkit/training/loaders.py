@@ -8,8 +8,15 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from detrkit.config import CHANCES, TrainConfig
+from detrkit.data.augment import Augment
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
+from detrkit.data.transforms import Augmentation, eval_transform, train_transform
+from detrkit.training.memory import find_batch_size
+from detrkit.training.module import DetectionTraining
+from detrkit.training.parts import Data
+from detrkit.training.settle import OVERFIT_STEPS
 
 
 class TrainingData(pl.LightningDataModule):
@@ -83,3 +90,71 @@ class TrainingData(pl.LightningDataModule):
                 world=self.trainer.world_size,
             )
         return self._val_loader
+
+
+def make_loaders(
+    config: TrainConfig,
+    data: Data,
+    module: DetectionTraining,
+    *,
+    image_size: int,
+    begin: tuple[int, int],
+    ready: Callable[[int], None],
+) -> TrainingData:
+    """The loaders that the settings ask for.
+
+    Args:
+        config: the settings.
+        data: the checked pictures.
+        module: whose model the pictures are for.
+        image_size: shorter side in pixels.
+        begin: (epoch, batch) of the first training batch.
+        ready: told the batch size, before the first step.
+    """
+    assert config.batch_size != "propose"
+    mean, std = module.model.input_mean, module.model.input_std
+    augmentation, augment = augmentation_of(config)
+    train = DetectionDataset(
+        data.train,
+        data.categories,
+        train_transform(augmentation, image_size, mean, std),
+        seed=config.seed,
+        with_masks=config.masks,
+        augment=augment,
+        augmented_epochs=config.epochs - config.plain_epochs,
+    )
+    val = DetectionDataset(data.val, data.categories, eval_transform(image_size, mean, std), with_masks=config.masks)
+    # what the largest batch is padded to: the highest and the widest picture together
+    largest = eval_transform(augment.sizes(image_size)[-1], mean, std)
+    shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
+    height, width = (max(side) for side in zip(*shapes, strict=True))
+
+    def find(trainer: pl.Trainer) -> int:
+        return find_batch_size(
+            module.model,
+            height=height,
+            width=width,
+            limit=max(1, len(train) // trainer.world_size),
+            device=module.device,
+            precision=trainer.precision_plugin.forward_context,
+        )
+
+    return TrainingData(
+        train,
+        val,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        group_by_aspect=config.group_by_aspect,
+        least=OVERFIT_STEPS if config.overfit else 1,
+        start=begin,
+        find_batch_size=find,
+        ready=ready,
+    )
+
+
+def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
+    """What happens to training pictures: nothing at all with `--augmentation none` or `--overfit`."""
+    if config.overfit or config.augmentation == "none":
+        return "none", Augment()
+    return config.augmentation, Augment(**{name: getattr(config, name) for name in CHANCES})

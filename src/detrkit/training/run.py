@@ -21,10 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detrkit.config import CHANCES, TrainConfig
-from detrkit.data.augment import Augment
-from detrkit.data.dataset import DetectionDataset
-from detrkit.data.transforms import Augmentation, eval_transform, train_transform
+from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
@@ -33,8 +30,8 @@ from detrkit.training.checkpoint import LAST, VERSION, AtomicCheckpointIO, Resum
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
-from detrkit.training.loaders import TrainingData
-from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
+from detrkit.training.loaders import make_loaders
+from detrkit.training.memory import explain_out_of_memory, is_out_of_memory
 from detrkit.training.messages import announce, conclude, learning, say_recipe
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
@@ -51,7 +48,7 @@ from detrkit.training.parts import (
 )
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
-from detrkit.training.settle import OVERFIT_STEPS, settle
+from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.validation import Validation, Validator
 
@@ -217,7 +214,9 @@ class _Run:
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
         trainer = self._trainer(loggers, callbacks)
-        self.loaders = self._loaders(module)
+        self.loaders = make_loaders(
+            config, self.data, module, image_size=self.image_size, begin=self.begin, ready=self._batch_size_known
+        )
         if trainer.is_global_zero:
             self._prepare_folder()
             source = str(self.point.path) if self.point else config.resume
@@ -315,48 +314,6 @@ class _Run:
                 enable_model_summary=False,
             )
 
-    def _loaders(self, module: DetectionTraining) -> TrainingData:
-        config, model = self.config, self.start.model
-        assert config.batch_size != "propose"
-        mean, std = model.input_mean, model.input_std
-        augmentation, augment = augmentation_of(config)
-        train = DetectionDataset(
-            self.data.train,
-            self.data.categories,
-            train_transform(augmentation, self.image_size, mean, std),
-            seed=config.seed,
-            augment=augment,
-            augmented_epochs=config.epochs - config.plain_epochs,
-        )
-        val = DetectionDataset(self.data.val, self.data.categories, eval_transform(self.image_size, mean, std))
-        # what the largest batch is padded to: the highest and the widest picture together
-        largest = eval_transform(augment.sizes(self.image_size)[-1], mean, std)
-        shapes = [largest.output_size(image.height, image.width) for image in self.data.train.images]
-        height, width = (max(side) for side in zip(*shapes, strict=True))
-
-        def find(trainer: pl.Trainer) -> int:
-            return find_batch_size(
-                module.model,
-                height=height,
-                width=width,
-                limit=max(1, len(train) // trainer.world_size),
-                device=module.device,
-                precision=trainer.precision_plugin.forward_context,
-            )
-
-        return TrainingData(
-            train,
-            val,
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            seed=config.seed,
-            group_by_aspect=config.group_by_aspect,
-            least=OVERFIT_STEPS if config.overfit else 1,
-            start=self.begin,
-            find_batch_size=find,
-            ready=self._batch_size_known,
-        )
-
     def _batch_size_known(self, batch_size: int) -> None:
         """Complete the card and write config.yaml, which `auto` had to wait for."""
         config = replace(self.config, batch_size=batch_size, resume="")
@@ -398,13 +355,6 @@ class _Run:
             should_stop=should_stop,
             advance=advance,
         )
-
-
-def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
-    """What happens to training pictures: nothing at all with `--augmentation none` or `--overfit`."""
-    if config.overfit or config.augmentation == "none":
-        return "none", Augment()
-    return config.augmentation, Augment(**{name: getattr(config, name) for name in CHANCES})
 
 
 def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
