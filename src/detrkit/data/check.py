@@ -19,6 +19,7 @@ from detrkit.data.cleaning import clean_objects, frame_of
 from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS, Finding, Findings
 from detrkit.data.image_files import ImageFacts, content_hash, look_at
+from detrkit.data.mask_check import check_panoptic
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.statistics import split_statistics
@@ -100,7 +101,7 @@ def check_dataset(
     for name, side in raw.splits.items():
         images = _listed_once(side, findings)
         facts = look_at([image.path for image in images], thorough=thorough, tick=tick)
-        splits[name] = _clean_split(side, images, facts, findings, num_queries)
+        splits[name] = _clean_split(side, images, facts, findings, num_queries, thorough=thorough)
         files[name] = {image.path: fact for image, fact in zip(images, facts, strict=True) if not fact.problem}
         if not splits[name].images:
             raise DataError(_nothing_usable(name, side, findings))
@@ -129,6 +130,8 @@ def check(config: CheckConfig) -> None:
         val_json=config.val_json,
         train_images=config.train_images,
         val_images=config.val_images,
+        panoptic_json=config.panoptic_json,
+        panoptic_dir=config.panoptic_dir,
     )
     for note in raw.notes:
         console.print(f"Note: {note}.", highlight=False, markup=False)
@@ -171,10 +174,18 @@ def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
 
 
 def _clean_split(
-    side: RawSplit, images: list[RawImage], facts: list[ImageFacts], findings: Findings, num_queries: int
+    side: RawSplit,
+    images: list[RawImage],
+    facts: list[ImageFacts],
+    findings: Findings,
+    num_queries: int,
+    *,
+    thorough: bool,
 ) -> Split:
     known = frozenset(side.categories.ids)
     records: list[ImageRecord] = []
+    files = [image.panoptic for image in images if image.panoptic]
+    maps = dict(zip(files, look_at(files), strict=True))
     for image, fact in zip(images, facts, strict=True):
         if fact.problem:
             findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
@@ -183,13 +194,17 @@ def _clean_split(
         for mark in fact.marks:
             findings.add(mark, image.path)
         frame = frame_of(image, fact, side.box_form, findings)
+        if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
+            image.objects = []
+            continue
         objects = clean_objects(image, frame, side.box_form, known, findings)
         image.objects = []
         countable = sum(not found.crowd for found in objects)
         if countable > num_queries:
             detail = f"{countable} objects, {num_queries} queries"
             findings.add("objects_exceed_queries", image.path, image.where, detail)
-        records.append(ImageRecord(image.id, image.path, image.file_name, frame.height, frame.width, objects))
+        size = frame.height, frame.width
+        records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
     _number_objects(records, side, findings)
     return Split(side.name, records, side.categories, side.source)
 

@@ -10,7 +10,7 @@ from detrkit.data.coco import as_id
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import ImageFacts
 from detrkit.data.raw import BoxForm, RawImage, RawObject
-from detrkit.data.records import ObjectRecord
+from detrkit.data.records import FileMask, ObjectRecord
 from detrkit.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
@@ -39,6 +39,11 @@ class Frame:
         """Whether the file speaks of the upright picture already."""
         return (self.swap, self.scale_x, self.shift_x, self.scale_y, self.shift_y) == (False, 1, 0, 1, 0)
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file speaks of the picture as stored, and is turned or mirrored."""
+        return self.swap or self.scale_x < 0 or self.scale_y < 0
+
     def point(self, x: float, y: float) -> tuple[float, float]:
         """A point of the file in pixels of the upright picture."""
         if self.swap:
@@ -49,6 +54,11 @@ class Frame:
         """A box of the file, corners in order."""
         (xa, ya), (xb, yb) = self.point(*box[:2]), self.point(*box[2:])
         return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
+
+    def back(self, box: Box) -> Box:
+        """A box of the upright picture in the units of the file, where that is not turned."""
+        x1, y1, x2, y2 = box
+        return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
 
 def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings) -> Frame:
@@ -140,6 +150,11 @@ def clean_objects(
     return clean
 
 
+def usable_box(box: Any) -> Box | None:
+    """x1, y1, x2, y2 of x, y, w, h as a file has them, None where they are no box."""
+    return _parse(box, "xywh")[0]
+
+
 def _side(image: RawImage, side: str, findings: Findings) -> float:
     """The listed width or height in pixels, 0 where there is none to use."""
     value = getattr(image, side)
@@ -201,6 +216,8 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
     found = raw.segmentation
     if found is None or found == []:
         return None
+    if isinstance(found, FileMask):
+        return found
     if isinstance(found, dict):
         fault = segmentation_fault(found, frame.height, frame.width)
         if frame.is_identity and not fault:

@@ -33,8 +33,45 @@ def read_coco(
     Raises:
         DataError: the file is no COCO json, its categories contradict each other, or no picture can be found.
     """
-    content = _load(path)
-    rows = content["images"]
+    content = load_coco(path)
+    images, by_id = read_pictures(content["images"], path, folders, within, findings)
+    categories = read_categories(content, path, findings)
+    annotations = content["annotations"]
+    content.clear()
+    annotations.reverse()
+    for number in range(len(annotations)):
+        row = annotations.pop()  # freed one by one: a large file would otherwise be in memory twice
+        where = f"annotations[{number}]"
+        if not isinstance(row, dict):
+            findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
+            continue
+        ref = reference(row.get("image_id"))
+        owner = by_id.get(ref) if ref is not None else None
+        if owner is None:
+            findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
+            continue
+        owner.objects.append(
+            RawObject(
+                row.get("id"),
+                row.get("category_id"),
+                row.get("bbox"),
+                row.get("area"),
+                as_id(row.get("iscrowd")) == 1,
+                row.get("segmentation") if segmentations else None,
+                where,
+            )
+        )
+    return RawSplit(name, images, categories, "xywh", str(path))
+
+
+def read_pictures(
+    rows: list[Any], path: Path, folders: Sequence[Path], within: Path, findings: Findings
+) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
+    """The pictures that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
+
+    Raises:
+        DataError: no picture can be found.
+    """
     names = [row["file_name"] for row in rows if isinstance(row, dict) and isinstance(row.get("file_name"), str)]
     files = find_files(path, map(_printable, filter(str.strip, names)), folders, within)
     images: list[RawImage] = []
@@ -54,36 +91,10 @@ def read_coco(
             key, file_path, file_name, row.get("height"), row.get("width"), [], file=str(path), where=where
         )
         images.append(image)
-        ref = _reference(row.get("id"))
+        ref = reference(row.get("id"))
         if ref is not None:
             by_id.setdefault(ref, image)
-    categories = _categories(content, path, findings)
-    annotations = content["annotations"]
-    content.clear()
-    annotations.reverse()
-    for number in range(len(annotations)):
-        row = annotations.pop()  # freed one by one: a large file would otherwise be in memory twice
-        where = f"annotations[{number}]"
-        if not isinstance(row, dict):
-            findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
-            continue
-        ref = _reference(row.get("image_id"))
-        owner = by_id.get(ref) if ref is not None else None
-        if owner is None:
-            findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
-            continue
-        owner.objects.append(
-            RawObject(
-                row.get("id"),
-                row.get("category_id"),
-                row.get("bbox"),
-                row.get("area"),
-                as_id(row.get("iscrowd")) == 1,
-                row.get("segmentation") if segmentations else None,
-                where,
-            )
-        )
-    return RawSplit(name, images, categories, "xywh", str(path))
+    return images, by_id
 
 
 def as_id(value: Any) -> int | None:
@@ -109,7 +120,12 @@ def looks_like_coco(path: Path) -> bool:
     return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_coco(path: Path) -> dict[str, Any]:
+    """The content of a COCO json, with lists under `images` (not empty), `annotations` and `categories`.
+
+    Raises:
+        DataError: it is none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -137,7 +153,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _reference(value: Any) -> Hashable | None:
+def reference(value: Any) -> Hashable | None:
     """What an image and its annotations share: the integer where the id is one, else the text."""
     number = as_id(value)
     if number is not None:
@@ -150,7 +166,12 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _categories(content: dict[str, Any], path: Path, findings: Findings) -> Categories:
+def read_categories(content: dict[str, Any], path: Path, findings: Findings) -> Categories:
+    """The categories that a COCO json lists, or else the ids that occur in it; ids are integers, names differ.
+
+    Raises:
+        DataError: an entry has no integer id, or an id has two names.
+    """
     names: dict[int, str] = {}
     for number, row in enumerate(content["categories"]):
         where = f"categories[{number}]"

@@ -9,19 +9,24 @@ Layouts that are found by themselves, `DATA` being what the user named:
     VOC    DATA/ImageSets/Main/*.txt, Annotations/, JPEGImages/ (also one level down, as in VOCdevkit/VOC2007)
            a folder of xml files, with the pictures beside them or in a folder next to it
     YOLO   DATA/data.yaml, or images/ and labels/ without one
+    COCO panoptic
+           DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and pictures as above; or all of it in
+           annotations/ (the original's layout)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
-from detrkit.data.coco import looks_like_coco, read_coco
+from detrkit.data import find_json
+from detrkit.data.coco import read_coco
+from detrkit.data.find_json import picture_folders, png_folders, role_of
 from detrkit.data.findings import Findings
+from detrkit.data.panoptic import looks_like_panoptic, read_panoptic
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.voc import find_voc, read_voc
 from detrkit.data.yolo import find_yolo, read_yolo
@@ -29,9 +34,13 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.files import write_atomic
 from detrkit.structures import Categories
 
-_ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-_ROLES["test"] = "test"
-_OTHER_JSON = ("panoptic", "captions", "person_keypoints", "stuff_", "image_info")
+FORMATS = {
+    "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
+    "voc": "Pascal VOC (ImageSets/Main, or xml files)",
+    "yolo": "YOLO (data.yaml, or images/ and labels/)",
+    "coco_panoptic": "COCO panoptic json with PNGs (panoptic_train.json and panoptic_train/, also in annotations/)",
+}
+"""Format -> what of it is looked for."""
 
 
 def open_dataset(
@@ -42,6 +51,8 @@ def open_dataset(
     val_json: str = "",
     train_images: str = "",
     val_images: str = "",
+    panoptic_json: str = "",
+    panoptic_dir: str = "",
     val_fraction: float = 0.2,
     seed: int = 42,
     segmentations: bool = True,
@@ -50,11 +61,14 @@ def open_dataset(
 
     Args:
         data: folder or file; may be empty where `train_json` or `val_json` says it all.
-        data_format: `auto`, `coco`, `voc` or `yolo`.
-        train_json: COCO file of the training pictures; relative to `data` or to the working directory.
+        data_format: `auto`, or a key of `FORMATS`.
+        train_json: COCO file of the training pictures, instances or panoptic; relative to `data` or to the working
+            directory.
         val_json: the same for validation.
         train_images: folder of the training pictures.
         val_images: folder of the validation pictures.
+        panoptic_json: COCO panoptic file, whose name tells its side, or the folder of those of both sides.
+        panoptic_dir: folder of their PNGs, or the folder above those of both sides.
         val_fraction: share of the pictures that a validation split gets where there is none, 0..1; 0 makes none.
         seed: of that choice, which depends only on it and on the file names.
         segmentations: keep polygons and RLE masks.
@@ -70,14 +84,30 @@ def open_dataset(
     root = Path(data) if data else Path(train_json or val_json).parent
     if not root.exists():
         raise DataError(f"expected a data set at {root}, found no such file or folder; look at the path")
-    if data_format not in ("auto", "coco", "voc", "yolo"):
-        raise ConfigError(f"--data_format must be auto, coco, voc or yolo, found {data_format!r}")
-    if (train_json or val_json) and data_format in ("voc", "yolo"):
-        raise ConfigError(f"--train_json and --val_json name COCO files, but --data_format is {data_format}")
+    if data_format not in ("auto", *FORMATS):
+        raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
     given = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
+    by_hand = {role: path for role, path in given.items() if path}
+    if data_format in ("voc", "yolo") and (by_hand or panoptic_json or panoptic_dir):
+        flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
+        raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
+    if data_format == "coco" and (panoptic_json or panoptic_dir):
+        raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
+    maps = _resolve(root, panoptic_json)
+    if data_format == "auto" and (panoptic_json or panoptic_dir or any(map(looks_like_panoptic, by_hand.values()))):
+        data_format = "coco_panoptic"
     images = {"train": _resolve(root, train_images), "val": _resolve(root, val_images)}
     try:
-        dataset = _read(root, data_format, given, images, segmentations=segmentations, complete=bool(data))
+        dataset = _read(
+            root,
+            data_format,
+            by_hand,
+            images,
+            maps,
+            _resolve(root, panoptic_dir),
+            segmentations=segmentations,
+            complete=bool(data),
+        )
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"
@@ -100,25 +130,40 @@ def write_split(path: str | Path, dataset: RawDataset) -> None:
 def _read(
     root: Path,
     data_format: str,
-    given: dict[str, Path | None],
+    by_hand: dict[str, Path],
     images: dict[str, Path | None],
+    maps: Path | None,
+    pngs: Path | None,
     *,
     segmentations: bool,
     complete: bool,
 ) -> RawDataset:
     findings = Findings()
     notes: list[str] = []
-    by_hand = {role: path for role, path in given.items() if path}
-    chosen = "coco" if by_hand else _choose_format(root, data_format, notes)
-    if chosen == "coco":
-        files = by_hand or _coco_files(root, notes)
+    if data_format == "auto":
+        chosen = "coco" if by_hand else _choose_format(root, "auto", notes)
+    else:
+        chosen = data_format if by_hand or maps else _choose_format(root, data_format, notes)
+    if chosen in ("coco", "coco_panoptic"):
+        panoptic = chosen == "coco_panoptic"
+        place = maps if maps and maps.is_dir() else root
+        if maps and maps.is_file() and not by_hand:
+            by_hand = {role_of(maps.stem).replace("test", "val") or "train": maps}
+            place = maps.parent
+        files = by_hand or find_json.sides(place, notes, panoptic=panoptic)
         if by_hand and complete:
-            files = _other_side(root, by_hand, notes)
+            files = _other_side(place, by_hand, notes, panoptic=panoptic)
         splits = {}
         for role, path in sorted(files.items()):
-            folders = _picture_folders(root, path, images[role])
+            folders = picture_folders(root, path, images[role])
             within = images[role] or (root if root.is_dir() else root.parent)
-            splits[role] = read_coco(path, folders, within, role, findings, segmentations=segmentations)
+            if panoptic:
+                # pictures never lie where the PNGs do, which may have the same names
+                inside = png_folders(root, path, pngs)
+                pictures = [f for f in folders if f.name != path.stem and f != pngs]
+                splits[role] = read_panoptic(path, pictures, within, inside, role, findings)
+            else:
+                splits[role] = read_coco(path, folders, within, role, findings, segmentations=segmentations)
     elif chosen == "voc":
         splits = read_voc(root, images, findings, notes)
     else:
@@ -126,12 +171,13 @@ def _read(
     return RawDataset(chosen, str(root), splits, findings, notes)
 
 
-def _other_side(root: Path, by_hand: dict[str, Path], notes: list[str]) -> dict[str, Path]:
+def _other_side(root: Path, by_hand: dict[str, Path], notes: list[str], *, panoptic: bool) -> dict[str, Path]:
     """The files that the user named, and the one of the other side where the data set has just one."""
     files = dict(by_hand)
     for role in {"train", "val"} - set(by_hand):
         known = {path.resolve() for path in by_hand.values()}
-        found = [c.path for c in _coco_candidates(root) if c.role == role and c.path.resolve() not in known]
+        listed = find_json.candidates(root, panoptic=panoptic)
+        found = [c.path for c in listed if c.role == role and c.path.resolve() not in known]
         if root.is_dir() and len(found) == 1:
             files[role] = found[0]
             notes.append(f"{found[0].relative_to(root)} is used for {role}")
@@ -150,7 +196,12 @@ def _resolve(root: Path, path: str) -> Path | None:
 
 
 def _choose_format(root: Path, data_format: str, notes: list[str]) -> str:
-    finders = {"coco": _find_coco, "yolo": find_yolo, "voc": find_voc}
+    finders: dict[str, Callable[[Path], str]] = {
+        "coco": find_json.describe,
+        "yolo": find_yolo,
+        "voc": find_voc,
+        "coco_panoptic": partial(find_json.describe, panoptic=True),
+    }
     if data_format != "auto":
         finders = {data_format: finders[data_format]}
     evidence = {name: found for name, finder in finders.items() if (found := finder(root))}
@@ -166,108 +217,13 @@ def _choose_format(root: Path, data_format: str, notes: list[str]) -> str:
 
 
 def _nothing_found(root: Path, data_format: str) -> str:
-    wanted = {
-        "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
-        "voc": "Pascal VOC (ImageSets/Main, or xml files)",
-        "yolo": "YOLO (data.yaml, or images/ and labels/)",
-    }
-    looked = wanted[data_format] if data_format in wanted else ", ".join(wanted.values())
+    looked = FORMATS.get(data_format) or ", ".join(FORMATS.values())
     if root.is_file():
         return f"expected {looked}, found the file {root}; name the folder of the data set or its json or yaml file"
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir() if not p.name.startswith("."))
     shown = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
     found = shown or "an empty folder"
     return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with --train_json"
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    path: Path
-    role: str
-    """train, val, test or nothing."""
-
-
-def _find_coco(root: Path) -> str:
-    """The COCO files there, in words; empty if there are none."""
-    candidates = _coco_candidates(root)
-    return ", ".join(str(c.path.relative_to(root) if root.is_dir() else c.path.name) for c in candidates[:4])
-
-
-def _coco_candidates(root: Path) -> list[_Candidate]:
-    if root.is_file():
-        return [_Candidate(root, "")] if root.suffix.lower() == ".json" else []
-    folders = [root, root / "annotations", *(p for p in sorted(root.iterdir()) if p.is_dir() and role_of(p.name))]
-    found: list[_Candidate] = []
-    for folder in folders:
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            if path.name.startswith((".", *_OTHER_JSON)) or not looks_like_coco(path):
-                continue
-            role = role_of(path.stem) or (role_of(folder.name) if folder != root else "")
-            found.append(_Candidate(path, role))
-    return found
-
-
-def role_of(name: str) -> str:
-    """`train`, `val`, `test` or nothing, from the words in a file's or folder's name: `instances_val2017` is val."""
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^a-z0-9]+", name.lower())]
-    roles = {_ROLES[word] for word in words if word in _ROLES}
-    return roles.pop() if len(roles) == 1 else ""
-
-
-def _coco_files(root: Path, notes: list[str]) -> dict[str, Path]:
-    candidates = _coco_candidates(root)
-    by_role: dict[str, list[Path]] = {}
-    for candidate in candidates:
-        by_role.setdefault(candidate.role, []).append(candidate.path)
-    if set(by_role) == {""}:  # a folder with one json of any name
-        by_role = {"train": by_role[""]}
-    files: dict[str, Path] = {}
-    for role in ("train", "val", "test"):
-        paths = by_role.get(role, [])
-        if len(paths) > 1:
-            paths = [p for p in paths if p.name.startswith("instances_")] or paths
-        if len(paths) > 1:
-            listed = ", ".join(str(p.relative_to(root)) for p in paths)
-            raise DataError(
-                f"expected one json file of the {role} pictures in {root}, found {len(paths)}: {listed}; choose with "
-                "--train_json and --val_json"
-            )
-        if paths:
-            files[role] = paths[0]
-    if "test" in files:
-        test = files.pop("test")
-        if "val" not in files and "train" in files:
-            files["val"] = test
-            notes.append(f"there is no validation split; {test.name} is used for it")
-        elif not files:
-            files["val"] = test
-        else:
-            notes.append(f"{test.relative_to(root)} is left alone: only train and val are used")
-    if not files:
-        listed = ", ".join(str(c.path.relative_to(root)) for c in candidates)
-        raise DataError(
-            f"expected json files named after train and val in {root}, found {listed}; choose with --train_json"
-        )
-    return files
-
-
-def _picture_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
-    """Where the pictures of a json file may lie, best guess first."""
-    if given is not None:
-        return [given]
-    base = root if root.is_dir() else root.parent
-    role = role_of(path.stem) or role_of(path.parent.name)
-    words = [
-        word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if role_of(word)
-    ]  # train2017 of instances_train2017
-    names = [*words, role, *(word for word, of in _ROLES.items() if of == role), path.stem]
-    folders: list[Path] = []
-    for parent in dict.fromkeys((path.parent, base, path.parent.parent)):
-        pictures = [parent / inner for inner in ("images", "JPEGImages", "imgs", "data")]
-        folders += [*pictures, parent]
-        for name in filter(None, names):
-            folders += [parent / name, parent / name / "images", *(inner / name for inner in pictures)]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def _share_categories(dataset: RawDataset) -> None:
@@ -289,7 +245,15 @@ def _share_categories(dataset: RawDataset) -> None:
                     f"expected the same categories in all splits, found that {known} in {splits[0].source}, but id "
                     f"{category_id} is {name!r} in {split.source}; number the classes alike in both"
                 )
-    shared = Categories(tuple(names), tuple(names.values()))
+    things = {i: t for split in splits for i, t in zip(split.categories.ids, split.categories.isthing, strict=False)}
+    for split in splits:
+        for category_id, thing in zip(split.categories.ids, split.categories.isthing, strict=False):
+            if things[category_id] != thing:
+                raise DataError(
+                    f"expected the same isthing in all splits, found that {names[category_id]!r} is "
+                    f"{'a thing' if thing else 'stuff'} in {split.source} alone; say the same in both"
+                )
+    shared = Categories(tuple(names), tuple(names.values()), tuple(things[i] for i in names) if things else ())
     for split in splits:
         missing = sorted(set(names.values()) - set(split.categories.names))
         if missing:

@@ -75,7 +75,9 @@ TREATMENTS: dict[str, Treatment] = {
     "image_alpha": Treatment("repaired", "a picture with transparency", "converted to RGB"),
     "image_animated": Treatment("repaired", "a picture with several frames", "the first frame counts"),
     "image_unlabelled": Treatment(
-        "dropped", "a picture without an annotation file in a Pascal VOC data set", "it is left out"
+        "dropped",
+        "a picture without an annotation file (Pascal VOC) or entry (COCO panoptic)",
+        "it is left out",
     ),
     # objects
     "image_of_object_missing": Treatment("dropped", "an object of a picture that is not listed", "it is left out"),
@@ -101,6 +103,35 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     "crowd": Treatment("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
     "difficult": Treatment("noted", "an object marked difficult", "treated as a crowd region"),
+    # masks
+    "mask_file_missing": Treatment(
+        "dropped", "a file of masks that is not there", "its picture is left out, with its objects"
+    ),
+    "mask_file_unreadable": Treatment(
+        "dropped", "a file of masks that cannot be decoded", "its picture is left out, with its objects"
+    ),
+    "panoptic_not_rgb": Treatment(
+        "dropped",
+        "a panoptic PNG that is not 8-bit RGB, so that its ids (R + 256 G + 65536 B) cannot be told",
+        "its picture is left out, with its objects",
+    ),
+    "mask_size_differs": Treatment(
+        "repaired", "masks of another size than their picture, but of its shape", "stretched to it, pixel by pixel"
+    ),
+    "mask_shape_differs": Treatment(
+        "dropped", "masks of another shape than their picture", "the picture is left out, with its objects"
+    ),
+    "segment_without_pixels": Treatment(
+        "dropped", "a segment that has no pixel in its panoptic PNG", "the segment is left out"
+    ),
+    "pixels_without_segment": Treatment(
+        "noted", "ids in a panoptic PNG that no segment has", "they count as void, which is never wrong"
+    ),
+    "box_from_mask": Treatment("repaired", "a segment without a usable box", "it gets the box of its pixels"),
+    "mask_box_differs": Treatment(
+        "noted", "a mask that disagrees with its box", "nothing; the box counts for boxes, the mask for masks"
+    ),
+    "mask_tiny": Treatment("noted", "a mask of one pixel", "kept"),
     # the whole
     "objects_exceed_queries": Treatment(
         "noted", "more objects in a picture than the model has queries", "the rest cannot be found"

@@ -44,6 +44,8 @@ class RawImage:
     file: str
     """The annotation file of this picture, for messages."""
     where: str = ""
+    panoptic: Path | None = None
+    """The COCO panoptic PNG of this picture."""
 
 
 @dataclass

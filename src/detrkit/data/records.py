@@ -1,7 +1,8 @@
 """What a checked data set is made of: ObjectRecord, ImageRecord, Split.
 
 Records are what readers and `check_dataset` hand to training and evaluation: plain data with slots, small enough for
-the 860,000 objects of COCO. Nothing in them needs checking again.
+the 860,000 objects of COCO. Nothing in them needs checking again. Masks that lie in files are named by `FileMask` and
+decoded when they are asked for, a picture at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from detrkit.structures import Categories
+
+
+@dataclass(slots=True, frozen=True)
+class FileMask:
+    """A mask in a picture file: the pixels of one value."""
+
+    path: Path
+    value: int
+    """What the pixels of the object hold: the value of a file with one channel, R + 256 G + 65536 B of one with three
+    (COCO panoptic). 0 stands for every pixel that is not 0: a file of its own for this object."""
 
 
 @dataclass(slots=True)
@@ -31,7 +44,8 @@ class ObjectRecord:
     """Not one object but a region of many, or one too hard to label (`difficult` in Pascal VOC): not trained on, and
     neither rewarded nor punished in evaluation."""
     segmentation: Any | None
-    """COCO polygons (lists of x, y, x, y, ... in pixels) or RLE (`{"size": [h, w], "counts": ...}`), or None."""
+    """COCO polygons (lists of x, y, x, y, ... in pixels), RLE (`{"size": [h, w], "counts": ...}`), a `FileMask`, or
+    None."""
     where: str
     """The record in the annotation file, for messages: `annotations[17]`, `line 3`."""
 
@@ -50,6 +64,9 @@ class ImageRecord:
     width: int
     """Pixels, after the EXIF rotation, checked against the file."""
     objects: list[ObjectRecord]
+    """In panoptic data the segments, things and stuff; each has a `FileMask` of `panoptic`."""
+    panoptic: Path | None = None
+    """The COCO panoptic PNG, whose pixels hold the ids of segments, or 0 (void); None for other data."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +84,25 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to_coco(self) -> dict[str, Any]:
+    def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
         """The truth as a COCO instances dictionary: original ids, `bbox` as x, y, w, h in pixels.
 
-        What the official evaluation takes. `segmentation` is there for the objects that have one.
+        What the official evaluation takes. Of panoptic data it holds the things alone, as categories too: average
+        precision counts objects, and stuff has none.
+
+        Args:
+            masks: with `segmentation` for the objects that have one. Masks in files become RLE here, which reads those
+                files, one picture at a time.
+
+        Raises:
+            DataError: a file with masks cannot be read any more.
         """
+        stuff = {i for i, thing in zip(self.categories.ids, self.categories.isthing, strict=False) if not thing}
         annotations: list[dict[str, Any]] = []
         for image in self.images:
-            for found in image.objects:
+            things = [found for found in image.objects if found.category_id not in stuff]
+            shapes = _as_coco(image, things) if masks else [None] * len(things)
+            for found, shape in zip(things, shapes, strict=True):
                 x1, y1, x2, y2 = found.box
                 row = {
                     "id": found.id,
@@ -84,8 +112,8 @@ class Split:
                     "area": (x2 - x1) * (y2 - y1) if found.area is None else found.area,
                     "iscrowd": int(found.crowd),
                 }
-                if found.segmentation is not None:
-                    row["segmentation"] = found.segmentation
+                if shape is not None:
+                    row["segmentation"] = shape
                 annotations.append(row)
         return {
             "info": {"description": self.source},
@@ -94,5 +122,19 @@ class Split:
                 for image in self.images
             ],
             "annotations": annotations,
-            "categories": self.categories.to_plain(),
+            "categories": [row for row in self.categories.to_plain() if row["id"] not in stuff],
         }
+
+
+def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
+    """The segmentations of objects of a picture as polygons, RLE or None."""
+    from detrkit.data.mask_files import MaskFiles
+    from detrkit.masks import encode_rle
+
+    files = MaskFiles(image.height, image.width)
+    return [
+        encode_rle(torch.from_numpy(files.mask(found.segmentation)))
+        if isinstance(found.segmentation, FileMask)
+        else found.segmentation
+        for found in objects
+    ]
