@@ -1,4 +1,4 @@
-"""The one facade over a trained model: load it, show it pictures, get `Detections`.
+"""The one facade over a trained model: load it, show it pictures, get `Detections` or a `PanopticMap`.
 
 Pictures take the same way as in evaluation (`decode`, `eval_transform`, `collate`), so a number measured there holds
 here.
@@ -6,8 +6,9 @@ here.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -22,21 +23,28 @@ from torch import Tensor
 from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, OutOfMemoryError
 from detrkit.inference.sources import find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
-from detrkit.postprocessing import postprocess
-from detrkit.structures import Batch, Categories, Detections
+from detrkit.postprocessing import panoptic, postprocess
+from detrkit.structures import Batch, Categories, Detections, Output, PanopticMap
 
 Picture = Image | npt.NDArray[Any] | Tensor
 """A picture in memory, in any form that `data.decode.to_tensor` knows."""
 
 Item = TypeVar("Item")
+Result = TypeVar("Result", Detections, PanopticMap)
 
 WINDOW = 4
 """Batches' worth of pictures that are held while pictures of one shape are looked for."""
+
+PANOPTIC_THRESHOLD = 0.85
+"""Score above which a query takes part in a panoptic map, as in the original."""
+
+PANOPTIC_THRESHOLD_SIGMOID = 0.4
+"""The same for models whose classes are a yes or no each: their scores are lower, and often stand for an overlap."""
 
 
 class Detector:
@@ -129,29 +137,62 @@ class Detector:
         Returns:
             For one picture its detections, best first, with the original category ids and names, in pixels of the
             picture. For several a list in their order (that of the names for folders and globs). For a video an
-            iterator over its frames that reads as it goes.
+            iterator over its frames that reads as it goes. Of a model with a mask head they have masks, of the
+            picture's own size; many large pictures are better looked at one after another, see `stream`.
 
         Raises:
             DataError: there is nothing at `source`, or it cannot be read.
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         check_settings(threshold, top_k, batch_size)
-        settings = (threshold, top_k, batch_size)
-        if isinstance(source, str | Path):
-            if is_video(source):
-                return self._in_video(Path(source), *settings)
-            if not is_several(source):
-                return self._in_order([source], *settings)[0]
-            return self._in_order(find_pictures(source), *settings)
-        if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
-            return self._in_order([source], *settings)[0]
-        for item in source:
-            if isinstance(item, str | Path) and is_video(item):
-                raise DataError(f"expected pictures in a list, found the video {item}; give it by itself")
-        expanded = chain.from_iterable(
-            find_pictures(item) if isinstance(item, str | Path) and is_several(item) else [item] for item in source
-        )
-        return self._in_order(expanded, *settings)
+        return self._look(source, lambda batch: self.detect(batch, threshold, top_k), batch_size)
+
+    @overload
+    def panoptic(self, source: Picture, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
+    @overload
+    def panoptic(self, source: str | Path, threshold: float | None = None, batch_size: int = 1) -> Any: ...
+    @overload
+    def panoptic(
+        self, source: Sequence[Picture | str | Path], threshold: float | None = None, batch_size: int = 1
+    ) -> list[PanopticMap]: ...
+    def panoptic(
+        self,
+        source: Picture | str | Path | Sequence[Picture | str | Path],
+        threshold: float | None = None,
+        batch_size: int = 1,
+    ) -> PanopticMap | list[PanopticMap] | Iterator[PanopticMap]:
+        """Cut pictures into segments that do not overlap, things and stuff.
+
+        Args:
+            source: see `predict`.
+            threshold: score above which a query takes part, 0..1. None: 0.85 as in the original, or 0.4 for a model
+                whose classes are a yes or no each.
+            batch_size: see `predict`.
+
+        Returns:
+            For one picture its map, at the picture's own size, with the original category ids and names; for several
+            and for videos as `predict`. Where the categories do not say which of them are things, all are.
+
+        Raises:
+            DataError: there is nothing at `source`, or it cannot be read.
+            ConfigError: a setting is out of range, or the model makes no masks.
+        """
+        check_settings(self.panoptic_threshold(threshold), None, batch_size)
+        return self._look(source, lambda batch: self.segment(batch, threshold), batch_size)
+
+    def panoptic_threshold(self, threshold: float | None = None) -> float:
+        """The threshold of panoptic maps, where none is given that of the kind of model.
+
+        Raises:
+            ConfigError: the model makes no masks.
+        """
+        if self.model.mask_head is None:
+            raise ConfigError(
+                "expected a model with a mask head for panoptic maps, found one that knows boxes alone; train one "
+                "with --task panoptic, or ask this one for detections"
+            )
+        usual = PANOPTIC_THRESHOLD_SIGMOID if self.model.sigmoid else PANOPTIC_THRESHOLD
+        return usual if threshold is None else threshold
 
     def stream(
         self,
@@ -169,15 +210,15 @@ class Detector:
         Yields:
             Each picture with its detections.
         """
-        window = batch_size if batch_size == 1 else WINDOW * batch_size
-        for held in _batched(pictures, window):
-            found: dict[int, Detections] = {}
-            for places in self._of_one_shape([picture for picture, _ in held], batch_size):
-                batch = self.prepare([held[k][0] for k in places])
-                for k, detections in zip(places, self.detect(batch, threshold, top_k), strict=True):
-                    found[k] = replace(detections, source=held[k][1])
-            for k, (picture, _) in enumerate(held):
-                yield picture, found[k]
+        looked = self._stream(pictures, lambda batch: self.detect(batch, threshold, top_k), batch_size)
+        return ((picture, replace(found, source=source)) for picture, source, found in looked)
+
+    def stream_panoptic(
+        self, pictures: Iterable[tuple[Tensor, str | None]], threshold: float | None = None, batch_size: int = 1
+    ) -> Iterator[tuple[Tensor, PanopticMap]]:
+        """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
+        looked = self._stream(pictures, lambda batch: self.segment(batch, threshold), batch_size)
+        return ((picture, found) for picture, _, found in looked)
 
     def prepare(self, pictures: Sequence[Tensor]) -> Batch:
         """Pictures uint8 [3, H, W] resized, normalised and padded to one size, on the CPU, as evaluation does it."""
@@ -197,14 +238,90 @@ class Detector:
             threshold: lowest score to keep, 0..1.
             top_k: see `predict`.
         """
-        out = self.model(batch.images.to(self.device), batch.padding_mask.to(self.device))
-        sizes = torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
-        found = []
-        for detections in postprocess(out, sizes, top_k=top_k):
-            order = detections.scores.argsort(descending=True, stable=True)
-            kept = detections[order[detections.scores[order] >= threshold]].cpu()
-            found.append(kept.with_categories(self.categories))
+        with _memory_explained():
+            out = self._objects(batch)
+            found = []
+            processed, sizes = _sizes(batch)
+            for detections in postprocess(out, sizes, top_k=top_k, processed_sizes=processed, threshold=threshold):
+                order = detections.scores.argsort(descending=True, stable=True)
+                if not torch.equal(order, torch.arange(len(order), device=order.device)):  # it copies the masks
+                    detections = detections[order]
+                found.append(detections.cpu().with_categories(self.categories))
         return found
+
+    @torch.no_grad()
+    def segment(self, batch: Batch, threshold: float | None = None) -> list[PanopticMap]:
+        """Panoptic maps of each picture of a batch, see `detect` and `panoptic`."""
+        threshold = self.panoptic_threshold(threshold)
+        things = self.categories.isthing or (True,) * len(self.categories)
+        with _memory_explained():
+            maps = panoptic(self._objects(batch), *_sizes(batch), things, threshold)
+        ids, names = self.categories.ids, self.categories.names
+        found = []
+        for each in maps:
+            rows = [
+                row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
+                for row in each.segments
+            ]
+            found.append(PanopticMap(each.ids.cpu(), rows))
+        return found
+
+    def _objects(self, batch: Batch) -> Output:
+        return self.model.objects(batch.images.to(self.device), batch.padding_mask.to(self.device))
+
+    def _look(
+        self,
+        source: Picture | str | Path | Sequence[Picture | str | Path],
+        look: Callable[[Batch], list[Result]],
+        batch_size: int,
+    ) -> Result | list[Result] | Iterator[Result]:
+        """What `look` says of everything that a source stands for: one, a list, or an iterator for a video."""
+        if isinstance(source, str | Path):
+            if is_video(source):
+                return (found for found in self._found(read_frames(source), look, batch_size))
+            if not is_several(source):
+                return self._in_order([source], look, batch_size)[0]
+            return self._in_order(find_pictures(source), look, batch_size)
+        if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
+            return self._in_order([source], look, batch_size)[0]
+        for item in source:
+            if isinstance(item, str | Path) and is_video(item):
+                raise DataError(f"expected pictures in a list, found the video {item}; give it by itself")
+        expanded = chain.from_iterable(
+            find_pictures(item) if isinstance(item, str | Path) and is_several(item) else [item] for item in source
+        )
+        return self._in_order(expanded, look, batch_size)
+
+    def _in_order(
+        self, items: Iterable[Picture | str | Path], look: Callable[[Batch], list[Result]], batch_size: int
+    ) -> list[Result]:
+        pictures = ((to_tensor(item), str(item) if isinstance(item, str | Path) else None) for item in items)
+        return list(self._found(pictures, look, batch_size))
+
+    def _found(
+        self,
+        pictures: Iterable[tuple[Tensor, str | None]],
+        look: Callable[[Batch], list[Result]],
+        batch_size: int,
+    ) -> Iterator[Result]:
+        for _, source, found in self._stream(pictures, look, batch_size):
+            yield replace(found, source=source) if isinstance(found, Detections) else found
+
+    def _stream(
+        self,
+        pictures: Iterable[tuple[Tensor, str | None]],
+        look: Callable[[Batch], list[Result]],
+        batch_size: int,
+    ) -> Iterator[tuple[Tensor, str | None, Result]]:
+        """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch."""
+        window = batch_size if batch_size == 1 else WINDOW * batch_size
+        for held in _batched(pictures, window):
+            found: dict[int, Result] = {}
+            for places in self._of_one_shape([picture for picture, _ in held], batch_size):
+                batch = self.prepare([held[k][0] for k in places])
+                found.update(zip(places, look(batch), strict=True))
+            for k, (picture, source) in enumerate(held):
+                yield picture, source, found.pop(k)
 
     def _of_one_shape(self, pictures: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
         """Places of pictures that share a shape after resizing, at most `batch_size` together."""
@@ -214,22 +331,32 @@ class Detector:
         for group in groups.values():
             yield from _batched(group, batch_size)
 
-    def _in_order(
-        self, items: Iterable[Picture | str | Path], threshold: float, top_k: int | None, batch_size: int
-    ) -> list[Detections]:
-        pictures = ((to_tensor(item), str(item) if isinstance(item, str | Path) else None) for item in items)
-        return [detections for _, detections in self.stream(pictures, threshold, top_k, batch_size)]
-
-    def _in_video(self, path: Path, threshold: float, top_k: int | None, batch_size: int) -> Iterator[Detections]:
-        for _, detections in self.stream(read_frames(path), threshold, top_k, batch_size):
-            yield detections
-
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """`itertools.batched`, which Python 3.11 does not have."""
     remaining = iter(items)
     while batch := tuple(islice(remaining, size)):
         yield batch
+
+
+def _sizes(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Heights and widths of the pictures in the batch and of the original ones, int64 [B, 2] each."""
+    processed = torch.tensor([target["size"] for target in batch.targets], dtype=torch.int64)
+    return processed, torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
+
+
+@contextlib.contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Memory that runs out, as a sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            "memory ran out while a picture was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
+            "or a smaller --image_size"
+        ) from error
 
 
 def check_settings(threshold: float, top_k: int | None, batch_size: int) -> None:
