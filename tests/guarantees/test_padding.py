@@ -38,5 +38,5 @@ def see(model, levels):
     memory = model.transformer.encoder(levels)
     dense = model.dense_head(memory) if model.seeded_by_dense else None
     queries = model.query_embed(memory, dense)
-    layers = model.transformer.decoder(queries, memory, model._classes, model._boxes)
+    layers, _ = model.transformer.decoder(queries, memory, model._classes, model._boxes)
     return model._split(layers, queries.runs, None)[0]

@@ -21,7 +21,7 @@ def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(mod
 
     def objects(features):
         memory = model.transformer.encoder([replace(level, features=features)])
-        layers = model.transformer.decoder(model.query_embed(memory), memory, model._classes, model._boxes)
+        layers, _ = model.transformer.decoder(model.query_embed(memory), memory, model._classes, model._boxes)
         return torch.stack([layer.logits for layer in layers])
 
     plain = objects(level.features)

@@ -1,5 +1,6 @@
 """A model, pictures and targets small enough for every test."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,10 +37,13 @@ def pictures(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torc
     return images, padding
 
 
-def some_targets(*counts: int, num_classes: int = 4, seed: int = 0) -> list[dict[str, torch.Tensor]]:
-    """Random objects inside their pictures, `counts[i]` in picture i."""
+def some_targets(
+    *counts: int, num_classes: int = 4, seed: int = 0, mask_sizes: Sequence[tuple[int, int]] = ()
+) -> list[dict[str, torch.Tensor]]:
+    """Random objects inside their pictures, `counts[i]` in picture i; with `mask_sizes`, with the ellipses in their
+    boxes as masks of these (h, w)."""
     generator = torch.Generator().manual_seed(seed)
-    return [
+    targets = [
         {
             "labels": torch.randint(0, num_classes, (n,), generator=generator),
             "boxes": torch.cat(
@@ -49,3 +53,8 @@ def some_targets(*counts: int, num_classes: int = 4, seed: int = 0) -> list[dict
         }
         for n in counts
     ]
+    for target, (h, w) in zip(targets, mask_sizes, strict=bool(mask_sizes)):
+        cx, cy, width, height = target["boxes"].T[..., None, None]
+        y, x = (torch.arange(h)[:, None] + 0.5) / h, (torch.arange(w) + 0.5) / w
+        target["masks"] = ((x - cx) / width) ** 2 + ((y - cy) / height) ** 2 <= 0.25
+    return targets

@@ -37,6 +37,8 @@ def test_defaults_are_the_originals():
         {"enc_layers": 0},
         {"dec_layers": 1},
         {"dilation": True},
+        {"masks": True},
+        {"masks": True, "dilation": True},
     ],
     ids=str,
 )
@@ -46,12 +48,13 @@ def test_every_setting_gives_outputs_and_gradients(settings):
     layers = settings.get("dec_layers", SMALL["dec_layers"])
     assert out.logits.shape == (2, 6, 5)
     assert out.boxes.shape == (2, 6, 4)
-    assert out.masks is None
+    assert out.masks is None  # made in evaluation, or when asked for
+    assert (out.segment is not None) == settings.get("masks", False)
     assert [(a.logits.shape, a.boxes.shape) for a in out.aux] == [((2, 6, 5), (2, 6, 4))] * (layers - 1)
     assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
 
-    criterion = build_criterion(4)
-    criterion.weighted_sum(criterion(out, some_targets(2, 1))).backward()
+    criterion = build_criterion(4, masks=settings.get("masks", False))
+    criterion.weighted_sum(criterion(out, some_targets(2, 1, mask_sizes=((64, 96), (96, 64))))).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -109,7 +112,6 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"position_embedding": "v3"}, "position_embedding sine or learned, found 'v3'"),
         ({"activation": "swish"}, "activation relu, gelu or glu, found 'swish'"),
         ({"backbone_norm": "auto"}, "backbone_norm frozen, batch or group, found 'auto'"),
-        ({"masks": True}, "not available yet"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),
     ],

@@ -31,6 +31,7 @@ def test_defaults_and_names_are_the_originals():
         "num_classes": 91, "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2, "bbox_loss_coef": 5,
         "giou_loss_coef": 2, "eos_coef": 0.1, "mask_loss_coef": 1, "dice_loss_coef": 1, "masks": False,
         "class_loss": "softmax", "cls_loss_coef": 1, "dense_loss_coef": 1, "dn_loss_coef": 1, "dense_head": "aligned",
+        "mask_padding": True,
     }  # fmt: skip
     losses = build_criterion(4)(output(), some_targets(2, 1))
     each = ["loss_ce", "loss_bbox", "loss_giou", "cardinality_error"]
@@ -111,11 +112,6 @@ def test_half_precision_outputs_are_judged_in_float32():
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     expected = criterion(Output(halved.logits.float(), halved.boxes.float()), targets)
     assert losses == expected
-
-
-def test_masks_are_not_there_yet():
-    with pytest.raises(ConfigError, match="not available yet"):
-        build_criterion(masks=True)
 
 
 def test_another_number_of_classes_is_told():

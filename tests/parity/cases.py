@@ -17,7 +17,13 @@ import detrkit
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "reference"
 LARGE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-NAMES = ("detr_resnet18_small_prenorm", "detr_resnet50", "detr_resnet50_dc5_learned")
+NAMES = (
+    "detr_resnet18_small_prenorm",
+    "detr_resnet50",
+    "detr_resnet50_dc5_learned",
+    "detr_resnet50_instance",
+    "detr_resnet50_panoptic",
+)
 
 _spec = importlib.util.spec_from_file_location("reference_fill", FIXTURES / "fill.py")
 fill = importlib.util.module_from_spec(_spec)
@@ -42,7 +48,9 @@ class Case:
 
     def model(self) -> detrkit.models.DETR:
         """A fresh model with the case's weights."""
-        model = detrkit.build_model(self.expected["num_classes"], dropout=0.0, **self.expected["options"])
+        # which the original also told the model, for its number of classes
+        options = {name: value for name, value in self.expected["options"].items() if name != "dataset_file"}
+        model = detrkit.build_model(self.expected["num_classes"], dropout=0.0, **options)
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), self.expected["salt"]))
         return model
 
@@ -64,4 +72,14 @@ class Case:
     @cached_property
     def targets(self) -> list[dict[str, torch.Tensor]]:
         counts, classes = self.expected["objects_per_image"], self.expected["num_classes"]
-        return fill.fill_targets(counts, classes - 1, self.expected["salt"])
+        sizes = self.expected["image_sizes"] if self.masks else None
+        return fill.fill_targets(counts, classes - 1, self.expected["salt"], sizes)
+
+    @property
+    def masks(self) -> bool:
+        """Whether it is about masks too."""
+        return self.expected["options"].get("masks", False)
+
+    def criterion(self) -> detrkit.losses.Criterion:
+        """The original's."""
+        return detrkit.build_criterion(self.expected["num_classes"], masks=self.masks)

@@ -8,6 +8,7 @@ from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError
 from detrkit.losses.classification import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
 from detrkit.losses.criterion import Criterion, WeightedTerm
+from detrkit.losses.masks import mask_dice, mask_focal
 from detrkit.losses.terms import Term, box_giou, box_l1, cardinality_error, class_error
 from detrkit.matching import HungarianMatcher
 
@@ -30,6 +31,7 @@ def build_criterion(
     dense_loss_coef: float = 1,
     dn_loss_coef: float = 1,
     dense_head: Literal["none", "fcos", "atss", "aligned"] = "aligned",
+    mask_padding: bool = True,
 ) -> Criterion:
     """The set prediction loss with the original's names and defaults; with those it is the original's.
 
@@ -38,21 +40,24 @@ def build_criterion(
         set_cost_class, set_cost_bbox, set_cost_giou: weights of the matching cost.
         bbox_loss_coef, giou_loss_coef, cls_loss_coef: weights of the losses, at every layer and in every branch.
         eos_coef: weight of "no object" in the softmax loss.
-        mask_loss_coef, dice_loss_coef: belong to `masks`.
-        masks: see below.
+        mask_loss_coef, dice_loss_coef: weights of the mask losses, at the last layer.
+        masks: teach masks as well; for a model with a mask head, and targets with masks.
         class_loss: see `losses.classification`. All but softmax want a model whose classes are sigmoids.
         dense_loss_coef: further weight of the branch "dense".
         dn_loss_coef: further weight of the branch "dn".
         dense_head: how places are chosen in branches that have locations; see `DenseAssigner`.
+        mask_padding: whether masks shall say that nothing is where a picture is padded, as in the original; False
+            leaves padded areas out of the mask losses, so that they do not depend on what a picture is batched with.
 
     Raises:
-        ConfigError: for `masks`, until there is a segmentation head; for a class_loss or dense_head that is none; and
-            if no loss weighs anything.
+        ConfigError: for a class_loss or dense_head that is none; and if no loss weighs anything.
     """
-    if masks:
-        raise ConfigError("expected masks=False, found True: the segmentation head is not available yet; leave it out")
     if not (cls_loss_coef or bbox_loss_coef or giou_loss_coef):
         raise ConfigError("one of cls_loss_coef, bbox_loss_coef, giou_loss_coef must be above 0, found none")
+    mask_terms = [
+        WeightedTerm("loss_mask", mask_loss_coef, mask_focal, every_layer=False, masks=True),
+        WeightedTerm("loss_dice", dice_loss_coef, mask_dice, every_layer=False, masks=True),
+    ]
     return Criterion(
         HungarianMatcher(set_cost_class, set_cost_bbox, set_cost_giou),
         [
@@ -61,10 +66,12 @@ def build_criterion(
             WeightedTerm("loss_bbox", bbox_loss_coef, box_l1),
             WeightedTerm("loss_giou", giou_loss_coef, box_giou),
             WeightedTerm("cardinality_error", 0, cardinality_error),
+            *(mask_terms if masks else ()),
         ],
         sigmoid=class_loss != "softmax",
         assigner=None if dense_head == "none" else DenseAssigner(dense_head),
         branch_weights={"dense": dense_loss_coef, "dn": dn_loss_coef},
+        mask_padding=mask_padding,
     )
 
 

@@ -4,6 +4,7 @@ branch that teaches beside them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError, DataError
+from detrkit.losses.masks import pair_masks
 from detrkit.losses.terms import Matched, Term
 from detrkit.matching import HungarianMatcher, Pairs, Problem
 from detrkit.structures import Output, Target
@@ -25,6 +27,8 @@ class WeightedTerm(NamedTuple):
     term: Term
     every_layer: bool = True
     """Whether the earlier decoder layers have it too, as `name_0`, `name_1`, ..."""
+    masks: bool = False
+    """Whether it is about masks, which only the last decoder layer has, and no branch."""
 
 
 class _Lesson(NamedTuple):
@@ -52,6 +56,7 @@ class Criterion(nn.Module):
         sigmoid: bool = False,
         assigner: DenseAssigner | None = None,
         branch_weights: Mapping[str, float] | None = None,
+        mask_padding: bool = True,
     ) -> None:
         """Put together.
 
@@ -61,10 +66,12 @@ class Criterion(nn.Module):
             sigmoid: what kind of outputs the class loss wants; see `Output`.
             assigner: pairs places and objects, in branches that have `locations`.
             branch_weights: weight of all losses of a branch, by its name; 1 where none is given.
+            mask_padding: whether masks shall say that nothing is where a picture is padded.
         """
         super().__init__()
         self.matcher, self.terms = matcher, tuple(terms)
         self.sigmoid, self.assigner, self.branch_weights = sigmoid, assigner, dict(branch_weights or {})
+        self.mask_padding = mask_padding
 
     def forward(self, out: Output, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Every term at every decoder layer; the last layer under the plain name, earlier ones with `_0`, `_1`, ...
@@ -72,11 +79,15 @@ class Criterion(nn.Module):
         Branches have the terms that weigh anything, as `branch/name`, `branch/name_0`, ... Each is divided by its own
         number of pairs. Processes that learn together must have the same branches, if need be empty ones.
 
-        Targets: one an image, with `labels` int64 [n] in 0..C-1 and `boxes` [n, 4], cx, cy, w, h in 0..1.
+        Targets: one an image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and, where there
+        are mask losses, `masks` bool [n, h, w] at the size of the picture without padding. Masks are made of matched
+        queries alone, of the last layer: earlier ones have none, as in the original, and what branches teach is where
+        things are and what, which needs no masks.
 
         Raises:
             ConfigError: the outputs are not what the class loss is for, or cannot be paired.
-            DataError: a label is no class of the model; looked for on the CPU only, where it costs nothing.
+            DataError: masks are missing; or a label is no class of the model, which is looked for on the CPU only,
+                where it costs nothing.
         """
         _check_labels(out, targets)
         with torch.autocast(out.logits.device.type, enabled=False):
@@ -84,9 +95,15 @@ class Criterion(nn.Module):
             losses: dict[str, Tensor] = {}
             for lesson, counts in zip(lessons, _mean_over_processes(lessons, out.logits.device), strict=True):
                 for i, (layer, pairs) in enumerate(zip(lesson.layers, lesson.pairs, strict=True)):
-                    matched = _gather(lesson, layer, pairs, counts)
+                    matched, objects = _gather(lesson, layer, pairs, counts)
                     suffix = f"_{i - 1}" if i else ""
                     chosen = [t for t in self.terms if (t.every_layer or not i) and (t.weight or not lesson.prefix)]
+                    if lesson.prefix:
+                        chosen = [t for t in chosen if not t.masks]
+                    elif not i and any(t.masks for t in chosen):
+                        pairs_of_masks = (matched.images, matched.queries, objects)
+                        masks = pair_masks(out, targets, *pairs_of_masks, self.mask_padding)
+                        matched = replace(matched, masks=masks)
                     losses |= {lesson.prefix + t.name + suffix: t.term(matched) for t in chosen}
         return losses
 
@@ -155,7 +172,8 @@ def _check_labels(out: Output, targets: Sequence[Target]) -> None:
             raise DataError(f"expected labels in 0..{classes - 1}, found {wrong} in picture {i + 1} of the batch")
 
 
-def _gather(lesson: _Lesson, output: Output, pairs: Pairs, counts: Tensor) -> Matched:
+def _gather(lesson: _Lesson, output: Output, pairs: Pairs, counts: Tensor) -> tuple[Matched, Tensor]:
+    """A layer beside what it is to learn; and which object of the whole batch each pair has, int64 [M]."""
     device, targets = output.logits.device, lesson.targets
     sizes = [len(target["labels"]) for target in targets]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -166,10 +184,11 @@ def _gather(lesson: _Lesson, output: Output, pairs: Pairs, counts: Tensor) -> Ma
     labels = torch.cat([target["labels"] for target in targets])[objects]
     boxes = torch.cat([target["boxes"] for target in targets])[objects].float()
     num_boxes, num_matched, num_queries = counts
-    return Matched(
+    matched = Matched(
         output, targets, images, queries, labels, boxes, num_boxes, num_matched, num_queries,
         lesson.ignored, lesson.class_agnostic,
     )  # fmt: skip
+    return matched, objects
 
 
 def _mean_over_processes(lessons: Sequence[_Lesson], device: torch.device) -> Tensor:

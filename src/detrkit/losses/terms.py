@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from detrkit.boxes import cxcywh_to_xyxy, giou
 from detrkit.structures import Output, Target
+
+
+class MaskPairs(NamedTuple):
+    """Masks of matched queries beside those of their objects, at the size that the batch is padded to."""
+
+    logits: Tensor
+    """float32 [M, H, W]."""
+    wanted: Tensor
+    """float32 [M, H, W], 0 or 1; 0 where padded."""
+    inside: Tensor | None
+    """bool [M, H, W], pixels that teach; None: all, padded ones too."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Matched:
     """bool [B, Q], queries that the class loss passes over; None: none."""
     class_agnostic: bool = False
     """Whether all labels are 0, whatever the number of classes."""
+    masks: MaskPairs | None = None
+    """Of the last layer, where masks are taught."""
 
 
 Term = Callable[[Matched], Tensor]

@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         self.add_module("0", features)
         self.add_module("1", position)
         self.channels, self.strides, self.multiple = features.channels, features.strides, features.multiple
-        self.input_mean, self.input_std = features.mean, features.std
+        self.input_mean, self.input_std, self.finer = features.mean, features.std, features.finer
 
     @property
     def stride(self) -> int:
@@ -67,6 +67,7 @@ def build_features(
     dilation: bool = False,
     weights: str | None = None,
     strides: tuple[int, ...] = (),
+    finer: tuple[int, ...] = (),
 ) -> Features:
     """The backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
 
@@ -78,6 +79,7 @@ def build_features(
             file.
         strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
             last map alone.
+        finer: strides of further maps before these, for masks.
 
     Raises:
         ConfigError: there is no such architecture, or it cannot have that norm, dilation or stride.
@@ -91,7 +93,7 @@ def build_features(
             "--dilation or --feature_levels"
         )
     if name.startswith("timm:"):
-        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides)
+        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides, finer)
     known = RESNETS + RESNETS_VD
     if name not in known:
         near = get_close_matches(name, known, n=1)
@@ -105,9 +107,9 @@ def build_features(
                 f"expected a file of weights for {name}, found imagenet, but none are published under that name; give "
                 "a file as --backbone_weights PATH, or start without: --backbone_weights none"
             )
-        features = resnet_vd(name, norm, strides)
+        features = resnet_vd(name, norm, strides, finer)
     else:
-        features = resnet(name, norm, dilation, strides)
+        features = resnet(name, norm, dilation, strides, finer)
     if weights == "imagenet":
         load_body(features.body, published_resnet(name), f"the published weights of {name}")
     elif weights is not None:
@@ -115,13 +117,20 @@ def build_features(
     return features
 
 
-def resnet(name: str, norm: str = "frozen", dilation: bool = False, strides: tuple[int, ...] = ()) -> Features:
+def resnet(
+    name: str,
+    norm: str = "frozen",
+    dilation: bool = False,
+    strides: tuple[int, ...] = (),
+    finer: tuple[int, ...] = (),
+) -> Features:
     """A torchvision ResNet without its classifier.
 
     With `norm` "frozen", the stem and layer1 stay as they are, as in the original; with "batch" and "group" all learns.
+    `strides` and `finer` as in `build_features`.
     """
     check_strides(strides, list(STAGES), name)
-    strides = (32,) if dilation or not strides else strides
+    strides = finer + ((32,) if dilation or not strides else strides)
     net = torchvision.models.get_model(name, weights=None, norm_layer=NORM_LAYERS[norm])
     deepest = net.fc.in_features
     stages = OrderedDict((k, m) for k, m in net.named_children() if k not in ("avgpool", "fc"))
@@ -129,10 +138,10 @@ def resnet(name: str, norm: str = "frozen", dilation: bool = False, strides: tup
     channels = tuple(deepest * stride // 32 for stride in strides)  # each stage has twice those of the one before
     if dilation:
         _dilate(net.layer4)
-        strides = (16,)
+        strides = (*finer, 16)
     if norm == "frozen":
         freeze_first(body)
-    return Features(body, channels, strides)
+    return Features(body, channels, strides, finer=len(finer))
 
 
 def _dilate(stage: nn.Module) -> None:

@@ -29,6 +29,7 @@ from detrkit.models.queries import (
     SelectedQueries,
     SineBoxPosition,
 )
+from detrkit.models.segmentation import AttentionMap, MaskHead
 from detrkit.models.transformer import ACTIVATIONS, Decoder, DecoderLayer, Encoder, EncoderLayer, Transformer
 
 SELECTED = ("two_stage", "features", "mixed")
@@ -97,7 +98,8 @@ def build_model(
         num_queries: Q, the most objects that can be found in one picture.
         pre_norm: norms before the blocks instead of after.
         aux_loss: whether the output has the earlier decoder layers, as `aux`.
-        masks: a segmentation head; not available yet.
+        masks: a head that makes a mask of each query, at stride 4. The state dict then has the original's prefix,
+            `detr.`, for all else.
         backbone_norm: frozen (batch norm with fixed statistics, stem and layer1 without gradient, as the original),
             batch or group (nothing is frozen). Frozen statistics that were never measured cannot learn: without
             `backbone_weights` or a checkpoint to come, train with one of the others.
@@ -152,12 +154,12 @@ def build_model(
         _one_of("position_embedding", position_embedding, ("sine", "learned")),
         _one_of("activation", activation, tuple(ACTIVATIONS)),
         _one_of("backbone_norm", backbone_norm, tuple(NORM_LAYERS)),
-        (not masks, "masks=False, found True: the segmentation head is not available yet; leave --masks out"),
         _one_of("encoder", encoder, ("dense", "deformable", "hybrid")),
         _one_of("decoder", decoder, ("dense", "conditional", "deformable")),
         _one_of("queries", queries, ("learned", "anchors", *SELECTED)),
         _one_of("seeds", seeds, ("encoder", "dense")),
         _one_of("denoising", denoising, ("none", "plain", "contrastive")),
+        (not (masks and feature_levels), "masks=False with feature_levels, found True: not available yet"),
         (points >= 1, f"points of at least 1, found {points}"),
         (query_groups >= 1, f"query_groups of at least 1, found {query_groups}"),
         (hybrid_queries >= 0, f"hybrid_queries of at least 0, found {hybrid_queries}"),
@@ -192,12 +194,13 @@ def build_model(
     )
     strides, further = _levels(feature_levels)
     levels = len(strides) + further or 1
-    features = build_features(backbone, backbone_norm, dilation, backbone_weights, strides)
+    finer = tuple(stride for stride in (4, 8, 16) if masks and (not strides or stride < strides[0]))
+    features = build_features(backbone, backbone_norm, dilation, backbone_weights, strides, finer)
     features.mean, features.std = input_mean or features.mean, input_std or features.std
     input_proj: LastLevel | ChannelMapper = LastLevel(features.channels[-1], hidden_dim)
     if strides:
         norm = "batch" if encoder == "hybrid" else "group"
-        input_proj = ChannelMapper(features.channels, hidden_dim, further, norm)
+        input_proj = ChannelMapper(features.channels[len(finer) :], hidden_dim, further, norm)
 
     def cross_attention() -> MultiheadAttention | ConditionalAttention | DeformableAttention:
         if decoder == "deformable":
@@ -289,6 +292,8 @@ def build_model(
         if denoising == "none"
         else Denoising(hidden_dim, num_classes, dn_queries, denoising == "contrastive", dn_label_noise, dn_box_noise),
         hybrid_repeat=hybrid_repeat,
+        bbox_attention=AttentionMap(hidden_dim, nheads) if masks else None,
+        mask_head=MaskHead(hidden_dim, nheads, features.channels[len(finer) - 1 :: -1]) if masks else None,
     )
     model.model_args = {name: value for name, value in model_args.items() if name != "backbone_weights"}
     return model

@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from detrkit.models.backbone import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense import DenseHead
+from detrkit.models.levels import Level, Memory
 from detrkit.models.mapper import ChannelMapper, LastLevel
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
+from detrkit.models.segmentation import (
+    AttentionMap,
+    MaskHead,
+    Segmenter,
+    add_prefix,
+    classic_segmenter,
+    every_query,
+    remove_prefix,
+)
 from detrkit.models.transformer import Transformer
 from detrkit.structures import Branch, Output, Target
 
@@ -40,6 +50,8 @@ class DETR(nn.Module):
         dense_head: DenseHead | None = None,
         denoising: Denoising | None = None,
         hybrid_repeat: int = 1,
+        bbox_attention: AttentionMap | None = None,
+        mask_head: MaskHead | None = None,
     ) -> None:
         """Put finished parts together; `build_model` makes them.
 
@@ -55,6 +67,8 @@ class DETR(nn.Module):
             dense_head: predicts at every place; where queries are not seeded by it, in training only.
             denoising: makes queries of the objects, in training.
             hybrid_repeat: how many of the hybrid queries each object is matched with.
+            bbox_attention: where queries look, for `mask_head`.
+            mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
         """
         super().__init__()
         self.transformer = transformer
@@ -66,20 +80,38 @@ class DETR(nn.Module):
         self.dense_head = dense_head
         self.denoising = denoising
         self.sigmoid, self.aux_loss, self.hybrid_repeat = sigmoid, aux_loss, hybrid_repeat
+        self.bbox_attention = bbox_attention
+        self.mask_head = mask_head
+        if mask_head is not None:
+            self.register_state_dict_post_hook(add_prefix)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(remove_prefix)  # type: ignore[no-untyped-call]
         self.model_args: dict[str, Any] = {}
         """The keywords of `build_model` that made it; empty where parts were put together otherwise."""
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
         """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output.
 
-        In training, `targets` feed the denoising queries, and nothing else.
+        In training, `targets` feed the denoising queries, and nothing else; masks are made later, of matched queries.
         """
-        maps = self.input_proj(self.backbone(images))
-        memory = self.transformer.encoder(self.backbone.place(maps, padding_mask))
+        out = self.objects(images, padding_mask, targets)
+        if self.training or out.segment is None:
+            return out
+        masks = out.segment(*every_query(out.boxes))
+        return replace(out, masks=masks.view(*out.boxes.shape[:2], *masks.shape[1:]))
+
+    def objects(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
+        """All that `forward` does but for the masks, which `Output.segment` makes of the queries that are wanted."""
+        maps = self.backbone(images)
+        finer, maps = maps[: self.backbone.finer], maps[self.backbone.finer :]  # the finer ones are for masks alone
+        levels = self.backbone.place(self.input_proj(maps), padding_mask)
+        memory = self.transformer.encoder(levels)
         dense = self.dense_head(memory) if self.dense_head and (self.training or self.seeded_by_dense) else None
         queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
-        layers = self.transformer.decoder(queries, memory, self._classes, self._boxes)
+        layers, objects = self.transformer.decoder(queries, memory, self._classes, self._boxes)
         out, branches = self._split(layers, queries.runs, noised)
+        if self.mask_head:
+            segment = self._segmenter(out, objects, memory, levels, finer)
+            out = replace(out, segment=segment, padded_size=(images.shape[-2], images.shape[-1]))
         if not self.training:
             return out
         if queries.proposals:
@@ -132,6 +164,19 @@ class DETR(nn.Module):
         if noised:
             branches.append(Branch("dn", outputs["dn"], pairs=noised.pairs, ignored=noised.unused))
         return outputs[""], branches
+
+    def _segmenter(
+        self, out: Output, objects: Tensor, memory: Memory, levels: Sequence[Level], finer: Sequence[Tensor]
+    ) -> Segmenter:
+        """What makes the masks of the queries of inference."""
+        assert self.bbox_attention
+        assert self.mask_head
+        (level,) = levels
+        (seen,) = memory.maps()
+        objects = objects[:, : out.boxes.shape[1]]
+        return classic_segmenter(
+            self.bbox_attention, self.mask_head, objects, seen, level.padding, level.features, finer
+        )
 
     @property
     def seeded_by_dense(self) -> bool:

@@ -30,17 +30,17 @@ DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] =
 RESNETS_VD = tuple(DESIGNS)
 
 
-def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = ()) -> Features:
+def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = (), finer: tuple[int, ...] = ()) -> Features:
     """One of `RESNETS_VD`, without a classifier and with random weights.
 
     With `norm` "frozen", the stem and layer1 stay as they are, as in the other ResNets; with "batch" and "group" all
-    learns. `strides` as in `build_features`.
+    learns. `strides` and `finer` as in `build_features`.
 
     Raises:
         ConfigError: there is no map of such a stride.
     """
     check_strides(strides, list(STAGES), name)
-    strides = strides or (32,)
+    strides = finer + (strides or (32,))
     block, depths, width = DESIGNS[name]
     make_norm = NORM_LAYERS[norm]
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -72,7 +72,7 @@ def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = ()) ->
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if norm == "frozen":
         freeze_first(body)
-    return Features(body, tuple(channels * stride // 32 for stride in strides), strides)
+    return Features(body, tuple(channels * stride // 32 for stride in strides), strides, finer=len(finer))
 
 
 class Halve(nn.Module):

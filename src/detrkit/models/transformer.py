@@ -95,8 +95,9 @@ class Decoder(nn.Module):
         memory: Memory,
         class_embed: Callable[[int, Tensor], Tensor],
         bbox_embed: Callable[[int, Tensor], Tensor],
-    ) -> list[Output]:
-        """What each layer says, first to last: logits [B, N, C or C + 1] and boxes [B, N, 4].
+    ) -> tuple[list[Output], Tensor]:
+        """What each layer says, first to last: logits [B, N, C or C + 1] and boxes [B, N, 4]; and what the heads of the
+        last one saw, [B, N, D].
 
         A box is what the head says, added to the logit of the reference box if there is one (Deformable DETR, section
         4.2). With `box_refine` it becomes the reference of the next layer, cut off from the gradient; with
@@ -127,7 +128,7 @@ class Decoder(nn.Module):
             if self.box_refine:
                 closer = refined(change, reference)
                 reference, reached = closer.detach(), closer if self.look_forward_twice else closer.detach()
-        return outputs
+        return outputs, hidden
 
 
 def refined(change: Tensor, reference: Tensor | None) -> Tensor:

@@ -1,0 +1,203 @@
+"""The mask head of the classic model (Carion et al. 2020, section 4.4 and figure 8; appendix A.3, "Panoptic
+segmentation"): where each query looks in the encoder's memory, made finer by convolutions in the manner of a feature
+pyramid (Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
+
+A mask is made for one query alone: nothing in it, its norms included, sees another query. So masks of chosen queries
+are the same as those among the masks of all, and no more are made than somebody asks for.
+
+Shapes: B batch, Q queries, D channels, h x w places of the coarsest map, N chosen pairs of a picture and a query.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.models.attention import keys_to_keep
+
+
+class AttentionMap(nn.Module):
+    """Where each query looks: attention weights without values, under the original's keys."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_linear, self.k_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        for linear in (self.q_linear, self.k_linear):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, objects: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+        """What the softmax is taken of, for all queries; -inf at padded places.
+
+        Args:
+            objects: of the last decoder layer, [B, Q, D].
+            memory: the encoder's, [B, D, h, w].
+            padding: bool [B, h, w], True = padding.
+
+        Returns:
+            float32 [B, Q, heads, h, w].
+        """
+        shape = memory.shape[2:]
+        q = self.q_linear(objects).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, Q, D/heads]
+        k = self.k_linear(memory.flatten(2).transpose(1, 2)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        logits = _exact(q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2))
+        keep = keys_to_keep(padding.flatten(1))
+        return logits.masked_fill(~keep, -math.inf).transpose(1, 2).reshape(*objects.shape[:2], self.heads, *shape)
+
+
+class MaskHead(nn.Module):
+    """Attention maps and the picture to masks at stride 4, under the original's keys."""
+
+    def __init__(self, dim: int, heads: int, channels: Sequence[int]) -> None:
+        """Prepare.
+
+        Args:
+            dim: D.
+            heads: of the attention maps.
+            channels: of the backbone's finer maps, coarsest first; three.
+        """
+        super().__init__()
+        half, quarter, eighth, sixteenth = dim // 2, dim // 4, dim // 8, max(1, dim // 16)
+        self.lay1, self.gn1 = _conv(dim + heads, dim + heads, 3), _norm(dim + heads)
+        self.lay2, self.gn2 = _conv(dim + heads, half, 3), _norm(half)
+        self.lay3, self.gn3 = _conv(half, quarter, 3), _norm(quarter)
+        self.lay4, self.gn4 = _conv(quarter, eighth, 3), _norm(eighth)
+        self.lay5, self.gn5 = _conv(eighth, sixteenth, 3), _norm(sixteenth)
+        self.out_lay = _conv(sixteenth, 1, 3)
+        self.adapter1, self.adapter2, self.adapter3 = (
+            _conv(before, after, 1) for before, after in zip(channels, (half, quarter, eighth), strict=True)
+        )
+
+    def forward(self, projected: Tensor, finer: Sequence[Tensor], images: Tensor, attention: Tensor) -> Tensor:
+        """Masks of N pairs. What is of the picture alone is computed once a picture.
+
+        Args:
+            projected: the coarsest map as the encoder gets it, [B, D, h, w].
+            finer: the backbone's finer maps [B, C, h, w], coarsest first.
+            images: which picture of the batch, int64 [N].
+            attention: where the query looks, [N, heads, h, w].
+
+        Returns:
+            Logits [N, h, w] at the size of the finest map.
+        """
+        dim = projected.shape[1]
+        lay1 = self.lay1
+        picture = F.conv2d(projected, lay1.weight[:, :dim], lay1.bias, padding=1)
+        x = picture.index_select(0, images) + F.conv2d(attention, lay1.weight[:, dim:], padding=1)
+        x = self.lay2(self.gn1(x).relu())
+        for features, adapter, norm, conv in zip(
+            finer,
+            (self.adapter1, self.adapter2, self.adapter3),
+            (self.gn2, self.gn3, self.gn4),
+            (self.lay3, self.lay4, self.lay5),
+            strict=True,
+        ):
+            wide = F.interpolate(norm(x).relu(), size=features.shape[-2:])
+            x = conv(wide + adapter(features).index_select(0, images))
+        logits: Tensor = self.out_lay(self.gn5(x).relu())
+        return logits[:, 0]
+
+
+def _conv(channels: int, out: int, kernel: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    """With the 8 groups of the original, or as many of these as divide the channels."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Masks of chosen queries: (images [N], queries [N]) -> logits [N, h, w]; see `structures.Segment`.
+
+    Asked at any later time, it computes in the precision that the model ran in.
+    """
+
+    make: Callable[[Tensor, Tensor], Tensor]
+    """(images [N], queries [N]) -> logits [N, h, w]."""
+    precision: torch.dtype | None
+    """That of autocast; None: off."""
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Which picture of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float32 [N, h, w]."""
+        with torch.autocast(images.device.type, dtype=self.precision, enabled=self.precision is not None):
+            return _exact(self.make(images, queries))
+
+
+def classic_segmenter(
+    attention: AttentionMap,
+    head: MaskHead,
+    objects: Tensor,
+    memory: Tensor,
+    padding: Tensor,
+    projected: Tensor,
+    finer: Sequence[Tensor],
+) -> Segmenter:
+    """The masks of a model of one level.
+
+    Args:
+        attention: the part that says where queries look.
+        head: the part that makes masks of that.
+        objects: of the last decoder layer, [B, Q, D].
+        memory: of the encoder, [B, D, h, w].
+        padding: bool [B, h, w], True = padding.
+        projected: what the encoder was given, [B, D, h, w].
+        finer: the backbone's finer maps [B, C, h, w], finest first.
+    """
+
+    def make(images: Tensor, queries: Tensor) -> Tensor:
+        logits = attention(objects, memory, padding)[images, queries]
+        # over heads and places together, as the original
+        weights = logits.flatten(1).softmax(-1).view_as(logits)
+        masks: Tensor = head(projected, finer[::-1], images, weights)
+        return masks
+
+    return Segmenter(make, autocast_precision(objects.device))
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float32 where it was less exact."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def autocast_precision(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in just now; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def every_query(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs (picture, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
+    batch, count = boxes.shape[:2]
+    images = torch.arange(batch, device=boxes.device).repeat_interleave(count)
+    return images, torch.arange(count, device=boxes.device).repeat(batch)
+
+
+def add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """State-dict hook: everything but the mask head is called `detr.`, as in the original's files."""
+    for key in list(state_dict):
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and not name.startswith(_MASK_PARTS):
+            name = f"detr.{name}"
+        if key.startswith(prefix):  # taken out and put in even where the name stays, which keeps the order
+            state_dict[prefix + name] = state_dict.pop(key)
+
+
+def remove_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Hook before loading: the inverse of `add_prefix`; names without the prefix are fine too."""
+    for key in list(state_dict):
+        if key.startswith(f"{prefix}detr."):
+            state_dict[prefix + key.removeprefix(f"{prefix}detr.")] = state_dict.pop(key)
+
+
+_MASK_PARTS = ("bbox_attention.", "mask_head.")
