@@ -12,9 +12,6 @@ from torch.nn import functional
 
 from detrkit.errors import DataError
 
-PIXELS_AT_ONCE = 2**24
-"""Most pixels of several masks that are computed together in floating point."""
-
 
 def resize_masks(
     logits: Tensor,
@@ -26,6 +23,8 @@ def resize_masks(
     """Masks of one picture at its own size, as the original makes them: resized bilinearly to what the model saw, cut
     off where padding begins, and then the nearest pixel.
 
+    Only the part of the picture that an object lies in is computed, and there only the pixels that are taken.
+
     Args:
         logits: float [n, h, w], covering the padded batch.
         padded_size: (H, W) of the padded batch in pixels.
@@ -36,46 +35,40 @@ def resize_masks(
     Returns:
         bool [n, H, W]; NaN belongs to nothing.
     """
-    masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
     border = torch.tensor(threshold).logit().item()
     inside = logits > border
     axes = zip((2, 1), logits.shape[1:], padded_size, processed_size, size, strict=True)
     rows, columns = (_Axis.of(inside.any(dim), *lengths) for dim, *lengths in axes)
-    masks = torch.zeros(len(logits), len(rows.part), len(columns.part), dtype=torch.bool, device=logits.device)
+    masks = torch.zeros(len(logits), *size, dtype=torch.bool, device=logits.device)
     for mask, values, y, x in zip(masks, logits.float(), rows.wanted, columns.wanted, strict=True):
         if y.start < y.stop and x.start < x.stop:
             wide = torch.lerp(values[:, columns.low[x]], values[:, columns.high[x]], columns.part[x])
             high = torch.lerp(wide[rows.low[y]], wide[rows.high[y]], rows.part[y, None])
             torch.gt(high, border, out=mask[y, x])
-    if masks.shape[1:] != torch.Size(size):  # pixels of a large file that share one of what the model saw
-        masks = masks.index_select(2, columns.again).index_select(1, rows.again)
     return masks
 
 
 class _Axis(NamedTuple):
-    """How the rows, or the columns, of masks are resized; P of what the model saw are needed."""
+    """How the H rows, or the W columns, of masks are computed."""
 
     low: Tensor
-    """int64 [P], see `between`."""
+    """int64 [H], see `between`."""
     high: Tensor
     part: Tensor
-    again: Tensor
-    """int64, which of the P each row of the file takes."""
     wanted: list[slice]
-    """For each mask which of the P may hold something of it."""
+    """For each mask which of them may hold something of it."""
 
     @classmethod
     def of(cls, occupied: Tensor, count: int, padded: int, processed: int, wanted: int) -> _Axis:
         """From the rows of logits that have something above the border, bool [n, count]."""
         pixels = torch.arange(processed, dtype=torch.float32, device=occupied.device)
         nearest = functional.interpolate(pixels[None, None], size=wanted, mode="nearest")[0, 0].long()
-        taken, again = torch.unique_consecutive(nearest, return_inverse=True)
-        low, high, part = between(taken, count, padded)
+        low, high, part = between(nearest, count, padded)
         near = occupied[:, low] | occupied[:, high]
         first = near.byte().argmax(1)
         last = near.shape[1] - near.flip(1).byte().argmax(1)
         spans = zip(first.tolist(), (last * near.any(1)).tolist(), strict=True)
-        return cls(low, high, part, again, [slice(start, stop) for start, stop in spans])
+        return cls(low, high, part, [slice(start, stop) for start, stop in spans])
 
 
 def between(places: Tensor, count: int, covered: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +97,7 @@ def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
 
     if not len(masks):
         return []
-    columns = masks.transpose(1, 2).cpu().contiguous().numpy()  # RLE runs down the columns
+    columns = masks.cpu().transpose(1, 2).contiguous().numpy()  # RLE runs down the columns
     size = [int(side) for side in masks.shape[1:]]
     return [
         {"size": size, "counts": rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]}
