@@ -11,14 +11,16 @@ prediction that finds nothing is forgiven where more than half of it lies in voi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detrkit.data.panoptic import read_panoptic_truth
+from detrkit.data.records import Split
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -81,6 +83,22 @@ class PanopticResult:
         }
 
 
+@dataclass(frozen=True)
+class PanopticTruth:
+    """Panoptic data to compare with; a map is read when its picture's turn comes."""
+
+    categories: Categories
+    """The data set's, with `isthing`."""
+    of: Callable[[int], tuple[Tensor, list[dict[str, Any]]]]
+    """Image id -> int64 [H, W], the segment id of each pixel, and a row a segment: `id`, `category_id`, `iscrowd`."""
+
+    @classmethod
+    def from_split(cls, split: Split) -> Self:
+        """Of a checked split, all of whose pictures have `panoptic`."""
+        images = {image.id: image for image in split.images}
+        return cls(split.categories, lambda image_id: read_panoptic_truth(images[image_id]))
+
+
 class PanopticSums:
     """Adds up, picture by picture, what panoptic quality is made of: four numbers a class, however many pictures."""
 
@@ -90,6 +108,12 @@ class PanopticSums:
         self.sums = np.zeros((len(categories), 4), dtype=np.int64)
         """[C, 4]: the sum of IoU in units of 2**-40, true positives, false positives, false negatives. As whole numbers
         they come out the same in whatever order pictures are added."""
+
+    @property
+    def things(self) -> dict[int, bool]:
+        """Category id -> whether it is a thing."""
+        isthing = self.categories.isthing or (True,) * len(self.categories)
+        return dict(zip(self.categories.ids, isthing, strict=True))
 
     def add(
         self,
@@ -151,8 +175,7 @@ class PanopticSums:
 
     def result(self) -> PanopticResult:
         """The quality over all pictures so far."""
-        things = self.categories.isthing or (True,) * len(self.categories)
-        rows = []
+        things, rows = list(self.things.values()), []
         for k, (units, tp, fp, fn) in enumerate(self.sums.tolist()):
             iou, base = units / UNIT, tp + fp / 2 + fn / 2
             rows.append(
