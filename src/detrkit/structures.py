@@ -220,6 +220,16 @@ class PanopticMap(NamedTuple):
     """A row a segment: `id`, `category_id`, `isthing`, `area` in pixels and, where they are known, `score` (0..1) and
     `category_name`. From `panoptic`, `category_id` is a class index; from a `Detector`, the data set's own."""
 
+    def draw(self, image: Any) -> Any:
+        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the segments drawn.
+
+        Returns:
+            uint8 RGB [H, W, 3]; a whole multiple of the picture's size where that is too small to be read.
+        """
+        from detrkit.visualize.draw import draw_panoptic
+
+        return draw_panoptic(image, self)
+
 
 @dataclass(frozen=True)
 class Detections:

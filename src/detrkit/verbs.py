@@ -84,21 +84,38 @@ class EvalConfig(DetectorChoice, DataChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(DetectorChoice):
-    """Find objects in pictures, folders, globs and videos."""
+    """Find objects in pictures, folders, globs and videos, or cut them into segments."""
 
     source: list[str]
     """Pictures, folders, globs or videos; several are fine."""
     output_dir: str = "predictions"
-    """Folder of the annotated copies, detections.json (COCO results) and detections.csv."""
-    threshold: float = 0.5
-    """Lowest score to keep, 0..1."""
+    """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
+    threshold: float | None = None
+    """Lowest score to keep, 0..1; default: 0.5, with --panoptic 0.85, or 0.4 for a model whose classes are a yes or no
+    each."""
     top_k: int | None = None
     """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
     original. Not given: as the model was trained."""
     batch_size: int = 1
     """Pictures a forward pass; only pictures of one shape share a pass."""
     no_images: bool = False
-    """Write only the tables, no annotated copies."""
+    """Write only the tables and what is asked for below, no annotated copies."""
+    panoptic: bool = False
+    """Cut each picture into segments that do not overlap, things and stuff: draw these, write panoptic.json and the
+    folder panoptic/ (COCO panoptic format), and let all other files hold segments instead of detections."""
+    cutouts: bool = False
+    """Write each object, cut out along its mask, as a transparent PNG: cutouts/PICTURE/NUMBER-CLASS.png."""
+    polygons: bool = False
+    """Write polygons.json: a COCO data set with the outlines of masks as polygons, for annotation tools."""
+    polygon_tolerance: float = 1.0
+    """How far the polygons may lie off the outlines, in pixels; larger: fewer corners; 0: exact."""
+    label_map: bool = False
+    """Write label_maps/PICTURE.png of 16 bits: at each pixel the number of the object there, 0 where there is none.
+    Entries of detections.json tell theirs as `label`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lowest(self, {0: ("polygon_tolerance",)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,10 +31,11 @@ FLAGS = {
     "lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef masks max_minutes mix_up mlflow model mosaic "
     "multi_scale nheads no_aux_loss norm_decay num_nodes num_queries num_workers output_dir overfit "
     "plain_epochs points position_embedding pre_norm precision queries query_groups recipe resume "
-    "save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou task val_fraction "
+    "save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou square task val_fraction "
     "vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir split",
-    "predict": f"{DETECTOR} batch_size no_images output_dir source threshold top_k",
+    "predict": f"{DETECTOR} batch_size cutouts label_map no_images output_dir panoptic polygon_tolerance polygons source "
+    "threshold top_k",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",

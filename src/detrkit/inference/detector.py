@@ -65,7 +65,7 @@ class Detector:
         self.model = model.eval().to(self.device)
         self.categories = categories
         self.image_size = image_size
-        self.transform = eval_transform(image_size, model.input_mean, model.input_std)
+        self.transform = eval_transform(image_size, model.input_mean, model.input_std, square=model.square)
 
     @classmethod
     def load(

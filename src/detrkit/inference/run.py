@@ -1,29 +1,31 @@
-"""`detrkit predict`: pictures and videos in; annotated copies, COCO results and a CSV table out."""
+"""`detrkit predict`: pictures and videos in; annotated copies, COCO files, tables and masks out."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
-from detrkit.files import atomic_path, save_picture
+from detrkit.files import save_picture
 from detrkit.inference.detector import Detector, check_settings
+from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
 from detrkit.inference.video import describe_video, read_frames, video_writer
-from detrkit.structures import Detections
+from detrkit.structures import Detections, PanopticMap
 from detrkit.verbs import PredictConfig
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CSV_COLUMNS = ("file", "class_id", "class_name", "score", "x1", "y1", "x2", "y2")
+THRESHOLD = 0.5
+"""Lowest score of a detection to keep, where none is given."""
 
 
 def predict(config: PredictConfig) -> None:
@@ -31,22 +33,26 @@ def predict(config: PredictConfig) -> None:
 
     Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each picture (same name, same
     place in its folder) and video (mp4, same frame rate), `detections.json` (COCO results, with `file_name` added;
-    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`.
+    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; besides
+    these what is asked for, see `PredictConfig`.
 
     What cannot be read is passed over with a warning.
 
     Raises:
         DataError: a source does not exist, nothing could be read, or a copy would replace its original.
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or asks for masks of a model that makes none.
         WeightsError: the weights cannot be read.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    check_settings(config.threshold, config.top_k, config.batch_size)
+    check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
+    if config.panoptic and config.top_k is not None:
+        raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")
+    wanted = Wanted(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
     found = find_sources(config.source, output_dir=output_dir)
-    _keep_originals(found, output_dir, config)
+    _keep_originals(found, output_dir, wanted, config)
     detector = Detector.load(
         config.weights,
         device=config.device,
@@ -54,10 +60,17 @@ def predict(config: PredictConfig) -> None:
         dilation=config.dilation,
         nheads=config.nheads,
     )
+    masks = detector.model.mask_head is not None
+    if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
+        raise ConfigError(
+            f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
+            f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
+        )
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _Tables(output_dir) as tables, Progress(*columns, console=console, transient=True) as progress:
-        job = _Job(config, detector, tables, progress, alone=len(found) == 1)
+    results = Results(output_dir, detector.categories, wanted, masks=masks)
+    with results, Progress(*columns, console=console, transient=True) as progress:
+        job = _Job(config, detector, results, progress, found)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
             if item.is_video:
@@ -67,7 +80,8 @@ def predict(config: PredictConfig) -> None:
             raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
     done = Console()
     done.print(
-        f"{tables.rows} detections with a score of at least {config.threshold:g} in {job.pictures} "
+        f"{results.rows} {'segments' if config.panoptic else 'detections'} with a score of at least "
+        f"{job.threshold:g} in {job.pictures} "
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else ""),
@@ -81,13 +95,15 @@ class _Job:
     """One run of the verb."""
 
     def __init__(
-        self, config: PredictConfig, detector: Detector, tables: _Tables, progress: Progress, *, alone: bool
+        self, config: PredictConfig, detector: Detector, results: Results, progress: Progress, found: list[Found]
     ) -> None:
-        self.detector, self.tables, self.progress = detector, tables, progress
+        self.config, self.detector, self.results, self.progress = config, detector, results, progress
         self.output_dir = Path(config.output_dir)
-        self.alone = alone  # a single file that cannot be read is an error, told as such
-        self.settings = (config.threshold, config.top_k, config.batch_size)
-        self.draws = not config.no_images
+        self.alone = len(found) == 1  # a single file that cannot be read is an error, told as such
+        self.names = png_names(item.name for item in found)
+        self.threshold = THRESHOLD if config.threshold is None else config.threshold
+        if config.panoptic:
+            self.threshold = detector.panoptic_threshold(config.threshold)
         self.next_id = 1  # for frames of videos, after the pictures
         self.broken: list[str] = []
         self.pictures = self.frames = 0
@@ -110,11 +126,12 @@ class _Job:
                 readable.append(item)
                 yield picture, str(item.path)
 
-        for k, (picture, detections) in enumerate(self.detector.stream(pictures(), *self.settings)):
+        for k, (picture, detections, segments) in enumerate(self._look(pictures())):
             item = readable[k]
-            self.tables.write(detections, ids[item.path])
-            if self.draws:
-                save_picture(self.output_dir / item.name, detections.draw(picture.permute(1, 2, 0).numpy()))
+            source = replace(detections, source=str(item.path))
+            self.results.write(source, ids[item.path], self.names[item.name], picture, segments)
+            if not self.config.no_images:
+                save_picture(self.output_dir / item.name, _drawn(picture, detections, segments))
             self.pictures += 1
             self.progress.advance(task)
         self.progress.remove_task(task)
@@ -126,12 +143,14 @@ class _Job:
             fps, frames = describe_video(item.path)
             task = self.progress.add_task(item.path.name, total=frames or None)
             with video_writer(self.output_dir / item.name, fps) as append:
-                for picture, detections in self.detector.stream(read_frames(item.path), *self.settings):
-                    self.tables.write(detections, self.next_id)
+                for number, (picture, detections, segments) in enumerate(self._look(read_frames(item.path))):
+                    source = replace(detections, source=f"{item.path}#{number}")
+                    name = f"{self.names[item.name]}/{number:06d}"
+                    self.results.write(source, self.next_id, name, picture, segments)
                     self.next_id += 1
                     self.frames += 1
-                    if self.draws:
-                        append(detections.draw(picture.permute(1, 2, 0).numpy()))
+                    if not self.config.no_images:
+                        append(_drawn(picture, detections, segments))
                     self.progress.advance(task)
         except DataError as error:
             self._pass_over(str(error))
@@ -139,50 +158,32 @@ class _Job:
             if task is not None:
                 self.progress.remove_task(task)
 
+    def _look(
+        self, pictures: Iterable[tuple[Tensor, str | None]]
+    ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
+        """Each picture with what is found in it and, if asked for, its panoptic map."""
+        batch_size = self.config.batch_size
+        if self.config.panoptic:
+            for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, batch_size):
+                yield picture, segments_as_detections(segments), segments
+        else:
+            for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, batch_size):
+                yield picture, found, None
+
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
             self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
-class _Tables:
-    """detections.json and detections.csv, written as detections come in and named when all of them are."""
-
-    def __init__(self, folder: Path) -> None:
-        self.rows = 0
-        self._stack = contextlib.ExitStack()
-        self._folder = folder
-
-    def __enter__(self) -> _Tables:
-        with contextlib.ExitStack() as stack:
-            self._json = self._open(stack, "detections.json")
-            self._csv = csv.writer(self._open(stack, "detections.csv"), lineterminator="\n")
-            self._stack = stack.pop_all()
-        self._json.write("[")
-        self._csv.writerow(CSV_COLUMNS)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._json.write("\n]\n")
-        self._stack.__exit__(*error)  # type: ignore[arg-type]  # the triple that any exit is given
-
-    def write(self, detections: Detections, image_id: int) -> None:
-        """Append the detections of one picture."""
-        names = detections.class_names
-        for row, box, name in zip(detections.to_coco(image_id), detections.xyxy.tolist(), names, strict=True):
-            entry = row | {"file_name": detections.source, "category_name": name}
-            self._json.write(("," if self.rows else "") + "\n" + json.dumps(entry, ensure_ascii=False))
-            corners = [f"{value:.2f}" for value in box]
-            self._csv.writerow([detections.source, row["category_id"], name, f"{row['score']:.4f}", *corners])
-            self.rows += 1
-
-    def _open(self, stack: contextlib.ExitStack, name: str) -> IO[str]:
-        aside = stack.enter_context(atomic_path(self._folder / name))
-        return stack.enter_context(aside.open("w", encoding="utf-8", newline=""))
+def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
+    pixels = picture.permute(1, 2, 0).numpy()
+    drawn: npt.NDArray[np.uint8] = (found if segments is None else segments).draw(pixels)
+    return drawn
 
 
-def _keep_originals(found: list[Found], output_dir: Path, config: PredictConfig) -> None:
+def _keep_originals(found: list[Found], output_dir: Path, wanted: Wanted, config: PredictConfig) -> None:
+    """Make sure that nothing which is to be written would take the place of something to be read, or of each other."""
     originals = {item.path.resolve() for item in found}
     for item in found:
         if not config.no_images and (output_dir / item.name).resolve() in originals:
@@ -190,3 +191,14 @@ def _keep_originals(found: list[Found], output_dir: Path, config: PredictConfig)
                 f"the annotated copy of {item.path} would replace a picture to be looked at; "
                 f"choose another folder than --output_dir {config.output_dir}"
             )
+        for name in wanted.folders():
+            if item.path.resolve().is_relative_to((output_dir / name).resolve()):
+                raise ConfigError(
+                    f"{item.path} lies where results are to be written; "
+                    f"choose another folder than --output_dir {config.output_dir}"
+                )
+            if not config.no_images and item.name.split("/")[0].casefold() == name:
+                raise ConfigError(
+                    f"the annotated copy of {item.path} would lie in the folder {name}/ of the results; "
+                    f"name its folder differently, or add --no_images"
+                )
