@@ -55,6 +55,37 @@ def detector(checkpoint: Path) -> Detector:
 
 
 @pytest.fixture(scope="session")
+def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The same with a mask head; its queries find different classes and masks, at scores from 0 to 1."""
+    torch.manual_seed(0)
+    args = MODEL | {"hidden_dim": 128, "nheads": 8, "masks": True}
+    model = build_model(**args)
+    objects: list[torch.Tensor] = []
+    with torch.no_grad():
+        model.query_embed.weight.mul_(10)
+        model.bbox_embed.layers[-1].weight.mul_(4)
+        model.bbox_attention.q_linear.weight.mul_(6)
+        model.mask_head.lay1.weight[:, 128:].mul_(300)
+        hook = model.class_embed.register_forward_hook(lambda module, given, out: objects.append(given[0][-1]))
+        Detector(model, Categories.unnamed(3), 64).predict(pictures / "5.png")
+        hook.remove()
+        seen, weight = objects[-1].flatten(0, -2), torch.randn(4, 128)
+        weight *= 3 / ((seen - seen.mean(0)) @ weight.T).std()
+        model.class_embed.weight.copy_(weight)
+        model.class_embed.bias.copy_(-weight @ seen.mean(0))
+    categories = Categories(CATEGORIES.ids, CATEGORIES.names, (True, True, False))
+    header = {"version": 1, "model_args": args, "categories": categories.to_plain(), "image_size": 64}
+    path = tmp_path_factory.mktemp("mask-weights") / "best.ckpt"
+    torch.save({"model": model.state_dict(), "detrkit": header}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mask_detector(mask_checkpoint: Path) -> Detector:
+    return Detector.load(mask_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures in several shapes, some in a folder below."""
     folder = tmp_path_factory.mktemp("pictures")

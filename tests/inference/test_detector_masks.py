@@ -1,0 +1,185 @@
+"""Detector with a mask head: masks and panoptic maps of the picture's own size, whatever form the picture has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit import Detections, Detector, build_model, postprocess
+from detrkit.errors import ConfigError, OutOfMemoryError
+from detrkit.inference.detector import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
+from detrkit.structures import PanopticMap
+from inference.conftest import CATEGORIES, MODEL, SHAPES
+
+
+def by_hand(detector: Detector, path: Path) -> Detections:
+    """All detections of a picture from the masks of all queries, as `DETR.forward` makes them."""
+    picture = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    batch = detector.prepare([picture])
+    with torch.no_grad():
+        out = detector.model(batch.images, batch.padding_mask)
+    assert out.masks is not None
+    sizes = torch.tensor([picture.shape[1:]])
+    found = postprocess(out, sizes, processed_sizes=torch.tensor([batch.images.shape[2:]]))[0]
+    return found[found.scores.argsort(descending=True)].with_categories(detector.categories)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_masks_have_the_size_of_the_picture(mask_detector: Detector, pictures: Path, name: str) -> None:
+    found, expected = mask_detector.predict(pictures / name, threshold=0), by_hand(mask_detector, pictures / name)
+    assert found.masks is not None
+    assert expected.masks is not None
+    assert found.masks.dtype == torch.bool
+    assert tuple(found.masks.shape) == (9, *SHAPES[name])
+    assert found.class_names == expected.class_names
+    assert torch.equal(found.masks, expected.masks)
+    assert 0.02 < found.masks.float().mean() < 0.98
+    assert len(found.masks.flatten(1).unique(dim=0)) > 5
+
+
+def test_only_masks_above_the_threshold_are_made(
+    mask_detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = mask_detector.predict(pictures / "5.png", threshold=0)
+    limit = float(everything.scores[3])
+    made: list[int] = []
+    head = mask_detector.model.mask_head
+    forward = head.forward
+
+    def spy(projected, finer, images, attention):
+        made.append(len(images))
+        return forward(projected, finer, images, attention)
+
+    monkeypatch.setattr(head, "forward", spy)
+    found = mask_detector.predict(pictures / "5.png", threshold=limit)
+    assert made == [4]
+    assert torch.equal(found.masks, everything.masks[:4])
+    made.clear()
+    none = mask_detector.predict(pictures / "5.png", threshold=1)
+    assert made == []
+    assert tuple(none.masks.shape) == (0, 60, 80)
+    of_pairs = mask_detector.predict(pictures / "5.png", threshold=0, top_k=20)
+    assert sum(made) == len(of_pairs.xyxy.unique(dim=0)) < 10  # a query under two classes has one mask
+    assert tuple(of_pairs.masks.shape) == (20, 60, 80)
+
+
+@pytest.mark.parametrize("turned", range(2, 9))
+def test_masks_are_upright(mask_detector: Detector, pictures: Path, tmp_path: Path, turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.open(pictures / "wide.png").save(tmp_path / "turned.png", exif=exif)
+    back = {2: "lr", 3: "r180", 4: "ud", 5: "t", 6: "r270", 7: "tt", 8: "r90"}[turned]
+    pixels = np.array(Image.open(pictures / "wide.png"))
+    upright = {
+        "lr": lambda p: p[:, ::-1],
+        "r180": lambda p: p[::-1, ::-1],
+        "ud": lambda p: p[::-1],
+        "t": lambda p: p.transpose(1, 0, 2),
+        "r270": lambda p: np.rot90(p, -1),
+        "tt": lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+        "r90": lambda p: np.rot90(p, 1),
+    }[back](pixels)
+    found = mask_detector.predict(tmp_path / "turned.png", threshold=0)
+    expected = mask_detector.predict(np.ascontiguousarray(upright), threshold=0)
+    assert tuple(found.masks.shape[1:]) == upright.shape[:2]
+    assert torch.equal(found.masks, expected.masks)
+    segments = mask_detector.panoptic(tmp_path / "turned.png", threshold=0.4)
+    assert tuple(segments.ids.shape) == upright.shape[:2]
+    assert torch.equal(segments.ids, mask_detector.panoptic(np.ascontiguousarray(upright), threshold=0.4).ids)
+
+
+def test_a_panoptic_map_has_original_ids_and_names(mask_detector: Detector, pictures: Path) -> None:
+    found = mask_detector.panoptic(pictures / "5.png", threshold=0.4)
+    assert isinstance(found, PanopticMap)
+    assert tuple(found.ids.shape) == (60, 80)
+    assert len(found.segments) >= 3
+    names = dict(zip(CATEGORIES.ids, CATEGORIES.names, strict=True))
+    for row in found.segments:
+        assert row["category_name"] == names[row["category_id"]]
+        assert row["isthing"] == (row["category_id"] != 20)
+        assert row["area"] == int((found.ids == row["id"]).sum())
+        assert 0.4 < row["score"] <= 1
+    assert sum(row["area"] for row in found.segments) == 60 * 80
+    kinds = [row["category_id"] for row in found.segments]
+    assert kinds.count(20) == 1  # stuff is one segment a class
+    assert kinds.count(3) > 1
+
+
+def test_panoptic_takes_every_source(
+    mask_detector: Detector, pictures: Path, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    one = mask_detector.panoptic(pictures / "5.png", threshold=0.4)
+    for form in (str(pictures / "5.png"), Image.open(pictures / "5.png"), np.array(Image.open(pictures / "5.png"))):
+        again = mask_detector.panoptic(form, threshold=0.4)
+        assert torch.equal(again.ids, one.ids)
+        assert again.segments == one.segments
+    alone = mask_detector.panoptic(pictures, threshold=0.4)
+    together = mask_detector.panoptic([pictures], threshold=0.4, batch_size=4)
+    assert [tuple(each.ids.shape) for each in alone] == [SHAPES[n] for n in sorted(SHAPES)]
+    assert torch.equal(alone[1].ids, one.ids)
+    for a, b in zip(alone, together, strict=True):
+        assert (a.ids != b.ids).float().mean() < 0.01
+    frames = mask_detector.panoptic(make_video(tmp_path / "clip.mp4"), threshold=0.4)
+    assert isinstance(frames, Iterator)
+    assert [tuple(each.ids.shape) for each in frames] == [(60, 80)] * 6
+
+
+def test_the_usual_threshold_of_panoptic_maps_is_that_of_the_kind_of_scores(
+    mask_detector: Detector, detector: Detector, pictures: Path
+) -> None:
+    assert mask_detector.panoptic_threshold() == PANOPTIC_THRESHOLD == 0.85
+    usual = mask_detector.panoptic(pictures / "5.png")
+    assert 0 < len(usual.segments) < len(mask_detector.panoptic(pictures / "5.png", threshold=0.4).segments)
+    assert all(row["score"] > 0.85 for row in usual.segments)
+    sigmoid = build_model(**MODEL | {"hidden_dim": 128, "nheads": 8, "masks": True, "sigmoid": True})
+    assert Detector(sigmoid, CATEGORIES, 64).panoptic_threshold() == PANOPTIC_THRESHOLD_SIGMOID
+    with pytest.raises(ConfigError, match="mask head"):
+        detector.panoptic(pictures / "5.png")
+    with pytest.raises(ConfigError, match="mask head"):
+        detector.panoptic("no such video.mp4")
+    with pytest.raises(ConfigError, match="threshold"):
+        mask_detector.panoptic(pictures / "5.png", threshold=1.2)
+
+
+def test_where_nothing_is_said_of_things_all_classes_are_things(mask_detector: Detector, pictures: Path) -> None:
+    all_things = Detector(mask_detector.model, CATEGORIES, 64)
+    found = all_things.panoptic(pictures / "5.png", threshold=0.4)
+    assert all(row["isthing"] for row in found.segments)
+    assert [row["category_id"] for row in found.segments].count(20) > 1
+
+
+def test_hostile_pictures_and_scores(mask_checkpoint: Path, pictures: Path) -> None:
+    detector = Detector.load(mask_checkpoint, device="cpu")
+    pixel = np.zeros((1, 1, 3), dtype=np.uint8)
+    assert tuple(detector.predict(pixel, threshold=0).masks.shape) == (9, 1, 1)
+    assert tuple(detector.panoptic(pixel, threshold=0).ids.shape) == (1, 1)
+    assert tuple(detector.predict(np.zeros((1, 90, 3), np.uint8), threshold=0).masks.shape) == (9, 1, 90)
+    with torch.no_grad():
+        detector.model.class_embed.bias.fill_(float("nan"))
+    assert len(detector.predict(pictures / "5.png", threshold=0.01)) == 0
+    found = detector.panoptic(pictures / "5.png", threshold=0)
+    assert found.segments == []
+    assert not found.ids.any()
+
+
+def test_memory_that_runs_out_is_told_with_what_helps(
+    mask_detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(mask_detector.model, "objects", full)
+    with pytest.raises(OutOfMemoryError, match="--threshold"):
+        mask_detector.predict(pictures / "5.png")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(mask_detector.model, "objects", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        mask_detector.panoptic(pictures / "5.png")
