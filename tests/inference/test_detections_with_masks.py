@@ -1,0 +1,93 @@
+"""Detections with masks: chosen, moved, drawn and said in other people's forms, the masks go along."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from detrkit import Categories, Detections
+from detrkit.masks import decode_segmentation
+from detrkit.visualize.canvas import color_of
+from detrkit.visualize.segments import OPACITY
+
+
+@pytest.fixture
+def found() -> Detections:
+    masks = torch.zeros(3, 5, 7, dtype=torch.bool)
+    masks[0, 1:3, 2:6] = True
+    masks[1, :, 0] = True
+    return Detections(
+        xyxy=torch.tensor([[2.0, 1, 6, 3], [0, 0, 1, 5], [3, 3, 4, 4]]),
+        scores=torch.tensor([0.9, 0.8, 0.7]),
+        class_ids=torch.tensor([1, 0, 1]),
+        class_names=("pit", "scratch", "pit"),
+        masks=masks,
+        image_size=(5, 7),
+        source="a.png",
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "places"),
+    [
+        (slice(1, None), [1, 2]),
+        ([2, 0], [2, 0]),
+        (torch.tensor([False, True, False]), [1]),
+        (1, [1]),
+        (-1, [2]),
+        ([], []),
+        (torch.tensor([0, 0]), [0, 0]),
+    ],
+)
+def test_masks_go_along_with_what_is_kept(found: Detections, keep: object, places: list[int]) -> None:
+    kept = found[keep]
+    assert kept.masks.shape == (len(places), 5, 7)
+    for k, place in enumerate(places):
+        assert torch.equal(kept.masks[k], found.masks[place])
+        assert kept.class_names[k] == found.class_names[place]
+    assert (kept.image_size, kept.source) == ((5, 7), "a.png")
+
+
+def test_cpu_and_categories_keep_masks(found: Detections) -> None:
+    for other in (found.cpu(), found.with_categories(Categories((3, 7), ("scratch", "pit")))):
+        assert torch.equal(other.masks, found.masks)
+    assert found.with_categories(Categories((3, 7), ("scratch", "pit"))).class_ids.tolist() == [7, 3, 7]
+
+
+def test_coco_results_have_rle(found: Detections) -> None:
+    rows = found.to_coco(image_id=4)
+    assert [row["segmentation"]["size"] for row in rows] == [[5, 7]] * 3
+    for row, mask in zip(rows, found.masks, strict=True):
+        assert torch.equal(decode_segmentation(row["segmentation"], 5, 7), mask)
+        assert isinstance(row["segmentation"]["counts"], str)  # as JSON wants it
+    assert rows[0]["bbox"] == [2, 1, 4, 2]
+    assert found[[]].to_coco() == []
+
+
+def test_supervision_gets_masks(found: Detections) -> None:
+    other = found.to_supervision()
+    assert other.mask.dtype == np.bool_
+    assert np.array_equal(other.mask, found.masks.numpy())
+    assert other.area.tolist() == [8, 5, 0]
+    assert len(found[[]].to_supervision()) == 0
+
+
+def test_drawing_tints_masks_and_draws_a_box_where_there_is_none(found: Detections) -> None:
+    drawn = found.draw(np.full((5, 7, 3), 128, dtype=np.uint8))
+    factor = drawn.shape[1] // 7
+    assert drawn.shape == (5 * factor, 7 * factor, 3)
+    for place, class_id in (((1, 5), 1), ((4, 0), 0)):
+        y, x = (round((k + 0.6) * factor) for k in place)
+        expected = (1 - OPACITY) * 128 + OPACITY * np.array(color_of(class_id))
+        assert np.abs(drawn[y, x] - expected).max() <= 1
+    outside = drawn[round(4.5 * factor), round(5.5 * factor)]
+    assert (outside == 128).all()
+    assert (drawn[4 * factor, round(3.5 * factor)] != 128).any()  # the lower edge of the empty one's box
+
+
+def test_masks_must_fit_the_detections(found: Detections) -> None:
+    with pytest.raises(ValueError, match=r"masks \[3, H, W\]"):
+        Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[:2])
+    with pytest.raises(ValueError, match="masks"):
+        Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[0])
