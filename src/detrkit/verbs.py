@@ -57,12 +57,13 @@ class CheckConfig(DataChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(DetectorChoice, DataChoice):
-    """Measure a detector, or a file of detections, on a data set: the twelve COCO numbers and where it goes wrong."""
+    """Measure a detector, or a file of detections, on a data set: the twelve COCO numbers, of boxes and of masks,
+    panoptic quality, and where it goes wrong."""
 
     weights: str = ""
     """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
     detections: str = ""
-    """Measure this COCO results file instead of a detector."""
+    """Measure this file instead of a detector: COCO results, or COCO panoptic predictions."""
     split: Literal["train", "val"] = "val"
     """Which pictures."""
     output_dir: str = ""
@@ -76,10 +77,13 @@ class EvalConfig(DetectorChoice, DataChoice):
     max_dets: int = 100
     """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
     objects than that, adds AP@K and ARK."""
+    panoptic_threshold: float | None = None
+    """Score above which a query takes part in a panoptic map, 0..1; default: 0.85, or 0.4 for a model whose classes
+    are a yes or no each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_lowest(self, {1: ("batch_size", "max_dets"), 0: ("num_workers", "max_errors")})
+        check_lowest(self, {1: ("batch_size", "max_dets"), 0: ("num_workers", "max_errors", "panoptic_threshold")})
 
 
 @dataclass(frozen=True, kw_only=True)

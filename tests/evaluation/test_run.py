@@ -15,15 +15,14 @@ from detrkit.config import TrainConfig
 from detrkit.data.find import open_dataset, write_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.collect import Collector, collect_batches
+from detrkit.evaluation.predictions import find_pictures, read_detections
 from detrkit.evaluation.run import (
     default_folder,
-    detect_batches,
     detect_split,
     evaluate,
-    find_pictures,
     made_split,
     match_classes,
-    read_detections,
 )
 from detrkit.structures import Batch, Categories, Output
 from detrkit.verbs import EvalConfig
@@ -154,6 +153,7 @@ class Knowing:
 
     input_mean = (0.0, 0.0, 0.0)
     input_std = (1.0, 1.0, 1.0)
+    square = False
 
     def __init__(self) -> None:
         self.calls = 0
@@ -161,7 +161,7 @@ class Knowing:
     def eval(self) -> None:
         pass
 
-    def __call__(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
+    def objects(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
         assert not padding_mask.any()  # only pictures of one shape share a pass
         self.calls += 1
         logits = torch.full((len(images), 3, 4), -9.0)
@@ -205,12 +205,14 @@ def test_pictures_stream_through() -> None:
             alive.append(weakref.ref(images))
             most = max(most, sum(r() is not None for r in alive))
             mask = torch.zeros(1, 32, 32, dtype=torch.bool)
-            target: Any = {"image_id": k, "original_size": (32, 32)}
+            target: Any = {"image_id": k, "original_size": (32, 32), "size": (32, 32)}
             yield Batch(images, mask, [target])
 
     model: Any = Knowing()
-    found = detect_batches(model, batches(), {1: 5}, device="cpu")
-    assert len(found) == 40
+    collector = Collector({1: 5})
+    collect_batches(model, batches(), collector, device="cpu")
+    assert list(collector.found) == list(range(40))
+    assert all(len(rows) == 1 for rows in collector.found.values())
     assert most <= 3  # this one, the generator's last and the loop's
 
 

@@ -5,16 +5,22 @@ Nothing of the size of a picture is kept: boxes and scores as numbers, masks as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.loader import eval_loader
+from detrkit.data.records import Split
+from detrkit.data.transforms import eval_transform
 from detrkit.evaluation.panoptic import PanopticSums, PanopticTruth
+from detrkit.inference.detector import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
 from detrkit.masks import encode_rles
+from detrkit.models import DETR
 from detrkit.postprocessing import best_pairs, panoptic, postprocess, query_masks
-from detrkit.structures import Detections, Output, Target
+from detrkit.structures import Batch, Categories, Detections, Output, Target
 
 
 class Collector:
@@ -27,7 +33,7 @@ class Collector:
         masks: bool = False,
         max_masks: int | None = None,
         panoptic_truth: PanopticTruth | None = None,
-        panoptic_threshold: float = 0.85,
+        panoptic_threshold: float | None = None,
     ) -> None:
         """Prepare.
 
@@ -36,7 +42,7 @@ class Collector:
             masks: give detections their masks, which `segm` numbers need.
             max_masks: of so many of a picture, the best; None: of all.
             panoptic_truth: also make panoptic maps, and compare them with these. Detections are then of things alone.
-            panoptic_threshold: lowest score of a query that takes part in a map, 0..1.
+            panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
         """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
         self.truth, self.threshold = panoptic_truth, panoptic_threshold
@@ -72,7 +78,9 @@ class Collector:
         if self.truth and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
-            maps = panoptic(out, processed, sizes, is_thing, self.threshold)
+            usual = PANOPTIC_THRESHOLD_SIGMOID if out.sigmoid else PANOPTIC_THRESHOLD
+            threshold = usual if self.threshold is None else self.threshold
+            maps = panoptic(out, processed, sizes, is_thing, threshold)
             for target, (ids, segments) in zip(targets, maps, strict=True):
                 known = [
                     {**row, "category_id": self.id_of[row["category_id"]]}
@@ -89,3 +97,43 @@ class Collector:
             for k, row in enumerate(rows)
             if row["category_id"] in self.counted
         }
+
+
+def collect_split(
+    model: DETR,
+    split: Split,
+    categories: Categories,
+    collector: Collector,
+    *,
+    image_size: int,
+    device: torch.device | str,
+    batch_size: int = 1,
+    num_workers: int = 0,
+) -> None:
+    """Run a model over a split, with a bar that shows how far it is.
+
+    Pictures stream through: at no time are more of them held than the loader prepares ahead.
+
+    Args:
+        model: on `device`; in evaluation mode afterwards.
+        split: checked records.
+        categories: the model's classes.
+        collector: takes what it finds.
+        image_size: shorter side of the pictures in pixels.
+        device: where the model is.
+        batch_size: most pictures a forward pass; only pictures of one shape share one.
+        num_workers: processes that load pictures; 0: this one.
+    """
+    from rich.progress import track
+
+    transform = eval_transform(image_size, model.input_mean, model.input_std, square=model.square)
+    loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
+    model.eval()
+    collect_batches(model, track(loader, "Detecting", transient=True), collector, device=device)
+
+
+@torch.no_grad()
+def collect_batches(model: DETR, batches: Iterable[Batch], collector: Collector, *, device: torch.device | str) -> None:
+    """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
+    for batch in batches:
+        collector.add(model.objects(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)

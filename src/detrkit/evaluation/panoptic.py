@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from detrkit.data.panoptic import read_panoptic_truth
 from detrkit.data.records import Split
 from detrkit.errors import DataError
+from detrkit.evaluation.predictions import PanopticPredictions
 from detrkit.structures import Categories
 
 Segments = Sequence[Mapping[str, Any]]
@@ -191,6 +193,37 @@ class PanopticSums:
                 )
             )
         return PanopticResult(rows)
+
+
+def panoptic_quality(
+    truth: PanopticTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
+) -> PanopticResult:
+    """The quality of maps in files; pictures without one count as such in which nothing was found.
+
+    Raises:
+        DataError: a map is of no such picture, of another size, has an unknown category, or comes twice.
+    """
+    sums = PanopticSums(truth.categories)
+    missing = set(image_ids)
+    for image_id, ids, segments in predictions.maps():
+        if image_id not in missing:
+            wrong = "has a second map" if image_id in image_ids else "is not among the pictures"
+            raise DataError(
+                f"expected a map for each picture of the data set in {predictions.path}, but image id {image_id!r} "
+                f"{wrong}; evaluate against the split these maps were made on"
+            )
+        unknown = [row["category_id"] for row in segments if row["category_id"] not in sums.things]
+        if unknown:
+            raise DataError(
+                f"expected the data set's own category ids in {predictions.path}, found {unknown[0]} in the map of "
+                f"image id {image_id}; write them as the data set's json file has them"
+            )
+        missing.remove(image_id)
+        sums.add(*truth.of(image_id), ids, segments)
+    for image_id in sorted(missing):
+        truth_ids, truth_segments = truth.of(image_id)
+        sums.add(truth_ids, truth_segments, torch.zeros_like(truth_ids), [])
+    return sums.result()
 
 
 def _shared(

@@ -12,6 +12,7 @@ import detrkit
 from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers
 from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
 from detrkit.evaluation.gallery import choose, describe, draw_mistakes
+from detrkit.evaluation.panoptic import PanopticResult
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.plots import plot_confusion, plot_f1, plot_pr
 from detrkit.evaluation.verdicts import Columns, judge
@@ -20,9 +21,10 @@ from detrkit.files import write_atomic
 
 def write_report(
     truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]] | None,
     output_dir: str | Path,
     *,
+    panoptic: PanopticResult | None = None,
     image_paths: Mapping[int, Path] | None = None,
     max_errors: int = 24,
     max_dets: int = OFFICIAL_MAX_DETS,
@@ -36,8 +38,10 @@ def write_report(
 
     Args:
         truth: COCO instances with the data set's own ids.
-        detections: COCO results; with `segmentation` in all of them, and in the truth, masks are measured too.
+        detections: COCO results. Where every object of the truth has a `segmentation`, those with one are measured by
+            their masks too. None: there are panoptic maps alone, and `metrics.json` is all there is to write.
         output_dir: folder, made if it is not there.
+        panoptic: panoptic quality, to be written down as well.
         image_paths: where the picture of an image id lies; None: no error pictures.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco.coco_numbers`.
@@ -50,10 +54,35 @@ def write_report(
         DataError: the detections do not belong to the truth, or a picture to draw on cannot be read.
     """
     output_dir = Path(output_dir)
+    content: dict[str, Any] = {
+        "made_by": {"detrkit": detrkit.__version__, **(meta or {})},
+        "images": len(truth["images"]),
+    }
+    if detections is not None:
+        content |= _of_detections(truth, detections, output_dir, image_paths or {}, max_errors, max_dets)
+    if panoptic is not None:
+        content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
+    write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
+    return content
+
+
+def _of_detections(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    output_dir: Path,
+    image_paths: Mapping[int, Path],
+    max_errors: int,
+    max_dets: int,
+) -> dict[str, Any]:
+    """What `metrics.json` says of detections; plots and pictures are written."""
     boxes = coco_numbers(truth, detections, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.numbers}
-    if _has_masks(truth, detections):
-        coco["segm"] = coco_numbers(truth, detections, "segm", max_dets=max_dets).numbers
+    of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
+    masked = [row for row in detections if row.get("segmentation")]
+    if masked and all(row.get("segmentation") for row in truth["annotations"]):
+        masks = coco_numbers(truth, masked, "segm", max_dets=max_dets)
+        coco["segm"] = masks.numbers
+        of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
     columns = Columns.from_coco(truth, detections)
     verdicts = judge(columns)
@@ -65,16 +94,18 @@ def write_report(
     chosen = choose(ranked, max_errors)
     files = {int(image["id"]): str(image.get("file_name", "")) for image in truth["images"]}
 
-    content: dict[str, Any] = {
-        "made_by": {"detrkit": detrkit.__version__, **(meta or {})},
-        "images": len(columns.image_ids),
+    plot_pr(output_dir / "pr_curves.png", boxes)
+    plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
+    plot_confusion(output_dir / "confusion_matrix.png", confusion)
+    draw_mistakes(output_dir / "errors", columns, confusion, chosen, image_paths)
+    return {
         "objects": int(columns.objects_per_class().sum()),
         "detections": len(detections),
         "coco": coco,
         "best_threshold": _operating(best),
         "per_class": [
-            {**asdict(numbers), "best_threshold": _operating(curve.best)}
-            for numbers, curve in zip(boxes.per_class, curves, strict=True)
+            {**asdict(numbers), **masks_too, "best_threshold": _operating(curve.best)}
+            for numbers, masks_too, curve in zip(boxes.per_class, of_masks, curves, strict=True)
         ],
         "confusion_matrix": {
             "threshold": threshold,
@@ -86,41 +117,92 @@ def write_report(
         "worst_mistakes": [describe(columns, mistake, files[mistake.image_id]) for mistake in chosen],
         "pr_curves": _curves(boxes),
     }
-    plot_pr(output_dir / "pr_curves.png", boxes)
-    plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
-    plot_confusion(output_dir / "confusion_matrix.png", confusion)
-    draw_mistakes(output_dir / "errors", columns, confusion, chosen, image_paths or {})
-    write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
-    return content
+
+
+def tables(content: Mapping[str, Any]) -> list[Any]:
+    """What a report says of the classes, as `rich` tables of 80 letters: boxes, masks, panoptic quality."""
+    found = []
+    if "coco" in content:
+        found.append(class_table(content))
+        if "segm" in content["coco"]:
+            found.append(mask_table(content))
+    if "panoptic" in content:
+        found.append(panoptic_table(content))
+    return found
 
 
 def class_table(content: Mapping[str, Any]) -> Any:
-    """The classes of a report as a `rich` table of 80 letters, best AP first; classes without objects are only counted.
+    """The classes of a report, best AP first; those without objects are only counted.
 
     F1, precision and recall (at IoU 0.5) are those at the score threshold with the best F1, which stands in `score`.
     """
-    from rich import box
-    from rich.table import Table
-
-    absent = sum(not row["objects"] for row in content["per_class"])
-    caption = f"{absent} more without an object in these images" if absent else None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("class", overflow="fold", min_width=12)
-    for name in ("objects", "AP", "AP50", "AP75", "AR", "F1", "score", "prec.", "recall"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in sorted(content["per_class"], key=lambda row: (-row["AP"], row["name"])):
-        if row["objects"]:
-            table.add_row(row["name"], str(row["objects"]), *_cells(row, row["best_threshold"]))
+    names = ("objects", "AP", "AP50", "AP75", "AR", "F1", "score", "prec.", "recall")
+    shown = [row for row in content["per_class"] if row["objects"]]
+    table = _table("class", names, absent=len(content["per_class"]) - len(shown))
+    for row in sorted(shown, key=lambda row: (-row["AP"], row["name"])):
+        values = [row[name] for name in _OF_A_CLASS]
+        table.add_row(row["name"], str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
     numbers = content["coco"]["bbox"]
     table.add_section()
-    total = {"AP": numbers["AP"], "AP50": numbers["AP50"], "AP75": numbers["AP75"], "AR": numbers["AR100"]}
-    table.add_row("all", str(content["objects"]), *_cells(total, content["best_threshold"]), style="bold")
+    values = [numbers["AP"], numbers["AP50"], numbers["AP75"], numbers["AR100"], *_at(content["best_threshold"])]
+    table.add_row("all", str(content["objects"]), *_cells(*values), style="bold")
     return table
 
 
-def _cells(numbers: Mapping[str, float], best: Mapping[str, float | None]) -> list[str]:
-    values: list[float | None] = [numbers[name] for name in ("AP", "AP50", "AP75", "AR")]
-    values += [best["f1"], best["score"], best["precision"], best["recall"]]
+def mask_table(content: Mapping[str, Any]) -> Any:
+    """How well the masks of each class of a report fit, best AP first."""
+    shown = [row for row in content["per_class"] if row["objects"]]
+    table = _table("masks of", ("objects", *_OF_A_CLASS), absent=len(content["per_class"]) - len(shown))
+    for row in sorted(shown, key=lambda row: (-row["mask_AP"], row["name"])):
+        table.add_row(row["name"], str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS)))
+    numbers = content["coco"]["segm"]
+    table.add_section()
+    values = _cells(*(numbers[name] for name in ("AP", "AP50", "AP75", "AR100")))
+    table.add_row("all", str(content["objects"]), *values, style="bold")
+    return table
+
+
+def panoptic_table(content: Mapping[str, Any]) -> Any:
+    """Panoptic quality of each class of a report, best PQ first, things before stuff.
+
+    `segments` are those of the truth, `found` the predicted ones, right or wrong.
+    """
+    numbers = content["panoptic"]
+    shown = [row for row in numbers["per_class"] if row["segments"] or row["predicted"]]
+    names = ("kind", "segments", "found", "PQ", "SQ", "RQ")
+    table = _table("class", names, absent=len(numbers["per_class"]) - len(shown))
+    for row in sorted(shown, key=lambda row: (not row["isthing"], -row["pq"], row["name"])):
+        counts = ("thing" if row["isthing"] else "stuff", str(row["segments"]), str(row["predicted"]))
+        table.add_row(row["name"], *counts, *_cells(row["pq"], row["sq"], row["rq"]))
+    table.add_section()
+    for group, kinds in (("Things", (True,)), ("Stuff", (False,)), ("All", (True, False))):
+        rows = [row for row in shown if row["isthing"] in kinds]
+        counts = ("", str(sum(row["segments"] for row in rows)), str(sum(row["predicted"] for row in rows)))
+        values = _cells(*(numbers[group][name] for name in ("pq", "sq", "rq")))
+        table.add_row(group.lower(), *counts, *values, style="bold")
+    return table
+
+
+_OF_A_CLASS = ("AP", "AP50", "AP75", "AR")
+
+
+def _table(head: str, names: Sequence[str], *, absent: int) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    caption = f"{absent} more without an object in these images" if absent else None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column(head, overflow="fold", min_width=12)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _at(best: Mapping[str, float | None]) -> list[float | None]:
+    return [best["f1"], best["score"], best["precision"], best["recall"]]
+
+
+def _cells(*values: float | None) -> list[str]:
     return ["–" if value is None or value == -1 else f"{value:.3f}" for value in values]
 
 
@@ -139,7 +221,3 @@ def _curves(result: CocoResult) -> dict[str, Any]:
             "per_class": {result.per_class[k].name: table[:, k].round(5).tolist() for k in shown},
         }
     return curves
-
-
-def _has_masks(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(detections) and all(row.get("segmentation") for row in (*truth["annotations"], *detections))

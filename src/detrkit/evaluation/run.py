@@ -1,19 +1,22 @@
-"""`detrkit eval`: a detector, or a file of detections, measured on a data set."""
+"""`detrkit eval`: a detector, or a file of what one predicted, measured on a data set."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detrkit.config import TrainConfig
 from detrkit.data.coco import as_id
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.coco import check_detections, summary
+from detrkit.evaluation.coco import check_detections, merge_ranks, summary
+from detrkit.evaluation.collect import Collector, collect_split
+from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth, panoptic_quality
+from detrkit.evaluation.predictions import PanopticPredictions, find_pictures, read_predictions
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from detrkit.data.raw import RawImage
     from detrkit.data.records import Split
     from detrkit.models import DETR
-    from detrkit.structures import Batch, Categories
+    from detrkit.structures import Categories
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def evaluate(
 
     from detrkit.data.check import check_dataset
     from detrkit.data.find import open_dataset
-    from detrkit.evaluation.report import class_table, write_report
+    from detrkit.evaluation.report import tables, write_report
 
     if bool(config.weights) == bool(config.detections):
         found = "both" if config.weights else "neither"
@@ -85,6 +88,8 @@ def evaluate(
         val_json=config.val_json,
         train_images=config.train_images,
         val_images=config.val_images,
+        panoptic_json=config.panoptic_json,
+        panoptic_dir=config.panoptic_dir,
         **made_split(config.weights),
     )
     if config.split not in raw.splits:
@@ -99,31 +104,35 @@ def evaluate(
     for line in report.summary():
         console.print(line, highlight=False, markup=False)
 
-    truth = split.to_coco()
+    truth_maps = PanopticTruth.from_split(split) if all(image.panoptic for image in split.images) else None
+    detections: list[dict[str, Any]] | None
+    panoptic: PanopticResult | None = None
     if detector is not None:
         known = classes(detector.categories, split.categories) if classes else detector.categories
         match = match_classes(known, split.categories)
         _say_match(console, match)
-        detections = detect_split(
+        collector = Collector(
+            match.id_of,
+            masks=detector.model.mask_head is not None and has_masks(split),
+            panoptic_truth=truth_maps if detector.model.mask_head is not None else None,
+            panoptic_threshold=config.panoptic_threshold,
+        )
+        collect_split(
             detector.model,
             split,
             known,
-            match,
+            collector,
             image_size=detector.image_size,
             device=detector.device,
             batch_size=config.batch_size,
             num_workers=config.num_workers,
         )
+        detections, panoptic = merge_ranks([collector.found]), collector.sums.result() if collector.sums else None
     else:
-        detections = find_pictures(read_detections(config.detections), listed, where=config.detections)
-        left_out = {as_id(image.id) for image in listed} - {image.id for image in split.images}
-        kept = [row for row in detections if as_id(row.get("image_id")) not in left_out]
-        if len(kept) < len(detections):
-            console.print(
-                f"{len(detections) - len(kept)} detections are left out: they are for images that the check dropped "
-                "(see detrkit check)"
-            )
-        detections = kept
+        detections, panoptic = _read(config, split, listed, truth_maps, console)
+    masks = detections is not None and any("segmentation" in row for row in detections) and has_masks(split)
+    truth = split.to_coco(masks=masks)
+    if detections is not None and detector is None:
         check_detections(truth, detections, where=config.detections)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
@@ -131,6 +140,7 @@ def evaluate(
         truth,
         detections,
         output_dir,
+        panoptic=panoptic,
         image_paths={image.id: image.path for image in split.images},
         max_errors=config.max_errors,
         max_dets=config.max_dets,
@@ -143,10 +153,11 @@ def evaluate(
             "image_size": None if detector is None else detector.image_size,
         },
     )
-    for iou_type, numbers in content["coco"].items():
+    for iou_type, numbers in content.get("coco", {}).items():
         console.print(summary(numbers, iou_type), highlight=False, markup=False, soft_wrap=True)
-    console.print(class_table(content))
-    best = content["best_threshold"]
+    for table in tables(content):
+        console.print(table)
+    best = content.get("best_threshold", {"score": None})
     if best["score"] is not None:
         console.print(
             f"Best threshold: {best['score']:.3f} (F1 {best['f1']:.3f}, precision {best['precision']:.3f}, "
@@ -154,6 +165,43 @@ def evaluate(
         )
     console.print(f"Report: {output_dir}", highlight=False)
     return content
+
+
+def has_masks(split: Split) -> bool:
+    """Whether every object has a mask, so that masks can be measured."""
+    objects = [found for image in split.images for found in image.objects]
+    return bool(objects) and all(found.segmentation for found in objects)
+
+
+def _read(
+    config: EvalConfig, split: Split, listed: Sequence[RawImage], truth: PanopticTruth | None, console: Console
+) -> tuple[list[dict[str, Any]] | None, PanopticResult | None]:
+    """What the file of predictions says: detections, or the panoptic quality of its maps."""
+    found = read_predictions(config.detections)
+    left_out = {as_id(image.id) for image in listed} - {image.id for image in split.images}
+
+    def kept(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+        rows = find_pictures(rows, listed, where=config.detections)
+        judged = [row for row in rows if as_id(row.get("image_id")) not in left_out]
+        if len(judged) < len(rows):
+            console.print(
+                f"{len(rows) - len(judged)} {what} are left out: they are for images that the check dropped (see "
+                "detrkit check)"
+            )
+        return judged
+
+    if not isinstance(found, PanopticPredictions):
+        return kept(found, "detections"), None
+    if truth is None:
+        raise DataError(
+            f"expected COCO panoptic data to compare the maps in {config.detections} with, found none in "
+            f"{split.source}; see --panoptic_json"
+        )
+    predictions = replace(found, rows=kept(found.rows, "maps"))
+    missing = len(split) - len(predictions.rows)
+    if missing > 0:
+        console.print(f"{missing} images have no map in {config.detections}; their segments count as missed")
+    return None, panoptic_quality(truth, predictions, [image.id for image in split.images])
 
 
 def detect_split(
@@ -184,45 +232,12 @@ def detect_split(
     Returns:
         COCO results with the data set's own category ids, in order of image id.
     """
-    from rich.progress import track
-
-    from detrkit.data.dataset import DetectionDataset
-    from detrkit.data.loader import eval_loader
-    from detrkit.data.transforms import eval_transform
-
-    transform = eval_transform(image_size, model.input_mean, model.input_std)
-    loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
-    model.eval()
-    return detect_batches(model, track(loader, "Detecting", transient=True), match.id_of, device=device)
-
-
-def detect_batches(
-    model: DETR, batches: Iterable[Batch], id_of: dict[int, int], *, device: torch.device | str
-) -> list[dict[str, Any]]:
-    """The detections of a stream of batches as COCO results, in order of image id.
-
-    Args:
-        model: in evaluation mode, on `device`.
-        batches: of an `eval_loader`.
-        id_of: class index of the model -> category id of the data set; other classes are dropped.
-        device: where the model is.
-    """
-    import torch
-
-    from detrkit.evaluation.coco import merge_ranks
-    from detrkit.postprocessing import postprocess
-
-    found: dict[int, list[dict[str, Any]]] = {}
-    with torch.inference_mode():
-        for batch in batches:
-            out = model(batch.images.to(device), batch.padding_mask.to(device))
-            sizes = torch.tensor([target["original_size"] for target in batch.targets])
-            for target, detections in zip(batch.targets, postprocess(out, sizes), strict=True):
-                rows = detections.cpu().to_coco(target["image_id"])
-                found[target["image_id"]] = [
-                    row | {"category_id": id_of[row["category_id"]]} for row in rows if row["category_id"] in id_of
-                ]
-    return merge_ranks([found])
+    collector = Collector(match.id_of)
+    collect_split(
+        model, split, categories, collector,
+        image_size=image_size, device=device, batch_size=batch_size, num_workers=num_workers,
+    )  # fmt: skip
+    return merge_ranks([collector.found])
 
 
 def match_classes(model: Categories, data: Categories) -> ClassMatch:
@@ -238,60 +253,6 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
         unknown_to_data=tuple(name for index, name in enumerate(model.names) if index not in id_of),
         unknown_to_model=tuple(n for i, n in zip(data.ids, data.names, strict=True) if i not in index_of),
     )
-
-
-def read_detections(path: str | Path) -> list[dict[str, Any]]:
-    """Read a COCO results file; `coco.check_detections` looks at what is in it.
-
-    Ids written as 7.0 or "7" are read as 7, as in a data set.
-
-    Raises:
-        DataError: there is no such file, or it is not a JSON list of objects.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"expected COCO results in {path}, found no such file; look at the path")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"expected COCO results in {path}, but it is not JSON ({error}); write it again") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(
-            f"expected a JSON list of detections in {path}, found {_kind(rows)}; COCO results look like "
-            '[{"image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "score": 0.9}, ...]'
-        )
-    for row in rows:
-        row |= {key: number for key in ("image_id", "category_id") if (number := as_id(row.get(key))) is not None}
-    return rows
-
-
-def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
-    """The detections with the data set's own image ids, found by `file_name` where they have one.
-
-    What `detrkit predict` writes has file names; its ids are those of the data set only by chance.
-
-    Raises:
-        DataError: a file is not among the pictures, or several of them are called so.
-    """
-    by_path = {image.path.resolve(): as_id(image.id) for image in images}
-    by_name: dict[str, set[int | None]] = {}
-    for image in images:
-        by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
-    found = []
-    for row in rows:
-        name = row.get("file_name")
-        if isinstance(name, str):
-            path = Path(name)
-            same = {by_path[path.resolve()]} if path.resolve() in by_path else by_name.get(path.name, set())
-            if len(same) != 1:
-                raise DataError(
-                    f"expected in {where} only detections of pictures of the data set, found file_name {name!r}, "
-                    f"{'which several of them are called' if same else 'which is none of them'}; "
-                    "leave out what does not belong to it"
-                )
-            row = row | {"image_id": next(iter(same))}
-        found.append(row)
-    return found
 
 
 def made_split(weights: str) -> dict[str, Any]:
@@ -343,12 +304,6 @@ def _say_match(console: Console, match: ClassMatch) -> None:
             f"missed: {_some(match.unknown_to_model)}",
             highlight=False,
         )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list):
-        return "a list with something else in it"
-    return f"an object with the keys {_some(tuple(value))}" if isinstance(value, dict) else type(value).__name__
 
 
 def _some(names: tuple[str, ...]) -> str:

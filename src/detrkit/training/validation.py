@@ -13,10 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detrkit.evaluation.coco import coco_numbers, gather_detections
+from detrkit.evaluation.collect import Collector
+from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth
 from detrkit.losses import Criterion
 from detrkit.models import DETR
-from detrkit.postprocessing import postprocess
 from detrkit.structures import Batch, Output, Target
+
+MAX_MASKS = 100
+"""Detections of a picture that are given masks, the best; what the official evaluation counts of one class."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,12 @@ class Validation:
     losses: dict[str, float]
     """Mean over the pictures of each loss of the criterion, and "loss", their weighted sum."""
     numbers: dict[str, float]
-    """The twelve COCO numbers."""
+    """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
+    `PanopticResult.numbers`), where these were measured."""
     detections: list[dict[str, Any]]
-    """COCO results with the data set's own category ids, every picture once."""
+    """COCO results with the data set's own category ids, every picture once; masks as `segmentation`."""
+    panoptic: PanopticResult | None = None
+    """Panoptic quality by class, where it was measured."""
 
 
 class Validator:
@@ -39,16 +46,34 @@ class Validator:
         criterion: Criterion,
         truth: dict[str, Any],
         category_ids: tuple[int | None, ...],
+        *,
+        masks: bool = False,
+        max_masks: int | None = MAX_MASKS,
+        panoptic: PanopticTruth | None = None,
+        panoptic_threshold: float | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             criterion: whose losses to report.
-            truth: COCO instances with the data set's own ids.
-            category_ids: own id of each class of the model; None for one that the truth does not know, whose
+            truth: COCO instances with the data set's own ids; of panoptic data its things alone.
+            category_ids: own id of each class of the model; None for one that the data set does not know, whose
                 detections are left out.
+            masks: also measure the masks of detections. Objects of the truth without one have their box as mask, as in
+                training.
+            max_masks: of so many detections of a picture, the best; None: of all.
+            panoptic: also measure panoptic quality, on these.
+            panoptic_threshold: a query takes part in a panoptic map if its score is above this, 0..1; None: the usual
+                one, as in prediction.
         """
-        self.criterion, self.truth, self.category_ids = criterion, truth, category_ids
+        self.criterion, self.category_ids, self.masks = criterion, category_ids, masks
+        self.truth = _with_box_masks(truth) if masks else truth
+        self.collecting: dict[str, Any] = {
+            "masks": masks,
+            "max_masks": max_masks,
+            "panoptic_truth": panoptic,
+            "panoptic_threshold": panoptic_threshold,
+        }
 
     @torch.no_grad()
     def run(
@@ -76,7 +101,7 @@ class Validator:
         """
         _copy_buffers_of_rank_zero(model)
         model.eval()
-        found: dict[int, list[dict[str, Any]]] = {}
+        found = self._collector()
         sums: dict[str, float] = {}
         stopped = False
         batches = len(loader)
@@ -86,28 +111,19 @@ class Validator:
                 self._take_part(device)
                 continue
             with precision():
-                out = model(batch.to(device).images, batch.padding_mask.to(device))
+                out = model.objects(batch.to(device).images, batch.padding_mask.to(device))
             losses = self.criterion(out, batch.to(device).targets)
             losses = {"loss": self.criterion.weighted_sum(losses), **losses}
             for name, value in zip(losses, torch.stack([v.float() for v in losses.values()]).tolist(), strict=True):
                 sums[name] = sums.get(name, 0.0) + value * len(batch)
-            found |= self._detections(out, batch.targets)
+            found.add(out, batch.targets)
             advance(done + 1, batches)
         model.train()
         return self._gather(found, sums, stopped)
 
-    def _detections(self, out: Output, targets: list[Target]) -> dict[int, list[dict[str, Any]]]:
-        """COCO results of each image of a batch, by image id, in the pixels of its file."""
-        sizes = torch.tensor([target["original_size"] for target in targets])
-        rows = {}
-        for target, detections in zip(targets, postprocess(out, sizes), strict=True):
-            image_id = int(target["image_id"])
-            rows[image_id] = [
-                {**row, "category_id": known}
-                for row in detections.cpu().to_coco(image_id)
-                if (known := self.category_ids[row["category_id"]]) is not None
-            ]
-        return rows
+    def _collector(self) -> Collector:
+        ids = {index: i for index, i in enumerate(self.category_ids) if i is not None}
+        return Collector(ids, **self.collecting)
 
     def _take_part(self, device: torch.device) -> None:
         """The criterion averages its count of objects over the ranks, so one without pictures left joins in empty."""
@@ -120,25 +136,37 @@ class Validator:
                 Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
             )
 
-    def _gather(
-        self, found: dict[int, list[dict[str, Any]]], sums: dict[str, float], stopped: bool
-    ) -> Validation | None:
-        every: list[Any] = [(sums, len(found), stopped)]
+    def _gather(self, found: Collector, sums: dict[str, float], stopped: bool) -> Validation | None:
+        mine = (sums, len(found.found), stopped, found.sums.sums if found.sums else None)
+        every: list[Any] = [mine]
         if _world() > 1:
             every = [None] * _world()
-            dist.all_gather_object(every, (sums, len(found), stopped))
-        if any(stopped for *_, stopped in every):
+            dist.all_gather_object(every, mine)
+        if any(stopped for *_, stopped, _ in every):
             return None
-        images = sum(count for _, count, _ in every)
+        images = sum(count for _, count, *_ in every)
         names = next((list(part) for part, *_ in every if part), [])
         losses = {name: sum(part.get(name, 0.0) for part, *_ in every) / max(1, images) for name in names}
-        detections = gather_detections(found)
+        detections = gather_detections(found.found)
         box: list[Any] = [None]
         if _world() == 1 or dist.get_rank() == 0:
-            box = [coco_numbers(self.truth, detections).numbers]
+            box = [self._numbers(detections)]
         if _world() > 1:
             dist.broadcast_object_list(box, src=0)
-        return Validation(losses, box[0], detections)
+        total = self._collector().sums
+        if total:
+            for *_, part in every:
+                total.merge(part)
+        panoptic = total.result() if total else None
+        return Validation(losses, {**box[0], **(panoptic.numbers if panoptic else {})}, detections, panoptic)
+
+    def _numbers(self, detections: list[dict[str, Any]]) -> dict[str, float]:
+        numbers = coco_numbers(self.truth, detections).numbers
+        if self.masks:
+            masked = [row for row in detections if "segmentation" in row]
+            of_masks = coco_numbers(self.truth, masked, "segm").numbers
+            numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
+        return numbers
 
 
 def _world() -> int:
@@ -161,6 +189,16 @@ def _then_empty(loader: Iterable[Batch], length: int) -> Iterable[Batch | None]:
         given += 1
         yield batch
     yield from [None] * (length - given)
+
+
+def _with_box_masks(truth: dict[str, Any]) -> dict[str, Any]:
+    """COCO instances in which every object has a mask: those without one the rectangle of their box."""
+    rows = []
+    for row in truth["annotations"]:
+        x, y, w, h = row["bbox"]
+        corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        rows.append(row if row.get("segmentation") else {**row, "segmentation": corners})
+    return {**truth, "annotations": rows}
 
 
 def _copy_buffers_of_rank_zero(model: nn.Module) -> None:
