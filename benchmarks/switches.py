@@ -73,6 +73,7 @@ class Switch:
 SWITCHES: tuple[Switch, ...] = (
     Switch("schedule", ("lr", "lr_backbone", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")),
     Switch("zero_dropout", ("dropout",)),
+    Switch("square", ("square",)),
     Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
     Switch("small", ("enc_layers", "dec_layers", "dim_feedforward"), off={"enc_layers": 1}),
     Switch("class_loss", ("class_loss", "set_cost_class", "cls_loss_coef"), off=sigmoid_losses("focal")),

@@ -179,6 +179,9 @@ class DataConfig(DataChoice):
     image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. propose: what the data suggests."""
+    square: bool = False
+    """Resize both sides to image_size, whatever the picture's shape: batches need no padding, and pictures of different
+    shapes share one."""
     augmentation: Literal["detr", "flip", "none"] = "detr"
     """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none: nothing, none of the
     chances below either."""
@@ -387,13 +390,13 @@ def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe = chosen.get("recipe", "classic")
     check_named("recipe", recipe, RECIPES)
-    settings = {"recipe": recipe, "model": "", **RECIPES[recipe]()}
-    if chosen.get("weights"):
-        settings |= FROM_WEIGHTS[recipe]()
+    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") else {}
+    settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
     model = chosen.get("model", settings["model"])
     if model:
         check_named("model", model, MODELS)
         settings |= MODELS[model]()
+        settings |= {name: rate for name, rate in from_weights.items() if name in ("lr", "lr_backbone")}
     return settings | {"model": model}
 
 

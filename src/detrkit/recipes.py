@@ -1,7 +1,7 @@
 """Settings that belong together: how to train (`--recipe`), and named models (`--model`).
 
 Each function returns, by name, only what differs from the defaults of `TrainConfig`, which are the original's. A named
-model says what the model, its matching and its losses are, a recipe the rest; `config.default_settings` joins them.
+model says what the model, its matching and its losses are, and its rate where that is its own, a recipe the rest; `config.default_settings` joins them.
 A new one is a function and a row of the table under it.
 """
 
@@ -24,6 +24,7 @@ def fast() -> Settings:
         "model": "detrkit_s",
         "num_queries": "propose",
         "image_size": "propose",
+        "square": True,
         "batch_size": "propose",
         "dropout": 0.0,
         "lr": 8e-4,
@@ -156,6 +157,7 @@ def rtdetr_r50() -> Settings:
         "backbone": "resnet50vd",
         "backbone_weights": "none",
         "feature_levels": "8,16,32",
+        "square": True,
         "encoder": "hybrid",
         "enc_layers": 1,
         "decoder": "deformable",
@@ -200,9 +202,10 @@ def detrkit_s() -> Settings:
 
 
 def detrkit_n() -> Settings:
-    """The smallest of ours, for the CPU."""
+    """The smallest of ours, for the CPU. Small as it is, it stands higher rates."""
     return {
         **detrkit_s(),
+        "lr": 2e-3,
         "backbone": "nano",
         "backbone_weights": "none",
         "hybrid_expansion": 1.0,

@@ -188,7 +188,10 @@ def test_a_checkpoint_is_kept_before_each_drop(lr_drop: int, every: int) -> None
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--frozen_weights", "w.pth"], "--frozen_weights brings the detector that a mask head is trained on; add --masks"),
+        (
+            ["--frozen_weights", "w.pth"],
+            "--frozen_weights brings the detector that a mask head is trained on; add --masks",
+        ),
         (["--dataset_file", "coco_panoptic"], "name it with --coco_panoptic_path"),
         (["--dataset_file", "voc"], "--dataset_file must be coco or coco_panoptic, found 'voc'"),
         (["--lrr", "3"], "main.py has no flag --lrr; did you mean '--lr'?"),

@@ -1,6 +1,7 @@
 """The transforms against geometry that shares no code with them."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,23 @@ def test_same_seed_same_result() -> None:
     first, again = (transform(image, objects, random.Random("7 3 1"))[0] for _ in range(2))
     assert torch.equal(first, again)
     assert image.max() == 255  # the source is untouched
+
+
+@pytest.mark.parametrize("augmentation", ["detr", "flip", "none"])
+def test_squares(augmentation: Any) -> None:
+    """Both sides become the size, and boxes and masks are stretched with the picture."""
+    image = torch.zeros(3, 60, 100, dtype=torch.uint8)
+    image[:, 15:45, 20:70] = 255
+    objects = objects_from(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
+    objects["masks"] = tv_tensors.Mask(image[:1] > 0)
+    transform = train_transform(augmentation, 80, (0.0,) * 3, (1.0,) * 3, square=True)
+    for seed in range(8):
+        picture, target = transform(image, objects, random.Random(seed))
+        assert picture.shape[1] == picture.shape[2] <= 80
+        assert augmentation == "detr" or picture.shape[1] == 80
+        bright = (picture[0] > 0.5).nonzero()
+        (top, left), (bottom, right) = bright.min(0).values.tolist(), (bright.max(0).values + 1).tolist()
+        cx, cy, w, h = (target["boxes"][0] * picture.shape[1]).tolist()
+        assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx([left, top, right, bottom], abs=1.5)
+        assert target["masks"][0].sum().item() == pytest.approx(w * h, rel=0.1)
+    assert transform.output_size(60, 100) == (80, 80)

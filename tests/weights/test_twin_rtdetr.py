@@ -83,11 +83,11 @@ def test_pictures_are_not_normalised(folder: Path) -> None:
     weights = load_weights(folder)
     assert weights.image_size == 640
     assert (weights.model_args["input_mean"], weights.model_args["input_std"]) == ((0.0,) * 3, (1.0,) * 3)
-    assert any("stretched to 640 x 640" in note for note in weights.notes)
-    with pytest.warns(UserWarning, match="stretched"):
-        detector = Detector.load(folder, device="cpu", image_size=64)
-    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert weights.model_args["square"]  # as it was trained
+    detector = Detector.load(folder, device="cpu", image_size=64)
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(detector.prepare([image]).images[0], image / 255)
+    assert detector.prepare([image[:, :30], image]).images.shape == (2, 3, 64, 64)
     change(folder, "preprocessor_config.json", do_normalize=True, size={"shortest_edge": 320})
     weights = load_weights(folder)
     assert "input_mean" not in weights.model_args  # ImageNet's, as ever

@@ -26,16 +26,17 @@ class Proposal:
     """Setting -> why, as `VALUE: ...`; one sentence without a full stop."""
 
 
-def propose(split: Split, *, on_cpu: bool = False) -> Proposal:
+def propose(split: Split, *, on_cpu: bool = False, square: bool = False) -> Proposal:
     """Choose what depends on the data rather than on taste.
 
     Args:
         split: the training pictures, at least one.
         on_cpu: choose smaller pictures, at most 640 pixels a side instead of 800.
+        square: pictures will be resized to squares.
     """
     fullest = max(sum(not found.crowd for found in image.objects) for image in split.images)
     queries, why_queries = _queries(fullest)
-    size, why_size = _image_size(split, on_cpu=on_cpu)
+    size, why_size = _image_size(split, on_cpu=on_cpu, square=square)
     batch, why_batch = _batch_size(len(split))
     reasons = {
         "num_queries": f"{queries}: {why_queries}",
@@ -61,16 +62,17 @@ def _queries(fullest: int) -> tuple[int, str]:
     return queries, why
 
 
-def _image_size(split: Split, *, on_cpu: bool) -> tuple[int, str]:
+def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
     """The size at which nine of ten objects are 16 pixels large, in multiples of 32.
 
     Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
     have it to show. Pictures become smaller than 320 only if they are, since classes are told apart by details; and
     half as large again at most, since enlarging adds nothing to see.
     """
-    own = float(np.median([_own_size(image) for image in split.images]))
+    own_size = _own_square if square else _own_size
+    own = float(np.median([own_size(image) for image in split.images]))
     relative = [
-        ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1])) ** 0.5 / _own_size(image)
+        ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1])) ** 0.5 / own_size(image)
         for image in split.images
         for o in image.objects
         if not o.crowd
@@ -90,6 +92,11 @@ def _image_size(split: Split, *, on_cpu: bool) -> tuple[int, str]:
 def _own_size(image: ImageRecord) -> float:
     """The `image_size` at which a picture keeps its pixels: its shorter side, unless it is long (see `Transform`)."""
     return max(min(image.height, image.width), max(image.height, image.width) * 800 / 1333)
+
+
+def _own_square(image: ImageRecord) -> float:
+    """The side of a square of as many pixels as a picture has."""
+    return float((image.height * image.width) ** 0.5)
 
 
 def _batch_size(pictures: int) -> tuple[int, str]:

@@ -77,6 +77,8 @@ class Transform:
     image_size: int
     mean: RGB
     std: RGB
+    square: bool = False
+    """Both sides become `image_size`, whatever the picture's shape: a batch needs no padding then."""
 
     @property
     def longest(self) -> int:
@@ -85,6 +87,8 @@ class Transform:
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) that a picture of `height` x `width` has afterwards where nothing is left to chance."""
+        if self.square:
+            return self.image_size, self.image_size
         return resized_size(height, width, self.image_size, self.longest)
 
     def __call__(
@@ -111,7 +115,7 @@ class Transform:
             assert rng is not None
             image, objects = self._detr(image, objects, rng)
         else:
-            image, objects = resize(image, objects, self.image_size, self.longest)
+            image, objects = self._resize(image, objects, self.image_size)
         return self._normalise(image, objects)
 
     def _detr(self, image: Tensor, objects: Objects, rng: random.Random) -> tuple[Tensor, Objects]:
@@ -124,7 +128,13 @@ class Transform:
             h = rng.randint(min(low, height), min(high, height))
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
             image, objects = crop(image, objects, top, left, h, w)
-        return resize(image, objects, self._scaled(rng.choice(range(480, 801, 32))), self.longest)
+        return self._resize(image, objects, self._scaled(rng.choice(range(480, 801, 32))))
+
+    def _resize(self, image: Tensor, objects: Objects, size: int) -> tuple[Tensor, Objects]:
+        """Resize both sides to `size`, or the shorter one, as far as the longer one is not too long then."""
+        if self.square:
+            return resize_to(image, objects, (size, size))
+        return resize(image, objects, size, self.longest)
 
     def _scaled(self, size: int) -> int:
         return max(1, round(size * self.image_size / 800))
@@ -144,11 +154,17 @@ class Transform:
             size=(height, width),
         )
         if "masks" in objects:
-            target["masks"] = objects["masks"].as_subclass(Tensor)
+            masks = objects["masks"].as_subclass(Tensor)
+            for k in (~not_empty(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
+                x, y = (centres[k] * scale[:2]).long().tolist()
+                masks[k, min(y, height - 1), min(x, width - 1)] = True
+            target["masks"] = masks
         return pixels.sub_(mean).div_(std), target
 
 
-def train_transform(augmentation: Augmentation, image_size: int, mean: RGB, std: RGB) -> Transform:
+def train_transform(
+    augmentation: Augmentation, image_size: int, mean: RGB, std: RGB, *, square: bool = False
+) -> Transform:
     """The training recipe.
 
     Args:
@@ -156,13 +172,15 @@ def train_transform(augmentation: Augmentation, image_size: int, mean: RGB, std:
         image_size: the largest shorter side in pixels ("detr"), else the shorter side.
         mean: of the pixels the backbone was trained on, 0..1, by channel.
         std: their standard deviation.
+        square: resize both sides, whatever the picture's shape.
     """
-    return Transform(augmentation, image_size, mean, std)
+    return Transform(augmentation, image_size, mean, std, square)
 
 
-def eval_transform(image_size: int, mean: RGB, std: RGB) -> Transform:
-    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it) and normalise; no randomness."""
-    return Transform("none", image_size, mean, std)
+def eval_transform(image_size: int, mean: RGB, std: RGB, *, square: bool = False) -> Transform:
+    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square` both sides, and
+    normalise; no randomness."""
+    return Transform("none", image_size, mean, std, square)
 
 
 def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
@@ -189,11 +207,28 @@ def resize_to(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[T
     objects["boxes"] = tvf.resize(objects["boxes"], list(size))
     objects["area"] = objects["area"] * (size[0] / height * (size[1] / width))
     if "masks" in objects:
-        # Picking columns and rows is what interpolation to the nearest does; numpy does it several times quicker.
-        columns, rows = np.arange(size[1]) * width // size[1], np.arange(size[0]) * height // size[0]
-        masks = objects["masks"].as_subclass(Tensor).numpy().take(columns, axis=2).take(rows, axis=1)
-        objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        objects["masks"] = tv_tensors.Mask(_resize_masks(objects["masks"].as_subclass(Tensor), size))
     return tvf.resize(image, list(size), antialias=True), objects
+
+
+def _resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks [n, H, W] at another size, each pixel that of the nearest.
+
+    Each is looked at only where it is not empty: most objects are small, and there may be hundreds of them.
+    """
+    height, width = masks.shape[1:]
+    rows, columns = np.arange(size[0]) * height // size[0], np.arange(size[1]) * width // size[1]
+    resized = np.zeros((len(masks), *size), bool)
+    for mask, place in zip(masks.numpy(), resized, strict=True):
+        down = np.flatnonzero(mask.any(axis=1))
+        if not len(down):
+            continue
+        mask = mask[down[0] : down[-1] + 1]
+        across = np.flatnonzero(mask.any(axis=0))
+        top, bottom = np.searchsorted(rows, (down[0], down[-1] + 1))
+        left, right = np.searchsorted(columns, (across[0], across[-1] + 1))
+        place[top:bottom, left:right] = mask.take(columns[left:right], axis=1).take(rows[top:bottom] - down[0], axis=0)
+    return torch.from_numpy(resized)
 
 
 def crop(
@@ -226,11 +261,16 @@ def crop(
     masks = None
     if "masks" in objects:
         masks = tvf.crop(objects["masks"], top, left, height, width)
-        seen &= masks.as_subclass(Tensor).flatten(1).any(dim=1)
+        seen &= not_empty(masks.as_subclass(Tensor))
     kept = objects_from(plain[seen], objects["labels"][seen], sides.prod(dim=1)[seen], height, width)
     if masks is not None:
         kept["masks"] = tv_tensors.Mask(masks.as_subclass(Tensor)[seen])
     return tvf.crop(image, top, left, height, width), kept
+
+
+def not_empty(masks: Tensor) -> Tensor:
+    """bool [n], whether the masks [n, H, W] have a pixel; numpy finds one many times quicker than torch."""
+    return torch.tensor([bool(mask.any()) for mask in masks.numpy()], dtype=torch.bool)
 
 
 def _boxes(boxes: Tensor, height: int, width: int) -> tv_tensors.BoundingBoxes:

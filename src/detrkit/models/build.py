@@ -79,6 +79,7 @@ def build_model(
     dn_box_noise: float = 0.4,
     input_mean: tuple[float, float, float] | None = None,
     input_std: tuple[float, float, float] | None = None,
+    square: bool = False,
     backbone_weights: str | None = None,
 ) -> DETR:
     """A DETR with random weights. By default it is the original's, under the original's names and values.
@@ -130,6 +131,7 @@ def build_model(
         dn_box_noise: how far its box is moved, relative to its size.
         input_mean: mean of each colour channel (RGB, in 0..1) that pictures are normalised by; None: the backbone's.
         input_std: standard deviation, likewise.
+        square: pictures are resized to squares, whatever their shape; the model itself takes any.
         backbone_weights: None or "none" for random ones, "imagenet" for the published ones (may download), or a file.
 
     Raises:
@@ -292,6 +294,7 @@ def build_model(
         if denoising == "none"
         else Denoising(hidden_dim, num_classes, dn_queries, denoising == "contrastive", dn_label_noise, dn_box_noise),
         hybrid_repeat=hybrid_repeat,
+        square=square,
         bbox_attention=AttentionMap(hidden_dim, nheads) if masks else None,
         mask_head=MaskHead(hidden_dim, nheads, features.channels[len(finer) - 1 :: -1]) if masks else None,
     )

@@ -50,6 +50,7 @@ class DETR(nn.Module):
         dense_head: DenseHead | None = None,
         denoising: Denoising | None = None,
         hybrid_repeat: int = 1,
+        square: bool = False,
         bbox_attention: AttentionMap | None = None,
         mask_head: MaskHead | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class DETR(nn.Module):
             dense_head: predicts at every place; where queries are not seeded by it, in training only.
             denoising: makes queries of the objects, in training.
             hybrid_repeat: how many of the hybrid queries each object is matched with.
+            square: whether pictures are to be resized to squares, whatever their shape; noted for those who do it.
             bbox_attention: where queries look, for `mask_head`.
             mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
         """
@@ -79,7 +81,7 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.dense_head = dense_head
         self.denoising = denoising
-        self.sigmoid, self.aux_loss, self.hybrid_repeat = sigmoid, aux_loss, hybrid_repeat
+        self.sigmoid, self.aux_loss, self.hybrid_repeat, self.square = sigmoid, aux_loss, hybrid_repeat, square
         self.bbox_attention = bbox_attention
         self.mask_head = mask_head
         if mask_head is not None:

@@ -112,20 +112,22 @@ def make_loaders(
         ready: told the batch size, before the first step.
     """
     assert config.batch_size != "propose"
-    mean, std = module.model.input_mean, module.model.input_std
+    mean, std, square = module.model.input_mean, module.model.input_std, module.model.square
     augmentation, augment = augmentation_of(config)
     train = DetectionDataset(
         data.train,
         data.categories,
-        train_transform(augmentation, image_size, mean, std),
+        train_transform(augmentation, image_size, mean, std, square=square),
         seed=config.seed,
         with_masks=config.masks,
         augment=augment,
         augmented_epochs=config.epochs - config.plain_epochs,
     )
-    val = DetectionDataset(data.val, data.categories, eval_transform(image_size, mean, std), with_masks=config.masks)
+    val = DetectionDataset(
+        data.val, data.categories, eval_transform(image_size, mean, std, square=square), with_masks=config.masks
+    )
     # what the largest batch is padded to: the highest and the widest picture together
-    largest = eval_transform(augment.sizes(image_size)[-1], mean, std)
+    largest = eval_transform(augment.sizes(image_size)[-1], mean, std, square=square)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
     height, width = (max(side) for side in zip(*shapes, strict=True))
 

@@ -50,6 +50,7 @@ _ARCHITECTURE = (
     "look_forward_twice",
     "score_refine",
     "dense_convs",
+    "square",
 )
 """Settings that weights bring with them; what they do not tell of is as in the classic model."""
 

@@ -37,7 +37,7 @@ def settle(
         return replace(config, **numbers), {}
     brought = ("num_queries",) if config.weights else ()
     left = [name for name in WORDS if getattr(config, name) == "propose" and name not in brought]
-    proposal = propose(train, on_cpu=on_cpu)
+    proposal = propose(train, on_cpu=on_cpu, square=config.square)
     if config.overfit:
         proposal = _for_overfitting(proposal, len(train.images), on_cpu=on_cpu)
     numbers = {name: getattr(proposal, name) for name in left}

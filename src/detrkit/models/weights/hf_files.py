@@ -118,22 +118,27 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
         normalised: whether pictures are normalised where it does not say.
 
     Returns:
-        The shorter side in pixels; the keywords `input_mean` and `input_std` of `build_model` unless they are
-        ImageNet's; notes.
+        The shorter side in pixels; the keywords of `build_model` about pictures: `square` where they are stretched to
+        squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
     """
     path = folder / "preprocessor_config.json"
     settings = read_json(path) if path.is_file() else {}
     size = settings.get("size", default_size)
     notes: tuple[str, ...] = ()
+    square = False
     if isinstance(size, dict) and "height" in size:
         height, width = int(size["height"]), int(size["width"])
         size = min(height, width)
-        notes = (f"{folder} was trained on pictures stretched to {width} x {height}; here they keep their shape",)
+        square = height == width
+        if not square:
+            notes = (f"{folder} was trained on pictures stretched to {width} x {height}; here they keep their shape",)
     elif isinstance(size, dict):
         size = size.get("shortest_edge", 800)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if settings.get("do_normalize", normalised):
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
         std = tuple(settings.get("image_std", IMAGENET_STD))
-    input_args = {} if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD) else {"input_mean": mean, "input_std": std}
+    input_args: dict[str, Any] = {"square": True} if square else {}
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        input_args |= {"input_mean": mean, "input_std": std}
     return int(size), input_args, notes
