@@ -13,6 +13,10 @@ from torch.nn import functional
 from detrkit.errors import DataError
 
 
+BYTES_AT_ONCE = 2**26
+"""Most bytes of masks that are copied together to encode them."""
+
+
 def resize_masks(
     logits: Tensor,
     padded_size: tuple[int, int],
@@ -95,14 +99,14 @@ def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
     """`encode_rle` of many masks of one picture, bool [n, H, W]."""
     from faster_coco_eval.core import mask as coco_mask
 
-    if not len(masks):
-        return []
-    columns = masks.cpu().transpose(1, 2).contiguous().numpy()  # RLE runs down the columns
     size = [int(side) for side in masks.shape[1:]]
-    return [
-        {"size": size, "counts": rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]}
-        for rle in coco_mask.encode(columns.view(np.uint8).transpose(2, 1, 0))
-    ]
+    found = []
+    for part in torch.split(masks, max(1, BYTES_AT_ONCE // max(1, size[0] * size[1]))) if len(masks) else ():
+        columns = part.cpu().transpose(1, 2).contiguous().numpy()  # RLE runs down the columns
+        for rle in coco_mask.encode(columns.view(np.uint8).transpose(2, 1, 0)):
+            counts = rle["counts"]
+            found.append({"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts})
+    return found
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
@@ -153,7 +157,7 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         return f"an RLE of size {size!r} where the picture has [{height}, {width}] (height, width)"
-    runs = counts if isinstance(counts, list) else _runs(counts)
+    runs = counts if isinstance(counts, list) else run_lengths(counts)
     if runs is None or not all(isinstance(run, int) and run >= 0 for run in runs):
         return "an RLE whose counts are cut off or garbled"
     pixels = sum(runs)
@@ -172,10 +176,10 @@ def is_polygon(polygon: Any) -> bool:
     )
 
 
-def _runs(counts: Any) -> list[int] | None:
-    """The run lengths in COCO's compressed RLE, None where it is none.
+def run_lengths(counts: Any) -> list[int] | None:
+    """The run lengths in COCO's compressed RLE (text or bytes), None where it is none.
 
-    Five bits a letter from "0" on, lowest first, the sixth telling that more follow; from the third run on, what
+    They run down the columns, in turn outside and inside the mask. Five bits a letter from "0" on, lowest first, the sixth telling that more follow; from the third run on, what
     stands there is the difference to the run before the last.
     """
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts

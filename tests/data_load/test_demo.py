@@ -18,6 +18,7 @@ from detrkit.data.check import check_dataset
 from detrkit.data.demo import make_demo_dataset
 from detrkit.data.demo_draw import DEFECTS, draw_picture
 from detrkit.data.find import open_dataset
+from detrkit.data.panoptic import read_panoptic_truth
 from detrkit.errors import ConfigError, DataError
 
 
@@ -35,6 +36,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_same_seed_same_bytes(demo: Path, tmp_path: Path) -> None:
     assert digest(make_demo_dataset(tmp_path / "again", images=60, size=96, seed=3)) == digest(demo)
     assert digest(make_demo_dataset(tmp_path / "other", images=60, size=96, seed=4)) != digest(demo)
+    table = [make_demo_dataset(tmp_path / name, images=5, size=64, panoptic=True) for name in ("a", "b")]
+    assert digest(table[0]) == digest(table[1])
 
 
 def test_is_kept_or_refused(demo: Path) -> None:
@@ -59,10 +62,17 @@ def test_our_own_check_finds_nothing(demo: Path) -> None:
     assert report.splits["train"].categories.names == tuple(DEFECTS)
 
 
+@pytest.fixture(scope="module")
+def on_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_demo_dataset(tmp_path_factory.mktemp("table") / "set", images=60, size=96, seed=3, panoptic=True)
+
+
 @pytest.mark.parametrize("name", ["train", "val"])
-def test_boxes_masks_and_panoptic_maps_agree(demo: Path, name: str) -> None:
-    truth = json.loads((demo / f"{name}.json").read_text())
-    panoptic = json.loads((demo / f"panoptic_{name}.json").read_text())
+@pytest.mark.parametrize("kind", ["demo", "on_table"])
+def test_boxes_masks_and_panoptic_maps_agree(request: pytest.FixtureRequest, kind: str, name: str) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    truth = json.loads((folder / f"{name}.json").read_text())
+    panoptic = json.loads((folder / f"panoptic_{name}.json").read_text())
     by_image: dict[int, list[dict]] = {image["id"]: [] for image in truth["images"]}
     for row in truth["annotations"]:
         by_image[row["image_id"]].append(row)
@@ -70,15 +80,15 @@ def test_boxes_masks_and_panoptic_maps_agree(demo: Path, name: str) -> None:
     assert 0 in counts or name == "val"
     assert max(counts) <= 3
     stuff = {category["id"] for category in panoptic["categories"] if not category["isthing"]}
-    assert len(stuff) == 1
+    assert len(stuff) == (1 if kind == "demo" else 3)
     for entry in panoptic["annotations"]:
-        colours = cv2.imread(str(demo / f"panoptic_{name}" / entry["file_name"]))[..., ::-1].astype(int)
+        colours = cv2.imread(str(folder / f"panoptic_{name}" / entry["file_name"]))[..., ::-1].astype(int)
         ids = colours @ np.array([1, 256, 65536])
         segments = {row["id"]: row for row in entry["segments_info"]}
         assert set(np.unique(ids)) == set(segments)
         things = [row for row in segments.values() if row["category_id"] not in stuff]
         rows = by_image[entry["image_id"]]
-        assert len(things) == len(rows) == len(segments) - 1
+        assert len(things) == len(rows) <= len(segments) - (1 if kind == "demo" else 2)
         for segment, row in zip(things, rows, strict=True):
             mask = ids == segment["id"]
             assert np.array_equal(mask, coco_mask.decode(row["segmentation"]).astype(bool))
@@ -87,6 +97,24 @@ def test_boxes_masks_and_panoptic_maps_agree(demo: Path, name: str) -> None:
             assert (x, y, x + w, y + h) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
             assert mask.sum() == row["area"] == segment["area"]
             assert segment["bbox"] == row["bbox"]
+
+
+def test_the_table_is_checked_and_drawn_where_it_is_said_to_be(on_table: Path) -> None:
+    report = check_dataset(open_dataset(on_table, data_format="coco_panoptic"), thorough=True)
+    assert not report.findings
+    split = report.splits["train"]
+    assert split.categories.names == (*DEFECTS, "metal", "table", "shadow")
+    assert split.categories.isthing == (*[True] * len(DEFECTS), False, False, False)
+    light: dict[str, list[float]] = {"metal": [], "table": [], "shadow": []}
+    for image in split.images:
+        ids, rows = read_panoptic_truth(image)
+        pixels = cv2.imread(str(image.path)).mean(axis=2)
+        name_of = dict(zip(split.categories.ids, split.categories.names, strict=True))
+        for row in rows:
+            if name_of[row["category_id"]] in light:
+                light[name_of[row["category_id"]]].append(pixels[ids.numpy() == row["id"]].mean())
+    assert [len(values) > 40 for values in light.values()] == [True] * 3
+    assert np.mean(light["metal"]) > 1.8 * np.mean(light["table"]) > 2.5 * np.mean(light["shadow"])
 
 
 def test_difficulty_makes_defects_smaller_and_fainter() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from torchvision import tv_tensors
 
 from detrkit.data.augment import Augment
 from detrkit.data.decode import read_image
-from detrkit.data.records import ImageRecord, Split
-from detrkit.data.transforms import Objects, Transform, objects_from
+from detrkit.data.decode_masks import decode_masks
+from detrkit.data.mixing import select
+from detrkit.data.records import FileMask, ImageRecord, Split
+from detrkit.data.transforms import Objects, Transform, no_objects, not_empty, objects_from
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import Categories, Target
 
@@ -63,7 +66,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             categories: the model's classes; the split's are matched to them by name, else by id.
             transform: what happens to each picture.
             seed: of the augmentation.
-            with_masks: also give `masks`; objects without a segmentation get their box as mask.
+            with_masks: also give `masks`, none of them empty; objects without a segmentation get their box as mask.
             augment: what happens to each picture before the transform; None: nothing.
             augmented_epochs: after so many epochs only `augment.plain()` happens; None: never.
 
@@ -140,7 +143,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         except DataError as error:
             warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=3)
             image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
-            row.update(labels=[], boxes=[], area=[], segmentations=[])
+            row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
@@ -156,7 +159,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             "area": [found.area for found in known],
         }
         if self._outlined:
-            row["segmentations"] = [_plain(found.segmentation) for found in known]
+            files: dict[str, int] = {}
+            row["segmentations"] = [_plain(found.segmentation, files) for found in known]
+            row["files"] = list(files)
         return json.dumps(row, separators=(",", ":")).encode()
 
     def _unpack(self, index: int) -> dict[str, Any]:
@@ -180,43 +185,43 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             width,
         )
         if self._outlined:
-            masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-            for mask, segmentation, box in zip(masks, row["segmentations"], boxes, strict=True):
-                if segmentation is None:
-                    x1, y1, x2, y2 = (int(v) for v in box.round())
-                    mask[y1:y2, x1:x2] = True
-                else:
-                    mask |= _decode_mask(segmentation, height, width)
-            objects["masks"] = tv_tensors.Mask(masks[inside])
+            shapes = [_shape(packed, row["files"]) for packed in row["segmentations"]]
+            try:
+                masks = decode_masks(shapes, boxes, height, width)
+            except DataError as error:
+                warnings.warn(f"{error}; the objects of this picture are left out", stacklevel=4)
+                return no_objects(height, width, with_masks=True)
+            if not inside.all():
+                masks = masks[inside]
+            objects["masks"] = tv_tensors.Mask(masks)
+            seen = not_empty(masks)
+            if not seen.all():
+                objects = select(objects, seen)
         return objects
 
 
-def _decode_mask(segmentation: Any, height: int, width: int) -> Tensor:
-    """COCO polygons or RLE as bool [H, W]; a mask of another size than its picture is cut or filled up with False."""
-    from faster_coco_eval.core import mask as coco_mask
+def _plain(segmentation: Any, files: dict[str, int]) -> Any:
+    """A segmentation that JSON can hold: run lengths as text instead of bytes, files by number; an empty one is none.
 
-    if isinstance(segmentation, list):
-        rles = coco_mask.frPyObjects(segmentation, height, width)
-        rle = coco_mask.merge(rles)
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
-    else:
-        rle = segmentation
-    found = torch.from_numpy(coco_mask.decode(rle)).bool()[:height, :width]
-    if found.shape == (height, width):
-        return found
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    mask[: found.shape[0], : found.shape[1]] = found
-    return mask
-
-
-def _plain(segmentation: Any) -> Any:
-    """A segmentation that JSON can hold: run lengths as text instead of bytes; an empty one is none."""
+    Args:
+        segmentation: see `ObjectRecord`.
+        files: path -> number; takes further ones.
+    """
     if not segmentation:
         return None
+    if isinstance(segmentation, FileMask):
+        number = files.setdefault(str(segmentation.path), len(files))
+        return {"file": number, "value": segmentation.value}
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
         return {**segmentation, "counts": segmentation["counts"].decode("ascii")}
     return segmentation
+
+
+def _shape(packed: Any, files: list[str]) -> Any:
+    """The inverse of `_plain`."""
+    if isinstance(packed, dict) and "file" in packed:
+        return FileMask(Path(files[packed["file"]]), packed["value"])
+    return packed
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -2,7 +2,8 @@
 
 FOLDER/images/train/*.jpg, images/val/*.jpg
 FOLDER/train.json, val.json                      COCO instances: five classes of defects, masks as RLE
-FOLDER/panoptic_train.json, panoptic_train/*.png COCO panoptic: the defects are things, the metal is stuff; also _val
+FOLDER/panoptic_train.json, panoptic_train/*.png COCO panoptic: the defects are things, the metal is stuff, and so are
+                                                 a table and a shadow with `panoptic`; also _val
 """
 
 from __future__ import annotations
@@ -19,17 +20,27 @@ import numpy as np
 import torch
 
 from detrkit.data.demo_draw import DEFECTS, Drawing, draw_picture
+from detrkit.data.demo_ground import GROUND
 from detrkit.errors import ConfigError, DataError
 from detrkit.masks import encode_rle
 
 _CATEGORIES: list[dict[str, Any]] = [
     {"id": i, "name": name, "supercategory": "defect"} for i, name in enumerate(DEFECTS, start=1)
 ]
-_METAL: dict[str, Any] = {"id": len(DEFECTS) + 1, "name": "metal", "supercategory": "background", "isthing": 0}
+_STUFF: list[dict[str, Any]] = [
+    {"id": i, "name": name, "supercategory": "background", "isthing": 0}
+    for i, name in enumerate(GROUND, start=len(DEFECTS) + 1)
+]
 
 
 def make_demo_dataset(
-    folder: str | Path, *, images: int = 600, size: int = 128, difficulty: float = 0.3, seed: int = 0
+    folder: str | Path,
+    *,
+    images: int = 600,
+    size: int = 128,
+    difficulty: float = 0.3,
+    seed: int = 0,
+    panoptic: bool = False,
 ) -> Path:
     """Draw the demo set, or keep it if it is already there with the same settings.
 
@@ -41,6 +52,8 @@ def make_demo_dataset(
         size: side of the pictures in pixels, at least 32.
         difficulty: how small, faint, blurred and noisy the defects are, 0..1.
         seed: of everything.
+        panoptic: let the metal end in each picture, so that there is a table and mostly a shadow too: three classes
+            of stuff. Otherwise it fills the picture.
 
     Returns:
         The folder.
@@ -62,6 +75,7 @@ def make_demo_dataset(
         "size": size,
         "difficulty": difficulty,
         "seed": seed,
+        **({"panoptic": True} if panoptic else {}),  # without it, the files of a set are what they always were
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if _info(folder) != info:
@@ -91,7 +105,9 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
     instances: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     for image_id in ids:
-        drawing = draw_picture(size, info["difficulty"], np.random.default_rng((info["seed"], image_id)))
+        rng = np.random.default_rng((info["seed"], image_id))
+        table = np.random.default_rng((info["seed"], image_id, 1)) if "panoptic" in info else None
+        drawing = draw_picture(size, info["difficulty"], rng, table)
         stem = f"{image_id:06d}"
         _encode(pictures / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
         rows.append({"id": image_id, "file_name": f"{name}/{stem}.jpg", "height": size, "width": size})
@@ -103,7 +119,8 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
     things = [{**category, "isthing": 1} for category in _CATEGORIES]
     bare = [{**row, "file_name": Path(row["file_name"]).name} for row in rows]
     _write(root / f"{name}.json", info, rows, instances, _CATEGORIES)
-    _write(root / f"panoptic_{name}.json", info, bare, panoptic, [*things, _METAL])
+    stuff = _STUFF if "panoptic" in info else _STUFF[:1]
+    _write(root / f"panoptic_{name}.json", info, bare, panoptic, [*things, *stuff])
 
 
 def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
@@ -127,15 +144,29 @@ def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str,
 
 
 def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
-    """The panoptic map, uint8 [S, S, 3], whose red is the segment id (metal 1, then the defects), and its table."""
-    size = len(drawing.pixels)
-    ids = np.ones((size, size), np.uint8)
+    """The panoptic map, uint8 [S, S, 3], whose red is the segment id, and its table.
+
+    Metal is 1, the defects follow, then what else of the ground there is.
+    """
+    ids = np.ones(drawing.ground.shape, np.uint8)
     table = []
     for segment, (mask, row) in enumerate(zip(drawing.masks, instances, strict=True), start=2):
         ids[mask] = segment
         table.append({"id": segment, **{key: row[key] for key in ("category_id", "bbox", "area", "iscrowd")}})
-    metal = {"id": 1, "category_id": _METAL["id"], "bbox": [0, 0, size, size], "area": int((ids == 1).sum())}
-    return np.stack([ids, ids * 0, ids * 0], -1), [{**metal, "iscrowd": 0}, *table]
+    for kind in range(1, len(GROUND)):
+        if (drawing.ground == kind).any():
+            segment = len(table) + 2
+            ids[drawing.ground == kind] = segment
+            table.append(_stuff(segment, kind, ids))
+    return np.stack([ids, ids * 0, ids * 0], -1), [_stuff(1, 0, ids), *table]
+
+
+def _stuff(segment: int, kind: int, ids: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """A row of the table for a part of the ground."""
+    ys, xs = np.nonzero(ids == segment)
+    x, y = int(xs.min()), int(ys.min())
+    box = [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
+    return {"id": segment, "category_id": _STUFF[kind]["id"], "bbox": box, "area": len(xs), "iscrowd": 0}
 
 
 def _encode(path: Path, pixels: np.ndarray[Any, Any], options: list[int]) -> None:

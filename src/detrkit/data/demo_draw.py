@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from detrkit.data.demo_ground import lay_on_table
+
 Array = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
@@ -43,21 +45,28 @@ class Drawing:
     """Index into `DEFECTS` of each defect."""
     masks: list[npt.NDArray[np.bool_]]
     """[S, S] of each defect; they do not overlap."""
+    ground: npt.NDArray[np.uint8]
+    """[S, S], index into `GROUND` of what is there, or was before a defect."""
 
 
-def draw_picture(size: int, difficulty: float, rng: Rng) -> Drawing:
+def draw_picture(size: int, difficulty: float, rng: Rng, table: Rng | None = None) -> Drawing:
     """Draw metal with 0 to 3 defects; one picture in ten has none.
 
     Args:
         size: side in pixels, at least 32.
         difficulty: 0: large and bold to 1: small, faint, blurred and noisy.
         rng: source of all randomness.
+        table: let the metal end in the picture, so that the table it lies on is seen and, mostly, its shadow; the
+            source of that randomness. None: metal everywhere.
     """
     picture = _metal(size, difficulty, rng)
+    ground = np.zeros((size, size), np.uint8)
+    if table is not None:
+        picture, ground = lay_on_table(picture, table)
     strength = 1.0 - 0.6 * difficulty
     classes: list[int] = []
     masks: list[npt.NDArray[np.bool_]] = []
-    taken = np.zeros((size, size), bool)
+    taken = cv2.dilate((ground > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     for _ in range(int(rng.choice(4, p=(0.1, 0.4, 0.3, 0.2)))):
         kind = int(rng.integers(len(DEFECTS)))
         extent = size * rng.uniform(0.21 - 0.16 * difficulty, 0.56 - 0.31 * difficulty)
@@ -77,7 +86,7 @@ def draw_picture(size: int, difficulty: float, rng: Rng) -> Drawing:
     if difficulty > 0:
         picture = cv2.GaussianBlur(picture, (0, 0), 0.1 + 0.8 * difficulty * size / 128).astype(np.float32)
     picture += rng.normal(0, 0.008 + 0.025 * difficulty, (size, size, 1)).astype(np.float32)
-    return Drawing((picture.clip(0, 1) * 255).round().astype(np.uint8), classes, masks)
+    return Drawing((picture.clip(0, 1) * 255).round().astype(np.uint8), classes, masks, ground)
 
 
 def _free_spot(taken: npt.NDArray[np.bool_], patch: Patch, rng: Rng) -> tuple[slice, slice] | None:

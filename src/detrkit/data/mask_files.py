@@ -32,18 +32,18 @@ class Region(NamedTuple):
 
 
 class MaskFiles:
-    """The files with masks of one picture; each is read once, when it is first needed."""
+    """The files with masks of one picture; one that several masks lie in is read once, if they come together."""
 
     def __init__(self, height: int, width: int) -> None:
         """Of a picture of this size; a file of another size is stretched to it, pixel by pixel."""
         self.size = height, width
-        self._ids: dict[Path, Ids] = {}
+        self._last: tuple[Path, Ids] | None = None
 
     def ids(self, path: Path) -> Ids:
         """int32 [H, W]; see `read_ids`."""
-        if path not in self._ids:
-            self._ids[path] = stretched(read_ids(path), *self.size)
-        return self._ids[path]
+        if self._last is None or self._last[0] != path:
+            self._last = path, stretched(read_ids(path), *self.size)
+        return self._last[1]
 
     def mask(self, shape: FileMask) -> Bools:
         """bool [H, W]."""

@@ -49,8 +49,8 @@ def mosaic(samples: Sequence[Sample], fit: Fit, rng: random.Random) -> Sample:
         scale = fit(*_size(image))[0] / image.shape[-2] * rng.uniform(0.5, 1)
         image, objects = window(image, objects, (height, width), scale, rng)
         canvas[:, top : top + height, left : left + width] = image
-        shown.append(shift(objects, top, left, size))
-    return canvas, join(shown)
+        shown.append((objects, top, left))
+    return canvas, lay_out(shown, size)
 
 
 def mix_up(first: Sample, second: Sample, rng: random.Random) -> Sample:
@@ -150,19 +150,26 @@ def place(image: Tensor, objects: Objects, top: int, left: int, size: tuple[int,
     canvas = _empty(size)
     canvas[:] = grey.view(3, 1, 1)
     canvas[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
-    return canvas, shift(objects, top, left, size)
+    return canvas, lay_out([(objects, top, left)], size)
 
 
-def shift(objects: Objects, top: int, left: int, size: tuple[int, int]) -> Objects:
-    """The objects of a picture whose corner lies at (top, left) of a canvas of `size` = (h, w)."""
-    boxes = objects["boxes"].as_subclass(Tensor) + torch.tensor([left, top, left, top])
-    moved = objects_from(boxes, objects["labels"], objects["area"], *size)
-    if "masks" in objects:
-        own = objects["masks"].as_subclass(Tensor)
-        masks = torch.zeros(len(own), *size, dtype=torch.bool)
-        masks[:, top : top + own.shape[1], left : left + own.shape[2]] = own
-        moved["masks"] = tv_tensors.Mask(masks)
-    return moved
+def lay_out(parts: Sequence[tuple[Objects, int, int]], size: tuple[int, int]) -> Objects:
+    """The objects of pictures that lie on one canvas of `size` = (h, w), each with its corner at (top, left)."""
+    joined = objects_from(
+        torch.cat([part["boxes"].as_subclass(Tensor) + torch.tensor([x, y, x, y]) for part, y, x in parts]),
+        torch.cat([part["labels"] for part, _, _ in parts]),
+        torch.cat([part["area"] for part, _, _ in parts]),
+        *size,
+    )
+    if "masks" in parts[0][0]:
+        masks = torch.zeros(len(joined["labels"]), *size, dtype=torch.bool)
+        first = 0
+        for part, top, left in parts:
+            own = part["masks"].as_subclass(Tensor)
+            masks[first : first + len(own), top : top + own.shape[1], left : left + own.shape[2]] = own
+            first += len(own)
+        joined["masks"] = tv_tensors.Mask(masks)
+    return joined
 
 
 def join(parts: Sequence[Objects]) -> Objects:

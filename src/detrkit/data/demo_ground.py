@@ -1,0 +1,56 @@
+"""The ground of the demo set's pictures: where the metal ends, the table it lies on, and the shadow it throws there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+GROUND = ("metal", "table", "shadow")
+"""What a pixel without a defect shows."""
+
+Array = npt.NDArray[np.float32]
+Rng = np.random.Generator
+
+
+def lay_on_table(picture: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Cut a picture of metal, float32 [S, S, 3], off along one or two straight edges and draw a table beyond them.
+
+    Returns:
+        The picture, and uint8 [S, S], index into `GROUND` of each pixel.
+    """
+    size = len(picture)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) - (size - 1) / 2
+    angle = rng.uniform(0, 2 * np.pi)
+    beyond = _beyond(x, y, angle, rng.uniform(0.12, 0.34) * size)
+    if rng.random() < 0.4:
+        beyond = np.maximum(beyond, _beyond(x, y, angle + np.pi / 2, rng.uniform(0.2, 0.38) * size))
+    table = _felt(size, rng)
+    width = rng.uniform(0.05, 0.1) * size if rng.random() < 0.8 else 0.0
+    shade = _cover(width - beyond)[..., None] if width else 0.0
+    table = table * (1 - 0.62 * shade)
+    metal = picture + 0.16 * np.exp(-((beyond + 1) ** 2) / 2)[..., None]  # the edge is broken, and catches light
+    cover = _cover(-beyond)[..., None]
+    ground = np.where(beyond <= 0, 0, np.where(beyond <= width, 2, 1))
+    return np.asarray(cover * metal + (1 - cover) * table, np.float32), ground.astype(np.uint8)
+
+
+def _beyond(x: npt.NDArray[Any], y: npt.NDArray[Any], angle: float, distance: float) -> npt.NDArray[Any]:
+    """Pixels by which each pixel lies beyond a line at `distance` from the middle; negative before it."""
+    return np.asarray(x * np.cos(angle) + y * np.sin(angle) - distance)
+
+
+def _cover(inside: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Share of each pixel before an edge that is so many pixels away."""
+    return np.clip(inside + 0.5, 0, 1)
+
+
+def _felt(size: int, rng: Rng) -> Array:
+    """A dark mat, green, blue or brown, woven and a little worn."""
+    colour = np.array([(0.16, 0.27, 0.22), (0.17, 0.22, 0.33), (0.3, 0.21, 0.15)][int(rng.integers(3))])
+    noise = rng.normal(size=(size, size)).astype(np.float32)
+    worn = cv2.GaussianBlur(noise, (0, 0), max(size / 16, 1.0))
+    light = 1 + 0.08 * noise + 0.12 * worn / max(float(worn.std()), 1e-6)
+    return np.asarray(rng.uniform(0.85, 1.2) * light[..., None] * colour, np.float32)
