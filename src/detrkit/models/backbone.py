@@ -52,9 +52,13 @@ class Backbone(nn.Module):
         The maps are those of `forward`, projected, and perhaps further ones made from these.
         """
         _, position = self.children()
-        mask = F.pad(padding_mask, self._missing(padding_mask), value=True)[:, None].float()
-        paddings = [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
+        paddings = self.paddings(maps, padding_mask)
         return [Level(each, padding, position(padding)) for each, padding in zip(maps, paddings, strict=True)]
+
+    def paddings(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """The padding of the images [B, H, W] at the size of each map, bool [B, h, w]."""
+        mask = F.pad(padding_mask, self._missing(padding_mask), value=True)[:, None].float()
+        return [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
 
     def _missing(self, images: Tensor) -> tuple[int, int, int, int]:
         """What to pad, since a backbone made of patches or windows takes only multiples of these."""

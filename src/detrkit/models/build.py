@@ -15,6 +15,7 @@ from detrkit.models.deformable import DeformableAttention
 from detrkit.models.denoising import Denoising
 from detrkit.models.dense import PRIOR, DenseHead
 from detrkit.models.detr import DETR, QuerySource
+from detrkit.models.dynamic_masks import DynamicMaskHead
 from detrkit.models.features import NORM_LAYERS
 from detrkit.models.heads import MLP
 from detrkit.models.hybrid import HybridEncoder
@@ -161,7 +162,6 @@ def build_model(
         _one_of("queries", queries, ("learned", "anchors", *SELECTED)),
         _one_of("seeds", seeds, ("encoder", "dense")),
         _one_of("denoising", denoising, ("none", "plain", "contrastive")),
-        (not (masks and feature_levels), "masks=False with feature_levels, found True: not available yet"),
         (points >= 1, f"points of at least 1, found {points}"),
         (query_groups >= 1, f"query_groups of at least 1, found {query_groups}"),
         (hybrid_queries >= 0, f"hybrid_queries of at least 0, found {hybrid_queries}"),
@@ -280,6 +280,12 @@ def build_model(
         refines_scores=score_refine,
         has_scores=chosen,
     )
+    finer_channels = features.channels[: len(finer)]
+    mask_head: MaskHead | DynamicMaskHead | None = None
+    if masks and strides:
+        mask_head = DynamicMaskHead(hidden_dim, (*finer_channels, *[hidden_dim] * levels))
+    elif masks:
+        mask_head = MaskHead(hidden_dim, nheads, finer_channels)
     model = DETR(
         Backbone(features, build_position(position_embedding, hidden_dim, centered=bool(strides))),
         input_proj,
@@ -295,8 +301,8 @@ def build_model(
         else Denoising(hidden_dim, num_classes, dn_queries, denoising == "contrastive", dn_label_noise, dn_box_noise),
         hybrid_repeat=hybrid_repeat,
         square=square,
-        bbox_attention=AttentionMap(hidden_dim, nheads) if masks else None,
-        mask_head=MaskHead(hidden_dim, nheads, features.channels[len(finer) - 1 :: -1]) if masks else None,
+        bbox_attention=AttentionMap(hidden_dim, nheads) if masks and not strides else None,
+        mask_head=mask_head,
     )
     model.model_args = {name: value for name, value in model_args.items() if name != "backbone_weights"}
     return model

@@ -6,7 +6,7 @@ Shapes: B images a batch, H x W pixels, Q queries, C classes, D channels of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detrkit.models.backbone import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense import DenseHead
+from detrkit.models.dynamic_masks import DynamicMaskHead
 from detrkit.models.levels import Level, Memory
 from detrkit.models.mapper import ChannelMapper, LastLevel
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
@@ -23,7 +24,6 @@ from detrkit.models.segmentation import (
     MaskHead,
     Segmenter,
     add_prefix,
-    classic_segmenter,
     every_query,
     remove_prefix,
 )
@@ -52,7 +52,7 @@ class DETR(nn.Module):
         hybrid_repeat: int = 1,
         square: bool = False,
         bbox_attention: AttentionMap | None = None,
-        mask_head: MaskHead | None = None,
+        mask_head: MaskHead | DynamicMaskHead | None = None,
     ) -> None:
         """Put finished parts together; `build_model` makes them.
 
@@ -69,7 +69,7 @@ class DETR(nn.Module):
             denoising: makes queries of the objects, in training.
             hybrid_repeat: how many of the hybrid queries each object is matched with.
             square: whether pictures are to be resized to squares, whatever their shape; noted for those who do it.
-            bbox_attention: where queries look, for `mask_head`.
+            bbox_attention: where queries look, for a classic `mask_head`.
             mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
         """
         super().__init__()
@@ -109,11 +109,12 @@ class DETR(nn.Module):
         memory = self.transformer.encoder(levels)
         dense = self.dense_head(memory) if self.dense_head and (self.training or self.seeded_by_dense) else None
         queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
-        layers, objects = self.transformer.decoder(queries, memory, self._classes, self._boxes)
+        layers, hidden = self.transformer.decoder(queries, memory, self._classes, self._boxes)
         out, branches = self._split(layers, queries.runs, noised)
         if self.mask_head:
-            segment = self._segmenter(out, objects, memory, levels, finer)
-            out = replace(out, segment=segment, padded_size=(images.shape[-2], images.shape[-1]))
+            size = images.shape[-2], images.shape[-1]
+            make = self._masks(hidden[:, : self.num_queries], out.boxes, memory, levels, finer, padding_mask)
+            out = replace(out, segment=Segmenter(make, size, images.device.type), padded_size=size)
         if not self.training:
             return out
         if queries.proposals:
@@ -167,18 +168,35 @@ class DETR(nn.Module):
             branches.append(Branch("dn", outputs["dn"], pairs=noised.pairs, ignored=noised.unused))
         return outputs[""], branches
 
-    def _segmenter(
-        self, out: Output, objects: Tensor, memory: Memory, levels: Sequence[Level], finer: Sequence[Tensor]
-    ) -> Segmenter:
-        """What makes the masks of the queries of inference."""
-        assert self.bbox_attention
+    def _masks(
+        self,
+        objects: Tensor,
+        boxes: Tensor,
+        memory: Memory,
+        levels: Sequence[Level],
+        finer: Sequence[Tensor],
+        padding_mask: Tensor,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """What makes masks of pairs, images [N] and queries [N], once it is known which ones are wanted.
+
+        Args:
+            objects: what the last decoder layer made of the queries, [B, Q, D].
+            boxes: its boxes, [B, Q, 4].
+            memory: of the encoder.
+            levels: what the encoder was given.
+            finer: the backbone's maps for masks alone, finest first.
+            padding_mask: of the images.
+        """
+        maps = memory.maps()
+        if isinstance(self.mask_head, DynamicMaskHead):
+            dynamic, maps = self.mask_head, [*finer, *maps]
+            features = dynamic.features(maps, self.backbone.paddings(maps, padding_mask))
+            return lambda images, queries: dynamic(features, images, objects[images, queries], boxes[images, queries])
         assert self.mask_head
-        (level,) = levels
-        (seen,) = memory.maps()
-        objects = objects[:, : out.boxes.shape[1]]
-        return classic_segmenter(
-            self.bbox_attention, self.mask_head, objects, seen, level.padding, level.features, finer
-        )
+        assert self.bbox_attention
+        head, (level,), (seen,) = self.mask_head, levels, maps
+        attention = self.bbox_attention(objects, seen, level.padding)
+        return lambda images, queries: head(level.features, finer, images, attention[images, queries])
 
     @property
     def seeded_by_dense(self) -> bool:

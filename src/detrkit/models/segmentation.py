@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,11 @@ from detrkit.models.attention import keys_to_keep
 
 
 class AttentionMap(nn.Module):
-    """Where each query looks: attention weights without values, under the original's keys."""
+    """Where each query looks: attention weights without values, under the original's keys.
+
+    The softmax over heads and places together that makes weights of them is left to `MaskHead`, which takes it for the
+    chosen queries alone.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class AttentionMap(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, objects: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
-        """What the softmax is taken of, for all queries; -inf at padded places.
+        """The logits of the weights, for all queries; -inf at padded places.
 
         Args:
             objects: of the last decoder layer, [B, Q, D].
@@ -60,7 +63,7 @@ class MaskHead(nn.Module):
         Args:
             dim: D.
             heads: of the attention maps.
-            channels: of the backbone's finer maps, coarsest first; three.
+            channels: of the backbone's finer maps, finest first; three.
         """
         super().__init__()
         half, quarter, eighth, sixteenth = dim // 2, dim // 4, dim // 8, max(1, dim // 16)
@@ -71,7 +74,7 @@ class MaskHead(nn.Module):
         self.lay5, self.gn5 = _conv(eighth, sixteenth, 3), _norm(sixteenth)
         self.out_lay = _conv(sixteenth, 1, 3)
         self.adapter1, self.adapter2, self.adapter3 = (
-            _conv(before, after, 1) for before, after in zip(channels, (half, quarter, eighth), strict=True)
+            _conv(before, after, 1) for before, after in zip(reversed(channels), (half, quarter, eighth), strict=True)
         )
 
     def forward(self, projected: Tensor, finer: Sequence[Tensor], images: Tensor, attention: Tensor) -> Tensor:
@@ -79,20 +82,22 @@ class MaskHead(nn.Module):
 
         Args:
             projected: the coarsest map as the encoder gets it, [B, D, h, w].
-            finer: the backbone's finer maps [B, C, h, w], coarsest first.
+            finer: the backbone's finer maps [B, C, h, w], finest first.
             images: which picture of the batch, int64 [N].
-            attention: where the query looks, [N, heads, h, w].
+            attention: logits of where the query looks, [N, heads, h, w].
 
         Returns:
             Logits [N, h, w] at the size of the finest map.
         """
+        # over heads and places together, as the original
+        weights = attention.flatten(1).softmax(-1).view_as(attention).to(projected.dtype)
         dim = projected.shape[1]
         lay1 = self.lay1
         picture = F.conv2d(projected, lay1.weight[:, :dim], lay1.bias, padding=1)
-        x = picture.index_select(0, images) + F.conv2d(attention, lay1.weight[:, dim:], padding=1)
+        x = picture.index_select(0, images) + F.conv2d(weights, lay1.weight[:, dim:], padding=1)
         x = self.lay2(self.gn1(x).relu())
         for features, adapter, norm, conv in zip(
-            finer,
+            reversed(finer),
             (self.adapter1, self.adapter2, self.adapter3),
             (self.gn2, self.gn3, self.gn4),
             (self.lay3, self.lay4, self.lay5),
@@ -117,63 +122,34 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-@dataclass(frozen=True)
 class Segmenter:
     """Masks of chosen queries: (images [N], queries [N]) -> logits [N, h, w]; see `structures.Segment`.
 
     Asked at any later time, it computes in the precision that the model ran in.
     """
 
-    make: Callable[[Tensor, Tensor], Tensor]
-    """(images [N], queries [N]) -> logits [N, h, w]."""
-    precision: torch.dtype | None
-    """That of autocast; None: off."""
+    def __init__(self, make: Callable[[Tensor, Tensor], Tensor], size: tuple[int, int], device: str) -> None:
+        """Prepare, under the autocast of the model.
+
+        Args:
+            make: (images [N], queries [N]) -> logits [N, h, w], or larger, of a backbone that pads pictures.
+            size: (H, W) of the batch in pixels; h and w are a quarter, rounded up.
+            device: type of the device that the model runs on.
+        """
+        self.make, self.shape = make, (-(-size[0] // 4), -(-size[1] // 4))
+        self.device = device
+        self.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         """Which picture of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float32 [N, h, w]."""
-        with torch.autocast(images.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return _exact(self.make(images, queries))
-
-
-def classic_segmenter(
-    attention: AttentionMap,
-    head: MaskHead,
-    objects: Tensor,
-    memory: Tensor,
-    padding: Tensor,
-    projected: Tensor,
-    finer: Sequence[Tensor],
-) -> Segmenter:
-    """The masks of a model of one level.
-
-    Args:
-        attention: the part that says where queries look.
-        head: the part that makes masks of that.
-        objects: of the last decoder layer, [B, Q, D].
-        memory: of the encoder, [B, D, h, w].
-        padding: bool [B, h, w], True = padding.
-        projected: what the encoder was given, [B, D, h, w].
-        finer: the backbone's finer maps [B, C, h, w], finest first.
-    """
-
-    def make(images: Tensor, queries: Tensor) -> Tensor:
-        logits = attention(objects, memory, padding)[images, queries]
-        # over heads and places together, as the original
-        weights = logits.flatten(1).softmax(-1).view_as(logits)
-        masks: Tensor = head(projected, finer[::-1], images, weights)
-        return masks
-
-    return Segmenter(make, autocast_precision(objects.device))
+        with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
+            masks = self.make(images, queries)[:, : self.shape[0], : self.shape[1]]
+        return _exact(masks)
 
 
 def _exact(x: Tensor) -> Tensor:
     """In float32 where it was less exact."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def autocast_precision(device: torch.device) -> torch.dtype | None:
-    """What autocast computes in just now; None where it is off."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def every_query(boxes: Tensor) -> tuple[Tensor, Tensor]:
