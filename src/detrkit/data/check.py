@@ -19,7 +19,7 @@ from detrkit.data.cleaning import clean_objects, frame_of
 from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS, Finding, Findings
 from detrkit.data.image_files import ImageFacts, content_hash, look_at
-from detrkit.data.mask_check import check_panoptic
+from detrkit.data.mask_check import check_outlines, check_panoptic, note_absent_masks
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.statistics import split_statistics
@@ -82,6 +82,7 @@ def check_dataset(
     *,
     num_queries: int = 100,
     thorough: bool = False,
+    masks: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> CheckReport:
     """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
@@ -89,11 +90,13 @@ def check_dataset(
     Args:
         raw: is used up: its records are not to be used afterwards.
         num_queries: of the model; pictures with more objects are noted.
-        thorough: decode every picture, not only those whose file looks damaged at its beginning or end.
+        thorough: decode every picture, not only those whose file looks damaged at its beginning or end, and every
+            mask.
+        masks: masks shall be trained on.
         tick: called once a picture, for a progress bar; from any thread.
 
     Raises:
-        DataError: a split has no usable picture, or train no object.
+        DataError: a split has no usable picture, or train no object, or, with `masks`, none that has a mask.
     """
     findings = raw.findings
     splits: dict[str, Split] = {}
@@ -110,6 +113,8 @@ def check_dataset(
             f"expected objects in the training pictures, found none that can be used in {splits['train'].source}"
             + _reasons(findings)
         )
+    if masks:
+        _need_masks(splits, raw.format)
     _note_leakage(files, findings)
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
     _note_classes(splits, statistics, findings)
@@ -198,6 +203,8 @@ def _clean_split(
             image.objects = []
             continue
         objects = clean_objects(image, frame, side.box_form, known, findings)
+        if thorough:
+            check_outlines(objects, image, frame, findings)
         image.objects = []
         countable = sum(not found.crowd for found in objects)
         if countable > num_queries:
@@ -205,6 +212,8 @@ def _clean_split(
             findings.add("objects_exceed_queries", image.path, image.where, detail)
         size = frame.height, frame.width
         records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
+    if thorough:
+        note_absent_masks(records, side.source, findings)
     _number_objects(records, side, findings)
     return Split(side.name, records, side.categories, side.source)
 
@@ -222,6 +231,16 @@ def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findin
                     findings.add(kind, side.source, found.where, f"id {found.id}" if found.id > 0 else "")
                 found.id = following
             taken.add(found.id)
+
+
+def _need_masks(splits: dict[str, Split], data_format: str) -> None:
+    for split in splits.values():
+        objects = [found for image in split.images for found in image.objects if not found.crowd]
+        if objects and all(found.segmentation is None for found in objects):
+            raise DataError(
+                f"expected masks of the objects in {split.source}, found only boxes ({data_format.upper()}); give "
+                "polygons, RLE or PNGs of masks, or train with --task detect"
+            )
 
 
 def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) -> None:

@@ -17,6 +17,8 @@ OVERHANG = 0.5
 """Pixels by which a box may leave its picture untouched: what rounding leaves."""
 _LARGEST = 1e9
 _ASPECT_TOLERANCE = 0.01
+_FAR = 10
+"""Sides of a picture that a polygon may lie away from it: drawing one takes as long as it is large."""
 
 Box = tuple[float, float, float, float]
 
@@ -228,14 +230,16 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
         findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
         return None
     polygons = [polygon for polygon in found if is_polygon(polygon)]
+    if not frame.is_identity:
+        polygons = [
+            [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
+            for polygon in polygons
+        ]
+    far = _FAR * max(frame.width, frame.height)
+    polygons = [polygon for polygon in polygons if -far < min(polygon) and max(polygon) < far]
     if len(polygons) < len(found):
         findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
-    if frame.is_identity or not polygons:
-        return polygons or None
-    return [
-        [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
-        for polygon in polygons
-    ]
+    return polygons or None
 
 
 def _area(

@@ -132,6 +132,13 @@ TREATMENTS: dict[str, Treatment] = {
         "noted", "a mask that disagrees with its box", "nothing; the box counts for boxes, the mask for masks"
     ),
     "mask_tiny": Treatment("noted", "a mask of one pixel", "kept"),
+    "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the picture", "the box counts as the mask"),
+    "mask_absent": Treatment(
+        "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"
+    ),
+    "polygon_outside": Treatment(
+        "repaired", "a polygon that leaves its picture by more than a pixel", "what is outside does not count"
+    ),
     # the whole
     "objects_exceed_queries": Treatment(
         "noted", "more objects in a picture than the model has queries", "the rest cannot be found"

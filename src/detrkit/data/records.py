@@ -91,12 +91,13 @@ class Split:
         precision counts objects, and stuff has none.
 
         Args:
-            masks: with `segmentation` for the objects that have one. Masks in files become RLE here, which reads those
-                files, one picture at a time.
+            masks: with `segmentation`, if any object of the split has one; those without get their box as polygon, as
+                in training. Masks in files become RLE here, which reads those files, one picture at a time.
 
         Raises:
             DataError: a file with masks cannot be read any more.
         """
+        masks = masks and any(found.segmentation for image in self.images for found in image.objects)
         stuff = {i for i, thing in zip(self.categories.ids, self.categories.isthing, strict=False) if not thing}
         annotations: list[dict[str, Any]] = []
         for image in self.images:
@@ -127,14 +128,16 @@ class Split:
 
 
 def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
-    """The segmentations of objects of a picture as polygons, RLE or None."""
+    """The segmentations of objects of a picture as polygons or RLE."""
     from detrkit.data.mask_files import MaskFiles
     from detrkit.masks import encode_rle
 
     files = MaskFiles(image.height, image.width)
-    return [
-        encode_rle(torch.from_numpy(files.mask(found.segmentation)))
-        if isinstance(found.segmentation, FileMask)
-        else found.segmentation
-        for found in objects
-    ]
+    shapes: list[Any] = []
+    for found in objects:
+        if isinstance(found.segmentation, FileMask):
+            shapes.append(encode_rle(torch.from_numpy(files.mask(found.segmentation))))
+        else:
+            x1, y1, x2, y2 = found.box
+            shapes.append(found.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]])
+    return shapes

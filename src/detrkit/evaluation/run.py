@@ -104,6 +104,7 @@ def evaluate(
     for line in report.summary():
         console.print(line, highlight=False, markup=False)
 
+    things = split.categories.thing_ids
     truth_maps = PanopticTruth.from_split(split) if all(image.panoptic for image in split.images) else None
     detections: list[dict[str, Any]] | None
     panoptic: PanopticResult | None = None
@@ -113,6 +114,7 @@ def evaluate(
         _say_match(console, match)
         collector = Collector(
             match.id_of,
+            counted=things,
             masks=detector.model.mask_head is not None and has_masks(split),
             panoptic_truth=truth_maps if detector.model.mask_head is not None else None,
             panoptic_threshold=config.panoptic_threshold,
@@ -168,9 +170,8 @@ def evaluate(
 
 
 def has_masks(split: Split) -> bool:
-    """Whether every object has a mask, so that masks can be measured."""
-    objects = [found for image in split.images for found in image.objects]
-    return bool(objects) and all(found.segmentation for found in objects)
+    """Whether objects have masks, so that masks can be measured; `Split.to_coco` gives those without one their box."""
+    return any(found.segmentation for image in split.images for found in image.objects)
 
 
 def _read(
@@ -191,7 +192,12 @@ def _read(
         return judged
 
     if not isinstance(found, PanopticPredictions):
-        return kept(found, "detections"), None
+        detections = kept(found, "detections")
+        stuff = set(split.categories.ids) - split.categories.thing_ids
+        counted = [row for row in detections if row.get("category_id") not in stuff]
+        if len(counted) < len(detections):
+            console.print(f"{len(detections) - len(counted)} detections of stuff are left out: only things are counted")
+        return counted, None
     if truth is None:
         raise DataError(
             f"expected COCO panoptic data to compare the maps in {config.detections} with, found none in "
@@ -232,7 +238,7 @@ def detect_split(
     Returns:
         COCO results with the data set's own category ids, in order of image id.
     """
-    collector = Collector(match.id_of)
+    collector = Collector(match.id_of, counted=split.categories.thing_ids)
     collect_split(
         model, split, categories, collector,
         image_size=image_size, device=device, batch_size=batch_size, num_workers=num_workers,

@@ -97,15 +97,17 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     """
     raw = open_dataset(
         config.data,
-        data_format=config.data_format,
+        data_format="coco_panoptic" if config.task == "panoptic" else config.data_format,
         train_json=config.train_json,
         val_json=config.val_json,
         train_images=config.train_images,
         val_images=config.val_images,
+        panoptic_json=config.panoptic_json,
+        panoptic_dir=config.panoptic_dir,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    report = check_dataset(raw, num_queries=sys.maxsize)  # see `warn_of_crowds`
+    report = check_dataset(raw, num_queries=sys.maxsize, masks=config.masks)  # of queries see `warn_of_crowds`
     for name in ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
             raise DataError(f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}")
@@ -154,13 +156,14 @@ def start_model(
         filled: a checkpoint of the original, whose norms are frozen, will fill the model instead.
     """
     weights = None
-    if config.weights and not resume and not filled:
-        weights = load_weights(config.weights, dilation=config.dilation or None)
+    source = config.weights or config.frozen_weights
+    if source and not resume and not filled:
+        weights = load_weights(source, dilation=config.dilation or None)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
     brought = _brought(config, weights.model_args) if weights else {}
     config = replace(config, **brought)
-    trained = filled or bool(config.weights) or config.backbone_weights != "none"
+    trained = filled or bool(source) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
     card = _card(weights, resume)
     model_args: dict[str, Any] = {
@@ -180,6 +183,9 @@ def start_model(
     fresh = weights is None and resume is None and not filled and trained
     model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
     kept = fit_weights(model, weights, categories) if weights else []
+    if config.frozen_weights:
+        _check_known(kept, config.frozen_weights)
+        model.freeze_detector()
     criterion = build_criterion(
         num_classes=len(categories),
         set_cost_class=config.set_cost_class,
@@ -196,6 +202,7 @@ def start_model(
         dense_loss_coef=config.dense_loss_coef,
         dn_loss_coef=config.dn_loss_coef,
         dense_head=config.dense_head,
+        mask_padding=not config.ignore_mask_padding,
     )
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
@@ -213,7 +220,9 @@ def start_model(
 
 def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that weights, built by the keywords `given`, change among those that were left at their defaults."""
-    default = TrainConfig.from_recipe(config.recipe, model=config.model, weights=config.weights)
+    default = TrainConfig.from_recipe(
+        config.recipe, model=config.model, weights=config.weights or config.frozen_weights
+    )
     classic = TrainConfig()
     theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
     theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
@@ -223,6 +232,16 @@ def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value}
     # a model that is not the named one any more
     return found | {"model": ""} if config.model and found.keys() & set(_ARCHITECTURE) else found
+
+
+def _check_known(kept: list[FitRow], source: str) -> None:
+    """A frozen detector cannot learn classes that it does not know."""
+    new = [row.name for row in kept if row.kept_from is None]
+    if new:
+        raise ConfigError(
+            f"expected a detector that knows all {len(kept)} classes of the data in --frozen_weights {source}, found "
+            f"none of {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}; train it for them first, or use --weights"
+        )
 
 
 def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
