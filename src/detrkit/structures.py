@@ -46,6 +46,11 @@ class Categories:
         """Original id -> class index."""
         return {category_id: index for index, category_id in enumerate(self.ids)}
 
+    @property
+    def thing_ids(self) -> set[int]:
+        """Original ids of the things; of all classes where nobody says."""
+        return {i for i, thing in zip(self.ids, self.isthing or (True,) * len(self), strict=True) if thing}
+
     def index_map_from(self, other: Categories) -> dict[int, int]:
         """Original id in `other` -> class index here; matched by name where both are named, else by id.
 
@@ -307,7 +312,7 @@ class Detections:
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """COCO results entries (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are masks."""
-        from detrkit.masks import encode_rle
+        from detrkit.masks import encode_rles
 
         boxes = self.xyxy.tolist()
         rows: list[dict[str, Any]] = [
@@ -315,8 +320,8 @@ class Detections:
             for (x1, y1, x2, y2), s, c in zip(boxes, self.scores.tolist(), self.class_ids.tolist(), strict=True)
         ]
         if self.masks is not None:
-            for row, mask in zip(rows, self.masks, strict=True):
-                row["segmentation"] = encode_rle(mask)
+            for row, code in zip(rows, encode_rles(self.masks), strict=True):
+                row["segmentation"] = code
         return rows
 
     def to_supervision(self) -> supervision.Detections:

@@ -5,7 +5,7 @@ Nothing of the size of a picture is kept: boxes and scores as numbers, masks as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Collector:
         self,
         id_of: Mapping[int, int],
         *,
+        counted: Container[int] | None = None,
         masks: bool = False,
         max_masks: int | None = None,
         panoptic_truth: PanopticTruth | None = None,
@@ -39,9 +40,11 @@ class Collector:
 
         Args:
             id_of: class index of the model -> category id of the data set; other classes are dropped.
+            counted: category ids of what detections are compared with, which of panoptic data are the things; others
+                are dropped from detections. None: all are there.
             masks: give detections their masks, which `segm` numbers need.
             max_masks: of so many of a picture, the best; None: of all.
-            panoptic_truth: also make panoptic maps, and compare them with these. Detections are then of things alone.
+            panoptic_truth: also make panoptic maps, and compare them with these.
             panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
         """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
@@ -50,8 +53,7 @@ class Collector:
         """COCO results of each picture, by image id; `segmentation` where a mask was made."""
         self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
         """Where there is panoptic truth."""
-        things = self.sums.things if self.sums else {}
-        self.counted = {index: i for index, i in self.id_of.items() if things.get(i, True)}
+        self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
 
     @torch.no_grad()
     def add(self, out: Output, targets: Sequence[Target]) -> None:

@@ -69,6 +69,7 @@ class Validator:
         self.criterion, self.category_ids, self.masks = criterion, category_ids, masks
         self.truth = _with_box_masks(truth) if masks else truth
         self.collecting: dict[str, Any] = {
+            "counted": {int(row["id"]) for row in truth["categories"]},
             "masks": masks,
             "max_masks": max_masks,
             "panoptic_truth": panoptic,
