@@ -31,6 +31,9 @@ OPACITY = 0.45
 SMALLEST = 9
 """Pixels of the smallest letters."""
 
+PLACES = 800
+"""Of the longer side of a large picture, so many rows or columns are looked at to find places for names."""
+
 CROWD = 40
 """Objects in a picture above which only names that fit into their objects are written."""
 
@@ -100,7 +103,7 @@ def draw_named(scene: Picture, segments: Sequence[Named], *, letters: int = 0) -
     labels = _Labels(height, width, letters)
     outside = []
     for each in reversed(segments):
-        mask = _fitted(each.mask, height, width)
+        mask = _fitted(each.mask, height, width)[:: labels.step, :: labels.step]
         if not labels.add_inside(each, mask):
             outside.append(each)
             labels.small |= mask
@@ -156,19 +159,24 @@ def tint(scene: Picture, mask: Mask, color: Color) -> list[Any]:
     if not len(rows):
         return []
     top, left = int(rows[0]), int(columns[0])
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
     below = scene[top : rows[-1] + 1, left : columns[-1] + 1]
-    below[part] = (below[part] * (1 - OPACITY) + np.asarray(color) * OPACITY).round().astype(np.uint8)
-    outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+    table = np.arange(256)[:, None] * (1 - OPACITY) + np.asarray(color) * OPACITY  # for each value of each channel
+    below[:] = cv2.copyTo(cv2.LUT(below, table.round().astype(np.uint8)[None]), part, below.copy())
+    outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
     return list(outlines)
 
 
 class _Labels:
-    """Names on a picture that do not overlap."""
+    """Names on a picture that do not overlap.
+
+    All places and sizes are in steps of so many pixels, of which there are few however large the picture is.
+    """
 
     def __init__(self, height: int, width: int, letters: int) -> None:
-        self.taken = np.zeros((height, width), dtype=bool)
-        self.small = np.zeros((height, width), dtype=bool)  # objects that a name would hide
+        self.step = max(1, max(height, width) // PLACES)
+        self.taken = np.zeros((-(-height // self.step), -(-width // self.step)), dtype=bool)
+        self.small = self.taken.copy()  # objects that a name would hide
         self.sizes = list(dict.fromkeys(max(SMALLEST, round(letters * part)) for part in (1, 0.85, 0.7, 0.5)))
         self.chips: list[tuple[int, int, int, int, str, int, Color]] = []
 
@@ -192,8 +200,8 @@ class _Labels:
         if segment.box is None:
             return False
         text, size = segment.texts[0], self.sizes[min(1, len(self.sizes) - 1)]
-        width, height = _size_of(text, size)
-        x, y = round(segment.box[0]), round(segment.box[1]) - height
+        width, height = self._size_of(text, size)
+        x, y = round(segment.box[0] / self.step), round(segment.box[1] / self.step) - height
         bottom, right = self.taken.shape
         window = (max(0, y - height), max(0, x - width), min(bottom, y + 6 * height), min(right, x + 2 * width))
         target = [y - window[0] + height / 2, x - window[1] + width / 2]
@@ -206,7 +214,7 @@ class _Labels:
         colors = {each.class_name: each.color for each in segments}
         texts = [name if count == 1 else f"{name} × {count}" for name, count in counts.most_common()]
         size = self.sizes[0]
-        height, width = _size_of("", size)[1], max(_size_of(text, size)[0] for text in texts)
+        height, width = self._size_of("", size)[1], max(self._size_of(text, size)[0] for text in texts)
         bottom, right = self.taken.shape
         texts = texts[: max(1, bottom // height)]
         covered = self.taken.astype(np.float32) + 0.5 * self.small
@@ -219,7 +227,8 @@ class _Labels:
         """The scene with all names."""
         canvas = Image.fromarray(scene)
         pen = ImageDraw.Draw(canvas)
-        for left, top, width, height, text, size, color in self.chips:
+        for *place, text, size, color in self.chips:
+            left, top, width, height = (value * self.step for value in place)
             pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
             pen.text((left + size // 4, top + height / 2), text, ink_on(color), font(size), anchor="lm")
         return np.asarray(canvas, dtype=np.uint8).copy()
@@ -228,7 +237,7 @@ class _Labels:
         self, free: Mask, window: tuple[int, int, int, int], target: Sequence[float], text: str, size: int, color: Color
     ) -> bool:
         """Write where all of it is on `free` pixels of the window, as near to the target (row, column) as can be."""
-        width, height = _size_of(text, size)
+        width, height = self._size_of(text, size)
         if free.shape[0] < height or free.shape[1] < width:
             return False
         sums = cv2.integral(free.astype(np.uint8))
@@ -245,10 +254,10 @@ class _Labels:
         self.chips.append((left, top, width, height, text, size, color))
         self.taken[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1] = True
 
-
-def _size_of(text: str, size: int) -> tuple[int, int]:
-    """Width and height of a name with some space around it."""
-    return math.ceil(font(size).getlength(text)) + 2 * (size // 4), round(size * 1.35)
+    def _size_of(self, text: str, size: int) -> tuple[int, int]:
+        """Width and height of a name with some space around it."""
+        width = math.ceil(font(size).getlength(text)) + 2 * (size // 4)
+        return -(-width // self.step), -(-round(size * 1.35) // self.step)
 
 
 def _part(of: Mask, window: tuple[int, int, int, int]) -> Mask:
