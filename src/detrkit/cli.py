@@ -216,7 +216,7 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such recipe or model, or a file of settings leaves nothing for it to say.
     """
-    names = ("recipe", "model", "weights")
+    names = ("recipe", "model", "weights", "frozen_weights")
     stored: dict[str, Any] = {}
     for path in peek(argv, "config"):
         stored |= read_settings(path, TRAIN_SETTINGS)
@@ -224,7 +224,8 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
     flags = {name: peek(argv, name)[-1] for name in names if peek(argv, name)}
     chosen = given | flags
     small = WITHOUT_GPU.get(str(chosen["recipe"]))
-    if small and not chosen.get("weights") and "model" not in chosen and without_gpu(argv, stored):
+    from_weights = chosen.get("weights") or chosen.get("frozen_weights")
+    if small and not from_weights and "model" not in chosen and without_gpu(argv, stored):
         given["model"] = small
     defaults = default_settings(given | flags)
     renamed = [name for name in ("recipe", "model") if name in stored and flags.get(name, stored[name]) != stored[name]]

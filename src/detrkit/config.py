@@ -383,14 +383,14 @@ def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         chosen: what was told. `recipe` (without one: classic), `model` (without one: the recipe's; empty: none) and
-            whether there are `weights` count.
+            whether there are `weights` or `frozen_weights` count.
 
     Raises:
         ConfigError: there is no such recipe or model.
     """
     recipe = chosen.get("recipe", "classic")
     check_named("recipe", recipe, RECIPES)
-    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") else {}
+    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") or chosen.get("frozen_weights") else {}
     settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
     model = chosen.get("model", settings["model"])
     if model:

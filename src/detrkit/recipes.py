@@ -1,8 +1,8 @@
 """Settings that belong together: how to train (`--recipe`), and named models (`--model`).
 
 Each function returns, by name, only what differs from the defaults of `TrainConfig`, which are the original's. A named
-model says what the model, its matching and its losses are, and its rate where that is its own, a recipe the rest; `config.default_settings` joins them.
-A new one is a function and a row of the table under it.
+model says what the model, its matching and its losses are, and a rate that is its own; a recipe says the rest;
+`config.default_settings` joins them. A new one is a function and a row of the table under it.
 """
 
 from __future__ import annotations

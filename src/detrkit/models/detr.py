@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from detrkit.models.levels import Level, Memory
 from detrkit.models.mapper import ChannelMapper, LastLevel
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
 from detrkit.models.segmentation import (
+    MASK_PARTS,
     AttentionMap,
     MaskHead,
     Segmenter,
@@ -87,6 +88,8 @@ class DETR(nn.Module):
         if mask_head is not None:
             self.register_state_dict_post_hook(add_prefix)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(remove_prefix)  # type: ignore[no-untyped-call]
+        self.frozen = False
+        """Whether only the mask head learns; see `freeze_detector`."""
         self.model_args: dict[str, Any] = {}
         """The keywords of `build_model` that made it; empty where parts were put together otherwise."""
 
@@ -107,7 +110,7 @@ class DETR(nn.Module):
         finer, maps = maps[: self.backbone.finer], maps[self.backbone.finer :]  # the finer ones are for masks alone
         levels = self.backbone.place(self.input_proj(maps), padding_mask)
         memory = self.transformer.encoder(levels)
-        dense = self.dense_head(memory) if self.dense_head and (self.training or self.seeded_by_dense) else None
+        dense = self.dense_head(memory) if self.dense_head and (self._teaching or self.seeded_by_dense) else None
         queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
         layers, hidden = self.transformer.decoder(queries, memory, self._classes, self._boxes)
         out, branches = self._split(layers, queries.runs, noised)
@@ -115,7 +118,7 @@ class DETR(nn.Module):
             size = images.shape[-2], images.shape[-1]
             make = self._masks(hidden[:, : self.num_queries], out.boxes, memory, levels, finer, padding_mask)
             out = replace(out, segment=Segmenter(make, size, images.device.type), padded_size=size)
-        if not self.training:
+        if not self._teaching:
             return out
         if queries.proposals:
             branches.append(queries.proposals)
@@ -123,11 +126,32 @@ class DETR(nn.Module):
             branches.append(Branch("dense", dense, locations=memory.locations))
         return replace(out, branches=branches)
 
+    def freeze_detector(self) -> None:
+        """Let nothing but the mask head learn: the original's second stage. The rest runs as in evaluation, also its
+        norms and dropout, whatever `train` says."""
+        self.frozen = True
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(MASK_PARTS))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; a frozen detector stays in evaluation mode."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if self.frozen and name not in MASK_PARTS:
+                part.eval()
+        return self
+
+    @property
+    def _teaching(self) -> bool:
+        """Whether what only teaches the detector takes part."""
+        return self.training and not self.frozen
+
     def _with_denoising(
         self, queries: Queries, targets: Sequence[Target] | None
     ) -> tuple[Queries, NoisedQueries | None]:
         """In training, the queries and those made of the objects after them."""
-        if self.denoising is None or not self.training or targets is None:
+        if self.denoising is None or not self._teaching or targets is None:
             return queries, None
         noised: NoisedQueries = self.denoising(targets)
         position = None

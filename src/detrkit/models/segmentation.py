@@ -163,7 +163,7 @@ def add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_
     """State-dict hook: everything but the mask head is called `detr.`, as in the original's files."""
     for key in list(state_dict):
         name = key.removeprefix(prefix)
-        if key.startswith(prefix) and not name.startswith(_MASK_PARTS):
+        if key.startswith(prefix) and not name.startswith(MASK_PARTS):
             name = f"detr.{name}"
         if key.startswith(prefix):  # taken out and put in even where the name stays, which keeps the order
             state_dict[prefix + name] = state_dict.pop(key)
@@ -176,4 +176,4 @@ def remove_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str,
             state_dict[prefix + key.removeprefix(f"{prefix}detr.")] = state_dict.pop(key)
 
 
-_MASK_PARTS = ("bbox_attention.", "mask_head.")
+MASK_PARTS = ("bbox_attention", "mask_head")

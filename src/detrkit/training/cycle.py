@@ -92,8 +92,8 @@ class EpochCycle(pl.Callback):
         """The last finished epoch still has to be evaluated."""
         self.interrupted = False
         """Stopped by a signal; the run is not over."""
-        self.best_detections: list[dict[str, Any]] | None = None
-        """Of the best evaluation, if that was in this process."""
+        self.best: Validation | None = None
+        """The best evaluation, if that was in this process."""
         self._spent = 0.0
         self._begun = self._saved = time.monotonic()
         self._stepped = 0
@@ -239,7 +239,7 @@ class EpochCycle(pl.Callback):
         self.without_better = 0 if reached > self.best_ap else self.without_better + 1
         if reached < self.best_ap:
             return False
-        self.best_ap, self.best_epoch, self.best_detections = reached, int(row["epoch"]), found.detections
+        self.best_ap, self.best_epoch, self.best = reached, int(row["epoch"]), found
         return True
 
     def _save(self, trainer: pl.Trainer, *names: str) -> None:

@@ -29,20 +29,20 @@ class FinalReport(pl.Callback):
         if self.cycle.interrupted or not self.cycle.best_epoch:
             return
         assert isinstance(pl_module, DetectionTraining)
-        detections = self.cycle.best_detections
-        if detections is None:
+        found = self.cycle.best
+        if found is None:
             pl_module.model.load_state_dict(read(self.run_dir / BEST)["model"])
             found = self.validate(trainer, pl_module, should_stop=lambda: False, advance=lambda done, total: None)
             assert found is not None
-            detections = found.detections
         if trainer.is_global_zero:
             curves = read_curves(self.run_dir)
             if curves:
                 plot_training(self.run_dir / "report" / "training_curves.png", {self.run_dir.name: curves})
             write_report(
-                self.val.to_coco(),
-                detections,
+                self.val.to_coco(masks=any("segmentation" in row for row in found.detections)),
+                found.detections,
                 self.run_dir / "report",
+                panoptic=found.panoptic,
                 image_paths={image.id: image.path for image in self.val.images},
                 meta={"weights": str(self.run_dir / BEST), "data": self.val.source, "split": self.val.name},
             )

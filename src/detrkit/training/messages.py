@@ -91,9 +91,10 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
     elif cycle.best_epoch:
-        best = f"Best AP {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}"
+        judge = cycle.judge.replace("_", " ")
+        best = f"Best {judge} {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}"
         if cycle.best_ap < 0:
-            best = "AP is undefined, since no validation picture has an object"
+            best = f"{judge} is undefined, since no validation picture has an object"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
             f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}",

@@ -66,12 +66,14 @@ class RunProgress(pl.Callback):
         """Print the line of the epoch."""
         row = history[-1]
         if "val/AP" in row:
-            self._ap = f"AP {row['val/AP']:.3f}  AP50 {row['val/AP50']:.3f}"
+            shown = (("AP", "AP"), ("AP50", "AP50"), ("mask AP", "mask_AP"), ("mask AP50", "mask_AP50"), ("PQ", "PQ"))
+            self._ap = "  ".join(f"{word} {row[f'val/{name}']:.3f}" for word, name in shown if f"val/{name}" in row)
         if not self.console.is_terminal:
             found = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
             self.console.print(
                 f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{found}  {self.left()} left",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

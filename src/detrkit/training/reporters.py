@@ -58,8 +58,9 @@ class MetricsFile:
 class ClassicLog:
     """log.txt: one JSON object a line and epoch, with the keys of the original.
 
-    `train_*` and `test_*` losses are weighted, those ending in `_unscaled` are not; `test_coco_eval_bbox` holds the
-    twelve numbers; epochs count from 0. Lines of epochs before this run's first are left as they are.
+    `train_*` and `test_*` losses are weighted, those ending in `_unscaled` are not; `test_coco_eval_bbox` and `_masks`
+    hold the twelve numbers, `test_PQ_all`, `_th` (things) and `_st` (stuff) panoptic quality; epochs count from 0.
+    Lines of epochs before this run's first are left as they are.
     """
 
     def __init__(self, path: Path, weights: Mapping[str, float], n_parameters: int) -> None:
@@ -88,6 +89,11 @@ class ClassicLog:
         if "val/AP" in row:
             line |= self._losses(row, "val/", "test_")
             line["test_coco_eval_bbox"] = [row[f"val/{name}"] for name in COCO_NAMES]
+        if "val/mask_AP" in row:
+            line["test_coco_eval_masks"] = [row[f"val/mask_{name}"] for name in COCO_NAMES]
+        if "val/PQ" in row:
+            for group, ending in (("all", ""), ("th", "_things"), ("st", "_stuff")):
+                line[f"test_PQ_{group}"] = {name.lower(): row[f"val/{name}{ending}"] for name in ("PQ", "SQ", "RQ")}
         return line | {"epoch": int(row["epoch"]) - 1, "n_parameters": self.n_parameters}
 
     def _losses(self, row: Row, prefix: str, new: str) -> dict[str, float]:

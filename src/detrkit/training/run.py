@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
+from detrkit.evaluation.panoptic import PanopticTruth
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
@@ -52,6 +54,7 @@ from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.validation import Validation, Validator
 
+_MEASURED = re.compile(r"val/(mask_)?A[PR]|val/[PSR]Q")
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
     "bf16-mixed": "bf16-mixed",
@@ -173,7 +176,13 @@ class _Run:
             "config": {},
             "batches": {},
         }
-        self.validator = Validator(start.criterion, data.val.to_coco(), _ids_in(data))
+        self.validator = Validator(
+            start.criterion,
+            data.val.to_coco(masks=config.masks),
+            _ids_in(data),
+            masks=config.masks,
+            panoptic=PanopticTruth.from_split(data.val) if config.task == "panoptic" else None,
+        )
 
     def fit(
         self,
@@ -209,7 +218,8 @@ class _Run:
             max_minutes=config.max_minutes,
             early_stopping=config.early_stopping,
         )
-        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, ema=ema)
+        judge = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}[config.task]
+        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, judge=judge, ema=ema)
         signals = StopSignals(lambda: module.wishes.update(stop=True))
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
@@ -379,8 +389,8 @@ def _term_weights(criterion: Criterion) -> dict[str, float]:
 
 
 def _plain(row: dict[str, float]) -> dict[str, float]:
-    """The COCO numbers and epoch of a row."""
-    numbers = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/A")}
+    """The numbers and epoch of a row: COCO's of boxes, those of masks, panoptic quality."""
+    numbers = {name.removeprefix("val/"): value for name, value in row.items() if _MEASURED.match(name)}
     return numbers | {"epoch": row["epoch"]} if numbers else {}
 
 
