@@ -24,8 +24,8 @@ class PanopticPredictions:
     path: Path
     """The json file."""
     rows: list[dict[str, Any]]
-    """`image_id`, `file_name` of the PNG, `segments_info` with `id` and `category_id`; and `picture`, the name of the
-    picture's file, where the file tells it."""
+    """`image_id`, `png` (its file's name), `segments_info` with `id` and `category_id`; and `file_name`, that of the
+    picture, or None."""
 
     def maps(self) -> Iterator[tuple[int, NDArray[np.int32], list[dict[str, Any]]]]:
         """Image id, int32 [H, W] with the segment id of each pixel (0: none), and the segments; one by one.
@@ -35,7 +35,7 @@ class PanopticPredictions:
         """
         folder = self._folder()
         for row in self.rows:
-            png = folder / row["file_name"]
+            png = folder / row["png"]
             ids = read_ids(png)
             known = {segment["id"] for segment in row["segments_info"]}
             unknown = [value for value in np.unique(ids).tolist() if value and value not in known]
@@ -51,11 +51,11 @@ class PanopticPredictions:
         beside = self.path.parent
         guesses = [self.path.with_suffix(""), beside / "png", beside / "panoptic", beside]
         for folder in guesses:
-            if self.rows and (folder / self.rows[0]["file_name"]).is_file():
+            if self.rows and (folder / self.rows[0]["png"]).is_file():
                 return folder
         if self.rows:
             raise DataError(
-                f"expected the PNGs of {self.path} in {guesses[0]}, found no {self.rows[0]['file_name']} there; put "
+                f"expected the PNGs of {self.path} in {guesses[0]}, found no {self.rows[0]['png']} there; put "
                 "them into a folder of the json file's name"
             )
         return beside
@@ -118,8 +118,10 @@ def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]
                 f"expected an integer id and category_id in each segment, found {str(broken[:1] or segments)[:80]} in "
                 f"entry {position} of {path}; COCO panoptic predictions look like {_EXAMPLE}"
             )
-        entry = _with_ids({**row, "segments_info": segments}, "image_id")
-        found.append(entry | {"picture": pictures.get(entry.get("image_id"))})
+        entry = _with_ids(
+            {"image_id": row.get("image_id"), "png": row["file_name"], "segments_info": segments}, "image_id"
+        )
+        found.append(entry | {"file_name": pictures.get(entry["image_id"])})
     return PanopticPredictions(path, found)
 
 
