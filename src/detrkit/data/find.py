@@ -9,6 +9,7 @@ Layouts that are found by themselves, `DATA` being what the user named:
     VOC    DATA/ImageSets/Main/*.txt, Annotations/, JPEGImages/ (also one level down, as in VOCdevkit/VOC2007)
            a folder of xml files, with the pictures beside them or in a folder next to it
     YOLO   DATA/data.yaml, or images/ and labels/ without one
+    masks  DATA/images/ and DATA/masks/, also in train/ and val/, or with these in them; see `mask_folders`
     COCO panoptic
            DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and pictures as above; or all of it in
            annotations/ (the original's layout)
@@ -26,6 +27,7 @@ from detrkit.data import find_json
 from detrkit.data.coco import read_coco
 from detrkit.data.find_json import picture_folders, png_folders, role_of
 from detrkit.data.findings import Findings
+from detrkit.data.mask_folders import find_masks, read_masks
 from detrkit.data.panoptic import looks_like_panoptic, read_panoptic
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.voc import find_voc, read_voc
@@ -38,6 +40,7 @@ FORMATS = {
     "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
     "voc": "Pascal VOC (ImageSets/Main, or xml files)",
     "yolo": "YOLO (data.yaml, or images/ and labels/)",
+    "masks": "masks as PNG (images/ and masks/, or a folder a picture with both)",
     "coco_panoptic": "COCO panoptic json with PNGs (panoptic_train.json and panoptic_train/, also in annotations/)",
 }
 """Format -> what of it is looked for."""
@@ -88,7 +91,7 @@ def open_dataset(
         raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
     given = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
     by_hand = {role: path for role, path in given.items() if path}
-    if data_format in ("voc", "yolo") and (by_hand or panoptic_json or panoptic_dir):
+    if data_format in ("voc", "yolo", "masks") and (by_hand or panoptic_json or panoptic_dir):
         flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
         raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
     if data_format == "coco" and (panoptic_json or panoptic_dir):
@@ -166,6 +169,8 @@ def _read(
                 splits[role] = read_coco(path, folders, within, role, findings, segmentations=segmentations)
     elif chosen == "voc":
         splits = read_voc(root, images, findings, notes)
+    elif chosen == "masks":
+        splits = read_masks(root, images, findings, notes)
     else:
         splits = read_yolo(root, images, findings, notes)
     return RawDataset(chosen, str(root), splits, findings, notes)
@@ -200,6 +205,7 @@ def _choose_format(root: Path, data_format: str, notes: list[str]) -> str:
         "coco": find_json.describe,
         "yolo": find_yolo,
         "voc": find_voc,
+        "masks": find_masks,
         "coco_panoptic": partial(find_json.describe, panoptic=True),
     }
     if data_format != "auto":

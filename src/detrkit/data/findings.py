@@ -76,7 +76,7 @@ TREATMENTS: dict[str, Treatment] = {
     "image_animated": Treatment("repaired", "a picture with several frames", "the first frame counts"),
     "image_unlabelled": Treatment(
         "dropped",
-        "a picture without an annotation file (Pascal VOC) or entry (COCO panoptic)",
+        "a picture without an annotation file (Pascal VOC), a mask, or an entry (COCO panoptic)",
         "it is left out",
     ),
     # objects
@@ -121,8 +121,9 @@ TREATMENTS: dict[str, Treatment] = {
     "mask_shape_differs": Treatment(
         "dropped", "masks of another shape than their picture", "the picture is left out, with its objects"
     ),
+    "mask_without_picture": Treatment("dropped", "a file of masks whose picture is not there", "it is left out"),
     "segment_without_pixels": Treatment(
-        "dropped", "a segment that has no pixel in its panoptic PNG", "the segment is left out"
+        "dropped", "a panoptic segment, or a file for one object, without a pixel", "it is left out"
     ),
     "pixels_without_segment": Treatment(
         "noted", "ids in a panoptic PNG that no segment has", "they count as void, which is never wrong"

@@ -80,6 +80,8 @@ def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, f
         elif isinstance(shape, dict):
             rle = coco_mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
         else:
+            if isinstance(shape, FileMask) and not image.panoptic and found.area == 1:
+                findings.add("mask_tiny", image.file, found.where)
             continue
         area = int(coco_mask.area(rle))
         if not area:
@@ -102,6 +104,14 @@ def note_absent_masks(images: list[ImageRecord], source: str, findings: Findings
             for found in image.objects:
                 if found.segmentation is None:
                     findings.add("mask_absent", source, found.where, image.file_name)
+
+
+def size_problem(mask: tuple[int, int], picture: tuple[int, int]) -> str:
+    """The kind of finding that masks of another size than their picture are, both (width, height); or nothing."""
+    if mask == picture:
+        return ""
+    ratio = mask[0] / mask[1] / (picture[0] / picture[1])
+    return "mask_size_differs" if abs(ratio - 1) <= _ASPECT_TOLERANCE else "mask_shape_differs"
 
 
 def disagree(mask: Box, box: Box) -> bool:
@@ -135,10 +145,8 @@ def _problem(frame: Frame, facts: ImageFacts) -> tuple[str, str] | None:
     detail = f"{facts.width} x {facts.height}, the picture has {frame.width} x {frame.height}"
     if frame.is_turned:
         return "mask_shape_differs", "a map of the picture as stored, which its EXIF data turns"
-    if (facts.width, facts.height) == (frame.width, frame.height):
-        return None
-    ratio = facts.width / facts.height / (frame.width / frame.height)
-    return ("mask_size_differs" if abs(ratio - 1) <= _ASPECT_TOLERANCE else "mask_shape_differs"), detail
+    kind = size_problem((facts.width, facts.height), (frame.width, frame.height))
+    return (kind, detail) if kind else None
 
 
 def _mend(image: RawImage, regions: dict[int, Region], frame: Frame, findings: Findings, *, thorough: bool) -> None:
