@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from detrkit import Detections
-from inference.conftest import checkpoint, detector, pictures
+from inference.conftest import checkpoint, detector, mask_checkpoint, mask_detector, pictures
 
-__all__ = ["checkpoint", "detector", "pictures"]
+__all__ = ["checkpoint", "detector", "mask_checkpoint", "mask_detector", "pictures"]
 
 
 @pytest.fixture

@@ -15,7 +15,16 @@ from detrkit.cli import main
 from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.verbs import ExplainConfig
-from detrkit.visualize.attention import Attention, attend, explain, overlay, parse_point, place_of, strongest
+from detrkit.visualize.attention import (
+    Attention,
+    attend,
+    draw_decoder,
+    explain,
+    overlay,
+    parse_point,
+    place_of,
+    strongest,
+)
 from detrkit.visualize.looks import Map
 from inference.conftest import MODEL
 from visualize.conftest import size_of
@@ -119,6 +128,35 @@ def test_explain_draws_both(
     explain(ExplainConfig(**fixed, output_dir=str(tmp_path / "b"), threshold=1))
     assert "No detection reaches 1" in capsys.readouterr().out
     assert size_of(tmp_path / "b" / "decoder_attention.png")[1] > sizes["decoder_attention.png"][1]
+
+
+def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, pictures: Path) -> None:
+    image = read_image(pictures / "wide.png")
+    attention = attend(mask_detector, image)
+    plain = mask_detector.predict(pictures / "wide.png", threshold=0)
+    order = attention.detections.scores.argsort(descending=True, stable=True).tolist()
+    assert attention.segment is not None
+    assert torch.equal(torch.cat([attention.segment(k) for k in order]), plain.masks)
+    assert attention.mask_head is not None
+    height, width = mask_detector.transform.output_size(40, 100)
+    covered = (2 * 32 / height, 4 * 32 / width)
+    assert attention.covered == attention.mask_head.covered == attention.decoder.covered == covered
+    weights = attention.mask_head.weights
+    assert weights.shape == attention.decoder.weights.shape
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(9))
+    assert len(weights.flatten(1).unique(dim=0)) == 9
+    batch = mask_detector.prepare([image])
+    seen = []
+    hook = mask_detector.model.mask_head.register_forward_pre_hook(lambda module, given: seen.append(given[3]))
+    with torch.no_grad():
+        mask_detector.model(batch.images, batch.padding_mask)
+    hook.remove()
+    torch.testing.assert_close(seen[0].flatten(1).softmax(1).view_as(seen[0]).sum(1), weights)
+    without = replace(attention, mask_head=None, segment=None)
+    picture = image.permute(1, 2, 0).numpy()
+    drawn = draw_decoder(picture, attention, [order[0]])
+    assert drawn.shape[1] > 1.4 * draw_decoder(picture, without, [order[0]]).shape[1]  # one picture more
 
 
 def test_a_model_without_encoder_shows_its_decoder(

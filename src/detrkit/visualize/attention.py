@@ -6,8 +6,8 @@ samples points, the points of all heads, as figure 6 of Zhu et al. 2021, "Deform
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
 from detrkit.models.hybrid import HybridEncoder
-from detrkit.postprocessing import postprocess
+from detrkit.postprocessing import postprocess, query_masks
 from detrkit.structures import Detections
 from detrkit.verbs import ExplainConfig
 from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, resized, save_picture, titled
@@ -56,6 +56,11 @@ class Attention:
     are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
     covered: tuple[float, float]
     """Height and width that these places cover, in heights and widths of the picture: 1 or a little more."""
+    mask_head: Map | None = None
+    """What each query looks at to make its mask, added up over the heads: weights [Q, h, w]. None: nothing, in a model
+    without a mask head or with one that looks everywhere alike."""
+    segment: Callable[[int], Tensor] | None = None
+    """Makes the mask of a query, bool [1, H, W]; None: the model makes none."""
 
 
 def explain(config: ExplainConfig) -> None:
@@ -111,31 +116,44 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model
     maps: list[Tensor] = []
-    hook = model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))
+    hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
+    of_masks: list[Tensor] = []
+    if model.bbox_attention is not None:  # its logits [1, Q, heads, h, w]; the softmax is over heads and places
+        hooks.append(model.bbox_attention.register_forward_hook(lambda module, given, out: of_masks.append(out[0])))
     batch = detector.prepare([image])
     decoder = _last_attention(model.transformer.decoder, "multihead_attn")
     encoder = _last_attention(model.transformer.encoder, "self_attn")
     try:
         with record_looks(decoder) as looks, record_looks(encoder) as exchanges:
-            out = model(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
+            out = model.objects(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     shapes: list[tuple[int, int]] = [(each.shape[-2], each.shape[-1]) for each in maps]
     height, width = batch.images.shape[-2:]
 
     def covered(level: int) -> tuple[float, float]:
-        stride = model.backbone.strides[0] * 2**level
+        stride = model.backbone.strides[model.backbone.finer] * 2**level
         return shapes[level][0] * stride / height, shapes[level][1] * stride / width
 
+    def segment(query: int) -> Tensor:
+        size = (image.shape[1], image.shape[2])
+        queries = torch.tensor([query], device=out.boxes.device)
+        (mask,) = query_masks(out, 0, queries, torch.tensor([[height, width]]), size)
+        return mask.cpu()
+
+    mask_look = of_masks[0].float().flatten(1).softmax(1).view_as(of_masks[0]).sum(1).cpu() if of_masks else None
     (look,) = looks
     asking = len(shapes) - 1 if isinstance(model.transformer.encoder, HybridEncoder) else 0
     return Attention(
-        detections=postprocess(out, torch.tensor([image.shape[1:]]), top_k=0)[0]
+        detections=postprocess(replace(out, segment=None), torch.tensor([image.shape[1:]]), top_k=0)[0]
         .cpu()
         .with_categories(detector.categories),
         decoder=look if isinstance(look, Points) else Map(on_finest(look, shapes), covered(0)),
         encoder=_by_place(exchanges[0], shapes[asking:], covered(asking)) if exchanges else None,
         covered=covered(asking),
+        mask_head=None if mask_look is None else Map(mask_look, covered(0)),
+        segment=segment if out.segment else None,
     )
 
 
@@ -179,7 +197,7 @@ def place_of(point: tuple[float, float], height: int, width: int, attention: Att
 
 
 def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> Picture:
-    """Each of the chosen detections on the picture, beside what its query looks at."""
+    """Each of the chosen detections on the picture, beside what its query and its mask look at."""
     cells = []
     small = resized(picture, PANEL)
     scale = small.shape[1] / picture.shape[1]
@@ -189,8 +207,13 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
         look, color = attention.decoder[k], color_of(int(one.class_ids[0]))
         looked = draw_look(small, look, color)
         _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
-        with_box = draw_detections(picture, one, side=PANEL)
-        parts = [("detection", with_box), (f"where its query looks, {_peak(look.weights)}", looked)]
+        if attention.segment:
+            one = replace(one, masks=attention.segment(k))
+        parts = [("detection", draw_detections(picture, one, side=PANEL))]
+        parts.append((f"where its query looks, {_peak(look.weights)}", looked))
+        if attention.mask_head:
+            of_mask = attention.mask_head[k]
+            parts.append((f"where its mask looks, {_peak(of_mask.weights)}", draw_look(small, of_mask, color)))
         cells.append(titled(parts, f"{name} {float(one.scores[0]):.2f}, query {k}"))
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
