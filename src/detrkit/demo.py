@@ -8,22 +8,29 @@ mirroring, since no picture is seen more than a few times.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from detrkit.config import TrainConfig
 from detrkit.data.check import check_dataset
 from detrkit.data.demo import make_demo_dataset
 from detrkit.data.find import open_dataset
+from detrkit.data.panoptic import read_panoptic_truth
 from detrkit.data.records import ImageRecord, Split
 from detrkit.inference import Detector
-from detrkit.structures import Detections
+from detrkit.masks import decode_segmentation
+from detrkit.structures import Detections, PanopticMap
 from detrkit.training import run_training
 from detrkit.verbs import DemoConfig
-from detrkit.visualize.draw import Picture, Tile, save_picture, sheet, truth_detections
+from detrkit.visualize.draw import Picture, Tile, grid, save_picture, sheet, truth_detections
+from detrkit.visualize.segments import draw_panoptic
 
 SHEET_PICTURES = 12
+SIDE = 256
+"""Pixels of each drawn map."""
 
 
 def demo(config: DemoConfig) -> None:
@@ -41,17 +48,22 @@ def demo(config: DemoConfig) -> None:
     result = run_training(demo_settings(config, data), overwrite=True)
     if result.interrupted:
         raise KeyboardInterrupt
-    split = check_dataset(open_dataset(data)).splits["val"]
+    panoptic = config.task == "panoptic"
+    split = check_dataset(open_dataset(data, data_format="coco_panoptic" if panoptic else "auto")).splits["val"]
     detector = Detector.load(result.run_dir / "best.ckpt", device="cpu")
     heldout = folder / "report" / "heldout.jpg"
-    save_picture(heldout, heldout_sheet(detector, split, threshold=config.threshold))
+    if panoptic:
+        save_picture(heldout, panoptic_sheet(detector, split))
+    else:
+        save_picture(heldout, heldout_sheet(detector, split, threshold=config.threshold))
 
-    numbers = result.metrics
-    console.print(
-        f"\nOn {len(split.images)} held-out pictures: AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}, "
-        f"AP75 {numbers['AP75']:.3f}, AR100 {numbers['AR100']:.3f}",
-        highlight=False,
-    )
+    names = {
+        "detect": ("AP", "AP50", "AP75", "AR100"),
+        "instance": ("mask_AP", "mask_AP50", "AP", "AP50"),
+        "panoptic": ("PQ", "SQ", "RQ", "mask_AP", "mask_AP50", "AP", "AP50"),
+    }[config.task]
+    found = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
+    console.print(f"\nOn {len(split.images)} held-out pictures: {found}", highlight=False)
     rows = [
         (heldout, "held-out pictures: truth at the left, predictions at the right"),
         (folder / "report", "training curves, precision-recall curves, confusion matrix, worst errors"),
@@ -73,15 +85,17 @@ def demo(config: DemoConfig) -> None:
 
 def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
     """The demo's training run: `detrkit train` with these flags does the same."""
+    epochs = 4 if config.task == "detect" else 6
     return TrainConfig.from_recipe(
         "fast",
         model="detrkit_n",
         data=str(data),
         output_dir=config.output_dir,
         seed=config.seed,
-        max_minutes=config.minutes,
-        epochs=4,
-        eval_every=4,
+        task=config.task,
+        max_minutes=config.max_minutes,
+        epochs=epochs,
+        eval_every=epochs,
         device="cpu",
         image_size=128,
         num_queries=20,
@@ -109,11 +123,32 @@ def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> Pict
     tiles = []
     for image in split.images[:SHEET_PICTURES]:
         detections = detector.predict(image.path, threshold=threshold)
-        tiles.append(Tile(image.path, detections, truth_of(image, split), caption=image.file_name))
+        truth = truth_of(image, split, masks=detections.masks is not None)
+        tiles.append(Tile(image.path, detections, truth, caption=image.file_name))
     return sheet(tiles, columns=3)
 
 
-def truth_of(image: ImageRecord, split: Split) -> Detections:
+def panoptic_sheet(detector: Detector, split: Split) -> Picture:
+    """The same with panoptic maps: truth at the left, predictions at the right."""
+    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
+    cells = []
+    for image in split.images[:SHEET_PICTURES]:
+        ids, segments = read_panoptic_truth(image)
+        areas = torch.bincount(ids.flatten())
+        truth = [{**row, "category_name": names[row["category_id"]], "area": int(areas[row["id"]])} for row in segments]
+        drawn = [
+            draw_panoptic(image.path, panoptic, side=SIDE)
+            for panoptic in (PanopticMap(ids, truth), detector.panoptic(image.path))
+        ]
+        cells.append(grid(drawn, columns=2))
+    return grid(cells, columns=3)
+
+
+def truth_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
     """The annotated objects of a picture, to be drawn."""
     objects = [o for o in image.objects if not o.crowd]
-    return truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
+    truth = truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
+    if not masks:
+        return truth
+    shapes = [decode_segmentation(o.segmentation, image.height, image.width) for o in objects]
+    return replace(truth, masks=torch.stack(shapes) if shapes else torch.zeros(0, image.height, image.width).bool())

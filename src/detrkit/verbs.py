@@ -163,6 +163,8 @@ class ConvertConfig(WeightsChoice):
 class DemoConfig:
     """Make a small data set of surface defects, train a DETR on it with no GPU, measure it and draw what it finds."""
 
+    task: Literal["detect", "instance", "panoptic"] = "detect"
+    """What to learn: boxes; boxes and masks; or boxes and masks of defects and metal alike, for every pixel."""
     output_dir: str = "runs/demo"
     """Folder the demo writes to."""
     images: int = 900
@@ -171,8 +173,8 @@ class DemoConfig:
     """Side of the pictures in pixels."""
     difficulty: float = 0.2
     """How faint and small the defects are, 0..1."""
-    minutes: float = 2.5
-    """Minutes to train."""
+    minutes: float | None = None
+    """Minutes to train; not given: 2.5 for boxes, 5 with masks."""
     threshold: float = 0.5
     """Lowest score of a prediction that is drawn, 0..1."""
     seed: int = 0
@@ -180,3 +182,8 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         check_lowest(self, {0: ("minutes", "seed")})
+
+    @property
+    def max_minutes(self) -> float:
+        """Minutes to train."""
+        return self.minutes if self.minutes is not None else 2.5 if self.task == "detect" else 5.0

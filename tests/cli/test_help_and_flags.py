@@ -19,7 +19,7 @@ DATA = "data data_format panoptic_dir panoptic_json train_images train_json val_
 DETECTOR = "device dilation image_size nheads weights"
 
 FLAGS = {
-    "demo": "difficulty images minutes output_dir seed size threshold",
+    "demo": "difficulty images minutes output_dir seed size task threshold",
     "check": f"{DATA} json num_queries",
     "train": f"{DATA} "
     "accumulate activation augmentation backbone backbone_norm backbone_weights batch_size bbox_loss_coef "
