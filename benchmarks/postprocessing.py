@@ -1,6 +1,6 @@
 """How long masks and panoptic maps take after the model has spoken, beside the plain way of making them.
 
-    python benchmarks/postprocessing.py [--queries 100] [--size 800x1066] [--device cuda]
+    python benchmarks/postprocessing.py [--queries 100] [--size 800x1066] [--device cuda] [--forward]
 
 The plain way resizes every mask as a whole, in numbers of four bytes a pixel, and panoptic maps through a PNG, once for
 every round in which a segment is dropped. `tests/laws/test_laws_of_masks.py` holds detrkit's way against it.
@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from detrkit import Output, panoptic, postprocess
+from detrkit import Output, build_model, panoptic, postprocess
+from detrkit.masks import encode_rle, encode_rles
 
 Size = tuple[int, int]
 
@@ -109,12 +110,13 @@ def _wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    """Print a row for masks and a row for panoptic maps."""
+    """Print a row for masks, for masks as run lengths (what validation keeps) and for panoptic maps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=100, help="masks of the picture")
     parser.add_argument("--size", default="800x1066", help="height x width in the batch")
     parser.add_argument("--original", default="480x640", help="height x width of the picture's file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--forward", action="store_true", help="also time the model itself, for comparison")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -128,6 +130,10 @@ def main() -> None:
             lambda: plain_masks(out.masks[0], processed, processed, size),
             lambda: postprocess(out, sizes, processed_sizes=processed_sizes)[0].masks.cpu(),
         ),
+        "as RLE": (
+            lambda: [encode_rle(mask) for mask in plain_masks(out.masks[0], processed, processed, size)],
+            lambda: encode_rles(postprocess(out, sizes, processed_sizes=processed_sizes)[0].masks),
+        ),
         "panoptic": (
             lambda: plain_panoptic(out.logits[0], out.masks[0], processed, size, things, 0.85),
             lambda: panoptic(out, processed_sizes, sizes, things)[0].ids.cpu(),
@@ -137,7 +143,15 @@ def main() -> None:
     print(f"{args.queries} queries at {args.size}, file {args.original}, {name}, {torch.get_num_threads()} threads")
     for what, (plain, ours) in rows.items():
         slow, fast = (milliseconds(work, device, args.repeats) for work in (plain, ours))
-        print(f"{what:9} plain {slow:8.1f} ms   detrkit {fast:8.1f} ms   {slow / fast:5.1f} x")
+        print(f"{what:9} plain {slow:8.1f} ms   detrkit {fast:8.1f} ms   {slow / fast:5.1f} x", flush=True)
+    if args.forward:
+        model = build_model(91, masks=True).eval().to(device)
+        images = torch.rand(1, 3, *processed, device=device)
+        padding = torch.zeros(1, *processed, dtype=torch.bool, device=device)
+        with torch.no_grad():
+            boxes = milliseconds(lambda: model.objects(images, padding), device, args.repeats)
+            whole = milliseconds(lambda: model(images, padding), device, args.repeats)
+        print(f"detr_resnet50: {boxes:.1f} ms for boxes, {whole:.1f} ms with masks of all queries")
 
 
 if __name__ == "__main__":
