@@ -93,7 +93,7 @@ def test_masks_are_resized_to_the_nearest_pixel() -> None:
     for shorter in (20, 64, 90):
         _, resized = resize(torch.zeros(3, 45, 67, dtype=torch.uint8), objects, shorter, None)
         size = resized["masks"].shape[1:]
-        expected = torch.nn.functional.interpolate(masks[:, None].double(), size, mode="nearest")[:, 0] > 0.5
+        expected = torch.nn.functional.interpolate(masks[:, None].double(), size, mode="nearest-exact")[:, 0] > 0.5
         assert torch.equal(resized["masks"].as_subclass(torch.Tensor), expected)
 
 

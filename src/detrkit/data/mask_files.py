@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from detrkit.data.records import FileMask
+from detrkit.data.transforms import nearest
 from detrkit.errors import DataError
 
 Ids = npt.NDArray[np.int32]
@@ -86,7 +87,7 @@ def stretched(ids: Ids, height: int, width: int) -> Ids:
     """At another size, each pixel taking the value of the nearest."""
     if ids.shape == (height, width):
         return ids
-    rows, columns = (np.arange(to) * of // to for to, of in zip((height, width), ids.shape, strict=True))
+    rows, columns = nearest(height, ids.shape[0]), nearest(width, ids.shape[1])
     return np.asarray(ids[rows[:, None], columns])
 
 
