@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from detrkit.errors import DataError
 
-
 BYTES_AT_ONCE = 2**26
 """Most bytes of masks that are copied together to encode them."""
 
@@ -179,8 +178,9 @@ def is_polygon(polygon: Any) -> bool:
 def run_lengths(counts: Any) -> list[int] | None:
     """The run lengths in COCO's compressed RLE (text or bytes), None where it is none.
 
-    They run down the columns, in turn outside and inside the mask. Five bits a letter from "0" on, lowest first, the sixth telling that more follow; from the third run on, what
-    stands there is the difference to the run before the last.
+    They run down the columns, in turn outside and inside the mask. Five bits a letter from "0" on, lowest first, the
+    sixth telling that more follow; from the third run on, what stands there is the difference to the run before the
+    last.
     """
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     if not isinstance(text, bytes):
