@@ -42,13 +42,18 @@ def demo(config: DemoConfig) -> None:
     console = Console()
     folder = Path(config.output_dir)
     console.print(f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on")
+    panoptic = config.task == "panoptic"  # then there is more to see than metal
     data = make_demo_dataset(
-        folder / "data", images=config.images, size=config.size, difficulty=config.difficulty, seed=config.seed
+        folder / "data",
+        images=config.images,
+        size=config.size,
+        difficulty=config.difficulty,
+        seed=config.seed,
+        panoptic=panoptic,
     )
     result = run_training(demo_settings(config, data), overwrite=True)
     if result.interrupted:
         raise KeyboardInterrupt
-    panoptic = config.task == "panoptic"
     split = check_dataset(open_dataset(data, data_format="coco_panoptic" if panoptic else "auto")).splits["val"]
     detector = Detector.load(result.run_dir / "best.ckpt", device="cpu")
     heldout = folder / "report" / "heldout.jpg"
