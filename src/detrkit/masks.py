@@ -254,11 +254,18 @@ def _simplified(ring: Any, tolerance: float) -> Any:
 
 
 def _joined(rings: list[Any]) -> Any:
-    """One ring [n, 2] of an outer one and its holes: each hole is entered from the corner that is nearest to it."""
-    whole = rings[0]
-    for hole in sorted(rings[1:], key=lambda ring: float(ring[:, 0].min())):
-        distances = ((whole[:, None] - hole[None]) ** 2).sum(2)
-        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
-        around = np.concatenate([hole[there:], hole[: there + 1]])
-        whole = np.concatenate([whole[: here + 1], around, whole[here:]])
-    return whole
+    """One ring [n, 2] of an outer one and its holes, each entered at its left end, from the nearest corner outside.
+
+    A cut may cross another hole: it is walked there and back, which leaves what is inside as it is.
+    """
+    from scipy.spatial import cKDTree
+
+    outer, *holes = rings
+    holes = [np.roll(hole, -int(hole[:, 0].argmin()), axis=0) for hole in holes]
+    _, corners = cKDTree(outer).query(np.array([hole[0] for hole in holes]).reshape(-1, 2))
+    parts, start = [], 0
+    for k in np.argsort(corners, kind="stable").tolist():
+        corner = int(corners[k])
+        parts += [outer[start : corner + 1], holes[k], holes[k][:1]]
+        start = corner
+    return np.concatenate([*parts, outer[start:]])

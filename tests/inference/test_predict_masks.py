@@ -234,3 +234,30 @@ def test_segments_become_detections() -> None:
     assert found.masks.int().tolist() == [[[0, 0, 0], [0, 1, 0]], [[1, 1, 0], [1, 0, 0]]]
     assert (found.source, found.image_size) == ("a.png", (2, 3))
     assert len(segments_as_detections(PanopticMap(ids, []))) == 0
+
+
+def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    """Measured against a data set that is made of the very files, everything is found."""
+    from detrkit.evaluation.run import evaluate
+    from detrkit.verbs import EvalConfig
+
+    sources = [pictures / name for name in ("5.png", "12.png", "wide.png")]
+    out = tmp_path / "out"
+    run(mask_checkpoint, out, *sources, panoptic=True, polygons=True, no_images=True, threshold=0.4)
+    measured = {}
+    for kind, detections in (("panoptic", "panoptic.json"), ("polygons", "detections.json")):
+        data = tmp_path / kind
+        (data / "images").mkdir(parents=True)
+        content = json.loads((out / f"{kind}.json").read_text())
+        for info in content["images"]:
+            info["file_name"] = Path(info["file_name"]).name
+            shutil.copy(pictures / info["file_name"], data / "images")
+        for split in ("train", "val"):
+            (data / f"{kind}_{split}.json").write_text(json.dumps(content))
+            if kind == "panoptic":
+                shutil.copytree(out / kind, data / f"panoptic_{split}")
+        fixed = {"split": "val", "device": "cpu", "output_dir": str(tmp_path / "report")}
+        measured[kind] = evaluate(EvalConfig(detections=str(out / detections), data=str(data), **fixed))
+    assert measured["panoptic"]["panoptic"]["All"]["pq"] == pytest.approx(1)
+    for kind in ("bbox", "segm"):  # segments are as detections, and polygons as their outlines
+        assert measured["polygons"]["coco"][kind]["AP"] > 0.95

@@ -68,7 +68,7 @@ def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, pictures: Path,
 
 def test_the_results_can_be_evaluated(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     from detrkit.evaluation.coco import coco_numbers
-    from detrkit.evaluation.run import read_detections
+    from detrkit.evaluation.predictions import read_detections
 
     run(checkpoint, tmp_path, pictures / "5.png", pictures / "12.png")
     rows = read_detections(tmp_path / "detections.json")
