@@ -1,4 +1,4 @@
-"""Entry points of `torch.hub.load`: the four published detection models, under the original's names.
+"""Entry points of `torch.hub.load`: the published models for boxes and panoptic maps, under the original's names.
 
 model = torch.hub.load("OWNER/detrkit", "detr_resnet50", pretrained=True)       # or "." with source="local"
 out = model(images, padding_mask)      # normalised float [B, 3, H, W]; bool [B, H, W], True = padding
@@ -6,6 +6,7 @@ out = model(images, padding_mask)      # normalised float [B, 3, H, W]; bool [B,
 
 import sys as _sys
 from collections.abc import Callable as _Callable
+from functools import partial as _partial
 from pathlib import Path as _Path
 
 _SOURCES = str(_Path(__file__).resolve().parent / "src")
@@ -17,6 +18,7 @@ from detrkit.models import build_model as _build_model  # noqa: E402
 from detrkit.models.weights import PUBLISHED as _PUBLISHED  # noqa: E402
 from detrkit.models.weights import fit_weights as _fit_weights  # noqa: E402
 from detrkit.models.weights import load_weights as _load_weights  # noqa: E402
+from detrkit.postprocessing import panoptic as _panoptic  # noqa: E402
 from detrkit.postprocessing import postprocess as _postprocess  # noqa: E402
 from detrkit.structures import Categories as _Categories  # noqa: E402
 
@@ -51,10 +53,46 @@ def detr_resnet101_dc5(pretrained: bool = False, num_classes: int = 91, return_p
     return _make("detr_resnet101_dc5", pretrained, num_classes, return_postprocessor)
 
 
-def _make(name: str, pretrained: bool, num_classes: int, return_postprocessor: bool) -> _Made:
+def detr_resnet50_panoptic(
+    pretrained: bool = False, num_classes: int = 250, threshold: float = 0.85, return_postprocessor: bool = False
+) -> _Made:
+    """DETR on ResNet-50 with masks of things and stuff, 43.4 PQ on COCO.
+
+    Args:
+        pretrained: load the published weights (fetched once). With other than 250 classes the class head starts anew.
+        num_classes: classes, without "no object".
+        threshold: score from which on a query takes part in panoptic maps, 0..1.
+        return_postprocessor: return (model, a function of the output, the sizes of the pictures in the batch and those
+            of the maps) instead of the model alone; see `detrkit.panoptic`. Classes up to 90 are its things.
+    """
+    return _make("detr_resnet50_panoptic", pretrained, num_classes, return_postprocessor, threshold)
+
+
+def detr_resnet50_dc5_panoptic(
+    pretrained: bool = False, num_classes: int = 250, threshold: float = 0.85, return_postprocessor: bool = False
+) -> _Made:
+    """DETR on ResNet-50 with a dilated last stage, 44.6 PQ on COCO; arguments as for `detr_resnet50_panoptic`."""
+    return _make("detr_resnet50_dc5_panoptic", pretrained, num_classes, return_postprocessor, threshold)
+
+
+def detr_resnet101_panoptic(
+    pretrained: bool = False, num_classes: int = 250, threshold: float = 0.85, return_postprocessor: bool = False
+) -> _Made:
+    """DETR on ResNet-101 with masks, 45.1 PQ on COCO; arguments as for `detr_resnet50_panoptic`."""
+    return _make("detr_resnet101_panoptic", pretrained, num_classes, return_postprocessor, threshold)
+
+
+def _make(
+    name: str, pretrained: bool, num_classes: int, return_postprocessor: bool, threshold: float | None = None
+) -> _Made:
     entry = _PUBLISHED[name]
     model = _build_model(num_classes=num_classes, **entry.model_args)
     if pretrained:
         same = num_classes == len(entry.categories)
         _fit_weights(model, _load_weights(name), entry.categories if same else _Categories.unnamed(num_classes))
-    return (model, _postprocess) if return_postprocessor else model
+    if not return_postprocessor:
+        return model
+    if threshold is None:
+        return model, _postprocess
+    is_thing = [index <= 90 for index in range(num_classes)]  # the original's rule, for COCO's ids
+    return model, _partial(_panoptic, is_thing=is_thing, threshold=threshold)

@@ -118,7 +118,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 def test_the_readme_quotes_the_forward_pass_as_it_is() -> None:
     quoted = [b.code for b in Page(ROOT / "README.md").blocks if b.code.startswith("def forward")]
     methods = [textwrap.dedent(inspect.getsource(method)) for method in (DETR.forward, DETR.objects)]
-    assert quoted == ["\n".join(methods)]
+    assert quoted == ["\n\n".join(methods)]
 
 
 def test_the_readme_lists_every_verb() -> None:

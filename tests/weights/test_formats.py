@@ -305,7 +305,7 @@ def test_foreign_weights_are_named(tmp_path: Path) -> None:
         (body, "a backbone alone; train from it with --backbone_weights"),
         (
             {"mask_head.lay1.weight": torch.ones(1), "detr.class_embed.weight": torch.ones(1)},
-            "segmentation model.* yet",
+            "expected the weights of a DETR .* class_embed.weight",
         ),
         ({"class_embed.0.weight": torch.ones(1)}, "expected the weights of a DETR .* class_embed.0.weight"),
         ({}, "found nothing|found no"),

@@ -8,7 +8,7 @@ import torch
 
 from detrkit.models import DETR
 from detrkit.models.weights import PUBLISHED
-from detrkit.postprocessing import postprocess
+from detrkit.postprocessing import panoptic, postprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,9 +17,9 @@ def load(name: str, **arguments: Any) -> Any:
     return torch.hub.load(str(ROOT), name, source="local", **arguments)
 
 
-def test_the_four_entries() -> None:
+def test_the_entries_for_boxes() -> None:
     entries = {"detr_resnet50": 32, "detr_resnet50_dc5": 16, "detr_resnet101": 32, "detr_resnet101_dc5": 16}
-    assert set(entries) == set(PUBLISHED)
+    assert set(entries) == {name for name in PUBLISHED if "panoptic" not in name}
     with torch.device("meta"):
         for name, stride in entries.items():
             model = load(name)
@@ -45,3 +45,34 @@ def test_pretrained(hub_cache: Path, num_classes: int) -> None:
     assert torch.equal(model.query_embed.weight, published.query_embed.weight)
     assert torch.equal(model.class_embed.weight[-1], published.class_embed.weight[-1])
     assert torch.equal(model.class_embed.weight[0], published.class_embed.weight[0]) is (num_classes == 91)
+
+
+def test_the_entries_for_panoptic_maps() -> None:
+    entries = {"detr_resnet50_panoptic": 32, "detr_resnet50_dc5_panoptic": 16, "detr_resnet101_panoptic": 32}
+    assert set(entries) == {name for name in PUBLISHED if "panoptic" in name}
+    with torch.device("meta"):
+        for name, stride in entries.items():
+            model, post = load(name, threshold=0.7, return_postprocessor=True)
+            assert model.stride == stride
+            assert model.class_embed.weight.shape == (251, 256)
+            assert "mask_head.lay1.weight" in model.state_dict()
+            assert post.func is panoptic
+            assert post.keywords["threshold"] == 0.7
+            assert [post.keywords["is_thing"][k] for k in (0, 90, 91, 200)] == [True, True, False, False]
+
+
+def test_panoptic_maps_of_what_the_published_file_holds(hub_cache: Path) -> None:
+    """Loaded from the cache, under the original's keys; a segment is found where its query is sure."""
+    published = load("detr_resnet50_panoptic")
+    torch.nn.init.zeros_(published.class_embed.weight)
+    published.class_embed.bias.data[:] = 20 * (torch.arange(251) == 17)
+    torch.save({"model": published.state_dict()}, hub_cache / "detr-r50-panoptic-00ce5173.pth")
+    model, post = load("detr_resnet50_panoptic", pretrained=True, return_postprocessor=True)
+    assert all(torch.equal(value, published.state_dict()[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    size = torch.tensor([[64, 64]])
+    (found,) = post(out, size, size)
+    assert found.ids.shape == (64, 64)
+    assert found.segments
+    assert {(row["category_id"], row["isthing"]) for row in found.segments} == {(17, True)}

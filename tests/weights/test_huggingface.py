@@ -174,7 +174,7 @@ def test_broken_and_foreign_folders(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     for change, sentence in (
         ({"model_type": "rt_detr"}, "rt_detr; other models"),
-        ({"architectures": ["DetrForSegmentation"]}, "found DetrForSegmentation"),
+        ({"architectures": ["DetrModel"]}, "found DetrModel"),
         ({"decoder_ffn_dim": 7}, "one value of encoder_ffn_dim, decoder_ffn_dim"),
         ({"encoder_layers": 4}, r"stumbled over .model\.encoder\.layers\.1"),
         ({"decoder_layers": 1}, r"stumbled over .model\.decoder\.layers\.1"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detrkit.errors import WeightsError
-from detrkit.models.weights import COCO_CATEGORIES, PUBLISHED, load_weights
+from detrkit.models.weights import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, load_weights
 from detrkit.models.weights import published as module
 
 from .small import SMALL, small_model
@@ -42,12 +42,32 @@ def small_entry(monkeypatch: pytest.MonkeyPatch, url: str, **changes: Any) -> No
 def test_entries() -> None:
     assert {name: entry.box_ap for name, entry in PUBLISHED.items()} == {
         "detr_resnet50": 42.0, "detr_resnet50_dc5": 43.3, "detr_resnet101": 43.5, "detr_resnet101_dc5": 44.9,
+        "detr_resnet50_panoptic": 38.8, "detr_resnet50_dc5_panoptic": 40.2, "detr_resnet101_panoptic": 40.1,
     }  # fmt: skip
-    assert [entry.sha256_prefix for entry in PUBLISHED.values()] == ["e632da11", "f0fb7ef5", "2c7b67e5", "a2e86def"]
+    assert {name: (entry.mask_ap, entry.pq) for name, entry in PUBLISHED.items() if entry.pq} == {
+        "detr_resnet50_panoptic": (31.1, 43.4),
+        "detr_resnet50_dc5_panoptic": (31.9, 44.6),
+        "detr_resnet101_panoptic": (33.0, 45.1),
+    }
+    assert [entry.sha256_prefix for entry in PUBLISHED.values()] == [
+        "e632da11", "f0fb7ef5", "2c7b67e5", "a2e86def", "00ce5173", "da08f1b1", "40021d53",
+    ]  # fmt: skip
     for name, entry in PUBLISHED.items():
-        assert re.fullmatch(r"https://dl\.fbaipublicfiles\.com/detr/detr-r\d+(-dc5)?-[0-9a-f]{8}\.pth", entry.url)
-        assert entry.model_args == {"backbone": name.split("_")[1], "dilation": "dc5" in name}
-        assert (entry.name, entry.licence, len(entry.categories), entry.image_size) == (name, "Apache-2.0", 91, 800)
+        masks = "panoptic" in name
+        end = r"-panoptic-[0-9a-f]{8}\.pth" if masks else r"-[0-9a-f]{8}\.pth"
+        assert re.fullmatch(r"https://dl\.fbaipublicfiles\.com/detr/detr-r\d+(-dc5)?" + end, entry.url)
+        expected = {"backbone": name.split("_")[1], "dilation": "dc5" in name} | ({"masks": True} if masks else {})
+        assert entry.model_args == expected
+        assert (entry.name, entry.licence, entry.image_size) == (name, "Apache-2.0", 800)
+        assert len(entry.categories) == (250 if masks else 91)
+
+
+def test_coco_panoptic_names(shared_data: Path) -> None:
+    ours = COCO_PANOPTIC_CATEGORIES
+    rows = zip(ours.ids, ours.names, ours.isthing, strict=True)
+    named = {i: (name, int(thing)) for i, name, thing in rows if "N/A" not in name}
+    path = shared_data / "coco_panoptic_mini" / "annotations" / "panoptic_train2017.json"
+    assert named == {c["id"]: (c["name"], c["isthing"]) for c in json.loads(path.read_text())["categories"]}
 
 
 def test_coco_names(shared_data: Path) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from detrkit.errors import WeightsError
 from detrkit.files import atomic_path
 from detrkit.models.weights import Weights, load_weights, write_huggingface
+from detrkit.models.weights.architecture import with_prefix
 from detrkit.models.weights.formats import VERSION
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def convert(config: ConvertConfig) -> None:
 
 
 def write_original(weights: Weights, path: str | Path) -> None:
-    """Write `{"model": state dict}` under the original's keys, which the original reads.
+    """Write `{"model": state dict}` under the original's keys, with its prefix where there are masks.
 
     The further entry "detrkit", which the original ignores, keeps what a state dict does not tell: class names,
     dilation, heads.
@@ -54,4 +55,4 @@ def write_original(weights: Weights, path: str | Path) -> None:
         "image_size": weights.image_size,
     }
     with atomic_path(path) as aside:
-        torch.save({"model": weights.state_dict, "detrkit": header}, aside)
+        torch.save({"model": with_prefix(weights.state_dict), "detrkit": header}, aside)

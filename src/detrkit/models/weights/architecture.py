@@ -21,7 +21,8 @@ class Weights:
     """A checkpoint of any format, read: `build_model(**model_args).load_state_dict(state_dict)` gives its model."""
 
     state_dict: dict[str, Tensor]
-    """On the CPU, under the keys of the original."""
+    """On the CPU, under the keys of the original's detector; those of masks are `mask_head.` and `bbox_attention.`. A
+    model with masks, whose own keys have the original's prefix `detr.`, takes them without."""
     model_args: dict[str, Any]
     """Keywords of `build_model`. What the file does not tell (`dilation`, `nheads`) is absent, see `notes`."""
     categories: Categories
@@ -43,6 +44,9 @@ RESNET_BLOCKS = {
     "resnet152": ((3, 8, 36, 3), True),
 }
 
+MASK_PARTS = ("mask_head.", "bbox_attention.")
+"""What the keys of a mask head begin with."""
+
 _BODY = "backbone.0.body."
 _ESSENTIAL = {
     "class_embed.weight": 2, "bbox_embed.layers.0.weight": 2, "query_embed.weight": 2, "input_proj.weight": 4,
@@ -57,22 +61,29 @@ def with_defaults(model_args: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each.default for name, each in signature(build_model).parameters.items()} | dict(model_args)
 
 
+def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the `detr.` that all but the mask head has in a model with masks."""
+    return {key.removeprefix("detr."): value for key, value in state_dict.items()}
+
+
+def with_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse, for a file of the original; the same where there is no mask head."""
+    if not any(key.startswith(MASK_PARTS) for key in state_dict):
+        return dict(state_dict)
+    return {key if key.startswith(MASK_PARTS) else f"detr.{key}": value for key, value in state_dict.items()}
+
+
 def is_classic(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether these are the keys of the classic model, whose architecture they tell."""
     return all(key in state_dict for key in _ESSENTIAL)
 
 
 def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Make sure that these are the weights of a classic DETR for detection.
+    """Make sure that these are the weights of a classic DETR, with masks or without.
 
     Raises:
         WeightsError: they are something else; the sentence says what, where that can be told.
     """
-    if any(key.startswith(("mask_head.", "bbox_attention.", "detr.mask_head.")) for key in state_dict):
-        raise WeightsError(
-            f"{source} holds a segmentation model, which cannot be loaded yet; "
-            "use the detection model of the same backbone instead"
-        )
     missing = [key for key in _ESSENTIAL if key not in state_dict]
     if not missing:
         check_tensors(state_dict, source)
@@ -113,7 +124,8 @@ def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
 
 
 def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The keywords of `build_model` that keys and shapes tell: all but dilation, nheads, dropout and aux_loss.
+    """The keywords of `build_model` that keys and shapes tell: all but dilation, dropout, aux_loss and, without masks,
+    nheads.
 
     `backbone` is absent where the body is no ResNet of torchvision. The state dict has passed `check_keys`.
     """
@@ -135,6 +147,9 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if wide == 2 * width:
         args["activation"] = "glu"
+    first = state_dict.get("mask_head.lay1.weight")  # which takes the picture beside a map a head
+    if first is not None and first.ndim == 4:
+        args |= {"masks": True, "nheads": first.shape[1] - dim}
     if name := resnet_of(state_dict):
         args["backbone"] = name
     return args

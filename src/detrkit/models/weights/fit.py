@@ -14,7 +14,15 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.models.detr import DETR
 from detrkit.models.queries import SelectedQueries
-from detrkit.models.weights.architecture import RESNET_BLOCKS, Weights, infer_model_args, is_classic, with_defaults
+from detrkit.models.weights.architecture import (
+    MASK_PARTS,
+    RESNET_BLOCKS,
+    Weights,
+    infer_model_args,
+    is_classic,
+    with_defaults,
+    without_prefix,
+)
 from detrkit.structures import Categories
 
 if TYPE_CHECKING:
@@ -48,8 +56,9 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     have one, is always kept. Rows without a match keep what the model was initialised with.
 
     A model may have parts for training that the checkpoint has not (denoising, a dense head that seeds nothing,
-    further groups of queries): these start anew; and what the checkpoint has of such parts beyond is left out. It may
-    have another kind of class loss. Everything else must fit.
+    further groups of queries): these start anew; and what the checkpoint has of such parts beyond is left out. So with
+    the mask head, which one of the two may lack; see `mask_head_note`. It may have another kind of class loss.
+    Everything else must fit.
 
     Args:
         model: of `build_model`, for `len(categories)` classes.
@@ -64,7 +73,7 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     """
     if model.num_classes != len(categories):
         raise ValueError(f"expected a model for {len(categories)} classes, found {model.num_classes}")
-    own, given = model.state_dict(), dict(weights.state_dict)
+    own, given = without_prefix(model.state_dict()), dict(weights.state_dict)
     sources = _match(weights.categories, categories)
     for key in own.keys() & given.keys():
         if _CLASS_ROWS.fullmatch(key):
@@ -72,6 +81,8 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
         elif _QUERY_ROWS.fullmatch(key) and _same_queries(model, weights):
             given[key] = _query_rows(own[key], given[key], model.num_queries)
     given = _without_training_parts(model, own, given, weights)
+    if mask_head_note(model, weights):
+        own, given = _without_masks(own), _without_masks(given)
     _check_fit(model, own, given, weights)
     # what is missing now, but for counters of batch norms, is of training alone; see _check_fit
     model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
@@ -79,6 +90,16 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
         FitRow(name, None if source is None else weights.categories.names[source])
         for name, source in zip(categories.names, sources, strict=True)
     ]
+
+
+def mask_head_note(model: DETR, weights: Weights) -> str:
+    """A sentence for the user if either lacks a mask head, else empty."""
+    has, had = model.mask_head is not None, any(key.startswith(MASK_PARTS) for key in weights.state_dict)
+    if has and not had:
+        return f"{weights.source} is a detector without masks; the mask head starts anew"
+    if had and not has:
+        return f"{weights.source} has a mask head, which is left out"
+    return ""
 
 
 def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object: bool = True) -> Table:
@@ -99,6 +120,10 @@ def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object
     if no_object:
         table.add_row("(no object)", "kept")
     return table
+
+
+def _without_masks(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state_dict.items() if not key.startswith(MASK_PARTS)}
 
 
 def _match(theirs: Categories, ours: Categories) -> list[int | None]:

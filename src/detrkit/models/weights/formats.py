@@ -23,6 +23,7 @@ from torch import Tensor
 from detrkit.errors import ConfigError, DataError, WeightsError
 from detrkit.models.build import build_model
 from detrkit.models.weights.architecture import (
+    MASK_PARTS,
     Weights,
     check_keys,
     check_tensors,
@@ -30,9 +31,10 @@ from detrkit.models.weights.architecture import (
     infer_model_args,
     is_classic,
     with_defaults,
+    without_prefix,
 )
 from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggingface
-from detrkit.models.weights.published import COCO_CATEGORIES, PUBLISHED, fetch, recognise
+from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
 from detrkit.models.weights.safe import read_checkpoint
 from detrkit.structures import Categories
 
@@ -118,11 +120,11 @@ def _read_file(path: Path) -> Weights:
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the prefix that data-parallel training leaves."""
+    """The tensors of a checkpoint, without the prefixes that data-parallel training leaves and masks bring."""
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         keys = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
         raise WeightsError(f'expected a state dict, bare or under "model", in {path}, found: {keys}')
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    return without_prefix({str(key).removeprefix("module."): value for key, value in found.items()})
 
 
 def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
@@ -183,7 +185,8 @@ def _seen(weights: Weights) -> dict[str, Any]:
         if told["query_groups"] == 1 and told["hybrid_queries"] == 0:
             names.append("num_queries")
         seen |= {name: inferred[name] for name in names}
-    return seen | {"num_classes": len(head) - (not told["sigmoid"])}
+    masks = any(key.startswith(MASK_PARTS) for key in tensors)
+    return seen | {"num_classes": len(head) - (not told["sigmoid"]), "masks": masks}
 
 
 def _other_shapes(weights: Weights) -> list[str]:
@@ -192,7 +195,7 @@ def _other_shapes(weights: Weights) -> list[str]:
         return []  # not all of timm's models can be built so; `fit_weights` will tell
     try:
         with torch.device("meta"):
-            made = build_model(**weights.model_args).state_dict()
+            made = without_prefix(build_model(**weights.model_args).state_dict())
     except (ConfigError, TypeError) as problem:
         return [f"settings that make no model ({problem})"]
     found = weights.state_dict
@@ -217,23 +220,25 @@ def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> We
         given = args if isinstance(args, Mapping) else vars(args)
         kinds = {"dilation": bool, "nheads": int, "dropout": float | int, "aux_loss": bool}
         told = {name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
-    coco = model_args["num_classes"] == len(COCO_CATEGORIES)
+    count = model_args["num_classes"]
+    coco = COCO_PANOPTIC_CATEGORIES if model_args.get("masks") and count == 250 else COCO_CATEGORIES
+    known = count == len(coco)
     notes = []
-    if "dilation" not in told and coco and (entry := recognise(path)):
+    if "dilation" not in told and known and (entry := recognise(path)):
         told |= entry.model_args
-    elif coco:
-        notes.append(f"the 91 classes of {path} are taken to be those of COCO")
+    elif known:
+        notes.append(f"the {count} classes of {path} are taken to be those of COCO{' panoptic' * (count == 250)}")
     if "dilation" not in told:
         notes.append(
             f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none; "
             "if it has, say so: --dilation true"
         )
-    if "nheads" not in told and model_args["hidden_dim"] != 256:
+    if "nheads" not in told | model_args and model_args["hidden_dim"] != 256:
         notes.append(f"{path} does not say its number of attention heads; it is taken to be 8, else say --nheads")
     return Weights(
         state_dict,
         model_args | told,
-        COCO_CATEGORIES if coco else Categories.unnamed(model_args["num_classes"]),
+        coco if known else Categories.unnamed(count),
         800,
         str(path),
         tuple(notes),

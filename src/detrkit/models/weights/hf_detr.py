@@ -1,6 +1,7 @@
 """The classic DETR in Hugging Face's format, both ways.
 
-The keys written are those that `transformers` itself writes for `DetrForObjectDetection`, which all its versions read.
+The keys written are those that `transformers` itself writes for `DetrForObjectDetection` and, with masks,
+`DetrForSegmentation`, which all its versions read.
 A backbone without dilation is written in the layout of its own ResNet; a dilated one in that of timm, since its own
 ResNet cannot dilate.
 """
@@ -18,7 +19,15 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.files import write_atomic
 from detrkit.models.features import IMAGENET_MEAN, IMAGENET_STD
-from detrkit.models.weights.architecture import RESNET_BLOCKS, Weights, check_keys, infer_model_args, with_defaults
+from detrkit.models.weights.architecture import (
+    RESNET_BLOCKS,
+    Weights,
+    check_keys,
+    infer_model_args,
+    with_defaults,
+    with_prefix,
+    without_prefix,
+)
 from detrkit.models.weights.hf_files import one_value
 from detrkit.models.weights.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names, to_theirs
 from detrkit.structures import Categories
@@ -37,6 +46,8 @@ def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
     yield "backbone.1.row_embed", "model.position_embedding.row_embeddings"
     yield "backbone.1.col_embed", "model.position_embedding.column_embeddings"
     yield BODY, HF_BODY  # a body of timm, whose names are torchvision's
+    for part in ("mask_head", "bbox_attention"):  # whose names are the original's
+        yield part, part
 
 
 def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
@@ -51,7 +62,8 @@ def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
 def read_detr(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """A `DetrForObjectDetection`: the state dict under our keys, the keywords of `build_model`, and notes.
+    """A `DetrForObjectDetection` or `DetrForSegmentation`: the state dict under our keys, the keywords of
+    `build_model`, and notes.
 
     Raises:
         WeightsError: it is no DETR on a plain ResNet.
@@ -62,7 +74,7 @@ def read_detr(
     layers = config.get("encoder_layers", 6), config.get("decoder_layers", 6)
     # between them, these have every block of every ResNet
     names = [*_names(*layers), *resnet_names("resnet34"), *resnet_names("resnet152")]
-    state_dict = from_theirs(tensors, names, _attentions(*layers))
+    state_dict = from_theirs(without_prefix(tensors), names, _attentions(*layers))
     check_keys(state_dict, str(folder))
     backbone: Mapping[str, Any] = config.get("backbone_config") or {}
     model_args = infer_model_args(state_dict) | {
@@ -91,7 +103,8 @@ _WRITTEN = {
 
 
 def write_huggingface(weights: Weights, folder: str | Path) -> None:
-    """Write a folder that `transformers.DetrForObjectDetection.from_pretrained` loads, each file whole or not at all.
+    """Write a folder that `from_pretrained` of `transformers.DetrForObjectDetection` or, with masks,
+    `DetrForSegmentation` loads, each file whole or not at all.
 
     Raises:
         WeightsError: the format has no place for something in this model.
@@ -109,11 +122,11 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
         )
     layers = args["enc_layers"], args["dec_layers"]
     names = [*_names(*layers), *([] if args["dilation"] else resnet_names(args["backbone"]))]
-    tensors = to_theirs(weights.state_dict, names, _attentions(*layers))
+    tensors = with_prefix(to_theirs(weights.state_dict, names, _attentions(*layers)))
     write_atomic(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
     processor = {
         "image_processor_type": "DetrImageProcessor",
-        "format": "coco_detection",
+        "format": "coco_panoptic" if weights.categories.isthing else "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": weights.image_size, "longest_edge": round(weights.image_size * 1333 / 800)},
         "do_rescale": True,
@@ -128,7 +141,7 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
 
 
 def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a DETR for detection."""
+    """The config.json of a DETR."""
     blocks, bottleneck = RESNET_BLOCKS[args["backbone"]]
     widths = [64, 128, 256, 512]
     backbone: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
@@ -138,13 +151,13 @@ def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
         "layer_type": "bottleneck" if bottleneck else "basic",
         "embedding_size": 64,
         "hidden_sizes": [4 * width for width in widths] if bottleneck else widths,
-        "out_features": ["stage4"],
+        "out_features": ["stage1", "stage2", "stage3", "stage4"] if args["masks"] else ["stage4"],
     }
     if args["dilation"]:
         backbone |= {"use_timm_backbone": True, "backbone": args["backbone"], "backbone_config": None}
     names = dict(enumerate(categories.names))
     return {
-        "architectures": ["DetrForObjectDetection"],
+        "architectures": ["DetrForSegmentation" if args["masks"] else "DetrForObjectDetection"],
         "model_type": "detr",
         "is_encoder_decoder": True,
         **backbone,
@@ -163,5 +176,7 @@ def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
         "auxiliary_loss": False,  # where it is on, transformers normalises between decoder layers: another model
         "id2label": {str(index): name for index, name in names.items()},
         "label2id": {name: index for index, name in names.items()},
-        "category_ids": list(categories.ids),  # ours: the ids of the data set; transformers keeps it and ignores it
+        # ours; transformers keeps and ignores them: the ids of the data set, and which classes are things
+        "category_ids": list(categories.ids),
+        **({"category_isthing": list(categories.isthing)} if categories.isthing else {}),
     }

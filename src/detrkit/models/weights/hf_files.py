@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.features import IMAGENET_MEAN, IMAGENET_STD
-from detrkit.models.weights.published import COCO_CATEGORIES
+from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.models.weights.safe import read_checkpoint
 from detrkit.structures import Categories
 
@@ -97,13 +97,14 @@ def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], d
 
 def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
     """Names from id2label; ids as `write_huggingface` keeps them, else COCO's for its classes, else class indices."""
+    coco = {len(every): every for every in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES)}
     labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     if any(name.startswith("LABEL_") for name in labels.values()) or sorted(labels) != list(range(num_classes)):
-        return COCO_CATEGORIES if num_classes == len(COCO_CATEGORIES) else Categories.unnamed(num_classes)
+        return coco.get(num_classes, Categories.unnamed(num_classes))
     names = [f"N/A {index}" if labels[index] == "N/A" else labels[index] for index in range(num_classes)]
     ids = config.get("category_ids")
     if ids and len(ids) == num_classes:
-        return Categories(tuple(ids), tuple(names))
+        return Categories(tuple(ids), tuple(names), tuple(config.get("category_isthing", ())))
     if tuple(_OTHER_COCO_NAMES.get(name, name) for name in names) == _COCO_THINGS.names:
         return _COCO_THINGS
     return Categories(tuple(range(num_classes)), tuple(names))

@@ -27,6 +27,13 @@ _OTHER_NAMES = (
     (re.compile(r"^model\.backbone\.position_embedding\."), "model.position_embedding."),
     (re.compile(r"^model\.encoder\.encoder\.(\d+)\.layers\."), r"model.encoder.aifi.\1.layers."),
     (re.compile(r"^model\.decoder\.(class|bbox)_embed\."), r"\1_embed."),
+    (re.compile(r"^bbox_attention\.([qk])_proj\."), r"bbox_attention.\1_linear."),
+    (re.compile(r"^mask_head\.conv([12])\.conv\."), r"mask_head.lay\1."),
+    (re.compile(r"^mask_head\.conv([12])\.norm\."), r"mask_head.gn\1."),
+    (re.compile(r"^mask_head\.output_conv\."), "mask_head.out_lay."),
+    *((re.compile(rf"^mask_head\.fpn_stages\.{i}\.fpn_adapter\."), f"mask_head.adapter{i + 1}.") for i in range(3)),
+    *((re.compile(rf"^mask_head\.fpn_stages\.{i}\.refine\.conv\."), f"mask_head.lay{i + 3}.") for i in range(3)),
+    *((re.compile(rf"^mask_head\.fpn_stages\.{i}\.refine\.norm\."), f"mask_head.gn{i + 3}.") for i in range(3)),
     (re.compile(r"\.o_proj\."), ".out_proj."),
     (re.compile(r"\.mlp\.(fc[12])\."), r".\1."),
 )

@@ -31,7 +31,7 @@ def is_huggingface_folder(folder: Path) -> bool:
 class _Kind:
     """One of the models that can be read."""
 
-    architecture: str
+    architectures: tuple[str, ...]
     read: Any
     size: dict[str, int]
     """Of pictures, where preprocessor_config.json does not say."""
@@ -41,10 +41,10 @@ class _Kind:
 
 _SQUARE = {"height": 640, "width": 640}
 _KINDS = {
-    "detr": _Kind("DetrForObjectDetection", read_detr, _SHORTER_SIDE, True),
-    "deformable_detr": _Kind("DeformableDetrForObjectDetection", read_deformable, _SHORTER_SIDE, True),
-    "rt_detr": _Kind("RTDetrForObjectDetection", read_rtdetr, _SQUARE, False),
-    "rt_detr_v2": _Kind("RTDetrV2ForObjectDetection", read_rtdetr, _SQUARE, False),
+    "detr": _Kind(("DetrForObjectDetection", "DetrForSegmentation"), read_detr, _SHORTER_SIDE, True),
+    "deformable_detr": _Kind(("DeformableDetrForObjectDetection",), read_deformable, _SHORTER_SIDE, True),
+    "rt_detr": _Kind(("RTDetrForObjectDetection",), read_rtdetr, _SQUARE, False),
+    "rt_detr_v2": _Kind(("RTDetrV2ForObjectDetection",), read_rtdetr, _SQUARE, False),
 }
 """By model_type."""
 
@@ -58,9 +58,9 @@ def read_huggingface(folder: str | Path) -> Weights:
     folder = Path(folder)
     config = read_json(folder / "config.json")
     kind = _KINDS.get(str(config.get("model_type")))
-    found = (config.get("architectures") or [kind.architecture if kind else "nothing"])[0]
-    if kind is None or found != kind.architecture:
-        known = ", ".join(each.architecture for each in _KINDS.values())
+    found = (config.get("architectures") or kind.architectures if kind else ["nothing"])[0]
+    if kind is None or found not in kind.architectures:
+        known = ", ".join(name for each in _KINDS.values() for name in each.architectures)
         raise WeightsError(
             f"expected one of {known} in {folder}, found {found} of type {config.get('model_type')}; other models "
             "cannot be loaded"

@@ -33,6 +33,26 @@ COCO_CATEGORIES = Categories(
 """The 91 classes of a model trained on COCO; class index and COCO id are the same, eleven entries are unused."""
 
 
+_COCO_STUFF = (
+    "92 banner|93 blanket|95 bridge|100 cardboard|107 counter|109 curtain|112 door-stuff|118 floor-wood|119 flower|"
+    "122 fruit|125 gravel|128 house|130 light|133 mirror-stuff|138 net|141 pillow|144 platform|145 playingfield|"
+    "147 railroad|148 river|149 road|151 roof|154 sand|155 sea|156 shelf|159 snow|161 stairs|166 tent|168 towel|"
+    "171 wall-brick|175 wall-stone|176 wall-tile|177 wall-wood|178 water-other|180 window-blind|181 window-other|"
+    "184 tree-merged|185 fence-merged|186 ceiling-merged|187 sky-other-merged|188 cabinet-merged|189 table-merged|"
+    "190 floor-other-merged|191 pavement-merged|192 mountain-merged|193 grass-merged|194 dirt-merged|195 paper-merged|"
+    "196 food-other-merged|197 building-other-merged|198 rock-merged|199 wall-other-merged|200 rug-merged"
+)
+_STUFF_NAMES = {int(number): name for number, name in (row.split(" ", 1) for row in _COCO_STUFF.split("|"))}
+
+COCO_PANOPTIC_CATEGORIES = Categories(
+    tuple(range(250)),
+    COCO_CATEGORIES.names + tuple(_STUFF_NAMES.get(index, f"N/A {index}") for index in range(91, 250)),
+    tuple(index <= 90 for index in range(250)),
+)
+"""The 250 classes of a model trained on COCO panoptic; class index and COCO id are the same. 80 are things, 53 stuff,
+the others unused."""
+
+
 @dataclass(frozen=True)
 class Published:
     """One published checkpoint."""
@@ -51,6 +71,10 @@ class Published:
     """Shorter side at evaluation, in pixels."""
     licence: str = "Apache-2.0"
     """Licence of the weights."""
+    mask_ap: float | None = None
+    """Mask AP on COCO val2017, in percent; None for a model without masks."""
+    pq: float | None = None
+    """Panoptic quality on COCO val2017, in percent; None for a model without masks."""
 
     @property
     def file_name(self) -> str:
@@ -70,6 +94,13 @@ class Published:
 
 _HOST = "https://dl.fbaipublicfiles.com/detr"
 
+
+def _panoptic(name: str, file: str, box_ap: float, mask_ap: float, pq: float) -> Published:
+    """One of the models for COCO panoptic."""
+    model_args = {"backbone": name.split("_")[1], "dilation": "dc5" in name, "masks": True}
+    return Published(name, f"{_HOST}/{file}", model_args, box_ap, COCO_PANOPTIC_CATEGORIES, mask_ap=mask_ap, pq=pq)
+
+
 PUBLISHED = {
     entry.name: entry
     for entry in (
@@ -86,9 +117,12 @@ PUBLISHED = {
             {"backbone": "resnet101", "dilation": True},
             44.9,
         ),
+        _panoptic("detr_resnet50_panoptic", "detr-r50-panoptic-00ce5173.pth", 38.8, 31.1, 43.4),
+        _panoptic("detr_resnet50_dc5_panoptic", "detr-r50-dc5-panoptic-da08f1b1.pth", 40.2, 31.9, 44.6),
+        _panoptic("detr_resnet101_panoptic", "detr-r101-panoptic-40021d53.pth", 40.1, 33.0, 45.1),
     )
 }
-"""The detection checkpoints by name."""
+"""The checkpoints by name."""
 
 
 def fetch(entry: Published) -> Path:
