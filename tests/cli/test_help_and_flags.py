@@ -26,16 +26,17 @@ FLAGS = {
     "box_refine checkpoint_every class_loss clip_max_norm cls_loss_coef colour copy_paste dec_layers decoder "
     "denoising dense_convs dense_head dense_loss_coef device devices dice_loss_coef dilation dim_feedforward "
     "distinct dn_box_noise dn_label_noise dn_loss_coef dn_queries dropout early_stopping ema enc_layers "
-    "encoder eos_coef epochs eval_every feature_levels frozen_weights giou_loss_coef group_by_aspect hidden_dim "
-    "hybrid_expansion hybrid_queries hybrid_repeat ignore_mask_padding image_size iou_crop look_forward_twice lr lr_backbone "
-    "lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef masks max_minutes mix_up mlflow model mosaic "
-    "multi_scale nheads no_aux_loss norm_decay num_nodes num_queries num_workers output_dir overfit "
-    "plain_epochs points position_embedding pre_norm precision queries query_groups recipe resume "
-    "save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou square task val_fraction "
-    "vertical_flip wandb warmup_steps weight_decay weights zoom_out",
-    "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir split",
-    "predict": f"{DETECTOR} batch_size cutouts label_map no_images output_dir panoptic polygon_tolerance polygons source "
-    "threshold top_k",
+    "encoder eos_coef epochs eval_every feature_levels frozen_weights giou_loss_coef group_by_aspect "
+    "hidden_dim hybrid_expansion hybrid_queries hybrid_repeat ignore_mask_padding image_size iou_crop "
+    "look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef masks "
+    "max_minutes mix_up mlflow model mosaic multi_scale nheads no_aux_loss norm_decay num_nodes num_queries "
+    "num_workers output_dir overfit plain_epochs points position_embedding pre_norm precision queries "
+    "query_groups recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class "
+    "set_cost_giou square task val_fraction vertical_flip wandb warmup_steps weight_decay weights zoom_out",
+    "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
+    "panoptic_threshold split",
+    "predict": f"{DETECTOR} batch_size cutouts label_map no_images output_dir panoptic polygon_tolerance "
+    "polygons source threshold top_k",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",

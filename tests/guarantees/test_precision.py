@@ -9,9 +9,9 @@ from detrkit.config import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import collate, train_loader
 from detrkit.data.transforms import train_transform
+from detrkit.training.loaders import augmentation_of
 from detrkit.training.optim import build_optimizer
 from detrkit.training.parts import load_data, start_model
-from detrkit.training.loaders import augmentation_of
 
 from .helpers import assert_finite, layers_of, shrunk
 

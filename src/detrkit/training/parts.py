@@ -213,7 +213,9 @@ def start_model(
         brought,
         model_args,
         lr_backbone,
-        _explain_norm(norm, trained, lr_backbone),
+        "as it is, like the whole detector; only the mask head learns"
+        if config.frozen_weights
+        else _explain_norm(norm, trained, lr_backbone),
         kept,
     )
 
@@ -274,8 +276,8 @@ def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | No
         return config.backbone_norm
     if resume:
         return str(resume.card["model_args"]["backbone_norm"])
-    if weights and weights.model_args.get("backbone_norm") == "group":
-        return "group"  # it has no statistics that could be frozen
+    if weights and (config.frozen_weights or weights.model_args.get("backbone_norm") == "group"):
+        return str(weights.model_args.get("backbone_norm", "frozen"))  # groups have no statistics to be frozen
     return "frozen" if trained else "batch"
 
 
