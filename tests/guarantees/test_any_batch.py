@@ -81,3 +81,20 @@ def test_boxes_of_a_pixel_of_the_picture_and_twice_the_same(kind):
             assert_taught(start)
             optimizer.step()
     assert_finite(start.model.state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_taught_whatever_the_switches(kind):
+    """Also by a batch without objects, and of more objects than queries, in a padded batch."""
+    start = begin(kind, task="instance", hidden_dim=128, nheads=8, num_queries=4)
+    for counts in ((3, 1), (0, 0), (9, 0)):
+        taught = batch(*counts)
+        taught.padding_mask[0, 48:] = True
+        for target, height in zip(taught.targets, (48, 64), strict=True):
+            target["masks"] = torch.rand(len(target["labels"]), height, 64) > 0.5
+        lesson(start, taught)
+        assert_taught(start)
+    with torch.no_grad():
+        out = start.model.eval()(*pictures(2))
+    assert out.masks.shape == (2, 4, 16, 16)
+    assert_finite({"masks": out.masks})
