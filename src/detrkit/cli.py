@@ -332,6 +332,8 @@ def explain_error(message: str, verb: Verb) -> str:
         word = unknown["word"].split("=")[0]
         if not word.startswith("-"):
             return f"expected a flag, found the word {word!r}"
+        if word[2:] in verb.positionals:
+            return f"{word[2:].upper()} is given without a flag, found {word}; leave {word} out"
         return f"there is no flag {word}{did_you_mean(word, [f'--{name}' for name in hints])}"
     value = re.search(r'Parser key "(?P<key>[^"]+)":.*(?:Got|Given) value: (?P<found>.*)', message, re.DOTALL)
     if value and value["key"] in hints:
