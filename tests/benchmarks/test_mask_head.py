@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
@@ -21,7 +22,8 @@ def test_ratios_of_the_step_and_of_the_masks() -> None:
 
 @pytest.mark.parametrize(("kind", "masks"), [("none", 0), ("matched", 2 * 3), ("all", 2 * 8)])
 def test_a_step_makes_only_the_masks_it_needs(kind: str, masks: int) -> None:
-    given = "--size 64 --batch 2 --objects 3 --queries 8 --classes 4 --backbone resnet18 --steps 1".split()
-    cost = mask_head.measure(mask_head.parse([*given, "--kind", kind]))
+    sizes = {"size": 64, "batch": 2, "objects": 3, "queries": 8, "classes": 4, "backbone": "resnet18", "steps": 1}
+    given = [f"--{name}={value}" for name, value in sizes.items()]
+    cost = mask_head.measure(mask_head.parse([*given, f"--threads={torch.get_num_threads()}", f"--kind={kind}"]))
     assert cost.masks == masks
     assert cost.seconds > 0
