@@ -93,3 +93,13 @@ def test_boxes_alone_are_refused(tiny_data: Path, tmp_path: Path) -> None:
         train(settings(tiny_data, tmp_path / "a", task="instance"))
     with pytest.raises(DataError, match="panoptic"):
         train(settings(tiny_data, tmp_path / "b", task="panoptic"))
+
+
+def test_it_is_said_what_becomes_of_the_mask_head(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(settings(data, tmp_path / "boxes", task="detect", epochs=1))
+    train(settings(data, tmp_path / "masks", task="instance", weights=str(tmp_path / "boxes"), epochs=1))
+    assert "the mask head starts anew" in capsys.readouterr().out
+    train(settings(data, tmp_path / "back", task="detect", weights=str(tmp_path / "masks"), epochs=1))
+    assert "has a mask head, which is left out" in capsys.readouterr().out

@@ -15,6 +15,8 @@ from torch import Tensor
 from detrkit.models import DETR
 from detrkit.structures import Output, Target
 
+MASKS = 20
+"""Masks of a picture, by which memory is tried out: as many objects as a full picture of COCO has."""
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")
 
 
@@ -89,7 +91,12 @@ def _step(model: DETR, count: int, height: int, width: int, device: torch.device
         out: Output = model(images, torch.zeros(count, height, width, dtype=torch.bool, device=device), targets)
     outputs = [out, *(branch.output for branch in out.branches)]
     layers = [layer for output in outputs for layer in (output, *output.aux)]
-    torch.stack([layer.logits.float().mean() + layer.boxes.float().mean() for layer in layers]).sum().backward()  # type: ignore[no-untyped-call]
+    means = [layer.logits.float().mean() + layer.boxes.float().mean() for layer in layers]
+    if out.segment:
+        each = min(MASKS, out.boxes.shape[1])
+        places = torch.arange(count * each, device=device)
+        means.append(out.segment(places // each, places % each).mean())
+    torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _try_on_cuda(model: DETR, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:

@@ -70,13 +70,16 @@ def announce(
     if source not in ("", "auto"):
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
+    weights = config.weights or config.frozen_weights
     if start.brought:
         settings = ", ".join(f"{name} {value or 'none'}" for name, value in start.brought.items() if name != "model")
-        lines["Weights"] = f"{config.weights} bring {settings}"
+        lines["Weights"] = f"{weights} bring {settings}"
+    if start.masks:
+        lines["Masks"] = start.masks
     for name, line in lines.items():
         console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
     if start.kept:
-        console.print(fit_table(start.kept, config.weights, no_object=not start.model.sigmoid))
+        console.print(fit_table(start.kept, weights, no_object=not start.model.sigmoid))
 
 
 def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:

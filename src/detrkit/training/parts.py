@@ -21,7 +21,7 @@ from detrkit.data.records import Split
 from detrkit.errors import ConfigError, DataError
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights
+from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights, mask_head_note
 from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
 from detrkit.training.checkpoint import LAST, ResumePoint
@@ -139,6 +139,8 @@ class Start:
     """One line for the user: the normalisation of the backbone, why, and at which rate it learns."""
     kept: list[FitRow]
     """With `--weights`: what became of each class."""
+    masks: str = ""
+    """With `--weights`: one line for the user if these or the model lack a mask head."""
 
 
 def start_model(
@@ -217,6 +219,7 @@ def start_model(
         if config.frozen_weights
         else _explain_norm(norm, trained, lr_backbone),
         kept,
+        mask_head_note(model, weights) if weights else "",
     )
 
 
