@@ -15,11 +15,16 @@ pytestmark = pytest.mark.timeout(240)
 
 KINDS: dict[str, dict[str, Any]] = {
     "everything at once": {},
-    "seeds of the dense head, groups": {"encoder": "deformable", "dense_head": "fcos", "score_refine": True},
+    "seeds of the dense head, groups": {
+        "encoder": "deformable",
+        "dense_head": "fcos",
+        "score_refine": True,
+        "task": "instance",
+    },
     "FCOS beside anchors": {"class_loss": "varifocal"},
-    "anchors, softmax": {"hybrid_queries": 8},
+    "anchors, softmax": {"hybrid_queries": 8, "task": "instance", "hidden_dim": 128, "nheads": 8},
 }
-"""Denoising, groups, hybrid queries and dense heads, on models without batch norm, which looks at its own pictures."""
+"""Denoising, groups, hybrid queries, dense heads and both mask heads, on models without batch norm, which looks at its own pictures."""
 
 COUNTS = ((1, 4, 0, 3), (0, 0, 2, 0), (0, 0, 0, 0))
 """Objects of the four pictures of each step."""
@@ -43,6 +48,9 @@ def learnt(kind: str, rank: int | None) -> dict[str, torch.Tensor]:
     found = {}
     for step, counts in enumerate(COUNTS):
         taught = batch(*counts, size=64, seed=step)
+        for i, target in enumerate(taught.targets):
+            noise = torch.Generator().manual_seed(10 * step + i)
+            target["masks"] = torch.rand(len(target["labels"]), 64, 64, generator=noise) > 0.5
         half = slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)
         objects = taught.targets[half]
         out = wrapped(taught.images[half], taught.padding_mask[half], objects)
