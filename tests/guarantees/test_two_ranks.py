@@ -24,7 +24,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "FCOS beside anchors": {"class_loss": "varifocal"},
     "anchors, softmax": {"hybrid_queries": 8, "task": "instance", "hidden_dim": 128, "nheads": 8},
 }
-"""Denoising, groups, hybrid queries, dense heads and both mask heads, on models without batch norm, which looks at its own pictures."""
+"""Denoising, groups, hybrid queries, dense heads and both mask heads, on models without batch norm, which looks at its
+own pictures."""
 
 COUNTS = ((1, 4, 0, 3), (0, 0, 2, 0), (0, 0, 0, 0))
 """Objects of the four pictures of each step."""

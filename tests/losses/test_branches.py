@@ -225,7 +225,7 @@ def test_a_process_without_pictures_left_takes_part_in_validation(kind, monkeypa
     sigmoid = kind != "softmax"
     criterion, out, targets = build_criterion(C, class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
     monkeypatch.setattr("detrkit.training.validation._world", lambda: 2)
-    validator = Validator(criterion, {}, (1, 2, 3, None))
+    validator = Validator(criterion, {"categories": []}, (1, 2, 3, None))
     alone = criterion(out, targets)
     losses, _ = _Processes(monkeypatch, 2).run(
         [lambda: criterion(out, targets), lambda: validator._take_part(torch.device("cpu"))]

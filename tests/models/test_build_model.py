@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from detrkit import build_criterion, build_model
-from detrkit.config import ModelConfig
+from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.models import zoo
 from detrkit.models.transformer import ACTIVATIONS
@@ -21,7 +21,7 @@ def test_defaults_are_the_originals():
         "backbone_weights": None,
     }  # fmt: skip
     assert {name: defaults[name] for name in classic} == classic
-    settings = ModelConfig()
+    settings = TrainConfig()
     for name in defaults.keys() - classic.keys() - {"sigmoid", "class_agnostic", "input_mean", "input_std"}:
         assert defaults[name] == getattr(settings, name), name
 
@@ -132,6 +132,7 @@ def test_the_zoo_is_the_papers_table():
         models = {name: getattr(zoo, name)(7) for name in dir(zoo) if name.startswith("detr_")}
     assert {name: model.stride for name, model in models.items()} == {
         "detr_resnet50": 32, "detr_resnet50_dc5": 16, "detr_resnet101": 32, "detr_resnet101_dc5": 16,
+        "detr_resnet50_panoptic": 32, "detr_resnet50_dc5_panoptic": 16, "detr_resnet101_panoptic": 32,
     }  # fmt: skip
     assert all(model.class_embed.out_features == 8 for model in models.values())
 

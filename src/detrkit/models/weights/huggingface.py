@@ -58,7 +58,7 @@ def read_huggingface(folder: str | Path) -> Weights:
     folder = Path(folder)
     config = read_json(folder / "config.json")
     kind = _KINDS.get(str(config.get("model_type")))
-    found = (config.get("architectures") or kind.architectures if kind else ["nothing"])[0]
+    found = (config.get("architectures") or (kind.architectures if kind else ["nothing"]))[0]
     if kind is None or found not in kind.architectures:
         known = ", ".join(name for each in _KINDS.values() for name in each.architectures)
         raise WeightsError(
