@@ -46,3 +46,15 @@ class NonFiniteLossError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """The memory of the device does not hold the batch."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or PyTorch says that the memory of the machine or its accelerator ran out."""
+    import torch  # heavy, and here already where this is asked
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")

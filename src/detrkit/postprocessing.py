@@ -30,6 +30,9 @@ MASK_BYTES_AT_ONCE = 2**28
 PIXELS_AT_ONCE = 2**24
 """Most logits that are resized together in a panoptic map."""
 
+PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID = 0.85, 0.4
+"""See `usual_threshold`."""
+
 SMALL_SEGMENT = 4
 """A segment of so many pixels or fewer is dropped from a panoptic map."""
 
@@ -120,6 +123,12 @@ def query_masks(
     step = max(1, min(MASKS_AT_ONCE, MASK_BYTES_AT_ONCE // (size[0] * size[1])))
     for part in torch.split(queries, step) if len(queries) else ():
         yield resize_masks(_mask_logits(out, image, part), padded, processed[image], size, threshold)
+
+
+def usual_threshold(sigmoid: bool) -> float:
+    """The score above which a query takes part in a panoptic map: that of the original, and a lower one for models
+    whose classes are a yes or no each, since their scores often stand for an overlap."""
+    return PANOPTIC_THRESHOLD_SIGMOID if sigmoid else PANOPTIC_THRESHOLD
 
 
 @torch.no_grad()

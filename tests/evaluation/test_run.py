@@ -14,12 +14,11 @@ from PIL import Image
 from detrkit.config import TrainConfig
 from detrkit.data.find import open_dataset, write_split
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.coco import coco_numbers
-from detrkit.evaluation.collect import Collector, collect_batches
+from detrkit.evaluation.coco import coco_numbers, merge_ranks
+from detrkit.evaluation.collect import Collector, collect_batches, collect_split
 from detrkit.evaluation.predictions import find_pictures, read_detections
 from detrkit.evaluation.run import (
     default_folder,
-    detect_split,
     evaluate,
     made_split,
     match_classes,
@@ -181,7 +180,9 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     categories = Categories(ids=(0, 1, 2), names=("class 3", "class 7", "unicorn"))
     match = match_classes(categories, split.categories)
     model: Any = Knowing()
-    found = detect_split(model, split, categories, match, image_size=50, device="cpu", batch_size=2)
+    collector = Collector(match.id_of)
+    collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
+    found = merge_ranks([collector.found])
     assert model.calls == 2  # four pictures of two shapes
     assert {row["image_id"] for row in found} == {image["id"] for image in truth["images"]}
     assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)

@@ -144,15 +144,16 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, pictu
 
 def test_it_sees_what_evaluation_sees(detector: Detector, pictures: Path) -> None:
     from detrkit.data.records import ImageRecord, Split
-    from detrkit.evaluation.run import detect_split, match_classes
+    from detrkit.evaluation.collect import Collector, collect_split
 
     images = [
         ImageRecord(5, pictures / "5.png", "5.png", 60, 80, []),
         ImageRecord(9, pictures / "wide.png", "", 40, 100, []),
     ]
     split = Split("val", images, detector.categories, "test")
-    match = match_classes(detector.categories, split.categories)
-    rows = detect_split(detector.model, split, detector.categories, match, image_size=64, device="cpu")
+    collector = Collector(dict(enumerate(detector.categories.ids)))
+    collect_split(detector.model, split, detector.categories, collector, image_size=64, device="cpu")
+    rows = [row for found in collector.found.values() for row in found]
     for image in images:
         mine = detector.predict(image.path, threshold=0).to_coco(image.id)
         theirs = sorted((row for row in rows if row["image_id"] == image.id), key=lambda row: -row["score"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from detrkit import Detections, Detector, build_model, postprocess
 from detrkit.errors import ConfigError, OutOfMemoryError
-from detrkit.inference.detector import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
+from detrkit.postprocessing import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
 from detrkit.structures import PanopticMap
 from inference.conftest import CATEGORIES, MODEL, SHAPES
 

@@ -17,27 +17,14 @@ from PIL import Image
 from detrkit import Detector
 from detrkit.cli import main
 from detrkit.errors import ConfigError
-from detrkit.inference import predict
 from detrkit.inference.results import box_of, label_map, png_names, segments_as_detections
 from detrkit.masks import decode_segmentation
 from detrkit.structures import Detections, PanopticMap
-from detrkit.verbs import PredictConfig
 from inference.conftest import SHAPES
+from inference.helpers import files_in, run
 
 STEMS = ["12", "5", "deep/7", "deep/tall", "wide"]
 IDS = (12, 5, 7, 1, 2)
-
-
-def run(checkpoint: Path, output: Path, *sources: object, **settings: object) -> list[dict]:
-    settings = {"threshold": 0.0, "device": "cpu"} | settings
-    predict(
-        PredictConfig(source=[str(s) for s in sources], weights=str(checkpoint), output_dir=str(output), **settings)
-    )
-    return json.loads((output / "detections.json").read_text())
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_tables_and_copies_have_masks(

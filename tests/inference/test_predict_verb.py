@@ -16,21 +16,8 @@ from PIL import Image
 from detrkit import Detector
 from detrkit.cli import main
 from detrkit.errors import ConfigError, DataError
-from detrkit.inference import predict
 from detrkit.inference.sources import Found, find_sources, image_ids
-from detrkit.verbs import PredictConfig
-
-
-def run(checkpoint: Path, output: Path, *sources: object, **settings: object) -> list[dict]:
-    settings = {"threshold": 0.0, "device": "cpu"} | settings
-    predict(
-        PredictConfig(source=[str(s) for s in sources], weights=str(checkpoint), output_dir=str(output), **settings)
-    )
-    return json.loads((output / "detections.json").read_text())
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+from inference.helpers import files_in, run
 
 
 def test_a_folder_gives_copies_and_tables(checkpoint: Path, detector: Detector, pictures: Path, tmp_path: Path) -> None:

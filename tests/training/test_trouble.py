@@ -5,11 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from detrkit.errors import NonFiniteLossError, OutOfMemoryError
+from detrkit.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.losses import Criterion
 from detrkit.models import build_model
 from detrkit.training import train
-from detrkit.training.memory import explain_out_of_memory, find_batch_size, is_out_of_memory
+from detrkit.training.memory import explain_out_of_memory, find_batch_size
 from detrkit.training.module import DetectionTraining
 
 from .conftest import TINY

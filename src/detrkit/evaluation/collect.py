@@ -16,10 +16,9 @@ from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms import eval_transform
 from detrkit.evaluation.panoptic import PanopticSums, PanopticTruth
-from detrkit.inference.detector import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
 from detrkit.masks import encode_rles
 from detrkit.models import DETR
-from detrkit.postprocessing import best_pairs, panoptic, postprocess, query_masks
+from detrkit.postprocessing import best_pairs, panoptic, postprocess, query_masks, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, Output, Target
 
 
@@ -80,8 +79,7 @@ class Collector:
         if self.truth and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
-            usual = PANOPTIC_THRESHOLD_SIGMOID if out.sigmoid else PANOPTIC_THRESHOLD
-            threshold = usual if self.threshold is None else self.threshold
+            threshold = usual_threshold(out.sigmoid) if self.threshold is None else self.threshold
             maps = panoptic(out, processed, sizes, is_thing, threshold)
             for target, (ids, segments) in zip(targets, maps, strict=True):
                 known = [

@@ -20,12 +20,10 @@ from detrkit.evaluation.predictions import PanopticPredictions, find_pictures, r
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
     from detrkit.data.raw import RawImage
     from detrkit.data.records import Split
-    from detrkit.models import DETR
     from detrkit.structures import Categories
 
 
@@ -208,42 +206,6 @@ def _read(
     if missing > 0:
         console.print(f"{missing} images have no map in {config.detections}; their segments count as missed")
     return None, panoptic_quality(truth, predictions, [image.id for image in split.images])
-
-
-def detect_split(
-    model: DETR,
-    split: Split,
-    categories: Categories,
-    match: ClassMatch,
-    *,
-    image_size: int,
-    device: torch.device | str,
-    batch_size: int = 1,
-    num_workers: int = 0,
-) -> list[dict[str, Any]]:
-    """Run a model over a split, one class a query as the original evaluates.
-
-    Pictures stream through: at no time are more of them held than the loader prepares ahead.
-
-    Args:
-        model: on `device`.
-        split: checked records.
-        categories: the model's classes.
-        match: see `match_classes`.
-        image_size: shorter side of the pictures in pixels.
-        device: where the model is.
-        batch_size: most pictures a forward pass; only pictures of one shape share one.
-        num_workers: processes that load pictures; 0: this one.
-
-    Returns:
-        COCO results with the data set's own category ids, in order of image id.
-    """
-    collector = Collector(match.id_of, counted=split.categories.thing_ids)
-    collect_split(
-        model, split, categories, collector,
-        image_size=image_size, device=device, batch_size=batch_size, num_workers=num_workers,
-    )  # fmt: skip
-    return merge_ranks([collector.found])
 
 
 def match_classes(model: Categories, data: Categories) -> ClassMatch:

@@ -23,12 +23,12 @@ from torch import Tensor
 from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError, DataError, OutOfMemoryError
+from detrkit.errors import ConfigError, DataError, OutOfMemoryError, is_out_of_memory
 from detrkit.inference.sources import find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
-from detrkit.postprocessing import panoptic, postprocess
+from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, Output, PanopticMap
 
 Picture = Image | npt.NDArray[Any] | Tensor
@@ -39,12 +39,6 @@ Result = TypeVar("Result", Detections, PanopticMap)
 
 WINDOW = 4
 """Batches' worth of pictures that are held while pictures of one shape are looked for."""
-
-PANOPTIC_THRESHOLD = 0.85
-"""Score above which a query takes part in a panoptic map, as in the original."""
-
-PANOPTIC_THRESHOLD_SIGMOID = 0.4
-"""The same for models whose classes are a yes or no each: their scores are lower, and often stand for an overlap."""
 
 
 class Detector:
@@ -191,8 +185,7 @@ class Detector:
                 "expected a model with a mask head for panoptic maps, found one that knows boxes alone; train one "
                 "with --task panoptic, or ask this one for detections"
             )
-        usual = PANOPTIC_THRESHOLD_SIGMOID if self.model.sigmoid else PANOPTIC_THRESHOLD
-        return usual if threshold is None else threshold
+        return usual_threshold(self.model.sigmoid) if threshold is None else threshold
 
     def stream(
         self,
@@ -351,7 +344,7 @@ def _memory_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             "memory ran out while a picture was looked at; try a higher --threshold (fewer masks), --batch_size 1, "

@@ -216,9 +216,8 @@ class SelectedQueries(nn.Module):
         with torch.no_grad():
             scores = said.logits if said.sigmoid else said.logits.softmax(-1)[..., :-1]
             ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
-            if not (
-                self.own_head and self.sigmoid
-            ):  # published models rank padding with the rest, and learn to put it last
+            # published models, with a head of their own and sigmoids, rank padding with the rest
+            if not self.own_head or not self.sigmoid:
                 ranks = ranks.masked_fill(memory.padding, -torch.inf)
             places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.distinct)
         logits, boxes = _take(said.logits, places), _take(said.boxes, places)

@@ -17,14 +17,6 @@ from detrkit.structures import Output, Target
 
 MASKS = 20
 """Masks of a picture, by which memory is tried out: as many objects as a full picture of COCO has."""
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "unable to allocate", "out of memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the machine or its accelerator ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _CPU_MESSAGES)
 
 
 def explain_out_of_memory(

@@ -23,7 +23,7 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
+from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic import PanopticTruth
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
@@ -33,7 +33,7 @@ from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
 from detrkit.training.loaders import make_loaders
-from detrkit.training.memory import explain_out_of_memory, is_out_of_memory
+from detrkit.training.memory import explain_out_of_memory
 from detrkit.training.messages import announce, conclude, learning, say_recipe
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
