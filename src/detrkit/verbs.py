@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from detrkit.config import DataChoice, check_lowest
+from detrkit.config import check_lowest
+from detrkit.settings import DataChoice
 
 
 @dataclass(frozen=True, kw_only=True)

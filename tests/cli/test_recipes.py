@@ -15,6 +15,7 @@ from detrkit.cli import VERBS, parse
 from detrkit.config import TrainConfig, default_settings
 from detrkit.errors import ConfigError
 from detrkit.recipes import MODELS, RECIPES
+from detrkit.settings import ModelConfig
 
 from .conftest import Command
 
@@ -50,7 +51,7 @@ def valid(value: object, hint: Any) -> bool:
 def test_every_function_of_a_model_is_in_the_table_and_in_the_help() -> None:
     public = {name for name, _ in inspect.getmembers(recipes, inspect.isfunction) if "_losses" not in name}
     assert public == {*RECIPES, *MODELS, "fast_from_weights"}
-    text = inspect.getsource(sys.modules[TrainConfig.__module__])
+    text = inspect.getsource(sys.modules[ModelConfig.__module__])
     for name in MODELS:
         assert re.search(rf"\b{name}\b", text), name
 

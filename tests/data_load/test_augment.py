@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.config import CHANCES, TrainConfig
+from detrkit.config import TrainConfig
 from detrkit.data.augment import Augment, iou_crop, recolour, upside_down, zoom_out
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import train_loader
@@ -19,6 +19,7 @@ from detrkit.data.mixing import Sample
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms import eval_transform, no_objects, resized_size, train_transform
 from detrkit.errors import ConfigError
+from detrkit.settings import CHANCES
 from detrkit.structures import Batch
 from detrkit.training.loaders import augmentation_of
 

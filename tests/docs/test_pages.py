@@ -13,10 +13,11 @@ import yaml
 
 import detrkit
 from detrkit import classic, cli
-from detrkit.config import CHANCES, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from detrkit.config import TrainConfig
 from detrkit.data.findings import treatments_table
 from detrkit.models import DETR
 from detrkit.recipes import MODELS, RECIPES
+from detrkit.settings import CHANCES, LossConfig, ModelConfig, OptimConfig
 from detrkit.structures import Categories
 from detrkit.training.parts import start_model
 

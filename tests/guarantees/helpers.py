@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.config import LossConfig, ModelConfig, TrainConfig
+from detrkit.config import TrainConfig
 from detrkit.recipes import MODELS
+from detrkit.settings import LossConfig, ModelConfig
 from detrkit.structures import Batch, Categories, Output, Target
 from detrkit.training.parts import Start, start_model
 

@@ -157,3 +157,17 @@ def test_forward_exports_with_free_batch_and_picture_size():
     expected = model(*other)
     torch.testing.assert_close(logits, expected.logits)
     torch.testing.assert_close(boxes, expected.boxes)
+
+
+def test_pixels_and_normalised_images_give_the_same() -> None:
+    torch.manual_seed(0)
+    model = build_model(num_classes=3, backbone="resnet18", hidden_dim=32, enc_layers=1, dec_layers=1, nheads=2).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
+    padding[1, :, 70:] = True
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.input_mean, model.input_std))
+    images = ((pixels / 255 - mean) / std).masked_fill(padding[:, None], 0)
+    with torch.no_grad():
+        plain, same = model(images, padding), model(pixels, padding)
+    torch.testing.assert_close(same.boxes, plain.boxes, rtol=0, atol=1e-6)
+    torch.testing.assert_close(same.logits, plain.logits, rtol=0, atol=1e-5)

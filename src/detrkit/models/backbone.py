@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,6 +46,19 @@ class Backbone(nn.Module):
         features, _ = self.children()
         maps: list[Tensor] = features(F.pad(images, self._missing(images)))
         return maps
+
+    def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """Pixels uint8 [B, 3, H, W] (RGB) -> float32, by `input_mean` and `input_std`; 0 where padded [B, H, W].
+
+        Images of float are taken to be so already, and come back as they are.
+        """
+        if images.dtype != torch.uint8:
+            return images
+        mean, std = (
+            torch.tensor(values, device=images.device).mul_(255).view(3, 1, 1)
+            for values in (self.input_mean, self.input_std)
+        )
+        return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
 
     def place(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
         """Maps [B, ?, h, w] of any strides and the padding of the images [B, H, W] -> each with its padding and places.

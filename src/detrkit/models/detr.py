@@ -96,6 +96,7 @@ class DETR(nn.Module):
     def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
         """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output.
 
+        Images of uint8 are RGB pixels, which are normalised here: they are a quarter as large on their way.
         In training, `targets` feed the denoising queries, and nothing else; masks are made later, of matched queries.
         """
         out = self.objects(images, padding_mask, targets)
@@ -106,6 +107,7 @@ class DETR(nn.Module):
 
     def objects(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
         """All that `forward` does but for the masks, which `Output.segment` makes of the queries that are wanted."""
+        images = self.backbone.normalise(images, padding_mask)
         maps = self.backbone(images)
         finer, maps = maps[: self.backbone.finer], maps[self.backbone.finer :]  # the finer ones are for masks alone
         levels = self.backbone.place(self.input_proj(maps), padding_mask)

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from detrkit.config import CHANCES, TrainConfig
+from detrkit.config import TrainConfig
 from detrkit.data.augment import Augment
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
 from detrkit.data.transforms import Augmentation, eval_transform, train_transform
+from detrkit.settings import CHANCES
 from detrkit.training.memory import find_batch_size
 from detrkit.training.module import DetectionTraining
 from detrkit.training.parts import Data
