@@ -24,12 +24,13 @@ from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
 from detrkit.errors import ConfigError, DataError, OutOfMemoryError, is_out_of_memory
+from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.sources import find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
-from detrkit.structures import Batch, Categories, Detections, Output, PanopticMap
+from detrkit.structures import Batch, Categories, Detections, PanopticMap
 
 Picture = Image | npt.NDArray[Any] | Tensor
 """A picture in memory, in any form that `data.decode.to_tensor` knows."""
@@ -42,24 +43,40 @@ WINDOW = 4
 
 
 class Detector:
-    """A model in evaluation mode with all that is needed to use it."""
+    """A network with all that is needed to use it."""
 
     def __init__(
-        self, model: DETR, categories: Categories, image_size: int, device: torch.device | str = "cpu"
+        self, model: DETR | Network, categories: Categories, image_size: int, device: torch.device | str = "cpu"
     ) -> None:
         """Take over a model.
 
         Args:
-            model: moved to `device` and put into evaluation mode.
+            model: a model, which is moved to `device`, put into evaluation mode and run as it is; or anything else that
+                makes outputs of batches, such as an exported file, which runs where it says.
             categories: its C classes.
             image_size: shorter side in pixels to which pictures are resized.
-            device: where it shall run.
+            device: where the model shall run.
         """
-        self.device = torch.device(device)
-        self.model = model.eval().to(self.device)
+        self.network: Network = PlainNetwork(model, device) if isinstance(model, DETR) else model
+        self.device = self.network.device
         self.categories = categories
         self.image_size = image_size
-        self.transform = eval_transform(image_size, model.input_mean, model.input_std, square=model.square)
+        self.transform = eval_transform(image_size, square=self.network.square)
+
+    @property
+    def model(self) -> DETR:
+        """The model that runs.
+
+        Raises:
+            ConfigError: an exported file runs, which has no parts that could be looked at.
+        """
+        model = getattr(self.network, "model", None)
+        if not isinstance(model, DETR):
+            raise ConfigError(
+                "expected a detector whose model runs in PyTorch, found that of an exported file; load the checkpoint "
+                "that it was exported from"
+            )
+        return model
 
     @classmethod
     def load(
@@ -180,12 +197,12 @@ class Detector:
         Raises:
             ConfigError: the model makes no masks.
         """
-        if self.model.mask_head is None:
+        if not self.network.makes_masks:
             raise ConfigError(
                 "expected a model with a mask head for panoptic maps, found one that knows boxes alone; train one "
                 "with --task panoptic, or ask this one for detections"
             )
-        return usual_threshold(self.model.sigmoid) if threshold is None else threshold
+        return usual_threshold(self.network.sigmoid) if threshold is None else threshold
 
     def stream(
         self,
@@ -214,7 +231,7 @@ class Detector:
         return ((picture, found) for picture, _, found in looked)
 
     def prepare(self, pictures: Sequence[Tensor]) -> Batch:
-        """Pictures uint8 [3, H, W] resized, normalised and padded to one size, on the CPU, as evaluation does it."""
+        """Pictures uint8 [3, H, W] resized and padded to one size, on the CPU, as evaluation does it."""
         samples = []
         for picture in pictures:
             image, target = self.transform(picture)
@@ -232,7 +249,7 @@ class Detector:
             top_k: see `predict`.
         """
         with _memory_explained():
-            out = self._objects(batch)
+            out = self.network.objects(batch.images, batch.padding_mask)
             found = []
             processed, sizes = _sizes(batch)
             for detections in postprocess(out, sizes, top_k=top_k, processed_sizes=processed, threshold=threshold):
@@ -248,7 +265,7 @@ class Detector:
         threshold = self.panoptic_threshold(threshold)
         things = self.categories.isthing or (True,) * len(self.categories)
         with _memory_explained():
-            maps = panoptic(self._objects(batch), *_sizes(batch), things, threshold)
+            maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *_sizes(batch), things, threshold)
         ids, names = self.categories.ids, self.categories.names
         found = []
         for each in maps:
@@ -258,9 +275,6 @@ class Detector:
             ]
             found.append(PanopticMap(each.ids.cpu(), rows))
         return found
-
-    def _objects(self, batch: Batch) -> Output:
-        return self.model.objects(batch.images.to(self.device), batch.padding_mask.to(self.device))
 
     def _look(
         self,

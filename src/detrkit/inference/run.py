@@ -60,7 +60,7 @@ def predict(config: PredictConfig) -> None:
         dilation=config.dilation,
         nheads=config.nheads,
     )
-    masks = detector.model.mask_head is not None
+    masks = detector.network.makes_masks
     if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
         raise ConfigError(
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "

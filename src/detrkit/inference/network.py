@@ -1,0 +1,57 @@
+"""What runs inside a `Detector`: pictures of one padded batch in, `Output` out.
+
+A detector prepares pictures before and makes detections after. Between the two is a `Network`: a model in PyTorch, as
+it is or made fast, or a file that was exported.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from detrkit.models import DETR
+from detrkit.structures import Output
+
+
+class Network(Protocol):
+    """The part of a detector that an exported file can be, instead of a model."""
+
+    device: torch.device
+    """Where outputs are; those of exported files are on the CPU."""
+    square: bool
+    """Whether pictures are to be resized to squares, whatever their shape."""
+    sigmoid: bool
+    """See `Output.sigmoid`."""
+    makes_masks: bool
+    """Whether outputs have `masks` or `segment`."""
+    num_queries: int
+    """Q, the most objects that can be found in one picture."""
+
+    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """What the network says of a batch; called without gradients.
+
+        Args:
+            images: [B, 3, H, W] on any device, uint8 RGB pixels, or float32 that is normalised already; 0 where padded.
+            padding_mask: bool [B, H, W], True = padding.
+
+        Returns:
+            On `device`, float32, without `aux`; masks as `masks` or, better, as `segment`.
+        """
+        ...
+
+
+class PlainNetwork:
+    """A model as it is: float32, the same operations as in training."""
+
+    def __init__(self, model: DETR, device: torch.device | str = "cpu") -> None:
+        """Take over a model: it is moved to `device` and put into evaluation mode."""
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.square, self.sigmoid, self.num_queries = model.square, model.sigmoid, model.num_queries
+        self.makes_masks = model.mask_head is not None
+
+    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `Network.objects`."""
+        return self.model.objects(images.to(self.device), padding_mask.to(self.device))
