@@ -89,7 +89,8 @@ class DeformableAttention(nn.Module):
         valid = memory.valid.to(exact)[:, None, None, :, None]  # [B, 1, 1, L, 1, 2]
         places = reference.to(exact)[:, :, None, None, None]  # [B, Q, 1, 1, 1, 2 or 4]
         if reference.shape[-1] == 2:  # offsets count places
-            sizes = offsets.new_tensor([(width, height) for height, width in memory.shapes])
-            return places * valid + offsets / sizes[:, None], weights
+            sides = [side for height, width in memory.shapes for side in (width, height)]
+            sizes = torch.cat([offsets.new_full((1,), side) for side in sides])  # new_tensor would fix them in exports
+            return places * valid + offsets / sizes.view(-1, 1, 2), weights
         reach = places[..., 2:] * valid * (0.5 / self.points)  # at the start the outermost points are on the box
         return places[..., :2] * valid + offsets * reach, weights

@@ -121,5 +121,7 @@ def best_places(scores: Tensor, boxes: Tensor, count: int, distinct: float) -> t
     corners = cxcywh_to_xyxy(boxes.gather(1, candidates[..., None].expand(-1, -1, 4)).float())
     overlap = pairwise_iou(corners, corners).triu(1)  # [B, better, worse]
     single = overlap.amax(1) <= distinct
-    order = (~single).int().sort(dim=1, stable=True).indices[:, :count]
+    # no two ranks are alike, so they need no stable sort, which exporters do not know
+    ranks = torch.arange(single.shape[1], device=single.device) + single.shape[1] * (~single).float()
+    order = ranks.topk(count, dim=1, largest=False).indices
     return candidates.gather(1, order), single.gather(1, order)

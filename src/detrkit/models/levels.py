@@ -51,7 +51,7 @@ class Memory:
                 torch.arange(width, device=valid.device) + 0.5,
                 indexing="ij",
             )
-            cell = 1 / (valid * valid.new_tensor([width, height]))  # [B, 2]
+            cell = 1 / torch.stack([valid[:, 0] * width, valid[:, 1] * height], 1)  # [B, 2]
             centers.append(torch.stack([x, y], dim=-1).flatten(0, 1) * cell[:, None])
             cells.append(cell[:, None].expand(-1, height * width, -1))
         sizes = tuple(height * width for height, width in self.shapes)

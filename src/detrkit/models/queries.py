@@ -303,8 +303,8 @@ def proposal_anchors(memory: Memory, size: float = 0.05, margin: float = 0.01) -
     `margin` of the picture's border are not used (Deformable DETR, appendix A.4).
     """
     located = memory.locations
-    sides = [size * 2**level for level, places in enumerate(located.level_sizes) for _ in range(places)]
-    side = located.centers.new_tensor(sides)[:, None].expand(*located.centers.shape)
+    sides = [located.centers.new_full((n, 2), size * 2**level) for level, n in enumerate(located.level_sizes)]
+    side = torch.cat(sides).expand(located.centers.shape)
     boxes = torch.cat([located.centers, side], -1)
     usable = ((boxes > margin) & (boxes < 1 - margin)).all(-1, keepdim=True) & ~located.padding[..., None]
     return (boxes / (1 - boxes)).log().masked_fill(~usable, torch.inf), usable

@@ -136,7 +136,7 @@ class Segmenter:
             size: (H, W) of the batch in pixels; h and w are a quarter, rounded up.
             device: type of the device that the model runs on.
         """
-        self.make, self.shape = make, (-(-size[0] // 4), -(-size[1] // 4))
+        self.make, self.shape = make, ((size[0] + 3) // 4, (size[1] + 3) // 4)
         self.device = device
         self.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
