@@ -232,6 +232,8 @@ def test_a_detector_with_masks_through_the_verb(
     monkeypatch.setattr(Detector, "load", lambda *args, **kwargs: detector)
     (tmp_path / "best.ckpt").touch()
     ask: dict[str, Any] = {"weights": str(tmp_path / "best.ckpt"), "data": str(folder), "num_workers": 0}
+    instances = {"images": [], "annotations": [], "categories": []}  # there too, but the detector knows stuff
+    (folder / "val.json").write_text(json.dumps(instances))
     content = evaluate(EvalConfig(**ask, panoptic_threshold=0.0))
     assert set(content["coco"]) == {"bbox", "segm"}
     assert content["coco"]["segm"].keys() == content["coco"]["bbox"].keys()

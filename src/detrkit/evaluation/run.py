@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from detrkit.data.raw import RawImage
     from detrkit.data.records import Split
+    from detrkit.inference import Detector
     from detrkit.structures import Categories
 
 
@@ -81,7 +82,7 @@ def evaluate(
         )
     raw = open_dataset(
         config.data,
-        data_format=config.data_format,
+        data_format="coco_panoptic" if _wants_maps(config, detector) else config.data_format,
         train_json=config.train_json,
         val_json=config.val_json,
         train_images=config.train_images,
@@ -220,6 +221,18 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
         id_of=id_of,
         unknown_to_data=tuple(name for index, name in enumerate(model.names) if index not in id_of),
         unknown_to_model=tuple(n for i, n in zip(data.ids, data.names, strict=True) if i not in index_of),
+    )
+
+
+def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
+    """Whether the data, if nobody says how to read them, are maps and the detector knows stuff as they do."""
+    from detrkit.data import find_json
+
+    if detector is None or config.data_format != "auto" or config.train_json or config.val_json:
+        return False
+    root = Path(config.data)
+    return (
+        not all(detector.categories.isthing or ()) and root.exists() and bool(find_json.describe(root, panoptic=True))
     )
 
 
