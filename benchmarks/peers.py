@@ -114,7 +114,7 @@ class RTDetrPeer(Peer):
 
     def loss(self, batch: Batch) -> Tensor:
         """The model's own loss."""
-        images = _padded(batch.images)
+        images = _padded(_normalised(batch))
         scales = _content(batch, images)
         labels = [
             {"class_labels": target["labels"], "boxes": target["boxes"] * scale}
@@ -124,7 +124,7 @@ class RTDetrPeer(Peer):
 
     def detect(self, batch: Batch) -> list[Detections]:
         """The best pairs of query and class."""
-        images = _padded(batch.images)
+        images = _padded(_normalised(batch))
         out = self.model(pixel_values=images)
         probabilities = out.logits.sigmoid()
         classes = probabilities.shape[-1]
@@ -219,7 +219,13 @@ def _as_given() -> nn.Module:
 def _unpadded(batch: Batch) -> list[Tensor]:
     """The pictures without their padding, [3, h, w] each."""
     sizes = [target["size"] for target in batch.targets]
-    return [image[:, :height, :width] for image, (height, width) in zip(batch.images, sizes, strict=True)]
+    return [image[:, :height, :width] for image, (height, width) in zip(_normalised(batch), sizes, strict=True)]
+
+
+def _normalised(batch: Batch) -> Tensor:
+    """The pictures as these models take them, float [B, 3, H, W]; 0 where padded."""
+    mean, std = (batch.images.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (MEAN, STD))
+    return ((batch.images / 255 - mean) / std).masked_fill(batch.padding_mask[:, None], 0.0)
 
 
 def _padded(images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from detrkit.data.loader import eval_loader, train_loader
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.errors import NonFiniteLossError
 from detrkit.evaluation.coco import coco_numbers
-from peers import MEAN, PEERS, STD, Facts, Peer
+from peers import PEERS, Facts, Peer
 from runner import Job, Point, Run, detrkit_config, peer_recipe
 
 
@@ -69,8 +69,8 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
     torch.manual_seed(job.seed)
     splits = check_dataset(open_dataset(job.data)).splits
     train, val = splits["train"], splits["val"]
-    augmented = train_transform(recipe.augmentation, job.image_size, MEAN, STD)
-    plain = eval_transform(job.image_size, MEAN, STD)
+    augmented = train_transform(recipe.augmentation, job.image_size)
+    plain = eval_transform(job.image_size)
     dataset = DetectionDataset(train, train.categories, augmented, seed=job.seed)
     loader = train_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers, seed=job.seed)
     val_loader = eval_loader(

@@ -112,7 +112,7 @@ class Batch:
     """Pictures of different sizes, padded at the right and bottom to one."""
 
     images: Tensor
-    """float32 [B, 3, H, W], normalised; 0 where padded."""
+    """uint8 [B, 3, H, W], RGB pixels, which the model normalises; 0 where padded."""
     padding_mask: Tensor
     """bool [B, H, W], True = padding."""
     targets: list[Target]

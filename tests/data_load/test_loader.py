@@ -17,12 +17,10 @@ from detrkit.structures import Batch, Target
 
 from .conftest import CATEGORIES
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @pytest.fixture
 def dataset(split: Split) -> DetectionDataset:
-    return DetectionDataset(split, CATEGORIES, train_transform("detr", 64, MEAN, STD), seed=5)
+    return DetectionDataset(split, CATEGORIES, train_transform("detr", 64), seed=5)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -36,7 +34,10 @@ def same(a: Batch, b: Batch) -> bool:
 
 def test_collate_pads_right_and_bottom() -> None:
     targets = [Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4)) for _ in range(2)]
-    batch = collate([(torch.ones(3, 4, 7), targets[0]), (torch.ones(3, 6, 5), targets[1])])
+    batch = collate(
+        [(torch.full((3, h, w), 9, dtype=torch.uint8), t) for (h, w), t in zip([(4, 7), (6, 5)], targets, strict=True)]
+    )
+    assert batch.images.dtype == torch.uint8
     assert batch.images.shape == (2, 3, 6, 7)
     assert torch.equal(batch.images[:, 0].bool(), ~batch.padding_mask)
     assert not batch.padding_mask[0, :4, :].any()
@@ -129,7 +130,7 @@ def test_evaluation_shows_each_picture_once_in_batches_of_one_shape() -> None:
 
 
 def test_eval_loader_never_pads(split: Split) -> None:
-    dataset = DetectionDataset(split, CATEGORIES, eval_transform(48, MEAN, STD))
+    dataset = DetectionDataset(split, CATEGORIES, eval_transform(48))
     loader = eval_loader(dataset, batch_size=3)
     batches = list(loader)
     assert not any(batch.padding_mask.any() for batch in batches)
@@ -187,7 +188,7 @@ class Recorder(LightningModule):
         self.seen: list[tuple[int, float]] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        means = batch.images.mean(dim=(0, 2, 3))
+        means = batch.images.float().mean(dim=(0, 2, 3))
         self.seen.append((batch_idx, float(means.sum())))
         return ((self.weight - means) ** 2).sum()
 

@@ -25,7 +25,6 @@ from .scenes import extent, pixels_of, rectangles, scene
 
 SOURCES = ("polygons", "rle", "file", "files", "panoptic")
 CATEGORIES = Categories(tuple(range(1, 8)), tuple("abcdefg"))
-PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def segmentation(source: str, folder: Path, label: int, box: tuple[int, ...], plane: torch.Tensor) -> Any:
@@ -68,15 +67,16 @@ def scenes(folder: Path, source: str) -> Split:
     return Split("train", images, CATEGORIES, str(folder))
 
 
+DARK = (0, 0, 0)
 AUGMENTATIONS: dict[str, tuple[Augmentation, Augment]] = {
     "none": ("none", Augment()),
     "flip": ("flip", Augment()),
     "detr": ("detr", Augment()),
     **{
-        name: ("flip", Augment(**{name: 1.0}))
+        name: ("flip", Augment(**{name: 1.0}, ground=DARK))
         for name in ("mosaic", "copy_paste", "zoom_out", "iou_crop", "vertical_flip", "mix_up", "multi_scale")
     },
-    "all": ("detr", Augment(mosaic=0.5, copy_paste=0.5, zoom_out=0.5, iou_crop=0.5, vertical_flip=0.5)),
+    "all": ("detr", Augment(mosaic=0.5, copy_paste=0.5, zoom_out=0.5, iou_crop=0.5, vertical_flip=0.5, ground=DARK)),
 }
 
 
@@ -85,7 +85,7 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
     split = scenes(tmp_path, source)
     for name, (recipe, augment) in AUGMENTATIONS.items():
         dataset = DetectionDataset(
-            split, CATEGORIES, train_transform(recipe, 110, *PLAIN), with_masks=True, augment=augment, seed=3
+            split, CATEGORIES, train_transform(recipe, 110), with_masks=True, augment=augment, seed=3
         )
         epochs = 1 if name == "none" else 4
         seen = 0
@@ -101,7 +101,7 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
                 assert np.abs(np.array(around) - extent(mask)).max() <= 1.51, (name, label)
                 if augment.mix_up or target["labels"].tolist().count(label) > 1:
                     continue  # colours are mixed, or two objects have one
-                pixels = pixels_of((picture * 255).round(), label + 1)
+                pixels = pixels_of(picture, label + 1)
                 left, top, right, bottom = (int(v) for v in extent(mask))  # beyond it lies what a mosaic cut off
                 differ = (pixels ^ mask)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
                 assert differ.sum() <= 2 * (w + h), (name, label)
@@ -114,7 +114,7 @@ def test_values_without_augmentation(tmp_path: Path, source: str) -> None:
     """At its own size the mask is the object; at another one it is what OpenCV makes of it."""
     split = scenes(tmp_path, source)
     for size in (90, 61, 200):
-        dataset = DetectionDataset(split, CATEGORIES, train_transform("none", size, *PLAIN), with_masks=True)
+        dataset = DetectionDataset(split, CATEGORIES, train_transform("none", size), with_masks=True)
         picture, target = dataset[0]
         own = cv2.imread(str(split.images[0].path))[..., ::-1].copy()
         for found, mask in zip(split.images[0].objects, target["masks"], strict=True):
@@ -148,10 +148,10 @@ def test_objects_without_a_visible_pixel_are_dropped_by_crops_and_kept_by_resizi
         ObjectRecord(2, 2, (0, 0, 100, 100), 64, False, corner, ""),  # its box is everywhere, its pixels are not
     ]
     split = Split("train", [ImageRecord(1, path, "a.png", 100, 100, objects)], CATEGORIES, "")
-    small = DetectionDataset(split, CATEGORIES, train_transform("none", 20, *PLAIN), with_masks=True)[0][1]
+    small = DetectionDataset(split, CATEGORIES, train_transform("none", 20), with_masks=True)[0][1]
     assert small["masks"].flatten(1).sum(dim=1).tolist() == [1, 4]  # the dot is between the nearest pixels
     assert small["masks"][0, 10, 10]
-    cropped = DetectionDataset(split, CATEGORIES, train_transform("detr", 100, *PLAIN), with_masks=True)
+    cropped = DetectionDataset(split, CATEGORIES, train_transform("detr", 100), with_masks=True)
     labels = [cropped[epoch, 0][1]["labels"].tolist() for epoch in range(40)]
     assert [0, 1] in labels
     assert [0] in labels or [] in labels
@@ -163,9 +163,7 @@ def test_segments_that_are_not_in_their_file_are_dropped(tmp_path: Path) -> None
     split = scenes(tmp_path, "panoptic")
     gone = replace(split.images[0].objects[0], segmentation=FileMask(tmp_path / "0" / "ids.png", 7))
     images = [replace(split.images[0], objects=[gone, *split.images[0].objects[1:]])]
-    dataset = DetectionDataset(
-        replace(split, images=images), CATEGORIES, train_transform("none", 90, *PLAIN), with_masks=True
-    )
+    dataset = DetectionDataset(replace(split, images=images), CATEGORIES, train_transform("none", 90), with_masks=True)
     assert dataset[0][1]["labels"].tolist() == [1]
     assert len(dataset[0][1]["masks"]) == 1
     (tmp_path / "0" / "ids.png").unlink()

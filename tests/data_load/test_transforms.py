@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torchvision import tv_tensors
 
+from detrkit.data.loader import collate
 from detrkit.data.transforms import (
     Objects,
     crop,
@@ -20,9 +22,9 @@ from detrkit.data.transforms import (
     resized_size,
     train_transform,
 )
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+from detrkit.models.backbone import Backbone
+from detrkit.models.features import Features
+from detrkit.models.position import SinePosition
 
 
 def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) -> tuple[torch.Tensor, Objects]:
@@ -123,9 +125,10 @@ def test_recipe_keeps_boxes_masks_and_areas_in_step(seed: int) -> None:
         x, y = rng.randint(0, width - w), rng.randint(0, height - h)
         rectangles.append((x, y, x + w, y + h))
     image, objects = scene(height, width, rectangles)
-    transform = train_transform("detr", 160, *PLAIN)
+    transform = train_transform("detr", 160)
     result, target = transform(image, objects, rng)
-    assert result.dtype == torch.float32
+    assert result.dtype == torch.uint8
+    result = result / 255
     h, w = result.shape[1:]
     assert target["size"] == (h, w)
     longest = round(1333 * 160 / 800)
@@ -150,7 +153,7 @@ def test_recipe_keeps_boxes_masks_and_areas_in_step(seed: int) -> None:
 
 
 def test_recipe_covers_both_branches_and_all_sizes() -> None:
-    transform = train_transform("detr", 800, *PLAIN)
+    transform = train_transform("detr", 800)
     image, objects = scene(24, 30, [(0, 0, 30, 24)])
     shorter = set()
     for seed in range(120):
@@ -163,22 +166,25 @@ def test_flip_and_none() -> None:
     image, objects = scene(80, 100, [(0, 0, 50, 80)])
     sides = set()
     for seed in range(20):
-        _, target = train_transform("flip", 80, *PLAIN)(image, objects, random.Random(seed))
+        _, target = train_transform("flip", 80)(image, objects, random.Random(seed))
         sides.add(target["boxes"][0, 0].item())
-        _, target = train_transform("none", 80, *PLAIN)(image, objects, random.Random(seed))
+        _, target = train_transform("none", 80)(image, objects, random.Random(seed))
         assert target["boxes"].tolist() == [[0.25, 0.5, 0.5, 1.0]]
     assert sides == {0.25, 0.75}
 
 
-def test_eval_transform_normalises_as_the_field_does() -> None:
+def test_pictures_reach_the_model_as_pixels_which_it_normalises_as_the_field_does() -> None:
     pixels = torch.randint(0, 256, (3, 64, 90), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    image, target = eval_transform(64, MEAN, STD)(pixels)
-    expected = (pixels.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    assert torch.allclose(image.double(), expected, atol=1e-5)
-    assert image.is_contiguous()
+    image, target = eval_transform(64)(pixels)
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, pixels)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    batch = collate([(image, target)])
+    seen = Backbone(Features(nn.Identity(), (3,), (1,)), SinePosition(4)).normalise(batch.images, batch.padding_mask)
+    assert torch.allclose(seen[0].double(), (pixels.double() / 255 - mean) / std, atol=1e-5)
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].dtype == torch.int64
-    transform = eval_transform(100, MEAN, STD)
+    transform = eval_transform(100)
     for height, width in ((64, 90), (300, 40), (50, 51)):
         image, _ = transform(torch.zeros(3, height, width, dtype=torch.uint8))
         assert tuple(image.shape[1:]) == transform.output_size(height, width)
@@ -196,7 +202,7 @@ def test_crop_drops_what_has_no_area_and_no_visible_mask() -> None:
 
 def test_same_seed_same_result() -> None:
     image, objects = scene(120, 90, [(10, 10, 80, 60)])
-    transform = train_transform("detr", 120, MEAN, STD)
+    transform = train_transform("detr", 120)
     first, again = (transform(image, objects, random.Random("7 3 1"))[0] for _ in range(2))
     assert torch.equal(first, again)
     assert image.max() == 255  # the source is untouched
@@ -209,12 +215,12 @@ def test_squares(augmentation: Any) -> None:
     image[:, 15:45, 20:70] = 255
     objects = objects_from(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
     objects["masks"] = tv_tensors.Mask(image[:1] > 0)
-    transform = train_transform(augmentation, 80, (0.0,) * 3, (1.0,) * 3, square=True)
+    transform = train_transform(augmentation, 80, square=True)
     for seed in range(8):
         picture, target = transform(image, objects, random.Random(seed))
         assert picture.shape[1] == picture.shape[2] <= 80
         assert augmentation == "detr" or picture.shape[1] == 80
-        bright = (picture[0] > 0.5).nonzero()
+        bright = (picture[0] > 127).nonzero()
         (top, left), (bottom, right) = bright.min(0).values.tolist(), (bright.max(0).values + 1).tolist()
         cx, cy, w, h = (target["boxes"][0] * picture.shape[1]).tolist()
         assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx([left, top, right, bottom], abs=1.5)

@@ -113,7 +113,7 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
     dataset = DetectionDataset(
         report.splits["train"],
         report.splits["train"].categories,
-        eval_transform(30, (0, 0, 0), (1, 1, 1)),
+        eval_transform(30),
         with_masks=True,
     )
     masks = dataset[0][1]["masks"].numpy()

@@ -31,7 +31,7 @@ def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
     start = start_model(config, data.categories, None)
     model = start.model.train()
     augmentation, augment = augmentation_of(config)
-    transform = train_transform(augmentation, config.image_size, model.input_mean, model.input_std)
+    transform = train_transform(augmentation, config.image_size)
     dataset = DetectionDataset(data.train, data.categories, transform, seed=config.seed, augment=augment)
     loader = train_loader(dataset, batch_size=config.batch_size, seed=config.seed)
     optimizer = build_optimizer(

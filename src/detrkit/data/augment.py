@@ -42,6 +42,8 @@ class Augment:
     """Upside down."""
     multi_scale: float = 0.0
     """Share of the picture size by which it varies, up and down."""
+    ground: tuple[int, int, int] = (124, 116, 104)
+    """Colour around a zoomed out picture, 0..255: the mean that the model takes off. As it is, ImageNet's."""
 
     def plain(self) -> Augment:
         """What is left of it in the last epochs: mirroring alone."""
@@ -79,8 +81,7 @@ class Augment:
             image, objects = mosaic([(image, objects), *(another() for _ in range(3))], fit, rng)
         else:
             if rng.random() < self.zoom_out:
-                grey = torch.tensor([round(255 * channel) for channel in transform.mean], dtype=torch.uint8)
-                image, objects = zoom_out(image, objects, fit, grey, rng)
+                image, objects = zoom_out(image, objects, fit, torch.tensor(self.ground, dtype=torch.uint8), rng)
             if rng.random() < self.iou_crop:
                 image, objects = iou_crop(image, objects, rng)
         if rng.random() < self.copy_paste:

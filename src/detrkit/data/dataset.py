@@ -1,4 +1,4 @@
-"""A checked split as a sequence of normalised pictures and targets.
+"""A checked split as a sequence of pictures and targets.
 
 What item (epoch, index) is depends on (seed, epoch, index) alone: not on worker processes, batch size, order or what
 was loaded before, and neither do the other pictures that a mosaic or the like takes. This is what makes a resumed run,
@@ -110,7 +110,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.epoch = epoch
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
-        """The picture, float32 [3, h, w] normalised, and its target with every field of `Target`."""
+        """The picture, uint8 [3, h, w], and its target with every field of `Target`."""
         epoch, index = (self.epoch, key) if isinstance(key, int) else key
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")

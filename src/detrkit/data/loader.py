@@ -30,13 +30,13 @@ _WINDOW = 32
 
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
-    """Pad normalised pictures [3, h, w] at the right and bottom with 0 to one size, and say where.
+    """Pad pictures, uint8 [3, h, w], at the right and bottom with 0 to one size, and say where.
 
     Masks of targets stay at the size of their own picture.
     """
     height = max(image.shape[1] for image, _ in samples)
     width = max(image.shape[2] for image, _ in samples)
-    images = torch.zeros(len(samples), 3, height, width)
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
     for i, (image, _) in enumerate(samples):
         h, w = image.shape[1:]

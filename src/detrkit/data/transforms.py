@@ -1,4 +1,6 @@
-"""From decoded pictures to what the model sees: size, augmentation and normalisation, boxes and masks in step.
+"""From decoded pictures to what the model sees: size and augmentation, boxes and masks in step.
+
+Pictures stay uint8 all the way, which is a quarter of the bytes; the model normalises them, on its own device.
 
 The recipe "detr" is that of the DETR paper (appendix A.4): mirror; then, with even chances, either resize the shorter
 side to one of 480..800, or resize it to one of 400, 500, 600, cut out a random window of 384..600 a side and resize
@@ -22,7 +24,6 @@ from torchvision.transforms.v2 import functional as tvf
 
 from detrkit.structures import Target
 
-RGB = tuple[float, float, float]
 Augmentation = Literal["detr", "flip", "none"]
 
 
@@ -72,12 +73,10 @@ def resized_size(height: int, width: int, shorter: int, longest: int | None) -> 
 
 @dataclass(frozen=True)
 class Transform:
-    """Picture and objects to the model's normalised picture and target; see `train_transform`, `eval_transform`."""
+    """Picture and objects to the model's picture and target; see `train_transform`, `eval_transform`."""
 
     augmentation: Augmentation
     image_size: int
-    mean: RGB
-    std: RGB
     square: bool = False
     """Both sides become `image_size`, whatever the picture's shape: a batch needs no padding then."""
 
@@ -103,7 +102,7 @@ class Transform:
             rng: source of all randomness; needed for the augmentations "detr" and "flip".
 
         Returns:
-            float32 [3, h, w], normalised, and its target with `labels`, `boxes` (cx, cy, w, h in 0..1), `area`,
+            uint8 [3, h, w] and its target with `labels`, `boxes` (cx, cy, w, h in 0..1), `area`,
             `size` and, where the objects have them, `masks`.
         """
         if objects is None:
@@ -117,7 +116,7 @@ class Transform:
             image, objects = self._detr(image, objects, rng)
         else:
             image, objects = self._resize(image, objects, self.image_size)
-        return self._normalise(image, objects)
+        return image.as_subclass(Tensor), _target(image, objects)
 
     def _detr(self, image: Tensor, objects: Objects, rng: random.Random) -> tuple[Tensor, Objects]:
         """The paper's choice between resizing alone and a random crop between two resizings."""
@@ -140,48 +139,43 @@ class Transform:
     def _scaled(self, size: int) -> int:
         return max(1, round(size * self.image_size / 800))
 
-    def _normalise(self, image: Tensor, objects: Objects) -> tuple[Tensor, Target]:
-        height, width = image.shape[-2:]
-        mean = torch.tensor(self.mean).mul_(255).view(3, 1, 1)
-        std = torch.tensor(self.std).mul_(255).view(3, 1, 1)
-        pixels = image.as_subclass(Tensor).to(torch.float32, memory_format=torch.contiguous_format)
-        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-        boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # resizing rounds a little beyond
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        target = Target(
-            labels=objects["labels"],
-            boxes=torch.cat([centres, sides], dim=1),
-            area=objects["area"],
-            size=(height, width),
-        )
-        if "masks" in objects:
-            masks = objects["masks"].as_subclass(Tensor)
-            for k in (~not_empty(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
-                x, y = (centres[k] * scale[:2]).long().tolist()
-                masks[k, min(y, height - 1), min(x, width - 1)] = True
-            target["masks"] = masks
-        return pixels.sub_(mean).div_(std), target
+
+def _target(image: Tensor, objects: Objects) -> Target:
+    """What a picture teaches, in the model's terms: boxes relative to it, and no mask without a pixel."""
+    height, width = image.shape[-2:]
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+    boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # resizing rounds a little beyond
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    target = Target(
+        labels=objects["labels"],
+        boxes=torch.cat([centres, sides], dim=1),
+        area=objects["area"],
+        size=(height, width),
+    )
+    if "masks" in objects:
+        masks = objects["masks"].as_subclass(Tensor)
+        for k in (~not_empty(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
+            x, y = (centres[k] * scale[:2]).long().tolist()
+            masks[k, min(y, height - 1), min(x, width - 1)] = True
+        target["masks"] = masks
+    return target
 
 
-def train_transform(
-    augmentation: Augmentation, image_size: int, mean: RGB, std: RGB, *, square: bool = False
-) -> Transform:
+def train_transform(augmentation: Augmentation, image_size: int, *, square: bool = False) -> Transform:
     """The training recipe.
 
     Args:
         augmentation: "detr": the paper's; "flip": mirror with probability 1/2; "none".
         image_size: the largest shorter side in pixels ("detr"), else the shorter side.
-        mean: of the pixels the backbone was trained on, 0..1, by channel.
-        std: their standard deviation.
         square: resize both sides, whatever the picture's shape.
     """
-    return Transform(augmentation, image_size, mean, std, square)
+    return Transform(augmentation, image_size, square)
 
 
-def eval_transform(image_size: int, mean: RGB, std: RGB, *, square: bool = False) -> Transform:
-    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square` both sides, and
-    normalise; no randomness."""
-    return Transform("none", image_size, mean, std, square)
+def eval_transform(image_size: int, *, square: bool = False) -> Transform:
+    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square` both sides; no
+    randomness."""
+    return Transform("none", image_size, square)
 
 
 def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:

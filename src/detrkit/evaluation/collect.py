@@ -126,7 +126,7 @@ def collect_split(
     """
     from rich.progress import track
 
-    transform = eval_transform(image_size, model.input_mean, model.input_std, square=model.square)
+    transform = eval_transform(image_size, square=model.square)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     model.eval()
     collect_batches(model, track(loader, "Detecting", transient=True), collector, device=device)

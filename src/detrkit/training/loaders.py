@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -113,22 +114,25 @@ def make_loaders(
         ready: told the batch size, before the first step.
     """
     assert config.batch_size != "propose"
-    mean, std, square = module.model.input_mean, module.model.input_std, module.model.square
+    square = module.model.square
     augmentation, augment = augmentation_of(config)
+    if augment.zoom_out:
+        red, green, blue = (round(255 * channel) for channel in module.model.input_mean)
+        augment = replace(augment, ground=(red, green, blue))
     train = DetectionDataset(
         data.train,
         data.categories,
-        train_transform(augmentation, image_size, mean, std, square=square),
+        train_transform(augmentation, image_size, square=square),
         seed=config.seed,
         with_masks=config.masks,
         augment=augment,
         augmented_epochs=config.epochs - config.plain_epochs,
     )
     val = DetectionDataset(
-        data.val, data.categories, eval_transform(image_size, mean, std, square=square), with_masks=config.masks
+        data.val, data.categories, eval_transform(image_size, square=square), with_masks=config.masks
     )
     # what the largest batch is padded to: the highest and the widest picture together
-    largest = eval_transform(augment.sizes(image_size)[-1], mean, std, square=square)
+    largest = eval_transform(augment.sizes(image_size)[-1], square=square)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
     height, width = (max(side) for side in zip(*shapes, strict=True))
 
