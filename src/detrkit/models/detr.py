@@ -105,8 +105,18 @@ class DETR(nn.Module):
         masks = out.segment(*every_query(out.boxes))
         return replace(out, masks=masks.view(*out.boxes.shape[:2], *masks.shape[1:]))
 
-    def objects(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
-        """All that `forward` does but for the masks, which `Output.segment` makes of the queries that are wanted."""
+    def objects(
+        self,
+        images: Tensor,
+        padding_mask: Tensor,
+        targets: Sequence[Target] | None = None,
+        *,
+        last_only: bool = False,
+    ) -> Output:
+        """All that `forward` does but for the masks, which `Output.segment` makes of the queries that are wanted.
+
+        With `last_only`, which is for evaluation, nothing is computed for `aux` alone, and it is empty.
+        """
         images = self.backbone.normalise(images, padding_mask)
         maps = self.backbone(images)
         finer, maps = maps[: self.backbone.finer], maps[self.backbone.finer :]  # the finer ones are for masks alone
@@ -114,7 +124,7 @@ class DETR(nn.Module):
         memory = self.transformer.encoder(levels)
         dense = self.dense_head(memory) if self.dense_head and (self._teaching or self.seeded_by_dense) else None
         queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
-        layers, hidden = self.transformer.decoder(queries, memory, self._classes, self._boxes)
+        layers, hidden = self.transformer.decoder(queries, memory, self._classes, self._boxes, last_only)
         out, branches = self._split(layers, queries.runs, noised)
         if self.mask_head:
             size = images.shape[-2], images.shape[-1]

@@ -95,6 +95,7 @@ class Decoder(nn.Module):
         memory: Memory,
         class_embed: Callable[[int, Tensor], Tensor],
         bbox_embed: Callable[[int, Tensor], Tensor],
+        last_only: bool = False,
     ) -> tuple[list[Output], Tensor]:
         """What each layer says, first to last: logits [B, N, C or C + 1] and boxes [B, N, 4]; and what the heads of the
         last one saw, [B, N, D].
@@ -110,6 +111,8 @@ class Decoder(nn.Module):
             memory: the picture.
             class_embed: (layer, [B, N, D]) -> logits.
             bbox_embed: (layer, [B, N, D]) -> [B, N, 4].
+            last_only: give what the last layer says alone; the heads of the others run only where a layer goes on from
+                what they say.
         """
         objects, reference, scores = queries.contents, queries.reference, queries.logits
         reached = reference  # the same boxes, with the gradient that look_forward_twice lets through
@@ -120,11 +123,16 @@ class Decoder(nn.Module):
             position = queries.position if self.query_position is None else self.query_position(reference)
             objects = layer(objects, position, reference, memory, keep, seen)
             hidden = objects if self.norm is None else self.norm(objects)
-            logits, change = class_embed(i, hidden), bbox_embed(i, hidden).float()
+            wanted = not last_only or i == len(self.layers) - 1
+            if wanted or self.score_refine:
+                logits = class_embed(i, hidden)
+            if wanted or self.box_refine:
+                change = bbox_embed(i, hidden).float()
             if self.score_refine:
                 logits = logits.float() + (0 if scores is None else scores)
                 scores = logits.detach()
-            outputs.append(Output(logits, refined(change, reached)))
+            if wanted:
+                outputs.append(Output(logits, refined(change, reached)))
             if self.box_refine:
                 closer = refined(change, reference)
                 reference, reached = closer.detach(), closer if self.look_forward_twice else closer.detach()
