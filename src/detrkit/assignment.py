@@ -8,7 +8,8 @@ output at every place of every level, and three published rules say which of the
     aligned   inside places where class and box are already best together     (Feng et al. 2021, "TOOD", section 3.2)
 
 All distances are measured in cells of a place's level: a cell is one stride wide and high, so that is in pixels of the
-picture, whatever its shape. Shapes: B pictures, S places of all levels together, n objects of one picture.
+picture, whatever its shape. Shapes: B pictures, S places of all levels together, n objects of the picture that has the
+most; others are filled up with objects that no place may have.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from detrkit.boxes import area, cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
+from detrkit.boxes import area, cxcywh_to_xyxy, pairwise_iou
 from detrkit.errors import ConfigError
 from detrkit.structures import Locations, Output, Target
 
@@ -58,8 +60,40 @@ class DenseAssigner:
             locations: of these places.
             targets: one a picture, any number of objects.
         """
-        owners = torch.stack([self._owners(out, locations, i, target) for i, target in enumerate(targets)])
-        owners = owners.cpu()  # the one transfer, but for pictures where an object was left out
+        return self.pairs(self.owners(out, locations, targets).cpu(), locations, targets)
+
+    @torch.no_grad()
+    def owners(self, out: Output, locations: Locations, targets: Sequence[Target]) -> Tensor:
+        """The object of each place as the rule has it, int64 [B, S], where the output is; -1: none. Arguments as in
+        a call."""
+        sizes = torch.tensor([len(target["labels"]) for target in targets]).to(out.boxes.device, non_blocking=True)
+        boxes = pad_sequence([cxcywh_to_xyxy(target["boxes"].float()) for target in targets], batch_first=True)
+        labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
+        if not labels.shape[1]:
+            return torch.full_like(locations.padding, -1, dtype=torch.int64)
+        real = torch.arange(labels.shape[1], device=labels.device) < sizes[:, None]
+        # of equals the first wins, so the smaller object
+        order = area(boxes).masked_fill(~real, torch.inf).argsort(dim=1, stable=True)
+        boxes, labels = boxes.gather(1, order[..., None].expand(-1, -1, 4)), labels.gather(1, order)
+        places = _Places(locations.centers.float(), locations.cells.float(), locations.level_sizes)
+        inside = torch.stack(_sides(places, boxes)).amin(0) > 0
+        usable = inside & real[..., None] & ~locations.padding[:, None]
+        match self.kind:
+            case "fcos":
+                quality = _fcos(places, boxes)
+            case "atss":
+                quality = _atss(places, boxes, locations.padding)
+            case "aligned":
+                logits = out.logits.float() if out.sigmoid else out.logits.float().log_softmax(-1)
+                scores = logits.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, logits.shape[1]))
+                scores = F.logsigmoid(scores) if out.sigmoid else scores
+                quality = _aligned(places, boxes, usable, scores, cxcywh_to_xyxy(out.boxes.float()))
+        best, owner = quality.where(usable, 0).max(1)
+        return order.gather(1, owner).where(best > 0, -1)
+
+    @staticmethod
+    def pairs(owners: Tensor, locations: Locations, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
+        """What `owners` found, in main memory -> as a call; further transfers only where an object was left out."""
         pairs = []
         for i, (owner, target) in enumerate(zip(owners, targets, strict=True)):
             held = torch.bincount(owner[owner >= 0], minlength=len(target["labels"]))
@@ -69,31 +103,10 @@ class DenseAssigner:
             pairs.append((places, owner[places]))
         return pairs
 
-    def _owners(self, out: Output, locations: Locations, i: int, target: Target) -> Tensor:
-        """The object of each place of picture i, int64 [S]; -1: none."""
-        places = _Places(locations.centers[i].float(), locations.cells[i].float(), locations.level_sizes)
-        if not len(target["labels"]):
-            return torch.full_like(locations.padding[i], -1, dtype=torch.int64)
-        boxes = cxcywh_to_xyxy(target["boxes"].float())
-        order = area(boxes).argsort(stable=True)  # of equals the first wins, so the smaller object
-        boxes, labels = boxes[order], target["labels"][order]
-        usable = (~locations.padding[i])[:, None] & (_sides(places.centers, boxes).amin(-1) > 0)  # [S, n]
-        match self.kind:
-            case "fcos":
-                quality = _fcos(places, boxes)
-            case "atss":
-                quality = _atss(places, boxes, locations.padding[i])
-            case "aligned":
-                logits = out.logits[i].float()
-                scores = (F.logsigmoid(logits) if out.sigmoid else logits.log_softmax(-1))[:, labels]
-                quality = _aligned(places, boxes, usable, scores, cxcywh_to_xyxy(out.boxes[i].float()))
-        best, owner = quality.where(usable, 0).max(1)
-        return order[owner].where(best > 0, -1)
-
 
 @dataclass(frozen=True)
 class _Places:
-    """The places of one picture; see `Locations`."""
+    """The places of all pictures; see `Locations`."""
 
     centers: Tensor
     cells: Tensor
@@ -101,45 +114,51 @@ class _Places:
 
     @property
     def anchors(self) -> Tensor:
-        """Square boxes around the centres, [S, 4] as corners."""
-        return cxcywh_to_xyxy(torch.cat([self.centers, _ANCHOR * self.cells], 1))
+        """Square boxes around the centres, [B, S, 4] as corners."""
+        return cxcywh_to_xyxy(torch.cat([self.centers, _ANCHOR * self.cells], 2))
 
-    def in_cells(self, points: Tensor) -> Tensor:
-        """How far points [n, 2] lie from each centre, x and y: [S, n, 2], in cells of the place."""
-        return (points - self.centers[:, None]) / self.cells[:, None]
+    def off_center(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """How far each place lies from the centres of boxes [B, n, 4], x and y: two of [B, n, S]."""
+        middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+        (x, y), (mx, my) = self.centers.unbind(-1), middle[..., None].unbind(-2)
+        return (x[:, None] - mx).abs(), (y[:, None] - my).abs()
 
 
-# Each rule gives a quality float [S, n]; 0 or less: not a place of this object. Each place learns the object for which
-# its quality is highest.
+# Each rule gives a quality float [B, n, S]; 0 or less: not a place of this object. Each place learns the object for
+# which its quality is highest. Places come last, so that what is done to them all lies side by side in memory.
 
 
 def _fcos(places: _Places, boxes: Tensor) -> Tensor:
     """1 near the centre of an object of the level's size: so it is the smallest object that wins."""
-    near = places.in_cells(xyxy_to_cxcywh(boxes)[:, :2]).abs().amax(-1) < _CENTER_RADIUS
-    sides = _sides(places.centers, boxes) / places.cells.repeat(1, 2)[:, None]
-    farthest = sides.amax(-1)
+    width, height = places.cells[:, None].unbind(-1)  # [B, 1, S]
+    x, y = places.off_center(boxes)
+    near = torch.maximum(x / width, y / height) < _CENTER_RADIUS
+    left, top, right, bottom = _sides(places, boxes)
+    farthest = torch.maximum(torch.maximum(left, right) / width, torch.maximum(top, bottom) / height)
     # A level begins where the finer one ends; the first begins at 0, the last does not end.
     first_of_level = [sum(places.level_sizes[:k]) for k in range(len(places.level_sizes))]
-    cell = places.cells[first_of_level].mean(-1)
-    lowest = torch.cat([cell.new_zeros(1), _LARGEST * cell[:-1] / cell[1:]])
-    highest = torch.cat([cell.new_full((len(cell) - 1,), _LARGEST), cell.new_full((1,), torch.inf)])
+    cell = torch.stack([places.cells[:, k] for k in first_of_level], 1).mean(-1)  # [B, levels]
+    lowest = torch.cat([cell.new_zeros(len(cell), 1), _LARGEST * cell[:, :-1] / cell[:, 1:]], 1)
+    highest = torch.full_like(cell, _LARGEST)
+    highest[:, -1:] = torch.inf
     lowest, highest = (_of_each_place(bound, places.level_sizes) for bound in (lowest, highest))
     return (near & (farthest > lowest) & (farthest <= highest)).float()
 
 
 def _atss(places: _Places, boxes: Tensor, padding: Tensor) -> Tensor:
     """IoU of the anchor, where it reaches mean + standard deviation over the nearest places of all levels."""
-    overlap = pairwise_iou(places.anchors, boxes)
-    distance = places.in_cells(xyxy_to_cxcywh(boxes)[:, :2]).norm(dim=-1)
-    distance = distance.masked_fill(padding[:, None], torch.inf)
+    overlap = pairwise_iou(boxes, places.anchors)
+    x, y = places.off_center(boxes)
+    width, height = places.cells[:, None].unbind(-1)
+    distance = torch.stack([x / width, y / height]).norm(dim=0).masked_fill(padding[:, None], torch.inf)
     candidate = torch.zeros_like(distance, dtype=torch.bool)
     sizes = list(places.level_sizes)
-    for near, chosen in zip(torch.split(distance, sizes), torch.split(candidate, sizes), strict=True):
-        chosen.scatter_(0, near.topk(min(_NEAREST, len(near)), dim=0, largest=False).indices, True)
+    for near, chosen in zip(torch.split(distance, sizes, 2), torch.split(candidate, sizes, 2), strict=True):
+        chosen.scatter_(2, near.topk(min(_NEAREST, near.shape[2]), largest=False).indices, True)
     candidate &= ~padding[:, None]
-    count = candidate.sum(0)
-    mean = (overlap * candidate).sum(0) / count.clamp(min=1)
-    deviation = (((overlap - mean).square() * candidate).sum(0) / (count - 1).clamp(min=1)).sqrt()
+    count = candidate.sum(2, keepdim=True)
+    mean = (overlap * candidate).sum(2, keepdim=True) / count.clamp(min=1)
+    deviation = (((overlap - mean).square() * candidate).sum(2, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return overlap * (candidate & (overlap >= mean + deviation - _ROUNDING))
 
 
@@ -151,29 +170,32 @@ def _aligned(places: _Places, boxes: Tensor, usable: Tensor, scores: Tensor, pre
 
     Args:
         places: S places.
-        boxes: [n, 4] as corners.
-        usable: bool [S, n].
-        scores: [S, n], logarithm of the probability of the object's class.
-        predicted: [S, 4] as corners.
+        boxes: [B, n, 4] as corners.
+        usable: bool [B, n, S].
+        scores: [B, n, S], logarithm of the probability of the object's class.
+        predicted: [B, S, 4] as corners.
     """
-    overlap = pairwise_iou(predicted, boxes).nan_to_num(0)
-    overlap = torch.maximum(overlap, pairwise_iou(places.anchors, boxes) / 10).clamp(min=_ROUNDING)
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    size = torch.stack([x2 - x1, y2 - y1], -1).clamp(min=_ROUNDING)
-    off_center = ((places.centers[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2) / size).abs().amax(-1)  # 0..0.5 inside
+    overlap = pairwise_iou(boxes, predicted).nan_to_num(0)
+    overlap = torch.maximum(overlap, pairwise_iou(boxes, places.anchors) / 10).clamp(min=_ROUNDING)
+    x, y = places.off_center(boxes)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_ROUNDING)[..., None].unbind(-2)
+    off_center = torch.maximum(x / width, y / height)  # 0..0.5 inside
     metric = (scores + _SHARPNESS * overlap.log() - 0.01 * off_center).masked_fill(~usable, -torch.inf)
-    best = metric.topk(min(_BEST, len(metric)), dim=0).indices
-    return overlap * torch.zeros_like(usable).scatter_(0, best, True)
+    best = metric.topk(min(_BEST, metric.shape[2])).indices
+    return overlap * torch.zeros_like(usable).scatter_(2, best, True)
 
 
-def _sides(centers: Tensor, boxes: Tensor) -> Tensor:
-    """Distances from points [S, 2] to the left, top, right and bottom of boxes [n, 4]: [S, n, 4]; negative outside."""
-    return torch.cat([centers[:, None] - boxes[:, :2], boxes[:, 2:] - centers[:, None]], -1)
+def _sides(places: _Places, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances from each place to the left, top, right and bottom of boxes [B, n, 4]: four of [B, n, S]; negative
+    outside."""
+    (x, y), (x1, y1, x2, y2) = places.centers[:, None].unbind(-1), boxes[..., None].unbind(-2)
+    return x - x1, y - y1, x2 - x, y2 - y
 
 
 def _of_each_place(of_level: Tensor, level_sizes: Sequence[int]) -> Tensor:
-    """A value a level [L] -> the same for each place, [S, 1]."""
-    return torch.cat([value.expand(size, 1) for value, size in zip(of_level, level_sizes, strict=True)])
+    """A value a level [B, L] -> the same for each place, [B, 1, S]."""
+    parts = zip(torch.split(of_level[:, None], 1, 2), level_sizes, strict=True)
+    return torch.cat([value.expand(-1, 1, size) for value, size in parts], 2)
 
 
 def _leave_none_out(owner: Tensor, held: Tensor, locations: Locations, i: int, boxes: Tensor) -> None:

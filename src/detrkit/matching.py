@@ -5,8 +5,12 @@ Paper, section 3.1, equation 1; the cost is that of its appendix A.2, or the foc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.boxes import cxcywh_to_xyxy, pairwise_giou
+from detrkit.boxes import cxcywh_to_xyxy, giou
 from detrkit.errors import ConfigError
 from detrkit.structures import Output, Target
 
@@ -28,13 +32,32 @@ _NEVER = 2 * _WORST
 """Cost of a query that shall not be matched. Above `_WORST`, so one is chosen only where nothing else is left, and then
 the pair is dropped."""
 
+_WORTH_THREADS = 4000
+"""Costs of a problem, on average, from which on threads solve them sooner than one after the other would."""
+
 Costs = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+class Layers(NamedTuple):
+    """What decoder layers say of a batch, L layers in one tensor, the last one first."""
+
+    logits: Tensor
+    """float32 [L, B, Q, C + 1], or [L, B, Q, C] where `sigmoid`."""
+    boxes: Tensor
+    """float32 [L, B, Q, 4]; cx, cy, w, h in 0..1."""
+    sigmoid: bool
+
+    @classmethod
+    def of(cls, outputs: Sequence[Output]) -> Self:
+        """Outputs of one kind and size, in their order."""
+        logits = torch.stack([out.logits for out in outputs]).float()
+        return cls(logits, torch.stack([out.boxes for out in outputs]).float(), outputs[0].sigmoid)
 
 
 class Problem(NamedTuple):
     """Layers whose queries are to be matched with the objects of their pictures, each layer for itself."""
 
-    layers: Sequence[Output]
+    layers: Layers
     targets: Sequence[Target]
     groups: int = 1
     """So many equal runs of queries are matched with all objects, each for itself (Chen et al. 2023, "Group DETR")."""
@@ -56,9 +79,8 @@ class HungarianMatcher:
 
     def match_layers(self, layers: Sequence[Output], targets: Sequence[Target]) -> list[Pairs]:
         """The pairs of each image for each of several decoder layers."""
-        return self.solve([Problem(layers, targets)])[0]
+        return self.solve([Problem(Layers.of(layers), targets)])[0]
 
-    @torch.no_grad()
     def solve(self, problems: Sequence[Problem]) -> list[list[Pairs]]:
         """The pairs of each image, for each layer of each problem, with a single transfer from the device.
 
@@ -68,48 +90,65 @@ class HungarianMatcher:
         Raises:
             ConfigError: the queries do not divide into the groups.
         """
-        costs = [self._costs(problem) for problem in problems]  # for each problem and image [layers, Q, n]
-        every = [cost for one in costs for cost in one]
-        flat = torch.cat([cost.flatten() for cost in every]).cpu().numpy()
-        ends = np.cumsum([cost.numel() for cost in every])[:-1]
-        parts = iter([part.reshape(cost.shape) for part, cost in zip(np.split(flat, ends), every, strict=True)])
-        solved = []
-        for problem in problems:
-            images = [next(parts) for _ in problem.targets]
-            solved.append(
-                [
-                    [_assign(part[k], problem.groups, problem.repeat) for part in images]
-                    for k, _ in enumerate(problem.layers)
-                ]
-            )
-        return solved
+        costs = in_main_memory([self.costs(problem) for problem in problems])
+        return [self.assign(problem, cost) for problem, cost in zip(problems, costs, strict=True)]
 
-    def _costs(self, problem: Problem) -> list[Tensor]:
-        queries = problem.layers[0].logits.shape[1]
+    @torch.no_grad()
+    def costs(self, problem: Problem) -> Tensor:
+        """What each pair of a query and an object of its picture costs, float32 [M, L, Q], M objects of all pictures.
+
+        No query is held against the objects of other pictures, which would be most of a batch's pairs.
+
+        Raises:
+            ConfigError: the queries do not divide into the groups.
+        """
+        logits, boxes, sigmoid = problem.layers
+        queries, device = logits.shape[2], logits.device
         if queries % problem.groups:
             raise ConfigError(f"expected queries that divide into {problem.groups} equal groups, found {queries}")
-        logits = torch.stack([layer.logits for layer in problem.layers])
-        boxes = torch.stack([layer.boxes for layer in problem.layers])
-        sigmoid = problem.layers[0].sigmoid
-        costs = [self.cost(logits[:, i], boxes[:, i], t, sigmoid=sigmoid) for i, t in enumerate(problem.targets)]
-        if problem.ignored is not None:
-            costs = [cost.masked_fill(problem.ignored[i][:, None], _NEVER) for i, cost in enumerate(costs)]
-        return costs
-
-    def cost(self, logits: Tensor, boxes: Tensor, target: Target, *, sigmoid: bool = False) -> Tensor:
-        """What each pair costs: logits and boxes [..., Q, 4] of one image, n objects -> [..., Q, n].
-
-        Logits are [..., Q, C + 1], or with `sigmoid` [..., Q, C].
-        """
+        sizes = torch.tensor([len(target["labels"]) for target in problem.targets])
+        images = torch.arange(len(sizes)).repeat_interleave(sizes).to(device, non_blocking=True)
+        labels = torch.cat([target["labels"] for target in problem.targets])
+        wanted = torch.cat([target["boxes"].float() for target in problem.targets])[:, None, None]  # [M, 1, 1, 4]
+        said = logits if sigmoid else -logits.softmax(-1)
+        cost_class = said[:, images, :, labels]  # [M, L, Q]
         if sigmoid:
-            cost_class = _focal_cost(logits.float()[..., target["labels"]])
-        else:
-            cost_class = -logits.float().softmax(-1)[..., target["labels"]]
-        boxes, wanted = boxes.float(), target["boxes"].float()
-        distance = torch.cdist(boxes, wanted.expand(*boxes.shape[:-2], -1, -1), p=1)
-        overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
+            cost_class = _focal_cost(cost_class)
+        found = boxes.transpose(0, 1)[images]  # [M, L, Q, 4]
+        distance = (found - wanted).abs().sum(-1)
+        overlap = giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
         total = self.cost_bbox * distance + self.cost_class * cost_class - self.cost_giou * overlap
-        return total.nan_to_num(_WORST, _WORST, _WORST).clamp(max=_WORST)
+        total = total.nan_to_num(_WORST, _WORST, _WORST).clamp(max=_WORST)
+        if problem.ignored is not None:
+            total = total.masked_fill(problem.ignored[images][:, None], _NEVER)
+        return total
+
+    def assign(self, problem: Problem, costs: Costs) -> list[Pairs]:
+        """The cheapest pairs of each image, for each layer: `costs` in main memory -> as `solve`."""
+        ends = np.cumsum([0, *(len(target["labels"]) for target in problem.targets)])
+        tables = [costs[start:end, k].T for k in range(costs.shape[1]) for start, end in pairwise(ends)]
+
+        def solve(table: Costs) -> tuple[Tensor, Tensor]:
+            return _assign(table, problem.groups, problem.repeat)
+
+        # scipy lets other threads run meanwhile
+        worthwhile = problem.repeat * costs.size > _WORTH_THREADS * len(tables)
+        pairs = list(_threads().map(solve, tables) if worthwhile else map(solve, tables))
+        images = len(problem.targets)
+        return [pairs[first : first + images] for first in range(0, len(pairs), images)]
+
+
+def in_main_memory(tensors: Sequence[Tensor]) -> list[Costs]:
+    """Tensors of numbers up to 2^24 as float32 arrays of the same shapes, in one transfer from their device."""
+    flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors]).cpu().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    return [part.reshape(tensor.shape) for part, tensor in zip(np.split(flat, ends), tensors, strict=True)]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Made when first needed; they wait for work and end with the process."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="matching")
 
 
 def _focal_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2) -> Tensor:
@@ -126,7 +165,8 @@ def _assign(cost: Costs, groups: int, repeat: int) -> tuple[Tensor, Tensor]:
     size, objects = len(cost) // groups, cost.shape[1]
     pairs = []
     for first in range(0, len(cost), max(size, 1)):
-        part = np.tile(cost[first : first + size], (1, repeat))
+        part = cost[first : first + size]
+        part = np.tile(part, (1, repeat)) if repeat > 1 else part
         rows, columns = linear_sum_assignment(part)
         meant = part[rows, columns] < _NEVER
         pairs.append((rows[meant] + first, columns[meant] % max(objects, 1)))

@@ -9,6 +9,7 @@ from detrkit import Output, build_criterion
 from detrkit.boxes import cxcywh_to_xyxy, iou
 from detrkit.losses.classification import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
 from detrkit.losses.terms import Matched
+from detrkit.matching import Layers
 
 B, Q, C = 2, 5, 3
 
@@ -21,9 +22,9 @@ def matched(logits, boxes=None, ignored=None, *, num_boxes=4.0, found=None, clas
         boxes = torch.full((B, Q, 4), 0.4, dtype=logits.dtype)
         boxes[images, queries] = wanted * 1.1
     counts = (torch.tensor(value, dtype=logits.dtype) for value in (num_boxes, 3.0, float(B * Q)))
-    return Matched(
-        Output(logits, boxes, sigmoid=True), [], images, queries, labels, wanted, *counts, ignored, class_agnostic
-    )
+    output, found = Layers(logits[None], boxes[None], sigmoid=True), boxes[images, queries]
+    pairs = (torch.zeros_like(images), images, queries, labels)
+    return Matched(output, *pairs, found, wanted, [2, 1], *counts, ignored, class_agnostic)
 
 
 def random_logits():
@@ -39,14 +40,14 @@ def by_hand(case, positive, negative):
             zip(case.images.tolist(), case.queries.tolist(), case.labels.tolist(), strict=True)
         )
     }
-    quality = iou(cxcywh_to_xyxy(case.output.boxes[case.images, case.queries]), cxcywh_to_xyxy(case.boxes))
+    quality = iou(cxcywh_to_xyxy(case.found), cxcywh_to_xyxy(case.boxes))
     total = 0.0
     for i in range(B):
         for k in range(Q):
             for c in range(C):
                 if case.ignored is not None and case.ignored[i, k]:
                     continue
-                p = 1 / (1 + math.exp(-case.output.logits[i, k, c].item()))
+                p = 1 / (1 + math.exp(-case.output.logits[0, i, k, c].item()))
                 total += positive(p, quality[pairs[i, k, c]].item()) if (i, k, c) in pairs else negative(p)
     return total / case.num_boxes.item()
 
@@ -86,7 +87,7 @@ def test_known_values():
     """All probabilities 1/2, the matched boxes exact: 3 cells say yes, 27 say no, 4 boxes."""
     logits, ln2 = torch.zeros(B, Q, C, dtype=torch.float64), math.log(2)
     case = matched(logits)
-    case.output.boxes[case.images, case.queries] = case.boxes
+    case.found.copy_(case.boxes)
     assert FocalLoss(C)(case).item() == pytest.approx((3 * 0.25 + 27 * 0.75) / 4 * ln2 / 4)
     assert VarifocalLoss(C)(case).item() == pytest.approx((3 + 27 * 0.75 / 4) * ln2 / 4)
     assert MatchabilityLoss(C)(case).item() == pytest.approx((3 + 27 * 0.5**1.5) * ln2 / 4)

@@ -33,7 +33,7 @@ class SoftmaxLoss:
     eos_coef: float = 0.1
 
     def __call__(self, matched: Matched) -> Tensor:
-        """The mean over the queries of all processes, weighted by their class.
+        """The mean over the queries of a layer in all processes, weighted by their class; [L].
 
         The original divides by the weights of its own process, so that a query's share depends on what it is
         processed beside; for one process the two are the same.
@@ -44,15 +44,18 @@ class SoftmaxLoss:
         logits = matched.output.logits
         no_object = logits.shape[-1] - 1
         _expect(self.num_classes, no_object, matched)
-        wanted = logits.new_full(logits.shape[:2], no_object, dtype=torch.int64)
-        wanted[matched.images, matched.queries] = matched.labels
+        wanted = logits.new_full(logits.shape[:3], no_object, dtype=torch.int64)
+        wanted[matched.layers, matched.images, matched.queries] = matched.labels
         if matched.ignored is not None:
             wanted = wanted.masked_fill(matched.ignored, _NOT_ASKED)
         weight = logits.new_ones(no_object + 1)
-        weight[-1] = self.eos_coef
-        total = F.cross_entropy(logits.transpose(1, 2), wanted, weight, reduction="sum", ignore_index=_NOT_ASKED)
+        weight[-1:].fill_(self.eos_coef)
+        loss = F.cross_entropy(
+            logits.flatten(0, 2), wanted.flatten(), weight, reduction="none", ignore_index=_NOT_ASKED
+        )
         weights = matched.num_matched + self.eos_coef * (matched.num_queries - matched.num_matched)
-        return total / weights.clamp(min=1e-6)  # a branch may have no query, or none that weighs anything
+        # a branch may have no query, or none that weighs anything
+        return loss.view(*logits.shape[:3]).flatten(1).sum(1) / weights.clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,14 @@ class FocalLoss:
     gamma: float = 2.0
 
     def __call__(self, matched: Matched) -> Tensor:
-        """Sum over all queries and classes, per pair.
+        """Sum over all queries and classes of a layer, per pair; [L].
 
         Raises:
             ConfigError: the model has another number of classes.
         """
         logits = matched.output.logits
         _expect(self.num_classes, logits.shape[-1], matched)
-        place = (matched.images, matched.queries, matched.labels)
-        wanted = torch.zeros_like(logits).index_put(place, torch.ones_like(matched.boxes[:, 0]))
+        wanted = torch.zeros_like(logits).index_put(matched.places, torch.ones_like(matched.boxes[:, 0]))
         loss = _cross_entropy(logits, wanted)
         wrong = -torch.expm1(-loss)  # 1 - the probability of what is wanted
         alpha = torch.where(wanted > 0, self.alpha, 1 - self.alpha)
@@ -91,16 +93,16 @@ class VarifocalLoss:
     gamma: float = 2.0
 
     def __call__(self, matched: Matched) -> Tensor:
-        """Sum over all queries and classes, per pair.
+        """Sum over all queries and classes of a layer, per pair; [L].
 
         Raises:
             ConfigError: the model has another number of classes.
         """
         logits = matched.output.logits
         _expect(self.num_classes, logits.shape[-1], matched)
-        place, quality = (matched.images, matched.queries, matched.labels), _quality(matched)
-        weight = (self.alpha * logits.detach().sigmoid() ** self.gamma).index_put(place, quality)
-        wanted = torch.zeros_like(logits).index_put(place, quality)
+        places, quality = matched.places, _quality(matched)
+        weight = (self.alpha * logits.detach().sigmoid() ** self.gamma).index_put(places, quality)
+        wanted = torch.zeros_like(logits).index_put(places, quality)
         return _sum_per_pair(weight * _cross_entropy(logits, wanted), matched)
 
 
@@ -116,16 +118,16 @@ class MatchabilityLoss:
     gamma: float = 1.5
 
     def __call__(self, matched: Matched) -> Tensor:
-        """Sum over all queries and classes, per pair.
+        """Sum over all queries and classes of a layer, per pair; [L].
 
         Raises:
             ConfigError: the model has another number of classes.
         """
         logits = matched.output.logits
         _expect(self.num_classes, logits.shape[-1], matched)
-        place, wanted_there = (matched.images, matched.queries, matched.labels), _quality(matched) ** self.gamma
-        weight = (logits.detach().sigmoid() ** self.gamma).index_put(place, torch.ones_like(wanted_there))
-        wanted = torch.zeros_like(logits).index_put(place, wanted_there)
+        places, wanted_there = matched.places, _quality(matched) ** self.gamma
+        weight = (logits.detach().sigmoid() ** self.gamma).index_put(places, torch.ones_like(wanted_there))
+        wanted = torch.zeros_like(logits).index_put(places, wanted_there)
         return _sum_per_pair(weight * _cross_entropy(logits, wanted), matched)
 
 
@@ -140,8 +142,7 @@ def _expect(num_classes: int, found: int, matched: Matched) -> None:
 
 def _quality(matched: Matched) -> Tensor:
     """IoU of each matched box with that of its object, [M], without gradient."""
-    found = matched.output.boxes[matched.images, matched.queries].detach()
-    return iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(matched.boxes))
+    return iou(cxcywh_to_xyxy(matched.found.detach()), cxcywh_to_xyxy(matched.boxes))
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _sum_per_pair(loss: Tensor, matched: Matched) -> Tensor:
-    """[B, Q, C] -> scalar."""
+    """[L, B, Q, C] -> [L]."""
     if matched.ignored is not None:
         loss = loss.masked_fill(matched.ignored[..., None], 0)
-    return loss.sum() / matched.num_boxes
+    return loss.flatten(1).sum(1) / matched.num_boxes

@@ -14,7 +14,7 @@ from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError, DataError
 from detrkit.losses.masks import pair_masks
 from detrkit.losses.terms import Matched, Term
-from detrkit.matching import HungarianMatcher, Pairs, Problem
+from detrkit.matching import HungarianMatcher, Layers, Pairs, Problem, in_main_memory
 from detrkit.structures import Output, Target
 
 
@@ -36,8 +36,8 @@ class _Lesson(NamedTuple):
 
     prefix: str
     """Of its losses' names: empty for the decoder layers, "name/" for a branch."""
-    layers: list[Output]
-    """In float32, the last one first."""
+    layers: Layers
+    """The last one first."""
     targets: Sequence[Target]
     pairs: list[Pairs]
     """Of each layer."""
@@ -94,55 +94,74 @@ class Criterion(nn.Module):
             lessons = self._lessons(out, targets)
             losses: dict[str, Tensor] = {}
             for lesson, counts in zip(lessons, _mean_over_processes(lessons, out.logits.device), strict=True):
-                for i, (layer, pairs) in enumerate(zip(lesson.layers, lesson.pairs, strict=True)):
-                    matched, objects = _gather(lesson, layer, pairs, counts)
-                    suffix = f"_{i - 1}" if i else ""
-                    chosen = [t for t in self.terms if (t.every_layer or not i) and (t.weight or not lesson.prefix)]
-                    if lesson.prefix:
-                        chosen = [t for t in chosen if not t.masks]
-                    elif not i and any(t.masks for t in chosen):
-                        pairs_of_masks = (matched.images, matched.queries, objects)
-                        masks = pair_masks(out, targets, *pairs_of_masks, self.mask_padding)
-                        matched = replace(matched, masks=masks)
-                    losses |= {lesson.prefix + t.name + suffix: t.term(matched) for t in chosen}
+                losses |= self._learn(out, lesson, counts)
         return losses
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
         """The scalar to minimise: each loss times the weight of its term and branch, over all decoder layers."""
         weights = {t.name: t.weight for t in self.terms if t.weight}
-        parts = []
+        parts, factors = [], []
         for name, loss in losses.items():
             branch, _, term = name.rpartition("/")
             if (term := _term_of(term)) in weights:
-                parts.append(weights[term] * self.branch_weights.get(branch, 1.0) * loss)
-        return torch.stack(parts).sum()
+                parts.append(loss)
+                factors.append(weights[term] * self.branch_weights.get(branch, 1.0))
+        return (torch.stack(parts) * torch.tensor(factors).to(parts[0].device, non_blocking=True)).sum()
 
     def match(self, out: Output, targets: Sequence[Target]) -> Pairs:
         """(query indices, target indices) of each image at the last decoder layer."""
         return self.matcher(out, targets)
 
+    def _learn(self, out: Output, lesson: _Lesson, counts: Tensor) -> dict[str, Tensor]:
+        """The losses of a lesson by name, those of its last layer first; each term sees all layers at once."""
+        matched, objects = _gather(lesson, counts)
+        pairs_of_last = sum(len(queries) for queries, _ in lesson.pairs[0])
+        last = matched.first(pairs_of_last)
+        chosen = [t for t in self.terms if not lesson.prefix or (t.weight and not t.masks)]
+        if any(t.masks for t in chosen):
+            pairs = (last.images, last.queries, objects[:pairs_of_last])
+            last = replace(last, masks=pair_masks(out, lesson.targets, *pairs, self.mask_padding))
+        values = {t.name: t.term(matched if t.every_layer else last).unbind() for t in chosen}
+        losses: dict[str, Tensor] = {}
+        for i in range(len(lesson.pairs)):
+            suffix = f"_{i - 1}" if i else ""
+            losses |= {lesson.prefix + name + suffix: value[i] for name, value in values.items() if i < len(value)}
+        return losses
+
     def _lessons(self, out: Output, targets: Sequence[Target]) -> list[_Lesson]:
-        """The decoder layers and then each branch, with their pairs; all Hungarian matching in one go."""
+        """The decoder layers and then each branch, with their pairs; one transfer fetches what all of them need."""
         lessons = [_Lesson("", self._layers(out), targets, [])]
-        problems = [Problem(lessons[0].layers, targets)]
-        for branch in out.branches:
+        problems = {0: Problem(lessons[0].layers, targets)}
+        owners: dict[int, list[Tensor]] = {}
+        for k, branch in enumerate(out.branches, start=1):
             layers, ignored = self._layers(branch.output), branch.ignored
             wanted = [_as_class_0(target) for target in targets] if branch.class_agnostic else targets
             pairs: list[Pairs] = []
             if branch.pairs is not None:
-                pairs = [branch.pairs] * len(layers)
+                pairs = [branch.pairs] * len(layers.logits)
             elif (places := branch.locations) is not None:
                 if self.assigner is None:
                     raise ConfigError(f'the branch "{branch.name}" needs a dense_head to choose its places, found none')
-                pairs = [self.assigner(layer, places, wanted) for layer in layers]
+                owners[k] = [
+                    self.assigner.owners(Output(*said, sigmoid=layers.sigmoid), places, wanted)
+                    for said in zip(layers.logits, layers.boxes, strict=True)
+                ]
                 ignored = places.padding if ignored is None else places.padding | ignored
             else:
-                problems.append(Problem(layers, wanted, branch.groups, branch.repeat, ignored))
+                problems[k] = Problem(layers, wanted, branch.groups, branch.repeat, ignored)
             lessons.append(_Lesson(f"{branch.name}/", layers, wanted, pairs, ignored, branch.class_agnostic))
-        solved = iter(self.matcher.solve(problems))
-        return [lesson if lesson.pairs else lesson._replace(pairs=next(solved)) for lesson in lessons]
+        asked = [self.matcher.costs(problem) for problem in problems.values()]
+        told = iter(in_main_memory([*asked, *(owner for each in owners.values() for owner in each)]))
+        found = {k: self.matcher.assign(problem, next(told)) for k, problem in problems.items()}
+        for k, each in owners.items():
+            places = out.branches[k - 1].locations
+            assert places
+            assert self.assigner
+            chosen = [torch.from_numpy(next(told)).long() for _ in each]
+            found[k] = [self.assigner.pairs(one, places, lessons[k].targets) for one in chosen]
+        return [lesson._replace(pairs=found.get(k, lesson.pairs)) for k, lesson in enumerate(lessons)]
 
-    def _layers(self, out: Output) -> list[Output]:
+    def _layers(self, out: Output) -> Layers:
         """The last layer and then the earlier ones, in float32."""
         if out.sigmoid != self.sigmoid:
             kinds = "a softmax with a no-object class", "a yes or no a class"
@@ -150,8 +169,7 @@ class Criterion(nn.Module):
                 f"expected a model whose classes are {kinds[self.sigmoid]}, as class_loss wants them, found one with "
                 f"{kinds[out.sigmoid]}; build both for the same class_loss"
             )
-        layers = (out, *out.aux)
-        return [Output(layer.logits.float(), layer.boxes.float(), sigmoid=layer.sigmoid) for layer in layers]
+        return Layers.of((out, *out.aux))
 
 
 def _term_of(name: str) -> str:
@@ -172,20 +190,24 @@ def _check_labels(out: Output, targets: Sequence[Target]) -> None:
             raise DataError(f"expected labels in 0..{classes - 1}, found {wrong} in picture {i + 1} of the batch")
 
 
-def _gather(lesson: _Lesson, output: Output, pairs: Pairs, counts: Tensor) -> tuple[Matched, Tensor]:
-    """A layer beside what it is to learn; and which object of the whole batch each pair has, int64 [M]."""
-    device, targets = output.logits.device, lesson.targets
+def _gather(lesson: _Lesson, counts: Tensor) -> tuple[Matched, Tensor]:
+    """A lesson's layers beside what they are to learn; and which object of the whole batch each pair has, int64 [M]."""
+    output, targets = lesson.layers, lesson.targets
     sizes = [len(target["labels"]) for target in targets]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)])
-    queries = torch.cat([queries for queries, _ in pairs])
-    objects = torch.cat([objects + start for start, (_, objects) in zip(starts, pairs, strict=True)])
-    images, queries, objects = torch.stack([images, queries, objects]).to(device)  # one transfer
+    pairs = [pair for of_layer in lesson.pairs for pair in of_layer]  # layer after layer, picture after picture
+    lengths = torch.tensor([len(queries) for queries, _ in pairs])
+    which = torch.arange(len(pairs)).repeat_interleave(lengths)
+    layers, images = which // len(targets), which % len(targets)
+    starts = torch.tensor([0, *sizes]).cumsum(0)
+    queries, objects = (torch.cat(half) for half in zip(*pairs, strict=True))
+    places = torch.stack([layers, images, queries, objects + starts[images]])
+    layers, images, queries, objects = places.to(output.logits.device, non_blocking=True)
     labels = torch.cat([target["labels"] for target in targets])[objects]
     boxes = torch.cat([target["boxes"] for target in targets])[objects].float()
+    found = output.boxes[layers, images, queries]
     num_boxes, num_matched, num_queries = counts
     matched = Matched(
-        output, targets, images, queries, labels, boxes, num_boxes, num_matched, num_queries,
+        output, layers, images, queries, labels, found, boxes, sizes, num_boxes, num_matched, num_queries,
         lesson.ignored, lesson.class_agnostic,
     )  # fmt: skip
     return matched, objects
@@ -200,11 +222,11 @@ def _mean_over_processes(lessons: Sequence[_Lesson], device: torch.device) -> Te
     """
     counts = []
     for lesson in lessons:
-        images, queries = lesson.layers[0].logits.shape[:2]
+        _, images, queries, _ = lesson.layers.logits.shape
         objects = sum(len(target["labels"]) for target in lesson.targets)
         matched = sum(len(found) for pairs in lesson.pairs for found, _ in pairs) / len(lesson.pairs)
         counts.append([matched if lesson.prefix else objects, matched, images * queries])
-    total = torch.tensor(counts, dtype=torch.float32, device=device)
+    total = torch.tensor(counts, dtype=torch.float32).to(device, non_blocking=True)
     nothing = torch.zeros((), device=device)
     total[:, 2] -= torch.stack([nothing if one.ignored is None else one.ignored.sum().float() for one in lessons])
     processes = 1

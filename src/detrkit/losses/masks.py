@@ -18,7 +18,7 @@ from detrkit.structures import Output, Target
 
 
 def mask_focal(matched: Matched, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss (Lin et al. 2017, equation 5): the mean over the pixels of each pair, summed, per object."""
+    """Focal loss (Lin et al. 2017, equation 5): the mean over the pixels of each pair, summed, per object; [1]."""
     assert matched.masks
     logits, wanted, inside = matched.masks
     loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
@@ -26,17 +26,17 @@ def mask_focal(matched: Matched, alpha: float = 0.25, gamma: float = 2.0) -> Ten
     wrong = probability + wanted - 2 * probability * wanted  # 1 - the probability of what is wanted
     loss = (alpha * wanted + (1 - alpha) * (1 - wanted)) * wrong**gamma * loss
     if inside is None:
-        return loss.mean((1, 2)).sum() / matched.num_boxes
-    return ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum() / matched.num_boxes
+        return loss.mean((1, 2)).sum()[None] / matched.num_boxes
+    return ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum()[None] / matched.num_boxes
 
 
 def mask_dice(matched: Matched) -> Tensor:
-    """Dice loss (Milletari et al. 2016, section 3, with 1 added above and below): summed over pairs, per object."""
+    """Dice loss (Milletari et al. 2016, section 3, with 1 added above and below): summed, per object; [1]."""
     assert matched.masks
     logits, wanted, inside = matched.masks
     found = logits.sigmoid() if inside is None else logits.sigmoid() * inside
     overlap, total = (found * wanted).sum((1, 2)), found.sum((1, 2)) + wanted.sum((1, 2))
-    return (1 - (2 * overlap + 1) / (total + 1)).sum() / matched.num_boxes
+    return (1 - (2 * overlap + 1) / (total + 1)).sum()[None] / matched.num_boxes
 
 
 def pair_masks(
