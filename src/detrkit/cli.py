@@ -16,7 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -88,6 +88,13 @@ VERBS = {
         "write weights in another format",
         "WEIGHTS OUTPUT",
         ("weights", "output"),
+    ),
+    "bench": Verb(
+        verbs.BenchConfig,
+        "detrkit.bench:bench",
+        "measure how fast a model is on this machine",
+        "[PART]",
+        ("part",),
     ),
 }
 TRAIN_SETTINGS = [f.name for f in fields(TrainConfig)]
@@ -303,15 +310,19 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
 
 
 def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
-    """Add a field that is given without its flag; a list takes one value or more."""
+    """Add a field that is given without its flag; a list takes one value or more, and one with a default may lack."""
     from docstring_parser import parse as parse_docstring
     from docstring_parser.attrdoc import add_attribute_docstrings
 
     documented = parse_docstring(config.__doc__ or "")
     add_attribute_docstrings(config, documented)
     text = next((p.description for p in documented.params if p.arg_name == name), None)
-    several = next(f for f in fields(config) if f.name == name).type == "list[str]"
-    parser.add_argument(name, type=str, nargs="+" if several else None, help=text)
+    field = next(f for f in fields(config) if f.name == name)
+    if field.default is not MISSING:
+        hint = get_type_hints(config)[name]
+        parser.add_argument(name, type=hint, nargs="?", default=field.default, help=text)
+        return
+    parser.add_argument(name, type=str, nargs="+" if field.type == "list[str]" else None, help=text)
 
 
 def spell_out_switches(argv: list[str], config: type) -> list[str]:

@@ -161,6 +161,42 @@ class ConvertConfig(WeightsChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchConfig(DataChoice):
+    """Measure how fast a model is on this machine, beside its plain form and transformers, and what the machine could
+    do at best. Without --weights and --model it is the classic DETR; without --data, pictures are drawn."""
+
+    part: Literal["all", "inference", "training", "data", "postprocessing", "evaluation"] = "all"
+    """What to measure: all, inference, training, data, postprocessing or evaluation."""
+    weights: str = ""
+    """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
+    model: str = ""
+    """Named model with random weights instead, as in training; empty: the classic DETR."""
+    masks: bool = False
+    """Let the model without weights have a mask head."""
+    image_size: int = 0
+    """Shorter side in pixels; 0: what the weights were trained with, or 800."""
+    batch_size: int = 1
+    """Pictures a forward pass or training step."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the fast path; the plain one is in fp32."""
+    compile: Literal["auto", "off"] = "auto"
+    """Whether the fast path is compiled; auto: where it pays."""
+    images: int = 32
+    """Most pictures read in one go, from files to detections."""
+    evaluation_images: int = 1000
+    """Pictures, of 100 detections each, whose COCO numbers are computed."""
+    seconds: float = 3.0
+    """Time for each measurement of each way; slow ones are done three times in any case."""
+    output_dir: str = "bench"
+    """Folder of bench.json and bench.png."""
+
+    def __post_init__(self) -> None:
+        check_lowest(self, {1: ("batch_size", "images", "evaluation_images"), 0: ("image_size", "seconds")})
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Make a small data set of surface defects, train a DETR on it with no GPU, measure it and draw what it finds."""
 
