@@ -125,17 +125,20 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
     fault = segmentation_fault(segmentation, height, width)
     if fault:
         raise DataError(f"expected a mask as polygons or RLE, found {fault}")
+    return torch.from_numpy(coco_mask.decode(as_rle(segmentation, height, width)).astype(bool))
+
+
+def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """The mask of one object in compressed run lengths, see `decode_segmentation`; nothing is checked."""
+    from faster_coco_eval.core import mask as coco_mask
+
     if isinstance(segmentation, list):
         if not segmentation:
-            return torch.zeros(height, width, dtype=torch.bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    else:
-        rle = (
-            coco_mask.frPyObjects(segmentation, height, width)
-            if isinstance(segmentation["counts"], list)
-            else segmentation
-        )
-    return torch.from_numpy(coco_mask.decode(rle).astype(bool))
+            return encode_rle(torch.zeros(height, width, dtype=torch.bool))
+        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return dict(coco_mask.frPyObjects(segmentation, height, width))
+    return dict(segmentation)
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str:

@@ -7,7 +7,7 @@ batch, Q queries, C classes, n detections of one image, k queries that a map is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,32 @@ SMALL_SEGMENT = 4
 """A segment of so many pixels or fewer is dropped from a panoptic map."""
 
 
+class BoxesOfBatch(NamedTuple):
+    """K detections of each of B pictures, as one computation makes them all."""
+
+    boxes: Tensor
+    """float32 [B, K, 4]; cx, cy, w, h relative to the picture without padding."""
+    scores: Tensor
+    """float32 [B, K], in 0..1."""
+    labels: Tensor
+    """int64 [B, K], class indices 0..C-1."""
+    queries: Tensor
+    """int64 [B, K], whose they are."""
+
+    def to(self, device: torch.device | str) -> BoxesOfBatch:
+        """The same on another device, in a single transfer; the only moment at which one waits for a GPU."""
+        if self.boxes.device == torch.device(device):
+            return self
+        columns = [self.boxes, *(column[..., None].float() for column in self[1:])]
+        boxes, scores, labels, queries = torch.split(torch.cat(columns, dim=2).to(device), [4, 1, 1, 1], dim=2)
+        return BoxesOfBatch(boxes, scores[..., 0], labels[..., 0].long(), queries[..., 0].long())
+
+    def xyxy(self, sizes: Tensor) -> Tensor:
+        """The boxes in pixels of pictures of some sizes, int [B, 2] (height, width); float32 [B, K, 4]."""
+        height, width = sizes.to(self.boxes.device).unbind(1)
+        return cxcywh_to_xyxy(self.boxes) * torch.stack([width, height, width, height], dim=1)[:, None]
+
+
 @torch.no_grad()
 def postprocess(
     out: Output,
@@ -46,6 +72,8 @@ def postprocess(
     processed_sizes: Tensor | None = None,
     threshold: float = 0.0,
     mask_threshold: float = 0.5,
+    best_first: bool = False,
+    device: torch.device | str | None = None,
 ) -> list[Detections]:
     """Detections of each image of a batch; `class_ids` are class indices 0..C-1.
 
@@ -62,29 +90,35 @@ def postprocess(
             None: `sizes`; where these cannot be those of the batch, no masks are made.
         threshold: lowest score of a detection to keep, 0..1. A query whose class is NaN scores 0.
         mask_threshold: a pixel belongs to an object where the sigmoid of its mask is above this, 0..1. NaN does not.
+        best_first: sort by falling score, whatever `top_k` says; of equals the query that comes first.
+        device: where the detections shall be; None: where `out` is. From a GPU to "cpu" the boxes of the whole batch
+            take a single transfer; a threshold on the GPU waits for it once an image.
 
     Raises:
         ConfigError: a picture of `processed_sizes` is larger than the batch.
     """
-    scores, labels, queries = best_pairs(out, top_k)
-    height, width = sizes.to(out.boxes.device).unbind(1)
-    boxes = cxcywh_to_xyxy(out.boxes.float()) * torch.stack([width, height, width, height], dim=1)[:, None]
+    batch = best_boxes(out, top_k, best_first=best_first).to(out.boxes.device if device is None else device)
+    boxes = batch.xyxy(sizes)
     processed = _mask_sizes(out, sizes, processed_sizes)
     found = []
     for i, size in enumerate(_pairs(sizes)):
-        kept = slice(None) if threshold <= 0 else scores[i] >= threshold
-        chosen = queries[i, kept]
+        kept = slice(None) if threshold <= 0 else batch.scores[i] >= threshold
         masks = None
         if processed is not None:
-            wanted, place = torch.unique(chosen, return_inverse=True)  # a query may be there under several classes
-            masks = torch.zeros(len(chosen), *size, dtype=torch.bool, device=chosen.device)
-            done = 0
-            for part in query_masks(out, i, wanted, processed, size, mask_threshold):
-                rows = ((place >= done) & (place < done + len(part))).nonzero().flatten()
-                masks[rows] = part[place[rows] - done]
-                done += len(part)
-        found.append(Detections(boxes[i, chosen], scores[i, kept], labels[i, kept], masks=masks, image_size=size))
+            masks = _masks(out, i, batch.queries[i, kept], processed, size, mask_threshold)
+        found.append(
+            Detections(boxes[i, kept], batch.scores[i, kept], batch.labels[i, kept], masks=masks, image_size=size)
+        )
     return found
+
+
+def best_boxes(out: Output, top_k: int | None = None, *, best_first: bool = False) -> BoxesOfBatch:
+    """The detections of a batch without masks, on its device and without waiting for it; see `postprocess`."""
+    scores, labels, queries = best_pairs(out, top_k)
+    if best_first:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        labels, queries = labels.gather(1, order), queries.gather(1, order)
+    return BoxesOfBatch(out.boxes.float().take_along_dim(queries[..., None], dim=1), scores, labels, queries)
 
 
 def best_pairs(out: Output, top_k: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +134,20 @@ def best_pairs(out: Output, top_k: int | None = None) -> tuple[Tensor, Tensor, T
         return scores, pair % classes, pair // classes
     scores, labels = probabilities.max(-1)
     return scores, labels, torch.arange(logits.shape[1], device=logits.device).expand_as(scores)
+
+
+def _masks(
+    out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, mask_threshold: float
+) -> Tensor:
+    """Of some queries [n] of one picture, which may be there under several classes; bool [n, H, W] on their device."""
+    wanted, place = torch.unique(queries, return_inverse=True)
+    masks = torch.zeros(len(queries), *size, dtype=torch.bool, device=queries.device)
+    done = 0
+    for part in query_masks(out, image, wanted.to(out.boxes.device), processed_sizes, size, mask_threshold):
+        rows = ((place >= done) & (place < done + len(part))).nonzero().flatten()
+        masks[rows] = part.to(masks.device)[place[rows] - done]
+        done += len(part)
+    return masks
 
 
 def query_masks(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
+from detrkit.evaluation.columns import CocoResults
 
 from . import oracle
 from .cases import SPARSE_IDS, perfect, random_case
@@ -143,7 +144,10 @@ def test_masks_that_are_none_are_refused(mask: Any) -> None:
 
 
 def test_ranks_are_merged_without_duplicates() -> None:
-    rows = {i: [{"image_id": i, "score": 0.1 * i}] for i in range(5)}
-    parts = [{0: rows[0], 2: rows[2], 4: []}, {1: rows[1], 3: rows[3], 0: rows[0]}]
-    assert merge_ranks(parts) == [rows[0][0], rows[1][0], rows[2][0], rows[3][0]]
-    assert merge_ranks([]) == []
+    rows = [{"image_id": i, "category_id": 3, "bbox": [0.0, 1, 2, i], "score": 0.1 * i} for i in range(5)]
+    rows[2] |= {"segmentation": {"size": [1, 1], "counts": "01"}}
+    twice = rows[0] | {"score": 0.7}
+    parts = [([2, 0, 4], [rows[2], twice, rows[0]]), ([1, 3, 0], [rows[1], rows[3], rows[0] | {"score": 0.5}])]
+    merged = merge_ranks([(seen, CocoResults.from_rows(found)) for seen, found in parts])
+    assert list(merged) == [twice, rows[0], rows[1], rows[2], rows[3]]
+    assert list(merge_ranks([])) == []

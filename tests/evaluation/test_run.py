@@ -182,7 +182,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     model: Any = Knowing()
     collector = Collector(match.id_of)
     collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
-    found = merge_ranks([collector.found])
+    found = merge_ranks([(collector.seen, collector.found)])
     assert model.calls == 2  # four pictures of two shapes
     assert {row["image_id"] for row in found} == {image["id"] for image in truth["images"]}
     assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
@@ -212,8 +212,8 @@ def test_pictures_stream_through() -> None:
     model: Any = Knowing()
     collector = Collector({1: 5})
     collect_batches(model, batches(), collector, device="cpu")
-    assert list(collector.found) == list(range(40))
-    assert all(len(rows) == 1 for rows in collector.found.values())
+    assert collector.seen == list(range(40))
+    assert [row["image_id"] for row in collector.found] == collector.seen
     assert most <= 3  # this one, the generator's last and the loop's
 
 

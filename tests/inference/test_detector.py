@@ -153,7 +153,7 @@ def test_it_sees_what_evaluation_sees(detector: Detector, pictures: Path) -> Non
     split = Split("val", images, detector.categories, "test")
     collector = Collector(dict(enumerate(detector.categories.ids)))
     collect_split(detector.model, split, detector.categories, collector, image_size=64, device="cpu")
-    rows = [row for found in collector.found.values() for row in found]
+    rows = list(collector.found)
     for image in images:
         mine = detector.predict(image.path, threshold=0).to_coco(image.id)
         theirs = sorted((row for row in rows if row["image_id"] == image.id), key=lambda row: -row["score"])

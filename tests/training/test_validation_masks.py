@@ -202,7 +202,7 @@ def one_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
     every = sorted(i for share in shares for i in share)
     found = validator(every).run(Seer(), batches(shares[rank]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert found is not None
-    torch.save({"numbers": found.numbers, "losses": found.losses, "rows": found.detections}, folder / f"{rank}.pt")
+    torch.save({"numbers": found.numbers, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -222,7 +222,7 @@ def test_ranks_together_find_what_one_process_finds(shares: list[list[int]], tmp
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found["numbers"] == expected.numbers
-        assert found["rows"] == expected.detections
+        assert found["rows"] == list(expected.detections)
 
 
 def test_memory_does_not_grow_with_the_pictures() -> None:

@@ -1,4 +1,4 @@
-"""The official COCO numbers, computed by faster-coco-eval from plain COCO data.
+"""The official COCO numbers, from plain COCO data or columns of it.
 
 One rule for what cannot be measured: a number is -1, as in the official tool, where there is no object to find (of
 that class, of that size, or at all). With objects but no detections it is 0.
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
-from detrkit.masks import segmentation_fault
+from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
+from detrkit.evaluation.columns import CocoResults, Floats, TruthColumns, places
+from detrkit.masks import as_rle, segmentation_fault
 
 IouType = Literal["bbox", "segm"]
 
@@ -63,7 +65,7 @@ class CocoResult:
     @property
     def recall_points(self) -> NDArray[np.float64]:
         """[101]: the recalls that `precision` stands at."""
-        return np.linspace(0.0, 1.0, 101)
+        return RECALLS
 
 
 def coco_numbers(
@@ -88,42 +90,54 @@ def coco_numbers(
         DataError: a detection has an image or category that the truth does not know, lacks a key, or is not finite;
             or masks are to be compared and one is missing.
     """
-    from faster_coco_eval import COCO
-    from faster_coco_eval.core import COCOeval_faster
-
     if max_dets < OFFICIAL_MAX_DETS:
         raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
-    check_detections(truth, detections, iou_type)
-    truth_copy = _plain_truth(truth, iou_type)
-    found = COCO(truth_copy, print_function=_silent)
-    results = COCO(truth_copy | {"annotations": _plain_results(detections, iou_type)}, print_function=_silent)
-    judge = COCOeval_faster(found, results, iou_type, print_function=_silent)
-    judge.params.maxDets = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
-    judge.evaluate()
-    judge.accumulate()
-
-    thresholds, classes, steps = len(judge.params.iouThrs), len(judge.params.catIds), len(judge.params.maxDets)
-    precision = np.asarray(judge.eval["precision"], dtype=np.float64).reshape(thresholds, 101, classes, 4, steps)
-    recall = np.asarray(judge.eval["recall"], dtype=np.float64).reshape(thresholds, classes, 4, steps)
-    scores = np.asarray(judge.eval["scores"], dtype=np.float64).reshape(thresholds, 101, classes, 4, steps)
-
-    official = judge.params.maxDets.index(OFFICIAL_MAX_DETS)
-    p, r = precision[..., official], recall[..., official]
-    values = [_mean(p[..., 0]), _mean(p[0, ..., 0]), _mean(p[5, ..., 0]), *(_mean(p[..., a]) for a in (1, 2, 3))]
-    values += [_mean(recall[..., 0, m]) for m in range(3)]
-    values += [_mean(r[..., a]) for a in (1, 2, 3)]
+    found = read_columns(truth, detections, iou_type)
+    objects = TruthColumns.from_coco(truth)
+    limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
+    overlap = _of_masks(truth, objects, found) if iou_type == "segm" else None
+    matched = match(objects, found, limits[-1], overlap)
+    precision, scores = official, _ = matched.precision(OFFICIAL_MAX_DETS)
+    recalls = {most: matched.recall(most) for most in limits}
+    recall = recalls[OFFICIAL_MAX_DETS]
+    values = [_mean(official[..., 0]), _mean(official[0, ..., 0]), _mean(official[5, ..., 0])]
+    values += [_mean(official[..., a]) for a in (1, 2, 3)]
+    values += [_mean(recalls[most][..., 0]) for most in (1, 10, OFFICIAL_MAX_DETS)]
+    values += [_mean(recall[..., a]) for a in (1, 2, 3)]
     numbers = dict(zip(COCO_NAMES, values, strict=True))
     if max_dets > OFFICIAL_MAX_DETS:
-        numbers[f"AP@{max_dets}"] = _mean(precision[..., 0, -1])
-        numbers[f"AR{max_dets}"] = _mean(recall[..., 0, -1])
-
+        precision, scores = matched.precision(max_dets)
+        recall = recalls[max_dets]
+        numbers[f"AP@{max_dets}"] = _mean(precision[..., 0])
+        numbers[f"AR{max_dets}"] = _mean(recall[..., 0])
     return CocoResult(
         numbers=numbers,
-        per_class=_per_class(truth_copy, detections, precision[..., 0, -1], recall[..., 0, -1]),
-        precision=precision[..., 0, -1],
-        scores=scores[..., 0, -1],
+        per_class=_per_class(objects, found, precision[..., 0], recall[..., 0]),
+        precision=precision[..., 0],
+        scores=scores[..., 0],
         iou_type=iou_type,
     )
+
+
+def read_columns(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+) -> CocoResults:
+    """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
+    try:
+        found = CocoResults.from_rows(detections)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        found = None
+    images, categories = ([int(row["id"]) for row in truth[key]] for key in ("images", "categories"))
+    if (
+        found is None
+        or iou_type == "segm"
+        or not np.isin(found.image_ids, images).all()
+        or not np.isin(found.category_ids, categories).all()
+        or not np.isfinite(found.boxes).all()
+        or not np.isfinite(found.scores).all()
+    ):
+        check_detections(truth, detections, iou_type, where=where)  # one after another, to name the one that is wrong
+    return CocoResults.from_rows(detections) if found is None else found
 
 
 def summary(numbers: Mapping[str, float], iou_type: str = "bbox") -> str:
@@ -183,102 +197,64 @@ def check_detections(
                 )
 
 
-def merge_ranks(parts: Iterable[Mapping[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """The detections of several processes as one list of COCO results, every image once, in order of image id.
+def merge_ranks(parts: Iterable[tuple[Sequence[int], CocoResults]]) -> CocoResults:
+    """The detections of several processes as one, every image once, in order of image id.
 
     Args:
-        parts: one mapping a process, image id -> its detections (an empty list where nothing was found). An image
-            that several processes saw, because a sampler filled up its last batch, is taken from the first of them.
+        parts: of each process the ids of the images that it saw, and its detections. An image that several processes
+            saw, because a sampler filled up its last batch, is taken from the first of them.
     """
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for part in parts:
-        for image_id, rows in part.items():
-            by_image.setdefault(image_id, rows)
-    return [row for image_id in sorted(by_image) for row in by_image[image_id]]
+    taken: set[int] = set()
+    kept = []
+    for seen, found in parts:
+        mine = list(set(seen) - taken)
+        kept.append(found.take(np.flatnonzero(np.isin(found.image_ids, mine))))
+        taken.update(mine)
+    whole = CocoResults.concatenate(kept)
+    return whole.take(np.argsort(whole.image_ids, kind="stable"))
 
 
-def gather_detections(by_image: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """`merge_ranks` over all processes of the run; every process gets the whole list. Alone, just that list."""
+def gather_detections(seen: Sequence[int], found: CocoResults) -> CocoResults:
+    """`merge_ranks` over all processes of the run; every process gets them all. Alone, just its own."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return merge_ranks([by_image])
+        return merge_ranks([(seen, found)])
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, dict(by_image))
+    dist.all_gather_object(parts, (list(seen), found))
     return merge_ranks(parts)
 
 
-def _plain_truth(truth: Mapping[str, Any], iou_type: IouType) -> dict[str, Any]:
-    """A copy the evaluator may write to, with ids 1, 2, ... (it takes 0 for "unmatched") and no gaps in its keys."""
-    annotations = []
+def _of_masks(truth: Mapping[str, Any], objects: TruthColumns, found: CocoResults) -> Overlap:
+    """How masks overlap; every object must have one."""
+    sizes = {int(image["id"]): (image["height"], image["width"]) for image in truth["images"]}
+    of_objects = []
     for number, row in enumerate(truth["annotations"], 1):
-        x, y, w, h = row["bbox"]
-        entry = {
-            "id": number,
-            "image_id": int(row["image_id"]),
-            "category_id": int(row["category_id"]),
-            "bbox": [x, y, w, h],
-            "area": w * h if row.get("area") is None else row["area"],
-            "iscrowd": int(row.get("iscrowd") or 0),
-        }
-        if iou_type == "segm":
-            if not row.get("segmentation"):
-                raise DataError(
-                    f"expected a segmentation in every annotation to compare masks, but annotation "
-                    f"{row.get('id', number)} of image {row['image_id']} has none; evaluate boxes instead"
-                )
-            entry["segmentation"] = row["segmentation"]
-        annotations.append(entry)
-    images = [{k: image[k] for k in ("id", "height", "width") if k in image} for image in truth["images"]]
-    categories = [{"id": int(c["id"]), "name": str(c.get("name", c["id"]))} for c in truth["categories"]]
-    return {"images": images, "annotations": annotations, "categories": categories}
+        if not row.get("segmentation"):
+            raise DataError(
+                f"expected a segmentation in every annotation to compare masks, but annotation "
+                f"{row.get('id', number)} of image {row['image_id']} has none; evaluate boxes instead"
+            )
+        of_objects.append(as_rle(row["segmentation"], *sizes[int(row["image_id"])]))
+    images = found.image_ids.tolist()
+    masks = [as_rle(mask, *sizes[i]) for mask, i in zip(found.segmentations or (), images, strict=True)]
+    return of_masks(masks, of_objects, objects)
 
 
-def _plain_results(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
-    """A copy the evaluator may write to. The area is that of the box even for masks, as in the official tool."""
-    rows = []
-    for number, row in enumerate(detections, 1):
-        x, y, w, h = row["bbox"]
-        entry = {
-            "id": number,
-            "image_id": row["image_id"],
-            "category_id": row["category_id"],
-            "bbox": [x, y, w, h],
-            "area": w * h,
-            "iscrowd": 0,
-            "score": row["score"],
-        }
-        if iou_type == "segm":
-            entry["segmentation"] = row["segmentation"]
-        rows.append(entry)
-    return rows
-
-
-def _per_class(
-    truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    precision: NDArray[np.float64],
-    recall: NDArray[np.float64],
-) -> list[ClassNumbers]:
-    objects = {int(c["id"]): 0 for c in truth["categories"]}
-    found = dict(objects)
-    for row in truth["annotations"]:
-        objects[row["category_id"]] += not row["iscrowd"]
-    for detection in detections:
-        found[detection["category_id"]] += 1
-    names = {int(c["id"]): c["name"] for c in truth["categories"]}
+def _per_class(objects: TruthColumns, found: CocoResults, precision: Floats, recall: Floats) -> list[ClassNumbers]:
+    detections = np.bincount(places(objects.category_ids, found.category_ids), minlength=len(objects.names))
     return [
         ClassNumbers(
-            id=category_id,
-            name=names[category_id],
-            objects=objects[category_id],
-            detections=found[category_id],
+            id=int(objects.category_ids[k]),
+            name=name,
+            objects=int(objects.objects_per_class()[k]),
+            detections=int(detections[k]),
             AP=_mean(precision[:, :, k]),
             AP50=_mean(precision[0, :, k]),
             AP75=_mean(precision[5, :, k]),
             AR=_mean(recall[:, k]),
         )
-        for k, category_id in enumerate(sorted(names))
+        for k, name in enumerate(objects.names)
     ]
 
 
@@ -294,10 +270,6 @@ def _finite(value: object) -> bool:
 
 def _some(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
-
-
-def _silent(*_: object) -> None:
-    """The evaluator reports its progress here."""
 
 
 def _line(kind: str, iou: str, area: str, most: int) -> str:

@@ -6,20 +6,22 @@ Nothing of the size of a picture is kept: boxes and scores as numbers, masks as 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms import eval_transform
+from detrkit.evaluation.columns import CocoResults
 from detrkit.evaluation.panoptic import PanopticSums, PanopticTruth
 from detrkit.masks import encode_rles
 from detrkit.models import DETR
-from detrkit.postprocessing import best_pairs, panoptic, postprocess, query_masks, usual_threshold
-from detrkit.structures import Batch, Categories, Detections, Output, Target
+from detrkit.postprocessing import best_boxes, panoptic, query_masks, usual_threshold
+from detrkit.structures import Batch, Categories, Output, Target
 
 
 class Collector:
@@ -48,11 +50,18 @@ class Collector:
         """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
         self.truth, self.threshold = panoptic_truth, panoptic_threshold
-        self.found: dict[int, list[dict[str, Any]]] = {}
-        """COCO results of each picture, by image id; `segmentation` where a mask was made."""
+        self.seen: list[int] = []
+        """Ids of the pictures, in the order they came in."""
+        self._parts: list[CocoResults] = []
         self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
         """Where there is panoptic truth."""
         self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
+
+    @property
+    def found(self) -> CocoResults:
+        """All detections so far, in the order they came in; `segmentation` where a mask was made."""
+        self._parts = [CocoResults.concatenate(self._parts)]
+        return self._parts[0]
 
     @torch.no_grad()
     def add(self, out: Output, targets: Sequence[Target]) -> None:
@@ -64,18 +73,8 @@ class Collector:
         """
         sizes = torch.tensor([target["original_size"] for target in targets])
         processed = torch.tensor([target["size"] for target in targets])
-        boxes = postprocess(replace(out, masks=None, segment=None), sizes)
-        queries = best_pairs(out)[2]
-        for i, (target, detections) in enumerate(zip(targets, boxes, strict=True)):
-            rows = self._rows(detections, target["image_id"])
-            if self.masks:
-                best = sorted(rows, key=lambda k: -rows[k]["score"])[: self.max_masks]
-                wanted, place = torch.unique(queries[i, best], return_inverse=True)
-                parts = query_masks(out, i, wanted, processed, target["original_size"])
-                codes = [code for part in parts for code in encode_rles(part)]
-                for k, position in zip(best, place.tolist(), strict=True):
-                    rows[k]["segmentation"] = codes[position]
-            self.found[target["image_id"]] = list(rows.values())
+        self._parts.append(self._detections(out, targets, sizes, processed))
+        self.seen += [target["image_id"] for target in targets]
         if self.truth and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
@@ -89,14 +88,36 @@ class Collector:
                 ]
                 self.sums.add(*self.truth.of(target["image_id"]), ids, known)
 
-    def _rows(self, detections: Detections, image_id: int) -> dict[int, dict[str, Any]]:
-        """COCO results by their place among the detections; only of classes that are counted."""
-        rows = detections.cpu().to_coco(image_id)
-        return {
-            k: row | {"category_id": self.counted[row["category_id"]]}
-            for k, row in enumerate(rows)
-            if row["category_id"] in self.counted
-        }
+    def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> CocoResults:
+        """Those of the classes that are counted, picture by picture; sizes int [B, 2] of files and in the batch."""
+        batch = best_boxes(out).to("cpu")
+        boxes = batch.xyxy(sizes).double().numpy()
+        boxes[..., 2:] -= boxes[..., :2]
+        scores, labels = batch.scores.double().numpy(), batch.labels.numpy()
+        counted = np.isin(labels, list(self.counted))
+        category_of = np.zeros(out.logits.shape[-1], dtype=np.int64)
+        for index, category_id in self.counted.items():
+            category_of[index] = category_id
+        masks: NDArray[np.object_] | None = None
+        if self.masks:
+            masks = np.full(labels.shape, None, dtype=np.object_)
+            for i, target in enumerate(targets):
+                kept = np.flatnonzero(counted[i])
+                best = kept[np.argsort(-scores[i, kept], kind="stable")][: self.max_masks]
+                wanted, place = np.unique(batch.queries[i].numpy()[best], return_inverse=True)
+                queries = torch.from_numpy(wanted).to(out.boxes.device)
+                parts = query_masks(out, i, queries, processed, target["original_size"])
+                codes = [code for part in parts for code in encode_rles(part)]
+                for k, position in zip(best, place, strict=True):
+                    masks[i, k] = codes[position]
+        image_ids = np.array([target["image_id"] for target in targets], dtype=np.int64)
+        return CocoResults(
+            image_ids=np.repeat(image_ids, counted.sum(axis=1)),
+            category_ids=category_of[labels[counted]],
+            boxes=boxes[counted],
+            scores=scores[counted],
+            segmentations=None if masks is None else tuple(masks[counted]),
+        )
 
 
 def collect_split(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from detrkit.evaluation.columns import Bools, Floats, Ints
 from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
-from detrkit.evaluation.verdicts import Bools, Columns, Floats, Ints, box_iou
+from detrkit.evaluation.verdicts import Columns, box_iou
 from detrkit.structures import Detections
 from detrkit.visualize.draw import Picture, Tile, as_picture, save_picture, sheet
 

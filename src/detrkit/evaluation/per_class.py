@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.evaluation.verdicts import Bools, Columns, Floats, Verdicts
+from detrkit.evaluation.columns import Bools, Floats
+from detrkit.evaluation.verdicts import Columns, Verdicts
 
 DEFAULT_THRESHOLD = 0.5
 """Used where no threshold is better than another, because nothing right was found."""

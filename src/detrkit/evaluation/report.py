@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers
+from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
 from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
 from detrkit.evaluation.gallery import choose, describe, draw_mistakes
 from detrkit.evaluation.panoptic import PanopticResult
@@ -75,16 +75,17 @@ def _of_detections(
     max_dets: int,
 ) -> dict[str, Any]:
     """What `metrics.json` says of detections; plots and pictures are written."""
-    boxes = coco_numbers(truth, detections, "bbox", max_dets=max_dets)
+    found = read_columns(truth, detections)
+    boxes = coco_numbers(truth, found, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.numbers}
     of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
-    masked = [row for row in detections if row.get("segmentation")]
-    if masked and all(row.get("segmentation") for row in truth["annotations"]):
+    masked = found.with_masks()
+    if len(masked) and all(row.get("segmentation") for row in truth["annotations"]):
         masks = coco_numbers(truth, masked, "segm", max_dets=max_dets)
         coco["segm"] = masks.numbers
         of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
-    columns = Columns.from_coco(truth, detections)
+    columns = Columns.from_coco(truth, found)
     verdicts = judge(columns)
     overall, curves = f1_curves(columns, verdicts)
     best = overall.best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from detrkit.config import TrainConfig
 from detrkit.data.coco import as_id
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.coco import check_detections, merge_ranks, summary
+from detrkit.evaluation.coco import merge_ranks, read_columns, summary
 from detrkit.evaluation.collect import Collector, collect_split
 from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth, panoptic_quality
 from detrkit.evaluation.predictions import PanopticPredictions, find_pictures, read_predictions
@@ -105,7 +105,7 @@ def evaluate(
 
     things = split.categories.thing_ids
     truth_maps = PanopticTruth.from_split(split) if all(image.panoptic for image in split.images) else None
-    detections: list[dict[str, Any]] | None
+    detections: Sequence[Mapping[str, Any]] | None
     panoptic: PanopticResult | None = None
     if detector is not None:
         known = classes(detector.categories, split.categories) if classes else detector.categories
@@ -128,13 +128,14 @@ def evaluate(
             batch_size=config.batch_size,
             num_workers=config.num_workers,
         )
-        detections, panoptic = merge_ranks([collector.found]), collector.sums.result() if collector.sums else None
+        detections = merge_ranks([(collector.seen, collector.found)])
+        panoptic = collector.sums.result() if collector.sums else None
     else:
         detections, panoptic = _read(config, split, listed, truth_maps, console)
     masks = detections is not None and any("segmentation" in row for row in detections) and has_masks(split)
     truth = split.to_coco(masks=masks)
-    if detections is not None and detector is None:
-        check_detections(truth, detections, where=config.detections)
+    if detections is not None:
+        detections = read_columns(truth, detections, where=config.detections)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
     content = write_report(

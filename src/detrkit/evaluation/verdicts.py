@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from detrkit.evaluation.columns import Bools, CocoResults, Floats, Ints, TruthColumns, places
 
 MATCH_IOU = 0.5
 """The overlap from which a box counts as found, for everything but the averages of `coco`."""
@@ -55,37 +52,23 @@ class Columns:
 
     @classmethod
     def from_coco(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Columns:
-        """From COCO instances and results that `coco.check_detections` has passed."""
-        image_ids = np.array(sorted(int(image["id"]) for image in truth["images"]), dtype=np.int64)
-        names = {int(c["id"]): str(c.get("name", c["id"])) for c in truth["categories"]}
-        category_ids = np.array(sorted(names), dtype=np.int64)
-
-        def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Ints, Ints]:
-            boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            classes = np.searchsorted(category_ids, np.array([row["category_id"] for row in rows], dtype=np.int64))
-            images = np.searchsorted(image_ids, np.array([row["image_id"] for row in rows], dtype=np.int64))
-            return boxes, classes.astype(np.int64), images.astype(np.int64)
-
-        boxes, classes, images = columns(detections)
-        scores = np.array([row["score"] for row in detections], dtype=np.float64)
-        order = np.lexsort((-scores, images))  # stable, as the official evaluation breaks ties
-        objects = truth["annotations"]
-        object_boxes, object_classes, object_images = columns(objects)
-        crowd = np.array([bool(row.get("iscrowd")) for row in objects], dtype=np.bool_)
-        by_image = np.argsort(object_images, kind="stable")
+        """From COCO instances, and results that `coco.read_columns` has passed."""
+        found, objects = CocoResults.from_rows(detections), TruthColumns.from_coco(truth)
+        images = places(objects.image_ids, found.image_ids)
+        order = np.lexsort((-found.scores, images))  # stable, as the official evaluation breaks ties
+        by_image = np.argsort(objects.images, kind="stable")
         return cls(
-            image_ids=image_ids,
-            category_ids=category_ids,
-            names=tuple(names[i] for i in category_ids.tolist()),
-            boxes=boxes[order],
-            scores=scores[order],
-            classes=classes[order],
+            image_ids=objects.image_ids,
+            category_ids=objects.category_ids,
+            names=objects.names,
+            boxes=_corners(found.boxes[order]),
+            scores=found.scores[order],
+            classes=places(objects.category_ids, found.category_ids[order]),
             images=images[order],
-            object_boxes=object_boxes[by_image],
-            object_classes=object_classes[by_image],
-            object_images=object_images[by_image],
-            crowd=crowd[by_image],
+            object_boxes=_corners(objects.boxes[by_image]),
+            object_classes=objects.classes[by_image],
+            object_images=objects.images[by_image],
+            crowd=objects.crowd[by_image],
         )
 
     def objects_per_class(self) -> Ints:
@@ -164,3 +147,8 @@ def box_iou(boxes: Floats, objects: Floats, crowd: Bools) -> Floats:
     union = np.where(crowd[None], area, area + object_area - shared)
     iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
+
+
+def _corners(boxes: Floats) -> Floats:
+    """Boxes x, y, w, h as x1, y1, x2, y2."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] + boxes[:, :2]], axis=1)

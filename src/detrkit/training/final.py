@@ -39,7 +39,7 @@ class FinalReport(pl.Callback):
             if curves:
                 plot_training(self.run_dir / "report" / "training_curves.png", {self.run_dir.name: curves})
             write_report(
-                self.val.to_coco(masks=any("segmentation" in row for row in found.detections)),
+                self.val.to_coco(masks=found.detections.segmentations is not None),
                 found.detections,
                 self.run_dir / "report",
                 panoptic=found.panoptic,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from detrkit.evaluation.coco import coco_numbers, gather_detections
 from detrkit.evaluation.collect import Collector
+from detrkit.evaluation.columns import CocoResults
 from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth
 from detrkit.losses import Criterion
 from detrkit.models import DETR
@@ -32,8 +33,8 @@ class Validation:
     numbers: dict[str, float]
     """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticResult.numbers`), where these were measured."""
-    detections: list[dict[str, Any]]
-    """COCO results with the data set's own category ids, every picture once; masks as `segmentation`."""
+    detections: CocoResults
+    """With the data set's own category ids, every picture once; masks as `segmentation`."""
     panoptic: PanopticResult | None = None
     """Panoptic quality by class, where it was measured."""
 
@@ -138,7 +139,7 @@ class Validator:
             )
 
     def _gather(self, found: Collector, sums: dict[str, float], stopped: bool) -> Validation | None:
-        mine = (sums, len(found.found), stopped, found.sums.sums if found.sums else None)
+        mine = (sums, len(found.seen), stopped, found.sums.sums if found.sums else None)
         every: list[Any] = [mine]
         if _world() > 1:
             every = [None] * _world()
@@ -148,7 +149,7 @@ class Validator:
         images = sum(count for _, count, *_ in every)
         names = next((list(part) for part, *_ in every if part), [])
         losses = {name: sum(part.get(name, 0.0) for part, *_ in every) / max(1, images) for name in names}
-        detections = gather_detections(found.found)
+        detections = gather_detections(found.seen, found.found)
         box: list[Any] = [None]
         if _world() == 1 or dist.get_rank() == 0:
             box = [self._numbers(detections)]
@@ -161,11 +162,10 @@ class Validator:
         panoptic = total.result() if total else None
         return Validation(losses, {**box[0], **(panoptic.numbers if panoptic else {})}, detections, panoptic)
 
-    def _numbers(self, detections: list[dict[str, Any]]) -> dict[str, float]:
+    def _numbers(self, detections: CocoResults) -> dict[str, float]:
         numbers = coco_numbers(self.truth, detections).numbers
         if self.masks:
-            masked = [row for row in detections if "segmentation" in row]
-            of_masks = coco_numbers(self.truth, masked, "segm").numbers
+            of_masks = coco_numbers(self.truth, detections.with_masks(), "segm").numbers
             numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
         return numbers
 

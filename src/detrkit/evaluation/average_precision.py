@@ -1,0 +1,272 @@
+"""COCO's average precision of boxes and masks, for all classes, sizes and thresholds at once.
+
+The definition is that of the official evaluation (https://cocodataset.org/#detection-eval; Lin et al. 2014), down to
+ties: in the order of falling score, each detection takes the free object of its class and image that it overlaps most,
+real objects before ignored ones, the last among equals. What makes this fast is that little of it concerns all
+detections: most overlap no object by half, and count as one wrong detection more at every threshold alike. So only the
+pairs that overlap are matched and counted one by one; of all others a running count is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.evaluation.columns import Bools, CocoResults, Floats, Ints, TruthColumns, places
+
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+"""All objects, small, medium and large ones: from so many square pixels to so many, both included."""
+
+PAIRS_AT_ONCE = 2**20
+"""Most pairs of detection and object whose overlap is computed together."""
+
+
+Rle = Mapping[str, Any]
+"""A mask in COCO's compressed run lengths: `size` and `counts`."""
+
+Overlap = Callable[[Ints, Ints], Floats]
+"""Of pairs of detections [P] and objects [P], given by their rows: the overlap of each [P]."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """N detections by class and falling score, those of one score by image; who among them found what.
+
+    T thresholds of IoU, C classes, A ranges of area.
+    """
+
+    classes: Ints
+    """[N], rising."""
+    scores: Floats
+    """[N]."""
+    ranks: Ints
+    """[N]: how many of the same class and image come before."""
+    inside: Bools
+    """[N, A]: the area of the box is in the range."""
+    near: Ints
+    """[D], rising: which detections overlap an object by half or more; the others found nothing at all."""
+    right: Bools
+    """[D, A, T]: found an object of the range."""
+    ignored: Bools
+    """[D, A, T]: found a crowd or an object of another size, and so counts neither as right nor as wrong."""
+    objects: Ints
+    """[C, A]: how many there are to find."""
+
+    def recall(self, most: int) -> Floats:
+        """[T, C, A]: how many objects the `most` best detections of each class and image find; -1 without objects."""
+        rows = self.ranks[self.near] < most
+        ends = np.searchsorted(self.classes[self.near[rows]], np.arange(len(self.objects) + 1))
+        sums = np.zeros((int(rows.sum()) + 1, *self.right.shape[1:]), dtype=np.int32)
+        np.cumsum(self.right[rows], axis=0, out=sums[1:])
+        found = np.diff(sums[ends], axis=0).transpose(2, 0, 1)
+        return np.where(self.objects > 0, found / np.maximum(self.objects, 1), -1.0)
+
+    def precision(self, most: int) -> tuple[Floats, Floats]:
+        """What the `most` best detections of each class and image reach.
+
+        Returns:
+            Precision at recall 0:0.01:1, the best of this recall and any higher, 0 where it is not reached; and the
+            score at which it is. [T, 101, C, A] each; -1 where there are no objects.
+        """
+        counts = self.ranks < most
+        classes, areas, steps = *self.objects.shape, len(IOUS)
+        precision, scores = (np.full((steps, len(RECALLS), classes, areas), -1.0) for _ in range(2))
+        rows = counts[self.near]
+        near, right, ignored = self.near[rows], self.right[rows], self.ignored[rows]
+        alone = self.inside & counts[:, None]  # those that would count if nothing were found
+        alone_before: Ints = np.cumsum(alone, axis=0) - alone
+        already = alone[near][:, :, None]
+        change = (right & ~already).astype(np.int8) - (ignored & already)
+        bounds = np.searchsorted(self.classes, np.arange(classes + 1))
+        near_bounds = np.searchsorted(self.classes[near], np.arange(classes + 1))
+        for c, a in np.argwhere(self.objects > 0).tolist():
+            precision[:, :, c, a] = scores[:, :, c, a] = 0
+            if bounds[c] == bounds[c + 1]:
+                continue
+            mine, total = slice(near_bounds[c], near_bounds[c + 1]), int(self.objects[c, a])
+            hits = right[mine, a]  # [d, T]
+            up_to = alone_before[near[mine], a] + alone[near[mine], a] - alone_before[bounds[c], a]
+            counted = up_to[:, None] + np.cumsum(change[mine, a], axis=0, dtype=np.int64)
+            found = np.cumsum(hits, axis=0)
+            row, step = np.nonzero(hits)
+            k = found[row, step]
+            # row k - 1 is the k-th right detection's; as many rows as objects, so that what is not reached stays 0
+            at_hit, score = np.zeros((total, steps)), np.zeros((total, steps))
+            at_hit[k - 1, step] = k / (counted[row, step] + np.spacing(1))  # the official way to avoid 0 / 0
+            score[k - 1, step] = self.scores[near[mine]][row]
+            best = np.maximum.accumulate(at_hit[::-1], axis=0)[::-1]
+            needed = np.maximum(np.searchsorted(np.arange(total + 1) / total, RECALLS), 1) - 1
+            precision[:, :, c, a], scores[:, :, c, a] = best[needed].T, score[needed].T
+            scores[:, 0, c, a] = self.scores[bounds[c]]  # any detection reaches recall 0
+        return precision, scores
+
+
+def match(truth: TruthColumns, found: CocoResults, most: int, overlap: Overlap | None = None) -> Matched:
+    """Match detections to objects, at every threshold and in every range of area.
+
+    Args:
+        truth: M objects.
+        found: detections of its images and classes.
+        most: of so many detections of one class in one image, the best.
+        overlap: of what to compare; None: the boxes. It is asked for all pairs of one class and image in a row, the
+            first detection with each object, then the second, and so on.
+    """
+    classes, images = places(truth.category_ids, found.category_ids), places(truth.image_ids, found.image_ids)
+    groups = images * len(truth.names) + classes
+    order = np.argsort(images, kind="stable")
+    order = order[np.argsort(-found.scores[order], kind="stable")]
+    order = order[np.argsort(_short(classes[order]), kind="stable")]
+    by_image = np.argsort(_short(images[order]), kind="stable")  # by image, class and falling score
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[by_image] = _within(groups[order[by_image]])
+    kept = ranks < most
+    by_image = (np.cumsum(kept) - 1)[by_image[kept[by_image]]]
+    order, ranks = order[kept], ranks[kept]
+
+    low, high = np.array(AREAS).T
+    skip = (truth.areas[:, None] < low) | (truth.areas[:, None] > high) | truth.crowd[:, None]  # [M, A]
+    area = (found.boxes[order, 2] * found.boxes[order, 3])[:, None]  # of the box, even where masks are compared
+    rows = order[by_image]
+    pairs = _pairs(rows, groups[rows], truth, overlap or _of_boxes(found.boxes, truth))
+    asked, right, ignored = _greedy(*pairs, groups[rows], skip, truth.crowd)
+    near = by_image[asked]
+    rising = np.argsort(near)
+    return Matched(
+        classes=classes[order],
+        scores=found.scores[order],
+        ranks=ranks,
+        inside=(area >= low) & (area <= high),
+        near=near[rising],
+        right=right[rising],
+        ignored=ignored[rising],
+        objects=np.stack([np.bincount(truth.classes[~s], minlength=len(truth.names)) for s in skip.T], axis=1),
+    )
+
+
+def _pairs(rows: Ints, groups: Ints, truth: TruthColumns, overlap: Overlap) -> tuple[Ints, Ints, Floats]:
+    """Detections and objects of one class and image that overlap by the lowest threshold or more.
+
+    Args:
+        rows: [N], the detections.
+        groups: [N], rising: image and class of each.
+        truth: the objects.
+        overlap: see `match`.
+
+    Returns:
+        Indices into `rows` [P], rising; objects [P], rising for each detection; and the overlap [P].
+    """
+    of_object = truth.images * len(truth.names) + truth.classes
+    by_group = np.argsort(of_object, kind="stable")
+    first, last = (np.searchsorted(of_object[by_group], groups, side) for side in ("left", "right"))
+    met = np.flatnonzero(last > first)
+    counts = (last - first)[met]
+    ends = np.cumsum(counts)
+    parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))]
+    begin = done = 0
+    while begin < len(met):
+        end = max(begin + 1, int(np.searchsorted(ends, done + PAIRS_AT_ONCE, "right")))
+        d = np.repeat(met[begin:end], counts[begin:end])
+        g = by_group[first[d] + _within(d)]
+        values = overlap(rows[d], g)
+        enough = values >= IOUS[0]
+        parts.append((d[enough], g[enough], values[enough]))
+        begin, done = end, int(ends[end - 1])
+    d, g, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return d, g, values
+
+
+def _greedy(
+    detections: Ints, objects: Ints, overlap: Floats, groups: Ints, skip: Bools, crowd: Bools
+) -> tuple[Ints, Bools, Bools]:
+    """Who takes what.
+
+    Round k asks the k-th detection of every class and image, which cannot be in each other's way.
+
+    Args:
+        detections, objects, overlap: [P], see `_pairs`.
+        groups: [N], see `_pairs`.
+        skip: bool [M, A], objects that are taken only where no other is there.
+        crowd: bool [M], objects that can be taken again and again.
+
+    Returns:
+        The detections that are in a pair [D], rising; whether each takes an object, and whether it takes one to be
+        skipped, bool [D, A, T].
+    """
+    row_of = np.cumsum(np.diff(detections, prepend=-1) > 0) - 1
+    rows = detections[np.flatnonzero(np.diff(row_of, prepend=-1))]
+    rounds = _within(groups[rows])
+    order = np.lexsort((objects, overlap, row_of, rounds[row_of]))
+    objects, row_of, enough = objects[order], row_of[order], overlap[order][:, None] >= IOUS
+    first = np.flatnonzero(np.diff(row_of, prepend=-1))  # pair of each detection, in the order they are asked in
+    bounds = np.searchsorted(rounds[row_of[first]], np.arange(rounds.max(initial=-1) + 2))
+    first = np.append(first, len(objects))
+    shape = (skip.shape[1], len(IOUS))
+    right, skipped = np.zeros((len(rows), *shape), dtype=np.bool_), np.zeros((len(rows), *shape), dtype=np.bool_)
+    gone = np.zeros((len(skip), *shape), dtype=np.bool_)
+    for begin, end in pairwise(bounds):
+        here = slice(first[begin], first[end])
+        mine, count = objects[here], int(first[end] - first[begin])
+        free = enough[here][:, None] & ~gone[mine]  # [p, A, T]
+        # the last pair of a detection is its best; all with an object to be skipped are worse than the others
+        worth = np.arange(1, count + 1, dtype=np.int32)[:, None] + np.int32(count) * ~skip[mine]
+        best = np.maximum.reduceat(free * worth[:, :, None], first[begin:end] - here.start, axis=0)  # [d, A, T]
+        asked = row_of[first[begin:end]]
+        right[asked], skipped[asked] = best > count, (best > 0) & (best <= count)
+        d, area, step = np.nonzero(best)
+        chosen = mine[(best[d, area, step] - 1) % count]
+        gone[chosen, area, step] = ~crowd[chosen]
+    return rows, right, skipped
+
+
+def _of_boxes(boxes: Floats, truth: TruthColumns) -> Overlap:
+    """Intersection over union of boxes x, y, w, h, in COCO's order of operations; with a crowd the share of the
+    detection that lies inside."""
+
+    def overlap(detections: Ints, objects: Ints) -> Floats:
+        (x, y, w, h), (gx, gy, gw, gh) = boxes[detections].T, truth.boxes[objects].T
+        width = np.minimum(x + w, gx + gw) - np.maximum(x, gx)
+        height = np.minimum(y + h, gy + gh) - np.maximum(y, gy)
+        shared = width * height
+        union = np.where(truth.crowd[objects], w * h, w * h + gw * gh - shared)
+        meet = (width > 0) & (height > 0)
+        result: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=meet)
+        return result
+
+    return overlap
+
+
+def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], truth: TruthColumns) -> Overlap:
+    """Of masks as compressed RLE: those of all detections, and of all objects."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    def overlap(detections: Ints, objects: Ints) -> Floats:
+        parts = [np.zeros(0)]
+        of_pair = truth.images[objects] * len(truth.names) + truth.classes[objects]
+        starts = np.flatnonzero(np.diff(of_pair, prepend=-1))
+        for begin, end in zip(starts, np.append(starts, len(objects))[1:], strict=True):
+            count = int(np.argmax(np.append(detections[begin:end] != detections[begin], True)))  # objects of each
+            here = objects[begin : begin + count]
+            found = [masks[k] for k in detections[begin:end:count]]
+            table = coco_mask.iou(found, [object_masks[k] for k in here], truth.crowd[here].astype(np.uint8).tolist())
+            parts.append(np.asarray(table, dtype=np.float64).ravel())
+        return np.concatenate(parts)
+
+    return overlap
+
+
+def _within(values: Ints) -> Ints:
+    """How many equal values come directly before each of some values, which are not negative."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return np.arange(len(values)) - np.repeat(starts, np.diff(starts, append=len(values)))
+
+
+def _short(values: Ints) -> NDArray[np.integer]:
+    """The same numbers in 16 bits where they fit: NumPy sorts those many times as fast."""
+    return values.astype(np.uint16) if values.max(initial=0) < 2**16 else values

@@ -1,0 +1,165 @@
+"""Truth and detections of a data set as arrays, one column a key of COCO's files: what a million boxes are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResults(Sequence[dict[str, Any]]):
+    """N detections, in an eighth of the memory of as many dicts; read as a sequence, it gives those dicts."""
+
+    image_ids: Ints
+    """[N], the data set's own."""
+    category_ids: Ints
+    """[N], the data set's own."""
+    boxes: Floats
+    """[N, 4], x, y, w, h in pixels."""
+    scores: Floats
+    """[N]."""
+    segmentations: tuple[Any, ...] | None = None
+    """N polygons or RLE, None for a detection without; or None: there are none at all."""
+
+    @classmethod
+    def empty(cls) -> CocoResults:
+        """No detections."""
+        ids = np.zeros(0, dtype=np.int64)
+        return cls(ids, ids, np.zeros((0, 4)), np.zeros(0))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> CocoResults:
+        """From COCO results.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or is no number; `coco.check_detections` says what.
+        """
+        if isinstance(rows, cls):
+            return rows
+        masks = tuple(row.get("segmentation") for row in rows)
+        return cls(
+            image_ids=_column([row["image_id"] for row in rows], "biu").astype(np.int64),
+            category_ids=_column([row["category_id"] for row in rows], "biu").astype(np.int64),
+            boxes=_column([row["bbox"] for row in rows], "biuf", 4).astype(np.float64),
+            scores=_column([row["score"] for row in rows], "biuf").astype(np.float64),
+            segmentations=masks if any(mask is not None for mask in masks) else None,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CocoResults]) -> CocoResults:
+        """All detections of some parts, in order."""
+        if not parts:
+            return cls.empty()
+        masks: tuple[Any, ...] | None = None
+        if any(part.segmentations is not None for part in parts):
+            masks = tuple(mask for part in parts for mask in part.segmentations or (None,) * len(part))
+        return cls(
+            image_ids=np.concatenate([part.image_ids for part in parts]),
+            category_ids=np.concatenate([part.category_ids for part in parts]),
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            segmentations=masks,
+        )
+
+    def with_masks(self) -> CocoResults:
+        """Those that have a mask."""
+        masks = self.segmentations or (None,) * len(self)
+        return self.take(np.flatnonzero([bool(mask) for mask in masks]))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @overload
+    def __getitem__(self, k: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, k: slice) -> CocoResults: ...
+    def __getitem__(self, k: int | slice) -> dict[str, Any] | CocoResults:
+        """One as a dict; or some of them."""
+        places = np.arange(len(self))[k]
+        return self.take(places) if isinstance(k, slice) else next(iter(self.take(places[None])))
+
+    def take(self, places: Ints) -> CocoResults:
+        """Those at some places [n], in their order."""
+        masks = None
+        if self.segmentations is not None:
+            masks = tuple(self.segmentations[k] for k in places.tolist())
+        return CocoResults(
+            self.image_ids[places], self.category_ids[places], self.boxes[places], self.scores[places], masks
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One dict after another, as COCO's files hold them."""
+        columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for k, (image_id, category_id, box, score) in enumerate(rows):
+            row = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            if self.segmentations is not None and self.segmentations[k] is not None:
+                row["segmentation"] = self.segmentations[k]
+            yield row
+
+
+@dataclass(frozen=True)
+class TruthColumns:
+    """M objects of I images and C classes. Classes and images are indices into `category_ids` and `image_ids`."""
+
+    image_ids: Ints
+    """[I], rising."""
+    category_ids: Ints
+    """[C], rising."""
+    names: tuple[str, ...]
+    """[C]."""
+    images: Ints
+    """[M], in the order of the annotations, as all that follows."""
+    classes: Ints
+    """[M]."""
+    boxes: Floats
+    """[M, 4], x, y, w, h in pixels."""
+    areas: Floats
+    """[M], in square pixels: of the mask where the annotation says so, else of the box."""
+    crowd: Bools
+    """[M]: regions of many objects."""
+
+    @classmethod
+    def from_coco(cls, truth: Mapping[str, Any]) -> TruthColumns:
+        """From COCO instances whose annotations are of its images and categories."""
+        names = {int(row["id"]): str(row.get("name", row["id"])) for row in truth["categories"]}
+        image_ids = np.unique(np.array([int(row["id"]) for row in truth["images"]], dtype=np.int64))
+        category_ids = np.array(sorted(names), dtype=np.int64)
+        rows = truth["annotations"]
+        boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+        areas = np.array([row.get("area") for row in rows], dtype=np.float64)  # None is NaN
+        return cls(
+            image_ids=image_ids,
+            category_ids=category_ids,
+            names=tuple(names[i] for i in category_ids.tolist()),
+            images=places(image_ids, np.array([row["image_id"] for row in rows], dtype=np.int64)),
+            classes=places(category_ids, np.array([row["category_id"] for row in rows], dtype=np.int64)),
+            boxes=boxes,
+            areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+            crowd=np.array([bool(row.get("iscrowd")) for row in rows], dtype=np.bool_),
+        )
+
+    def objects_per_class(self) -> Ints:
+        """[C]: objects to be found, crowds not counted."""
+        return np.bincount(self.classes[~self.crowd], minlength=len(self.names)).astype(np.int64)
+
+
+def places(known: Ints, ids: Ints) -> Ints:
+    """Where each of some ids stands among the known ones, which rise and have them all."""
+    return np.searchsorted(known, ids).astype(np.int64, copy=False)
+
+
+def _column(values: list[Any], kinds: str, *shape: int) -> NDArray[Any]:
+    """An array [N, *shape] of one of some kinds of numbers, see `numpy.dtype.kind`."""
+    column = np.array(values) if values else np.zeros((0, *shape), dtype=np.int64)
+    if column.dtype.kind not in kinds or column.shape != (len(values), *shape):
+        raise ValueError(f"expected numbers, found {column.dtype} {column.shape}")
+    return column
