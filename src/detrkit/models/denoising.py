@@ -100,12 +100,14 @@ class Denoising(nn.Module):
             shift[i, : len(one.plan)] = one.shift
 
         weight = self.label_embed.weight
-        origin, other, ids = plan.to(weight.device).unbind(-1)
+        origin, other, ids = plan.to(weight.device, non_blocking=True).unbind(-1)
         labels = torch.cat([*(target["labels"] for target in targets), origin.new_zeros(1)])[origin]
         contents: Tensor = self.label_embed(torch.where(other == _KEEP, labels, other))
-        whole = shift.new_tensor([[0.5, 0.5, 1.0, 1.0]], device=weight.device)
+        whole = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).to(weight.device, non_blocking=True)
         boxes = torch.cat([*(target["boxes"].float() for target in targets), whole])[origin]
-        return NoisedQueries(contents, self._move(boxes, shift.to(weight.device)), ids, [one.pairs for one in drawn])
+        return NoisedQueries(
+            contents, self._move(boxes, shift.to(weight.device, non_blocking=True)), ids, [one.pairs for one in drawn]
+        )
 
     def _draw(self, objects: int, seed: int | None) -> _Drawn:
         """Everything random about one picture, in main memory, so that it is the same on every device."""

@@ -49,11 +49,11 @@ class Ema(pl.Callback):
         """Take in the weights after an optimiser step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        weights = model.state_dict()
+        averaged = [name for name, value in weights.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in averaged], [weights[n] for n in averaged], 1 - decay)
+        for name in weights.keys() - set(averaged):
+            self.average[name].copy_(weights[name])
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -8,7 +8,8 @@ a killed run continue bit for bit.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -29,6 +30,19 @@ WISHES = ("stop", "save", "out_of_time")
 def seed_of(*key: int) -> int:
     """A seed that depends on every number of `key`, the same on every machine; in 0..2^63 - 1."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class _Untold(NamedTuple):
+    """What a batch came to, still on its device."""
+
+    names: tuple[str, ...]
+    """Of the losses."""
+    row: Tensor
+    """Whether the loss is not finite, the wishes and the losses, summed over the ranks."""
+    mine: Tensor
+    """The loss of this rank, [1]."""
+    batch: Batch
+    batch_idx: int
 
 
 class DetectionTraining(pl.LightningModule):
@@ -55,6 +69,7 @@ class DetectionTraining(pl.LightningModule):
         """Loss of the last batch, averaged over the ranks."""
         self.grad_norm = 0.0
         """Norm of the last gradient, before clipping."""
+        self._untold: _Untold | None = None
         self.wishes = dict.fromkeys(WISHES, False)
         """Set one on any rank, and all ranks find it in `agreed` after the same step."""
         self.agreed = dict.fromkeys(WISHES, False)
@@ -80,36 +95,46 @@ class DetectionTraining(pl.LightningModule):
         torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the losses of a batch.
+        """The weighted sum of the losses of a batch."""
+        out = self(batch.images, batch.padding_mask, batch.targets)
+        losses = self.criterion(out, batch.targets)
+        total = self.criterion.weighted_sum(losses)
+        values = torch.stack([value.detach().float() for value in (total, *losses.values())])
+        wishes = torch.tensor([float(self.wishes[name]) for name in WISHES]).to(values.device, non_blocking=True)
+        row = torch.cat([(~torch.isfinite(values[:1])).float(), wishes, values])
+        if self.trainer.world_size > 1:
+            dist.all_reduce(row)
+        self._untold = _Untold(("loss", *losses), row, values[:1], batch, batch_idx)
+        return total
+
+    def _account(self, norm: Tensor) -> None:
+        """Add the losses up, agree with the other ranks about stopping, and refuse a loss that is not finite.
+
+        One reduction and one transfer from the device serve all three and the norm of the gradient. That transfer waits
+        for the device, so it comes when all but the optimiser's step is under way; no later, since what is not finite
+        must not reach the weights.
 
         Raises:
             NonFiniteLossError: on every rank, if the loss of any is NaN or infinite.
         """
-        out = self(batch.images, batch.padding_mask, batch.targets)
-        losses = self.criterion(out, batch.targets)
-        total = self.criterion.weighted_sum(losses)
-        self._account({"loss": total, **losses}, batch, batch_idx)
-        return total
-
-    def _account(self, losses: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
-        """Add the losses up, agree with the other ranks about stopping, and refuse what is not finite.
-
-        One reduction and one transfer from the device serve all three.
-        """
-        values = torch.stack([value.detach().float() for value in losses.values()])
-        bad = (~torch.isfinite(values[0])).float()
-        row = torch.cat([values, bad[None], values.new_tensor([float(self.wishes[name]) for name in WISHES])])
-        world = self.trainer.world_size
-        if world > 1:
-            dist.all_reduce(row)
-        summed, (some_bad, *wished) = row[: len(values)].tolist(), row[len(values) :].tolist()
-        if some_bad:
-            self._refuse(f"loss became {values[0].item()}" if bad else None, batch, batch_idx)
+        assert self._untold is not None
+        names, row, mine, batch, batch_idx = self._untold
+        self._untold = None
+        self.grad_norm, loss, bad, *told = torch.cat([norm.detach().float()[None], mine, row]).tolist()
+        if bad:
+            self._refuse(None if math.isfinite(loss) else f"loss became {loss}", batch, batch_idx)
+        wished, summed = told[: len(WISHES)], told[len(WISHES) :]
         self.agreed = {name: count > 0 for name, count in zip(WISHES, wished, strict=True)}
-        for name, value in zip(losses, summed, strict=True):
+        world = self.trainer.world_size
+        for name, value in zip(names, summed, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value / world
         self.steps_summed += 1
         self.last_loss = summed[0] / world
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Account for a batch whose gradient was only gathered, so that no step has done so."""
+        if self._untold:
+            self._account(torch.zeros((), device=self._untold.mine.device))
 
     def configure_gradient_clipping(
         self,
@@ -123,12 +148,11 @@ class DetectionTraining(pl.LightningModule):
         16-mixed it is expected now and then: the loss scaler skips that step.
 
         Raises:
-            NonFiniteLossError: the gradient is NaN or infinite.
+            NonFiniteLossError: the gradient, or the loss, is NaN or infinite.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_max_norm or float("inf"))
-        self.grad_norm = norm.item()
-        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
+        self._account(torch.nn.utils.clip_grad_norm_(parameters, self.clip_max_norm or float("inf")))
+        if not math.isfinite(self.grad_norm) and self.trainer.precision != "16-mixed":
             raise NonFiniteLossError(
                 f"the gradient became {self.grad_norm} at step {self.global_step} (epoch {self.current_epoch + 1}); "
                 "the weights before this step are kept; go on from the last checkpoint with a lower --lr"

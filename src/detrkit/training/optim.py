@@ -21,6 +21,7 @@ def build_optimizer(
     weight_decay: float,
     lr_linear_proj_mult: float = 1.0,
     norm_decay: bool = True,
+    fused: bool = True,
 ) -> AdamW:
     """AdamW over two groups, as in the original's main.py, and more where parts are told apart.
 
@@ -36,6 +37,8 @@ def build_optimizer(
         weight_decay: of AdamW.
         lr_linear_proj_mult: multiple of the rate for what says where to look (`SLOW`); other than 1: further groups.
         norm_decay: whether norms and biases decay too; False: further groups, without decay.
+        fused: step all parameters in one go, with the same numbers but for rounding. Not under a gradient scaler, which
+            such a step would leave to be divided out inside it, after clipping.
     """
     if lr_backbone == 0:
         for name, parameter in model.named_parameters():
@@ -56,7 +59,7 @@ def build_optimizer(
         }
         for (backbone, slow, bare), parameters in parts.items()
     ]
-    return AdamW(groups, lr=lr, weight_decay=weight_decay)
+    return AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
 
 
 FLAT, LEAST = 0.5, 0.05

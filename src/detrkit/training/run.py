@@ -32,7 +32,7 @@ from detrkit.training.checkpoint import LAST, VERSION, AtomicCheckpointIO, Resum
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
-from detrkit.training.loaders import make_loaders
+from detrkit.training.loaders import describe_cache, make_loaders
 from detrkit.training.memory import explain_out_of_memory
 from detrkit.training.messages import announce, conclude, learning, say_recipe
 from detrkit.training.module import DetectionTraining
@@ -139,6 +139,7 @@ def run_training(
         weight_decay=config.weight_decay,
         lr_linear_proj_mult=config.lr_linear_proj_mult,
         norm_decay=config.norm_decay,
+        fused=config.precision != "16-mixed",
     )
     if point:
         point.check_groups(optimizer)
@@ -240,6 +241,7 @@ class _Run:
                 reasons=reasons,
                 source=source,
                 begin=self.begin,
+                cache=describe_cache(self.loaders.train, self.loaders.val),
             )
             spent = self.point.seconds if self.point else 0.0
             progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
