@@ -81,6 +81,10 @@ class EvalConfig(DetectorChoice, DataChoice):
     panoptic_threshold: float | None = None
     """Score above which a query takes part in a panoptic map, 0..1; default: 0.85, or 0.4 for a model whose classes
     are a yes or no each."""
+    precision: Literal["plain", "auto", "fp32", "bf16", "fp16"] = "plain"
+    """Arithmetic: plain, as in validation during training, so that the numbers are the same; or as in predict."""
+    compile: Literal["off", "auto", "on"] = "off"
+    """Whether to compile the model, see predict."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +97,10 @@ class PredictConfig(DetectorChoice):
 
     source: list[str]
     """Pictures, folders, globs or videos; several are fine."""
+    precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic: fp32, bf16 or fp16; auto: fp32, but bf16 on CUDA; plain: fp32, and nothing else made fast either."""
+    compile: Literal["auto", "off", "on"] = "auto"
+    """Whether to compile the model, for few shapes, which pictures are padded to; auto: on CUDA."""
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
     threshold: float | None = None
@@ -181,8 +189,8 @@ class BenchConfig(DataChoice):
     """Where to run; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the fast path; the plain one is in fp32."""
-    compile: Literal["auto", "off"] = "auto"
-    """Whether the fast path is compiled; auto: where it pays."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the fast path is compiled; auto: on GPUs, since it takes a minute a shape on CPUs."""
     images: int = 32
     """Most pictures read in one go, from files to detections."""
     evaluation_images: int = 1000

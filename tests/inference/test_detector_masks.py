@@ -170,14 +170,14 @@ def test_hostile_pictures_and_scores(mask_checkpoint: Path, pictures: Path) -> N
 def test_memory_that_runs_out_is_told_with_what_helps(
     mask_detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(mask_detector.model, "objects", full)
     with pytest.raises(OutOfMemoryError, match="--threshold"):
         mask_detector.predict(pictures / "5.png")
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
     monkeypatch.setattr(mask_detector.model, "objects", broken)

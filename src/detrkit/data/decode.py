@@ -35,6 +35,7 @@ Pixels = npt.NDArray[Any]
 
 _EXIF_ORIENTATION = 0x0112
 _TOLERANCE_LOCK = threading.Lock()
+_REMARKS_LOCK = threading.Lock()
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -51,14 +52,13 @@ def read_image(path: str | Path) -> Tensor:
     except OSError as error:
         raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PIL's remarks about odd metadata
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = _decode_plain(image, data)
-                if pixels is None:
-                    pixels, whole = _decode_any(image, data)
-                else:
-                    whole = True
+        with _without_remarks(), Image.open(io.BytesIO(data)) as image:
+            plain, size = _is_plain(image, data), image.size
+            orientation = _orientation(image, data) if plain else 1
+        pixels, whole = _decode_plain(data, size) if plain else None, True
+        if pixels is None:
+            with _without_remarks(), Image.open(io.BytesIO(data)) as image:
+                pixels, whole = _decode_any(image, data)
                 orientation = _orientation(image, data)
     except Image.DecompressionBombError as error:
         raise DataError(f"the picture {path} is too large to decode safely: {error}") from error
@@ -67,7 +67,8 @@ def read_image(path: str | Path) -> Tensor:
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DataError(f"expected a picture in {path}, but it cannot be decoded: {error}") from error
     if not whole:
-        warnings.warn(f"the picture {path} is truncated; what is missing stays grey or black", stacklevel=2)
+        with _REMARKS_LOCK:  # else it could fall among the remarks
+            warnings.warn(f"the picture {path} is truncated; what is missing stays grey or black", stacklevel=2)
     return _chw(_upright(pixels, orientation))
 
 
@@ -114,16 +115,28 @@ def to_tensor(image: str | Path | Image.Image | Pixels | Tensor) -> Tensor:
     return image.expand(3, -1, -1)
 
 
-def _decode_plain(image: Image.Image, data: bytes) -> Pixels | None:
-    """[H, W, 3] of a whole JPEG, PNG or WebP in 8-bit RGB or grey, or None where PIL must do it."""
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """PIL keeps its remarks about odd metadata to itself inside this block, where one thread is at a time: Python's
+    list of warnings to ignore is one a process."""
+    with _REMARKS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+    """Whether OpenCV can decode it as well as PIL: a whole JPEG, PNG or WebP in 8-bit RGB or grey."""
     if image.format not in ("JPEG", "PNG", "WEBP") or image.mode not in ("RGB", "L"):
-        return None
+        return False
     if getattr(image, "n_frames", 1) > 1 or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**30):
-        return None
-    if image.format == "JPEG" and not data.endswith(b"\xff\xd9"):
-        return None  # perhaps truncated, which only PIL reports
+        return False
+    return image.format != "JPEG" or data.endswith(b"\xff\xd9")  # else perhaps truncated, which only PIL reports
+
+
+def _decode_plain(data: bytes, size: tuple[int, int]) -> Pixels | None:
+    """[H, W, 3] of a plain picture of (width, height), or None where PIL must do it after all."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None or pixels.shape[:2] != (image.height, image.width):
+    if pixels is None or pixels.shape[1::-1] != size:
         return None
     return np.asarray(pixels)
 

@@ -18,6 +18,7 @@ from detrkit.data.records import Split
 from detrkit.data.transforms import eval_transform
 from detrkit.evaluation.columns import CocoResults
 from detrkit.evaluation.panoptic import PanopticSums, PanopticTruth
+from detrkit.inference.network import Network
 from detrkit.masks import encode_rles
 from detrkit.models import DETR
 from detrkit.postprocessing import best_boxes, panoptic, query_masks, usual_threshold
@@ -121,7 +122,7 @@ class Collector:
 
 
 def collect_split(
-    model: DETR,
+    model: DETR | Network,
     split: Split,
     categories: Categories,
     collector: Collector,
@@ -136,7 +137,7 @@ def collect_split(
     Pictures stream through: at no time are more of them held than the loader prepares ahead.
 
     Args:
-        model: on `device`; in evaluation mode afterwards.
+        model: on `device`; in evaluation mode afterwards. Or what runs in a detector.
         split: checked records.
         categories: the model's classes.
         collector: takes what it finds.
@@ -149,12 +150,15 @@ def collect_split(
 
     transform = eval_transform(image_size, square=model.square)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
-    model.eval()
+    if isinstance(model, DETR):
+        model.eval()
     collect_batches(model, track(loader, "Detecting", transient=True), collector, device=device)
 
 
 @torch.no_grad()
-def collect_batches(model: DETR, batches: Iterable[Batch], collector: Collector, *, device: torch.device | str) -> None:
+def collect_batches(
+    model: DETR | Network, batches: Iterable[Batch], collector: Collector, *, device: torch.device | str
+) -> None:
     """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
     for batch in batches:
         collector.add(model.objects(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)

@@ -79,6 +79,8 @@ def evaluate(
             image_size=config.image_size,
             dilation=config.dilation,
             nheads=config.nheads,
+            precision=config.precision,
+            compile=config.compile,
         )
     raw = open_dataset(
         config.data,
@@ -98,7 +100,7 @@ def evaluate(
         )
     raw.splits = {config.split: raw.splits[config.split]}  # the other side need not be in order
     listed = raw.splits[config.split].images
-    report = check_dataset(raw, num_queries=100 if detector is None else detector.model.num_queries)
+    report = check_dataset(raw, num_queries=100 if detector is None else detector.network.num_queries)
     split = report.splits[config.split]
     for line in report.summary():
         console.print(line, highlight=False, markup=False)
@@ -114,12 +116,12 @@ def evaluate(
         collector = Collector(
             match.id_of,
             counted=things,
-            masks=detector.model.mask_head is not None and has_masks(split),
-            panoptic_truth=truth_maps if detector.model.mask_head is not None else None,
+            masks=detector.network.makes_masks and has_masks(split),
+            panoptic_truth=truth_maps if detector.network.makes_masks else None,
             panoptic_threshold=config.panoptic_threshold,
         )
         collect_split(
-            detector.model,
+            detector.network,
             split,
             known,
             collector,

@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -24,19 +24,25 @@ from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
 from detrkit.errors import ConfigError, DataError, OutOfMemoryError, is_out_of_memory
+from detrkit.inference.ahead import ahead as in_threads
+from detrkit.inference.buckets import Buckets
+from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.sources import find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
-from detrkit.structures import Batch, Categories, Detections, PanopticMap
+from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
 
 Picture = Image | npt.NDArray[Any] | Tensor
 """A picture in memory, in any form that `data.decode.to_tensor` knows."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", Detections, PanopticMap)
+
+AHEAD = 4
+"""Pictures that are decoded and resized ahead of the model; more where a batch is larger."""
 
 WINDOW = 4
 """Batches' worth of pictures that are held while pictures of one shape are looked for."""
@@ -87,8 +93,13 @@ class Detector:
         image_size: int = 0,
         dilation: bool | None = None,
         nheads: int | None = None,
+        precision: Precision = "auto",
+        compile: Compile = "auto",
     ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
+
+        The model is made fast, which changes its values by rounding alone: batch norms folded, channels-last memory,
+        no heads that nobody asks for. So `detector.model` is that model, for evaluation only.
 
         Args:
             source: a run folder, a checkpoint of detrkit, a .pth of the original, a Hugging Face folder, or a
@@ -97,18 +108,67 @@ class Detector:
             image_size: shorter side in pixels to which pictures are resized; 0: what the weights were trained with.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
             nheads: attention heads, likewise.
+            precision: of matrices and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto, which is fp32,
+                but bf16 on CUDA (fp16 on GPUs without it). plain: float32, and the model as it is in training, with
+                nothing made fast; what evaluation takes by default.
+            compile: on, off, or auto: on CUDA. Pictures are then padded to one of at most 15 shapes (`Buckets`), so
+                that pictures of any size do not compile without end. That changes values a little where convolutions
+                meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood.
-            ConfigError: there is no such device.
+            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled.
         """
         chosen = _find_device(device)
+        half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         weights = load_weights(source, dilation=dilation, nheads=nheads)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
         model = build_model(**weights.model_args)
         fit_weights(model, weights, weights.categories)
-        return cls(model, weights.categories, image_size or weights.image_size, chosen)
+        image_size = image_size or weights.image_size
+        if precision == "plain":
+            if compile == "on":
+                raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
+            return cls(model, weights.categories, image_size, chosen)
+        buckets = None
+        if compiled:
+            buckets = Buckets.of(image_size, eval_transform(image_size).longest, square=model.square)
+        network = FastNetwork(model, chosen, half=half, buckets=buckets)
+        return cls(network, weights.categories, image_size)
+
+    def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
+        """Look at blank pictures, so that the first real ones do not wait for what a first call does.
+
+        That is above all compiling, which takes a minute or so for each shape and batch size; batches count as the next
+        power of 2.
+
+        Args:
+            sizes: (height, width) in pixels of pictures to come, before they are resized. Empty: every shape there is
+                for a compiled model, else that of one picture of 3 : 4.
+            batch_sizes: how many pictures a batch.
+
+        Raises:
+            ConfigError: there is no compiler where one is needed.
+        """
+        buckets = self.network.buckets if isinstance(self.network, FastNetwork) else None
+        shapes = [self.transform.output_size(height, width) for height, width in sizes]
+        if not shapes:
+            shapes = buckets.shapes() if buckets else [self.transform.output_size(480, 640)]
+        times = 3 if self.device.type == "cuda" else 1  # CUDA graphs are recorded at the second call
+        for (height, width), count in product(dict.fromkeys(shapes), batch_sizes):
+            samples = []
+            for _ in range(count):
+                target = Target(
+                    labels=torch.zeros(0, dtype=torch.int64),
+                    boxes=torch.zeros(0, 4),
+                    size=(height, width),
+                    original_size=(height, width),
+                )
+                samples.append((torch.zeros(3, height, width, dtype=torch.uint8), target))
+            batch = collate(samples)
+            for _ in range(times):
+                self.detect(batch, threshold=1.0)
 
     @overload
     def predict(
@@ -210,34 +270,43 @@ class Detector:
         threshold: float = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
+        ahead: int = 0,
     ) -> Iterator[tuple[Tensor, Detections]]:
         """Detections of a stream of pictures, in its order; few pictures are held at a time.
 
         Args:
             pictures: uint8 [3, H, W] (RGB), and what to note as the detections' `source`.
             threshold, top_k, batch_size: see `predict`.
+            ahead: how many pictures to take before they are needed, and to resize in threads while the model looks at
+                those before. 0 suits a live stream, where the next one is yet to come.
 
         Yields:
             Each picture with its detections.
         """
-        looked = self._stream(pictures, lambda batch: self.detect(batch, threshold, top_k), batch_size)
+        looked = self._stream(
+            pictures, _as_it_is, lambda batch: self.detect(batch, threshold, top_k), batch_size, ahead
+        )
         return ((picture, replace(found, source=source)) for picture, source, found in looked)
 
     def stream_panoptic(
-        self, pictures: Iterable[tuple[Tensor, str | None]], threshold: float | None = None, batch_size: int = 1
+        self,
+        pictures: Iterable[tuple[Tensor, str | None]],
+        threshold: float | None = None,
+        batch_size: int = 1,
+        ahead: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
         """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
-        looked = self._stream(pictures, lambda batch: self.segment(batch, threshold), batch_size)
+        looked = self._stream(pictures, _as_it_is, lambda batch: self.segment(batch, threshold), batch_size, ahead)
         return ((picture, found) for picture, _, found in looked)
 
     def prepare(self, pictures: Sequence[Tensor]) -> Batch:
         """Pictures uint8 [3, H, W] resized and padded to one size, on the CPU, as evaluation does it."""
-        samples = []
-        for picture in pictures:
-            image, target = self.transform(picture)
-            target["original_size"] = (picture.shape[1], picture.shape[2])
-            samples.append((image, target))
-        return collate(samples)
+        return collate([self._sample(picture) for picture in pictures])
+
+    def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
+        image, target = self.transform(picture)
+        target["original_size"] = (picture.shape[1], picture.shape[2])
+        return image, target
 
     @torch.no_grad()  # not inference_mode, whose tensors could not be changed in place by those who get them
     def detect(self, batch: Batch, threshold: float = 0.0, top_k: int | None = None) -> list[Detections]:
@@ -285,7 +354,7 @@ class Detector:
         """What `look` says of everything that a source stands for: one, a list, or an iterator for a video."""
         if isinstance(source, str | Path):
             if is_video(source):
-                return (found for found in self._found(read_frames(source), look, batch_size))
+                return (found for found in self._found(read_frames(source), _as_it_is, look, batch_size))
             if not is_several(source):
                 return self._in_order([source], look, batch_size)[0]
             return self._in_order(find_pictures(source), look, batch_size)
@@ -302,41 +371,61 @@ class Detector:
     def _in_order(
         self, items: Iterable[Picture | str | Path], look: Callable[[Batch], list[Result]], batch_size: int
     ) -> list[Result]:
-        pictures = ((to_tensor(item), str(item) if isinstance(item, str | Path) else None) for item in items)
-        return list(self._found(pictures, look, batch_size))
+        return list(self._found(items, _read, look, batch_size))
 
     def _found(
         self,
-        pictures: Iterable[tuple[Tensor, str | None]],
+        items: Iterable[Item],
+        read: Callable[[Item], tuple[Tensor, str | None]],
         look: Callable[[Batch], list[Result]],
         batch_size: int,
     ) -> Iterator[Result]:
-        for _, source, found in self._stream(pictures, look, batch_size):
+        for _, source, found in self._stream(items, read, look, batch_size, max(AHEAD, batch_size)):
             yield replace(found, source=source) if isinstance(found, Detections) else found
 
     def _stream(
         self,
-        pictures: Iterable[tuple[Tensor, str | None]],
+        items: Iterable[Item],
+        read: Callable[[Item], tuple[Tensor, str | None]],
         look: Callable[[Batch], list[Result]],
         batch_size: int,
+        limit: int,
     ) -> Iterator[tuple[Tensor, str | None, Result]]:
-        """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch."""
-        window = batch_size if batch_size == 1 else WINDOW * batch_size
-        for held in _batched(pictures, window):
-            found: dict[int, Result] = {}
-            for places in self._of_one_shape([picture for picture, _ in held], batch_size):
-                batch = self.prepare([held[k][0] for k in places])
-                found.update(zip(places, look(batch), strict=True))
-            for k, (picture, source) in enumerate(held):
-                yield picture, source, found.pop(k)
+        """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch.
 
-    def _of_one_shape(self, pictures: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
-        """Places of pictures that share a shape after resizing, at most `batch_size` together."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for k, picture in enumerate(pictures):
-            groups.setdefault(self.transform.output_size(picture.shape[1], picture.shape[2]), []).append(k)
-        for group in groups.values():
-            yield from _batched(group, batch_size)
+        `read` makes a picture and its source of an item; that and resizing happen in threads, for `limit` items ahead.
+        """
+
+        def prepared(item: Item) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
+            picture, source = read(item)
+            return picture, source, self._sample(picture)
+
+        window = batch_size if batch_size == 1 else WINDOW * batch_size
+        with contextlib.closing(in_threads(prepared, items, limit)) as ready:
+            for held in _batched(ready, window):
+                found: dict[int, Result] = {}
+                for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):
+                    batch = collate([held[k][2] for k in places])
+                    found.update(zip(places, look(batch), strict=True))
+                for k, (picture, source, _) in enumerate(held):
+                    yield picture, source, found.pop(k)
+
+
+def _as_it_is(item: tuple[Tensor, str | None]) -> tuple[Tensor, str | None]:
+    return item
+
+
+def _read(item: Picture | str | Path) -> tuple[Tensor, str | None]:
+    return to_tensor(item), str(item) if isinstance(item, str | Path) else None
+
+
+def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
+    """Places of images that share a shape, at most `batch_size` together."""
+    groups: dict[torch.Size, list[int]] = {}
+    for k, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(k)
+    for group in groups.values():
+        yield from _batched(group, batch_size)
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_picture
-from detrkit.inference.detector import Detector, check_settings
+from detrkit.inference.ahead import ahead
+from detrkit.inference.detector import AHEAD, Detector, check_settings
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
 from detrkit.inference.video import describe_video, read_frames, video_writer
@@ -59,6 +60,8 @@ def predict(config: PredictConfig) -> None:
         image_size=config.image_size,
         dilation=config.dilation,
         nheads=config.nheads,
+        precision=config.precision,
+        compile=config.compile,
     )
     masks = detector.network.makes_masks
     if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
@@ -116,11 +119,9 @@ class _Job:
         readable: list[Found] = []
 
         def pictures() -> Iterator[tuple[Tensor, str | None]]:
-            for item in found:
-                try:
-                    picture = read_image(item.path)
-                except DataError as error:
-                    self._pass_over(str(error))
+            for item, picture in ahead(_read, found, AHEAD):
+                if isinstance(picture, DataError):
+                    self._pass_over(str(picture))
                     self.progress.advance(task)
                     continue
                 readable.append(item)
@@ -162,18 +163,26 @@ class _Job:
         self, pictures: Iterable[tuple[Tensor, str | None]]
     ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
         """Each picture with what is found in it and, if asked for, its panoptic map."""
-        batch_size = self.config.batch_size
+        sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
         if self.config.panoptic:
-            for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, batch_size):
+            for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, *sizes):
                 yield picture, segments_as_detections(segments), segments
         else:
-            for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, batch_size):
+            for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, *sizes):
                 yield picture, found, None
 
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
             self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _read(item: Found) -> tuple[Found, Tensor | DataError]:
+    """A picture, or why it cannot be read."""
+    try:
+        return item, read_image(item.path)
+    except DataError as error:
+        return item, error
 
 
 def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:

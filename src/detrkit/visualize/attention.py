@@ -89,6 +89,7 @@ def explain(config: ExplainConfig) -> None:
         image_size=config.image_size,
         dilation=config.dilation,
         nheads=config.nheads,
+        precision="plain",
     )
     attention = attend(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
