@@ -93,15 +93,17 @@ class DenseAssigner:
 
     @staticmethod
     def pairs(owners: Tensor, locations: Locations, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
-        """What `owners` found, in main memory -> as a call; further transfers only where an object was left out."""
-        pairs = []
-        for i, (owner, target) in enumerate(zip(owners, targets, strict=True)):
-            held = torch.bincount(owner[owner >= 0], minlength=len(target["labels"]))
-            if not held.all():
-                _leave_none_out(owner, held, locations, i, target["boxes"].float().cpu())
-            places = (owner >= 0).nonzero().flatten()
-            pairs.append((places, owner[places]))
-        return pairs
+        """What `owners` found, in main memory -> as a call. A further transfer only where an object was left out."""
+        held = [
+            torch.bincount(owner[owner >= 0], minlength=len(target["labels"]))
+            for owner, target in zip(owners, targets, strict=True)
+        ]
+        lacking = [i for i, counts in enumerate(held) if not counts.all()]
+        boxes = [targets[i]["boxes"] for i in lacking]
+        for i, row in zip(lacking, _fetch(locations, boxes, lacking), strict=True):
+            _leave_none_out(owners[i], held[i], *row)
+        places = [(owner >= 0).nonzero().flatten() for owner in owners]
+        return [(place, owner[place]) for place, owner in zip(places, owners, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -198,23 +200,38 @@ def _of_each_place(of_level: Tensor, level_sizes: Sequence[int]) -> Tensor:
     return torch.cat([value.expand(-1, 1, size) for value, size in parts], 2)
 
 
-def _leave_none_out(owner: Tensor, held: Tensor, locations: Locations, i: int, boxes: Tensor) -> None:
+def _fetch(
+    locations: Locations, boxes: Sequence[Tensor], pictures: Sequence[int]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of some pictures what `_leave_none_out` needs in main memory, in one transfer."""
+    parts = []
+    for i, wanted in zip(pictures, boxes, strict=True):
+        # distances shall be in pixels, or in any unit that is as wide as high: cells of the first place
+        cell = locations.cells[i, :1].float()
+        centers = locations.centers[i].float() / cell
+        parts += [centers, locations.padding[i].float(), wanted[:, :2].float() / cell]
+    flat = torch.cat([part.flatten() for part in parts]).cpu() if parts else torch.zeros(0)
+    here = [
+        one.view(part.shape) for one, part in zip(torch.split(flat, [p.numel() for p in parts]), parts, strict=True)
+    ]
+    return [(here[k], here[k + 1] > 0, here[k + 2]) for k in range(0, len(here), 3)]
+
+
+def _leave_none_out(owner: Tensor, held: Tensor, centers: Tensor, padding: Tensor, wanted: Tensor) -> None:
     """Give each object without a place the nearest that is free, or whose object has others; in main memory.
 
     Args:
         owner: int64 [S], the object of each place, -1: none; changed.
         held: int64 [n], how many places each object has; changed.
-        locations: of the batch.
-        i: index of the picture.
-        boxes: float [n, 4], cx, cy, w, h.
+        centers: float [S, 2], of the places.
+        padding: bool [S].
+        wanted: float [n, 2], centres of the objects.
     """
-    centers, padding = locations.centers[i].float().cpu(), locations.padding[i].cpu()
-    cell = locations.cells[i, 0].float().cpu()  # for a distance in pixels
     for k in (held == 0).nonzero().flatten().tolist():
         spare = ~padding & ((owner < 0) | (held[owner] > 1))
         if not spare.any():
             return
-        distance = ((centers - boxes[k, :2]) / cell).square().sum(1)
+        distance = (centers - wanted[k]).square().sum(1)
         place = int(distance.where(spare, torch.inf).argmin())
         if owner[place] >= 0:
             held[owner[place]] -= 1

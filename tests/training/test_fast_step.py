@@ -1,0 +1,177 @@
+"""A training step asks its device for numbers twice: once to match, once to tell what it came to."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from detrkit.training.ema import Ema
+from detrkit.training.module import DetectionTraining
+from detrkit.training.optim import Schedule, build_optimizer
+from guarantees.helpers import batch, begin
+
+WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "bincount"}
+"""Operators whose result a GPU can give only once it is done with all that came before."""
+ASK = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__", "__format__"}
+"""Methods of tensors that do."""
+
+
+class PretendDevice:
+    """Plays that the model and its pictures lie on another device, and writes down what would wait for it.
+
+    Tensors are on it if they were put there or made of some that are; it is their memory that is marked. A transfer
+    back is a copy without the mark. `waits` has the line that asked, by how; `blocking` those that sent something there
+    without `non_blocking`, which waits as well.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[int, Any] = {}  # held, so that no other takes its address
+        self.waits: Counter[tuple[str, str]] = Counter()
+        self.blocking: Counter[str] = Counter()
+
+    def put(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._memory[storage._cdata] = storage
+
+    def has(self, value: object) -> bool:
+        return isinstance(value, Tensor) and value.untyped_storage()._cdata in self._memory
+
+    def wait(self, how: str) -> None:
+        self.waits[how, _line()] += 1
+
+    def __enter__(self) -> PretendDevice:
+        self._modes = (_Functions(self), _Operators(self))
+        for mode in self._modes:
+            mode.__enter__()
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        for mode in reversed(self._modes):
+            mode.__exit__(*args)
+
+
+class _Operators(TorchDispatchMode):
+    """Hands the mark on, and sees what operators need from the device."""
+
+    def __init__(self, device: PretendDevice) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        marked = any(self.device.has(value) for value in given)
+        masked = name.startswith(("index", "_index")) and any(
+            value.dtype == torch.bool and self.device.has(value) for value in tree_leaves(args[1]) if value is not None
+        ) if name in ("index", "index_put", "index_put_", "_index_put_impl_") else False  # fmt: skip
+        if marked and (name in WAIT or masked or (name == "repeat_interleave" and "output_size" not in (kwargs or {}))):
+            self.device.wait(name)
+        out = func(*args, **(kwargs or {}))
+        if marked:
+            self.device.put(*(value for value in tree_leaves(out) if isinstance(value, Tensor)))
+        return out
+
+
+class _Functions(TorchFunctionMode):
+    """Sees what Python asks of tensors; on the CPU that is often no operator at all."""
+
+    def __init__(self, device: PretendDevice) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        device = self.device
+        if name in ASK and args and device.has(args[0]):
+            device.wait(name)
+            with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
+                return func(args[0].detach().clone(), *args[1:], **kwargs)
+        out = func(*args, **kwargs)
+        if name == "to" and not device.has(args[0]) and _names_a_device(args[1:], kwargs):
+            if not kwargs.get("non_blocking"):
+                device.blocking[_line()] += 1
+            out = out.clone()
+            device.put(out)
+        return out
+
+
+def _names_a_device(args: Any, kwargs: Any) -> bool:
+    return "device" in kwargs or any(isinstance(value, torch.device) for value in args)
+
+
+def _line() -> str:
+    """The innermost line of ours, as file and code."""
+    frames = [f for f in traceback.extract_stack() if "detrkit" in f.filename and "/tests/" not in f.filename]
+    return f"{frames[-1].filename.rpartition('/')[2]}: {frames[-1].line}" if frames else "?"
+
+
+def step(module: DetectionTraining, optimizer: torch.optim.Optimizer, ema: Ema, taught: Any) -> None:
+    """What Lightning does with a batch."""
+    loss = module.training_step(taught, 0)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    module.configure_gradient_clipping(optimizer)
+    optimizer.step()
+    module.on_train_batch_end(None, taught, 0)
+    ema.update(module.model)
+
+
+def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
+    start = begin(kind)
+    optimizer = build_optimizer(start.model, lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4)
+    schedule = Schedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0)
+    module = DetectionTraining(start.model.train(), start.criterion, optimizer, schedule, clip_max_norm=0.1, seed=0)
+    module._trainer = SimpleNamespace(world_size=1, precision="32-true", global_step=0)  # type: ignore[assignment]
+    ema = Ema(0.9)
+    ema.average = {name: value.clone() for name, value in start.model.state_dict().items()}
+    return module, optimizer, ema
+
+
+@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50", "everything at once", "learned, groups, hybrid"])
+def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
+    # looks at labels only where they lie in main memory, which no GPU's do
+    monkeypatch.setattr("detrkit.losses.criterion._check_labels", lambda out, targets: None)
+    module, optimizer, ema = prepared(kind)
+    taught = batch(3, 2)
+    step(module, optimizer, ema, taught)  # the optimiser makes its moments
+    device = PretendDevice()
+    device.put(*module.model.parameters(), *module.model.buffers(), *ema.average.values(), taught.images)
+    device.put(*(v for s in optimizer.state.values() for v in s.values()), taught.padding_mask)
+    device.put(*(value for target in taught.targets for value in target.values() if isinstance(value, Tensor)))
+    with device:
+        step(module, optimizer, ema, taught)
+    asked = {line.partition(":")[0]: count for (_, line), count in device.waits.items()}
+    assert asked.pop("assignment.py", 0) <= 1  # more only where the dense head's rule leaves an object out
+    assert asked == {"matching.py": 1, "module.py": 1}, device.waits
+    assert not device.blocking
+    assert module.steps_summed == 2
+    assert module.grad_norm > 0
+
+
+def test_the_pretended_device_sees_what_waits():
+    here, there = torch.rand(4), torch.rand(4)
+    device = PretendDevice()
+    device.put(there)
+    with device:
+        (there * 2).sum().item()
+        there[there > 0.5]
+        there.nonzero()
+        bool((there > 0).all())
+        (there + here).cpu().tolist()  # one transfer; what is here then, is asked for nothing
+        here.nonzero(), here.sum().item(), here[here > 2]
+        here.to(torch.device("cpu"))
+        here.to(torch.device("cpu"), non_blocking=True).tolist()
+    assert Counter(how for how, _ in device.waits.elements()) == Counter(
+        {"item": 1, "index": 1, "nonzero": 1, "__bool__": 1, "cpu": 1, "tolist": 1}
+    )
+    assert sum(device.blocking.values()) == 1
