@@ -319,14 +319,17 @@ class Detector:
         """
         with _memory_explained():
             out = self.network.objects(batch.images, batch.padding_mask)
-            found = []
             processed, sizes = _sizes(batch)
-            for detections in postprocess(out, sizes, top_k=top_k, processed_sizes=processed, threshold=threshold):
-                order = detections.scores.argsort(descending=True, stable=True)
-                if not torch.equal(order, torch.arange(len(order), device=order.device)):  # it copies the masks
-                    detections = detections[order]
-                found.append(detections.cpu().with_categories(self.categories))
-        return found
+            found = postprocess(
+                out,
+                sizes,
+                top_k=top_k,
+                processed_sizes=processed,
+                threshold=threshold,
+                best_first=True,
+                device="cpu",
+            )
+        return [detections.with_categories(self.categories) for detections in found]
 
     @torch.no_grad()
     def segment(self, batch: Batch, threshold: float | None = None) -> list[PanopticMap]:
