@@ -89,6 +89,12 @@ VERBS = {
         "WEIGHTS OUTPUT",
         ("weights", "output"),
     ),
+    "export": Verb(
+        verbs.ExportConfig,
+        "detrkit.export.run:export",
+        "write a model for ONNX, OpenVINO, torch.export or TensorRT, and compare it",
+        "--weights WEIGHTS --format FORMAT",
+    ),
     "bench": Verb(
         verbs.BenchConfig,
         "detrkit.bench:bench",
@@ -348,7 +354,8 @@ def explain_error(message: str, verb: Verb) -> str:
         return f"there is no flag {word}{did_you_mean(word, [f'--{name}' for name in hints])}"
     value = re.search(r'Parser key "(?P<key>[^"]+)":.*(?:Got|Given) value: (?P<found>.*)', message, re.DOTALL)
     if value and value["key"] in hints:
-        return f"--{value['key']}: expected {kind_of(hints[value['key']])}, found {value['found'].strip()!r}"
+        name = value["key"].upper() if value["key"] in verb.positionals else f"--{value['key']}"
+        return f"{name}: expected {kind_of(hints[value['key']])}, found {value['found'].strip()!r}"
     missing = re.search(r"the following arguments are required: (?P<names>.*)", message)
     if missing:
         names = missing["names"].split(", ")

@@ -51,13 +51,13 @@ class Work:
     half precision."""
 
 
-def measure_machine(device: torch.device, precisions: set[str], seconds: float = 0.3) -> Machine:
+def measure_machine(device: torch.device, precisions: set[str], seconds: float = 1.0) -> Machine:
     """Measure the device: its peak in each of the precisions, and how fast it copies.
 
     Args:
         device: which.
         precisions: keys of `PRECISIONS`.
-        seconds: for each of the measurements.
+        seconds: for each of the measurements, of which the best call counts: others may need the machine as well.
     """
     peaks = {name: measure_peak(device, PRECISIONS[name], seconds) for name in sorted(precisions)}
     return Machine(device.type, _name(device), torch.get_num_threads(), peaks, measure_bandwidth(device, seconds))

@@ -24,10 +24,12 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import train_transform
 from detrkit.evaluation.coco import coco_numbers
 from detrkit.inference import Detector
+from detrkit.inference.fast import HALVES
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.postprocessing import panoptic, postprocess
 from detrkit.structures import Batch, Output
+from detrkit.training.compiling import compile_parts, fill_up
 from detrkit.training.optim import build_optimizer
 
 FAST, TWIN = "fast", "transformers"
@@ -46,6 +48,8 @@ class Setting:
     """Of the fast ways: fp32, bf16 or fp16."""
     load: Callable[[], Detector]
     """Loads the subject, made fast."""
+    compiled: bool
+    """Whether fast ways are compiled."""
     batch_size: int
     images: int
     evaluation_images: int
@@ -87,8 +91,9 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
         return out
 
     held = bytes_of([*slow.model.parameters(), *slow.model.buffers()])
-    half = held if setting.precision == "fp32" else held // 2
-    ways = [Way(PLAIN, run_plain, holds=held), Way(FAST, run_fast, setting.precision, half)]
+    model = fast.model  # folded, and in half precision where that was asked for
+    kept = bytes_of([*model.parameters(), *model.buffers()])
+    ways = [Way(PLAIN, run_plain, holds=held), Way(FAST, run_fast, setting.precision, kept)]
     if setting.twin:
         ways.append(Way(TWIN, _twin_forward(setting.twin, slow.model, images, padding), holds=held))
     timings = measure(ways, seconds=setting.seconds, device=device)
@@ -148,8 +153,16 @@ def training(setting: Setting) -> Iterator[list[Row]]:
     batch = subject.batch(setting.batch_size).to(device)
     start = subject.start
     steps = {
-        PLAIN: _own_step(copy.deepcopy(start.model), start.criterion, batch, device, "fp32"),
-        FAST: _own_step(copy.deepcopy(start.model), start.criterion, batch, device, setting.precision),
+        PLAIN: _own_step(copy.deepcopy(start.model), start.criterion, batch, device),
+        FAST: _own_step(
+            copy.deepcopy(start.model),
+            start.criterion,
+            batch,
+            device,
+            setting.precision,
+            fused=setting.precision != "fp16",
+            compiled=setting.compiled,
+        ),
     }
     if setting.twin:
         steps[TWIN] = _twin_step(setting.twin, start.model, batch, device)
@@ -165,14 +178,28 @@ def training(setting: Setting) -> Iterator[list[Row]]:
     yield make_rows("training", "step", timings, len(batch), setting.machine, work, shares)
 
 
-def _own_step(model: DETR, criterion: Criterion, batch: Batch, device: torch.device, precision: str) -> Step:
+def _own_step(
+    model: DETR,
+    criterion: Criterion,
+    batch: Batch,
+    device: torch.device,
+    precision: str = "fp32",
+    *,
+    fused: bool = False,
+    compiled: bool = False,
+) -> Step:
+    """A step as `training.module` takes it."""
     model.to(device).train()
-    optimizer = build_optimizer(model, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    optimizer = build_optimizer(model, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=fused)
+    dtype = HALVES.get(precision)
+    images, padding_mask = batch.images, batch.padding_mask
+    if compiled:
+        compile_parts(model)
+        images, padding_mask = fill_up(images, padding_mask)
 
     def forward() -> Output:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            out: Output = model(batch.images, batch.padding_mask, batch.targets)
+            out: Output = model(images, padding_mask, batch.targets)
         return out
 
     def loss(out: Any) -> Tensor:
@@ -188,7 +215,7 @@ def _twin_step(twin: Twin, model: DETR, batch: Batch, device: torch.device) -> S
     pictures = model.backbone.normalise(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
     inputs = {"pixel_values": pictures, "pixel_mask": (~batch.padding_mask).long()}
     labels = [{"class_labels": target["labels"], "boxes": target["boxes"]} for target in batch.targets]
-    optimizer = build_optimizer(theirs, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4)
+    optimizer = build_optimizer(theirs, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=False)
 
     def loss(out: Any) -> Tensor:
         total: Tensor = out.loss

@@ -97,19 +97,21 @@ def panoptic_maps(
         kept = (scores > threshold) & (labels < len(things))
         h, w = processed[i].tolist()
         large = functional.interpolate(out.masks[i][kept][:, None], out.padded_size, mode="bilinear")[..., :h, :w]
-        large = functional.interpolate(large, size, mode="bilinear")[:, 0]
+        large = large[:, 0]
         classes = labels[kept].tolist()
         owner = [k if things[c] else classes.index(c) for k, c in enumerate(classes)]
         owners = torch.tensor(owner, device=large.device)
         alive = torch.ones(len(classes), dtype=torch.bool, device=large.device)
         while True:
             ids = owners[large.masked_fill(~alive[:, None, None], float("-inf")).softmax(0).argmax(0)]
+            drawn = Image.fromarray(ids.int().cpu().numpy()).resize(size[::-1], Image.Resampling.NEAREST)
+            ids = torch.from_numpy(np.array(drawn)).to(large.device)
             areas = torch.stack([(ids == k).sum() for k in range(len(classes))])
-            tiny = alive & (areas[owners] <= 4)
+            tiny = alive & (areas <= 4)  # and so those whose kind another one stands for
             if not tiny.any():
                 break
             alive &= ~tiny
-        maps.append(ids.cpu())
+        maps.append(torch.unique(ids, return_inverse=True)[1].cpu())  # numbered anew: 0, 1, ...
     return maps
 
 

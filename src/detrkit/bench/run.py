@@ -16,6 +16,7 @@ from detrkit.bench.subject import find_twin, make_subject
 from detrkit.config import TrainConfig
 from detrkit.errors import OutOfMemoryError, is_out_of_memory
 from detrkit.inference import Detector
+from detrkit.inference.fast import chosen_precision, compiles
 from detrkit.training.parts import find_processes
 from detrkit.verbs import BenchConfig
 
@@ -36,9 +37,8 @@ def bench(config: BenchConfig) -> Report:
     with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, console.status("Preparing") as status:
         folder = Path(name)
         subject = make_subject(config, folder)
-        precision = config.precision
-        if precision == "auto":
-            precision = "bf16" if device.type == "cuda" else "fp32"
+        half = chosen_precision(config.precision, device)
+        precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
         status.update("Measuring the machine")
         machine = measure_machine(device, {"fp32", precision})
         twin = find_twin(subject, folder / "transformers")
@@ -47,7 +47,14 @@ def bench(config: BenchConfig) -> Report:
             machine,
             device,
             precision,
-            lambda: Detector.load(subject.checkpoint, device=device.type, image_size=subject.image_size),
+            lambda: Detector.load(
+                subject.checkpoint,
+                device=device.type,
+                image_size=subject.image_size,
+                precision=config.precision,
+                compile=config.compile,
+            ),
+            compiles(config.compile, device),
             config.batch_size,
             config.images,
             config.evaluation_images,

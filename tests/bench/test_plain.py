@@ -1,0 +1,85 @@
+"""The plain ways do the same work as the fast ones: what they say is equal."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detrkit.bench import plain
+from detrkit.bench.parts import _stand_in
+from detrkit.bench.pictures import HEIGHT, OBJECTS, WIDTH, draw_pictures
+from detrkit.bench.subject import make_subject
+from detrkit.data.decode import read_image
+from detrkit.evaluation.coco import COCO_NAMES, coco_numbers
+from detrkit.postprocessing import panoptic, postprocess
+from detrkit.structures import Categories
+from detrkit.verbs import BenchConfig
+
+
+@pytest.mark.parametrize("model", ["", "detrkit_n"])
+def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
+    config = BenchConfig(model=model, masks=True, image_size=96, images=2)
+    subject = make_subject(config, tmp_path)
+    batch = subject.batch(2)
+    out = _stand_in(subject, batch, torch.device("cpu"))
+    processed = torch.tensor([target["size"] for target in batch.targets])
+    sizes = torch.tensor([[120, 160], [90, 100]])
+    ours = postprocess(out, sizes, processed_sizes=processed, threshold=0.5, top_k=0)
+    theirs = plain.detections(out, processed, sizes, 0.5)
+    for found, row in zip(ours, theirs, strict=True):
+        assert len(found) == 20
+        torch.testing.assert_close(found.scores, row["scores"])
+        assert torch.equal(found.class_ids, row["labels"])
+        torch.testing.assert_close(found.xyxy, row["boxes"])
+        assert found.masks is not None
+        assert (found.masks == row["masks"]).float().mean() > 0.999  # at borders rounding decides
+        assert 0.01 < found.masks.float().mean() < 0.5
+    things = [k % 2 == 0 for k in range(91)]
+    ours_maps, their_maps = (
+        panoptic(out, processed, sizes, things, 0.5),
+        plain.panoptic_maps(out, processed, sizes, things, 0.5),
+    )
+    for whole, ids in zip(ours_maps, their_maps, strict=True):
+        assert len(ids.unique()) > 5
+        assert (whole.ids == ids).float().mean() > 0.999
+
+
+def test_coco_numbers() -> None:
+    truth, found = plain.detections_to_judge(12, 4)
+    assert (len(truth["annotations"]), len(found)) == (12 * 7, 12 * 100)
+    ours = coco_numbers(truth, found).numbers
+    theirs = plain.coco_numbers(truth, found, "faster_coco_eval")
+    np.testing.assert_allclose([ours[name] for name in COCO_NAMES], theirs, atol=1e-6)
+    assert 0.05 < ours["AP"] < 0.95
+
+
+def test_pictures_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) -> None:
+    categories = Categories((3, 7), ("dent", "scratch"))
+    split = draw_pictures(tmp_path / "a", 2, categories)
+    again = draw_pictures(tmp_path / "b", 2, categories)
+    for image, other in zip(split.images, again.images, strict=True):
+        assert image.path.read_bytes() == other.path.read_bytes()
+        assert 50_000 < image.path.stat().st_size < 400_000
+        assert read_image(image.path).shape == (3, HEIGHT, WIDTH)
+        assert len(image.objects) == OBJECTS
+        assert {found.category_id for found in image.objects} <= {3, 7}
+
+
+def test_the_pil_recipe_makes_pictures_as_the_model_wants_them(tmp_path: Path) -> None:
+    (image,) = draw_pictures(tmp_path, 1, Categories.unnamed(1)).images
+    recipe = plain.PilRecipe(200)
+    shapes = set()
+    for seed in range(20):
+        picture = recipe(image.path, seed)
+        assert picture.dtype == torch.float32
+        assert abs(float(picture.mean())) < 1.5
+        shorter = min(picture.shape[1:])
+        assert max(picture.shape[1:]) <= 333
+        assert shorter <= 200
+        shapes.add(tuple(picture.shape))
+    assert len(shapes) > 5
+    assert (
+        plain.PilRecipe(64, square=True)(image.path, 0).shape[1]
+        == plain.PilRecipe(64, square=True)(image.path, 0).shape[2]
+    )

@@ -1,0 +1,73 @@
+"""Ways take turns, and the numbers made of their times are right."""
+
+import pytest
+import torch
+
+from detrkit.bench.machine import Machine, Work
+from detrkit.bench.rows import make_rows
+from detrkit.bench.timing import LEAST_ROUNDS, Timing, Way, measure
+
+CPU = torch.device("cpu")
+MACHINE = Machine("cpu", "abacus", 1, {"fp32": 1000.0, "bf16": 2000.0}, bandwidth=100.0)
+
+
+class Calendar:
+    """Stands in for the clock: it moves when a way says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def way(self, name: str, *seconds: float) -> Way:
+        """Takes these seconds one call after another, and then the last of them for ever."""
+        remaining = list(seconds)
+
+        def run() -> None:
+            self.calls.append(name)
+            self.now += remaining.pop(0) if len(remaining) > 1 else remaining[0]
+
+        return Way(name, run)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_ways_take_turns_after_two_calls_that_do_not_count() -> None:
+    calendar = Calendar()
+    ways = [calendar.way("a", 50, 40, 1), calendar.way("b", 70, 60, 2)]
+    a, b = measure(ways, seconds=5, device=CPU, clock=calendar.clock, memory=False)
+    assert calendar.calls == list("aabbabbaabba")
+    assert (a.first, b.first) == (50, 70)
+    assert (a.seconds, b.seconds) == ((1,) * 4, (2,) * 4)
+
+
+def test_slow_ways_are_measured_three_times() -> None:
+    calendar = Calendar()
+    (timing,) = measure([calendar.way("slow", 100)], seconds=0, device=CPU, clock=calendar.clock, memory=False)
+    assert len(timing.seconds) == LEAST_ROUNDS == 3
+
+
+def test_percentiles_are_interpolated() -> None:
+    timing = Timing(Way("a", int), tuple(float(k) for k in range(100, -1, -1)), first=0, memory=None)
+    assert timing.percentile(50) == 50
+    assert timing.percentile(95) == 95
+    pair = Timing(Way("a", int), (1.0, 3.0), first=0, memory=None)
+    assert pair.percentile(50) == 2
+    assert pair.percentile(95) == pytest.approx(2.9)
+
+
+def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
+    plain = Timing(Way("plain", int), (4.0, 1.0, 4.0), first=9.0, memory=64)
+    fast = Timing(Way("fast", int, "bf16"), (0.5, 0.5, 0.5), first=20.0, memory=None)
+    slow, quick = make_rows("inference", "model", [plain, fast], 8, MACHINE, Work(flops=500, bytes=100))
+    assert (slow.p50_ms, slow.p95_ms, slow.first_ms) == (4000, 4000, 9000)
+    assert (slow.pictures_per_second, slow.ratio, slow.memory_bytes) == (2, 1, 64)
+    assert (slow.arithmetic_ms, slow.traffic_ms, slow.of_peak) == (500, 1000, 0.125)
+    assert (quick.pictures_per_second, quick.ratio, quick.memory_bytes) == (16, 8, None)
+    assert (quick.bytes, quick.arithmetic_ms, quick.traffic_ms, quick.of_peak) == (50, 250, 500, 0.5)
+
+
+def test_without_a_plain_way_there_is_no_ratio() -> None:
+    (row,) = make_rows("data", "pictures", [Timing(Way("fast", int), (2.0,), 2.0, None)], 4, MACHINE)
+    assert (row.ratio, row.flops, row.arithmetic_ms, row.of_peak) == (None, None, None, None)
+    assert row.pictures_per_second == 2
