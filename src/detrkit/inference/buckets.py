@@ -8,6 +8,9 @@ from dataclasses import dataclass
 STEP = 32
 """Sides of buckets are multiples of this, the stride of the coarsest map of most backbones."""
 
+SLACK = 8
+"""Resizing rounds the shorter side, so the longer one may exceed its limit by so many pixels in long thin pictures."""
+
 
 @dataclass(frozen=True)
 class Buckets:
@@ -31,7 +34,8 @@ class Buckets:
         if square:
             return cls((image_size,), (image_size,))
         shorter = {_rounded(image_size / 2**k) for k in range(4)}
-        longer = {_rounded(image_size + (longest - image_size) * k / 4) for k in range(5)}
+        longer = {_rounded(image_size + (longest - image_size) * k / 4) for k in range(4)}
+        longer.add(_rounded(longest + SLACK))
         return cls(tuple(sorted(shorter)), tuple(sorted(longer)))
 
     def fit(self, height: int, width: int) -> tuple[int, int] | None:

@@ -95,10 +95,16 @@ class FastNetwork:
         """The code for such a batch; made at its first call."""
         shape = (len(images), images.shape[-2], images.shape[-1])
         if shape not in self.compiled:
-            graphs = self.device.type == "cuda" and len(images) == 1 and not self.makes_masks
-            run: Look = torch.compile(
-                self._look, dynamic=False, backend=self.backend, mode="reduce-overhead" if graphs else None
-            )
+            options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+            if self.backend == "inductor" and self.device.type == "cpu":
+                options = {
+                    "freezing": True
+                }  # weights as constants, laid out for each convolution; else there is no gain
+            elif (
+                self.backend == "inductor" and self.device.type == "cuda" and len(images) == 1 and not self.makes_masks
+            ):
+                options = {"triton.cudagraphs": True}
+            run: Look = torch.compile(self._look, dynamic=False, backend=self.backend, options=options)
             self.compiled[shape] = _first_call_explained(run, len(self.compiled) + 1)
         return self.compiled[shape]
 

@@ -1,0 +1,36 @@
+"""What is fast measures what is plain, on a model that has learnt something."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from detrkit.demo import demo
+from detrkit.evaluation.run import evaluate
+from detrkit.verbs import DemoConfig, EvalConfig
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_average_precision_of_the_demo_is_that_of_the_plain_model(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    demo(DemoConfig(output_dir=str(run), minutes=1, images=300))
+    found = {}
+    for precision in ("plain", "fp32", "bf16"):
+        config = EvalConfig(
+            weights=str(run),
+            data=str(run / "data"),
+            output_dir=str(tmp_path / precision),
+            device="cpu",
+            precision=precision,
+            num_workers=0,
+            max_errors=0,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[precision] = evaluate(config).numbers["AP"]
+    assert found["plain"] > 0.05  # it did learn
+    assert abs(found["fp32"] - found["plain"]) <= 0.001
+    assert abs(found["bf16"] - found["plain"]) <= 0.002
