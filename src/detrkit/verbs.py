@@ -169,6 +169,52 @@ class ConvertConfig(WeightsChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(WeightsChoice, DataChoice):
+    """Write a model as a file that other programs run, and compare it with the model: outputs on pictures and, with
+    --data, accuracy."""
+
+    weights: str
+    """What to export: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
+    format: Literal["onnx", "openvino", "torch", "tensorrt"] = "onnx"
+    """onnx (.onnx), openvino (.xml with .bin), torch (torch.export, .pt2) or tensorrt (.engine, for the GPU at
+    hand)."""
+    output: str = ""
+    """File to write; empty: beside the weights, with the ending of the format."""
+    image_size: int = 0
+    """Shorter side in pixels that pictures are resized to; 0: what the weights were trained with."""
+    size: str = ""
+    """HEIGHTxWIDTH in pixels of the only size that the graph takes, which smaller pictures are padded to; empty: any
+    size."""
+    fixed_batch: int = 0
+    """The only number of pictures that the graph takes; 0: any."""
+    builtin: bool = False
+    """Put the steps before and after the model into the graph: pixels of any size in; boxes in pixels, scores and
+    labels out. The model itself then works at --size, which square models know by themselves."""
+    max_queries: int = 0
+    """Give only the best so many queries of each picture, and masks of these alone; 0: all."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Arithmetic: fp32; fp16, for GPUs (OpenVINO: weights alone); int8 (onnx and openvino), with ranges measured on
+    pictures of --data."""
+    calibration: int = 100
+    """Pictures of --data that int8 measures ranges on, of the training split where there is one."""
+    split: Literal["train", "val"] = "val"
+    """Pictures of --data that accuracy is measured on."""
+    batch_size: int = 1
+    """Pictures a forward pass while accuracy is measured."""
+    num_workers: int = 2
+    """Processes that load pictures meanwhile; 0 loads in the main process."""
+    max_images: int = 0
+    """Measure accuracy on the first so many pictures; 0: on all."""
+    max_ap_drop: float = 0.005
+    """How much less AP than the model's own the file may have, 0..1; more is an error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lowest = ("image_size", "fixed_batch", "max_queries", "num_workers", "max_images", "max_ap_drop")
+        check_lowest(self, {1: ("calibration", "batch_size"), 0: lowest})
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchConfig(DataChoice):
     """Measure how fast a model is on this machine, beside its plain form and transformers, and what the machine could
     do at best. Without --weights and --model it is the classic DETR; without --data, pictures are drawn."""

@@ -40,6 +40,8 @@ FLAGS = {
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
+    "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
+    "precision seconds weights",
 }
 """Every setting of every verb. A new one belongs in the documentation, and then here."""
 
