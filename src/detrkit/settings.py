@@ -197,6 +197,9 @@ class DataConfig(DataChoice):
     """Batch pictures of similar aspect ratio together, which saves padding."""
     num_workers: int = 2
     """Processes that load pictures; 0 loads in the main process."""
+    cache_gb: float | Literal["auto"] = "auto"
+    """Memory for decoded pictures in GB (10^9 bytes) a node, so that they are not decoded again in every epoch; what
+    does not fit is decoded as ever. 0: none; auto: up to a quarter of the memory that is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +237,12 @@ class OptimConfig:
     """Decay of an exponential moving average of the weights, a step; that average is evaluated and kept. 0: none."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of the forward pass."""
+    compile: bool = False
+    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Batches are padded
+    to multiples of 128 pixels, so that few shapes have to be compiled."""
+    checkpoint_activations: bool = False
+    """Keep less of the encoder's and decoder's layers for the backward pass, and compute it again there: less memory
+    for more time, and the same gradients."""
     early_stopping: int = 0
     """Stop after so many evaluations without a better AP; 0: never."""
     seed: int = 42
@@ -282,7 +291,7 @@ LOWEST = {
         "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups", "hybrid_repeat",
     ),
     0: (
-        "enc_layers", "num_workers", "lr_backbone", "lr_linear_proj_mult", "weight_decay", "max_minutes",
+        "enc_layers", "num_workers", "cache_gb", "lr_backbone", "lr_linear_proj_mult", "weight_decay", "max_minutes",
         "warmup_steps", "clip_max_norm", "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes",
         "val_fraction", "dropout", "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef",
         "giou_loss_coef", "mask_loss_coef", "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef",

@@ -13,6 +13,9 @@ from detrkit.config import TrainConfig
 from detrkit.errors import DetrkitError
 from detrkit.training import final, train
 
+TIMES = ("seconds", "loader_share")
+"""What no two runs share."""
+
 
 def assert_same(found: Any, expected: Any, where: str = "") -> None:
     """Bit for bit, through dictionaries and lists; times are left out."""
@@ -20,7 +23,7 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
         for key in expected:
-            if key != "seconds":
+            if key not in TIMES:
                 assert_same(found[key], expected[key], f"{where}/{key}")
     elif isinstance(expected, list | tuple):
         assert len(found) == len(expected), where
@@ -44,8 +47,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 def metrics_without_time(run_dir: Path) -> list[list[str]]:
     header, *rows = (line.split(",") for line in (run_dir / "metrics.csv").read_text().splitlines())
-    seconds = header.index("seconds")
-    return [row[:seconds] + row[seconds + 1 :] for row in [header, *rows]]
+    kept = [k for k, name in enumerate(header) if name not in TIMES]
+    return [[row[k] for k in kept] for row in [header, *rows]]
 
 
 def in_a_process(config: TrainConfig, before: str = "", *, timeout: float = 120) -> int:

@@ -172,7 +172,7 @@ def recolour(image: Tensor, rng: random.Random) -> Tensor:
     hue = rng.randint(-9, 9)  # of OpenCV's 180
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     levels = np.arange(256)
-    middle = pixels.mean()
+    middle = sum(cv2.sumElems(pixels)) / pixels.size
     light = (levels - middle) * contrast + middle + brightness
     pixels = cv2.cvtColor(cv2.LUT(pixels, light.round().clip(0, 255).astype(np.uint8)), cv2.COLOR_RGB2HSV)
     tables = np.stack([(levels + hue) % 180, (levels * saturation).clip(0, 255), levels], axis=-1)

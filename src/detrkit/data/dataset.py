@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from detrkit.data.augment import Augment
+from detrkit.data.cache import PictureCache
 from detrkit.data.decode import read_image
 from detrkit.data.decode_masks import decode_masks
 from detrkit.data.mixing import select
@@ -58,6 +59,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         with_masks: bool = False,
         augment: Augment | None = None,
         augmented_epochs: int | None = None,
+        cache: PictureCache | None = None,
     ) -> None:
         """Prepare the items; nothing is decoded yet.
 
@@ -69,6 +71,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             with_masks: also give `masks`, none of them empty; objects without a segmentation get their box as mask.
             augment: what happens to each picture before the transform; None: nothing.
             augmented_epochs: after so many epochs only `augment.plain()` happens; None: never.
+            cache: of the split's pictures, in their order; None: each is decoded whenever it is needed.
 
         Raises:
             DataError: the split has objects, but none of a class that the model knows.
@@ -79,6 +82,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.with_masks = with_masks
         self.augment = augment or Augment()
         self.augmented_epochs = augmented_epochs
+        self.cache = cache
         self._outlined = with_masks or self.augment.copy_paste > 0
         self.epoch = 0
         self.dropped = 0
@@ -125,6 +129,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if not self.with_masks:
             objects.pop("masks", None)
         picture, target = transform(image, objects, rng)
+        if self.cache and self.cache.holds(picture):
+            picture = picture.clone()  # whoever gets it may write to it
         target["image_id"] = row["id"]
         target["file"] = row["path"]
         target["original_size"] = original_size
@@ -138,12 +144,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def _load(self, index: int) -> tuple[dict[str, Any], Tensor, Objects]:
         """What is packed of a picture, its pixels, and its objects with masks if anything needs them."""
         row = self._unpack(index)
-        try:
-            image = read_image(row["path"])
-        except DataError as error:
-            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=3)
-            image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
-            row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
+        image = self.cache.get(index) if self.cache else None
+        if image is None:
+            try:
+                image = read_image(row["path"])
+                if self.cache:
+                    self.cache.put(index, image)
+            except DataError as error:
+                warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=3)
+                image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
+                row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:

@@ -61,7 +61,8 @@ def mix_up(first: Sample, second: Sample, rng: random.Random) -> Sample:
     """
     image, objects = first
     other, others = window(*second, _size(image), 0.0, rng)
-    mean = image.to(torch.int16).add_(other).div_(2, rounding_mode="floor").to(torch.uint8)
+    image, other = image.as_subclass(Tensor), other.as_subclass(Tensor)
+    mean = (image & other) + ((image ^ other) >> 1)  # half of the sum, rounded down, without leaving uint8
     return mean, join([objects, others])
 
 

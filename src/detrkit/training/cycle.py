@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 
+from detrkit.data.loader import EpochLoader
 from detrkit.structures import Batch
 from detrkit.training.checkpoint import BEST, LAST, link
 from detrkit.training.ema import Ema
@@ -23,8 +24,9 @@ from detrkit.training.module import DetectionTraining
 from detrkit.training.validation import Validation
 
 Row = dict[str, float]
-"""One finished epoch: "epoch" (from 1), "step", "lr", "lr_backbone", "seconds" (of the run so far), "train/..." means
-and, where it was evaluated, "val/..." means and COCO numbers. Loss terms are unweighted, "loss" is the weighted sum."""
+"""One finished epoch: "epoch" (from 1), "step", "lr", "lr_backbone", "seconds" (of the run so far), "loader_share" (of
+the time of the epoch's steps, what rank 0 waited for pictures, 0..1), "train/..." means and, where it was evaluated,
+"val/..." means and COCO numbers. Loss terms are unweighted, "loss" is the weighted sum."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class EpochCycle(pl.Callback):
 
     def _add_row(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """A row for the epoch that has just ended, or was cut off; it replaces one written when it was cut off."""
+        assert isinstance(trainer.train_dataloader, EpochLoader)
         lr, lr_backbone = (group["lr"] for group in trainer.optimizers[0].param_groups[:2])
         row: Row = {
             "epoch": trainer.current_epoch + 1,
@@ -207,6 +210,7 @@ class EpochCycle(pl.Callback):
             "lr": lr,
             "lr_backbone": lr_backbone,
             "seconds": round(self.seconds, 2),
+            "loader_share": round(trainer.train_dataloader.share, 4),
             **{f"train/{name}": value for name, value in module.means().items()},
         }
         self.history = [old for old in self.history if old["epoch"] < row["epoch"]] + [row]

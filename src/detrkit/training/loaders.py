@@ -7,15 +7,19 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from detrkit.config import TrainConfig
 from detrkit.data.augment import Augment
+from detrkit.data.cache import PictureCache
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
+from detrkit.data.records import Split
 from detrkit.data.transforms import Augmentation, eval_transform, train_transform
 from detrkit.settings import CHANCES
-from detrkit.training.memory import find_batch_size
+from detrkit.structures import Batch
+from detrkit.training.memory import find_batch_size, free_memory
 from detrkit.training.module import DetectionTraining
 from detrkit.training.parts import Data
 from detrkit.training.settle import OVERFIT_STEPS
@@ -79,6 +83,10 @@ class TrainingData(pl.LightningDataModule):
         loader.load_state_dict({"epoch": epoch, "batch": batch})
         return loader
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Send a batch off without waiting until it is there; Lightning's own way waits for each tensor of it."""
+        return batch.to(device, non_blocking=True)
+
     def validation_loader(self) -> DataLoader[Any]:
         """Validation batches of one shape each, every picture on one rank only."""
         assert self.trainer is not None
@@ -116,6 +124,7 @@ def make_loaders(
     assert config.batch_size != "propose"
     square = module.model.square
     augmentation, augment = augmentation_of(config)
+    kept, kept_val = make_caches(config, data.train, data.val)
     if augment.zoom_out:
         red, green, blue = (round(255 * channel) for channel in module.model.input_mean)
         augment = replace(augment, ground=(red, green, blue))
@@ -127,10 +136,10 @@ def make_loaders(
         with_masks=config.masks,
         augment=augment,
         augmented_epochs=config.epochs - config.plain_epochs,
+        cache=kept,
     )
-    val = DetectionDataset(
-        data.val, data.categories, eval_transform(image_size, square=square), with_masks=config.masks
-    )
+    plain = eval_transform(image_size, square=square)
+    val = DetectionDataset(data.val, data.categories, plain, with_masks=config.masks, cache=kept_val)
     # what the largest batch is padded to: the highest and the widest picture together
     largest = eval_transform(augment.sizes(image_size)[-1], square=square)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
@@ -158,6 +167,31 @@ def make_loaders(
         find_batch_size=find,
         ready=ready,
     )
+
+
+def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[PictureCache, PictureCache]:
+    """Room for decoded training pictures, and in what they leave for those of validation, as `--cache_gb` has it.
+
+    Every process of a node takes its share, since each has loaders of its own. "auto" is a quarter of the free memory.
+    """
+    limit = free_memory() // 4 if config.cache_gb == "auto" else int(config.cache_gb * 1e9)
+    limit //= config.devices
+    caches = []
+    for split in (train, val):
+        sizes = [(image.height, image.width) for image in split.images]
+        caches.append(PictureCache(sizes, limit, shared=config.num_workers > 0))
+        limit -= caches[-1].nbytes
+    return caches[0], caches[1]
+
+
+def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
+    """What the caches of a run hold, for people."""
+    caches = [dataset.cache for dataset in (train, val) if dataset.cache]
+    held, of = sum(cache.count for cache in caches), len(train) + len(val)
+    if not held:
+        return "no pictures; each is decoded whenever it is needed"
+    size = sum(cache.nbytes for cache in caches) / 1e9
+    return f"{'all' if held == of else f'{held} of'} {of} pictures decoded once, {max(0.01, size):.2f} GB"
 
 
 def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:

@@ -1,0 +1,78 @@
+"""Decoded pictures kept in memory, so that a small data set is decoded once and not in every epoch.
+
+Pixels are kept as the decoder gives them, so that a run with a cache is the same run, bit for bit. Which pictures are
+kept is decided beforehand and never changes: as many as fit, in the order of the data set. Nothing is ever thrown out
+for another one, which in an epoch that visits every picture once would only mean that the next is missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps memory that processes share. It may be small in a container, and writing beyond it kills."""
+
+
+class PictureCache:
+    """The pixels of some pictures, one after another in one block of memory, filled as they are first met.
+
+    Worker processes, forked or spawned, fill and read the same block where it is `shared`. Two that meet a picture at
+    once write the same bytes. The system takes the memory page by page as it is filled.
+
+    Attributes:
+        count: how many pictures there is room for.
+        nbytes: what they take, all together.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], limit: int, *, shared: bool = False) -> None:
+        """Find room.
+
+        Args:
+            sizes: (h, w) in pixels of every picture of the data set, as decoded.
+            limit: most bytes to take.
+            shared: let other processes use it too; `limit` is then lowered to half of what is free for that.
+        """
+        if shared:
+            limit = min(limit, free_shared_memory() // 2)
+        lengths = 3 * np.array(sizes, dtype=np.int64).reshape(-1, 2).prod(axis=1)
+        ends = np.cumsum(lengths)
+        self.count = int(np.searchsorted(ends, limit, side="right"))
+        self.nbytes = int(ends[self.count - 1]) if self.count else 0
+        self._sizes, self._starts = list(sizes[: self.count]), (ends - lengths)[: self.count].tolist()
+        self._pixels = torch.empty(self.nbytes, dtype=torch.uint8)
+        self._filled = torch.zeros(self.count, dtype=torch.uint8)
+        if shared and self.count:
+            self._pixels.share_memory_()  # type: ignore[no-untyped-call]
+            self._filled.share_memory_()  # type: ignore[no-untyped-call]
+
+    def get(self, index: int) -> Tensor | None:
+        """Picture `index`, uint8 [3, H, W], if it is there. It is the cache's own memory, not to be written to."""
+        if index >= self.count or not self._filled[index]:
+            return None
+        return self._place(index)
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Keep a picture, uint8 [3, H, W], if there is room for it; one of another size than was said is not kept."""
+        if index < self.count and tuple(image.shape[1:]) == tuple(self._sizes[index]):
+            self._place(index).copy_(image)
+            self._filled[index] = 1  # after its pixels, for those who look at the same time
+
+    def holds(self, image: Tensor) -> bool:
+        """Whether a tensor is part of this memory."""
+        return image.untyped_storage().data_ptr() == self._pixels.untyped_storage().data_ptr()
+
+    def _place(self, index: int) -> Tensor:
+        height, width = self._sizes[index]
+        start = self._starts[index]
+        return self._pixels[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+
+
+def free_shared_memory() -> int:
+    """Bytes that processes may still share; where the system has no limit for that, very many."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 2**62
