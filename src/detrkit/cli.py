@@ -326,7 +326,7 @@ def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
     field = next(f for f in fields(config) if f.name == name)
     if field.default is not MISSING:
         hint = get_type_hints(config)[name]
-        parser.add_argument(name, type=hint, nargs="?", default=field.default, help=text)
+        parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)
         return
     parser.add_argument(name, type=str, nargs="+" if field.type == "list[str]" else None, help=text)
 
