@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from detrkit.training.compiling import compile_parts, fill_up
 from detrkit.training.ema import Ema
+from detrkit.training.loaders import TrainingData
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
 from guarantees.helpers import batch, begin
@@ -117,6 +119,7 @@ def _line() -> str:
 
 def step(module: DetectionTraining, optimizer: torch.optim.Optimizer, ema: Ema, taught: Any) -> None:
     """What Lightning does with a batch."""
+    taught = TrainingData.transfer_batch_to_device(None, taught, torch.device("cpu"), 0)  # type: ignore[arg-type]
     loss = module.training_step(taught, 0)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -145,9 +148,8 @@ def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     taught = batch(3, 2)
     step(module, optimizer, ema, taught)  # the optimiser makes its moments
     device = PretendDevice()
-    device.put(*module.model.parameters(), *module.model.buffers(), *ema.average.values(), taught.images)
-    device.put(*(v for s in optimizer.state.values() for v in s.values()), taught.padding_mask)
-    device.put(*(value for target in taught.targets for value in target.values() if isinstance(value, Tensor)))
+    device.put(*module.model.parameters(), *module.model.buffers(), *ema.average.values())
+    device.put(*(value for state in optimizer.state.values() for value in state.values()))
     with device:
         step(module, optimizer, ema, taught)
     asked = {line.partition(":")[0]: count for (_, line), count in device.waits.items()}
@@ -175,3 +177,117 @@ def test_the_pretended_device_sees_what_waits():
         {"item": 1, "index": 1, "nonzero": 1, "__bool__": 1, "cpu": 1, "tolist": 1}
     )
     assert sum(device.blocking.values()) == 1
+
+
+def gradients(kind: str, checkpointed: bool, dropout: float) -> tuple[Tensor, dict[str, Tensor], int]:
+    """Loss and gradients of a step, and the bytes kept for its backward pass."""
+    start = begin(kind, dropout=dropout)
+    if checkpointed:
+        start.model.checkpoint_activations()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    taught = batch(3, 2, size=96)
+    torch.manual_seed(7)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
+        total = start.criterion.weighted_sum(start.criterion(out, taught.targets))
+    total.backward()
+    found = {name: p.grad for name, p in start.model.named_parameters() if p.grad is not None}
+    return total.detach(), found, sum(kept.values())
+
+
+@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50"])
+def test_checkpointed_activations_teach_the_same(kind):
+    """Also with dropout, which is drawn again as it was."""
+    loss, expected, kept = gradients(kind, False, 0.3)
+    other, found, less = gradients(kind, True, 0.3)
+    assert torch.equal(loss, other)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+    assert less < 0.97 * kept, less / kept
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that dynamo looks at
+@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n"])
+def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    losses = []
+    for compiled in (False, True):
+        module, optimizer, _ = prepared(kind)
+        if compiled:
+            compile_parts(module.model, backend)
+        module.compiled = True
+        of_this: list[Tensor] = []
+        counts = []
+        for size in (96, 128, 60):
+            taught = batch(3, 2, size=size)
+            loss = module.training_step(taught, 0)
+            loss.backward()
+            of_this.append(loss.detach())
+            counts.append(len(graphs))
+        of_this += [p.grad for group in optimizer.param_groups for p in group["params"]]
+        losses.append(of_this)
+    assert counts[0] > 0
+    assert counts[-1] == counts[0]  # all of them were padded to one shape
+    for one, other in zip(*losses, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_are_filled_up_with_padding():
+    images, padding = fill_up(torch.ones(2, 3, 100, 256), torch.zeros(2, 100, 256, dtype=torch.bool))
+    assert images.shape == (2, 3, 128, 256)
+    assert images[:, :, 100:].sum() == 0
+    assert padding[:, 100:].all()
+    assert not padding[:, :100].any()
+
+
+def test_a_fused_step_is_a_plain_one_and_takes_up_its_state():
+    """AdamW in one go, beside parameter after parameter; a state of either goes on in the other."""
+    parameters, states = [], []
+    for order in ([True, True], [False, False], [False, True]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5))
+        state = None
+        for fused in order:
+            optimizer = build_optimizer(
+                model, lr=1e-2, lr_backbone=1e-3, weight_decay=0.1, norm_decay=False, fused=fused
+            )
+            if state:
+                optimizer.load_state_dict(state)
+            for k in range(5):
+                optimizer.zero_grad()
+                model(torch.ones(2, 7) + k).square().sum().backward()
+                optimizer.step()
+            state = optimizer.state_dict()
+        parameters.append([p.detach().clone() for p in model.parameters()])
+        states.append(state)
+    for others in parameters[1:]:
+        for one, other in zip(parameters[0], others, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_of_all_weights_at_once_is_that_of_each():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    ema = Ema(0.9)
+    ema.average = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = {name: value.clone() for name, value in ema.average.items()}
+    for n in range(3):
+        model(torch.randn(4, 3))
+        with torch.no_grad():
+            model[0].weight.add_(1.0)
+        decay = min(0.9, (1 + n) / (10 + n))
+        for name, value in model.state_dict().items():
+            expected[name] = expected[name].lerp(value, 1 - decay) if value.is_floating_point() else value.clone()
+        ema.update(model)
+    assert all(torch.equal(ema.average[name], value) for name, value in expected.items())

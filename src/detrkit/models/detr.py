@@ -28,7 +28,7 @@ from detrkit.models.segmentation import (
     every_query,
     remove_prefix,
 )
-from detrkit.models.transformer import Transformer
+from detrkit.models.transformer import LayerList, Transformer
 from detrkit.structures import Branch, Output, Target
 
 QuerySource = LearnedQueries | PointQueries | AnchorQueries | SelectedQueries
@@ -145,6 +145,12 @@ class DETR(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(MASK_PARTS))
         self.train(self.training)
+
+    def checkpoint_activations(self) -> None:
+        """Trade time for memory in training, at the layers of encoder and decoder; see `transformer.LayerList`."""
+        for layers in (self.transformer.encoder.layers, self.transformer.decoder.layers):
+            assert isinstance(layers, LayerList)
+            layers.checkpointed = True
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; a frozen detector stays in evaluation mode."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from detrkit.models.attention import MultiheadAttention
 from detrkit.models.levels import Level, Memory, flatten
 from detrkit.models.position import GridPosition
-from detrkit.models.transformer import EncoderLayer
+from detrkit.models.transformer import EncoderLayer, LayerList
 
 
 class HybridEncoder(nn.Module):
@@ -55,7 +55,7 @@ class HybridEncoder(nn.Module):
         """
         super().__init__()
         self.position = GridPosition(dim)
-        self.layers = nn.ModuleList(
+        self.layers = LayerList(
             EncoderLayer(MultiheadAttention(dim, heads, dropout), dim, dim_feedforward, dropout, activation, False)
             for _ in range(enc_layers)
         )
@@ -99,7 +99,7 @@ class HybridEncoder(nn.Module):
         """Self-attention of the places of one level, with the encoder's own position encoding."""
         memory = flatten([replace(level, position=self.position(level.padding))])
         for layer in self.layers:
-            memory = replace(memory, tokens=layer(memory))
+            memory = replace(memory, tokens=self.layers.run(layer, memory))
         return replace(level, features=memory.maps()[0])
 
 

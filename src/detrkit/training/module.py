@@ -21,6 +21,7 @@ from detrkit.errors import NonFiniteLossError
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output, Target
+from detrkit.training.compiling import compile_parts, fill_up
 from detrkit.training.optim import Schedule
 
 Sums = dict[str, float]
@@ -57,11 +58,25 @@ class DetectionTraining(pl.LightningModule):
         *,
         clip_max_norm: float,
         seed: int,
+        compiled: bool = False,
     ) -> None:
+        """Prepare.
+
+        Args:
+            model: to be trained.
+            criterion: for it.
+            optimizer: of its parameters.
+            schedule: of the optimiser's rates.
+            clip_max_norm: largest norm of the gradient; 0: any.
+            seed: of what is random in a step.
+            compiled: compile the model, and pad batches to few shapes; see `training.compiling`.
+        """
         super().__init__()
         self.model, self.criterion = model, criterion
         self._optimizer, self._schedule = optimizer, schedule
-        self.clip_max_norm, self.seed = clip_max_norm, seed
+        self.clip_max_norm, self.seed, self.compiled = clip_max_norm, seed, compiled
+        if compiled:
+            compile_parts(model)
         self.sums: Sums = {}
         """Sum of each loss over the steps of this epoch, averaged over the ranks; kept in checkpoints."""
         self.steps_summed = 0
@@ -76,6 +91,10 @@ class DetectionTraining(pl.LightningModule):
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
         """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the objects -> Output."""
+        if self.compiled:
+            images, padding_mask = fill_up(images, padding_mask)
+        if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision like their channels last
+            images = images.contiguous(memory_format=torch.channels_last)
         out: Output = self.model(images, padding_mask, targets)
         return out
 

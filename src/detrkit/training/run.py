@@ -8,7 +8,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +141,8 @@ def run_training(
         norm_decay=config.norm_decay,
         fused=config.precision != "16-mixed",
     )
+    if config.checkpoint_activations:
+        start.model.checkpoint_activations()
     if point:
         point.check_groups(optimizer)
     if original:
@@ -209,6 +211,7 @@ class _Run:
             ),
             clip_max_norm=config.clip_max_norm,
             seed=config.seed,
+            compiled=config.compile,
         )
         ema = Ema(config.ema) if config.ema else None
         habits = Habits(
@@ -359,14 +362,16 @@ class _Run:
         should_stop: Callable[[], bool],
         advance: Callable[[int, int], None],
     ) -> Validation | None:
-        return self.validator.run(
-            module.model,
-            self.loaders.validation_loader(),
-            device=module.device,
-            precision=trainer.precision_plugin.forward_context,
-            should_stop=should_stop,
-            advance=advance,
-        )
+        # pictures are evaluated at their own sizes, of which there are too many to compile for each
+        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
+            return self.validator.run(
+                module.model,
+                self.loaders.validation_loader(),
+                device=module.device,
+                precision=trainer.precision_plugin.forward_context,
+                should_stop=should_stop,
+                advance=advance,
+            )
 
 
 def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
