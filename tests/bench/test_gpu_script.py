@@ -1,0 +1,71 @@
+"""The script for people with a GPU: it runs, here on the CPU and small, and judges its targets rightly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import ROOT
+
+from detrkit import cli
+from detrkit.bench import run
+from detrkit.bench.machine import Machine
+
+sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
+
+import gpu
+
+
+def rows(model: float, ends: float, step: float, memory: int) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """What the runs might have said."""
+    found = {}
+    for run in ("inference-1", "inference-32"):
+        found[run, "model", "fast"] = {"ratio": model, "pictures_per_second": 100.0}
+        found[run, "from files", "fast"] = {"ratio": 1.0, "pictures_per_second": ends}
+    found["training-16", "step", "fast"] = {"ratio": step, "memory_bytes": memory}
+    found["training-16", "step", "plain"] = {"ratio": 1.0, "memory_bytes": 100}
+    return found
+
+
+def test_targets_are_judged() -> None:
+    lines = gpu.targets_table(rows(5.0, 70.0, 4.2, 61)).splitlines()[2:]
+    assert [line.split(" | ")[1:] for line in lines] == [
+        ["5.00", "at least 6", "no |"],
+        ["5.00", "at least 4.5", "yes |"],
+        ["0.70", "at least 0.7", "yes |"],
+        ["0.70", "at least 0.7", "yes |"],
+        ["4.20", "at least 4", "yes |"],
+        ["0.61", "at most 0.6", "no |"],
+    ]
+    assert "not measured" in gpu.targets_table({})
+
+
+def test_every_run_can_be_told_to_detrkit() -> None:
+    for name in gpu.RUNS:
+        _, *said = gpu.arguments(name, Path("out"), dry_run=False)
+        config = cli.parse("bench", cli.VERBS["bench"], said)
+        assert (config.image_size, config.device, config.compile, config.precision) == (800, "cuda", "auto", "auto")
+        assert config.output_dir == f"out/{name}"
+        _, *said = gpu.arguments(name, Path("out"), dry_run=True)
+        small = cli.parse("bench", cli.VERBS["bench"], said)
+        assert (small.image_size, small.device, small.part, small.masks) == (64, "cpu", config.part, config.masks)
+        assert small.batch_size <= 2
+
+
+def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    known = Machine("cpu", "abacus", 1, {"fp32": 1e12}, bandwidth=1e10)
+    monkeypatch.setattr(run, "measure_machine", lambda *of: known)
+    monkeypatch.setitem(gpu.RUNS, "training-16", [*gpu.RUNS["training-16"], "--model", "detrkit_n"])
+    assert gpu.main(["--dry_run", "--output_dir", str(tmp_path), "--only", "training-16"]) == 0
+    table = (tmp_path / "targets.md").read_text(encoding="utf-8")
+    assert "these figures mean nothing" in table
+    assert "| training, batch 16: times the plain step | not" not in table
+    assert "| inference, batch 1: times the plain model | not measured |" in table
+    assert table in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_be_done_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "main", lambda argv: 2)
+    assert gpu.main(["--output_dir", str(tmp_path), "--only", "inference-1"]) == 1
