@@ -21,9 +21,9 @@ import gpu
 def rows(model: float, ends: float, step: float, memory: int) -> dict[tuple[str, str, str], dict[str, Any]]:
     """What the runs might have said."""
     found = {}
-    for run in ("inference-1", "inference-32"):
-        found[run, "model", "fast"] = {"ratio": model, "pictures_per_second": 100.0}
-        found[run, "from files", "fast"] = {"ratio": 1.0, "pictures_per_second": ends}
+    for name in ("inference-1", "inference-32"):
+        found[name, "model", "fast"] = {"ratio": model, "pictures_per_second": 100.0}
+        found[name, "from files", "fast"] = {"ratio": 1.0, "pictures_per_second": ends}
     found["training-16", "step", "fast"] = {"ratio": step, "memory_bytes": memory}
     found["training-16", "step", "plain"] = {"ratio": 1.0, "memory_bytes": 100}
     return found
