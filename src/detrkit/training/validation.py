@@ -112,9 +112,10 @@ class Validator:
             if batch is None or stopped:
                 self._take_part(device)
                 continue
+            batch = batch.to(device, non_blocking=True)
             with precision():
-                out = model.objects(batch.to(device).images, batch.padding_mask.to(device))
-            losses = self.criterion(out, batch.to(device).targets)
+                out = model.objects(batch.images, batch.padding_mask)
+            losses = self.criterion(out, batch.targets)
             losses = {"loss": self.criterion.weighted_sum(losses), **losses}
             for name, value in zip(losses, torch.stack([v.float() for v in losses.values()]).tolist(), strict=True):
                 sums[name] = sums.get(name, 0.0) + value * len(batch)
