@@ -76,8 +76,7 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    # Side by side instead of [..., 2] at once: of pairs, whose innermost dimension would be those two numbers, that
-    # takes a third of the time.
+    # side by side instead of [..., 2] at once, so that innermost loops run over boxes and not over two numbers
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
