@@ -137,6 +137,23 @@ def test_pairs_at_once_change_nothing(seed: int, pairs: int) -> None:
     assert np.array_equal(parts.precision, whole.precision)
 
 
+@pytest.mark.parametrize("beside_last", [True, False])
+def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
+    """The better detection lies between two objects, the other on one of them: it comes too late for the last."""
+    boxes = [[5.0, 0, 20, 10], [15.0, 0, 20, 10]]
+    truth = {
+        "images": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box, "iscrowd": 0} for box in boxes],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    second = [16.0 if beside_last else 4.0, 0, 20, 10]
+    found = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
+    rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in found]
+    matched = match(TruthColumns.from_coco(truth), read_columns(truth, rows), 100)
+    assert matched.recall(100)[0, 0, 0] == (0.5 if beside_last else 1)
+    assert_equal(matched, official(truth, rows, "bbox"))
+
+
 def test_more_images_than_sixteen_bits_count() -> None:
     """Sorting takes 16 bits where they suffice."""
     ids = [0, 65_536, 65_537]
