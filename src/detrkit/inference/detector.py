@@ -26,6 +26,7 @@ from detrkit.data.transforms import eval_transform
 from detrkit.errors import ConfigError, DataError, OutOfMemoryError, is_out_of_memory
 from detrkit.inference.ahead import ahead as in_threads
 from detrkit.inference.buckets import Buckets
+from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.sources import find_pictures, is_several, is_video
@@ -103,7 +104,8 @@ class Detector:
 
         Args:
             source: a run folder, a checkpoint of detrkit, a .pth of the original, a Hugging Face folder, or a
-                published name (which may be fetched).
+                published name (which may be fetched). Or a file that `detrkit export` has written (.onnx, .xml, .pt2,
+                .engine), to which the settings below do not matter, but for the device and the size.
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
             image_size: shorter side in pixels to which pictures are resized; 0: what the weights were trained with.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
@@ -119,6 +121,9 @@ class Detector:
             WeightsError: the weights cannot be found, read, trusted or understood.
             ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled.
         """
+        if is_exported(source):
+            exported = open_exported(source, device)
+            return cls(exported, exported.card.categories, image_size or exported.card.image_size)
         chosen = _find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         weights = load_weights(source, dilation=dilation, nheads=nheads)

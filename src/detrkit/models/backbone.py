@@ -44,7 +44,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> a map [B, C, h, w] for each of `strides`, finest first."""
         features, _ = self.children()
-        maps: list[Tensor] = features(F.pad(images, self._missing(images)))
+        maps: list[Tensor] = features(self._filled(images))
         return maps
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         if images.dtype != torch.uint8:
             return images
         mean, std = (
-            torch.tensor(values, device=images.device).mul_(255).view(3, 1, 1)
+            torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
             for values in (self.input_mean, self.input_std)
         )
         return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
@@ -71,12 +71,15 @@ class Backbone(nn.Module):
 
     def paddings(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Tensor]:
         """The padding of the images [B, H, W] at the size of each map, bool [B, h, w]."""
-        mask = F.pad(padding_mask, self._missing(padding_mask), value=True)[:, None].float()
+        mask = self._filled(padding_mask, value=True)[:, None].float()
         return [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
 
-    def _missing(self, images: Tensor) -> tuple[int, int, int, int]:
-        """What to pad, since a backbone made of patches or windows takes only multiples of these."""
-        return (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
+    def _filled(self, images: Tensor, value: float = 0.0) -> Tensor:
+        """Padded to a multiple of `multiple`, since a backbone made of patches or windows takes nothing else."""
+        if self.multiple == 1:
+            return images
+        missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
+        return F.pad(images, missing, value=value)
 
 
 def build_features(

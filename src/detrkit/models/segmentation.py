@@ -155,8 +155,9 @@ def _exact(x: Tensor) -> Tensor:
 def every_query(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs (picture, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
     batch, count = boxes.shape[:2]
-    images = torch.arange(batch, device=boxes.device).repeat_interleave(count)
-    return images, torch.arange(count, device=boxes.device).repeat(batch)
+    images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
+    queries = torch.arange(count, device=boxes.device).expand(batch, -1)
+    return images.reshape(-1), queries.reshape(-1)
 
 
 def add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -1,0 +1,172 @@
+"""Writing the frozen graph: torch.export, ONNX, and from ONNX OpenVINO and TensorRT; each with its card inside."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from detrkit.errors import ConfigError, MissingExtraError
+from detrkit.export.graph import OUTPUTS
+from detrkit.export.int8 import quantized_onnx, quantized_openvino
+from detrkit.files import atomic_path, write_atomic
+from detrkit.inference.card import KEY, Card
+from detrkit.inference.runtimes import ENGINE_HEADER
+
+if TYPE_CHECKING:
+    import onnx
+
+Format = Literal["onnx", "openvino", "torch", "tensorrt"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
+OPSET = 18
+"""Of ONNX. The first with all that the graph needs; the older, the more runtimes can read it."""
+
+REFUSED = frozenset(
+    {
+        "Loop", "If", "Scan", "NonZero", "NonMaxSuppression", "Unique", "Compress", "OneHot", "RoiAlign",
+        "StringNormalizer",
+        "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence",
+        "ConcatFromSequence", "Optional", "OptionalGetElement", "BitShift", "Det", "Hardmax", "MaxUnpool",
+        "RandomNormal", "RandomUniform", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv",
+        "QLinearMatMul", "DeformConv",
+    }
+)  # fmt: skip
+"""ONNX operators that no graph of ours has: TensorRT's parser refuses them or cannot plan memory for them (its table
+"Supported ONNX Operators"), and other compilers like them no better."""
+
+Sample = dict[str, Tensor]
+"""Inputs by name: what a graph is calibrated with."""
+
+
+def write_torch(program: ExportedProgram, path: Path, card: Card) -> None:
+    """A program of torch.export (.pt2)."""
+    with atomic_path(path) as aside:
+        torch.export.save(program, str(aside), extra_files={KEY: card.to_json()})
+
+
+def write_onnx(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
+    """An ONNX file; with `samples`, of 8 bits where that can be had."""
+    proto = to_onnx(program, card)
+    if card.precision == "int8":
+        proto = quantized_onnx(proto, samples)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, card.to_json()
+    write_atomic(path, proto.SerializeToString())
+
+
+def write_openvino(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
+    """An OpenVINO file, and its weights (.bin) beside it; weights of float16 where the card says fp16.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError("export to OpenVINO", "openvino") from None
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.onnx"
+        graph.write_bytes(to_onnx(program, card).SerializeToString())
+        model = openvino.convert_model(graph)
+        if card.precision == "int8":
+            model = quantized_openvino(model, samples)
+        model.set_rt_info(card.to_json(), [KEY])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(folder) / path.name
+        openvino.save_model(model, made, compress_to_fp16=card.precision == "fp16")
+        write_atomic(path.with_suffix(".bin"), made.with_suffix(".bin").read_bytes())
+        write_atomic(path, made.read_bytes())
+
+
+def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequence[tuple[int, int]]) -> None:
+    """A TensorRT engine for the GPU at hand, built through ONNX. Never run on a GPU yet.
+
+    Args:
+        program: the graph; its types are kept, so fp16 is what it was traced with.
+        path: of the file; the card stands before the engine.
+        card: its card.
+        sizes: the smallest, the usual and the largest (H, W) in pixels of a graph of any size.
+
+    Raises:
+        MissingExtraError: TensorRT is not installed.
+        ConfigError: TensorRT cannot make an engine of the graph.
+    """
+    try:
+        import tensorrt
+    except ImportError:
+        raise MissingExtraError("export to TensorRT", "tensorrt") from None
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(logger)
+    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse(to_onnx(program, card).SerializeToString()):
+        raise ConfigError(f"TensorRT {tensorrt.__version__} refuses the graph: {parser.get_error(0)}")
+    settings, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    batches = (card.batch_size,) * 3 if card.batch_size else (1, 1, 8)
+    for k in range(network.num_inputs):
+        given = network.get_input(k)
+        shapes = []
+        for batch, size in zip(batches, sizes, strict=True):
+            shape = [batch, *size] if given.name == "padding_mask" else [batch, 3, *size]
+            shapes.append([want if side == -1 else side for want, side in zip(shape, given.shape, strict=True)])
+        profile.set_shape(given.name, *shapes)
+    settings.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, settings)
+    if plan is None:
+        raise ConfigError(f"TensorRT {tensorrt.__version__} could not build an engine; its log says why")
+    text = card.to_json().encode()
+    write_atomic(path, ENGINE_HEADER.pack(len(text)) + text + bytes(plan))
+
+
+def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
+    """The graph in ONNX, checked, without the traces of source code that the exporter leaves in it.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # what torch.onnx works with
+    except ImportError:
+        raise MissingExtraError("export to ONNX", "onnx") from None
+    with _quiet():
+        names = [*OUTPUTS[card.builtin], *["masks"] * card.masks]
+        made = torch.onnx.export(program, output_names=names, opset_version=OPSET, dynamo=True, verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    proto.doc_string = ""
+    parts: list[Any] = [proto.graph, *proto.functions]
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
+        for node in (*part.node, *part.value_info):
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for each in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del each.metadata_props[:]
+    onnx.checker.check_model(proto)
+    return proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter has to say of its own steps."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,153 @@
+"""The graph that is exported: the model's own `objects`, with plain tensors in and out, for pictures of any size.
+
+    images uint8 [B, 3, H, W] (RGB pixels), padding_mask bool [B, H, W] (True = padding)
+        -> logits [B, Q, C or C + 1], boxes [B, Q, 4] (cx, cy, w, h in 0..1), masks [B, Q, h, w] (logits)
+
+or, with the steps before and after it built in, what an application wants:
+
+    images uint8 [B, 3, H, W], of any size
+        -> boxes [B, K, 4] (x1, y1, x2, y2 in pixels), scores [B, K] (best first), labels int64 [B, K] (0..C-1)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from detrkit.boxes import cxcywh_to_xyxy
+from detrkit.data.transforms import eval_transform
+from detrkit.models import DETR
+from detrkit.postprocessing import best_pairs
+from detrkit.structures import Output
+
+OUTPUTS = {False: ("logits", "boxes"), True: ("boxes", "scores", "labels")}
+"""Names of the outputs, without and with built-in steps; a mask head adds masks."""
+
+
+class Graph(nn.Module):
+    """A model as it is, but for tensors by name instead of an `Output`."""
+
+    def __init__(self, model: DETR, max_queries: int = 0, half: bool = False) -> None:
+        """Take over a model.
+
+        Args:
+            model: in evaluation mode afterwards.
+            max_queries: give only so many queries, those of the best scores, and masks of these alone; 0: all.
+            half: most of the arithmetic in float16, as under autocast.
+        """
+        super().__init__()
+        self.model = model.eval()
+        self.max_queries, self.in_half = max_queries, half
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
+        """See the head of this file."""
+        out = self.output(images, padding_mask)
+        found = {"logits": out.logits, "boxes": out.boxes}
+        return found if out.masks is None else found | {"masks": out.masks}
+
+    def output(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """What the model says, of the queries that are wanted, in float32."""
+        images = self.model.backbone.normalise(images, padding_mask)
+        with torch.autocast(images.device.type, torch.float16, enabled=self.in_half):
+            out = self.model.objects(images, padding_mask)
+            logits, boxes, masks = out.logits.float(), out.boxes.float(), None
+            batch, count = logits.shape[:2]
+            queries = torch.arange(count, device=logits.device).expand(batch, -1)
+            if self.max_queries and self.max_queries < self.model.num_queries:
+                known = logits if out.sigmoid else logits.softmax(-1)[..., :-1]
+                queries = known.amax(-1).topk(self.max_queries).indices
+                logits = logits.gather(1, queries[..., None].expand(-1, -1, logits.shape[-1]))
+                boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+            if out.segment:
+                pictures = torch.arange(batch, device=logits.device)[:, None].expand(queries.shape)
+                rows = out.segment(pictures.reshape(-1), queries.reshape(-1))
+                masks = rows.view(*queries.shape, *rows.shape[1:])
+        return Output(logits, boxes, masks, sigmoid=self.model.sigmoid)
+
+
+class BuiltinGraph(nn.Module):
+    """The same with resizing before, and with detections in pixels after it. The model inside sees one size only, as
+    runtimes like it best: pictures are resized to fit it, and what is missing is padding."""
+
+    def __init__(self, graph: Graph, image_size: int, size: tuple[int, int]) -> None:
+        """Build around a graph.
+
+        Args:
+            graph: of a model without masks.
+            image_size: shorter side in pixels to which pictures are resized, or less where `size` wants it.
+            size: (H, W) in pixels of what the model gets; where it is `square`, pictures are resized to just that.
+        """
+        super().__init__()
+        self.core, self.image_size, self.size = graph, image_size, size
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See the head of this file."""
+        height, width = images.shape[-2:]
+        square = self.core.model.square
+        inner = torch.tensor(self.size) if square else fitted(height, width, self.image_size, self.size)
+        pixels = resized(images.float(), inner, self.size)
+        y, x = (torch.arange(side, device=images.device) for side in self.size)
+        padding = (y[:, None] >= inner[0]) | (x >= inner[1])
+        out = self.core.output(pixels.to(torch.uint8), padding.expand(images.shape[0], -1, -1))
+        scores, labels, queries = best_pairs(out)
+        if not out.sigmoid:  # in the order of the queries so far; not every runtime can sort otherwise
+            scores, queries = scores.topk(scores.shape[1])
+            labels = labels.gather(1, queries)
+        boxes = out.boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+        x1, y1, x2, y2 = cxcywh_to_xyxy(boxes).unbind(-1)
+        boxes = torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1)
+        return {"boxes": boxes, "scores": scores, "labels": labels}
+
+
+def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tensor:
+    """(h, w) that a picture of `height` x `width` is resized to, int32 [2]: as in evaluation (`resized_size`), but no
+    larger than `size`."""
+    given = torch.cat([torch.full((1,), side, dtype=torch.int32) for side in (height, width)])
+    low, high = given.amin(0), given.amax(0)
+    longest = eval_transform(shorter).longest
+    side = ((2 * longest * low + high) // (2 * high)).clamp(max=shorter)
+    side = torch.minimum(side, (torch.tensor(size, dtype=torch.int32) * low // given).amin(0)).clamp(min=1)
+    return (side * given // low).clamp(min=1)
+
+
+def resized(images: Tensor, inner: Tensor, outer: tuple[int, int]) -> Tensor:
+    """Pictures [B, 3, H, W] of 0..255 resized to `inner`, int [2], bilinear with antialiasing, and padded with 0 to
+    `outer`.
+
+    As torchvision does it, to within rounding; two matrix products, which every runtime has.
+    """
+    rows = _weights(images.shape[-2], inner[0], outer[0])
+    columns = _weights(images.shape[-1], inner[1], outer[1])
+    return (rows @ (images @ columns.T)).round().clamp(0, 255)
+
+
+def _weights(given: int, wanted: Tensor, rows: int) -> Tensor:
+    """How much of each of `given` pixels is in each of `wanted`, [rows, given]; rows beyond those are 0."""
+    step = torch.full((), given) / wanted
+    row = torch.arange(rows)[:, None]
+    away = (torch.arange(given) + 0.5 - (row + 0.5) * step).abs() / step.clamp(min=1)
+    share = (1 - away).clamp(min=0)
+    return share / share.sum(1, keepdim=True).clamp(min=1e-6) * (row < wanted)
+
+
+def trace(graph: Graph | BuiltinGraph, *, size: tuple[int, int] | None, batch_size: int | None) -> ExportedProgram:
+    """The frozen graph.
+
+    Args:
+        graph: on the CPU.
+        size: (H, W) in pixels of pictures; None: any. A `BuiltinGraph` always takes any.
+        batch_size: pictures; None: any number.
+    """
+    builtin = isinstance(graph, BuiltinGraph)
+    model = graph.core.model if isinstance(graph, BuiltinGraph) else graph.model
+    height, width = size if size and not builtin else (7 * model.stride, 9 * model.stride)
+    side = None if size and not builtin else Dim.DYNAMIC
+    batch = Dim.DYNAMIC if batch_size is None else None
+    images = torch.zeros(batch_size or 2, 3, height, width, dtype=torch.uint8)
+    inputs, shapes = {"images": images}, {"images": {0: batch, 2: side, 3: side}}
+    if not builtin:
+        inputs["padding_mask"] = torch.zeros(len(images), height, width, dtype=torch.bool)
+        shapes["padding_mask"] = {0: batch, 1: side, 2: side}
+    with torch.no_grad():
+        return torch.export.export(graph, (), inputs, dynamic_shapes=shapes, strict=False)

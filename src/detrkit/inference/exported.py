@@ -1,0 +1,147 @@
+"""Exported files as the network of a `Detector`: ONNX, OpenVINO, torch.export and TensorRT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memory
+from detrkit.inference import runtimes
+from detrkit.inference.card import Card
+from detrkit.structures import Output
+
+SUFFIXES = (".onnx", ".xml", ".pt2", ".engine")
+"""Of the files that `open_exported` reads."""
+
+
+class Session(Protocol):
+    """A graph that was loaded."""
+
+    card: str | None
+    """The text of its card, see `Card.from_json`."""
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs by name, on the CPU -> outputs by name, on the CPU."""
+        ...
+
+
+class ExportedNetwork:
+    """A `Network` that is an exported file."""
+
+    def __init__(self, session: Session, card: Card, path: Path) -> None:
+        """Take over a session; `path` is named in messages."""
+        self.session, self.card, self.path = session, card, path
+        self.device = torch.device("cpu")
+        self.square, self.sigmoid, self.makes_masks = card.square, card.sigmoid, card.masks
+        self.num_queries = card.num_queries
+
+    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `Network.objects`; pictures must be pixels.
+
+        A graph of fixed size gets smaller pictures padded, one of a fixed batch as many at a time as it takes.
+
+        Raises:
+            ConfigError: the pictures are normalised already, larger than a fixed size, or padded for a graph that
+                resizes them itself.
+            DataError: the graph cannot run on pictures of such a size.
+        """
+        if images.dtype != torch.uint8:
+            raise ConfigError(f"expected pixels of uint8 for {self.path}, which normalises them, found {images.dtype}")
+        if self.card.builtin and padding_mask.any():
+            raise ConfigError(
+                f"expected pictures of one size for {self.path}, which resizes them itself, found padded ones"
+            )
+        images, padding_mask = images.cpu(), padding_mask.cpu()
+        size = images.shape[-2], images.shape[-1]
+        if self.card.size and not self.card.builtin:
+            images, padding_mask = self._padded(images, padding_mask, self.card.size)
+            size = self.card.size
+        count = self.card.batch_size or len(images)
+        parts = [
+            self._run(part, padding, count)
+            for part, padding in zip(torch.split(images, count), torch.split(padding_mask, count), strict=True)
+        ]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if self.card.builtin:
+            return self._from_detections(found, size)
+        out = Output(found["logits"].float(), found["boxes"].float(), sigmoid=self.card.sigmoid)
+        return replace(out, masks=found["masks"].float(), padded_size=size) if self.card.masks else out
+
+    def _run(self, images: Tensor, padding_mask: Tensor, count: int) -> dict[str, Tensor]:
+        """The outputs of at most `count` pictures; the graph gets exactly so many, the last one several times."""
+        given = len(images)
+        rows = torch.arange(count).clamp(max=given - 1)
+        inputs = {"images": images[rows]} | ({} if self.card.builtin else {"padding_mask": padding_mask[rows]})
+        try:
+            found = self.session(inputs)
+        except Exception as problem:  # each runtime has its own
+            if is_out_of_memory(problem):
+                raise
+            reason = " ".join(str(problem).split())[:300]
+            raise DataError(
+                f"{self.path} cannot run on a batch of shape {list(inputs['images'].shape)}; pictures may be too small "
+                f"for it, or not of the size it was exported for: {reason}"
+            ) from problem
+        wanted = ["boxes", "scores", "labels"] if self.card.builtin else ["logits", "boxes"]
+        missing = [name for name in [*wanted, *["masks"] * self.card.masks] if name not in found]
+        if missing:
+            raise WeightsError(f"expected the output {missing[0]!r} of {self.path}, found {', '.join(found)}")
+        return {name: tensor[:given] for name, tensor in found.items()}
+
+    def _padded(self, images: Tensor, padding_mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        height, width = size[0] - images.shape[-2], size[1] - images.shape[-1]
+        if height < 0 or width < 0:
+            raise ConfigError(
+                f"expected pictures of at most {size[0]} x {size[1]} (height x width) after resizing for {self.path}, "
+                f"found {images.shape[-2]} x {images.shape[-1]}; choose a smaller --image_size, or export it again "
+                "with a larger --size, or none"
+            )
+        missing = (0, width, 0, height)
+        return F.pad(images, missing), F.pad(padding_mask, missing, value=True)
+
+    def _from_detections(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> Output:
+        """Detections of the graph as the output of a model whose every query knows one class alone."""
+        scores, labels = found["scores"].float(), found["labels"].long()
+        logits = scores.new_full((*scores.shape, len(self.card.categories)), -torch.inf)
+        logits.scatter_(2, labels[..., None], scores.logit()[..., None])
+        x1, y1, x2, y2 = found["boxes"].float().unbind(-1)
+        height, width = size
+        boxes = torch.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], -1)
+        out = Output(logits, boxes, sigmoid=True)
+        return replace(out, masks=found["masks"].float(), padded_size=size) if self.card.masks else out
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether a path is the name of an exported file."""
+    return Path(source).suffix.lower() in SUFFIXES
+
+
+def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
+    """The network of an exported file; its `card` says the rest.
+
+    Args:
+        path: a file of `SUFFIXES`; beside .xml lies its .bin.
+        device: cpu, cuda, cuda:1, or auto: a GPU where there is one that its runtime can use.
+
+    Raises:
+        WeightsError: there is no such file, it cannot be read, or detrkit has not written it.
+        MissingExtraError: the package that runs such files is not installed.
+        ConfigError: the runtime has no such device.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"expected an exported model at {path}, found no such file; look at the path")
+    opener: dict[str, Callable[[Path, str], Session]] = {
+        ".onnx": runtimes.OnnxSession,
+        ".xml": runtimes.OpenVinoSession,
+        ".pt2": runtimes.TorchSession,
+        ".engine": runtimes.TensorRTSession,
+    }
+    session = opener[path.suffix.lower()](path, device)
+    return ExportedNetwork(session, Card.from_json(session.card, path), path)
