@@ -23,14 +23,15 @@ from detrkit.bench.timing import Way, measure
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import train_transform
 from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.columns import CocoResults
 from detrkit.inference import Detector
 from detrkit.inference.fast import HALVES
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.postprocessing import panoptic, postprocess
 from detrkit.structures import Batch, Output
-from detrkit.training.compiling import compile_parts, fill_up
-from detrkit.training.optim import build_optimizer
+from detrkit.training.module import DetectionTraining
+from detrkit.training.optim import Schedule, build_optimizer
 
 FAST, TWIN = "fast", "transformers"
 KEPT = 20
@@ -188,18 +189,16 @@ def _own_step(
     fused: bool = False,
     compiled: bool = False,
 ) -> Step:
-    """A step as `training.module` takes it."""
+    """A step as training takes it."""
     model.to(device).train()
     optimizer = build_optimizer(model, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=fused)
     dtype = HALVES.get(precision)
-    images, padding_mask = batch.images, batch.padding_mask
-    if compiled:
-        compile_parts(model)
-        images, padding_mask = fill_up(images, padding_mask)
+    schedule = Schedule((1e-6,) * len(optimizer.param_groups), "step", epochs=1, lr_drop=1, warmup_steps=0)
+    module = DetectionTraining(model, criterion, optimizer, schedule, clip_max_norm=0.1, seed=0, compiled=compiled)
 
     def forward() -> Output:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            out: Output = model(images, padding_mask, batch.targets)
+            out: Output = module(batch.images, batch.padding_mask, batch.targets)
         return out
 
     def loss(out: Any) -> Tensor:
@@ -308,9 +307,10 @@ def _stand_in(subject: Subject, batch: Batch, device: torch.device) -> Output:
 def evaluation(setting: Setting) -> Iterator[list[Row]]:
     """The twelve COCO numbers of 100 detections a picture, on one core."""
     truth, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
+    columns = CocoResults.from_rows(found)  # in which the evaluation of a model keeps what it finds
     ways = [
         Way(PLAIN, lambda: plain.coco_numbers(truth, found, "faster_coco_eval")),
-        Way(FAST, lambda: coco_numbers(truth, found)),
+        Way(FAST, lambda: coco_numbers(truth, columns)),
     ]
     if importlib.util.find_spec("pycocotools"):
         ways.append(Way("pycocotools", lambda: plain.coco_numbers(truth, found, "pycocotools")))
