@@ -140,9 +140,11 @@ def _first_call_explained(run: Look, shapes: int) -> Look:
 
 
 def _halve(model: DETR, half: torch.dtype) -> None:
-    """Store matrices and convolutions as autocast would cast them at every call; norms and embeddings stay float32."""
+    """Store matrices and convolutions as autocast would cast them at every call; norms, embeddings and heads stay
+    float32."""
+    exact = {module for head in model.exact_heads for module in head.modules()}
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
+        if module not in exact and isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(half)
 

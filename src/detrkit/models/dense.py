@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.heads import exactly
 from detrkit.models.levels import Memory
 from detrkit.structures import Output
 
@@ -42,8 +43,8 @@ class DenseHead(nn.Module):
         logits, distances = [], []
         inside = memory.tokens.new_ones(()) * ~memory.padding  # convolutions shall see zeros beyond the picture
         for level, keep, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
-            logits.append(self.class_embed(self.classes(level, keep)).flatten(2))
-            sides = self.bbox_embed(self.sides(level, keep)).float()
+            logits.append(exactly(self.class_embed, self.classes(level, keep)).flatten(2))
+            sides = exactly(self.bbox_embed, self.sides(level, keep)).float()
             distances.append((scale * sides).clamp(max=6).exp().flatten(2))
         located = memory.locations
         left, top, right, bottom = torch.cat(distances, 2).unbind(1)  # [B, S] each, in cells

@@ -16,6 +16,7 @@ from detrkit.models.backbone import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense import DenseHead
 from detrkit.models.dynamic_masks import DynamicMaskHead
+from detrkit.models.heads import exactly
 from detrkit.models.levels import Level, Memory
 from detrkit.models.mapper import ChannelMapper, LastLevel
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
@@ -180,14 +181,12 @@ class DETR(nn.Module):
     def _classes(self, layer: int, objects: Tensor) -> Tensor:
         """Class logits of a decoder layer: [B, N, D] -> [B, N, C or C + 1]."""
         head = self.class_embed[layer] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
-        logits: Tensor = head(objects)
-        return logits
+        return exactly(head, objects)
 
     def _boxes(self, layer: int, objects: Tensor) -> Tensor:
         """What a decoder layer says of the boxes, before the sigmoid: [B, N, D] -> [B, N, 4]."""
         head = self.bbox_embed[layer] if isinstance(self.bbox_embed, nn.ModuleList) else self.bbox_embed
-        change: Tensor = head(objects)
-        return change
+        return exactly(head, objects)
 
     def _split(
         self, layers: Sequence[Output], runs: Mapping[str, int], noised: NoisedQueries | None
@@ -251,6 +250,16 @@ class DETR(nn.Module):
         head = self.class_embed[-1] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
         assert isinstance(head, nn.Linear)
         return head.out_features - (not self.sigmoid)
+
+    @property
+    def exact_heads(self) -> list[nn.Module]:
+        """The heads that compute in float32 also under autocast."""
+        heads = [self.class_embed, self.bbox_embed]
+        if self.dense_head:
+            heads += [self.dense_head.class_embed, self.dense_head.bbox_embed]
+        if isinstance(self.query_embed, SelectedQueries) and self.query_embed.own_head:
+            heads += [self.query_embed.enc_class, self.query_embed.enc_bbox]
+        return heads
 
     @property
     def num_queries(self) -> int:

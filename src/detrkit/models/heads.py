@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,3 +23,12 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         last: Tensor = self.layers[-1](x)
         return last
+
+
+def exactly(head: nn.Module, x: Tensor) -> Tensor:
+    """What a head says of x, in float32 also under autocast: boxes and the ranks of places need more than bf16's 8 bits
+    (half a point of AP on the demo's pictures), and heads cost next to nothing."""
+    exact = x.float() if torch.is_autocast_enabled(x.device.type) else x
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = head(exact)
+    return out

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detrkit.boxes import inverse_sigmoid
 from detrkit.models.denoising import NoisedQueries
 from detrkit.models.dense import PRIOR, best_places
-from detrkit.models.heads import MLP
+from detrkit.models.heads import MLP, exactly
 from detrkit.models.levels import Memory
 from detrkit.models.position import sine_of_boxes
 from detrkit.structures import Branch, Output
@@ -207,8 +207,8 @@ class SelectedQueries(nn.Module):
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
-            boxes = (self.enc_bbox(features).float() + anchors).sigmoid()
-            said = Output(self.enc_class(features), boxes, sigmoid=self.sigmoid)
+            boxes = (exactly(self.enc_bbox, features).float() + anchors).sigmoid()
+            said = Output(exactly(self.enc_class, features), boxes, sigmoid=self.sigmoid)
         else:
             assert dense is not None
             said = dense
