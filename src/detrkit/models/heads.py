@@ -28,7 +28,10 @@ class MLP(nn.Module):
 def exactly(head: nn.Module, x: Tensor) -> Tensor:
     """What a head says of x, in float32 also under autocast: boxes and the ranks of places need more than bf16's 8 bits
     (half a point of AP on the demo's pictures), and heads cost next to nothing."""
-    exact = x.float() if torch.is_autocast_enabled(x.device.type) else x
-    with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(exact)
+    out: Tensor
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            out = head(x.float())
+    else:  # exporters do not know autocast, even to turn it off
+        out = head(x)
     return out
