@@ -239,7 +239,7 @@ class BenchConfig(DataChoice):
     """Whether the fast path is compiled; auto: on GPUs, since it takes a minute a shape on CPUs."""
     images: int = 32
     """Most pictures read in one go, from files to detections."""
-    evaluation_images: int = 1000
+    evaluation_images: int = 500
     """Pictures, of 100 detections each, whose COCO numbers are computed."""
     seconds: float = 3.0
     """Time for each measurement of each way; slow ones are done three times in any case."""

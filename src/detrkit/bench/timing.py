@@ -56,24 +56,21 @@ def measure(
 ) -> list[Timing]:
     """Time several ways of one piece of work.
 
-    Each is called twice to warm up. Then they take turns, in another order each round, until every one has had
-    `seconds` on average, and three rounds at least: what else the machine does meanwhile meets all of them alike.
+    Each is called once or, with `memory`, twice to warm up. Then they take turns, in another order each round, until
+    every one has had `seconds` on average, and three rounds at least: what else the machine does meanwhile meets all of
+    them alike.
 
     Args:
         ways: at least one.
         seconds: for each way.
         device: waited for at the end of each call.
         clock: gives seconds.
-        memory: also look how much memory a call takes, in the second of the calls that warm up.
+        memory: also look how much memory a call takes, in a second call before those that count.
     """
     first, peaks = [], []
     for way in ways:
         first.append(_time(way, device, clock))
-        grown = None
-        if memory:
-            grown = peak_growth(way.run, device)
-        else:
-            way.run()
+        grown = peak_growth(way.run, device) if memory else None
         peaks.append(None if grown is None else way.holds + grown)
     taken: list[list[float]] = [[] for _ in ways]
     began = clock()
