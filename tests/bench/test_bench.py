@@ -84,7 +84,7 @@ def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
         "inference, model": both,
         "inference, from files": both,
         "training, step": both,
-        "data, pictures": both,
+        "data, pictures": [*both, "cached"],
         "postprocessing, boxes": both,
     }
     assert (content["format"], content["model"]) == (1, "detrkit_n")

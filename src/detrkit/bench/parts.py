@@ -20,6 +20,7 @@ from detrkit.bench.rows import PLAIN, Row, make_rows
 from detrkit.bench.step import Step, one_thread
 from detrkit.bench.subject import Subject, Twin
 from detrkit.bench.timing import Way, measure
+from detrkit.data.cache import PictureCache
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import train_transform
 from detrkit.evaluation.coco import coco_numbers
@@ -33,7 +34,9 @@ from detrkit.structures import Batch, Output
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
 
-FAST, TWIN = "fast", "transformers"
+FAST, CACHED, TWIN = "fast", "cached", "transformers"
+CACHE = 2**30
+"""Most bytes of decoded pictures in memory."""
 KEPT = 20
 """Objects of a picture that masks are made of, where the weights are random and would find none."""
 
@@ -224,13 +227,18 @@ def _twin_step(twin: Twin, model: DETR, batch: Batch, device: torch.device) -> S
 
 
 def data(setting: Setting) -> Iterator[list[Row]]:
-    """Pictures from files to what the model learns from, under the original's recipe, on one core."""
+    """Pictures from files to what the model learns from, under the original's recipe, on one core; and in all epochs
+    but the first where the cache keeps what was decoded."""
     subject = setting.subject
     count = min(setting.images, len(subject.split))
     transform = train_transform("detr", subject.image_size, square=subject.start.model.square)
-    dataset = DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks)
+    sizes = [(image.height, image.width) for image in subject.split.images]
+    dataset, cached = (
+        DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks, cache=cache)
+        for cache in (None, PictureCache(sizes[:count], CACHE))
+    )
     recipe = plain.PilRecipe(subject.image_size, square=subject.start.model.square)
-    epochs = {PLAIN: 0, FAST: 0}  # each call is another epoch, since sizes are drawn anew
+    epochs = {PLAIN: 0, FAST: 0, CACHED: 0}  # each call is another epoch, since sizes are drawn anew
 
     def run(way: str, load: Callable[[int, int], object]) -> None:
         for k in range(count):
@@ -240,6 +248,7 @@ def data(setting: Setting) -> Iterator[list[Row]]:
     ways = [
         Way(PLAIN, lambda: run(PLAIN, lambda epoch, k: recipe(subject.split.images[k].path, epoch))),
         Way(FAST, lambda: run(FAST, lambda epoch, k: dataset[epoch, k])),
+        Way(CACHED, lambda: run(CACHED, lambda epoch, k: cached[epoch, k])),
     ]
     with one_thread():
         timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)

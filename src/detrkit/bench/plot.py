@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"plain": "0.6", "fast": "C0"}
-"""Of a way; others are orange. Grey, blue and orange differ for every eye, and in print."""
+COLOURS = {"plain": "0.6", "fast": "C0", "cached": "#6baed6"}
+"""Of a way; others are orange. Grey, the blues and orange differ for every eye, and in print."""
 OTHER = "C1"
 SHADES = ("#08519c", "#3182bd", "#6baed6", "#bdd7e7")
 """Of the phases of a step, from dark to light."""

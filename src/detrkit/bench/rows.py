@@ -24,7 +24,7 @@ class Row:
     what: str
     """Which thing of that part."""
     way: str
-    """plain, fast, or whose it is."""
+    """plain, fast, cached, or whose it is."""
     precision: str
     """fp32, bf16 or fp16."""
     pictures: int
