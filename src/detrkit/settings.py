@@ -199,7 +199,8 @@ class DataConfig(DataChoice):
     """Processes that load pictures; 0 loads in the main process."""
     cache_gb: float | Literal["auto"] = "auto"
     """Memory for decoded pictures in GB (10^9 bytes) a node, so that they are not decoded again in every epoch; what
-    does not fit is decoded as ever. 0: none; auto: up to a quarter of the memory that is free."""
+    does not fit is decoded as ever. 0: none; auto: for all or nothing, in a quarter of the memory that is free and
+    16 GB at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from detrkit.data.records import Split
 from detrkit.data.transforms import Transform, eval_transform, train_transform
 from detrkit.errors import ConfigError
 from detrkit.structures import Batch, Target
+from detrkit.training import loaders
 from detrkit.training.loaders import describe_cache, make_caches
 from detrkit.training.messages import waiting
 
@@ -105,7 +106,7 @@ def test_pictures_of_another_size_than_listed_are_not_kept() -> None:
 
 
 def test_shared_memory_is_not_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "free_shared_memory", lambda: 1000)
+    monkeypatch.setattr(cache_module, "free_shared_memory", lambda: cache_module.LEFT_FREE + 1000)
     assert PictureCache([(10, 10)] * 5, 10**9, shared=True).nbytes == 300
     assert PictureCache([(10, 10)] * 5, 10**9, shared=False).nbytes == 1500
 
@@ -151,7 +152,7 @@ def test_resuming_with_a_cache(split: Split) -> None:
     assert all(same(a, b) for a, b in zip(resumed, expected[2:], strict=True))
 
 
-def test_settings_and_what_is_said_of_them(split: Split) -> None:
+def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(3 * h * w for h, w in sizes(split))
     train, val = make_caches(TrainConfig(cache_gb=1.5 * total / 1e9, num_workers=0), split, split)
     assert train.nbytes == total
@@ -166,6 +167,11 @@ def test_settings_and_what_is_said_of_them(split: Split) -> None:
         "no pictures; each is decoded whenever it is needed"
     )
     assert make_caches(TrainConfig(num_workers=0), split, split)[0].count == 11
+    monkeypatch.setattr(loaders, "MOST_CACHED", total + 10)
+    assert [cache.count for cache in make_caches(TrainConfig(), split, split)] == [11, 0]
+    monkeypatch.setattr(loaders, "MOST_CACHED", total - 10)
+    few = replace(split, images=split.images[:4])
+    assert [cache.count for cache in make_caches(TrainConfig(num_workers=0), split, few)] == [0, 4]
     with pytest.raises(ConfigError, match="--cache_gb must be at least 0, found -1"):
         TrainConfig(cache_gb=-1)
 

@@ -18,12 +18,15 @@ from torch import Tensor
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps memory that processes share. It may be small in a container, and writing beyond it kills."""
 
+LEFT_FREE = 2**30
+
 
 class PictureCache:
     """The pixels of some pictures, one after another in one block of memory, filled as they are first met.
 
     Worker processes, forked or spawned, fill and read the same block where it is `shared`. Two that meet a picture at
-    once write the same bytes. The system takes the memory page by page as it is filled.
+    once write the same bytes. Shared memory is taken at once, so that it cannot run out later, other memory page by
+    page as it is filled.
 
     Attributes:
         count: how many pictures there is room for.
@@ -36,20 +39,18 @@ class PictureCache:
         Args:
             sizes: (h, w) in pixels of every picture of the data set, as decoded.
             limit: most bytes to take.
-            shared: let other processes use it too; `limit` is then lowered to half of what is free for that.
+            shared: let other processes use it too; `limit` is then lowered to half of what is free for that, after a GB
+                for the batches that workers hand over.
         """
         if shared:
-            limit = min(limit, free_shared_memory() // 2)
+            limit = min(limit, max(0, free_shared_memory() - LEFT_FREE) // 2)
         lengths = 3 * np.array(sizes, dtype=np.int64).reshape(-1, 2).prod(axis=1)
         ends = np.cumsum(lengths)
         self.count = int(np.searchsorted(ends, limit, side="right"))
         self.nbytes = int(ends[self.count - 1]) if self.count else 0
         self._sizes, self._starts = list(sizes[: self.count]), (ends - lengths)[: self.count].tolist()
-        self._pixels = torch.empty(self.nbytes, dtype=torch.uint8)
-        self._filled = torch.zeros(self.count, dtype=torch.uint8)
-        if shared and self.count:
-            self._pixels.share_memory_()  # type: ignore[no-untyped-call]
-            self._filled.share_memory_()  # type: ignore[no-untyped-call]
+        self._pixels, self._filled = (_memory(length, shared=shared) for length in (self.nbytes, self.count))
+        self._filled.zero_()
 
     def get(self, index: int) -> Tensor | None:
         """Picture `index`, uint8 [3, H, W], if it is there. It is the cache's own memory, not to be written to."""
@@ -71,6 +72,15 @@ class PictureCache:
         height, width = self._sizes[index]
         start = self._starts[index]
         return self._pixels[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+
+
+def _memory(length: int, *, shared: bool) -> Tensor:
+    """uint8 [length], of any content."""
+    if not shared or not length:
+        return torch.empty(length, dtype=torch.uint8)
+    # `share_memory_` would take private memory first
+    storage = torch.UntypedStorage._new_shared(length)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def free_shared_memory() -> int:

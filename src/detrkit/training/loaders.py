@@ -24,6 +24,9 @@ from detrkit.training.module import DetectionTraining
 from detrkit.training.parts import Data
 from detrkit.training.settle import OVERFIT_STEPS
 
+MOST_CACHED = 16_000_000_000
+"""Bytes of decoded pictures that are kept a node, at the most, where nobody says how many."""
+
 
 class TrainingData(pl.LightningDataModule):
     """Training and validation pictures in batches, this rank's share of them."""
@@ -172,14 +175,17 @@ def make_loaders(
 def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[PictureCache, PictureCache]:
     """Room for decoded training pictures, and in what they leave for those of validation, as `--cache_gb` has it.
 
-    Every process of a node takes its share, since each has loaders of its own. "auto" is a quarter of the free memory.
+    Every process of a node takes its share, since each has loaders of its own. By itself ("auto"), a split is kept as
+    a whole or not at all: part of a large one would take much memory and save little time.
     """
-    limit = free_memory() // 4 if config.cache_gb == "auto" else int(config.cache_gb * 1e9)
+    auto = config.cache_gb == "auto"
+    limit = min(free_memory() // 4, MOST_CACHED) if config.cache_gb == "auto" else int(config.cache_gb * 1e9)
     limit //= config.devices
     caches = []
     for split in (train, val):
         sizes = [(image.height, image.width) for image in split.images]
-        caches.append(PictureCache(sizes, limit, shared=config.num_workers > 0))
+        too_many = auto and 3 * sum(h * w for h, w in sizes) > limit
+        caches.append(PictureCache(sizes, 0 if too_many else limit, shared=config.num_workers > 0))
         limit -= caches[-1].nbytes
     return caches[0], caches[1]
 
