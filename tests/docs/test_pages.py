@@ -132,7 +132,9 @@ def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
 
 
 SWITCHES = Page(ROOT / "docs/switches.md")
-ELSEWHERE = {"backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping"}
+ELSEWHERE = {
+    "backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping", "compile", "checkpoint_activations",
+}  # fmt: skip
 """Settings that the original has not and that are no switches; other pages explain them."""
 
 
