@@ -108,8 +108,13 @@ def make_subject(config: BenchConfig, folder: Path) -> Subject:
 
 
 def _start(categories: Categories, weights: str, masks: bool, model: str = "") -> Start:
-    """The model in training, with the matching and losses that belong to it."""
+    """The model in training, with the matching and losses that belong to it.
+
+    Where training would begin with ImageNet's weights, norms are frozen as it would freeze them.
+    """
     config = TrainConfig.from_recipe("classic", weights=weights, model=model, task="instance" if masks else "detect")
+    if not weights and config.backbone_weights != "none":
+        config = replace(config, backbone_norm="frozen")
     return start_model(replace(config, backbone_weights="none"), categories, None)
 
 
