@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from detrkit.config import TrainConfig
 from detrkit.models.weights import fit_table
 from detrkit.training.checkpoint import BEST, LAST
-from detrkit.training.cycle import EpochCycle
+from detrkit.training.cycle import EpochCycle, Row
 from detrkit.training.parts import Data, Processes, Start
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 
@@ -21,6 +22,9 @@ RECIPES = {
     "classic": "classic: the original DETR's; --recipe fast is what converges on small data",
     "fast": "fast: converges on small data; --recipe classic is the original DETR's",
 }
+
+MUCH_WAITING = 0.2
+"""Share of the time above which it is said that the model waited for pictures."""
 
 
 def say_recipe(console: Console, recipe: str) -> None:
@@ -39,6 +43,7 @@ def announce(
     reasons: Mapping[str, str],
     source: str,
     begin: tuple[int, int],
+    cache: str,
 ) -> None:
     """Say what is about to happen: device, data, model, backbone, learning rate, folder, and where it goes on.
 
@@ -52,12 +57,14 @@ def announce(
         reasons: what to say of settings that were proposed: a word, and a sentence.
         source: the checkpoint it goes on from; empty or "auto": none.
         begin: (epoch, batch) of the first batch, from 0.
+        cache: what is kept of decoded pictures.
     """
     total = sum(p.numel() for p in start.model.parameters())
     world = f" x {processes.world}" if processes.world > 1 else ""
     lines = {
         "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
         "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
+        "Cache": cache,
         **reasons,
         "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
         f"{learning(start.model) / 1e6:.1f} M learn",
@@ -84,6 +91,9 @@ def announce(
 
 def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
     """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us."""
+    waited = waiting(cycle.history)
+    if waited:
+        console.print(waited, highlight=False, soft_wrap=True)
     if cycle.interrupted:
         name = signals.received.name if signals.received else "a signal to another process"
         console.print(
@@ -104,6 +114,18 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def waiting(history: Sequence[Row]) -> str:
+    """What to do if the model had to wait for pictures much of the time; empty if not."""
+    shares = [row["loader_share"] for row in history if "loader_share" in row]
+    share = sum(shares) / max(1, len(shares))
+    if share < MUCH_WAITING:
+        return ""
+    return (
+        f"The model waited for pictures in {share:.0%} of the time of its steps; raise --num_workers (this machine has "
+        f"{os.cpu_count()} cores) or --cache_gb"
+    )
 
 
 def learning(model: nn.Module) -> int:
