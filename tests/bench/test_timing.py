@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit.bench.machine import Machine, Work
-from detrkit.bench.rows import make_rows
+from detrkit.bench.rows import beside, make_rows
 from detrkit.bench.timing import LEAST_ROUNDS, Timing, Way, measure
 
 CPU = torch.device("cpu")
@@ -65,6 +65,14 @@ def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
     assert (slow.arithmetic_ms, slow.traffic_ms, slow.of_peak) == (500, 1000, 0.125)
     assert (quick.pictures_per_second, quick.ratio, quick.memory_bytes) == (16, 8, None)
     assert (quick.bytes, quick.arithmetic_ms, quick.traffic_ms, quick.of_peak) == (50, 250, 500, 0.5)
+
+
+def test_of_two_measurements_of_the_machine_the_better_counts() -> None:
+    again = MACHINE.best(Machine("cpu", "abacus", 1, {"fp32": 4000.0, "bf16": 500.0}, bandwidth=50.0))
+    assert (again.peaks, again.bandwidth) == ({"fp32": 4000.0, "bf16": 2000.0}, 100.0)
+    plain = Timing(Way("plain", int), (1.0, 1.0, 1.0), first=1.0, memory=None)
+    (row,) = beside(make_rows("inference", "model", [plain], 1, MACHINE, Work(flops=500, bytes=100)), again)
+    assert (row.arithmetic_ms, row.traffic_ms, row.of_peak) == (125, 1000, 0.125)
 
 
 def test_without_a_plain_way_there_is_no_ratio() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Machine:
     large matrix product and a large convolution."""
     bandwidth: float
     """Bytes a second read and written when a large tensor is copied."""
+
+    def best(self, other: Machine) -> Machine:
+        """The same device, measured twice: the better of both, since others may have needed it meanwhile."""
+        peaks = {name: max(peak, other.peaks[name]) for name, peak in self.peaks.items()}
+        return replace(self, peaks=peaks, bandwidth=max(self.bandwidth, other.bandwidth))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def _rates(axes: Axes, rows: Sequence[Row]) -> None:
         text = f" {_short(row.pictures_per_second)}/s"
         if row.ratio is not None and row.way != "plain":
             text += f"   {row.ratio:.2f} x plain"
-        axes.text(row.pictures_per_second, place, text, va="center", fontsize=8)
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a dashed line may be behind it
+        axes.text(row.pictures_per_second, place, text, va="center", fontsize=8, bbox=ground)
     most = max(row.pictures_per_second for row in rows)
     title = f"{rows[0].part}, {rows[0].what}: pictures a second"
     limits = {row.precision: row.pictures * 1000 / row.arithmetic_ms for row in rows if row.arithmetic_ms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detrkit.bench.machine import Machine, Work
 from detrkit.bench.timing import Timing
@@ -78,8 +78,6 @@ def make_rows(
     rows = []
     for timing in timings:
         way, middle = timing.way, timing.percentile(50)
-        peak = machine.peaks.get(way.precision)
-        arithmetic = work.flops / peak if work and peak else None
         moved = work.bytes * _SIZES[way.precision] // 4 if work else None
         rows.append(
             Row(
@@ -97,10 +95,22 @@ def make_rows(
                 timing.memory,
                 work.flops if work else None,
                 moved,
-                None if arithmetic is None else 1000 * arithmetic,
-                None if moved is None else 1000 * moved / machine.bandwidth,
-                None if arithmetic is None else arithmetic / middle,
+                None,
+                None,
+                None,
                 (shares or {}).get(way.name),
             )
         )
-    return rows
+    return beside(rows, machine)
+
+
+def beside(rows: Sequence[Row], machine: Machine) -> list[Row]:
+    """Rows with what their work takes on a machine."""
+    compared = []
+    for row in rows:
+        if row.flops is not None and row.bytes is not None and row.precision in machine.peaks:
+            arithmetic = 1000 * row.flops / machine.peaks[row.precision]
+            traffic = 1000 * row.bytes / machine.bandwidth
+            row = replace(row, arithmetic_ms=arithmetic, traffic_ms=traffic, of_peak=arithmetic / row.p50_ms)
+        compared.append(row)
+    return compared

@@ -12,6 +12,7 @@ from rich.console import Console
 from detrkit.bench.machine import measure_machine
 from detrkit.bench.parts import PARTS, Setting
 from detrkit.bench.report import Report, print_report, write_report
+from detrkit.bench.rows import beside
 from detrkit.bench.subject import find_twin, make_subject
 from detrkit.config import TrainConfig
 from detrkit.errors import OutOfMemoryError, is_out_of_memory
@@ -40,7 +41,8 @@ def bench(config: BenchConfig) -> Report:
         half = chosen_precision(config.precision, device)
         precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
         status.update("Measuring the machine")
-        machine = measure_machine(device, {"fp32", precision})
+        precisions = {"fp32", precision}
+        machine = measure_machine(device, precisions)
         twin = find_twin(subject, folder / "transformers")
         setting = Setting(
             subject,
@@ -70,6 +72,9 @@ def bench(config: BenchConfig) -> Report:
                 status.update(f"Measuring {part}")
                 for rows in measure(setting):
                     report.rows += rows
+            status.update("Measuring the machine again")
+            report.machine = machine.best(measure_machine(device, precisions))
+            report.rows = beside(report.rows, report.machine)
         except KeyboardInterrupt:
             report.notes.append(f"interrupted while {part} was measured; what came before is here")
             raise
