@@ -1,4 +1,4 @@
-"""Every figure about a GPU, in one go of a few minutes, and whether each target is met.
+"""Every figure about a GPU, in one go, meant to take less than ten minutes, and whether each target is met.
 
     python benchmarks/gpu.py [--output_dir runs/gpu] [--dry_run]
 
