@@ -16,7 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -316,16 +316,15 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
 
 
 def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
-    """Add a field that is given without its flag; a list takes one value or more, and one with a default may lack."""
+    """Add a field that is given without its flag; a list takes one value or more, and a choice may be left out."""
     from docstring_parser import parse as parse_docstring
     from docstring_parser.attrdoc import add_attribute_docstrings
 
     documented = parse_docstring(config.__doc__ or "")
     add_attribute_docstrings(config, documented)
     text = next((p.description for p in documented.params if p.arg_name == name), None)
-    field = next(f for f in fields(config) if f.name == name)
-    if field.default is not MISSING:
-        hint = get_type_hints(config)[name]
+    field, hint = next(f for f in fields(config) if f.name == name), get_type_hints(config)[name]
+    if get_origin(hint) is Literal:
         parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)
         return
     parser.add_argument(name, type=str, nargs="+" if field.type == "list[str]" else None, help=text)
