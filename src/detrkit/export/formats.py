@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.export.graph import OUTPUTS
-from detrkit.export.int8 import quantized_onnx, quantized_openvino
+from detrkit.export.int8 import quantized_onnx
 from detrkit.files import atomic_path, write_atomic
 from detrkit.inference.card import KEY, Card
 from detrkit.inference.runtimes import ENGINE_HEADER
@@ -74,10 +74,11 @@ def write_openvino(program: ExportedProgram, path: Path, card: Card, samples: Se
         raise MissingExtraError("export to OpenVINO", "openvino") from None
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
-        graph.write_bytes(to_onnx(program, card).SerializeToString())
-        model = openvino.convert_model(graph)
+        proto = to_onnx(program, card)
         if card.precision == "int8":
-            model = quantized_openvino(model, samples)
+            proto = quantized_onnx(proto, samples)
+        graph.write_bytes(proto.SerializeToString())
+        model = openvino.convert_model(graph)
         model.set_rt_info(card.to_json(), [KEY])
         path.parent.mkdir(parents=True, exist_ok=True)
         made = Path(folder) / path.name
@@ -152,6 +153,9 @@ def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
             del node.metadata_props[:]
     for each in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del each.metadata_props[:]
+    for k, node in enumerate(proto.graph.node):  # called as in the model, which `int8` goes by
+        if node.op_type == "Conv":
+            node.name = f"{node.input[1].removesuffix('.weight')}.{k}"  # levels share some
     onnx.checker.check_model(proto)
     return proto
 

@@ -32,13 +32,16 @@ class Graph(nn.Module):
         """Take over a model.
 
         Args:
-            model: in evaluation mode afterwards.
+            model: in evaluation mode afterwards; with `half` it is changed, and of no other use.
             max_queries: give only so many queries, those of the best scores, and masks of these alone; 0: all.
             half: most of the arithmetic in float16, as under autocast.
         """
         super().__init__()
         self.model = model.eval()
         self.max_queries, self.in_half = max_queries, half
+        for module in model.modules() if half else ():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):  # in float32, as on a GPU; ONNX knows no mixture
+                module.register_forward_pre_hook(_in_float32)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
         """See the head of this file."""
@@ -64,6 +67,10 @@ class Graph(nn.Module):
                 rows = out.segment(pictures.reshape(-1), queries.reshape(-1))
                 masks = rows.view(*queries.shape, *rows.shape[1:])
         return Output(logits, boxes, masks, sigmoid=self.model.sigmoid)
+
+
+def _in_float32(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return args[0].float(), *args[1:]
 
 
 class BuiltinGraph(nn.Module):
@@ -107,7 +114,8 @@ def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tens
     low, high = given.amin(0), given.amax(0)
     longest = eval_transform(shorter).longest
     side = ((2 * longest * low + high) // (2 * high)).clamp(max=shorter)
-    side = torch.minimum(side, (torch.tensor(size, dtype=torch.int32) * low // given).amin(0)).clamp(min=1)
+    most = ((torch.tensor(size, dtype=torch.int32) + 1) * low - 1) // given  # of `side`, such that both sides fit
+    side = torch.minimum(side, most.amin(0)).clamp(min=1)
     return (side * given // low).clamp(min=1)
 
 
@@ -142,8 +150,8 @@ def trace(graph: Graph | BuiltinGraph, *, size: tuple[int, int] | None, batch_si
     builtin = isinstance(graph, BuiltinGraph)
     model = graph.core.model if isinstance(graph, BuiltinGraph) else graph.model
     height, width = size if size and not builtin else (7 * model.stride, 9 * model.stride)
-    side = None if size and not builtin else Dim.DYNAMIC
-    batch = Dim.DYNAMIC if batch_size is None else None
+    side = Dim.STATIC if size and not builtin else Dim.DYNAMIC
+    batch = Dim.DYNAMIC if batch_size is None else Dim.STATIC
     images = torch.zeros(batch_size or 2, 3, height, width, dtype=torch.uint8)
     inputs, shapes = {"images": images}, {"images": {0: batch, 2: side, 3: side}}
     if not builtin:

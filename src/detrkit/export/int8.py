@@ -1,4 +1,9 @@
-"""Whole numbers of 8 bits instead of floats, with ranges measured on pictures of the user's own data."""
+"""Whole numbers of 8 bits instead of floats, with ranges measured on pictures of the user's own data.
+
+Only the convolutions before the decoder are quantised: most of the arithmetic, and what bears it. On a detrkit_n
+trained on the demo that cost 0.001 to 0.004 AP; with the dense head as well 0.006, with all that NNCF's settings for
+transformers take 0.033.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +20,11 @@ from detrkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import onnx
-    import openvino
 
 
 def quantized_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]]) -> onnx.ModelProto:
-    """Convolutions of 8 bits, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime and TensorRT read.
-
-    Attention, norms and heads stay floats: there errors of rounding cost accuracy, and on CPUs little is won.
+    """Convolutions of 8 bits, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and
+    TensorRT read.
 
     Args:
         proto: the graph.
@@ -55,6 +58,7 @@ def quantized_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_quantize=[node.name for node in proto.graph.node if node.op_type == "Conv" and bears(node.name)],
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -63,21 +67,9 @@ def quantized_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor
         return onnx.load(made)
 
 
-def quantized_openvino(model: openvino.Model, samples: Sequence[Mapping[str, Tensor]]) -> openvino.Model:
-    """All that NNCF takes to be safe in 8 bits in a transformer.
-
-    Raises:
-        MissingExtraError: NNCF is not installed.
-    """
-    try:
-        import nncf
-    except ImportError:
-        raise MissingExtraError("int8 for OpenVINO", "openvino") from None
-    inputs = [{name: tensor.numpy() for name, tensor in sample.items()} for sample in samples]
-    with _quiet():
-        return nncf.quantize(
-            model, nncf.Dataset(inputs), subset_size=len(inputs), model_type=nncf.ModelType.TRANSFORMER
-        )
+def bears(name: str) -> bool:
+    """Whether a convolution of this name is one of those before the decoder."""
+    return any(part in f".{name}" for part in (".backbone.", ".input_proj.", ".encoder."))
 
 
 @contextlib.contextmanager

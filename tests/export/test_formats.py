@@ -1,0 +1,113 @@
+"""Exported graphs say what the model says: for other batches and sizes than those traced, with padding."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.testing import assert_close
+
+from detrkit.export.formats import REFUSED, to_onnx, write_onnx, write_openvino, write_torch
+from detrkit.export.graph import Graph, trace
+from detrkit.inference.exported import open_exported
+from detrkit.models import DETR
+
+from .small import KINDS, batch, card, small_model
+
+BATCHES = ([(96, 128)], [(64, 97), (90, 64), (64, 64)], [(101, 75), (128, 70)])
+WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_torch}
+
+
+def said(model: DETR, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        out = model(**given)
+    return {"logits": out.logits, "boxes": out.boxes} | ({} if out.masks is None else {"masks": out.masks})
+
+
+def check(model: DETR, path: Path) -> None:
+    network = open_exported(path, "cpu")
+    for sizes in BATCHES:
+        given, wanted = batch(*sizes), said(model, batch(*sizes))
+        out = network.objects(**given)
+        for name, tensor in wanted.items():
+            assert_close(getattr(out, name), tensor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def classic() -> tuple[DETR, ExportedProgram]:
+    model = small_model("classic")
+    return model, trace(Graph(model), size=None, batch_size=None)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".pt2", "torch")])
+def test_every_format_says_what_the_classic_model_says(
+    suffix: str, package: str, classic: tuple[DETR, ExportedProgram], tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    if suffix != ".pt2":
+        pytest.importorskip("onnxscript")
+    model, program = classic
+    WRITERS[suffix](program, tmp_path / f"model{suffix}", card(model))
+    check(model, tmp_path / f"model{suffix}")
+    if suffix == ".onnx":  # which tells nothing of where it was made
+        content = (tmp_path / "model.onnx").read_bytes()
+        assert b".py" not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "classic"])
+def test_every_format_says_what_the_model_says(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    model = small_model(kind)
+    program = trace(Graph(model), size=None, batch_size=None)
+    for suffix, write in WRITERS.items():
+        write(program, tmp_path / f"model{suffix}", card(model))
+        check(model, tmp_path / f"model{suffix}")
+
+
+def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
+    """Smaller pictures are padded, other numbers of pictures made up for, and every K is a number in the file."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = small_model("fast")
+    path = tmp_path / "model.onnx"
+    program = trace(Graph(model), size=(96, 128), batch_size=2)
+    write_onnx(program, path, card(model, size=(96, 128), batch_size=2))
+    proto = onnx.load(path)
+    known = {each.name for each in proto.graph.initializer}
+    known |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
+    assert all(node.input[1] in known for node in proto.graph.node if node.op_type == "TopK")
+    assert not {node.op_type for node in proto.graph.node} & (REFUSED | {"Shape", "Range"})
+    network = open_exported(path, "cpu")
+    for sizes in ([(96, 128)], [(64, 97), (90, 64), (64, 64)]):
+        given = batch(*sizes)
+        out, wanted = network.objects(**given), said(model, batch(*sizes, (96, 128)))
+        assert len(out.logits) == len(sizes)
+        assert_close(out.logits, wanted["logits"][: len(sizes)], rtol=1e-4, atol=1e-4)
+        assert_close(out.boxes, wanted["boxes"][: len(sizes)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_keep_to_operators_that_compilers_take(kind: str) -> None:
+    pytest.importorskip("onnxscript")
+    model = small_model(kind)
+    proto = to_onnx(trace(Graph(model), size=None, batch_size=None), card(model))
+    assert not {node.op_type for node in proto.graph.node} & REFUSED
+    assert not proto.functions
+
+
+def test_only_the_best_queries() -> None:
+    model, given = small_model("masks"), batch((64, 96), (96, 64))
+    with torch.no_grad():
+        wanted, found = model(**given), Graph(model, max_queries=2)(**given)
+    best = wanted.logits.softmax(-1)[..., :-1].amax(-1).topk(2).indices
+    rows = torch.arange(2)[:, None]
+    assert_close(found["logits"], wanted.logits[rows, best])
+    assert_close(found["boxes"], wanted.boxes[rows, best])
+    assert_close(found["masks"], wanted.masks[rows, best], rtol=1e-4, atol=1e-4)
