@@ -31,7 +31,7 @@ def test_export_writes_a_file_and_what_it_is_worth(data: Path, tmp_path: Path) -
     path = tmp_path / "best.pt2"
     inside = open_exported(path, "cpu").card
     assert (inside.categories, inside.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
-    written = json.loads((tmp_path / "best.parity.json").read_text())
+    written = json.loads((tmp_path / "best.pt2.parity.json").read_text())
     assert written["passed"]
     assert written["pictures"] == 2
     assert [row.batch for row in report.outputs] == [1, 2, 5]
@@ -64,7 +64,7 @@ def test_too_great_a_loss_is_an_error(
     said = capsys.readouterr().err
     assert "falls from 0.5000 to 0.4800" in said
     assert (tmp_path / "best.pt2").is_file()
-    assert not json.loads((tmp_path / "best.parity.json").read_text())["passed"]
+    assert not json.loads((tmp_path / "best.pt2.parity.json").read_text())["passed"]
 
 
 def test_int8_is_calibrated_on_the_data(data: Path, tmp_path: Path) -> None:

@@ -202,7 +202,9 @@ def one_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
     every = sorted(i for share in shares for i in share)
     found = validator(every).run(Seer(), batches(shares[rank]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert found is not None
-    torch.save({"numbers": found.numbers, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt")
+    torch.save(
+        {"numbers": found.numbers, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt"
+    )
     dist.barrier()
     dist.destroy_process_group()
 

@@ -41,7 +41,7 @@ def export(config: ExportConfig) -> Report:
     The file stays where accuracy falls by too much, since one may want to look at it; the error says so.
 
     Returns:
-        The content of the report (`NAME.parity.json`).
+        The content of the report (`FILE.parity.json`).
 
     Raises:
         ConfigError: settings do not fit each other or the model, or the file has lost too much accuracy.
@@ -70,7 +70,7 @@ def export(config: ExportConfig) -> Report:
     with console.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
-    path = output.with_suffix(".parity.json")
+    path = output.with_name(f"{output.name}.parity.json")
     write_atomic(path, json.dumps({"file": output.name, "card": json.loads(card.to_json())} | report.to_plain()))
     _show(console, report, output)
     console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)

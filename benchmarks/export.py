@@ -1,0 +1,119 @@
+"""How fast exported files run on this CPU, beside the model in PyTorch, in one run and in turns.
+
+    python benchmarks/export.py [--weights runs/x] [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--threads 2]
+        [--repeats 5] [--ways plain,fast,onnx,openvino] [--fixed] [--output_dir runs/export]
+
+Prints a table and writes it to export.md and export.json. Without --weights they are random, which takes as long; int8
+is calibrated on noise then. Seconds by the clock, the least of all turns and their median; files that exist already in
+the output folder are not exported again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from detrkit import Categories, Detector
+from detrkit.export.formats import SUFFIX
+from detrkit.export.run import make_card, write
+from detrkit.inference.fast import FastNetwork
+from detrkit.inference.network import PlainNetwork
+from detrkit.verbs import ExportConfig
+from inference import the_model
+
+WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-int8")
+
+
+def main() -> None:
+    """Export, measure, print, write."""
+    options = parsed()
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    size = tuple(options.size)
+    if options.weights:
+        detector = Detector.load(options.weights, device="cpu", precision="plain")
+    else:
+        model = the_model(options.model)
+        detector = Detector(model, Categories.unnamed(model.num_classes), min(size))
+    images = torch.randint(0, 256, (options.batch_size, 3, *size), dtype=torch.uint8)
+    padding = torch.zeros(options.batch_size, *size, dtype=torch.bool)
+    networks = {}
+    for way in options.ways.split(","):
+        if way == "plain":
+            networks[way] = PlainNetwork(detector.model)
+        elif way == "fast":
+            networks[way] = FastNetwork(detector.model, torch.device("cpu"))
+        else:
+            networks[way] = Detector.load(exported(way, detector, options), device="cpu").network
+    times: dict[str, list[float]] = {way: [] for way in networks}
+    with torch.no_grad():
+        for turn in range(options.repeats + 1):
+            for way, network in networks.items():
+                start = time.perf_counter()
+                network.objects(images, padding)
+                if turn:  # the first one warms up
+                    times[way].append((time.perf_counter() - start) / options.batch_size)
+    report(times, options)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="", help="a trained model instead of random weights")
+    parser.add_argument("--model", default="classic", help="classic or a named model")
+    parser.add_argument("--size", type=int, nargs=2, default=[800, 1066], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ways", default=",".join(WAYS), help="some of these, with commas between")
+    parser.add_argument("--fixed", action="store_true", help="graphs of this size and batch alone")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/export"))
+    return parser.parse_args()
+
+
+def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
+    """The file of a way such as onnx-int8; made where it is not there yet."""
+    kind, _, precision = way.partition("-")
+    name = Path(options.weights).name or options.model
+    fixed = f"-{options.size[0]}x{options.size[1]}-{options.batch_size}" if options.fixed else ""
+    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{SUFFIX[kind]}"
+    if path.exists():
+        return path
+    config = ExportConfig(
+        weights=name,
+        format=kind,
+        precision=precision or "fp32",
+        data="noise" if precision else "",
+        size="x".join(map(str, options.size)) if options.fixed else "",
+        fixed_batch=options.batch_size if options.fixed else 0,
+    )
+    shape = (options.batch_size if options.fixed else 1, *options.size)
+    samples = []
+    for _ in range(4 if precision else 0):
+        noise = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
+        samples.append({"images": noise, "padding_mask": torch.zeros(shape, dtype=torch.bool)})
+    write(detector, path, make_card(config, detector), config, samples)
+    return path
+
+
+def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Print and write a row a way."""
+    first = min(next(iter(times.values())))
+    lines = ["| way | ms a picture | median | times as fast |", "|---|--:|--:|--:|"]
+    for way, seconds in times.items():
+        least, middle = min(seconds), statistics.median(seconds)
+        lines.append(f"| {way} | {least * 1000:.1f} | {middle * 1000:.1f} | {first / least:.2f} |")
+    print("\n".join(lines))
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    (options.output_dir / "export.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {name: str(value) for name, value in vars(options).items()}
+    (options.output_dir / "export.json").write_text(json.dumps({"settings": settings, "seconds": times}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
