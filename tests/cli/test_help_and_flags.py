@@ -23,23 +23,25 @@ FLAGS = {
     "check": f"{DATA} json num_queries",
     "train": f"{DATA} "
     "accumulate activation augmentation backbone backbone_norm backbone_weights batch_size bbox_loss_coef "
-    "box_refine checkpoint_every class_loss clip_max_norm cls_loss_coef colour copy_paste dec_layers decoder "
-    "denoising dense_convs dense_head dense_loss_coef device devices dice_loss_coef dilation dim_feedforward "
-    "distinct dn_box_noise dn_label_noise dn_loss_coef dn_queries dropout early_stopping ema enc_layers "
-    "encoder eos_coef epochs eval_every feature_levels frozen_weights giou_loss_coef group_by_aspect "
-    "hidden_dim hybrid_expansion hybrid_queries hybrid_repeat ignore_mask_padding image_size iou_crop "
-    "look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef masks "
-    "max_minutes mix_up mlflow model mosaic multi_scale nheads no_aux_loss norm_decay num_nodes num_queries "
+    "box_refine cache_gb checkpoint_activations checkpoint_every class_loss clip_max_norm cls_loss_coef colour "
+    "compile copy_paste dec_layers decoder denoising dense_convs dense_head dense_loss_coef device devices "
+    "dice_loss_coef dilation dim_feedforward distinct dn_box_noise dn_label_noise dn_loss_coef dn_queries dropout "
+    "early_stopping ema enc_layers encoder eos_coef epochs eval_every feature_levels frozen_weights "
+    "giou_loss_coef group_by_aspect hidden_dim hybrid_expansion hybrid_queries hybrid_repeat ignore_mask_padding "
+    "image_size iou_crop look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef "
+    "masks max_minutes mix_up mlflow model mosaic multi_scale nheads no_aux_loss norm_decay num_nodes num_queries "
     "num_workers output_dir overfit plain_epochs points position_embedding pre_norm precision queries "
-    "query_groups recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class "
-    "set_cost_giou square task val_fraction vertical_flip wandb warmup_steps weight_decay weights zoom_out",
+    "query_groups recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou "
+    "square task val_fraction vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
-    "panoptic_threshold split",
-    "predict": f"{DETECTOR} batch_size cutouts label_map no_images output_dir panoptic polygon_tolerance "
-    "polygons source threshold top_k",
+    "panoptic_threshold precision compile split",
+    "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
+    "polygon_tolerance polygons precision source threshold top_k",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
+    "export": f"{DATA} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop max_images "
+    "max_queries nheads num_workers output precision size split weights",
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
     "precision seconds weights",
 }
