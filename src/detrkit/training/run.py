@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shlex
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
@@ -28,7 +22,7 @@ from detrkit.evaluation.panoptic import PanopticTruth
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
-from detrkit.training.checkpoint import LAST, VERSION, AtomicCheckpointIO, ResumePoint, remove_stale
+from detrkit.training.checkpoint import LAST, VERSION, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
@@ -52,14 +46,10 @@ from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
 from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
+from detrkit.training.trainer import build_trainer, lightning_quiet
 from detrkit.training.validation import Validation, Validator
 
 _MEASURED = re.compile(r"val/(mask_)?A[PR]|val/[PSR]Q")
-_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "32": "32-true",
-    "bf16-mixed": "bf16-mixed",
-    "16-mixed": "16-mixed",
-}
 
 
 @dataclass(frozen=True)
@@ -227,7 +217,7 @@ class _Run:
         signals = StopSignals(lambda: module.wishes.update(stop=True))
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
-        trainer = self._trainer(loggers, callbacks)
+        trainer = build_trainer(config, self.processes, self.run_dir, start.model, loggers, callbacks)
         self.loaders = make_loaders(
             config, self.data, module, image_size=self.image_size, begin=self.begin, ready=self._batch_size_known
         )
@@ -272,7 +262,7 @@ class _Run:
     def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """`Trainer.fit`, with its errors in our words."""
         try:
-            with _quiet():
+            with lightning_quiet():
                 trainer.fit(
                     module,
                     datamodule=self.loaders,
@@ -297,37 +287,6 @@ class _Run:
                     cuda=self.processes.accelerator == "cuda",
                 )
             ) from error
-
-    def _trainer(self, loggers: list[Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-        config, processes = self.config, self.processes
-        plugins: list[Any] = [AtomicCheckpointIO()]
-        if SLURMEnvironment.detect():
-            plugins.append(SLURMEnvironment(auto_requeue=False))  # see StopSignals
-        strategy: Strategy | str = "auto"
-        if processes.world > 1:
-            strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
-        synced = processes.accelerator == "cuda" and any(isinstance(m, _BatchNorm) for m in self.start.model.modules())
-        with _quiet():
-            return pl.Trainer(
-                accelerator=processes.accelerator,
-                devices=processes.devices,
-                num_nodes=processes.num_nodes,
-                strategy=strategy,
-                sync_batchnorm=synced and processes.world > 1,
-                precision=_PRECISIONS[config.precision],
-                accumulate_grad_batches=config.accumulate,
-                max_epochs=-1,  # EpochCycle ends the run
-                min_epochs=0,
-                logger=loggers,
-                callbacks=callbacks,
-                plugins=plugins,
-                default_root_dir=self.run_dir,
-                use_distributed_sampler=False,
-                limit_val_batches=0,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
 
     def _batch_size_known(self, batch_size: int) -> None:
         """Complete the card and write config.yaml, which `auto` had to wait for."""
@@ -399,20 +358,3 @@ def _plain(row: dict[str, float]) -> dict[str, float]:
     """The numbers and epoch of a row: COCO's of boxes, those of masks, panoptic quality."""
     numbers = {name.removeprefix("val/"): value for name, value in row.items() if _MEASURED.match(name)}
     return numbers | {"epoch": row["epoch"]} if numbers else {}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Lightning says that is no concern of a user of detrkit."""
-    names = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=PossibleUserWarning)
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # torch about Lightning
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
