@@ -110,6 +110,11 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"hidden_dim": 36, "nheads": 8}, "multiple of 4 (for the position encoding) and of nheads=8, found 36"),
         ({"hidden_dim": 30, "nheads": 2}, "found 30"),
         ({"position_embedding": "v3"}, "position_embedding sine or learned, found 'v3'"),
+        ({"position_embedding": "learned", "decoder": "deformable", "enc_layers": 0}, "position_embedding sine where"),
+        (
+            {"score_refine": True, "sigmoid": True, "aux_loss": False},
+            "auxiliary losses with box_refine or score_refine",
+        ),
         ({"activation": "swish"}, "activation relu, gelu or glu, found 'swish'"),
         ({"backbone_norm": "auto"}, "backbone_norm frozen, batch or group, found 'auto'"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),

@@ -142,6 +142,7 @@ def build_model(
     """
     model_args = dict(locals())
     chosen = queries in SELECTED
+    read = decoder != "deformable" or (encoder != "hybrid" and enc_layers > 0)  # whether anything reads positions
     _check(
         (num_classes >= 1, f"num_classes of at least 1, found {num_classes}"),
         (num_queries >= 1, f"num_queries of at least 1, found {num_queries}"),
@@ -176,9 +177,14 @@ def build_model(
         ),
         (box_refine or not look_forward_twice, "box_refine with look_forward_twice, found it off; add --box_refine"),
         (
-            aux_loss or not box_refine,
-            "auxiliary losses with box_refine, since each layer's boxes are taught by them alone, found none; leave "
-            "out --no_aux_loss",
+            aux_loss or not (box_refine or score_refine),
+            "auxiliary losses with box_refine or score_refine, since each layer's heads are taught by them alone, "
+            "found none; leave out --no_aux_loss",
+        ),
+        (
+            position_embedding == "sine" or read,
+            "position_embedding sine where nothing would read learned ones, as with encoder hybrid (or no encoder "
+            "layers) and decoder deformable, found learned",
         ),
         (
             sigmoid or (dense_head == "none" and not score_refine),
@@ -230,7 +236,7 @@ def build_model(
         looking = Encoder(
             [EncoderLayer(self_attention(), *block) for _ in range(enc_layers)],
             nn.LayerNorm(hidden_dim) if pre_norm else None,
-            torch.randn(levels, hidden_dim) if strides else None,
+            torch.randn(levels, hidden_dim) if strides and read else None,
         )
     # Deformable DETR and RT-DETR have no norm between a post-norm decoder and its heads, the classic has one.
     last_norm = nn.LayerNorm(hidden_dim) if pre_norm or decoder != "deformable" else None

@@ -1,0 +1,103 @@
+"""Switches thrown at random: what fits together works, and what does not is said in one sentence."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+from detrkit.structures import Categories, Target
+from detrkit.training.parts import Start, start_model
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "feature_levels": ("", "16,32", "8,16,32", "32,64"),
+    "encoder": ("dense", "deformable", "hybrid"),
+    "decoder": ("dense", "conditional", "deformable"),
+    "queries": ("learned", "anchors", "two_stage", "features", "mixed"),
+    "seeds": ("encoder", "dense"),
+    "distinct": (0.0, 0.7),
+    "box_refine": (True, False),
+    "look_forward_twice": (True, False),
+    "score_refine": (True, False),
+    "dense_head": ("none", "fcos", "atss", "aligned"),
+    "denoising": ("none", "plain", "contrastive"),
+    "query_groups": (1, 2),
+    "hybrid_queries": (0, 7),
+    "hybrid_repeat": (1, 3),
+    "class_loss": ("softmax", "focal", "varifocal", "matchability"),
+    "pre_norm": (True, False),
+    "no_aux_loss": (False, False, True),
+    "enc_layers": (0, 1, 2),
+    "dec_layers": (1, 2),
+    "num_queries": (1, 8),
+    "position_embedding": ("sine", "learned"),
+    "backbone_norm": ("batch", "group"),
+    "checkpoint_activations": (True, False),
+    "task": ("detect", "instance", "panoptic"),
+}
+CLASSES = Categories((1, 2, 3), ("a", "b", "c"), isthing=(True, True, False))
+HEIGHT, WIDTH = 64, 96
+
+
+def started(seed: int) -> Start | None:
+    """The parts of a training with a quarter of the switches thrown; None where they do not fit together."""
+    rng = random.Random(seed)
+    thrown = {name: rng.choice(values) for name, values in CHOICES.items() if rng.random() < 0.25}
+    small = {"backbone": "nano", "backbone_weights": "none", "hidden_dim": 64, "nheads": 4, "dim_feedforward": 32}
+    usual = {"num_queries": 10, "image_size": 64, "batch_size": 2, "masks": thrown.get("task", "detect") != "detect"}
+    recipe, model = rng.choice(("fast", "classic")), rng.choice(("detrkit_n", "deformable_r50", "dino_r50", "dab_r50"))
+    config = TrainConfig.from_recipe(recipe, model=model, data="data", **{**small, **usual, **thrown})
+    torch.manual_seed(seed)
+    try:
+        start = start_model(config, CLASSES, None)
+    except ConfigError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert re.fullmatch(r"expected .+ found .+", refused)
+        return None
+    if config.checkpoint_activations:
+        start.model.checkpoint_activations()
+    return start
+
+
+def some_objects(count: int) -> Target:
+    return Target(
+        labels=torch.randint(0, 3, (count,)),
+        boxes=torch.rand(count, 4) * 0.5 + 0.01,
+        masks=torch.rand(count, HEIGHT, WIDTH) > 0.5,
+        size=(HEIGHT, WIDTH),
+        noise_seed=count,
+    )
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_switches_thrown_at_random(first: int) -> None:
+    """Two steps, with and without objects, teach every parameter, as processes that exchange gradients need it; and in
+    evaluation a batch gives what its pictures give alone, with or without the heads of earlier layers."""
+    fitting = [start for seed in range(first, first + 10) if (start := started(seed))]
+    assert len(fitting) >= 3  # of ten
+    for model, criterion in ((start.model, start.criterion) for start in fitting):
+        images = torch.randint(0, 256, (2, 3, HEIGHT, WIDTH), dtype=torch.uint8)
+        padding = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
+        model.train()
+        for targets in ([some_objects(13), some_objects(1)], [some_objects(0), some_objects(0)]):
+            model.zero_grad()
+            criterion.weighted_sum(criterion(model(images, padding, targets), targets)).backward()
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None, name
+                    assert parameter.grad.isfinite().all(), name
+        model.eval()
+        with torch.no_grad():
+            out, last = model.objects(images, padding), model.objects(images, padding, last_only=True)
+            alone = model.objects(images[:1], padding[:1])
+        for logits, boxes in ((last.logits[:1], last.boxes[:1]), (alone.logits, alone.boxes)):
+            torch.testing.assert_close(logits, out.logits[:1], rtol=0, atol=1e-4)
+            torch.testing.assert_close(boxes, out.boxes[:1], rtol=0, atol=1e-4)
