@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import tempfile
 import warnings
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "openvino", "torch", "tensorrt"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
+PACKAGES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),
+    "torch": (),
+    "tensorrt": ("onnx", "onnxscript", "tensorrt"),
+}
+"""What has to be installed to write a format and to compare the file: the extras of the same names."""
 OPSET = 18
 """Of ONNX. The first with all that the graph needs; the older, the more runtimes can read it."""
 
@@ -46,6 +54,16 @@ Sample = dict[str, Tensor]
 """Inputs by name: what a graph is calibrated with."""
 
 
+def check_packages(kind: Format) -> None:
+    """Make sure, before anything takes long, that a format can be written and its files run.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+    """
+    if any(importlib.util.find_spec(name) is None for name in PACKAGES[kind]):
+        raise MissingExtraError(f"--format {kind}", kind)
+
+
 def write_torch(program: ExportedProgram, path: Path, card: Card) -> None:
     """A program of torch.export (.pt2)."""
     with atomic_path(path) as aside:
@@ -63,15 +81,9 @@ def write_onnx(program: ExportedProgram, path: Path, card: Card, samples: Sequen
 
 
 def write_openvino(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
-    """An OpenVINO file, and its weights (.bin) beside it; weights of float16 where the card says fp16.
+    """An OpenVINO file, and its weights (.bin) beside it; weights of float16 where the card says fp16."""
+    import openvino
 
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("export to OpenVINO", "openvino") from None
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
         proto = to_onnx(program, card)
@@ -97,13 +109,10 @@ def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequ
         sizes: the smallest, the usual and the largest (H, W) in pixels of a graph of any size.
 
     Raises:
-        MissingExtraError: TensorRT is not installed.
         ConfigError: TensorRT cannot make an engine of the graph.
     """
-    try:
-        import tensorrt
-    except ImportError:
-        raise MissingExtraError("export to TensorRT", "tensorrt") from None
+    import tensorrt
+
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     builder = tensorrt.Builder(logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -128,16 +137,9 @@ def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequ
 
 
 def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
-    """The graph in ONNX, checked, without the traces of source code that the exporter leaves in it.
+    """The graph in ONNX, checked, without the traces of source code that the exporter leaves in it."""
+    import onnx
 
-    Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
-    """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # what torch.onnx works with
-    except ImportError:
-        raise MissingExtraError("export to ONNX", "onnx") from None
     with _quiet():
         names = [*OUTPUTS[card.builtin], *["masks"] * card.masks]
         made = torch.onnx.export(program, output_names=names, opset_version=OPSET, dynamo=True, verbose=False)

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from detrkit.errors import MissingExtraError
-
 if TYPE_CHECKING:
     import onnx
 
@@ -29,16 +27,10 @@ def quantized_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor
     Args:
         proto: the graph.
         samples: inputs by name, to measure ranges with.
-
-    Raises:
-        MissingExtraError: ONNX Runtime is not installed.
     """
-    try:
-        from onnxruntime import quantization
-        from onnxruntime.quantization import shape_inference
-    except ImportError:
-        raise MissingExtraError("int8 for ONNX", "onnx") from None
     import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
         def __init__(self) -> None:

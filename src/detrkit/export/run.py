@@ -18,7 +18,15 @@ from detrkit.data.find import open_dataset
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.run import made_split
-from detrkit.export.formats import SUFFIX, Sample, write_onnx, write_openvino, write_tensorrt, write_torch
+from detrkit.export.formats import (
+    SUFFIX,
+    Sample,
+    check_packages,
+    write_onnx,
+    write_openvino,
+    write_tensorrt,
+    write_torch,
+)
 from detrkit.export.graph import BuiltinGraph, Graph, trace
 from detrkit.export.parity import Report, compare_accuracy, compare_outputs
 from detrkit.files import write_atomic
@@ -53,6 +61,7 @@ def export(config: ExportConfig) -> Report:
 
     console = Console()
     output = _output(config)
+    check_packages(config.format)
     reference = Detector.load(
         config.weights,
         device="cpu",
@@ -143,9 +152,6 @@ def write(detector: Detector, output: Path, card: Card, config: ExportConfig, sa
         card: what travels inside.
         config: the format, and `max_queries`.
         samples: what int8 is calibrated with.
-
-    Raises:
-        MissingExtraError: a package that the format needs is not installed.
     """
     half = card.precision == "fp16" and config.format != "openvino"
     inner = Graph(fold_norms(detector.model), config.max_queries, half)
@@ -276,13 +282,12 @@ def _noise(detector: Detector) -> list[Tensor]:
 def _show(console: Console, report: Report, output: Path) -> None:
     from rich.table import Table
 
-    table = Table("pictures", "size", "padding", "scores", "boxes", "masks", "ms", "PyTorch ms", title=output.name)
+    masks = ["masks"] if report.outputs[0].masks is not None else []
+    table = Table("pictures", "size", "padding", "scores", "boxes", *masks, "ms", "PyTorch ms", title=output.name)
     for row in report.outputs:
-        masks = "" if row.masks is None else f"{row.masks:.1e}"
-        table.add_row(
-            str(row.batch), f"{row.size[0]} x {row.size[1]}", "yes" if row.padded else "no", f"{row.scores:.1e}",
-            f"{row.boxes:.1e}", masks, f"{row.ms:.1f}", f"{row.reference_ms:.1f}",
-        )  # fmt: skip
+        apart = [f"{far:.1e}" for far in (row.scores, row.boxes, row.masks) if far is not None]
+        size, padding = f"{row.size[0]} x {row.size[1]}", "yes" if row.padded else "no"
+        table.add_row(str(row.batch), size, padding, *apart, f"{row.ms:.1f}", f"{row.reference_ms:.1f}")
     console.print(table)
     if not report.accuracy:
         console.print("Accuracy is not measured without --data", highlight=False)
