@@ -239,8 +239,8 @@ class OptimConfig:
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of the forward pass."""
     compile: bool = False
-    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Batches are padded
-    to multiples of 128 pixels, so that few shapes have to be compiled."""
+    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Without --square,
+    batches are padded to multiples of 128 pixels, so that few shapes have to be compiled."""
     checkpoint_activations: bool = False
     """Keep less of the encoder's and decoder's layers for the backward pass, and compute it again there: less memory
     for more time, and the same gradients."""

@@ -244,6 +244,17 @@ def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_squares_are_not_filled_up():
+    module, _, _ = prepared("detrkit_n")
+    module.compiled = True  # nothing is: its parts are as they were
+    seen = []
+    module.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
+    for square in (True, False):
+        module.model.square = square
+        module.training_step(batch(3, 2, size=96), 0)
+    assert seen == [(96, 96), (128, 128)]
+
+
 def test_batches_are_filled_up_with_padding():
     images, padding = fill_up(torch.ones(2, 3, 100, 256), torch.zeros(2, 100, 256, dtype=torch.bool))
     assert images.shape == (2, 3, 128, 256)

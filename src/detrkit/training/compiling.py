@@ -2,6 +2,7 @@
 
 A graph is compiled anew for every shape that it meets. So batches are padded up to multiples of `SIDE`, which leaves so
 few that each is met again soon. Padding is what batches have anyway: a picture gives what it gives beside a larger one.
+Pictures resized to squares have few shapes by themselves, and are left as they are.
 """
 
 from __future__ import annotations
