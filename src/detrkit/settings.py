@@ -7,7 +7,7 @@ kept. Nothing here imports torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,19 @@ class LossConfig:
     """Weight of the losses of the denoising queries."""
 
 
+class Whereabouts(TypedDict):
+    """What `open_dataset` has to know of a data set."""
+
+    data: str
+    data_format: str
+    train_json: str
+    val_json: str
+    train_images: str
+    val_images: str
+    panoptic_json: str
+    panoptic_dir: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataChoice:
     """Which data set."""
@@ -153,6 +166,19 @@ class DataChoice:
     sides."""
     panoptic_dir: str = ""
     """Folder of their PNGs, where it is not found by itself, or the folder above those of both sides."""
+
+    def whereabouts(self, data_format: str = "") -> Whereabouts:
+        """Keywords for `open_dataset`; `data_format` instead of the one that was chosen."""
+        return Whereabouts(
+            data=self.data,
+            data_format=data_format or self.data_format,
+            train_json=self.train_json,
+            val_json=self.val_json,
+            train_images=self.train_images,
+            val_images=self.val_images,
+            panoptic_json=self.panoptic_json,
+            panoptic_dir=self.panoptic_dir,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

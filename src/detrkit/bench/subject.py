@@ -120,16 +120,7 @@ def _start(categories: Categories, weights: str, masks: bool, model: str = "") -
 
 def _read_pictures(config: BenchConfig) -> Split:
     """The training pictures of a data set."""
-    raw = open_dataset(
-        config.data,
-        data_format=config.data_format,
-        train_json=config.train_json,
-        val_json=config.val_json,
-        train_images=config.train_images,
-        val_images=config.val_images,
-        panoptic_json=config.panoptic_json,
-        panoptic_dir=config.panoptic_dir,
-    )
+    raw = open_dataset(**config.whereabouts())
     splits = check_dataset(raw, num_queries=10**9).splits
     split = splits.get("train") or next(iter(splits.values()))
     images = [image for image in split.images if image.objects][: config.images]

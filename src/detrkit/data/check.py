@@ -128,16 +128,7 @@ def check(config: CheckConfig) -> None:
         DataError: it cannot be used at all.
     """
     console = Console()
-    raw = open_dataset(
-        config.data,
-        data_format=config.data_format,
-        train_json=config.train_json,
-        val_json=config.val_json,
-        train_images=config.train_images,
-        val_images=config.val_images,
-        panoptic_json=config.panoptic_json,
-        panoptic_dir=config.panoptic_dir,
-    )
+    raw = open_dataset(**config.whereabouts())
     for note in raw.notes:
         console.print(f"Note: {note}.", highlight=False, markup=False)
     total = sum(len(side.images) for side in raw.splits.values())

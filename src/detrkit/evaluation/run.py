@@ -82,17 +82,8 @@ def evaluate(
             precision=config.precision,
             compile=config.compile,
         )
-    raw = open_dataset(
-        config.data,
-        data_format="coco_panoptic" if _wants_maps(config, detector) else config.data_format,
-        train_json=config.train_json,
-        val_json=config.val_json,
-        train_images=config.train_images,
-        val_images=config.val_images,
-        panoptic_json=config.panoptic_json,
-        panoptic_dir=config.panoptic_dir,
-        **made_split(config.weights),
-    )
+    data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
+    raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
     if config.split not in raw.splits:
         raise ConfigError(
             f"expected a {config.split} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "

@@ -95,18 +95,8 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     Raises:
         DataError: there is nothing to train on.
     """
-    raw = open_dataset(
-        config.data,
-        data_format="coco_panoptic" if config.task == "panoptic" else config.data_format,
-        train_json=config.train_json,
-        val_json=config.val_json,
-        train_images=config.train_images,
-        val_images=config.val_images,
-        panoptic_json=config.panoptic_json,
-        panoptic_dir=config.panoptic_dir,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-    )
+    data_format = "coco_panoptic" if config.task == "panoptic" else ""
+    raw = open_dataset(**config.whereabouts(data_format), val_fraction=config.val_fraction, seed=config.seed)
     report = check_dataset(raw, num_queries=sys.maxsize, masks=config.masks)  # of queries see `warn_of_crowds`
     for name in ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
