@@ -26,7 +26,7 @@ from detrkit.inference.network import PlainNetwork
 from detrkit.verbs import ExportConfig
 from inference import the_model
 
-WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-int8")
+WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
 
 
 def main() -> None:
@@ -88,13 +88,13 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
         weights=name,
         format=kind,
         precision=precision or "fp32",
-        data="noise" if precision else "",
+        data="noise" if precision == "int8" else "",
         size="x".join(map(str, options.size)) if options.fixed else "",
         fixed_batch=options.batch_size if options.fixed else 0,
     )
     shape = (options.batch_size if options.fixed else 1, *options.size)
     samples = []
-    for _ in range(4 if precision else 0):
+    for _ in range(4 if precision == "int8" else 0):
         noise = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
         samples.append({"images": noise, "padding_mask": torch.zeros(shape, dtype=torch.bool)})
     write(detector, path, make_card(config, detector), config, samples)

@@ -192,9 +192,9 @@ class ExportConfig(WeightsChoice, DataChoice):
     labels out. The model itself then works at --size, which square models know by themselves."""
     max_queries: int = 0
     """Give only the best so many queries of each picture, and masks of these alone; 0: all."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Arithmetic: fp32; fp16, for GPUs (OpenVINO: weights alone); int8 (onnx and openvino), with ranges measured on
-    pictures of --data."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Arithmetic: fp32; bf16 (openvino and torch), for processors that have it; fp16, for GPUs (OpenVINO: weights
+    alone); int8 (onnx and openvino), with ranges measured on pictures of --data."""
     calibration: int = 100
     """Pictures of --data that int8 measures ranges on, of the training split where there is one."""
     split: Literal["train", "val"] = "val"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ from torch.export import ExportedProgram
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.export.graph import OUTPUTS
 from detrkit.export.int8 import quantized_onnx
-from detrkit.files import atomic_path, write_atomic
+from detrkit.files import write_atomic
 from detrkit.inference.card import KEY, Card
 from detrkit.inference.runtimes import ENGINE_HEADER
 
@@ -66,8 +67,9 @@ def check_packages(kind: Format) -> None:
 
 def write_torch(program: ExportedProgram, path: Path, card: Card) -> None:
     """A program of torch.export (.pt2)."""
-    with atomic_path(path) as aside:
-        torch.export.save(program, str(aside), extra_files={KEY: card.to_json()})
+    made = io.BytesIO()  # since PyTorch aborts the process where a disk is full
+    torch.export.save(program, made, extra_files={KEY: card.to_json()})
+    write_atomic(path, made.getvalue())
 
 
 def write_onnx(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
@@ -155,30 +157,11 @@ def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
             del node.metadata_props[:]
     for each in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del each.metadata_props[:]
-    _round_weights(proto)
     for k, node in enumerate(proto.graph.node):  # called as in the model, which `int8` goes by
         if node.op_type == "Conv":
             node.name = f"{node.input[1].removesuffix('.weight')}.{k}"  # levels share some
     onnx.checker.check_model(proto)
     return proto
-
-
-def _round_weights(proto: onnx.ModelProto) -> None:
-    """Keep weights that are only used in float16 as such, which halves the file."""
-    import numpy as np
-    from onnx import TensorProto, numpy_helper
-
-    graph = proto.graph
-    weights = {each.name: each for each in graph.initializer}
-    for node in list(graph.node):
-        if node.op_type == "Cast" and node.input[0] in weights and node.attribute[0].i == TensorProto.FLOAT16:
-            values = numpy_helper.to_array(weights[node.input[0]]).astype(np.float16)
-            graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
-            graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
-    for each in weights.values():
-        if each.name not in used:
-            graph.initializer.remove(each)
 
 
 @contextlib.contextmanager

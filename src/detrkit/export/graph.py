@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.data.transforms import eval_transform
+from detrkit.inference.fast import halve
 from detrkit.models import DETR
 from detrkit.postprocessing import best_pairs
 from detrkit.structures import Output
@@ -28,17 +29,19 @@ OUTPUTS = {False: ("logits", "boxes"), True: ("boxes", "scores", "labels")}
 class Graph(nn.Module):
     """A model as it is, but for tensors by name instead of an `Output`."""
 
-    def __init__(self, model: DETR, max_queries: int = 0, half: bool = False) -> None:
+    def __init__(self, model: DETR, max_queries: int = 0, half: torch.dtype | None = None) -> None:
         """Take over a model.
 
         Args:
             model: in evaluation mode afterwards; with `half` it is changed, and of no other use.
             max_queries: give only so many queries, those of the best scores, and masks of these alone; 0: all.
-            half: most of the arithmetic in float16, as under autocast.
+            half: most of the arithmetic in float16 or bfloat16, as under autocast; None: float32.
         """
         super().__init__()
         self.model = model.eval()
         self.max_queries, self.in_half = max_queries, half
+        if half:
+            halve(model, half)
         for module in model.modules() if half else ():
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):  # in float32, as on a GPU; ONNX knows no mixture
                 module.register_forward_pre_hook(_in_float32)
@@ -52,7 +55,7 @@ class Graph(nn.Module):
     def output(self, images: Tensor, padding_mask: Tensor) -> Output:
         """What the model says, of the queries that are wanted, in float32."""
         images = self.model.backbone.normalise(images, padding_mask)
-        with torch.autocast(images.device.type, torch.float16, enabled=self.in_half):
+        with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
             out = self.model.objects(images, padding_mask)
             logits, boxes, masks = out.logits.float(), out.boxes.float(), None
             batch, count = logits.shape[:2]

@@ -32,6 +32,7 @@ from detrkit.export.parity import Report, compare_accuracy, compare_outputs
 from detrkit.files import write_atomic
 from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
+from detrkit.inference.fast import HALVES
 from detrkit.models.folding import fold_norms
 from detrkit.verbs import ExportConfig
 
@@ -121,6 +122,8 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
         )
     if config.precision == "int8" and config.format not in ("onnx", "openvino"):
         raise ConfigError(f"expected --format onnx or openvino for --precision int8, found {config.format}")
+    if config.precision == "bf16" and config.format not in ("openvino", "torch"):
+        raise ConfigError(f"expected --format openvino or torch for --precision bf16, found {config.format}")
     if config.precision == "int8" and not _has_data(config):
         raise ConfigError("expected --data for --precision int8, to measure ranges on, found none")
     count = min(config.max_queries or model.num_queries, model.num_queries)
@@ -153,7 +156,8 @@ def write(detector: Detector, output: Path, card: Card, config: ExportConfig, sa
         config: the format, and `max_queries`.
         samples: what int8 is calibrated with.
     """
-    half = card.precision == "fp16" and config.format != "openvino"
+    # in OpenVINO it is the runtime that rounds
+    half = HALVES.get(card.precision) if config.format != "openvino" else None
     inner = Graph(fold_norms(detector.model), config.max_queries, half)
     graph: Graph | BuiltinGraph = inner
     if card.builtin:
@@ -214,17 +218,7 @@ def _read(config: ExportConfig) -> dict[str, Split]:
     """The splits that are needed: that to measure on, and that to calibrate on; none without --data."""
     if not _has_data(config):
         return {}
-    raw = open_dataset(
-        config.data,
-        data_format=config.data_format,
-        train_json=config.train_json,
-        val_json=config.val_json,
-        train_images=config.train_images,
-        val_images=config.val_images,
-        panoptic_json=config.panoptic_json,
-        panoptic_dir=config.panoptic_dir,
-        **made_split(config.weights),
-    )
+    raw = open_dataset(**config.whereabouts(), **made_split(config.weights))
     if config.split not in raw.splits:
         raise ConfigError(
             f"expected a {config.split} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "

@@ -44,7 +44,7 @@ class Card:
     batch_size: int | None = None
     """Pictures that the graph takes; None: any number."""
     precision: str = "fp32"
-    """Arithmetic: fp32, fp16 or int8."""
+    """Arithmetic: fp32, bf16, fp16 or int8."""
     weights: str = ""
     """What it was exported from."""
     detrkit: str = ""

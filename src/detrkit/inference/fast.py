@@ -66,7 +66,7 @@ class FastNetwork:
         self.makes_masks = model.mask_head is not None
         self.half, self.buckets, self.backend = half, buckets, backend
         if half is not None:
-            _halve(self.model, half)
+            halve(self.model, half)
         self.compiled: dict[tuple[int, int, int], Look] = {}
         """By batch size, height and width."""
 
@@ -139,7 +139,7 @@ def _first_call_explained(run: Look, shapes: int) -> Look:
     return call
 
 
-def _halve(model: DETR, half: torch.dtype) -> None:
+def halve(model: DETR, half: torch.dtype) -> None:
     """Store matrices and convolutions as autocast would cast them at every call; norms, embeddings and heads stay
     float32."""
     exact = {module for head in model.exact_heads for module in head.modules()}

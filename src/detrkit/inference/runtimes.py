@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigError, MissingExtraError, WeightsError
-from detrkit.inference.card import KEY
+from detrkit.inference.card import KEY, Card
 
 
 class OnnxSession:
@@ -67,9 +67,13 @@ class OpenVinoSession:
         try:
             model = core.read_model(path)
             self.card: str | None = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-            # a processor with bf16 would round everything otherwise
-            settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-            self.compiled = core.compile_model(model, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
+            settings = {
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+                # without this, a processor that has bf16 would use it for every model
+                "INFERENCE_PRECISION_HINT": "bf16" if Card.from_json(self.card, path).precision == "bf16" else "f32",
+            }
+            self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as problem:
             raise _unreadable(path, "OpenVINO", problem) from problem
 
