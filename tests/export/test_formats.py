@@ -1,5 +1,6 @@
 """Exported graphs say what the model says: for other batches and sizes than those traced, with padding."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ def test_every_format_says_what_the_classic_model_says(
         content = (tmp_path / "model.onnx").read_bytes()
         assert b".py" not in content
         assert str(Path(__file__).parents[2]).encode() not in content
+
+
+def test_openvino_rounds_where_it_is_told_to(classic: tuple[DETR, ExportedProgram], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    openvino = pytest.importorskip("openvino")
+    model, program = classic
+    write_openvino(program, tmp_path / "model.xml", card(model, precision="bf16"))
+    network = open_exported(tmp_path / "model.xml", "cpu")
+    assert network.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+    given = batch((96, 128))
+    assert_close(network.objects(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
+
+
+def test_a_full_disk_leaves_nothing(
+    classic: tuple[DETR, ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*of: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_torch(classic[1], tmp_path / "model.pt2", card(classic[0]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The verb `export`: file, report, exit status."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 from detrkit import cli
 from detrkit.data.demo import make_demo_dataset
 from detrkit.errors import ConfigError, MissingExtraError
+from detrkit.evaluation.run import evaluate
 from detrkit.export import export, run
 from detrkit.export.formats import write_tensorrt
 from detrkit.export.graph import Graph, trace
-from detrkit.export.parity import Accuracy
+from detrkit.export.parity import Accuracy, Report
 from detrkit.inference.exported import open_exported
 from detrkit.verbs import EvalConfig, ExportConfig
 
@@ -25,68 +27,86 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_demo_dataset(tmp_path_factory.mktemp("data") / "demo", images=10, size=64)
 
 
-def test_export_writes_a_file_and_what_it_is_worth(data: Path, tmp_path: Path) -> None:
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
-    report = export(ExportConfig(weights=str(weights), format="torch", data=str(data), num_workers=0))
-    path = tmp_path / "best.pt2"
-    inside = open_exported(path, "cpu").card
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("weights") / "best.ckpt", "classic")
+
+
+@pytest.fixture(scope="module")
+def exported(data: Path, weights: Path) -> Report:
+    """Of best.pt2, which lies beside the weights."""
+    return export(ExportConfig(weights=str(weights), format="torch", data=str(data), num_workers=0))
+
+
+def test_export_writes_a_file_and_what_it_is_worth(exported: Report, weights: Path) -> None:
+    inside = open_exported(weights.with_suffix(".pt2"), "cpu").card
     assert (inside.categories, inside.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
-    written = json.loads((tmp_path / "best.pt2.parity.json").read_text())
+    written = json.loads(weights.with_name("best.pt2.parity.json").read_text())
     assert written["passed"]
     assert written["pictures"] == 2
-    assert [row.batch for row in report.outputs] == [1, 2, 5]
-    assert all(row.scores < 1e-5 and row.boxes < 1e-5 for row in report.outputs)
-    (accuracy,) = report.accuracy
+    assert [row.batch for row in exported.outputs] == [1, 2, 5]
+    assert all(row.scores < 1e-5 and row.boxes < 1e-5 for row in exported.outputs)
+    (accuracy,) = exported.accuracy
     assert accuracy.drop == pytest.approx(0, abs=1e-6)
 
 
-def test_eval_measures_an_exported_file(data: Path, tmp_path: Path) -> None:
-    from detrkit.evaluation.run import evaluate
-
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
-    export(ExportConfig(weights=str(weights), format="torch"))
-    numbers = []
-    for source in (weights, tmp_path / "best.pt2"):
+@pytest.mark.usefixtures("exported")
+def test_eval_and_predict_take_an_exported_file(data: Path, weights: Path, tmp_path: Path) -> None:
+    numbers, found = [], []
+    for source in (weights, weights.with_suffix(".pt2")):
         config = EvalConfig(weights=str(source), data=str(data), output_dir=str(tmp_path / source.name[-3:]))
         numbers.append(evaluate(replace(config, num_workers=0, device="cpu"))["coco"]["bbox"])
+        words = ["predict", str(data / "images/val"), "--weights", str(source), "--threshold", "0", "--no_images"]
+        assert cli.main([*words, "--output_dir", str(tmp_path / source.name)]) == 0
+        found.append(json.loads((tmp_path / source.name / "detections.json").read_text()))
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)
+    assert len(found[0]) == 12  # 6 queries in each of 2 pictures
+    for one, other in zip(*found, strict=True):
+        assert one["category_id"] == other["category_id"]
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
+@pytest.mark.usefixtures("exported")
 def test_too_great_a_loss_is_an_error(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
     rows = [Accuracy("AP of boxes", 0.5, 0.48)]
     monkeypatch.setattr(run, "compare_accuracy", lambda *of, **settings: rows)
+    monkeypatch.setattr(run, "write", lambda _, path, *rest: shutil.copy(weights.with_suffix(".pt2"), path))
     words = ["export", "--weights", str(weights), "--format", "torch", "--data", str(data), "--num_workers", "0"]
+    words += ["--output", str(tmp_path / "worse.pt2")]
     assert cli.main([*words, "--max_ap_drop", "0.03"]) == 0
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert "falls from 0.5000 to 0.4800" in said
-    assert (tmp_path / "best.pt2").is_file()
-    assert not json.loads((tmp_path / "best.pt2.parity.json").read_text())["passed"]
+    assert (tmp_path / "worse.pt2").is_file()
+    assert not json.loads((tmp_path / "worse.pt2.parity.json").read_text())["passed"]
 
 
-def test_int8_is_calibrated_on_the_data(data: Path, tmp_path: Path) -> None:
+def test_int8_is_calibrated_on_the_data(data: Path, weights: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
-    report = export(
-        ExportConfig(
-            weights=str(weights), precision="int8", data=str(data), calibration=2, num_workers=0, max_ap_drop=1.0
-        )
-    )
+    output = str(tmp_path / "best.onnx")
+    config = ExportConfig(weights=str(weights), precision="int8", data=str(data), calibration=2, output=output)
+    report = export(replace(config, num_workers=0, max_ap_drop=1.0))
     kinds = [node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node]
     assert "QuantizeLinear" in kinds
     assert 1e-6 < report.outputs[0].scores < 0.2
     assert open_exported(tmp_path / "best.onnx", "cpu").card.precision == "int8"
 
 
-def test_fp16_is_near(tmp_path: Path) -> None:
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
-    report = export(ExportConfig(weights=str(weights), format="torch", precision="fp16"))
-    assert 0 < report.outputs[0].scores < 0.02
+def test_half_precision_is_near_and_small(exported: Report, weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.pt2"
+    report = export(ExportConfig(weights=str(weights), format="torch", precision="fp16", output=str(path)))
+    assert exported.outputs[0].scores < report.outputs[0].scores < 0.02
+    weighed = [sum(each.nbytes for each in torch.export.load(p).state_dict.values()) for p in (path, _of(weights))]
+    assert weighed[0] < 0.6 * weighed[1]
+
+
+def _of(weights: Path) -> str:
+    return str(weights.with_suffix(".pt2"))
 
 
 @pytest.mark.parametrize(
@@ -98,15 +118,19 @@ def test_fp16_is_near(tmp_path: Path) -> None:
         ({"builtin": True}, "64x107 loses nothing"),
         ({"precision": "int8"}, "expected --data"),
         ({"precision": "int8", "format": "torch"}, "onnx or openvino"),
+        ({"precision": "bf16"}, "openvino or torch"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, object], words: str, tmp_path: Path) -> None:
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
+def test_settings_that_do_not_fit(
+    settings: dict[str, object], words: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "check_packages", lambda kind: None)
     with pytest.raises(ConfigError, match=words):
         export(ExportConfig(weights=str(weights), **settings))
 
 
-def test_squares_have_one_size_and_masks_no_place(tmp_path: Path) -> None:
+def test_squares_have_one_size_and_masks_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "check_packages", lambda kind: None)
     square = checkpoint(tmp_path / "square.ckpt", "classic", square=True)
     with pytest.raises(ConfigError, match="64x64 or none"):
         export(ExportConfig(weights=str(square), size="64x96"))
@@ -116,11 +140,8 @@ def test_squares_have_one_size_and_masks_no_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["onnx", "openvino", "tensorrt"])
-def test_packages_that_are_not_there(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if package != "onnx":
-        pytest.importorskip("onnxscript")
+def test_packages_that_are_not_there(package: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, package, None)
-    weights = checkpoint(tmp_path / "best.ckpt", "classic")
     with pytest.raises(MissingExtraError, match=rf'pip install "detrkit\[{package}\]"'):
         export(ExportConfig(weights=str(weights), format=package))
 
