@@ -87,8 +87,8 @@ def export(config: ExportConfig) -> Report:
     for row in report.failed:
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
-            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with another --precision, or more "
-            "--calibration"
+            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with another --precision, or for "
+            "int8 with another number of pictures for --calibration"
         )
     return report
 
