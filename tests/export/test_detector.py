@@ -132,3 +132,18 @@ def test_pictures_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> Non
     write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", card(model, size=(64, 64)))
     with pytest.raises(ConfigError, match="at most 64 x 64"):
         open_exported(tmp_path / "f.pt2", "cpu").objects(**batch((64, 96)))
+
+
+def test_files_that_were_cut_off(exported: Path, tmp_path: Path) -> None:
+    content = exported.read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        (tmp_path / "cut.pt2").write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(WeightsError, match=r"cut\.pt2"):
+            open_exported(tmp_path / "cut.pt2", "cpu")
+
+
+def test_openvino_without_its_weights(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "alone.xml").write_text("<net/>")
+    with pytest.raises(WeightsError, match=r"no alone\.bin"):
+        open_exported(tmp_path / "alone.xml", "cpu")
