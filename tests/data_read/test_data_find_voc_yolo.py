@@ -120,6 +120,9 @@ def test_yolo_without_yaml(yolo: Path) -> None:
     report = check_dataset(raw)
     assert report.splits["train"].categories.names == ("0", "1")
     assert report.splits["train"].images[0].objects[0].box == pytest.approx((5, 6, 15, 18))
+    for file in yolo.glob("labels/*/*.txt"):
+        file.unlink()
+    assert any("there are no objects either" in note for note in open_dataset(yolo).notes)
     (yolo / "classes.txt").write_text("cat\ndog\n")
     assert open_dataset(yolo).splits["val"].categories.names == ("cat", "dog")
 

@@ -221,6 +221,10 @@ def test_what_a_person_must_mend(tmp_path: Path) -> None:
     picture(tmp_path / "masks" / "a.jpg")
     with pytest.raises(DataError, match=r"found a\.jpg, whose format changes values a little; save them again as PNG"):
         open_dataset(tmp_path)
+    save(tmp_path / "masks" / "a_1.png", values(v1=FIRST))
+    with pytest.raises(DataError, match=r"1 image_unlabelled, 1 mask_without_picture; the first: .*a_1\.png"):
+        open_dataset(tmp_path)
+    (tmp_path / "masks" / "a_1.png").unlink()
     save(tmp_path / "masks" / "a.png", values(v1=FIRST))
     (tmp_path / "classes.txt").write_text("nut\nwasher\n")
     with pytest.raises(DataError, match="expected the classes of masks as folders or in json files"):

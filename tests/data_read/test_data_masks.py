@@ -144,6 +144,7 @@ def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_pic
         (tmp_path / "labels" / side / "a.txt").write_text("\n".join(lines))
     report = check_dataset(open_dataset(tmp_path), thorough=True, masks=True)
     assert report.counts() == {"box_outside": 2, "mask_absent": 2, "polygon_outside": 2, "leakage_name": 1}
+    assert {(Path(f.file).name, f.record) for f in report.findings if f.kind == "mask_absent"} == {("a.txt", "line 2")}
     first, second, third = report.splits["train"].images[0].objects
     assert first.box == pytest.approx((4, 6, 20, 18))
     assert first.area == pytest.approx(16 * 12)

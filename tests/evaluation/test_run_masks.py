@@ -109,6 +109,16 @@ def test_maps_that_are_the_truth(folder: Path) -> None:
     assert content["images"] == 3
 
 
+def test_maps_choose_the_maps_of_data_that_has_both(folder: Path) -> None:
+    content = json.loads((folder / "panoptic_val.json").read_text())
+    things = [
+        row | {"image_id": entry["image_id"], "id": k}
+        for k, (entry, row) in enumerate(((e, r) for e in content["annotations"] for r in e["segments_info"]), start=1)
+    ]
+    (folder / "val.json").write_text(json.dumps(content | {"annotations": things}))
+    assert evaluate(predicted(folder))["panoptic"]["All"]["pq"] == 1
+
+
 def test_a_picture_without_a_map_counts_as_missed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def forget(maps: dict[int, Any], kinds: dict[int, Any]) -> None:
         del maps[12]

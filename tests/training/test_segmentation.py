@@ -71,8 +71,9 @@ def test_resuming_is_exact(data: Path, tmp_path: Path) -> None:
 
 def test_a_frozen_detector_stays_as_it_is(data: Path, tmp_path: Path) -> None:
     boxes = train(settings(data, tmp_path / "boxes", task="detect"))
+    changes = {"num_queries": "propose", "lr": 1e-2, "ema": 0.0}  # the detector says how many queries it has
     found = train(
-        settings(data, tmp_path / "masks", task="instance", frozen_weights=str(tmp_path / "boxes"), lr=1e-2, ema=0.0)
+        settings(data, tmp_path / "masks", task="instance", frozen_weights=str(tmp_path / "boxes"), **changes)
     )
     before, after = (read(tmp_path / name / "best.ckpt")["model"] for name in ("boxes", "masks"))
     for name, value in before.items():
@@ -91,7 +92,7 @@ def test_a_frozen_detector_must_know_the_classes(data: Path, tmp_path: Path) -> 
 def test_boxes_alone_are_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected masks .*, found only boxes .*--task detect"):
         train(settings(tiny_data, tmp_path / "a", task="instance"))
-    with pytest.raises(DataError, match="panoptic"):
+    with pytest.raises(DataError, match=r"expected COCO panoptic json .*--panoptic_json$"):
         train(settings(tiny_data, tmp_path / "b", task="panoptic"))
 
 

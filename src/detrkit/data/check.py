@@ -111,7 +111,7 @@ def check_dataset(
     if "train" in splits and not any(image.objects for image in splits["train"].images):
         raise DataError(
             f"expected objects in the training pictures, found none that can be used in {splits['train'].source}"
-            + _reasons(findings)
+            + findings.reasons()
         )
     if masks:
         _need_masks(splits, raw.format)
@@ -180,6 +180,7 @@ def _clean_split(
 ) -> Split:
     known = frozenset(side.categories.ids)
     records: list[ImageRecord] = []
+    sources: list[str] = []
     files = [image.panoptic for image in images if image.panoptic]
     maps = dict(zip(files, look_at(files), strict=True))
     for image, fact in zip(images, facts, strict=True):
@@ -203,8 +204,9 @@ def _clean_split(
             findings.add("objects_exceed_queries", image.path, image.where, detail)
         size = frame.height, frame.width
         records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
+        sources.append(image.file)
     if thorough:
-        note_absent_masks(records, side.source, findings)
+        note_absent_masks(records, sources, findings)
     _number_objects(records, side, findings)
     return Split(side.name, records, side.categories, side.source)
 
@@ -262,11 +264,5 @@ def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
     return f"expected pictures for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
-        _reasons(findings) if side.images else "; add some, or look at the path"
+        findings.reasons() if side.images else "; add some, or look at the path"
     )
-
-
-def _reasons(findings: Findings) -> str:
-    dropped = [finding for finding in findings if finding.action == "dropped"]
-    counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
-    return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"

@@ -229,7 +229,8 @@ def _nothing_found(root: Path, data_format: str) -> str:
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir() if not p.name.startswith("."))
     shown = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
     found = shown or "an empty folder"
-    return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with --train_json"
+    flag = "--panoptic_json" if data_format == "coco_panoptic" else "--train_json"
+    return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with {flag}"
 
 
 def _share_categories(dataset: RawDataset) -> None:

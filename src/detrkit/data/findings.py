@@ -216,6 +216,12 @@ class Findings:
         counted = Counter(finding.kind for finding in self._all)
         return {kind: counted[kind] for kind in TREATMENTS if kind in counted}
 
+    def reasons(self) -> str:
+        """What was left out, in brackets after an error that says what is missing."""
+        dropped = [finding for finding in self if finding.action == "dropped"]
+        counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
+        return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"
+
 
 def treatments_table() -> str:
     """TREATMENTS as a Markdown table; `docs/your-own-data.md` holds it."""

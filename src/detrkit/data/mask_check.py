@@ -95,15 +95,13 @@ def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, f
             findings.add("mask_box_differs", image.file, found.where, detail)
 
 
-def note_absent_masks(images: list[ImageRecord], source: str, findings: Findings) -> None:
-    """Name the objects without a mask, where some of their split have one."""
-    objects = [found for image in images for found in image.objects]
-    absent = [found for found in objects if found.segmentation is None]
-    if len(absent) < len(objects):
-        for image in images:
+def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Findings) -> None:
+    """Name the objects without a mask, where some of their split have one; each picture has its annotation file."""
+    if any(found.segmentation is not None for image in images for found in image.objects):
+        for image, file in zip(images, files, strict=True):
             for found in image.objects:
                 if found.segmentation is None:
-                    findings.add("mask_absent", source, found.where, image.file_name)
+                    findings.add("mask_absent", file, found.where, image.file_name)
 
 
 def size_problem(mask: tuple[int, int], picture: tuple[int, int]) -> str:

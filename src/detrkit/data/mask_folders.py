@@ -252,10 +252,9 @@ def _read_side(pictures: list[_Picture], findings: Findings) -> list[RawImage]:
         if image is not None:
             images.append(image)
     if not images:
-        first = next((finding for finding in reversed(list(findings)) if finding.action == "dropped"), None)
         raise DataError(
             f"expected masks that can be used of the {len(pictures)} pictures such as {pictures[0].path}, found none"
-            + (f" ({first.message})" if first else "")
+            + findings.reasons()
         )
     return images
 

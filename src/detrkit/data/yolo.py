@@ -76,7 +76,8 @@ def read_yolo(root: Path, images: dict[str, Path | None], findings: Findings, no
         found = {o.category for side in splits.values() for image in side for o in image.objects}
         count = max((c for c in found if isinstance(c, int)), default=-1) + 1
         names = {index: str(index) for index in range(count)}
-        notes.append(f"the classes have no names (no data.yaml, no classes.txt); they are called 0 to {count - 1}")
+        called = f"they are called 0 to {count - 1}" if count else "there are no objects either"
+        notes.append(f"the classes have no names (no data.yaml, no classes.txt); {called}")
     categories = Categories(tuple(names), tuple(names.values()))
     return {role: RawSplit(role, side, categories, "relative", str(source)) for role, side in splits.items()}
 

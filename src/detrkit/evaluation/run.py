@@ -219,15 +219,19 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
 
 
 def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
-    """Whether the data, if nobody says how to read them, are maps and the detector knows stuff as they do."""
+    """Whether the data, if nobody says how to read them, are maps, and the detector knows stuff as they do, or what it
+    predicted are maps too."""
     from detrkit.data import find_json
+    from detrkit.data.panoptic import looks_like_panoptic
 
-    if detector is None or config.data_format != "auto" or config.train_json or config.val_json:
+    root, predicted = Path(config.data), Path(config.detections)
+    if config.data_format != "auto" or config.train_json or config.val_json or not root.exists():
         return False
-    root = Path(config.data)
-    return (
-        not all(detector.categories.isthing or ()) and root.exists() and bool(find_json.describe(root, panoptic=True))
-    )
+    if detector is None:
+        maps = predicted.is_file() and looks_like_panoptic(predicted)
+    else:
+        maps = not all(detector.categories.isthing or ())
+    return maps and bool(find_json.describe(root, panoptic=True))
 
 
 def made_split(weights: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def settle(
     """The settings with a number for each that is `propose`, and what to tell the user of it: a word, a sentence.
 
     A resumed run keeps the numbers it had, also of a batch size found by `auto`. The number of queries stays open
-    where `--weights` bring it.
+    where `--weights` or `--frozen_weights` bring it.
     """
     if resume:
         had = {
@@ -35,7 +35,7 @@ def settle(
         }
         numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}
-    brought = ("num_queries",) if config.weights else ()
+    brought = ("num_queries",) if config.weights or config.frozen_weights else ()
     left = [name for name in WORDS if getattr(config, name) == "propose" and name not in brought]
     proposal = propose(train, on_cpu=on_cpu, square=config.square)
     if config.overfit:
