@@ -31,3 +31,11 @@ def test_the_demo_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert f"AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}" in said
     assert "detrkit train --data YOUR_DATA" in said
+
+
+def test_what_comes_next_is_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo(DemoConfig(output_dir=str(tmp_path / "demo"), task="panoptic", images=4, size=64))
+    after = capsys.readouterr().out.split("Next:")[-1].splitlines()
+    assert after[1].endswith(".jpg --panoptic")
+    assert "COCO panoptic;" in after[2]
+    assert after[3] == "  detrkit train --data YOUR_DATA --task panoptic"

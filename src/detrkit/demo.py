@@ -78,11 +78,16 @@ def demo(config: DemoConfig) -> None:
     for path, text in rows:
         console.print(f"  {path!s:<28} {text}", highlight=False, soft_wrap=True)
     picture = shlex.quote(str(split.images[0].path))
+    formats = {
+        "detect": "COCO, Pascal VOC or YOLO",
+        "instance": "COCO, YOLO or PNGs of masks",
+        "panoptic": "COCO panoptic",
+    }
     console.print(
         "\nNext:\n"
-        f"  detrkit predict --weights {shlex.quote(str(folder))} {picture}\n"
-        "  detrkit check YOUR_DATA                 COCO, Pascal VOC or YOLO; looks before it trains\n"
-        "  detrkit train --data YOUR_DATA",
+        f"  detrkit predict --weights {shlex.quote(str(folder))} {picture}{' --panoptic' if panoptic else ''}\n"
+        f"  detrkit check YOUR_DATA                 {formats[config.task]}; looks before it trains\n"
+        f"  detrkit train --data YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}",
         highlight=False,
         soft_wrap=True,
     )

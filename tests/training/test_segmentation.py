@@ -43,8 +43,9 @@ def settings(data: Path, folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.mark.parametrize(("task", "judge"), [("instance", "mask_AP"), ("panoptic", "PQ")])
-def test_a_run(task: str, judge: str, data: Path, tmp_path: Path) -> None:
+def test_a_run(task: str, judge: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = train(settings(data, tmp_path / "whole", task=task))
+    assert ("best.ckpt --panoptic" in capsys.readouterr().out) == (task == "panoptic")
     assert {"AP", "mask_AP", "mask_AP50", judge} <= whole.metrics.keys()
     assert ("PQ" in whole.metrics) == (task == "panoptic")
     first = read(tmp_path / "whole" / "last.ckpt")

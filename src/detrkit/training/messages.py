@@ -110,7 +110,8 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
             best = f"{judge} is undefined, since no validation picture has an object"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
-            f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}",
+            f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
+            + (" --panoptic" if cycle.judge == "PQ" else ""),
             highlight=False,
             soft_wrap=True,
         )
