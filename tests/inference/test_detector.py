@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrkit import Detections, Detector, build_model
 from detrkit.errors import ConfigError, DataError, WeightsError
-from detrkit.inference.detector import WINDOW
+from detrkit.inference.streams import WINDOW
 
 
 def same(a: Detections, b: Detections, tolerance: float = 0.0) -> bool:

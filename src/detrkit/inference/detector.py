@@ -8,45 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice, product
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError, DataError, OutOfMemoryError, is_out_of_memory
-from detrkit.inference.ahead import ahead as in_threads
+from detrkit.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from detrkit.inference.buckets import Buckets
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
 from detrkit.inference.network import Network, PlainNetwork
-from detrkit.inference.sources import find_pictures, is_several, is_video
-from detrkit.inference.video import read_frames
+from detrkit.inference.streams import Picture, as_it_is, look_at, stream_batches
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
-
-Picture = Image | npt.NDArray[Any] | Tensor
-"""A picture in memory, in any form that `data.decode.to_tensor` knows."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result", Detections, PanopticMap)
-
-AHEAD = 4
-"""Pictures that are decoded and resized ahead of the model; more where a batch is larger."""
-
-WINDOW = 4
-"""Batches' worth of pictures that are held while pictures of one shape are looked for."""
 
 
 class Detector:
@@ -221,7 +203,7 @@ class Detector:
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         check_settings(threshold, top_k, batch_size)
-        return self._look(source, lambda batch: self.detect(batch, threshold, top_k), batch_size)
+        return look_at(source, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size)
 
     @overload
     def panoptic(self, source: Picture, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
@@ -254,7 +236,7 @@ class Detector:
             ConfigError: a setting is out of range, or the model makes no masks.
         """
         check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return self._look(source, lambda batch: self.segment(batch, threshold), batch_size)
+        return look_at(source, self._sample, lambda batch: self.segment(batch, threshold), batch_size)
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps, where none is given that of the kind of model.
@@ -288,8 +270,8 @@ class Detector:
         Yields:
             Each picture with its detections.
         """
-        looked = self._stream(
-            pictures, _as_it_is, lambda batch: self.detect(batch, threshold, top_k), batch_size, ahead
+        looked = stream_batches(
+            pictures, as_it_is, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size, ahead
         )
         return ((picture, replace(found, source=source)) for picture, source, found in looked)
 
@@ -301,7 +283,9 @@ class Detector:
         ahead: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
         """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
-        looked = self._stream(pictures, _as_it_is, lambda batch: self.segment(batch, threshold), batch_size, ahead)
+        looked = stream_batches(
+            pictures, as_it_is, self._sample, lambda batch: self.segment(batch, threshold), batch_size, ahead
+        )
         return ((picture, found) for picture, _, found in looked)
 
     def prepare(self, pictures: Sequence[Tensor]) -> Batch:
@@ -352,95 +336,6 @@ class Detector:
             ]
             found.append(PanopticMap(each.ids.cpu(), rows))
         return found
-
-    def _look(
-        self,
-        source: Picture | str | Path | Sequence[Picture | str | Path],
-        look: Callable[[Batch], list[Result]],
-        batch_size: int,
-    ) -> Result | list[Result] | Iterator[Result]:
-        """What `look` says of everything that a source stands for: one, a list, or an iterator for a video."""
-        if isinstance(source, str | Path):
-            if is_video(source):
-                return (found for found in self._found(read_frames(source), _as_it_is, look, batch_size))
-            if not is_several(source):
-                return self._in_order([source], look, batch_size)[0]
-            return self._in_order(find_pictures(source), look, batch_size)
-        if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
-            return self._in_order([source], look, batch_size)[0]
-        for item in source:
-            if isinstance(item, str | Path) and is_video(item):
-                raise DataError(f"expected pictures in a list, found the video {item}; give it by itself")
-        expanded = chain.from_iterable(
-            find_pictures(item) if isinstance(item, str | Path) and is_several(item) else [item] for item in source
-        )
-        return self._in_order(expanded, look, batch_size)
-
-    def _in_order(
-        self, items: Iterable[Picture | str | Path], look: Callable[[Batch], list[Result]], batch_size: int
-    ) -> list[Result]:
-        return list(self._found(items, _read, look, batch_size))
-
-    def _found(
-        self,
-        items: Iterable[Item],
-        read: Callable[[Item], tuple[Tensor, str | None]],
-        look: Callable[[Batch], list[Result]],
-        batch_size: int,
-    ) -> Iterator[Result]:
-        for _, source, found in self._stream(items, read, look, batch_size, max(AHEAD, batch_size)):
-            yield replace(found, source=source) if isinstance(found, Detections) else found
-
-    def _stream(
-        self,
-        items: Iterable[Item],
-        read: Callable[[Item], tuple[Tensor, str | None]],
-        look: Callable[[Batch], list[Result]],
-        batch_size: int,
-        limit: int,
-    ) -> Iterator[tuple[Tensor, str | None, Result]]:
-        """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch.
-
-        `read` makes a picture and its source of an item; that and resizing happen in threads, for `limit` items ahead.
-        """
-
-        def prepared(item: Item) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
-            picture, source = read(item)
-            return picture, source, self._sample(picture)
-
-        window = batch_size if batch_size == 1 else WINDOW * batch_size
-        with contextlib.closing(in_threads(prepared, items, limit)) as ready:
-            for held in _batched(ready, window):
-                found: dict[int, Result] = {}
-                for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):
-                    batch = collate([held[k][2] for k in places])
-                    found.update(zip(places, look(batch), strict=True))
-                for k, (picture, source, _) in enumerate(held):
-                    yield picture, source, found.pop(k)
-
-
-def _as_it_is(item: tuple[Tensor, str | None]) -> tuple[Tensor, str | None]:
-    return item
-
-
-def _read(item: Picture | str | Path) -> tuple[Tensor, str | None]:
-    return to_tensor(item), str(item) if isinstance(item, str | Path) else None
-
-
-def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
-    """Places of images that share a shape, at most `batch_size` together."""
-    groups: dict[torch.Size, list[int]] = {}
-    for k, image in enumerate(images):
-        groups.setdefault(image.shape, []).append(k)
-    for group in groups.values():
-        yield from _batched(group, batch_size)
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    """`itertools.batched`, which Python 3.11 does not have."""
-    remaining = iter(items)
-    while batch := tuple(islice(remaining, size)):
-        yield batch
 
 
 def _sizes(batch: Batch) -> tuple[Tensor, Tensor]:

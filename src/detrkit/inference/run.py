@@ -15,9 +15,10 @@ from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_picture
 from detrkit.inference.ahead import ahead
-from detrkit.inference.detector import AHEAD, Detector, check_settings
+from detrkit.inference.detector import Detector, check_settings
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
+from detrkit.inference.streams import AHEAD
 from detrkit.inference.video import describe_video, read_frames, video_writer
 from detrkit.structures import Detections, PanopticMap
 from detrkit.verbs import PredictConfig
