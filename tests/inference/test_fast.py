@@ -222,6 +222,18 @@ def test_warm_up_runs_also_where_nothing_is_compiled() -> None:
     assert [tuple(shape) for shape in seen] == [(1, 3, 32, 48), (3, 3, 32, 48), (1, 3, 48, 32), (3, 3, 48, 32)]
 
 
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["classic", "fast recipe"])
+def test_pictures_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torch.dtype | None) -> None:
+    detector = Detector(FastNetwork(model_of(kind), half=half), Categories.unnamed(4), 32)
+    for height, width in [(1, 1), (1, 300), (300, 1), (3, 7), (97, 131), (1500, 1499)]:
+        found = detector.predict(torch.full((3, height, width), 90, dtype=torch.uint8), threshold=0)
+        assert len(found.scores) == detector.network.num_queries
+        assert found.scores.isfinite().all()
+        assert found.xyxy.isfinite().all()
+        assert found.image_size == (height, width)
+
+
 def test_a_missing_compiler_is_told() -> None:
     def broken(graph: object, inputs: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx: (None, 'g++')")
