@@ -236,7 +236,7 @@ class BenchConfig(DataChoice):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the fast path; the plain one is in fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the fast path is compiled; auto: on GPUs, since it takes a minute a shape on CPUs."""
+    """Whether the fast path is compiled; auto: on GPUs, since it gains little on CPUs."""
     images: int = 32
     """Most pictures read in one go, from files to detections."""
     evaluation_images: int = 500

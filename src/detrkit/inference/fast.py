@@ -97,13 +97,9 @@ class FastNetwork:
         if shape not in self.compiled:
             options: dict[str, str | int | bool | Callable[..., Any]] | None = None
             if self.backend == "inductor" and self.device.type == "cpu":
-                options = {
-                    "freezing": True
-                }  # weights as constants, laid out for each convolution; else there is no gain
-            elif (
-                self.backend == "inductor" and self.device.type == "cuda" and len(images) == 1 and not self.makes_masks
-            ):
-                options = {"triton.cudagraphs": True}
+                options = {"freezing": True}  # weights as constants
+            elif self.backend == "inductor" and len(images) == 1 and not self.makes_masks:
+                options = {"triton.cudagraphs": self.device.type == "cuda"}
             run: Look = torch.compile(self._look, dynamic=False, backend=self.backend, options=options)
             self.compiled[shape] = _first_call_explained(run, len(self.compiled) + 1)
         return self.compiled[shape]
@@ -169,7 +165,7 @@ def chosen_precision(precision: Precision, device: torch.device) -> torch.dtype 
 def compiles(compile: Compile, device: torch.device) -> bool:
     """Whether to compile; `auto` does on CUDA with Triton.
 
-    On a CPU compiling takes a minute a shape and needs a C++ compiler, so it must be asked for.
+    On a CPU compiling gains little, takes 10 seconds and more a shape and needs a C++ compiler, so it must be asked for.
 
     Raises:
         ConfigError: there is no such setting.
