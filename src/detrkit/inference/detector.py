@@ -127,8 +127,8 @@ class Detector:
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Look at blank pictures, so that the first real ones do not wait for what a first call does.
 
-        That is above all compiling, which takes 10 seconds to a minute for each shape and batch size; batches count as the next
-        power of 2.
+        That is above all compiling, which takes 10 seconds to a minute for each shape and batch size; batches count as
+        the next power of 2.
 
         Args:
             sizes: (height, width) in pixels of pictures to come, before they are resized. Empty: every shape there is

@@ -165,7 +165,7 @@ def chosen_precision(precision: Precision, device: torch.device) -> torch.dtype 
 def compiles(compile: Compile, device: torch.device) -> bool:
     """Whether to compile; `auto` does on CUDA with Triton.
 
-    On a CPU compiling gains little, takes 10 seconds and more a shape and needs a C++ compiler, so it must be asked for.
+    On a CPU compiling gains little, takes 10 seconds and more a shape, and needs a C++ compiler: it must be asked for.
 
     Raises:
         ConfigError: there is no such setting.
