@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from detrkit.config import check_lowest
+from detrkit.config import check_highest, check_lowest
 from detrkit.settings import DataChoice
 
 
@@ -89,6 +89,8 @@ class EvalConfig(DetectorChoice, DataChoice):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_lowest(self, {1: ("batch_size", "max_dets"), 0: ("num_workers", "max_errors", "panoptic_threshold")})
+        if self.panoptic_threshold is not None:
+            check_highest(self, ("panoptic_threshold",), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,8 @@ def test_files_that_are_missing_or_broken(folder: Path, tmp_path: Path) -> None:
         evaluate(config)
     with pytest.raises(ConfigError, match="panoptic_threshold must be at least 0"):
         EvalConfig(weights="w", panoptic_threshold=-1)
+    with pytest.raises(ConfigError, match="panoptic_threshold must be at most 1, found 2"):
+        EvalConfig(weights="w", panoptic_threshold=2)
 
 
 def test_maps_need_panoptic_data(folder: Path, tmp_path: Path) -> None:
