@@ -195,6 +195,8 @@ def test_the_time_that_a_model_waits_is_counted(split: Split) -> None:
     assert shares[0] > 0.75
     assert 0.3 < shares[1] < shares[0]
     assert shares[2] < 0.4
-    assert waiting([{"loader_share": 0.1}, {"epoch": 2}]) == ""
-    assert "waited for pictures in 40% of the time" in waiting([{"loader_share": 0.5}, {"loader_share": 0.3}])
+    assert waiting([{"loader_share": 0.1, "step": 40}, {"epoch": 2, "step": 80}]) == ""
+    shares = [{"loader_share": 0.5, "step": 40}, {"loader_share": 0.3, "step": 80}]
+    assert "waited for pictures in 40% of the time" in waiting(shares)
+    assert waiting(shares[:1]) == ""  # too few steps to tell
     assert waiting([]) == ""

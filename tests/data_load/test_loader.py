@@ -1,5 +1,6 @@
 """Batches: padding, order, ranks, workers, and going on after an interruption."""
 
+import os
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_workers_make_no_difference(dataset: DetectionDataset, group_by_aspect: 
         assert all(same(a, b) for a, b in zip(plain, parallel, strict=True))
         seen.append(plain)
     assert not same(seen[0][0], seen[1][0])
+
+
+class _Groups(DetectionDataset):
+    """Says which process loads it, and of which group, in place of the size of a picture."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
+        image, target = super().__getitem__(index)
+        target["size"] = (os.getpgrp(), os.getpid())
+        return image, target
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="no groups of processes here")
+def test_what_is_sent_to_the_whole_group_does_not_end_workers(split: Split) -> None:
+    """As `timeout` and terminals send SIGTERM and SIGINT: the main process saves, and needs its workers until then."""
+    groups = _Groups(split, CATEGORIES, train_transform("detr", 64), seed=5)
+    found = {target["size"] for batch in train_loader(groups, batch_size=2, num_workers=2) for target in batch.targets}
+    assert len(found) == 2
+    assert all(group == process != os.getpgrp() for group, process in found)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -13,6 +13,7 @@ With Lightning, pass `use_distributed_sampler=False` to the trainer: these loade
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -286,9 +287,12 @@ def _loading(num_workers: int) -> dict[str, Any]:
 
 
 def _quiet(worker: int) -> None:
-    """Let Ctrl-C reach the main process alone, which saves before it ends; workers end with it.
+    """Let what is sent to all processes of a run, such as Ctrl-C or the SIGTERM of `timeout`, reach the main one alone,
+    which saves before it ends; workers end with it.
 
     Torch has one thread in a worker by itself. OpenCV's are left alone: to set their number in a process forked
     from one that has some never returns.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # Windows has no groups
+        os.setpgrp()

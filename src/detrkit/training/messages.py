@@ -25,6 +25,8 @@ RECIPES = {
 
 MUCH_WAITING = 0.2
 """Share of the time above which it is said that the model waited for pictures."""
+FEW_STEPS = 50
+"""In so few, it is the start of the loading processes that a run waits for."""
 
 
 def say_recipe(console: Console, recipe: str) -> None:
@@ -118,7 +120,9 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
 
 
 def waiting(history: Sequence[Row]) -> str:
-    """What to do if the model had to wait for pictures much of the time; empty if not."""
+    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell."""
+    if not history or history[-1]["step"] < FEW_STEPS:
+        return ""
     shares = [row["loader_share"] for row in history if "loader_share" in row]
     share = sum(shares) / max(1, len(shares))
     if share < MUCH_WAITING:
