@@ -274,6 +274,13 @@ def test_the_allow_list_does_not_stay(tmp_path: Path) -> None:
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
+@pytest.mark.parametrize("name", ["best.onnx", "best.xml", "best.pt2", "best.engine"])
+def test_exported_files_are_no_checkpoints(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"a graph")
+    with pytest.raises(WeightsError, match=r"a frozen graph that .* use the checkpoint"):
+        load_weights(tmp_path / name)
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
 @pytest.mark.parametrize("length", [0, 1, 2, 100, 1000, -10], ids=lambda n: f"{n} bytes")
 def test_truncated_file(tmp_path: Path, length: int, legacy: bool) -> None:

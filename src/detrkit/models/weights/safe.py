@@ -51,6 +51,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"expected a checkpoint file at {path}, found none")
+    if path.suffix.lower() in (".onnx", ".xml", ".pt2", ".engine"):
+        raise WeightsError(
+            f"expected a checkpoint, found {path}, a frozen graph that predict and eval can run but nothing can train "
+            "or take apart; use the checkpoint that it was exported from"
+        )
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # a file that torch did not write
