@@ -174,6 +174,7 @@ def add_good(root: Path) -> None:
         ("segment_without_pixels", 2),
         ("category_unknown", 2),
         ("mask_tiny", 2),
+        ("mask_smoothed", 2),
     ],
 )
 def test_defects(tmp_path: Path, kind: str, left: int) -> None:
@@ -201,6 +202,9 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
         (masks / "good.json").write_text('{"1": "nut"}')
     elif kind == "mask_tiny":
         save(where, values(v1=(0, 0, 1, 1)))
+    elif kind == "mask_smoothed":
+        hard = values(v255=(3, 3, 37, 27)).astype(np.uint8)
+        save(where, np.asarray(Image.fromarray(hard).rotate(20, Image.Resampling.BICUBIC)))
     report = check(tmp_path, thorough=True)
     only(report, kind)
     (finding,) = report.findings

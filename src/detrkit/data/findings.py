@@ -133,6 +133,11 @@ TREATMENTS: dict[str, Treatment] = {
         "noted", "a mask that disagrees with its box", "nothing; the box counts for boxes, the mask for masks"
     ),
     "mask_tiny": Treatment("noted", "a mask of one pixel", "kept"),
+    "mask_smoothed": Treatment(
+        "noted",
+        "a file of masks whose values look like the smooth edge of one object",
+        "each value counts as an object; save the mask with hard edges",
+    ),
     "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the picture", "the box counts as the mask"),
     "mask_absent": Treatment(
         "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"

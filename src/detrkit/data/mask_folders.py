@@ -37,6 +37,9 @@ _SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 """Formats that keep values as they are; JPEG and WebP do not."""
 _TAILS = ("", "_mask", "_masks", "_instances", "_instance", "_label", "_labels", "-mask", "-masks")
 _ONE_CLASS = "object"
+_WHITE = 255
+_EDGE_VALUES = 8
+"""Values beside white from which on a mask looks smoothed."""
 
 
 @dataclass
@@ -290,12 +293,21 @@ def _read_picture(number: int, picture: _Picture) -> tuple[RawImage | None, list
         regions = _regions(ids, single)
         if single and not regions:
             problems.append(_problem("segment_without_pixels", path))
+        if not single and _looks_smoothed(regions):
+            problems.append(_problem("mask_smoothed", path, detail=f"{len(regions)} values, most pixels have {_WHITE}"))
         for value, region in regions.items():
             category = classes.get(value) if classes else label
             where = "" if single else f"value {value}"
             shape = (width / ids.shape[1], height / ids.shape[0])
             image.objects.append(_object(path, value, region, category, where, shape))
     return image, problems
+
+
+def _looks_smoothed(regions: dict[int, Region]) -> bool:
+    """Whether values are those between black and white that resizing leaves, rather than numbers of objects."""
+    pixels = sum(region.area for region in regions.values())
+    white = regions[_WHITE].area if _WHITE in regions else 0
+    return 2 * white > pixels and _EDGE_VALUES <= len(regions) - 1 < _WHITE - 1
 
 
 def _regions(ids: Ids, single: bool) -> dict[int, Region]:
