@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from detrkit import Categories, Detector
-from detrkit.export.formats import SUFFIX
 from detrkit.export.run import make_card, write
+from detrkit.files import SUFFIX_OF_FORMAT
 from detrkit.inference.fast import FastNetwork
 from detrkit.inference.network import PlainNetwork
 from detrkit.verbs import ExportConfig
@@ -82,7 +82,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
     kind, _, precision = way.partition("-")
     name = Path(options.weights).name or options.model
     fixed = f"-{options.size[0]}x{options.size[1]}-{options.batch_size}" if options.fixed else ""
-    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{SUFFIX[kind]}"
+    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{SUFFIX_OF_FORMAT[kind]}"
     if path.exists():
         return path
     config = ExportConfig(

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import onnx
 
 Format = Literal["onnx", "openvino", "torch", "tensorrt"]
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
 PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),

@@ -19,7 +19,6 @@ from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.run import made_split
 from detrkit.export.formats import (
-    SUFFIX,
     Sample,
     check_packages,
     write_onnx,
@@ -29,7 +28,7 @@ from detrkit.export.formats import (
 )
 from detrkit.export.graph import BuiltinGraph, Graph, trace
 from detrkit.export.parity import Report, compare_accuracy, compare_outputs
-from detrkit.files import write_atomic
+from detrkit.files import SUFFIX_OF_FORMAT, write_atomic
 from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
 from detrkit.inference.fast import HALVES
@@ -190,7 +189,7 @@ def compare(config: ExportConfig, reference: Detector, exported: Detector, split
 
 
 def _output(config: ExportConfig) -> Path:
-    suffix, source = SUFFIX[config.format], Path(config.weights)
+    suffix, source = SUFFIX_OF_FORMAT[config.format], Path(config.weights)
     if config.output:
         path = Path(config.output)
         if path.suffix.lower() != suffix:

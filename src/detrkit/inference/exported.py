@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memory
+from detrkit.files import SUFFIX_OF_FORMAT
 from detrkit.inference import runtimes
 from detrkit.inference.card import Card
 from detrkit.structures import Output
-
-SUFFIXES = (".onnx", ".xml", ".pt2", ".engine")
-"""Of the files that `open_exported` reads."""
 
 
 class Session(Protocol):
@@ -119,14 +117,14 @@ class ExportedNetwork:
 
 def is_exported(source: str | Path) -> bool:
     """Whether a path is the name of an exported file."""
-    return Path(source).suffix.lower() in SUFFIXES
+    return Path(source).suffix.lower() in SUFFIX_OF_FORMAT.values()
 
 
 def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
     """The network of an exported file; its `card` says the rest.
 
     Args:
-        path: a file of `SUFFIXES`; beside .xml lies its .bin.
+        path: a file with a suffix of `SUFFIX_OF_FORMAT`; beside .xml lies its .bin.
         device: cpu, cuda, cuda:1, or auto: a GPU where there is one that its runtime can use.
 
     Raises:
@@ -138,10 +136,10 @@ def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
     if not path.is_file():
         raise WeightsError(f"expected an exported model at {path}, found no such file; look at the path")
     opener: dict[str, Callable[[Path, str], Session]] = {
-        ".onnx": runtimes.OnnxSession,
-        ".xml": runtimes.OpenVinoSession,
-        ".pt2": runtimes.TorchSession,
-        ".engine": runtimes.TensorRTSession,
+        SUFFIX_OF_FORMAT["onnx"]: runtimes.OnnxSession,
+        SUFFIX_OF_FORMAT["openvino"]: runtimes.OpenVinoSession,
+        SUFFIX_OF_FORMAT["torch"]: runtimes.TorchSession,
+        SUFFIX_OF_FORMAT["tensorrt"]: runtimes.TensorRTSession,
     }
     session = opener[path.suffix.lower()](path, device)
     return ExportedNetwork(session, Card.from_json(session.card, path), path)

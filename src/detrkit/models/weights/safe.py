@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from detrkit.errors import WeightsError
+from detrkit.files import SUFFIX_OF_FORMAT
 
 # What the original's training checkpoints pickle besides tensors and plain data: the namespace of its arguments and,
 # after a Slurm run, paths in it. Paths become pure ones, so that a checkpoint from another system can be read.
@@ -51,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"expected a checkpoint file at {path}, found none")
-    if path.suffix.lower() in (".onnx", ".xml", ".pt2", ".engine"):
+    if path.suffix.lower() in SUFFIX_OF_FORMAT.values():
         raise WeightsError(
             f"expected a checkpoint, found {path}, a frozen graph that predict and eval can run but nothing can train "
             "or take apart; use the checkpoint that it was exported from"
