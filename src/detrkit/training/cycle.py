@@ -94,6 +94,8 @@ class EpochCycle(pl.Callback):
         """The last finished epoch still has to be evaluated."""
         self.interrupted = False
         """Stopped by a signal; the run is not over."""
+        self.out_of_time = False
+        """Stopped by `max_minutes` before its last epoch was over."""
         self.best: Validation | None = None
         """The best evaluation, if that was in this process."""
         self._spent = 0.0
@@ -174,7 +176,7 @@ class EpochCycle(pl.Callback):
             self._save(trainer, LAST)
             self.interrupted = trainer.should_stop = True
         elif module.agreed["out_of_time"]:
-            trainer.should_stop = True
+            self.out_of_time = trainer.should_stop = True
             self._add_row(trainer, module)
             self._evaluate_and_save(trainer, module)
         elif module.agreed["save"]:
@@ -191,6 +193,7 @@ class EpochCycle(pl.Callback):
         last = epoch == self.habits.epochs
         out_of_time = module.agreed["out_of_time"]
         self.evaluation_due = last or out_of_time or epoch % self.habits.eval_every == 0
+        self.out_of_time = out_of_time and not last
         keep = self.habits.checkpoint_every and epoch % self.habits.checkpoint_every == 0
         extra = [f"epoch_{epoch:04d}.ckpt"] if keep else []
         if module.agreed["stop"]:

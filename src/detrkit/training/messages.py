@@ -105,7 +105,14 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
         )
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
-    elif cycle.best_epoch:
+    elif cycle.out_of_time:
+        console.print(
+            f"The time was up ({cycle.habits.max_minutes:g} minutes) in epoch {cycle.history[-1]['epoch']:.0f} of "
+            f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if cycle.best_epoch and not cycle.interrupted:
         judge = cycle.judge.replace("_", " ")
         best = f"Best {judge} {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}"
         if cycle.best_ap < 0:
