@@ -71,8 +71,8 @@ def test_small_sets_get_small_batches(pictures: int, batch: int, steps: int) -> 
     split = split_of(1, size=(100, 100), sides=[30.0])
     proposal = propose(Split("train", split.images * pictures, split.categories, "here"))
     assert proposal.batch_size == batch
-    word, many = ("picture", "") if pictures == 1 else ("pictures", "s" if steps > 1 else "")
-    assert proposal.reasons["batch_size"] == f"{batch}: {pictures} {word} make {steps} step{many} an epoch"
+    word, many = ("picture makes", "") if pictures == 1 else ("pictures make", "s" if steps > 1 else "")
+    assert proposal.reasons["batch_size"] == f"{batch}: {pictures} {word} {steps} step{many} an epoch"
 
 
 def test_pictures_without_objects() -> None:

@@ -53,6 +53,16 @@ def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, pictures: Path,
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def test_who_finds_nothing_is_told_what_to_try(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, tmp_path, pictures / "5.png", threshold=1.0) == []
+    assert "0 detections with a score of at least 1 in 1 picture; a lower --threshold shows" in capsys.readouterr().out
+    assert len(run(checkpoint, tmp_path, pictures / "5.png", top_k=1)) == 1
+    told = capsys.readouterr().out
+    assert "1 detection with a score of at least 0 in 1 picture\n" in told
+
+
 def test_the_results_can_be_evaluated(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     from detrkit.evaluation.coco import coco_numbers
     from detrkit.evaluation.predictions import read_detections

@@ -105,7 +105,8 @@ def _batch_size(pictures: int) -> tuple[int, str]:
     batch = high
     while batch > low and pictures // batch < 16:
         batch //= 2
-    return batch, f"{_many(pictures, 'picture')} make {_many(max(1, pictures // batch), 'step')} an epoch"
+    makes = "makes" if pictures == 1 else "make"
+    return batch, f"{_many(pictures, 'picture')} {makes} {_many(max(1, pictures // batch), 'step')} an epoch"
 
 
 def _many(number: int, word: str) -> str:

@@ -83,12 +83,13 @@ def predict(config: PredictConfig) -> None:
             first = job.broken[0]
             raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
     done = Console()
+    what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
     done.print(
-        f"{results.rows} {'segments' if config.panoptic else 'detections'} with a score of at least "
-        f"{job.threshold:g} in {job.pictures} "
+        f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.pictures} "
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
-        + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else ""),
+        + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
+        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of"),
         highlight=False,
         soft_wrap=True,
     )
