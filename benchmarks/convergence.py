@@ -62,7 +62,10 @@ PLANS: dict[str, Plan] = {
     # 10 epochs on ImageNet's weights against 50 from scratch
     "pretrained": Plan(
         models=("fast",),
-        sets=("pretrained:backbone=timm:tf_efficientnet_lite0,backbone_weights={backbone_weights},epochs=10",),
+        sets=(
+            "pretrained:backbone=timm:tf_efficientnet_lite0,backbone_weights={backbone_weights},epochs=10,batch_size=4,"
+            "denoising=contrastive,dn_box_noise=1.0",
+        ),
     ),
     # a fifth of the epochs of classic: as the original has it, and as small and quick as it learns on this set
     "demo": Plan(

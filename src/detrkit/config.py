@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from math import lcm
+from math import isfinite, lcm
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +31,9 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     def __post_init__(self) -> None:
         check_lowest(self, LOWEST)
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"--{name} must be a finite number, found {value}")
         if self.masks and self.task == "detect":
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")

@@ -11,13 +11,12 @@ from torch.nn import functional as F
 from .helpers import KINDS, begin, excited, layers_of, pictures
 
 
-@pytest.fixture(params=KINDS)
-def model(request):
-    return excited(begin(request.param, num_queries=4)).model.eval()
-
-
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_padding_changes_nothing(model):
+def test_padding_changes_nothing(kind):
+    model = excited(begin(kind, num_queries=4)).model.eval()
+    if hasattr(model.query_embed, "enc_output"):
+        prefer_padding(model.query_embed)
     images, padding = pictures(1, size=128)
     maps = [m * 2 for m in model.input_proj(model.backbone(images))]
     wide = F.pad(padding, (0, 128, 0, 64), value=True)
@@ -31,6 +30,14 @@ def test_padding_changes_nothing(model):
 
     stretched = see(model, model.backbone.place(maps_wide, torch.zeros_like(wide)))
     assert (stretched.logits - alone.logits).abs().max() > 1e-2  # so the law is not empty
+
+
+def prefer_padding(source):
+    """Make nothing look better to the head that picks places than a token of zeros, which is what padding has."""
+    torch.nn.init.normal_(source.enc_output.bias)
+    nothing = source.enc_norm(source.enc_output.bias)
+    source.enc_class.weight.zero_()
+    source.enc_class.weight[0] = nothing / len(nothing)
 
 
 def see(model, levels):

@@ -159,6 +159,11 @@ def build_model(
         _one_of("activation", activation, tuple(ACTIVATIONS)),
         _one_of("backbone_norm", backbone_norm, tuple(NORM_LAYERS)),
         _one_of("encoder", encoder, ("dense", "deformable", "hybrid")),
+        (
+            encoder != "hybrid" or hidden_dim * hybrid_expansion >= 1,
+            f"hybrid_expansion above {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
+            f"found {hybrid_expansion}",
+        ),
         _one_of("decoder", decoder, ("dense", "conditional", "deformable")),
         _one_of("queries", queries, ("learned", "anchors", *SELECTED)),
         _one_of("seeds", seeds, ("encoder", "dense")),
@@ -189,7 +194,7 @@ def build_model(
         (
             sigmoid or (dense_head == "none" and not score_refine),
             "a class loss of focal, varifocal or matchability with dense_head or score_refine, found softmax; "
-            "use --class_loss varifocal, for example",
+            "use --class_loss varifocal, for example (in Python: sigmoid=True)",
         ),
         (
             not chosen or seeds != "dense" or dense_head != "none",

@@ -204,6 +204,8 @@ class SelectedQueries(nn.Module):
         """Memory and, where it seeds, what the dense head said -> Queries."""
         counts = self._fitting(memory.tokens.shape[1])
         runs = counts.runs(self.training)
+        if self.training and self.counts.hybrid:  # also where no place is left for one: processes must have the same runs
+            runs["hybrid"] = counts.hybrid
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
@@ -216,8 +218,7 @@ class SelectedQueries(nn.Module):
         with torch.no_grad():
             scores = said.logits if said.sigmoid else said.logits.softmax(-1)[..., :-1]
             ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
-            # published models, with a head of their own and sigmoids, rank padding with the rest
-            if not self.own_head or not self.sigmoid:
+            if not self.class_agnostic:  # published two-stage models rank padding with the rest
                 ranks = ranks.masked_fill(memory.padding, -torch.inf)
             places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.distinct)
         logits, boxes = _take(said.logits, places), _take(said.boxes, places)
@@ -246,7 +247,8 @@ class SelectedQueries(nn.Module):
         return position, content
 
     def _fitting(self, places: int) -> Counts:
-        """No more queries than there are places."""
+        """No more queries than there are places. Padded places count: a picture that has fewer of its own than its batch
+        gives queries fills up with those, which come last."""
         queries = min(self.counts.queries, places)
         return replace(self.counts, queries=queries, hybrid=min(self.counts.hybrid, places - queries))
 

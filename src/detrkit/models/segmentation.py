@@ -66,7 +66,7 @@ class MaskHead(nn.Module):
             channels: of the backbone's finer maps, finest first; three.
         """
         super().__init__()
-        half, quarter, eighth, sixteenth = dim // 2, dim // 4, dim // 8, max(1, dim // 16)
+        half, quarter, eighth, sixteenth = (max(1, dim // k) for k in (2, 4, 8, 16))
         self.lay1, self.gn1 = _conv(dim + heads, dim + heads, 3), _norm(dim + heads)
         self.lay2, self.gn2 = _conv(dim + heads, half, 3), _norm(half)
         self.lay3, self.gn3 = _conv(half, quarter, 3), _norm(quarter)

@@ -44,7 +44,7 @@ def build_trainer(
         plugins.append(SLURMEnvironment(auto_requeue=False))  # see StopSignals
     strategy: Strategy | str = "auto"
     if processes.world > 1:
-        strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
+        strategy = DDPStrategy(find_unused_parameters=_leaves_parts_idle(config), gradient_as_bucket_view=True)
     synced = processes.accelerator == "cuda" and any(isinstance(m, _BatchNorm) for m in model.modules())
     with lightning_quiet():
         return pl.Trainer(
@@ -67,6 +67,12 @@ def build_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+def _leaves_parts_idle(config: TrainConfig) -> bool:
+    """Whether a kind of loss weighs nothing at all, so that no gradient reaches its heads."""
+    masks = config.masks and not (config.mask_loss_coef or config.dice_loss_coef)
+    return masks or not config.cls_loss_coef or not (config.bbox_loss_coef or config.giou_loss_coef)
 
 
 @contextmanager
