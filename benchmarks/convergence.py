@@ -2,7 +2,7 @@
 
     python benchmarks/convergence.py --plan bccd --data path/to/bccd --output_dir runs/convergence-bccd
     python benchmarks/convergence.py --data path/to/mine --models fast,fcos --epochs 20 --output_dir runs/mine
-    python benchmarks/convergence.py --data path/to/mine --models fast --set no_dn:denoising=none --output_dir runs/mine
+    python benchmarks/convergence.py --data path/to/mine --models fast --set no_ema:ema=0 --output_dir runs/mine
 
 Prints AP and AP50 at some epochs, wall time and memory of each model; writes table.md, results.json and curves.png.
 Started again, it trains only what is not in results.json. README.md beside this file says what was found.
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from curves import by_name, draw_curves, reach_table, result_table, share_of_epochs
 from detrkit.data.demo import make_demo_dataset
-from detrkit.errors import ConfigError, DetrkitError
+from detrkit.data.find import open_dataset
+from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 from peers import PEERS
 from runner import (
@@ -34,6 +35,7 @@ from runner import (
     make_jobs,
     parse_variant,
     run_jobs,
+    told,
     words,
 )
 
@@ -87,12 +89,8 @@ PLANS: dict[str, Plan] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if every model was trained, 1 if one failed, 2 if the command is wrong."""
-    try:
-        return _compare(_parser().parse_args(arguments))
-    except DetrkitError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.told`."""
+    return told(lambda: _compare(_parser().parse_args(arguments)))
 
 
 def _compare(flags: argparse.Namespace) -> int:
@@ -116,6 +114,7 @@ def _compare(flags: argparse.Namespace) -> int:
         batch_size=plan.batch_size,
         eval_every=math.gcd(*plan.eval_epochs),
     )
+    open_dataset(data)  # what is no data set shall be told once, not by every training
     _refuse_other_data(Results(folder).runs, jobs[0], folder)
     title = f"{flags.plan or Path(flags.data).name}, {plan.image_size} px, batch {plan.batch_size}"
 
@@ -166,6 +165,8 @@ def _variants(plan: Plan, flags: argparse.Namespace) -> list[Variant]:
         raise ConfigError("this plan starts from weights, found none; name their file with --backbone_weights")
     variants = [Variant(name, name) for name in plan.models]
     variants += [parse_variant(text.replace("{backbone_weights}", flags.backbone_weights)) for text in texts]
+    if not variants:
+        raise ConfigError("expected a model to train, found none; name some with --models, or with --set")
     names = [variant.name for variant in variants]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

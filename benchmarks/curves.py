@@ -28,11 +28,12 @@ def result_table(runs: Sequence[Run], epochs: Sequence[int], reference: str = ""
 
     Args:
         runs: of one comparison.
-        epochs: the columns; those that no model was evaluated at are left out.
+        epochs: the columns, and the last evaluation of each; those that no model was evaluated at are left out.
         reference: model that the others are divided by; ignored where it is not among them.
     """
     groups = by_name(runs)
-    shown = [epoch for epoch in epochs if any(run.at(epoch) for run in runs)]
+    wanted = sorted({*epochs, *(run.curve[-1].epoch for run in runs)})
+    shown = [epoch for epoch in wanted if any(run.at(epoch) for run in runs)]
     head = ["model", "M parameters", *(f"epoch {epoch}" for epoch in shown), "best AP", "s / epoch", "minutes", "GiB"]
     base = groups.get(reference, [])
     if base:

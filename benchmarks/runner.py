@@ -7,6 +7,7 @@ not trained again, so a comparison that was cut short goes on where it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -367,18 +368,37 @@ def _typed(key: str, text: str, defaults: dict[str, Any]) -> Any:
     try:
         if isinstance(default, str):
             return text
-        return float(text) if isinstance(default, float) else yaml.safe_load(text)
+        value = float(text) if isinstance(default, float) else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
-        raise ConfigError(f"expected a number for {key}, found {text!r}") from None
+        value = None
+    if not isinstance(value, type(default)) and not (isinstance(default, str) or value == text == "propose"):
+        kind = "true or false" if isinstance(default, bool) else "a number"
+        raise ConfigError(f"expected {kind} for {key}, found {text!r}")
+    return value
+
+
+def told(compare: Callable[[], int]) -> int:
+    """What a comparison returns; 2 if the command is wrong, 130 if it was stopped, each with a sentence."""
+    try:
+        return compare()
+    except DetrkitError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the trainings that are missing", file=sys.stderr)
+        return 130
 
 
 def limited_copy(data: str, limit: int, folder: Path) -> str:
     """A copy of a data set with at most `limit` training and `limit` validation pictures, evenly spaced.
 
+    Its name tells the data set that it was made of, so that none is taken for another's.
+
     Returns:
         The folder of the copy, a COCO data set.
     """
-    copy = folder / f"data-{limit}"
+    source = hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:8]
+    copy = folder / f"data-{limit}-{source}"
     if (copy / "val.json").exists():  # written last
         return str(copy)
     (copy / "images").mkdir(parents=True, exist_ok=True)

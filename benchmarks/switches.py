@@ -25,7 +25,8 @@ from typing import Any
 
 from curves import by_name, draw_curves, markdown
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError, DetrkitError
+from detrkit.data.find import open_dataset
+from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 from detrkit.recipes import sigmoid_losses
 from runner import (
@@ -37,6 +38,7 @@ from runner import (
     limited_copy,
     make_jobs,
     run_jobs,
+    told,
     words,
 )
 
@@ -140,12 +142,8 @@ def variants(series: Sequence[str] = SERIES, model: str = "") -> dict[str, list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if every model was trained, 1 if one failed, 2 if the command is wrong."""
-    try:
-        return _compare(_parser().parse_args(arguments))
-    except DetrkitError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.told`."""
+    return told(lambda: _compare(_parser().parse_args(arguments)))
 
 
 def _compare(flags: argparse.Namespace) -> int:
@@ -161,6 +159,8 @@ def _compare(flags: argparse.Namespace) -> int:
         raise ConfigError(f"expected data sets of different names, found {', '.join(names)}")
     found: dict[str, list[Run]] = {}
     failures: list[str] = []
+    for data in flags.data:
+        open_dataset(data)  # what is no data set shall be told once, not by every training
     for name, data in zip(names, flags.data, strict=True):
         place = folder / name
         # one training a name: `fast` heads two series

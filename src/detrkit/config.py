@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from math import isfinite, lcm
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -30,10 +30,8 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     """Everything a training run can be told; what it is not told is as the --recipe has it."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_lowest(self, LOWEST)
-        for name, value in asdict(self).items():
-            if isinstance(value, float) and not isfinite(value):
-                raise ConfigError(f"--{name} must be a finite number, found {value}")
         if self.masks and self.task == "detect":
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")
@@ -49,13 +47,16 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
                 f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
                 f"try --hidden_dim {width * max(1, round(self.hidden_dim / width))}"
             )
-        check_highest(self, CHANCES, 1)
+        check_highest(self, (*CHANCES, "distinct", "dn_label_noise"), 1)
         if not self.lr > 0:
             raise ConfigError(f"--lr must be above 0, found {self.lr:g}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema must be at least 0 and below 1, found {self.ema:g}")
         if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
             raise ConfigError("one of --set_cost_class, --set_cost_bbox, --set_cost_giou must be above 0, found none")
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"--{name} must be a finite number, found {value}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data: what YAML and checkpoints hold."""
@@ -150,6 +151,18 @@ def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"there is no setting {key!r}, found in {path}{did_you_mean(str(key), known)}")
     return values
+
+
+def check_choices(config: object) -> None:
+    """Refuse words that are none of those that a setting may be.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            *first, last = map(str, get_args(hint))
+            raise ConfigError(f"--{name} must be {', '.join(first)} or {last}, found {getattr(config, name)!r}")
 
 
 def check_lowest(config: object, lowest: Mapping[int, Iterable[str]]) -> None:

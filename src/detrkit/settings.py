@@ -330,4 +330,4 @@ LOWEST = {
 """The lowest value of each setting that is a number."""
 
 CHANCES = ("mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale")
-"""Settings of at most 1."""
+"""Augmentations, each of at most 1."""

@@ -80,6 +80,10 @@ def test_what_a_variant_says_reaches_the_settings_with_its_type() -> None:
         (["--set", "x"], "expected NAME:key=value"),
         (["--set", "x:base=yolo,lr=1"], "base must be one of fast, classic"),
         (["--set", "x:lr=much"], "expected a number for lr"),
+        (["--set", "x:box_refine=maybe"], "expected true or false for box_refine, found 'maybe'"),
+        (["--set", "x:denoising=nope"], "--denoising must be none, plain or contrastive, found 'nope'"),
+        (["--models", ""], "expected a model to train, found none"),
+        (["--models", "fcos"], "expected a data set at d, found no such file"),
         (["--set", "x:dropuot=0.1"], "did you mean 'dropout'"),
         (["--set", "x:base=fcos,dropout=0.1"], "no setting 'dropout' of fcos"),
         (["--set", "fcos:base=fcos"], "a name of its own"),
@@ -159,7 +163,10 @@ def test_a_limited_copy_keeps_boxes_and_spreads_its_pictures(tmp_path: Path) -> 
     assert part["annotations"]
     assert all(row["bbox"] == boxes[row["id"]] and row["image_id"] % 2 for row in part["annotations"])
     assert len(json.loads((copy / "val.json").read_text())["images"]) == 2
-    assert str(copy) == runner.limited_copy("is not read again", 5, tmp_path)
+    (copy / "val.json").write_text("is not made again")
+    assert str(copy) == runner.limited_copy(str(data), 5, tmp_path)
+    other = Path(runner.limited_copy(str(make_demo_dataset(tmp_path / "other", images=10, size=40)), 5, tmp_path))
+    assert json.loads((other / "train.json").read_text())["images"][0]["width"] == 40
 
 
 def test_switches_are_all_that_tells_fast_from_classic() -> None:

@@ -140,6 +140,12 @@ def test_a_recipe_beside_a_whole_file_is_no_quiet_nothing(tmp_path: Path, flag: 
         settings("--config", tmp_path / "config.yaml", flag)
 
 
+def test_a_run_that_goes_on_takes_no_other_recipe(tmp_path: Path, detrkit: Command) -> None:
+    (tmp_path / "config.yaml").write_text(TrainConfig.from_recipe("fast", data="d").to_yaml())
+    said = detrkit("train", "--resume", "auto", "--output_dir", str(tmp_path), "--recipe", "classic").sentence
+    assert "a run goes on with its own settings, so --recipe classic would change nothing; leave it out" in said
+
+
 def test_weights_bring_their_own_model_and_low_rates() -> None:
     found = settings("--weights", "detr_resnet50")
     assert found == TrainConfig.from_recipe("fast", weights="detr_resnet50")

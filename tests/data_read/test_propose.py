@@ -45,7 +45,7 @@ def test_three_queries_for_each_object_of_the_fullest_picture(fullest: int, quer
         ((256, 320), 25, 256, 256),
         ((128, 128), 30, 128, 128),
         ((100, 800), 20, 384, 480),  # long ones: the limit of the longer side decides
-        ((1, 50), 1, 32, 32),
+        ((1, 50), 1, 64, 64),  # the coarsest level shall have more than one place
     ],
 )
 def test_small_objects_decide_the_picture_size(size: tuple[int, int], side: float, on_cpu: int, on_gpu: int) -> None:

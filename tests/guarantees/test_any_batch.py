@@ -54,6 +54,17 @@ def test_more_queries_than_places(kind):
     assert_finite({"logits": out.logits, "boxes": out.boxes})
 
 
+def test_hybrid_queries_where_no_place_is_left_for_one():
+    """Processes that train together have the same branches, whatever the sizes of their pictures."""
+    start = begin("h_deformable_r50", num_queries=300)
+    taught = batch(2, 1, size=64)
+    out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
+    (hybrid,) = (branch for branch in out.branches if branch.name == "hybrid")
+    assert hybrid.output.boxes.shape[1] == 0
+    assert lesson(start, taught) > 0
+    assert_taught(start)
+
+
 def strange_boxes(pixels: int) -> Target:
     """In a picture of so many pixels: boxes of a pixel, of the picture, of a line, one twice, one on the border."""
     pixel = 1 / pixels

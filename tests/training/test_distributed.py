@@ -129,6 +129,11 @@ def test_a_run_over_two_ranks_equals_a_run_on_one(square, tmp_path):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.parametrize("weights", [{"cls_loss_coef": 0.0}, {"bbox_loss_coef": 0.0, "giou_loss_coef": 0.0}])
+def test_two_ranks_learn_also_where_heads_are_taught_nothing(square, weights):
+    assert in_processes(2, replace(square, epochs=1, **weights)) == [0, 0]
+
+
 def test_evaluation_over_two_ranks_equals_evaluation_on_one(square, tmp_path):
     """The same weights: a run that trains on nothing new, resumed to be evaluated by two ranks and by one."""
     config = replace(square, output_dir=str(tmp_path / "source"), epochs=1)

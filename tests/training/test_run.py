@@ -81,6 +81,19 @@ def test_weights_bring_their_architecture(tiny, capsys, tmp_path):
     assert yaml.safe_load((tuned / "config.yaml").read_text())["hidden_dim"] == 16
 
 
+def test_overfit_needs_no_pictures_to_validate_on(tiny, tiny_data, tmp_path):
+    lonely = tmp_path / "lonely"
+    shutil.copytree(tiny_data, lonely)
+    (lonely / "val.json").unlink()
+    content = json.loads((lonely / "train.json").read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] == content["images"][0]["id"]]
+    (lonely / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"expected val pictures in .*--val_fraction, --val_json or more pictures"):
+        train(tiny(data=str(lonely), epochs=1))
+    assert train(tiny(data=str(lonely), epochs=1, overfit=1, batch_size=1)).run_dir.is_dir()
+
+
 def test_overfit_trains_and_evaluates_on_the_same_pictures(tiny, capsys):
     run_dir = train(tiny(overfit=2, epochs=1)).run_dir
     rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from detrkit.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
+from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.losses import Criterion
 from detrkit.models import build_model
 from detrkit.training import train
@@ -41,6 +41,26 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
     )
     with pytest.raises(NonFiniteLossError, match=r"gradient became (inf|nan) at step 0 .* no checkpoint was saved yet"):
         train(tiny())
+
+
+def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
+    """The loss of the last step was fine, the step itself was not."""
+    whole = DetectionTraining.on_train_batch_end
+
+    def spoil(self, outputs, batch, batch_idx):
+        whole(self, outputs, batch, batch_idx)
+        if batch_idx + 1 == self.trainer.num_training_batches:
+            with torch.no_grad():
+                self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
+
+    monkeypatch.setattr(DetectionTraining, "on_train_batch_end", spoil)
+    with pytest.raises(NonFiniteLossError, match=r"validation pictures is not finite .* with a lower --lr"):
+        train(tiny())
+
+
+def test_a_single_place_for_a_norm_is_a_sentence(tiny):
+    with pytest.raises(ConfigError, match=r"at \d+ x \d+ pixels; use a larger --image_size or --batch_size"):
+        train(tiny(backbone="nano", backbone_norm="batch", image_size=32, square=True, batch_size=1))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from detrkit.errors import DataError
 from detrkit.verbs import PlotConfig
 from detrkit.visualize.plots import plot, plot_precision_recall, plot_training, read_curves, run_names
 
-CSV = """epoch,step,lr,seconds,note,train/loss,train/loss_ce,train/loss_ce_0,val/loss,val/AP,val/AP50,val/APs
-1,5,0.0001,3.5,hello,9.5,2.0,2.1,,,,
-2,10,0.0001,7,there,8.5,1.5,1.6,8.0,0.125,0.5,-1.0
+CSV = """epoch,lr,seconds,note,train/loss,train/loss_ce,train/loss_ce_0,train/dense/loss_ce,\
+val/loss,val/AP,val/AP50,val/APs
+1,0.0001,3.5,hello,9.5,2.0,2.1,0.7,,,,
+2,0.0001,7,there,8.5,1.5,1.6,0.6,8.0,0.125,0.5,-1.0
 """
 LINES = [
     {"train_lr": 1e-4, "train_loss": 20.0, "train_loss_bbox": 5.0, "train_loss_bbox_unscaled": 1.0, "epoch": 0},
@@ -62,6 +63,8 @@ def test_metrics_csv_is_read(tmp_path: Path) -> None:
     assert curves.val == {"loss": [(2, 8.0)], "AP": [(2, 0.125)], "AP50": [(2, 0.5)]}  # -1: there was nothing to find
     assert "note" not in curves.train
     assert "loss_ce_0" not in curves.train
+    assert curves.train["loss_ce"] == [(1, 2.0), (2, 1.5)]
+    assert curves.train["dense/loss_ce"] == [(1, 0.7), (2, 0.6)]  # of another branch, another quantity
 
 
 def test_log_txt_of_the_original_is_read(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_the_plots_show_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     runs = {name: read_curves(make_run(tmp_path / name, csv=CSV)) for name in ("one", "two", "three")}
     plot_training(tmp_path / "t.png", {name: run for name, run in runs.items() if run})
     panels = {axes.get_title(): axes for axes in figures[0].axes}
-    assert list(panels) == ["AP", "AP50", "loss", "loss_ce", "lr"]
+    assert list(panels) == ["AP", "AP50", "loss", "loss_ce", "lr", "dense/loss_ce"]
     assert len({line.get_color() for line in panels["loss"].get_lines()}) == 3
     assert [line.get_linestyle() for line in panels["loss"].get_lines()] == ["-", "--"] * 3
     assert panels["AP"].get_lines()[0].get_xydata().tolist() == [[2, 0.125]]

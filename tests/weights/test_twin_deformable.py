@@ -107,7 +107,7 @@ def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
     for settings, sentence in (
         ({"encoder_n_points": 2}, "one value of encoder_n_points, decoder_n_points"),
         ({"num_feature_levels": 6}, r"stumbled over .input_proj\.4\.0\.weight"),
-        ({"dilation": True}, "or one with dilation, found 3 of 4 with dilation"),
+        ({"dilation": True, "backbone_config": None}, "or one with dilation, found 3 of 4 with dilation"),
         ({"with_box_refine": False}, "expected one head for all decoder layers"),
         ({"decoder_layers": 1}, "stumbled over"),
         ({"architectures": ["DeformableDetrModel"]}, "found DeformableDetrModel of type deformable_detr"),

@@ -67,7 +67,8 @@ def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
 
     Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
     have it to show. Pictures become smaller than 320 only if they are, since classes are told apart by details; and
-    half as large again at most, since enlarging adds nothing to see.
+    half as large again at most, since enlarging adds nothing to see. But of less than 64 pixels the coarsest level
+    would have a single place, from which batch norms cannot learn.
     """
     own_size = _own_square if square else _own_size
     own = float(np.median([own_size(image) for image in split.images]))
@@ -82,7 +83,7 @@ def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
     if not on_cpu:
         wanted = max(wanted, min(2 * wanted, own))
     most = min(1.5 * own, 640 if on_cpu else 800)
-    size = max(32, round(min(max(wanted, min(own, 320)), most) / 32) * 32)
+    size = max(64, round(min(max(wanted, min(own, 320)), most) / 32) * 32)
     why = f"the pictures' own size is {own:.0f} in the median"
     if relative:
         why += f", and nine of ten objects are at least {small * size:.0f} pixels large then"

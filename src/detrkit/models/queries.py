@@ -204,7 +204,9 @@ class SelectedQueries(nn.Module):
         """Memory and, where it seeds, what the dense head said -> Queries."""
         counts = self._fitting(memory.tokens.shape[1])
         runs = counts.runs(self.training)
-        if self.training and self.counts.hybrid:  # also where no place is left for one: processes must have the same runs
+        if (
+            self.training and self.counts.hybrid
+        ):  # also where no place is left for one: processes must have the same runs
             runs["hybrid"] = counts.hybrid
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
@@ -247,8 +249,8 @@ class SelectedQueries(nn.Module):
         return position, content
 
     def _fitting(self, places: int) -> Counts:
-        """No more queries than there are places. Padded places count: a picture that has fewer of its own than its batch
-        gives queries fills up with those, which come last."""
+        """No more queries than there are places. Padded places count: where a picture has fewer of its own than there
+        are queries, padded ones fill up, as the last."""
         queries = min(self.counts.queries, places)
         return replace(self.counts, queries=queries, hybrid=min(self.counts.hybrid, places - queries))
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from detrkit.errors import NonFiniteLossError
+from detrkit.errors import ConfigError, NonFiniteLossError
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output, Target
@@ -114,8 +114,21 @@ class DetectionTraining(pl.LightningModule):
         torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the losses of a batch."""
-        out = self(batch.images, batch.padding_mask, batch.targets)
+        """The weighted sum of the losses of a batch.
+
+        Raises:
+            ConfigError: a norm would have a single value to learn from.
+        """
+        try:
+            out = self(batch.images, batch.padding_mask, batch.targets)
+        except ValueError as problem:
+            if "more than 1 value per channel" not in str(problem):
+                raise
+            raise ConfigError(
+                "expected more than one place for a norm to learn from, found a batch of one picture whose coarsest "
+                f"feature level has one place, at {' x '.join(map(str, batch.images.shape[:1:-1]))} pixels; "
+                "use a larger --image_size or --batch_size"
+            ) from problem
         losses = self.criterion(out, batch.targets)
         total = self.criterion.weighted_sum(losses)
         values = torch.stack([value.detach().float() for value in (total, *losses.values())])

@@ -98,10 +98,13 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     data_format = "coco_panoptic" if config.task == "panoptic" else ""
     raw = open_dataset(**config.whereabouts(data_format), val_fraction=config.val_fraction, seed=config.seed)
     report = check_dataset(raw, num_queries=sys.maxsize, masks=config.masks)  # of queries see `warn_of_crowds`
-    for name in ("train", "val"):
+    for name in ("train",) if config.overfit else ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
-            raise DataError(f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}")
-    train, val = report.splits["train"], report.splits["val"]
+            raise DataError(
+                f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}"
+                + (", and --val_fraction, --val_json or more pictures" if name == "val" else "")
+            )
+    train, val = report.splits["train"], report.splits.get("val", report.splits["train"])
     summary = report.summary()
     if config.overfit:
         shown = [image for image in train.images if image.objects][: config.overfit]
@@ -226,7 +229,8 @@ def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
         theirs |= sigmoid_losses() if sigmoid else softmax_losses()
     found = {name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value}
     # a model that is not the named one any more
-    return found | {"model": ""} if config.model and found.keys() & set(_ARCHITECTURE) else found
+    architecture = set(_ARCHITECTURE) - {"num_queries"}
+    return found | {"model": ""} if config.model and found.keys() & architecture else found
 
 
 def _check_known(kept: list[FitRow], source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
+from detrkit.errors import NonFiniteLossError
 from detrkit.evaluation.coco import coco_numbers, gather_detections
 from detrkit.evaluation.collect import Collector
 from detrkit.evaluation.columns import CocoResults
@@ -100,12 +102,15 @@ class Validator:
 
         Returns:
             The numbers, the same on every rank, or None if given up.
+
+        Raises:
+            NonFiniteLossError: on every rank, if what the model says on any is not finite.
         """
         _copy_buffers_of_rank_zero(model)
         model.eval()
         found = self._collector()
         sums: dict[str, float] = {}
-        stopped = False
+        stopped = diverged = False
         batches = len(loader)
         for done, batch in enumerate(_then_empty(loader, _most_over_ranks(batches))):
             stopped = stopped or should_stop()
@@ -117,12 +122,16 @@ class Validator:
                 out = model.objects(batch.images, batch.padding_mask)
             losses = self.criterion(out, batch.targets)
             losses = {"loss": self.criterion.weighted_sum(losses), **losses}
-            for name, value in zip(losses, torch.stack([v.float() for v in losses.values()]).tolist(), strict=True):
+            values = torch.stack([v.float() for v in (*losses.values(), out.logits.sum(), out.boxes.sum())]).tolist()
+            diverged = diverged or not all(map(math.isfinite, values))
+            if diverged:
+                continue
+            for name, value in zip(losses, values, strict=False):
                 sums[name] = sums.get(name, 0.0) + value * len(batch)
             found.add(out, batch.targets)
             advance(done + 1, batches)
         model.train()
-        return self._gather(found, sums, stopped)
+        return self._gather(found, sums, stopped, diverged)
 
     def _collector(self) -> Collector:
         ids = {index: i for index, i in enumerate(self.category_ids) if i is not None}
@@ -139,12 +148,17 @@ class Validator:
                 Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
             )
 
-    def _gather(self, found: Collector, sums: dict[str, float], stopped: bool) -> Validation | None:
-        mine = (sums, len(found.seen), stopped, found.sums.sums if found.sums else None)
+    def _gather(self, found: Collector, sums: dict[str, float], stopped: bool, diverged: bool) -> Validation | None:
+        mine = (sums, len(found.seen), diverged, stopped, found.sums.sums if found.sums else None)
         every: list[Any] = [mine]
         if _world() > 1:
             every = [None] * _world()
             dist.all_gather_object(every, mine)
+        if any(diverged for _, _, diverged, *_ in every):
+            raise NonFiniteLossError(
+                "what the model says of the validation pictures is not finite any more, so training has diverged; "
+                "start again with a lower --lr"
+            )
         if any(stopped for *_, stopped, _ in every):
             return None
         images = sum(count for _, count, *_ in every)

@@ -231,8 +231,11 @@ def _read_pr(run: Path) -> Mapping[str, Any] | None:
 
 
 def _add(curves: Curves, name: str, epoch: float, value: float) -> None:
-    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so is -1 (no truth)."""
-    part, _, rest = name.rpartition("/")
+    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so is -1 (no truth).
+
+    Those of what else teaches keep its name: `train/dense/loss_ce` is the quantity dense/loss_ce.
+    """
+    part, _, rest = name.partition("/") if "/" in name else ("", "", name)
     if rest.rpartition("_")[2].isdecimal() or not math.isfinite(value) or (rest in COCO_NAMES and value < 0):
         return
     points = curves.val if part == "val" else curves.train

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.weights.architecture import resnet_of
-from detrkit.models.weights.hf_files import one_value
+from detrkit.models.weights.hf_files import dilated, one_value
 from detrkit.models.weights.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names
 
 
@@ -59,10 +59,9 @@ def read_deformable(
     refine, two_stage = bool(config.get("with_box_refine")), bool(config.get("two_stage"))
     state_dict = _heads(found, layers[1], refine, two_stage, folder)
     backbone = resnet_of(state_dict)
-    theirs: Mapping[str, Any] = config.get("backbone_config") or {}
-    if backbone is None or theirs.get("downsample_in_bottleneck"):
+    if backbone is None:
         raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
-    dilation = bool(config.get("dilation")) or theirs.get("output_stride") == 16
+    dilation = dilated(config, folder)
     model_args = {
         "num_classes": len(state_dict["class_embed.0.bias" if refine else "class_embed.bias"]),
         "backbone": backbone,

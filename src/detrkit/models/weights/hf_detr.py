@@ -28,7 +28,7 @@ from detrkit.models.weights.architecture import (
     with_prefix,
     without_prefix,
 )
-from detrkit.models.weights.hf_files import one_value
+from detrkit.models.weights.hf_files import dilated, one_value
 from detrkit.models.weights.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names, to_theirs
 from detrkit.structures import Categories
 
@@ -76,15 +76,13 @@ def read_detr(
     names = [*_names(*layers), *resnet_names("resnet34"), *resnet_names("resnet152")]
     state_dict = from_theirs(without_prefix(tensors), names, _attentions(*layers))
     check_keys(state_dict, str(folder))
-    backbone: Mapping[str, Any] = config.get("backbone_config") or {}
     model_args = infer_model_args(state_dict) | {
-        # which older configs say themselves and newer ones in the backbone's
-        "dilation": bool(config.get("dilation")) or backbone.get("output_stride") == 16,
+        "dilation": dilated(config, folder),
         "nheads": nheads,
         "dropout": config.get("dropout", 0.1),
         "activation": config.get("activation_function", "relu"),
     }
-    if "backbone" not in model_args or backbone.get("downsample_in_bottleneck"):
+    if "backbone" not in model_args:
         raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
     notes = (
         f"{folder} was made with auxiliary_loss on, by which transformers also normalises between the decoder layers; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,30 @@ def expect(config: Mapping[str, Any], folder: Path, **settings: Any) -> None:
             )
 
 
+_TIMM_RESNET = r"(tv_|gluon_|ssl_|swsl_)?resnet(18|34|50|101|152)(_v1b)?(\.\w+)?"
+"""What timm calls ResNets as torchvision has them; others have keys of the same names and shapes."""
+
+
+def dilated(config: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the ResNet of a config.json is dilated. Its keys tell neither that nor all else that it could be.
+
+    Raises:
+        WeightsError: it is no ResNet as torchvision has it.
+    """
+    body: Mapping[str, Any] = config.get("backbone_config") or {}
+    expect(body, folder, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
+    timm = body.get("model_type") == "timm_backbone" or (not body and config.get("use_timm_backbone", True))
+    name = str(body.get("backbone") or config.get("backbone") or "resnet50")
+    stride = body.get("output_stride") or 32
+    if (timm and not re.fullmatch(_TIMM_RESNET, name)) or stride not in (16, 32):
+        raise WeightsError(
+            f"expected a ResNet as torchvision has it, of stride 32 or 16, in {folder / 'config.json'}, found {name} "
+            f"of stride {stride}; other backbones cannot be loaded"
+        )
+    # Where the backbone is described, transformers does not look at `dilation`.
+    return bool(stride == 16 if body else config.get("dilation"))
+
+
 def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], default: Any) -> Any:
     """What all of several settings are.
 
@@ -98,7 +123,8 @@ def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], d
 def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
     """Names from id2label; ids as `write_huggingface` keeps them, else COCO's for its classes, else class indices."""
     coco = {len(every): every for every in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES)}
-    labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    given = config.get("id2label") or {}
+    labels = {int(index): str(name) for index, name in given.items() if str(index).isdecimal()}
     if any(name.startswith("LABEL_") for name in labels.values()) or sorted(labels) != list(range(num_classes)):
         return coco.get(num_classes, Categories.unnamed(num_classes))
     names = [f"N/A {index}" if labels[index] == "N/A" else labels[index] for index in range(num_classes)]
@@ -121,20 +147,18 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     Returns:
         The shorter side in pixels; the keywords of `build_model` about pictures: `square` where they are stretched to
         squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
+
+    Raises:
+        WeightsError: pixels are scaled in a way that our models do not know.
     """
     path = folder / "preprocessor_config.json"
     settings = read_json(path) if path.is_file() else {}
-    size = settings.get("size", default_size)
-    notes: tuple[str, ...] = ()
-    square = False
-    if isinstance(size, dict) and "height" in size:
-        height, width = int(size["height"]), int(size["width"])
-        size = min(height, width)
-        square = height == width
-        if not square:
-            notes = (f"{folder} was trained on pictures stretched to {width} x {height}; here they keep their shape",)
-    elif isinstance(size, dict):
-        size = size.get("shortest_edge", 800)
+    size, square, note = _size_of(settings.get("size", default_size))
+    if settings.get("do_resize") is False:
+        note = "pictures of their own size; here they are resized, as --image_size says"
+    scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    if abs(255 * scale - 1) > 1e-4:
+        raise WeightsError(f"expected pixels scaled by 1/255 in {path}, found {scale:g}; other scales cannot be loaded")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if settings.get("do_normalize", normalised):
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
@@ -142,4 +166,22 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     input_args: dict[str, Any] = {"square": True} if square else {}
     if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
         input_args |= {"input_mean": mean, "input_std": std}
-    return int(size), input_args, notes
+    return size, input_args, (f"{folder} was trained on {note}",) if note else ()
+
+
+def _size_of(size: Any) -> tuple[int, bool, str]:
+    """The shorter side in pixels, whether pictures become squares, and how it was otherwise, if it was."""
+    if not isinstance(size, dict):
+        return int(size), False, ""
+    if "height" in size:
+        height, width = int(size["height"]), int(size["width"])
+        other = f"pictures stretched to {width} x {height}; here they keep their shape"
+        return min(height, width), height == width, "" if height == width else other
+    if "max_height" in size:  # within which pictures of any shape fit
+        most = max(int(size["max_height"]), int(size["max_width"]))
+        shorter = round(most * 800 / 1333)
+        return shorter, False, f"pictures of up to {most} pixels a side; here the shorter side has up to {shorter}"
+    shorter = int(size.get("shortest_edge", 800))
+    longest = int(size.get("longest_edge") or shorter * 1333 // 800)
+    other = f"pictures of up to {longest} pixels a side; here the longer side has up to {shorter * 1333 // 800}"
+    return shorter, False, other if longest < shorter * 1333 // 800 else ""
