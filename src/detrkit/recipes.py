@@ -27,7 +27,7 @@ def fast() -> Settings:
         "square": True,
         "batch_size": "propose",
         "dropout": 0.0,
-        "lr": 8e-4,
+        "lr": 4e-4,
         "lr_backbone": 2e-4,
         "lr_schedule": "flat_cosine",
         "warmup_steps": 100,
