@@ -204,10 +204,8 @@ class SelectedQueries(nn.Module):
         """Memory and, where it seeds, what the dense head said -> Queries."""
         counts = self._fitting(memory.tokens.shape[1])
         runs = counts.runs(self.training)
-        if (
-            self.training and self.counts.hybrid
-        ):  # also where no place is left for one: processes must have the same runs
-            runs["hybrid"] = counts.hybrid
+        if self.training and self.counts.hybrid:
+            runs["hybrid"] = counts.hybrid  # also 0, where no place is left: all processes must have the same branches
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
