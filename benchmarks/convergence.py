@@ -22,6 +22,7 @@ from detrkit.data.demo import make_demo_dataset
 from detrkit.data.find import open_dataset
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
+from limited import limited_copy
 from peers import PEERS
 from runner import (
     RECIPES,
@@ -31,7 +32,6 @@ from runner import (
     Variant,
     add_run_flags,
     check_flags,
-    limited_copy,
     make_jobs,
     parse_variant,
     run_jobs,

@@ -7,7 +7,6 @@ not trained again, so a comparison that was cut short goes on where it was.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -25,8 +24,6 @@ import torch
 import yaml
 
 from detrkit.config import TrainConfig
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
 from detrkit.errors import ConfigError, DataError, DetrkitError
 from detrkit.files import write_atomic
 from peers import PEERS, Recipe
@@ -387,33 +384,3 @@ def told(compare: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the trainings that are missing", file=sys.stderr)
         return 130
-
-
-def limited_copy(data: str, limit: int, folder: Path) -> str:
-    """A copy of a data set with at most `limit` training and `limit` validation pictures, evenly spaced.
-
-    Its name tells the data set that it was made of, so that none is taken for another's.
-
-    Returns:
-        The folder of the copy, a COCO data set.
-    """
-    source = hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:8]
-    copy = folder / f"data-{limit}-{source}"
-    if (copy / "val.json").exists():  # written last
-        return str(copy)
-    (copy / "images").mkdir(parents=True, exist_ok=True)
-    for name, split in check_dataset(open_dataset(data)).splits.items():
-        truth = split.to_coco()
-        total = len(split.images)
-        chosen = {k * total // limit for k in range(limit)} if limit < total else set(range(total))
-        rows = []
-        for index in sorted(chosen):
-            image = split.images[index]
-            file_name = f"{name}-{image.id}{image.path.suffix}"
-            shutil.copyfile(image.path, copy / "images" / file_name)
-            rows.append({**truth["images"][index], "file_name": file_name})
-        kept = {row["id"] for row in rows}
-        annotations = [row for row in truth["annotations"] if row["image_id"] in kept]
-        content = {"images": rows, "annotations": annotations, "categories": truth["categories"]}
-        write_atomic(copy / f"{name}.json", json.dumps(content))
-    return str(copy)

@@ -29,13 +29,13 @@ from detrkit.data.find import open_dataset
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 from detrkit.recipes import sigmoid_losses
+from limited import limited_copy
 from runner import (
     Results,
     Run,
     Variant,
     add_run_flags,
     check_flags,
-    limited_copy,
     make_jobs,
     run_jobs,
     told,

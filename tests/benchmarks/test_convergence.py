@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import eac
 
 import convergence
 import curves
+import limited
 import peers
 import runner
 import switches
@@ -156,7 +157,7 @@ def test_a_training_that_fails_is_told_and_leaves_the_others_alone(
 def test_a_limited_copy_keeps_boxes_and_spreads_its_pictures(tmp_path: Path) -> None:
     data = make_demo_dataset(tmp_path / "data", images=10, size=32)
     whole = json.loads((data / "train.json").read_text())
-    copy = Path(runner.limited_copy(str(data), 5, tmp_path))
+    copy = Path(limited.limited_copy(str(data), 5, tmp_path))
     part = json.loads((copy / "train.json").read_text())
     assert [row["id"] for row in part["images"]] == [1, 3, 5, 7, 9]
     boxes = {row["id"]: row["bbox"] for row in whole["annotations"]}
@@ -164,8 +165,8 @@ def test_a_limited_copy_keeps_boxes_and_spreads_its_pictures(tmp_path: Path) -> 
     assert all(row["bbox"] == boxes[row["id"]] and row["image_id"] % 2 for row in part["annotations"])
     assert len(json.loads((copy / "val.json").read_text())["images"]) == 2
     (copy / "val.json").write_text("is not made again")
-    assert str(copy) == runner.limited_copy(str(data), 5, tmp_path)
-    other = Path(runner.limited_copy(str(make_demo_dataset(tmp_path / "other", images=10, size=40)), 5, tmp_path))
+    assert str(copy) == limited.limited_copy(str(data), 5, tmp_path)
+    other = Path(limited.limited_copy(str(make_demo_dataset(tmp_path / "other", images=10, size=40)), 5, tmp_path))
     assert json.loads((other / "train.json").read_text())["images"][0]["width"] == 40
 
 
