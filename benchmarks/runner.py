@@ -362,13 +362,13 @@ def parse_variant(text: str, default_base: str = "fast") -> Variant:
 def _typed(key: str, text: str, defaults: dict[str, Any]) -> Any:
     """A value of the type that the setting has; unknown settings are left to their owner to refuse."""
     default = defaults.get(key, "")
+    if isinstance(default, str):
+        return text
     try:
-        if isinstance(default, str):
-            return text
         value = float(text) if isinstance(default, float) else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
         value = None
-    if not isinstance(value, type(default)) and not (isinstance(default, str) or value == text == "propose"):
+    if type(value) is not type(default) and value not in ("auto", "propose"):
         kind = "true or false" if isinstance(default, bool) else "a number"
         raise ConfigError(f"expected {kind} for {key}, found {text!r}")
     return value

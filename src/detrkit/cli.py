@@ -245,15 +245,13 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
     if renamed:
         before = default_settings(given)
         moved = {name for name in before | defaults if before.get(name) != defaults.get(name)}
-        if moved - set(renamed) <= stored.keys() and peek(argv, "resume"):
-            raise ConfigError(
-                f"a run goes on with its own settings, so --{renamed[0]} {flags[renamed[0]]} would change nothing; "
-                "leave it out, or start a new run"
-            )
         if moved - set(renamed) <= stored.keys():
+            nothing = f"--{renamed[0]} {flags[renamed[0]]} would change nothing"
             raise ConfigError(
-                f"--{renamed[0]} {flags[renamed[0]]} would change nothing, since {peek(argv, 'config')[-1]} gives "
-                "every setting that it would; leave one of the two out"
+                f"a run goes on with its own settings, so {nothing}; leave it out, or start a new run"
+                if peek(argv, "resume")
+                else f"{nothing}, since {peek(argv, 'config')[-1]} gives every setting that it would; leave one of the "
+                "two out"
             )
     return defaults
 

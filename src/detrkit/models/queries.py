@@ -203,9 +203,9 @@ class SelectedQueries(nn.Module):
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
         """Memory and, where it seeds, what the dense head said -> Queries."""
         counts = self._fitting(memory.tokens.shape[1])
-        runs = counts.runs(self.training)
-        if self.training and self.counts.hybrid:
-            runs["hybrid"] = counts.hybrid  # also 0, where no place is left: all processes must have the same branches
+        fitted = counts.runs(self.training)
+        # if need be empty ones: all processes must have the same, whatever the sizes of their pictures
+        runs = {name: fitted.get(name, 0) for name in self.counts.runs(self.training)}
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
