@@ -117,7 +117,7 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ),
         ({"activation": "swish"}, "activation relu, gelu or glu, found 'swish'"),
         ({"backbone_norm": "auto"}, "backbone_norm frozen, batch or group, found 'auto'"),
-        ({"encoder": "hybrid", "hybrid_expansion": 0.0}, "hybrid_expansion above 0.0"),
+        ({"encoder": "hybrid", "hybrid_expansion": 0.0}, "hybrid_expansion of at least 0.0"),
         ({"encoder": "hybrid", "hybrid_expansion": float("nan")}, "found nan"),
         ({"dense_head": "fcos"}, "in Python: sigmoid=True"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),

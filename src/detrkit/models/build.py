@@ -161,7 +161,7 @@ def build_model(
         _one_of("encoder", encoder, ("dense", "deformable", "hybrid")),
         (
             encoder != "hybrid" or hidden_dim * hybrid_expansion >= 1,
-            f"hybrid_expansion above {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
+            f"hybrid_expansion of at least {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
             f"found {hybrid_expansion}",
         ),
         _one_of("decoder", decoder, ("dense", "conditional", "deformable")),
