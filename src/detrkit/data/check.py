@@ -54,7 +54,7 @@ class CheckReport:
         )
         lines = [f"{self.source} ({self.format.upper()}): {sizes}", *self.notes]
         counts = self.counts()
-        for action in ("dropped", "repaired", "noted"):
+        for action in ("dropped", "unused", "repaired", "noted"):
             some = [f"{n} {kind}" for kind, n in counts.items() if TREATMENTS[kind].action == action]
             if some:
                 lines.append(f"{action}: {', '.join(some)}")

@@ -15,7 +15,7 @@ from detrkit.data.findings import TREATMENTS, Finding
 
 _EXAMPLES = 3
 _CLASSES = 100
-_STYLES = {"dropped": "bold red", "repaired": "bold yellow", "noted": "bold"}
+_STYLES = {"dropped": "bold red", "unused": "bold red", "repaired": "bold yellow", "noted": "bold"}
 
 
 def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:

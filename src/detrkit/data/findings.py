@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 class Treatment(NamedTuple):
     """What happens to a defect."""
 
-    action: Literal["repaired", "dropped", "noted"]
-    """repaired: goes on with a mended value; dropped: left out and counted; noted: nothing is changed."""
+    action: Literal["repaired", "dropped", "unused", "noted"]
+    """repaired: goes on with a mended value; dropped: left out and counted; unused: a file that nothing was read from;
+    noted: nothing is changed."""
     defect: str
     """What is wrong, in a few words."""
     done: str
@@ -20,6 +21,28 @@ class Treatment(NamedTuple):
 
 
 TREATMENTS: dict[str, Treatment] = {
+    # files
+    "annotations_unused": Treatment("unused", "a file that looks like annotations and was not used", "it is left out"),
+    "image_unused": Treatment("unused", "an image that was not used", "it is left out"),
+    "image_format_unread": Treatment(
+        "unused", "an image in a format that cannot be read", "it is left out; convert it to JPEG or PNG"
+    ),
+    "set_aside": Treatment("noted", "a file of a test split", "left alone: only train and val are used"),
+    "text_encoding": Treatment("repaired", "a text file that is not UTF-8", "read in the encoding that fits its bytes"),
+    "label_without_image": Treatment("dropped", "a label file whose image is not there", "it is left out"),
+    "image_without_label": Treatment(
+        "noted", "an image without a label file, where most have one", "it counts as an image without objects"
+    ),
+    "label_shared": Treatment("noted", "a label file that fits several images", "all of them get its objects"),
+    "image_ambiguous": Treatment(
+        "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
+    ),
+    "image_other_ending": Treatment(
+        "repaired", "an image whose name has the ending of another format", "the file that is there counts"
+    ),
+    "category_names_alike": Treatment(
+        "noted", "classes whose names differ in letter case or blanks alone", "they stay two classes"
+    ),
     # annotation files
     "xml_malformed": Treatment(
         "dropped", "a Pascal VOC file that is no well-formed XML, or has a DTD", "its picture is left out"
@@ -180,7 +203,7 @@ class Finding:
 
     @property
     def action(self) -> str:
-        """`repaired`, `dropped` or `noted`."""
+        """`repaired`, `dropped`, `unused` or `noted`."""
         return TREATMENTS[self.kind].action
 
     @property

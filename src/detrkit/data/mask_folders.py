@@ -22,12 +22,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from detrkit.data.encodings import read_lines
 from detrkit.data.find_json import role_of
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import look_at
 from detrkit.data.mask_check import size_problem
 from detrkit.data.mask_files import Ids, Region, read_ids, regions_of
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit, read_lines
+from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.records import FileMask
 from detrkit.errors import DataError
 from detrkit.structures import Categories

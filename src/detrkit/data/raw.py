@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.data.findings import Findings
-from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 BoxForm = Literal["xywh", "xyxy", "relative"]
 """xywh: x, y, w, h in pixels (COCO). xyxy: corners in pixels (VOC). relative: cx, cy, w, h in 0..1 (YOLO)."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".mpo"),
+    *(".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".ras", ".qoi"),
+)
+"""Endings, in lower case, of the image files that the decoders read: what the finders of images look for."""
+OTHER_IMAGE_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dcm", ".nii", ".svs", ".ndpi", ".czi"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+"""Endings of image files that cannot be read here: named with their number, never passed over in silence."""
 
 
 @dataclass(slots=True)
@@ -72,16 +81,3 @@ class RawDataset:
     """What was chosen where there was a choice, each a sentence to print."""
     made_split: dict[str, Any] | None = None
     """Where the validation split was made here: the seed, the fraction, and the file names of both sides."""
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list or of class names, without white space around them and without empty ones.
-
-    Raises:
-        DataError: the file is no UTF-8 text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected UTF-8 text in {path}, found {error}; save it again as UTF-8") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]

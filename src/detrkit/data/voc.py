@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from detrkit.data.encodings import read_lines
 from detrkit.data.findings import Findings
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit, read_lines
+from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from detrkit.data.coco import as_id
+from detrkit.data.encodings import read_lines
 from detrkit.data.findings import Findings
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit, read_lines
+from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 

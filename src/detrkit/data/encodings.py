@@ -1,0 +1,87 @@
+"""Text files in whatever encoding the tool that wrote them used: UTF-8, UTF-16, and those of older Windows programs."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from detrkit.data.findings import Findings
+from detrkit.errors import DataError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks; those of UTF-32 before those of UTF-16, which begin them."""
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
+_SAMPLE = 4096
+
+
+def read_text(path: Path, findings: Findings | None = None) -> str:
+    """The text of a file.
+
+    Args:
+        path: the file.
+        findings: is told where the file is not UTF-8, since its encoding is an assumption then.
+
+    Raises:
+        DataError: the file holds no text.
+        OSError: it cannot be read.
+    """
+    text, encoding = decode_text(path.read_bytes(), path)
+    if findings is not None and encoding != "utf-8":
+        findings.add("text_encoding", path, detail=f"read as {encoding}")
+    return text
+
+
+def read_lines(path: Path, findings: Findings | None = None) -> list[str]:
+    """The lines of a list or of class names, without white space around them and without empty ones.
+
+    Raises:
+        DataError: the file holds no text.
+    """
+    return [line.strip() for line in read_text(path, findings).splitlines() if line.strip()]
+
+
+def decode_text(data: bytes, source: object) -> tuple[str, str]:
+    """The text in `data`, and its encoding: `utf-8` where that needs no assumption.
+
+    A byte order mark decides; then UTF-8; then UTF-16, which has zeros in every second byte; then GB18030 (Chinese
+    Windows), whose letters take two bytes, or cp1252 (western Windows), whose accented letters mostly stand alone.
+
+    Args:
+        data: the bytes of the file.
+        source: the file, for the message.
+
+    Raises:
+        DataError: it is no text in any of these.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding), "utf-8" if encoding == "utf-8-sig" else encoding
+            except UnicodeDecodeError:
+                break
+    if b"\0" in data[:_SAMPLE]:
+        candidates = ["utf-16-le" if data[1:_SAMPLE:2].count(0) > data[0:_SAMPLE:2].count(0) else "utf-16-be"]
+        if max(data[0:_SAMPLE:2].count(0), data[1:_SAMPLE:2].count(0)) < len(data[:_SAMPLE]) // 4:
+            candidates = []  # zeros here and there are no text
+    else:
+        try:
+            return data.decode("utf-8"), "utf-8"
+        except UnicodeDecodeError:
+            runs = _HIGH_BYTES.findall(data)
+            alone = sum(len(run) == 1 for run in runs)
+            candidates = ["cp1252", "gb18030"] if 2 * alone > len(runs) else ["gb18030", "cp1252"]
+    for encoding in candidates:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text):
+            return text, encoding
+    raise DataError(f"expected text in {source}, found bytes that are no UTF-8, UTF-16 or GB18030; save it as UTF-8")

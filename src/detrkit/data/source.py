@@ -1,0 +1,42 @@
+"""What a reader of any format is given, and takes note of: the files, what the user named, findings and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detrkit.data.file_index import FileIndex
+from detrkit.data.findings import Findings
+from detrkit.data.image_finder import ImageFinder
+
+
+@dataclass
+class Source:
+    """A data set while one reader reads it; a reader that fails leaves nothing behind in another's."""
+
+    index: FileIndex
+    finder: ImageFinder
+    image_dirs: dict[str, Path | None]
+    """Split -> folder of its images, where the user named one."""
+    findings: Findings = field(default_factory=Findings)
+    """What is wrong with single files and records."""
+    notes: list[str] = field(default_factory=list)
+    """A sentence for each choice that was made."""
+    used: set[str] = field(default_factory=set)
+    """Files that were used beside images and their annotation files: lists, names of classes, settings."""
+    left: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Files that were seen and not used -> kind of finding, or nothing for the usual ones, and the reason."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of the data set."""
+        return self.index.root
+
+    def use(self, *paths: Path) -> None:
+        """Count files as used."""
+        self.used.update(map(str, paths))
+
+    def leave(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
+        """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
+        self.left.update((str(path), (kind, reason)) for path in paths)

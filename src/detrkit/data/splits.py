@@ -1,0 +1,41 @@
+"""Which split a file or folder belongs to, from the words of its name: one rule for all formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_WORDS = {
+    "train": ("train", "training", "trn", "训练"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "验证", "校验"),
+    "test": ("test", "testing", "tst", "测试"),
+}
+_SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
+_ENDINGS = ("sets", "set", "data", "images", "imgs", "split", "集")
+"""What may follow the word without a space: trainset, valdata, 训练集."""
+
+
+def role_of(name: str) -> str:
+    """`train`, `val`, `test` or nothing, from the words of a name: `instances_val2017` and `ValSet` are val.
+
+    Nothing where the words contradict each other.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    splits = {split for word in re.split(r"[\W_]+", spaced) if (split := _of_word(word.lower()))}
+    splits |= {split for word in re.split(r"[\W_]+", name) if (split := _of_word(word.lower()))}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def role_of_parts(parts: Iterable[str]) -> str:
+    """The split that the last of several names tells which tells one, as the folders of a path do."""
+    return next((role for part in reversed(list(parts)) if (role := role_of(part))), "")
+
+
+def _of_word(word: str) -> str:
+    word = re.sub(r"\d+$", "", word)
+    if word in _SPLIT_OF_WORD:
+        return _SPLIT_OF_WORD[word]
+    for ending in _ENDINGS:
+        if word.endswith(ending) and word.removesuffix(ending) in _SPLIT_OF_WORD:
+            return _SPLIT_OF_WORD[word.removesuffix(ending)]
+    return ""
