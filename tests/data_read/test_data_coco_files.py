@@ -6,18 +6,24 @@ import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from detrkit.data.coco_files import find_files
+from detrkit.data.file_index import FileIndex
 from detrkit.data.find import open_dataset
+from detrkit.data.image_finder import ImageFinder, Match
 from detrkit.errors import DataError
+
+
+def find_files(root: Path, names: list[str], folders: list[Path]) -> dict[str, Match]:
+    return ImageFinder(FileIndex(root)).find(names, folders)
 
 
 def found(root: Path, *names: str) -> dict[str, str]:
     """Name -> the file found for it, relative to the data set; names that lead nowhere are absent."""
-    files = find_files(root / "train.json", names, [root / "images", root], root)
-    return {name: path.relative_to(root).as_posix() for name, (path, _) in files.items() if path.is_file()}
+    files = find_files(root, list(names), [root / "images", root])
+    return {name: match.path.relative_to(root).as_posix() for name, match in files.items() if match.path.is_file()}
 
 
 @pytest.fixture
@@ -34,8 +40,8 @@ def test_names_of_another_machine_are_told_apart_by_their_folders(root: Path) ->
 
 def test_absolute_names_lead_where_they_say(root: Path, make_picture: Callable[..., Path], tmp_path: Path) -> None:
     elsewhere = make_picture(tmp_path / "elsewhere" / "a" / "1.JPG", format="PNG")
-    files = find_files(root / "train.json", [str(elsewhere)], [root / "images"], root)
-    assert files[str(elsewhere)][0] == elsewhere
+    files = find_files(root, [str(elsewhere)], [root / "images"])
+    assert files[str(elsewhere)].path == elsewhere
 
 
 def test_bare_names_of_pictures_in_folders(root: Path) -> None:
@@ -49,8 +55,8 @@ def test_a_name_that_could_be_two_files_is_none(root: Path) -> None:
 def test_the_files_of_the_split_come_first(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
     for side in ("train", "val"):
         make_picture(tmp_path / side / "deep" / "1.png")
-    files = find_files(tmp_path / "val.json", ["1.png"], [tmp_path, tmp_path / "val"], tmp_path)
-    assert files["1.png"][0] == tmp_path / "val" / "deep" / "1.png"
+    files = find_files(tmp_path, ["1.png"], [tmp_path, tmp_path / "val"])
+    assert files["1.png"].path == tmp_path / "val" / "deep" / "1.png"
 
 
 def test_two_names_never_mean_one_file(root: Path) -> None:
@@ -75,6 +81,8 @@ def test_a_file_named_directly_finds_pictures_in_the_folder_beside_it(
     assert open_dataset(path).splits["train"].images[0].path == tmp_path / "images" / "1.png"
 
 
-def test_nothing_found_is_an_error_that_names_the_first(root: Path) -> None:
-    with pytest.raises(DataError, match=r"expected the 2 pictures.*such as 'no.png' in .*--train_images"):
-        find_files(root / "train.json", ["no.png", "..", "no.png"], [root / "images"], root)
+def test_nothing_found_is_an_error_that_names_the_first(coco: Any) -> None:
+    coco.train["images"][0]["file_name"] = "no.jpg"
+    coco.write()
+    with pytest.raises(DataError, match=r"expected the 1 images.*such as 'no.jpg' in .*--train_images"):
+        open_dataset(coco.root)

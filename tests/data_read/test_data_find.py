@@ -166,7 +166,9 @@ def test_what_is_given_by_hand_wins(coco: Any, tmp_path: Path) -> None:
 def test_several_files_for_one_split_are_ambiguous(coco: Any) -> None:
     coco.write()
     shutil.copy(coco.root / "train.json", coco.root / "train_old.json")
-    with pytest.raises(DataError, match=r"found 2: train\.json, train_old\.json; choose with --train_json"):
+    with pytest.raises(
+        DataError, match=r"found 2: train\.json, train_old\.json, which share train.png; choose with --train_json"
+    ):
         open_dataset(coco.root)
 
 

@@ -195,7 +195,7 @@ def test_leakage_by_content_and_by_name(coco: Any, make_picture: Callable[..., P
 def test_no_usable_picture_is_an_error(coco: Any) -> None:
     for path in (coco.root / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"expected pictures for train .*1 image_unreadable.*an empty file"):
+    with pytest.raises(DataError, match=r"expected images for train .*1 image_unreadable.*an empty file"):
         coco.check()
 
 

@@ -42,8 +42,11 @@ def test_an_empty_list_is_not_blamed_on_the_other_side(
     root = voc(tmp_path, make_picture, write_voc)
     (root / "Annotations" / "b.xml").write_text("<broken")
     (root / "ImageSets" / "Main" / "val.txt").write_text("")
-    with pytest.raises(DataError, match=r"pictures for val .* the 0 listed; add some"):
-        check_dataset(open_dataset(root))
+    raw = open_dataset(root, val_fraction=0)
+    assert "val.txt names no image with an xml file" in raw.notes[0]
+    (root / "ImageSets" / "Main" / "train.txt").write_text("c\n")
+    with pytest.raises(DataError, match=r"in .*train\.txt, found none \(1 listed_without_annotation; the first: "):
+        open_dataset(root)
 
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">
@@ -89,7 +92,7 @@ def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_vo
     )
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\nb\n")
     report = check_dataset(open_dataset(root, val_fraction=0))
-    expected = ("box_empty", "difficult", "category_unknown", "box_malformed", "image_unlabelled", "image_listed_twice")
+    expected = ("box_empty", "difficult", "category_unknown", "box_malformed", "listed_without_annotation")
     assert report.counts() == dict.fromkeys([k for k in TREATMENTS if k in expected], 1)
     first = report.splits["train"].images[0].objects
     assert [(o.box, o.crowd) for o in first] == [((5, 6, 15, 18), False), ((20, 6, 30, 18), True)]
@@ -100,7 +103,7 @@ def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_vo
     ("line", "kind"),
     [
         ("0 0.5 0.5 0.2", "txt_malformed"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "txt_malformed"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "label_extra_columns"),
         ("zero 0.5 0.5 0.2 0.2", "txt_malformed"),
         ("0.5 0.5 0.5 0.2 0.2", "txt_malformed"),
         ("nan 0.5 0.5 0.2 0.2", "txt_malformed"),
@@ -111,28 +114,29 @@ def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_vo
         ("0 nan 0.5 0.2 0.2", "box_not_finite"),
         ("0 1.5 0.5 0.2 0.2", "box_off_image"),
         ("0 0.95 0.5 0.2 0.2", "box_outside"),
-        ("0 0.2 0.2 0.4 0.2", "txt_malformed"),
+        ("0 0.2 0.2 0.4 0.2 0.3 0.3 0.9", "label_extra_columns"),
     ],
 )
 def test_yolo_lines(tmp_path: Path, make_picture: Callable[..., Path], line: str, kind: str) -> None:
     make_picture(tmp_path / "images" / "a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    if line == "0 0.2 0.2 0.4 0.2":
-        line = "0 0.2 0.2 0.4 0.2 0.3"  # a polygon cut short
+    make_picture(tmp_path / "images" / "b.jpg")
+    (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.1 0.1\n")
     (tmp_path / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n\n{line}\n1 0.5 0.5 0.1 0.1\n")
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     only(report, kind)
     assert report.findings[0].file == str(tmp_path / "labels" / "a.txt")
     assert report.findings[0].record == "line 3"
-    assert boxes(report)[0] == (10, 7.5, 30, 22.5)
-    assert len(boxes(report)) == (3 if kind == "box_outside" else 2)
+    kept = {"txt_malformed": 0, "box_outside": 3, "label_extra_columns": 3}.get(kind, 2)  # a lost line: no image
+    assert len(boxes(report)) == 2 + kept
+    assert not kept or boxes(report)[0] == (10, 7.5, 30, 22.5)
 
 
 def test_a_label_file_that_is_no_text(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
     for name in "ab":
         make_picture(tmp_path / "images" / f"{name}.jpg")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "labels" / "a.txt").write_bytes(b"\x00\x01\x02\x81")
     (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")
     only(check_dataset(open_dataset(tmp_path, val_fraction=0)), "txt_malformed")

@@ -150,7 +150,7 @@ def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
         first = by_path.get(image.path)
         if first is not None:
             findings.add("image_listed_twice", image.file, image.where, image.file_name)
-            if side.box_form == "xywh":  # elsewhere both read the same annotation file
+            if side.box_form == "xywh" or image.file != first.file:  # else both are read from the same file
                 first.objects += image.objects
             continue
         if image.id is not None and image.id in ids:
@@ -263,6 +263,6 @@ def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings
 
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
-    return f"expected pictures for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
-        findings.reasons() if side.images else "; add some, or look at the path"
+    return f"expected images for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
+        findings.reasons()
     )

@@ -10,31 +10,44 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrkit.data.coco_files import find_files, tidy_name
+from detrkit.data.coco_shapes import box_of_segmentation, plain_segmentation
+from detrkit.data.encodings import decode_text
 from detrkit.data.findings import Findings
+from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
+_LARGEST_ID = 2**63 - 1
+"""What a tensor of integers holds."""
+
 
 def read_coco(
-    path: Path, folders: Sequence[Path], within: Path, name: str, findings: Findings, *, segmentations: bool = True
+    path: Path,
+    folders: Sequence[Path],
+    finder: ImageFinder,
+    name: str,
+    findings: Findings,
+    *,
+    within: Path | None = None,
+    segmentations: bool = True,
 ) -> RawSplit:
     """Read one json file.
 
     Args:
         path: the json file.
-        folders: where its pictures may lie, best guess first; the first one that holds some of them is taken.
-        within: the folder that is searched for those which are not there.
+        folders: where its images may lie, best guess first; the one that holds most of them is taken.
+        finder: finds those which are not there.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
+        within: the only folder that is searched for them; default: the whole data set.
         segmentations: keep the polygons and RLE masks; most of the memory of a large file.
 
     Raises:
         DataError: the file is no COCO json, its categories contradict each other, or no picture can be found.
     """
-    content = load_coco(path)
-    images, by_id = read_pictures(content["images"], path, folders, within, findings)
+    content = load_coco(path, findings)
+    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
     categories = read_categories(content, path, findings)
     annotations = content["annotations"]
     content.clear()
@@ -50,51 +63,102 @@ def read_coco(
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
             continue
+        outline = plain_segmentation(row.get("segmentation"))
+        box = row.get("bbox")
+        if not _has_size(box) and (around := box_of_segmentation(outline)) is not None:
+            findings.add("box_from_mask", path, where, f"found {box!r}"[:80])
+            box = around
+        number_of_object = as_id(row.get("id"))
         owner.objects.append(
             RawObject(
-                row.get("id"),
+                None if number_of_object is None or abs(number_of_object) > _LARGEST_ID else number_of_object,
                 row.get("category_id"),
-                row.get("bbox"),
+                box,
                 row.get("area"),
-                as_id(row.get("iscrowd")) == 1,
-                row.get("segmentation") if segmentations else None,
+                as_id(row.get("iscrowd")) == 1 or as_id(row.get("ignore")) == 1,
+                outline if segmentations else None,
                 where,
             )
         )
     return RawSplit(name, images, categories, "xywh", str(path))
 
 
-def read_pictures(
-    rows: list[Any], path: Path, folders: Sequence[Path], within: Path, findings: Findings
+def _has_size(box: Any) -> bool:
+    """Whether a box is more than a placeholder: absent, empty or all zeros where a mask says it all."""
+    return isinstance(box, list) and len(box) == 4 and any(box[2:])
+
+
+def read_images(
+    rows: list[Any],
+    path: Path,
+    folders: Sequence[Path],
+    finder: ImageFinder,
+    findings: Findings,
+    *,
+    within: Path | None = None,
 ) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
-    """The pictures that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
+    """The images that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
 
     Raises:
-        DataError: no picture can be found.
+        DataError: no image can be found.
     """
-    names = [row["file_name"] for row in rows if isinstance(row, dict) and isinstance(row.get("file_name"), str)]
-    files = find_files(path, map(_printable, filter(str.strip, names)), folders, within)
+    names = [_file_name(row) for row in rows]
+    files = finder.find(filter(None, names), folders, within=within)
+    if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
+        raise DataError(_none_found(path, folders, files))
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
-    for number, row in enumerate(rows):
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         where = f"images[{number}]"
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"].strip():
-            findings.add("record_malformed", path, where, "a picture needs a file_name")
+        if not name:
+            findings.add("record_malformed", path, where, "an image needs a file_name")
             continue
-        file_path, file_name = files[_printable(row["file_name"])]
-        if tidy_name(row["file_name"])[1]:
-            findings.add("image_name_leaves_folder", path, where, repr(row["file_name"]))
+        match = files[name]
+        if match.how == "ambiguous":
+            findings.add("image_ambiguous", path, where, _rivals(name, match))
+        elif match.how == "other_ending":
+            findings.add("image_other_ending", path, where, f"{name!r}, {match.path.name} is there")
+        elif tidy_name(name)[1]:
+            findings.add("image_name_leaves_folder", path, where, repr(name))
         key = as_id(row.get("id"))
-        if key is None:
+        if key is None or abs(key) > _LARGEST_ID:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
-        image = RawImage(
-            key, file_path, file_name, row.get("height"), row.get("width"), [], file=str(path), where=where
-        )
-        images.append(image)
+            key = None
+        image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
         ref = reference(row.get("id"))
         if ref is not None:
             by_id.setdefault(ref, image)
+        if match.how != "ambiguous":
+            images.append(image)
     return images, by_id
+
+
+def _file_name(row: Any) -> str:
+    """The name of an image's file; of LVIS, which has none, that in its address. Empty where there is none."""
+    if not isinstance(row, dict):
+        return ""
+    name = next((row[key] for key in ("file_name", "coco_url", "path") if isinstance(row.get(key), str)), "")
+    return _printable(name).strip()
+
+
+def _none_found(path: Path, folders: Sequence[Path], files: dict[str, Match]) -> str:
+    """The sentence for a file none of whose images is there."""
+    name, match = next(iter(files.items()))
+    if match.how == "ambiguous":
+        return (
+            f"expected one file for each of the {len(files)} images of {path}, found that {_rivals(name, match)}; "
+            "write the folder into file_name as well"
+        )
+    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders if folder.is_dir())) or "no existing folder"
+    return (
+        f"expected the {len(files)} images of {path} in one of its usual folders, found none such as {match.name!r} in "
+        f"{looked}; name their folder with --train_images or --val_images"
+    )
+
+
+def _rivals(name: str, match: Match) -> str:
+    listed = ", ".join(str(rival) for rival in match.rivals[:3])
+    return f"{name!r} occurs {len(match.rivals)} times: {listed}"
 
 
 def as_id(value: Any) -> int | None:
@@ -111,23 +175,19 @@ def as_id(value: Any) -> int | None:
     return None
 
 
-def looks_like_coco(path: Path) -> bool:
-    """Whether a json file starts like COCO instances; cheap, so that a folder of large files can be looked through."""
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-    if b'"segments_info"' in head or b'"caption"' in head:
-        return False
-    return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head
-
-
-def load_coco(path: Path) -> dict[str, Any]:
+def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     """The content of a COCO json, with lists under `images` (not empty), `annotations` and `categories`.
+
+    Args:
+        path: the json file.
+        findings: is told where its text is not UTF-8.
 
     Raises:
         DataError: it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text, encoding = decode_text(path.read_bytes(), path)
+        content = json.loads(text)
     except OSError as error:
         raise DataError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
     except json.JSONDecodeError as error:
@@ -135,8 +195,10 @@ def load_coco(path: Path) -> dict[str, Any]:
             f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "
             "the file may be cut short, write or copy it again"
         ) from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise DataError(f"expected JSON text in {path}, found something else: {error}") from None
+    if encoding != "utf-8":
+        findings.add("text_encoding", path, detail=f"read as {encoding}")
     if not isinstance(content, dict):
         raise DataError(
             f"expected a COCO file with images, annotations and categories in {path}, found a {type(content).__name__}"
@@ -179,6 +241,8 @@ def read_categories(content: dict[str, Any], path: Path, findings: Findings) -> 
         if category_id is None:
             raise DataError(f"expected an integer id and a name in {where} of {path}, found {row!r}")
         name = row.get("name")
+        if isinstance(name, int | float) and not isinstance(name, bool):
+            name = str(name)
         if not isinstance(name, str) or not name.strip():
             findings.add("category_name_absent", path, where, f"id {category_id}")
             name = str(category_id)

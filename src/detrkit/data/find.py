@@ -20,21 +20,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from detrkit.data import find_json
+from detrkit.data import coco_layout
 from detrkit.data.coco import read_coco
-from detrkit.data.find_json import picture_folders, png_folders, role_of
-from detrkit.data.findings import Findings
+from detrkit.data.combine import merge_splits, share_categories
+from detrkit.data.file_index import FileIndex
+from detrkit.data.foreign import name_foreign
+from detrkit.data.image_finder import ImageFinder
 from detrkit.data.mask_folders import find_masks, read_masks
-from detrkit.data.panoptic import looks_like_panoptic, read_panoptic
+from detrkit.data.panoptic import read_panoptic
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
+from detrkit.data.source import Source
+from detrkit.data.splits import role_of
+from detrkit.data.unused import list_unused
 from detrkit.data.voc import find_voc, read_voc
 from detrkit.data.yolo import find_yolo, read_yolo
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import write_atomic
-from detrkit.structures import Categories
 
 FORMATS = {
     "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
@@ -89,33 +94,31 @@ def open_dataset(
         raise DataError(f"expected a data set at {root}, found no such file or folder; look at the path")
     if data_format not in ("auto", *FORMATS):
         raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
-    given = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
-    by_hand = {role: path for role, path in given.items() if path}
+    named = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
+    by_hand = {role: path for role, path in named.items() if path}
     if data_format in ("voc", "yolo", "masks") and (by_hand or panoptic_json or panoptic_dir):
         flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
         raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
     if data_format == "coco" and (panoptic_json or panoptic_dir):
         raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
     maps = _resolve(root, panoptic_json)
-    if data_format == "auto" and (panoptic_json or panoptic_dir or any(map(looks_like_panoptic, by_hand.values()))):
+    holds_segments = any(map(coco_layout.holds_segments, by_hand.values()))
+    if data_format == "auto" and (panoptic_json or panoptic_dir or holds_segments):
         data_format = "coco_panoptic"
-    images = {"train": _resolve(root, train_images), "val": _resolve(root, val_images)}
+    given = _Given(
+        by_hand,
+        {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
+        maps,
+        _resolve(root, panoptic_dir),
+        segmentations,
+        alone=not data,
+    )
     try:
-        dataset = _read(
-            root,
-            data_format,
-            by_hand,
-            images,
-            maps,
-            _resolve(root, panoptic_dir),
-            segmentations=segmentations,
-            complete=bool(data),
-        )
+        dataset = _read(root, data_format, given)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"
         ) from None
-    _share_categories(dataset)
     if "val" not in dataset.splits and val_fraction > 0:
         _make_val_split(dataset, val_fraction, seed)
     return dataset
@@ -130,63 +133,137 @@ def write_split(path: str | Path, dataset: RawDataset) -> None:
         write_atomic(path, json.dumps(dataset.made_split, indent=1) + "\n")
 
 
-def _read(
-    root: Path,
-    data_format: str,
-    by_hand: dict[str, Path],
-    images: dict[str, Path | None],
-    maps: Path | None,
-    pngs: Path | None,
-    *,
-    segmentations: bool,
-    complete: bool,
-) -> RawDataset:
-    findings = Findings()
-    notes: list[str] = []
-    if data_format == "auto":
-        chosen = "coco" if by_hand else _choose_format(root, "auto", notes)
-    else:
-        chosen = data_format if by_hand or maps else _choose_format(root, data_format, notes)
-    if chosen in ("coco", "coco_panoptic"):
-        panoptic = chosen == "coco_panoptic"
-        place = maps if maps and maps.is_dir() else root
-        if maps and maps.is_file() and not by_hand:
-            by_hand = {role_of(maps.stem).replace("test", "val") or "train": maps}
-            place = maps.parent
-        files = by_hand or find_json.sides(place, notes, panoptic=panoptic)
-        if by_hand and complete:
-            files = _other_side(place, by_hand, notes, panoptic=panoptic)
-        splits = {}
-        for role, path in sorted(files.items()):
-            folders = picture_folders(root, path, images[role])
-            within = images[role] or (root if root.is_dir() else root.parent)
-            if panoptic:
-                # pictures never lie where the PNGs do, which may have the same names
-                inside = png_folders(root, path, pngs)
-                pictures = [f for f in folders if f.name != path.stem and f != pngs]
-                splits[role] = read_panoptic(path, pictures, within, inside, role, findings)
-            else:
-                splits[role] = read_coco(path, folders, within, role, findings, segmentations=segmentations)
-    elif chosen == "voc":
-        splits = read_voc(root, images, findings, notes)
-    elif chosen == "masks":
-        splits = read_masks(root, images, findings, notes)
-    else:
-        splits = read_yolo(root, images, findings, notes)
-    return RawDataset(chosen, str(root), splits, findings, notes)
+@dataclass(frozen=True)
+class _Given:
+    """What the user named beside the folder."""
+
+    files: dict[str, Path]
+    """Split -> COCO file."""
+    image_dirs: dict[str, Path | None]
+    """Split -> folder of images."""
+    panoptic_json: Path | None
+    panoptic_dir: Path | None
+    segmentations: bool
+    alone: bool
+    """Whether no folder was named, so that the files are all of the data set."""
 
 
-def _other_side(root: Path, by_hand: dict[str, Path], notes: list[str], *, panoptic: bool) -> dict[str, Path]:
-    """The files that the user named, and the one of the other side where the data set has just one."""
-    files = dict(by_hand)
-    for role in {"train", "val"} - set(by_hand):
-        known = {path.resolve() for path in by_hand.values()}
-        listed = find_json.candidates(root, panoptic=panoptic)
+def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
+    """Read the format that was asked for, or the first of those that are there which can be read."""
+    index = FileIndex(root if root.is_dir() else root.parent)
+    finder = ImageFinder(index)
+    if data_format == "auto" and not given.files:
+        evidence = _evidence(root, index, FORMATS)
+        if not evidence:
+            raise DataError((root.is_dir() and name_foreign(index)) or _nothing_found(root, "auto"))
+    else:
+        chosen = "coco" if data_format == "auto" else data_format
+        evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
+        if not evidence:
+            raise DataError(_nothing_found(root, data_format))
+    failures: dict[str, DataError] = {}
+    for chosen in evidence:
+        source = Source(index, finder, given.image_dirs)
+        try:
+            splits = _READERS[chosen](source, root, given)
+        except DataError as error:
+            failures[chosen] = error
+            continue
+        others = [f"{name.upper()} ({evidence[name]})" for name in evidence if name != chosen and name not in failures]
+        source.notes += [f"not read as {name.upper()}: {failure}" for name, failure in failures.items()]
+        if others:
+            source.notes.insert(
+                0,
+                f"read as {chosen.upper()} ({evidence[chosen]}); there is also {' and '.join(others)}, which "
+                "--data_format chooses",
+            )
+        share_categories(list(splits.values()), source.findings)
+        if root.is_dir() and not given.alone:
+            list_unused(source, splits.values(), f"no part of what was read as {chosen.upper()}")
+        return RawDataset(chosen, str(root), splits, source.findings, source.notes)
+    raise next(iter(failures.values()))
+
+
+def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = False) -> dict[str, RawSplit]:
+    """Read the COCO files that were named or found; several of one split become one."""
+    maps = given.panoptic_json
+    if given.files or (maps is not None and maps.is_file()):
+        named = given.files or {role_of(str(maps and maps.stem)).replace("test", "val") or "train": maps or root}
+        files = {role: [path] for role, path in named.items()}
+        if not given.alone:
+            _add_other_split(files, source, panoptic=panoptic)
+    elif root.is_file():
+        files = {(role_of(root.stem).replace("test", "val") or "train") if panoptic else "train": [root]}
+    else:
+        files = coco_layout.split_files(source, FileIndex(maps) if maps else source.index, panoptic=panoptic)
+    splits = {}
+    for role, paths in sorted(files.items()):
+        parts = [_read_coco_file(path, role, source, given, panoptic=panoptic) for path in paths]
+        splits[role] = merge_splits(role, parts, source)
+    return splits
+
+
+def _read_coco_file(path: Path, role: str, source: Source, given: _Given, *, panoptic: bool) -> RawSplit:
+    within = given.image_dirs[role]
+    folders = coco_layout.image_folders(source.root, path, within)
+    if not panoptic:
+        return read_coco(
+            path,
+            folders,
+            source.finder,
+            role,
+            source.findings,
+            within=within,
+            segmentations=given.segmentations,
+        )
+    inside = coco_layout.png_folders(source.root, path, given.panoptic_dir)
+    # images never lie where the PNGs do, which may have the same names
+    folders = [folder for folder in folders if folder.name != path.stem and folder != given.panoptic_dir]
+    return read_panoptic(path, folders, source.finder, inside, role, source.findings, within=within)
+
+
+def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: bool) -> None:
+    """To the files that the user named, add that of the other split where the data set has just one."""
+    known = {path.resolve() for paths in files.values() for path in paths}
+    for role in {"train", "val"} - set(files):
+        listed = coco_layout.candidates(source.index, panoptic=panoptic)
         found = [c.path for c in listed if c.role == role and c.path.resolve() not in known]
-        if root.is_dir() and len(found) == 1:
-            files[role] = found[0]
-            notes.append(f"{found[0].relative_to(root)} is used for {role}")
-    return files
+        if len(found) == 1:
+            files[role] = found
+            source.notes.append(f"{found[0].relative_to(source.root)} is used for {role}")
+
+
+_READERS: dict[str, Callable[[Source, Path, _Given], dict[str, RawSplit]]] = {
+    "coco": _read_coco,
+    "yolo": lambda source, root, given: read_yolo(source),
+    "voc": lambda source, root, given: read_voc(source),
+    "masks": lambda source, root, given: read_masks(source),
+    "coco_panoptic": partial(_read_coco, panoptic=True),
+}
+
+_FINDERS: dict[str, Callable[[FileIndex], str]] = {
+    "coco": coco_layout.describe,
+    "yolo": find_yolo,
+    "voc": find_voc,
+    "masks": find_masks,
+    "coco_panoptic": partial(coco_layout.describe, panoptic=True),
+}
+
+
+def holds_panoptic(root: Path) -> bool:
+    """Whether a folder or file holds COCO panoptic annotations."""
+    return bool(_evidence(root, FileIndex(root if root.is_dir() else root.parent), ("coco_panoptic",)))
+
+
+def _evidence(root: Path, index: FileIndex, formats: Iterable[str]) -> dict[str, str]:
+    """Format -> what of it is there, in the order in which they are preferred."""
+    if root.is_file():
+        kind = coco_layout.json_kind(root) if root.suffix.lower() == ".json" else ""
+        of_file = {"coco_panoptic": root.name} if kind == "panoptic" else {"coco": root.name} if kind else {}
+        if root.suffix.lower() in (".yaml", ".yml"):
+            of_file = {"yolo": root.name}
+        return {name: found for name, found in of_file.items() if name in formats}
+    return {name: found for name in formats if (found := _FINDERS[name](index))}
 
 
 def _resolve(root: Path, path: str) -> Path | None:
@@ -200,28 +277,6 @@ def _resolve(root: Path, path: str) -> Path | None:
     raise DataError(f"expected a file or folder at {path}, found none there nor under {folder}; look at the path")
 
 
-def _choose_format(root: Path, data_format: str, notes: list[str]) -> str:
-    finders: dict[str, Callable[[Path], str]] = {
-        "coco": find_json.describe,
-        "yolo": find_yolo,
-        "voc": find_voc,
-        "masks": find_masks,
-        "coco_panoptic": partial(find_json.describe, panoptic=True),
-    }
-    if data_format != "auto":
-        finders = {data_format: finders[data_format]}
-    evidence = {name: found for name, finder in finders.items() if (found := finder(root))}
-    if not evidence:
-        raise DataError(_nothing_found(root, data_format))
-    chosen, *others = evidence
-    if others:
-        found = " and ".join(f"{other.upper()} ({evidence[other]})" for other in others)
-        notes.append(
-            f"read as {chosen.upper()} ({evidence[chosen]}); there is also {found}, which --data_format chooses"
-        )
-    return chosen
-
-
 def _nothing_found(root: Path, data_format: str) -> str:
     looked = FORMATS.get(data_format) or ", ".join(FORMATS.values())
     if root.is_file():
@@ -231,41 +286,6 @@ def _nothing_found(root: Path, data_format: str) -> str:
     found = shown or "an empty folder"
     flag = "--panoptic_json" if data_format == "coco_panoptic" else "--train_json"
     return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with {flag}"
-
-
-def _share_categories(dataset: RawDataset) -> None:
-    """Give all splits the union of their categories, in the order of their first mention.
-
-    Raises:
-        DataError: an id with two names, or a name with two ids.
-    """
-    splits = list(dataset.splits.values())
-    if len({split.categories for split in splits}) < 2:
-        return
-    names: dict[int, str] = {}
-    for split in splits:
-        for category_id, name in zip(split.categories.ids, split.categories.names, strict=True):
-            other = next((i for i, n in names.items() if n == name and i != category_id), None)
-            if names.setdefault(category_id, name) != name or other is not None:
-                known = f"id {category_id} is {names[category_id]!r}" if other is None else f"{name!r} has id {other}"
-                raise DataError(
-                    f"expected the same categories in all splits, found that {known} in {splits[0].source}, but id "
-                    f"{category_id} is {name!r} in {split.source}; number the classes alike in both"
-                )
-    things = {i: t for split in splits for i, t in zip(split.categories.ids, split.categories.isthing, strict=False)}
-    for split in splits:
-        for category_id, thing in zip(split.categories.ids, split.categories.isthing, strict=False):
-            if things[category_id] != thing:
-                raise DataError(
-                    f"expected the same isthing in all splits, found that {names[category_id]!r} is "
-                    f"{'a thing' if thing else 'stuff'} in {split.source} alone; say the same in both"
-                )
-    shared = Categories(tuple(names), tuple(names.values()), tuple(things[i] for i in names) if things else ())
-    for split in splits:
-        missing = sorted(set(names.values()) - set(split.categories.names))
-        if missing:
-            dataset.findings.add("categories_differ", split.source, "categories", f"without {', '.join(missing[:5])}")
-        split.categories = shared
 
 
 def _make_val_split(dataset: RawDataset, fraction: float, seed: int) -> None:

@@ -29,9 +29,23 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     "set_aside": Treatment("noted", "a file of a test split", "left alone: only train and val are used"),
     "text_encoding": Treatment("repaired", "a text file that is not UTF-8", "read in the encoding that fits its bytes"),
+    "listed_without_annotation": Treatment(
+        "dropped", "an image in a list of Pascal VOC without an xml file", "it is left out"
+    ),
+    "corners_swapped": Treatment(
+        "repaired", "a box whose first corner is not the upper left one", "corners are sorted"
+    ),
+    "box_around_outline": Treatment(
+        "repaired", "a rotated box or polygon without an upright box", "it gets the box around it"
+    ),
     "label_without_image": Treatment("dropped", "a label file whose image is not there", "it is left out"),
     "image_without_label": Treatment(
         "noted", "an image without a label file, where most have one", "it counts as an image without objects"
+    ),
+    "label_extra_columns": Treatment(
+        "noted",
+        "a YOLO file with columns beside class and box",
+        "the box is read, confidences and key points are not",
     ),
     "label_shared": Treatment("noted", "a label file that fits several images", "all of them get its objects"),
     "image_ambiguous": Treatment(
@@ -48,7 +62,7 @@ TREATMENTS: dict[str, Treatment] = {
         "dropped", "a Pascal VOC file that is no well-formed XML, or has a DTD", "its picture is left out"
     ),
     "txt_malformed": Treatment(
-        "dropped", "a line of a YOLO file that is neither a box nor a polygon", "the line is left out"
+        "dropped", "a line of a YOLO file that is neither a box nor a polygon", "its image is left out"
     ),
     "record_malformed": Treatment(
         "dropped", "a record without the fields that it must have", "the record is left out, with what refers to it"
@@ -74,7 +88,7 @@ TREATMENTS: dict[str, Treatment] = {
         "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
     ),
     "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
-    "image_id_not_integer": Treatment("repaired", "an image id that is no integer", "it gets a new id"),
+    "image_id_not_integer": Treatment("repaired", "an image id that is no integer of 64 bits", "it gets a new id"),
     "image_name_leaves_folder": Treatment(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the picture folder",

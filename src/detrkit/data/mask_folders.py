@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.encodings import read_lines
-from detrkit.data.find_json import role_of
+from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import look_at
 from detrkit.data.mask_check import size_problem
 from detrkit.data.mask_files import Ids, Region, read_ids, regions_of
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.records import FileMask
+from detrkit.data.source import Source
+from detrkit.data.splits import role_of
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -56,10 +58,9 @@ class _Picture:
     labelled: bool = False
 
 
-def find_masks(root: Path) -> str:
-    """What of pictures with masks is at `root`, in words; empty if nothing."""
-    if not root.is_dir():
-        return ""
+def find_masks(index: FileIndex) -> str:
+    """What of images with masks is there, in words; empty if nothing."""
+    root = index.root
     for folder in (root, *_side_folders(root)):
         pair = _pair(folder)
         if pair is not None:
@@ -70,20 +71,18 @@ def find_masks(root: Path) -> str:
     return ""
 
 
-def read_masks(root: Path, images: dict[str, Path | None], findings: Findings, notes: list[str]) -> dict[str, RawSplit]:
+def read_masks(source: Source) -> dict[str, RawSplit]:
     """Read a data set of these layouts.
 
     Args:
-        root: its folder.
-        images: split -> folder of its pictures, where the user named one.
-        findings: takes what is wrong with single files.
-        notes: takes a sentence for each choice.
+        source: its files; takes findings and notes.
 
     Raises:
-        DataError: there are no pictures, no masks, or masks saved in a format that changes their values.
+        DataError: there are no images, no masks, or masks saved in a format that changes their values.
     """
+    root, findings, notes = source.root, source.findings, source.notes
     sides = _sides(root, findings)
-    for role, given in images.items():
+    for role, given in source.image_dirs.items():
         if given is not None:
             sides[role] = _of_pair(given, _masks_beside(given), findings)
     if "test" in sides:
@@ -91,10 +90,19 @@ def read_masks(root: Path, images: dict[str, Path | None], findings: Findings, n
         if not sides.get("val"):
             sides["val"] = test
             notes.append("there is no validation split; test is used for it")
+        else:
+            notes.append("test is left alone: only train and val are used")
+            masks = [path for picture in test for path, _ in (*picture.values, *picture.objects)]
+            source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
     if not any(sides.values()):
         raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
     listed = root / "classes.txt"
     order = read_lines(listed) if listed.is_file() else []
+    source.use(*([listed] if order else []))
+    for picture in (picture for pictures in sides.values() for picture in pictures):
+        source.use(picture.path)
+        source.use(*(path.with_suffix(".json") for path, _ in picture.values))
+        source.use(*(path for path, _ in (*picture.values, *picture.objects)))
     read = {role: _read_side(pictures, findings) for role, pictures in sides.items() if pictures}
     named = sorted({o.category for side in read.values() for image in side for o in image.objects if o.category})
     names = order or named or [_ONE_CLASS]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.data.coco import as_id, load_coco, read_categories, read_pictures, reference
-from detrkit.data.coco_files import tidy_name
+from detrkit.data.coco import as_id, load_coco, read_categories, read_images, reference
 from detrkit.data.findings import Findings
+from detrkit.data.image_finder import ImageFinder, tidy_name
 from detrkit.data.mask_files import MaskFiles, regions_of
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.records import FileMask, ImageRecord
@@ -27,28 +27,36 @@ _HIGHEST_ID = 256**3 - 1
 
 
 def read_panoptic(
-    path: Path, folders: Sequence[Path], within: Path, png_folders: Sequence[Path], name: str, findings: Findings
+    path: Path,
+    folders: Sequence[Path],
+    finder: ImageFinder,
+    png_folders: Sequence[Path],
+    name: str,
+    findings: Findings,
+    *,
+    within: Path | None = None,
 ) -> RawSplit:
     """Read one json file.
 
     Args:
         path: the json file.
-        folders: where its pictures may lie, best guess first; the first one that holds some of them is taken.
-        within: the folder that is searched for those which are not there.
+        folders: where its images may lie, best guess first; the one that holds most of them is taken.
+        finder: finds those which are not there.
         png_folders: where its PNGs may lie, likewise.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
+        within: the only folder that is searched for them; default: the whole data set.
 
     Raises:
         DataError: the file is no COCO panoptic json, or its pictures or PNGs cannot be found.
     """
-    content = load_coco(path)
+    content = load_coco(path, findings)
     entries: list[Any] = content["annotations"]
     if not any(isinstance(entry, dict) and "segments_info" in entry for entry in entries):
         found = "objects with boxes (COCO instances)" if entries else "no annotations"
         raise DataError(f"expected COCO panoptic annotations, with segments_info, in {path}, found {found}")
     categories = _with_things(read_categories(content, path, findings), content["categories"], path)
-    images, by_id = read_pictures(content["images"], path, folders, within, findings)
+    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
     folder = _png_folder(path, entries, png_folders)
     objects = 0
     for number, entry in enumerate(entries):
@@ -69,18 +77,10 @@ def read_panoptic(
     labelled = []
     for image in images:
         if image.panoptic is None:
-            findings.add("image_unlabelled", path, image.where, image.file_name)
+            findings.add("image_unlabelled", image.path, detail=f"{image.where} of {path}")
         else:
             labelled.append(image)
     return RawSplit(name, labelled, categories, "xywh", str(path))
-
-
-def looks_like_panoptic(path: Path) -> bool:
-    """Whether a json file is COCO panoptic, as far as its beginning and its end tell."""
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-        file.seek(max(0, file.seek(0, 2) - (1 << 18)))
-        return b'"segments_info"' in head or b'"segments_info"' in file.read()
 
 
 def read_panoptic_truth(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:

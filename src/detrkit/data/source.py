@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,3 +40,23 @@ class Source:
     def leave(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
         """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
         self.left.update((str(path), (kind, reason)) for path in paths)
+
+    def fold_splits(self, by_role: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+        """`train` and `val` of files whose names or folders tell `train`, `val`, `test` or nothing.
+
+        What tells nothing is train where nothing else is, and left out else. test stands in for a missing val.
+        """
+        found = {role: list(paths) for role, paths in by_role.items() if paths}
+        unnamed = found.pop("", [])
+        if "train" not in found:
+            found |= {"train": unnamed} if unnamed else {}
+        else:
+            self.leave(unnamed, "its folder names no split, while others do")
+        test = found.pop("test", [])
+        if test and "val" in found:
+            self.notes.append("test is left alone: only train and val are used")
+            self.leave(test, "", "set_aside")
+        elif test:
+            found["val"] = test
+            self.notes.append("there is no validation split; test is used for it")
+        return found

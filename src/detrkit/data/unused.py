@@ -1,4 +1,4 @@
-"""Nothing is left out in silence: what looked like images or annotations and was not used is listed, in every format."""
+"""Nothing is left out in silence: what looked like images or annotations and was not used is listed."""
 
 from __future__ import annotations
 

@@ -1,23 +1,29 @@
-"""Read Pascal VOC annotations: one XML file a picture, into RawSplits.
+"""Read Pascal VOC annotations: one xml file per image, into RawSplits.
 
 Format: host.robots.ox.ac.uk/pascal/VOC. Corners are taken as they stand, without the one-pixel shift of VOC's
-1-based inclusive convention, as most tools write and read them.
+1-based inclusive convention, as most tools write and read them. Rotated boxes (`robndbox` of roLabelImg) and polygons
+become the boxes around them, with the outline as mask.
 """
 
 from __future__ import annotations
 
+import re
+from math import cos, sin
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detrkit.data.encodings import read_lines
+from detrkit.data.encodings import decode_text
+from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
+from detrkit.data.pairing import pair
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.source import Source
+from detrkit.data.voc_layout import find_xml, names_in_order, split_xml
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
-_PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
-_SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _PlainTree(ET.TreeBuilder):
@@ -36,170 +42,189 @@ class _PlainTree(ET.TreeBuilder):
         raise ValueError(f"a document type definition ({name}), which annotations do not need")
 
 
-def find_voc(root: Path) -> str:
-    """What of a Pascal VOC data set is at `root`, in words; empty if nothing."""
-    base = _base(root)
-    if base is None:
+def find_voc(index: FileIndex) -> str:
+    """What of a Pascal VOC data set is there, in words; empty if nothing."""
+    if not find_xml(index):
         return ""
-    if (base / "ImageSets" / "Main").is_dir():
-        return "ImageSets/Main"
-    return "xml files"
+    lists = [folder for folder in index.folders if folder.lower().endswith("imagesets/main")]
+    return "ImageSets/Main" if lists else "xml files"
 
 
-def read_voc(root: Path, images: dict[str, Path | None], findings: Findings, notes: list[str]) -> dict[str, RawSplit]:
-    """Read a data set with or without `ImageSets/Main`.
+def read_voc(source: Source) -> dict[str, RawSplit]:
+    """Read a data set with or without lists of its splits.
 
-    Classes are numbered 0, 1, ... in the alphabetical order of their names, over all splits together.
+    Classes are numbered 0, 1, ... in alphabetical order, or in that of a list of names, over all splits together.
 
     Args:
-        root: its folder, or one above it.
-        images: split -> folder of its pictures, where the user named one.
-        findings: takes what is wrong with single files and records.
-        notes: takes a sentence for each choice.
+        source: its files; takes findings and notes.
 
     Raises:
-        DataError: nothing to read was found.
+        DataError: nothing to read was found, or no list tells a split.
     """
-    base = _base(root)
-    if base is None:
-        raise DataError(f"expected Pascal VOC (ImageSets/Main, or xml files) in {root}, found neither; mend --data")
+    files = find_xml(source.index)
+    if not files:
+        raise DataError(f"expected Pascal VOC (ImageSets/Main, or xml files) in {source.root}, found neither")
     splits: dict[str, list[RawImage]] = {}
-    for role, xml_files, pictures in _listed(base, images, notes, findings):
+    images = list(source.index.images)
+    for given in source.image_dirs.values():
+        if given is not None and not given.is_relative_to(source.root):
+            images += FileIndex(given).images
+    file_of = {file: image for image, file in pair(source.index, files, images).file_of.items()}
+    splits_of_files = split_xml(source, files)
+    for file in [Path(file) for file in source.left if Path(file) in file_of]:
+        source.left.setdefault(str(file_of[file]), source.left[str(file)])
+    for role, listed in splits_of_files.items():
+        given = source.image_dirs[role]
+        records = [_read_file(path, source) for path in listed]
+        source.use(
+            *(file_of[path] for path, record in zip(listed, records, strict=True) if not record and path in file_of)
+        )
+        wanted = {record.file_name for record in records if record is not None and record.file_name}
+        folders = [given] if given is not None else _image_folders(source, listed)
+        named = source.finder.find(wanted, folders, within=given)
         splits[role] = []
-        stems = _stems(pictures)
-        for xml_file in xml_files:
-            record = _read_file(xml_file, stems, pictures[0], findings)
-            if record is not None:
-                record.id = len(splits[role]) + 1
-                splits[role].append(record)
+        for record in records:
+            if record is None:
+                continue
+            own = file_of.get(Path(record.file))
+            if given is not None and own is not None and not own.is_relative_to(given):
+                own = None
+            match = named.get(record.file_name)
+            if own is None and match is not None and match.how == "ambiguous":
+                rivals = ", ".join(str(rival) for rival in match.rivals[:3])
+                source.findings.add("image_ambiguous", record.file, detail=f"{record.file_name!r} may be {rivals}")
+                continue
+            if own is None and match is not None and match.how == "other_ending":
+                detail = f"{record.file_name!r}, {match.path.name} is there"
+                source.findings.add("image_other_ending", record.file, detail=detail)
+            record.path = own or (match.path if match else folders[0] / f"{Path(record.file).stem}.jpg")
+            record.file_name = record.path.name
+            record.id = len(splits[role]) + 1
+            splits[role].append(record)
+    _note_unlabelled(source, splits)
+    return _with_categories(source, splits)
+
+
+def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
+    """The splits with numbers in place of the names of classes."""
     objects = [found for side in splits.values() for image in side for found in image.objects]
-    names = sorted({found.category for found in objects if found.category})
+    names = names_in_order(source, {found.category for found in objects if found.category})
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    for some in alike.values():
+        if len(some) > 1:
+            source.findings.add("category_names_alike", source.root, detail=", ".join(map(repr, some)))
     ids = {name: index for index, name in enumerate(names)}
     for found in objects:
         found.category = ids.get(found.category)
     categories = Categories(tuple(range(len(names))), tuple(names))
-    return {role: RawSplit(role, side, categories, "xyxy", str(base)) for role, side in splits.items()}
+    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in splits.items()}
 
 
-def _base(root: Path) -> Path | None:
-    """The folder that holds Annotations/ and ImageSets/, or xml files directly."""
-    if root.is_file():
-        return None
-    for folder in (root, *sorted(root.glob("*/")), *sorted(root.glob("VOCdevkit/*/"))):
-        if (folder / "ImageSets" / "Main").is_dir() and (folder / "Annotations").is_dir():
-            return folder
-    for folder in (root, *sorted(root.glob("*/"))):
-        if _xml_folder(folder) is not None:
-            return root
-    return None
+def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Note the images without an xml file that lie beside images with one."""
+    used = {image.path for side in splits.values() for image in side}
+    folders = {path.parent for path in used}
+    for image in source.index.images:
+        if image.parent in folders and image not in used and not {str(image)} & (source.left.keys() | source.used):
+            source.findings.add("image_unlabelled", image)
 
 
-def _xml_folder(folder: Path) -> Path | None:
-    for inner in (folder, folder / "Annotations", folder / "annotations"):
-        if inner.is_dir():
-            for path in inner.glob("*.xml"):
-                with path.open("rb") as file:
-                    if b"<annotation" in file.read(4096):
-                        return inner
-    return None
+def _image_folders(source: Source, files: list[Path]) -> list[Path]:
+    """Where the images of xml files may lie: beside them, or in the folder beside theirs."""
+    parents = list(dict.fromkeys(path.parent for path in files))
+    beside = [
+        folder
+        for parent in parents[:8]
+        for folder in (parent, *(parent.parent / name for name in ("JPEGImages", "images", "Images", "imgs")))
+        if folder.is_dir()
+    ]
+    return list(dict.fromkeys(beside)) or [source.root]
 
 
-def _listed(
-    base: Path, images: dict[str, Path | None], notes: list[str], findings: Findings
-) -> list[tuple[str, list[Path], list[Path]]]:
-    """Each split's name, xml files and picture folders."""
-    lists = base / "ImageSets" / "Main"
-    if lists.is_dir():
-        return _from_lists(base, lists, images, notes)
-    sides = {role: base / name for name, role in _SIDES.items() if _xml_folder(base / name) is not None}
-    if "test" in sides:
-        notes.append("test/ is " + ("left alone" if "val" in sides else "used for validation: there is no other"))
-        test = sides.pop("test")
-        sides.setdefault("val", test)
-    if not sides:
-        sides = {"train": base if _xml_folder(base) else next(p for p in sorted(base.glob("*/")) if _xml_folder(p))}
-    found: list[tuple[str, list[Path], list[Path]]] = []
-    for role in ("train", "val"):
-        if role not in sides:
-            continue
-        folder = _xml_folder(sides[role])
-        assert folder is not None  # chosen above because it has one
-        pictures = [given] if (given := images[role]) else _picture_folders(folder, sides[role], base)
-        xml_files = sorted(folder.glob("*.xml"))
-        labelled = {path.stem for path in xml_files}
-        for picture in sorted(p for p in pictures[0].iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-            if picture.stem not in labelled:
-                findings.add("image_unlabelled", picture)
-        found.append((role, xml_files, pictures))
-    return found
-
-
-def _from_lists(
-    base: Path, lists: Path, images: dict[str, Path | None], notes: list[str]
-) -> list[tuple[str, list[Path], list[Path]]]:
-    """The splits that ImageSets/Main names: train and val, else trainval and test."""
-    files = {role: lists / f"{role}.txt" for role in ("train", "val")}
-    if not files["train"].is_file():
-        files["train"] = lists / "trainval.txt"
-    if not files["val"].is_file():
-        files["val"] = lists / "test.txt"
-        if files["val"].is_file():
-            notes.append("there is no list val.txt; test.txt is used for validation")
-    if not files["train"].is_file() and not files["val"].is_file():
-        inside = ", ".join(sorted(p.name for p in lists.iterdir())[:8])
-        raise DataError(
-            f"expected train.txt, trainval.txt, val.txt or test.txt in {lists}, found {inside or 'nothing'}"
-        )
-    found = []
-    for role, path in files.items():
-        if path.is_file():
-            stems = [line.split()[0] for line in read_lines(path)]
-            pictures = [given] if (given := images[role]) else _picture_folders(base / "Annotations", base, base)
-            found.append((role, [base / "Annotations" / f"{Path(stem).name}.xml" for stem in stems], pictures))
-    return found
-
-
-def _picture_folders(xml_folder: Path, *parents: Path) -> list[Path]:
-    folders = [parent / name for parent in parents for name in _PICTURE_FOLDERS]
-    return [folder for folder in folders if folder.is_dir()] + [xml_folder]
-
-
-def _stems(folders: list[Path]) -> dict[str, Path]:
-    """File name without suffix -> picture; earlier folders win."""
-    stems: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                stems.setdefault(path.stem, path)
-    return stems
-
-
-def _read_file(xml_file: Path, stems: dict[str, Path], folder: Path, findings: Findings) -> RawImage | None:
-    if not xml_file.is_file():
-        findings.add("image_unlabelled", xml_file, detail="no such xml file")
-        return None
+def _read_file(xml_file: Path, source: Source) -> RawImage | None:
+    """The record of one file, without its image's path: `file_name` is what the file says."""
+    findings = source.findings
     try:
-        tree = ET.fromstring(xml_file.read_bytes(), ET.XMLParser(target=_PlainTree()))
-    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that does not exist
+        tree = _parse(xml_file, findings)
+    except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
         findings.add("xml_malformed", xml_file, detail=str(error))
+        source.use(xml_file)
         return None
     if tree.tag != "annotation":
         findings.add("xml_malformed", xml_file, detail=f"<{tree.tag}> where <annotation> is expected")
         return None
-    written = Path((tree.findtext("filename") or "").strip().replace("\\", "/"))
-    path = stems.get(xml_file.stem) or stems.get(written.stem)
-    if path is None:
-        suffix = written.suffix if written.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
-        path = folder / (xml_file.stem + suffix)
+    name = (tree.findtext("filename") or "").strip()
+    if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
+        name += ".jpg"
     height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-    image = RawImage(None, path, path.name, height or None, width or None, [], file=str(xml_file))
+    image = RawImage(None, xml_file, name or f"{xml_file.stem}.jpg", height or None, width or None, [], str(xml_file))
     for number, found in enumerate(tree.iter("object"), start=1):
-        corners = [_number(found.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-        name = (found.findtext("name") or "").strip()
-        difficult = (found.findtext("difficult") or "").strip() == "1"
-        box = None if all(corner is None for corner in corners) else corners
-        image.objects.append(RawObject(None, name, box, None, difficult, None, f"object {number}"))
+        where = f"object {number}"
+        box, outline = _shape(found, xml_file, where, findings)
+        category = " ".join((found.findtext("name") or "").split())
+        difficult = (found.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
+        image.objects.append(RawObject(None, category, box, None, difficult, outline, where))
     return image
+
+
+def _parse(xml_file: Path, findings: Findings) -> ET.Element:
+    """The tree of a file, whatever encoding it has and says that it has."""
+    data = xml_file.read_bytes()
+    try:
+        return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
+    except (ET.ParseError, ValueError, LookupError):
+        text, encoding = decode_text(data, xml_file)
+        text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
+        tree = ET.fromstring(text, ET.XMLParser(target=_PlainTree()))
+        if encoding != "utf-8":
+            findings.add("text_encoding", xml_file, detail=f"read as {encoding}")
+        return tree
+
+
+def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:
+    """The box of an object as x1, y1, x2, y2, and its outline where it is not a box."""
+    corners = [_number(found.findtext(f"bndbox/{side}")) for side in _CORNERS]
+    if any(corner is not None for corner in corners):
+        x1, y1, x2, y2 = corners
+        if all(isinstance(corner, float) for corner in corners) and (x1 > x2 or y1 > y2):
+            findings.add("corners_swapped", xml_file, where, f"found {corners}")
+            corners = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+        return corners, None
+    outline = _rotated(found) or _polygon(found)
+    if outline is None:
+        return None, None
+    xs, ys = outline[0::2], outline[1::2]
+    findings.add("box_around_outline", xml_file, where)
+    return [min(xs), min(ys), max(xs), max(ys)], [outline]
+
+
+def _rotated(found: ET.Element) -> list[float] | None:
+    """The corners of a rotated box: centre, size and angle in radians, as roLabelImg writes them."""
+    numbers = [_number(found.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
+    if not all(isinstance(number, float) for number in numbers):
+        return None
+    cx, cy, w, h, angle = numbers
+    across, down = (cos(angle) * w / 2, sin(angle) * w / 2), (-sin(angle) * h / 2, cos(angle) * h / 2)
+    corners = [(cx + i * across[0] + j * down[0], cy + i * across[1] + j * down[1]) for i, j in _AROUND]
+    return [value for corner in corners for value in corner]
+
+
+_AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+
+
+def _polygon(found: ET.Element) -> list[float] | None:
+    """The points of a polygon, written as x1, y1, x2, y2, ... or as pt with x and y."""
+    polygon = found.find("polygon")
+    if polygon is None:
+        return None
+    points = [(_number(p.findtext("x")), _number(p.findtext("y"))) for p in polygon.iter("pt")]
+    if not points:
+        count = sum(child.tag.startswith("x") for child in polygon)
+        points = [(_number(polygon.findtext(f"x{k}")), _number(polygon.findtext(f"y{k}"))) for k in range(1, count + 1)]
+    flat = [value for point in points for value in point]
+    return flat if len(flat) >= 6 and all(isinstance(value, float) for value in flat) else None
 
 
 def _number(text: str | None) -> Any:

@@ -1,237 +1,154 @@
-"""Read YOLO labels: one text file a picture, into RawSplits.
+"""Read YOLO labels: one text file per image, into RawSplits.
 
-A line is `class cx cy w h`, relative to the picture, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon (segmentation data),
-whose box is its extent. A picture without a text file has no objects, as the format's tools hold it.
+Read are the folders of Ultralytics (`data.yaml`), Darknet (`obj.data`, `obj.names`, lists of images), the exports of
+CVAT, LabelImg, Label Studio and Roboflow, and any folder of images with such text files. An image without a text file
+has no objects, as the format's tools hold it. Lines: see `yolo_lines`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from detrkit.data.coco import as_id
-from detrkit.data.encodings import read_lines
+from detrkit.data.encodings import read_text
+from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
-from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.pairing import pair
+from detrkit.data.raw import RawImage, RawObject, RawSplit
+from detrkit.data.source import Source
+from detrkit.data.yolo_layout import Layout, describe_layout, find_layout
+from detrkit.data.yolo_lines import as_ids, parse_line
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
-_SIDES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+def find_yolo(index: FileIndex) -> str:
+    """What of a YOLO data set is there, in words; empty if nothing."""
+    return describe_layout(index)
 
 
-def find_yolo(root: Path) -> str:
-    """What of a YOLO data set is at `root`, in words; empty if nothing."""
-    config = _config_file(root)
-    if config is not None:
-        return config.name
-    return "images/ and labels/" if root.is_dir() and _folders_without_config(root) else ""
-
-
-def read_yolo(root: Path, images: dict[str, Path | None], findings: Findings, notes: list[str]) -> dict[str, RawSplit]:
-    """Read a data set with a `data.yaml`, or with images/ and labels/ folders alone.
+def read_yolo(source: Source) -> dict[str, RawSplit]:
+    """Read a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
 
     Args:
-        root: its folder, or its yaml file.
-        images: split -> folder of its pictures, where the user named one.
-        findings: takes what is wrong with single files and lines.
-        notes: takes a sentence for each choice.
+        source: its files; takes findings and notes.
 
     Raises:
-        DataError: the yaml file cannot be read as one, or no picture is where it says.
+        DataError: a yaml file cannot be read as one, or no image is where it says.
     """
-    config_file = _config_file(root)
-    if config_file is not None:
-        config = _load_yaml(config_file)
-        names = _names(config, config_file)
-        sides = {
-            side: _listed_pictures(config, side, config_file)
-            for side in _SIDES
-            if config.get(side) or (side == "val" and config.get("valid"))
-        }
-        source = config_file
-    else:
-        sides = {side: _pictures_in(folders) for side, folders in _folders_without_config(root).items()}
-        names = _classes_txt(root)
-        source = root
-    for role, given in images.items():
-        if given is not None:
-            sides[role] = _pictures_in([given])
-    if "test" in sides:
-        test = sides.pop("test")
-        if test and not sides.get("val"):
-            sides["val"] = test
-            notes.append("there is no validation split; test is used for it")
-    if not any(sides.values()):
-        raise DataError(f"expected pictures of a YOLO data set for train or val in {source}, found none; mend --data")
+    layout = find_layout(source)
+    if not any(layout.images.values()):
+        raise DataError(f"expected images of a YOLO data set for train or val in {layout.source}, found none")
+    labels = _labels(source, layout)
+    ids = as_ids(layout.names or {})
     splits: dict[str, list[RawImage]] = {}
+    read: dict[Path, tuple[list[RawObject], bool]] = {}
     for role in ("train", "val"):
-        if sides.get(role):
-            base = _common_folder(sides[role])
-            splits[role] = [
-                _read_labels(number, path, base, findings) for number, path in enumerate(sides[role], start=1)
-            ]
-    if names is None:
-        found = {o.category for side in splits.values() for image in side for o in image.objects}
-        count = max((c for c in found if isinstance(c, int)), default=-1) + 1
-        names = {index: str(index) for index in range(count)}
-        called = f"they are called 0 to {count - 1}" if count else "there are no objects either"
-        notes.append(f"the classes have no names (no data.yaml, no classes.txt); {called}")
-    categories = Categories(tuple(names), tuple(names.values()))
-    return {role: RawSplit(role, side, categories, "relative", str(source)) for role, side in splits.items()}
-
-
-def label_file(picture: Path) -> Path:
-    """Where the labels of a picture lie: under `labels` instead of the last `images` of its path, else beside it."""
-    parts = list(picture.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            return Path(*parts[:index], "labels", *parts[index + 1 :]).with_suffix(".txt")
-    return picture.with_suffix(".txt")
-
-
-def _config_file(root: Path) -> Path | None:
-    if root.is_file():
-        return root if root.suffix.lower() in (".yaml", ".yml") else None
-    files = sorted({*root.glob("*.yaml"), *root.glob("*.yml")}, key=lambda p: (p.stem not in ("data", "dataset"), p))
-    for path in files:
-        head = path.read_text(encoding="utf-8-sig", errors="replace")
-        keys = {line.split(":")[0] for line in head.splitlines() if ":" in line}
-        if keys & {"names", "nc"} and keys & {"train", "val"}:
-            return path
-    return None
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"expected YAML in {path}, found a mistake: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise DataError(f"expected train, val and names in {path}, found {type(config).__name__}")
-    return config
-
-
-def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
-    names = config.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if names is None and isinstance(config.get("nc"), int):
-        names = {index: str(index) for index in range(config["nc"])}
-    if names is None:
-        return None
-    numbers = {as_id(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
-    known = {number: name for number, name in numbers.items() if number is not None and number >= 0}
-    if not known or len(known) < len(names):
-        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}"[:300])
-    return _unique(dict(sorted(known.items())), path)
-
-
-def _unique(names: dict[int, str], path: Path) -> dict[int, str]:
-    texts = list(names.values())
-    twice = next((name for name in texts if texts.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"expected each class name once in {path}, found {twice!r} again; name the classes apart")
-    return names
-
-
-def _listed_pictures(config: dict[str, Any], side: str, config_file: Path) -> list[Path]:
-    """The pictures that `train:` (or val, test) of the yaml file names: folders, lists of paths, or several of them."""
-    value = config.get(side) or config.get("valid")
-    entries = value if isinstance(value, list) else [value]
-    here = config_file.parent
-    stated = Path(str(config.get("path") or "."))
-    roots = [here / stated, here / stated.name, here, here.parent]
-    found: list[Path] = []
-    for entry in entries:
-        tail = str(entry).replace("\\", "/")
-        # exporters write ../train/images where they mean train/images
-        tries = [root / tail for root in roots] + [here / tail.removeprefix("../")]
-        target = next((path for path in tries if path.exists()), None)
-        if target is None:
-            if side == "test":
+        images = layout.images.get(role)
+        if not images:
+            continue
+        base = _common_folder(images)
+        splits[role] = []
+        for number, path in enumerate(images, start=1):
+            label = labels.get(path)
+            if label is not None and label not in read:
+                read[label] = _read_labels(label, source.findings, layout.key_points, ids)
+            objects, broken = read[label] if label is not None else ([], False)
+            if broken:
+                source.use(path)  # an image of which a label was lost would teach that nothing is there
                 continue
-            looked = ", ".join(dict.fromkeys(str(path) for path in tries))
-            raise DataError(f"expected the {side} pictures of {config_file} at {tail!r}, found none of {looked}")
-        found += _pictures_in([target]) if target.is_dir() else _from_list(target, roots)
-    return list(dict.fromkeys(found))
+            name = path.relative_to(base).as_posix()
+            splits[role].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
+    names = layout.names or _numbered(splits.values(), source.notes)
+    categories = Categories(tuple(names), tuple(names.values()))
+    return {role: RawSplit(role, side, categories, "relative", str(layout.source)) for role, side in splits.items()}
 
 
-def _from_list(path: Path, roots: Iterable[Path]) -> list[Path]:
-    """The pictures that a text file lists, one path a line."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [path]
-    roots = [path.parent, *roots]
-    return [next((p for root in roots if (p := root / line).exists()), path.parent / line) for line in read_lines(path)]
+def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
+    """Image -> label file; what does not meet is noted."""
+    images = list(dict.fromkeys(path for some in layout.images.values() for path in some))
+    inside = [path for path in images if path.is_relative_to(source.root)]
+    # all images of the data set, so that the labels of images that are not used are not taken for lost ones
+    pairs = pair(source.index, layout.labels, dict.fromkeys((*inside, *source.index.images)))
+    labels = pairs.file_of
+    for path in set(images) - set(inside):
+        if (file := _label_outside(path)) is not None:
+            labels[path] = file
+    chosen = set(images)
+    for file, shared in pairs.shared.items():
+        if len(both := [path for path in shared if path in chosen]) > 1:
+            names = ", ".join(path.name for path in both)
+            source.findings.add("label_shared", file, detail=names)
+    for file, preferred in pairs.doubled.items():
+        source.leave([file], f"{preferred} is used for the same image")
+    for file in pairs.alone:
+        source.findings.add("label_without_image", file)
+    without = [path for path in images if path not in labels]
+    if without and 2 * len(without) < len(images):
+        for path in without:
+            source.findings.add("image_without_label", path)
+    elif without:
+        looked = f"; labels are looked for in folders labels/ and beside images, as {_expected(without[0])}"
+        source.notes.append(
+            f"{len(without)} of {len(images)} images have no label file and count as images without objects{looked}"
+        )
+    return labels
 
 
-def _pictures_in(folders: Iterable[Path]) -> list[Path]:
-    return [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+def _label_outside(image: Path) -> Path | None:
+    """The label file of an image outside of the data set's folder: under labels/ instead of images/, else beside it."""
+    return next((path for path in (_expected(image), image.with_suffix(".txt")) if path.is_file()), None)
 
 
-def _folders_without_config(root: Path) -> dict[str, list[Path]]:
-    """Side -> picture folders: images/SIDE with labels/SIDE, SIDE/images with SIDE/labels, or images with labels."""
-    found: dict[str, list[Path]] = {}
-    for side, words in _SIDES.items():
-        for word in words:
-            for pictures, labels in (
-                (root / "images" / word, root / "labels" / word),
-                (root / word / "images", root / word / "labels"),
-            ):
-                if pictures.is_dir() and labels.is_dir():
-                    found.setdefault(side, []).append(pictures)
-    if not found and (root / "images").is_dir() and (root / "labels").is_dir():
-        found["train"] = [root / "images"]
-    return found
+def _expected(image: Path) -> Path:
+    """Where the labels of an image usually lie: under `labels` instead of the last `images` of its path."""
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index].lower() == "images":
+            return Path(*parts[:index], "labels", *parts[index + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
 
 
-def _classes_txt(root: Path) -> dict[int, str] | None:
-    for path in (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names"):
-        if path.is_file():
-            return _unique(dict(enumerate(read_lines(path))), path)
-    return None
+def _read_labels(path: Path, findings: Findings, key_points: int, ids: dict[str, int]) -> tuple[list[RawObject], bool]:
+    """The objects of a label file, and whether a line of it could not be read."""
+    try:
+        lines = read_text(path, findings).splitlines()
+    except DataError:
+        findings.add("txt_malformed", path, detail="not text")
+        return [], True
+    objects: list[RawObject] = []
+    broken = False
+    extras: set[str] = set()
+    for row, text in enumerate(lines, start=1):
+        line = parse_line(text, key_points=key_points, ids=ids)
+        if line is None:
+            continue
+        if isinstance(line, str):
+            findings.add("txt_malformed", path, f"line {row}", line)
+            broken = True
+            continue
+        if line.extra and line.extra not in extras:
+            extras.add(line.extra)
+            findings.add("label_extra_columns", path, f"line {row}", line.extra)
+        polygon = [line.polygon] if line.polygon else None
+        objects.append(RawObject(None, line.category, line.box, None, False, polygon, f"line {row}"))
+    return objects, broken
 
 
-def _common_folder(pictures: list[Path]) -> Path:
+def _numbered(splits: Iterable[list[RawImage]], notes: list[str]) -> dict[int, str]:
+    """Names for classes that have none: their numbers."""
+    found = {o.category for side in splits for image in side for o in image.objects}
+    count = min(max((c for c in found if isinstance(c, int)), default=-1) + 1, 10_000)
+    called = f"they are called 0 to {count - 1}" if count else "there are no objects either"
+    notes.append(f"the classes have no names (no data.yaml, no classes.txt); {called}")
+    return {index: str(index) for index in range(count)}
+
+
+def _common_folder(images: list[Path]) -> Path:
     """The deepest folder above all of them; file names are relative to it."""
-    shared = list(pictures[0].parent.parts)
-    for path in pictures:
+    shared = list(images[0].parent.parts)
+    for path in images:
         parts = path.parent.parts
         same = next((i for i, (a, b) in enumerate(zip(shared, parts, strict=False)) if a != b), len(parts))
         del shared[same:]
     return Path(*shared)
-
-
-def _read_labels(number: int, picture: Path, base: Path, findings: Findings) -> RawImage:
-    path = label_file(picture)
-    name = picture.relative_to(base).as_posix()
-    image = RawImage(number, picture, name, None, None, [], file=str(path))
-    if not path.is_file():
-        return image
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        findings.add("txt_malformed", path, detail="not text")
-        return image
-    for row, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            category, *numbers = (float(word) for word in words)
-        except ValueError:
-            findings.add("txt_malformed", path, f"line {row}", line.strip()[:60])
-            continue
-        if not category.is_integer() or not (len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)):
-            detail = f"expected class cx cy w h or a polygon, found {len(words)} columns: {line.strip()[:60]}"
-            findings.add("txt_malformed", path, f"line {row}", detail)
-            continue
-        box, polygon = numbers, None
-        if len(numbers) > 4:
-            xs, ys = numbers[0::2], numbers[1::2]
-            box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-            polygon = [numbers]
-        image.objects.append(RawObject(None, int(category), box, None, False, polygon, f"line {row}"))
-    return image

@@ -221,17 +221,17 @@ def match_classes(model: Categories, data: Categories) -> ClassMatch:
 def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
     """Whether the data, if nobody says how to read them, are maps, and the detector knows stuff as they do, or what it
     predicted are maps too."""
-    from detrkit.data import find_json
-    from detrkit.data.panoptic import looks_like_panoptic
+    from detrkit.data.coco_layout import holds_segments
+    from detrkit.data.find import holds_panoptic
 
     root, predicted = Path(config.data), Path(config.detections)
     if config.data_format != "auto" or config.train_json or config.val_json or not root.exists():
         return False
     if detector is None:
-        maps = predicted.is_file() and looks_like_panoptic(predicted)
+        maps = predicted.is_file() and holds_segments(predicted)
     else:
         maps = not all(detector.categories.isthing or ())
-    return maps and bool(find_json.describe(root, panoptic=True))
+    return maps and holds_panoptic(root)
 
 
 def made_split(weights: str) -> dict[str, Any]:

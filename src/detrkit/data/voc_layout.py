@@ -1,0 +1,174 @@
+"""Which Pascal VOC files a data set has, which split each belongs to, and which image.
+
+Lists tell the split: those of `ImageSets/Main` (VOC, CVAT; one per class in VoTT's exports), of `ImageSets`, and lists
+of images and xml files side by side (PaddleDetection). What no list names is told by its folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from detrkit.data.encodings import read_lines
+from detrkit.data.file_index import FileIndex
+from detrkit.data.pairing import stem_key
+from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.source import Source
+from detrkit.data.splits import role_of, role_of_parts
+from detrkit.errors import DataError
+
+_SNIFFED = 64
+_HEAD = 4096
+_ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]")
+_NAME_FILES = ("label_list.txt", "labels.txt", "classes.txt", "labelmap.txt", "predefined_classes.txt")
+
+
+def find_xml(index: FileIndex) -> list[Path]:
+    """The xml files of a data set that are Pascal VOC's, as far as a sample of them tells; else none."""
+    files = index.with_suffix(".xml")
+    sample = files[:: max(1, len(files) // _SNIFFED)]
+    return files if any(is_annotation(path) for path in sample) else []
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file begins like an annotation of Pascal VOC, in any encoding."""
+    with path.open("rb") as file:
+        return bool(_ANNOTATION.search(file.read(_HEAD).replace(b"\0", b"")))
+
+
+def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
+    """`train` and `val` -> xml files, by the lists of the data set and else by its folders.
+
+    Files that a list names and that are not there are among them. Those that no list of their folder names are left.
+
+    Raises:
+        DataError: lists are there, but none that tells train or val.
+    """
+    by_role: dict[str, list[Path]] = {}
+    rest = files
+    for folder, lists in _lists(source.index).items():
+        inside = [path for path in rest if path.is_relative_to(folder)] or rest
+        found = _by_lists(source, folder, lists, inside)
+        if not found:
+            continue
+        for role, paths in found.items():
+            by_role.setdefault(role, []).extend(paths)
+        listed = {path for paths in found.values() for path in paths}
+        source.leave((path for path in inside if path not in listed), "no list of its data set names it")
+        inside_set = set(inside)
+        rest = [path for path in rest if path not in inside_set]
+    for path in rest:
+        by_role.setdefault(role_of_parts(source.index.relative(path)[:-1]), []).append(path)
+    if "train" in by_role or "val" in by_role:
+        if "trainval" in by_role:
+            by_role.pop("trainval")
+    elif "trainval" in by_role:
+        by_role["train"] = by_role.pop("trainval")
+    return source.fold_splits(by_role)
+
+
+def _lists(index: FileIndex) -> dict[Path, list[Path]]:
+    """Folder of a VOC data set -> its lists: those in ImageSets, else text files called after splits."""
+    found: dict[Path, list[Path]] = {}
+    others: dict[Path, list[Path]] = {}
+    for path in index.with_suffix(".txt"):
+        parts = [part.lower() for part in path.parts]
+        if "imagesets" in parts:
+            base = Path(*path.parts[: parts.index("imagesets")])
+            found.setdefault(base, []).append(path)
+        elif role_of(path.stem) or path.stem.lower() == "trainval":
+            others.setdefault(path.parent, []).append(path)
+    for base, paths in found.items():
+        main = [path for path in paths if path.parent.name.lower() == "main"]
+        flat = [path for path in paths if path.parent.name.lower() == "imagesets"]
+        found[base] = main or flat or paths
+    return found or others
+
+
+def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]) -> dict[str, list[Path]]:
+    """Role -> the xml files that the lists of one folder name.
+
+    Raises:
+        DataError: lists in ImageSets, but none that tells a split.
+    """
+    roles = _roles_of_lists(lists)
+    if not roles:
+        if not any("imagesets" in (part.lower() for part in path.parts) for path in lists):
+            return {}
+        inside = ", ".join(sorted(path.name for path in lists)[:8])
+        raise DataError(
+            f"expected train.txt, trainval.txt, val.txt, test.txt or default.txt in {lists[0].parent}, found {inside}"
+        )
+    stems = {stem_key(path.name): path for path in files}
+    found: dict[str, list[Path]] = {}
+    for role, paths in roles.items():
+        listed: dict[Path, None] = {}
+        for path in paths:
+            source.use(path)
+            for number, line in enumerate(read_lines(path, source.findings), start=1):
+                xml = _xml_of(line, stems)
+                if xml is None:
+                    source.findings.add("listed_without_annotation", path, f"line {number}", line)
+                else:
+                    listed[xml] = None
+        if listed:
+            found[role] = list(listed)
+        elif role == "train":
+            raise DataError(
+                f"expected names of images with an xml file in {paths[0]}, found none" + source.findings.reasons()
+            )
+        else:
+            source.notes.append(f"{paths[0].name} names no image with an xml file, as if it were not there")
+    source.use(*lists)
+    return found
+
+
+def _roles_of_lists(lists: list[Path]) -> dict[str, list[Path]]:
+    """Role -> lists: those called like a split alone, else those of single classes (CLASS_train.txt)."""
+    plain: dict[str, list[Path]] = {}
+    of_classes: dict[str, list[Path]] = {}
+    for path in sorted(lists):
+        stem = path.stem.lower()
+        if stem in ("trainval", "default"):
+            plain.setdefault("trainval" if stem == "trainval" else "train", []).append(path)
+        elif role := role_of(stem):
+            alone = not re.search(r"[\W_]", stem.strip("_-"))
+            (plain if alone else of_classes).setdefault(role, []).append(path)
+        elif stem.endswith("_trainval"):
+            of_classes.setdefault("trainval", []).append(path)
+    return plain or of_classes
+
+
+def _xml_of(line: str, stems: dict[str, Path]) -> Path | None:
+    """The xml file of a line of a list: a name, perhaps with blanks, ending, folders, or a -1, 0 or 1 after it."""
+    text = line.replace("\\", "/")
+    words = text.split()
+    for guess in (text, text.rpartition(" ")[0].strip(), words[-1], words[0]):
+        name = guess.rpartition("/")[2]
+        ending = "." + name.rpartition(".")[2].lower()
+        key = stem_key(name if ending in (*IMAGE_SUFFIXES, ".xml") else name + ".xml")
+        if key in stems:
+            return stems[key]
+    return None
+
+
+def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
+    """The names of classes: in the order of a list beside the data where one has all of them, else alphabetical.
+
+    Lists are label_list.txt (PaddleDetection), labels.txt, classes.txt, or labelmap.txt (CVAT, `name:colour:...`).
+    """
+    found = sorted(names)
+    for path in source.index.with_suffix(".txt"):
+        if path.name.lower() not in _NAME_FILES:
+            continue
+        source.use(path)
+        lines = [line for line in read_lines(path, source.findings) if not line.startswith("#")]
+        if path.name.lower() == "labelmap.txt":
+            lines = [line.split(":")[0] for line in lines]
+            lines = [line for line in lines if line != "background" or line in found]
+        if set(found) <= set(lines):
+            return list(dict.fromkeys(lines))
+        missing = ", ".join(sorted(set(found) - set(lines))[:5])
+        source.notes.append(f"{path.name} does not name the classes {missing}; classes are in alphabetical order")
+    return found

@@ -1,0 +1,378 @@
+"""Where a YOLO data set says its images are, and what its classes are called.
+
+In the order in which they are looked for: a yaml file (`train`, `val`, `names`); Darknet's `obj.data` (the same as
+`key = value`); lists of images (`train.txt`, `valid.txt`); else all images that have a label file, whose folders tell
+the split.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.data.coco import as_id
+from detrkit.data.encodings import read_lines, read_text
+from detrkit.data.file_index import FileIndex
+from detrkit.data.pairing import pair
+from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.source import Source
+from detrkit.data.splits import role_of, role_of_parts
+from detrkit.data.yolo_lines import Line, parse_line
+from detrkit.errors import DataError
+
+_ROLES = ("train", "val", "test")
+_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt", "label_list.txt", "class.txt")
+_SNIFFED = 8
+_SNIFFED_BYTES = 1 << 16
+_CLASSES = 100_000
+"""More classes than any data set has: a first number from here on is none."""
+
+
+@dataclass
+class Layout:
+    """What there is to read."""
+
+    images: dict[str, list[Path]]
+    """`train` and `val` -> their images."""
+    labels: list[Path]
+    """Text files that may be labels."""
+    names: dict[int, str] | None
+    """Class id -> name, where any file says it."""
+    source: Path
+    """The file or folder that this was read from, for messages."""
+    key_points: int = 0
+    """Numbers of key points that follow each box."""
+
+
+@dataclass
+class _Config:
+    """What a yaml file or Darknet's data file says."""
+
+    path: Path
+    images: dict[str, list[Path]] = field(default_factory=dict)
+    names: dict[int, str] | None = None
+    key_points: int = 0
+
+
+def describe_layout(index: FileIndex) -> str:
+    """What of a YOLO data set is there, in words; empty if nothing."""
+    configs = _config_files(index)
+    if configs:
+        return ", ".join("/".join(index.relative(path)) for path in configs[:3])
+    if not _labelled(index, _label_files(index)):
+        return ""
+    names = _name_files(index)
+    return "text files of labels" + (f" and {names[0].name}" if names else "")
+
+
+def find_layout(source: Source) -> Layout:
+    """Find out what to read; by what the user named, by what files say, else by the folders.
+
+    Raises:
+        DataError: a file cannot be read, names contradict each other, or the training images are not where it says.
+    """
+    files = _config_files(source.index)
+    configs = [_read_config(path, source) for path in files]
+    if configs:
+        images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
+        names = _agreed([(config.path, config.names) for config in configs if config.names])
+        layout = Layout(images, _label_files(source.index), names, files[0], max(c.key_points for c in configs))
+    else:
+        labels = _label_files(source.index)
+        layout = Layout(_listed(source) or _by_folder(source, labels), labels, None, source.root)
+    if layout.names is None:
+        layout.names = _names_beside(source)
+    for role, given in source.image_dirs.items():
+        if given is not None:
+            layout.images[role] = _images_in(source, given)
+    layout.images = source.fold_splits(layout.images)
+    source.use(*files)
+    return layout
+
+
+# --- yaml and Darknet's data files -----------------------------------------------------------------------------------
+
+
+def _config_files(index: FileIndex) -> list[Path]:
+    """The yaml files of a data set, else Darknet's data files, of the folder nearest to the root that has any."""
+    for suffixes, fits in (((".yaml", ".yml"), _is_yaml_config), ((".data",), _is_darknet)):
+        found = [path for path in index.with_suffix(*suffixes) if fits(path)]
+        if found:
+            depth = min(len(path.parts) for path in found)
+            nearest = [path for path in found if len(path.parts) == depth]
+            by_folder: dict[Path, Path] = {}
+            for path in sorted(nearest, key=lambda p: (p.stem not in ("data", "dataset"), p)):
+                by_folder.setdefault(path.parent, path)  # one per folder; several folders are several sites
+            return list(by_folder.values())
+    return []
+
+
+def _is_yaml_config(path: Path) -> bool:
+    try:
+        head = read_text(path)
+    except DataError:
+        return False
+    keys = {line.split(":")[0].strip("'\" ") for line in head.splitlines() if ":" in line}
+    return bool(keys & {"names", "nc"} and keys & {"train", "val"})
+
+
+def _is_darknet(path: Path) -> bool:
+    try:
+        return {"train", "names"} <= _darknet(path).keys()
+    except DataError:
+        return False
+
+
+def _darknet(path: Path) -> dict[str, str]:
+    pairs = (line.partition("=") for line in read_lines(path))
+    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
+
+
+def _read_config(path: Path, source: Source) -> _Config:
+    """Images and names of one file."""
+    darknet = path.suffix.lower() == ".data"
+    content: dict[str, Any] = dict(_darknet(path)) if darknet else _load_yaml(path, source)
+    config = _Config(path, names=None if darknet else _names(content, path))
+    if darknet and (names := _resolve(content["names"], path, content, source)) is not None and names.is_file():
+        source.use(names)
+        config.names = dict(enumerate(read_lines(names, source.findings)))
+    shape = content.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape):
+        config.key_points = shape[0] * shape[1]
+    for role in _ROLES:
+        value = next((content[key] for key in _KEYS[role] if content.get(key)), None)
+        if value is not None:
+            config.images[role] = _stated(value, role, path, content, source)
+    return config
+
+
+def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(read_text(path, source.findings))
+    except yaml.YAMLError as error:
+        raise DataError(f"expected YAML in {path}, found a mistake: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise DataError(f"expected keys such as train, val and names in {path}, found a {type(config).__name__}")
+    return config
+
+
+def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
+    """Class id -> name; None where the yaml file has neither names nor their number."""
+    names = config.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if names is None and isinstance(config.get("nc"), int):
+        names = {index: str(index) for index in range(config["nc"])}
+    if names is None:
+        return None
+    numbers = {as_id(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
+    known = {number: name for number, name in numbers.items() if number is not None and number >= 0}
+    if not known or len(known) < len(names):
+        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}"[:300])
+    return _unique(dict(sorted(known.items())), path)
+
+
+def _unique(names: dict[int, str], path: Path) -> dict[int, str]:
+    texts = list(names.values())
+    twice = next((name for name in texts if texts.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"expected each class name once in {path}, found {twice!r} again; name the classes apart")
+    return names
+
+
+def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
+    """The images that `train:` (or val, test) names: folders, lists of paths, or several of them."""
+    found: list[Path] = []
+    for entry in value if isinstance(value, list) else [value]:
+        target = _resolve(str(entry), path, content, source)
+        if target is None and role == "train":
+            raise DataError(
+                f"expected the train images of {path} at {str(entry)!r}, found no such file or folder there nor below "
+                f"{source.root}; correct the path in {path.name}"
+            )
+        if target is None:
+            what = "a validation split is made of the training images" if role == "val" else "it is not used"
+            source.notes.append(f"the {role} images of {path.name} at {str(entry)!r} are not there; {what}")
+            continue
+        if target.is_dir():
+            found += _images_in(source, target)
+        elif target.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(target)
+        else:
+            source.use(target)
+            found += _of_list(target, source, content)
+    return list(dict.fromkeys(found))
+
+
+def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) -> Path | None:
+    """The file or folder that an entry means: where it says, or (paths of another machine) by the end of it."""
+    tail = entry.strip().replace("\\", "/")
+    stated = str(content.get("path") or ".").replace("\\", "/")
+    here = path.parent
+    roots = [here / stated, here / Path(stated).name, here, here.parent]
+    # exporters write ../train/images where they mean train/images
+    tries = [root / tail for root in roots] + [here / tail.removeprefix("../")]
+    parts = [part for part in re.split("/+", tail) if part and part not in (".", "..") and not part.endswith(":")]
+    tries += [base / Path(*parts[k:]) for k in range(len(parts)) for base in dict.fromkeys((here, source.root))]
+    return next((found for found in tries if found.exists()), None)
+
+
+def _of_list(path: Path, source: Source, content: dict[str, Any] | None = None) -> list[Path]:
+    """The images that a text file lists, one path per line."""
+    lines = read_lines(path, source.findings)
+    stated = str((content or {}).get("path") or ".").replace("\\", "/")
+    folders = [path.parent, path.parent / stated, source.root]
+    matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
+    for number, line in enumerate(lines, start=1):
+        if matches[line].how == "ambiguous":
+            rivals = ", ".join(str(rival) for rival in matches[line].rivals[:3])
+            source.findings.add("image_ambiguous", path, f"line {number}", f"{line!r} may be {rivals}")
+    return [matches[line].path for line in dict.fromkeys(lines) if matches[line].how != "ambiguous"]
+
+
+def _images_in(source: Source, folder: Path) -> list[Path]:
+    inside = [path for path in source.index.images if path.is_relative_to(folder)]
+    if not inside and not folder.is_relative_to(source.root):
+        inside = FileIndex(folder).images
+    return source.index.once(inside)
+
+
+# --- without such a file ---------------------------------------------------------------------------------------------
+
+
+def _listed(source: Source) -> dict[str, list[Path]]:
+    """The images of lists called after splits, as CVAT and Darknet write them."""
+    files = {path: role for path in source.index.with_suffix(".txt") if (role := role_of(path.stem))}
+    found: dict[str, list[Path]] = {}
+    for path, role in files.items():
+        head = [line.lower() for line in read_lines(path)[:20]]
+        if head and all(line.endswith(IMAGE_SUFFIXES) for line in head):
+            found.setdefault(role, []).extend(_of_list(path, source))
+            source.use(path)
+    return {role: list(dict.fromkeys(images)) for role, images in found.items()}
+
+
+def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+    """Images with a label file, and those beside them without one; their folders tell the split."""
+    pairs = pair(source.index, labels, source.index.images)
+    folders = {path.parent for path in pairs.file_of}
+    used = source.index.once(path for path in source.index.images if path.parent in folders)
+    roles = {path: role_of_parts(source.index.relative(path)[:-1]) for path in used}
+    found: dict[str, list[Path]] = {}
+    for path, role in roles.items():
+        found.setdefault(role, []).append(path)
+    return found
+
+
+def _label_files(index: FileIndex) -> list[Path]:
+    """Text files that may be labels: not lists, names of classes, or what people read."""
+    others = {*_NAME_FILES, "readme.txt", "license.txt", "requirements.txt", "labelmap.txt"}
+    found = []
+    for path in index.with_suffix(".txt"):
+        name = path.name.lower()
+        if name in others or name.startswith("readme"):
+            continue
+        if path.stem in index.image_stems or _looks_like_label(path):
+            found.append(path)
+    return found
+
+
+def _labelled(index: FileIndex, labels: list[Path]) -> bool:
+    """Whether some text files lie as labels do, and read as labels do."""
+    pairs = pair(index, labels, index.images)
+    sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
+    fitting = [path for path in sample if _looks_like_label(path)]
+    return 2 * len(fitting) >= len([path for path in sample if path.stat().st_size]) and bool(fitting)
+
+
+def _looks_like_label(path: Path) -> bool:
+    """Whether most of the first lines of a file are labels; an empty file is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_SNIFFED_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = [parse_line(line) for line in text.splitlines()[: 2 * _SNIFFED]]
+    read = [line for line in lines if line is not None]
+    return 2 * sum(not isinstance(line, str) and _plausible(line) for line in read) > len(read)
+
+
+def _plausible(line: Line) -> bool:
+    """Whether a line may be a label: a polygon in pixels is none, since other tools write many numbers, too."""
+    relative = line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon)
+    return 0 <= line.category < _CLASSES and relative
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def _name_files(index: FileIndex) -> list[Path]:
+    """Files with names of classes: the best known name first, then the one nearest to the root."""
+    found = [path for path in index.with_suffix(".txt", ".names", ".labels") if _is_name_file(path)]
+    return sorted(found, key=lambda path: (_rank(path), len(path.parts), path))
+
+
+def _is_name_file(path: Path) -> bool:
+    return path.name.lower() in _NAME_FILES or path.suffix.lower() == ".names"
+
+
+def _rank(path: Path) -> int:
+    return _NAME_FILES.index(path.name.lower()) if path.name.lower() in _NAME_FILES else len(_NAME_FILES)
+
+
+def _names_beside(source: Source) -> dict[int, str] | None:
+    """Class id -> name, by the lists of names in the data set, or by Label Studio's notes.json.
+
+    Raises:
+        DataError: two lists contradict each other.
+    """
+    named: list[tuple[Path, dict[int, str] | None]] = []
+    for path in _name_files(source.index):
+        source.use(path)
+        named.append((path, _unique(dict(enumerate(read_lines(path, source.findings))), path)))
+    for path in source.index.with_suffix(".json"):
+        if path.name.lower() == "notes.json" and (noted := _notes(path)):
+            source.use(path)
+            named += [] if named else [(path, noted)]
+    return _agreed([(path, names) for path, names in named if names])
+
+
+def _notes(path: Path) -> dict[int, str] | None:
+    """The categories of a notes.json; None where it has none."""
+    try:
+        rows = json.loads(read_text(path)).get("categories")
+        return {int(row["id"]): str(row["name"]) for row in rows}
+    except (DataError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _agreed(named: list[tuple[Path, dict[int, str] | None]]) -> dict[int, str] | None:
+    """The one list of names of several files, each of which says the same.
+
+    Raises:
+        DataError: they do not.
+    """
+    for path, names in named[1:]:
+        first, known = named[0]
+        if names != known:
+            raise DataError(
+                f"expected the same class names in {first} and {path}, found {_some(known)} and {_some(names)}; number "
+                "the classes alike in both, or name the folder of one with --data"
+            )
+    return named[0][1] if named else None
+
+
+def _some(names: dict[int, str] | None) -> str:
+    listed = [f"{number}: {name}" for number, name in (names or {}).items()]
+    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
+
+
+def _joined(lists: Iterable[list[Path]]) -> list[Path]:
+    return list(dict.fromkeys(path for some in lists for path in some))

@@ -1,0 +1,93 @@
+"""Lines of YOLO label files: `class cx cy w h` and what else tools write into them, one object per line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_DECIMAL_COMMA = re.compile(r"^-?\d*,\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a line says."""
+
+    category: int
+    box: list[float]
+    """cx, cy, w, h, relative to the image."""
+    polygon: list[float] | None = None
+    """x, y, x, y, ..., relative to the image."""
+    extra: str = ""
+    """Numbers that were read over: `confidence` or `key points`."""
+
+
+def parse_line(line: str, *, key_points: int = 0, ids: dict[str, int] | None = None) -> Line | str | None:
+    """Read one line.
+
+    Numbers are separated by blanks, tabs, commas or semicolons; what follows a # is a comment. After the class there
+    are a box, a box and a confidence, a box and key points, or a polygon, perhaps with a confidence.
+
+    Args:
+        line: the text.
+        key_points: how many numbers of key points follow each box (`kpt_shape` of the yaml file), 0 for none.
+        ids: class name -> id, for files that name the class.
+
+    Returns:
+        What it says; None for an empty line; a sentence about what is wrong with it.
+    """
+    text = line.split("#")[0].strip()
+    if not text:
+        return None
+    words = text.split()
+    if len(words) >= 5 and all(_DECIMAL_COMMA.match(word) or word.isdigit() for word in words[1:]):
+        words = [word.replace(",", ".") for word in words]
+    else:
+        words = re.split(r"[\s,;]+", text.strip(",; \t"))
+    if ids and words[0] in ids:
+        words[0] = str(ids[words[0]])
+    try:
+        category, *numbers = (float(word) for word in words)
+    except ValueError:
+        return f"expected numbers, found {text[:60]!r}"
+    if not category.is_integer():
+        return f"expected the number of a class first, found {text[:60]!r}"
+    count = len(numbers)
+    if key_points and count in (4 + key_points, 5 + key_points):
+        return Line(int(category), numbers[:4], extra="key points")
+    if count == 4:
+        return Line(int(category), numbers)
+    if count == 5:
+        return Line(int(category), numbers[:4], extra="confidence")
+    if count < 6:
+        return f"expected class cx cy w h or a polygon, found {len(words)} columns: {text[:60]!r}"
+    if _has_visibilities(numbers):
+        return Line(int(category), numbers[:4], extra="key points")
+    polygon, extra = (numbers, "") if count % 2 == 0 else (numbers[:-1], "confidence")
+    xs, ys = polygon[0::2], polygon[1::2]
+    box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
+    return Line(int(category), box, polygon, extra)
+
+
+def _has_visibilities(numbers: list[float]) -> bool:
+    """Whether a box is followed by points of x, y and 0, 1 or 2 (visible), some of them 2: no polygon has these."""
+    flags = numbers[6::3]
+    return (
+        len(numbers) % 3 == 1
+        and 2.0 in flags
+        and all(flag in (0.0, 1.0, 2.0) for flag in flags)
+        and all(0 <= number <= 1 for number in numbers[:4])
+    )
+
+
+def as_ids(names: dict[int, str]) -> dict[str, int]:
+    """Class name -> id, for `parse_line`; names that are numbers are left out, since those are ids."""
+    return {name: number for number, name in names.items() if not _is_number(name)}
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
