@@ -143,6 +143,7 @@ class Whereabouts(TypedDict):
     val_images: str
     panoptic_json: str
     panoptic_dir: str
+    strict: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,8 @@ class DataChoice:
     sides."""
     panoptic_dir: str = ""
     """Folder of their PNGs, where it is not found by itself, or the folder above those of both sides."""
+    strict: bool = False
+    """Refuse a data set of which anything is left out: images, annotation files, objects."""
 
     def whereabouts(self, data_format: str = "") -> Whereabouts:
         """Keywords for `open_dataset`; `data_format` instead of the one that was chosen."""
@@ -178,6 +181,7 @@ class DataChoice:
             val_images=self.val_images,
             panoptic_json=self.panoptic_json,
             panoptic_dir=self.panoptic_dir,
+            strict=self.strict,
         )
 
 

@@ -96,7 +96,8 @@ def check_dataset(
         tick: called once a picture, for a progress bar; from any thread.
 
     Raises:
-        DataError: a split has no usable picture, or train no object, or, with `masks`, none that has a mask.
+        DataError: a split has no usable picture, or train no object, or, with `masks`, none that has a mask; with
+            `raw.strict` also where anything is left out.
     """
     findings = raw.findings
     splits: dict[str, Split] = {}
@@ -118,6 +119,8 @@ def check_dataset(
     _note_leakage(files, findings)
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
     _note_classes(splits, statistics, findings)
+    if raw.strict:
+        findings.refuse_left_out(raw.source)
     return CheckReport(raw.format, raw.source, splits, list(findings), statistics, raw.notes)
 
 
@@ -129,6 +132,7 @@ def check(config: CheckConfig) -> None:
     """
     console = Console()
     raw = open_dataset(**config.whereabouts())
+    raw.strict = False  # the report comes first
     for note in raw.notes:
         console.print(f"Note: {note}.", highlight=False, markup=False)
     total = sum(len(side.images) for side in raw.splits.values())
@@ -139,6 +143,8 @@ def check(config: CheckConfig) -> None:
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
         console.print(f"Report written to {config.json}", highlight=False, markup=False)
+    if config.strict:
+        Findings(report.findings).refuse_left_out(report.source)
 
 
 def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:

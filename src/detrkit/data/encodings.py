@@ -76,7 +76,7 @@ def decode_text(data: bytes, source: object) -> tuple[str, str]:
         except UnicodeDecodeError:
             runs = _HIGH_BYTES.findall(data)
             alone = sum(len(run) == 1 for run in runs)
-            candidates = ["cp1252", "gb18030"] if 2 * alone > len(runs) else ["gb18030", "cp1252"]
+            candidates = ["cp1252", "gb18030"] if 2 * alone >= len(runs) else ["gb18030", "cp1252"]
     for encoding in candidates:
         try:
             text = data.decode(encoding)

@@ -64,6 +64,7 @@ def open_dataset(
     val_fraction: float = 0.2,
     seed: int = 42,
     segmentations: bool = True,
+    strict: bool = False,
 ) -> RawDataset:
     """Find the format of a data set and read it; `check_dataset` makes it usable.
 
@@ -80,6 +81,7 @@ def open_dataset(
         val_fraction: share of the pictures that a validation split gets where there is none, 0..1; 0 makes none.
         seed: of that choice, which depends only on it and on the file names.
         segmentations: keep polygons and RLE masks.
+        strict: let `check_dataset` refuse what leaves anything out.
 
     Raises:
         DataError: nothing, or nothing unambiguous, was found; a file does not parse; train and val contradict.
@@ -115,6 +117,7 @@ def open_dataset(
     )
     try:
         dataset = _read(root, data_format, given)
+        dataset.strict = strict
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from detrkit.errors import DataError
+
 
 class Treatment(NamedTuple):
     """What happens to a defect."""
@@ -257,6 +259,20 @@ class Findings:
         """kind -> number of findings, in the order of TREATMENTS."""
         counted = Counter(finding.kind for finding in self._all)
         return {kind: counted[kind] for kind in TREATMENTS if kind in counted}
+
+    def refuse_left_out(self, source: str) -> None:
+        """Raise an error where anything was left out.
+
+        Raises:
+            DataError: images, objects or files were.
+        """
+        left = [finding for finding in self if finding.action in ("dropped", "unused")]
+        if left:
+            counts = ", ".join(f"{n} {kind}" for kind, n in Findings(left).counts().items())
+            raise DataError(
+                f"expected everything in {source} to be used, as --strict asks, found {counts}; the first: "
+                f"{left[0].message}; correct the data set, or leave --strict out"
+            )
 
     def reasons(self) -> str:
         """What was left out, in brackets after an error that says what is missing."""

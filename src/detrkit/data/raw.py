@@ -79,5 +79,7 @@ class RawDataset:
     findings: Findings
     notes: list[str] = field(default_factory=list)
     """What was chosen where there was a choice, each a sentence to print."""
+    strict: bool = False
+    """Refuse it where anything of it is left out."""
     made_split: dict[str, Any] | None = None
     """Where the validation split was made here: the seed, the fraction, and the file names of both sides."""

@@ -23,7 +23,7 @@ from detrkit.data.pairing import pair
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
-from detrkit.data.yolo_lines import Line, parse_line
+from detrkit.data.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
 
 _ROLES = ("train", "val", "test")
@@ -288,18 +288,19 @@ def _labelled(index: FileIndex, labels: list[Path]) -> bool:
     """Whether some text files lie as labels do, and read as labels do."""
     pairs = pair(index, labels, index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
-    fitting = [path for path in sample if _looks_like_label(path)]
+    ids = as_ids({row: name for path in _name_files(index)[:1] for row, name in enumerate(read_lines(path))})
+    fitting = [path for path in sample if _looks_like_label(path, ids)]
     return 2 * len(fitting) >= len([path for path in sample if path.stat().st_size]) and bool(fitting)
 
 
-def _looks_like_label(path: Path) -> bool:
+def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
     """Whether most of the first lines of a file are labels; an empty file is none."""
     try:
         with path.open("rb") as file:
             text = file.read(_SNIFFED_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return False
-    lines = [parse_line(line) for line in text.splitlines()[: 2 * _SNIFFED]]
+    lines = [parse_line(line, ids=ids) for line in text.splitlines()[: 2 * _SNIFFED]]
     read = [line for line in lines if line is not None]
     return 2 * sum(not isinstance(line, str) and _plausible(line) for line in read) > len(read)
 
