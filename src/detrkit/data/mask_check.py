@@ -39,7 +39,11 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: F
     if problem is not None:
         kind, detail = problem
         findings.add(
-            kind, image.panoptic, image.where, detail, 0 if kind == "mask_size_differs" else len(image.objects)
+            kind,
+            image.panoptic,
+            image.where,
+            _of(image, detail),
+            0 if kind == "mask_size_differs" else len(image.objects),
         )
         if kind != "mask_size_differs":
             return False
@@ -49,7 +53,9 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: F
     try:
         regions = regions_of(MaskFiles(frame.height, frame.width).ids(image.panoptic))
     except DataError as error:
-        findings.add("mask_file_unreadable", image.panoptic, image.where, str(error)[:120], len(image.objects))
+        findings.add(
+            "mask_file_unreadable", image.panoptic, image.where, _of(image, str(error)[:120]), len(image.objects)
+        )
         return False
     _mend(image, regions, frame, findings, thorough=thorough)
     if thorough:
@@ -129,6 +135,11 @@ def show_box(box: Box) -> str:
 def _overhang(polygons: list[list[float]], frame: Frame) -> float:
     """By how many pixels polygons leave their picture at most."""
     return max(max(-min(p), max(p[0::2]) - frame.width, max(p[1::2]) - frame.height) for p in polygons)
+
+
+def _of(image: RawImage, detail: str) -> str:
+    """What was found, and of which image."""
+    return f"{detail}; image {image.file_name}" if detail else f"image {image.file_name}"
 
 
 def _problem(frame: Frame, facts: ImageFacts) -> tuple[str, str] | None:

@@ -292,7 +292,7 @@ def _read_picture(number: int, picture: _Picture) -> tuple[RawImage | None, list
             ids = read_ids(path)
             classes = {} if single else _classes(path)
         except DataError as error:
-            return None, [_problem("mask_file_unreadable", path, detail=str(error)[:160])]
+            return None, [_problem("mask_file_unreadable", path, detail=f"{str(error)[:160]}; image {picture.name}")]
         kind = size_problem((ids.shape[1], ids.shape[0]), (width, height))
         if kind:
             detail = f"{ids.shape[1]} x {ids.shape[0]}, {picture.name} has {width} x {height}"

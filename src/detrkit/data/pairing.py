@@ -48,7 +48,7 @@ def pair(index: FileIndex, files: Iterable[Path], images: Iterable[Path]) -> Pai
         by_key.setdefault(layout_key(index.relative(image)), []).append(image)
     left: list[Path] = []
     first: dict[tuple[str, ...], Path] = {}
-    for file in sorted(files, key=lambda path: not _in_labels_folder(index, path)):
+    for file in sorted(files, key=lambda path: not in_labels_folder(index, path)):
         key = layout_key(index.relative(file))
         own = by_key.get(key)
         if not own:
@@ -91,7 +91,8 @@ def stem_key(name: str) -> str:
     return _key(os.path.splitext(name)[0])  # noqa: PTH122 - a name, not a path; a hundred thousand times
 
 
-def _in_labels_folder(index: FileIndex, file: Path) -> bool:
+def in_labels_folder(index: FileIndex, file: Path) -> bool:
+    """Whether a folder above a file is called as those of annotations are."""
     return any(_key(part) in _OF_FILES for part in index.relative(file)[:-1])
 
 

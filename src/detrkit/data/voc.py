@@ -75,10 +75,7 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
         source.left.setdefault(str(file_of[file]), source.left[str(file)])
     for role, listed in splits_of_files.items():
         given = source.image_dirs[role]
-        records = [_read_file(path, source) for path in listed]
-        source.use(
-            *(file_of[path] for path, record in zip(listed, records, strict=True) if not record and path in file_of)
-        )
+        records = [_read_file(path, file_of.get(path), source) for path in listed]
         wanted = {record.file_name for record in records if record is not None and record.file_name}
         folders = [given] if given is not None else _image_folders(source, listed)
         named = source.finder.find(wanted, folders, within=given)
@@ -143,18 +140,15 @@ def _image_folders(source: Source, files: list[Path]) -> list[Path]:
     return list(dict.fromkeys(beside)) or [source.root]
 
 
-def _read_file(xml_file: Path, source: Source) -> RawImage | None:
-    """The record of one file, without its image's path: `file_name` is what the file says."""
+def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawImage | None:
+    """The record of one file, whose image may be known; its `file_name` is what the file says."""
     findings = source.findings
     try:
         tree = _parse(xml_file, findings)
     except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
-        findings.add("xml_malformed", xml_file, detail=str(error))
-        source.use(xml_file)
-        return None
+        return _left_out(xml_file, image_file, str(error), source)
     if tree.tag != "annotation":
-        findings.add("xml_malformed", xml_file, detail=f"<{tree.tag}> where <annotation> is expected")
-        return None
+        return _left_out(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
     name = (tree.findtext("filename") or "").strip()
     if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
         name += ".jpg"
@@ -167,6 +161,13 @@ def _read_file(xml_file: Path, source: Source) -> RawImage | None:
         difficult = (found.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
         image.objects.append(RawObject(None, category, box, None, difficult, outline, where))
     return image
+
+
+def _left_out(xml_file: Path, image_file: Path | None, reason: str, source: Source) -> None:
+    """Note that a file cannot be read, and that its image is left out with it."""
+    source.use(xml_file, *([image_file] if image_file else []))
+    name = f"; image {image_file.name}" if image_file else ""
+    source.findings.add("xml_malformed", xml_file, detail=reason + name)
 
 
 def _parse(xml_file: Path, findings: Findings) -> ET.Element:

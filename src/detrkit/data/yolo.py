@@ -52,7 +52,7 @@ def read_yolo(source: Source) -> dict[str, RawSplit]:
         for number, path in enumerate(images, start=1):
             label = labels.get(path)
             if label is not None and label not in read:
-                read[label] = _read_labels(label, source.findings, layout.key_points, ids)
+                read[label] = _read_labels(label, path, source.findings, layout.key_points, ids)
             objects, broken = read[label] if label is not None else ([], False)
             if broken:
                 source.use(path)  # an image of which a label was lost would teach that nothing is there
@@ -109,12 +109,14 @@ def _expected(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _read_labels(path: Path, findings: Findings, key_points: int, ids: dict[str, int]) -> tuple[list[RawObject], bool]:
-    """The objects of a label file, and whether a line of it could not be read."""
+def _read_labels(
+    path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int]
+) -> tuple[list[RawObject], bool]:
+    """The objects of the label file of an image, and whether a line of it could not be read."""
     try:
         lines = read_text(path, findings).splitlines()
     except DataError:
-        findings.add("txt_malformed", path, detail="not text")
+        findings.add("txt_malformed", path, detail=f"not text; image {image.name}")
         return [], True
     objects: list[RawObject] = []
     broken = False
@@ -124,7 +126,7 @@ def _read_labels(path: Path, findings: Findings, key_points: int, ids: dict[str,
         if line is None:
             continue
         if isinstance(line, str):
-            findings.add("txt_malformed", path, f"line {row}", line)
+            findings.add("txt_malformed", path, f"line {row}", f"{line}; image {image.name}")
             broken = True
             continue
         if line.extra and line.extra not in extras:

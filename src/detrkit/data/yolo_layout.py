@@ -19,7 +19,7 @@ import yaml
 from detrkit.data.coco import as_id
 from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
-from detrkit.data.pairing import pair
+from detrkit.data.pairing import in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
@@ -279,7 +279,7 @@ def _label_files(index: FileIndex) -> list[Path]:
         name = path.name.lower()
         if name in others or name.startswith("readme"):
             continue
-        if path.stem in index.image_stems or _looks_like_label(path):
+        if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
             found.append(path)
     return found
 
