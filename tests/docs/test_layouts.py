@@ -22,10 +22,10 @@ XML = """<annotation><size><width>40</width><height>30</height></size>
 
 def build(paths: list[Path]) -> None:
     """Write a file of the kind that each path says, about the pictures among them that it belongs to."""
-    pictures = [path for path in paths if path.suffix == ".jpg"]
+    pictures = [path for path in paths if path.suffix.lower() == ".jpg"]
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".jpg":
+        if path.suffix.lower() == ".jpg":
             noise = np.random.default_rng(number).integers(0, 255, (30, 40, 3), dtype=np.uint8)
             Image.fromarray(noise).save(path)
         elif path.suffix == ".png" and path.parent.name == "images":
@@ -36,23 +36,38 @@ def build(paths: list[Path]) -> None:
             Image.fromarray(ids if any("panoptic" in part for part in path.parts) else ids[..., 0]).save(path)
         elif path.suffix == ".json" and path.stem.startswith("panoptic"):
             path.write_text(json.dumps(panoptic(belonging(path, paths, pictures))), encoding="utf-8")
+        elif path.name == "notes.json":
+            path.write_text(json.dumps({"categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "scratch"}]}))
         elif path.suffix == ".json":
             path.write_text(json.dumps(coco(belonging(path, paths, pictures))), encoding="utf-8")
-        elif path.suffix == ".xml":
+        elif path.suffix.lower() == ".xml":
             path.write_text(XML, encoding="utf-8")
         elif path.suffix == ".yaml":
             path.write_text("train: images/train\nval: images/val\nnames: [dent, scratch]\n", encoding="utf-8")
-        elif path.name == "classes.txt":
+        elif path.name == "obj.data":
+            path.write_text(
+                "train = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n", encoding="utf-8"
+            )
+        elif path.name in ("classes.txt", "obj.names", "_darknet.labels", "label_list.txt"):
             path.write_text("dent\nscratch\n", encoding="utf-8")
+        elif path.name in ("train.txt", "valid.txt") and path.parent.name == "DATA":
+            path.write_text(line_of_list(belonging(path, paths, pictures)[0], paths), encoding="utf-8")
         elif "ImageSets" in path.parts:
             path.write_text(belonging(path, paths, pictures)[0].stem + "\n", encoding="utf-8")
         else:
             path.write_text("1 0.5 0.5 0.2 0.4\n", encoding="utf-8")
 
 
+def line_of_list(picture: Path, paths: list[Path]) -> str:
+    """A line of Darknet's lists, or of PaddleDetection's, which name the annotations as well."""
+    xml = [path for path in paths if path.suffix == ".xml" and path.stem == picture.stem]
+    folder = "" if xml else "data/"
+    return " ".join(folder + "/".join(path.parts[-2:]) for path in [picture, *xml]) + "\n"
+
+
 def belonging(path: Path, paths: list[Path], pictures: list[Path]) -> list[Path]:
     """The pictures of one list: the k-th of them for the k-th list, or all for a single one."""
-    lists = [p for p in paths if p.suffix == path.suffix and p.suffix in (".json", ".txt")]
+    lists = [p for p in paths if p.suffix == path.suffix and p.suffix in (".json", ".txt") and p.stem != "label_list"]
     return pictures if len(lists) == 1 else [pictures[lists.index(path)]]
 
 
@@ -79,12 +94,12 @@ def panoptic(pictures: list[Path]) -> dict[str, object]:
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: f"{tree.info.split()[1]}, line {tree.line}")
 def test_the_tree_is_found(tree, tmp_path: Path) -> None:
-    build([tmp_path / line for line in tree.code.split()])
+    build([tmp_path / line for line in tree.code.splitlines()])
     report = check_dataset(open_dataset(tmp_path / "DATA"))
     assert report.format == tree.info.split()[1]
     assert {name: len(split.images) for name, split in report.splits.items()} == {"train": 1, "val": 1}
     assert all(len(image.objects) >= 1 for split in report.splits.values() for image in split.images)
-    assert {"dropped", "repaired"}.isdisjoint(finding.action for finding in report.findings)
+    assert {"dropped", "repaired", "unused"}.isdisjoint(finding.action for finding in report.findings)
 
 
 def test_every_format_has_trees() -> None:
