@@ -175,6 +175,7 @@ def add_good(root: Path) -> None:
         ("category_unknown", 2),
         ("mask_tiny", 2),
         ("mask_smoothed", 2),
+        ("mask_in_parts", 2),
     ],
 )
 def test_defects(tmp_path: Path, kind: str, left: int) -> None:
@@ -200,6 +201,8 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
         save(where, values(v1=FIRST, v2=SECOND))
         (masks / "bad.json").write_text('{"1": "nut"}')
         (masks / "good.json").write_text('{"1": "nut"}')
+    elif kind == "mask_in_parts":
+        save(where, np.maximum(values(v255=FIRST), values(v255=SECOND)))
     elif kind == "mask_tiny":
         save(where, values(v1=(0, 0, 1, 1)))
     elif kind == "mask_smoothed":

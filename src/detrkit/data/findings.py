@@ -177,6 +177,11 @@ TREATMENTS: dict[str, Treatment] = {
         "a file of masks whose values look like the smooth edge of one object",
         "each value counts as an object; save the mask with hard edges",
     ),
+    "mask_in_parts": Treatment(
+        "noted",
+        "a mask of one value whose pixels are several separate regions",
+        "they count as one object; where they are several, give each a value or a file of its own",
+    ),
     "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the picture", "the box counts as the mask"),
     "mask_absent": Treatment(
         "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"

@@ -22,6 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from detrkit.data.encodings import read_lines
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
@@ -304,6 +307,9 @@ def _read_picture(number: int, picture: _Picture) -> tuple[RawImage | None, list
             problems.append(_problem("segment_without_pixels", path))
         if not single and _looks_smoothed(regions):
             problems.append(_problem("mask_smoothed", path, detail=f"{len(regions)} values, most pixels have {_WHITE}"))
+        parts = _separate_parts(ids) if not single and len(regions) == 1 else 1
+        if parts > 1:
+            problems.append(_problem("mask_in_parts", path, detail=f"{parts} separate regions"))
         for value, region in regions.items():
             category = classes.get(value) if classes else label
             where = "" if single else f"value {value}"
@@ -317,6 +323,12 @@ def _looks_smoothed(regions: dict[int, Region]) -> bool:
     pixels = sum(region.area for region in regions.values())
     white = regions[_WHITE].area if _WHITE in regions else 0
     return 2 * white > pixels and _EDGE_VALUES <= len(regions) - 1 < _WHITE - 1
+
+
+def _separate_parts(ids: Ids) -> int:
+    """How many regions of a mask do not touch, corners included."""
+    count, _ = cv2.connectedComponents((ids != 0).astype(np.uint8), connectivity=8)
+    return int(count) - 1
 
 
 def _regions(ids: Ids, single: bool) -> dict[int, Region]:
