@@ -18,6 +18,7 @@ from detrkit.data.find import open_dataset
 from detrkit.data.image_finder import spellings
 from detrkit.data.splits import role_of
 from detrkit.errors import DataError
+from detrkit.evaluation.predictions import find_pictures
 
 from .conftest import boxes, only, picture
 
@@ -384,6 +385,17 @@ def test_ids_of_more_than_64_bits(coco: Any) -> None:
     report = coco.check()
     assert report.counts() == {"image_id_not_integer": 1, "annotation_id_absent": 1}
     assert all(found.id < 2**63 for image in report.splits["train"].images for found in image.objects)
+
+
+def test_detections_with_ids_that_are_text_find_their_images(coco: Any) -> None:
+    for row, key in ((coco.train["images"][0], "id"), *((a, "image_id") for a in coco.train["annotations"])):
+        row[key] = "scan 7"
+    coco.write()
+    raw = open_dataset(coco.root)
+    report = check_dataset(raw)
+    (image,) = report.splits["train"].images
+    rows = find_pictures([{"image_id": "scan 7"}, {"image_id": image.id}], raw.splits["train"].images, where="x.json")
+    assert [row["image_id"] for row in rows] == [image.id, image.id]
 
 
 def test_key_points_are_said_to_be_that(coco: Any) -> None:

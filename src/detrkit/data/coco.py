@@ -128,6 +128,7 @@ def read_images(
         ref = reference(row.get("id"))
         if ref is not None:
             by_id.setdefault(ref, image)
+            image.text_id = "" if key is not None else str(ref)
         if match.how != "ambiguous":
             images.append(image)
     return images, by_id

@@ -55,6 +55,8 @@ class RawImage:
     where: str = ""
     panoptic: Path | None = None
     """The COCO panoptic PNG of this picture."""
+    text_id: str = ""
+    """The id as the file has it, where that is no integer of 64 bits and another one takes its place."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.coco import as_id
+from detrkit.data.encodings import decode_text
 from detrkit.data.mask_files import read_ids
 from detrkit.data.raw import RawImage
 from detrkit.errors import DataError
@@ -73,7 +74,7 @@ def read_predictions(path: str | Path) -> list[dict[str, Any]] | PanopticPredict
     if not path.is_file():
         raise DataError(f"expected COCO results in {path}, found no such file; look at the path")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(decode_text(path.read_bytes(), path)[0])
     except ValueError as error:
         raise DataError(f"expected COCO results in {path}, but it is not JSON ({error}); write it again") from error
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
@@ -138,12 +139,14 @@ def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
 def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
     """The detections with the data set's own image ids, found by `file_name` where they have one.
 
-    What `detrkit predict` writes has file names; its ids are those of the data set only by chance.
+    What `detrkit predict` writes has file names; its ids are those of the data set only by chance. Ids that are text,
+    or too large, are those of the data set's file.
 
     Raises:
         DataError: a file is not among the pictures, or several of them are called so.
     """
     by_path = {image.path.resolve(): as_id(image.id) for image in images}
+    by_text = {image.text_id: as_id(image.id) for image in images if image.text_id}
     by_name: dict[str, set[int | None]] = {}
     for image in images:
         by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
@@ -160,6 +163,8 @@ def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, whe
                     "leave out what does not belong to it"
                 )
             row = row | {"image_id": next(iter(same))}
+        elif str(row.get("image_id")) in by_text:
+            row = row | {"image_id": by_text[str(row["image_id"])]}
         found.append(row)
     return found
 
