@@ -146,9 +146,11 @@ def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawIm
     try:
         tree = _parse(xml_file, findings)
     except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
-        return _left_out(xml_file, image_file, str(error), source)
+        _left_out(xml_file, image_file, str(error), source)
+        return None
     if tree.tag != "annotation":
-        return _left_out(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
+        _left_out(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
+        return None
     name = (tree.findtext("filename") or "").strip()
     if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
         name += ".jpg"
