@@ -63,6 +63,20 @@ TREATMENTS: dict[str, Treatment] = {
     "xml_malformed": Treatment(
         "dropped", "a Pascal VOC file that is no well-formed XML, or has a DTD", "its picture is left out"
     ),
+    "json_malformed": Treatment(
+        "dropped", "a json file of an image, or an entry or shape in it, that cannot be read", "its image is left out"
+    ),
+    "shape_no_object": Treatment(
+        "dropped", "a shape that encloses nothing, such as a point or a line", "the shape is left out"
+    ),
+    "image_shapes_unusable": Treatment(
+        "dropped", "an image that has shapes, but none that can be an object", "it is left out"
+    ),
+    "image_embedded": Treatment(
+        "dropped",
+        "an image that is only inside its json file (imageData)",
+        "it is left out, with its objects; write it as a file beside the json file",
+    ),
     "txt_malformed": Treatment(
         "dropped", "a line of a YOLO file that is neither a box nor a polygon", "its image is left out"
     ),
@@ -115,7 +129,7 @@ TREATMENTS: dict[str, Treatment] = {
     "image_animated": Treatment("repaired", "a picture with several frames", "the first frame counts"),
     "image_unlabelled": Treatment(
         "dropped",
-        "a picture without an annotation file (Pascal VOC), a mask, or an entry (COCO panoptic)",
+        "a picture without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
         "it is left out",
     ),
     # objects

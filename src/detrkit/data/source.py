@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -41,21 +44,34 @@ class Source:
         """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
         self.left.update((str(path), (kind, reason)) for path in paths)
 
-    def fold_splits(self, by_role: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
-        """`train` and `val` of files whose names or folders tell `train`, `val`, `test` or nothing.
+    def named_folders(self, role: str) -> list[Path]:
+        """Folders of images that the user named: that of this split, else those of any."""
+        own = self.image_dirs.get(role)
+        return [own] if own is not None else [folder for folder in self.image_dirs.values() if folder is not None]
+
+    def fold_splits(
+        self,
+        by_role: Mapping[str, Sequence[Item]],
+        files: Callable[[Any], Iterable[Path]] = lambda path: [path],
+    ) -> dict[str, list[Item]]:
+        """`train` and `val` of what tells `train`, `val`, `test` or nothing by the names of its files or folders.
 
         What tells nothing is train where nothing else is, and left out else. test stands in for a missing val.
+
+        Args:
+            by_role: role -> files, or whatever is sorted.
+            files: the files of such a thing.
         """
-        found = {role: list(paths) for role, paths in by_role.items() if paths}
+        found = {role: list(items) for role, items in by_role.items() if items}
         unnamed = found.pop("", [])
         if "train" not in found:
             found |= {"train": unnamed} if unnamed else {}
         else:
-            self.leave(unnamed, "its folder names no split, while others do")
+            self.leave((p for item in unnamed for p in files(item)), "its folder names no split, while others do")
         test = found.pop("test", [])
         if test and "val" in found:
             self.notes.append("test is left alone: only train and val are used")
-            self.leave(test, "", "set_aside")
+            self.leave((p for item in test for p in files(item)), "", "set_aside")
         elif test:
             found["val"] = test
             self.notes.append("there is no validation split; test is used for it")

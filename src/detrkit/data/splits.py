@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _WORDS = {
     "train": ("train", "training", "trn", "训练"),
@@ -15,6 +16,7 @@ _ENDINGS = ("sets", "set", "data", "images", "imgs", "split", "集")
 """What may follow the word without a space: trainset, valdata, 训练集."""
 
 
+@lru_cache(maxsize=4096)
 def role_of(name: str) -> str:
     """`train`, `val`, `test` or nothing, from the words of a name: `instances_val2017` and `ValSet` are val.
 
