@@ -152,7 +152,7 @@ class DataChoice:
 
     data: str = ""
     """Folder or file of the data set; its format is found (see --data_format)."""
-    data_format: Literal["auto", "coco", "voc", "yolo", "masks", "coco_panoptic"] = "auto"
+    data_format: Literal["auto", "coco", "voc", "yolo", "labelme", "via", "masks", "coco_panoptic"] = "auto"
     """Format of the data set."""
     train_json: str = ""
     """COCO annotations of the training pictures, where they are not found by themselves."""

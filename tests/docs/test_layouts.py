@@ -38,6 +38,15 @@ def build(paths: list[Path]) -> None:
             path.write_text(json.dumps(panoptic(belonging(path, paths, pictures))), encoding="utf-8")
         elif path.name == "notes.json":
             path.write_text(json.dumps({"categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "scratch"}]}))
+        elif path.suffix == ".json" and any(path.stem == picture.stem for picture in pictures):
+            shape = {"label": "dent", "points": [[5, 6], [20, 25]], "shape_type": "rectangle"}
+            size = {"imagePath": f"{path.stem}.jpg", "imageHeight": 30, "imageWidth": 40}
+            path.write_text(json.dumps({"shapes": [shape], **size}), encoding="utf-8")
+        elif path.suffix == ".json" and path.stem.startswith("via"):
+            rect = {"name": "rect", "x": 5, "y": 6, "width": 15, "height": 19}
+            region = {"shape_attributes": rect, "region_attributes": {"type": "dent"}}
+            name = next(picture.name for picture in pictures if picture.parent == path.parent)
+            path.write_text(json.dumps({name: {"filename": name, "size": 9, "regions": [region]}}), encoding="utf-8")
         elif path.suffix == ".json":
             path.write_text(json.dumps(coco(belonging(path, paths, pictures))), encoding="utf-8")
         elif path.suffix.lower() == ".xml":
@@ -48,7 +57,7 @@ def build(paths: list[Path]) -> None:
             path.write_text(
                 "train = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n", encoding="utf-8"
             )
-        elif path.name in ("classes.txt", "obj.names", "_darknet.labels", "label_list.txt"):
+        elif path.name in ("classes.txt", "obj.names", "_darknet.labels", "label_list.txt", "labels.txt"):
             path.write_text("dent\nscratch\n", encoding="utf-8")
         elif path.name in ("train.txt", "valid.txt") and path.parent.name == "DATA":
             path.write_text(line_of_list(belonging(path, paths, pictures)[0], paths), encoding="utf-8")

@@ -9,6 +9,9 @@ Layouts that are found by themselves, `DATA` being what the user named:
     VOC    DATA/ImageSets/Main/*.txt, Annotations/, JPEGImages/ (also one level down, as in VOCdevkit/VOC2007)
            a folder of xml files, with the pictures beside them or in a folder next to it
     YOLO   DATA/data.yaml, or images/ and labels/ without one
+    labelme
+           a json file beside each image, or json files in a folder apart
+    VIA    via_region_data.json or .csv, or a project of versions 1 and 2
     masks  DATA/images/ and DATA/masks/, also in train/ and val/, or with these in them; see `mask_folders`
     COCO panoptic
            DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and pictures as above; or all of it in
@@ -30,12 +33,14 @@ from detrkit.data.combine import merge_splits, share_categories
 from detrkit.data.file_index import FileIndex
 from detrkit.data.foreign import name_foreign
 from detrkit.data.image_finder import ImageFinder
+from detrkit.data.labelme import find_labelme, read_labelme
 from detrkit.data.mask_folders import find_masks, read_masks
 from detrkit.data.panoptic import read_panoptic
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of
 from detrkit.data.unused import list_unused
+from detrkit.data.via import find_via, read_via
 from detrkit.data.voc import find_voc, read_voc
 from detrkit.data.yolo import find_yolo, read_yolo
 from detrkit.errors import ConfigError, DataError
@@ -45,6 +50,8 @@ FORMATS = {
     "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
     "voc": "Pascal VOC (ImageSets/Main, or xml files)",
     "yolo": "YOLO (data.yaml, or images/ and labels/)",
+    "labelme": "labelme (a json file for each image)",
+    "via": "VIA (via_region_data.json or .csv)",
     "masks": "masks as PNG (images/ and masks/, or a folder a picture with both)",
     "coco_panoptic": "COCO panoptic json with PNGs (panoptic_train.json and panoptic_train/, also in annotations/)",
 }
@@ -98,7 +105,7 @@ def open_dataset(
         raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
     named = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
     by_hand = {role: path for role, path in named.items() if path}
-    if data_format in ("voc", "yolo", "masks") and (by_hand or panoptic_json or panoptic_dir):
+    if data_format not in ("auto", "coco", "coco_panoptic") and (by_hand or panoptic_json or panoptic_dir):
         flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
         raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
     if data_format == "coco" and (panoptic_json or panoptic_dir):
@@ -158,7 +165,8 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
     if data_format == "auto" and not given.files:
         evidence = _evidence(root, index, FORMATS)
         if not evidence:
-            raise DataError((root.is_dir() and name_foreign(index)) or _nothing_found(root, "auto"))
+            named = name_foreign(index, None if root.is_dir() else root)
+            raise DataError(named or _nothing_found(root, "auto"))
     else:
         chosen = "coco" if data_format == "auto" else data_format
         evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
@@ -240,6 +248,8 @@ _READERS: dict[str, Callable[[Source, Path, _Given], dict[str, RawSplit]]] = {
     "coco": _read_coco,
     "yolo": lambda source, root, given: read_yolo(source),
     "voc": lambda source, root, given: read_voc(source),
+    "labelme": lambda source, root, given: read_labelme(source),
+    "via": lambda source, root, given: read_via(source),
     "masks": lambda source, root, given: read_masks(source),
     "coco_panoptic": partial(_read_coco, panoptic=True),
 }
@@ -248,6 +258,8 @@ _FINDERS: dict[str, Callable[[FileIndex], str]] = {
     "coco": coco_layout.describe,
     "yolo": find_yolo,
     "voc": find_voc,
+    "labelme": find_labelme,
+    "via": find_via,
     "masks": find_masks,
     "coco_panoptic": partial(coco_layout.describe, panoptic=True),
 }
