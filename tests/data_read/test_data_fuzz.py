@@ -93,12 +93,34 @@ def panoptic(root: Path) -> None:
         (root / f"panoptic_{role}.json").write_text(json.dumps(content))
 
 
+def labelme(root: Path) -> None:
+    for number in range(2 * COUNT):
+        role = "train" if number < COUNT else "val"
+        picture(root / role / f"p{number}.png", seed=number)
+        shapes = [{"label": "dent", "points": [[5, 6], [15, 18]], "shape_type": "rectangle", "group_id": None}]
+        content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": f"p{number}.png"}
+        content |= {"imageData": None, "imageHeight": 30, "imageWidth": 40}
+        (root / role / f"p{number}.json").write_text(json.dumps(content))
+
+
+def via(root: Path) -> None:
+    region = {"shape_attributes": {"name": "rect", "x": 5, "y": 6, "width": 10, "height": 12}}
+    region |= {"region_attributes": {"type": "dent"}}
+    entries = {}
+    for number in range(2 * COUNT):
+        size = picture(root / f"p{number}.png", seed=number).stat().st_size
+        entries[f"p{number}.png{size}"] = {"filename": f"p{number}.png", "size": size, "regions": [region]}
+    (root / "via_region_data.json").write_text(json.dumps(entries))
+
+
 FORMATS: dict[str, Callable[[Path], None]] = {
     "coco": coco,
     "yolo": yolo,
     "voc": voc,
     "masks": masks,
     "panoptic": panoptic,
+    "labelme": labelme,
+    "via": via,
 }
 
 

@@ -192,7 +192,7 @@ def _image(file: _File, place: Match, owners: dict[Path, Path], source: Source) 
         findings.add("image_ambiguous", file.path, "imagePath", f"{place.name}: {rivals}", len(file.shapes))
         return None
     if file.fault:
-        findings.add("json_malformed", file.path, detail=file.fault)
+        findings.add("json_malformed", file.path, detail=f"{file.fault}; image {place.path.name}")
         if place.how != "absent":
             owners.setdefault(place.path, file.path)
             source.use(place.path)
@@ -207,7 +207,7 @@ def _image(file: _File, place: Match, owners: dict[Path, Path], source: Source) 
         image.objects = _objects(file, source)
     except UnreadableError as error:
         where, _, detail = str(error).partition(": ")
-        findings.add("json_malformed", file.path, where, detail)
+        findings.add("json_malformed", file.path, where, f"{detail}; image {place.path.name}")
         source.use(place.path)
         return None
     if file.shapes and not image.objects:
