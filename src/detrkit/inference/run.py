@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_picture
 from detrkit.inference.ahead import ahead
-from detrkit.inference.detector import Detector, check_settings
+from detrkit.inference.detector import Detector
+from detrkit.inference.forms import read_one
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
-from detrkit.inference.streams import AHEAD
+from detrkit.inference.streams import AHEAD, check_settings
 from detrkit.inference.video import Video, video_writer
 from detrkit.structures import Detections, PanopticMap
 from detrkit.verbs import PredictConfig
@@ -178,6 +179,11 @@ class _Job:
         self, pictures: Iterable[tuple[Tensor, str | None]]
     ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
         """Each picture with what is found in it and, if asked for, its panoptic map."""
+        pictures = iter(pictures)
+        first = next(pictures, None)
+        if first is None:
+            return
+        pictures = chain([first], pictures)
         sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
         if self.config.panoptic:
             for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, *sizes):
@@ -195,7 +201,7 @@ class _Job:
 def _read(item: Found) -> tuple[Found, Tensor | DataError]:
     """A picture, or why it cannot be read."""
     try:
-        return item, read_image(item.path)
+        return item, read_one(item.path)
     except DataError as error:
         return item, error
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
+from detrkit.inference.forms import read_one
 from detrkit.models.hybrid import HybridEncoder
 from detrkit.postprocessing import postprocess, query_masks
 from detrkit.structures import Detections
@@ -80,7 +80,7 @@ def explain(config: ExplainConfig) -> None:
             "expected a threshold in 0..1 and max_detections of at least 1, "
             f"found {config.threshold:g} and {config.max_detections}"
         )
-    image = read_image(config.image)
+    image = read_one(config.image)
     height, width = image.shape[1:]
     asked = [parse_point(text, height, width) for text in config.points.split()]
     detector = Detector.load(
