@@ -57,6 +57,18 @@ def whole_number(value: Any, name: str, lowest: int) -> int:
     return int(number)
 
 
+def weight_number(value: Any, name: str) -> float:
+    """A finite number of at least 0, also one of numpy or torch.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number = _number(value)
+    if number is None or not 0 <= number < math.inf:
+        raise ConfigError(f"expected {name} as a number of at least 0, found {_shown(value)}")
+    return number
+
+
 def expect_output(out: Any) -> Output:
     """What a model of detrkit returned.
 
@@ -138,7 +150,7 @@ def check_boxes(boxes: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
     """Make sure that the boxes of targets, [M, 4], are finite and can be cx, cy, w, h relative to their images.
 
     Corners in 0..1 cannot be told from boxes for certain, so the evidence is that of the whole batch: all boxes would
-    be right as corners, and most reach out of their images otherwise.
+    be right as corners, and a quarter of them at least reaches out of its image otherwise.
 
     Args:
         boxes: of all images.
@@ -157,9 +169,9 @@ def check_boxes(boxes: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
         _refuse((boxes[:, 2:] < 0).any(1), boxes, counts, f"{_RELATIVE}, with w and h of at least 0", "turn it round")
     center, half = boxes[:, :2], boxes[:, 2:] / 2
     outside = ((center - half < -OUTSIDE) | (center + half > 1 + OUTSIDE)).any(1)
-    if 2 * np.count_nonzero(outside) > len(boxes) and (boxes[:, 2:] > boxes[:, :2]).all():
+    if 4 * np.count_nonzero(outside) >= len(boxes) and (boxes[:, 2:] > boxes[:, :2]).all():
         advice = (
-            "most boxes reach out of their images, and all could be corners x1, y1, x2, y2, which "
+            "these reach out of their images, and all boxes could be corners x1, y1, x2, y2, which "
             "detrkit.boxes.xyxy_to_cxcywh converts; if they are not, cut them at the borders of the image"
         )
         _refuse(outside, boxes, counts, _RELATIVE, advice)
