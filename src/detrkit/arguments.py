@@ -143,7 +143,13 @@ def as_targets(
             f"expected a target for each of {images} image{'' if images == 1 else 's'}, found {len(rows)}; an image "
             "without objects has a target with empty labels and boxes"
         )
-    return [_as_target(row, place, classes, device) for place, row in enumerate(rows, start=1)]
+    fitted = [
+        row if _fits(row, device) else _as_target(row, f"image {place} of the batch", device)
+        for place, row in enumerate(rows, start=1)
+    ]
+    if classes is not None:
+        _check_labels([row["labels"] for row in fitted], classes)
+    return fitted
 
 
 def check_boxes(boxes: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
@@ -195,8 +201,24 @@ def _refuse(wrong: Any, boxes: npt.NDArray[np.float32], counts: Sequence[int], e
     )
 
 
-def _as_target(row: Any, place: int, classes: int | None, device: torch.device | None) -> Target:
-    where = f"image {place} of the batch"
+def _fits(row: Any, device: torch.device | None) -> bool:
+    """Whether a target is right already, which it is in training, at every step."""
+    if not isinstance(row, dict):
+        return False
+    labels, boxes, masks = row.get("labels"), row.get("boxes"), row.get("masks")
+    return (
+        isinstance(labels, Tensor)
+        and isinstance(boxes, Tensor)
+        and labels.dtype == torch.int64
+        and boxes.dtype == torch.float32
+        and labels.ndim == 1
+        and boxes.shape == (len(labels), 4)
+        and (masks is None or isinstance(masks, Tensor))
+        and (device is None or all(each.device == device for each in (labels, boxes, masks) if each is not None))
+    )
+
+
+def _as_target(row: Any, where: str, device: torch.device | None) -> Target:
     if not isinstance(row, Mapping) or not {"labels", "boxes"} <= row.keys():
         found = f"the keys {', '.join(map(str, row))}" if isinstance(row, Mapping) else f"a {type(row).__name__}"
         raise DataError(f"expected a target with labels [n] and boxes [n, 4] for {where}, found {found}")
@@ -213,23 +235,32 @@ def _as_target(row: Any, place: int, classes: int | None, device: torch.device |
         raise DataError(
             f"expected boxes of shape [{len(labels)}, 4], one for each label, for {where}, found {list(boxes.shape)}"
         )
-    labels, boxes = labels.long(), boxes if boxes.is_floating_point() else boxes.float()
-    if classes is not None and labels.device.type == "cpu" and len(labels):
-        low, high = labels.aminmax()
-        if low < 0 or high >= classes:
-            wrong = next(label for label in labels.tolist() if not 0 <= label < classes)
-            raise DataError(
-                f"expected labels in 0..{classes - 1}, found {wrong} in {where}; they count the classes from 0, and "
-                "num_classes is above the largest"
-            )
-    changed: dict[str, Any] = {"labels": labels, "boxes": boxes}
+    changed = {"labels": labels.long(), "boxes": boxes if boxes.is_floating_point() else boxes.float()}
     if row.get("masks") is not None:
         changed["masks"] = _as_tensor(row["masks"], "masks", where)
     if device is not None:
         changed = {key: value.to(device, non_blocking=True) for key, value in changed.items()}
-    if all(row[key] is value for key, value in changed.items()):
-        return cast(Target, row)
     return cast(Target, dict(row) | changed)
+
+
+def _check_labels(labels: Sequence[Tensor], classes: int) -> None:
+    """Make sure that the labels of each image, as far as they are in main memory, are in 0..classes - 1."""
+    near = [each if each.device.type == "cpu" else each.new_zeros(0, device="cpu") for each in labels]
+    together = torch.cat(near) if near else torch.zeros(0)
+    if not len(together):
+        return
+    low, high = together.aminmax()
+    if low < 0 or high >= classes:
+        place, wrong = next(
+            (place, label)
+            for place, each in enumerate(near, start=1)
+            for label in each.tolist()
+            if not 0 <= label < classes
+        )
+        raise DataError(
+            f"expected labels in 0..{classes - 1}, found {wrong} in image {place} of the batch; they count the classes "
+            "from 0, and num_classes is above the largest"
+        )
 
 
 def _as_tensor(value: Any, name: str, where: str) -> Tensor:
