@@ -322,6 +322,18 @@ def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detecto
         broken.draw(pictures / "wide.png")
 
 
+def test_numbers_of_detections_that_come_one_by_one() -> None:
+    from detrkit.evaluation.coco import coco_numbers
+
+    box = {"bbox": [1.0, 2.0, 10.0, 10.0], "category_id": 1, "image_id": 1}
+    truth = {
+        "images": [{"id": 1, "height": 20, "width": 20}],
+        "annotations": [box | {"id": 1, "iscrowd": 0, "area": 100.0}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    assert coco_numbers(truth, (row for row in [box | {"score": 0.5}])).numbers["AP"] == pytest.approx(1)
+
+
 def generator_states() -> tuple[Any, ...]:
     numpy = np.random.get_state()
     return torch.get_rng_state().tolist(), numpy[1].tolist(), numpy[2], random.getstate()
