@@ -43,7 +43,10 @@ def number_seen(frame: Any) -> int:
     return round((float(frame.float().mean()) - 9.5) / 5)
 
 
-@pytest.mark.parametrize(("ending", "code"), [("mp4", "mp4v"), ("mov", "mp4v"), ("mkv", "mp4v"), ("flv", "FLV1")])
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("mp4", "mp4v"), ("mov", "mp4v"), ("mkv", "mp4v"), ("flv", "FLV1"), ("avi", "MJPG"), ("avi", "XVID")],
+)
 def test_frames_after_a_damaged_part_are_read_under_their_own_numbers(tmp_path: Path, ending: str, code: str) -> None:
     path = damaged(noisy_video(tmp_path / f"clip.{ending}", code), 0.5, 0.6)
     with pytest.warns(UserWarning, match=rf"of {FRAMES} frames of .*clip\.{ending} cannot be decoded") as told:

@@ -34,6 +34,8 @@ class Timeline:
     """Frames that the header promises beyond these; nobody knows where they would have been."""
     start: float | None = 0.0
     """The time stamp of the first frame in seconds; None: the file has no time stamps."""
+    numbers: Sequence[int] | None = None
+    """The numbers of the frames that are left, where time stamps only count these; None: time stamps tell them."""
 
     @property
     def duration(self) -> float:
@@ -45,10 +47,24 @@ class Timeline:
         if self.start is None or lowest >= len(self.times):
             return lowest
         time = stamp - self.start
+        if self.numbers is not None:
+            return max(lowest, self.numbers[min(max(0, round(time * self.fps)), len(self.numbers) - 1)])
         place = min(bisect_left(self.times, time, lo=lowest), len(self.times) - 1)
         if place > lowest and time - self.times[place - 1] < self.times[place] - time:
             place -= 1
         return place
+
+    def with_found(self, found: Sequence[bool]) -> Timeline:
+        """The timeline of a file whose frames are counted and have no times of their own, as in AVI.
+
+        Args:
+            found: for each frame that the file once had, whether it is still there. Disregarded where that does not
+                tell the frames that are left.
+        """
+        numbers = [number for number, there in enumerate(found) if there]
+        if len(numbers) != len(self.times) or self.start is None or all(found):
+            return self
+        return Timeline([k / self.fps for k in range(len(found))], self.fps, 0, self.start, numbers)
 
     @classmethod
     def of(cls, stamps: Iterable[float], fps: float, claimed: int, *, counted: bool = False) -> Timeline:

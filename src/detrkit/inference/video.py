@@ -17,6 +17,7 @@ from torch import Tensor
 
 from detrkit.errors import DataError
 from detrkit.files import atomic_path
+from detrkit.inference.avi import frames_found
 from detrkit.inference.timeline import Timeline
 
 Append = Callable[[npt.NDArray[np.uint8], float | None], None]
@@ -41,7 +42,8 @@ class Video:
         fps = fps if math.isfinite(fps) else 0.0
         count = int(claimed) if math.isfinite(claimed) and 0 < claimed < 2**40 else 0
         counted = Path(path).suffix.lower() in (".avi", ".divx")
-        self.timeline = Timeline.of(stamps, fps, count, counted=counted)
+        timeline = Timeline.of(stamps, fps, count, counted=counted)
+        self.timeline = timeline.with_found(frames_found(Path(path))) if timeline.missing else timeline
         self._decoded: list[int] = []
 
     def frames(self) -> Iterator[tuple[int, Tensor]]:
