@@ -262,7 +262,7 @@ def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, pictures: 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.heic").write_bytes(b"")
     for look in (find_pictures, lambda folder: find_sources(folder, output_dir=tmp_path)):
-        with pytest.raises(DataError, match=r"other endings \(1 \.heic\); these are read: jpg, "):
+        with pytest.raises(DataError, match=r"found only 1 \.heic; these are read: jpg, "):
             look(tmp_path / "other")
 
 

@@ -162,11 +162,8 @@ def _chosen(source: str | Path, found: Sequence[Path], suffixes: Sequence[str], 
     endings = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in suffixes)
     others = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
     if not kept:
-        raise DataError(
-            f"expected {what} in {source}, found "
-            + (f"only files with other endings ({others}); these are read: " if others else "none of ")
-            + f"{', '.join(suffix[1:] for suffix in suffixes)}; look at the path"
-        )
+        told = f"only {others}; these are read: {', '.join(s[1:] for s in suffixes)}" if others else "none"
+        raise DataError(f"expected {what} in {source}, found {told}; look at the path")
     if others:
         count = endings.total()
         warnings.warn(
