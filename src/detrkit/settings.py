@@ -194,6 +194,9 @@ class DataConfig(DataChoice):
     picture belongs to one of them."""
     val_fraction: float = 0.2
     """Share of the pictures held out for validation where the data set has no such split, 0..1."""
+    value_range: str = "auto"
+    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: found over the training pictures."""
     image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. propose: what the data suggests."""

@@ -53,6 +53,20 @@ class ValueRange:
         return cls(float(low), float(high))
 
     @classmethod
+    def of(cls, given: Self | tuple[float, float] | None) -> Self | None:
+        """A range that a user gives in Python.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if given is None or isinstance(given, cls):
+            return given
+        try:
+            return cls.from_plain(given)  # type: ignore[arg-type]  # whatever it is
+        except (TypeError, ValueError):
+            raise ConfigError(f"expected value_range as (low, high) with low below high, found {given!r}") from None
+
+    @classmethod
     def parse(cls, text: str) -> Self | None:
         """What `--value_range` says: `auto` (None) or `LOW,HIGH`.
 

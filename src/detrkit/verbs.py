@@ -35,6 +35,9 @@ class DetectorChoice(WeightsChoice):
     """Shorter side in pixels; 0: what the weights were trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
+    value_range: str = "auto"
+    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

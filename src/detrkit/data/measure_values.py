@@ -156,7 +156,7 @@ def _found_text(extents: Sequence[Extent], value_range: ValueRange, name: str) -
 def _note_misfits(
     measured: Mapping[str, Mapping[Path, Extent]], deciding: str, value_range: ValueRange, findings: Findings
 ) -> None:
-    """Note images whose values leave the range, and those so far at the low end of it that their scale may be another."""
+    """Note images with values outside the range, and those all at its low end, whose scale may be another."""
     least = OTHER_SCALE * (value_range.high - value_range.low)
     for name, side in measured.items():
         for path, extent in side.items():

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import detrkit
 from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
-from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
+from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
 from detrkit.evaluation.gallery import choose, describe, draw_mistakes
 from detrkit.evaluation.panoptic import PanopticResult
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.plots import plot_confusion, plot_f1, plot_pr
 from detrkit.evaluation.verdicts import Columns, judge
 from detrkit.files import write_atomic
+from detrkit.value_range import ValueRange
 
 
 def write_report(
@@ -26,6 +28,7 @@ def write_report(
     *,
     panoptic: PanopticResult | None = None,
     image_paths: Mapping[int, Path] | None = None,
+    value_range: ValueRange | None = None,
     max_errors: int = 24,
     max_dets: int = OFFICIAL_MAX_DETS,
     meta: Mapping[str, Any] | None = None,
@@ -43,6 +46,7 @@ def write_report(
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
         image_paths: where the picture of an image id lies; None: no error pictures.
+        value_range: values that become black and white in pictures of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco.coco_numbers`.
         meta: what made the detections (command, weights, data, ...); stored under `made_by`.
@@ -59,7 +63,8 @@ def write_report(
         "images": len(truth["images"]),
     }
     if detections is not None:
-        content |= _of_detections(truth, detections, output_dir, image_paths or {}, max_errors, max_dets)
+        draw = partial(draw_mistakes, image_paths=image_paths or {}, value_range=value_range)
+        content |= _of_detections(truth, detections, output_dir, draw, max_errors, max_dets)
     if panoptic is not None:
         content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
     write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -70,7 +75,7 @@ def _of_detections(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     output_dir: Path,
-    image_paths: Mapping[int, Path],
+    draw: Callable[[Path, Columns, Confusion, Iterable[Mistake]], object],
     max_errors: int,
     max_dets: int,
 ) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def _of_detections(
     plot_pr(output_dir / "pr_curves.png", boxes)
     plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
     plot_confusion(output_dir / "confusion_matrix.png", confusion)
-    draw_mistakes(output_dir / "errors", columns, confusion, chosen, image_paths)
+    draw(output_dir / "errors", columns, confusion, chosen)
     return {
         "objects": int(columns.objects_per_class().sum()),
         "detections": len(detections),

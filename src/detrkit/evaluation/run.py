@@ -17,6 +17,7 @@ from detrkit.evaluation.coco import merge_ranks, read_columns, summary
 from detrkit.evaluation.collect import Collector, collect_split
 from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth, panoptic_quality
 from detrkit.evaluation.predictions import PanopticPredictions, find_pictures, read_predictions
+from detrkit.value_range import ValueRange
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def evaluate(
             nheads=config.nheads,
             precision=config.precision,
             compile=config.compile,
+            value_range=ValueRange.parse(config.value_range),
         )
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
     raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
@@ -91,7 +93,11 @@ def evaluate(
         )
     raw.splits = {config.split: raw.splits[config.split]}  # the other side need not be in order
     listed = raw.splits[config.split].images
-    report = check_dataset(raw, num_queries=100 if detector is None else detector.network.num_queries)
+    report = check_dataset(
+        raw,
+        num_queries=100 if detector is None else detector.network.num_queries,
+        value_range="find" if detector is None else detector.value_range,
+    )
     split = report.splits[config.split]
     for line in report.summary():
         console.print(line, highlight=False, markup=False)
@@ -137,6 +143,7 @@ def evaluate(
         output_dir,
         panoptic=panoptic,
         image_paths={image.id: image.path for image in split.images},
+        value_range=split.value_range,
         max_errors=config.max_errors,
         max_dets=config.max_dets,
         meta={

@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_picture
 from detrkit.inference.ahead import ahead
-from detrkit.inference.detector import Detector, check_settings
+from detrkit.inference.detector import Detector
+from detrkit.inference.guards import check_settings
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
 from detrkit.inference.streams import AHEAD
 from detrkit.inference.video import describe_video, read_frames, video_writer
 from detrkit.structures import Detections, PanopticMap
+from detrkit.value_range import ValueRange
 from detrkit.verbs import PredictConfig
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def predict(config: PredictConfig) -> None:
         nheads=config.nheads,
         precision=config.precision,
         compile=config.compile,
+        value_range=ValueRange.parse(config.value_range),
     )
     masks = detector.network.makes_masks
     if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
@@ -121,7 +123,7 @@ class _Job:
         readable: list[Found] = []
 
         def pictures() -> Iterator[tuple[Tensor, str | None]]:
-            for item, picture in ahead(_read, found, AHEAD):
+            for item, picture in ahead(self._read, found, AHEAD):
                 if isinstance(picture, DataError):
                     self._pass_over(str(picture))
                     self.progress.advance(task)
@@ -173,18 +175,17 @@ class _Job:
             for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, *sizes):
                 yield picture, found, None
 
+    def _read(self, item: Found) -> tuple[Found, Tensor | DataError]:
+        """A picture, or why it cannot be read."""
+        try:
+            return item, self.detector.read(item.path)
+        except DataError as error:
+            return item, error
+
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
             self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _read(item: Found) -> tuple[Found, Tensor | DataError]:
-    """A picture, or why it cannot be read."""
-    try:
-        return item, read_image(item.path)
-    except DataError as error:
-        return item, error
 
 
 def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:

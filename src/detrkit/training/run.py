@@ -109,6 +109,7 @@ def run_training(
         say_recipe(console, config.recipe)
     data = load_data(config, classes)
     point, original = _find_resume(config, run_dir)
+    data = data.with_range_of(point)
     if point:
         why = point.nothing_left(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
@@ -166,6 +167,7 @@ class _Run:
             "model_args": start.model_args,
             "categories": data.categories.to_plain(),
             "image_size": self.image_size,
+            "value_range": data.value_range and data.value_range.to_plain(),
             "config": {},
             "batches": {},
         }

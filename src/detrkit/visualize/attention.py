@@ -16,12 +16,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
 from detrkit.models.hybrid import HybridEncoder
 from detrkit.postprocessing import postprocess, query_masks
 from detrkit.structures import Detections
+from detrkit.value_range import ValueRange
 from detrkit.verbs import ExplainConfig
 from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, resized, save_picture, titled
 from detrkit.visualize.looks import Map, Points, on_finest, record_looks
@@ -80,9 +80,6 @@ def explain(config: ExplainConfig) -> None:
             "expected a threshold in 0..1 and max_detections of at least 1, "
             f"found {config.threshold:g} and {config.max_detections}"
         )
-    image = read_image(config.image)
-    height, width = image.shape[1:]
-    asked = [parse_point(text, height, width) for text in config.points.split()]
     detector = Detector.load(
         config.weights,
         device=config.device,
@@ -90,7 +87,11 @@ def explain(config: ExplainConfig) -> None:
         dilation=config.dilation,
         nheads=config.nheads,
         precision="plain",
+        value_range=ValueRange.parse(config.value_range),
     )
+    image = detector.read(config.image)
+    height, width = image.shape[1:]
+    asked = [parse_point(text, height, width) for text in config.points.split()]
     attention = attend(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 

@@ -43,7 +43,7 @@ def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def as_picture(image: Any) -> Picture:
-    """A path, PIL image or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
+    """A path, PIL image, tensor or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
 
     Raises:
         DataError: the picture cannot be read or has another shape.

@@ -14,6 +14,7 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.models.build import build_model
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Weights:
     """Shorter side in pixels that it was trained for."""
     source: str
     """Where it came from, for messages."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
 
