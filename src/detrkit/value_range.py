@@ -112,7 +112,7 @@ def number_text(value: float) -> str:
 
 def _scaled(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
     wide = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    return np.rint((wide.clip(low, high) - low) * (255.0 / (high - low))).astype(np.uint8)
+    return np.rint((wide.clip(low, high) - low) * 255.0 / (high - low)).astype(np.uint8)
 
 
 @lru_cache(maxsize=8)

@@ -126,19 +126,19 @@ def settle_value_range(
         return None, [where + UNKNOWN_RANGE]
     _note_misfits(measured, deciding, value_range, findings)
     if wanted != "find":
-        return value_range, [f"values of images with more than 8 bits: {value_range} is mapped to 0..255"]
+        return value_range, [f"in images of more than 8 bits per channel, {value_range} is mapped to 0..255"]
     count = sum(map(len, deep.values()))
     notes = [_found_text(list(measured[deciding].values()), value_range, deciding)]
     plain = sum(map(len, sides.values())) - count
     if plain:
-        notes.append(f"{plain} images of 8 bits beside {count} of more stay as they are, 0 black and 255 white")
+        notes.append(f"images of 8 bits ({plain}) beside those of more ({count}) stay as they are, 255 is white")
     return value_range, notes
 
 
 def _found_text(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
     low, high = min(each.low for each in extents), max(each.high for each in extents)
     text = (
-        f"{len(extents)} images of {name} have more than 8 bits per channel, with values {number_text(low)} to "
+        f"images of more than 8 bits per channel ({len(extents)} in {name}) hold values {number_text(low)} to "
         f"{number_text(high)}: {value_range} is mapped to 0..255 in every image, kept in the checkpoint, and the same "
         "in evaluation and prediction"
     )

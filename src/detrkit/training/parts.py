@@ -90,8 +90,8 @@ class Data:
         if kept is None or point is None or kept == self.value_range:
             return self
         warnings.warn(
-            f"values of images with more than 8 bits are mapped from {kept} to 0..255, as {point.path} has it, "
-            f"instead of {self.value_range or 'none'} as the data has it now",
+            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, since {point.path} was trained "
+            f"so; {self.value_range or 'no range'} of the data or the settings is passed over",
             stacklevel=2,
         )
         return replace(self, train=replace(self.train, value_range=kept), val=replace(self.val, value_range=kept))
