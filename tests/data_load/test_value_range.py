@@ -18,6 +18,7 @@ from detrkit import Categories
 from detrkit.data.cache import PictureCache
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode import read_image, say_nothing, to_tensor
+from detrkit.data.image_files import look_at
 from detrkit.data.measure_values import extent_of, find_value_range
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms import eval_transform
@@ -71,6 +72,19 @@ def test_colour_keeps_its_12_bits(tmp_path: Path, grey: np.ndarray, name: str) -
     assert torch.equal(read_image(path, TWELVE), expected)
     with Image.open(path) as image:  # PIL alone would keep the upper 8 of 16 bits
         assert torch.equal(to_tensor(image, TWELVE), expected)
+
+
+def test_kinds_of_tiff_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray) -> None:
+    colour = np.stack([grey, grey // 2, grey // 4], axis=2)
+    for values in (grey.astype(np.float64), colour.astype(np.float32), colour.astype(np.float64)):
+        path = tmp_path / "a.tif"
+        assert cv2.imwrite(str(path), values if values.ndim == 2 else values[..., ::-1])
+        expected = np.rint((colour if values.ndim == 3 else grey) / 4095 * 255)
+        got = read_image(path, TWELVE).permute(1, 2, 0).numpy()
+        assert np.array_equal(got, expected if values.ndim == 3 else expected[..., None].repeat(3, 2))
+        (facts,) = look_at([path], values=True)
+        assert (facts.width, facts.height, facts.problem, facts.deep) == (30, 20, "", True)
+        assert facts.extent == extent_of(values)
 
 
 def test_transparency_of_16_bits_is_dropped(tmp_path: Path, grey: np.ndarray) -> None:

@@ -90,7 +90,9 @@ def read_image(
     except Image.DecompressionBombError as error:
         raise DataError(f"cannot read the picture {path}: {TOO_LARGE}") from error
     except UnidentifiedImageError as error:  # its message names our buffer, not the file
-        raise DataError(f"expected a picture in {path}, found no image format that is known") from error
+        pixels, whole, orientation = unusual_values(data), True, 1
+        if pixels is None:
+            raise DataError(f"expected a picture in {path}, found no image format that is known") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DataError(f"expected a picture in {path}, but it cannot be decoded: {error}") from error
     if not whole:
@@ -157,6 +159,8 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
         image: as PIL opened it.
         head: the first 25 bytes of its file.
     """
+    if image.format == "JPEG":
+        return False
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return True
     if image.format == "PNG":
@@ -181,13 +185,28 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
     Raises:
         what PIL does on damaged files.
     """
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    values = _stored_values(data)
     if values is None or values.dtype == np.uint8 or values.shape[1::-1] != image.size:
         image.load()  # whose errors numpy would hide
         values = np.asarray(image)
         if values.dtype == np.uint8:  # colour of a kind that OpenCV cannot read: PIL keeps the upper 8 of 16 bits
             return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
-        return values
+    return values
+
+
+def unusual_values(data: bytes) -> Values | None:
+    """As `deep_values`, of a TIFF file that PIL does not know (float64, floats in colour); None: it is none."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    values = _stored_values(data)
+    return None if values is None or values.dtype == np.uint8 else values
+
+
+def _stored_values(data: bytes) -> Values | None:
+    """What OpenCV finds in a file: [H, W], or RGB [H, W, 3]; None: it cannot read it."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        return None
     return np.asarray(values[:, :, 2::-1] if values.ndim == 3 and values.shape[2] >= 3 else values)
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from detrkit.data.decode import deep_values, is_deep
+from detrkit.data.decode import deep_values, is_deep, unusual_values
 from detrkit.data.measure_values import Extent, extent_of
 
 _ORIENTATION_TAG = 0x0112
@@ -124,7 +124,7 @@ def _facts(path: Path, thorough: bool, values: bool) -> ImageFacts:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         facts.problem = "image_missing"
     except UnidentifiedImageError:
-        facts.problem, facts.detail = "image_unreadable", "no known picture format"
+        _look_at_unusual(path, facts)
     except Image.DecompressionBombError as error:
         size = re.search(r"\d+", str(error))
         facts.problem, facts.detail = "image_too_large", f"{size[0]} pixels" if size else ""
@@ -188,8 +188,21 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     return chunks
 
 
+def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
+    """Look at what PIL does not know: a few kinds of TIFF."""
+    values = unusual_values(path.read_bytes())
+    if values is None:
+        facts.problem, facts.detail = "image_unreadable", "no known picture format"
+        return
+    facts.height, facts.width = values.shape[:2]
+    facts.deep, facts.extent = True, extent_of(values)
+    facts.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
+
+
 def _measure(path: Path, facts: ImageFacts) -> None:
     """Decode a picture of more than 8 bits and note its values, or what is wrong with it."""
+    if facts.extent:
+        return
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
