@@ -74,10 +74,15 @@ def test_colour_keeps_its_12_bits(tmp_path: Path, grey: np.ndarray, name: str) -
         assert torch.equal(to_tensor(image, TWELVE), expected)
 
 
-def test_kinds_of_tiff_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray) -> None:
+def test_files_of_floats_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray) -> None:
     colour = np.stack([grey, grey // 2, grey // 4], axis=2)
-    for values in (grey.astype(np.float64), colour.astype(np.float32), colour.astype(np.float64)):
-        path = tmp_path / "a.tif"
+    for name, values in (
+        ("a.tif", grey.astype(np.float64)),
+        ("b.tif", colour.astype(np.float32)),
+        ("c.tif", colour.astype(np.float64)),
+        ("d.pfm", colour.astype(np.float32)),
+    ):
+        path = tmp_path / name
         assert cv2.imwrite(str(path), values if values.ndim == 2 else values[..., ::-1])
         expected = np.rint((colour if values.ndim == 3 else grey) / 4095 * 255)
         got = read_image(path, TWELVE).permute(1, 2, 0).numpy()

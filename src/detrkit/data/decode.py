@@ -195,8 +195,8 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
 
 
 def unusual_values(data: bytes) -> Values | None:
-    """As `deep_values`, of a TIFF file that PIL does not know (float64, floats in colour); None: it is none."""
-    if data[:4] not in (b"II*\0", b"MM\0*"):
+    """As `deep_values`, of TIFF and PFM files that PIL does not know (float64, floats in colour); None: it is none."""
+    if data[:4] not in (b"II*\0", b"MM\0*") and data[:2] != b"PF":
         return None
     values = _stored_values(data)
     return None if values is None or values.dtype == np.uint8 else values
