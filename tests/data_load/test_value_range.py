@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,16 @@ def test_colour_keeps_its_12_bits(tmp_path: Path, grey: np.ndarray, name: str) -
     assert torch.equal(read_image(path, TWELVE), expected)
     with Image.open(path) as image:  # PIL alone would keep the upper 8 of 16 bits
         assert torch.equal(to_tensor(image, TWELVE), expected)
+
+
+def test_12_bits_packed_in_a_tiff_are_those_numbers(tmp_path: Path, grey: np.ndarray) -> None:
+    pairs = grey.reshape(-1, 2).astype(np.uint32)
+    packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+    tags = {256: 30, 257: 20, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 20, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "a.tif"
+    path.write_bytes(struct.pack("<4sIH", b"II*\0", 8, len(tags)) + entries + struct.pack("<I", 0) + packed)
+    assert np.array_equal(grey_of(read_image(path, TWELVE)), np.rint(grey / 4095 * 255))
 
 
 def test_files_of_floats_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray) -> None:

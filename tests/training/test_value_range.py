@@ -73,7 +73,7 @@ def test_the_checkpoint_keeps_it_and_every_form_of_an_image_follows(run: Path, t
     detector = Detector.load(run, device="cpu")
     assert detector.value_range == TWELVE
     path = thermal / "images" / "val1.png"
-    values = np.asarray(Image.open(path))
+    values = np.array(Image.open(path))
     expected = np.rint(values.clip(0, 4095) / 4095 * 255).astype(np.uint8)
     boxes = detector.predict(torch.from_numpy(expected)[None], threshold=0).xyxy
     forms = [
@@ -86,6 +86,8 @@ def test_the_checkpoint_keeps_it_and_every_form_of_an_image_follows(run: Path, t
     for form in forms:
         assert np.array_equal(detector.read(form)[0].numpy(), expected)
         assert torch.equal(detector.predict(form, threshold=0).xyxy, boxes)
+    ((_, streamed),) = detector.stream([(torch.from_numpy(values)[None], "a")], threshold=0)
+    assert torch.equal(streamed.xyxy, boxes)
     other = Detector.load(run, device="cpu", value_range=(0, 8191))
     assert np.array_equal(other.read(path)[0].numpy(), np.rint(values / 8191 * 255))
 

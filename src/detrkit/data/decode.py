@@ -1,7 +1,7 @@
 """Picture files to tensors: whatever the file holds, out come 8-bit RGB pixels the way a viewer shows them.
 
-OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and what has more than 8 bits per
-channel, which PIL cuts off in colour; PIL reads everything else.
+OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and colour of more than 8 bits,
+which PIL would cut to 8; PIL reads everything else.
 
     EXIF rotation      applied
     grey, 1-bit        repeated over the three channels
@@ -37,7 +37,7 @@ Unknown = Callable[[str], object]
 """Told a sentence when values of more than 8 bits are met without a known range."""
 
 TOO_LARGE = (
-    "a picture has more than 178 million pixels, which is not decoded since it may be made to fill the memory; cut it "
+    "it has more than 178 million pixels, and is not decoded since it may be made to fill the memory; cut it "
     "into tiles or make it smaller"
 )
 """The limit is PIL's: twice `Image.MAX_IMAGE_PIXELS`."""
@@ -185,12 +185,14 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
     Raises:
         what PIL does on damaged files.
     """
-    values = _stored_values(data)
-    if values is None or values.dtype == np.uint8 or values.shape[1::-1] != image.size:
-        image.load()  # whose errors numpy would hide
-        values = np.asarray(image)
-        if values.dtype == np.uint8:  # colour of a kind that OpenCV cannot read: PIL keeps the upper 8 of 16 bits
-            return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
+    of_pil = image.mode == "F" or image.mode.startswith("I;") or (image.mode == "I" and image.format != "PPM")
+    values = None if of_pil else _stored_values(data)  # PIL cuts colour to 8 bits, and stretches PGM to 16
+    if values is not None and values.dtype != np.uint8 and values.shape[1::-1] == image.size:
+        return values
+    image.load()  # whose errors numpy would hide
+    values = np.asarray(image)
+    if values.dtype == np.uint8:  # colour of a kind that OpenCV cannot read
+        return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
     return values
 
 

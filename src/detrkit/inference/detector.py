@@ -279,7 +279,8 @@ class Detector:
         """Detections of a stream of pictures, in its order; few pictures are held at a time.
 
         Args:
-            pictures: uint8 [3, H, W] (RGB), and what to note as the detections' `source`.
+            pictures: uint8 [3, H, W] (RGB), or of more than 8 bits, see `read`; and what to note as the detections'
+                `source`.
             threshold, top_k, batch_size: see `predict`.
             ahead: how many pictures to take before they are needed, and to resize in threads while the model looks at
                 those before. 0 suits a live stream, where the next one is yet to come.
@@ -327,6 +328,8 @@ class Detector:
         return collate([self._sample(picture) for picture in pictures])
 
     def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
+        if picture.dtype != torch.uint8:
+            picture = self.read(picture)
         image, target = self.transform(picture)
         target["original_size"] = (picture.shape[1], picture.shape[2])
         return image, target

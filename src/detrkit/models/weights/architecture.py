@@ -32,10 +32,10 @@ class Weights:
     """Shorter side in pixels that it was trained for."""
     source: str
     """Where it came from, for messages."""
-    value_range: ValueRange | None = None
-    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
 
 
 # Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).

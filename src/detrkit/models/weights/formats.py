@@ -243,5 +243,5 @@ def _of_the_original(state_dict: dict[str, Tensor], args: Any, path: Path) -> We
         coco if known else Categories.unnamed(count),
         800,
         str(path),
-        notes=tuple(notes),
+        tuple(notes),
     )

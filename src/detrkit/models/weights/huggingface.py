@@ -78,6 +78,6 @@ def read_huggingface(folder: str | Path) -> Weights:
         categories_of(config, model_args["num_classes"]),
         image_size,
         str(folder),
-        value_range=value_range_of(folder),
-        notes=(*notes, *more_notes),
+        (*notes, *more_notes),
+        value_range_of(folder),
     )
