@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from detrkit.config import TrainConfig, did_you_mean
 from detrkit.errors import ConfigError, DataError
+from detrkit.text import say
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
         _run(flags, Path(flags.output_dir))
         return
     with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-        print(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
+        say(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
         _run(flags, Path(nowhere))
 
 

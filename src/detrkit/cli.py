@@ -26,6 +26,7 @@ from detrkit import __version__, verbs
 from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
 from detrkit.recipes import WITHOUT_GPU
+from detrkit.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -109,22 +110,38 @@ DETR_HELP = "the original main.py's command line, flag for flag"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    os.environ["MPLBACKEND"] = "agg"  # plots go to files; what a notebook or a shell asks for may not exist here
+    with degrading_output():
+        try:
+            status = attempt(list(sys.argv[1:] if argv is None else argv))
+            flush_output()
+            return status
+        except BrokenPipeError:  # the reader of our output, `head` say, has gone
+            drop_output(sys.stdout)
+            drop_output(sys.stderr)
+            return 141
+
+
+def attempt(argv: list[str]) -> int:
+    """Run a command and return its exit status, with its errors told in a sentence."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return run(list(sys.argv[1:] if argv is None else argv))
+            status = run(argv)
+            flush_output()
+            return status
     except DetrkitError as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", stderr=True)
         return 130
     except SystemExit as stop:  # how --help and --print_config end, once they have printed
         return int(stop.code or 0)
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            give_up_output()
             return complain(f"no space is left on the disk of {error.filename or 'the output folder'}; free some")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return complain(f"expected a place that may be read and written, found no permission for {error.filename}")
@@ -135,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(sentence: str) -> int:
     """Print an error for the user, on one line; the exit status that goes with it."""
-    print(f"detrkit: error: {' '.join(sentence.split())}", file=sys.stderr)
+    say(f"detrkit: error: {one_line(sentence)}", stderr=True)
     return 2
 
 
@@ -143,7 +160,7 @@ def show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Print a warning as one line, without the source line that raised it."""
-    print(f"detrkit: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"detrkit: warning: {one_line(str(message))}", stderr=True)
 
 
 def run(argv: list[str]) -> int:
@@ -153,10 +170,10 @@ def run(argv: list[str]) -> int:
         DetrkitError: what the user can mend.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
+        say(overview())
         return 0
     if argv[0] in ("-V", "--version"):
-        print(f"detrkit {__version__}")
+        say(f"detrkit {__version__}")
         return 0
     name, rest = argv[0], argv[1:]
     if name == "detr":

@@ -38,8 +38,9 @@ from detrkit.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.verbs import ExportConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from detrkit.console import TextConsole
 
 BATCHES = (1, 2, 5)
 """Numbers of pictures that outputs are compared on."""
@@ -59,9 +60,9 @@ def export(config: ExportConfig) -> Report:
         DataError: the data set cannot be read.
         MissingExtraError: a package that the format needs is not installed.
     """
-    from rich.console import Console
+    from detrkit.console import make_console
 
-    console = Console()
+    console = make_console()
     output = _output(config)
     check_packages(config.format)
     reference = Detector.load(
@@ -77,14 +78,14 @@ def export(config: ExportConfig) -> Report:
     with console.status("Exporting"):
         write(reference, output, card, config, _samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
-    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}")
     with console.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
     write_atomic(path, json.dumps({"file": output.name, "card": json.loads(card.to_json())} | report.to_plain()))
     _show(console, report, output)
-    console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {path}")
     for row in report.failed:
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
@@ -286,7 +287,7 @@ def _noise(detector: Detector) -> list[Tensor]:
     ]
 
 
-def _show(console: Console, report: Report, output: Path) -> None:
+def _show(console: TextConsole, report: Report, output: Path) -> None:
     from rich.table import Table
 
     masks = ["masks"] if report.outputs[0].masks is not None else []
@@ -297,7 +298,7 @@ def _show(console: Console, report: Report, output: Path) -> None:
         table.add_row(str(row.batch), size, padding, *apart, f"{row.ms:.1f}", f"{row.reference_ms:.1f}")
     console.print(table)
     if not report.accuracy:
-        console.print("Accuracy is not measured without --data", highlight=False)
+        console.print("Accuracy is not measured without --data")
         return
     accuracy: Table = Table(f"on {report.pictures} pictures", "PyTorch", "exported", "drop")
     for line in report.accuracy:

@@ -46,8 +46,7 @@ def predict(config: PredictConfig) -> None:
         ConfigError: a setting is out of range, or asks for masks of a model that makes none.
         WeightsError: the weights cannot be read.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from detrkit.console import make_console, make_progress
 
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
@@ -72,10 +71,8 @@ def predict(config: PredictConfig) -> None:
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
             f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
         )
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = Results(output_dir, detector.categories, wanted, masks=masks)
-    with results, Progress(*columns, console=console, transient=True) as progress:
+    with results, make_progress(make_console(stderr=True)) as progress:
         job = _Job(config, detector, results, progress, found)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
@@ -84,18 +81,16 @@ def predict(config: PredictConfig) -> None:
         if len(job.broken) == len(found):
             first = job.broken[0]
             raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
-    done = Console()
+    done = make_console()
     what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
     done.print(
         f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.pictures} "
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
-        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of"),
-        highlight=False,
-        soft_wrap=True,
+        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of")
     )
-    done.print(f"Written to {output_dir}", highlight=False, soft_wrap=True)
+    done.print(f"Written to {output_dir}")
 
 
 class _Job:
@@ -185,7 +180,7 @@ class _Job:
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
-            self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
+            self.progress.console.print(f"passed over: {why}")
 
 
 def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
