@@ -153,7 +153,9 @@ def make_progress(console: Console, *columns: ProgressColumn, transient: bool = 
     Where the output is no terminal, nothing is shown.
     """
     rest = columns or (MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(text_column("description"), BarColumn(), *rest, console=console, transient=transient)
+    shown = console.is_terminal or console.is_jupyter
+    columns = (text_column("description"), BarColumn(), *rest)
+    return Progress(*columns, console=console, transient=transient, disable=not shown)
 
 
 def text_column(name: str) -> TextColumn:

@@ -10,7 +10,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +139,7 @@ def builtin_font() -> str:
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
-@lru_cache(maxsize=None)
+@cache
 def letters_of(path: str) -> npt.NDArray[np.int32]:
     """[n]: codes of the letters that a font has; none of a file that cannot be drawn with."""
     from matplotlib.ft2font import FT2Font
