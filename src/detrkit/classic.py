@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from detrkit.config import TrainConfig, did_you_mean
+from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, DataError
+from detrkit.meanings import suggestion
 from detrkit.text import say
 from detrkit.verbs import EvalConfig
 
@@ -33,8 +34,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown:
-            known = [word for action in self._actions for word in action.option_strings]
-            raise ConfigError(f"main.py has no flag {unknown[1]}{did_you_mean(unknown[1], known)}")
+            known = [word.removeprefix("--") for action in self._actions for word in action.option_strings]
+            raise ConfigError(f"main.py has no flag {unknown[1]}{suggestion(unknown[1], known)}")
         raise ConfigError(f"{message} (see detrkit detr --help)")
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 import yaml
 
 from detrkit.errors import ConfigError
+from detrkit.meanings import suggestion
 from detrkit.recipes import FROM_WEIGHTS, MODELS, RECIPES
 from detrkit.settings import CHANCES, LOWEST, DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
 
@@ -30,6 +31,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     """Everything a training run can be told; what it is not told is as the --recipe has it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choices(self)
         check_lowest(self, LOWEST)
         if self.masks and self.task == "detect":
@@ -76,7 +78,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                raise ConfigError(f"there is no setting {key!r}{did_you_mean(key, known)}")
+                raise ConfigError(f"there is no setting {key!r}{suggestion(key, known, dashes='')}")
         return cls(**values)
 
     @classmethod
@@ -149,7 +151,7 @@ def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
         raise ConfigError(f"expected settings, one `name: value` a line, found something else in {path}")
     for key in values:
         if key not in known:
-            raise ConfigError(f"there is no setting {key!r}, found in {path}{did_you_mean(str(key), known)}")
+            raise ConfigError(f"there is no setting {key!r}, found in {path}{suggestion(str(key), known, dashes='')}")
     return values
 
 

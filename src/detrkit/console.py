@@ -58,16 +58,16 @@ class TextConsole(Console):
             self._width = given
 
     def _least_width(self, renderable: Any) -> int:
-        """Columns in which no cell is cut off; those of a table's columns that fold are broken into lines instead."""
+        """Width in which no cell of a table is cut off or wrapped; columns that fold may become narrow instead."""
         if isinstance(renderable, Group):
             return max((self._least_width(each) for each in renderable.renderables), default=0)
-        if isinstance(renderable, str | Text):
+        if not isinstance(renderable, Table):
             return 0
-        folding = [c for c in renderable.columns if c.overflow == "fold"] if isinstance(renderable, Table) else []
+        folding = [column for column in renderable.columns if column.overflow == "fold"]
         for column in folding:
             column.max_width = column.min_width or FOLDED
         try:
-            return Measurement.get(self, self.options.update(width=UNBOUNDED), renderable).minimum
+            return Measurement.get(self, self.options.update(width=UNBOUNDED), renderable).maximum
         finally:
             for column in folding:
                 column.max_width = None

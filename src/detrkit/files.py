@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIX_OF_FORMAT = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
 """Of exported models, which can be run but not trained."""
 
+ONNX_OPSET = 18
+"""Of exported ONNX files. The first with all that the graph needs; the older, the more runtimes can read it."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
