@@ -12,10 +12,10 @@ from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, OverflowMethod, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.segment import Segment
 from rich.status import Status
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from detrkit.text import fit, visible
@@ -58,12 +58,14 @@ class TextConsole(Console):
             self._width = given
 
     def _least_width(self, renderable: Any) -> int:
-        """Width in which no cell of a table is cut off or wrapped; columns that fold may become narrow instead."""
+        """Width of a table in which no cell is cut off or wrapped, but for columns that fold, which may be narrow."""
         if isinstance(renderable, Group):
             return max((self._least_width(each) for each in renderable.renderables), default=0)
         if not isinstance(renderable, Table):
             return 0
         folding = [column for column in renderable.columns if column.overflow == "fold"]
+        for column in renderable.columns:
+            column.no_wrap = column not in folding  # so that these give way first
         for column in folding:
             column.max_width = column.min_width or FOLDED
         try:
@@ -154,13 +156,25 @@ def make_progress(console: Console, *columns: ProgressColumn, transient: bool = 
     """
     rest = columns or (MofNCompleteColumn(), TimeRemainingColumn())
     shown = console.is_terminal or console.is_jupyter
-    columns = (text_column("description"), BarColumn(), *rest)
+    columns = (TaskText(), BarColumn(), *rest)
     return Progress(*columns, console=console, transient=transient, disable=not shown)
 
 
-def text_column(name: str) -> TextColumn:
-    """A column of a progress bar: a field of the task as text; `description`, or one given as `add_task(note=...)`."""
-    return TextColumn("{task.description}" if name == "description" else f"{{task.fields[{name}]}}", markup=False)
+class TaskText(ProgressColumn):
+    """A column of a progress bar: a field of the task as text."""
+
+    def __init__(self, field: str = "") -> None:
+        """Prepare.
+
+        Args:
+            field: `note` of what was given as `add_task(note=...)`; empty: the description.
+        """
+        self.field = field
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> str:
+        """The text, as it stands now."""
+        return str(task.fields[self.field] if self.field else task.description)
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:

@@ -7,7 +7,7 @@ import time
 import pytorch_lightning as pl
 from rich.progress import Progress
 
-from detrkit.console import TextConsole, make_progress, text_column
+from detrkit.console import TaskText, TextConsole, make_progress
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining
 
@@ -43,7 +43,7 @@ class RunProgress(pl.Callback):
         self._first = self._done = trainer.current_epoch * batches + inside
         self._total = self.epochs * batches
         if self.console.is_terminal:
-            self._bar = make_progress(self.console, text_column("note"), transient=False)
+            self._bar = make_progress(self.console, TaskText("note"), transient=False)
             self._bar.add_task(self._title(trainer.current_epoch), total=self._total, completed=self._done, note="")
             self._bar.start()
 
