@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """Complains with our errors instead of printing the usage and leaving."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown:
             known = [word.removeprefix("--") for action in self._actions for word in action.option_strings]
             raise ConfigError(f"main.py has no flag {unknown[1]}{suggestion(unknown[1], known)}")

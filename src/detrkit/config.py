@@ -66,7 +66,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     def to_yaml(self) -> str:
         """As the text of `config.yaml`; `from_yaml` reads it back equal."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -96,6 +96,21 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a `config.yaml`."""
         return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that some readers of YAML take for a number, as `1e3`."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        style = "'" if isinstance(float(text), float) else None
+    except ValueError:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
