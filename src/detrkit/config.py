@@ -104,10 +104,10 @@ class _Dumper(yaml.SafeDumper):
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     try:
-        style = "'" if isinstance(float(text), float) else None
+        float(text)
     except ValueError:
-        style = None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
 
 
 _Dumper.add_representer(str, _quoted)

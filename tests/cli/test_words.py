@@ -52,22 +52,28 @@ def test_words_may_stand_anywhere_among_the_flags() -> None:
     assert (found.weights, found.output, found.nheads) == ("w.pth", "out", 4)
 
 
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(
-    "text",
-    ["[bold]", "a: b", "{0}", "{a: 1}", "null", "true", "1e3", "007", "%s", "# x", "'x'", "$x$", ":smile:", "猫", "a b",
-     "*", "&a", "!x", "| x", "2020-01-01", "[", "a\nb"],
+TEXTS = (
+    "[bold]", "a: b", "{0}", "{a: 1}", "null", "true", "1e3", "007", "%s", "# x", "'x'", "$x$", ":smile:", "猫", "a b",
+    "*", "&a", "!x", "| x", "2020-01-01", "[", "a\nb",
 )  # fmt: skip
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("text", TEXTS)
 def test_any_text_is_a_value(text: str, tmp_path: Path) -> None:
-    assert parsed("train", "--data", text, "--output_dir", text).data == text
-    assert parsed("train", text, f"--weights={text}").weights == text
-    assert parsed("check", text).data == text
-    assert parsed("predict", text, "--weights", "w").source == [text]
-    assert parsed("plot", text, text + "2").runs == [text, text + "2"]
-    config = TrainConfig(data=text, output_dir=text)
+    config = TrainConfig(resume=text)
     (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert TrainConfig.from_yaml(tmp_path / "run.yaml") == config
-    assert parsed("train", "--config", str(tmp_path / "run.yaml")).data == text
+    flags = ["--config", str(tmp_path / "run.yaml"), f"--weights={text}", "--output_dir", text]
+    found = parsed("train", *flags, text)
+    assert (found.data, found.weights, found.output_dir, found.resume) == (text, text, text, text)
+
+
+def test_any_text_is_a_word_without_a_flag() -> None:
+    assert parsed("predict", *TEXTS, "--weights", "w").source == list(TEXTS)
+    assert parsed("plot", *TEXTS).runs == list(TEXTS)
+    for text in ("[bold]", "null", "1e3"):
+        assert parsed("check", text).data == text
 
 
 @pytest.mark.usefixtures("gpu")
