@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detrkit.categories import Categories as Categories
 from detrkit.errors import DataError
+from detrkit.plotting import import_matplotlib
 
 if TYPE_CHECKING:
     import supervision
@@ -309,6 +310,8 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, the field's common result type; names are in `data["class_name"]`."""
         import numpy as np
+
+        import_matplotlib()  # before supervision does
         import supervision
 
         found = self.cpu()

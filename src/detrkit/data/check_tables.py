@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from detrkit.data.findings import TREATMENTS, Finding
+from detrkit.text import one_line
 
 _EXAMPLES = 3
 _CLASSES = 100
@@ -59,7 +59,7 @@ def _place(finding: Finding) -> str:
 
 def _class_table(statistics: dict[str, Any]) -> Table:
     table = Table(title="Objects per class (pictures with it)", box=SIMPLE_HEAD)
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for name in statistics:
         table.add_column(name, justify="right")
     used = [
@@ -69,7 +69,7 @@ def _class_table(statistics: dict[str, Any]) -> Table:
     ]
     for label in used[:_CLASSES]:
         cells = [f"{s['objects_per_class'][label]} ({s['images_per_class'][label]})" for s in statistics.values()]
-        table.add_row(escape(label), *cells)
+        table.add_row(one_line(label), *cells)
     if len(used) > _CLASSES:
         table.add_row(f"and {len(used) - _CLASSES} more (all with --json)")
     return table

@@ -21,24 +21,31 @@ from torch import Tensor
 from detrkit.arguments import size_pairs, whole_number
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError, DataError, WeightsError
+from detrkit.errors import ConfigError, DataError
 from detrkit.inference.buckets import Buckets
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
-from detrkit.inference.forms import OneImage, taken_apart
-from detrkit.inference.network import Network, PlainNetwork, find_device, memory_explained
-from detrkit.inference.streams import blank_batch, check_settings, look_at, sizes_of, stream_batches
+from detrkit.inference.forms import Given, OneImage, read_one, taken_apart
+from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
+from detrkit.inference.network import Network, PlainNetwork
+from detrkit.inference.streams import blank_batch, look_at, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
+from detrkit.value_range import ValueRange
 
 
 class Detector:
     """A network with all that is needed to use it."""
 
     def __init__(
-        self, model: DETR | Network, categories: Categories, image_size: int, device: torch.device | str = "cpu"
+        self,
+        model: DETR | Network,
+        categories: Categories,
+        image_size: int,
+        device: torch.device | str = "cpu",
+        value_range: ValueRange | None = None,
     ) -> None:
         """Take over a model.
 
@@ -48,30 +55,20 @@ class Detector:
             categories: its C classes.
             image_size: shorter side in pixels to which pictures are resized.
             device: where the model shall run.
+            value_range: values that become black and white in pictures of more than 8 bits; None: none are known, and
+                those of the type of number count, with a warning.
 
         Raises:
             ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
         """
-        if not hasattr(model, "objects"):
-            raise ConfigError(
-                f"expected a model that build_model made, found a {type(model).__name__}; weights in files are loaded "
-                "with Detector.load"
-            )
-        if not isinstance(categories, Categories):
-            raise ConfigError(
-                f"expected Categories, found a {type(categories).__name__}; make them of ids and names, for example "
-                'Categories((1, 2), ("cat", "dog"))'
-            )
-        if isinstance(model, DETR) and len(categories) != model.num_classes:
-            raise ConfigError(
-                f"expected a category for each of the model's {model.num_classes} classes, found {len(categories)}; "
-                "build the model with that num_classes"
-            )
+        check_parts(model, categories)
         image_size = whole_number(image_size, "an image_size", 1)
         self.network: Network = PlainNetwork(model, device) if isinstance(model, DETR) else model
         self.device = self.network.device
         self.categories = categories
         self.image_size = image_size
+        self.value_range = value_range
+        self._warned = False
         self.transform = eval_transform(image_size, square=self.network.square)
 
     @property
@@ -100,6 +97,7 @@ class Detector:
         nheads: int | None = None,
         precision: Precision = "auto",
         compile: Compile = "auto",
+        value_range: ValueRange | tuple[float, float] | None = None,
     ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
 
@@ -120,24 +118,23 @@ class Detector:
             compile: on, off, or auto: on CUDA. Pictures are then padded to one of at most 15 shapes (`Buckets`), so
                 that pictures of any size do not compile without end. That changes values a little where convolutions
                 meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
+            value_range: values that become black and white in pictures of more than 8 bits (`Detector.read`); None:
+                those of the training data, as the weights have them.
 
         Torch's random numbers go on as if nothing had been loaded.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood.
-            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled.
+            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled; or the
+                range is none.
         """
-        if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-            raise WeightsError(
-                "expected weights as a run folder, a file or a published name, found "
-                f"{repr(source) if source in (None, '') else f'a {type(source).__name__}'}; a model that is built "
-                "already goes into Detector(model, categories, image_size)"
-            )
-        source = os.path.expanduser(source)  # noqa: PTH111  (a published name stays as it is)
+        source = weights_source(source)
         image_size = whole_number(image_size or 0, "an image_size", 0)
+        given = ValueRange.of(value_range)
         if is_exported(source):
             exported = open_exported(source, "auto" if device is None else str(device))
-            return cls(exported, exported.card.categories, image_size or exported.card.image_size)
+            card = exported.card
+            return cls(exported, card.categories, image_size or card.image_size, value_range=given or card.value_range)
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
@@ -146,16 +143,16 @@ class Detector:
             fit_weights(model, weights, weights.categories)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-        image_size = image_size or weights.image_size
+        image_size, given = image_size or weights.image_size, given or weights.value_range
         if precision == "plain":
             if compile == "on":
                 raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
-            return cls(model, weights.categories, image_size, chosen)
+            return cls(model, weights.categories, image_size, chosen, given)
         buckets = None
         if compiled:
             buckets = Buckets.of(image_size, eval_transform(image_size).longest, square=model.square)
         network = FastNetwork(model, chosen, half=half, buckets=buckets)
-        return cls(network, weights.categories, image_size)
+        return cls(network, weights.categories, image_size, value_range=given)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Look at blank pictures, so that the first real ones do not wait for what a first call does.
@@ -215,9 +212,9 @@ class Detector:
 
         Args:
             source: one picture: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
-                or float in 0..1), the bytes of a file, an open file, an upload of a web framework; several: anything
-                that gives these when it is iterated over, a batch [B, ...], a folder (with the folders in it), a glob
-                such as `photos/*.jpg`; or the path of a video.
+                or float in 0..1), or of more than 8 bits (see `read`), the bytes of a file, an open file, an upload of
+                a web framework; several: anything that gives these when it is iterated over, a batch [B, ...], a folder
+                (with the folders in it), a glob such as `photos/*.jpg`; or the path of a video.
             threshold: lowest score to keep, 0..1; None: 0.5.
             top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
                 trained, see `postprocess`.
@@ -235,7 +232,7 @@ class Detector:
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        return look_at(source, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size)
+        return look_at(source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size)
 
     @overload
     def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
@@ -270,7 +267,7 @@ class Detector:
             ConfigError: a setting is out of range, or the model makes no masks.
         """
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return look_at(source, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
+        return look_at(source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps, where none is given that of the kind of model.
@@ -311,7 +308,7 @@ class Detector:
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
         ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
         looked = stream_batches(
-            images, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
+            images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
         )
         return ((picture, replace(found, source=source)) for picture, source, found in looked)
 
@@ -325,21 +322,42 @@ class Detector:
         """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
         ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
-        looked = stream_batches(images, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead)
+        looked = stream_batches(
+            images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead
+        )
         return ((picture, found) for picture, _, found in looked)
 
     def prepare(self, pictures: Iterable[OneImage]) -> Batch:
-        """Pictures in any form resized and padded to one size, on the CPU, as evaluation does it.
-
-        Raises:
-            DataError: there is none, or one cannot be read.
-        """
-        samples = [self._sample(image.read()[0]) for image in taken_apart(pictures)[1]]
+        """Pictures in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
+        there is none."""
+        samples = [self._sample(self._read(image)[0]) for image in taken_apart(pictures)[1]]
         if not samples:
             raise DataError("expected at least one picture, found none")
         return collate(samples)
 
+    def read(self, source: OneImage) -> Tensor:
+        """A picture as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
+
+        Values of more than 8 bits (files, PIL images, arrays and tensors of 16-bit and 32-bit integers or floats) are
+        scaled from `value_range` to 0..255, and clipped there; float tensors in 0..1 always from that. Where no range
+        is known, it is 0..65535 for integers and 0..1 for floats, which is said once, by a warning.
+
+        Raises:
+            DataError: it cannot be read, or has another shape or type; see `data.decode.to_tensor`.
+        """
+        return read_one(source, self.value_range, self._warn_once)
+
+    def _read(self, image: Given) -> tuple[Tensor, str | None]:
+        return image.read(self.value_range, self._warn_once)
+
+    def _warn_once(self, sentence: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(sentence, stacklevel=2)
+
     def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
+        if picture.dtype != torch.uint8:
+            picture = self.read(picture)
         image, target = self.transform(picture)
         target["original_size"] = (picture.shape[1], picture.shape[2])
         return image, target
@@ -378,12 +396,4 @@ class Detector:
         with memory_explained():
             sizes = sizes_of(batch)
             maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *sizes, things, threshold)
-        ids, names = self.categories.ids, self.categories.names
-        found = []
-        for each in maps:
-            rows = [
-                row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
-                for row in each.segments
-            ]
-            found.append(PanopticMap(each.ids.cpu(), rows))
-        return found
+        return [with_names(each, self.categories) for each in maps]

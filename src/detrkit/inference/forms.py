@@ -20,11 +20,12 @@ import numpy.typing as npt
 from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.data.decode import decode_image, read_image, to_tensor
+from detrkit.data.decode import Unknown, decode_image, read_image, to_tensor, warn_unknown_range
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.inference.sources import VIDEO_SUFFIXES, as_path, find_pictures, is_several, is_video
 from detrkit.inference.video import read_frames
+from detrkit.value_range import ValueRange
 
 Picture = Image | npt.NDArray[Any] | Tensor
 """An image in memory, in any form that `data.decode.to_tensor` knows."""
@@ -46,18 +47,21 @@ class Given:
     place: int | None = None
     """Its number among several, from 1, for messages; None: it is alone, or its name says where it is."""
 
-    def read(self) -> tuple[Tensor, str | None]:
-        """The image, uint8 [3, H, W], and its source.
+    def read(
+        self, value_range: ValueRange | None = None, unknown: Unknown = warn_unknown_range
+    ) -> tuple[Tensor, str | None]:
+        """The image, uint8 [3, H, W], and its source; for the arguments see `data.decode.read_image`.
 
         Raises:
             DataError: it cannot be read, or is none.
         """
         try:
             if isinstance(self.image, Path):
-                return _read_file(self.image), self.source
+                return _read_file(self.image, value_range, unknown), self.source
             if isinstance(self.image, bytes):
-                return decode_image(self.image, self.source or "the bytes that were given"), self.source
-            return to_tensor(self.image), self.source
+                name = self.source or "the bytes that were given"
+                return decode_image(self.image, name, value_range, unknown=unknown), self.source
+            return to_tensor(self.image, value_range, unknown=unknown), self.source
         except DataError as error:
             if self.place is None:
                 raise
@@ -88,7 +92,7 @@ def taken_apart(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Giv
     return kind, _members(source, pairs)
 
 
-def read_one(source: Any) -> Tensor:
+def read_one(source: Any, value_range: ValueRange | None = None, unknown: Unknown = warn_unknown_range) -> Tensor:
     """A single image in any form as uint8 [3, H, W], RGB.
 
     Raises:
@@ -98,7 +102,7 @@ def read_one(source: Any) -> Tensor:
     if kind != "one":
         name = source if _is_path(source) else f"a {type(source).__name__}"
         raise DataError(f"expected one image, found {'several in' if kind == 'several' else 'the video'} {name}")
-    return next(images).read()[0]
+    return next(images).read(value_range, unknown)[0]
 
 
 def _kind_of(source: Any) -> Kind:
@@ -207,9 +211,9 @@ def _bytes_of(file: Any, name: str) -> bytes:
     return bytes(data)
 
 
-def _read_file(path: Path) -> Tensor:
+def _read_file(path: Path, value_range: ValueRange | None, unknown: Unknown) -> Tensor:
     try:
-        return read_image(path)
+        return read_image(path, value_range, unknown=unknown)
     except DataError as error:
         if path.suffix.lower() in IMAGE_SUFFIXES or not path.is_file():
             raise

@@ -6,14 +6,11 @@ it is or made fast, or a file that was exported.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from detrkit.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from detrkit.models import DETR
 from detrkit.structures import Output
 
@@ -58,35 +55,3 @@ class PlainNetwork:
     def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
         """See `Network.objects`."""
         return self.model.objects(images.to(self.device), padding_mask.to(self.device))
-
-
-@contextlib.contextmanager
-def memory_explained() -> Iterator[None]:
-    """Memory that runs out, as a sentence."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            "memory ran out while a picture was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
-            "or a smaller --image_size"
-        ) from error
-
-
-def find_device(name: str | torch.device | None) -> torch.device:
-    """The device of a name; auto or None: a GPU where there is one.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    if name in ("auto", None):
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA says so by an AssertionError
-        raise ConfigError(
-            f"--device {name}: PyTorch {torch.__version__} finds no such device here; leave it at auto or say cpu"
-        ) from error
-    return device

@@ -182,7 +182,7 @@ def _expand(source: str | Path) -> list[Path]:
             return sorted(Path(file) for file in FileIndex(path).files)
         except OSError as error:
             raise DataError(f"cannot look into {error.filename or path}: {error.strerror or error}") from error
-    names = glob.glob(str(source), recursive=True)  # noqa: PTH207
+    names = glob.glob(_as_pattern(str(source)), recursive=True)  # noqa: PTH207
     return sorted(Path(name) for name in names if Path(name).is_file())
 
 
@@ -233,10 +233,20 @@ def _why_not(text: str, mode: int) -> str:
 
 
 def _root_of(pattern: str) -> Path:
-    """The part of a glob before its first magic sign."""
-    parts = Path(pattern).parts
-    fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed])
+    """The folder that a glob begins with: its parts before the first that is none by its very name."""
+    *folders, _ = Path(pattern).parts
+    root = Path()
+    for part in folders:
+        if not (root / part).is_dir():
+            break
+        root /= part
+    return root
+
+
+def _as_pattern(source: str) -> str:
+    """A glob with the signs of the folder that it begins with taken as they are: `a [1]/*.jpg` looks into `a [1]`."""
+    root = _root_of(source)
+    return str(Path(glob.escape(str(root))) / Path(source).relative_to(root))
 
 
 def _copy_name(name: Path) -> Path:

@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from detrkit.arguments import unit_number, whole_number
 from detrkit.data.loader import collate
 from detrkit.errors import ConfigError
 from detrkit.inference.ahead import ahead as in_threads
 from detrkit.inference.forms import Given, taken_apart
-from detrkit.structures import Batch, Detections, PanopticMap, Target
+from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", Detections, PanopticMap)
+Read = Callable[[Given], tuple[Tensor, str | None]]
+"""Decodes an image, and says its source."""
+
 Sample = Callable[[Tensor], tuple[Tensor, Target]]
 """Resizes a picture uint8 [3, H, W] and notes its sizes."""
 
@@ -31,13 +33,14 @@ WINDOW = 4
 
 
 def look_at(
-    source: Any, sample: Sample, look: Callable[[Batch], list[Result]], batch_size: int
+    source: Any, read: Read, sample: Sample, look: Callable[[Batch], list[Result]], batch_size: int
 ) -> Result | list[Result] | Iterator[Result]:
     """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.
 
     Args:
         source: in any form, see `forms.taken_apart`.
-        sample: resizes an image.
+        read: makes a tensor, uint8 [3, H, W], of an image.
+        sample: resizes it.
         look: gives a result for each image of a batch.
         batch_size: most images per batch.
 
@@ -47,7 +50,7 @@ def look_at(
     kind, images = taken_apart(source)
 
     def results() -> Iterator[Result]:
-        for _, name, result in stream_batches(images, sample, look, batch_size, max(AHEAD, batch_size)):
+        for _, name, result in stream_batches(images, read, sample, look, batch_size, max(AHEAD, batch_size)):
             yield replace(result, source=name) if isinstance(result, Detections) else result
 
     if kind == "video":
@@ -58,6 +61,7 @@ def look_at(
 
 def stream_batches(
     images: Iterable[Given],
+    read: Read,
     sample: Sample,
     look: Callable[[Batch], list[Result]],
     batch_size: int,
@@ -67,14 +71,15 @@ def stream_batches(
 
     Args:
         images: may be endless.
-        sample: resizes one.
+        read: makes a tensor, uint8 [3, H, W], of one, and says its source.
+        sample: resizes it.
         look: gives a result for each picture of a batch.
         batch_size: most pictures a batch.
         limit: images that are read and resized ahead, in threads; 0: none.
     """
 
     def prepared(image: Given) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
-        picture, source = image.read()
+        picture, source = read(image)
         return picture, source, sample(picture)
 
     window = batch_size if batch_size == 1 else WINDOW * batch_size
@@ -126,14 +131,11 @@ def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
     return processed, torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
 
 
-def check_settings(threshold: float, top_k: int | None, batch_size: int) -> tuple[float, int | None, int]:
-    """The settings of `Detector.predict` as plain numbers.
-
-    Raises:
-        ConfigError: one is no number, or out of range.
-    """
-    return (
-        unit_number(threshold, "a threshold"),
-        None if top_k is None else whole_number(top_k, "top_k", 0),
-        whole_number(batch_size, "a batch_size", 1),
-    )
+def with_names(segments: PanopticMap, categories: Categories) -> PanopticMap:
+    """A map of `postprocessing.panoptic` in main memory, with original ids and names instead of class indices."""
+    ids, names = categories.ids, categories.names
+    rows = [
+        row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
+        for row in segments.segments
+    ]
+    return PanopticMap(segments.ids.cpu(), rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.models.build import build_model
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Weights:
     """Where it came from, for messages."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
 
 
 # Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).

@@ -37,6 +37,7 @@ from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggi
 from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
 from detrkit.models.weights.safe import read_checkpoint
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 VERSION = 1
 """Version of the "detrkit" entry of a checkpoint."""
@@ -141,6 +142,7 @@ def _ours(state_dict: dict[str, Tensor], header: Any, path: Path) -> Weights:
             Categories.from_plain(header["categories"]),
             int(header["image_size"]),
             str(path),
+            value_range=ValueRange.from_plain(header.get("value_range")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
         raise WeightsError(

@@ -14,7 +14,7 @@ from detrkit.errors import WeightsError
 from detrkit.models.weights.architecture import Weights
 from detrkit.models.weights.hf_deformable import read_deformable
 from detrkit.models.weights.hf_detr import read_detr, write_huggingface
-from detrkit.models.weights.hf_files import categories_of, preprocessing, read_json, read_tensors
+from detrkit.models.weights.hf_files import categories_of, preprocessing, read_json, read_tensors, value_range_of
 from detrkit.models.weights.hf_rtdetr import read_rtdetr
 
 __all__ = ["is_huggingface_folder", "read_huggingface", "write_huggingface"]
@@ -79,4 +79,5 @@ def read_huggingface(folder: str | Path) -> Weights:
         image_size,
         str(folder),
         (*notes, *more_notes),
+        value_range_of(folder),
     )
