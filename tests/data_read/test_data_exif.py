@@ -170,3 +170,18 @@ def test_a_stored_image_that_was_resized_is_turned_and_scaled(tmp_path: Path) ->
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     is_right(report, {"0.png": boxes[1]})
     assert report.counts() == {"image_size_differs": 1, "image_rotated": 1}
+
+
+def test_each_annotation_file_tells_for_itself(tmp_path: Path) -> None:
+    """Two files for one split: one about images as stored, one about upright ones."""
+    expected = {}
+    for number, orientation in enumerate([6, 3, 6, 3]):
+        upright = number > 1
+        root = tmp_path / ("a", "b")[upright]
+        boxes, size = save(root / "images" / f"{number}.png", orientation)
+        write(root, "coco", f"{number}.png", boxes[upright], size if upright else (40, 30))
+        expected[f"{number}.png"] = boxes[1]
+    report = check_dataset(open_dataset(tmp_path, val_fraction=0))
+    assert len(report.splits["train"]) == 4
+    for image in report.splits["train"].images:
+        assert [found.box for found in image.objects] == [pytest.approx(box) for box in expected[image.path.name]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from detrkit.data.box_formats import OWN, chosen_format, rewrite_boxes
+from detrkit.data.by_file import by_file
 from detrkit.data.crowds import crowds_as_objects
 from detrkit.data.image_files import ImageFacts
 from detrkit.data.plausibility import Doubt, doubt_boxes, doubt_classes
@@ -31,7 +33,8 @@ def read_as_meant(raw: RawDataset, looked: dict[str, Looked]) -> list[Doubt]:
         side = raw.splits[name]
         read = chosen_format(raw.box_format, side, raw.format)
         if read is None and raw.format != "masks":
-            doubts += [doubt for doubt in (doubt_boxes(side, images, facts),) if doubt is not None]
+            parts = [(replace(side, source=file), *part) for file, part in by_file(side, images, facts).items()]
+            doubts += [doubt for part in parts if (doubt := doubt_boxes(*part)) is not None]
         elif read is not None and read != OWN[side.box_form]:
             rewrite_boxes(side, images, facts, read)
             note = f"boxes are read as {read.words} (--box_format {read.name})"

@@ -15,6 +15,7 @@ from rich.console import Group
 
 from detrkit.console import TextConsole, make_console, make_progress
 from detrkit.data.as_meant import Looked, read_as_meant, refuse
+from detrkit.data.by_file import file_key
 from detrkit.data.check_tables import findings_lines, split_tables
 from detrkit.data.cleaning import Frame, clean_objects, frame_of
 from detrkit.data.crowds import note_classes
@@ -227,7 +228,7 @@ def _clean_split(
     facts: list[ImageFacts],
     findings: Findings,
     num_queries: int,
-    exif: ExifChoice,
+    exif: dict[str, ExifChoice],
     *,
     thorough: bool,
 ) -> Split:
@@ -241,9 +242,10 @@ def _clean_split(
             findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
             image.objects = []
             continue
-        frame = frame_of(image, fact, side.box_form, findings, exif)
+        choice = exif[file_key(side, image)]
+        frame = frame_of(image, fact, side.box_form, findings, choice)
         for mark in fact.marks:
-            findings.add(mark, image.path, detail=_turn(frame, image, exif) if mark == "image_rotated" else "")
+            findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
         if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
             image.objects = []
             continue

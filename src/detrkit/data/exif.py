@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from detrkit.data.box_values import Box, as_number, parse_box
+from detrkit.data.by_file import by_file
 from detrkit.data.image_files import ImageFacts
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 
@@ -122,18 +123,26 @@ def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFa
 
 def exif_choices(
     raw: RawDataset, looked: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageFacts]]]
-) -> dict[str, ExifChoice]:
-    """For each split, which image its boxes are about; a split whose images do not tell follows the other.
+) -> dict[str, dict[str, ExifChoice]]:
+    """For each split and file of it (see `by_file`), which image its boxes are about; one that does not tell follows
+    the others.
 
     Args:
         raw: the data set.
         looked: its images by split, and the facts of their files.
     """
     if raw.format in ("masks", "coco_panoptic"):  # what PNGs are about is told by their own size
-        return dict.fromkeys(looked, UNTOLD)
-    votes = {name: votes_of(raw.splits[name], *pair) for name, pair in looked.items()}
-    together = sum(votes.values(), Votes())
-    return {name: (vote or together).choice() for name, vote in votes.items()}
+        return {name: dict.fromkeys(by_file(raw.splits[name], *pair), UNTOLD) for name, pair in looked.items()}
+    votes = {
+        name: {file: votes_of(raw.splits[name], *part) for file, part in by_file(raw.splits[name], *pair).items()}
+        for name, pair in looked.items()
+    }
+    of_split = {name: sum(of_file.values(), Votes()) for name, of_file in votes.items()}
+    together = sum(of_split.values(), Votes())
+    return {
+        name: {file: (vote or of_split[name] or together).choice() for file, vote in of_file.items()}
+        for name, of_file in votes.items()
+    }
 
 
 def _listed_as(facts: ImageFacts, listed: tuple[float, float]) -> bool | None:
