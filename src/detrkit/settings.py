@@ -243,9 +243,9 @@ class OptimConfig:
     lr: float = 1e-4
     """Learning rate of the transformer and heads, a step."""
     lr_backbone: float = 1e-5
-    """Learning rate of the backbone, a step; 0 freezes it."""
+    """Learning rate of the backbone, a step; 0 freezes it, running statistics and all."""
     lr_linear_proj_mult: float = 1.0
-    """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1)."""
+    """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1); 0 freezes them."""
     batch_size: int | Literal["auto", "propose"] = 2
     """Pictures a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
     weight_decay: float = 1e-4

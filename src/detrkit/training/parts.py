@@ -222,6 +222,12 @@ def start_model(
         dense_head=config.dense_head,
         mask_padding=not config.ignore_mask_padding,
     )
+    if not (trained or resume or config.lr_backbone):
+        warnings.warn(
+            "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it "
+            "weights, or a rate to learn at",
+            stacklevel=2,
+        )
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
     return Start(
@@ -302,12 +308,15 @@ def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | No
 
 
 def _explain_norm(norm: str, trained: bool, lr_backbone: float) -> str:
-    rate = f"learns at {lr_backbone:g}" if lr_backbone else "stays as it is"
+    part = "the backbone beyond its first layers" if norm == "frozen" and lr_backbone else "the whole backbone"
+    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} stays as it is, with its statistics"
     if norm == "frozen" and trained:
-        return f"frozen, with the statistics of the loaded weights; the backbone beyond its first layers {rate}"
+        return f"frozen, with the statistics of the loaded weights; {rate}"
     if norm == "frozen":
-        return f"frozen, without statistics: such a backbone hardly learns, use --backbone_norm auto; it {rate}"
-    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; the whole backbone {rate}"
+        return (
+            "frozen though no weights were loaded, so without statistics; --backbone_norm auto takes norms that learn"
+        )
+    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; {rate}"
 
 
 @dataclass(frozen=True)
