@@ -12,9 +12,10 @@ from rich.console import Console
 from torch import nn
 
 from detrkit.config import TrainConfig
+from detrkit.files import BEST, LAST
 from detrkit.models.weights import fit_table
-from detrkit.training.checkpoint import BEST, LAST
 from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.monitor import called
 from detrkit.training.parts import Data, Processes, Start
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 
@@ -112,16 +113,25 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
             highlight=False,
             soft_wrap=True,
         )
+    elif cycle.stopped_early:
+        console.print(
+            f"Stopped early, after epoch {cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}: "
+            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--early_stopping "
+            f"{cycle.habits.early_stopping}) since it was {cycle.best_value:.4f}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if cycle.best_epoch and not cycle.interrupted:
-        judge = cycle.judge.replace("_", " ")
-        best = f"Best {judge} {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}"
-        if cycle.best_ap < 0:
-            best = f"{judge} is undefined, since no validation picture has an object"
+        best = f"Best {called(cycle.monitor)} {cycle.best_value:.4f}, after epoch {cycle.best_epoch}"
+        if cycle.best_value < 0:
+            best = f"{called(cycle.monitor)} is undefined, since no validation image has an object that counts for it"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
             f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
-            + (" --panoptic" if cycle.judge == "PQ" else ""),
+            + (" --panoptic" if "PQ" in cycle.monitor else ""),
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 

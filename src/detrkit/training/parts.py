@@ -19,12 +19,13 @@ from detrkit.data.find import open_dataset, write_split
 from detrkit.data.raw import RawDataset
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError, DataError
+from detrkit.files import LAST, run_folder
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights, mask_head_note
 from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
-from detrkit.training.checkpoint import LAST, ResumePoint
+from detrkit.training.checkpoint import ResumePoint
 from detrkit.value_range import ValueRange
 
 _ARCHITECTURE = (
@@ -379,7 +380,7 @@ def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
             )
         return folder
     if config.resume not in ("", "auto"):
-        return Path(config.resume).parent
+        return run_folder(config.resume)
     data = Path(config.data).resolve()
     base = Path("runs") / (data.stem if data.is_file() else data.name)
     number, folder, newest = 1, base, None

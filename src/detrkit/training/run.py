@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ from rich.console import Console
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic import PanopticTruth
-from detrkit.files import write_atomic
+from detrkit.files import LAST, write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
-from detrkit.training.checkpoint import LAST, VERSION, ResumePoint, remove_stale
+from detrkit.training.advice import advise, after_divergence
+from detrkit.training.checkpoint import VERSION, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
@@ -30,8 +32,8 @@ from detrkit.training.loaders import describe_cache, make_loaders
 from detrkit.training.memory import explain_out_of_memory
 from detrkit.training.messages import announce, conclude, learning, say_recipe
 from detrkit.training.module import DetectionTraining
+from detrkit.training.monitor import chosen_monitor, fingerprints
 from detrkit.training.optim import Schedule, build_optimizer
-from detrkit.training.original import OriginalCheckpoint
 from detrkit.training.parts import (
     Data,
     Processes,
@@ -44,6 +46,7 @@ from detrkit.training.parts import (
 )
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
+from detrkit.training.resuming import carry_best, find_resume
 from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.trainer import build_trainer, lightning_quiet
@@ -103,20 +106,29 @@ def run_training(
     if config.precision == "16-mixed" and processes.accelerator == "cpu":
         raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
     loggers = make_loggers(config, run_dir)
-    console = Console()
     leads = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if leads and not classic_log:
-        say_recipe(console, config.recipe)
+        say_recipe(Console(quiet=config.quiet), config.recipe)
     data = load_data(config, classes)
-    point, original = _find_resume(config, run_dir)
+    point, original = find_resume(config, run_dir)
     data = data.with_range_of(point)
+    marks = fingerprints({"train": data.train, "val": data.val})
+    best_is_of = {
+        "monitor": chosen_monitor(config.monitor, config.task, data.val),
+        "val": str(marks["val"]["fingerprint"]),
+    }
     if point:
         why = point.nothing_left(
-            epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
+            epochs=config.epochs,
+            early_stopping=config.early_stopping,
+            max_minutes=config.max_minutes,
+            best_is_of=best_is_of,
         )
         if why:
             if leads:
-                console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
+                Console().print(
+                    f"Nothing is left to train in {point.path}: {why}.", highlight=False, markup=False, soft_wrap=True
+                )
             return TrainResult(run_dir, _plain(point.card["metrics"]))
     config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = start_model(config, data.categories, point, filled=original is not None)
@@ -139,9 +151,8 @@ def run_training(
     if original:
         original.restore(start.model, optimizer)
         start_epoch = original.epoch or start_epoch
-    return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
-        optimizer, loggers, console, classic_log=classic_log, reasons=reasons
-    )
+    run = _Run(config, run_dir, processes, data, start, point, start_epoch, marks=marks, best_is_of=best_is_of)
+    return run.fit(optimizer, loggers, classic_log=classic_log, reasons=reasons)
 
 
 class _Run:
@@ -156,7 +167,12 @@ class _Run:
         start: Start,
         point: ResumePoint | None,
         start_epoch: int,
+        *,
+        marks: dict[str, dict[str, str | int]],
+        best_is_of: dict[str, str],
     ) -> None:
+        self.marks, self.best_is_of = marks, best_is_of
+        self.progress, self.console = Console(quiet=config.quiet), Console()
         self.config, self.run_dir, self.processes = config, run_dir, processes
         self.data, self.start, self.point = data, start, point
         assert config.image_size != "propose"
@@ -169,6 +185,7 @@ class _Run:
             "image_size": self.image_size,
             "value_range": data.value_range and data.value_range.to_plain(),
             "config": {},
+            "data": marks,
             "batches": {},
         }
         self.validator = Validator(
@@ -183,7 +200,6 @@ class _Run:
         self,
         optimizer: torch.optim.Optimizer,
         loggers: list[Any],
-        console: Console,
         *,
         classic_log: bool,
         reasons: dict[str, str],
@@ -214,8 +230,7 @@ class _Run:
             max_minutes=config.max_minutes,
             early_stopping=config.early_stopping,
         )
-        judge = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}[config.task]
-        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, judge=judge, ema=ema)
+        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, best_is_of=self.best_is_of, ema=ema)
         signals = StopSignals(lambda: module.wishes.update(stop=True))
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
@@ -227,7 +242,7 @@ class _Run:
             self._prepare_folder()
             source = str(self.point.path) if self.point else config.resume
             announce(
-                console,
+                self.progress,
                 config,
                 self.data,
                 start,
@@ -238,8 +253,11 @@ class _Run:
                 begin=self.begin,
                 cache=describe_cache(self.loaders.train, self.loaders.val),
             )
+            self._tell_of_other_data()
             spent = self.point.seconds if self.point else 0.0
-            progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
+            progress = RunProgress(
+                self.progress, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent, monitor=cycle.monitor
+            )
             rows = LoggerRows(loggers)
             trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
             cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
@@ -257,7 +275,8 @@ class _Run:
         if trainer.is_global_zero:
             again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
             go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
-            conclude(console, cycle, signals, self.run_dir, go_on=go_on)
+            conclude(self.console, cycle, signals, self.run_dir, go_on=go_on)
+            advise(self.console, config, self.data, cycle, self.image_size)
         best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
         return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
 
@@ -273,8 +292,7 @@ class _Run:
                 )
         except NonFiniteLossError as error:
             last = self.run_dir / LAST
-            kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
-            raise NonFiniteLossError(f"{error}; {kept}; try a lower --lr, and look at these files") from None
+            raise NonFiniteLossError(f"{error}; {after_divergence(self.config, last)}") from None
         except SystemExit:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from None
         except (RuntimeError, MemoryError) as error:
@@ -292,7 +310,7 @@ class _Run:
 
     def _batch_size_known(self, batch_size: int) -> None:
         """Complete the card and write config.yaml, which `auto` had to wait for."""
-        config = replace(self.config, batch_size=batch_size, resume="")
+        config = replace(self.config, batch_size=batch_size, resume="", quiet=False)
         self.card["config"] = config.to_dict()
         self.card["batches"] = {
             "batch_size": batch_size,
@@ -307,7 +325,17 @@ class _Run:
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
             if self.config.batch_size == "auto":
-                print(f"Batch     {batch_size} pictures fit")
+                self.progress.print(f"[bold]{'Batch':<9}[/bold] {batch_size} images fit", highlight=False)
+
+    def _tell_of_other_data(self) -> None:
+        """Say what is other than before, and put the best so far aside where it cannot be compared; on rank 0."""
+        if not self.point:
+            return
+        changed = self.point.changed(data=self.marks, best_is_of=self.best_is_of)
+        aside = carry_best(self.point, self.run_dir, self.best_is_of)
+        if changed:
+            kept = f"; it is kept as {aside}" if aside else ""
+            warnings.warn(f"{changed}{kept}", stacklevel=2)
 
     def _prepare_folder(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -333,17 +361,6 @@ class _Run:
                 should_stop=should_stop,
                 advance=advance,
             )
-
-
-def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
-    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet."""
-    if not config.resume:
-        return None, None
-    if config.resume == "auto":
-        last = run_dir / LAST
-        return (ResumePoint.read(last) if last.exists() else None), None
-    original = OriginalCheckpoint.read(Path(config.resume))
-    return (None, original) if original else (ResumePoint.read(Path(config.resume)), None)
 
 
 def _ids_in(data: Data) -> tuple[int | None, ...]:
