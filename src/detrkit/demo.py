@@ -41,7 +41,9 @@ def demo(config: DemoConfig) -> None:
     """
     console = Console()
     folder = Path(config.output_dir)
-    console.print(f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on")
+    Console(quiet=config.quiet).print(
+        f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on"
+    )
     panoptic = config.task == "panoptic"  # then there is more to see than metal
     data = make_demo_dataset(
         folder / "data",
@@ -102,6 +104,7 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
         data=str(data),
         output_dir=config.output_dir,
         seed=config.seed,
+        quiet=config.quiet,
         task=config.task,
         max_minutes=config.max_minutes,
         epochs=epochs,

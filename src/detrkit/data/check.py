@@ -146,7 +146,7 @@ def check(config: CheckConfig) -> None:
     raw.strict = False  # the report comes first
     _print_notes(console, raw.notes)
     total = sum(len(side.images) for side in raw.splits.values())
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=config.quiet) as progress:
         task = progress.add_task("Reading pictures", total=total)
         report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
     _print_notes(console, report.notes[len(raw.notes) :])

@@ -131,6 +131,7 @@ def collect_split(
     device: torch.device | str,
     batch_size: int = 1,
     num_workers: int = 0,
+    quiet: bool = False,
 ) -> None:
     """Run a model over a split, with a bar that shows how far it is.
 
@@ -145,6 +146,7 @@ def collect_split(
         device: where the model is.
         batch_size: most pictures a forward pass; only pictures of one shape share one.
         num_workers: processes that load pictures; 0: this one.
+        quiet: show no bar.
     """
     from rich.progress import track
 
@@ -152,7 +154,7 @@ def collect_split(
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DETR):
         model.eval()
-    collect_batches(model, track(loader, "Detecting", transient=True), collector, device=device)
+    collect_batches(model, track(loader, "Detecting", transient=True, disable=quiet), collector, device=device)
 
 
 @torch.no_grad()

@@ -228,7 +228,7 @@ def _timed(run: Callable[[], Result], count: int) -> tuple[Result, float]:
 
 
 def compare_accuracy(
-    reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int
+    reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int, quiet: bool = False
 ) -> list[Accuracy]:
     """AP of both on checked records, of boxes and, where both have masks, of masks."""
     masks = exported.network.makes_masks and has_masks(split)
@@ -246,6 +246,7 @@ def compare_accuracy(
             device=detector.device,
             batch_size=batch_size,
             num_workers=num_workers,
+            quiet=quiet,
         )
         found.append([coco_numbers(truth, collector.found, kind).numbers["AP"] for kind in kinds])
     names = {"bbox": "AP of boxes", "segm": "AP of masks"}

@@ -62,7 +62,7 @@ def export(config: ExportConfig) -> Report:
     """
     from rich.console import Console
 
-    console = Console()
+    console, progress = Console(), Console(quiet=config.quiet)
     if is_exported(config.weights):
         raise ConfigError(
             f"expected weights to export, found the exported file {config.weights}; name the checkpoint or run folder "
@@ -80,11 +80,11 @@ def export(config: ExportConfig) -> Report:
     )
     card = make_card(config, reference)
     splits = _read(config, reference.value_range)
-    with console.status("Exporting"):
+    with progress.status("Exporting"):
         write(reference, output, card, config, _samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
     console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}", highlight=False, markup=False, soft_wrap=True)
-    with console.status("Comparing"):
+    with progress.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
@@ -195,7 +195,12 @@ def compare(config: ExportConfig, reference: Detector, exported: Detector, split
     accuracy = []
     if split:
         accuracy = compare_accuracy(
-            reference, exported, split, batch_size=config.batch_size, num_workers=config.num_workers
+            reference,
+            exported,
+            split,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            quiet=config.quiet,
         )
     return Report(outputs, accuracy, len(split) if split else 0, config.max_ap_drop)
 

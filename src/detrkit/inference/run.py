@@ -75,7 +75,7 @@ def predict(config: PredictConfig) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = Results(output_dir, detector.categories, wanted, masks=masks)
-    with results, Progress(*columns, console=console, transient=True) as progress:
+    with results, Progress(*columns, console=console, transient=True, disable=config.quiet) as progress:
         job = _Job(config, detector, results, progress, found)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
