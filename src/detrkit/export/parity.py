@@ -168,11 +168,6 @@ def _compared(
 ) -> OutputRow:
     size = images.shape[-2], images.shape[-1]
     found, ms_found = _timed(lambda: exported.network.objects(images, padding_mask), len(images))
-    if any(each.isnan().any() for each in (found.logits, found.boxes, found.masks) if each is not None):
-        raise ConfigError(
-            "expected numbers from the exported file, found NaN; where the model itself gives none, float16 has "
-            "overflowed: export with --precision fp32"
-        )
     if card and card.builtin:
         assert card.size
         graph = BuiltinGraph(Graph(reference.model), card.image_size, card.size)
@@ -181,6 +176,14 @@ def _compared(
     else:
         out, ms_wanted = _timed(lambda: reference.network.objects(images, padding_mask), len(images))
         wanted = _Rows.of_output(out)
+    if any(each.isnan().any() for each in (found.logits, found.boxes, found.masks) if each is not None):
+        precision = card.precision if card else "fp32"
+        why = "though the model gives none; export it in another --format"
+        if wanted.scores.isnan().any() or wanted.boxes.isnan().any():
+            why = "and from the model as well: its weights are broken, so export an earlier checkpoint"
+        elif precision != "fp32":
+            why = f"though the model gives none: {precision} has overflowed, so export with --precision fp32"
+        raise ConfigError(f"expected numbers from the exported file, found NaN, {why}")
     far = [_distances(wanted, _Rows.of_output(found), i) for i in range(len(images))]
     masks = [each["masks"] for each in far if "masks" in each]
     return OutputRow(

@@ -92,10 +92,14 @@ def export(config: ExportConfig) -> Report:
     _show(console, report, output)
     console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
     for row in report.failed:
+        ways = {
+            "int8": "another --precision, or another number of images for --calibration",
+            "fp32": "a larger --size, or none" if config.size else "another --format",
+        }
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
-            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with another --precision, or for "
-            "int8 with another number of pictures for --calibration"
+            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with "
+            + ways.get(config.precision, "another --precision")
         )
     return report
 

@@ -91,7 +91,7 @@ def predict(config: PredictConfig) -> None:
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
-        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of"),
+        + ("" if results.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of"),
         highlight=False,
         soft_wrap=True,
     )

@@ -83,7 +83,9 @@ def look_at(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int,
         "Rate": f"{rate}; {rose or 'the training loss did not run away'}",
         "Sizes": _sizes(data, image_size),
         "Classes": _classes(data),
-        "Sure?": f"detrkit train --data {shlex.quote(config.data or 'DATA')} --overfit 8 must come near AP 1; if it "
+        "Sure?": ""
+        if config.overfit
+        else f"detrkit train --data {shlex.quote(config.data or 'DATA')} --overfit 8 must come near AP 1; if it "
         "does not, the boxes or classes in the files are not what you think: see detrkit check, and report/",
     }
     return {word: line for word, line in found.items() if line}

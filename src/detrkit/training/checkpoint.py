@@ -48,10 +48,10 @@ class AtomicCheckpointIO(CheckpointIO):
             if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
                 raise
             why = "the disk is full" if no_space else str(error)
-            kept = "the checkpoint before it is intact" if Path(path).exists() else "there is none yet"
-            raise TrainingError(
-                f"could not write {path}: {why}; {kept}; make room and go on with --resume auto"
-            ) from error
+            after = "make room and start again, since there is no checkpoint yet"
+            if Path(path).exists():
+                after = "the checkpoint before it is intact; make room and go on with --resume auto"
+            raise TrainingError(f"could not write {path}: {why}; {after}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None

@@ -92,9 +92,13 @@ def announce(
         console.print(fit_table(start.kept, weights, no_object=not start.model.sigmoid))
 
 
-def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
-    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us."""
-    waited = waiting(cycle.history)
+def conclude(
+    console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str, waited: str
+) -> None:
+    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us.
+
+    `waited` is what `waiting` says.
+    """
     if waited:
         console.print(waited, highlight=False, soft_wrap=True)
     if cycle.interrupted:
@@ -136,18 +140,25 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
         )
 
 
-def waiting(history: Sequence[Row]) -> str:
-    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell."""
+def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
+    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell.
+
+    Args:
+        history: of the run.
+        workers: processes that loaded.
+        all_cached: whether more --cache_gb would keep no more.
+    """
     if not history or history[-1]["step"] < FEW_STEPS:
         return ""
     shares = [row["loader_share"] for row in history if "loader_share" in row]
     share = sum(shares) / max(1, len(shares))
     if share < MUCH_WAITING:
         return ""
-    return (
-        f"The model waited for pictures in {share:.0%} of the time of its steps; raise --num_workers (this machine has "
-        f"{os.cpu_count()} cores) or --cache_gb"
-    )
+    cores = os.cpu_count() or 1
+    ways = [f"raise --num_workers (this machine has {cores} cores)"] if workers < cores else []
+    ways += [] if all_cached else ["raise --cache_gb"]
+    ways = ways or ["take a cheaper augmentation (--mosaic 0 first), since every core loads and all images are cached"]
+    return f"The model waited for pictures in {share:.0%} of the time of its steps; {', or '.join(ways)}"
 
 
 def learning(model: nn.Module) -> int:

@@ -69,6 +69,12 @@ _IN_TRAINING = (
 """Settings of the model that matter in training alone. Weights bring them too, but many do not tell of them."""
 
 
+RANDOM_AND_FROZEN = (
+    "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it weights "
+    "or a rate to learn at"
+)
+
+
 @dataclass(frozen=True)
 class Data:
     """The checked pictures of a run."""
@@ -224,11 +230,7 @@ def start_model(
         mask_padding=not config.ignore_mask_padding,
     )
     if not (trained or resume or config.lr_backbone):
-        warnings.warn(
-            "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it "
-            "weights, or a rate to learn at",
-            stacklevel=2,
-        )
+        warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
     return Start(

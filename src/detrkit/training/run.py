@@ -28,9 +28,9 @@ from detrkit.training.checkpoint import VERSION, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
-from detrkit.training.loaders import describe_cache, make_loaders
+from detrkit.training.loaders import all_cached, describe_cache, make_loaders
 from detrkit.training.memory import explain_out_of_memory
-from detrkit.training.messages import announce, conclude, learning, say_recipe
+from detrkit.training.messages import announce, conclude, learning, say_recipe, waiting
 from detrkit.training.module import DetectionTraining
 from detrkit.training.monitor import chosen_monitor, fingerprints
 from detrkit.training.optim import Schedule, build_optimizer
@@ -206,21 +206,7 @@ class _Run:
     ) -> TrainResult:
         """Run the steps; `reasons` are those of proposed settings, to be told."""
         config, start = self.config, self.start
-        module = DetectionTraining(
-            start.model,
-            start.criterion,
-            optimizer,
-            Schedule(
-                base=tuple(group["lr"] for group in optimizer.param_groups),
-                kind=config.lr_schedule,
-                epochs=config.epochs,
-                lr_drop=config.lr_drop,
-                warmup_steps=config.warmup_steps,
-            ),
-            clip_max_norm=config.clip_max_norm,
-            seed=config.seed,
-            compiled=config.compile,
-        )
+        module = self._module(optimizer)
         ema = Ema(config.ema) if config.ema else None
         habits = Habits(
             epochs=config.epochs,
@@ -254,16 +240,7 @@ class _Run:
                 cache=describe_cache(self.loaders.train, self.loaders.val),
             )
             self._tell_of_other_data()
-            spent = self.point.seconds if self.point else 0.0
-            progress = RunProgress(
-                self.progress, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent, monitor=cycle.monitor
-            )
-            rows = LoggerRows(loggers)
-            trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
-            cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
-            if classic_log:
-                weights = _term_weights(start.criterion)
-                cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learning(start.model)))
+            self._report_to(cycle, trainer, loggers, classic_log=classic_log)
         if not self.point and self.begin[0]:
             begun = dict.fromkeys(("ready", "started", "processed", "completed"), self.begin[0])
             trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
@@ -275,10 +252,46 @@ class _Run:
         if trainer.is_global_zero:
             again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
             go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
-            conclude(self.console, cycle, signals, self.run_dir, go_on=go_on)
+            cached = all_cached(self.loaders.train, self.loaders.val)
+            waited = waiting(cycle.history, workers=config.num_workers, all_cached=cached)
+            conclude(self.console, cycle, signals, self.run_dir, go_on=go_on, waited=waited)
             advise(self.console, config, self.data, cycle, self.image_size)
         best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
         return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
+
+    def _module(self, optimizer: torch.optim.Optimizer) -> DetectionTraining:
+        config = self.config
+        return DetectionTraining(
+            self.start.model,
+            self.start.criterion,
+            optimizer,
+            Schedule(
+                base=tuple(group["lr"] for group in optimizer.param_groups),
+                kind=config.lr_schedule,
+                epochs=config.epochs,
+                lr_drop=config.lr_drop,
+                warmup_steps=config.warmup_steps,
+            ),
+            clip_max_norm=config.clip_max_norm,
+            seed=config.seed,
+            compiled=config.compile,
+        )
+
+    def _report_to(self, cycle: EpochCycle, trainer: pl.Trainer, loggers: list[Any], *, classic_log: bool) -> None:
+        """Have epochs written down and shown, on rank 0."""
+        progress = RunProgress(
+            self.progress,
+            epochs=self.config.epochs,
+            max_minutes=self.config.max_minutes,
+            spent=self.point.seconds if self.point else 0.0,
+            monitor=cycle.monitor,
+        )
+        rows = LoggerRows(loggers)
+        trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
+        cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
+        if classic_log:
+            weights, learns = _term_weights(self.start.criterion), learning(self.start.model)
+            cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learns))
 
     def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """`Trainer.fit`, with its errors in our words."""
