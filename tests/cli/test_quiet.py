@@ -30,7 +30,7 @@ def test_commands_are_quiet_where_they_are_told_to(
         detrkit("predict", images, "--weights", folder, "--device=cpu", "--no_images", "--quiet"),
         detrkit("export", "--weights", folder, "--format", "torch", "--quiet"),
     ]
-    for one, words in zip(shown, ("Best", "Best", "shapes", "Report", "Written to", "Wrote"), strict=True):
+    for one, words in zip(shown, ("Best", "Best", "No defects", "Report", "Written to", "Wrote"), strict=True):
         assert one.status == 0, one
         assert HIDE_CURSOR not in one.out + one.err
         assert words in one.out
