@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from detrkit.config import check_highest, check_lowest
-from detrkit.settings import DataChoice
+from detrkit.settings import DataChoice, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuietChoice:
+class QuietChoice(Settings):
     """Whether progress is shown, for the verbs that show some."""
 
     quiet: bool = False
@@ -21,7 +21,7 @@ class QuietChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsChoice:
+class WeightsChoice(Settings):
     """Which weights, for the verbs that take some."""
 
     weights: str
@@ -32,6 +32,7 @@ class WeightsChoice:
     """Attention heads, for a file that does not say; default: what the file says, else 8."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("nheads",)})
 
 
@@ -64,6 +65,7 @@ class CheckConfig(QuietChoice, DataChoice):
     """Also write the report as JSON to this file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("num_queries",)})
 
 
@@ -145,7 +147,7 @@ class PredictConfig(QuietChoice, DetectorChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class PlotConfig(Settings):
     """Draw the training curves of one or several runs side by side, and their precision-recall curves."""
 
     runs: list[str]
@@ -260,6 +262,7 @@ class BenchConfig(QuietChoice, DataChoice):
     """Folder of bench.json and bench.png."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("batch_size", "images", "evaluation_images"), 0: ("image_size", "seconds")})
 
 
@@ -285,6 +288,7 @@ class DemoConfig(QuietChoice):
     """Seed of the pictures and of the training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {0: ("minutes", "seed")})
 
     @property

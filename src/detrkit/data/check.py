@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console, Group
-from rich.progress import Progress
+from rich.console import Group
 
+from detrkit.console import TextConsole, make_console, make_progress
 from detrkit.data.check_tables import findings_lines, split_tables
 from detrkit.data.cleaning import clean_objects, frame_of
 from detrkit.data.find import open_dataset
@@ -141,26 +141,26 @@ def check(config: CheckConfig) -> None:
     Raises:
         DataError: it cannot be used at all.
     """
-    console = Console()
+    console = make_console()
     raw = open_dataset(**config.whereabouts())
     raw.strict = False  # the report comes first
     _print_notes(console, raw.notes)
     total = sum(len(side.images) for side in raw.splits.values())
-    with Progress(console=console, transient=True, disable=config.quiet) as progress:
+    with make_progress(make_console(quiet=config.quiet)) as progress:
         task = progress.add_task("Reading pictures", total=total)
         report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
     _print_notes(console, report.notes[len(raw.notes) :])
-    console.print(report.table(), crop=False)
+    console.print(report.table())
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
-        console.print(f"Report written to {config.json}", highlight=False, markup=False)
+        console.print(f"Report written to {config.json}")
     if config.strict:
         Findings(report.findings).refuse_left_out(report.source)
 
 
-def _print_notes(console: Console, notes: list[str]) -> None:
+def _print_notes(console: TextConsole, notes: list[str]) -> None:
     for note in notes:
-        console.print(f"Note: {note}.", highlight=False, markup=False)
+        console.print(f"Note: {note}.")
 
 
 def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:

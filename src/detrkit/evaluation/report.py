@@ -18,6 +18,7 @@ from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.plots import plot_confusion, plot_f1, plot_pr
 from detrkit.evaluation.verdicts import Columns, judge
 from detrkit.files import write_atomic
+from detrkit.text import one_line
 from detrkit.value_range import ValueRange
 
 
@@ -147,7 +148,7 @@ def class_table(content: Mapping[str, Any]) -> Any:
     table = _table("class", names, absent=len(content["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (-row["AP"], row["name"])):
         values = [row[name] for name in _OF_A_CLASS]
-        table.add_row(row["name"], str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
+        table.add_row(one_line(row["name"]), str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
     numbers = content["coco"]["bbox"]
     table.add_section()
     values = [numbers["AP"], numbers["AP50"], numbers["AP75"], numbers["AR100"], *_at(content["best_threshold"])]
@@ -160,7 +161,9 @@ def mask_table(content: Mapping[str, Any]) -> Any:
     shown = [row for row in content["per_class"] if row["objects"]]
     table = _table("masks of", ("objects", *_OF_A_CLASS), absent=len(content["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (-row["mask_AP"], row["name"])):
-        table.add_row(row["name"], str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS)))
+        table.add_row(
+            one_line(row["name"]), str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS))
+        )
     numbers = content["coco"]["segm"]
     table.add_section()
     values = _cells(*(numbers[name] for name in ("AP", "AP50", "AP75", "AR100")))
@@ -179,7 +182,7 @@ def panoptic_table(content: Mapping[str, Any]) -> Any:
     table = _table("class", names, absent=len(numbers["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (not row["isthing"], -row["pq"], row["name"])):
         counts = ("thing" if row["isthing"] else "stuff", str(row["segments"]), str(row["predicted"]))
-        table.add_row(row["name"], *counts, *_cells(row["pq"], row["sq"], row["rq"]))
+        table.add_row(one_line(row["name"]), *counts, *_cells(row["pq"], row["sq"], row["rq"]))
     table.add_section()
     for group, kinds in (("Things", (True,)), ("Stuff", (False,)), ("All", (True, False))):
         rows = [row for row in shown if row["isthing"] in kinds]

@@ -39,8 +39,9 @@ from detrkit.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.verbs import ExportConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from detrkit.console import TextConsole
 
 BATCHES = (1, 2, 5)
 """Numbers of pictures that outputs are compared on."""
@@ -60,9 +61,9 @@ def export(config: ExportConfig) -> Report:
         DataError: the data set cannot be read.
         MissingExtraError: a package that the format needs is not installed.
     """
-    from rich.console import Console
+    from detrkit.console import make_console
 
-    console, progress = Console(), Console(quiet=config.quiet)
+    console, progress = make_console(), make_console(quiet=config.quiet)
     if is_exported(config.weights):
         raise ConfigError(
             f"expected weights to export, found the exported file {config.weights}; name the checkpoint or run folder "
@@ -83,14 +84,14 @@ def export(config: ExportConfig) -> Report:
     with progress.status("Exporting"):
         write(reference, output, card, config, _samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
-    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}")
     with progress.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
     write_atomic(path, json.dumps({"file": output.name, "card": json.loads(card.to_json())} | report.to_plain()))
     _show(console, report, output)
-    console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {path}")
     for row in report.failed:
         ways = {
             "int8": "another --precision, or another number of images for --calibration",
@@ -317,7 +318,7 @@ def _noise(detector: Detector, config: ExportConfig) -> list[Tensor]:
     ]
 
 
-def _show(console: Console, report: Report, output: Path) -> None:
+def _show(console: TextConsole, report: Report, output: Path) -> None:
     from rich.table import Table
 
     masks = ["masks"] if report.outputs[0].masks is not None else []
@@ -328,7 +329,7 @@ def _show(console: Console, report: Report, output: Path) -> None:
         table.add_row(str(row.batch), size, padding, *apart, f"{row.ms:.1f}", f"{row.reference_ms:.1f}")
     console.print(table)
     if not report.accuracy:
-        console.print("Accuracy is not measured without --data", highlight=False)
+        console.print("Accuracy is not measured without --data")
         return
     accuracy: Table = Table(f"on {report.pictures} pictures", "PyTorch", "exported", "drop")
     for line in report.accuracy:

@@ -70,7 +70,9 @@ class Results:
     def __enter__(self) -> Results:
         with contextlib.ExitStack() as stack:
             self._json = _Rows(_open(stack, self._folder / "detections.json"), "[")
-            self._csv = csv.writer(_open(stack, self._folder / "detections.csv"), lineterminator="\n")
+            # with the mark by which spreadsheets know UTF-8
+            table = _open(stack, self._folder / "detections.csv", "utf-8-sig")
+            self._csv = csv.writer(table, lineterminator="\n")
             if self._wanted.polygons:
                 self._polygons = _Rows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
             if self._wanted.panoptic:
@@ -89,7 +91,15 @@ class Results:
                     dataset.close(tail)
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # the triple that any exit is given
 
-    def write(self, found: Detections, image_id: int, name: str, picture: Tensor, segments: PanopticMap | None) -> None:
+    def write(
+        self,
+        found: Detections,
+        image_id: int,
+        name: str,
+        picture: Tensor,
+        segments: PanopticMap | None,
+        time: float | None = None,
+    ) -> None:
         """Write down one picture.
 
         Args:
@@ -98,10 +108,12 @@ class Results:
             name: relative name for files about it, without an ending, with forward slashes.
             picture: uint8 [3, H, W] (RGB).
             segments: its panoptic map, if there is one; `found` then are the segments.
+            time: of a frame, in seconds from the start of its video.
         """
         height, width = picture.shape[1:]
-        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width})
-        self._write_rows(found, image_id)
+        when = {} if time is None else {"time": round(time, 3)}
+        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
+        self._write_rows(found, image_id, when)
         if self._polygons is not None:
             for row in polygon_rows(found, image_id, self._wanted.polygon_tolerance):
                 self._polygons.add({"id": self._polygons.count + 1} | row)
@@ -117,11 +129,11 @@ class Results:
             write_png(self._folder / PANOPTIC / f"{name}.png", pixels)
             self._panoptic.add({"image_id": image_id, "file_name": f"{name}.png", "segments_info": rows})
 
-    def _write_rows(self, found: Detections, image_id: int) -> None:
+    def _write_rows(self, found: Detections, image_id: int, when: dict[str, float]) -> None:
         rows = found.to_coco(image_id)
         areas = [] if found.masks is None else [[int(mask.sum())] for mask in found.masks]
         for k, (row, box, name) in enumerate(zip(rows, found.xyxy.tolist(), found.class_names, strict=True)):
-            entry = row | {"file_name": found.source, "category_name": name}
+            entry = row | {"file_name": found.source, "category_name": name} | when
             self._json.add(entry | {"label": k + 1} if self._wanted.label_map else entry)
             corners = [f"{value:.2f}" for value in box]
             self._csv.writerow(
@@ -263,6 +275,7 @@ def _file_name(class_name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", class_name)[:60] or "object"
 
 
-def _open(stack: contextlib.ExitStack, path: Path) -> IO[str]:
+def _open(stack: contextlib.ExitStack, path: Path, encoding: str = "utf-8") -> IO[str]:
+    """A file to write text to; a byte of a file name that is no letter becomes `\\udcff`, see `write_atomic`."""
     aside = stack.enter_context(atomic_path(path))
-    return stack.enter_context(aside.open("w", encoding="utf-8", newline=""))
+    return stack.enter_context(aside.open("w", encoding=encoding, newline="", errors="backslashreplace"))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 
+from detrkit.console import make_console
 from detrkit.errors import ConfigError
 from detrkit.files import SUFFIX_OF_FORMAT, atomic_path
 from detrkit.models.weights import Weights, load_weights, write_huggingface
@@ -34,13 +33,10 @@ def convert(config: ConvertConfig) -> None:
         write_original(weights, output)
     else:
         write_huggingface(weights, output)
-    console = Console()
+    console = make_console()
     for note in weights.notes:
-        console.print(escape(f"note: {note}"), soft_wrap=True)
-    console.print(
-        escape(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}"),
-        soft_wrap=True,
-    )
+        console.print(f"note: {note}")
+    console.print(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}")
 
 
 def check_output(config: ConvertConfig) -> None:

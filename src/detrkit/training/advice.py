@@ -6,9 +6,8 @@ import shlex
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
-
 from detrkit.config import TrainConfig
+from detrkit.console import TextConsole
 from detrkit.data.records import Split
 from detrkit.training.cycle import EpochCycle, Row
 from detrkit.training.monitor import LOSS, called
@@ -54,7 +53,7 @@ def after_divergence(config: TrainConfig, last: Path) -> str:
     return f"{begin} {', or '.join(ways)}{data}"
 
 
-def advise(console: Console, config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int) -> None:
+def advise(console: TextConsole, config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int) -> None:
     """Say what to look at where a finished run has found next to nothing, or its loss has risen."""
     if cycle.interrupted or not cycle.history:
         return
@@ -68,7 +67,7 @@ def advise(console: Console, config: TrainConfig, data: Data, cycle: EpochCycle,
     elif rose:
         lines = [f"{rose}: the rate --lr {config.lr:g} may be too high"]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def look_at(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int, rose: str) -> dict[str, str]:

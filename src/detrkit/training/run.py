@@ -15,9 +15,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 
 from detrkit.config import TrainConfig
+from detrkit.console import make_console
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic import PanopticTruth
 from detrkit.files import LAST, write_atomic
@@ -108,7 +108,7 @@ def run_training(
     loggers = make_loggers(config, run_dir)
     leads = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if leads and not classic_log:
-        say_recipe(Console(quiet=config.quiet), config.recipe)
+        say_recipe(make_console(quiet=config.quiet), config.recipe)
     data = load_data(config, classes)
     point, original = find_resume(config, run_dir)
     data = data.with_range_of(point)
@@ -126,9 +126,7 @@ def run_training(
         )
         if why:
             if leads:
-                Console().print(
-                    f"Nothing is left to train in {point.path}: {why}.", highlight=False, markup=False, soft_wrap=True
-                )
+                make_console().print(f"Nothing is left to train in {point.path}: {why}.")
             return TrainResult(run_dir, _plain(point.card["metrics"]))
     config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = start_model(config, data.categories, point, filled=original is not None)
@@ -172,7 +170,7 @@ class _Run:
         best_is_of: dict[str, str],
     ) -> None:
         self.marks, self.best_is_of = marks, best_is_of
-        self.progress, self.console = Console(quiet=config.quiet), Console()
+        self.progress, self.console = make_console(quiet=config.quiet), make_console()
         self.config, self.run_dir, self.processes = config, run_dir, processes
         self.data, self.start, self.point = data, start, point
         assert config.image_size != "propose"
@@ -338,7 +336,7 @@ class _Run:
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
             if self.config.batch_size == "auto":
-                self.progress.print(f"[bold]{'Batch':<9}[/bold] {batch_size} images fit", highlight=False)
+                self.progress.row("Batch", f"{batch_size} images fit")
 
     def _tell_of_other_data(self) -> None:
         """Say what is other than before, and put the best so far aside where it cannot be compared; on rank 0."""
