@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--backbone_weights", default="imagenet", help="imagenet as in main.py, none, or the path of a file"
     )
+    group.add_argument("--quiet", action="store_true", help="print no progress; results, warnings and errors remain")
 
     group = parser.add_argument_group("several processes")
     group.add_argument("--world_size", default=1, type=int, help="processes; torchrun and Slurm set it themselves")
@@ -208,6 +209,7 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
             batch_size=flags.batch_size,
             num_workers=flags.num_workers,
             device=flags.device,
+            quiet=flags.quiet,
         ),
         classes=lambda model, data: one_class_per_id(data) if len(model) in (91, 250) else model,
     )

@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from detrkit import __version__, verbs
 from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
+from detrkit.files import run_folder
 from detrkit.meanings import suggestion
 from detrkit.parsing import Verb, build_parser, from_home, peek, sort_words
 from detrkit.recipes import WITHOUT_GPU
@@ -213,7 +214,7 @@ def with_stored_settings(argv: list[str]) -> list[str]:
     resume, output_dir = ([*peek(argv, flag), ""][0] for flag in ("resume", "output_dir"))
     if not resume or (resume == "auto" and not output_dir) or peek(argv, "config"):
         return argv
-    folder = Path(output_dir) if resume == "auto" else Path(resume).parent
+    folder = Path(output_dir) if resume == "auto" else run_folder(resume)
     if not (folder / "config.yaml").is_file():
         return argv
     path = folder / "config.yaml"

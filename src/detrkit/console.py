@@ -29,17 +29,18 @@ FOLDED = 12
 """Columns of names of users in a table at the least."""
 
 
-def make_console(*, stderr: bool = False) -> TextConsole:
-    """A console on stdout or stderr, whatever these are when something is printed."""
-    return TextConsole(stderr=stderr)
+def make_console(*, stderr: bool = False, quiet: bool = False) -> TextConsole:
+    """A console on stdout or stderr, whatever these are when something is printed; a quiet one prints nothing."""
+    return TextConsole(stderr=stderr, quiet=quiet)
 
 
 class TextConsole(Console):
     """rich's console, to which a str is text."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         stream = cast(IO[str], _Stream(stderr))
         super().__init__(file=stream, stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self.quiet = quiet
 
     def row(self, head: str, text: str) -> None:
         """Print a line that begins with a word in bold."""
@@ -177,7 +178,7 @@ class TaskText(ProgressColumn):
         return str(task.fields[self.field] if self.field else task.description)
 
 
-def track(items: Iterable[T], description: str) -> Iterator[T]:
+def track(items: Iterable[T], description: str, *, quiet: bool = False) -> Iterator[T]:
     """The items, with a bar that shows how many have come."""
-    with make_progress(make_console()) as progress:
+    with make_progress(make_console(quiet=quiet)) as progress:
         yield from progress.track(items, description=description)

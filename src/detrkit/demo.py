@@ -41,7 +41,9 @@ def demo(config: DemoConfig) -> None:
     """
     console = make_console()
     folder = Path(config.output_dir)
-    console.print(f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on")
+    make_console(quiet=config.quiet).print(
+        f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on"
+    )
     panoptic = config.task == "panoptic"  # then there is more to see than metal
     data = make_demo_dataset(
         folder / "data",
@@ -100,6 +102,7 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
         data=str(data),
         output_dir=config.output_dir,
         seed=config.seed,
+        quiet=config.quiet,
         task=config.task,
         max_minutes=config.max_minutes,
         epochs=epochs,

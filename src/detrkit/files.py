@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,24 @@ SUFFIX_OF_FORMAT = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tenso
 
 ONNX_OPSET = 18
 """Of exported ONNX files. The first with all that the graph needs; the older, the more runtimes can read it."""
+
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""Of a run folder: where to go on, and the checkpoint that did best."""
+
+
+def run_folder(source: str | Path) -> Path:
+    """The run folder that a checkpoint lies in; of a folder, itself."""
+    path = Path(source)
+    return path if path.is_dir() else path.parent
+
+
+def checkpoint_in(source: str | Path, names: Sequence[str] = (BEST, LAST)) -> Path:
+    """The file that a run folder stands for: the first of `names` that it has, or would have; of a file, itself."""
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    return next((path / name for name in names if (path / name).is_file()), path / names[0])
 
 
 @contextlib.contextmanager

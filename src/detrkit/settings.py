@@ -291,9 +291,9 @@ class OptimConfig(Settings):
     lr: float = 1e-4
     """Learning rate of the transformer and heads, a step."""
     lr_backbone: float = 1e-5
-    """Learning rate of the backbone, a step; 0 freezes it."""
+    """Learning rate of the backbone, a step; 0 freezes it, running statistics and all."""
     lr_linear_proj_mult: float = 1.0
-    """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1)."""
+    """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1); 0 freezes them."""
     batch_size: int | Literal["auto", "propose"] = 2
     """Pictures a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
     weight_decay: float = 1e-4
@@ -325,8 +325,12 @@ class OptimConfig(Settings):
     checkpoint_activations: bool = False
     """Keep less of the encoder's and decoder's layers for the backward pass, and compute it again there: less memory
     for more time, and the same gradients."""
+    monitor: str = ""
+    """The number that best.ckpt and early stopping go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100,
+    ...; mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss, of which
+    less is better. Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
     early_stopping: int = 0
-    """Stop after so many evaluations without a better AP; 0: never."""
+    """Stop after so many evaluations without a better --monitor; 0: never."""
     seed: int = 42
     """Seed of weights, order, augmentation and dropout."""
 
@@ -346,7 +350,8 @@ class RunConfig(Settings):
     frozen_weights: str = ""
     """Train only the mask head, on the detector in these weights, which stays as it is; the original's second stage."""
     resume: str = ""
-    """Go on with a run: auto (the last checkpoint in output_dir, or start anew if there is none) or a checkpoint."""
+    """Go on with a run: auto (the last checkpoint in output_dir, or start anew if there is none), a run folder, which
+    means its last checkpoint, or a checkpoint."""
     overfit: int = 0
     """Train and evaluate on the first N pictures only: the first thing to try on new data. 0: off."""
     eval_every: int = 1
@@ -361,6 +366,9 @@ class RunConfig(Settings):
     """Processes (GPUs) a node."""
     num_nodes: int = 1
     """Nodes."""
+    quiet: bool = False
+    """Print no progress: neither what the run is made of nor its epochs. What was reached in the end, where to go on
+    after a stop, warnings and errors are still printed."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the wandb extra)."""
     mlflow: bool = False

@@ -13,6 +13,14 @@ from detrkit.settings import DataChoice, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuietChoice(Settings):
+    """Whether progress is shown, for the verbs that show some."""
+
+    quiet: bool = False
+    """Print no progress; results, warnings and errors are still printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightsChoice(Settings):
     """Which weights, for the verbs that take some."""
 
@@ -46,7 +54,7 @@ class DetectorChoice(WeightsChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(DataChoice):
+class CheckConfig(QuietChoice, DataChoice):
     """Look through a data set before training on it: sizes, classes, and every defect with file and record."""
 
     data: str
@@ -62,7 +70,7 @@ class CheckConfig(DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(DetectorChoice, DataChoice):
+class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     """Measure a detector, or a file of detections, on a data set: the twelve COCO numbers, of boxes and of masks,
     panoptic quality, and where it goes wrong."""
 
@@ -99,7 +107,7 @@ class EvalConfig(DetectorChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(DetectorChoice):
+class PredictConfig(QuietChoice, DetectorChoice):
     """Find objects in pictures, folders, globs and videos, or cut them into segments."""
 
     source: list[str]
@@ -176,7 +184,7 @@ class ConvertConfig(WeightsChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(WeightsChoice, DataChoice):
+class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
     """Write a model as a file that other programs run, and compare it with the model: outputs on pictures and, with
     --data, accuracy."""
 
@@ -222,7 +230,7 @@ class ExportConfig(WeightsChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(DataChoice):
+class BenchConfig(QuietChoice, DataChoice):
     """Measure how fast a model is on this machine, beside its plain form and transformers, and what the machine could
     do at best. Without --weights and --model it is the classic DETR; without --data, pictures are drawn."""
 
@@ -259,7 +267,7 @@ class BenchConfig(DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(Settings):
+class DemoConfig(QuietChoice):
     """Make a small data set of surface defects, train a DETR on it with no GPU, measure it and draw what it finds."""
 
     task: Literal["detect", "instance", "panoptic"] = "detect"

@@ -21,6 +21,7 @@ def test_every_flag_of_main_py_is_there_with_its_default() -> None:
     found = vars(classic.build_parser().parse_args([]))
     found["no_aux_loss"] = not found.pop("aux_loss")
     assert found.pop("backbone_weights") == "imagenet"  # ours, for machines without a network
+    assert found.pop("quiet") is False  # ours
     assert found == MAIN_FLAGS
 
 

@@ -19,8 +19,8 @@ DATA = "data data_format panoptic_dir panoptic_json strict train_images train_js
 DETECTOR = "device dilation image_size nheads weights value_range"
 
 FLAGS = {
-    "demo": "difficulty images minutes output_dir seed size task threshold",
-    "check": f"{DATA} json num_queries",
+    "demo": "difficulty images minutes output_dir quiet seed size task threshold",
+    "check": f"{DATA} json num_queries quiet",
     "train": f"{DATA} "
     "accumulate activation augmentation backbone backbone_norm backbone_weights batch_size bbox_loss_coef "
     "box_refine cache_gb checkpoint_activations checkpoint_every class_loss clip_max_norm cls_loss_coef colour "
@@ -29,21 +29,21 @@ FLAGS = {
     "early_stopping ema enc_layers encoder eos_coef epochs eval_every feature_levels frozen_weights "
     "giou_loss_coef group_by_aspect hidden_dim hybrid_expansion hybrid_queries hybrid_repeat ignore_mask_padding "
     "image_size iou_crop look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef "
-    "masks max_minutes mix_up mlflow model mosaic multi_scale nheads no_aux_loss norm_decay num_nodes num_queries "
-    "num_workers output_dir overfit plain_epochs points position_embedding pre_norm precision queries "
-    "query_groups recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou "
+    "masks max_minutes mix_up mlflow model monitor mosaic multi_scale nheads no_aux_loss norm_decay num_nodes "
+    "num_queries num_workers output_dir overfit plain_epochs points position_embedding pre_norm precision queries "
+    "query_groups quiet recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou "
     "square task val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
-    "panoptic_threshold precision compile split",
+    "panoptic_threshold precision compile quiet split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
-    "polygon_tolerance polygons precision source threshold top_k",
+    "polygon_tolerance polygons precision quiet source threshold top_k",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
     "export": f"{DATA} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop max_images "
-    "max_queries nheads num_workers output precision size split weights",
+    "max_queries nheads num_workers output precision quiet size split weights",
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
-    "precision seconds weights",
+    "precision quiet seconds weights",
 }
 """Every setting of every verb. A new one belongs in the documentation, and then here."""
 

@@ -200,3 +200,6 @@ def test_the_time_that_a_model_waits_is_counted(split: Split) -> None:
     assert "waited for pictures in 40% of the time" in waiting(shares)
     assert waiting(shares[:1]) == ""  # too few steps to tell
     assert waiting([]) == ""
+    assert "--num_workers" not in waiting(shares, workers=999)
+    assert "--cache_gb" not in waiting(shares, all_cached=True)
+    assert "cheaper augmentation" in waiting(shares, workers=999, all_cached=True)

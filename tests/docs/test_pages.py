@@ -148,7 +148,8 @@ def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
 
 SWITCHES = Page(ROOT / "docs/switches.md")
 ELSEWHERE = {
-    "backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping", "compile", "checkpoint_activations",
+    "backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping", "monitor", "compile",
+    "checkpoint_activations",
 }  # fmt: skip
 """Settings that the original has not and that are no switches; other pages explain them."""
 

@@ -144,7 +144,7 @@ def test_evaluation_over_two_ranks_equals_evaluation_on_one(square, tmp_path):
     config = replace(square, output_dir=str(tmp_path / "source"), epochs=1)
     train(config)
     content = torch.load(tmp_path / "source" / "last.ckpt", weights_only=True)
-    content["callbacks"]["EpochCycle"].update(evaluation_due=True, best_ap=float("-inf"), best_epoch=0)
+    content["callbacks"]["EpochCycle"].update(evaluation_due=True, best_value=float("-inf"), best_epoch=0)
     rows = {}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

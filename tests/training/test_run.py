@@ -50,7 +50,7 @@ def test_validation_pictures_without_objects_have_no_ap(tiny, capsys, tmp_path):
     (data / "val.json").write_text(json.dumps(listed | {"annotations": []}))
     train(tiny(data=str(data), epochs=1))
     said = capsys.readouterr().out
-    assert "AP is undefined, since no validation picture has an object" in said
+    assert "AP is undefined, since no validation image has an object" in said
     assert "Best AP" not in said
 
 

@@ -128,14 +128,16 @@ def test_the_clock_stops_a_run_which_evaluates_and_can_go_on(tiny, tmp_path, who
 
 
 def test_patience_ends_a_run(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(validation, "coco_numbers", lambda *_: type("Same", (), {"numbers": {"AP": 0.5, "AP50": 0.5}}))
+    monkeypatch.setattr(
+        validation, "coco_numbers", lambda *_: type("Same", (), {"numbers": {"AP": 0.5, "AP50": 0.5}, "per_class": []})
+    )
     config = tiny(early_stopping=2, epochs=9)
     result = train(config)
     kept = torch.load(result.run_dir / "last.ckpt", weights_only=True)
     assert kept["callbacks"]["EpochCycle"]["history"][-1]["epoch"] == 3  # the first, and two without a better AP
     assert kept["callbacks"]["EpochCycle"]["best_epoch"] == 3  # among equals the later
     train(replace(config, resume="auto"))
-    assert "AP has not risen for 2 evaluations" in capsys.readouterr().out
+    assert "AP has not become better for 2 evaluations" in capsys.readouterr().out
 
 
 def test_settings_that_make_no_sense_are_named(tiny):

@@ -30,7 +30,11 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tiny, monkeypatch, tm
     message = str(caught.value)
     assert "loss became nan at step 6 (epoch 2, batch 2)" in message
     assert message.count(".png") == 2
-    assert f"the last good checkpoint is {tmp_path / 'run' / 'last.ckpt'}" in message
+    last = tmp_path / "run" / "last.ckpt"
+    assert f"the last good checkpoint is {last}; go on with --resume {last} and a lower rate" in message
+    assert "(--lr 0.0001, this recipe's, in place of 0.001)" in message
+    assert f"look through the data: detrkit check {tiny().data}" in message
+    assert "no checkpoint" not in message
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert all(torch.isfinite(v).all() for v in kept["model"].values() if v.is_floating_point())
 
@@ -39,8 +43,12 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
     monkeypatch.setattr(
         DetectionTraining, "on_after_backward", lambda self: self.model.class_embed.bias.grad.fill_(float("inf"))
     )
-    with pytest.raises(NonFiniteLossError, match=r"gradient became (inf|nan) at step 0 .* no checkpoint was saved yet"):
-        train(tiny())
+    with pytest.raises(
+        NonFiniteLossError, match=r"gradient became (inf|nan) at step 0 .* no checkpoint was saved yet"
+    ) as caught:
+        train(tiny(clip_max_norm=0, lr=1e-5))
+    assert "last" not in str(caught.value)  # there is none to go on from
+    assert "start again with a lower rate (--lr 2.5e-06), or --clip_max_norm 0.1" in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
@@ -54,7 +62,7 @@ def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
                 self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
 
     monkeypatch.setattr(DetectionTraining, "on_train_batch_end", spoil)
-    with pytest.raises(NonFiniteLossError, match=r"validation pictures is not finite .* with a lower --lr"):
+    with pytest.raises(NonFiniteLossError, match=r"validation images is not finite .* start again with a lower rate"):
         train(tiny())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.errors import WeightsError
+from detrkit.errors import ConfigError
 from detrkit.models.convert import convert, write_original
 from detrkit.models.weights import load_weights
 from detrkit.value_range import ValueRange
@@ -59,7 +59,7 @@ def test_what_the_file_does_not_say_is_told_once(tmp_path: Path) -> None:
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     write_original(small_weights(), tmp_path / "w.pth")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(WeightsError, match=r"expected a folder or a file ending in \.pth"):
+    with pytest.raises(ConfigError, match=r"a file ending in \.pth .* found .*notes.txt"):
         convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "notes.txt")))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

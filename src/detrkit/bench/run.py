@@ -33,9 +33,9 @@ def bench(config: BenchConfig) -> Report:
         DataError: the data set cannot be read.
         OutOfMemoryError: the device does not hold the batch.
     """
-    console = make_console()
+    console, progress = make_console(), make_console(quiet=config.quiet)
     device = torch.device(find_processes(replace(TrainConfig(), device=config.device)).accelerator)
-    with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, console.status("Preparing") as status:
+    with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, progress.status("Preparing") as status:
         folder = Path(name)
         subject = make_subject(config, folder)
         half = chosen_precision(config.precision, device)

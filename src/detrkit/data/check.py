@@ -173,7 +173,7 @@ def check(config: CheckConfig) -> None:
     said = len(raw.notes)
     _print_notes(console, raw.notes)
     total = sum(len(side.images) for side in raw.splits.values())
-    with make_progress(console) as progress:
+    with make_progress(make_console(quiet=config.quiet)) as progress:
         task = progress.add_task("Reading images", total=total)
         report = check_dataset(
             raw, num_queries=config.num_queries, thorough=True, doubtful=True, tick=lambda: progress.advance(task)

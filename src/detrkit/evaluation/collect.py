@@ -132,6 +132,7 @@ def collect_split(
     device: torch.device | str,
     batch_size: int = 1,
     num_workers: int = 0,
+    quiet: bool = False,
 ) -> None:
     """Run a model over a split, with a bar that shows how far it is.
 
@@ -146,12 +147,13 @@ def collect_split(
         device: where the model is.
         batch_size: most pictures a forward pass; only pictures of one shape share one.
         num_workers: processes that load pictures; 0: this one.
+        quiet: show no bar.
     """
     transform = eval_transform(image_size, square=model.square)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DETR):
         model.eval()
-    collect_batches(model, track(loader, "Detecting"), collector, device=device)
+    collect_batches(model, track(loader, "Detecting", quiet=quiet), collector, device=device)
 
 
 @torch.no_grad()

@@ -120,6 +120,7 @@ def evaluate(
             device=detector.device,
             batch_size=config.batch_size,
             num_workers=config.num_workers,
+            quiet=config.quiet,
         )
         detections = merge_ranks([(collector.seen, collector.found)])
         panoptic = collector.sums.result() if collector.sums else None

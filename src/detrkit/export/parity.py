@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.coco import IouType, coco_numbers
 from detrkit.evaluation.collect import Collector, collect_split
 from detrkit.evaluation.run import match_classes
+from detrkit.export.graph import BuiltinGraph, Graph
+from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
-from detrkit.structures import Batch, Output
+from detrkit.structures import Output
+
+Result = TypeVar("Result")
 
 KINDS: tuple[IouType, ...] = ("bbox", "segm")
 LOWEST_SCORE = 0.05
-"""Queries of the model whose score is at least this much are compared,"""
+"""As many queries of the file are compared as it, or the model, gives this score at least,"""
 FEWEST = 5
 """and the best so many in any case."""
 
@@ -90,6 +95,9 @@ def compare_outputs(
 ) -> list[OutputRow]:
     """Both on batches of so many pictures each; those of several shapes with padding.
 
+    Both get the same pixels: with the padding that a file of a fixed size adds, and as they are where the file resizes
+    them itself, for then the model does likewise. So what is left between them is the file.
+
     Args:
         reference: the model in PyTorch.
         exported: the file.
@@ -99,69 +107,131 @@ def compare_outputs(
     Raises:
         ConfigError: the file gives what is no number.
     """
-    rows = []
-    for count in counts:
-        batch = reference.prepare([pictures[k % len(pictures)] for k in range(count)])
-        rows.append(_compared(reference, exported, batch))
-    return rows
+    card: Card | None = getattr(exported.network, "card", None)
+    if card and card.builtin:
+        shown = [each for each in pictures if each.shape == pictures[0].shape]  # since it takes no padding
+        batches = [torch.stack([shown[k % len(shown)] for k in range(count)]) for count in counts]
+        given = [(images, torch.zeros(images[:, 0].shape, dtype=torch.bool)) for images in batches]
+    else:
+        prepared = [reference.prepare([pictures[k % len(pictures)] for k in range(count)]) for count in counts]
+        size = card.size if card else None
+        given = [fill_up(each.images, each.padding_mask, size) for each in prepared]
+    return [_compared(reference, exported, card, *each) for each in given]
+
+
+def fill_up(images: Tensor, padding_mask: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Pictures [B, 3, H, W] and their padding [B, H, W], padded to a size (H, W); None: as they are."""
+    if size is None:
+        return images, padding_mask
+    missing = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
+    return F.pad(images, missing), F.pad(padding_mask, missing, value=True)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is said of a batch, in a form that every kind of output has."""
+
+    scores: Tensor
+    """[B, Q, C], in 0..1."""
+    boxes: Tensor
+    """[B, Q, 4], relative to the picture."""
+    masks: Callable[[int, Tensor], Tensor] | None
+    """Picture and queries [n] -> mask logits [n, h, w]."""
+
+    @classmethod
+    def of_output(cls, out: Output) -> _Rows:
+        """Of a model, or a file that is the model alone."""
+        logits, masks = out.logits.float().cpu(), None
+        if out.masks is not None:
+            of_all = out.masks
+            masks = lambda image, queries: of_all[image, queries]  # noqa: E731
+        elif out.segment is not None:
+            segment = out.segment
+            masks = lambda image, queries: segment(torch.full_like(queries, image), queries)  # noqa: E731
+        return cls(logits.sigmoid() if out.sigmoid else logits.softmax(-1)[..., :-1], out.boxes.float().cpu(), masks)
+
+    @classmethod
+    def of_detections(cls, found: Mapping[str, Tensor], classes: int, size: tuple[int, int]) -> _Rows:
+        """Of a graph with built-in steps: each of its detections as a query that knows one class."""
+        scores = torch.zeros(*found["scores"].shape, classes).scatter(
+            2, found["labels"][..., None].long(), found["scores"][..., None]
+        )
+        x1, y1, x2, y2 = found["boxes"].unbind(-1)
+        height, width = size
+        boxes = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+        return cls(scores, torch.stack(boxes, -1), None)
 
 
 @torch.no_grad()
-def _compared(reference: Detector, exported: Detector, batch: Batch) -> OutputRow:
-    given = batch.images, batch.padding_mask
-    wanted, ms_wanted = _timed(reference, *given)
-    found, ms_found = _timed(exported, *given)
+def _compared(
+    reference: Detector, exported: Detector, card: Card | None, images: Tensor, padding_mask: Tensor
+) -> OutputRow:
+    size = images.shape[-2], images.shape[-1]
+    found, ms_found = _timed(lambda: exported.network.objects(images, padding_mask), len(images))
+    if card and card.builtin:
+        assert card.size
+        graph = BuiltinGraph(Graph(reference.model), card.image_size, card.size)
+        told, ms_wanted = _timed(lambda: graph(images), len(images))
+        wanted = _Rows.of_detections(told, len(card.categories), size)
+    else:
+        out, ms_wanted = _timed(lambda: reference.network.objects(images, padding_mask), len(images))
+        wanted = _Rows.of_output(out)
     if any(each.isnan().any() for each in (found.logits, found.boxes, found.masks) if each is not None):
-        raise ConfigError(
-            "expected numbers from the exported file, found NaN; where the model itself gives none, float16 has "
-            "overflowed: export with --precision fp32"
-        )
-    size = batch.images.shape[-2], batch.images.shape[-1]
-    far: dict[str, list[Tensor]] = {"scores": [], "boxes": [], "masks": []}
-    for i in range(len(batch)):
-        rows = {}
-        for name, out in (("wanted", wanted), ("found", found)):
-            logits = out.logits[i].float().cpu()
-            rows[name] = logits.sigmoid() if out.sigmoid else logits.softmax(-1)[:, :-1], out.boxes[i].float().cpu()
-        scores, boxes = rows["wanted"]
-        best, order = scores.amax(-1).sort(descending=True)
-        chosen = order[: max(FEWEST, int((best >= LOWEST_SCORE).sum()))]
-        partner = _partners(*rows["wanted"], *rows["found"])[chosen]
-        far["scores"].append(scores.amax(-1)[chosen] - rows["found"][0].amax(-1)[partner])
-        far["boxes"].append(boxes[chosen] - rows["found"][1][partner])
-        if found.masks is not None:
-            assert wanted.segment is not None
-            masks = wanted.segment(torch.full_like(chosen, i), chosen)
-            far["masks"].append(masks - found.masks[i, partner][:, : masks.shape[1], : masks.shape[2]])
-    largest = {name: max(float(each.abs().max()) for each in parts) for name, parts in far.items() if parts}
+        precision = card.precision if card else "fp32"
+        why = "though the model gives none; export it in another --format"
+        if wanted.scores.isnan().any() or wanted.boxes.isnan().any():
+            why = "and from the model as well: its weights are broken, so export an earlier checkpoint"
+        elif precision != "fp32":
+            why = f"though the model gives none: {precision} has overflowed, so export with --precision fp32"
+        raise ConfigError(f"expected numbers from the exported file, found NaN, {why}")
+    far = [_distances(wanted, _Rows.of_output(found), i) for i in range(len(images))]
+    masks = [each["masks"] for each in far if "masks" in each]
     return OutputRow(
-        batch=len(batch),
+        batch=len(images),
         size=size,
-        padded=bool(batch.padding_mask.any()),
-        scores=largest["scores"],
-        boxes=largest["boxes"],
-        masks=largest.get("masks"),
+        padded=bool(padding_mask.any()),
+        scores=max(each["scores"] for each in far),
+        boxes=max(each["boxes"] for each in far),
+        masks=max(masks) if masks else None,
         ms=ms_found,
         reference_ms=ms_wanted,
     )
 
 
-def _partners(scores: Tensor, boxes: Tensor, other_scores: Tensor, other_boxes: Tensor) -> Tensor:
-    """For each query the one of the other output that says the most similar thing: exported files may order queries
-    differently, or give only the best."""
-    apart = torch.cdist(boxes, other_boxes, p=1) + torch.cdist(scores, other_scores, p=1)
-    return apart.argmin(1)
+def _distances(wanted: _Rows, found: _Rows, i: int) -> dict[str, float]:
+    """How far the two lie apart on one picture, at most.
+
+    Files may order queries differently, and give only the best. So each query of the file is held against the one of
+    the model that says the most similar thing; and that none is missing is seen by the scores in their order.
+    """
+    best, order = found.scores[i].amax(-1).sort(descending=True)
+    expected = wanted.scores[i].amax(-1).sort(descending=True).values[: len(best)]
+    count = max(FEWEST, int((best >= LOWEST_SCORE).sum()), int((expected >= LOWEST_SCORE).sum()))
+    chosen = order[:count]
+    scores, boxes = found.scores[i, chosen], found.boxes[i, chosen]
+    apart = torch.cdist(boxes, wanted.boxes[i], p=1) + torch.cdist(scores, wanted.scores[i], p=1)
+    partner = apart.argmin(1)
+    far = {
+        "scores": torch.cat([(best - expected)[:count], scores.amax(-1) - wanted.scores[i, partner].amax(-1)]),
+        "boxes": boxes - wanted.boxes[i, partner],
+    }
+    if found.masks:
+        assert wanted.masks
+        masks = wanted.masks(i, partner)
+        far["masks"] = masks - found.masks(i, chosen)[:, : masks.shape[1], : masks.shape[2]]
+    return {name: float(each.abs().max()) for name, each in far.items()}
 
 
-def _timed(detector: Detector, images: Tensor, padding_mask: Tensor) -> tuple[Output, float]:
-    detector.network.objects(images, padding_mask)
+def _timed(run: Callable[[], Result], count: int) -> tuple[Result, float]:
+    """The result, and milliseconds a picture of a second run."""
+    run()
     start = time.perf_counter()
-    out = detector.network.objects(images, padding_mask)
-    return out, (time.perf_counter() - start) * 1000 / len(images)
+    out = run()
+    return out, (time.perf_counter() - start) * 1000 / count
 
 
 def compare_accuracy(
-    reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int
+    reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int, quiet: bool = False
 ) -> list[Accuracy]:
     """AP of both on checked records, of boxes and, where both have masks, of masks."""
     masks = exported.network.makes_masks and split.has_masks
@@ -179,6 +249,7 @@ def compare_accuracy(
             device=detector.device,
             batch_size=batch_size,
             num_workers=num_workers,
+            quiet=quiet,
         )
         found.append([coco_numbers(truth, collector.found, kind).numbers["AP"] for kind in kinds])
     names = {"bbox": "AP of boxes", "segm": "AP of masks"}

@@ -28,10 +28,11 @@ from detrkit.export.formats import (
     write_torch,
 )
 from detrkit.export.graph import BuiltinGraph, Graph, trace
-from detrkit.export.parity import Report, compare_accuracy, compare_outputs
+from detrkit.export.parity import Report, compare_accuracy, compare_outputs, fill_up
 from detrkit.files import SUFFIX_OF_FORMAT, write_atomic
 from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
+from detrkit.inference.exported import is_exported
 from detrkit.inference.fast import HALVES
 from detrkit.models.folding import fold_norms
 from detrkit.value_range import UNKNOWN_RANGE, ValueRange
@@ -62,7 +63,12 @@ def export(config: ExportConfig) -> Report:
     """
     from detrkit.console import make_console
 
-    console = make_console()
+    console, progress = make_console(), make_console(quiet=config.quiet)
+    if is_exported(config.weights):
+        raise ConfigError(
+            f"expected weights to export, found the exported file {config.weights}; name the checkpoint or run folder "
+            "that it was made from"
+        )
     output = _output(config)
     check_packages(config.format)
     reference = Detector.load(
@@ -75,11 +81,11 @@ def export(config: ExportConfig) -> Report:
     )
     card = make_card(config, reference)
     splits = _read(config, reference.value_range)
-    with console.status("Exporting"):
+    with progress.status("Exporting"):
         write(reference, output, card, config, _samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
     console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}")
-    with console.status("Comparing"):
+    with progress.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
@@ -87,10 +93,14 @@ def export(config: ExportConfig) -> Report:
     _show(console, report, output)
     console.print(f"Report: {path}")
     for row in report.failed:
+        ways = {
+            "int8": "another --precision, or another number of images for --calibration",
+            "fp32": "a larger --size, or none" if config.size else "another --format",
+        }
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
-            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with another --precision, or for "
-            "int8 with another number of pictures for --calibration"
+            f"{config.max_ap_drop:g}; {output} is there, but better not used: export with "
+            + ways.get(config.precision, "another --precision")
         )
     return report
 
@@ -121,6 +131,11 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
         raise ConfigError(
             f"expected --size with --builtin for this model, whose pictures keep their shape; for pictures that are "
             f"wider than high {shorter}x{longer} loses nothing, for all {longer}x{longer}"
+        )
+    if size and not config.builtin and min(size) < detector.image_size:
+        raise ConfigError(
+            f"expected --size of at least {detector.image_size} each way, to which shorter sides of images are "
+            f"resized, found {config.size}; choose a larger one, or a smaller --image_size"
         )
     if config.precision == "int8" and config.format not in ("onnx", "openvino"):
         raise ConfigError(f"expected --format onnx or openvino for --precision int8, found {config.format}")
@@ -180,28 +195,47 @@ def write(detector: Detector, output: Path, card: Card, config: ExportConfig, sa
 
 def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
     """Outputs on pictures of a split, or on noise without one; then accuracy on it."""
-    pictures = [_pixels(image, split) for image in split.images[: max(BATCHES)]] if split else _noise(reference)
-    if config.builtin:  # which takes no padding
-        pictures = pictures[:1]
+    pictures = [_pixels(image, split) for image in split.images[: max(BATCHES)]] if split else _noise(reference, config)
     outputs = compare_outputs(reference, exported, pictures, BATCHES)
     accuracy = []
     if split:
         accuracy = compare_accuracy(
-            reference, exported, split, batch_size=config.batch_size, num_workers=config.num_workers
+            reference,
+            exported,
+            split,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            quiet=config.quiet,
         )
     return Report(outputs, accuracy, len(split) if split else 0, config.max_ap_drop)
 
 
 def _output(config: ExportConfig) -> Path:
+    """The file to write.
+
+    Raises:
+        ConfigError: its name is that of another kind of file, or of a folder.
+    """
     suffix, source = SUFFIX_OF_FORMAT[config.format], Path(config.weights)
-    if config.output:
-        path = Path(config.output)
-        if path.suffix.lower() != suffix:
-            raise ConfigError(f"expected --output to end in {suffix} for --format {config.format}, found {path}")
-        return path
-    if source.is_dir():
-        return source / f"best{suffix}"
-    return source.with_suffix(suffix) if source.exists() else Path(f"{source.name}{suffix}")
+    if not config.output:
+        if source.is_dir():
+            return source / f"best{suffix}"
+        return source.with_suffix(suffix) if source.exists() else Path(f"{source.name}{suffix}")
+    path = Path(config.output)
+    ending = path.suffix.lower()
+    if ending != suffix:
+        fitting = [f"--format {name}" for name, other in SUFFIX_OF_FORMAT.items() if other == ending]
+        if ending == ".pth":
+            fitting = ["detrkit convert, which writes .pth files,"]
+        raise ConfigError(
+            f"expected --output to end in {suffix} for --format {config.format}, found {path}"
+            + (f"; use {fitting[0]} or another name" if fitting else "; name a file with that ending")
+        )
+    if path.is_dir():
+        raise ConfigError(
+            f"expected a file to write at --output {path}, found a folder; name a file, such as {path}/best{suffix}"
+        )
+    return path
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -251,13 +285,8 @@ def _samples(config: ExportConfig, detector: Detector, splits: dict[str, Split])
             samples.append({"images": _times(pixels[None], config.fixed_batch)})
             continue
         batch = detector.prepare([pixels])
-        sample = {"images": batch.images, "padding_mask": batch.padding_mask}
-        if size:
-            missing = (0, size[1] - batch.images.shape[-1], 0, size[0] - batch.images.shape[-2])
-            sample = {
-                "images": torch.nn.functional.pad(batch.images, missing),
-                "padding_mask": torch.nn.functional.pad(batch.padding_mask, missing, value=True),
-            }
+        filled, padding_mask = fill_up(batch.images, batch.padding_mask, size)
+        sample = {"images": filled, "padding_mask": padding_mask}
         samples.append({name: _times(tensor, config.fixed_batch) for name, tensor in sample.items()})
     return samples
 
@@ -270,11 +299,13 @@ def _times(one: Tensor, count: int) -> Tensor:
     return one.expand(max(1, count), *one.shape[1:]).contiguous()
 
 
-def _noise(detector: Detector) -> list[Tensor]:
-    """Pictures of coarse noise in two shapes, where there are no real ones."""
+def _noise(detector: Detector, config: ExportConfig) -> list[Tensor]:
+    """Pictures of coarse noise in two shapes, where there are no real ones; a graph of one size takes them."""
     generator = torch.Generator().manual_seed(0)
-    side = detector.image_size
+    side, size = detector.image_size, None if config.builtin else _size(config.size)
     shapes = [(side, side * 4 // 3), (side, side)]
+    if size and size[1] < shapes[0][1] and not detector.network.square:
+        shapes[0] = (side, side)
     coarse = [torch.randint(0, 256, (1, 3, 6, 6), generator=generator).float() for _ in range(max(BATCHES))]
     return [
         torch.nn.functional.interpolate(each, size=shapes[k % 2], mode="bilinear")[0].to(torch.uint8)

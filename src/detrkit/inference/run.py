@@ -74,7 +74,7 @@ def predict(config: PredictConfig) -> None:
             f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
         )
     results = Results(output_dir, detector.categories, wanted, masks=masks)
-    with results, make_progress(make_console(stderr=True)) as progress:
+    with results, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
         job = _Job(config, detector, results, progress, found)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
@@ -90,7 +90,7 @@ def predict(config: PredictConfig) -> None:
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
-        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of")
+        + ("" if results.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
     )
     done.print(f"Written to {output_dir}")
 

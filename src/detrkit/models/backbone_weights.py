@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detrkit.errors import WeightsError
+from detrkit.files import checkpoint_in
 
 
 def published_resnet(name: str) -> dict[str, Tensor]:
@@ -34,7 +35,7 @@ def published_resnet(name: str) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: str) -> Mapping[str, Any]:
-    """The state dict in a file: bare, or under "model" or "state_dict"; .pth or .safetensors.
+    """The state dict in a file: bare, or under "model" or "state_dict"; .pth or .safetensors. Or that of a run folder.
 
     Raises:
         WeightsError: there is no such file, or it is none of these.
@@ -45,7 +46,7 @@ def read_state_dict(path: str) -> Mapping[str, Any]:
         return load_file(path)
     from detrkit.models.weights.safe import read_checkpoint  # that package builds models, so not at the top
 
-    state = read_checkpoint(path)
+    state = read_checkpoint(checkpoint_in(path))
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]

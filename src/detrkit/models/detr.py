@@ -17,6 +17,7 @@ from detrkit.models.backbone import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense import DenseHead
 from detrkit.models.dynamic_masks import DynamicMaskHead
+from detrkit.models.frozen import freeze, frozen_parts
 from detrkit.models.heads import exactly
 from detrkit.models.levels import Level, Memory
 from detrkit.models.mapper import ChannelMapper, LastLevel
@@ -90,8 +91,6 @@ class DETR(nn.Module):
         if mask_head is not None:
             self.register_state_dict_post_hook(add_prefix)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(remove_prefix)  # type: ignore[no-untyped-call]
-        self.frozen = False
-        """Whether only the mask head learns; see `freeze_detector`."""
         self.model_args: dict[str, Any] = {}
         """The keywords of `build_model` that made it; empty where parts were put together otherwise."""
 
@@ -141,11 +140,8 @@ class DETR(nn.Module):
         return replace(out, branches=branches)
 
     def freeze_detector(self) -> None:
-        """Let nothing but the mask head learn: the original's second stage. The rest runs as in evaluation, also its
-        norms and dropout, whatever `train` says."""
-        self.frozen = True
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(MASK_PARTS))
+        """Let nothing but the mask head learn: the original's second stage."""
+        freeze(parameter for name, parameter in self.named_parameters() if not name.startswith(MASK_PARTS))
         self.train(self.training)
 
     def checkpoint_activations(self) -> None:
@@ -155,17 +151,16 @@ class DETR(nn.Module):
             layers.checkpointed = True
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; a frozen detector stays in evaluation mode."""
+        """Training or evaluation mode; what is frozen stays in evaluation mode, see `models.frozen`."""
         super().train(mode)
-        for name, part in self.named_children():
-            if self.frozen and name not in MASK_PARTS:
-                part.eval()
+        for part in frozen_parts(self):
+            part.eval()
         return self
 
     @property
     def _teaching(self) -> bool:
-        """Whether what only teaches the detector takes part."""
-        return self.training and not self.frozen
+        """Whether what only teaches the detector takes part: in training, unless its decoder is frozen."""
+        return self.training and self.transformer.decoder.training
 
     def _with_denoising(
         self, queries: Queries, targets: Sequence[Target] | None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.errors import ConfigError
+from detrkit.models.frozen import freeze
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -76,8 +77,8 @@ class Stages(nn.Sequential):
 
 def freeze_first(body: nn.Module) -> None:
     """Keep the stem and layer1 of a ResNet as they are, as the original does."""
-    for key, parameter in body.named_parameters():
-        parameter.requires_grad_(key.startswith(("layer2.", "layer3.", "layer4.")))
+    later = ("layer2.", "layer3.", "layer4.")
+    freeze(parameter for key, parameter in body.named_parameters() if not key.startswith(later))
 
 
 def check_strides(strides: tuple[int, ...], own: Sequence[int], name: str) -> None:

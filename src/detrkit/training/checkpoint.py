@@ -4,7 +4,7 @@ A checkpoint is Lightning's, and holds besides:
 
     "model"     the weights under the original's keys (their moving average where there is one)
     "detrkit"   {"version", "model_args", "categories", "image_size", "value_range" (see `Split.value_range`), "config",
-                "metrics"}, all plain data
+                "data", "metrics"}, all plain data
 
 It loads with `weights_only=True`.
 """
@@ -26,10 +26,9 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
-from detrkit.files import atomic_path
+from detrkit.files import BEST, LAST, atomic_path
 
 VERSION = 1
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -49,10 +48,10 @@ class AtomicCheckpointIO(CheckpointIO):
             if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
                 raise
             why = "the disk is full" if no_space else str(error)
-            kept = "the checkpoint before it is intact" if Path(path).exists() else "there is none yet"
-            raise TrainingError(
-                f"could not write {path}: {why}; {kept}; make room and go on with --resume auto"
-            ) from error
+            after = "make room and start again, since there is no checkpoint yet"
+            if Path(path).exists():
+                after = "the checkpoint before it is intact; make room and go on with --resume auto"
+            raise TrainingError(f"could not write {path}: {why}; {after}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -76,7 +75,11 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         WeightsError: there is no such file, or it is not a checkpoint that may be trusted.
     """
     if not Path(path).is_file():
-        raise WeightsError(f"expected a checkpoint to resume from at {path}, found none")
+        others = [Path(path).with_name(name) for name in (LAST, BEST) if Path(path).with_name(name).is_file()]
+        raise WeightsError(
+            f"expected a checkpoint to resume from at {path}, found none"
+            + (f", but {others[0]}; name that one" if others else "; look at the path")
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
@@ -127,7 +130,9 @@ class ResumePoint:
     evaluated: bool
     """Whether nothing is left to evaluate of what is trained."""
     without_better: int
-    """Evaluations since AP last rose."""
+    """Evaluations since the number that best goes by was last better than ever."""
+    best_is_of: Mapping[str, str]
+    """By which number, and on which validation images, best was found; see `EpochCycle.best_is_of`."""
     seconds: float
     """Time spent so far."""
     groups: tuple[int, ...]
@@ -149,18 +154,45 @@ class ResumePoint:
             batch,
             evaluated=not cycle["evaluation_due"],
             without_better=cycle["without_better"],
+            best_is_of=cycle["best_is_of"],
             seconds=cycle["seconds"],
             groups=tuple(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]),
         )
 
-    def nothing_left(self, *, epochs: int, early_stopping: int, max_minutes: float) -> str:
+    def changed(self, *, data: Mapping[str, Mapping[str, Any]], best_is_of: Mapping[str, str]) -> str:
+        """What is other than it was about the data and the number that best goes by, in a sentence; empty: nothing.
+
+        Args:
+            data: `fingerprints` of the splits that there are now.
+            best_is_of: as that of the checkpoint.
+        """
+        parts = []
+        for name, word in (("train", "training"), ("val", "validation")):
+            now, then = data[name], self.card["data"][name]
+            if now["fingerprint"] != then["fingerprint"]:
+                count = f"{now['images']} now, {then['images']} then"
+                if now["images"] == then["images"]:
+                    count = f"as many, {now['images']}, but other files or labels"
+                parts.append(f"the {word} images are not those that {self.path} was made with ({count})")
+        if best_is_of["monitor"] != self.best_is_of["monitor"]:
+            parts.append(f"best goes by {best_is_of['monitor']} now, by {self.best_is_of['monitor']} then")
+        if best_is_of != self.best_is_of:
+            parts.append("so the best so far is not compared with what comes: best begins anew")
+        return "; ".join(parts)
+
+    def nothing_left(
+        self, *, epochs: int, early_stopping: int, max_minutes: float, best_is_of: Mapping[str, str]
+    ) -> str:
         """Why there is nothing left to train, as part of a sentence; empty if there is."""
         if not self.evaluated:
             return ""
         if self.epoch >= epochs:
             return f"all {epochs} epochs are done; raise --epochs to train more"
-        if 0 < early_stopping <= self.without_better:
-            return f"AP has not risen for {self.without_better} evaluations; raise --early_stopping to train more"
+        if 0 < early_stopping <= self.without_better and best_is_of == self.best_is_of:
+            return (
+                f"{best_is_of['monitor']} has not become better for {self.without_better} evaluations; raise "
+                "--early_stopping to train more"
+            )
         if 0 < 60 * max_minutes <= self.seconds:
             return f"its {max_minutes:g} minutes are used up; raise --max_minutes to train more"
         return ""

@@ -17,16 +17,18 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 
 from detrkit.data.loader import EpochLoader
+from detrkit.files import BEST, LAST
 from detrkit.structures import Batch
-from detrkit.training.checkpoint import BEST, LAST, link
+from detrkit.training.checkpoint import link
 from detrkit.training.ema import Ema
 from detrkit.training.module import DetectionTraining
+from detrkit.training.monitor import better, worst
 from detrkit.training.validation import Validation
 
 Row = dict[str, float]
 """One finished epoch: "epoch" (from 1), "step", "lr", "lr_backbone", "seconds" (of the run so far), "loader_share" (of
 the time of the epoch's steps, what rank 0 waited for pictures, 0..1), "train/..." means and, where it was evaluated,
-"val/..." means and COCO numbers. Loss terms are unweighted, "loss" is the weighted sum."""
+"val/..." means, COCO numbers and those of classes. Loss terms are unweighted, "loss" is the weighted sum."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class EpochCycle(pl.Callback):
     """Evaluates, keeps checkpoints, stops.
 
     last.ckpt is where to go on: it is saved after every epoch, every `save_minutes` inside one, and when told to stop.
-    best.ckpt is the one with the best of the number that the task is judged by (AP, of masks where there are some, or
-    PQ); among equals the later. Saves inside an epoch happen only between optimiser steps, so that no half-gathered
+    best.ckpt is the one with the best of the monitored number; among equals the later. A best that was measured on
+    other validation images, or by another number, is forgotten on resuming, since nothing can be compared with it.
+    Saves inside an epoch happen only between optimiser steps, so that no half-gathered
     gradient is lost.
     """
 
@@ -68,7 +71,7 @@ class EpochCycle(pl.Callback):
         card: dict[str, Any],
         validate: Callable[..., Validation | None],
         *,
-        judge: str = "AP",
+        best_is_of: dict[str, str],
         ema: Ema | None = None,
         reporters: list[Reporter] | None = None,
     ) -> None:
@@ -79,23 +82,27 @@ class EpochCycle(pl.Callback):
             habits: how often.
             card: the "detrkit" entry of the checkpoints, without its metrics.
             validate: `(trainer, module, should_stop=, advance=) -> Validation | None`, over all ranks.
-            judge: which of its numbers tells the best checkpoint.
+            best_is_of: `monitor`, which of its numbers tells the best checkpoint (see `training.monitor`), and `val`,
+                the fingerprint of the validation images. Best values of others of either are not compared.
             ema: moving average of the weights, or None.
             reporters: told about each epoch, on rank 0.
         """
         self.run_dir, self.habits, self.card = run_dir, habits, card
-        self.validate, self.judge, self.ema, self.reporters = validate, judge, ema, reporters or []
+        self.validate, self.ema, self.reporters = validate, ema, reporters or []
+        self.best_is_of, self.monitor = best_is_of, best_is_of["monitor"]
         self.history: list[Row] = []
-        self.best_ap = float("-inf")
+        self.best_value = worst(self.monitor)
         self.best_epoch = 0
         self.without_better = 0
-        """Evaluations since the number it is judged by last rose."""
+        """Evaluations since the monitored number last was better than ever."""
         self.evaluation_due = False
         """The last finished epoch still has to be evaluated."""
         self.interrupted = False
         """Stopped by a signal; the run is not over."""
         self.out_of_time = False
         """Stopped by `max_minutes` before its last epoch was over."""
+        self.stopped_early = False
+        """Stopped by `early_stopping` before its last epoch."""
         self.best: Validation | None = None
         """The best evaluation, if that was in this process."""
         self._spent = 0.0
@@ -121,7 +128,8 @@ class EpochCycle(pl.Callback):
         """Everything a resumed run needs, as plain data."""
         return {
             "history": self.history,
-            "best_ap": self.best_ap,
+            "best_is_of": self.best_is_of,
+            "best_value": self.best_value,
             "best_epoch": self.best_epoch,
             "without_better": self.without_better,
             "evaluation_due": self.evaluation_due,
@@ -131,8 +139,10 @@ class EpochCycle(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.history = [dict(row) for row in state_dict["history"]]
-        self.best_ap, self.best_epoch = state_dict["best_ap"], state_dict["best_epoch"]
-        self.without_better, self.evaluation_due = state_dict["without_better"], state_dict["evaluation_due"]
+        self.evaluation_due = state_dict["evaluation_due"]
+        if state_dict["best_is_of"] == self.best_is_of:
+            self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
+            self.without_better = state_dict["without_better"]
         self._spent, self._begun = state_dict["seconds"], time.monotonic()
 
     def on_save_checkpoint(
@@ -233,6 +243,7 @@ class EpochCycle(pl.Callback):
             if self._take(found):
                 names = [BEST, *names]
             if 0 < self.habits.early_stopping <= self.without_better:
+                self.stopped_early = trainer.current_epoch + 1 < self.habits.epochs and not self.out_of_time
                 trainer.should_stop = True
         self.history[-1]["seconds"] = round(self.seconds, 2)
         self._save(trainer, *names, LAST)
@@ -241,12 +252,12 @@ class EpochCycle(pl.Callback):
     def _take(self, found: Validation) -> bool:
         """Write an evaluation into the last row; whether it is the best so far."""
         row = self.history[-1]
-        row.update({f"val/{name}": value for name, value in {**found.losses, **found.numbers}.items()})
-        reached = found.numbers[self.judge]
-        self.without_better = 0 if reached > self.best_ap else self.without_better + 1
-        if reached < self.best_ap:
+        row.update({f"val/{name}": value for name, value in found.row.items()})
+        reached = found.row[self.monitor]
+        self.without_better = 0 if better(reached, self.best_value, self.monitor) else self.without_better + 1
+        if better(self.best_value, reached, self.monitor):
             return False
-        self.best_ap, self.best_epoch, self.best = reached, int(row["epoch"]), found
+        self.best_value, self.best_epoch, self.best = reached, int(row["epoch"]), found
         return True
 
     def _save(self, trainer: pl.Trainer, *names: str) -> None:

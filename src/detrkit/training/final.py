@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 
 from detrkit.data.records import Split
 from detrkit.evaluation.report import write_report
-from detrkit.training.checkpoint import BEST, read
+from detrkit.files import BEST
+from detrkit.training.checkpoint import read
 from detrkit.training.cycle import EpochCycle
 from detrkit.training.module import DetectionTraining
 from detrkit.training.validation import Validation

@@ -190,6 +190,11 @@ def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[PictureC
     return caches[0], caches[1]
 
 
+def all_cached(train: DetectionDataset, val: DetectionDataset) -> bool:
+    """Whether the caches keep every picture."""
+    return all(dataset.cache is not None and dataset.cache.count == len(dataset) for dataset in (train, val))
+
+
 def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
     """What the caches of a run hold, for people."""
     caches = [dataset.cache for dataset in (train, val) if dataset.cache]
@@ -197,7 +202,7 @@ def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
     if not held:
         return "no pictures; each is decoded whenever it is needed"
     size = sum(cache.nbytes for cache in caches) / 1e9
-    return f"{'all' if held == of else f'{held} of'} {of} pictures decoded once, {max(0.01, size):.2f} GB"
+    return f"{'all' if all_cached(train, val) else f'{held} of'} {of} pictures decoded once, {max(0.01, size):.2f} GB"
 
 
 def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:

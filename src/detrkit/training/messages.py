@@ -12,9 +12,10 @@ from torch import nn
 
 from detrkit.config import TrainConfig
 from detrkit.console import TextConsole
+from detrkit.files import BEST, LAST
 from detrkit.models.weights import fit_table
-from detrkit.training.checkpoint import BEST, LAST
 from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.monitor import called
 from detrkit.training.parts import Data, Processes, Start
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 
@@ -91,9 +92,13 @@ def announce(
         console.print(fit_table(start.kept, weights, no_object=not start.model.sigmoid))
 
 
-def conclude(console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
-    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us."""
-    waited = waiting(cycle.history)
+def conclude(
+    console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str, waited: str
+) -> None:
+    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us.
+
+    `waited` is what `waiting` says.
+    """
     if waited:
         console.print(waited)
     if cycle.interrupted:
@@ -106,30 +111,42 @@ def conclude(console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_
             f"The time was up ({cycle.habits.max_minutes:g} minutes) in epoch {cycle.history[-1]['epoch']:.0f} of "
             f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further"
         )
+    elif cycle.stopped_early:
+        console.print(
+            f"Stopped early, after epoch {cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}: "
+            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--early_stopping "
+            f"{cycle.habits.early_stopping}) since it was {cycle.best_value:.4f}"
+        )
     if cycle.best_epoch and not cycle.interrupted:
-        judge = cycle.judge.replace("_", " ")
-        best = f"Best {judge} {cycle.best_ap:.4f}, after epoch {cycle.best_epoch}"
-        if cycle.best_ap < 0:
-            best = f"{judge} is undefined, since no validation picture has an object"
+        best = f"Best {called(cycle.monitor)} {cycle.best_value:.4f}, after epoch {cycle.best_epoch}"
+        if cycle.best_value < 0:
+            best = f"{called(cycle.monitor)} is undefined, since no validation image has an object that counts for it"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
             f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
-            + (" --panoptic" if cycle.judge == "PQ" else "")
+            + (" --panoptic" if "PQ" in cycle.monitor else "")
         )
 
 
-def waiting(history: Sequence[Row]) -> str:
-    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell."""
+def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
+    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell.
+
+    Args:
+        history: of the run.
+        workers: processes that loaded.
+        all_cached: whether more --cache_gb would keep no more.
+    """
     if not history or history[-1]["step"] < FEW_STEPS:
         return ""
     shares = [row["loader_share"] for row in history if "loader_share" in row]
     share = sum(shares) / max(1, len(shares))
     if share < MUCH_WAITING:
         return ""
-    return (
-        f"The model waited for pictures in {share:.0%} of the time of its steps; raise --num_workers (this machine has "
-        f"{os.cpu_count()} cores) or --cache_gb"
-    )
+    cores = os.cpu_count() or 1
+    ways = [f"raise --num_workers (this machine has {cores} cores)"] if workers < cores else []
+    ways += [] if all_cached else ["raise --cache_gb"]
+    ways = ways or ["take a cheaper augmentation (--mosaic 0 first), since every core loads and all images are cached"]
+    return f"The model waited for pictures in {share:.0%} of the time of its steps; {', or '.join(ways)}"
 
 
 def learning(model: nn.Module) -> int:

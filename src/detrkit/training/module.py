@@ -186,8 +186,7 @@ class DetectionTraining(pl.LightningModule):
         self._account(torch.nn.utils.clip_grad_norm_(parameters, self.clip_max_norm or float("inf")))
         if not math.isfinite(self.grad_norm) and self.trainer.precision != "16-mixed":
             raise NonFiniteLossError(
-                f"the gradient became {self.grad_norm} at step {self.global_step} (epoch {self.current_epoch + 1}); "
-                "the weights before this step are kept; go on from the last checkpoint with a lower --lr"
+                f"the gradient became {self.grad_norm} at step {self.global_step} (epoch {self.current_epoch + 1})"
             )
 
     def _refuse(self, fault: str | None, batch: Batch, batch_idx: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import AdamW
 
+from detrkit.models.frozen import freeze
+
 SLOW = ("sampling_offsets", "reference_points")
 """Parts of names: what says where to look, which Deformable DETR (section 5) lets learn ten times slower."""
 
@@ -26,29 +28,28 @@ def build_optimizer(
     """AdamW over two groups, as in the original's main.py, and more where parts are told apart.
 
     Group 0 is everything whose name lacks "backbone", at `lr`; group 1 is the rest, at `lr_backbone`. As in the
-    original, learned position encodings live under "backbone.1" and so belong to group 1. `lr_backbone` 0 freezes the
-    feature extractor ("backbone.0", whose parameters stop requiring gradients); learned positions then join group 0.
-    Both groups follow the order of `named_parameters`, so that optimiser states of the original fit by position.
+    original, learned position encodings live under "backbone.1" and so belong to group 1. A rate of 0 freezes what
+    it is for (see `models.frozen`): `lr_backbone` the feature extractor ("backbone.0"; learned positions then join
+    group 0), `lr_linear_proj_mult` what says where to look. Both groups follow the order of `named_parameters`, so
+    that optimiser states of the original fit by position.
 
     Args:
         model: its parameters that require gradients learn.
         lr: rate of the transformer and heads, a step.
-        lr_backbone: rate of the backbone, a step.
+        lr_backbone: rate of the backbone, a step; 0: it is frozen.
         weight_decay: of AdamW.
-        lr_linear_proj_mult: multiple of the rate for what says where to look (`SLOW`); other than 1: further groups.
+        lr_linear_proj_mult: multiple of the rate for what says where to look (`SLOW`); other than 1: further groups;
+            0: that is frozen.
         norm_decay: whether norms and biases decay too; False: further groups, without decay.
         fused: step all parameters in one go, with the same numbers but for rounding. Not under a gradient scaler, which
             such a step would leave to be divided out inside it, after clipping.
     """
-    if lr_backbone == 0:
-        for name, parameter in model.named_parameters():
-            if name.startswith("backbone.0."):
-                parameter.requires_grad_(False)
+    _freeze_by_rates(model, lr_backbone, lr_linear_proj_mult)
     marker = "backbone" if lr_backbone > 0 else "backbone.0."
     parts: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {(False, False, False): [], (True, False, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            slow = lr_linear_proj_mult != 1 and any(word in name for word in SLOW)
+            slow = lr_linear_proj_mult != 1 and _is_slow(name)
             bare = not norm_decay and parameter.ndim <= 1
             parts.setdefault((marker in name, slow, bare), []).append(parameter)
     groups: list[dict[str, Any]] = [
@@ -60,6 +61,20 @@ def build_optimizer(
         for (backbone, slow, bare), parameters in parts.items()
     ]
     return AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+def _freeze_by_rates(model: nn.Module, lr_backbone: float, lr_linear_proj_mult: float) -> None:
+    """Freeze whatever would learn at a rate of 0."""
+    freeze(
+        parameter
+        for name, parameter in model.named_parameters()
+        if (lr_backbone == 0 and name.startswith("backbone.0.")) or (lr_linear_proj_mult == 0 and _is_slow(name))
+    )
+    model.train(model.training)
+
+
+def _is_slow(name: str) -> bool:
+    return any(word in name for word in SLOW)
 
 
 FLAT, LEAST = 0.5, 0.05

@@ -20,12 +20,13 @@ from detrkit.data.held_out import write_split
 from detrkit.data.raw import RawDataset
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError, DataError
+from detrkit.files import LAST, run_folder
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights, mask_head_note
 from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
-from detrkit.training.checkpoint import LAST, ResumePoint
+from detrkit.training.checkpoint import ResumePoint
 from detrkit.value_range import ValueRange
 
 _ARCHITECTURE = (
@@ -67,6 +68,12 @@ _IN_TRAINING = (
     "dn_box_noise",
 )
 """Settings of the model that matter in training alone. Weights bring them too, but many do not tell of them."""
+
+
+RANDOM_AND_FROZEN = (
+    "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it weights "
+    "or a rate to learn at"
+)
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,8 @@ def start_model(
         dense_head=config.dense_head,
         mask_padding=not config.ignore_mask_padding,
     )
+    if not (trained or resume or config.lr_backbone):
+        warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
     return Start(
@@ -301,12 +310,15 @@ def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | No
 
 
 def _explain_norm(norm: str, trained: bool, lr_backbone: float) -> str:
-    rate = f"learns at {lr_backbone:g}" if lr_backbone else "stays as it is"
+    part = "the backbone beyond its first layers" if norm == "frozen" and lr_backbone else "the whole backbone"
+    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} stays as it is, with its statistics"
     if norm == "frozen" and trained:
-        return f"frozen, with the statistics of the loaded weights; the backbone beyond its first layers {rate}"
+        return f"frozen, with the statistics of the loaded weights; {rate}"
     if norm == "frozen":
-        return f"frozen, without statistics: such a backbone hardly learns, use --backbone_norm auto; it {rate}"
-    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; the whole backbone {rate}"
+        return (
+            "frozen though no weights were loaded, so without statistics; --backbone_norm auto takes norms that learn"
+        )
+    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; {rate}"
 
 
 @dataclass(frozen=True)
@@ -369,7 +381,7 @@ def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
             )
         return folder
     if config.resume not in ("", "auto"):
-        return Path(config.resume).parent
+        return run_folder(config.resume)
     data = Path(config.data).resolve()
     base = Path("runs") / (data.stem if data.is_file() else data.name)
     number, folder, newest = 1, base, None

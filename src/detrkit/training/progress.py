@@ -10,6 +10,7 @@ from rich.progress import Progress
 from detrkit.console import TaskText, TextConsole, make_progress
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining
+from detrkit.training.monitor import LOSS, called
 
 
 class RunProgress(pl.Callback):
@@ -19,7 +20,7 @@ class RunProgress(pl.Callback):
     `max_minutes` leaves.
     """
 
-    def __init__(self, console: TextConsole, *, epochs: int, max_minutes: float, spent: float) -> None:
+    def __init__(self, console: TextConsole, *, epochs: int, max_minutes: float, spent: float, monitor: str) -> None:
         """Prepare.
 
         Args:
@@ -27,8 +28,9 @@ class RunProgress(pl.Callback):
             epochs: of the whole run.
             max_minutes: limit of the whole run, 0: none.
             spent: seconds of it that earlier processes used.
+            monitor: the number that best goes by, which is shown beside the usual ones.
         """
-        self.console, self.epochs = console, epochs
+        self.console, self.epochs, self.monitor = console, epochs, monitor
         self._limit = 60 * max_minutes - spent if max_minutes else float("inf")
         self._begun = time.monotonic()
         self._first = self._done = self._total = 0
@@ -42,7 +44,7 @@ class RunProgress(pl.Callback):
         self._begun = time.monotonic()
         self._first = self._done = trainer.current_epoch * batches + inside
         self._total = self.epochs * batches
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             self._bar = make_progress(self.console, TaskText("note"), transient=False)
             self._bar.add_task(self._title(trainer.current_epoch), total=self._total, completed=self._done, note="")
             self._bar.start()
@@ -65,8 +67,10 @@ class RunProgress(pl.Callback):
         """Print the line of the epoch."""
         row = history[-1]
         if "val/AP" in row:
-            shown = (("AP", "AP"), ("AP50", "AP50"), ("mask AP", "mask_AP"), ("mask AP50", "mask_AP50"), ("PQ", "PQ"))
-            self._ap = "  ".join(f"{word} {row[f'val/{name}']:.3f}" for word, name in shown if f"val/{name}" in row)
+            shown = dict.fromkeys(("AP", "AP50", "mask_AP", "mask_AP50", "PQ", self.monitor))
+            self._ap = "  ".join(
+                f"{called(name)} {row[f'val/{name}']:.3f}" for name in shown if name != LOSS and f"val/{name}" in row
+            )
         if not self.console.is_terminal:
             found = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
             self.console.print(

@@ -7,7 +7,8 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,13 +20,29 @@ from detrkit.evaluation.coco import COCO_NAMES
 from detrkit.files import write_atomic
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining
+from detrkit.training.monitor import is_of_a_class
 
 STEPS_BETWEEN_LOGS = 50
 
 
 def is_earlier_layer(column: str) -> bool:
     """Whether a column is the loss of an earlier decoder layer: `train/loss_ce_3`."""
-    return column.rpartition("_")[2].isdecimal()
+    return column.rpartition("_")[2].isdecimal() and not is_of_a_class(column)
+
+
+def tags(names: Iterable[str]) -> dict[str, str]:
+    """What loggers call numbers: names of classes with no other signs than MLflow and TensorBoard both take, and no two
+    alike."""
+    found: dict[str, str] = {}
+    for name in names:
+        tag = name
+        if is_of_a_class(name):
+            kind, _, of = name.removeprefix("val/").partition("/")
+            tag = f"val/{kind}/{re.sub(r'[^A-Za-z0-9_. -]', '_', of)}"
+        while tag in found.values():
+            tag += "_"
+        found[name] = tag
+    return found
 
 
 class MetricsFile:
@@ -44,7 +61,8 @@ class MetricsFile:
         columns: dict[str, None] = {}
         for row in history:
             columns |= dict.fromkeys(name for name in row if not is_earlier_layer(name))
-        ordered = sorted(columns, key=lambda name: name.startswith("val/"))  # a stable sort: the rest keeps its order
+        # a stable sort: the rest keeps its order
+        ordered = sorted(columns, key=lambda name: (name.startswith("val/"), is_of_a_class(name)))
         text = io.StringIO()
         writer = csv.DictWriter(text, ordered, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -118,8 +136,9 @@ class LoggerRows(pl.Callback):
     def epoch_finished(self, history: list[Row]) -> None:
         """Log the new row at its step."""
         row = history[-1]
+        called = tags(row)
         for logger in self.loggers:
-            logger.log_metrics(dict(row), step=int(row["step"]))
+            logger.log_metrics({called[name]: value for name, value in row.items()}, step=int(row["step"]))
             logger.save()
 
     def evaluating(self, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,23 +17,23 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from detrkit.config import TrainConfig
-from detrkit.console import TextConsole, make_console
+from detrkit.console import make_console
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic import PanopticTruth
-from detrkit.files import write_atomic
+from detrkit.files import LAST, write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
-from detrkit.text import say
-from detrkit.training.checkpoint import LAST, VERSION, ResumePoint, remove_stale
+from detrkit.training.advice import advise, after_divergence
+from detrkit.training.checkpoint import VERSION, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
 from detrkit.training.final import FinalReport
-from detrkit.training.loaders import describe_cache, make_loaders
+from detrkit.training.loaders import all_cached, describe_cache, make_loaders
 from detrkit.training.memory import explain_out_of_memory
-from detrkit.training.messages import announce, conclude, learning, say_recipe
+from detrkit.training.messages import announce, conclude, learning, say_recipe, waiting
 from detrkit.training.module import DetectionTraining
+from detrkit.training.monitor import chosen_monitor, fingerprints
 from detrkit.training.optim import Schedule, build_optimizer
-from detrkit.training.original import OriginalCheckpoint
 from detrkit.training.parts import (
     Data,
     Processes,
@@ -45,6 +46,7 @@ from detrkit.training.parts import (
 )
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
+from detrkit.training.resuming import carry_best, find_resume
 from detrkit.training.settle import settle
 from detrkit.training.signals import StopSignals
 from detrkit.training.trainer import build_trainer, lightning_quiet
@@ -104,20 +106,27 @@ def run_training(
     if config.precision == "16-mixed" and processes.accelerator == "cpu":
         raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
     loggers = make_loggers(config, run_dir)
-    console = make_console()
     leads = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if leads and not classic_log:
-        say_recipe(console, config.recipe)
+        say_recipe(make_console(quiet=config.quiet), config.recipe)
     data = load_data(config, classes)
-    point, original = _find_resume(config, run_dir)
+    point, original = find_resume(config, run_dir)
     data = data.with_range_of(point)
+    marks = fingerprints({"train": data.train, "val": data.val})
+    best_is_of = {
+        "monitor": chosen_monitor(config.monitor, config.task, data.val),
+        "val": str(marks["val"]["fingerprint"]),
+    }
     if point:
         why = point.nothing_left(
-            epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
+            epochs=config.epochs,
+            early_stopping=config.early_stopping,
+            max_minutes=config.max_minutes,
+            best_is_of=best_is_of,
         )
         if why:
             if leads:
-                console.print(f"Nothing is left to train in {point.path}: {why}.")
+                make_console().print(f"Nothing is left to train in {point.path}: {why}.")
             return TrainResult(run_dir, _plain(point.card["metrics"]))
     config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = start_model(config, data.categories, point, filled=original is not None)
@@ -140,9 +149,8 @@ def run_training(
     if original:
         original.restore(start.model, optimizer)
         start_epoch = original.epoch or start_epoch
-    return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
-        optimizer, loggers, console, classic_log=classic_log, reasons=reasons
-    )
+    run = _Run(config, run_dir, processes, data, start, point, start_epoch, marks=marks, best_is_of=best_is_of)
+    return run.fit(optimizer, loggers, classic_log=classic_log, reasons=reasons)
 
 
 class _Run:
@@ -157,7 +165,12 @@ class _Run:
         start: Start,
         point: ResumePoint | None,
         start_epoch: int,
+        *,
+        marks: dict[str, dict[str, str | int]],
+        best_is_of: dict[str, str],
     ) -> None:
+        self.marks, self.best_is_of = marks, best_is_of
+        self.progress, self.console = make_console(quiet=config.quiet), make_console()
         self.config, self.run_dir, self.processes = config, run_dir, processes
         self.data, self.start, self.point = data, start, point
         assert config.image_size != "propose"
@@ -170,6 +183,7 @@ class _Run:
             "image_size": self.image_size,
             "value_range": data.value_range and data.value_range.to_plain(),
             "config": {},
+            "data": marks,
             "batches": {},
         }
         self.validator = Validator(
@@ -184,16 +198,70 @@ class _Run:
         self,
         optimizer: torch.optim.Optimizer,
         loggers: list[Any],
-        console: TextConsole,
         *,
         classic_log: bool,
         reasons: dict[str, str],
     ) -> TrainResult:
         """Run the steps; `reasons` are those of proposed settings, to be told."""
         config, start = self.config, self.start
-        module = DetectionTraining(
-            start.model,
-            start.criterion,
+        module = self._module(optimizer)
+        ema = Ema(config.ema) if config.ema else None
+        habits = Habits(
+            epochs=config.epochs,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            save_minutes=config.save_minutes,
+            max_minutes=config.max_minutes,
+            early_stopping=config.early_stopping,
+        )
+        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, best_is_of=self.best_is_of, ema=ema)
+        signals = StopSignals(lambda: module.wishes.update(stop=True))
+        final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
+        callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
+        trainer = build_trainer(config, self.processes, self.run_dir, start.model, loggers, callbacks)
+        self.loaders = make_loaders(
+            config, self.data, module, image_size=self.image_size, begin=self.begin, ready=self._batch_size_known
+        )
+        if trainer.is_global_zero:
+            self._prepare_folder()
+            source = str(self.point.path) if self.point else config.resume
+            announce(
+                self.progress,
+                config,
+                self.data,
+                start,
+                self.processes,
+                self.run_dir,
+                reasons=reasons,
+                source=source,
+                begin=self.begin,
+                cache=describe_cache(self.loaders.train, self.loaders.val),
+            )
+            self._tell_of_other_data()
+            self._report_to(cycle, trainer, loggers, classic_log=classic_log)
+        if not self.point and self.begin[0]:
+            begun = dict.fromkeys(("ready", "started", "processed", "completed"), self.begin[0])
+            trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
+        signals.install()
+        try:
+            self._fit(trainer, module)
+        finally:
+            signals.uninstall()
+        if trainer.is_global_zero:
+            again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
+            go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
+            cached = all_cached(self.loaders.train, self.loaders.val)
+            waited = waiting(cycle.history, workers=config.num_workers, all_cached=cached)
+            conclude(self.console, cycle, signals, self.run_dir, go_on=go_on, waited=waited)
+            advise(self.console, config, self.data, cycle, self.image_size)
+        best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
+        return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
+
+    def _module(self, optimizer: torch.optim.Optimizer) -> DetectionTraining:
+        config = self.config
+        return DetectionTraining(
+            self.start.model,
+            self.start.criterion,
             optimizer,
             Schedule(
                 base=tuple(group["lr"] for group in optimizer.param_groups),
@@ -206,61 +274,22 @@ class _Run:
             seed=config.seed,
             compiled=config.compile,
         )
-        ema = Ema(config.ema) if config.ema else None
-        habits = Habits(
-            epochs=config.epochs,
-            eval_every=config.eval_every,
-            checkpoint_every=config.checkpoint_every,
-            save_minutes=config.save_minutes,
-            max_minutes=config.max_minutes,
-            early_stopping=config.early_stopping,
+
+    def _report_to(self, cycle: EpochCycle, trainer: pl.Trainer, loggers: list[Any], *, classic_log: bool) -> None:
+        """Have epochs written down and shown, on rank 0."""
+        progress = RunProgress(
+            self.progress,
+            epochs=self.config.epochs,
+            max_minutes=self.config.max_minutes,
+            spent=self.point.seconds if self.point else 0.0,
+            monitor=cycle.monitor,
         )
-        judge = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}[config.task]
-        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, judge=judge, ema=ema)
-        signals = StopSignals(lambda: module.wishes.update(stop=True))
-        final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
-        callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
-        trainer = build_trainer(config, self.processes, self.run_dir, start.model, loggers, callbacks)
-        self.loaders = make_loaders(
-            config, self.data, module, image_size=self.image_size, begin=self.begin, ready=self._batch_size_known
-        )
-        if trainer.is_global_zero:
-            self._prepare_folder()
-            source = str(self.point.path) if self.point else config.resume
-            announce(
-                console,
-                config,
-                self.data,
-                start,
-                self.processes,
-                self.run_dir,
-                reasons=reasons,
-                source=source,
-                begin=self.begin,
-                cache=describe_cache(self.loaders.train, self.loaders.val),
-            )
-            spent = self.point.seconds if self.point else 0.0
-            progress = RunProgress(console, epochs=config.epochs, max_minutes=config.max_minutes, spent=spent)
-            rows = LoggerRows(loggers)
-            trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
-            cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
-            if classic_log:
-                weights = _term_weights(start.criterion)
-                cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learning(start.model)))
-        if not self.point and self.begin[0]:
-            begun = dict.fromkeys(("ready", "started", "processed", "completed"), self.begin[0])
-            trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
-        signals.install()
-        try:
-            self._fit(trainer, module)
-        finally:
-            signals.uninstall()
-        if trainer.is_global_zero:
-            again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
-            go_on = "the same flags of detrkit detr, and --resume auto" if classic_log else again
-            conclude(console, cycle, signals, self.run_dir, go_on=go_on)
-        best = next((row for row in cycle.history if row["epoch"] == cycle.best_epoch), {})
-        return TrainResult(self.run_dir, _plain(best), cycle.interrupted)
+        rows = LoggerRows(loggers)
+        trainer.callbacks[-1:-1] = [rows, progress]  # type: ignore[attr-defined]
+        cycle.reporters += [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
+        if classic_log:
+            weights, learns = _term_weights(self.start.criterion), learning(self.start.model)
+            cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learns))
 
     def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
         """`Trainer.fit`, with its errors in our words."""
@@ -274,8 +303,7 @@ class _Run:
                 )
         except NonFiniteLossError as error:
             last = self.run_dir / LAST
-            kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
-            raise NonFiniteLossError(f"{error}; {kept}; try a lower --lr, and look at these files") from None
+            raise NonFiniteLossError(f"{error}; {after_divergence(self.config, last)}") from None
         except SystemExit:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from None
         except (RuntimeError, MemoryError) as error:
@@ -293,7 +321,7 @@ class _Run:
 
     def _batch_size_known(self, batch_size: int) -> None:
         """Complete the card and write config.yaml, which `auto` had to wait for."""
-        config = replace(self.config, batch_size=batch_size, resume="")
+        config = replace(self.config, batch_size=batch_size, resume="", quiet=False)
         self.card["config"] = config.to_dict()
         self.card["batches"] = {
             "batch_size": batch_size,
@@ -308,7 +336,17 @@ class _Run:
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
             if self.config.batch_size == "auto":
-                say(f"Batch     {batch_size} pictures fit")
+                self.progress.row("Batch", f"{batch_size} images fit")
+
+    def _tell_of_other_data(self) -> None:
+        """Say what is other than before, and put the best so far aside where it cannot be compared; on rank 0."""
+        if not self.point:
+            return
+        changed = self.point.changed(data=self.marks, best_is_of=self.best_is_of)
+        aside = carry_best(self.point, self.run_dir, self.best_is_of)
+        if changed:
+            kept = f"; it is kept as {aside}" if aside else ""
+            warnings.warn(f"{changed}{kept}", stacklevel=2)
 
     def _prepare_folder(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -334,17 +372,6 @@ class _Run:
                 should_stop=should_stop,
                 advance=advance,
             )
-
-
-def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
-    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet."""
-    if not config.resume:
-        return None, None
-    if config.resume == "auto":
-        last = run_dir / LAST
-        return (ResumePoint.read(last) if last.exists() else None), None
-    original = OriginalCheckpoint.read(Path(config.resume))
-    return (None, original) if original else (ResumePoint.read(Path(config.resume)), None)
 
 
 def _ids_in(data: Data) -> tuple[int | None, ...]:

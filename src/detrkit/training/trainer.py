@@ -45,14 +45,16 @@ def build_trainer(
     strategy: Strategy | str = "auto"
     if processes.world > 1:
         strategy = DDPStrategy(find_unused_parameters=_leaves_parts_idle(config), gradient_as_bucket_view=True)
-    synced = processes.accelerator == "cuda" and any(isinstance(m, _BatchNorm) for m in model.modules())
+    learning = any(
+        isinstance(m, _BatchNorm) and m.training for m in model.modules()
+    )  # frozen ones have nothing to share
     with lightning_quiet():
         return pl.Trainer(
             accelerator=processes.accelerator,
             devices=processes.devices,
             num_nodes=processes.num_nodes,
             strategy=strategy,
-            sync_batchnorm=synced and processes.world > 1,
+            sync_batchnorm=learning and processes.accelerator == "cuda" and processes.world > 1,
             precision=_PRECISIONS[config.precision],
             accumulate_grad_batches=config.accumulate,
             max_epochs=-1,

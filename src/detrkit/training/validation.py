@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detrkit.errors import NonFiniteLossError
-from detrkit.evaluation.coco import coco_numbers, gather_detections
+from detrkit.evaluation.coco import CocoResult, coco_numbers, gather_detections
 from detrkit.evaluation.collect import Collector
 from detrkit.evaluation.columns import CocoResults
 from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output, Target
+from detrkit.training.monitor import class_columns
 
 MAX_MASKS = 100
 """Detections of a picture that are given masks, the best; what the official evaluation counts of one class."""
@@ -39,6 +40,13 @@ class Validation:
     """With the data set's own category ids, every picture once; masks as `segmentation`."""
     panoptic: PanopticResult | None = None
     """Panoptic quality by class, where it was measured."""
+    per_class: dict[str, float] = field(default_factory=dict)
+    """AP of each class that occurs, as class_AP/NAME; of masks as class_mask_AP/NAME, and class_PQ/NAME."""
+
+    @property
+    def row(self) -> dict[str, float]:
+        """All of it by name."""
+        return {**self.losses, **self.numbers, **self.per_class}
 
 
 class Validator:
@@ -155,10 +163,7 @@ class Validator:
             every = [None] * _world()
             dist.all_gather_object(every, mine)
         if any(diverged for _, _, diverged, *_ in every):
-            raise NonFiniteLossError(
-                "what the model says of the validation pictures is not finite any more, so training has diverged; "
-                "start again with a lower --lr"
-            )
+            raise NonFiniteLossError("what the model says of the validation images is not finite any more")
         if any(stopped for *_, stopped, _ in every):
             return None
         images = sum(count for _, count, *_ in every)
@@ -170,19 +175,30 @@ class Validator:
             box = [self._numbers(detections)]
         if _world() > 1:
             dist.broadcast_object_list(box, src=0)
+        numbers, per_class = box[0]
         total = self._collector().sums
         if total:
             for *_, part in every:
                 total.merge(part)
         panoptic = total.result() if total else None
-        return Validation(losses, {**box[0], **(panoptic.numbers if panoptic else {})}, detections, panoptic)
+        if panoptic:
+            numbers |= panoptic.numbers
+            per_class |= class_columns("PQ", [(row.name, row.pq) for row in panoptic.per_class if row.segments])
+        return Validation(losses, numbers, detections, panoptic, per_class)
 
-    def _numbers(self, detections: CocoResults) -> dict[str, float]:
-        numbers = coco_numbers(self.truth, detections).numbers
+    def _numbers(self, detections: CocoResults) -> tuple[dict[str, float], dict[str, float]]:
+        """The numbers of all classes together, and of each."""
+        boxes = coco_numbers(self.truth, detections)
+        numbers, per_class = dict(boxes.numbers), class_columns("AP", _ap_of_classes(boxes))
         if self.masks:
-            of_masks = coco_numbers(self.truth, detections.with_masks(), "segm").numbers
-            numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
-        return numbers
+            masks = coco_numbers(self.truth, detections.with_masks(), "segm")
+            numbers |= {f"mask_{name}": value for name, value in masks.numbers.items()}
+            per_class |= class_columns("mask_AP", _ap_of_classes(masks))
+        return numbers, per_class
+
+
+def _ap_of_classes(result: CocoResult) -> list[tuple[str, float]]:
+    return [(row.name, row.AP) for row in result.per_class]
 
 
 def _world() -> int:

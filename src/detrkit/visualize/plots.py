@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,11 +230,14 @@ def _read_pr(run: Path) -> Mapping[str, Any] | None:
 
 
 def _add(curves: Curves, name: str, epoch: float, value: float) -> None:
-    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so is -1 (no truth).
+    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so are -1 (no truth)
+    and the numbers of single classes (class_AP/NAME), which would be a panel each.
 
     Those of what else teaches keep its name: `train/dense/loss_ce` is the quantity dense/loss_ce.
     """
     part, _, rest = name.partition("/") if "/" in name else ("", "", name)
+    if re.match(r"class_(mask_)?(AP|PQ)/", rest):
+        return
     if rest.rpartition("_")[2].isdecimal() or not math.isfinite(value) or (rest in COCO_NAMES and value < 0):
         return
     points = curves.val if part == "val" else curves.train

@@ -1,0 +1,140 @@
+"""What to look at when training went nowhere: a loss that is no number, or hardly anything found in the end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from statistics import median
+
+from detrkit.config import TrainConfig
+from detrkit.console import TextConsole
+from detrkit.data.records import Split
+from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.monitor import LOSS, called
+from detrkit.training.parts import Data
+
+NOTHING = 0.005
+"""A best AP or PQ below this is as good as none."""
+SMALL = 8.0
+"""Pixels of a shorter side: of what is smaller, the finest feature maps have a place or less."""
+ROSE = 2.0
+"""A training loss so many times its lowest one has gone out of hand."""
+
+MEASURED = {
+    "fast": "from random weights, detrkit_n had AP 0.004 to 0.22 after 2 epochs of 210 to 600 images, 0.04 to 0.34 "
+    "after 4 and 0.21 to 0.54 after 10; detrkit_s had 0.23 after 5 and 0.59 after 20",
+    "classic": "the classic recipe is made for 300 epochs of a hundred thousand images: from random weights it had AP "
+    "0.001 after 8 epochs of 400, where detrkit train --recipe fast had 0.2 after 2 of 600",
+}
+"""By recipe what docs/convergence.md measured, on small data sets."""
+FROM_WEIGHTS = "a whole detector as --weights should find something after one or two"
+
+
+def after_divergence(config: TrainConfig, last: Path) -> str:
+    """What to do after a loss that is no number, as part of a sentence.
+
+    Args:
+        config: the settings.
+        last: where the last checkpoint is, if there is one.
+    """
+    usual = _usual_rate(config)
+    rate = (
+        f"--lr {usual:g}, this recipe's, in place of {config.lr:g}" if config.lr > usual else f"--lr {config.lr / 4:g}"
+    )
+    ways = [f"a lower rate ({rate})"]
+    if not config.clip_max_norm:
+        ways.append("--clip_max_norm 0.1, since the gradient is not clipped")
+    if config.precision == "16-mixed":
+        ways.append("--precision bf16-mixed or 32, since float16 overflows")
+    begin = "no checkpoint was saved yet; start again with"
+    if last.is_file():
+        begin = f"the last good checkpoint is {last}; go on with --resume {shlex.quote(str(last))} and"
+    data = f"; and look through the data: detrkit check {shlex.quote(config.data)}" if config.data else ""
+    return f"{begin} {', or '.join(ways)}{data}"
+
+
+def advise(console: TextConsole, config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int) -> None:
+    """Say what to look at where a finished run has found next to nothing, or its loss has risen."""
+    if cycle.interrupted or not cycle.history:
+        return
+    rose = loss_rose(cycle.history)
+    nothing = cycle.best_epoch > 0 and cycle.monitor != LOSS and 0 <= cycle.best_value < NOTHING
+    lines = []
+    if nothing:
+        reached = f"{called(cycle.monitor)} is {cycle.best_value:.4f}"
+        lines = [f"{reached}: next to nothing is found. What to look at, in this order:"]
+        lines += [f"  {word:<8} {line}" for word, line in look_at(config, data, cycle, image_size, rose).items()]
+    elif rose:
+        lines = [f"{rose}: the rate --lr {config.lr:g} may be too high"]
+    for line in lines:
+        console.print(line)
+
+
+def look_at(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int, rose: str) -> dict[str, str]:
+    """What may be wrong, by a word each: epochs, rate, sizes, classes, and how to make sure."""
+    last = cycle.history[-1]
+    measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]
+    usual = _usual_rate(config)
+    rate = f"--lr {config.lr:g}" + ("" if config.lr == usual else f", where this recipe and model have {usual:g}")
+    found = {
+        "Epochs": f"{last['epoch']:.0f} of {config.epochs}, of {len(data.train)} images each, were {last['step']:.0f} "
+        f"steps; {measured} (docs/convergence.md)",
+        "Rate": f"{rate}; {rose or 'the training loss did not run away'}",
+        "Sizes": _sizes(data, image_size),
+        "Classes": _classes(data),
+        "Sure?": ""
+        if config.overfit
+        else f"detrkit train --data {shlex.quote(config.data or 'DATA')} --overfit 8 must come near AP 1; if it "
+        "does not, the boxes or classes in the files are not what you think: see detrkit check, and report/",
+    }
+    return {word: line for word, line in found.items() if line}
+
+
+def loss_rose(history: list[Row]) -> str:
+    """That the training loss ends far above its lowest, as part of a sentence; empty if it does not."""
+    losses = {int(row["epoch"]): row["train/loss"] for row in history if "train/loss" in row}
+    if len(losses) < 2:
+        return ""
+    best, last = min(losses, key=lambda epoch: losses[epoch]), max(losses)
+    if losses[last] <= ROSE * losses[best]:
+        return ""
+    return f"the training loss rose from {losses[best]:.3g} in epoch {best} to {losses[last]:.3g} in epoch {last}"
+
+
+def _usual_rate(config: TrainConfig) -> float:
+    """The rate that the recipe and the named model have by themselves."""
+    weights = config.weights or config.frozen_weights
+    return TrainConfig.from_recipe(config.recipe, model=config.model, weights=weights).lr
+
+
+def _sizes(data: Data, image_size: int) -> str:
+    """How large objects are when the model sees them."""
+    sides = [
+        min(found.box[2] - found.box[0], found.box[3] - found.box[1]) * image_size / min(image.height, image.width)
+        for image in data.train.images
+        for found in image.objects
+        if not found.crowd
+    ]
+    if not sides:
+        return ""
+    usual, small = median(sides), sum(side < SMALL for side in sides) / len(sides)
+    told = f"at --image_size {image_size} half of the objects are less than {usual:.0f} pixels wide or high"
+    if small > 0.2:
+        return f"{told}, {small:.0%} less than {SMALL:.0f}, which is hard to see; raise --image_size"
+    return f"{told}, which is large enough to be seen"
+
+
+def _classes(data: Data) -> str:
+    """Which classes cannot be learnt, or not be measured."""
+    shown = {name: _occurring(split) for name, split in (("train", data.train), ("val", data.val))}
+    missing = sorted(shown["val"] - shown["train"])
+    if missing:
+        some = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        return f"the validation images have {len(missing)} of which training shows none: {some}"
+    return f"training shows every class of the validation images ({len(shown['val'])})"
+
+
+def _occurring(split: Split) -> set[str]:
+    """Names of the classes that a split shows."""
+    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
+    return {names[found.category_id] for image in split.images for found in image.objects if not found.crowd}

@@ -1,0 +1,120 @@
+"""The numbers of an evaluation by name, and the one that "best" and early stopping go by (`--monitor`).
+
+A number is called as its column of metrics.csv is, without `val/`: AP50, mask_AP, PQ, loss, class_AP/scratch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from detrkit.config import did_you_mean
+from detrkit.data.records import Split
+from detrkit.errors import ConfigError
+from detrkit.evaluation.coco import COCO_NAMES
+from detrkit.evaluation.panoptic import PanopticResult
+
+Task = Literal["detect", "instance", "panoptic"]
+USUAL: dict[Task, str] = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}
+"""What is gone by unless `--monitor` says otherwise."""
+LOSS = "loss"
+"""The one number of which less is better."""
+
+
+def class_columns(kind: str, rows: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Numbers of classes by name: `class_AP/scratch`. Those that are below 0, which is to say undefined, are left out.
+
+    Args:
+        kind: of number: AP, mask_AP or PQ.
+        rows: name and number of each class.
+    """
+    return {f"class_{kind}/{name}": value for name, value in rows if value >= 0}
+
+
+def is_of_a_class(column: str) -> bool:
+    """Whether a column is a number of one class: `val/class_AP/scratch`."""
+    return re.match(r"(val/)?class_(mask_)?(AP|PQ)/", column) is not None
+
+
+def measured(task: Task, val: Split) -> list[str]:
+    """Names of all that an evaluation on these images measures."""
+    found = [*COCO_NAMES]
+    occurring = Counter(thing.category_id for image in val.images for thing in image.objects if not thing.crowd)
+    named = [(i, name) for i, name in zip(val.categories.ids, val.categories.names, strict=True) if occurring[i]]
+    things = [(name, 0.0) for i, name in named if i in val.categories.thing_ids]
+    classes = [*class_columns("AP", things)]
+    if task != "detect":
+        found += [f"mask_{name}" for name in COCO_NAMES]
+        classes += class_columns("mask_AP", things)
+    if task == "panoptic":
+        found += PanopticResult([]).numbers
+        classes += class_columns("PQ", [(name, 0.0) for _, name in named])
+    return [*found, LOSS, *classes]
+
+
+def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
+    """The number that "best" goes by: the one asked for, else the usual one of the task.
+
+    Raises:
+        ConfigError: it is not measured in this run.
+    """
+    if not monitor:
+        return USUAL[task]
+    names = measured(task, val)
+    name = monitor.removeprefix("val/")
+    if name in names:
+        return name
+    if name.startswith(("mask_", "class_mask_")) and task == "detect":
+        why = "; masks are measured with --task instance or panoptic"
+    elif re.match(r"(class_)?[PSR]Q", name) and task != "panoptic":
+        why = "; panoptic quality is measured with --task panoptic"
+    elif is_of_a_class(name) and name.partition("/")[2] in val.categories.names:
+        why = "; no validation image shows an object of that class that is counted so"
+    else:
+        otherwise = [each for each in names if each.lower() == name.lower()]
+        why = f"; did you mean {otherwise[0]!r}?" if otherwise else did_you_mean(name, names)
+    some = ", ".join([each for each in names if not is_of_a_class(each)])
+    example = next((f", or of one class, such as {each!r}" for each in names if is_of_a_class(each)), "")
+    raise ConfigError(
+        f"--monitor: expected a number that --task {task} measures ({some}{example}), found {monitor!r}{why}"
+    )
+
+
+def called(monitor: str) -> str:
+    """A monitored number in words: mask AP, AP of scratch."""
+    kind, of, name = monitor.removeprefix("class_").partition("/")
+    return kind.replace("_", " ") + (f" of {name}" if of else "")
+
+
+def better(reached: float, best: float, monitor: str) -> bool:
+    """Whether a value of the monitored number is better than another."""
+    return reached < best if monitor == LOSS else reached > best
+
+
+def worst(monitor: str) -> float:
+    """What any value is better than."""
+    return float("inf") if monitor == LOSS else float("-inf")
+
+
+def fingerprint(split: Split) -> str:
+    """Tells one set of labelled images from another: by file names, sizes, and boxes with their classes by name.
+
+    Pixels and masks are not looked at, and neither the order of images nor the folder they lie in matters.
+    """
+    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
+    digests = []
+    for image in split.images:
+        text = f"{image.file_name}\n{image.height} {image.width}\n"
+        rows = sorted((names[o.category_id], *o.box, o.crowd) for o in image.objects)
+        packed = b"".join(f"{name}\n".encode() + struct.pack("<4d?", *box) for name, *box in rows)
+        digests.append(hashlib.blake2b(text.encode() + packed, digest_size=16).digest())
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
+
+
+def fingerprints(splits: Mapping[str, Split]) -> dict[str, dict[str, str | int]]:
+    """Of each split its fingerprint and number of images: what a checkpoint keeps of the data."""
+    return {name: {"fingerprint": fingerprint(split), "images": len(split)} for name, split in splits.items()}
