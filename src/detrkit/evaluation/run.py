@@ -22,7 +22,7 @@ from detrkit.verbs import EvalConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detrkit.data.raw import RawImage
+    from detrkit.data.raw import RawDataset, RawImage, RawSplit
     from detrkit.data.records import Split
     from detrkit.inference import Detector
     from detrkit.structures import Categories
@@ -72,6 +72,13 @@ def evaluate(
     detector = None
     if config.weights:
         from detrkit.inference import Detector
+        from detrkit.structures import Categories
+
+        def new_classes() -> Categories:
+            """Those of the data, for a file without a class head."""
+            data = open_dataset(**config.whereabouts(""), **made_split(config.weights))
+            found = _the_split(data, config.split).categories
+            return classes(Categories((), ()), found) if classes else found
 
         detector = Detector.load(
             config.weights,
@@ -81,15 +88,11 @@ def evaluate(
             nheads=config.nheads,
             precision=config.precision,
             compile=config.compile,
+            new_classes=new_classes,
         )
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
     raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
-    if config.split not in raw.splits:
-        raise ConfigError(
-            f"expected a {config.split} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "
-            "choose another with --split"
-        )
-    raw.splits = {config.split: raw.splits[config.split]}  # the other side need not be in order
+    raw.splits = {config.split: _the_split(raw, config.split)}  # the other side need not be in order
     listed = raw.splits[config.split].images
     report = check_dataset(raw, num_queries=100 if detector is None else detector.network.num_queries)
     split = report.splits[config.split]
@@ -102,6 +105,7 @@ def evaluate(
     panoptic: PanopticResult | None = None
     if detector is not None:
         known = classes(detector.categories, split.categories) if classes else detector.categories
+        known = _in_order(known, split.categories, console)
         match = match_classes(known, split.categories)
         _say_match(console, match)
         collector = Collector(
@@ -160,6 +164,34 @@ def evaluate(
         )
     console.print(f"Report: {output_dir}", highlight=False)
     return content
+
+
+def _the_split(raw: RawDataset, name: str) -> RawSplit:
+    if name not in raw.splits:
+        raise ConfigError(
+            f"expected a {name} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "
+            "choose another with --split"
+        )
+    return raw.splits[name]
+
+
+def _in_order(model: Categories, data: Categories, console: Console) -> Categories:
+    """The classes of a model: those of the data where it has as many, without names, that cannot be meant by id."""
+    from detrkit.models.weights import rows_without_names
+    from detrkit.structures import Categories
+
+    rows = rows_without_names(len(model), data.ids)
+    if model != Categories.unnamed(len(model)) or None in rows or rows == [*data.ids]:
+        return model
+    model = data.by_id()
+    console.print(
+        f"The model has no names for its {len(model)} classes; they are taken to be those of the data in the order of "
+        f"their ids ({_some(model.names)}); if they are not, these numbers mean nothing",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return model
 
 
 def has_masks(split: Split) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_preci
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.streams import Picture, as_it_is, look_at, stream_batches
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import fit_weights, load_weights
+from detrkit.models.weights import fit_weights, load_weights, with_new_heads
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
 
@@ -78,6 +78,7 @@ class Detector:
         nheads: int | None = None,
         precision: Precision = "auto",
         compile: Compile = "auto",
+        new_classes: Callable[[], Categories] | None = None,
     ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
 
@@ -98,9 +99,11 @@ class Detector:
             compile: on, off, or auto: on CUDA. Pictures are then padded to one of at most 15 shapes (`Buckets`), so
                 that pictures of any size do not compile without end. That changes values a little where convolutions
                 meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
+            new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
+                such a file is an error, since there are no classes to name.
 
         Raises:
-            WeightsError: the weights cannot be found, read, trusted or understood.
+            WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
             ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled.
         """
         if is_exported(source):
@@ -108,7 +111,9 @@ class Detector:
             return cls(exported, exported.card.categories, image_size or exported.card.image_size)
         chosen = _find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
-        weights = load_weights(source, dilation=dilation, nheads=nheads)
+        weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
+        if weights.absent and new_classes:
+            weights = with_new_heads(weights, new_classes())
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
         model = build_model(**weights.model_args)
@@ -381,6 +386,6 @@ def _find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an AssertionError
         raise ConfigError(
-            f"--device {name}: PyTorch {torch.__version__} finds no such device here; leave it at auto or say cpu"
+            f"--device {name}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
         ) from error
     return device

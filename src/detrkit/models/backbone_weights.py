@@ -39,12 +39,11 @@ def read_state_dict(path: str) -> Mapping[str, Any]:
     Raises:
         WeightsError: there is no such file, or it is none of these.
     """
+    # that package builds models, so not at the top
+    from detrkit.models.weights.safe import read_checkpoint, read_safetensors
+
     if path.endswith(".safetensors") and Path(path).is_file():
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    from detrkit.models.weights.safe import read_checkpoint  # that package builds models, so not at the top
-
+        return read_safetensors(Path(path))
     state = read_checkpoint(path)
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):

@@ -88,7 +88,7 @@ def announce(
     for name, line in lines.items():
         console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
     if start.kept:
-        console.print(fit_table(start.kept, weights, no_object=not start.model.sigmoid))
+        console.print(fit_table(start.kept, weights or source, no_object=not start.model.sigmoid))
 
 
 def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:

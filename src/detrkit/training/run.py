@@ -108,7 +108,7 @@ def run_training(
     if leads and not classic_log:
         say_recipe(console, config.recipe)
     data = load_data(config, classes)
-    point, original = _find_resume(config, run_dir)
+    point, original = _find_resume(config, run_dir, len(data.categories) if classic_log else None)
     if point:
         why = point.nothing_left(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
@@ -136,8 +136,13 @@ def run_training(
     if point:
         point.check_groups(optimizer)
     if original:
-        original.restore(start.model, optimizer)
-        start_epoch = original.epoch or start_epoch
+        restored = original.restore(start.model, optimizer, data.categories, recipe=config.recipe)
+        start, start_epoch = replace(start, kept=restored.rows), restored.epoch or start_epoch
+        if start_epoch >= config.epochs:
+            raise ConfigError(
+                f"nothing is left to train in {original.path}: it has {start_epoch} epochs, found --epochs "
+                f"{config.epochs}; raise --epochs to train more"
+            )
     return _Run(config, run_dir, processes, data, start, point, start_epoch).fit(
         optimizer, loggers, console, classic_log=classic_log, reasons=reasons
     )
@@ -333,15 +338,26 @@ class _Run:
             )
 
 
-def _find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
-    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet."""
+def _find_resume(
+    config: TrainConfig, run_dir: Path, classes: int | None = None
+) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
+    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet.
+
+    With a number of `classes`, one of ours that has another number lends its weights alone, as one of the original
+    does.
+    """
     if not config.resume:
         return None, None
     if config.resume == "auto":
         last = run_dir / LAST
         return (ResumePoint.read(last) if last.exists() else None), None
     original = OriginalCheckpoint.read(Path(config.resume))
-    return (None, original) if original else (ResumePoint.read(Path(config.resume)), None)
+    if original:
+        return None, original
+    point = ResumePoint.read(Path(config.resume))
+    if classes not in (None, len(point.card["categories"])):
+        return None, OriginalCheckpoint.of_run(point.path)
+    return point, None
 
 
 def _ids_in(data: Data) -> tuple[int | None, ...]:
