@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.files import atomic_path
+from detrkit.models.weights.safe import check_content
 
 VERSION = 1
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -76,6 +77,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise WeightsError(f"expected a checkpoint to resume from at {path}, found none")
+    check_content(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:

@@ -130,11 +130,17 @@ def _read_folder(folder: Path) -> Weights:
 
 
 def _read_file(path: Path) -> Weights:
-    return read_content(read_checkpoint(path), path)
+    content = read_checkpoint(path)
+    weights = read_content(content, path)
+    if "detrkit" not in content and "backbone" not in weights.model_args:
+        raise WeightsError(
+            f"expected a backbone among the ResNets of torchvision in {path}, found other keys under backbone.0.body"
+        )
+    return weights
 
 
 def read_content(content: Mapping[str, Any], path: Path) -> Weights:
-    """What `load_weights` makes of a file; without some of `HEADS` too.
+    """What `load_weights` makes of a file, but without some of `HEADS` too, and with a backbone that nothing names.
 
     Args:
         content: of `read_checkpoint`.
@@ -288,10 +294,6 @@ def _of_the_original(weights: Weights, args: Any, path: Path) -> Weights:
     """A checkpoint of the original: shapes tell most, its arguments (where it has them) some, its hash the rest."""
     state_dict, notes = weights.state_dict, [*weights.notes]
     model_args = infer_model_args(state_dict)
-    if "backbone" not in model_args:
-        raise WeightsError(
-            f"expected a backbone among the ResNets of torchvision in {path}, found other keys under backbone.0.body"
-        )
     if model_args["backbone_norm"] == "frozen":  # counters that some versions of torch left beside frozen statistics
         state_dict = {key: value for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
     told: dict[str, Any] = {}
