@@ -184,7 +184,9 @@ def translate(sentence: str) -> str:
         return flag + value
 
     parts = re.split(r"(detrkit (?:train|eval|predict|convert|check|detr)\b[^,;:]*)", sentence)
-    parts[::2] = [re.sub(r"(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", here, part) for part in parts[::2]]
+    parts[::2] = [
+        re.sub(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", here, part) for part in parts[::2]
+    ]
     if lacking:
         verb = "is a flag" if len({*lacking}) == 1 else "are flags"
         parts.append(f" ({' and '.join(dict.fromkeys(lacking))} {verb} of detrkit train)")

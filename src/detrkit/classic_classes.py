@@ -25,10 +25,11 @@ def choose_classes(data: Categories, num_classes: int | None) -> Categories:
         return one_class_per_id(data)
     if num_classes == len(data):
         return data.by_id()
-    if not 0 <= min(data.ids) <= max(data.ids) < num_classes:
+    highest = max(data.ids, default=0)
+    if not all(0 <= i < num_classes for i in data.ids):
         raise ConfigError(
-            f"--num_classes {num_classes}, but the data has {len(data)} classes with ids up to {max(data.ids)}; say "
-            f"--num_classes {len(data)} for a row for each of them, or at least {max(data.ids) + 1} for one for each id"
+            f"--num_classes {num_classes}, but the data has {len(data)} classes with ids up to {highest}; say "
+            f"--num_classes {len(data)} for a row for each of them, or at least {highest + 1} for one for each id"
         )
     names = dict(zip(data.ids, data.names, strict=True))
     things = data.thing_ids

@@ -56,6 +56,7 @@ def test_the_line_for_other_data_than_coco() -> None:
         ("trained with --dilation true", "trained with --dilation"),
         ("look at --data, or --nheads 4", "look at --coco_path, or --nheads 4"),
         ("try a smaller --image_size", "try a smaller --image_size (--image_size is a flag of detrkit train)"),
+        ("expected weights at my--data.pth", "expected weights at my--data.pth"),
         ("start anew with --weights", "start anew with --resume WEIGHTS.pth (written by detrkit convert)"),
         ("see detrkit train --weights W --data DATA, or --val_json", "see detrkit train --weights W --data DATA, or "
          "--val_json (--val_json is a flag of detrkit train)"),

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from detrkit.errors import WeightsError
+from detrkit.inference import Detector
 from detrkit.models import build_model
 from detrkit.models.backbone_weights import read_state_dict
 from detrkit.models.weights import load_weights, read_checkpoint, write_huggingface
 from detrkit.training.checkpoint import read as read_run
 
-from .small import small_model, small_weights
+from .small import SMALL, small_model, small_weights
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 166618694\n"
 
@@ -35,6 +36,23 @@ def test_what_it_is(tmp_path: Path, content: bytes, words: str, read: Any) -> No
     with pytest.raises(WeightsError, match=words) as error:
         read(tmp_path / "w.pth")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.onnx", "w.xml", "w.pt2"])
+def test_pointers_among_exported_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(WeightsError, match="a git-lfs pointer"):
+        Detector.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.module.", "detr.", "model.detr."])
+def test_a_backbone_is_taken_out_of_any_wrapping(tmp_path: Path, prefix: str) -> None:
+    given = small_model().state_dict()
+    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in given.items()}}, tmp_path / "w.ckpt")
+    made = build_model(**SMALL, backbone_weights=str(tmp_path / "w.ckpt")).state_dict()
+    for key, value in made.items():
+        if key.startswith("backbone.0.body."):
+            assert torch.equal(value, given[key]), key
 
 
 def test_pointers_among_safetensors(tmp_path: Path) -> None:

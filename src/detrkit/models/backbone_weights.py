@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,5 @@ def load_body(body: nn.Module, state: Mapping[str, Any], source: str) -> None:
 
 def _plain(key: str) -> str:
     """A key without the wrappers it may have been saved in; timm's extractors also write _ for some dots."""
-    for wrapper in ("module.", "backbone.0.body.", "model."):
-        key = key.removeprefix(wrapper)
+    key = re.sub(r"^(module\.|model\.|net\.|backbone\.)+", "", key.rpartition("backbone.0.body.")[2])
     return key.replace("_", ".")

@@ -82,7 +82,7 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
         if _CLASS_ROWS.fullmatch(key):
             given[key] = _class_rows(key, own[key], model, weights, sources)
         elif _QUERY_ROWS.fullmatch(key):
-            given[key] = _query_rows(own[key], given[key], min(model.num_queries, _queries_of(weights)))
+            given[key] = _query_rows(own[key], given[key], model.num_queries, _queries_of(weights))
     given = _without_training_parts(model, own, given, weights)
     own, given = _without_new_parts(model, own, weights), _without_new_parts(model, given, weights)
     _check_fit(model, own, given, weights)
@@ -268,10 +268,11 @@ def _queries_of(weights: Weights) -> int:
     return int(with_defaults(weights.model_args)["num_queries"])
 
 
-def _query_rows(own: Tensor, given: Tensor, kept: int) -> Tensor:
-    """The first `kept` from the checkpoint, which are of inference; those of training too where all are as many."""
-    if own.shape == given.shape or own.shape[1:] != given.shape[1:]:
+def _query_rows(own: Tensor, given: Tensor, queries: int, theirs: int) -> Tensor:
+    """As many of inference from the checkpoint as both have; those of training too where all are as many."""
+    if own.shape[1:] != given.shape[1:] or (own.shape == given.shape and queries == theirs):
         return given
+    kept = min(queries, theirs)
     return torch.cat([given[:kept], own[kept:]])
 
 

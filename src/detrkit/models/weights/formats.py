@@ -39,7 +39,7 @@ from detrkit.models.weights.architecture import (
 )
 from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggingface
 from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
-from detrkit.models.weights.safe import read_checkpoint
+from detrkit.models.weights.safe import check_content, read_checkpoint
 from detrkit.structures import Categories
 
 VERSION = 1
@@ -96,6 +96,7 @@ def _read(source: str | Path) -> Weights:
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".safetensors" and path.is_file():
+        check_content(path)
         return _read_folder(path.parent)
     if path.is_file():
         return _read_file(path)

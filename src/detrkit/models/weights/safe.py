@@ -88,9 +88,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-_POINTER = rb"version https://git-lfs\.github\.com/spec/"
+_POINTER = {
+    rb"version https://git-lfs": "a git-lfs pointer, in place of the file itself: run `git lfs pull` in its folder",
+}
 _OTHER_FILES = {
-    _POINTER: "a git-lfs pointer, in place of the file itself: run `git lfs pull` in its folder",
     rb"\s*<(!doctype|html)": "a web page: download the file itself, not the page about it",
     rb"\s*[\[{]\s*[\"\[{\]}]": "JSON text: name the file with the weights",
     rb"(\x89PNG\r\n|\xff\xd8\xff|GIF8)": "an image: name the file with the weights",
@@ -99,21 +100,25 @@ _OTHER_FILES = {
 """How files that are no weights begin, and what they are."""
 
 
-def check_content(path: Path) -> None:
+def check_content(path: Path, *, exported: bool = False) -> None:
     """Refuse a file that is known to be something else than weights.
+
+    Args:
+        path: of the file.
+        exported: it is to be an exported model, which may have any form but that of a pointer.
 
     Raises:
         WeightsError: it is a git-lfs pointer, a web page or the like; the sentence says which.
     """
     with path.open("rb") as file:
         begin = file.read(64)
-    for pattern, what in _OTHER_FILES.items():
+    for pattern, what in (_POINTER if exported else _POINTER | _OTHER_FILES).items():
         if re.match(pattern, begin, re.IGNORECASE):
             raise WeightsError(
                 f"expected weights at {path}, found {path.stat().st_size:,} bytes that are cut off or something else: "
                 f"{what}"
             )
-    if begin[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
+    if not exported and begin[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if not any(name.endswith("data.pkl") for name in names):
