@@ -189,11 +189,11 @@ def test_learned_positions_start_anew_on_a_file_of_sine_ones() -> None:
 )
 def test_dilation_that_nothing_tells_is_a_note(tmp_path: Path, name: str, words: str) -> None:
     torch.save({"model": without(published(), "class_embed")}, tmp_path / name)
-    notes = [note for note in load_weights(tmp_path / name, headless=True).notes if "dilation" in note]
+    notes = [note for note in load_weights(tmp_path / name, headless=True).notes if note.endswith("--dilation")]
     assert len(notes) == 1
     assert words in notes[0]
     assert notes[0].endswith("add --dilation")
-    assert not any("dilation" in n for n in load_weights(tmp_path / name, headless=True, dilation=True).notes)
+    assert not any(n.endswith("--dilation") for n in load_weights(tmp_path / name, headless=True, dilation=True).notes)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say")

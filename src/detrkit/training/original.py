@@ -115,9 +115,9 @@ class OriginalCheckpoint:
     def _notes(self, model: DETR) -> list[str]:
         """What had to be assumed of the file, but for what the settings of this run say; and other dilation."""
         args, dilated = self.weights.model_args, model.model_args["dilation"]
-        settled = ["those of COCO"]  # classes are those of this run
-        settled += ["dilation"] * dilated + ["attention heads"] * (model.model_args["nheads"] != 8)
-        notes = [note for note in self.weights.notes if not any(words in note for words in settled)]
+        settled = ["COCO", "COCO panoptic"]  # classes are those of this run
+        settled += ["--dilation"] * dilated + ["--nheads"] * (model.model_args["nheads"] != 8)
+        notes = [note for note in self.weights.notes if not note.endswith(tuple(settled))]
         if args.get("dilation", dilated) and not dilated:
             notes.append(
                 f"{self.path} was trained with dilation (DC5), which this run has not: features are coarser than "

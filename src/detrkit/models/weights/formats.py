@@ -76,7 +76,7 @@ def load_weights(
         raise WeightsError(
             f"{weights.source} has hidden_dim {width}, which {nheads} heads do not divide; look at --nheads"
         )
-    notes = tuple(note for note in weights.notes if not any(name in note for name in told))
+    notes = tuple(note for note in weights.notes if not note.endswith(tuple(f"--{name}" for name in told)))
     return replace(weights, model_args=weights.model_args | told, notes=notes)
 
 
@@ -309,7 +309,7 @@ def _of_the_original(weights: Weights, args: Any, path: Path) -> Weights:
         told |= entry.model_args
     elif known:
         notes.append(f"the {count} classes of {path} are taken to be those of COCO{' panoptic' * (count == 250)}")
-    if "dilation" not in told:
+    if "dilation" not in told and "backbone" in model_args:
         notes.append(
             f"{path} does not say whether its backbone has dilation (DC5), though its name does; "
             "it is taken to have none; if that is wrong, add --dilation"
@@ -318,7 +318,9 @@ def _of_the_original(weights: Weights, args: Any, path: Path) -> Weights:
             "if it has, add --dilation"
         )
     if "nheads" not in told | model_args and model_args["hidden_dim"] != 256:
-        notes.append(f"{path} does not say its number of attention heads; it is taken to be 8, else say --nheads")
+        notes.append(
+            f"{path} does not say its number of attention heads; it is taken to be 8; if it is not, say --nheads"
+        )
     return replace(
         weights,
         state_dict=state_dict,
