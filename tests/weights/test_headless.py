@@ -22,6 +22,7 @@ from detrkit.models.weights import (
     write_huggingface,
 )
 from detrkit.structures import Categories
+from detrkit.training.original import OriginalCheckpoint
 
 from .small import SMALL, small_model, small_weights
 
@@ -118,6 +119,10 @@ def test_folders_of_huggingface(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no classes to name"):
         load_weights(tmp_path)
     assert load_weights(tmp_path, headless=True).absent == ("class_embed",)
+    for path in (tmp_path, tmp_path / "model.safetensors"):  # where `detr --resume` names them
+        found = OriginalCheckpoint.read(path)
+        assert found is not None
+        assert found.weights.absent == ("class_embed",)
 
 
 # --- other numbers of classes -----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (POINTER, "a git-lfs pointer, in place of the file itself: run `git lfs pull`"),
+        (POINTER, "a git-lfs pointer in place of the file itself; run `git lfs pull`"),
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
         (b'{"error": "not found"}', "JSON text"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "an image"),

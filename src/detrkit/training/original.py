@@ -54,13 +54,15 @@ class OriginalCheckpoint:
 
     @classmethod
     def read(cls, path: Path) -> OriginalCheckpoint | None:
-        """Read such a file, or a published model by its name; None where it is a checkpoint of a run of ours.
+        """Read such a file, a Hugging Face folder, or a published model by its name; None where it is a checkpoint of a
+        run of ours.
 
         Raises:
             WeightsError: it cannot be read or trusted, or holds no detector.
         """
-        if not path.exists() and str(path) in PUBLISHED:
-            return cls(path, load_weights(str(path), headless=True), False, None, 0)
+        of_huggingface = path.suffix == ".safetensors" or (path / "config.json").is_file()
+        if of_huggingface or (not path.exists() and str(path) in PUBLISHED):
+            return cls(path, load_weights(str(path), headless=True), of_huggingface, None, 0)
         content = read_checkpoint(path)
         if "detrkit" in content and "loops" in content:
             return None

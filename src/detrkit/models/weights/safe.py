@@ -89,13 +89,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 _POINTER = {
-    rb"version https://git-lfs": "a git-lfs pointer, in place of the file itself: run `git lfs pull` in its folder",
+    rb"version https://git-lfs": "a git-lfs pointer in place of the file itself; run `git lfs pull` in its folder",
 }
 _OTHER_FILES = {
-    rb"\s*<(!doctype|html)": "a web page: download the file itself, not the page about it",
-    rb"\s*[\[{]\s*[\"\[{\]}]": "JSON text: name the file with the weights",
-    rb"(\x89PNG\r\n|\xff\xd8\xff|GIF8)": "an image: name the file with the weights",
-    rb"(\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf)": "a packed archive: unpack it first",
+    rb"\s*<(!doctype|html)": "a web page; download the file itself, not the page about it",
+    rb"\s*[\[{]\s*[\"\[{\]}]": "JSON text; name the file with the weights",
+    rb"(\x89PNG\r\n|\xff\xd8\xff|GIF8)": "an image; name the file with the weights",
+    rb"(\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf)": "a packed archive; unpack it first",
 }
 """How files that are no weights begin, and what they are."""
 
@@ -114,33 +114,36 @@ def check_content(path: Path, *, exported: bool = False) -> None:
         begin = file.read(64)
     for pattern, what in (_POINTER if exported else _POINTER | _OTHER_FILES).items():
         if re.match(pattern, begin, re.IGNORECASE):
-            raise WeightsError(
-                f"expected weights at {path}, found {path.stat().st_size:,} bytes that are cut off or something else: "
-                f"{what}"
-            )
-    if not exported and begin[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
+            raise WeightsError(f"expected weights at {path} ({path.stat().st_size:,} bytes), found {what}")
+    names = [] if exported else _names_in_archive(path)
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise WeightsError(
+            f"expected weights at {path}, found a packed archive of {len(names)} files ({', '.join(names[:2])}, ...); "
+            "unpack it first"
+        )
+    if any("/code/" in name for name in names):
+        raise WeightsError(
+            f"expected weights at {path}, found a TorchScript program (torch.jit.save); save the state dict of the "
+            "model that it was made from"
+        )
+
+
+def _names_in_archive(path: Path) -> list[str]:
+    """The files in a zip archive, which is how torch saves; none where it is something else, or broken."""
+    try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if not any(name.endswith("data.pkl") for name in names):
-            raise WeightsError(
-                f"expected weights at {path}, found a packed archive of {len(names)} files ({', '.join(names[:2])}, "
-                "...): unpack it first"
-            )
-        if any("/code/" in name for name in names):
-            raise WeightsError(
-                f"expected weights at {path}, found a TorchScript program (torch.jit.save): save the state dict of "
-                "the model that it was made from"
-            )
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return []
 
 
 def _pickled(path: Path) -> str:
     """The text in the pickle of a checkpoint in torch's zip format; empty where it is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            return archive.read(name).decode("latin-1")
-    except (OSError, zipfile.BadZipFile, StopIteration):
+    name = next((name for name in _names_in_archive(path) if name.endswith("data.pkl")), "")
+    if not name:
         return ""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name).decode("latin-1")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
