@@ -18,7 +18,7 @@ from detrkit.models import build_model
 from .conftest import Command
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     # warnings are what this is about: they reach stderr, as for a user, instead of failing the test
     pytest.mark.filterwarnings("always::UserWarning"),
 ]
@@ -40,6 +40,13 @@ def small(monkeypatch: pytest.MonkeyPatch, no_report: None) -> None:
     """Pictures of 64 pixels instead of the 800 that main.py has no flag for."""
     to_config = classic.to_config
     monkeypatch.setattr(classic, "to_config", lambda *args: replace(to_config(*args), image_size=64))
+
+
+@pytest.fixture
+def no_eval_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the report of `eval` as well, where only its words matter."""
+    monkeypatch.setattr("detrkit.evaluation.report.write_report", lambda *args, **kwargs: {})
+    monkeypatch.setattr("detrkit.evaluation.report.tables", lambda content: [])
 
 
 @pytest.fixture
@@ -148,7 +155,12 @@ def test_without_num_classes_91_rows_are_trained_which_is_said(
 
 @pytest.mark.parametrize(("classes", "num_classes"), [(5, 5), (6, 6), (6, 5)])
 def test_files_of_forks(
-    detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path], classes: int, num_classes: int
+    detrkit: Command,
+    data: Callable[[int], Path],
+    published: Callable[..., Path],
+    no_eval_report: None,
+    classes: int,
+    num_classes: int,
 ) -> None:
     """Of 5 classes, or of 6 where the fork counts its highest id + 1; with arguments, or a bare state dict."""
     bare = classes == num_classes == 6
@@ -187,7 +199,7 @@ def test_the_optimiser_of_a_run_whose_head_was_deleted_is_left_out(
 
 
 def test_a_file_without_a_class_head_elsewhere(
-    detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path]
+    detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path], no_eval_report: None
 ) -> None:
     folder, path = data(1), published("headless.pth", "class_embed")
     for words in (
