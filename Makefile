@@ -1,5 +1,6 @@
 # make demo   see it all work          make test   run the tests        make test-slow   the tests that take minutes
 # make check  formatter, linter, types, import contract                 make format      mend what they can
+# make test-isa  the tests that compare numbers, with the instructions of other processors (hours)
 #
 # Each target makes .venv and installs what it needs first; PYTHON chooses the interpreter (3.11 or newer).
 
@@ -15,6 +16,18 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Without the instructions that this processor has and others lack, sums are taken in another order and round
+# differently. `make test-isa ISAS=MKL_CBWR=COMPATIBLE THREADS=1 SUITES=tests/parity` runs less.
+ISAS := ONEDNN_MAX_CPU_ISA=DEFAULT ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=SSE41 \
+	ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 MKL_CBWR=COMPATIBLE
+THREADS := 1 2
+SUITES := tests/parity tests/laws tests/guarantees tests/training
+
+test-isa: .venv/.dev
+	@failed=; for isa in $(ISAS); do for threads in $(THREADS); do \
+		env $$isa OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(SUITES) || failed="$$failed $$isa/$$threads"; \
+	done; done; test -z "$$failed" || { echo "failed with (instructions/threads):$$failed" >&2; exit 1; }
 
 check: .venv/.dev
 	$(BIN)/ruff format --check
@@ -42,4 +55,4 @@ format: .venv/.dev
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow test-isa check format clean

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from detrkit.classic_classes import choose_classes, one_class_per_id, rows_note
-from detrkit.config import TrainConfig, did_you_mean
+from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, DetrkitError
+from detrkit.meanings import suggestion
+from detrkit.text import say
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ class _Parser(argparse.ArgumentParser):
     """Complains with our errors instead of printing the usage and leaving."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown:
-            known = [word for action in self._actions for word in action.option_strings]
-            raise ConfigError(f"main.py has no flag {unknown[1]}{did_you_mean(unknown[1], known)}")
+            known = [word.removeprefix("--") for action in self._actions for word in action.option_strings]
+            raise ConfigError(f"main.py has no flag {unknown[1]}{suggestion(unknown[1], known)}")
         raise ConfigError(f"{message} (see detrkit detr --help)")
 
 
@@ -135,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
             _run(flags, Path(flags.output_dir))
             return
         with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-            print(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
+            say(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
             _run(flags, Path(nowhere))
 
 
@@ -224,7 +226,7 @@ def _train(flags: argparse.Namespace, output_dir: Path) -> None:
         chosen = choose_classes(data, flags.num_classes)
         note = "" if flags.num_classes else rows_note(data, chosen)
         if note and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            print(f"Classes   {note}")
+            say(f"Classes   {note}")
         return chosen
 
     result = run_training(

@@ -9,57 +9,40 @@ and 1 mean a bug of ours.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detrkit import __version__, verbs
 from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
+from detrkit.meanings import suggestion
+from detrkit.parsing import Verb, build_parser, from_home, peek, sort_words
 from detrkit.recipes import WITHOUT_GPU
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One thing the command line can do."""
-
-    config: type
-    """Dataclass of its settings."""
-    function: str
-    """`module:name` of the function that takes them."""
-    help: str
-    """One line for the list of verbs."""
-    usage: str = ""
-    """What it cannot do without, as in a shell command."""
-    positionals: tuple[str, ...] = ()
-    """The fields that are given without a flag, in their order."""
-    groups: tuple[type, ...] = ()
-    """Base classes of `config`, in the order of the help; empty: `config` alone."""
-
+from detrkit.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
 
 VERBS = {
     "demo": Verb(verbs.DemoConfig, "detrkit.demo:demo", "make a data set, train, measure and draw: see it all work"),
     "check": Verb(
         verbs.CheckConfig, "detrkit.data.check:check", "look through a data set before training", "DATA", ("data",)
     ),
-    "train": Verb(TrainConfig, "detrkit.training:train", "train a detector", "--data DATA", groups=CONFIG_GROUPS),
+    "train": Verb(
+        TrainConfig, "detrkit.training:train", "train a detector", "DATA", takes_data=True, groups=CONFIG_GROUPS
+    ),
     "eval": Verb(
         verbs.EvalConfig,
         "detrkit.evaluation.run:evaluate",
         "measure a detector or a file of detections",
-        "--weights WEIGHTS --data DATA",
+        "DATA --weights WEIGHTS",
+        takes_data=True,
     ),
     "predict": Verb(
         verbs.PredictConfig,
@@ -109,22 +92,38 @@ DETR_HELP = "the original main.py's command line, flag for flag"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    os.environ["MPLBACKEND"] = "agg"  # plots go to files; what a notebook or a shell asks for may not exist here
+    with degrading_output():
+        try:
+            status = attempt(list(sys.argv[1:] if argv is None else argv))
+            flush_output()
+            return status
+        except BrokenPipeError:  # the reader of our output, `head` say, has gone
+            drop_output(sys.stdout)
+            drop_output(sys.stderr)
+            return 141
+
+
+def attempt(argv: list[str]) -> int:
+    """Run a command and return its exit status, with its errors told in a sentence."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return run(list(sys.argv[1:] if argv is None else argv))
+            status = run(argv)
+            flush_output()
+            return status
     except DetrkitError as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", stderr=True)
         return 130
     except SystemExit as stop:  # how --help and --print_config end, once they have printed
         return int(stop.code or 0)
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            give_up_output()
             return complain(f"no space is left on the disk of {error.filename or 'the output folder'}; free some")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return complain(f"expected a place that may be read and written, found no permission for {error.filename}")
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(sentence: str) -> int:
     """Print an error for the user, on one line; the exit status that goes with it."""
-    print(f"detrkit: error: {' '.join(sentence.split())}", file=sys.stderr)
+    say(f"detrkit: error: {one_line(sentence)}", stderr=True)
     return 2
 
 
@@ -143,7 +142,7 @@ def show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Print a warning as one line, without the source line that raised it."""
-    print(f"detrkit: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"detrkit: warning: {one_line(str(message))}", stderr=True)
 
 
 def run(argv: list[str]) -> int:
@@ -153,12 +152,12 @@ def run(argv: list[str]) -> int:
         DetrkitError: what the user can mend.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
+        say(overview())
         return 0
     if argv[0] in ("-V", "--version"):
-        print(f"detrkit {__version__}")
+        say(f"detrkit {__version__}")
         return 0
-    name, rest = argv[0], argv[1:]
+    name, rest = argv[0], from_home(argv[1:])
     if name == "detr":
         function: Callable[[Any], object] = import_module("detrkit.classic").main
         function(rest)
@@ -183,7 +182,7 @@ def overview() -> str:
         "detrkit VERB --help explains every setting. First steps:\n"
         "  detrkit demo\n"
         "  detrkit check DATA\n"
-        "  detrkit train --data DATA"
+        "  detrkit train DATA"
     )
 
 
@@ -201,7 +200,7 @@ def parse(name: str, verb: Verb, argv: list[str]) -> Any:
     if verb.config is TrainConfig:
         parser.set_defaults(train_defaults(argv))
     try:
-        values = parser.parse_args(spell_out_switches(argv, verb.config)).as_dict()
+        values = parser.parse_args(sort_words(argv, verb)).as_dict()
     except ArgumentError as error:
         raise ConfigError(f"{explain_error(str(error), verb)} (see detrkit {name} --help)") from None
     values.pop("config", None)
@@ -268,81 +267,6 @@ def without_gpu(argv: list[str], stored: Mapping[str, Any]) -> bool:
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def peek(argv: list[str], flag: str) -> list[str]:
-    """The values given to one flag, before anything is checked."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(f"--{flag}", dest="values", action="append", default=[])
-    try:
-        values: list[str] = parser.parse_known_args(argv)[0].values
-    except argparse.ArgumentError:  # without a value; the real parser will say so
-        return []
-    return values
-
-
-def build_parser(name: str, verb: Verb) -> ArgumentParser:
-    """The argument parser of one verb; its help is made of the docstrings under the fields."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
-    hints = get_type_hints(verb.config)
-
-    class HelpFormatter(DefaultHelpFormatter):
-        def _get_help_string(self, action: Any) -> str:
-            if action.dest not in hints:
-                return str(super()._get_help_string(action))
-            if action.required:
-                return f"{action.help} (required)"
-            if action.default in ("", None):  # the text itself explains what happens then
-                return str(action.help)
-            return f"{action.help} (default: {plain(action.default)})"
-
-        def _metavar_formatter(self, action: Any, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
-            if hints.get(action.dest) == (bool | None):
-                return lambda count: ("{true,false}",) * count
-            return super()._metavar_formatter(action, default_metavar)
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=f"detrkit {name}",
-        usage=f"detrkit {name} {verb.usage} [settings]".replace("  ", " "),
-        description=verb.config.__doc__,
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
-    if verb.config is TrainConfig:
-        parser.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-    for positional in verb.positionals:
-        add_positional(parser, verb.config, positional)
-    for group in verb.groups or (verb.config,):
-        parser.add_class_arguments(group, None, as_group=bool(verb.groups), skip=set(verb.positionals))
-    return parser
-
-
-def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
-    """Add a field that is given without its flag; a list takes one value or more, and a choice may be left out."""
-    from docstring_parser import parse as parse_docstring
-    from docstring_parser.attrdoc import add_attribute_docstrings
-
-    documented = parse_docstring(config.__doc__ or "")
-    add_attribute_docstrings(config, documented)
-    text = next((p.description for p in documented.params if p.arg_name == name), None)
-    field, hint = next(f for f in fields(config) if f.name == name), get_type_hints(config)[name]
-    if get_origin(hint) is Literal:
-        parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)
-        return
-    parser.add_argument(name, type=str, nargs="+" if field.type == "list[str]" else None, help=text)
-
-
-def spell_out_switches(argv: list[str], config: type) -> list[str]:
-    """A bare `--dilation` means `--dilation true`, as it did in the original."""
-    switches = {f"--{f.name}" for f in fields(config) if f.type in ("bool", "bool | None")}
-    spelled = []
-    for place, word in enumerate(argv):
-        given = "".join(argv[place + 1 : place + 2]).lower() in ("true", "false")
-        spelled.append(f"{word}=true" if word in switches and not given else word)
-    return spelled
-
-
 def explain_error(message: str, verb: Verb) -> str:
     """The parser's complaint as one sentence, with the nearest flag where a name is unknown."""
     hints = get_type_hints(verb.config)
@@ -353,7 +277,9 @@ def explain_error(message: str, verb: Verb) -> str:
             return f"expected a flag, found the word {word!r}"
         if word[2:] in verb.positionals:
             return f"{word[2:].upper()} is given without a flag, found {word}; leave {word} out"
-        return f"there is no flag {word}{did_you_mean(word, [f'--{name}' for name in hints])}"
+        known = [*hints, "config"] if verb.config is TrainConfig else list(hints)
+        elsewhere = {name: get_type_hints(other.config) for name, other in VERBS.items() if other is not verb}
+        return f"there is no flag {word}{suggestion(word, known, elsewhere, positionals=verb.positionals)}"
     value = re.search(r'Parser key "(?P<key>[^"]+)":.*(?:Got|Given) value: (?P<found>.*)', message, re.DOTALL)
     if value and value["key"] in hints:
         name = value["key"].upper() if value["key"] in verb.positionals else f"--{value['key']}"
@@ -377,8 +303,3 @@ def kind_of(hint: Any) -> str:
         choices = [str(choice) for choice in get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     return " or ".join(kind_of(part) for part in get_args(hint) if part is not NoneType)
-
-
-def plain(value: object) -> str:
-    """A default as one would type it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

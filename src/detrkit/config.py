@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 import yaml
 
 from detrkit.errors import ConfigError
+from detrkit.meanings import suggestion
 from detrkit.recipes import FROM_WEIGHTS, MODELS, RECIPES
 from detrkit.settings import CHANCES, LOWEST, DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
 
@@ -30,6 +31,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     """Everything a training run can be told; what it is not told is as the --recipe has it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choices(self)
         check_lowest(self, LOWEST)
         if self.masks and self.task == "detect":
@@ -64,7 +66,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     def to_yaml(self) -> str:
         """As the text of `config.yaml`; `from_yaml` reads it back equal."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -76,7 +78,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                raise ConfigError(f"there is no setting {key!r}{did_you_mean(key, known)}")
+                raise ConfigError(f"there is no setting {key!r}{suggestion(key, known, dashes='')}")
         return cls(**values)
 
     @classmethod
@@ -94,6 +96,21 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a `config.yaml`."""
         return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that some readers of YAML take for a number, as `1e3`."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +166,7 @@ def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
         raise ConfigError(f"expected settings, one `name: value` a line, found something else in {path}")
     for key in values:
         if key not in known:
-            raise ConfigError(f"there is no setting {key!r}, found in {path}{did_you_mean(str(key), known)}")
+            raise ConfigError(f"there is no setting {key!r}, found in {path}{suggestion(str(key), known, dashes='')}")
     return values
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from detrkit.config import TrainConfig
+from detrkit.console import make_console
 from detrkit.data.check import check_dataset
 from detrkit.data.demo import make_demo_dataset
 from detrkit.data.find import open_dataset
@@ -39,7 +39,7 @@ def demo(config: DemoConfig) -> None:
     Raises:
         DetrkitError: what the user can mend.
     """
-    console = Console()
+    console = make_console()
     folder = Path(config.output_dir)
     console.print(f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on")
     panoptic = config.task == "panoptic"  # then there is more to see than metal
@@ -68,7 +68,7 @@ def demo(config: DemoConfig) -> None:
         "panoptic": ("PQ", "SQ", "RQ", "mask_AP", "mask_AP50", "AP", "AP50"),
     }[config.task]
     found = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
-    console.print(f"\nOn {len(split.images)} held-out pictures: {found}", highlight=False)
+    console.print(f"\nOn {len(split.images)} held-out pictures: {found}")
     rows = [
         (heldout, "held-out pictures: truth at the left, predictions at the right"),
         (folder / "report", "training curves, precision-recall curves, confusion matrix, worst errors"),
@@ -76,7 +76,7 @@ def demo(config: DemoConfig) -> None:
         (folder / "metrics.csv", "one row an epoch; config.yaml holds the settings"),
     ]
     for path, text in rows:
-        console.print(f"  {path!s:<28} {text}", highlight=False, soft_wrap=True)
+        console.print(f"  {path!s:<28} {text}")
     picture = shlex.quote(str(split.images[0].path))
     formats = {
         "detect": "COCO, Pascal VOC or YOLO",
@@ -87,9 +87,7 @@ def demo(config: DemoConfig) -> None:
         "\nNext:\n"
         f"  detrkit predict --weights {shlex.quote(str(folder))} {picture}{' --panoptic' if panoptic else ''}\n"
         f"  detrkit check YOUR_DATA                 {formats[config.task]}; looks before it trains\n"
-        f"  detrkit train --data YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}",
-        highlight=False,
-        soft_wrap=True,
+        f"  detrkit train --data YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
     )
 
 

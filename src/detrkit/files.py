@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIX_OF_FORMAT = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
 """Of exported models, which can be run but not trained."""
 
+ONNX_OPSET = 18
+"""Of exported ONNX files. The first with all that the graph needs; the older, the more runtimes can read it."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -43,9 +46,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path`, all or nothing."""
+    """Write text (UTF-8) or bytes to `path`, all or nothing.
+
+    What is no letter of a file name, a byte in another encoding, becomes `\\udcff`, which JSON and YAML read back.
+    """
     with atomic_path(path) as aside:
-        aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        aside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def save_picture(path: str | Path, picture: npt.NDArray[np.uint8]) -> None:

@@ -6,12 +6,36 @@ kept. Nothing here imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, TypedDict
 
 
+def at_home(text: str) -> str:
+    """A path that begins with `~` in the user's own folder; any other text as it is."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # there is no such user
+        return text
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class Settings:
+    """What all settings have in common."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and value.startswith("~"):
+                object.__setattr__(self, field.name, at_home(value))
+            elif isinstance(value, list):
+                object.__setattr__(self, field.name, [at_home(each) for each in value])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
     """Model."""
 
     model: str = ""
@@ -98,7 +122,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Settings):
     """Matching and losses."""
 
     no_aux_loss: bool = False
@@ -147,7 +171,7 @@ class Whereabouts(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataChoice:
+class DataChoice(Settings):
     """Which data set."""
 
     data: str = ""
@@ -194,6 +218,9 @@ class DataConfig(DataChoice):
     picture belongs to one of them."""
     val_fraction: float = 0.2
     """Share of the pictures held out for validation where the data set has no such split, 0..1."""
+    value_range: str = "auto"
+    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: found over the training pictures."""
     image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. propose: what the data suggests."""
@@ -234,7 +261,7 @@ class DataConfig(DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """Optimisation."""
 
     lr: float = 1e-4
@@ -281,7 +308,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """The run."""
 
     recipe: Literal["classic", "fast"] = "classic"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import DataError
+from detrkit.plotting import import_matplotlib
 
 if TYPE_CHECKING:
     import supervision
@@ -333,6 +334,8 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, the field's common result type; names are in `data["class_name"]`."""
         import numpy as np
+
+        import_matplotlib()  # before supervision does
         import supervision
 
         found = self.cpu()

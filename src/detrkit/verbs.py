@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from detrkit.config import check_highest, check_lowest
-from detrkit.settings import DataChoice
+from detrkit.settings import DataChoice, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsChoice:
+class WeightsChoice(Settings):
     """Which weights, for the verbs that take some."""
 
     weights: str
@@ -24,6 +24,7 @@ class WeightsChoice:
     """Attention heads, for a file that does not say; default: what the file says, else 8."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("nheads",)})
 
 
@@ -35,6 +36,9 @@ class DetectorChoice(WeightsChoice):
     """Shorter side in pixels; 0: what the weights were trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
+    value_range: str = "auto"
+    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +57,7 @@ class CheckConfig(DataChoice):
     """Also write the report as JSON to this file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("num_queries",)})
 
 
@@ -134,7 +139,7 @@ class PredictConfig(DetectorChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class PlotConfig(Settings):
     """Draw the training curves of one or several runs side by side, and their precision-recall curves."""
 
     runs: list[str]
@@ -249,11 +254,12 @@ class BenchConfig(DataChoice):
     """Folder of bench.json and bench.png."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {1: ("batch_size", "images", "evaluation_images"), 0: ("image_size", "seconds")})
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Settings):
     """Make a small data set of surface defects, train a DETR on it with no GPU, measure it and draw what it finds."""
 
     task: Literal["detect", "instance", "panoptic"] = "detect"
@@ -274,6 +280,7 @@ class DemoConfig:
     """Seed of the pictures and of the training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_lowest(self, {0: ("minutes", "seed")})
 
     @property

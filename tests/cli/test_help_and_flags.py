@@ -15,8 +15,8 @@ from detrkit.config import TrainConfig
 
 from .conftest import Command
 
-DATA = "data data_format panoptic_dir panoptic_json train_images train_json val_images val_json"
-DETECTOR = "device dilation image_size nheads weights"
+DATA = "data data_format panoptic_dir panoptic_json strict train_images train_json val_images val_json"
+DETECTOR = "device dilation image_size nheads weights value_range"
 
 FLAGS = {
     "demo": "difficulty images minutes output_dir seed size task threshold",
@@ -32,7 +32,7 @@ FLAGS = {
     "masks max_minutes mix_up mlflow model mosaic multi_scale nheads no_aux_loss norm_decay num_nodes num_queries "
     "num_workers output_dir overfit plain_epochs points position_embedding pre_norm precision queries "
     "query_groups recipe resume save_minutes score_refine seed seeds set_cost_bbox set_cost_class set_cost_giou "
-    "square task val_fraction vertical_flip wandb warmup_steps weight_decay weights zoom_out",
+    "square task val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "

@@ -12,6 +12,9 @@ from PIL import Image, ImageFile, ImageOps
 
 from detrkit.data.decode import read_image, to_tensor
 from detrkit.errors import DataError
+from detrkit.value_range import ValueRange
+
+FULL = ValueRange(0, 65535)
 
 
 @pytest.fixture
@@ -70,11 +73,11 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     for suffix in ("png", "tif"):
         path = tmp_path / f"a.{suffix}"
         Image.fromarray(values).save(path)
-        got = as_array(read_image(path))
+        got = as_array(read_image(path, FULL))
         assert np.array_equal(got, expected[..., None].repeat(3, 2))
     colour = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
     assert cv2.imwrite(str(tmp_path / "c.png"), colour[..., ::-1])
-    assert np.abs(as_array(read_image(tmp_path / "c.png")) - colour / 257).max() <= 1
+    assert np.abs(as_array(read_image(tmp_path / "c.png", FULL)) - colour / 257).max() <= 0.5
 
 
 def test_float_and_32_bit_pictures(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_float_and_32_bit_pictures(tmp_path: Path) -> None:
     for scale, kind in ((1, np.float32), (255, np.float32), (65535, np.float32), (65535, np.int32)):
         path = tmp_path / "a.tif"
         Image.fromarray((unit * scale).astype(kind)).save(path)
-        assert np.abs(as_array(read_image(path))[..., 0] - unit * 255).max() <= 0.51
+        assert np.abs(as_array(read_image(path, ValueRange(0, scale)))[..., 0] - unit * 255).max() <= 0.51
 
 
 def test_transparency_is_dropped(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -160,10 +163,10 @@ def test_to_tensor_takes_the_usual_forms(tmp_path: Path, rgb: np.ndarray) -> Non
         rgb,
         rgb[::-1][::-1],
         np.dstack([rgb, rgb[..., :1]]),
-        rgb.astype(np.uint16) * 257,
         expected,
         expected.float() / 255,
         (expected.double() / 255).half().double(),
+        rgb.astype(np.float32) / 255,
     ):
         assert torch.equal(to_tensor(form), expected)
     grey = expected[:1].expand(3, -1, -1)
@@ -175,7 +178,9 @@ def test_to_tensor_takes_the_usual_forms(tmp_path: Path, rgb: np.ndarray) -> Non
     "form",
     [
         np.zeros((4, 4, 2), np.uint8),
-        np.zeros((4, 4, 3)),
+        np.full((4, 4, 3), 200.0),
+        np.zeros((4, 4, 3), np.int64),
+        np.zeros((4, 4, 3), bool),
         np.zeros(4, np.uint8),
         torch.zeros(4, 4, 3),
         torch.zeros(3, 4, 4, dtype=torch.int64),

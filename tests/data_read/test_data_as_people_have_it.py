@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from detrkit.data.check import CheckReport, check_dataset
+from detrkit.data.check_tables import findings_lines
 from detrkit.data.encodings import decode_text
 from detrkit.data.find import open_dataset
 from detrkit.data.image_finder import spellings
@@ -69,6 +70,15 @@ def test_further_files_are_listed_with_a_reason(coco: Any) -> None:
     (coco.root / "batch7.json").unlink()
     (coco.root / "images" / "late.png").unlink()
     assert check(coco.root, strict=True).findings == []
+
+
+def test_files_that_were_not_used_are_shown_by_folder(coco: Any) -> None:
+    coco.write()
+    for number in range(9):
+        picture(coco.root / "extra" / f"{number}.png", seed=number)
+    lines = [str(line) for line in findings_lines(check(coco.root).findings)]
+    assert lines[1].startswith("9 x an image that was not used")
+    assert lines[2:] == [f"    {coco.root}/extra: 9 files such as 0.png: no part of what was read as COCO"]
 
 
 def test_several_files_make_up_a_split(coco: Any) -> None:

@@ -1,5 +1,6 @@
 """What the pages say of the project is so: commands parse, flags, files and links exist, quoted code is the code."""
 
+import ast
 import inspect
 import re
 import textwrap
@@ -97,6 +98,20 @@ def test_every_flag_and_verb_in_the_text_exists(page: Page) -> None:
         for word in said:
             flag = word.split("=")[0]
             assert not flag.startswith("--") or flag in known, f"there is no flag {flag} ({page.name}: `{span}`)"
+
+
+@each_page
+def test_what_starts_processes_has_a_main_guard(page: Page) -> None:
+    starts = {"train", "run_training", "evaluate", "demo", "bench", "export", "collect_split"}
+    for block in page.blocks:
+        if block.info != "python" or block.code.startswith("def forward"):
+            continue
+        guarded = 'if __name__ == "__main__":'
+        for node in ast.parse(block.code).body:
+            calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+            called = {ast.unparse(function).rpartition(".")[2] for function in calls}
+            shown = isinstance(node, ast.FunctionDef) or ast.unparse(node).replace("'", '"').startswith(guarded)
+            assert shown or not called & starts, f"{page.name}: {ast.unparse(node)}"
 
 
 @each_page

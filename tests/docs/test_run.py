@@ -92,7 +92,8 @@ class Reader:
 def known_names() -> dict[str, Any]:
     """What the Python on the pages takes as given."""
     truth = json.loads(Path("DATA/val.json").read_text(encoding="utf-8"))
-    return {"truth": truth, "detections": json.loads(Path("found.json").read_text(encoding="utf-8"))}
+    detections = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    return {"__name__": "__main__", "truth": truth, "detections": detections}
 
 
 @pytest.fixture(scope="module")

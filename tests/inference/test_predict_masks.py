@@ -38,7 +38,7 @@ def test_tables_and_copies_have_masks(
     for row, mask in zip(rows, masks, strict=True):
         assert torch.equal(decode_segmentation(row["segmentation"], *mask.shape), mask)
         assert "label" not in row
-    with (tmp_path / "detections.csv").open(newline="") as file:
+    with (tmp_path / "detections.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0])[-1] == "area"
     assert [int(line["area"]) for line in table] == [int(mask.sum()) for mask in masks]

@@ -31,7 +31,7 @@ def test_a_folder_gives_copies_and_tables(checkpoint: Path, detector: Detector, 
             expected.append(row | {"file_name": str(pictures / name), "category_name": class_name})
         assert np.array_equal(np.array(Image.open(tmp_path / name)), found.draw(pictures / name))
     assert rows == expected
-    with (tmp_path / "detections.csv").open(newline="") as file:
+    with (tmp_path / "detections.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["file", "class_id", "class_name", "score", "x1", "y1", "x2", "y2"]
     assert len(table) == len(rows)

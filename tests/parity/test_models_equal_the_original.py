@@ -4,16 +4,8 @@ import pytest
 import torch
 
 from detrkit import postprocess
+from detrkit.boxes import cxcywh_to_xyxy, pairwise_giou
 from parity.cases import NAMES, Case
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """With which the reference agrees best: on more, sums are taken in another order and round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -55,10 +47,28 @@ def test_masks(case, passed):
 
 
 def test_assignments(case, passed):
+    """Those of the original, or others that cost the same but for rounding.
+
+    Queries start alike in post-norm models, so exchanging two of them may change the sum of the costs by less than
+    rounding does: a choice of the original's is 1.4e-7 of 27 above the best even by its own outputs in float64.
+    """
     _, criterion, out, _, _ = passed
-    for i, (queries, objects) in enumerate(criterion.match(out, case.targets)):
-        assert queries.tolist() == case.arrays[f"match{i}_queries"].tolist()
-        assert objects.tolist() == case.arrays[f"match{i}_targets"].tolist()
+    for i, (target, found) in enumerate(zip(case.targets, criterion.match(out, case.targets), strict=True)):
+        expected = tuple(torch.from_numpy(case.arrays[f"match{i}_{side}"]) for side in ("queries", "targets"))
+        for queries, objects in (found, expected):
+            assert queries.tolist() == sorted(set(queries.tolist()))
+            assert sorted(objects.tolist()) == list(range(len(target["labels"])))
+        costs = costs_in_float64(out, i, target)
+        rounding = 1e-6 * len(target["labels"])  # of float32 costs up to 8, two to four units in their last place
+        assert costs[found].sum().item() == pytest.approx(costs[expected].sum().item(), rel=0, abs=rounding)
+
+
+def costs_in_float64(out, i, target):
+    """The costs [Q, n] of picture i by the paper's formula, with the weights that the original has by default."""
+    found, wanted = out.boxes[i].detach().double(), target["boxes"].double()
+    likely = out.logits[i].detach().double().softmax(-1)[:, target["labels"]]
+    overlap = pairwise_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
+    return 5 * torch.cdist(found, wanted, p=1) - likely - 2 * overlap
 
 
 def test_losses(case, passed):
@@ -68,14 +78,19 @@ def test_losses(case, passed):
 
 
 def test_gradient_norms(case, passed):
+    """Within 1e-3, or where a norm is small, within a few float32 roundings of the whole gradient's.
+
+    Queries start alike in post-norm models, so that what reaches them nearly cancels: one of these norms is 0 but for
+    rounding, and another is 8.6e-4 beside a whole gradient of 395. Other instruction sets, float64, and noise of a unit
+    in the last place of every intermediate result move such norms by up to 0.7 roundings (7e-8) of the whole.
+    """
     parameters = dict(passed[0].named_parameters())
     found = {
         name: parameters[name.removeprefix("detr.")].grad.norm().item() for name in case.expected["gradient_norms"]
     }
-    # Queries start alike in post-norm models, so that what reaches them nearly cancels: one of these norms is 0 but for
-    # rounding, and another, 8.6e-4 beside a whole gradient of 395, moves by 1.8e-6 in float64. With masks, one of
-    # 4.7e-3 is 9.3e-6 larger in float64 than the reference has it.
-    assert found == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=1e-5 if case.masks else 3e-6)
+    _, whole = case.expected["training"]["weighted_loss_and_gradient_norm_per_step"][0]
+    rounding = torch.finfo(torch.float32).eps * whole
+    assert found == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=2 * rounding)
 
 
 def test_detections(case, passed):
@@ -90,8 +105,9 @@ def test_detections(case, passed):
 def test_short_training_run(case):
     """Losses within 1e-3 at every step, and gradient norms too as long as they are determined that well.
 
-    With the weights of the ResNet-50 case, training is chaotic: the same code on two threads instead of one, or in
-    float64, moves the third gradient norm by 2e-3 and the fourth by 1e-2. The losses move by less than 1e-3.
+    AdamW makes whole steps of gradients that are hardly more than rounding, so training is chaotic: another instruction
+    set, two threads instead of one, float64, or noise of four units in the last place of every intermediate result move
+    the third gradient norm by up to 2e-3, the fourth by 1e-2 and the seventh by 6e-2. The losses move by up to 4e-4.
     """
     model = case.model().train()
     criterion = case.criterion()
@@ -106,11 +122,10 @@ def test_short_training_run(case):
     )
     steps = case.expected["training"]["weighted_loss_and_gradient_norm_per_step"]
     for step, (loss, norm) in enumerate(steps):
-        chaotic = case.expected["name"] == "detr_resnet50" and step >= 2
         total = criterion.weighted_sum(criterion(model(*case.batch), case.targets))
         optimizer.zero_grad()
         total.backward()
         found = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         assert total.item() == pytest.approx(loss, rel=1e-3)
-        assert found.item() == pytest.approx(norm, rel=5e-2 if chaotic else 1e-3)
+        assert found.item() == pytest.approx(norm, rel=1e-3 if step < 2 else 5e-2 if step < 4 else 1e-1)

@@ -38,6 +38,9 @@ def losses_and_gradients(objects: tuple[int, ...], rank: int | None) -> dict[str
         2, "timm:test_resnet", hidden_dim=16, enc_layers=1, dec_layers=2, dim_feedforward=16, dropout=0.0,
         nheads=2, num_queries=6,
     )  # fmt: skip
+    with torch.no_grad():  # queries of a new model are so alike that rounding would choose among them
+        for head in (model.class_embed, model.bbox_embed.layers[-1]):
+            head.weight.normal_(std=0.5)
     criterion = build_criterion(num_classes=2)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(len(objects), 3, 64, 64, generator=generator)
@@ -83,10 +86,12 @@ def test_two_ranks_with_a_picture_each_equal_one_with_both(objects, tmp_path):
         process.join(120)
         assert process.exitcode == 0
     expected = losses_and_gradients(objects, None)
+    # gradients that are small beside the whole are held to what rounding leaves of the whole
+    whole = sum(float(value.square().sum()) for name, value in expected.items() if name != "total") ** 0.5
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=f"{name} on rank {rank}")
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5 + 1e-6 * whole, msg=name)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from detrkit.cli import main
@@ -115,8 +116,8 @@ def test_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_plots_show_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = []
-    monkeypatch.setattr("detrkit.visualize.plots._save", lambda path, figure: figures.append(figure))
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
     runs = {name: read_curves(make_run(tmp_path / name, csv=CSV)) for name in ("one", "two", "three")}
     plot_training(tmp_path / "t.png", {name: run for name, run in runs.items() if run})
     panels = {axes.get_title(): axes for axes in figures[0].axes}

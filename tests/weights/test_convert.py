@@ -1,5 +1,6 @@
 """`detrkit convert`: any format in, Hugging Face's or the original's out, whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from detrkit.errors import WeightsError
 from detrkit.models.convert import convert, write_original
 from detrkit.models.weights import load_weights
+from detrkit.value_range import ValueRange
 from detrkit.verbs import ConvertConfig
 
 from .small import small_model, small_weights
 
 
 def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = small_weights(dilation=True)
+    weights = replace(small_weights(dilation=True), value_range=ValueRange(-40, 120))
     write_original(weights, tmp_path / "run" / "best.ckpt")
     convert(ConvertConfig(weights=str(tmp_path / "run"), output=str(tmp_path / "folder")))
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
@@ -24,6 +26,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     back = load_weights(tmp_path / "back.pth")
     assert back.categories == weights.categories
     assert back.image_size == weights.image_size
+    assert back.value_range == weights.value_range
     assert weights.model_args.items() <= back.model_args.items()
     assert all(torch.equal(back.state_dict[key], value) for key, value in weights.state_dict.items())
     assert "back.pth" in capsys.readouterr().out

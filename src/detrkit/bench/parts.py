@@ -69,7 +69,8 @@ class Setting:
             else:
                 model = copy.deepcopy(self.subject.start.model).requires_grad_(False)
                 size = self.subject.image_size
-                self._detectors[way] = Detector(model, self.subject.weights.categories, size, self.device)
+                weights = self.subject.weights
+                self._detectors[way] = Detector(model, weights.categories, size, self.device, weights.value_range)
         return self._detectors[way]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.bench.rows import Row
 from detrkit.bench.step import PHASES
-from detrkit.files import write_atomic
+from detrkit.visualize.figures import as_text, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = {"plain": "0.6", "fast": "C0", "cached": "#6baed6"}
 """Of a way; others are orange. Grey, the blues and orange differ for every eye, and in print."""
@@ -31,27 +29,21 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
         title: above all.
         machine: below it, smaller.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.part, row.what), []).append(row)
     phased = [row for row in rows if row.shares]
     heights = [len(group) for group in groups.values()] + ([len(phased)] if phased else [])
     height = 0.34 * sum(heights) + 0.62 * len(heights) + 0.65
-    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.62 / height))  # room for the two lines above all
-    figure = Figure(figsize=(9, height), layout=layout)
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    for axes, group in zip(panels, groups.values(), strict=False):
-        _rates(axes, group)
-    if phased:
-        _phases(panels[-1], phased)
-    figure.text(0.01, 1 - 0.12 / height, title, va="top", fontsize=11, fontweight="bold")
-    figure.text(0.01, 1 - 0.4 / height, machine, va="top", fontsize=8, color="0.35")
-    _save(path, figure)
+    with figure_file(path, 9, height, [title, machine]) as figure:
+        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.62 / height))  # room for the two lines above all
+        panels = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for axes, group in zip(panels, groups.values(), strict=False):
+            _rates(axes, group)
+        if phased:
+            _phases(panels[-1], phased)
+        figure.text(0.01, 1 - 0.12 / height, as_text(title), va="top", fontsize=11, fontweight="bold")
+        figure.text(0.01, 1 - 0.4 / height, as_text(machine), va="top", fontsize=8, color="0.35")
 
 
 def _rates(axes: Axes, rows: Sequence[Row]) -> None:
@@ -116,9 +108,3 @@ def _name(row: Row) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _save(path: Path, figure: Figure) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    write_atomic(path, content.getvalue())

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from detrkit import __version__
 from detrkit.bench.machine import Machine
 from detrkit.bench.plot import plot_bench
 from detrkit.bench.rows import PLAIN, Row
+from detrkit.console import TextConsole
 from detrkit.files import write_atomic
 from detrkit.verbs import BenchConfig
 
@@ -74,10 +74,10 @@ def machine_line(machine: Machine) -> str:
     return f"{machine.name}{threads}: at its peak {peaks}; copies {_si(machine.bandwidth)}B/s"
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: TextConsole, report: Report) -> None:
     """Print the table and what goes with it."""
-    console.print(title_of(report), highlight=False)
-    console.print(machine_line(report.machine), highlight=False, soft_wrap=True)
+    console.print(title_of(report))
+    console.print(machine_line(report.machine))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in ("p50 ms", "p95 ms", "pictures/s", "x plain", "MiB", "of peak"):
@@ -99,7 +99,7 @@ def print_report(console: Console, report: Report) -> None:
         before = what
     console.print(table)
     for line in [*_limits(report), *report.notes]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def _limits(report: Report) -> list[str]:

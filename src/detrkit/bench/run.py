@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from detrkit.bench.machine import measure_machine
 from detrkit.bench.parts import PARTS, Setting
@@ -15,6 +14,7 @@ from detrkit.bench.report import Report, print_report, write_report
 from detrkit.bench.rows import beside
 from detrkit.bench.subject import find_twin, make_subject
 from detrkit.config import TrainConfig
+from detrkit.console import make_console
 from detrkit.errors import OutOfMemoryError, is_out_of_memory
 from detrkit.inference import Detector
 from detrkit.inference.fast import chosen_precision, compiles
@@ -33,7 +33,7 @@ def bench(config: BenchConfig) -> Report:
         DataError: the data set cannot be read.
         OutOfMemoryError: the device does not hold the batch.
     """
-    console = Console()
+    console = make_console()
     device = torch.device(find_processes(replace(TrainConfig(), device=config.device)).accelerator)
     with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, console.status("Preparing") as status:
         folder = Path(name)
@@ -93,5 +93,5 @@ def bench(config: BenchConfig) -> Report:
             if report.rows:
                 print_report(console, report)
                 for path in write_report(report):
-                    console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+                    console.print(f"Written: {path}")
     return report

@@ -99,11 +99,13 @@ def make_subject(config: BenchConfig, folder: Path) -> Subject:
             "model_args": start.model_args,
             "categories": categories.to_plain(),
             "image_size": IMAGE_SIZE,
+            "value_range": split.value_range.to_plain() if split and split.value_range else None,
         }
         torch.save({"model": start.model.state_dict(), "detrkit": card}, checkpoint)
         subject = config.model or "detr_r50", checkpoint, load_weights(checkpoint), start
     if split is None:
         split = draw_pictures(folder / "pictures", max(config.images, config.batch_size), subject[2].categories)
+    split = replace(split, value_range=subject[2].value_range)  # of the model, which prediction goes by as well
     return Subject(*subject, config.image_size or subject[2].image_size, split)
 
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Console, Group
-from rich.progress import Progress
+from rich.console import Group
 
+from detrkit.console import TextConsole, make_console, make_progress
 from detrkit.data.check_tables import findings_lines, split_tables
 from detrkit.data.cleaning import clean_objects, frame_of
 from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS, Finding, Findings
 from detrkit.data.image_files import ImageFacts, content_hash, look_at
 from detrkit.data.mask_check import check_outlines, check_panoptic, note_absent_masks
+from detrkit.data.measure_values import settle_value_range
 from detrkit.data.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.statistics import split_statistics
 from detrkit.errors import DataError
 from detrkit.files import write_atomic
+from detrkit.value_range import ValueRange
 from detrkit.verbs import CheckConfig
 
 
@@ -41,6 +43,8 @@ class CheckReport:
     """Plain data: split -> see `split_statistics`."""
     notes: list[str] = field(default_factory=list)
     """What was chosen where there was a choice; sentences."""
+    value_range: ValueRange | None = None
+    """Also in the splits; see `Split.value_range`."""
 
     def counts(self) -> dict[str, int]:
         """Kind of finding -> how many, in the order of TREATMENTS."""
@@ -70,6 +74,7 @@ class CheckReport:
             "format": self.format,
             "source": self.source,
             "notes": self.notes,
+            "value_range": self.value_range and self.value_range.to_plain(),
             "categories": next(iter(self.splits.values())).categories.to_plain(),
             "statistics": self.statistics,
             "counts": self.counts(),
@@ -83,6 +88,7 @@ def check_dataset(
     num_queries: int = 100,
     thorough: bool = False,
     masks: bool = False,
+    value_range: ValueRange | Literal["find"] | None = "find",
     tick: Callable[[], object] | None = None,
 ) -> CheckReport:
     """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
@@ -93,6 +99,8 @@ def check_dataset(
         thorough: decode every picture, not only those whose file looks damaged at its beginning or end, and every
             mask.
         masks: masks shall be trained on.
+        value_range: what becomes black and white in pictures of more than 8 bits: that of a model, None for a model
+            that knows none; or "find" it in the training pictures, which decodes those of more than 8 bits.
         tick: called once a picture, for a progress bar; from any thread.
 
     Raises:
@@ -104,7 +112,8 @@ def check_dataset(
     files: dict[str, dict[Path, ImageFacts]] = {}
     for name, side in raw.splits.items():
         images = _listed_once(side, findings)
-        facts = look_at([image.path for image in images], thorough=thorough, tick=tick)
+        measured = thorough or (value_range == "find" and (name == "train" or "train" not in raw.splits))
+        facts = look_at([image.path for image in images], thorough=thorough, values=measured, tick=tick)
         splits[name] = _clean_split(side, images, facts, findings, num_queries, thorough=thorough)
         files[name] = {image.path: fact for image, fact in zip(images, facts, strict=True) if not fact.problem}
         if not splits[name].images:
@@ -117,11 +126,13 @@ def check_dataset(
     if masks:
         _need_masks(splits, raw.format)
     _note_leakage(files, findings)
+    chosen, notes = settle_value_range(files, value_range, findings)
+    splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
     _note_classes(splits, statistics, findings)
     if raw.strict:
         findings.refuse_left_out(raw.source)
-    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, raw.notes)
+    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, [*raw.notes, *notes], chosen)
 
 
 def check(config: CheckConfig) -> None:
@@ -130,21 +141,26 @@ def check(config: CheckConfig) -> None:
     Raises:
         DataError: it cannot be used at all.
     """
-    console = Console()
+    console = make_console()
     raw = open_dataset(**config.whereabouts())
     raw.strict = False  # the report comes first
-    for note in raw.notes:
-        console.print(f"Note: {note}.", highlight=False, markup=False)
+    _print_notes(console, raw.notes)
     total = sum(len(side.images) for side in raw.splits.values())
-    with Progress(console=console, transient=True) as progress:
+    with make_progress(console) as progress:
         task = progress.add_task("Reading pictures", total=total)
         report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
-    console.print(report.table(), crop=False)
+    _print_notes(console, report.notes[len(raw.notes) :])
+    console.print(report.table())
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
-        console.print(f"Report written to {config.json}", highlight=False, markup=False)
+        console.print(f"Report written to {config.json}")
     if config.strict:
         Findings(report.findings).refuse_left_out(report.source)
+
+
+def _print_notes(console: TextConsole, notes: list[str]) -> None:
+    for note in notes:
+        console.print(f"Note: {note}.")
 
 
 def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:

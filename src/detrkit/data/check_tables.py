@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from detrkit.data.findings import TREATMENTS, Finding
+from detrkit.text import one_line
 
 _EXAMPLES = 3
+_FOLDERS = 8
 _CLASSES = 100
 _STYLES = {"dropped": "bold red", "unused": "bold red", "repaired": "bold yellow", "noted": "bold"}
 
@@ -45,11 +46,28 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         lines.append(
             Text.assemble((count, _STYLES[treatment.action]), f"; {treatment.action}: {treatment.done}{with_objects}")
         )
+        whole_files = treatment.action == "unused" or kind == "set_aside"
+        places = _folders(same) if whole_files else [_place(finding) for finding in same]
+        shown = places[: _FOLDERS if whole_files else _EXAMPLES]
         # not folded: paths stay whole, to be copied
-        lines += [Text(f"    {_place(f)}", no_wrap=True, overflow="ignore") for f in same[:_EXAMPLES]]
-        if len(same) > _EXAMPLES:
-            lines.append(Text(f"    and {len(same) - _EXAMPLES} more (all with --json)"))
+        lines += [Text(f"    {place}", no_wrap=True, overflow="ignore") for place in shown]
+        if len(places) > len(shown):
+            what = "folders" if whole_files else "more"
+            lines.append(Text(f"    and {len(places) - len(shown)} {what} (all with --json)"))
     return lines
+
+
+def _folders(findings: list[Finding]) -> list[str]:
+    """Folder by folder, how many files were not used and why, so that nobody has to read a hundred thousand lines."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        folder, _, name = finding.file.rpartition("/")
+        groups.setdefault((folder, finding.detail), []).append(name)
+    return [
+        (f"{folder}/{names[0]}" if len(names) == 1 else f"{folder}: {len(names)} files such as {names[0]}")
+        + (f": {reason}" if reason else "")
+        for (folder, reason), names in groups.items()
+    ]
 
 
 def _place(finding: Finding) -> str:
@@ -59,7 +77,7 @@ def _place(finding: Finding) -> str:
 
 def _class_table(statistics: dict[str, Any]) -> Table:
     table = Table(title="Objects per class (pictures with it)", box=SIMPLE_HEAD)
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for name in statistics:
         table.add_column(name, justify="right")
     used = [
@@ -69,7 +87,7 @@ def _class_table(statistics: dict[str, Any]) -> Table:
     ]
     for label in used[:_CLASSES]:
         cells = [f"{s['objects_per_class'][label]} ({s['images_per_class'][label]})" for s in statistics.values()]
-        table.add_row(escape(label), *cells)
+        table.add_row(one_line(label), *cells)
     if len(used) > _CLASSES:
         table.add_row(f"and {len(used) - _CLASSES} more (all with --json)")
     return table

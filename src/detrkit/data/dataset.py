@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from detrkit.data.augment import Augment
 from detrkit.data.cache import PictureCache
-from detrkit.data.decode import read_image
+from detrkit.data.decode import read_image, say_nothing
 from detrkit.data.decode_masks import decode_masks
 from detrkit.data.mixing import select
 from detrkit.data.records import FileMask, ImageRecord, Split
@@ -83,6 +83,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.augment = augment or Augment()
         self.augmented_epochs = augmented_epochs
         self.cache = cache
+        self.value_range = split.value_range
         self._outlined = with_masks or self.augment.copy_paste > 0
         self.epoch = 0
         self.dropped = 0
@@ -147,7 +148,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image = self.cache.get(index) if self.cache else None
         if image is None:
             try:
-                image = read_image(row["path"])
+                image = read_image(row["path"], self.value_range, unknown=say_nothing)
                 if self.cache:
                     self.cache.put(index, image)
             except DataError as error:

@@ -100,6 +100,11 @@ TREATMENTS: dict[str, Treatment] = {
     "image_unreadable": Treatment("dropped", "a file that cannot be decoded", "it is left out, with its objects"),
     "image_truncated": Treatment("dropped", "a picture that ends too early", "it is left out, with its objects"),
     "image_too_small": Treatment("dropped", "a picture of less than 2 x 2 pixels", "it is left out, with its objects"),
+    "image_too_large": Treatment(
+        "dropped",
+        "a picture of more than 178 million pixels, which may be made to fill the memory",
+        "it is left out, with its objects; cut it into tiles or make it smaller",
+    ),
     "image_id_twice": Treatment(
         "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
     ),
@@ -122,7 +127,19 @@ TREATMENTS: dict[str, Treatment] = {
         "it is shown upright; boxes given for the size as stored are turned with it",
     ),
     "image_grey": Treatment("repaired", "a picture with one channel", "expanded to RGB"),
-    "image_16bit": Treatment("repaired", "a picture with more than 8 bits a channel", "scaled to 8 bits"),
+    "image_16bit": Treatment(
+        "repaired",
+        "a picture with more than 8 bits a channel",
+        "scaled to 8 bits by the one range of values of the data set, which is printed",
+    ),
+    "value_out_of_range": Treatment(
+        "noted", "a val picture with values outside the range of those of train", "clipped to it"
+    ),
+    "value_scale_differs": Treatment(
+        "noted",
+        "a picture whose values all lie in the lowest sixteenth of the range of the data set",
+        "scaled like the others; if it was recorded on another scale, convert it first",
+    ),
     "image_cmyk": Treatment("repaired", "a CMYK picture", "converted to RGB"),
     "image_palette": Treatment("repaired", "a palette picture", "converted to RGB"),
     "image_alpha": Treatment("repaired", "a picture with transparency", "converted to RGB"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +14,10 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from detrkit.data.decode import deep_values, is_deep, unusual_values
+from detrkit.data.measure_values import Extent, extent_of
+
 _ORIENTATION_TAG = 0x0112
-_BITS_PER_SAMPLE_TAG = 258
 _MARKS_OF_MODE = {
     "1": ("image_grey",),
     "L": ("image_grey",),
@@ -24,8 +28,8 @@ _MARKS_OF_MODE = {
     "RGBA": ("image_alpha",),
     "RGBa": ("image_alpha",),
     "CMYK": ("image_cmyk",),
-    "I": ("image_grey", "image_16bit"),
-    "F": ("image_grey", "image_16bit"),
+    "I": ("image_grey",),
+    "F": ("image_grey",),
 }
 _EXIF_CHUNKS = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 """Where PNG files keep the orientation: EXIF proper, a raw profile in a text, or XMP in a text."""
@@ -49,6 +53,10 @@ class ImageFacts:
     detail: str = ""
     bytes: int = 0
     """Size of the file."""
+    deep: bool = False
+    """Whether it has more than 8 bits per channel."""
+    extent: Extent | None = None
+    """The values of such a picture, where they were measured."""
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -57,28 +65,40 @@ class ImageFacts:
 
 
 def look_at(
-    paths: Iterable[Path], *, thorough: bool = False, tick: Callable[[], object] | None = None
+    paths: Iterable[Path],
+    *,
+    thorough: bool = False,
+    values: bool = False,
+    tick: Callable[[], object] | None = None,
 ) -> list[ImageFacts]:
     """Look at many pictures; the facts are in the order of `paths`.
 
     Args:
         paths: picture files, which need not exist.
         thorough: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
+        values: decode those of more than 8 bits per channel, to measure their values.
         tick: called once a picture, perhaps from another thread.
     """
 
     def one(path: Path) -> ImageFacts:
-        facts = _facts(path, thorough)
-        if tick is not None:
+        facts = _facts(path, thorough, values)
+        if tick is not None and not (values and facts.deep):
             tick()
         return facts
 
-    with warnings.catch_warnings():
+    def measure(pair: tuple[Path, ImageFacts]) -> None:
+        _measure(*pair)
+        if tick is not None:
+            tick()
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
         warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large pictures
-        if not thorough:  # reading headers holds Python's lock: threads make it five times slower
-            return [one(path) for path in paths]
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(one, paths))
+        paths = list(paths)
+        # reading headers holds Python's lock: threads make it five times slower
+        looked = list(pool.map(one, paths)) if thorough else [one(path) for path in paths]
+        deep = [(path, facts) for path, facts in zip(paths, looked, strict=True) if values and facts.deep]
+        list(pool.map(measure, deep))
+        return looked
 
 
 def content_hash(path: Path) -> str:
@@ -87,7 +107,7 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(path: Path, thorough: bool) -> ImageFacts:
+def _facts(path: Path, thorough: bool, values: bool) -> ImageFacts:
     facts = ImageFacts()
     try:
         with path.open("rb") as file:
@@ -99,13 +119,16 @@ def _facts(path: Path, thorough: bool) -> ImageFacts:
             with Image.open(file) as image:
                 whole, may_have_exif = _look_through(image, file, facts.bytes)
                 _read_header(image, file, facts, may_have_exif)
-                if thorough or not whole:
+                if (thorough or not whole) and not (values and facts.deep):  # else they are decoded for their values
                     _decode(image, facts)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         facts.problem = "image_missing"
     except UnidentifiedImageError:
-        facts.problem, facts.detail = "image_unreadable", "no known picture format"
-    except (Image.DecompressionBombError, *_DAMAGE) as error:
+        _look_at_unusual(path, facts)
+    except Image.DecompressionBombError as error:
+        size = re.search(r"\d+", str(error))
+        facts.problem, facts.detail = "image_too_large", f"{size[0]} pixels" if size else ""
+    except _DAMAGE as error:
         facts.problem, facts.detail = "image_unreadable", str(error) or type(error).__name__
     return facts
 
@@ -115,16 +138,15 @@ def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts, may_have
     if min(image.size) < 2:
         facts.problem, facts.detail = "image_too_small", f"{image.width} x {image.height} pixels"
     marks = list(_MARKS_OF_MODE.get(image.mode, ()))
-    if image.mode.startswith("I;16"):
-        marks += ["image_grey", "image_16bit"]
-    if image.format == "PNG" and "image_16bit" not in marks:
-        file.seek(24)  # IHDR: the bit depth follows width and height
-        if file.read(1) == b"\x10":
-            marks.append("image_16bit")
-    elif image.format == "TIFF" and "image_16bit" not in marks:
-        bits = image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (8,))  # type: ignore[attr-defined]  # on TIFF files only
-        if max(bits if isinstance(bits, tuple) else (bits,)) > 8:
-            marks.append("image_16bit")
+    if image.mode.startswith("I;"):
+        marks.append("image_grey")
+    head = b""
+    if image.format == "PNG":
+        file.seek(0)
+        head = file.read(25)
+    facts.deep = is_deep(image, head)
+    if facts.deep:
+        marks.append("image_16bit")
     if image.format not in ("JPEG", "MPO", "BMP") and getattr(image, "n_frames", 1) > 1:
         marks.append("image_animated")  # the further pictures of an MPO are previews and depth maps
         image.seek(0)
@@ -166,10 +188,38 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     return chunks
 
 
+def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
+    """Look at what PIL does not know: a few kinds of TIFF."""
+    values = unusual_values(path.read_bytes())
+    if values is None:
+        facts.problem, facts.detail = "image_unreadable", "no known picture format"
+        return
+    facts.height, facts.width = values.shape[:2]
+    facts.deep, facts.extent = True, extent_of(values)
+    facts.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
+
+
+def _measure(path: Path, facts: ImageFacts) -> None:
+    """Decode a picture of more than 8 bits and note its values, or what is wrong with it."""
+    if facts.extent:
+        return
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            facts.extent = extent_of(deep_values(image, data))
+    except _DAMAGE as error:
+        _note_damage(error, facts)
+
+
 def _decode(image: Image.Image, facts: ImageFacts) -> None:
     try:
         image.load()
     except _DAMAGE as error:
+        _note_damage(error, facts)
+
+
+def _note_damage(error: Exception, facts: ImageFacts) -> None:
+    if not facts.problem:
         truncated = "truncated" in str(error) or isinstance(error, EOFError)
         facts.problem = "image_truncated" if truncated else "image_unreadable"
         facts.detail = str(error) or type(error).__name__

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,6 +81,9 @@ class Split:
     """The same for all splits of a data set."""
     source: str
     """The file or folder it was read from, for messages."""
+    value_range: ValueRange | None = None
+    """Values that become black and white in pictures of more than 8 bits; the same for all splits. None: there are no
+    such pictures, or no range is known and that of their type counts."""
 
     def __len__(self) -> int:
         return len(self.images)

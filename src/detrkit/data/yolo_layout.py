@@ -25,6 +25,7 @@ from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
 from detrkit.data.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
+from detrkit.settings import at_home
 
 _ROLES = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -213,8 +214,8 @@ def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: 
 
 def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) -> Path | None:
     """The file or folder that an entry means: where it says, or (paths of another machine) by the end of it."""
-    tail = entry.strip().replace("\\", "/")
-    stated = str(content.get("path") or ".").replace("\\", "/")
+    tail = at_home(entry.strip()).replace("\\", "/")
+    stated = at_home(str(content.get("path") or ".")).replace("\\", "/")
     here = path.parent
     roots = [here / stated, here / Path(stated).name, here, here.parent]
     # exporters write ../train/images where they mean train/images
@@ -227,7 +228,7 @@ def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) ->
 def _of_list(path: Path, source: Source, content: dict[str, Any] | None = None) -> list[Path]:
     """The images that a text file lists, one path per line."""
     lines = read_lines(path, source.findings)
-    stated = str((content or {}).get("path") or ".").replace("\\", "/")
+    stated = at_home(str((content or {}).get("path") or ".")).replace("\\", "/")
     folders = [path.parent, path.parent / stated, source.root]
     matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
     for number, line in enumerate(lines, start=1):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detrkit.console import track
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
@@ -146,13 +147,11 @@ def collect_split(
         batch_size: most pictures a forward pass; only pictures of one shape share one.
         num_workers: processes that load pictures; 0: this one.
     """
-    from rich.progress import track
-
     transform = eval_transform(image_size, square=model.square)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DETR):
         model.eval()
-    collect_batches(model, track(loader, "Detecting", transient=True), collector, device=device)
+    collect_batches(model, track(loader, "Detecting"), collector, device=device)
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from detrkit.data.decode import read_image, say_nothing
 from detrkit.evaluation.columns import Bools, Floats, Ints
 from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
 from detrkit.evaluation.verdicts import Columns, box_iou
 from detrkit.structures import Detections
+from detrkit.value_range import ValueRange
 from detrkit.visualize.draw import Picture, Tile, as_picture, save_picture, sheet
 
 LEAST_SIDE = 96
@@ -59,6 +61,7 @@ def draw_mistakes(
     confusion: Confusion,
     chosen: Iterable[Mistake],
     image_paths: Mapping[int, Path],
+    value_range: ValueRange | None = None,
 ) -> list[Path]:
     """Write one contact sheet a kind of mistake: `missed.jpg`, `wrong_class.jpg`, `false_alarm.jpg`.
 
@@ -73,7 +76,7 @@ def draw_mistakes(
     for kind in KINDS:
         path = folder / f"{kind.replace(' ', '_')}.jpg"
         tiles = [
-            _tile(columns, confusion, mistake, image_paths[mistake.image_id])
+            _tile(columns, confusion, mistake, image_paths[mistake.image_id], value_range)
             for mistake in chosen
             if mistake.kind == kind and mistake.image_id in image_paths
         ]
@@ -85,12 +88,12 @@ def draw_mistakes(
     return written
 
 
-def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path) -> Tile:
+def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None) -> Tile:
     image = int(np.searchsorted(columns.image_ids, mistake.image_id))
     boxes = [columns.object_boxes[mistake.object]] if mistake.object >= 0 else []
     boxes += [columns.boxes[mistake.detection]] if mistake.detection >= 0 else []
     box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
-    picture = as_picture(path)
+    picture = as_picture(read_image(path, value_range, unknown=say_nothing))
     window = _window(box, picture.shape[0], picture.shape[1])
     shown = confusion.shown & (columns.images == image) & _related(columns.boxes, box)
     present = (columns.object_images == image) & _related(columns.object_boxes, box)

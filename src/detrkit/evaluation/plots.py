@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from detrkit.evaluation.coco import CocoResult
-from detrkit.evaluation.confusion import BACKGROUND, Confusion
+from detrkit.evaluation.confusion import Confusion
 from detrkit.evaluation.per_class import F1Curve
-from detrkit.files import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from detrkit.visualize.figures import as_label, figure_file
 
 MOST_NAMED = 10
 """With more classes than this only those with most objects are named; the others are thin grey lines."""
@@ -26,46 +22,49 @@ MOST_COUNTED = 40
 
 def plot_pr(path: Path, result: CocoResult) -> None:
     """Precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, every class and their mean."""
-    figure = _figure(11.5, 4.6)
-    shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
-    styles = _styles({k: result.per_class[k].objects for k in shown})
-    for place, (title, table) in enumerate(
-        [
-            ("at IoU 0.5", result.precision[0]),
-            ("mean over IoU 0.50 to 0.95", result.precision.mean(axis=0)),
-        ]
-    ):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for k, style in styles.items():
-            label = f"{result.per_class[k].name}  {table[:, k].mean():.2f}" if "zorder" not in style else None
-            axes.plot(result.recall_points, table[:, k], label=label, **style)
-        if shown:
-            mean = table[:, shown].mean(axis=1)
-            axes.plot(result.recall_points, mean, color="black", linewidth=2.4, label=f"all classes  {mean.mean():.2f}")
-        _finish(axes, f"Precision and recall, {title}", "recall", "precision", "class and AP")
-    _save(path, figure)
+    names = [row.name for row in result.per_class]
+    with figure_file(path, 11.5, 4.6, names) as figure:
+        shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
+        styles = _styles({k: result.per_class[k].objects for k in shown})
+        for place, (title, table) in enumerate(
+            [
+                ("at IoU 0.5", result.precision[0]),
+                ("mean over IoU 0.50 to 0.95", result.precision.mean(axis=0)),
+            ]
+        ):
+            axes = figure.add_subplot(1, 2, place + 1)
+            for k, style in styles.items():
+                label = f"{as_label(names[k])}  {table[:, k].mean():.2f}" if "zorder" not in style else None
+                axes.plot(result.recall_points, table[:, k], label=label, **style)
+            if shown:
+                mean = table[:, shown].mean(axis=1)
+                axes.plot(
+                    result.recall_points, mean, color="black", linewidth=2.4, label=f"all classes  {mean.mean():.2f}"
+                )
+            _finish(axes, f"Precision and recall, {title}", "recall", "precision", "class and AP")
 
 
 def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequence[str]) -> None:
     """F1 at IoU 0.5 over the score threshold, every class and all together, the best threshold marked."""
-    figure = _figure(7.4, 4.8)
-    axes = figure.add_subplot(1, 1, 1)
-    drawn = {k: curve.objects for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
-    for k, style in _styles(drawn).items():
-        best = curves[k].best
-        at = "" if best.threshold is None else f" at {best.threshold:.3f}"
-        label = f"{names[k]}  {best.f1:.2f}{at}" if "zorder" not in style else None
-        axes.plot(*_steps(curves[k]), drawstyle="steps-pre", label=label, **style)
-    point = overall.best
-    if point.threshold is not None:
-        label = f"all classes  {point.f1:.2f} at {point.threshold:.3f}"
-        axes.plot(*_steps(overall), drawstyle="steps-pre", color="black", linewidth=2.4, label=label)
-        axes.plot([point.threshold], [point.f1], "o", color="black", markersize=7)
-        axes.axvline(point.threshold, color="black", linewidth=0.8, linestyle=":")
-    _finish(axes, "F1 over the score threshold (IoU 0.5)", "score threshold", "F1", "class, best F1 and its threshold")
-    if len(overall.thresholds):
-        axes.set_xlim(0, min(1.0, 1.1 * float(overall.thresholds[0])))  # young models score everything low
-    _save(path, figure)
+    with figure_file(path, 7.4, 4.8, names) as figure:
+        axes = figure.add_subplot(1, 1, 1)
+        drawn = {k: curve.objects for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
+        for k, style in _styles(drawn).items():
+            best = curves[k].best
+            at = "" if best.threshold is None else f" at {best.threshold:.3f}"
+            label = f"{as_label(names[k])}  {best.f1:.2f}{at}" if "zorder" not in style else None
+            axes.plot(*_steps(curves[k]), drawstyle="steps-pre", label=label, **style)
+        point = overall.best
+        if point.threshold is not None:
+            label = f"all classes  {point.f1:.2f} at {point.threshold:.3f}"
+            axes.plot(*_steps(overall), drawstyle="steps-pre", color="black", linewidth=2.4, label=label)
+            axes.plot([point.threshold], [point.f1], "o", color="black", markersize=7)
+            axes.axvline(point.threshold, color="black", linewidth=0.8, linestyle=":")
+        _finish(
+            axes, "F1 over the score threshold (IoU 0.5)", "score threshold", "F1", "class, best F1 and its threshold"
+        )
+        if len(overall.thresholds):
+            axes.set_xlim(0, min(1.0, 1.1 * float(overall.thresholds[0])))  # young models score everything low
 
 
 def plot_confusion(path: Path, confusion: Confusion) -> None:
@@ -76,29 +75,27 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
     counts = confusion.counts
     kept = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1) > 0) | (np.arange(len(counts)) == len(counts) - 1))
     counts = counts[np.ix_(kept, kept)]
-    names = [(*confusion.names, BACKGROUND)[k] for k in kept]
-    counted = len(names) <= MOST_COUNTED
-    side = max(4.2, len(names) * (0.46 if counted else 0.26))
-    figure = _figure(side + 2.4, side + 1.4)
-    axes = figure.add_subplot(1, 1, 1)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if counted:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                ink = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
-    missed = ["missed" if name == BACKGROUND else name for name in names]
-    alarms = ["false alarm" if name == BACKGROUND else name for name in names]
-    axes.set_xticks(range(len(names)), missed, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(names)), alarms, fontsize=8)
-    axes.axhline(len(names) - 1.5, color="grey", linewidth=0.8)
-    axes.axvline(len(names) - 1.5, color="grey", linewidth=0.8)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("truth")
-    axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
-    figure.colorbar(picture, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
-    _save(path, figure)
+    names = [as_label(confusion.names[k]) for k in kept[:-1]]  # the last is no class
+    missed, alarms = [*names, "missed"], [*names, "false alarm"]
+    counted = len(missed) <= MOST_COUNTED
+    side = max(4.2, len(missed) * (0.46 if counted else 0.26))
+    with figure_file(path, side + 2.4, side + 1.4, confusion.names) as figure:
+        axes = figure.add_subplot(1, 1, 1)
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        if counted:
+            for (row, column), count in np.ndenumerate(counts):
+                if count:
+                    ink = "white" if share[row, column] > 0.5 else "black"
+                    axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+        axes.set_xticks(range(len(missed)), missed, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(range(len(missed)), alarms, fontsize=8)
+        axes.axhline(len(missed) - 1.5, color="grey", linewidth=0.8)
+        axes.axvline(len(missed) - 1.5, color="grey", linewidth=0.8)
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("truth")
+        axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
+        figure.colorbar(picture, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
 
 
 def _styles(weight: Mapping[int, float]) -> dict[int, dict[str, Any]]:
@@ -114,25 +111,9 @@ def _steps(curve: F1Curve) -> tuple[list[float], list[float]]:
     return [0.0, *curve.thresholds[::-1].tolist(), 1.0], [*f1[:1], *f1, 0.0]
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that no window knows of."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _finish(axes: Any, title: str, x: str, y: str, legend: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=11)
     axes.grid(color="0.92")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title=legend, fontsize=8, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-
-
-def _save(path: Path, figure: Figure) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    write_atomic(path, content.getvalue())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import detrkit
 from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
-from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
+from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
 from detrkit.evaluation.gallery import choose, describe, draw_mistakes
 from detrkit.evaluation.panoptic import PanopticResult
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.plots import plot_confusion, plot_f1, plot_pr
 from detrkit.evaluation.verdicts import Columns, judge
 from detrkit.files import write_atomic
+from detrkit.text import one_line
+from detrkit.value_range import ValueRange
 
 
 def write_report(
@@ -26,6 +29,7 @@ def write_report(
     *,
     panoptic: PanopticResult | None = None,
     image_paths: Mapping[int, Path] | None = None,
+    value_range: ValueRange | None = None,
     max_errors: int = 24,
     max_dets: int = OFFICIAL_MAX_DETS,
     meta: Mapping[str, Any] | None = None,
@@ -43,6 +47,7 @@ def write_report(
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
         image_paths: where the picture of an image id lies; None: no error pictures.
+        value_range: values that become black and white in pictures of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco.coco_numbers`.
         meta: what made the detections (command, weights, data, ...); stored under `made_by`.
@@ -59,7 +64,8 @@ def write_report(
         "images": len(truth["images"]),
     }
     if detections is not None:
-        content |= _of_detections(truth, detections, output_dir, image_paths or {}, max_errors, max_dets)
+        draw = partial(draw_mistakes, image_paths=image_paths or {}, value_range=value_range)
+        content |= _of_detections(truth, detections, output_dir, draw, max_errors, max_dets)
     if panoptic is not None:
         content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
     write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -70,7 +76,7 @@ def _of_detections(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     output_dir: Path,
-    image_paths: Mapping[int, Path],
+    draw: Callable[[Path, Columns, Confusion, Iterable[Mistake]], object],
     max_errors: int,
     max_dets: int,
 ) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def _of_detections(
     plot_pr(output_dir / "pr_curves.png", boxes)
     plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
     plot_confusion(output_dir / "confusion_matrix.png", confusion)
-    draw_mistakes(output_dir / "errors", columns, confusion, chosen, image_paths)
+    draw(output_dir / "errors", columns, confusion, chosen)
     return {
         "objects": int(columns.objects_per_class().sum()),
         "detections": len(detections),
@@ -142,7 +148,7 @@ def class_table(content: Mapping[str, Any]) -> Any:
     table = _table("class", names, absent=len(content["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (-row["AP"], row["name"])):
         values = [row[name] for name in _OF_A_CLASS]
-        table.add_row(row["name"], str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
+        table.add_row(one_line(row["name"]), str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
     numbers = content["coco"]["bbox"]
     table.add_section()
     values = [numbers["AP"], numbers["AP50"], numbers["AP75"], numbers["AR100"], *_at(content["best_threshold"])]
@@ -155,7 +161,9 @@ def mask_table(content: Mapping[str, Any]) -> Any:
     shown = [row for row in content["per_class"] if row["objects"]]
     table = _table("masks of", ("objects", *_OF_A_CLASS), absent=len(content["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (-row["mask_AP"], row["name"])):
-        table.add_row(row["name"], str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS)))
+        table.add_row(
+            one_line(row["name"]), str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS))
+        )
     numbers = content["coco"]["segm"]
     table.add_section()
     values = _cells(*(numbers[name] for name in ("AP", "AP50", "AP75", "AR100")))
@@ -174,7 +182,7 @@ def panoptic_table(content: Mapping[str, Any]) -> Any:
     table = _table("class", names, absent=len(numbers["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (not row["isthing"], -row["pq"], row["name"])):
         counts = ("thing" if row["isthing"] else "stuff", str(row["segments"]), str(row["predicted"]))
-        table.add_row(row["name"], *counts, *_cells(row["pq"], row["sq"], row["rq"]))
+        table.add_row(one_line(row["name"]), *counts, *_cells(row["pq"], row["sq"], row["rq"]))
     table.add_section()
     for group, kinds in (("Things", (True,)), ("Stuff", (False,)), ("All", (True, False))):
         rows = [row for row in shown if row["isthing"] in kinds]

@@ -17,11 +17,11 @@ from detrkit.evaluation.coco import merge_ranks, read_columns, summary
 from detrkit.evaluation.collect import Collector, collect_split
 from detrkit.evaluation.panoptic import PanopticResult, PanopticTruth, panoptic_quality
 from detrkit.evaluation.predictions import PanopticPredictions, find_pictures, read_predictions
+from detrkit.value_range import ValueRange
 from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from detrkit.console import TextConsole
     from detrkit.data.raw import RawDataset, RawImage, RawSplit
     from detrkit.data.records import Split
     from detrkit.inference import Detector
@@ -59,8 +59,7 @@ def evaluate(
         DataError: the data set or the detections cannot be read, or do not belong together.
         WeightsError: the weights cannot be read.
     """
-    from rich.console import Console
-
+    from detrkit.console import make_console
     from detrkit.data.check import check_dataset
     from detrkit.data.find import open_dataset
     from detrkit.evaluation.report import tables, write_report
@@ -68,7 +67,7 @@ def evaluate(
     if bool(config.weights) == bool(config.detections):
         found = "both" if config.weights else "neither"
         raise ConfigError(f"expected either --weights or --detections, found {found}; name the one to be measured")
-    console = Console()
+    console = make_console()
     detector = None
     if config.weights:
         from detrkit.inference import Detector
@@ -89,15 +88,20 @@ def evaluate(
             precision=config.precision,
             compile=config.compile,
             new_classes=new_classes,
+            value_range=ValueRange.parse(config.value_range),
         )
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
     raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
     raw.splits = {config.split: _the_split(raw, config.split)}  # the other side need not be in order
     listed = raw.splits[config.split].images
-    report = check_dataset(raw, num_queries=100 if detector is None else detector.network.num_queries)
+    report = check_dataset(
+        raw,
+        num_queries=100 if detector is None else detector.network.num_queries,
+        value_range="find" if detector is None else detector.value_range,
+    )
     split = report.splits[config.split]
     for line in report.summary():
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
     things = split.categories.thing_ids
     truth_maps = PanopticTruth.from_split(split) if all(image.panoptic for image in split.images) else None
@@ -141,6 +145,7 @@ def evaluate(
         output_dir,
         panoptic=panoptic,
         image_paths={image.id: image.path for image in split.images},
+        value_range=split.value_range,
         max_errors=config.max_errors,
         max_dets=config.max_dets,
         meta={
@@ -153,7 +158,7 @@ def evaluate(
         },
     )
     for iou_type, numbers in content.get("coco", {}).items():
-        console.print(summary(numbers, iou_type), highlight=False, markup=False, soft_wrap=True)
+        console.print(summary(numbers, iou_type))
     for table in tables(content):
         console.print(table)
     best = content.get("best_threshold", {"score": None})
@@ -162,7 +167,7 @@ def evaluate(
             f"Best threshold: {best['score']:.3f} (F1 {best['f1']:.3f}, precision {best['precision']:.3f}, "
             f"recall {best['recall']:.3f} at IoU 0.5)"
         )
-    console.print(f"Report: {output_dir}", highlight=False)
+    console.print(f"Report: {output_dir}")
     return content
 
 
@@ -175,7 +180,7 @@ def _the_split(raw: RawDataset, name: str) -> RawSplit:
     return raw.splits[name]
 
 
-def _in_order(model: Categories, data: Categories, console: Console) -> Categories:
+def _in_order(model: Categories, data: Categories, console: TextConsole) -> Categories:
     """The classes of a model: those of the data where it has as many, without names, that cannot be meant by id."""
     from detrkit.models.weights import rows_without_names
     from detrkit.structures import Categories
@@ -186,10 +191,7 @@ def _in_order(model: Categories, data: Categories, console: Console) -> Categori
     model = data.by_id()
     console.print(
         f"The model has no names for its {len(model)} classes; they are taken to be those of the data in the order of "
-        f"their ids ({_some(model.names)}); if they are not, these numbers mean nothing",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"their ids ({_some(model.names)}); if they are not, these numbers mean nothing"
     )
     return model
 
@@ -200,7 +202,7 @@ def has_masks(split: Split) -> bool:
 
 
 def _read(
-    config: EvalConfig, split: Split, listed: Sequence[RawImage], truth: PanopticTruth | None, console: Console
+    config: EvalConfig, split: Split, listed: Sequence[RawImage], truth: PanopticTruth | None, console: TextConsole
 ) -> tuple[list[dict[str, Any]] | None, PanopticResult | None]:
     """What the file of predictions says: detections, or the panoptic quality of its maps."""
     found = read_predictions(config.detections)
@@ -296,24 +298,21 @@ def default_folder(config: EvalConfig) -> Path:
     return folder / "report"
 
 
-def _say_match(console: Console, match: ClassMatch) -> None:
+def _say_match(console: TextConsole, match: ClassMatch) -> None:
     if match.by_id:
         console.print(
             "No class has the same name in the model and in the data set, so classes with the same id are taken to be "
-            f"the same ({match.by_id}, ...); if they are not, these numbers mean nothing",
-            highlight=False,
+            f"the same ({match.by_id}, ...); if they are not, these numbers mean nothing"
         )
     if match.unknown_to_data:
         console.print(
             f"{len(match.unknown_to_data)} of the model's classes are not in the data set, their detections are "
-            f"dropped: {_some(match.unknown_to_data)}",
-            highlight=False,
+            f"dropped: {_some(match.unknown_to_data)}"
         )
     if match.unknown_to_model:
         console.print(
             f"The model does not know {len(match.unknown_to_model)} classes of the data set, their objects count as "
-            f"missed: {_some(match.unknown_to_model)}",
-            highlight=False,
+            f"missed: {_some(match.unknown_to_model)}"
         )
 
 

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.export.graph import OUTPUTS
 from detrkit.export.int8 import quantized_onnx
-from detrkit.files import write_atomic
+from detrkit.files import ONNX_OPSET, write_atomic
 from detrkit.inference.card import KEY, Card
 from detrkit.inference.runtimes import ENGINE_HEADER
 
@@ -34,8 +34,6 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
     "tensorrt": ("onnx", "onnxscript", "tensorrt"),
 }
 """What has to be installed to write a format and to compare the file: the extras of the same names."""
-OPSET = 18
-"""Of ONNX. The first with all that the graph needs; the older, the more runtimes can read it."""
 
 REFUSED = frozenset(
     {
@@ -143,7 +141,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
 
     with _quiet():
         names = [*OUTPUTS[card.builtin], *["masks"] * card.masks]
-        made = torch.onnx.export(program, output_names=names, opset_version=OPSET, dynamo=True, verbose=False)
+        made = torch.onnx.export(program, output_names=names, opset_version=ONNX_OPSET, dynamo=True, verbose=False)
     assert made is not None
     proto = made.model_proto
     proto.doc_string = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from detrkit import __version__
 from detrkit.data.check import check_dataset
-from detrkit.data.decode import read_image
+from detrkit.data.decode import read_image, say_nothing
 from detrkit.data.find import open_dataset
-from detrkit.data.records import Split
+from detrkit.data.records import ImageRecord, Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.run import made_split
 from detrkit.export.formats import (
@@ -33,11 +34,13 @@ from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
 from detrkit.inference.fast import HALVES
 from detrkit.models.folding import fold_norms
+from detrkit.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.verbs import ExportConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from detrkit.console import TextConsole
 
 BATCHES = (1, 2, 5)
 """Numbers of pictures that outputs are compared on."""
@@ -57,9 +60,9 @@ def export(config: ExportConfig) -> Report:
         DataError: the data set cannot be read.
         MissingExtraError: a package that the format needs is not installed.
     """
-    from rich.console import Console
+    from detrkit.console import make_console
 
-    console = Console()
+    console = make_console()
     output = _output(config)
     check_packages(config.format)
     reference = Detector.load(
@@ -71,18 +74,18 @@ def export(config: ExportConfig) -> Report:
         precision="plain",
     )
     card = make_card(config, reference)
-    splits = _read(config)
+    splits = _read(config, reference.value_range)
     with console.status("Exporting"):
         write(reference, output, card, config, _samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
-    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}")
     with console.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
     write_atomic(path, json.dumps({"file": output.name, "card": json.loads(card.to_json())} | report.to_plain()))
     _show(console, report, output)
-    console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {path}")
     for row in report.failed:
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
@@ -136,6 +139,7 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
         sigmoid=model.sigmoid,
         square=model.square,
         masks=model.mask_head is not None,
+        value_range=detector.value_range,
         builtin=config.builtin,
         size=size,
         batch_size=config.fixed_batch or None,
@@ -176,7 +180,7 @@ def write(detector: Detector, output: Path, card: Card, config: ExportConfig, sa
 
 def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
     """Outputs on pictures of a split, or on noise without one; then accuracy on it."""
-    pictures = [read_image(image.path) for image in split.images[: max(BATCHES)]] if split else _noise(reference)
+    pictures = [_pixels(image, split) for image in split.images[: max(BATCHES)]] if split else _noise(reference)
     if config.builtin:  # which takes no padding
         pictures = pictures[:1]
     outputs = compare_outputs(reference, exported, pictures, BATCHES)
@@ -213,8 +217,11 @@ def _has_data(config: ExportConfig) -> bool:
     return bool(config.data or config.train_json or config.val_json)
 
 
-def _read(config: ExportConfig) -> dict[str, Split]:
-    """The splits that are needed: that to measure on, and that to calibrate on; none without --data."""
+def _read(config: ExportConfig, value_range: ValueRange | None) -> dict[str, Split]:
+    """The splits that are needed: that to measure on, and that to calibrate on; none without --data.
+
+    Their pictures are scaled by the range of the model.
+    """
     if not _has_data(config):
         return {}
     raw = open_dataset(**config.whereabouts(), **made_split(config.weights))
@@ -225,7 +232,10 @@ def _read(config: ExportConfig) -> dict[str, Split]:
         )
     wanted = {config.split, *({"train"} if config.precision == "int8" else ())}
     raw.splits = {name: split for name, split in raw.splits.items() if name in wanted}
-    splits = check_dataset(raw, num_queries=2**31).splits
+    report = check_dataset(raw, num_queries=2**31, value_range=value_range)
+    splits = report.splits
+    if value_range is None and "image_16bit" in report.counts():
+        warnings.warn(UNKNOWN_RANGE, stacklevel=2)
     if config.max_images:
         split = splits[config.split]
         splits = splits | {config.split: replace(split, images=split.images[: config.max_images])}
@@ -236,11 +246,12 @@ def _samples(config: ExportConfig, detector: Detector, splits: dict[str, Split])
     """Inputs to calibrate with, one picture each, spread over the split; as the graph gets them."""
     if config.precision != "int8":
         return []
-    images = splits.get("train", splits[config.split]).images
+    split = splits.get("train", splits[config.split])
+    images = split.images
     step = max(1, len(images) // config.calibration)
     size, samples = _size(config.size), []
     for image in images[::step][: config.calibration]:
-        pixels = read_image(image.path)
+        pixels = _pixels(image, split)
         if config.builtin:
             samples.append({"images": _times(pixels[None], config.fixed_batch)})
             continue
@@ -254,6 +265,10 @@ def _samples(config: ExportConfig, detector: Detector, splits: dict[str, Split])
             }
         samples.append({name: _times(tensor, config.fixed_batch) for name, tensor in sample.items()})
     return samples
+
+
+def _pixels(image: ImageRecord, split: Split) -> Tensor:
+    return read_image(image.path, split.value_range, unknown=say_nothing)
 
 
 def _times(one: Tensor, count: int) -> Tensor:
@@ -272,7 +287,7 @@ def _noise(detector: Detector) -> list[Tensor]:
     ]
 
 
-def _show(console: Console, report: Report, output: Path) -> None:
+def _show(console: TextConsole, report: Report, output: Path) -> None:
     from rich.table import Table
 
     masks = ["masks"] if report.outputs[0].masks is not None else []
@@ -283,7 +298,7 @@ def _show(console: Console, report: Report, output: Path) -> None:
         table.add_row(str(row.batch), size, padding, *apart, f"{row.ms:.1f}", f"{row.reference_ms:.1f}")
     console.print(table)
     if not report.accuracy:
-        console.print("Accuracy is not measured without --data", highlight=False)
+        console.print("Accuracy is not measured without --data")
         return
     accuracy: Table = Table(f"on {report.pictures} pictures", "PyTorch", "exported", "drop")
     for line in report.accuracy:

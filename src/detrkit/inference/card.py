@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from detrkit.errors import DataError, WeightsError
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 KEY = "detrkit"
 """The name under which a file holds its card, as JSON text."""
@@ -37,6 +38,8 @@ class Card:
     """Whether both sides are to be resized to `image_size`, whatever the picture's shape."""
     masks: bool = False
     """Whether it gives masks."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in pictures of more than 8 bits, before they go in; None: no range is known."""
     builtin: bool = False
     """Whether resizing and the step from logits to boxes in pixels are in the graph."""
     size: tuple[int, int] | None = None
@@ -53,6 +56,7 @@ class Card:
     def to_json(self) -> str:
         """As text; `from_json` reads it again."""
         rows = asdict(self) | {"categories": self.categories.to_plain()}
+        rows["value_range"] = self.value_range and self.value_range.to_plain()
         return json.dumps({"format": FORMAT} | rows)
 
     @classmethod
@@ -75,7 +79,9 @@ class Card:
             rows: dict[str, Any] = json.loads(text)
             if rows.pop("format") > FORMAT:
                 raise WeightsError(f"{where} was written by a newer detrkit ({rows.get('detrkit')}); upgrade")
+            rows.setdefault("value_range", None)  # files of version 0.1.0 have none
             rows = {field.name: rows[field.name] for field in fields(cls)}
+            rows["value_range"] = ValueRange.from_plain(rows["value_range"])
             rows["categories"] = Categories.from_plain(rows["categories"])
             rows |= {name: tuple(rows[name]) for name in ("mean", "std", "size") if rows[name] is not None}
             card = cls(**rows)

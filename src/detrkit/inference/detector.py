@@ -6,7 +6,6 @@ here.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,25 +16,33 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError, OutOfMemoryError, is_out_of_memory
+from detrkit.errors import ConfigError
 from detrkit.inference.buckets import Buckets
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
+from detrkit.inference.guards import check_settings, find_device, memory_explained
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.streams import Picture, as_it_is, look_at, stream_batches
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights, with_new_heads
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
+from detrkit.value_range import ValueRange
 
 
 class Detector:
     """A network with all that is needed to use it."""
 
     def __init__(
-        self, model: DETR | Network, categories: Categories, image_size: int, device: torch.device | str = "cpu"
+        self,
+        model: DETR | Network,
+        categories: Categories,
+        image_size: int,
+        device: torch.device | str = "cpu",
+        value_range: ValueRange | None = None,
     ) -> None:
         """Take over a model.
 
@@ -45,11 +52,15 @@ class Detector:
             categories: its C classes.
             image_size: shorter side in pixels to which pictures are resized.
             device: where the model shall run.
+            value_range: values that become black and white in pictures of more than 8 bits; None: none are known, and
+                those of the type of number count, with a warning.
         """
         self.network: Network = PlainNetwork(model, device) if isinstance(model, DETR) else model
         self.device = self.network.device
         self.categories = categories
         self.image_size = image_size
+        self.value_range = value_range
+        self._warned = False
         self.transform = eval_transform(image_size, square=self.network.square)
 
     @property
@@ -78,6 +89,7 @@ class Detector:
         nheads: int | None = None,
         precision: Precision = "auto",
         compile: Compile = "auto",
+        value_range: ValueRange | tuple[float, float] | None = None,
         new_classes: Callable[[], Categories] | None = None,
     ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
@@ -99,17 +111,22 @@ class Detector:
             compile: on, off, or auto: on CUDA. Pictures are then padded to one of at most 15 shapes (`Buckets`), so
                 that pictures of any size do not compile without end. That changes values a little where convolutions
                 meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
+            value_range: values that become black and white in pictures of more than 8 bits (`Detector.read`); None:
+                those of the training data, as the weights have them.
             new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
                 such a file is an error, since there are no classes to name.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
-            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled.
+            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled; or the
+                range is none.
         """
+        given = ValueRange.of(value_range)
         if is_exported(source):
             exported = open_exported(source, device)
-            return cls(exported, exported.card.categories, image_size or exported.card.image_size)
-        chosen = _find_device(device)
+            card = exported.card
+            return cls(exported, card.categories, image_size or card.image_size, value_range=given or card.value_range)
+        chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
         if weights.absent and new_classes:
@@ -118,16 +135,16 @@ class Detector:
             warnings.warn(note, stacklevel=2)
         model = build_model(**weights.model_args)
         fit_weights(model, weights, weights.categories)
-        image_size = image_size or weights.image_size
+        image_size, given = image_size or weights.image_size, given or weights.value_range
         if precision == "plain":
             if compile == "on":
                 raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
-            return cls(model, weights.categories, image_size, chosen)
+            return cls(model, weights.categories, image_size, chosen, given)
         buckets = None
         if compiled:
             buckets = Buckets.of(image_size, eval_transform(image_size).longest, square=model.square)
         network = FastNetwork(model, chosen, half=half, buckets=buckets)
-        return cls(network, weights.categories, image_size)
+        return cls(network, weights.categories, image_size, value_range=given)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Look at blank pictures, so that the first real ones do not wait for what a first call does.
@@ -189,8 +206,8 @@ class Detector:
 
         Args:
             source: one picture: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
-                or float in 0..1); several: a list of these, a folder (with the folders in it), a glob such as
-                `photos/*.jpg`; or the path of a video.
+                or float in 0..1), or of more than 8 bits, see `read`; several: a list of these, a folder (with the
+                folders in it), a glob such as `photos/*.jpg`; or the path of a video.
             threshold: lowest score to keep, 0..1.
             top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
                 trained, see `postprocess`.
@@ -208,7 +225,7 @@ class Detector:
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         check_settings(threshold, top_k, batch_size)
-        return look_at(source, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size)
+        return look_at(source, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size, self.read)
 
     @overload
     def panoptic(self, source: Picture, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
@@ -241,7 +258,7 @@ class Detector:
             ConfigError: a setting is out of range, or the model makes no masks.
         """
         check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return look_at(source, self._sample, lambda batch: self.segment(batch, threshold), batch_size)
+        return look_at(source, self._sample, lambda batch: self.segment(batch, threshold), batch_size, self.read)
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps, where none is given that of the kind of model.
@@ -267,7 +284,8 @@ class Detector:
         """Detections of a stream of pictures, in its order; few pictures are held at a time.
 
         Args:
-            pictures: uint8 [3, H, W] (RGB), and what to note as the detections' `source`.
+            pictures: uint8 [3, H, W] (RGB), or of more than 8 bits, see `read`; and what to note as the detections'
+                `source`.
             threshold, top_k, batch_size: see `predict`.
             ahead: how many pictures to take before they are needed, and to resize in threads while the model looks at
                 those before. 0 suits a live stream, where the next one is yet to come.
@@ -293,11 +311,30 @@ class Detector:
         )
         return ((picture, found) for picture, _, found in looked)
 
+    def read(self, source: Picture | str | Path) -> Tensor:
+        """A picture as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
+
+        Values of more than 8 bits (files, PIL images, arrays and tensors of 16-bit and 32-bit integers or floats) are
+        scaled from `value_range` to 0..255, and clipped there; float tensors in 0..1 always from that. Where no range
+        is known, it is 0..65535 for integers and 0..1 for floats, which is said once, by a warning.
+
+        Raises:
+            DataError: it cannot be read, or has another shape or type; see `data.decode.to_tensor`.
+        """
+        return to_tensor(source, self.value_range, unknown=self._warn_once)
+
+    def _warn_once(self, sentence: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(sentence, stacklevel=2)
+
     def prepare(self, pictures: Sequence[Tensor]) -> Batch:
         """Pictures uint8 [3, H, W] resized and padded to one size, on the CPU, as evaluation does it."""
         return collate([self._sample(picture) for picture in pictures])
 
     def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
+        if picture.dtype != torch.uint8:
+            picture = self.read(picture)
         image, target = self.transform(picture)
         target["original_size"] = (picture.shape[1], picture.shape[2])
         return image, target
@@ -311,7 +348,7 @@ class Detector:
             threshold: lowest score to keep, 0..1.
             top_k: see `predict`.
         """
-        with _memory_explained():
+        with memory_explained():
             out = self.network.objects(batch.images, batch.padding_mask)
             processed, sizes = _sizes(batch)
             found = postprocess(
@@ -330,7 +367,7 @@ class Detector:
         """Panoptic maps of each picture of a batch, see `detect` and `panoptic`."""
         threshold = self.panoptic_threshold(threshold)
         things = self.categories.isthing or (True,) * len(self.categories)
-        with _memory_explained():
+        with memory_explained():
             maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *_sizes(batch), things, threshold)
         ids, names = self.categories.ids, self.categories.names
         found = []
@@ -347,45 +384,3 @@ def _sizes(batch: Batch) -> tuple[Tensor, Tensor]:
     """Heights and widths of the pictures in the batch and of the original ones, int64 [B, 2] each."""
     processed = torch.tensor([target["size"] for target in batch.targets], dtype=torch.int64)
     return processed, torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
-
-
-@contextlib.contextmanager
-def _memory_explained() -> Iterator[None]:
-    """Memory that runs out, as a sentence."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            "memory ran out while a picture was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
-            "or a smaller --image_size"
-        ) from error
-
-
-def check_settings(threshold: float, top_k: int | None, batch_size: int) -> None:
-    """Make sure that the settings of `Detector.predict` are in range.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    for fine, expected, value in (
-        (0 <= threshold <= 1, "a threshold in 0..1", threshold),
-        (top_k is None or top_k >= 0, "top_k of at least 0", top_k),
-        (batch_size >= 1, "a batch_size of at least 1", batch_size),
-    ):
-        if not fine:
-            raise ConfigError(f"expected {expected}, found {value}")
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an AssertionError
-        raise ConfigError(
-            f"--device {name}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
-        ) from error
-    return device

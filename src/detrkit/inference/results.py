@@ -70,7 +70,9 @@ class Results:
     def __enter__(self) -> Results:
         with contextlib.ExitStack() as stack:
             self._json = _Rows(_open(stack, self._folder / "detections.json"), "[")
-            self._csv = csv.writer(_open(stack, self._folder / "detections.csv"), lineterminator="\n")
+            # with the mark by which spreadsheets know UTF-8
+            table = _open(stack, self._folder / "detections.csv", "utf-8-sig")
+            self._csv = csv.writer(table, lineterminator="\n")
             if self._wanted.polygons:
                 self._polygons = _Rows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
             if self._wanted.panoptic:
@@ -263,6 +265,7 @@ def _file_name(class_name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", class_name)[:60] or "object"
 
 
-def _open(stack: contextlib.ExitStack, path: Path) -> IO[str]:
+def _open(stack: contextlib.ExitStack, path: Path, encoding: str = "utf-8") -> IO[str]:
+    """A file to write text to; a byte of a file name that is no letter becomes `\\udcff`, see `write_atomic`."""
     aside = stack.enter_context(atomic_path(path))
-    return stack.enter_context(aside.open("w", encoding="utf-8", newline=""))
+    return stack.enter_context(aside.open("w", encoding=encoding, newline="", errors="backslashreplace"))

@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detrkit.data.decode import read_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_picture
 from detrkit.inference.ahead import ahead
-from detrkit.inference.detector import Detector, check_settings
+from detrkit.inference.detector import Detector
+from detrkit.inference.guards import check_settings
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
 from detrkit.inference.streams import AHEAD
 from detrkit.inference.video import describe_video, read_frames, video_writer
 from detrkit.structures import Detections, PanopticMap
+from detrkit.value_range import ValueRange
 from detrkit.verbs import PredictConfig
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def predict(config: PredictConfig) -> None:
         ConfigError: a setting is out of range, or asks for masks of a model that makes none.
         WeightsError: the weights cannot be read.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from detrkit.console import make_console, make_progress
 
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
@@ -63,6 +63,7 @@ def predict(config: PredictConfig) -> None:
         nheads=config.nheads,
         precision=config.precision,
         compile=config.compile,
+        value_range=ValueRange.parse(config.value_range),
     )
     masks = detector.network.makes_masks
     if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
@@ -70,10 +71,8 @@ def predict(config: PredictConfig) -> None:
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
             f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
         )
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = Results(output_dir, detector.categories, wanted, masks=masks)
-    with results, Progress(*columns, console=console, transient=True) as progress:
+    with results, make_progress(make_console(stderr=True)) as progress:
         job = _Job(config, detector, results, progress, found)
         job.look_at_pictures([item for item in found if not item.is_video])
         for item in found:
@@ -82,18 +81,16 @@ def predict(config: PredictConfig) -> None:
         if len(job.broken) == len(found):
             first = job.broken[0]
             raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
-    done = Console()
+    done = make_console()
     what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
     done.print(
         f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.pictures} "
         f"{'picture' if job.pictures == 1 else 'pictures'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
-        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of"),
-        highlight=False,
-        soft_wrap=True,
+        + ("" if results.rows else "; a lower --threshold shows what the model is less sure of")
     )
-    done.print(f"Written to {output_dir}", highlight=False, soft_wrap=True)
+    done.print(f"Written to {output_dir}")
 
 
 class _Job:
@@ -121,7 +118,7 @@ class _Job:
         readable: list[Found] = []
 
         def pictures() -> Iterator[tuple[Tensor, str | None]]:
-            for item, picture in ahead(_read, found, AHEAD):
+            for item, picture in ahead(self._read, found, AHEAD):
                 if isinstance(picture, DataError):
                     self._pass_over(str(picture))
                     self.progress.advance(task)
@@ -173,18 +170,17 @@ class _Job:
             for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, *sizes):
                 yield picture, found, None
 
+    def _read(self, item: Found) -> tuple[Found, Tensor | DataError]:
+        """A picture, or why it cannot be read."""
+        try:
+            return item, self.detector.read(item.path)
+        except DataError as error:
+            return item, error
+
     def _pass_over(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
-            self.progress.console.print(f"passed over: {why}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _read(item: Found) -> tuple[Found, Tensor | DataError]:
-    """A picture, or why it cannot be read."""
-    try:
-        return item, read_image(item.path)
-    except DataError as error:
-        return item, error
+            self.progress.console.print(f"passed over: {why}")
 
 
 def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:

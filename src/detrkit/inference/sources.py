@@ -134,15 +134,25 @@ def _expand(source: str | Path) -> list[Path]:
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
         ]
     else:
-        files = [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]  # noqa: PTH207
+        files = [Path(name) for name in glob.glob(_as_pattern(str(source)), recursive=True) if Path(name).is_file()]  # noqa: PTH207
     return sorted(files)
 
 
 def _root_of(pattern: str) -> Path:
-    """The part of a glob before its first magic sign."""
-    parts = Path(pattern).parts
-    fixed = next(k for k, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed])
+    """The folder that a glob begins with: its parts before the first that is none by its very name."""
+    *folders, _ = Path(pattern).parts
+    root = Path()
+    for part in folders:
+        if not (root / part).is_dir():
+            break
+        root /= part
+    return root
+
+
+def _as_pattern(source: str) -> str:
+    """A glob with the signs of the folder that it begins with taken as they are: `a [1]/*.jpg` looks into `a [1]`."""
+    root = _root_of(source)
+    return str(Path(glob.escape(str(root))) / Path(source).relative_to(root))
 
 
 def _copy_name(name: Path) -> Path:

@@ -43,12 +43,18 @@ def look_at(
     sample: Sample,
     look: Callable[[Batch], list[Result]],
     batch_size: int,
+    tensor: Callable[[Picture | str | Path], Tensor] = to_tensor,
 ) -> Result | list[Result] | Iterator[Result]:
     """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.
+
+    Pictures are read by `tensor`.
 
     Raises:
         DataError: there is nothing at `source`, it cannot be read, or a video is among several.
     """
+
+    def read(item: Picture | str | Path) -> tuple[Tensor, str | None]:
+        return tensor(item), str(item) if isinstance(item, str | Path) else None
 
     def found(items: Iterable[Item], read: Callable[[Item], tuple[Tensor, str | None]]) -> Iterator[Result]:
         looked = stream_batches(items, read, sample, look, batch_size, max(AHEAD, batch_size))
@@ -59,11 +65,11 @@ def look_at(
         if is_video(source):
             return found(read_frames(source), as_it_is)
         if not is_several(source):
-            (result,) = found([source], _read)
+            (result,) = found([source], read)
             return result
-        return list(found(find_pictures(source), _read))
+        return list(found(find_pictures(source), read))
     if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
-        (result,) = found([source], _read)
+        (result,) = found([source], read)
         return result
     for item in source:
         if isinstance(item, str | Path) and is_video(item):
@@ -71,7 +77,7 @@ def look_at(
     expanded = chain.from_iterable(
         find_pictures(item) if isinstance(item, str | Path) and is_several(item) else [item] for item in source
     )
-    return list(found(expanded, _read))
+    return list(found(expanded, read))
 
 
 def stream_batches(
@@ -111,10 +117,6 @@ def stream_batches(
 def as_it_is(item: tuple[Tensor, str | None]) -> tuple[Tensor, str | None]:
     """For items that are pictures with their sources already."""
     return item
-
-
-def _read(item: Picture | str | Path) -> tuple[Tensor, str | None]:
-    return to_tensor(item), str(item) if isinstance(item, str | Path) else None
 
 
 def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 
+from detrkit.console import make_console
 from detrkit.errors import WeightsError
 from detrkit.files import atomic_path
 from detrkit.models.weights import Weights, load_weights, write_huggingface
@@ -33,13 +32,10 @@ def convert(config: ConvertConfig) -> None:
         raise WeightsError(f"expected a folder or a file ending in .pth to write to, found the file {output}")
     else:
         write_huggingface(weights, output)
-    console = Console()
+    console = make_console()
     for note in weights.notes:
-        console.print(escape(f"note: {note}"), soft_wrap=True)
-    console.print(
-        escape(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}"),
-        soft_wrap=True,
-    )
+        console.print(f"note: {note}")
+    console.print(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}")
 
 
 def write_original(weights: Weights, path: str | Path) -> None:
@@ -53,6 +49,7 @@ def write_original(weights: Weights, path: str | Path) -> None:
         "model_args": weights.model_args,
         "categories": weights.categories.to_plain(),
         "image_size": weights.image_size,
+        "value_range": weights.value_range and weights.value_range.to_plain(),
     }
     with atomic_path(path) as aside:
         torch.save({"model": with_prefix(weights.state_dict), "detrkit": header}, aside)

@@ -1,5 +1,9 @@
 """Training: settings in, a run folder with checkpoints, metrics and a report out. `train` is the door."""
 
-from detrkit.training.run import TrainResult, run_training, train
+from detrkit.plotting import import_matplotlib
+
+import_matplotlib()  # before Lightning does
+
+from detrkit.training.run import TrainResult, run_training, train  # noqa: E402
 
 __all__ = ["TrainResult", "run_training", "train"]

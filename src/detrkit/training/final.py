@@ -44,5 +44,6 @@ class FinalReport(pl.Callback):
                 self.run_dir / "report",
                 panoptic=found.panoptic,
                 image_paths={image.id: image.path for image in self.val.images},
+                value_range=self.val.value_range,
                 meta={"weights": str(self.run_dir / BEST), "data": self.val.source, "split": self.val.name},
             )

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from detrkit.config import TrainConfig
+from detrkit.console import TextConsole
 from detrkit.models.weights import fit_table
 from detrkit.training.checkpoint import BEST, LAST
 from detrkit.training.cycle import EpochCycle, Row
@@ -29,13 +29,13 @@ FEW_STEPS = 50
 """In so few, it is the start of the loading processes that a run waits for."""
 
 
-def say_recipe(console: Console, recipe: str) -> None:
+def say_recipe(console: TextConsole, recipe: str) -> None:
     """The first line of all."""
-    console.print(f"[bold]{'Recipe':<9}[/bold] {RECIPES[recipe]}", highlight=False, soft_wrap=True)
+    console.row("Recipe", RECIPES[recipe])
 
 
 def announce(
-    console: Console,
+    console: TextConsole,
     config: TrainConfig,
     data: Data,
     start: Start,
@@ -86,31 +86,25 @@ def announce(
     if start.masks:
         lines["Masks"] = start.masks
     for name, line in lines.items():
-        console.print(f"[bold]{name:<9}[/bold] {line}", highlight=False, soft_wrap=True)
+        console.row(name, line)
     if start.kept:
         console.print(fit_table(start.kept, weights or source, no_object=not start.model.sigmoid))
 
 
-def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
+def conclude(console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str) -> None:
     """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us."""
     waited = waiting(cycle.history)
     if waited:
-        console.print(waited, highlight=False, soft_wrap=True)
+        console.print(waited)
     if cycle.interrupted:
         name = signals.received.name if signals.received else "a signal to another process"
-        console.print(
-            f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}")
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
     elif cycle.out_of_time:
         console.print(
             f"The time was up ({cycle.habits.max_minutes:g} minutes) in epoch {cycle.history[-1]['epoch']:.0f} of "
-            f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further",
-            highlight=False,
-            soft_wrap=True,
+            f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further"
         )
     if cycle.best_epoch and not cycle.interrupted:
         judge = cycle.judge.replace("_", " ")
@@ -120,9 +114,7 @@ def conclude(console: Console, cycle: EpochCycle, signals: StopSignals, run_dir:
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
             f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
-            + (" --panoptic" if cycle.judge == "PQ" else ""),
-            highlight=False,
-            soft_wrap=True,
+            + (" --panoptic" if cycle.judge == "PQ" else "")
         )
 
 

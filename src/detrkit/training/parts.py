@@ -25,6 +25,7 @@ from detrkit.models.weights import FitRow, Weights, fit_notes, fit_weights, load
 from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
 from detrkit.training.checkpoint import LAST, ResumePoint
+from detrkit.value_range import ValueRange
 
 _ARCHITECTURE = (
     "backbone",
@@ -78,6 +79,23 @@ class Data:
     """What the check chose, dropped and repaired; lines."""
     raw: RawDataset
 
+    @property
+    def value_range(self) -> ValueRange | None:
+        """See `Split.value_range`."""
+        return self.train.value_range
+
+    def with_range_of(self, point: ResumePoint | None) -> Data:
+        """The same pictures, scaled by the range of values of the checkpoint to go on from, where it has one."""
+        kept = ValueRange.from_plain(point.card.get("value_range")) if point else None
+        if kept is None or point is None or kept == self.value_range:
+            return self
+        warnings.warn(
+            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, since {point.path} was trained "
+            f"so; {self.value_range or 'no range'} of the data or the settings is passed over",
+            stacklevel=2,
+        )
+        return replace(self, train=replace(self.train, value_range=kept), val=replace(self.val, value_range=kept))
+
     def write_split(self, run_dir: Path) -> None:
         """Write down a validation split that was made for this run."""
         write_split(run_dir / "split.json", self.raw)
@@ -97,7 +115,12 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     """
     data_format = "coco_panoptic" if config.task == "panoptic" else ""
     raw = open_dataset(**config.whereabouts(data_format), val_fraction=config.val_fraction, seed=config.seed)
-    report = check_dataset(raw, num_queries=sys.maxsize, masks=config.masks)  # of queries see `warn_of_crowds`
+    report = check_dataset(
+        raw,
+        num_queries=sys.maxsize,  # of queries see `warn_of_crowds`
+        masks=config.masks,
+        value_range=ValueRange.parse(config.value_range) or "find",
+    )
     for name in ("train",) if config.overfit else ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
             raise DataError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress
 
+from detrkit.console import TaskText, TextConsole, make_progress
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining
 
@@ -19,7 +19,7 @@ class RunProgress(pl.Callback):
     `max_minutes` leaves.
     """
 
-    def __init__(self, console: Console, *, epochs: int, max_minutes: float, spent: float) -> None:
+    def __init__(self, console: TextConsole, *, epochs: int, max_minutes: float, spent: float) -> None:
         """Prepare.
 
         Args:
@@ -43,8 +43,7 @@ class RunProgress(pl.Callback):
         self._first = self._done = trainer.current_epoch * batches + inside
         self._total = self.epochs * batches
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            self._bar = Progress(*columns, console=self.console)
+            self._bar = make_progress(self.console, TaskText("note"), transient=False)
             self._bar.add_task(self._title(trainer.current_epoch), total=self._total, completed=self._done, note="")
             self._bar.start()
 
@@ -71,9 +70,7 @@ class RunProgress(pl.Callback):
         if not self.console.is_terminal:
             found = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
             self.console.print(
-                f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{found}  {self.left()} left",
-                highlight=False,
-                soft_wrap=True,
+                f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{found}  {self.left()} left"
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,14 +14,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 
 from detrkit.config import TrainConfig
+from detrkit.console import TextConsole, make_console
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic import PanopticTruth
 from detrkit.files import write_atomic
 from detrkit.losses import Criterion
 from detrkit.structures import Categories
+from detrkit.text import say
 from detrkit.training.checkpoint import LAST, VERSION, ResumePoint, remove_stale
 from detrkit.training.cycle import EpochCycle, Habits
 from detrkit.training.ema import Ema
@@ -103,19 +104,20 @@ def run_training(
     if config.precision == "16-mixed" and processes.accelerator == "cpu":
         raise ConfigError("--precision 16-mixed needs a GPU; on the CPU use 32 or bf16-mixed")
     loggers = make_loggers(config, run_dir)
-    console = Console()
+    console = make_console()
     leads = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if leads and not classic_log:
         say_recipe(console, config.recipe)
     data = load_data(config, classes)
     point, original = _find_resume(config, run_dir, len(data.categories) if classic_log else None)
+    data = data.with_range_of(point)
     if point:
         why = point.nothing_left(
             epochs=config.epochs, early_stopping=config.early_stopping, max_minutes=config.max_minutes
         )
         if why:
             if leads:
-                console.print(f"Nothing is left to train in {point.path}: {why}.", highlight=False, soft_wrap=True)
+                console.print(f"Nothing is left to train in {point.path}: {why}.")
             return TrainResult(run_dir, _plain(point.card["metrics"]))
     config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = start_model(config, data.categories, point, filled=original is not None)
@@ -171,6 +173,7 @@ class _Run:
             "model_args": start.model_args,
             "categories": data.categories.to_plain(),
             "image_size": self.image_size,
+            "value_range": data.value_range and data.value_range.to_plain(),
             "config": {},
             "batches": {},
         }
@@ -186,7 +189,7 @@ class _Run:
         self,
         optimizer: torch.optim.Optimizer,
         loggers: list[Any],
-        console: Console,
+        console: TextConsole,
         *,
         classic_log: bool,
         reasons: dict[str, str],
@@ -310,7 +313,7 @@ class _Run:
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
             if self.config.batch_size == "auto":
-                print(f"Batch     {batch_size} pictures fit")
+                say(f"Batch     {batch_size} pictures fit")
 
     def _prepare_folder(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)

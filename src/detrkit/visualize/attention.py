@@ -16,14 +16,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from detrkit.data.decode import read_image
+from detrkit.console import make_console
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
 from detrkit.models.hybrid import HybridEncoder
+from detrkit.plotting import import_matplotlib
 from detrkit.postprocessing import postprocess, query_masks
 from detrkit.structures import Detections
+from detrkit.value_range import ValueRange
 from detrkit.verbs import ExplainConfig
-from detrkit.visualize.draw import Picture, color_of, draw_detections, font, grid, resized, save_picture, titled
+from detrkit.visualize.draw import Picture, color_of, draw_detections, grid, resized, save_picture, titled
+from detrkit.visualize.letters import name_of, write
 from detrkit.visualize.looks import Map, Points, on_finest, record_looks
 
 FEW = 3
@@ -73,16 +76,11 @@ def explain(config: ExplainConfig) -> None:
         ConfigError: a point is not `x,y` inside the picture, or a setting is out of range.
         WeightsError: the weights cannot be read.
     """
-    from rich.console import Console
-
     if not 0 <= config.threshold <= 1 or config.max_detections < 1:
         raise ConfigError(
             "expected a threshold in 0..1 and max_detections of at least 1, "
             f"found {config.threshold:g} and {config.max_detections}"
         )
-    image = read_image(config.image)
-    height, width = image.shape[1:]
-    asked = [parse_point(text, height, width) for text in config.points.split()]
     detector = Detector.load(
         config.weights,
         device=config.device,
@@ -90,26 +88,30 @@ def explain(config: ExplainConfig) -> None:
         dilation=config.dilation,
         nheads=config.nheads,
         precision="plain",
+        value_range=ValueRange.parse(config.value_range),
     )
+    image = detector.read(config.image)
+    height, width = image.shape[1:]
+    asked = [parse_point(text, height, width) for text in config.points.split()]
     attention = attend(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 
-    console = Console()
+    console = make_console()
     picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     output_dir = Path(config.output_dir)
     best = float(attention.detections.scores[chosen[0]])
     if best < config.threshold:
-        console.print(f"No detection reaches {config.threshold:g}; the best has {best:.3f}", highlight=False)
+        console.print(f"No detection reaches {config.threshold:g}; the best has {best:.3f}")
     written = [output_dir / "decoder_attention.png"]
     save_picture(written[0], draw_decoder(picture, attention, chosen))
     if attention.encoder is None:
-        console.print("The model has no encoder with attention, so there is no picture of it", highlight=False)
+        console.print("The model has no encoder with attention, so there is no picture of it")
     else:
         points = asked or _different(_centres(attention.detections[chosen], height, width), height, width, attention)
         written.append(output_dir / "encoder_attention.png")
         save_picture(written[1], draw_encoder(picture, attention, points))
     for path in written:
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}")
 
 
 @torch.no_grad()
@@ -215,7 +217,7 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
         if attention.mask_head:
             of_mask = attention.mask_head[k]
             parts.append((f"where its mask looks, {_peak(of_mask.weights)}", draw_look(small, of_mask, color)))
-        cells.append(titled(parts, f"{name} {float(one.scores[0]):.2f}, query {k}"))
+        cells.append(titled(parts, f"{name_of(name)} {float(one.scores[0]):.2f}, query {k}"))
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
 
@@ -265,6 +267,7 @@ def dotted(picture: Picture, points: Points, color: tuple[int, int, int]) -> Pic
 
 def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> Picture:
     """Weights [h, w] as heat over the greyed picture; the largest weight is the brightest colour."""
+    import_matplotlib()
     import matplotlib as mpl
 
     height, width = picture.shape[:2]
@@ -329,5 +332,5 @@ def _mark(picture: Picture, place: tuple[float, float], text: str) -> None:
     pen = ImageDraw.Draw(canvas)
     x, y = place
     pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=MARK, outline=(0, 0, 0))
-    pen.text((x + 8, y), text, (255, 255, 255), font(16), anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
+    write(pen, (x + 8, y), text, 16, (255, 255, 255), stroke=(0, 0, 0))
     picture[:] = np.asarray(canvas)

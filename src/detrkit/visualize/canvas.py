@@ -1,16 +1,14 @@
-"""What every drawing is made of: pictures as arrays, colours of classes, letters."""
+"""What every drawing is made of: pictures as arrays, colours of classes."""
 
 from __future__ import annotations
 
 import colorsys
 import math
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFont
+from PIL import Image
 
 from detrkit.errors import DataError
 
@@ -43,7 +41,7 @@ def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def as_picture(image: Any) -> Picture:
-    """A path, PIL image or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
+    """A path, PIL image, tensor or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
 
     Raises:
         DataError: the picture cannot be read or has another shape.
@@ -55,20 +53,6 @@ def as_picture(image: Any) -> Picture:
     from detrkit.data.decode import to_tensor
 
     return np.ascontiguousarray(to_tensor(image).permute(1, 2, 0).numpy())
-
-
-@lru_cache(maxsize=32)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans of so many pixels: it comes with matplotlib, so letters beyond ASCII look the same everywhere."""
-    return ImageFont.truetype(font_path(), size)
-
-
-@lru_cache(maxsize=1)
-def font_path() -> str:
-    """The file of the letters."""
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def enlarged_side(picture: Picture) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from detrkit.errors import DataError
 from detrkit.files import save_picture
+from detrkit.plotting import import_matplotlib
 from detrkit.structures import Categories, Detections
-from detrkit.visualize.canvas import Picture, as_picture, color_of, enlarged_side, font, font_path, ink_on, resized
+from detrkit.visualize.box_labels import write_labels
+from detrkit.visualize.canvas import Picture, as_picture, color_of, enlarged_side, resized
+from detrkit.visualize.letters import cut_to, name_of, write
 from detrkit.visualize.segments import Named, draw_named, draw_panoptic, shades
-
-if TYPE_CHECKING:
-    import supervision
 
 __all__ = [
     "Picture",
@@ -32,7 +32,6 @@ __all__ = [
     "color_of",
     "draw_detections",
     "draw_panoptic",
-    "font",
     "grid",
     "resized",
     "save_picture",
@@ -145,10 +144,10 @@ def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
     cell = Image.new("RGB", (len(parts) * (width + gap) - gap, head + height), (255, 255, 255))
     pen = ImageDraw.Draw(cell)
     if caption:
-        pen.text((0, line / 2), _shortened(caption, letters, cell.width), (0, 0, 0), font(letters), anchor="lm")
+        write(pen, (0, line / 2), cut_to(caption, letters, cell.width), letters, (0, 0, 0))
     for k, (title, picture) in enumerate(parts):
         left = k * (width + gap)
-        pen.text((left, head - line / 2), title, (96, 96, 96), font(round(letters * 0.9)), anchor="lm")
+        write(pen, (left, head - line / 2), title, round(letters * 0.9), (96, 96, 96))
         cell.paste(Image.fromarray(picture), (left, head))
     return np.asarray(cell, dtype=np.uint8)
 
@@ -165,7 +164,7 @@ def _draw(
     if truth is not None:
         _draw_truth(scene, _fitted(truth, from_size, (height, width))[0], thickness, letters)
     found, masks = _fitted(detections, from_size, (height, width))
-    names = found.class_names or tuple(str(k) for k in found.class_ids.tolist())
+    names = _names(found)
     labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(names, found.scores.tolist(), strict=True)]
     if masks is not None:
         colors = shades(found.class_ids.tolist()[::-1])[::-1]  # the best of a class has the colour of the class
@@ -181,46 +180,33 @@ def _draw(
 
 def _annotate(scene: Image.Image, found: Detections, thickness: int, letters: int, labels: list[str]) -> Image.Image:
     """Boxes with labels on a picture."""
+    import_matplotlib()  # before supervision does
     import supervision as sv
 
-    def palette(colors: list[tuple[int, int, int]]) -> supervision.ColorPalette:
-        return sv.ColorPalette([sv.Color(*color) for color in colors])
-
     colors = [color_of(k) for k in found.class_ids.tolist()]
+    lines = sv.ColorPalette([sv.Color(*color) for color in colors])
     by_index = sv.ColorLookup.INDEX  # the i-th colour belongs to the i-th detection
-    lines, ink = palette(colors), palette([ink_on(color) for color in colors])
-    drawn = found.to_supervision()
-    scene = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index).annotate(scene, drawn)
-    annotator = sv.RichLabelAnnotator(
-        color=lines,
-        text_color=ink,
-        color_lookup=by_index,
-        font_path=font_path(),
-        font_size=letters,
-        text_padding=max(2, letters // 4),
-        smart_position=True,  # inside the picture, and off each other
-    )
-    annotated: Image.Image = annotator.annotate(scene, drawn, labels=labels)
+    boxes = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index)
+    annotated: Image.Image = boxes.annotate(scene, found.to_supervision())
+    write_labels(annotated, found.xyxy.tolist(), labels, colors, letters)
     return annotated
+
+
+def _names(found: Detections) -> list[str]:
+    """The class of each detection as it is written: its name, or its id where there are no names."""
+    return [name_of(name) for name in found.class_names or map(str, found.class_ids.tolist())]
 
 
 def _draw_truth(scene: Image.Image, truth: Detections, thickness: int, letters: int) -> None:
     """Dashed white boxes over a dark line, each with its name inside at the bottom."""
     pen = ImageDraw.Draw(scene)
-    names = truth.class_names or tuple(str(k) for k in truth.class_ids.tolist())
+    names = _names(truth)
     for (x1, y1, x2, y2), name in zip(truth.xyxy.tolist(), names, strict=True):
         pen.rectangle((x1, y1, x2, y2), outline=(0, 0, 0), width=thickness)
         for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
             _dashes(pen, start, end, thickness)
-        pen.text(
-            (x1 + 2 * thickness, y2 - 2 * thickness),
-            name,
-            font=font(letters),
-            fill=(255, 255, 255),
-            anchor="lb",
-            stroke_width=max(1, letters // 8),
-            stroke_fill=(0, 0, 0),
-        )
+        place = (x1 + 2 * thickness, y2 - 2 * thickness)
+        write(pen, place, name, letters, (255, 255, 255), above=True, stroke=(0, 0, 0))
 
 
 def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], thickness: int) -> None:
@@ -256,12 +242,3 @@ def _fitted(found: Detections, old: tuple[int, int], new: tuple[int, int]) -> tu
     scale = torch.tensor([w / old_w, h / old_h, w / old_w, h / old_h])
     limit = torch.tensor([w - 1, h - 1, w - 1, h - 1], dtype=torch.float32)
     return replace(found, xyxy=torch.minimum((found.xyxy * scale).clamp(min=0), limit)), masks
-
-
-def _shortened(text: str, letters: int, width: int) -> str:
-    """As much of the end of `text` as fits: the end of a path says most."""
-    if font(letters).getlength(text) <= width:
-        return text
-    while text and font(letters).getlength("…" + text) > width:
-        text = text[1:]
-    return "…" + text

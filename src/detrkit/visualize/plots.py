@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrkit.console import make_console
 from detrkit.errors import DataError
-from detrkit.files import write_atomic
 from detrkit.verbs import PlotConfig
+from detrkit.visualize.figures import as_label, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +58,7 @@ def plot(config: PlotConfig) -> list[Path]:
     Raises:
         DataError: a run does not exist, or there is nothing to draw.
     """
-    from rich.console import Console
-
-    console = Console()
+    console = make_console()
     runs = [Path(run) for run in config.runs]
     for run in runs:
         if not run.is_dir():
@@ -83,11 +81,11 @@ def plot(config: PlotConfig) -> list[Path]:
         raise DataError(f"expected metrics.csv, log.txt or report/metrics.json in {runs[0]}, found none of them")
     for name in names:
         if name not in logged:
-            console.print(f"{name} has no metrics.csv: no training curves", highlight=False)
+            console.print(f"{name} has no metrics.csv: no training curves")
         if name not in measured:
-            console.print(f"{name} has no report: no precision-recall curve; detrkit eval makes one", highlight=False)
+            console.print(f"{name} has no report: no precision-recall curve; detrkit eval makes one")
     for path in written:
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}")
     return written
 
 
@@ -98,31 +96,30 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
         path: PNG to write.
         runs: name of each run and what it logged.
     """
-    from matplotlib.ticker import MaxNLocator
-
     quantities = list(dict.fromkeys(q for curves in runs.values() for q in curves.quantities()))
     panels = [q for q in FIRST_PANELS if q in quantities]
     panels += [q for q in quantities if q not in panels and q not in LEFT_OUT]
     columns = min(4, max(1, math.ceil(math.sqrt(len(panels)))))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(4.2 * columns, 2.9 * rows + 0.5)
-    for place, quantity in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        for number, curves in enumerate(runs.values()):
-            for points, line in ((curves.train.get(quantity), "-"), (curves.val.get(quantity), "--")):
-                if points:
-                    # AP is only ever a matter of validation: no need to draw it thin
-                    style = "-" if quantity not in curves.train else line
-                    axes.plot(*zip(*points, strict=True), style, color=_color(number), **_marks(points))
-        axes.set_title(quantity, fontsize=10)
-        axes.grid(color="0.92")
-        axes.tick_params(labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if place >= len(panels) - columns:
-            axes.set_xlabel("epoch", fontsize=9)
-        _limit(axes, quantity, [v for c in runs.values() for _, v in c.train.get(quantity, [])])
-    _legend(figure, list(runs), lines=any(set(c.train) & set(c.val) for c in runs.values()))
-    _save(path, figure)
+    with figure_file(path, 4.2 * columns, 2.9 * rows + 0.5, [*runs, *panels]) as figure:
+        from matplotlib.ticker import MaxNLocator
+
+        for place, quantity in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            for number, curves in enumerate(runs.values()):
+                for points, line in ((curves.train.get(quantity), "-"), (curves.val.get(quantity), "--")):
+                    if points:
+                        # AP is only ever a matter of validation: no need to draw it thin
+                        style = "-" if quantity not in curves.train else line
+                        axes.plot(*zip(*points, strict=True), style, color=_color(number), **_marks(points))
+            axes.set_title(as_label(quantity), fontsize=10)
+            axes.grid(color="0.92")
+            axes.tick_params(labelsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if place >= len(panels) - columns:
+                axes.set_xlabel("epoch", fontsize=9)
+            _limit(axes, quantity, [v for c in runs.values() for _, v in c.train.get(quantity, [])])
+        _legend(figure, list(runs), lines=any(set(c.train) & set(c.val) for c in runs.values()))
 
 
 def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -132,23 +129,24 @@ def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> 
         path: PNG to write.
         runs: name of each run, and `pr_curves` of its report's metrics.json.
     """
-    figure = _figure(10.5, 4.6)
-    for place, (table, title) in enumerate(PR_TABLES.items()):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for number, (name, curves) in enumerate(runs.items()):
-            recall, precision = curves["recall"], curves[table]["all"]
-            if len(runs) == 1:
-                for one in curves[table]["per_class"].values():
-                    axes.plot(recall, one, color="0.8", linewidth=0.8)
-            if precision:
-                ap = sum(precision) / len(precision)
-                axes.plot(recall, precision, color=_color(number), linewidth=2, label=f"{name}  AP {ap:.3f}")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-        axes.set_title(f"Precision and recall, {title}", fontsize=11)
-        axes.grid(color="0.92")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="upper right")
-    _save(path, figure)
+    with figure_file(path, 10.5, 4.6, runs) as figure:
+        for place, (table, title) in enumerate(PR_TABLES.items()):
+            axes = figure.add_subplot(1, 2, place + 1)
+            for number, (name, curves) in enumerate(runs.items()):
+                recall, precision = curves["recall"], curves[table]["all"]
+                if len(runs) == 1:
+                    for one in curves[table]["per_class"].values():
+                        axes.plot(recall, one, color="0.8", linewidth=0.8)
+                if precision:
+                    ap = sum(precision) / len(precision)
+                    axes.plot(
+                        recall, precision, color=_color(number), linewidth=2, label=f"{as_label(name)}  AP {ap:.3f}"
+                    )
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+            axes.set_title(f"Precision and recall, {title}", fontsize=11)
+            axes.grid(color="0.92")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8, loc="upper right")
 
 
 def read_curves(run: Path) -> Curves | None:
@@ -178,7 +176,7 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 def _from_csv(path: Path) -> Curves:
     """metrics.csv: one row an epoch, columns such as epoch, lr, train/loss, val/AP; what is no number is left out."""
     curves = Curves()
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have written it anew
         for number, row in enumerate(csv.DictReader(file), start=1):
             epoch = _number(row.get("epoch"))
             for name, text in row.items():
@@ -249,16 +247,6 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that no window and no global state knows of."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _color(number: int) -> str:
     return f"C{number % 10}"
 
@@ -279,16 +267,10 @@ def _limit(axes: Axes, quantity: str, trained: Sequence[float]) -> None:
 def _legend(figure: Figure, names: Sequence[str], *, lines: bool) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=_color(k), linewidth=2, label=name) for k, name in enumerate(names)]
+    handles = [Line2D([], [], color=_color(k), linewidth=2, label=as_label(name)) for k, name in enumerate(names)]
     if lines:
         handles += [
             Line2D([], [], color="0.3", linestyle="-", label="training"),
             Line2D([], [], color="0.3", linestyle="--", label="validation"),
         ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), fontsize=9, frameon=False)
-
-
-def _save(path: Path, figure: Figure) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    write_atomic(path, content.getvalue())

@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detrkit.structures import PanopticMap
-from detrkit.visualize.canvas import Picture, as_picture, color_of, enlarged_side, font, ink_on, resized
+from detrkit.visualize.canvas import Picture, as_picture, color_of, enlarged_side, ink_on, resized
+from detrkit.visualize.letters import cut_to, name_of, text_width, write
 
 Mask = npt.NDArray[np.bool_]
 Color = tuple[int, int, int]
@@ -76,7 +77,7 @@ def draw_panoptic(image: Any, panoptic: PanopticMap, *, side: int = 0) -> Pictur
     rows = sorted(panoptic.segments, key=lambda row: -row["area"])
     named = []
     for row, color in zip(rows, shades([int(row["category_id"]) for row in rows]), strict=True):
-        name = str(row.get("category_name", row["category_id"]))
+        name = name_of(str(row.get("category_name", row["category_id"])))
         texts = (f"{name} {share_of(row['area'] / ids.numel())}", name)
         named.append(Named(ids == row["id"], color, texts, name))
     return draw_named(resized(picture, side or enlarged_side(picture)), named)
@@ -212,8 +213,11 @@ class _Labels:
         """Name classes and how many objects each has, in the corner where it hides least."""
         counts = Counter(each.class_name for each in segments)
         colors = {each.class_name: each.color for each in segments}
-        texts = [name if count == 1 else f"{name} × {count}" for name, count in counts.most_common()]
         size = self.sizes[0]
+        room = self.taken.shape[1] * self.step - 2 * (size // 4)
+        texts = [
+            cut_to(name if count == 1 else f"{name} × {count}", size, room) for name, count in counts.most_common()
+        ]
         height, width = self._size_of("", size)[1], max(self._size_of(text, size)[0] for text in texts)
         bottom, right = self.taken.shape
         texts = texts[: max(1, bottom // height)]
@@ -230,7 +234,7 @@ class _Labels:
         for *place, text, size, color in self.chips:
             left, top, width, height = (value * self.step for value in place)
             pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
-            pen.text((left + size // 4, top + height / 2), text, ink_on(color), font(size), anchor="lm")
+            write(pen, (left + size // 4, top + height / 2), text, size, ink_on(color))
         return np.asarray(canvas, dtype=np.uint8).copy()
 
     def _put(
@@ -256,7 +260,7 @@ class _Labels:
 
     def _size_of(self, text: str, size: int) -> tuple[int, int]:
         """Width and height of a name with some space around it."""
-        width = math.ceil(font(size).getlength(text)) + 2 * (size // 4)
+        width = math.ceil(text_width(text, size)) + 2 * (size // 4)
         return -(-width // self.step), -(-round(size * 1.35) // self.step)
 
 

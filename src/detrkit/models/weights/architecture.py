@@ -14,6 +14,7 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.models.build import build_model
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,11 @@ class Weights:
     """Where it came from, for messages."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
     absent: tuple[str, ...] = ()
     """Parts of `HEADS` that the file lacks, in whole or in part, so that they can only start anew. Without a class head
     there is no `num_classes` in `model_args`, without queries no `num_queries`."""
-
-    @property
-    def is_unnamed(self) -> bool:
-        """Whether nothing says what its classes are called, as in a bare file of other classes than COCO's."""
-        return self.categories == Categories.unnamed(len(self.categories))
 
 
 # Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).

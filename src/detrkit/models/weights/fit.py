@@ -25,6 +25,7 @@ from detrkit.models.weights.architecture import (
     without_prefix,
 )
 from detrkit.structures import Categories
+from detrkit.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,10 +158,11 @@ def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object
 
     kept = sum(row.kept_from is not None for row in rows)
     table = Table(title=f"classes from {source}: {kept} of {len(rows)} kept", title_justify="left")
-    table.add_column("class")
-    table.add_column("its row of the class head")
+    table.add_column("class", overflow="fold")
+    table.add_column("its row of the class head", overflow="fold")
     for row in rows[:limit]:
-        table.add_row(row.name, "new" if row.kept_from is None else f"kept from {row.kept_from}")
+        kept_from = "new" if row.kept_from is None else f"kept from {one_line(row.kept_from)}"
+        table.add_row(one_line(row.name), kept_from)
     if len(rows) > limit:
         table.add_row(f"... and {len(rows) - limit} more", f"{sum(r.kept_from is not None for r in rows[limit:])} kept")
     if no_object:

@@ -41,6 +41,7 @@ from detrkit.models.weights.huggingface import is_huggingface_folder, read_huggi
 from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
 from detrkit.models.weights.safe import check_content, read_checkpoint
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 VERSION = 1
 """Version of the "detrkit" entry of a checkpoint."""
@@ -220,6 +221,7 @@ def _ours(weights: Weights, header: Any) -> Weights:
             model_args={name: value for name, value in dict(header["model_args"]).items() if name not in gone},
             categories=Categories.from_plain([] if "class_embed" in weights.absent else header["categories"]),
             image_size=int(header["image_size"]),
+            value_range=ValueRange.from_plain(header.get("value_range")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
         raise WeightsError(

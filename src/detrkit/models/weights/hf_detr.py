@@ -134,6 +134,8 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
         "image_std": list(args["input_std"] or IMAGENET_STD),
         "do_pad": True,
     }
+    if weights.value_range:
+        processor["value_range"] = weights.value_range.to_plain()
     write_atomic(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
     write_atomic(folder / "config.json", json.dumps(_config(weights.categories, args), indent=2) + "\n")
 

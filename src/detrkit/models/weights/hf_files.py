@@ -15,6 +15,7 @@ from detrkit.models.features import IMAGENET_MEAN, IMAGENET_STD
 from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.models.weights.safe import read_checkpoint, read_safetensors
 from detrkit.structures import Categories
+from detrkit.value_range import ValueRange
 
 _COCO_THINGS = Categories(
     *zip(*[(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")], strict=True)
@@ -157,6 +158,21 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
         input_args |= {"input_mean": mean, "input_std": std}
     return size, input_args, (f"{folder} was trained on {note}",) if note else ()
+
+
+def value_range_of(folder: Path) -> ValueRange | None:
+    """The range of values of pictures of more than 8 bits, where `write_huggingface` has noted one; transformers leaves
+    the entry alone.
+
+    Raises:
+        WeightsError: it is garbled.
+    """
+    path = folder / "preprocessor_config.json"
+    found = read_json(path).get("value_range") if path.is_file() else None
+    try:
+        return ValueRange.from_plain(found)
+    except (TypeError, ValueError) as problem:
+        raise WeightsError(f"expected value_range as two ascending numbers in {path}, found {found}") from problem
 
 
 def _size_of(size: Any) -> tuple[int, bool, str]:

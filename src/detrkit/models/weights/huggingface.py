@@ -14,7 +14,7 @@ from detrkit.errors import WeightsError
 from detrkit.models.weights.architecture import Weights, missing_heads, without_parts
 from detrkit.models.weights.hf_deformable import read_deformable
 from detrkit.models.weights.hf_detr import read_detr, write_huggingface
-from detrkit.models.weights.hf_files import categories_of, preprocessing, read_json, read_tensors
+from detrkit.models.weights.hf_files import categories_of, preprocessing, read_json, read_tensors, value_range_of
 from detrkit.models.weights.hf_rtdetr import read_rtdetr
 from detrkit.structures import Categories
 
@@ -83,4 +83,5 @@ def read_huggingface(folder: str | Path) -> Weights:
         str(folder),
         (*notes, *more_notes),
         absent=absent,
+        value_range=value_range_of(folder),
     )

@@ -1,0 +1,166 @@
+"""The words of a command line: the data set without a flag, `~`, any text as a value, flags of other tools."""
+
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from detrkit.classic import build_parser
+from detrkit.cli import VERBS, parse
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+from detrkit.meanings import NONE, WORDS, suggestion
+from detrkit.parsing import from_home
+from detrkit.verbs import CheckConfig, PlotConfig, PredictConfig
+
+from .conftest import Command
+
+SETTINGS = {name: list(get_type_hints(verb.config)) for name, verb in VERBS.items()}
+
+
+def parsed(verb: str, *argv: str) -> Any:
+    return parse(verb, VERBS[verb], list(argv))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("verb", "argv"),
+    [
+        ("train", ["set"]),
+        ("train", ["set", "--epochs", "3", "--dilation"]),
+        ("train", ["--epochs", "3", "set", "--dilation"]),
+        ("train", ["--dilation", "set"]),
+        ("train", ["--masks", "--lr=1e-4", "--", "set"]),
+        ("train", ["--data", "set"]),
+        ("train", ["--data=set", "--num_workers", "0"]),
+        ("eval", ["set", "--weights", "w"]),
+        ("eval", ["--weights", "w", "set"]),
+        ("eval", ["--weights=w", "--data", "set"]),
+        ("check", ["set"]),
+        ("check", ["--num_queries", "5", "set", "--json", "j"]),
+    ],
+)
+def test_the_data_set_needs_no_flag(verb: str, argv: list[str]) -> None:
+    assert parsed(verb, *argv).data == "set"
+
+
+def test_words_may_stand_anywhere_among_the_flags() -> None:
+    found = parsed("predict", "a.jpg", "--weights", "w", "b.jpg", "--no_images", "c.jpg")
+    assert found.source == ["a.jpg", "b.jpg", "c.jpg"]
+    assert parsed("bench", "--device", "cpu", "data").part == "data"
+    found = parsed("convert", "--nheads", "4", "w.pth", "out")
+    assert (found.weights, found.output, found.nheads) == ("w.pth", "out", 4)
+
+
+TEXTS = (
+    "[bold]", "a: b", "{0}", "{a: 1}", "null", "true", "1e3", "007", "%s", "# x", "'x'", "$x$", ":smile:", "猫", "a b",
+    "*", "&a", "!x", "| x", "2020-01-01", "[", "a\nb",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_is_a_value(text: str, tmp_path: Path) -> None:
+    config = TrainConfig(resume=text)
+    (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert TrainConfig.from_yaml(tmp_path / "run.yaml") == config
+    flags = ["--config", str(tmp_path / "run.yaml"), f"--weights={text}", "--output_dir", text]
+    found = parsed("train", *flags, text)
+    assert (found.data, found.weights, found.output_dir, found.resume) == (text, text, text, text)
+
+
+def test_any_text_is_a_word_without_a_flag() -> None:
+    assert parsed("predict", *TEXTS, "--weights", "w").source == list(TEXTS)
+    assert parsed("plot", *TEXTS).runs == list(TEXTS)
+    for text in ("[bold]", "null", "1e3"):
+        assert parsed("check", text).data == text
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, detrkit: Command) -> None:
+    home = tmp_path / "home [1]"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    in_home = str(home / "set")
+    assert from_home(["--data=~/set", "~/set", "--lr=1", "a~b", "--x=a~", "~"]) == [
+        f"--data={in_home}", in_home, "--lr=1", "a~b", "--x=a~", str(home),
+    ]  # fmt: skip
+    assert from_home(["~no_such_user_at_all/x", "--data=~no_such_user_at_all"]) == [
+        "~no_such_user_at_all/x",
+        "--data=~no_such_user_at_all",
+    ]
+    (home / "run.yaml").write_text("data: ~/set\nweights: ~/w.ckpt\n")
+    found = parsed("train", f"--config={home / 'run.yaml'}")
+    assert (found.data, found.weights) == (in_home, str(home / "w.ckpt"))
+    assert "expected a data set at" in detrkit("train", "--config=~/run.yaml", "--device=cpu", "--weights=").sentence
+    assert in_home in detrkit("check", "~/set").sentence
+    assert in_home in detrkit("detr", "--coco_path=~/set", "--device=cpu", "--output_dir=out").sentence
+    assert TrainConfig(data="~/set").data == in_home
+    assert CheckConfig(data="~/set").data == in_home
+    assert PredictConfig(weights="w", source=["~/set", "b"]).source == [in_home, "b"]
+    assert PlotConfig(runs=["~/set"]).runs == [in_home]
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "meant"),
+    [
+        ("train", "--learning_rate", "did you mean '--lr'?"),
+        ("train", "--patience", "did you mean '--early_stopping'?"),
+        ("train", "--imgsz", "did you mean '--image_size'?"),
+        ("train", "--gpus", "did you mean '--devices'?"),
+        ("train", "-b", "did you mean '--batch_size'?"),
+        ("train", "--cfg", "did you mean '--config'?"),
+        ("train", "--lr-drop", "did you mean '--lr_drop'?"),
+        ("train", "--num_classes", "there is none, since the classes are those of the data set"),
+        ("train", "--optimizer", "the optimizer is AdamW"),
+        ("train", "--eval", "detrkit eval measures a detector"),
+        ("train", "--label_smoothing", "nor one that is like it"),
+        ("eval", "--num_classes", "there is none, since the classes are those of the data set"),
+        ("eval", "--epochs", "it belongs to detrkit train"),
+        ("predict", "--conf", "did you mean '--threshold'?"),
+        ("predict", "--iou", "a DETR needs no non-maximum suppression"),
+        ("predict", "--input", "SOURCE is given without a flag"),
+        ("predict", "--device_", "did you mean '--device'?"),
+        ("export", "--opset", "ONNX files have opset 18"),
+        ("export", "--imgsz", "did you mean '--image_size'?"),
+        ("export", "--device", "it belongs to detrkit train, eval, predict, explain and bench"),
+    ],
+)
+def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, verb: str, flag: str, meant: str) -> None:
+    for argv in ([flag, "x"], [f"{flag}=x"]):
+        sentence = detrkit(verb, *argv).sentence
+        assert sentence.startswith(f"there is no flag {flag}")
+        assert meant in sentence
+        assert sentence.endswith(f"(see detrkit {verb} --help)")
+
+
+@pytest.mark.parametrize("verb", [name for name, settings in SETTINGS.items() if "quiet" not in settings])
+def test_quiet_is_answered_where_it_is_none(detrkit: Command, verb: str) -> None:
+    assert "a progress bar is shown in a terminal alone" in detrkit(verb, "--quiet").sentence
+
+
+def test_the_table_of_meanings_names_settings_that_there_are() -> None:
+    known = {name for settings in SETTINGS.values() for name in settings} | {"config", "quiet"}
+    assert set(WORDS) <= known
+    for verb, settings in SETTINGS.items():
+        for name in settings:
+            answer = suggestion(name, settings)
+            assert name in answer, f"{verb} --{name}"  # a setting is never answered by another
+    for words in [*WORDS.values(), *NONE]:
+        assert len(words.split()) == len(set(words.split())), words
+    flags = {word.strip(",;") for text in NONE.values() for word in text.split() if word.startswith("--")}
+    assert {flag.removeprefix("--") for flag in flags} <= known
+
+
+def test_flags_of_main_py_are_answered_too(detrkit: Command) -> None:
+    assert "main.py has no flag --learning_rate; did you mean '--lr'?" in detrkit("detr", "--learning_rate=1").sentence
+    names = [word.removeprefix("--") for action in build_parser()._actions for word in action.option_strings]
+    assert "'--resume'" in suggestion("resume_from", names)
+
+
+def test_settings_in_files_and_in_python_are_answered_too(tmp_path: Path, detrkit: Command) -> None:
+    (tmp_path / "run.yaml").write_text("learning_rate: 1\n")
+    assert "found in run.yaml; did you mean 'lr'?" in detrkit("train", "--config", "run.yaml").sentence
+    with pytest.raises(ConfigError, match="no setting 'optimizer'; there is none; the optimizer is AdamW"):
+        TrainConfig.from_dict({"optimizer": "sgd"})
