@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrkit.arguments import as_targets, check_boxes, expect_output
 from detrkit.boxes import cxcywh_to_xyxy, giou
 from detrkit.errors import ConfigError
 from detrkit.structures import Output, Target
@@ -74,11 +75,18 @@ class HungarianMatcher:
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
 
     def __call__(self, out: Output, targets: Sequence[Target]) -> Pairs:
-        """The pairs of each image at the last decoder layer; min(Q, n) pairs for n objects."""
+        """The pairs of each image at the last decoder layer; min(Q, n) pairs for n objects.
+
+        Raises:
+            DataError: the targets are not one per image of the output, or not what `Target` describes.
+        """
         return self.match_layers([out], targets)[0]
 
     def match_layers(self, layers: Sequence[Output], targets: Sequence[Target]) -> list[Pairs]:
-        """The pairs of each image for each of several decoder layers."""
+        """The pairs of each image for each of several decoder layers; see `__call__`."""
+        logits = expect_output(layers[0]).logits
+        classes = logits.shape[-1] - (not layers[0].sigmoid)
+        targets = as_targets(targets, images=len(logits), classes=classes, device=logits.device)
         return self.solve([Problem(Layers.of(layers), targets)])[0]
 
     def solve(self, problems: Sequence[Problem]) -> list[list[Pairs]]:
@@ -89,9 +97,14 @@ class HungarianMatcher:
 
         Raises:
             ConfigError: the queries do not divide into the groups.
+            DataError: a box is not finite, or not relative to its image.
         """
-        costs = in_main_memory([self.costs(problem) for problem in problems])
-        return [self.assign(problem, cost) for problem, cost in zip(problems, costs, strict=True)]
+        costs = [self.costs(problem) for problem in problems]
+        given = [boxes_of(problem.targets) for problem in problems]
+        told = in_main_memory([*costs, *given])
+        for problem, boxes in zip(problems, told[len(costs) :], strict=True):
+            check_boxes(boxes, [len(target["labels"]) for target in problem.targets])
+        return [self.assign(problem, cost) for problem, cost in zip(problems, told[: len(costs)], strict=True)]
 
     @torch.no_grad()
     def costs(self, problem: Problem) -> Tensor:
@@ -109,7 +122,7 @@ class HungarianMatcher:
         sizes = torch.tensor([len(target["labels"]) for target in problem.targets])
         images = torch.arange(len(sizes)).repeat_interleave(sizes).to(device, non_blocking=True)
         labels = torch.cat([target["labels"] for target in problem.targets])
-        wanted = torch.cat([target["boxes"].float() for target in problem.targets])[:, None, None]  # [M, 1, 1, 4]
+        wanted = boxes_of(problem.targets)[:, None, None]  # [M, 1, 1, 4]
         said = logits if sigmoid else -logits.softmax(-1)
         cost_class = said[:, images, :, labels]  # [M, L, Q]
         if sigmoid:
@@ -136,6 +149,11 @@ class HungarianMatcher:
         pairs = list(_threads().map(solve, tables) if worthwhile else map(solve, tables))
         images = len(problem.targets)
         return [pairs[first : first + images] for first in range(0, len(pairs), images)]
+
+
+def boxes_of(targets: Sequence[Target]) -> Tensor:
+    """The boxes of all images, float32 [M, 4]."""
+    return torch.cat([target["boxes"].float() for target in targets])
 
 
 def in_main_memory(tensors: Sequence[Tensor]) -> list[Costs]:

@@ -6,20 +6,18 @@ batch, Q queries, C classes, n detections of one image, k queries that a map is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detrkit.arguments import Size, expect_output, size_pairs, unit_number, whole_number
 from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.errors import ConfigError
 from detrkit.masks import between, resize_masks
 from detrkit.structures import Detections, Output, PanopticMap
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 MASKS_AT_ONCE = 64
 """Most masks the head is asked for together: enough to keep a GPU busy, few enough for its memory."""
@@ -66,12 +64,12 @@ class BoxesOfBatch(NamedTuple):
 @torch.no_grad()
 def postprocess(
     out: Output,
-    sizes: Tensor,
+    sizes: Tensor | Iterable[Size],
     *,
     top_k: int | None = None,
-    processed_sizes: Tensor | None = None,
-    threshold: float = 0.0,
-    mask_threshold: float = 0.5,
+    processed_sizes: Tensor | Iterable[Size] | None = None,
+    threshold: float | None = 0.0,
+    mask_threshold: float | None = 0.5,
     best_first: bool = False,
     device: torch.device | str | None = None,
 ) -> list[Detections]:
@@ -81,27 +79,35 @@ def postprocess(
 
     Args:
         out: of the model.
-        sizes: int [B, 2], height and width in pixels of the pictures that boxes and masks shall be given in.
+        sizes: int [B, 2] or B pairs, height and width in pixels of the pictures that boxes and masks shall be given in.
         top_k: 0 gives every query its best class, Q detections an image in the order of the queries, as the original
             does. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors score; a
             query may then appear under several classes. None follows the model: 0 for one with softmax, Q for one
             whose classes are a yes or no each.
-        processed_sizes: int [B, 2], height and width in pixels that the pictures had in the batch, without padding.
-            None: `sizes`; where these cannot be those of the batch, no masks are made.
-        threshold: lowest score of a detection to keep, 0..1. A query whose class is NaN scores 0.
-        mask_threshold: a pixel belongs to an object where the sigmoid of its mask is above this, 0..1. NaN does not.
+        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the pictures had in the batch, without
+            padding. None: `sizes`; where these cannot be those of the batch, no masks are made.
+        threshold: lowest score of a detection to keep, 0..1; None: 0. A query whose class is NaN scores 0.
+        mask_threshold: a pixel belongs to an object where the sigmoid of its mask is above this, 0..1; None: 0.5. NaN
+            does not.
         best_first: sort by falling score, whatever `top_k` says; of equals the query that comes first.
         device: where the detections shall be; None: where `out` is. From a GPU to "cpu" the boxes of the whole batch
             take a single transfer; a threshold on the GPU waits for it once an image.
 
     Raises:
-        ConfigError: a picture of `processed_sizes` is larger than the batch.
+        ConfigError: sizes are not one per image, a setting is out of range, or a picture of `processed_sizes` is larger
+            than the batch.
     """
+    expect_output(out)
+    sizes, pairs = size_pairs(sizes, len(out.boxes), "sizes")
+    processed_sizes = _checked(out, processed_sizes, "processed_sizes")
+    threshold = unit_number(0.0 if threshold is None else threshold, "a threshold")
+    mask_threshold = unit_number(0.5 if mask_threshold is None else mask_threshold, "a mask_threshold")
+    top_k = None if top_k is None else whole_number(top_k, "top_k", 0)
     batch = best_boxes(out, top_k, best_first=best_first).to(out.boxes.device if device is None else device)
     boxes = batch.xyxy(sizes)
     processed = _mask_sizes(out, sizes, processed_sizes)
     found = []
-    for i, size in enumerate(_pairs(sizes)):
+    for i, size in enumerate(pairs):
         kept = slice(None) if threshold <= 0 else batch.scores[i] >= threshold
         masks = None
         if processed is not None:
@@ -182,10 +188,10 @@ def usual_threshold(sigmoid: bool) -> float:
 @torch.no_grad()
 def panoptic(
     out: Output,
-    processed_sizes: Tensor,
-    target_sizes: Tensor,
-    is_thing: Mapping[int, bool] | Sequence[bool],
-    threshold: float = 0.85,
+    processed_sizes: Tensor | Iterable[Size],
+    target_sizes: Tensor | Iterable[Size],
+    is_thing: Mapping[int, bool] | Iterable[bool],
+    threshold: float | None = 0.85,
 ) -> list[PanopticMap]:
     """Panoptic maps of each image of a batch: every pixel goes to the query that claims it most.
 
@@ -195,31 +201,40 @@ def panoptic(
 
     Args:
         out: of a model with a mask head.
-        processed_sizes: int [B, 2], height and width in pixels that the pictures had in the batch, without padding.
-            Where `out.padded_size` is None, each mask is taken to cover just its picture, as in the original, which
-            holds in a batch without padding.
-        target_sizes: int [B, 2], height and width in pixels of the maps.
+        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the pictures had in the batch, without
+            padding. Where `out.padded_size` is None, each mask is taken to cover just its picture, as in the original,
+            which holds in a batch without padding.
+        target_sizes: int [B, 2] or B pairs, height and width in pixels of the maps.
         is_thing: whether a class index is a countable thing, or else stuff.
-        threshold: a query takes part if the score of its best class is above this, 0..1. One with NaN takes no part.
+        threshold: a query takes part if the score of its best class is above this, 0..1; None: see `usual_threshold`.
+            One with NaN takes no part.
 
     Raises:
-        ConfigError: `out` is of a model without a mask head, `is_thing` does not know a class that was found, or a
-            picture of `processed_sizes` is larger than the batch.
+        ConfigError: `out` is of a model without a mask head, sizes are not one per image, the threshold is out of
+            range, `is_thing` does not know a class that was found, or a picture of `processed_sizes` is larger than the
+            batch.
     """
-    if out.masks is None and out.segment is None:
+    if expect_output(out).masks is None and out.segment is None:
         raise ConfigError(
             "expected the output of a model with a mask head for panoptic maps, found none; build or train it with "
             "masks (--task panoptic)"
         )
+    if isinstance(is_thing, str | Set) or not isinstance(is_thing, Iterable):
+        raise ConfigError(
+            f"expected is_thing as a yes or no for each class, or a dict of them, found a {type(is_thing).__name__}"
+        )
+    things = is_thing if isinstance(is_thing, Mapping) else list(is_thing)
+    threshold = usual_threshold(out.sigmoid) if threshold is None else unit_number(threshold, "a threshold")
+    _, processed = size_pairs(processed_sizes, len(out.boxes), "processed_sizes")
+    _, wanted = size_pairs(target_sizes, len(out.boxes), "target_sizes")
+    _check_inside(out, processed)
     logits = out.logits.float()
     probabilities = (logits.sigmoid() if out.sigmoid else logits.softmax(-1)).nan_to_num(0.0)
     scores, labels = probabilities.max(-1)
     sure = (scores > threshold) & (labels < logits.shape[-1] - (not out.sigmoid))
-    processed = _pairs(processed_sizes)
-    _check_inside(out, processed)
     return [
-        _panoptic_map(out, i, sure[i].nonzero().flatten(), scores[i], labels[i], processed[i], size, is_thing)
-        for i, size in enumerate(_pairs(target_sizes))
+        _panoptic_map(out, i, sure[i].nonzero().flatten(), scores[i], labels[i], processed[i], size, things)
+        for i, size in enumerate(wanted)
     ]
 
 
@@ -323,6 +338,11 @@ def _mask_sizes(out: Output, sizes: Tensor, processed_sizes: Tensor | None) -> T
         _check_inside(out, _pairs(processed_sizes))
         return processed_sizes
     return sizes if out.padded_size in (None, _largest(_pairs(sizes))) else None
+
+
+def _checked(out: Output, sizes: Tensor | Iterable[Size] | None, name: str) -> Tensor | None:
+    """Sizes as a tensor, if they are given."""
+    return None if sizes is None else size_pairs(sizes, len(out.boxes), name)[0]
 
 
 def _check_inside(out: Output, processed: Sequence[Size]) -> None:

@@ -86,7 +86,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
             "predict nowhere.jpg --weights junk",
             "folder, glob or video at nowhere.jpg, found nothing",
         ),
-        ("predict empty --weights junk", "expected pictures or videos in empty, found none"),
+        ("predict empty --weights junk", "expected images or videos in empty, found none"),
         ("predict photo.png --weights junk --threshold 3", "expected a threshold in 0..1, found 3"),
         ("plot nowhere", "expected a run folder at nowhere, found none"),
         ("plot empty", "expected metrics.csv, log.txt or report/metrics.json in empty"),

@@ -95,7 +95,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST).save(path)
-    (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_bytes(b"no picture either")
     return folder
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detrkit import Categories, Detections
+from detrkit.errors import DataError
 from detrkit.masks import decode_segmentation
 from detrkit.visualize.canvas import color_of
 from detrkit.visualize.segments import OPACITY
@@ -87,7 +88,7 @@ def test_drawing_tints_masks_and_draws_a_box_where_there_is_none(found: Detectio
 
 
 def test_masks_must_fit_the_detections(found: Detections) -> None:
-    with pytest.raises(ValueError, match=r"masks \[3, H, W\]"):
+    with pytest.raises(DataError, match=r"masks \[3, H, W\]"):
         Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[:2])
-    with pytest.raises(ValueError, match="masks"):
+    with pytest.raises(DataError, match="masks"):
         Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[0])

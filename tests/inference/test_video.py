@@ -11,7 +11,7 @@ import pytest
 
 from detrkit import Detector
 from detrkit.errors import DataError
-from detrkit.inference.video import describe_video, read_frames, video_writer
+from detrkit.inference.video import Video, read_frames, video_writer
 
 
 def test_a_video_gives_its_frames_one_at_a_time(
@@ -41,9 +41,9 @@ def test_frames_are_rgb_tensors(make_video: Callable[..., Path], tmp_path: Path)
 
 
 def test_the_copy_keeps_rate_size_and_count(make_video: Callable[..., Path], tmp_path: Path) -> None:
-    fps, frames = describe_video(make_video(tmp_path / "clip.mp4", fps=12.5))
-    assert (fps, frames) == (pytest.approx(12.5), 6)
-    with video_writer(tmp_path / "copy.mp4", fps) as append:
+    timeline = Video(make_video(tmp_path / "clip.mp4", fps=12.5)).timeline
+    assert (timeline.fps, len(timeline.times)) == (pytest.approx(12.5), 6)
+    with video_writer(tmp_path / "copy.mp4", timeline.fps, timeline.duration) as append:
         for frame, _ in read_frames(tmp_path / "clip.mp4"):
             append(frame.permute(1, 2, 0).numpy())
     copy = cv2.VideoCapture(str(tmp_path / "copy.mp4"))
@@ -66,7 +66,7 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=complaint):
             next(read_frames(path))
         with pytest.raises(DataError, match=complaint):
-            describe_video(path)
+            Video(path)
 
 
 def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_settings_that_are_none_are_told(settings, sentence):
 def test_a_label_that_is_no_class_is_told(sigmoid, most, wrong):
     targets = some_targets(2, 3)
     targets[1]["labels"][1] = wrong
-    with pytest.raises(DataError, match=rf"expected labels in 0\.\.{most}, found {wrong} in picture 2 of the batch"):
+    with pytest.raises(DataError, match=rf"expected labels in 0\.\.{most}, found {wrong} in image 2 of the batch"):
         build_criterion(4)(replace(output(layers=1), sigmoid=sigmoid), targets)
 
 

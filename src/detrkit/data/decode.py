@@ -78,6 +78,29 @@ def read_image(
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+    return decode_image(data, path, value_range, unknown=unknown)
+
+
+def decode_image(
+    data: bytes,
+    path: str | Path,
+    value_range: ValueRange | None = None,
+    *,
+    unknown: Unknown = warn_unknown_range,
+) -> Tensor:
+    """Decode the content of a picture file.
+
+    Args:
+        data: the bytes of the file.
+        path: its name, for messages.
+        value_range, unknown: see `read_image`.
+
+    Returns:
+        See `read_image`.
+
+    Raises:
+        DataError: the bytes hold no picture that can be decoded.
+    """
     try:
         with _without_remarks(), Image.open(io.BytesIO(data)) as image:
             plain, size = _is_plain(image, data), image.size

@@ -70,7 +70,7 @@ class CocoResult:
 
 def coco_numbers(
     truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    detections: Iterable[Mapping[str, Any]],
     iou_type: IouType = "bbox",
     *,
     max_dets: int = OFFICIAL_MAX_DETS,
@@ -120,9 +120,11 @@ def coco_numbers(
 
 
 def read_columns(
-    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> CocoResults:
     """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
+    if not isinstance(detections, CocoResults):
+        detections = list(detections)
     try:
         found = CocoResults.from_rows(detections)
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -36,7 +36,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         return cls(ids, ids, np.zeros((0, 4)), np.zeros(0))
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> CocoResults:
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> CocoResults:
         """From COCO results.
 
         Raises:
@@ -44,6 +44,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         """
         if isinstance(rows, cls):
             return rows
+        rows = list(rows)  # gone through once for each column
         masks = tuple(row.get("segmentation") for row in rows)
         return cls(
             image_ids=_column([row["image_id"] for row in rows], "biu").astype(np.int64),

@@ -6,26 +6,29 @@ here.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
+import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.data.decode import to_tensor
+from detrkit.arguments import size_pairs, whole_number
 from detrkit.data.loader import collate
 from detrkit.data.transforms import eval_transform
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, DataError
 from detrkit.inference.buckets import Buckets
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
-from detrkit.inference.guards import check_settings, find_device, memory_explained
+from detrkit.inference.forms import Given, OneImage, read_one, taken_apart
+from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
 from detrkit.inference.network import Network, PlainNetwork
-from detrkit.inference.streams import Picture, as_it_is, look_at, stream_batches
+from detrkit.inference.streams import blank_batch, look_at, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
 from detrkit.models.weights import fit_weights, load_weights, with_new_heads
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
@@ -54,7 +57,12 @@ class Detector:
             device: where the model shall run.
             value_range: values that become black and white in pictures of more than 8 bits; None: none are known, and
                 those of the type of number count, with a warning.
+
+        Raises:
+            ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
         """
+        check_parts(model, categories)
+        image_size = whole_number(image_size, "an image_size", 1)
         self.network: Network = PlainNetwork(model, device) if isinstance(model, DETR) else model
         self.device = self.network.device
         self.categories = categories
@@ -81,10 +89,10 @@ class Detector:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | os.PathLike[str],
         *,
-        device: str = "auto",
-        image_size: int = 0,
+        device: str | torch.device | None = "auto",
+        image_size: int | None = 0,
         dilation: bool | None = None,
         nheads: int | None = None,
         precision: Precision = "auto",
@@ -116,25 +124,30 @@ class Detector:
             new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
                 such a file is an error, since there are no classes to name.
 
+        Torch's random numbers go on as if nothing had been loaded.
+
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
             ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled; or the
                 range is none.
         """
+        source = weights_source(source)
+        image_size = whole_number(image_size or 0, "an image_size", 0)
         given = ValueRange.of(value_range)
         if is_exported(source):
-            exported = open_exported(source, device)
+            exported = open_exported(source, "auto" if device is None else str(device))
             card = exported.card
             return cls(exported, card.categories, image_size or card.image_size, value_range=given or card.value_range)
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
-        weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
-        if weights.absent and new_classes:
-            weights = with_new_heads(weights, new_classes())
+        with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
+            weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
+            if weights.absent and new_classes:
+                weights = with_new_heads(weights, new_classes())
+            model = build_model(**weights.model_args)
+            fit_weights(model, weights, weights.categories)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-        model = build_model(**weights.model_args)
-        fit_weights(model, weights, weights.categories)
         image_size, given = image_size or weights.image_size, given or weights.value_range
         if precision == "plain":
             if compile == "on":
@@ -158,47 +171,45 @@ class Detector:
             batch_sizes: how many pictures a batch.
 
         Raises:
-            ConfigError: there is no compiler where one is needed.
+            ConfigError: a size or batch size is none, or there is no compiler where one is needed.
         """
+        given = list(sizes)
+        pairs = size_pairs(given, len(given), "sizes")[1] if given else []
+        counts = [whole_number(count, "a batch size", 1) for count in batch_sizes]
         buckets = self.network.buckets if isinstance(self.network, FastNetwork) else None
-        shapes = [self.transform.output_size(height, width) for height, width in sizes]
+        shapes = [self.transform.output_size(height, width) for height, width in pairs]
         if not shapes:
             shapes = buckets.shapes() if buckets else [self.transform.output_size(480, 640)]
         times = 3 if self.device.type == "cuda" else 1  # CUDA graphs are recorded at the second call
-        for (height, width), count in product(dict.fromkeys(shapes), batch_sizes):
-            samples = []
-            for _ in range(count):
-                target = Target(
-                    labels=torch.zeros(0, dtype=torch.int64),
-                    boxes=torch.zeros(0, 4),
-                    size=(height, width),
-                    original_size=(height, width),
-                )
-                samples.append((torch.zeros(3, height, width, dtype=torch.uint8), target))
-            batch = collate(samples)
+        for (height, width), count in product(dict.fromkeys(shapes), counts):
+            batch = blank_batch(height, width, count)
             for _ in range(times):
                 self.detect(batch, threshold=1.0)
 
     @overload
     def predict(
-        self, source: Picture, threshold: float = 0.5, top_k: int | None = None, batch_size: int = 1
+        self, source: Image | bytes, threshold: float | None = 0.5, top_k: int | None = None, batch_size: int = 1
     ) -> Detections: ...
     @overload
     def predict(
-        self, source: str | Path, threshold: float = 0.5, top_k: int | None = None, batch_size: int = 1
-    ) -> Any: ...  # what comes back depends on what lies there
+        self,
+        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes],
+        threshold: float | None = 0.5,
+        top_k: int | None = None,
+        batch_size: int = 1,
+    ) -> Any: ...  # what comes back depends on what lies there, or on the number of dimensions
     @overload
     def predict(
         self,
-        source: Sequence[Picture | str | Path],
-        threshold: float = 0.5,
+        source: Iterable[OneImage],
+        threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
     ) -> list[Detections]: ...
     def predict(
         self,
-        source: Picture | str | Path | Sequence[Picture | str | Path],
-        threshold: float = 0.5,
+        source: OneImage | Iterable[OneImage],
+        threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
     ) -> Detections | list[Detections] | Iterator[Detections]:
@@ -206,9 +217,10 @@ class Detector:
 
         Args:
             source: one picture: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
-                or float in 0..1), or of more than 8 bits, see `read`; several: a list of these, a folder (with the
-                folders in it), a glob such as `photos/*.jpg`; or the path of a video.
-            threshold: lowest score to keep, 0..1.
+                or float in 0..1), or of more than 8 bits (see `read`), the bytes of a file, an open file, an upload of
+                a web framework; several: anything that gives these when it is iterated over, a batch [B, ...], a folder
+                (with the folders in it), a glob such as `photos/*.jpg`; or the path of a video.
+            threshold: lowest score to keep, 0..1; None: 0.5.
             top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
                 trained, see `postprocess`.
             batch_size: most pictures a forward pass. Only pictures of one shape share a pass, so that the result for
@@ -221,25 +233,27 @@ class Detector:
             picture's own size; many large pictures are better looked at one after another, see `stream`.
 
         Raises:
-            DataError: there is nothing at `source`, or it cannot be read.
+            DataError: there is nothing at `source`, it cannot be read, or it is an iterator that gives nothing.
             ConfigError: threshold, top_k or batch_size is out of range.
         """
-        check_settings(threshold, top_k, batch_size)
-        return look_at(source, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size, self.read)
+        lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
+        return look_at(source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size)
 
     @overload
-    def panoptic(self, source: Picture, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
+    def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
     @overload
-    def panoptic(self, source: str | Path, threshold: float | None = None, batch_size: int = 1) -> Any: ...
-    @overload
-    def panoptic(
-        self, source: Sequence[Picture | str | Path], threshold: float | None = None, batch_size: int = 1
-    ) -> list[PanopticMap]: ...
     def panoptic(
         self,
-        source: Picture | str | Path | Sequence[Picture | str | Path],
+        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes],
         threshold: float | None = None,
         batch_size: int = 1,
+    ) -> Any: ...
+    @overload
+    def panoptic(
+        self, source: Iterable[OneImage], threshold: float | None = None, batch_size: int = 1
+    ) -> list[PanopticMap]: ...
+    def panoptic(
+        self, source: OneImage | Iterable[OneImage], threshold: float | None = None, batch_size: int = 1
     ) -> PanopticMap | list[PanopticMap] | Iterator[PanopticMap]:
         """Cut pictures into segments that do not overlap, things and stuff.
 
@@ -257,8 +271,8 @@ class Detector:
             DataError: there is nothing at `source`, or it cannot be read.
             ConfigError: a setting is out of range, or the model makes no masks.
         """
-        check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return look_at(source, self._sample, lambda batch: self.segment(batch, threshold), batch_size, self.read)
+        lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
+        return look_at(source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps, where none is given that of the kind of model.
@@ -275,8 +289,8 @@ class Detector:
 
     def stream(
         self,
-        pictures: Iterable[tuple[Tensor, str | None]],
-        threshold: float = 0.5,
+        pictures: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
+        threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
         ahead: int = 0,
@@ -284,34 +298,49 @@ class Detector:
         """Detections of a stream of pictures, in its order; few pictures are held at a time.
 
         Args:
-            pictures: uint8 [3, H, W] (RGB), or of more than 8 bits, see `read`; and what to note as the detections'
-                `source`.
+            pictures: any source of `predict`; what is iterated over may be endless, and may give pairs of a picture and
+                what to note as the `source` of its detections.
             threshold, top_k, batch_size: see `predict`.
-            ahead: how many pictures to take before they are needed, and to resize in threads while the model looks at
-                those before. 0 suits a live stream, where the next one is yet to come.
+            ahead: how many pictures to take before they are needed, and to decode and resize in threads while the model
+                looks at those before. 0 suits a live stream, where the next one is yet to come.
 
         Yields:
-            Each picture with its detections.
+            Each picture, uint8 [3, H, W] (RGB), with its detections.
+
+        Raises:
+            DataError, ConfigError: see `predict`.
         """
+        lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
         looked = stream_batches(
-            pictures, as_it_is, self._sample, lambda batch: self.detect(batch, threshold, top_k), batch_size, ahead
+            images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
         )
         return ((picture, replace(found, source=source)) for picture, source, found in looked)
 
     def stream_panoptic(
         self,
-        pictures: Iterable[tuple[Tensor, str | None]],
+        pictures: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = None,
         batch_size: int = 1,
         ahead: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
         """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
+        lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
         looked = stream_batches(
-            pictures, as_it_is, self._sample, lambda batch: self.segment(batch, threshold), batch_size, ahead
+            images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead
         )
         return ((picture, found) for picture, _, found in looked)
 
-    def read(self, source: Picture | str | Path) -> Tensor:
+    def prepare(self, pictures: Iterable[OneImage]) -> Batch:
+        """Pictures in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
+        there is none."""
+        samples = [self._sample(self._read(image)[0]) for image in taken_apart(pictures)[1]]
+        if not samples:
+            raise DataError("expected at least one picture, found none")
+        return collate(samples)
+
+    def read(self, source: OneImage) -> Tensor:
         """A picture as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
 
         Values of more than 8 bits (files, PIL images, arrays and tensors of 16-bit and 32-bit integers or floats) are
@@ -321,16 +350,15 @@ class Detector:
         Raises:
             DataError: it cannot be read, or has another shape or type; see `data.decode.to_tensor`.
         """
-        return to_tensor(source, self.value_range, unknown=self._warn_once)
+        return read_one(source, self.value_range, self._warn_once)
+
+    def _read(self, image: Given) -> tuple[Tensor, str | None]:
+        return image.read(self.value_range, self._warn_once)
 
     def _warn_once(self, sentence: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(sentence, stacklevel=2)
-
-    def prepare(self, pictures: Sequence[Tensor]) -> Batch:
-        """Pictures uint8 [3, H, W] resized and padded to one size, on the CPU, as evaluation does it."""
-        return collate([self._sample(picture) for picture in pictures])
 
     def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
         if picture.dtype != torch.uint8:
@@ -347,10 +375,13 @@ class Detector:
             batch: of `prepare`, or of a loader whose targets have `original_size`.
             threshold: lowest score to keep, 0..1.
             top_k: see `predict`.
+
+        Raises:
+            ConfigError: `batch` is no such batch, or a setting is out of range.
         """
         with memory_explained():
+            processed, sizes = sizes_of(batch)
             out = self.network.objects(batch.images, batch.padding_mask)
-            processed, sizes = _sizes(batch)
             found = postprocess(
                 out,
                 sizes,
@@ -368,19 +399,6 @@ class Detector:
         threshold = self.panoptic_threshold(threshold)
         things = self.categories.isthing or (True,) * len(self.categories)
         with memory_explained():
-            maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *_sizes(batch), things, threshold)
-        ids, names = self.categories.ids, self.categories.names
-        found = []
-        for each in maps:
-            rows = [
-                row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
-                for row in each.segments
-            ]
-            found.append(PanopticMap(each.ids.cpu(), rows))
-        return found
-
-
-def _sizes(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Heights and widths of the pictures in the batch and of the original ones, int64 [B, 2] each."""
-    processed = torch.tensor([target["size"] for target in batch.targets], dtype=torch.int64)
-    return processed, torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
+            sizes = sizes_of(batch)
+            maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *sizes, things, threshold)
+        return [with_names(each, self.categories) for each in maps]

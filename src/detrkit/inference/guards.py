@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from detrkit.errors import ConfigError, OutOfMemoryError, is_out_of_memory
+from detrkit.arguments import unit_number, whole_number
+from detrkit.errors import ConfigError, OutOfMemoryError, WeightsError, is_out_of_memory
+from detrkit.models import DETR
+from detrkit.structures import Categories
 
 
 @contextlib.contextmanager
@@ -24,34 +29,70 @@ def memory_explained() -> Iterator[None]:
         ) from error
 
 
-def check_settings(threshold: float, top_k: int | None, batch_size: int) -> None:
-    """Make sure that the settings of `Detector.predict` are in range.
+def check_settings(threshold: float, top_k: int | None, batch_size: int) -> tuple[float, int | None, int]:
+    """The settings of `Detector.predict` as plain numbers.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is no number, or out of range.
     """
-    for fine, expected, value in (
-        (0 <= threshold <= 1, "a threshold in 0..1", threshold),
-        (top_k is None or top_k >= 0, "top_k of at least 0", top_k),
-        (batch_size >= 1, "a batch_size of at least 1", batch_size),
-    ):
-        if not fine:
-            raise ConfigError(f"expected {expected}, found {value}")
+    return (
+        unit_number(threshold, "a threshold"),
+        None if top_k is None else whole_number(top_k, "top_k", 0),
+        whole_number(batch_size, "a batch_size", 1),
+    )
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a name; auto: a GPU where there is one.
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name; auto or None: a GPU where there is one.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device here.
     """
-    if name == "auto":
+    if name in ("auto", None):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA says so by an AssertionError
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA says so by an AssertionError
         raise ConfigError(
             f"--device {name}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
         ) from error
     return device
+
+
+def check_parts(model: object, categories: object) -> None:
+    """Make sure that a model and its classes fit.
+
+    Raises:
+        ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
+    """
+    if not hasattr(model, "objects"):
+        raise ConfigError(
+            f"expected a model that build_model made, found a {type(model).__name__}; weights in files are loaded "
+            "with Detector.load"
+        )
+    if not isinstance(categories, Categories):
+        raise ConfigError(
+            f"expected Categories, found a {type(categories).__name__}; make them of ids and names, for example "
+            'Categories((1, 2), ("cat", "dog"))'
+        )
+    if isinstance(model, DETR) and len(categories) != model.num_classes:
+        raise ConfigError(
+            f"expected a category for each of the model's {model.num_classes} classes, found {len(categories)}; "
+            "build the model with that num_classes"
+        )
+
+
+def weights_source(source: Any) -> str:
+    """Where weights are to be loaded from, `~` replaced by the home folder.
+
+    Raises:
+        WeightsError: it is no text or path.
+    """
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise WeightsError(
+            "expected weights as a run folder, a file or a published name, found "
+            f"{repr(source) if source in (None, '') else f'a {type(source).__name__}'}; a model that is built "
+            "already goes into Detector(model, categories, image_size)"
+        )
+    return os.path.expanduser(source)  # noqa: PTH111  (a published name stays as it is)

@@ -91,7 +91,15 @@ class Results:
                     dataset.close(tail)
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # the triple that any exit is given
 
-    def write(self, found: Detections, image_id: int, name: str, picture: Tensor, segments: PanopticMap | None) -> None:
+    def write(
+        self,
+        found: Detections,
+        image_id: int,
+        name: str,
+        picture: Tensor,
+        segments: PanopticMap | None,
+        time: float | None = None,
+    ) -> None:
         """Write down one picture.
 
         Args:
@@ -100,10 +108,12 @@ class Results:
             name: relative name for files about it, without an ending, with forward slashes.
             picture: uint8 [3, H, W] (RGB).
             segments: its panoptic map, if there is one; `found` then are the segments.
+            time: of a frame, in seconds from the start of its video.
         """
         height, width = picture.shape[1:]
-        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width})
-        self._write_rows(found, image_id)
+        when = {} if time is None else {"time": round(time, 3)}
+        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
+        self._write_rows(found, image_id, when)
         if self._polygons is not None:
             for row in polygon_rows(found, image_id, self._wanted.polygon_tolerance):
                 self._polygons.add({"id": self._polygons.count + 1} | row)
@@ -119,11 +129,11 @@ class Results:
             write_png(self._folder / PANOPTIC / f"{name}.png", pixels)
             self._panoptic.add({"image_id": image_id, "file_name": f"{name}.png", "segments_info": rows})
 
-    def _write_rows(self, found: Detections, image_id: int) -> None:
+    def _write_rows(self, found: Detections, image_id: int, when: dict[str, float]) -> None:
         rows = found.to_coco(image_id)
         areas = [] if found.masks is None else [[int(mask.sum())] for mask in found.masks]
         for k, (row, box, name) in enumerate(zip(rows, found.xyxy.tolist(), found.class_names, strict=True)):
-            entry = row | {"file_name": found.source, "category_name": name}
+            entry = row | {"file_name": found.source, "category_name": name} | when
             self._json.add(entry | {"label": k + 1} if self._wanted.label_map else entry)
             corners = [f"{value:.2f}" for value in box]
             self._csv.writerow(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from detrkit.inference.guards import check_settings
 from detrkit.inference.results import Results, Wanted, png_names, segments_as_detections
 from detrkit.inference.sources import Found, find_sources, image_ids
 from detrkit.inference.streams import AHEAD
-from detrkit.inference.video import describe_video, read_frames, video_writer
+from detrkit.inference.video import Video, video_writer
 from detrkit.structures import Detections, PanopticMap
 from detrkit.value_range import ValueRange
 from detrkit.verbs import PredictConfig
@@ -35,7 +37,7 @@ def predict(config: PredictConfig) -> None:
     """Find objects in everything that `config.source` names and write down what was found.
 
     Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each picture (same name, same
-    place in its folder) and video (mp4, same frame rate), `detections.json` (COCO results, with `file_name` added;
+    place in its folder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
     `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; besides
     these what is asked for, see `PredictConfig`.
 
@@ -140,18 +142,30 @@ class _Job:
         """Detect and write down every frame, and write the annotated video."""
         task = None
         try:
-            fps, frames = describe_video(item.path)
-            task = self.progress.add_task(item.path.name, total=frames or None)
-            with video_writer(self.output_dir / item.name, fps) as append:
-                for number, (picture, detections, segments) in enumerate(self._look(read_frames(item.path))):
+            video = Video(item.path)
+            times = video.timeline
+            task = self.progress.add_task(item.path.name, total=len(times.times) or None)
+            numbers: list[int] = []
+
+            def frames() -> Iterator[tuple[Tensor, str | None]]:
+                for number, frame in video.frames():
+                    numbers.append(number)
+                    yield frame, None
+
+            with video_writer(self.output_dir / item.name, times.fps, times.duration) as append:
+                for k, (picture, detections, segments) in enumerate(self._look(frames())):
+                    number, time = numbers[k], video.time_of(numbers[k])
                     source = replace(detections, source=f"{item.path}#{number}")
                     name = f"{self.names[item.name]}/{number:06d}"
-                    self.results.write(source, self.next_id, name, picture, segments)
+                    self.results.write(source, self.next_id, name, picture, segments, time)
                     self.next_id += 1
                     self.frames += 1
                     if not self.config.no_images:
-                        append(_drawn(picture, detections, segments))
+                        append(_drawn(picture, detections, segments), time)
                     self.progress.advance(task)
+            losses = video.losses()
+            if losses:
+                warnings.warn(losses, stacklevel=2)
         except DataError as error:
             self._pass_over(str(error))
         finally:
@@ -162,6 +176,11 @@ class _Job:
         self, pictures: Iterable[tuple[Tensor, str | None]]
     ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
         """Each picture with what is found in it and, if asked for, its panoptic map."""
+        pictures = iter(pictures)
+        first = next(pictures, None)
+        if first is None:
+            return
+        pictures = chain([first], pictures)
         sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
         if self.config.panoptic:
             for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, *sizes):

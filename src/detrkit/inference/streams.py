@@ -5,29 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
-from pathlib import Path
+from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.data.decode import to_tensor
 from detrkit.data.loader import collate
-from detrkit.errors import DataError
+from detrkit.errors import ConfigError
 from detrkit.inference.ahead import ahead as in_threads
-from detrkit.inference.sources import find_pictures, is_several, is_video
-from detrkit.inference.video import read_frames
-from detrkit.structures import Batch, Detections, PanopticMap, Target
-
-Picture = Image | npt.NDArray[Any] | Tensor
-"""A picture in memory, in any form that `data.decode.to_tensor` knows."""
+from detrkit.inference.forms import Given, taken_apart
+from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", Detections, PanopticMap)
+Read = Callable[[Given], tuple[Tensor, str | None]]
+"""Decodes an image, and says its source."""
+
 Sample = Callable[[Tensor], tuple[Tensor, Target]]
 """Resizes a picture uint8 [3, H, W] and notes its sizes."""
 
@@ -39,50 +33,35 @@ WINDOW = 4
 
 
 def look_at(
-    source: Picture | str | Path | Sequence[Picture | str | Path],
-    sample: Sample,
-    look: Callable[[Batch], list[Result]],
-    batch_size: int,
-    tensor: Callable[[Picture | str | Path], Tensor] = to_tensor,
+    source: Any, read: Read, sample: Sample, look: Callable[[Batch], list[Result]], batch_size: int
 ) -> Result | list[Result] | Iterator[Result]:
     """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.
 
-    Pictures are read by `tensor`.
+    Args:
+        source: in any form, see `forms.taken_apart`.
+        read: makes a tensor, uint8 [3, H, W], of an image.
+        sample: resizes it.
+        look: gives a result for each image of a batch.
+        batch_size: most images per batch.
 
     Raises:
         DataError: there is nothing at `source`, it cannot be read, or a video is among several.
     """
+    kind, images = taken_apart(source)
 
-    def read(item: Picture | str | Path) -> tuple[Tensor, str | None]:
-        return tensor(item), str(item) if isinstance(item, str | Path) else None
-
-    def found(items: Iterable[Item], read: Callable[[Item], tuple[Tensor, str | None]]) -> Iterator[Result]:
-        looked = stream_batches(items, read, sample, look, batch_size, max(AHEAD, batch_size))
-        for _, name, result in looked:
+    def results() -> Iterator[Result]:
+        for _, name, result in stream_batches(images, read, sample, look, batch_size, max(AHEAD, batch_size)):
             yield replace(result, source=name) if isinstance(result, Detections) else result
 
-    if isinstance(source, str | Path):
-        if is_video(source):
-            return found(read_frames(source), as_it_is)
-        if not is_several(source):
-            (result,) = found([source], read)
-            return result
-        return list(found(find_pictures(source), read))
-    if isinstance(source, Image | np.ndarray | Tensor | bytes) or not isinstance(source, Iterable):
-        (result,) = found([source], read)
-        return result
-    for item in source:
-        if isinstance(item, str | Path) and is_video(item):
-            raise DataError(f"expected pictures in a list, found the video {item}; give it by itself")
-    expanded = chain.from_iterable(
-        find_pictures(item) if isinstance(item, str | Path) and is_several(item) else [item] for item in source
-    )
-    return list(found(expanded, read))
+    if kind == "video":
+        return results()
+    found = list(results())
+    return found[0] if kind == "one" else found
 
 
 def stream_batches(
-    items: Iterable[Item],
-    read: Callable[[Item], tuple[Tensor, str | None]],
+    images: Iterable[Given],
+    read: Read,
     sample: Sample,
     look: Callable[[Batch], list[Result]],
     batch_size: int,
@@ -91,20 +70,20 @@ def stream_batches(
     """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch.
 
     Args:
-        items: may be endless.
-        read: makes a picture, uint8 [3, H, W], and its source of an item.
+        images: may be endless.
+        read: makes a tensor, uint8 [3, H, W], of one, and says its source.
         sample: resizes it.
         look: gives a result for each picture of a batch.
         batch_size: most pictures a batch.
-        limit: items that are read and resized ahead, in threads; 0: none.
+        limit: images that are read and resized ahead, in threads; 0: none.
     """
 
-    def prepared(item: Item) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
-        picture, source = read(item)
+    def prepared(image: Given) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
+        picture, source = read(image)
         return picture, source, sample(picture)
 
     window = batch_size if batch_size == 1 else WINDOW * batch_size
-    with contextlib.closing(in_threads(prepared, items, limit)) as ready:
+    with contextlib.closing(in_threads(prepared, images, limit)) as ready:
         for held in _batched(ready, window):
             found: dict[int, Result] = {}
             for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):
@@ -112,11 +91,6 @@ def stream_batches(
                 found.update(zip(places, look(batch), strict=True))
             for k, (picture, source, _) in enumerate(held):
                 yield picture, source, found.pop(k)
-
-
-def as_it_is(item: tuple[Tensor, str | None]) -> tuple[Tensor, str | None]:
-    """For items that are pictures with their sources already."""
-    return item
 
 
 def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
@@ -133,3 +107,35 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
     remaining = iter(items)
     while batch := tuple(islice(remaining, size)):
         yield batch
+
+
+def blank_batch(height: int, width: int, count: int) -> Batch:
+    """A batch of black images of one size, without objects."""
+    target = Target(
+        labels=torch.zeros(0, dtype=torch.int64),
+        boxes=torch.zeros(0, 4),
+        size=(height, width),
+        original_size=(height, width),
+    )
+    return collate([(torch.zeros(3, height, width, dtype=torch.uint8), target)] * count)
+
+
+def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Heights and widths of the pictures in the batch and of the original ones, int64 [B, 2] each."""
+    if not isinstance(batch, Batch) or not all({"size", "original_size"} <= set(target) for target in batch.targets):
+        raise ConfigError(
+            "expected a Batch whose targets have size and original_size, as Detector.prepare makes it, found "
+            + ("one without" if isinstance(batch, Batch) else f"a {type(batch).__name__}")
+        )
+    processed = torch.tensor([target["size"] for target in batch.targets], dtype=torch.int64)
+    return processed, torch.tensor([target["original_size"] for target in batch.targets], dtype=torch.int64)
+
+
+def with_names(segments: PanopticMap, categories: Categories) -> PanopticMap:
+    """A map of `postprocessing.panoptic` in main memory, with original ids and names instead of class indices."""
+    ids, names = categories.ids, categories.names
+    rows = [
+        row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
+        for row in segments.segments
+    ]
+    return PanopticMap(segments.ids.cpu(), rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from detrkit.arguments import weight_number, whole_number
 from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError
 from detrkit.losses.classification import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
@@ -50,8 +51,17 @@ def build_criterion(
             leaves padded areas out of the mask losses, so that they do not depend on what a picture is batched with.
 
     Raises:
-        ConfigError: for a class_loss or dense_head that is none; and if no loss weighs anything.
+        ConfigError: for a class_loss or dense_head that is none, a weight that is no number of at least 0, and if no
+            loss weighs anything.
     """
+    num_classes = whole_number(num_classes, "num_classes", 1)
+    for name, weight in {
+        "set_cost_class": set_cost_class, "set_cost_bbox": set_cost_bbox, "set_cost_giou": set_cost_giou,
+        "bbox_loss_coef": bbox_loss_coef, "giou_loss_coef": giou_loss_coef, "eos_coef": eos_coef,
+        "mask_loss_coef": mask_loss_coef, "dice_loss_coef": dice_loss_coef, "cls_loss_coef": cls_loss_coef,
+        "dense_loss_coef": dense_loss_coef, "dn_loss_coef": dn_loss_coef,
+    }.items():  # fmt: skip
+        weight_number(weight, name)
     if not (cls_loss_coef or bbox_loss_coef or giou_loss_coef):
         raise ConfigError("one of cls_loss_coef, bbox_loss_coef, giou_loss_coef must be above 0, found none")
     mask_terms = [

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from detrkit.arguments import as_targets, check_boxes, expect_output
 from detrkit.assignment import DenseAssigner
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError
 from detrkit.losses.masks import pair_masks
 from detrkit.losses.terms import Matched, Term
-from detrkit.matching import HungarianMatcher, Layers, Pairs, Problem, in_main_memory
+from detrkit.matching import HungarianMatcher, Layers, Pairs, Problem, boxes_of, in_main_memory
 from detrkit.structures import Output, Target
 
 
@@ -84,12 +85,16 @@ class Criterion(nn.Module):
         queries alone, of the last layer: earlier ones have none, as in the original, and what branches teach is where
         things are and what, which needs no masks.
 
+        Labels of other integer types, and empty tensors of any shape, will do; see `arguments.as_targets`.
+
         Raises:
             ConfigError: the outputs are not what the class loss is for, or cannot be paired.
-            DataError: masks are missing; or a label is no class of the model, which is looked for on the CPU only,
-                where it costs nothing.
+            DataError: there are more or fewer targets than images; masks are missing; shapes do not fit; a box is not
+                finite, in pixels or in corners; or a label is no class of the model, which is looked for on the CPU
+                only, where it costs nothing.
         """
-        _check_labels(out, targets)
+        classes = expect_output(out).logits.shape[-1] - (not out.sigmoid)
+        targets = as_targets(targets, images=len(out.logits), classes=classes, device=out.logits.device)
         with torch.autocast(out.logits.device.type, enabled=False):
             lessons = self._lessons(out, targets)
             losses: dict[str, Tensor] = {}
@@ -151,7 +156,8 @@ class Criterion(nn.Module):
                 problems[k] = Problem(layers, wanted, branch.groups, branch.repeat, ignored)
             lessons.append(_Lesson(f"{branch.name}/", layers, wanted, pairs, ignored, branch.class_agnostic))
         asked = [self.matcher.costs(problem) for problem in problems.values()]
-        told = iter(in_main_memory([*asked, *(owner for each in owners.values() for owner in each)]))
+        told = iter(in_main_memory([boxes_of(targets), *asked, *(one for each in owners.values() for one in each)]))
+        check_boxes(next(told), [len(target["labels"]) for target in targets])
         found = {k: self.matcher.assign(problem, next(told)) for k, problem in problems.items()}
         for k, each in owners.items():
             places = out.branches[k - 1].locations
@@ -180,14 +186,6 @@ def _term_of(name: str) -> str:
 
 def _as_class_0(target: Target) -> Target:
     return Target(labels=torch.zeros_like(target["labels"]), boxes=target["boxes"])
-
-
-def _check_labels(out: Output, targets: Sequence[Target]) -> None:
-    classes = out.logits.shape[-1] - (not out.sigmoid)
-    for i, labels in enumerate(target["labels"] for target in targets):
-        if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            wrong = next(label for label in labels.tolist() if not 0 <= label < classes)
-            raise DataError(f"expected labels in 0..{classes - 1}, found {wrong} in picture {i + 1} of the batch")
 
 
 def _gather(lesson: _Lesson, counts: Tensor) -> tuple[Matched, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from detrkit.arguments import as_targets
 from detrkit.models.backbone import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense import DenseHead
@@ -172,6 +173,7 @@ class DETR(nn.Module):
         """In training, the queries and those made of the objects after them."""
         if self.denoising is None or not self._teaching or targets is None:
             return queries, None
+        targets = as_targets(targets, images=len(queries.contents), device=queries.contents.device)
         noised: NoisedQueries = self.denoising(targets)
         position = None
         if isinstance(self.query_embed, SelectedQueries) and self.query_embed.kind == "two_stage":

@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from detrkit.console import make_console
+from detrkit.data.decode import say_nothing
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
+from detrkit.inference.forms import read_one
 from detrkit.models.hybrid import HybridEncoder
 from detrkit.plotting import import_matplotlib
 from detrkit.postprocessing import postprocess, query_masks
@@ -81,6 +83,7 @@ def explain(config: ExplainConfig) -> None:
             "expected a threshold in 0..1 and max_detections of at least 1, "
             f"found {config.threshold:g} and {config.max_detections}"
         )
+    read_one(config.image, unknown=say_nothing)  # what cannot be read is told before weights are loaded
     detector = Detector.load(
         config.weights,
         device=config.device,
