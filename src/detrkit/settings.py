@@ -168,6 +168,7 @@ class Whereabouts(TypedDict):
     panoptic_json: str
     panoptic_dir: str
     strict: bool
+    box_format: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +194,28 @@ class DataChoice(Settings):
     """Folder of their PNGs, where it is not found by itself, or the folder above those of both sides."""
     strict: bool = False
     """Refuse a data set of which anything is left out: images, annotation files, objects."""
+    box_format: Literal[
+        "auto",
+        "xywh",
+        "xyxy",
+        "cxcywh",
+        "yxhw",
+        "yxyx",
+        "xywh_relative",
+        "xyxy_relative",
+        "cxcywh_relative",
+        "yxhw_relative",
+        "yxyx_relative",
+        "xywh_percent",
+        "xyxy_percent",
+        "cxcywh_percent",
+        "yxhw_percent",
+        "yxyx_percent",
+    ] = "auto"
+    """How the four numbers of a box are written: from a corner (x, y, w, h), as two corners (x, y, x, y) or from the
+    center (cx, cy, w, h), with y first likewise; in pixels, or relative (0..1) or in percent (0..100) of the image.
+    auto: as the data format has it (COCO xywh, VOC xyxy, YOLO cxcywh_relative); boxes that do not look so are
+    refused."""
 
     def whereabouts(self, data_format: str = "") -> Whereabouts:
         """Keywords for `open_dataset`; `data_format` instead of the one that was chosen."""
@@ -206,6 +229,7 @@ class DataChoice(Settings):
             panoptic_json=self.panoptic_json,
             panoptic_dir=self.panoptic_dir,
             strict=self.strict,
+            box_format=self.box_format,
         )
 
 

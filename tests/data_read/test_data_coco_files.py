@@ -86,3 +86,14 @@ def test_nothing_found_is_an_error_that_names_the_first(coco: Any) -> None:
     coco.write()
     with pytest.raises(DataError, match=r"expected the 1 images.*such as 'no.jpg' in .*--train_images"):
         open_dataset(coco.root)
+
+
+def test_images_of_a_data_set_beside_it_are_never_taken(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+    """An image is missing here, and the sibling, which is called after the same split, has one of its name."""
+    for name, images in (("train_a", 2), ("train_b", 3)):
+        for number in range(images):
+            make_picture(tmp_path / name / "images" / f"{number}.png", seed=number)
+    rows = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 30} for k in range(3)]
+    (tmp_path / "train_a" / "labels.json").write_text(json.dumps({"images": rows, "annotations": []}))
+    images = open_dataset(tmp_path / "train_a").splits["train"].images
+    assert all(image.path.is_relative_to(tmp_path / "train_a") for image in images)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.find import open_dataset, role_of, write_split
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset, role_of
+from detrkit.data.held_out import write_split
 from detrkit.errors import ConfigError, DataError
 
 from .conftest import sizes
@@ -101,26 +103,29 @@ def test_a_single_json_gets_a_validation_split(coco: Any, make_picture: Callable
     (coco.root / "val.json").unlink()
     (coco.root / "train.json").rename(coco.root / "labels.json")
     raw = open_dataset(coco.root)
-    names = {role: sorted(image.file_name for image in side.images) for role, side in raw.splits.items()}
+    report = check_dataset(raw)
+    names = {role: sorted(image.file_name for image in side.images) for role, side in report.splits.items()}
     assert {role: len(side) for role, side in names.items()} == {"train": 41, "val": 10}
     assert not set(names["train"]) & set(names["val"])
-    assert any("10 of 51 pictures were held out" in note for note in raw.notes)
+    assert any("10 of 51 usable images were held out" in note for note in report.notes)
 
     write_split(tmp_path / "split.json", raw)
     assert json.loads((tmp_path / "split.json").read_text()) == {"seed": 42, "val_fraction": 0.2, **names}
 
     coco.train["images"].reverse()  # the order of listing does not matter
     (coco.root / "labels.json").write_text(json.dumps(coco.train))
-    again = open_dataset(coco.root / "labels.json")
+    again = check_dataset(open_dataset(coco.root / "labels.json"))
     assert sorted(image.file_name for image in again.splits["val"].images) == names["val"]
-    other = open_dataset(coco.root, seed=1, val_fraction=0.5)
+    other = check_dataset(open_dataset(coco.root, seed=1, val_fraction=0.5))
     assert len(other.splits["val"].images) == 26
-    assert "val" not in open_dataset(coco.root, val_fraction=0).splits
+    assert "val" not in check_dataset(open_dataset(coco.root, val_fraction=0)).splits
 
 
 def test_no_split_is_written_where_the_data_set_has_one(coco: Any, tmp_path: Path) -> None:
     coco.write()
-    write_split(tmp_path / "split.json", open_dataset(coco.root))
+    raw = open_dataset(coco.root)
+    check_dataset(raw)
+    write_split(tmp_path / "split.json", raw)
     assert not (tmp_path / "split.json").exists()
 
 

@@ -201,7 +201,7 @@ def test_no_usable_picture_is_an_error(coco: Any) -> None:
 
 def test_no_usable_object_is_an_error(coco: Any) -> None:
     coco.train["annotations"] = [coco.box(1, bbox=[1, 1, 0, 0])]
-    with pytest.raises(DataError, match=r"expected objects in the training pictures.*1 box_empty"):
+    with pytest.raises(DataError, match=r"expected objects in the training images.*1 box_empty"):
         coco.check()
 
 

@@ -22,7 +22,7 @@ from detrkit.errors import ConfigError, DataError
 from .conftest import only, picture
 
 CAT, SKY, CROWD = 70_000, 300, 5  # ids that need all three channels
-INTENDED = ("crowd", "category_unused", "category_not_in_train", "leakage_name")
+INTENDED = ("crowd", "category_mostly_crowds", "category_unused", "category_not_in_train", "leakage_name")
 CATEGORIES = [
     {"id": 200, "name": "cat", "isthing": 1},
     {"id": 7, "name": "sky", "isthing": 0},

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from detrkit.config import TrainConfig
-from detrkit.data.find import open_dataset, write_split
+from detrkit.data.check import check_dataset
+from detrkit.data.find import open_dataset
+from detrkit.data.held_out import write_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.coco import coco_numbers, merge_ranks
 from detrkit.evaluation.collect import Collector, collect_batches, collect_split
@@ -172,9 +174,6 @@ class Knowing:
 
 
 def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
-    from detrkit.data.check import check_dataset
-    from detrkit.data.find import open_dataset
-
     folder, truth = dataset
     split = check_dataset(open_dataset(folder)).splits["val"]
     categories = Categories(ids=(0, 1, 2), names=("class 3", "class 7", "unicorn"))
@@ -307,9 +306,12 @@ def test_the_pictures_that_a_run_held_out_are_the_ones_it_is_measured_on(
     folder, truth = dataset
     (folder / "val.json").rename(folder / "all.json")
     raw = open_dataset(folder, val_fraction=0.5, seed=7)
+    held_out = check_dataset(raw).splits["val"].images
     write_split(tmp_path / "run" / "split.json", raw)
-    again = open_dataset(folder, **made_split(str(tmp_path / "run")))
-    assert [i.file_name for i in again.splits["val"].images] == [i.file_name for i in raw.splits["val"].images]
-    assert made_split(str(tmp_path / "run" / "best.ckpt")) == {"seed": 7, "val_fraction": 0.5}
+    again = check_dataset(open_dataset(folder, **made_split(str(tmp_path / "run")))).splits["val"].images
+    names = [image.file_name for image in held_out]
+    assert [image.file_name for image in again] == names
+    known = {"seed": 7, "val_fraction": 0.5, "held_out": sorted(names)}
+    assert made_split(str(tmp_path / "run" / "best.ckpt")) == known
     assert made_split("") == made_split("detr_resnet50") == {}
-    assert len(raw.splits["val"].images) == len(truth["images"]) / 2
+    assert len(held_out) == len(truth["images"]) / 2

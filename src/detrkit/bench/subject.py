@@ -125,7 +125,7 @@ def _read_pictures(config: BenchConfig) -> Split:
     raw = open_dataset(**config.whereabouts())
     splits = check_dataset(raw, num_queries=10**9).splits
     split = splits.get("train") or next(iter(splits.values()))
-    images = [image for image in split.images if image.objects][: config.images]
+    images = [image for image in split.images if image.has_trainable][: config.images]
     if not images:
         raise DataError(f"expected pictures with objects in {raw.source}, found none; see detrkit check {raw.source}")
     return replace(split, images=images)

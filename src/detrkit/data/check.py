@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,15 @@ from typing import Any, Literal
 from rich.console import Group
 
 from detrkit.console import TextConsole, make_console, make_progress
+from detrkit.data.as_meant import Looked, read_as_meant, refuse
+from detrkit.data.by_file import file_key
 from detrkit.data.check_tables import findings_lines, split_tables
-from detrkit.data.cleaning import clean_objects, frame_of
+from detrkit.data.cleaning import Frame, clean_objects, frame_of
+from detrkit.data.crowds import note_classes
+from detrkit.data.exif import ExifChoice, exif_choices
 from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS, Finding, Findings
+from detrkit.data.held_out import hold_out, leave_wanted
 from detrkit.data.image_files import ImageFacts, content_hash, look_at
 from detrkit.data.mask_check import check_outlines, check_panoptic, note_absent_masks
 from detrkit.data.measure_values import settle_value_range
@@ -45,6 +50,8 @@ class CheckReport:
     """What was chosen where there was a choice; sentences."""
     value_range: ValueRange | None = None
     """Also in the splits; see `Split.value_range`."""
+    refused: str = ""
+    """Why training and evaluation refuse the data, as the sentence of an error; nothing if they do not."""
 
     def counts(self) -> dict[str, int]:
         """Kind of finding -> how many, in the order of TREATMENTS."""
@@ -89,71 +96,95 @@ def check_dataset(
     thorough: bool = False,
     masks: bool = False,
     value_range: ValueRange | Literal["find"] | None = "find",
+    wanted: Collection[str] = (),
+    doubtful: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> CheckReport:
     """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
 
     Args:
         raw: is used up: its records are not to be used afterwards.
-        num_queries: of the model; pictures with more objects are noted.
-        thorough: decode every picture, not only those whose file looks damaged at its beginning or end, and every
+        num_queries: of the model; images with more objects are noted.
+        thorough: decode every image, not only those whose file looks damaged at its beginning or end, and every
             mask.
         masks: masks shall be trained on.
         value_range: what becomes black and white in pictures of more than 8 bits: that of a model, None for a model
             that knows none; or "find" it in the training pictures, which decodes those of more than 8 bits.
-        tick: called once a picture, for a progress bar; from any thread.
+        wanted: the splits that are needed, so that no other need be in order; empty: all.
+        doubtful: go on with files that seem to be misread, which is noted in any case.
+        tick: called once an image, for a progress bar; from any thread.
 
     Raises:
-        DataError: a split has no usable picture, or train no object, or, with `masks`, none that has a mask; with
-            `raw.strict` also where anything is left out.
+        DataError: files seem to be misread, a split has no usable image, or train no object to train on, or, with
+            `masks`, none that has a mask; with `raw.strict` also where anything is left out.
+        ConfigError: there is no split that is wanted, or settings do not fit the data.
     """
     findings = raw.findings
-    splits: dict[str, Split] = {}
-    files: dict[str, dict[Path, ImageFacts]] = {}
+    leave_wanted(raw, wanted)
+    looked: dict[str, Looked] = {}
     for name, side in raw.splits.items():
         images = _listed_once(side, findings)
         measured = thorough or (value_range == "find" and (name == "train" or "train" not in raw.splits))
-        facts = look_at([image.path for image in images], thorough=thorough, values=measured, tick=tick)
-        splits[name] = _clean_split(side, images, facts, findings, num_queries, thorough=thorough)
-        files[name] = {image.path: fact for image, fact in zip(images, facts, strict=True) if not fact.problem}
+        paths = [image.path for image in images]
+        looked[name] = images, look_at(paths, thorough=thorough, values=measured, tick=tick)
+    doubts = read_as_meant(raw, looked)
+    if not doubtful:
+        refuse(doubts)
+    exif = exif_choices(raw, looked)
+    splits: dict[str, Split] = {}
+    for name, (images, facts) in looked.items():
+        side = raw.splits[name]
+        splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], thorough=thorough)
         if not splits[name].images:
             raise DataError(_nothing_usable(name, side, findings))
-    if "train" in splits and not any(image.objects for image in splits["train"].images):
-        raise DataError(
-            f"expected objects in the training pictures, found none that can be used in {splits['train'].source}"
-            + findings.reasons()
-        )
+    if (
+        "train" in splits
+        and (not wanted or "train" in wanted)
+        and not any(i.has_trainable for i in splits["train"].images)
+    ):
+        refuse(doubts)
+        raise DataError(_nothing_trainable(splits["train"], findings))
+    splits = hold_out(raw, splits, wanted)
     if masks:
         _need_masks(splits, raw.format)
+    known = {image.path: fact for images, facts in looked.values() for image, fact in zip(images, facts, strict=True)}
+    files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
     _note_leakage(files, findings)
     chosen, notes = settle_value_range(files, value_range, findings)
     splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
-    _note_classes(splits, statistics, findings)
+    note_classes(splits, statistics, findings)
     if raw.strict:
         findings.refuse_left_out(raw.source)
-    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, [*raw.notes, *notes], chosen)
+    refused = next((doubt.sentence for doubt in doubts if doubt.refuse), "")
+    notes = [*raw.notes, *notes]
+    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, notes, chosen, refused)
 
 
 def check(config: CheckConfig) -> None:
     """Print what is in a data set and what is wrong with it: the verb `detrkit check`.
 
     Raises:
-        DataError: it cannot be used at all.
+        DataError: it cannot be used at all, or training refuses it.
     """
     console = make_console()
     raw = open_dataset(**config.whereabouts())
     raw.strict = False  # the report comes first
+    said = len(raw.notes)
     _print_notes(console, raw.notes)
     total = sum(len(side.images) for side in raw.splits.values())
     with make_progress(console) as progress:
-        task = progress.add_task("Reading pictures", total=total)
-        report = check_dataset(raw, num_queries=config.num_queries, thorough=True, tick=lambda: progress.advance(task))
-    _print_notes(console, report.notes[len(raw.notes) :])
+        task = progress.add_task("Reading images", total=total)
+        report = check_dataset(
+            raw, num_queries=config.num_queries, thorough=True, doubtful=True, tick=lambda: progress.advance(task)
+        )
+    _print_notes(console, report.notes[said:])
     console.print(report.table())
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
         console.print(f"Report written to {config.json}")
+    if report.refused:
+        raise DataError(report.refused)
     if config.strict:
         Findings(report.findings).refuse_left_out(report.source)
 
@@ -197,6 +228,7 @@ def _clean_split(
     facts: list[ImageFacts],
     findings: Findings,
     num_queries: int,
+    exif: dict[str, ExifChoice],
     *,
     thorough: bool,
 ) -> Split:
@@ -210,9 +242,10 @@ def _clean_split(
             findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
             image.objects = []
             continue
+        choice = exif[file_key(side, image)]
+        frame = frame_of(image, fact, side.box_form, findings, choice)
         for mark in fact.marks:
-            findings.add(mark, image.path)
-        frame = frame_of(image, fact, side.box_form, findings)
+            findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
         if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
             image.objects = []
             continue
@@ -274,17 +307,27 @@ def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) 
             findings.add("leakage_name", path, detail=f"as {names[path.name]}")
 
 
-def _note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings: Findings) -> None:
-    counts = {name: numbers["objects_per_class"] for name, numbers in statistics.items()}
-    for name in next(iter(splits.values())).categories.names:
-        if not any(of[name] for of in counts.values()):
-            findings.add("category_unused", next(iter(splits.values())).source, detail=name)
-        elif "train" in counts and not counts["train"][name]:
-            detail = f"{name}, {counts['val'][name]} objects in val"
-            findings.add("category_not_in_train", splits["train"].source, detail=detail)
+def _turn(frame: Frame, image: RawImage, exif: ExifChoice) -> str:
+    """What was done with the boxes of an image that its EXIF data turn, and why."""
+    return f"boxes {'turned with it' if frame.is_turned else 'kept'}: {exif.why}" if image.objects else ""
 
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
     return f"expected images for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
         findings.reasons()
+    )
+
+
+def _nothing_trainable(train: Split, findings: Findings) -> str:
+    crowds = sum(len(image.objects) for image in train.images)
+    if not crowds:
+        reasons = findings.reasons()
+        return f"expected objects in the training images, found none that can be used in {train.source}{reasons}"
+    counts = findings.counts()
+    kind, mark = (
+        ("objects marked difficult", "difficult") if "difficult" in counts else ("crowds", "iscrowd (or ignore)")
+    )
+    return (
+        f"expected objects to train on in {train.source}, found only {crowds} {kind}, which are not trained on; set "
+        f"{mark} to 0 where it is one object that shall be found"
     )

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from detrkit.data.box_values import Box, as_number, parse_box
 from detrkit.data.coco import as_id
+from detrkit.data.exif import UNTOLD, ExifChoice
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import ImageFacts
 from detrkit.data.raw import BoxForm, RawImage, RawObject
 from detrkit.data.records import FileMask, ObjectRecord
+from detrkit.data.rotated import around
 from detrkit.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
 """Pixels by which a box may leave its picture untouched: what rounding leaves."""
-_LARGEST = 1e9
 _ASPECT_TOLERANCE = 0.01
 _FAR = 10
 """Sides of a picture that a polygon may lie away from it: drawing one takes as long as it is large."""
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,49 +63,72 @@ class Frame:
         return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
 
-def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings) -> Frame:
-    """Find out which picture the file speaks of: upright, as stored, or before it was resized.
+def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings, exif: ExifChoice = UNTOLD) -> Frame:
+    """Find out which image the file speaks of: upright, as stored, or before it was resized.
 
-    A listed size equal to the upright one is taken at its word. One equal only to the stored size means boxes drawn
-    without regard to the EXIF rotation, which are turned. Another size of the same shape, with all boxes inside it,
-    means a picture resized after labelling, so that the boxes are scaled. Otherwise boxes stay as they are.
+    A listed size equal to the upright one is taken at its word, and so is one equal only to the stored size: boxes
+    were drawn without regard to the EXIF rotation, and are turned. Where the size does not tell, or boxes tell
+    otherwise, `exif` counts. Another size of the same shape, with all boxes inside it, means an image resized after
+    labelling, so that the boxes are scaled. Otherwise boxes stay as they are.
+
+    Args:
+        image: as read.
+        facts: of its file.
+        form: of its boxes.
+        findings: takes what is wrong with its size.
+        exif: what the images of its file tell together.
     """
     width, height = facts.upright
     if form == "relative":
-        return Frame(width, height, scale_x=width, scale_y=height)
+        return (
+            turned(facts, (1.0, 1.0)) if exif.stored_for(facts) else Frame(width, height, scale_x=width, scale_y=height)
+        )
     listed_width, listed_height = (_side(image, side, findings) for side in ("width", "height"))
+    stored = exif.stored_for(facts, (listed_width, listed_height))
     if not listed_width or not listed_height:
         findings.add("image_size_absent", image.file, image.where, image.file_name)
-        return Frame(width, height)
-    if listed_width == width and listed_height == height:
-        return Frame(width, height)
-    if listed_width == facts.width and listed_height == facts.height:
-        return turned(facts)
-    stretch_x, stretch_y = width / listed_width, height / listed_height
+        return turned(facts) if stored else Frame(width, height)
+    if (listed_width, listed_height) in ((width, height), (facts.width, facts.height)):
+        return turned(facts) if stored else Frame(width, height)
+    own_width, own_height = (facts.width, facts.height) if stored else (width, height)
+    stretch_x, stretch_y = own_width / listed_width, own_height / listed_height
     resized = abs(stretch_x / stretch_y - 1) <= _ASPECT_TOLERANCE and _fit(image, listed_width, listed_height, form)
+    exchanged = " (width and height exchanged)" if (listed_width, listed_height) == (height, width) else ""
     findings.add(
         "image_size_differs",
         image.file,
         image.where,
-        f"{listed_width:g} x {listed_height:g} listed, {image.file_name} has {width} x {height}: boxes "
-        + ("scaled" if resized else "kept"),
+        f"{listed_width:g} x {listed_height:g} listed, {image.file_name} has {own_width} x {own_height}{exchanged}: "
+        f"boxes {'scaled' if resized else 'kept'}",
     )
+    if stored:
+        return turned(facts, (listed_width, listed_height) if resized else None)
     return Frame(width, height, scale_x=stretch_x, scale_y=stretch_y) if resized else Frame(width, height)
 
 
-def turned(facts: ImageFacts) -> Frame:
-    """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112)."""
+def turned(facts: ImageFacts, file_size: tuple[float, float] | None = None) -> Frame:
+    """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112).
+
+    Args:
+        facts: of the image file.
+        file_size: (width, height) of the stored image in the units of the boxes: (1, 1) where they are relative to
+            it; None: its pixels.
+    """
     width, height = facts.upright
+    file_width, file_height = file_size or (facts.width, facts.height)
     swap = facts.orientation >= 5
     mirror_x = facts.orientation in (2, 3, 6, 7)
     mirror_y = facts.orientation in (3, 4, 7, 8)
+    scale_x, scale_y = facts.width / file_width, facts.height / file_height
+    if swap:
+        scale_x, scale_y = scale_y, scale_x
     return Frame(
         width,
         height,
         swap,
-        -1.0 if mirror_x else 1.0,
+        -scale_x if mirror_x else scale_x,
         float(width) if mirror_x else 0.0,
-        -1.0 if mirror_y else 1.0,
+        -scale_y if mirror_y else scale_y,
         float(height) if mirror_y else 0.0,
     )
 
@@ -127,6 +150,9 @@ def clean_objects(
         box = _corners(raw, image, form, findings)
         if box is None:
             continue
+        if raw.rotation and form != "relative":
+            findings.add("box_rotated", image.file, raw.where, f"by {raw.rotation:.4g} degrees")
+            box = around(box, raw.rotation)
         if not frame.is_identity:
             box = frame.box(box)
         x1, y1, x2, y2 = box
@@ -154,62 +180,29 @@ def clean_objects(
 
 def usable_box(box: Any) -> Box | None:
     """x1, y1, x2, y2 of x, y, w, h as a file has them, None where they are no box."""
-    return _parse(box, "xywh")[0]
+    return parse_box(box, "xywh")[0]
 
 
 def _side(image: RawImage, side: str, findings: Findings) -> float:
     """The listed width or height in pixels, 0 where there is none to use."""
     value = getattr(image, side)
-    if isinstance(value, str) and _number(value) is not None:
+    if isinstance(value, str) and as_number(value) is not None:
         findings.add("number_as_text", image.file, image.where, f"{side} {value!r}")
-    number = _number(value) or 0.0
+    number = as_number(value) or 0.0
     return number if isfinite(number) and number >= 1 else 0.0
-
-
-def _number(value: Any) -> float | None:
-    """A float out of a number or its text; None for anything else. Too large for a float is infinite."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-    except OverflowError:
-        return float("inf")
 
 
 def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> Box | None:
     """x1, y1, x2, y2 in the units of the file, or None with a finding."""
-    box, problem = _parse(raw.box, form)
+    box, problem = parse_box(raw.box, form)
     if problem:
         findings.add(problem, image.file, raw.where, f"found {raw.box!r}"[:80])
     return box
 
 
-def _parse(values: Any, form: BoxForm) -> tuple[Box | None, str]:
-    """x1, y1, x2, y2 in the units of the file, where there are such, and the kind of finding, if any."""
-    if not isinstance(values, list | tuple) or len(values) != 4:
-        return None, "box_malformed"
-    numbers = [number for value in values if (number := _number(value)) is not None]
-    if len(numbers) < 4:
-        return None, "box_malformed"
-    a, b, c, d = numbers
-    if not (abs(a) < _LARGEST and abs(b) < _LARGEST and abs(c) < _LARGEST and abs(d) < _LARGEST):
-        return None, "box_not_finite"
-    if form == "xyxy":
-        box = (a, b, c, d)
-    elif form == "xywh":
-        box = (a, b, a + c, b + d)
-    else:
-        box = (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
-    if not (box[0] < box[2] and box[1] < box[3]):
-        return None, "box_empty"
-    return box, "number_as_text" if any(isinstance(value, str) for value in values) else ""
-
-
 def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
     """Whether all boxes lie in a picture of this size, up to a pixel."""
-    boxes = [box for raw in image.objects if (box := _parse(raw.box, form)[0]) is not None]
+    boxes = [box for raw in image.objects if (box := parse_box(raw.box, form)[0]) is not None]
     return all(x2 <= width + 1 and y2 <= height + 1 for _, _, x2, y2 in boxes)
 
 
@@ -256,7 +249,7 @@ def _area(
     of_box = (box[2] - box[0]) * (box[3] - box[1])
     if form != "xywh":  # no such field in these formats
         return _polygon_area(segmentation) or of_box if segmentation else of_box
-    area = _number(raw.area)
+    area = as_number(raw.area)
     if area is None or not isfinite(area) or area <= 0:
         findings.add("area_absent", image.file, raw.where, "" if raw.area is None else f"found {raw.area!r}"[:80])
         return of_box

@@ -15,6 +15,7 @@ from detrkit.data.encodings import decode_text
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
+from detrkit.data.rotated import coco_rotation
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -78,6 +79,7 @@ def read_coco(
                 as_id(row.get("iscrowd")) == 1 or as_id(row.get("ignore")) == 1,
                 outline if segmentations else None,
                 where,
+                coco_rotation(row) if "attributes" in row else 0.0,
             )
         )
     return RawSplit(name, images, categories, "xywh", str(path))

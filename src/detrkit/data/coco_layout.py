@@ -169,7 +169,9 @@ def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
         inner = _folders(parent)
         images = [folder for name in _IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
         folders += [*images, parent]
-        named = sorted((p for p in inner if _names(p.name, words, role, path)), key=lambda p: p.name not in words)
+        # beside the data set lie others, whose images may have the same names: there the word of a split says nothing
+        known = role if parent.is_relative_to(root) else ""
+        named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
         for folder in named:
             folders += [folder, *(p for p in _folders(folder) if p.name.lower() in _IMAGE_FOLDERS)]
         folders += [p for image in images for p in _folders(image) if _names(p.name, words, role, path)]

@@ -95,7 +95,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 f"expected objects of the model's classes ({_some(categories.names)}) in {split.source}, found only "
                 f"{_some(split.categories.names)}; rename the categories or train for these"
             )
-        if self.augment.copy_paste and not any(o.segmentation for image in split.images for o in image.objects):
+        if self.augment.copy_paste and not split.has_masks:
             raise ConfigError(
                 f"--copy_paste needs objects with segmentations, found none in {split.source}; "
                 "leave it at 0, and see --mosaic and --mix_up"

@@ -20,9 +20,7 @@ Layouts that are found by themselves, `DATA` being what the user named:
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from detrkit.data.image_finder import ImageFinder
 from detrkit.data.labelme import find_labelme, read_labelme
 from detrkit.data.mask_folders import find_masks, read_masks
 from detrkit.data.panoptic import read_panoptic
-from detrkit.data.raw import RawDataset, RawImage, RawSplit
+from detrkit.data.raw import RawDataset, RawSplit
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of
 from detrkit.data.unused import list_unused
@@ -44,7 +42,6 @@ from detrkit.data.via import find_via, read_via
 from detrkit.data.voc import find_voc, read_voc
 from detrkit.data.yolo import find_yolo, read_yolo
 from detrkit.errors import ConfigError, DataError
-from detrkit.files import write_atomic
 
 FORMATS = {
     "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
@@ -70,6 +67,8 @@ def open_dataset(
     panoptic_dir: str = "",
     val_fraction: float = 0.2,
     seed: int = 42,
+    held_out: Collection[str] = (),
+    box_format: str = "auto",
     segmentations: bool = True,
     strict: bool = False,
 ) -> RawDataset:
@@ -85,8 +84,12 @@ def open_dataset(
         val_images: folder of the validation pictures.
         panoptic_json: COCO panoptic file, whose name tells its side, or the folder of those of both sides.
         panoptic_dir: folder of their PNGs, or the folder above those of both sides.
-        val_fraction: share of the pictures that a validation split gets where there is none, 0..1; 0 makes none.
+        val_fraction: share of the images that the check holds out for validation where there is no such split, 0..1;
+            0 makes none.
         seed: of that choice, which depends only on it and on the file names.
+        held_out: file names of the images to take instead: those that a run held out.
+        box_format: how boxes are written, where it is not as the format has it: `auto`, or a key of
+            `box_formats.FORMATS`.
         segmentations: keep polygons and RLE masks.
         strict: let `check_dataset` refuse what leaves anything out.
 
@@ -129,18 +132,8 @@ def open_dataset(
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"
         ) from None
-    if "val" not in dataset.splits and val_fraction > 0:
-        _make_val_split(dataset, val_fraction, seed)
+    dataset.val_fraction, dataset.seed, dataset.held_out, dataset.box_format = val_fraction, seed, held_out, box_format
     return dataset
-
-
-def write_split(path: str | Path, dataset: RawDataset) -> None:
-    """Write down which pictures a made validation split took: seed, fraction and the file names of both sides.
-
-    Does nothing where the data set brought its own split.
-    """
-    if dataset.made_split is not None:
-        write_atomic(path, json.dumps(dataset.made_split, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -301,30 +294,3 @@ def _nothing_found(root: Path, data_format: str) -> str:
     found = shown or "an empty folder"
     flag = "--panoptic_json" if data_format == "coco_panoptic" else "--train_json"
     return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with {flag}"
-
-
-def _make_val_split(dataset: RawDataset, fraction: float, seed: int) -> None:
-    """Hold out the pictures whose seeded hash of the file name is smallest: no order of listing changes the choice."""
-    train = dataset.splits.get("train")
-    names = sorted({image.file_name for image in train.images}) if train else []
-    if train is None or len(names) < 2:
-        return
-    ranked = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    held_out = set(ranked[: min(len(names) - 1, max(1, round(fraction * len(names))))])
-    sides: dict[str, list[RawImage]] = {"train": [], "val": []}
-    for image in train.images:
-        sides["val" if image.file_name in held_out else "train"].append(image)
-    for role, images in sides.items():
-        dataset.splits[role] = RawSplit(role, images, train.categories, train.box_form, train.source)
-    dataset.made_split = {
-        "seed": seed,
-        "val_fraction": fraction,
-        **{role: _names(images) for role, images in sides.items()},
-    }
-    dataset.notes.append(
-        f"there is no validation split; {len(held_out)} of {len(names)} pictures were held out (seed {seed})"
-    )
-
-
-def _names(images: Iterable[RawImage]) -> list[str]:
-    return sorted({image.file_name for image in images})

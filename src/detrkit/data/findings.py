@@ -23,6 +23,31 @@ class Treatment(NamedTuple):
 
 
 TREATMENTS: dict[str, Treatment] = {
+    # what a whole file means
+    "boxes_implausible": Treatment(
+        "noted",
+        "boxes that look as if they were written in another way than the format has it",
+        "training and evaluation refuse them if nearly all look so; --box_format says how they are to be read",
+    ),
+    "classes_misnumbered": Treatment(
+        "noted",
+        "class ids that look as if they were counted from another number",
+        "training and evaluation refuse them",
+    ),
+    "crowd_as_object": Treatment(
+        "repaired",
+        "a split whose objects are all crowds (iscrowd 1) with masks, as CVAT exports brush masks",
+        "they count as objects",
+    ),
+    "category_mostly_crowds": Treatment(
+        "noted",
+        "a class of which most objects in train are crowds or difficult",
+        "those are not trained on; set iscrowd to 0 where it is one object, as with brush masks of CVAT",
+    ),
+    "val_without_objects": Treatment(
+        "noted", "a val split without an object that counts", "average precision cannot be measured on it"
+    ),
+    "box_rotated": Treatment("repaired", "a rotated rectangle", "the upright box around it counts"),
     # files
     "annotations_unused": Treatment("unused", "a file that looks like annotations and was not used", "it is left out"),
     "image_unused": Treatment("unused", "an image that was not used", "it is left out"),
@@ -124,7 +149,8 @@ TREATMENTS: dict[str, Treatment] = {
     "image_rotated": Treatment(
         "repaired",
         "a picture that its EXIF data turns or mirrors",
-        "it is shown upright; boxes given for the size as stored are turned with it",
+        "it is shown upright; boxes are turned with it where the file is about images as stored, which the images that "
+        "tell decide for all",
     ),
     "image_grey": Treatment("repaired", "a picture with one channel", "expanded to RGB"),
     "image_16bit": Treatment(

@@ -103,10 +103,10 @@ def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, f
 
 def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Findings) -> None:
     """Name the objects without a mask, where some of their split have one; each picture has its annotation file."""
-    if any(found.segmentation is not None for image in images for found in image.objects):
+    if any(found.segmentation is not None and not found.crowd for image in images for found in image.objects):
         for image, file in zip(images, files, strict=True):
             for found in image.objects:
-                if found.segmentation is None:
+                if found.segmentation is None and not found.crowd:
                     findings.add("mask_absent", file, found.where, image.file_name)
 
 

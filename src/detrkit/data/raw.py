@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,8 @@ class RawObject:
     crowd: bool
     segmentation: Any
     where: str
+    rotation: float = 0.0
+    """Degrees by which the box is to be turned clockwise about its centre, as some tools write rotated rectangles."""
 
 
 @dataclass(slots=True)
@@ -83,5 +86,13 @@ class RawDataset:
     """What was chosen where there was a choice, each a sentence to print."""
     strict: bool = False
     """Refuse it where anything of it is left out."""
+    val_fraction: float = 0.0
+    """Share of the usable images, 0..1, that the check holds out where there is no `val`."""
+    seed: int = 42
+    """Of that choice."""
+    held_out: Collection[str] = ()
+    """File names of the images that a run held out, where they are known: these are taken instead."""
+    box_format: str = "auto"
+    """How boxes are written, where the user says it: a name of `box_formats.FORMATS`."""
     made_split: dict[str, Any] | None = None
-    """Where the validation split was made here: the seed, the fraction, and the file names of both sides."""
+    """Where the check held a validation split out: the seed, the fraction, and the file names of both sides."""

@@ -69,6 +69,11 @@ class ImageRecord:
     panoptic: Path | None = None
     """The COCO panoptic PNG, whose pixels hold the ids of segments, or 0 (void); None for other data."""
 
+    @property
+    def has_trainable(self) -> bool:
+        """Whether it has an object that is trained on and counted: crowds are neither."""
+        return any(not found.crowd for found in self.objects)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -88,6 +93,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether an object that counts has a mask, so that masks can be measured."""
+        return any(found.segmentation and not found.crowd for image in self.images for found in image.objects)
+
     def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
         """The truth as a COCO instances dictionary: original ids, `bbox` as x, y, w, h in pixels.
 
@@ -101,7 +111,7 @@ class Split:
         Raises:
             DataError: a file with masks cannot be read any more.
         """
-        masks = masks and any(found.segmentation for image in self.images for found in image.objects)
+        masks = masks and self.has_masks
         stuff = {i for i, thing in zip(self.categories.ids, self.categories.isthing, strict=False) if not thing}
         annotations: list[dict[str, Any]] = []
         for image in self.images:

@@ -18,6 +18,7 @@ from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.pairing import pair
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.rotated import voc_rotation
 from detrkit.data.source import Source
 from detrkit.data.voc_layout import find_xml, names_in_order, split_xml
 from detrkit.errors import DataError
@@ -161,7 +162,7 @@ def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawIm
         box, outline = _shape(found, xml_file, where, findings)
         category = " ".join((found.findtext("name") or "").split())
         difficult = (found.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
-        image.objects.append(RawObject(None, category, box, None, difficult, outline, where))
+        image.objects.append(RawObject(None, category, box, None, difficult, outline, where, voc_rotation(found)))
     return image
 
 
@@ -190,10 +191,6 @@ def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) ->
     """The box of an object as x1, y1, x2, y2, and its outline where it is not a box."""
     corners = [_number(found.findtext(f"bndbox/{side}")) for side in _CORNERS]
     if any(corner is not None for corner in corners):
-        x1, y1, x2, y2 = corners
-        if all(isinstance(corner, float) for corner in corners) and (x1 > x2 or y1 > y2):
-            findings.add("corners_swapped", xml_file, where, f"found {corners}")
-            corners = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
         return corners, None
     outline = _rotated(found) or _polygon(found)
     if outline is None:

@@ -22,7 +22,7 @@ from detrkit.verbs import EvalConfig
 
 if TYPE_CHECKING:
     from detrkit.console import TextConsole
-    from detrkit.data.raw import RawDataset, RawImage, RawSplit
+    from detrkit.data.raw import RawImage
     from detrkit.data.records import Split
     from detrkit.inference import Detector
     from detrkit.structures import Categories
@@ -62,6 +62,7 @@ def evaluate(
     from detrkit.console import make_console
     from detrkit.data.check import check_dataset
     from detrkit.data.find import open_dataset
+    from detrkit.data.held_out import listed_images
     from detrkit.evaluation.report import tables, write_report
 
     if bool(config.weights) == bool(config.detections):
@@ -76,7 +77,7 @@ def evaluate(
         def new_classes() -> Categories:
             """Those of the data, for a file without a class head."""
             data = open_dataset(**config.whereabouts(""), **made_split(config.weights))
-            found = _the_split(data, config.split).categories
+            found = data.splits.get(config.split, next(iter(data.splits.values()))).categories
             return classes(Categories((), ()), found) if classes else found
 
         detector = Detector.load(
@@ -92,14 +93,14 @@ def evaluate(
         )
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
     raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
-    raw.splits = {config.split: _the_split(raw, config.split)}  # the other side need not be in order
-    listed = raw.splits[config.split].images
     report = check_dataset(
         raw,
         num_queries=100 if detector is None else detector.network.num_queries,
+        wanted={config.split},
         value_range="find" if detector is None else detector.value_range,
     )
     split = report.splits[config.split]
+    listed = listed_images(raw, config.split)
     for line in report.summary():
         console.print(line)
 
@@ -115,7 +116,7 @@ def evaluate(
         collector = Collector(
             match.id_of,
             counted=things,
-            masks=detector.network.makes_masks and has_masks(split),
+            masks=detector.network.makes_masks and split.has_masks,
             panoptic_truth=truth_maps if detector.network.makes_masks else None,
             panoptic_threshold=config.panoptic_threshold,
         )
@@ -133,7 +134,7 @@ def evaluate(
         panoptic = collector.sums.result() if collector.sums else None
     else:
         detections, panoptic = _read(config, split, listed, truth_maps, console)
-    masks = detections is not None and any("segmentation" in row for row in detections) and has_masks(split)
+    masks = detections is not None and any("segmentation" in row for row in detections) and split.has_masks
     truth = split.to_coco(masks=masks)
     if detections is not None:
         detections = read_columns(truth, detections, where=config.detections)
@@ -171,15 +172,6 @@ def evaluate(
     return content
 
 
-def _the_split(raw: RawDataset, name: str) -> RawSplit:
-    if name not in raw.splits:
-        raise ConfigError(
-            f"expected a {name} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "
-            "choose another with --split"
-        )
-    return raw.splits[name]
-
-
 def _in_order(model: Categories, data: Categories, console: TextConsole) -> Categories:
     """The classes of a model: those of the data where it has as many, without names, that cannot be meant by id."""
     from detrkit.models.weights import rows_without_names
@@ -194,11 +186,6 @@ def _in_order(model: Categories, data: Categories, console: TextConsole) -> Cate
         f"their ids ({_some(model.names)}); if they are not, these numbers mean nothing"
     )
     return model
-
-
-def has_masks(split: Split) -> bool:
-    """Whether objects have masks, so that masks can be measured; `Split.to_coco` gives those without one their box."""
-    return any(found.segmentation for image in split.images for found in image.objects)
 
 
 def _read(
@@ -269,16 +256,17 @@ def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
 
 
 def made_split(weights: str) -> dict[str, Any]:
-    """How the run behind some weights held out its validation pictures, where its data set had no such split.
+    """Which images the run behind some weights held out for validation, where its data set had no such split.
 
-    So that a detector is never measured on pictures it was trained on. Empty where nothing was made.
+    So that a detector is never measured on images it was trained on. Empty where nothing was made; keywords of
+    `open_dataset`.
     """
     path = Path(weights)
     written = (path if path.is_dir() else path.parent) / "split.json"
     if not weights or not written.is_file():
         return {}
     made = json.loads(written.read_text(encoding="utf-8"))
-    return {"seed": made["seed"], "val_fraction": made["val_fraction"]}
+    return {"seed": made["seed"], "val_fraction": made["val_fraction"], "held_out": made.get("val", [])}
 
 
 def default_folder(config: EvalConfig) -> Path:

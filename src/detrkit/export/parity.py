@@ -14,7 +14,7 @@ from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.coco import IouType, coco_numbers
 from detrkit.evaluation.collect import Collector, collect_split
-from detrkit.evaluation.run import has_masks, match_classes
+from detrkit.evaluation.run import match_classes
 from detrkit.inference.detector import Detector
 from detrkit.structures import Batch, Output
 
@@ -164,7 +164,7 @@ def compare_accuracy(
     reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int
 ) -> list[Accuracy]:
     """AP of both on checked records, of boxes and, where both have masks, of masks."""
-    masks = exported.network.makes_masks and has_masks(split)
+    masks = exported.network.makes_masks and split.has_masks
     match = match_classes(reference.categories, split.categories)
     truth, kinds = split.to_coco(masks=masks), KINDS[: 1 + masks]
     found = []

@@ -225,14 +225,9 @@ def _read(config: ExportConfig, value_range: ValueRange | None) -> dict[str, Spl
     if not _has_data(config):
         return {}
     raw = open_dataset(**config.whereabouts(), **made_split(config.weights))
-    if config.split not in raw.splits:
-        raise ConfigError(
-            f"expected a {config.split} split in {raw.source}, found {' and '.join(raw.splits) or 'none'}; "
-            "choose another with --split"
-        )
-    wanted = {config.split, *({"train"} if config.precision == "int8" else ())}
-    raw.splits = {name: split for name, split in raw.splits.items() if name in wanted}
-    report = check_dataset(raw, num_queries=2**31, value_range=value_range)
+    has_train = config.precision == "int8" and "train" in raw.splits
+    wanted = {config.split, *({"train"} if has_train else ())}
+    report = check_dataset(raw, num_queries=2**31, wanted=wanted, value_range=value_range)
     splits = report.splits
     if value_range is None and "image_16bit" in report.counts():
         warnings.warn(UNKNOWN_RANGE, stacklevel=2)

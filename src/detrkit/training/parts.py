@@ -15,7 +15,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from detrkit.config import TrainConfig
 from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset, write_split
+from detrkit.data.find import open_dataset
+from detrkit.data.held_out import write_split
 from detrkit.data.raw import RawDataset
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError, DataError
@@ -130,11 +131,9 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     train, val = report.splits["train"], report.splits.get("val", report.splits["train"])
     summary = report.summary()
     if config.overfit:
-        shown = [image for image in train.images if image.objects][: config.overfit]
+        shown = [image for image in train.images if image.has_trainable][: config.overfit]
         train = val = replace(train, images=shown)
         summary.append(f"of these only the first {len(shown)} of train with objects, to train on and to evaluate on")
-    if not any(image.objects for image in train.images):
-        raise DataError(f"expected objects in the training pictures of {raw.source}, found none")
     return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
 
 

@@ -1,0 +1,48 @@
+"""Rotated rectangles, of which detection takes the upright box around them."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+from typing import Any
+from xml.etree.ElementTree import Element
+
+Box = tuple[float, float, float, float]
+
+
+def around(box: Box, rotation: float) -> Box:
+    """The upright box around a rectangle that is turned about its center.
+
+    Args:
+        box: x1, y1, x2, y2 before it is turned, in pixels.
+        rotation: degrees, either way round.
+    """
+    x1, y1, x2, y2 = box
+    across, down = abs(cos(radians(rotation))), abs(sin(radians(rotation)))
+    width, height = (x2 - x1) * across + (y2 - y1) * down, (x2 - x1) * down + (y2 - y1) * across
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def coco_rotation(annotation: dict[str, Any]) -> float:
+    """Degrees by which the box of a COCO annotation is turned: CVAT writes `attributes: {"rotation": 60.0}`."""
+    attributes = annotation.get("attributes")
+    return _angle(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
+
+
+def voc_rotation(element: Element) -> float:
+    """Degrees by which the box of a VOC object is turned: an attribute of CVAT."""
+    for attribute in element.iterfind("attributes/attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            return _angle(attribute.findtext("value"))
+    return 0.0
+
+
+def _angle(value: Any) -> float:
+    """A finite number or its text; 0 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0.0
+    try:
+        angle = float(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return angle if abs(angle) < 1e6 else 0.0
