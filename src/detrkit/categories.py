@@ -55,6 +55,12 @@ class Categories:
             return {i: by_name[name] for i, name in zip(other.ids, other.names, strict=True) if name in by_name}
         return {i: index for i, index in self.index_of_id.items() if i in set(other.ids)}
 
+    def by_id(self) -> Self:
+        """The same classes in the order of their ids."""
+        order = sorted(range(len(self)), key=lambda index: self.ids[index])
+        isthing = tuple(self.isthing[k] for k in order) if self.isthing else ()
+        return type(self)(tuple(self.ids[k] for k in order), tuple(self.names[k] for k in order), isthing)
+
     def to_plain(self) -> list[dict[str, Any]]:
         """As JSON-like data, one entry a class: what checkpoints and COCO files hold."""
         things = self.isthing or (True,) * len(self)

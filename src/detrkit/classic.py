@@ -1,25 +1,29 @@
 """`detrkit detr`: the command line of the original main.py, every flag with its meaning and default.
 
 The flags are read here and turned into the settings of `detrkit train`; from there on there is one code path. What
-differs from the modern verb: classes are indexed by their COCO ids (91 of them, as in the published checkpoints),
-`log.txt` is written in the original's format beside our own files, and nothing is chosen for the user: the backbone
-starts from ImageNet weights with frozen norms, and the device is `cuda` unless told otherwise.
+differs from the modern verb: classes are indexed by their COCO ids (91 of them, as in the published checkpoints, unless
+`--num_classes` says otherwise; see `classic_classes`), `log.txt` is written in the original's format beside our own
+files, and nothing is chosen for the user: the backbone starts from ImageNet weights with frozen norms, and the device
+is `cuda` unless told otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from detrkit.classic_classes import choose_classes, one_class_per_id, rows_note
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DetrkitError
 from detrkit.meanings import suggestion
 from detrkit.text import say
 from detrkit.verbs import EvalConfig
@@ -101,6 +105,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("not in main.py")
     group.add_argument(
+        "--num_classes",
+        default=None,
+        type=int,
+        help="classes of the data, each with a row of the class head; more than the highest category id: a row for "
+        "each id; not given: 91 rows as in main.py, or 250 for coco_panoptic",
+    )
+    group.add_argument(
         "--backbone_weights", default="imagenet", help="imagenet as in main.py, none, or the path of a file"
     )
     group.add_argument("--quiet", action="store_true", help="print no progress; results, warnings and errors remain")
@@ -118,16 +129,71 @@ def main(argv: Sequence[str]) -> None:
         DetrkitError: what the user can mend.
     """
     flags = build_parser().parse_args(argv)
-    _check_data(flags)
-    _meet_at(flags.dist_url)
-    _choose_device(flags)
-    flags.resume = _find_checkpoint(flags.resume)
-    if flags.output_dir:
-        _run(flags, Path(flags.output_dir))
-        return
-    with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-        say(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
-        _run(flags, Path(nowhere))
+    with _in_words_of_main():
+        _check_data(flags)
+        _meet_at(flags.dist_url)
+        _choose_device(flags)
+        flags.resume = _find_checkpoint(flags.resume)
+        if flags.output_dir:
+            _run(flags, Path(flags.output_dir))
+            return
+        with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
+            say(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
+            _run(flags, Path(nowhere))
+
+
+@contextlib.contextmanager
+def _in_words_of_main() -> Iterator[None]:
+    """Let errors and warnings, which name the flags of `detrkit train`, name those of this command line."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def translated(message: Warning | str, *rest: Any, **more: Any) -> None:
+            show(translate(str(message)), *rest, **more)
+
+        warnings.showwarning = translated
+        try:
+            yield
+        except DetrkitError as error:
+            error.args = (translate(str(error)),)
+            raise
+
+
+_OTHER_NAMES = {
+    "--weights": "--resume WEIGHTS.pth (written by detrkit convert)",
+    "--data": "--coco_path",
+    "--panoptic_json": "--coco_panoptic_path",
+}
+"""Flag of `detrkit train` -> what means the same here."""
+
+
+def translate(sentence: str) -> str:
+    """A sentence with hints for `detrkit train`, with the flags that there are here.
+
+    A switch that is to be off is left out here, and has no value where it is to be on. What has no flag here is said to
+    be one of `detrkit train`. Commands within the sentence (`detrkit train ...`) stay as they are.
+    """
+    actions = {word: action for action in build_parser()._actions for word in action.option_strings}
+    lacking: list[str] = []
+
+    def here(found: re.Match[str]) -> str:
+        flag, value = found["flag"], found["value"] or ""
+        if flag in _OTHER_NAMES:
+            return _OTHER_NAMES[flag] + value
+        if flag not in actions:
+            lacking.append(flag)
+        elif actions[flag].nargs == 0 and value:
+            return f"no {flag}" if value == " false" else flag
+        return flag + value
+
+    parts = re.split(r"(detrkit (?:train|eval|predict|convert|check|detr)\b[^,;:]*)", sentence)
+    parts[::2] = [
+        re.sub(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", here, part) for part in parts[::2]
+    ]
+    if lacking:
+        verb = "is a flag" if len({*lacking}) == 1 else "are flags"
+        parts.append(f" ({' and '.join(dict.fromkeys(lacking))} {verb} of detrkit train)")
+    return "".join(parts)
 
 
 def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
@@ -145,33 +211,6 @@ def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
     )
 
 
-def one_class_per_id(data: Categories) -> Categories:
-    """The 91 classes of main.py, or 250 for panoptic data, whose index is the category id: named as in the data set,
-    else as in COCO.
-
-    Raises:
-        DataError: a category id is beyond these.
-    """
-    from detrkit.models.weights.published import COCO_CATEGORIES
-    from detrkit.structures import Categories
-
-    count = 250 if data.isthing else len(COCO_CATEGORIES)
-    names = dict(zip(data.ids, data.names, strict=True))
-    beyond = [category_id for category_id in data.ids if not 0 <= category_id < count]
-    if beyond:
-        raise DataError(
-            f"main.py has {count} classes, for category ids 0 to {count - 1}, and this data set has the id {beyond[0]} "
-            f"({names[beyond[0]]}); detrkit train takes any ids"
-        )
-    free = {i: name for i, name in enumerate(COCO_CATEGORIES.names) if name not in data.names}
-    things = {i for i, thing in zip(data.ids, data.isthing, strict=False) if thing}
-    return Categories(
-        tuple(range(count)),
-        tuple(names.get(i, free.get(i, f"N/A {i}")) for i in range(count)),
-        tuple(i in things for i in range(count)) if data.isthing else (),
-    )
-
-
 def _run(flags: argparse.Namespace, output_dir: Path) -> None:
     if flags.eval:
         _evaluate(flags, output_dir / "report")
@@ -180,11 +219,20 @@ def _run(flags: argparse.Namespace, output_dir: Path) -> None:
 
 
 def _train(flags: argparse.Namespace, output_dir: Path) -> None:
+    from pytorch_lightning.utilities import rank_zero_only
+
     from detrkit.training import run_training
+
+    def classes(data: Categories) -> Categories:
+        chosen = choose_classes(data, flags.num_classes)
+        note = "" if flags.num_classes else rows_note(data, chosen)
+        if note and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            say(f"Classes   {note}")
+        return chosen
 
     result = run_training(
         to_config(flags, str(output_dir)),
-        classes=one_class_per_id,
+        classes=classes,
         classic_log=True,
         start_epoch=flags.start_epoch,
         overwrite=True,  # main.py began anew over whatever the folder held
@@ -198,6 +246,16 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
 
     if not flags.resume:
         raise ConfigError("--eval measures a checkpoint; name it with --resume")
+
+    def classes(model: Categories, data: Categories) -> Categories:
+        if not len(model):  # the file has no class head
+            return choose_classes(data, flags.num_classes)
+        if flags.num_classes not in (None, len(model)):
+            raise ConfigError(
+                f"{flags.resume} has {len(model)} classes, found --num_classes {flags.num_classes}; leave it out"
+            )
+        return one_class_per_id(data) if len(model) in (91, 250) else model
+
     evaluate(
         EvalConfig(
             **_data(flags),
@@ -211,7 +269,7 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
             device=flags.device,
             quiet=flags.quiet,
         ),
-        classes=lambda model, data: one_class_per_id(data) if len(model) in (91, 250) else model,
+        classes=classes,
     )
 
 

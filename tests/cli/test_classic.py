@@ -222,6 +222,7 @@ def test_going_on_with_a_run_of_the_original(
     assert line["train_lr"] == pytest.approx(7e-4)  # the rate given now, not the one that was saved
 
 
+@pytest.mark.filterwarnings("ignore:.*does not say")
 def test_starting_from_published_weights(
     detrkit: Command, coco: Path, tmp_path: Path, small_pictures: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
@@ -235,6 +236,7 @@ def test_starting_from_published_weights(
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not say")
 def test_a_checkpoint_of_another_model_is_refused(
     detrkit: Command, coco: Path, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
@@ -265,8 +267,7 @@ def test_evaluating_a_checkpoint_of_the_original(
 # --- on real pictures ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:the 91 classes of")
-@pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")
+@pytest.mark.filterwarnings("ignore:.*does not say")
 @pytest.mark.filterwarnings("ignore:.* pictures hold more objects than the 5 queries can find")
 def test_on_pictures_of_coco(
     detrkit: Command, shared_data: Path, tmp_path: Path, no_report: None, offline: None, checkpoint: Callable[..., Path]

@@ -22,6 +22,7 @@ def test_every_flag_of_main_py_is_there_with_its_default() -> None:
     found["no_aux_loss"] = not found.pop("aux_loss")
     assert found.pop("backbone_weights") == "imagenet"  # ours, for machines without a network
     assert found.pop("quiet") is False  # ours
+    assert found.pop("num_classes") is None  # ours, for data with other classes than COCO's
     assert found == MAIN_FLAGS
 
 
@@ -110,7 +111,7 @@ def test_the_class_index_is_the_category_id() -> None:
 
 
 def test_ids_beyond_coco_are_refused() -> None:
-    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); detrkit train takes any ids"):
+    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); --num_classes 2 trains a row for each"):
         classic.one_class_per_id(Categories((1, 91), ("person", "hair brush")))
 
 

@@ -136,7 +136,7 @@ def test_what_had_to_be_assumed_is_one_line(detrkit: Command, place: Path) -> No
     assert shown.status == 0
     line = shown.err.splitlines()[0]
     assert line.startswith("detrkit: warning: bare.pth does not say whether its backbone has dilation")
-    assert line.endswith("--dilation true")
+    assert line.endswith("if it has, add --dilation")
 
 
 @pytest.mark.parametrize(

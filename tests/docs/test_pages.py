@@ -126,9 +126,23 @@ def test_links_lead_somewhere(page: Page) -> None:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    readme = Page(ROOT / "README.md")
-    linked = {(ROOT / link.partition("#")[0]).resolve() for link in readme.links if not link.startswith("https://")}
-    assert {page.path for page in PAGES} - linked == {readme.path}
+    reached, left = set(), [ROOT / "README.md"]
+    while left:
+        page = Page(left.pop())
+        reached.add(page.path)
+        links = [link.partition("#")[0] for link in page.links if not link.startswith("https://")]
+        targets = {(page.path.parent / link).resolve() for link in links if link.endswith(".md")}
+        left += targets - reached - {*left}
+    assert {page.path for page in PAGES} <= reached
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name.endswith(".zh.md")], ids=lambda page: page.name)
+def test_a_translated_page_has_the_code_of_its_original(page: Page) -> None:
+    original = Page(page.path.with_name(page.path.name.replace(".zh.md", ".md")))
+    assert [(b.info, b.code) for b in page.blocks] == [(b.info, b.code) for b in original.blocks]
+    assert len(page.anchors) == len(original.anchors)
+    assert page.path.name in original.links
+    assert original.path.name in page.links
 
 
 def test_the_readme_quotes_the_forward_pass_as_it_is() -> None:

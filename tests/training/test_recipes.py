@@ -129,7 +129,7 @@ def weights_of(monkeypatch):
         start = start_model(config, CLASSES, None)
         told = {name: value for name, value in start.model_args.items() if name not in untold}
         weights = Weights(start.model.state_dict(), told, CLASSES, 64, "w")
-        monkeypatch.setattr(parts, "load_weights", lambda source, dilation: weights)
+        monkeypatch.setattr(parts, "load_weights", lambda source, **told: weights)
         return config
 
     return make

@@ -92,7 +92,6 @@ def test_table_is_short() -> None:
         ({"position_embedding": "learned"}, "--position_embedding learned"),
         ({"enc_layers": 3}, "--enc_layers 3"),
         ({"dec_layers": 1}, "--dec_layers 1"),
-        ({"num_queries": 9}, "--num_queries 9"),
         ({"hidden_dim": 64}, "--hidden_dim 64"),
         ({"dim_feedforward": 24}, "--dim_feedforward 24"),
         ({"backbone": "resnet34"}, "--backbone resnet34"),

@@ -151,9 +151,6 @@ def test_chosen_places_may_be_more_or_fewer() -> None:
     model, _ = fitted(RTDETR, weights, *PETS, num_queries=9)
     with torch.no_grad():
         assert model.eval()(*padded_batch()).logits.shape[1] == 9
-    _, weights = made(DENSE)
-    with pytest.raises(WeightsError, match=r"query_embed\.contents\.weight .* trained with --num_queries 5$"):
-        fitted(DENSE, weights, *PETS, num_queries=9)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,13 @@ def evaluate(
     detector = None
     if config.weights:
         from detrkit.inference import Detector
+        from detrkit.structures import Categories
+
+        def new_classes() -> Categories:
+            """Those of the data, for a file without a class head."""
+            data = open_dataset(**config.whereabouts(""), **made_split(config.weights))
+            found = data.splits.get(config.split, next(iter(data.splits.values()))).categories
+            return classes(Categories((), ()), found) if classes else found
 
         detector = Detector.load(
             config.weights,
@@ -81,6 +88,7 @@ def evaluate(
             nheads=config.nheads,
             precision=config.precision,
             compile=config.compile,
+            new_classes=new_classes,
             value_range=ValueRange.parse(config.value_range),
         )
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
@@ -102,6 +110,7 @@ def evaluate(
     panoptic: PanopticResult | None = None
     if detector is not None:
         known = classes(detector.categories, split.categories) if classes else detector.categories
+        known = _in_order(known, split.categories, console)
         match = match_classes(known, split.categories)
         _say_match(console, match)
         collector = Collector(
@@ -162,6 +171,22 @@ def evaluate(
         )
     console.print(f"Report: {output_dir}")
     return content
+
+
+def _in_order(model: Categories, data: Categories, console: TextConsole) -> Categories:
+    """The classes of a model: those of the data where it has as many, without names, that cannot be meant by id."""
+    from detrkit.models.weights import rows_without_names
+    from detrkit.structures import Categories
+
+    rows = rows_without_names(len(model), data.ids)
+    if model != Categories.unnamed(len(model)) or None in rows or rows == [*data.ids]:
+        return model
+    model = data.by_id()
+    console.print(
+        f"The model has no names for its {len(model)} classes; they are taken to be those of the data in the order of "
+        f"their ids ({_some(model.names)}); if they are not, these numbers mean nothing"
+    )
+    return model
 
 
 def _read(

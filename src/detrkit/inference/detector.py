@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import IO, Any, overload
@@ -30,7 +30,7 @@ from detrkit.inference.guards import check_parts, check_settings, find_device, m
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.streams import blank_batch, look_at, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import fit_weights, load_weights
+from detrkit.models.weights import fit_weights, load_weights, with_new_heads
 from detrkit.postprocessing import panoptic, postprocess, usual_threshold
 from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
 from detrkit.value_range import ValueRange
@@ -98,6 +98,7 @@ class Detector:
         precision: Precision = "auto",
         compile: Compile = "auto",
         value_range: ValueRange | tuple[float, float] | None = None,
+        new_classes: Callable[[], Categories] | None = None,
     ) -> Detector:
         """A detector from weights of any known format. What had to be assumed about them is a warning.
 
@@ -120,11 +121,13 @@ class Detector:
                 meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
             value_range: values that become black and white in pictures of more than 8 bits (`Detector.read`); None:
                 those of the training data, as the weights have them.
+            new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
+                such a file is an error, since there are no classes to name.
 
         Torch's random numbers go on as if nothing had been loaded.
 
         Raises:
-            WeightsError: the weights cannot be found, read, trusted or understood.
+            WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
             ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled; or the
                 range is none.
         """
@@ -138,7 +141,9 @@ class Detector:
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
-            weights = load_weights(source, dilation=dilation, nheads=nheads)
+            weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
+            if weights.absent and new_classes:
+                weights = with_new_heads(weights, new_classes())
             model = build_model(**weights.model_args)
             fit_weights(model, weights, weights.categories)
         for note in weights.notes:

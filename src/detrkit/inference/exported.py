@@ -15,6 +15,7 @@ from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memor
 from detrkit.files import SUFFIX_OF_FORMAT
 from detrkit.inference import runtimes
 from detrkit.inference.card import Card
+from detrkit.models.weights.safe import check_content
 from detrkit.structures import Output
 
 
@@ -135,6 +136,7 @@ def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"expected an exported model at {path}, found no such file; look at the path")
+    check_content(path, exported=True)
     opener: dict[str, Callable[[Path, str], Session]] = {
         SUFFIX_OF_FORMAT["onnx"]: runtimes.OnnxSession,
         SUFFIX_OF_FORMAT["openvino"]: runtimes.OpenVinoSession,

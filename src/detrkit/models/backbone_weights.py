@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,11 @@ def read_state_dict(path: str) -> Mapping[str, Any]:
     Raises:
         WeightsError: there is no such file, or it is none of these.
     """
+    # that package builds models, so not at the top
+    from detrkit.models.weights.safe import read_checkpoint, read_safetensors
+
     if path.endswith(".safetensors") and Path(path).is_file():
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    from detrkit.models.weights.safe import read_checkpoint  # that package builds models, so not at the top
-
+        return read_safetensors(Path(path))
     state = read_checkpoint(checkpoint_in(path))
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):
@@ -83,6 +83,5 @@ def load_body(body: nn.Module, state: Mapping[str, Any], source: str) -> None:
 
 def _plain(key: str) -> str:
     """A key without the wrappers it may have been saved in; timm's extractors also write _ for some dots."""
-    for wrapper in ("module.", "backbone.0.body.", "model."):
-        key = key.removeprefix(wrapper)
+    key = re.sub(r"^(module\.|model\.|net\.|backbone\.)+", "", key.rpartition("backbone.0.body.")[2])
     return key.replace("_", ".")

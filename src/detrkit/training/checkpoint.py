@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.files import BEST, LAST, atomic_path
+from detrkit.models.weights.safe import check_content
 
 VERSION = 1
 
@@ -80,6 +81,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             f"expected a checkpoint to resume from at {path}, found none"
             + (f", but {others[0]}; name that one" if others else "; look at the path")
         )
+    check_content(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:

@@ -89,7 +89,7 @@ def announce(
     for name, line in lines.items():
         console.row(name, line)
     if start.kept:
-        console.print(fit_table(start.kept, weights, no_object=not start.model.sigmoid))
+        console.print(fit_table(start.kept, weights or source, no_object=not start.model.sigmoid))
 
 
 def conclude(

@@ -23,7 +23,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.files import LAST, run_folder
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import FitRow, Weights, fit_weights, load_weights, mask_head_note
+from detrkit.models.weights import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
 from detrkit.recipes import sigmoid_losses, softmax_losses
 from detrkit.structures import Categories
 from detrkit.training.checkpoint import ResumePoint
@@ -182,7 +182,9 @@ def start_model(
     weights = None
     source = config.weights or config.frozen_weights
     if source and not resume and not filled:
-        weights = load_weights(source, dilation=config.dilation or None)
+        nheads = config.nheads if config.nheads != _defaults(config).nheads else None
+        headless = not config.frozen_weights  # which nothing would train
+        weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
     brought = _brought(config, weights.model_args) if weights else {}
@@ -207,6 +209,8 @@ def start_model(
     fresh = weights is None and resume is None and not filled and trained
     model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
     kept = fit_weights(model, weights, categories) if weights else []
+    for note in fit_notes(model, weights) if weights else ():
+        warnings.warn(note, stacklevel=2)
     if config.frozen_weights:
         _check_known(kept, config.frozen_weights)
         model.freeze_detector()
@@ -249,10 +253,7 @@ def start_model(
 
 def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that weights, built by the keywords `given`, change among those that were left at their defaults."""
-    default = TrainConfig.from_recipe(
-        config.recipe, model=config.model, weights=config.weights or config.frozen_weights
-    )
-    classic = TrainConfig()
+    default, classic = _defaults(config), TrainConfig()
     theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
     theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
     sigmoid = given.get("sigmoid", False)
@@ -262,6 +263,11 @@ def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     # a model that is not the named one any more
     architecture = set(_ARCHITECTURE) - {"num_queries"}
     return found | {"model": ""} if config.model and found.keys() & architecture else found
+
+
+def _defaults(config: TrainConfig) -> TrainConfig:
+    """The settings as they are unless told otherwise, of the same recipe, named model and weights."""
+    return TrainConfig.from_recipe(config.recipe, model=config.model, weights=config.weights or config.frozen_weights)
 
 
 def _check_known(kept: list[FitRow], source: str) -> None:
@@ -346,7 +352,7 @@ def find_processes(config: TrainConfig) -> Processes:
     device = next(name for name in found if found[name]) if config.device == "auto" else config.device
     if not found[device]:
         raise ConfigError(
-            f"--device {device}: PyTorch {torch.__version__} finds no such device here; leave it at auto or say cpu"
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
         )
     devices, nodes, starter = config.devices, config.num_nodes, ""
     if "TORCHELASTIC_RUN_ID" in os.environ:

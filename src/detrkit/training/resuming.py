@@ -11,19 +11,29 @@ from detrkit.training.checkpoint import ResumePoint, link
 from detrkit.training.original import OriginalCheckpoint
 
 
-def find_resume(config: TrainConfig, run_dir: Path) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
+def find_resume(
+    config: TrainConfig, run_dir: Path, classes: int | None = None
+) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
     """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet.
 
-    A run folder means its last checkpoint: ours, or what the original calls it.
+    A run folder means its last checkpoint: ours, or what the original calls it. With a number of `classes`, one of ours
+    that has another number lends its weights alone, as one of the original does.
     """
     if not config.resume:
         return None, None
     if config.resume == "auto":
         last = run_dir / LAST
         return (ResumePoint.read(last) if last.exists() else None), None
-    path = checkpoint_in(config.resume, (LAST, "checkpoint.pth"))
-    original = OriginalCheckpoint.read(path) if path.is_file() else None
-    return (None, original) if original else (ResumePoint.read(path), None)
+    path = Path(config.resume)
+    if not (path / "config.json").is_file():  # a Hugging Face folder
+        path = checkpoint_in(path, (LAST, "checkpoint.pth"))
+    original = OriginalCheckpoint.read(path) if path.exists() or str(path) in PUBLISHED else None
+    if original:
+        return None, original
+    point = ResumePoint.read(path)
+    if classes not in (None, len(point.card["categories"])):
+        return None, OriginalCheckpoint.of_run(point.path)
+    return point, None
 
 
 def carry_best(point: ResumePoint, run_dir: Path, best_is_of: Mapping[str, str]) -> Path | None:

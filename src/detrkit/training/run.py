@@ -110,7 +110,7 @@ def run_training(
     if leads and not classic_log:
         say_recipe(make_console(quiet=config.quiet), config.recipe)
     data = load_data(config, classes)
-    point, original = find_resume(config, run_dir)
+    point, original = find_resume(config, run_dir, len(data.categories) if classic_log else None)
     data = data.with_range_of(point)
     marks = fingerprints({"train": data.train, "val": data.val})
     best_is_of = {
@@ -147,8 +147,13 @@ def run_training(
     if point:
         point.check_groups(optimizer)
     if original:
-        original.restore(start.model, optimizer)
-        start_epoch = original.epoch or start_epoch
+        restored = original.restore(start.model, optimizer, data.categories, recipe=config.recipe)
+        start, start_epoch = replace(start, kept=restored.rows), restored.epoch or start_epoch
+        if start_epoch >= config.epochs:
+            raise ConfigError(
+                f"nothing is left to train in {original.path}: it has {start_epoch} epochs, found --epochs "
+                f"{config.epochs}; raise --epochs to train more"
+            )
     run = _Run(config, run_dir, processes, data, start, point, start_epoch, marks=marks, best_is_of=best_is_of)
     return run.fit(optimizer, loggers, classic_log=classic_log, reasons=reasons)
 

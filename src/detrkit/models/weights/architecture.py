@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -36,6 +36,9 @@ class Weights:
     """Sentences on what had to be assumed, for the user."""
     value_range: ValueRange | None = None
     """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
+    absent: tuple[str, ...] = ()
+    """Parts of `HEADS` that the file lacks, in whole or in part, so that they can only start anew. Without a class head
+    there is no `num_classes` in `model_args`, without queries no `num_queries`."""
 
 
 # Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).
@@ -50,7 +53,20 @@ RESNET_BLOCKS = {
 MASK_PARTS = ("mask_head.", "bbox_attention.")
 """What the keys of a mask head begin with."""
 
+HEADS = {
+    "class_embed": "class head",
+    "bbox_embed": "box head",
+    "query_embed": "queries",
+}
+"""Parts that people delete from a file so that they start anew on other data, and what they are called."""
+
 _BODY = "backbone.0.body."
+_HEAD_KEYS = {
+    "class_embed": ("class_embed.weight", "class_embed.bias"),
+    "bbox_embed": tuple(f"bbox_embed.layers.{k}.{leaf}" for k in range(3) for leaf in ("weight", "bias")),
+    "query_embed": ("query_embed.weight",),
+}
+"""The keys of these parts in the classic model."""
 _ESSENTIAL = {
     "class_embed.weight": 2, "bbox_embed.layers.0.weight": 2, "query_embed.weight": 2, "input_proj.weight": 4,
     "transformer.decoder.layers.0.linear2.weight": 2, "transformer.decoder.norm.weight": 1, "class_embed.bias": 1,
@@ -77,8 +93,31 @@ def with_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_classic(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are the keys of the classic model, whose architecture they tell."""
-    return all(key in state_dict for key in _ESSENTIAL)
+    """Whether these are the keys of the classic model, whose architecture they tell, with all `HEADS` or without."""
+    heads = {part: {key for key in state_dict if key.startswith(f"{part}.")} for part in _HEAD_KEYS}
+    return not _missing(state_dict) and all(keys <= {*_HEAD_KEYS[part]} for part, keys in heads.items())
+
+
+def _missing(state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Keys that the classic model cannot do without, its `HEADS` apart."""
+    return [key for key in _ESSENTIAL if key not in state_dict and key.partition(".")[0] not in HEADS]
+
+
+def missing_heads(state_dict: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Which of `HEADS` a state dict lacks, in whole or in part, each with the keys that are missing.
+
+    Of models other than the classic one only the class head is told, where all of it is missing.
+    """
+    if not is_classic(state_dict):
+        has_classes = any(key.startswith("class_embed.") for key in state_dict)
+        return {} if has_classes else {"class_embed": [*_HEAD_KEYS["class_embed"]]}
+    missing = {part: [key for key in keys if key not in state_dict] for part, keys in _HEAD_KEYS.items()}
+    return {part: keys for part, keys in missing.items() if keys}
+
+
+def without_parts(state_dict: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """A state dict without what is left of some of `HEADS`."""
+    return {key: value for key, value in state_dict.items() if key.partition(".")[0] not in parts}
 
 
 def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
@@ -87,17 +126,22 @@ def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
     Raises:
         WeightsError: they are something else; the sentence says what, where that can be told.
     """
-    missing = [key for key in _ESSENTIAL if key not in state_dict]
-    if not missing:
+    if is_classic(state_dict):
         check_tensors(state_dict, source)
         return
-    if "transformer.decoder.layers.0.linear2.weight" in state_dict and "query_embed.weight" not in state_dict:
+    missing = _missing(state_dict) or ["query_embed.weight"]
+    if "transformer.decoder.layers.0.linear2.weight" in state_dict:
         raise WeightsError(
             f"{source} holds the bare weights of a DETR with other parts than the original's, which do not tell its "
             "settings; expected a checkpoint of detrkit, which has both, or a Hugging Face folder"
         )
     if "conv1.weight" in state_dict and "layer1.0.conv1.weight" in state_dict:
         raise WeightsError(f"{source} holds a backbone alone; train from it with --backbone_weights {source}")
+    if any(key.endswith("class_labels_classifier.weight") for key in state_dict):
+        raise WeightsError(
+            f"{source} holds a DETR of transformers, whose settings lie in config.json; expected its folder, as "
+            "model.save_pretrained(FOLDER) writes it"
+        )
     found = ", ".join([*list(state_dict)[:3], *["..."] * (len(state_dict) > 3)]) or "nothing"
     raise WeightsError(
         f"expected the weights of a DETR in {source}, found no {missing[0]} but {found}; "
@@ -118,11 +162,18 @@ def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
             )
     if not is_classic(state_dict):
         return
-    width, dim = len(state_dict["transformer.decoder.layers.0.linear2.bias"]), state_dict["query_embed.weight"].shape[1]
-    if width != dim:
+    width = len(state_dict["transformer.decoder.layers.0.linear2.bias"])
+    for key, what in (("query_embed.weight", "queries"), ("class_embed.weight", "a class head")):
+        if key in state_dict and state_dict[key].shape[1] != width:
+            raise WeightsError(
+                f"expected as many channels everywhere in {source}, found {what} of {state_dict[key].shape[1]} and a "
+                f"transformer of {width}; this is not the state dict of a DETR"
+            )
+    rows = {leaf: len(state_dict.get(f"class_embed.{leaf}", ())) for leaf in ("weight", "bias")}
+    if rows["weight"] != rows["bias"] and all(rows.values()):
         raise WeightsError(
-            f"expected as many channels everywhere in {source}, found queries of {dim} and a transformer of {width}; "
-            "this is not the state dict of a DETR"
+            f"expected as many rows in class_embed.weight as in class_embed.bias in {source}, found {rows['weight']} "
+            f"and {rows['bias']}; delete both of them, and a new class head starts"
         )
 
 
@@ -130,24 +181,25 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """The keywords of `build_model` that keys and shapes tell: all but dilation, dropout, aux_loss and, without masks,
     nheads.
 
-    `backbone` is absent where the body is no ResNet of torchvision. The state dict has passed `check_keys`.
+    `backbone` is absent where the body is no ResNet of torchvision, `num_classes` and `num_queries` where their part of
+    `HEADS` is. The state dict has passed `check_keys`.
     """
-    queries, dim = state_dict["query_embed.weight"].shape
-    wide, narrow = (
+    wide, dim = (
         state_dict[f"transformer.decoder.layers.0.{linear}.bias"].shape[0] for linear in ("linear1", "linear2")
     )
     width = state_dict["transformer.decoder.layers.0.linear2.weight"].shape[1]
-    assert narrow == dim
     args: dict[str, Any] = {
-        "num_classes": len(state_dict["class_embed.bias"]) - 1,
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in state_dict else "sine",
         "hidden_dim": dim,
         **count_layers(state_dict),
         "dim_feedforward": width,
-        "num_queries": queries,
         "pre_norm": "transformer.encoder.norm.weight" in state_dict,
         "backbone_norm": _norm(state_dict),
     }
+    if "class_embed.bias" in state_dict:
+        args["num_classes"] = len(state_dict["class_embed.bias"]) - 1
+    if "query_embed.weight" in state_dict:
+        args["num_queries"] = len(state_dict["query_embed.weight"])
     if wide == 2 * width:
         args["activation"] = "glu"
     first = state_dict.get("mask_head.lay1.weight")  # which takes the picture beside a map a head

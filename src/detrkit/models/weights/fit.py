@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from detrkit.errors import WeightsError
 from detrkit.models.detr import DETR
 from detrkit.models.queries import SelectedQueries
 from detrkit.models.weights.architecture import (
+    HEADS,
     MASK_PARTS,
     RESNET_BLOCKS,
     Weights,
@@ -53,13 +54,15 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     """Load weights into a model, in place, taking the rows of its class heads over by class name.
 
     Names match exactly or, failing that, but for upper and lower case. Where the checkpoint has no names, its rows
-    are category ids, as in the original, provided that it has a row for every id. The row of "no object", where both
-    have one, is always kept. Rows without a match keep what the model was initialised with.
+    are category ids, as in the original, provided that it has a row for every id; else, if it has as many classes, it
+    has them in the order of the ids. The row of "no object", where both have one, is always kept. Rows without a match
+    keep what the model was initialised with.
 
-    A model may have parts for training that the checkpoint has not (denoising, a dense head that seeds nothing,
-    further groups of queries): these start anew; and what the checkpoint has of such parts beyond is left out. So with
-    the mask head, which one of the two may lack; see `mask_head_note`. It may have another kind of class loss.
-    Everything else must fit.
+    Learned queries may be fewer than in the checkpoint, which are then its first, or more, of which the last start
+    anew. So do parts that the checkpoint lacks: those of `Weights.absent`, learned positions, and parts for training
+    (denoising, a dense head that seeds nothing, further groups of queries); and what the checkpoint has of such parts
+    beyond is left out. So with the mask head, which one of the two may lack; see `mask_head_note`. It may have another
+    kind of class loss. Everything else must fit. What to tell the user of all this is in `fit_notes`.
 
     Args:
         model: of `build_model`, for `len(categories)` classes.
@@ -67,7 +70,7 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
         categories: the classes of the model.
 
     Returns:
-        One row a class, in the order of `categories`.
+        One row a class, in the order of `categories`; none where the checkpoint has no class head.
 
     Raises:
         WeightsError: keys, shapes or settings differ; the sentence names the first keys and the likely setting.
@@ -79,18 +82,61 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     for key in own.keys() & given.keys():
         if _CLASS_ROWS.fullmatch(key):
             given[key] = _class_rows(key, own[key], model, weights, sources)
-        elif _QUERY_ROWS.fullmatch(key) and _same_queries(model, weights):
-            given[key] = _query_rows(own[key], given[key], model.num_queries)
+        elif _QUERY_ROWS.fullmatch(key):
+            given[key] = _query_rows(own[key], given[key], model.num_queries, _queries_of(weights))
     given = _without_training_parts(model, own, given, weights)
-    if mask_head_note(model, weights):
-        own, given = _without_masks(own), _without_masks(given)
+    own, given = _without_new_parts(model, own, weights), _without_new_parts(model, given, weights)
     _check_fit(model, own, given, weights)
     # what is missing now, but for counters of batch norms, is of training alone; see _check_fit
     model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
+    if "class_embed" in weights.absent:
+        return []
     return [
         FitRow(name, None if source is None else weights.categories.names[source])
         for name, source in zip(categories.names, sources, strict=True)
     ]
+
+
+def fit_notes(model: DETR, weights: Weights) -> list[str]:
+    """Sentences for the user on what `fit_weights` lets start anew or leaves out; for classes see its rows, for masks
+    `mask_head_note`."""
+    source, notes = weights.source, []
+    if "class_embed" in weights.absent:
+        notes.append(f"{source} has no class head; a new one starts, with {model.num_classes} classes")
+    if "bbox_embed" in weights.absent:
+        notes.append(f"{source} has no box head; a new one starts")
+    had, has = _queries_of(weights), model.num_queries
+    if "query_embed" in weights.absent:
+        notes.append(f"{source} has no queries; {has} new ones start")
+    elif had != has and any(_QUERY_ROWS.fullmatch(key) for key in weights.state_dict):
+        what = f"the first {has} are taken" if has < had else f"they are kept, and {has - had} more start anew"
+        notes.append(f"{source} has {had} queries, the model {has}: {what}; --num_queries {had} is as in the file")
+    if _new_position(model, weights):
+        notes.append(
+            f"{source} was trained with sine positions; learned ones start anew, from random numbers that the "
+            "transformer has never seen, so that much of what it knows must be learned again: without "
+            "--position_embedding learned it goes on from what it knows"
+        )
+    return notes
+
+
+def with_new_heads(weights: Weights, categories: Categories) -> Weights:
+    """Weights that lack some of `HEADS`, for a look at what they are without training: the notes say so.
+
+    Args:
+        weights: with `absent` parts, which `fit_weights` leaves as they are initialised.
+        categories: the classes of a new class head; of no use where the weights have one.
+    """
+    if "class_embed" not in weights.absent:
+        categories = weights.categories
+    names = " and ".join(HEADS[part] for part in weights.absent)
+    note = f"{weights.source} has no {names}; with new ones, from random numbers, results mean nothing before training"
+    return replace(
+        weights,
+        model_args=weights.model_args | {"num_classes": len(categories)},
+        categories=categories,
+        notes=(*weights.notes, note),
+    )
 
 
 def mask_head_note(model: DETR, weights: Weights) -> str:
@@ -124,15 +170,38 @@ def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object
     return table
 
 
-def _without_masks(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state_dict.items() if not key.startswith(MASK_PARTS)}
+_POSITION = "backbone.1."
+"""What the keys of learned positions begin with; sine ones have none."""
+
+
+def _new_position(model: DETR, weights: Weights) -> bool:
+    """Whether the model learns positions that the checkpoint has not."""
+    learns, learned = (
+        any(key.startswith(_POSITION) for key in without_prefix(keys))
+        for keys in (model.state_dict(), weights.state_dict)
+    )
+    return learns and not learned
+
+
+def _without_new_parts(model: DETR, state_dict: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+    """A state dict of either without the parts that start anew, or are left out, beside those for training."""
+    prefixes = [f"{part}." for part in weights.absent]
+    if mask_head_note(model, weights):
+        prefixes += MASK_PARTS
+    if _new_position(model, weights):
+        prefixes.append(_POSITION)
+    no_rows = "class_embed" in weights.absent
+    return {
+        key: value
+        for key, value in state_dict.items()
+        if not key.startswith(tuple(prefixes)) and not (no_rows and _CLASS_ROWS.fullmatch(key))
+    }
 
 
 def _match(theirs: Categories, ours: Categories) -> list[int | None]:
     """For each of our classes the class of the checkpoint that it continues, or None; none is used twice."""
     if theirs == Categories.unnamed(len(theirs)):
-        by_id = theirs.index_of_id
-        return [by_id[i] for i in ours.ids] if all(i in by_id for i in ours.ids) else [None] * len(ours)
+        return rows_without_names(len(theirs), ours.ids)
     if theirs.names == ours.names:
         return list(range(len(ours)))
     found: list[int | None] = [None] * len(ours)
@@ -142,6 +211,20 @@ def _match(theirs: Categories, ours: Categories) -> list[int | None]:
             if found[k] is None:
                 found[k] = left.pop(same(name), None)
     return found
+
+
+def rows_without_names(count: int, ids: Sequence[int]) -> list[int | None]:
+    """For each category id the row of a class head of which nobody knows the names, or None.
+
+    Args:
+        count: its classes. If it has a row for each of the ids, rows are ids, as in the original. If not, but as many
+            rows as there are ids, it can only have them in the order of the ids: the original would have had no room
+            for the last.
+        ids: unique category ids, in any order.
+    """
+    if all(0 <= i < count for i in ids):
+        return [*ids]
+    return [sorted(ids).index(i) for i in ids] if count == len(ids) else [None] * len(ids)
 
 
 def _class_rows(key: str, own: Tensor, model: DETR, weights: Weights, sources: Sequence[int | None]) -> Tensor:
@@ -182,16 +265,17 @@ def _seed_rows(model: DETR, weights: Weights, sources: Sequence[int | None]) -> 
     return [0] * len(sources)
 
 
-def _same_queries(model: DETR, weights: Weights) -> bool:
-    """Whether both have as many queries in inference."""
-    return bool(weights.model_args.get("num_queries") == model.num_queries)
+def _queries_of(weights: Weights) -> int:
+    """How many queries a checkpoint has in inference."""
+    return int(with_defaults(weights.model_args)["num_queries"])
 
 
-def _query_rows(own: Tensor, given: Tensor, queries: int) -> Tensor:
-    """Those of inference from the checkpoint; those of training too where they are as many."""
-    if own.shape == given.shape or own.shape[1:] != given.shape[1:]:
+def _query_rows(own: Tensor, given: Tensor, queries: int, theirs: int) -> Tensor:
+    """As many of inference from the checkpoint as both have; those of training too where all are as many."""
+    if own.shape[1:] != given.shape[1:] or (own.shape == given.shape and queries == theirs):
         return given
-    return torch.cat([given[:queries], own[queries:]])
+    kept = min(queries, theirs)
+    return torch.cat([given[:kept], own[kept:]])
 
 
 def _without_training_parts(
@@ -238,7 +322,7 @@ def _check_fit(model: DETR, own: Mapping[str, Tensor], given: Mapping[str, Tenso
 _TRACELESS = ("nheads", "activation", "score_refine")
 """Settings that leave no trace in keys and shapes, but without which the model is another one."""
 _TRACED = (
-    "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "pre_norm",
+    "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "pre_norm",
     "feature_levels", "encoder", "hybrid_expansion", "decoder", "points", "queries", "seeds", "box_refine",
 )  # fmt: skip
 """Settings that matter where keys or shapes differ."""

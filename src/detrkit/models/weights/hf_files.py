@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.features import IMAGENET_MEAN, IMAGENET_STD
 from detrkit.models.weights.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
-from detrkit.models.weights.safe import read_checkpoint
+from detrkit.models.weights.safe import read_checkpoint, read_safetensors
 from detrkit.structures import Categories
 from detrkit.value_range import ValueRange
 
@@ -55,20 +53,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
-        return {key: value for shard in shards for key, value in _read_safetensors(folder / Path(shard).name).items()}
+        return {key: value for shard in shards for key, value in read_safetensors(folder / Path(shard).name).items()}
     if (folder / "model.safetensors").is_file():
-        return _read_safetensors(folder / "model.safetensors")
+        return read_safetensors(folder / "model.safetensors")
     if (folder / "pytorch_model.bin").is_file():
         return read_checkpoint(folder / "pytorch_model.bin")
     raise WeightsError(f"expected model.safetensors or pytorch_model.bin in {folder}, found neither")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as problem:
-        raise WeightsError(f"{path} cannot be read ({problem}); copy or download it again") from problem
-    return tensors
 
 
 def expect(config: Mapping[str, Any], folder: Path, **settings: Any) -> None:

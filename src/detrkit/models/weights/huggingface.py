@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import WeightsError
-from detrkit.models.weights.architecture import Weights
+from detrkit.models.weights.architecture import Weights, missing_heads, without_parts
 from detrkit.models.weights.hf_deformable import read_deformable
 from detrkit.models.weights.hf_detr import read_detr, write_huggingface
 from detrkit.models.weights.hf_files import categories_of, preprocessing, read_json, read_tensors, value_range_of
 from detrkit.models.weights.hf_rtdetr import read_rtdetr
+from detrkit.structures import Categories
 
 __all__ = ["is_huggingface_folder", "read_huggingface", "write_huggingface"]
 
@@ -71,13 +72,16 @@ def read_huggingface(folder: str | Path) -> Weights:
         raise WeightsError(
             f"expected the weights of the model that {folder / 'config.json'} describes, stumbled over {problem}"
         ) from problem
+    absent = tuple(missing_heads(state_dict)) if kind.read is read_detr else ()
+    state_dict = without_parts(state_dict, absent)
     image_size, input_args, more_notes = preprocessing(folder, kind.size, kind.normalised)
     return Weights(
         state_dict,
         model_args | input_args,
-        categories_of(config, model_args["num_classes"]),
+        Categories((), ()) if "class_embed" in absent else categories_of(config, model_args["num_classes"]),
         image_size,
         str(folder),
         (*notes, *more_notes),
-        value_range_of(folder),
+        absent=absent,
+        value_range=value_range_of(folder),
     )

@@ -8,11 +8,14 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.files import SUFFIX_OF_FORMAT
@@ -57,6 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"expected a checkpoint, found {path}, a frozen graph that predict and eval can run but nothing can train "
             "or take apart; use the checkpoint that it was exported from"
         )
+    check_content(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # a file that torch did not write
@@ -65,6 +69,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except _UNREADABLE as problem:
         unsafe = _unsafe_name(str(problem))
         if unsafe:
+            if "pytorch-lightning_version" in _pickled(path):
+                raise WeightsError(
+                    f"{path} is a checkpoint of PyTorch Lightning that holds {unsafe}, which could run code of whoever "
+                    "wrote the file; load the module where you trust it, save its model.state_dict() with torch.save, "
+                    "and name that file"
+                ) from problem
             raise WeightsError(
                 f"refused to read {path}: it holds {unsafe}, which could run code of whoever wrote the file; "
                 "expected only tensors and plain data, so save its state dict alone and load that"
@@ -76,6 +86,78 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"expected a dictionary of weights in {path}, found a {type(content).__name__}")
     return cast("dict[str, Any]", content)
+
+
+_POINTER = {
+    rb"version https://git-lfs": "a git-lfs pointer in place of the file itself; run `git lfs pull` in its folder",
+}
+_OTHER_FILES = {
+    rb"\s*<(!doctype|html)": "a web page; download the file itself, not the page about it",
+    rb"\s*[\[{]\s*[\"\[{\]}]": "JSON text; name the file with the weights",
+    rb"(\x89PNG\r\n|\xff\xd8\xff|GIF8)": "an image; name the file with the weights",
+    rb"(\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf)": "a packed archive; unpack it first",
+}
+"""How files that are no weights begin, and what they are."""
+
+
+def check_content(path: Path, *, exported: bool = False) -> None:
+    """Refuse a file that is known to be something else than weights.
+
+    Args:
+        path: of the file.
+        exported: it is to be an exported model, which may have any form but that of a pointer.
+
+    Raises:
+        WeightsError: it is a git-lfs pointer, a web page or the like; the sentence says which.
+    """
+    with path.open("rb") as file:
+        begin = file.read(64)
+    for pattern, what in (_POINTER if exported else _POINTER | _OTHER_FILES).items():
+        if re.match(pattern, begin, re.IGNORECASE):
+            raise WeightsError(f"expected weights at {path} ({path.stat().st_size:,} bytes), found {what}")
+    names = [] if exported else _names_in_archive(path)
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise WeightsError(
+            f"expected weights at {path}, found a packed archive of {len(names)} files ({', '.join(names[:2])}, ...); "
+            "unpack it first"
+        )
+    if any("/code/" in name for name in names):
+        raise WeightsError(
+            f"expected weights at {path}, found a TorchScript program (torch.jit.save); save the state dict of the "
+            "model that it was made from"
+        )
+
+
+def _names_in_archive(path: Path) -> list[str]:
+    """The files in a zip archive, which is how torch saves; none where it is something else, or broken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return []
+
+
+def _pickled(path: Path) -> str:
+    """The text in the pickle of a checkpoint in torch's zip format; empty where it is none."""
+    name = next((name for name in _names_in_archive(path) if name.endswith("data.pkl")), "")
+    if not name:
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name).decode("latin-1")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        WeightsError: it is cut off or something else.
+    """
+    check_content(path)
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise WeightsError(f"{path} cannot be read ({problem}); copy or download it again") from problem
+    return tensors
 
 
 def _unsafe_name(message: str) -> str:
