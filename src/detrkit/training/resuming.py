@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detrkit.config import TrainConfig
 from detrkit.files import BEST, LAST, checkpoint_in
+from detrkit.models.weights import PUBLISHED
 from detrkit.training.checkpoint import ResumePoint, link
 from detrkit.training.original import OriginalCheckpoint
 
