@@ -30,6 +30,8 @@ class FileIndex:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders: dict[str, list[str]] = {}
+        self._by_suffix: dict[tuple[str, ...], list[Path]] = {}
+        self._prefix = str(root).rstrip(os.sep) + os.sep if str(root) != "." else ""
         self._linked = False
         self._walk(str(root), Counter())
 
@@ -99,7 +101,9 @@ class FileIndex:
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """Files of these endings, whatever their letter case."""
-        return [Path(file) for file in self.files if file.lower().endswith(suffixes)]
+        if suffixes not in self._by_suffix:
+            self._by_suffix[suffixes] = [Path(file) for file in self.files if file.lower().endswith(suffixes)]
+        return list(self._by_suffix[suffixes])
 
     def holds(self, path: str) -> bool:
         """Whether there is such a file; outside of the root the disk is asked."""
@@ -112,7 +116,12 @@ class FileIndex:
 
     def relative(self, path: Path) -> tuple[str, ...]:
         """The parts of a path below the root; those of the whole path outside of it."""
-        return path.relative_to(self.root).parts if path.is_relative_to(self.root) else path.parts
+        return tuple(str(path)[len(self._prefix) :].split(os.sep)) if self.holds_below(path) else path.parts
+
+    def holds_below(self, path: Path) -> bool:
+        """Whether a path lies below the root; by its text, a hundred thousand times."""
+        text = str(path)
+        return text.startswith(self._prefix) if self._prefix else not text.startswith((os.sep, ".."))
 
     def once(self, paths: Iterable[Path]) -> list[Path]:
         """The paths without those that links make lead to a file named before."""
