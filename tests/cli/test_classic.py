@@ -121,7 +121,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
         (["--device", "quantum"], "--device must be cuda, cuda:NUMBER, cpu, mps or auto, found 'quantum'"),
         (["--dist_url", "file:///shared/init"], "--dist_url must be env:// or tcp://HOST:PORT, found 'file:///"),
         (["--eval"], "--eval measures a checkpoint; name it with --resume"),
-        (["--resume", "nowhere.pth"], "expected a checkpoint file at nowhere.pth, found none"),
+        (["--resume", "nowhere.pth"], "expected a checkpoint to resume from at nowhere.pth, found none"),
         (["--eval", "--resume", "nowhere.pth"], "expected weights at nowhere.pth, found no such file"),
         (["--resume", "https://example.org/detr.pth"], "whose file name ends in its hash"),
         (["--backbone", "vgg16"], "expected a backbone resnet18"),

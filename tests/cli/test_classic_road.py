@@ -108,7 +108,7 @@ def test_the_whole_road(
     assert "headless.pth has no class head; a new one starts, with 5 classes" in shown.err
     assert "was trained with sine positions; learned ones start anew" in shown.err
     assert "DC5" not in shown.err  # --dilation says it
-    assert "Classes " not in shown.out
+    assert "Classes   91 rows" not in shown.out
     kept = torch.load("out/best.ckpt", weights_only=True)
     assert kept["model"]["class_embed.bias"].shape == (6,)
     assert [row["name"] for row in kept["detrkit"]["categories"]] == [*NAMES]

@@ -15,7 +15,7 @@ from detrkit.config import TrainConfig
 
 from .conftest import Command
 
-DATA = "data data_format panoptic_dir panoptic_json strict train_images train_json val_images val_json"
+DATA = "box_format data data_format panoptic_dir panoptic_json strict train_images train_json val_images val_json"
 DETECTOR = "device dilation image_size nheads weights value_range"
 
 FLAGS = {

@@ -15,7 +15,7 @@ from detrkit import cli
 from .conftest import SMALL_MODEL
 from .pages import PAGES, ROOT, Block, Page, commands_of, detrkit_arguments
 
-SMALL_RUN = {"epochs": 1, "eval_every": 1, "image_size": 64, "num_workers": 0, "lr_backbone": 0, "device": "cpu"}
+SMALL_RUN = {"epochs": 1, "eval_every": 1, "image_size": 64, "num_workers": 0, "lr_backbone": 1e-5, "device": "cpu"}
 SMALL_DEMO = {"images": 10, "size": 64, "minutes": 0.02}
 REPLACED = {
     # what is too large to try -> what is tried instead
