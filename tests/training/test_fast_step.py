@@ -143,7 +143,7 @@ def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
 @pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50", "everything at once", "learned, groups, hybrid"])
 def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     # looks at labels only where they lie in main memory, which no GPU's do
-    monkeypatch.setattr("detrkit.losses.criterion._check_labels", lambda out, targets: None)
+    monkeypatch.setattr("detrkit.arguments._check_labels", lambda labels, classes: None)
     module, optimizer, ema = prepared(kind)
     taught = batch(3, 2)
     step(module, optimizer, ema, taught)  # the optimiser makes its moments
