@@ -30,7 +30,9 @@ def read_coco(
     name: str,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
     segmentations: bool = True,
 ) -> RawSplit:
     """Read one json file.
@@ -41,14 +43,16 @@ def read_coco(
         finder: finds those which are not there.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
-        within: the only folder that is searched for them; default: the whole data set.
+        outside, within, role: of `ImageFinder.find`.
         segmentations: keep the polygons and RLE masks; most of the memory of a large file.
 
     Raises:
         DataError: the file is no COCO json, its categories contradict each other, or no picture can be found.
     """
     content = load_coco(path, findings)
-    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
+    images, by_id = read_images(
+        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
+    )
     categories = read_categories(content, path, findings)
     annotations = content["annotations"]
     content.clear()
@@ -97,7 +101,9 @@ def read_images(
     finder: ImageFinder,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
 ) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
     """The images that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
 
@@ -105,9 +111,9 @@ def read_images(
         DataError: no image can be found.
     """
     names = [_file_name(row) for row in rows]
-    files = finder.find(filter(None, names), folders, within=within)
+    files = finder.find(filter(None, names), folders, outside=outside, within=within, role=role)
     if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
-        raise DataError(_none_found(path, folders, files))
+        raise DataError(_none_found(path, [*folders, *outside], files))
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
@@ -122,6 +128,8 @@ def read_images(
             findings.add("image_other_ending", path, where, f"{name!r}, {match.path.name} is there")
         elif tidy_name(name)[1]:
             findings.add("image_name_leaves_folder", path, where, repr(name))
+        elif match.how == "moved":
+            findings.add("image_moved", path, where, f"{name!r}, found {match.path}")
         key = as_id(row.get("id"))
         if key is None or abs(key) > _LARGEST_ID:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))

@@ -208,22 +208,41 @@ def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = Fa
 
 
 def _read_coco_file(path: Path, role: str, source: Source, given: _Given, *, panoptic: bool) -> RawSplit:
+    """Read one file; images that lie outside of the data set are noted."""
     within = given.image_dirs[role]
-    folders = coco_layout.image_folders(source.root, path, within)
+    root, index = source.root, source.index
+    folders = coco_layout.image_folders(root, path, within)
+    inside = coco_layout.png_folders(root, path, given.panoptic_dir) if panoptic else []
+    images = (image for image in index.images if not any(image.is_relative_to(folder) for folder in inside))
+    outside = [] if within else coco_layout.folders_outside(root, path, images)
+    told = coco_layout.role_of_file(index, path)
     if not panoptic:
-        return read_coco(
+        split = read_coco(
             path,
             folders,
             source.finder,
             role,
             source.findings,
+            outside=outside,
             within=within,
+            role=told,
             segmentations=given.segmentations,
         )
-    inside = coco_layout.png_folders(source.root, path, given.panoptic_dir)
-    # images never lie where the PNGs do, which may have the same names
-    folders = [folder for folder in folders if folder.name != path.stem and folder != given.panoptic_dir]
-    return read_panoptic(path, folders, source.finder, inside, role, source.findings, within=within)
+    else:
+        # images never lie where the PNGs do, which may have the same names
+        folders, outside = (
+            [folder for folder in some if folder.name != path.stem and folder != given.panoptic_dir]
+            for some in (folders, outside)
+        )
+        split = read_panoptic(
+            path, folders, source.finder, inside, role, source.findings, outside=outside, within=within, role=told
+        )
+    if outside and (far := [image.path for image in split.images if not image.path.is_relative_to(root)]):
+        source.notes.append(
+            f"{len(far)} images of {path.name} lie outside of {root}, as {far[0]}; --train_images or --val_images "
+            "names another folder"
+        )
+    return split
 
 
 def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: bool) -> None:

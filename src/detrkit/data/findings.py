@@ -78,6 +78,11 @@ TREATMENTS: dict[str, Treatment] = {
     "image_ambiguous": Treatment(
         "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
     ),
+    "image_moved": Treatment(
+        "noted",
+        "an image that is not in the folder of its name",
+        "the only file whose path ends alike counts: look whether it is the same image",
+    ),
     "image_other_ending": Treatment(
         "repaired", "an image whose name has the ending of another format", "the file that is there counts"
     ),

@@ -34,7 +34,9 @@ def read_panoptic(
     name: str,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
 ) -> RawSplit:
     """Read one json file.
 
@@ -45,7 +47,7 @@ def read_panoptic(
         png_folders: where its PNGs may lie, likewise.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
-        within: the only folder that is searched for them; default: the whole data set.
+        outside, within, role: of `ImageFinder.find`.
 
     Raises:
         DataError: the file is no COCO panoptic json, or its pictures or PNGs cannot be found.
@@ -56,7 +58,9 @@ def read_panoptic(
         found = "objects with boxes (COCO instances)" if entries else "no annotations"
         raise DataError(f"expected COCO panoptic annotations, with segments_info, in {path}, found {found}")
     categories = _with_things(read_categories(content, path, findings), content["categories"], path)
-    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
+    images, by_id = read_images(
+        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
+    )
     folder = _png_folder(path, entries, png_folders)
     objects = 0
     for number, entry in enumerate(entries):
