@@ -6,6 +6,7 @@ Format: cocodataset.org/#format-data ("Object Detection"). `bbox` is x, y, w, h 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from detrkit.structures import Categories
 
 _LARGEST_ID = 2**63 - 1
 """What a tensor of integers holds."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
+"""As `int` takes them, but for the underscores of Python."""
 
 
 def read_coco(
@@ -63,8 +66,7 @@ def read_coco(
         if not isinstance(row, dict):
             findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
             continue
-        ref = reference(row.get("image_id"))
-        owner = by_id.get(ref) if ref is not None else None
+        owner = owner_of(row.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
             continue
@@ -105,7 +107,7 @@ def read_images(
     within: Path | None = None,
     role: str = "",
 ) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
-    """The images that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
+    """The images that `images` of the json file `path` lists, in its order, and the same by id, for `owner_of`.
 
     Raises:
         DataError: no image can be found.
@@ -114,10 +116,11 @@ def read_images(
     files = finder.find(filter(None, names), folders, outside=outside, within=within, role=role)
     if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
         raise DataError(_none_found(path, [*folders, *outside], files))
+    alike = _alike_ids(rows)
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
-    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
-        where = f"images[{number}]"
+    for position, (row, name) in enumerate(zip(rows, names, strict=True)):
+        where = f"images[{position}]"
         if not name:
             findings.add("record_malformed", path, where, "an image needs a file_name")
             continue
@@ -130,13 +133,14 @@ def read_images(
             findings.add("image_name_leaves_folder", path, where, repr(name))
         elif match.how == "moved":
             findings.add("image_moved", path, where, f"{name!r}, found {match.path}")
-        key = as_id(row.get("id"))
-        if key is None or abs(key) > _LARGEST_ID:
+        number, text = as_id(row.get("id")), row["id"].strip() if isinstance(row.get("id"), str) else ""
+        own_spelling = number in alike and text not in ("", str(number))
+        key = None if number is None or abs(number) > _LARGEST_ID or own_spelling else number
+        if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
-            key = None
         image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
-        ref = reference(row.get("id"))
-        if ref is not None:
+        ref = text if number is None or own_spelling else number
+        if ref != "":
             by_id.setdefault(ref, image)
             image.text_id = "" if key is not None else str(ref)
         if match.how != "ambiguous":
@@ -173,16 +177,13 @@ def _rivals(name: str, match: Match) -> str:
 
 
 def as_id(value: Any) -> int | None:
-    """An integer id out of 7, 7.0, "7" or True; None for anything else."""
+    """An integer id out of 7, 7.0, "7", "007" or True; None for anything else, such as "1_2"."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str):
-        try:
-            return int(value.strip())
-        except ValueError:
-            return None
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        return int(value)
     return None
 
 
@@ -226,12 +227,25 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     return content
 
 
-def reference(value: Any) -> Hashable | None:
-    """What an image and its annotations share: the integer where the id is one, else the text."""
+def owner_of(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:
+    """The image of an `image_id`: that of the very text, else of its number."""
+    if isinstance(value, str) and (found := by_id.get(value.strip())) is not None:
+        return found
     number = as_id(value)
-    if number is not None:
-        return number
-    return value if isinstance(value, str) else None
+    return None if number is None else by_id.get(number)
+
+
+def _alike_ids(rows: list[Any]) -> set[int]:
+    """Numbers that ids of several spellings have, such as "1" and "01", which are two images."""
+    if not any(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        return set()
+    spelt: dict[int, set[str]] = {}
+    for row in rows:
+        value = row.get("id") if isinstance(row, dict) else None
+        number = as_id(value)
+        if number is not None:
+            spelt.setdefault(number, set()).add(value.strip() if isinstance(value, str) else str(number))
+    return {number for number, texts in spelt.items() if len(texts) > 1}
 
 
 def _printable(text: str) -> str:

@@ -139,7 +139,11 @@ TREATMENTS: dict[str, Treatment] = {
         "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
     ),
     "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
-    "image_id_not_integer": Treatment("repaired", "an image id that is no integer of 64 bits", "it gets a new id"),
+    "image_id_not_integer": Treatment(
+        "repaired",
+        'an image id that is no integer of 64 bits, or another spelling of one ("1", "01")',
+        "it gets a new id",
+    ),
     "image_name_leaves_folder": Treatment(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the picture folder",

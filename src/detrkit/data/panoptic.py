@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.data.coco import as_id, load_coco, read_categories, read_images, reference
+from detrkit.data.coco import as_id, load_coco, owner_of, read_categories, read_images
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, tidy_name
 from detrkit.data.mask_files import MaskFiles, regions_of
@@ -68,8 +68,7 @@ def read_panoptic(
         if not isinstance(entry, dict) or not isinstance(entry.get("segments_info"), list) or not _file_name(entry):
             findings.add("record_malformed", path, where, "expected an object with image_id, file_name, segments_info")
             continue
-        ref = reference(entry.get("image_id"))
-        owner = by_id.get(ref) if ref is not None else None
+        owner = owner_of(entry.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {entry.get('image_id')!r}")
             continue
