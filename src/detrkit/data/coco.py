@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco_shapes import box_of_segmentation, plain_segmentation
-from detrkit.data.encodings import decode_text
+from detrkit.data.encodings import decode_text, read_bytes
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
@@ -198,10 +198,8 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
         DataError: it is none.
     """
     try:
-        text, encoding = decode_text(path.read_bytes(), path)
+        text, encoding = decode_text(read_bytes(path), path)
         content = json.loads(text)
-    except OSError as error:
-        raise DataError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "

@@ -50,7 +50,7 @@ def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
     for paths in by_folder.values():
         if len(paths) > _MANY:
             named = [path for path in paths if role_of(path.stem) or "coco" in path.name.lower()]
-            paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=lambda path: path.stat().st_size)})
+            paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=_size)})
         for path in paths:
             kind = json_kind(path)
             if kind and (kind == "panoptic") == panoptic:
@@ -58,14 +58,24 @@ def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
     return sorted(found, key=lambda c: (len(index.relative(c.path)), c.path))
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def json_kind(path: Path) -> Kind:
-    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for other files."""
-    if not path.stat().st_size:
+    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for others and unreadable ones."""
+    if not _size(path):
         return ""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:4096].count(0) == 0:
-            return _kind(content)
-        data = content[:]
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[:4096].count(0) == 0:
+                return _kind(content)
+            data = content[:]
+    except OSError:
+        return ""
     try:
         return _kind(decode_text(data, path)[0].encode("utf-8", "replace"))
     except DataError:

@@ -25,11 +25,13 @@ class FileIndex:
     Attributes:
         root: the folder.
         folders: folder -> sorted names of the files directly in it; all as text, folders from the root on.
+        unread: what cannot be read -> why: folders, and files that are links to nothing, pipes and the like.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders: dict[str, list[str]] = {}
+        self.unread: dict[str, str] = {}
         self._linked = False
         self._walk(str(root), Counter())
 
@@ -39,17 +41,39 @@ class FileIndex:
             here = stack.pop()
             names: list[str] = []
             inner: list[str] = []
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith(".") or name.lower() in _LEFTOVERS:
-                        continue
-                    if not entry.is_dir():
-                        names.append(name)
-                    elif not entry.is_symlink() or self._may_follow(entry.path, met):
-                        inner.append(entry.path)
+            for entry in self._entries(here):
+                name = entry.name
+                if name.startswith(".") or name.lower() in _LEFTOVERS:
+                    continue
+                kind = self._kind(entry)
+                if kind == "file":
+                    names.append(name)
+                elif kind == "folder" and (not entry.is_symlink() or self._may_follow(entry.path, met)):
+                    inner.append(entry.path)
             self.folders[here] = sorted(names)
             stack += sorted(inner, reverse=True)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except OSError as error:
+            self.unread[folder] = error.strerror or str(error)
+            return []
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        """`file`, `folder`, or nothing for what must not be opened, since a pipe waits for somebody to write."""
+        try:
+            if entry.is_dir():
+                return "folder"
+            if entry.is_file():
+                return "file"
+            target = os.path.exists(entry.path)  # noqa: PTH110 - text is what we have
+        except OSError as error:  # such as a link to itself
+            self.unread[entry.path] = error.strerror or str(error)
+            return "file"
+        self.unread[entry.path] = "neither a file nor a folder" if target else "a link to what is not there"
+        return "" if target else "file"
 
     def _may_follow(self, link: str, met: Counter[str]) -> bool:
         """Whether a linked folder is to be walked through: not one that the link lies in, and none too often."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from detrkit.data.encodings import unreadable
+from detrkit.data.file_index import FileIndex
 from detrkit.data.raw import RawSplit
 from detrkit.data.records import FileMask
 from detrkit.data.source import Source
@@ -34,6 +36,10 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
         if path not in known:
             source.findings.add(kind or _kind(path, source), path, detail=why)
             known.add(path)
+    for path, why in source.index.unread.items():
+        if path not in known:
+            source.findings.add("file_unreadable", path, detail=why)
+            known.add(path)
     for image in source.index.other_images:
         if str(image) not in known:
             source.findings.add("image_format_unread", image)
@@ -41,8 +47,20 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
         if str(image) not in known:
             source.findings.add("image_unused", image, detail=reason)
     for file in source.index.with_suffix(*_ALWAYS, *_MAYBE, *_ARCHIVES):
-        if str(file) not in known and looks_like_annotations(file, source):
+        if str(file) in known:
+            continue
+        if why := unreadable(file):
+            source.findings.add("file_unreadable", file, detail=why)
+        elif looks_like_annotations(file, source):
             source.findings.add("annotations_unused", file, detail=reason)
+
+
+def unreadable_files(index: FileIndex) -> dict[str, str]:
+    """What cannot be read of the folders, links, and files that may be annotations -> why."""
+    files = index.with_suffix(*_ALWAYS, *_MAYBE)
+    return index.unread | {
+        str(file): why for file in files if str(file) not in index.unread and (why := unreadable(file))
+    }
 
 
 def looks_like_annotations(path: Path, source: Source) -> bool:
@@ -50,11 +68,8 @@ def looks_like_annotations(path: Path, source: Source) -> bool:
     ending = path.suffix.lower()
     if ending in _ALWAYS or ending in _ARCHIVES:
         return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(_SAMPLE)
-    except OSError:
-        return True  # nobody knows what it holds
+    with path.open("rb") as file:
+        head = file.read(_SAMPLE)
     if ending == ".json":
         return bool(_WORDS.search(head.replace(b"\0", b"")))
     if _README.match(path.name):

@@ -264,7 +264,7 @@ def _by_size(entry: _Entry, place: Match, source: Source) -> Match:
     """The only image of this name whose file is as long as VIA says, if there is one."""
     name = PurePosixPath(tidy_name(entry.name)[0]).name
     rivals = [path for path in source.index.images if path.name == name]
-    fits = [path for path in rivals if entry.bytes > 0 and path.stat().st_size == entry.bytes]
+    fits = [path for path in rivals if entry.bytes > 0 and path.is_file() and path.stat().st_size == entry.bytes]
     if len(fits) == 1:
         return Match(fits[0], "/".join(source.index.relative(fits[0])), "by_name")
     return Match(place.path, place.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else place

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detrkit.data.encodings import decode_text
+from detrkit.data.encodings import decode_text, read_bytes
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import tidy_name
@@ -188,7 +188,7 @@ def _left_out(xml_file: Path, image_file: Path | None, reason: str, source: Sour
 
 def _parse(xml_file: Path, findings: Findings) -> ET.Element:
     """The tree of a file, whatever encoding it has and says that it has."""
-    data = xml_file.read_bytes()
+    data = read_bytes(xml_file)
     try:
         return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
     except (ET.ParseError, ValueError, LookupError):
