@@ -212,7 +212,12 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(
             f"expected a COCO file with images, annotations and categories in {path}, found a {type(content).__name__}"
-            + ("; a list of detections is a COCO results file, not a data set" if isinstance(content, list) else "")
+            + _list_advice(content)
+        )
+    if not content.get("annotations") and (nested := _nested(content.get("images"))):
+        raise DataError(
+            f"expected all objects in one list 'annotations' in the COCO file {path}, found them in {nested}; write "
+            "them into that list, each with the image_id of its image"
         )
     for key, required in (("images", True), ("annotations", False), ("categories", False)):
         if key not in content and not required:
@@ -223,6 +228,25 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     if not content["images"]:
         raise DataError(f"expected pictures under 'images' in the COCO file {path}, found an empty list")
     return content
+
+
+def _list_advice(content: Any) -> str:
+    """What a file that is a list may be, and what to do."""
+    first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
+    if "images" in first:
+        return f" of {len(content)}, the first with images; write each into a file of its own, without the list"
+    if "score" in first or "image_id" in first:
+        return "; a list of detections is a COCO results file, not a data set"
+    return ""
+
+
+def _nested(images: Any) -> str:
+    """Where images hold their objects themselves, or nothing."""
+    for position, row in enumerate(images if isinstance(images, list) else []):
+        for key in ("annotations", "objects"):
+            if isinstance(row, dict) and isinstance(row.get(key), list):
+                return f"images[{position}].{key}"
+    return ""
 
 
 def owner_of(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:

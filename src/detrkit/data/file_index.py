@@ -15,6 +15,8 @@ from pathlib import Path
 from detrkit.data.raw import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
 _LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
 _TIMES = 2
 """How often one folder may be met through links: data sets link `images` to a folder that lies in them as well."""
 
@@ -98,8 +100,8 @@ class FileIndex:
 
     @cached_property
     def images(self) -> list[Path]:
-        """Files with the ending of an image that can be read, in the order of `files`."""
-        return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES)]
+        """Files with the ending of an image that can be read, or with none and its first bytes, in order of `files`."""
+        return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(file)]
 
     @cached_property
     def image_set(self) -> set[Path]:
@@ -151,3 +153,15 @@ class FileIndex:
             real = {os.path.realpath(path) for path in known}
             known |= {file for file in self.files if os.path.realpath(file) in real}
         return known
+
+
+def _begins_as_image(file: str) -> bool:
+    """Whether a file has no ending and begins like an image that can be read."""
+    if "." in file[file.rfind(os.sep) :]:
+        return False
+    try:
+        with Path(file).open("rb") as content:
+            head = content.read(16)
+    except OSError:
+        return False
+    return head.startswith(_BEGINNINGS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"
