@@ -6,12 +6,13 @@ Format: cocodataset.org/#format-data ("Object Detection"). `bbox` is x, y, w, h 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco_shapes import box_of_segmentation, plain_segmentation
-from detrkit.data.encodings import decode_text
+from detrkit.data.encodings import decode_text, read_bytes
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
@@ -21,6 +22,8 @@ from detrkit.structures import Categories
 
 _LARGEST_ID = 2**63 - 1
 """What a tensor of integers holds."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
+"""As `int` takes them, but for the underscores of Python."""
 
 
 def read_coco(
@@ -30,7 +33,9 @@ def read_coco(
     name: str,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
     segmentations: bool = True,
 ) -> RawSplit:
     """Read one json file.
@@ -41,14 +46,16 @@ def read_coco(
         finder: finds those which are not there.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
-        within: the only folder that is searched for them; default: the whole data set.
+        outside, within, role: of `ImageFinder.find`.
         segmentations: keep the polygons and RLE masks; most of the memory of a large file.
 
     Raises:
         DataError: the file is no COCO json, its categories contradict each other, or no picture can be found.
     """
     content = load_coco(path, findings)
-    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
+    images, by_id = read_images(
+        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
+    )
     categories = read_categories(content, path, findings)
     annotations = content["annotations"]
     content.clear()
@@ -59,8 +66,7 @@ def read_coco(
         if not isinstance(row, dict):
             findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
             continue
-        ref = reference(row.get("image_id"))
-        owner = by_id.get(ref) if ref is not None else None
+        owner = owner_of(row.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
             continue
@@ -97,21 +103,24 @@ def read_images(
     finder: ImageFinder,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
 ) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
-    """The images that `images` of the json file `path` lists, in its order, and the same by `reference(id)`.
+    """The images that `images` of the json file `path` lists, in its order, and the same by id, for `owner_of`.
 
     Raises:
         DataError: no image can be found.
     """
     names = [_file_name(row) for row in rows]
-    files = finder.find(filter(None, names), folders, within=within)
+    files = finder.find(filter(None, names), folders, outside=outside, within=within, role=role)
     if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
-        raise DataError(_none_found(path, folders, files))
+        raise DataError(_none_found(path, [*folders, *outside], files))
+    alike = _alike_ids(rows)
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
-    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
-        where = f"images[{number}]"
+    for position, (row, name) in enumerate(zip(rows, names, strict=True)):
+        where = f"images[{position}]"
         if not name:
             findings.add("record_malformed", path, where, "an image needs a file_name")
             continue
@@ -122,13 +131,16 @@ def read_images(
             findings.add("image_other_ending", path, where, f"{name!r}, {match.path.name} is there")
         elif tidy_name(name)[1]:
             findings.add("image_name_leaves_folder", path, where, repr(name))
-        key = as_id(row.get("id"))
-        if key is None or abs(key) > _LARGEST_ID:
+        elif match.how == "moved":
+            findings.add("image_moved", path, where, f"{name!r}, found {match.path}")
+        number, text = as_id(row.get("id")), row["id"].strip() if isinstance(row.get("id"), str) else ""
+        own_spelling = number in alike and text not in ("", str(number))
+        key = None if number is None or abs(number) > _LARGEST_ID or own_spelling else number
+        if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
-            key = None
         image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
-        ref = reference(row.get("id"))
-        if ref is not None:
+        ref = text if number is None or own_spelling else number
+        if ref != "":
             by_id.setdefault(ref, image)
             image.text_id = "" if key is not None else str(ref)
         if match.how != "ambiguous":
@@ -165,16 +177,13 @@ def _rivals(name: str, match: Match) -> str:
 
 
 def as_id(value: Any) -> int | None:
-    """An integer id out of 7, 7.0, "7" or True; None for anything else."""
+    """An integer id out of 7, 7.0, "7", "007" or True; None for anything else, such as "1_2"."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str):
-        try:
-            return int(value.strip())
-        except ValueError:
-            return None
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        return int(value)
     return None
 
 
@@ -189,10 +198,8 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
         DataError: it is none.
     """
     try:
-        text, encoding = decode_text(path.read_bytes(), path)
+        text, encoding = decode_text(read_bytes(path), path)
         content = json.loads(text)
-    except OSError as error:
-        raise DataError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "
@@ -205,7 +212,12 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(
             f"expected a COCO file with images, annotations and categories in {path}, found a {type(content).__name__}"
-            + ("; a list of detections is a COCO results file, not a data set" if isinstance(content, list) else "")
+            + _list_advice(content)
+        )
+    if not content.get("annotations") and (nested := _nested(content.get("images"))):
+        raise DataError(
+            f"expected all objects in one list 'annotations' in the COCO file {path}, found them in {nested}; write "
+            "them into that list, each with the image_id of its image"
         )
     for key, required in (("images", True), ("annotations", False), ("categories", False)):
         if key not in content and not required:
@@ -218,12 +230,44 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     return content
 
 
-def reference(value: Any) -> Hashable | None:
-    """What an image and its annotations share: the integer where the id is one, else the text."""
+def _list_advice(content: Any) -> str:
+    """What a file that is a list may be, and what to do."""
+    first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
+    if "images" in first:
+        return f" of {len(content)}, the first with images; write each into a file of its own, without the list"
+    if "score" in first or "image_id" in first:
+        return "; a list of detections is a COCO results file, not a data set"
+    return ""
+
+
+def _nested(images: Any) -> str:
+    """Where images hold their objects themselves, or nothing."""
+    for position, row in enumerate(images if isinstance(images, list) else []):
+        for key in ("annotations", "objects"):
+            if isinstance(row, dict) and isinstance(row.get(key), list):
+                return f"images[{position}].{key}"
+    return ""
+
+
+def owner_of(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:
+    """The image of an `image_id`: that of the very text, else of its number."""
+    if isinstance(value, str) and (found := by_id.get(value.strip())) is not None:
+        return found
     number = as_id(value)
-    if number is not None:
-        return number
-    return value if isinstance(value, str) else None
+    return None if number is None else by_id.get(number)
+
+
+def _alike_ids(rows: list[Any]) -> set[int]:
+    """Numbers that ids of several spellings have, such as "1" and "01", which are two images."""
+    if not any(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        return set()
+    spelt: dict[int, set[str]] = {}
+    for row in rows:
+        value = row.get("id") if isinstance(row, dict) else None
+        number = as_id(value)
+        if number is not None:
+            spelt.setdefault(number, set()).add(value.strip() if isinstance(value, str) else str(number))
+    return {number for number, texts in spelt.items() if len(texts) > 1}
 
 
 def _printable(text: str) -> str:

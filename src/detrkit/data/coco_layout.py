@@ -12,6 +12,7 @@ from typing import Literal
 
 from detrkit.data.encodings import decode_text
 from detrkit.data.file_index import FileIndex
+from detrkit.data.image_finder import IMAGE_FOLDERS
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
 from detrkit.errors import DataError
@@ -22,7 +23,6 @@ _LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\
 _MANY = 50
 """Json files in one folder from which on they are taken for one file per image, of which a few are looked into."""
 _FEW = 8
-_IMAGE_FOLDERS = ("images", "jpegimages", "imgs", "img", "image", "data", "pictures", "photos", "frames")
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,32 @@ def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
     for paths in by_folder.values():
         if len(paths) > _MANY:
             named = [path for path in paths if role_of(path.stem) or "coco" in path.name.lower()]
-            paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=lambda path: path.stat().st_size)})
+            paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=_size)})
         for path in paths:
             kind = json_kind(path)
             if kind and (kind == "panoptic") == panoptic:
-                folders = index.relative(path)[:-1]
-                found.append(Candidate(path, role_of(path.stem) or role_of_parts(folders), kind))
+                found.append(Candidate(path, role_of_file(index, path), kind))
     return sorted(found, key=lambda c: (len(index.relative(c.path)), c.path))
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def json_kind(path: Path) -> Kind:
-    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for other files."""
-    if not path.stat().st_size:
+    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for others and unreadable ones."""
+    if not _size(path):
         return ""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:4096].count(0) == 0:
-            return _kind(content)
-        data = content[:]
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[:4096].count(0) == 0:
+                return _kind(content)
+            data = content[:]
+    except OSError:
+        return ""
     try:
         return _kind(decode_text(data, path)[0].encode("utf-8", "replace"))
     except DataError:
@@ -159,21 +168,44 @@ def _listed(index: FileIndex, paths: Iterable[Path]) -> str:
 
 
 def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
-    """Where the images of a json file may lie, best guess first."""
+    """Where the images of a json file may lie, best guess first: in the data set, or beside a file that is outside."""
     if given is not None:
         return [given]
+    above = [path.parent.parent] if path.parent.parent.is_relative_to(root) else []
+    return _around(list(dict.fromkeys((path.parent, root, *above))), root, path)
+
+
+def folders_outside(root: Path, path: Path, images: Iterable[Path]) -> list[Path]:
+    """Where the images may lie outside of the data set, if that holds annotations alone or the file is outside, too.
+
+    A data set with images, or with a folder for them, has its own: those beside it are others, maybe of the same names.
+
+    Args:
+        root: the data set.
+        path: the json file.
+        images: of the data set, without masks.
+    """
+    above = path.parent.parent
+    own = next(iter(images), None) or [p for p in _folders(root) if p.name.lower() in IMAGE_FOLDERS]
+    if above.is_relative_to(root) or (own and path.is_relative_to(root)):
+        return []
+    return _around([above], root, path)
+
+
+def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
+    """Folders of images in these folders, and these."""
     role = role_of(path.stem) or role_of(path.parent.name)
     words = _role_words(path)
     folders: list[Path] = []
-    for parent in dict.fromkeys((path.parent, root, path.parent.parent)):
+    for parent in parents:
         inner = _folders(parent)
-        images = [folder for name in _IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
+        images = [folder for name in IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
         folders += [*images, parent]
         # beside the data set lie others, whose images may have the same names: there the word of a split says nothing
         known = role if parent.is_relative_to(root) else ""
         named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
         for folder in named:
-            folders += [folder, *(p for p in _folders(folder) if p.name.lower() in _IMAGE_FOLDERS)]
+            folders += [folder, *(p for p in _folders(folder) if p.name.lower() in IMAGE_FOLDERS)]
         folders += [p for image in images for p in _folders(image) if _names(p.name, words, role, path)]
     return list(dict.fromkeys(folders))
 
@@ -188,6 +220,11 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
         return []
+
+
+def role_of_file(index: FileIndex, path: Path) -> str:
+    """The split that a file's name tells, or else its folders in the data set."""
+    return role_of(path.stem) or (role_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else "")
 
 
 def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:

@@ -29,21 +29,51 @@ def read_text(path: Path, findings: Findings | None = None) -> str:
         findings: is told where the file is not UTF-8, since its encoding is an assumption then.
 
     Raises:
-        DataError: the file holds no text.
-        OSError: it cannot be read.
+        DataError: the file holds no text, or cannot be read.
     """
-    text, encoding = decode_text(path.read_bytes(), path)
+    text, encoding = decode_text(read_bytes(path), path)
     if findings is not None and encoding != "utf-8":
         findings.add("text_encoding", path, detail=f"read as {encoding}")
     return text
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be read, as the system says it; nothing where it can."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def read_lines(path: Path, findings: Findings | None = None) -> list[str]:
     """The lines of a list or of class names, without white space around them and without empty ones.
+
+    A file that cannot be read has none: such lists are left out like those that are not there.
+
+    Args:
+        path: the file.
+        findings: is told of such a file, and of text that is not UTF-8.
 
     Raises:
         DataError: the file holds no text.
     """
+    if why := unreadable(path):
+        if findings is not None:
+            findings.add("file_unreadable", path, detail=why)
+        return []
     return [line.strip() for line in read_text(path, findings).splitlines() if line.strip()]
 
 

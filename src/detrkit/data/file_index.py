@@ -15,6 +15,8 @@ from pathlib import Path
 from detrkit.data.raw import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
 _LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
 _TIMES = 2
 """How often one folder may be met through links: data sets link `images` to a folder that lies in them as well."""
 
@@ -25,6 +27,7 @@ class FileIndex:
     Attributes:
         root: the folder.
         folders: folder -> sorted names of the files directly in it; all as text, folders from the root on.
+        unread: what cannot be read -> why: folders, and files that are links to nothing, pipes and the like.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,6 +35,7 @@ class FileIndex:
         self.folders: dict[str, list[str]] = {}
         self._by_suffix: dict[tuple[str, ...], list[Path]] = {}
         self._prefix = str(root).rstrip(os.sep) + os.sep if str(root) != "." else ""
+        self.unread: dict[str, str] = {}
         self._linked = False
         self._walk(str(root), Counter())
 
@@ -41,17 +45,39 @@ class FileIndex:
             here = stack.pop()
             names: list[str] = []
             inner: list[str] = []
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith(".") or name.lower() in _LEFTOVERS:
-                        continue
-                    if not entry.is_dir():
-                        names.append(name)
-                    elif not entry.is_symlink() or self._may_follow(entry.path, met):
-                        inner.append(entry.path)
+            for entry in self._entries(here):
+                name = entry.name
+                if name.startswith(".") or name.lower() in _LEFTOVERS:
+                    continue
+                kind = self._kind(entry)
+                if kind == "file":
+                    names.append(name)
+                elif kind == "folder" and (not entry.is_symlink() or self._may_follow(entry.path, met)):
+                    inner.append(entry.path)
             self.folders[here] = sorted(names)
             stack += sorted(inner, reverse=True)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except OSError as error:
+            self.unread[folder] = error.strerror or str(error)
+            return []
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        """`file`, `folder`, or nothing for what must not be opened, since a pipe waits for somebody to write."""
+        try:
+            if entry.is_dir():
+                return "folder"
+            if entry.is_file():
+                return "file"
+            target = os.path.exists(entry.path)  # noqa: PTH110 - text is what we have
+        except OSError as error:  # such as a link to itself
+            self.unread[entry.path] = error.strerror or str(error)
+            return "file"
+        self.unread[entry.path] = "neither a file nor a folder" if target else "a link to what is not there"
+        return "" if target else "file"
 
     def _may_follow(self, link: str, met: Counter[str]) -> bool:
         """Whether a linked folder is to be walked through: not one that the link lies in, and none too often."""
@@ -76,8 +102,8 @@ class FileIndex:
 
     @cached_property
     def images(self) -> list[Path]:
-        """Files with the ending of an image that can be read, in the order of `files`."""
-        return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES)]
+        """Files with the ending of an image that can be read, or with none and its first bytes, in order of `files`."""
+        return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(file)]
 
     @cached_property
     def image_set(self) -> set[Path]:
@@ -137,3 +163,15 @@ class FileIndex:
             real = {os.path.realpath(path) for path in known}
             known |= {file for file in self.files if os.path.realpath(file) in real}
         return known
+
+
+def _begins_as_image(file: str) -> bool:
+    """Whether a file has no ending and begins like an image that can be read."""
+    if "." in file[file.rfind(os.sep) :]:
+        return False
+    try:
+        with Path(file).open("rb") as content:
+            head = content.read(16)
+    except OSError:
+        return False
+    return head.startswith(_BEGINNINGS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"

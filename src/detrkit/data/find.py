@@ -37,7 +37,7 @@ from detrkit.data.panoptic import read_panoptic
 from detrkit.data.raw import RawDataset, RawSplit
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of
-from detrkit.data.unused import list_unused
+from detrkit.data.unused import list_unused, unreadable_files
 from detrkit.data.via import find_via, read_via
 from detrkit.data.voc import find_voc, read_voc
 from detrkit.data.yolo import find_yolo, read_yolo
@@ -101,39 +101,60 @@ def open_dataset(
         raise ConfigError(f"--val_fraction must be at least 0 and below 1, found {val_fraction}")
     if not data and not (train_json or val_json):
         raise ConfigError("expected a data set, found none; name its folder or file with --data")
-    root = Path(data) if data else Path(train_json or val_json).parent
-    if not root.exists():
-        raise DataError(f"expected a data set at {root}, found no such file or folder; look at the path")
     if data_format not in ("auto", *FORMATS):
         raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
-    named = {"train": _resolve(root, train_json), "val": _resolve(root, val_json)}
-    by_hand = {role: path for role, path in named.items() if path}
-    if data_format not in ("auto", "coco", "coco_panoptic") and (by_hand or panoptic_json or panoptic_dir):
-        flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
-        raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
-    if data_format == "coco" and (panoptic_json or panoptic_dir):
-        raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
-    maps = _resolve(root, panoptic_json)
-    holds_segments = any(map(coco_layout.holds_segments, by_hand.values()))
-    if data_format == "auto" and (panoptic_json or panoptic_dir or holds_segments):
-        data_format = "coco_panoptic"
-    given = _Given(
-        by_hand,
-        {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
-        maps,
-        _resolve(root, panoptic_dir),
-        segmentations,
-        alone=not data,
-    )
+    root = Path(data) if data else Path(train_json or val_json).parent
     try:
-        dataset = _read(root, data_format, given)
-        dataset.strict = strict
+        _must_exist(root)
+        by_hand = {r: path for r, text in (("train", train_json), ("val", val_json)) if (path := _resolve(root, text))}
+        given = _Given(
+            by_hand,
+            {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
+            _resolve(root, panoptic_json),
+            _resolve(root, panoptic_dir),
+            segmentations,
+            alone=not data,
+        )
+        dataset = _read(root, _format_of(data_format, given), given)
     except OSError as error:
         raise DataError(
-            f"cannot read {error.filename}: {error.strerror}; look at the path and its permissions"
+            f"cannot read {error.filename or root}: {error.strerror or error}; look at the path and its permissions"
         ) from None
+    dataset.strict = strict
     dataset.val_fraction, dataset.seed, dataset.held_out, dataset.box_format = val_fraction, seed, held_out, box_format
     return dataset
+
+
+def _must_exist(root: Path) -> None:
+    """Raise an error where there is no such data set, or it cannot be read."""
+    if not root.exists():
+        raise DataError(f"expected a data set at {root}, found no such file or folder; look at the path")
+    _open(root)
+
+
+def _open(path: Path) -> None:
+    """Raise the OSError of a file or folder that the user named and that cannot be read."""
+    if path.is_dir():
+        next(path.iterdir(), None)
+    else:
+        path.open("rb").close()
+
+
+def _format_of(data_format: str, given: _Given) -> str:
+    """The format to read, by the flag and by what other flags name.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    by_hand, panoptic = given.files, given.panoptic_json or given.panoptic_dir
+    if data_format not in ("auto", "coco", "coco_panoptic") and (by_hand or panoptic):
+        flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
+        raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
+    if data_format == "coco" and panoptic:
+        raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
+    if data_format == "auto" and (panoptic or any(map(coco_layout.holds_segments, by_hand.values()))):
+        return "coco_panoptic"
+    return data_format
 
 
 @dataclass(frozen=True)
@@ -159,12 +180,12 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
         evidence = _evidence(root, index, FORMATS)
         if not evidence:
             named = name_foreign(index, None if root.is_dir() else root)
-            raise DataError(named or _nothing_found(root, "auto"))
+            raise DataError((named or _nothing_found(root, "auto")) + _unread(index))
     else:
         chosen = "coco" if data_format == "auto" else data_format
         evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
         if not evidence:
-            raise DataError(_nothing_found(root, data_format))
+            raise DataError(_nothing_found(root, data_format) + _unread(index))
     failures: dict[str, DataError] = {}
     for chosen in evidence:
         source = Source(index, finder, given.image_dirs)
@@ -185,7 +206,7 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
         if root.is_dir() and not given.alone:
             list_unused(source, splits.values(), f"no part of what was read as {chosen.upper()}")
         return RawDataset(chosen, str(root), splits, source.findings, source.notes)
-    raise next(iter(failures.values()))
+    raise DataError(f"{next(iter(failures.values()))}{_unread(index)}")
 
 
 def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = False) -> dict[str, RawSplit]:
@@ -208,22 +229,41 @@ def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = Fa
 
 
 def _read_coco_file(path: Path, role: str, source: Source, given: _Given, *, panoptic: bool) -> RawSplit:
+    """Read one file; images that lie outside of the data set are noted."""
     within = given.image_dirs[role]
-    folders = coco_layout.image_folders(source.root, path, within)
+    root, index = source.root, source.index
+    folders = coco_layout.image_folders(root, path, within)
+    inside = coco_layout.png_folders(root, path, given.panoptic_dir) if panoptic else []
+    images = (image for image in index.images if not any(image.is_relative_to(folder) for folder in inside))
+    outside = [] if within else coco_layout.folders_outside(root, path, images)
+    told = coco_layout.role_of_file(index, path)
     if not panoptic:
-        return read_coco(
+        split = read_coco(
             path,
             folders,
             source.finder,
             role,
             source.findings,
+            outside=outside,
             within=within,
+            role=told,
             segmentations=given.segmentations,
         )
-    inside = coco_layout.png_folders(source.root, path, given.panoptic_dir)
-    # images never lie where the PNGs do, which may have the same names
-    folders = [folder for folder in folders if folder.name != path.stem and folder != given.panoptic_dir]
-    return read_panoptic(path, folders, source.finder, inside, role, source.findings, within=within)
+    else:
+        # images never lie where the PNGs do, which may have the same names
+        folders, outside = (
+            [folder for folder in some if folder.name != path.stem and folder != given.panoptic_dir]
+            for some in (folders, outside)
+        )
+        split = read_panoptic(
+            path, folders, source.finder, inside, role, source.findings, outside=outside, within=within, role=told
+        )
+    if outside and (far := [image.path for image in split.images if not image.path.is_relative_to(root)]):
+        source.notes.append(
+            f"{len(far)} images of {path.name} lie outside of {root}, as {far[0]}; --train_images or --val_images "
+            "names another folder"
+        )
+    return split
 
 
 def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: bool) -> None:
@@ -281,8 +321,17 @@ def _resolve(root: Path, path: str) -> Path | None:
     folder = root if root.is_dir() else root.parent
     for candidate in (Path(path), folder / path):
         if candidate.exists():
+            _open(candidate)
             return candidate
     raise DataError(f"expected a file or folder at {path}, found none there nor under {folder}; look at the path")
+
+
+def _unread(index: FileIndex) -> str:
+    """What cannot be read, after a sentence that says what is missing."""
+    unread = unreadable_files(index)
+    first = next(iter(unread), "")
+    more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
+    return f"; cannot read {first}: {unread[first]}{more}" if first else ""
 
 
 def _nothing_found(root: Path, data_format: str) -> str:

@@ -51,6 +51,7 @@ TREATMENTS: dict[str, Treatment] = {
     # files
     "annotations_unused": Treatment("unused", "a file that looks like annotations and was not used", "it is left out"),
     "image_unused": Treatment("unused", "an image that was not used", "it is left out"),
+    "file_unreadable": Treatment("unused", "a file or folder that cannot be read", "it is left out"),
     "image_format_unread": Treatment(
         "unused", "an image in a format that cannot be read", "it is left out; convert it to JPEG or PNG"
     ),
@@ -78,6 +79,11 @@ TREATMENTS: dict[str, Treatment] = {
     "image_ambiguous": Treatment(
         "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
     ),
+    "image_moved": Treatment(
+        "noted",
+        "an image that is not in the folder of its name",
+        "the only file whose path ends alike counts: look whether it is the same image",
+    ),
     "image_other_ending": Treatment(
         "repaired", "an image whose name has the ending of another format", "the file that is there counts"
     ),
@@ -86,7 +92,9 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     # annotation files
     "xml_malformed": Treatment(
-        "dropped", "a Pascal VOC file that is no well-formed XML, or has a DTD", "its picture is left out"
+        "dropped",
+        "a Pascal VOC file that cannot be read, is no good XML, or has a DTD",
+        "its picture is left out",
     ),
     "json_malformed": Treatment(
         "dropped", "a json file of an image, or an entry or shape in it, that cannot be read", "its image is left out"
@@ -103,7 +111,9 @@ TREATMENTS: dict[str, Treatment] = {
         "it is left out, with its objects; write it as a file beside the json file",
     ),
     "txt_malformed": Treatment(
-        "dropped", "a line of a YOLO file that is neither a box nor a polygon", "its image is left out"
+        "dropped",
+        "a YOLO file, or a line in it, that cannot be read as boxes or polygons",
+        "its image is left out",
     ),
     "record_malformed": Treatment(
         "dropped", "a record without the fields that it must have", "the record is left out, with what refers to it"
@@ -134,7 +144,11 @@ TREATMENTS: dict[str, Treatment] = {
         "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
     ),
     "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
-    "image_id_not_integer": Treatment("repaired", "an image id that is no integer of 64 bits", "it gets a new id"),
+    "image_id_not_integer": Treatment(
+        "repaired",
+        'an image id that is no integer of 64 bits, or another spelling of one ("1", "01")',
+        "it gets a new id",
+    ),
     "image_name_leaves_folder": Treatment(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the picture folder",
@@ -338,7 +352,7 @@ class Findings:
 
     def reasons(self) -> str:
         """What was left out, in brackets after an error that says what is missing."""
-        dropped = [finding for finding in self if finding.action == "dropped"]
+        dropped = [finding for finding in self if finding.action == "dropped" or finding.kind == "file_unreadable"]
         counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
         return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"
 

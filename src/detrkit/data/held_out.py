@@ -107,13 +107,18 @@ def _sides(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None
 
 def _chosen(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[ImageRecord]:
     """A share of the images, at least one and never all, and never the only one with an object to train on."""
-    ranked = sorted(images, key=lambda image: hashlib.sha256(f"{seed}:{image.file_name}".encode()).digest())
+    ranked = sorted(images, key=lambda image: _hash(f"{seed}:{image.file_name}"))
     count = min(len(ranked) - 1, max(1, round(fraction * len(ranked))))
     full = [image for image in ranked if image.has_trainable]
     empty = [image for image in ranked if not image.has_trainable]
     of_full = max(0, min(len(full) - 1, max(1, round(count * len(full) / len(ranked)))))
     of_empty = min(len(empty), count - of_full)
     return full[: count - of_empty] + empty[:of_empty]
+
+
+def _hash(text: str) -> bytes:
+    """SHA-256 of a text, which may hold bytes of a file name that are no UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def _no_such_split(name: str, raw: RawDataset) -> str:

@@ -15,7 +15,7 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from math import hypot
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,7 @@ def _places(files: list[_File], source: Source) -> dict[Path, Match]:
         ancestors = [p for p in (folder, *folder.parents) if p.is_relative_to(source.root)]
         folders = [*source.named_folders(role_of_parts(index.relative(folder))), source.root, *ancestors]
         by_path = {file.path: _name(file, source, bool(given)) for file in some}
+        written = {file.path: file.image_path for file in some}
         found = source.finder.find(by_path.values(), folders)
         own = {p: _own_name(p, by_path[p], source, bool(given)) for p in by_path if found[by_path[p]].how == "absent"}
         again = source.finder.find(own.values(), folders)
@@ -163,6 +164,8 @@ def _places(files: list[_File], source: Source) -> dict[Path, Match]:
             places[path] = second if second and second.how != "absent" else found[name]
             if places[path].how == "other_ending":
                 source.findings.add("image_other_ending", path, "imagePath", f"{name}, found {places[path].path.name}")
+            elif places[path].how == "moved" and PurePosixPath(tidy_name(written[path])[0]).parent.parts:
+                source.findings.add("image_moved", path, "imagePath", f"{written[path]}, found {places[path].path}")
     return places
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.data.coco import as_id, load_coco, read_categories, read_images, reference
+from detrkit.data.coco import as_id, load_coco, owner_of, read_categories, read_images
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, tidy_name
 from detrkit.data.mask_files import MaskFiles, regions_of
@@ -34,7 +34,9 @@ def read_panoptic(
     name: str,
     findings: Findings,
     *,
+    outside: Sequence[Path] = (),
     within: Path | None = None,
+    role: str = "",
 ) -> RawSplit:
     """Read one json file.
 
@@ -45,7 +47,7 @@ def read_panoptic(
         png_folders: where its PNGs may lie, likewise.
         name: `train` or `val`.
         findings: takes what is wrong with single records.
-        within: the only folder that is searched for them; default: the whole data set.
+        outside, within, role: of `ImageFinder.find`.
 
     Raises:
         DataError: the file is no COCO panoptic json, or its pictures or PNGs cannot be found.
@@ -56,7 +58,9 @@ def read_panoptic(
         found = "objects with boxes (COCO instances)" if entries else "no annotations"
         raise DataError(f"expected COCO panoptic annotations, with segments_info, in {path}, found {found}")
     categories = _with_things(read_categories(content, path, findings), content["categories"], path)
-    images, by_id = read_images(content["images"], path, folders, finder, findings, within=within)
+    images, by_id = read_images(
+        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
+    )
     folder = _png_folder(path, entries, png_folders)
     objects = 0
     for number, entry in enumerate(entries):
@@ -64,8 +68,7 @@ def read_panoptic(
         if not isinstance(entry, dict) or not isinstance(entry.get("segments_info"), list) or not _file_name(entry):
             findings.add("record_malformed", path, where, "expected an object with image_id, file_name, segments_info")
             continue
-        ref = reference(entry.get("image_id"))
-        owner = by_id.get(ref) if ref is not None else None
+        owner = owner_of(entry.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {entry.get('image_id')!r}")
             continue

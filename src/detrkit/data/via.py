@@ -211,6 +211,8 @@ def _images(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tup
             source.findings.add("image_other_ending", entry.file, entry.where, f"found {path.name}")
         elif tidy_name(entry.name)[1]:
             source.findings.add("image_name_leaves_folder", entry.file, entry.where, repr(entry.name))
+        elif place is not None and place.how == "moved":
+            source.findings.add("image_moved", entry.file, entry.where, f"{entry.name!r}, found {path}")
         key = (_role(entry.file, path, source), path)
         if key not in found:
             found[key] = image, list(entry.regions)
@@ -241,10 +243,11 @@ def _places(entries: list[_Entry], source: Source) -> list[Match | None]:
     for entry in entries:
         if entry.name:
             named.setdefault(entry.file, {})[entry.name] = None
-    places = {  # bare names: what is not in these folders is found by the ends of paths
-        file: source.finder.find(names, [*source.named_folders(_role_of_file(file, source)), file.parent, source.root])
-        for file, names in named.items()
-    }
+    places: dict[Path, dict[str, Match]] = {}
+    for file, names in named.items():  # bare names: what is not in these folders is found by the ends of paths
+        role = _role_of_file(file, source)
+        folders = [*source.named_folders(role), file.parent, source.root]
+        places[file] = source.finder.find(names, folders, role=role)
     sizes: dict[tuple[Path, str], set[int]] = {}
     for entry in entries:
         sizes.setdefault((entry.file, entry.name), set()).add(entry.bytes)
@@ -261,9 +264,9 @@ def _by_size(entry: _Entry, place: Match, source: Source) -> Match:
     """The only image of this name whose file is as long as VIA says, if there is one."""
     name = PurePosixPath(tidy_name(entry.name)[0]).name
     rivals = [path for path in source.index.images if path.name == name]
-    fits = [path for path in rivals if entry.bytes > 0 and path.stat().st_size == entry.bytes]
+    fits = [path for path in rivals if entry.bytes > 0 and path.is_file() and path.stat().st_size == entry.bytes]
     if len(fits) == 1:
-        return Match(fits[0], "/".join(source.index.relative(fits[0])), "moved")
+        return Match(fits[0], "/".join(source.index.relative(fits[0])), "by_name")
     return Match(place.path, place.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else place
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detrkit.data.encodings import decode_text
+from detrkit.data.encodings import decode_text, read_bytes
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
+from detrkit.data.image_finder import tidy_name
 from detrkit.data.pairing import pair
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.rotated import voc_rotation
@@ -77,25 +78,31 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
     for role, listed in splits_of_files.items():
         given = source.image_dirs[role]
         records = [_read_file(path, file_of.get(path), source) for path in listed]
-        wanted = {record.file_name for record in records if record is not None and record.file_name}
-        folders = [given] if given is not None else _image_folders(source, listed)
-        named = source.finder.find(wanted, folders, within=given)
+        folders = [given] if given is not None else [source.root, *_image_folders(source, listed)]
+        own_of = {
+            r.file: own
+            for r in records
+            if r is not None
+            and (own := file_of.get(Path(r.file))) is not None
+            and (given is None or own.is_relative_to(given))
+        }
+        lost = [record for record in records if record is not None and record.file not in own_of]
+        name_of = {r.file: r.file_name if given else _beside(r, source) for r in lost}
+        named = source.finder.find(name_of.values(), folders, within=given)
         splits[role] = []
         for record in records:
             if record is None:
                 continue
-            own = file_of.get(Path(record.file))
-            if given is not None and own is not None and not own.is_relative_to(given):
-                own = None
-            match = named.get(record.file_name)
-            if own is None and match is not None and match.how == "ambiguous":
+            own = own_of.get(record.file)
+            match = None if own else named[name_of[record.file]]
+            if match is not None and match.how == "ambiguous":
                 rivals = ", ".join(str(rival) for rival in match.rivals[:3])
                 source.findings.add("image_ambiguous", record.file, detail=f"{record.file_name!r} may be {rivals}")
                 continue
-            if own is None and match is not None and match.how == "other_ending":
+            if match is not None and match.how == "other_ending":
                 detail = f"{record.file_name!r}, {match.path.name} is there"
                 source.findings.add("image_other_ending", record.file, detail=detail)
-            record.path = own or (match.path if match else folders[0] / f"{Path(record.file).stem}.jpg")
+            record.path = match.path if match is not None else own or record.path
             record.file_name = record.path.name
             record.id = len(splits[role]) + 1
             splits[role].append(record)
@@ -127,6 +134,12 @@ def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
     for image in source.index.images:
         if image.parent in folders and image not in used and not {str(image)} & (source.left.keys() | source.used):
             source.findings.add("image_unlabelled", image)
+
+
+def _beside(record: RawImage, source: Source) -> str:
+    """The name of an image in the folder of its xml file, relative to the data set."""
+    tidy, leaves = tidy_name(record.file_name)
+    return record.file_name if leaves else "/".join([*source.index.relative(Path(record.file).parent), tidy])
 
 
 def _image_folders(source: Source, files: list[Path]) -> list[Path]:
@@ -175,7 +188,7 @@ def _left_out(xml_file: Path, image_file: Path | None, reason: str, source: Sour
 
 def _parse(xml_file: Path, findings: Findings) -> ET.Element:
     """The tree of a file, whatever encoding it has and says that it has."""
-    data = xml_file.read_bytes()
+    data = read_bytes(xml_file)
     try:
         return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
     except (ET.ParseError, ValueError, LookupError):

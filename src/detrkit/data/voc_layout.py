@@ -14,6 +14,7 @@ from detrkit.data.encodings import read_lines
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import stem_key
 from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.sampling import head_of
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
 from detrkit.errors import DataError
@@ -33,8 +34,7 @@ def find_xml(index: FileIndex) -> list[Path]:
 
 def is_annotation(path: Path) -> bool:
     """Whether a file begins like an annotation of Pascal VOC, in any encoding."""
-    with path.open("rb") as file:
-        return bool(_ANNOTATION.search(file.read(_HEAD).replace(b"\0", b"")))
+    return bool(_ANNOTATION.search(head_of(path)[:_HEAD]))
 
 
 def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:

@@ -97,7 +97,9 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
 
 def _label_outside(image: Path) -> Path | None:
     """The label file of an image outside of the data set's folder: under labels/ instead of images/, else beside it."""
-    return next((path for path in (_expected(image), image.with_suffix(".txt")) if path.is_file()), None)
+    places = (_expected(image), image.with_suffix(".txt"))
+    # a link to what is not there is no sign that nothing is on the image
+    return next((path for path in places if path.is_file() or path.is_symlink()), None)
 
 
 def _expected(image: Path) -> Path:
@@ -115,8 +117,8 @@ def _read_labels(
     """The objects of the label file of an image, and whether a line of it could not be read."""
     try:
         lines = read_text(path, findings).splitlines()
-    except DataError:
-        findings.add("txt_malformed", path, detail=f"not text; image {image.name}")
+    except DataError as error:
+        findings.add("txt_malformed", path, detail=f"{error}; image {image.name}")
         return [], True
     objects: list[RawObject] = []
     broken = False

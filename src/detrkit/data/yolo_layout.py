@@ -21,6 +21,7 @@ from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.sampling import head_of
 from detrkit.data.source import Source
 from detrkit.data.splits import role_of, role_of_parts
 from detrkit.data.yolo_lines import Line, as_ids, parse_line
@@ -291,7 +292,7 @@ def _labelled(index: FileIndex, labels: list[Path]) -> bool:
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
     ids = as_ids({row: name for path in _name_files(index)[:1] for row, name in enumerate(read_lines(path))})
     fitting = [path for path in sample if _looks_like_label(path, ids)]
-    return 2 * len(fitting) >= len([path for path in sample if path.stat().st_size]) and bool(fitting)
+    return 2 * len(fitting) >= len([path for path in sample if head_of(path)]) and bool(fitting)
 
 
 def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
