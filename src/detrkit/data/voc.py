@@ -7,7 +7,9 @@ become the boxes around them, with the outline as mask.
 
 from __future__ import annotations
 
+import codecs
 import re
+from contextlib import suppress
 from math import cos, sin
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from xml.etree import ElementTree as ET
 from detrkit.data.encodings import decode_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
+from detrkit.data.image_finder import Match
 from detrkit.data.pairing import pair
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.rotated import voc_rotation
@@ -24,23 +27,30 @@ from detrkit.data.voc_layout import find_xml, names_in_order, split_xml
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
+_OF_WINDOWS = {"shift_jis": "cp932", "big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
+"""Encoding -> what Windows writes under its name, which has more letters."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _PlainTree(ET.TreeBuilder):
-    """A tree without name spaces, which some tools declare.
+    """A tree without name spaces, which some tools declare, and with tags in lower case, whatever theirs.
 
     And without a document type: entities, and with them every way of blowing up a small file, need one.
     """
 
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
-        return super().start(tag.rpartition("}")[2], attrs)
+        return super().start(_plain(tag), attrs)
 
     def end(self, tag: str, /) -> ET.Element:
-        return super().end(tag.rpartition("}")[2])
+        return super().end(_plain(tag))
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError(f"a document type definition ({name}), which annotations do not need")
+
+
+def _plain(tag: str) -> str:
+    return tag.rpartition("}")[2].lower()
 
 
 def find_voc(index: FileIndex) -> str:
@@ -81,6 +91,7 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
         folders = [given] if given is not None else _image_folders(source, listed)
         named = source.finder.find(wanted, folders, within=given)
         splits[role] = []
+        others: list[str] = []
         for record in records:
             if record is None:
                 continue
@@ -95,12 +106,24 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
             if own is None and match is not None and match.how == "other_ending":
                 detail = f"{record.file_name!r}, {match.path.name} is there"
                 source.findings.add("image_other_ending", record.file, detail=detail)
+            if own is not None and match is not None and _is_another(match, own):
+                others.append(record.file)
             record.path = own or (match.path if match else folders[0] / f"{Path(record.file).stem}.jpg")
             record.file_name = record.path.name
             record.id = len(splits[role]) + 1
             splits[role].append(record)
+        if others:
+            source.notes.append(
+                f"{len(others)} xml files of {role} ({Path(others[0]).name} first) name another image that is there in "
+                "<filename> than the one of their own name; the one of their own name is taken"
+            )
     _note_unlabelled(source, splits)
     return _with_categories(source, splits)
+
+
+def _is_another(match: Match, own: Path) -> bool:
+    """Whether the image that a file names is there, and is not the one of the file's own name."""
+    return match.how not in ("absent", "ambiguous") and match.path != own and match.path.stem != own.stem
 
 
 def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
@@ -179,12 +202,30 @@ def _parse(xml_file: Path, findings: Findings) -> ET.Element:
     try:
         return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
     except (ET.ParseError, ValueError, LookupError):
-        text, encoding = decode_text(data, xml_file)
+        text, encoding = _decode(data, xml_file)
         text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
         tree = ET.fromstring(text, ET.XMLParser(target=_PlainTree()))
         if encoding != "utf-8":
             findings.add("text_encoding", xml_file, detail=f"read as {encoding}")
         return tree
+
+
+def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
+    """The text of a file, and its encoding: `utf-8` where that needs no assumption.
+
+    What the file declares counts, but where its bytes are UTF-8: programs that write it anew forget the declaration.
+
+    Raises:
+        DataError: it is no text.
+    """
+    with suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig"), "utf-8"
+    declared = _DECLARED.match(data)
+    with suppress(UnicodeDecodeError, LookupError):
+        if declared:
+            codec = codecs.lookup(declared[1].decode()).name
+            return data.decode(_OF_WINDOWS.get(codec, codec)), "utf-8"
+    return decode_text(data, xml_file)
 
 
 def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:
