@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from contextlib import suppress
+from functools import lru_cache
 from math import cos, sin
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class _PlainTree(ET.TreeBuilder):
         raise ValueError(f"a document type definition ({name}), which annotations do not need")
 
 
+@lru_cache(maxsize=256)
 def _plain(tag: str) -> str:
     return tag.rpartition("}")[2].lower()
 
