@@ -255,3 +255,28 @@ def test_records_are_small_and_ids_are_unique(tmp_path: Path) -> None:
     assert found[0].segmentation == FileMask(tmp_path / "masks" / "a.png", 3)
     truth = split.to_coco()
     assert [row["segmentation"]["size"] for row in truth["annotations"]] == [[30, 40]] * 3
+
+
+@pytest.mark.parametrize("above", ["export", "set/export", "a/b/c"])
+@pytest.mark.parametrize("layout", ["L", "files", "class folders", "folder a picture"])
+def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
+    lay(tmp_path / above, layout)
+    if layout != "folder a picture":
+        add_good(tmp_path / above) if layout != "class folders" else None
+        picture(tmp_path / above / "images" / "unlabelled.png")
+    report = check(tmp_path)
+    assert set(report.counts()) <= {"image_unlabelled"}
+    assert [box for _, box, _ in objects(report)][:2] == [FIRST, SECOND]
+    assert len(objects(report)) == (3 if layout in ("L", "files") else 2)
+
+
+def test_several_folders_and_splits_down(tmp_path: Path) -> None:
+    for site in ("site A", "site B"):
+        for side in ("train", "val"):
+            add_good(tmp_path / site / side)
+    report = check(tmp_path)
+    assert {name: len(split) for name, split in report.splits.items()} == {"train": 2, "val": 2}
+    assert [image.file_name for image in report.splits["train"].images] == [
+        "site A/train/images/good.png",
+        "site B/train/images/good.png",
+    ]
