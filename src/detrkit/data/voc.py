@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from math import cos, sin
@@ -119,8 +120,18 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
                 f"{len(others)} xml files of {role} ({Path(others[0]).name} first) name another image that is there in "
                 "<filename> than the one of their own name; the one of their own name is taken"
             )
+    _tell_apart(source, splits)
     _note_unlabelled(source, splits)
     return _with_categories(source, splits)
+
+
+def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Give images of one name their folders too: a split that is held out goes by names."""
+    images = [image for side in splits.values() for image in side]
+    times = Counter(image.file_name for image in images)
+    for image in images:
+        if times[image.file_name] > 1:
+            image.file_name = "/".join(source.index.relative(image.path))
 
 
 def _is_another(match: Match, own: Path) -> bool:
