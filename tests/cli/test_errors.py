@@ -65,10 +65,16 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("train --data shapes --weights nowhere", NO_WEIGHTS),
         ("train --data shapes --weights empty", EMPTY_RUN),
         ("train --data shapes --weights cut.pth", JUNK),
-        ("train --data shapes --resume nowhere.ckpt", "expected a checkpoint to resume from at nowhere.ckpt, found none"),
+        (
+            "train --data shapes --resume nowhere.ckpt",
+            "expected a checkpoint to resume from at nowhere.ckpt, found none",
+        ),
         ("train --data shapes --resume junk/best.ckpt", JUNK),
         ("train --data shapes --backbone resnet19", "did you mean resnet18?"),
-        ("train --data shapes --backbone_weights nowhere", "expected a checkpoint to resume from at nowhere, found none"),
+        (
+            "train --data shapes --backbone_weights nowhere",
+            "expected a checkpoint to resume from at nowhere, found none",
+        ),
         ("train --data shapes --output_dir text", "expected a folder, or nothing yet, at text"),
         ("train --data shapes --output_dir text/run", "expected a folder, or nothing yet, at text/run"),
         ("train --data shapes --frozen_weights box.ckpt", "found no --task instance or panoptic"),

@@ -19,7 +19,7 @@ from detrkit.data.records import FileMask
 from detrkit.data.transforms import eval_transform
 from detrkit.errors import ConfigError, DataError
 
-from .conftest import only, picture
+from .conftest import picture
 
 FIRST, SECOND = (5, 6, 15, 18), (20, 3, 22, 29)
 
@@ -143,6 +143,8 @@ def test_sides(tmp_path: Path, inner: str) -> None:
 
 def test_folders_by_hand_and_classes_txt(tmp_path: Path) -> None:
     lay(tmp_path, "class folders")
+    picture(tmp_path / "images" / "b.jpg")
+    save(tmp_path / "masks" / "nut" / "b.png", values(v1=SECOND))
     picture(tmp_path / "more" / "images" / "b.png")
     save(tmp_path / "more" / "masks" / "nut" / "b.png", values(v1=SECOND))
     (tmp_path / "classes.txt").write_text("nut\nwasher\n")
@@ -151,7 +153,8 @@ def test_folders_by_hand_and_classes_txt(tmp_path: Path) -> None:
     assert report.splits["val"].categories.names == ("nut", "washer")
     assert objects(report) == [("nut", SECOND, 52)]
     assert objects(report, "val") == [("nut", SECOND, 52)]
-    assert report.counts() == {"category_unused": 1, "category_unknown": 1}
+    assert report.counts() == {"category_unused": 1, "category_unknown": 1, "image_object_lost": 1}
+    assert [image.file_name for image in report.splits["train"].images] == ["b.jpg"]
     with pytest.raises(DataError, match="expected a folder masks/ beside the pictures"):
         open_dataset(tmp_path, data_format="masks", val_images=str(picture(tmp_path / "x" / "y" / "c.png").parent))
     with pytest.raises(ConfigError, match="--data_format is masks"):
@@ -172,7 +175,7 @@ def add_good(root: Path) -> None:
         ("mask_shape_differs", 1),
         ("mask_size_differs", 2),
         ("segment_without_pixels", 2),
-        ("category_unknown", 2),
+        ("category_unknown", 1),
         ("mask_tiny", 2),
         ("mask_smoothed", 2),
         ("mask_in_parts", 2),
@@ -209,8 +212,8 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
         hard = values(v255=(3, 3, 37, 27)).astype(np.uint8)
         save(where, np.asarray(Image.fromarray(hard).rotate(20, Image.Resampling.BICUBIC)))
     report = check(tmp_path, thorough=True)
-    only(report, kind)
-    (finding,) = report.findings
+    finding, *more = report.findings
+    assert [finding.kind, *(f.kind for f in more)] == [kind, *["image_object_lost"] * (kind == "category_unknown")]
     assert str(where) in finding.message or where.name in finding.record
     assert len(report.splits["train"]) == left
     if kind == "mask_size_differs":  # columns 5..15 of every second one are 3..7 (6 to 14), rows 6..18 are 3..8
@@ -252,3 +255,28 @@ def test_records_are_small_and_ids_are_unique(tmp_path: Path) -> None:
     assert found[0].segmentation == FileMask(tmp_path / "masks" / "a.png", 3)
     truth = split.to_coco()
     assert [row["segmentation"]["size"] for row in truth["annotations"]] == [[30, 40]] * 3
+
+
+@pytest.mark.parametrize("above", ["export", "set/export", "a/b/c"])
+@pytest.mark.parametrize("layout", ["L", "files", "class folders", "folder a picture"])
+def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
+    lay(tmp_path / above, layout)
+    if layout != "folder a picture":
+        add_good(tmp_path / above) if layout != "class folders" else None
+        picture(tmp_path / above / "images" / "unlabelled.png")
+    report = check(tmp_path)
+    assert set(report.counts()) <= {"image_unlabelled"}
+    assert [box for _, box, _ in objects(report)][:2] == [FIRST, SECOND]
+    assert len(objects(report)) == (3 if layout in ("L", "files") else 2)
+
+
+def test_several_folders_and_splits_down(tmp_path: Path) -> None:
+    for site in ("site A", "site B"):
+        for side in ("train", "val"):
+            add_good(tmp_path / site / side)
+    report = check(tmp_path)
+    assert {name: len(split) for name, split in report.splits.items()} == {"train": 2, "val": 2}
+    assert [image.file_name for image in report.splits["train"].images] == [
+        "site A/train/images/good.png",
+        "site B/train/images/good.png",
+    ]

@@ -17,7 +17,7 @@ from detrkit.data.find import open_dataset
 from detrkit.data.findings import TREATMENTS, treatments_table
 from detrkit.errors import DataError
 
-from .conftest import boxes, only
+from .conftest import boxes, counts, only
 
 
 def test_a_sound_data_set_has_no_findings(coco: Any) -> None:
@@ -33,21 +33,8 @@ def test_a_sound_data_set_has_no_findings(coco: Any) -> None:
         ("box_empty", {"bbox": [5, 5, 0, 4]}),
         ("box_empty", {"bbox": [5, 5, 4, -3]}),
         ("box_empty", {"bbox": [5, 5, 1e-30, 4]}),
-        ("box_not_finite", {"bbox": [5, 5, math.nan, 4]}),
-        ("box_not_finite", {"bbox": [5, math.inf, 3, 4]}),
-        ("box_not_finite", {"bbox": [5, 10**400, 3, 4]}),
-        ("box_not_finite", {"bbox": [5, 5, "nan", 4]}),
         ("box_off_image", {"bbox": [40, 5, 3, 4]}),
         ("box_off_image", {"bbox": [5, -9, 3, 4]}),
-        ("box_malformed", {"bbox": [5, 5, 3]}),
-        ("box_malformed", {"bbox": "5 5 3 4"}),
-        ("box_malformed", {"bbox": [5, 5, "wide", 4]}),
-        ("box_malformed", {"bbox": [5, 5, None, 4]}),
-        ("box_malformed", {"bbox": "absent"}),
-        ("category_unknown", {"category_id": 4}),
-        ("category_unknown", {"category_id": "absent"}),
-        ("category_unknown", {"category_id": "dent"}),
-        ("category_unknown", {"category_id": [3]}),
         ("image_of_object_missing", {"image_id": 8}),
         ("image_of_object_missing", {"image_id": "absent"}),
         ("annotation_twice", {"bbox": [5, 6, 10, 12]}),
@@ -59,6 +46,41 @@ def test_an_object_that_is_dropped(coco: Any, kind: str, change: dict[str, Any])
     only(report, kind)
     assert report.findings[0].record == "annotations[2]"
     assert report.findings[0].file.endswith("train.json")
+    assert len(boxes(report)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("box_not_finite", {"bbox": [5, 5, math.nan, 4]}),
+        ("box_not_finite", {"bbox": [5, math.inf, 3, 4]}),
+        ("box_not_finite", {"bbox": [5, 10**400, 3, 4]}),
+        ("box_not_finite", {"bbox": [5, 5, "nan", 4]}),
+        ("box_malformed", {"bbox": [5, 5, 3]}),
+        ("box_malformed", {"bbox": "5 5 3 4"}),
+        ("box_malformed", {"bbox": [5, 5, "wide", 4]}),
+        ("box_malformed", {"bbox": [5, 5, None, 4]}),
+        ("box_malformed", {"bbox": "absent"}),
+        ("category_unknown", {"category_id": 4}),
+        ("category_unknown", {"category_id": "absent"}),
+        ("category_unknown", {"category_id": "dent"}),
+        ("category_unknown", {"category_id": [3]}),
+    ],
+)
+def test_an_object_that_cannot_be_understood_takes_its_image_along(
+    coco: Any, make_picture: Callable[..., Path], kind: str, change: dict[str, Any]
+) -> None:
+    make_picture(coco.root / "images" / "bad.png", seed=9)
+    coco.train["images"].append({"id": 8, "file_name": "bad.png", "width": 40, "height": 30})
+    coco.add(image_id=8)
+    coco.add(image_id=8, **change)
+    report = coco.check()
+    assert counts(report) == {kind: 1, "image_object_lost": 1}
+    first, second = report.findings[:2]
+    assert (first.kind, first.record) == (kind, "annotations[3]")
+    assert first.file.endswith("train.json")
+    assert (second.detail, second.dropped_objects) == (f"1 {kind}", 1)
+    assert second.file == str(coco.root / "images" / "bad.png")
     assert len(boxes(report)) == 2
 
 
@@ -201,7 +223,7 @@ def test_no_usable_picture_is_an_error(coco: Any) -> None:
 
 def test_no_usable_object_is_an_error(coco: Any) -> None:
     coco.train["annotations"] = [coco.box(1, bbox=[1, 1, 0, 0])]
-    with pytest.raises(DataError, match=r"expected objects in the training images.*1 box_empty"):
+    with pytest.raises(DataError, match=r"expected images for train.*1 box_empty.*1 image_object_lost"):
         coco.check()
 
 

@@ -202,8 +202,6 @@ def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
     ("kind", "change", "count", "thorough"),
     [
         ("segment_without_pixels", {"id": 77}, 2, True),
-        ("category_unknown", {"category_id": 1}, 2, False),
-        ("record_malformed", {"id": 0}, 2, False),
         ("record_malformed", {"id": SKY}, 2, False),
         ("box_from_mask", {"bbox": None}, 3, False),
         ("box_from_mask", {"bbox": [5, 12, 0, 8]}, 3, False),
@@ -224,6 +222,17 @@ def test_a_broken_segment(
     assert len(found) == count
     if kind == "box_from_mask":
         assert found[1].box == (5, 12, 15, 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"), [("category_unknown", {"category_id": 1}), ("record_malformed", {"id": 0})]
+)
+def test_a_segment_that_cannot_be_understood_takes_its_image_along(
+    panoptic: PanopticFolder, kind: str, change: dict[str, Any]
+) -> None:
+    panoptic.segments[1] |= change
+    with pytest.raises(DataError, match=rf"none usable among the 1 listed \(1 {kind}, 1 image_object_lost"):
+        panoptic.check()
 
 
 def test_ids_without_a_segment_and_masks_of_one_pixel(panoptic: PanopticFolder) -> None:

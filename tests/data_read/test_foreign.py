@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from detrkit.data.file_index import FileIndex
+from detrkit.data.find import open_dataset
 from detrkit.data.foreign import name_foreign
+from detrkit.data.image_files import look_at
+from detrkit.errors import DataError
 
 KITTI = (
     "Car 0.00 0 -1.58 10.0 8.0 50.0 38.0 1.5 1.6 3.7 1.8 1.4 8.4 -1.5\nDontCare -1 -1 -1 1 2 3 4 -1 -1 -1 -9 -9 -9 -9\n"
 )
 TASK = {"id": 1, "data": {"image": "/data/upload/1/a.jpg"}}
 RESULT = {"value": {"x": 1, "y": 2}, "original_width": 96}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "createml": (
         {"train/_annotations.createml.json": [{"image": "a.jpg", "annotations": [{"label": "a", "coordinates": {}}]}]},
@@ -56,6 +60,31 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "retinanet csv": ({"train.csv": "images/a.jpg,1,2,3,4,dent\nimages/b.jpg,,,,,\n"}, "a table of boxes", "COCO"),
     "open images": ({"b.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"}, "Open Images", "fractions"),
     "classes csv": ({"_classes.csv": "filename, dent, hole\na.jpg,0,1\n"}, "classes of whole images", "needs boxes"),
+    "encoded pixels": ({"train.csv": "ImageId,ClassId,EncodedPixels\n0.jpg,1,29102 12\n"}, "run lengths", "polygons"),
+    "excel": ({"a.jpg": "", "labels.xlsx": "PK"}, "a table of Excel (labels.xlsx)", "COCO"),
+    "isat": ({"0.json": {"info": {"description": "ISAT"}, "objects": []}}, "ISAT json (0.json)", "COCO in ISAT"),
+    "mmdetection 2": (
+        {"train.json": [{"filename": "0.jpg", "ann": {"bboxes": [[1, 2, 3, 4]], "labels": [0]}}]},
+        "MMDetection's json",
+        "COCO",
+    ),
+    "deeppcb": ({"a_not/0.txt": "10 20 30 40 1\n50 60 70 80 3\n"}, "DeepPCB has them (a_not/0.txt)", "left, top"),
+    "fiftyone": ({"samples.json": {"samples": [{"filepath": "a.jpg"}]}}, "FiftyOne (samples.json)", "COCODetection"),
+    "captions": (
+        {"captions.json": {"images": [{"id": 1}], "annotations": [{"caption": "a"}]}},
+        "captions of COCO (captions.json)",
+        "instances",
+    ),
+    "images by id": (
+        {"a.jpg": "", "labels.json": {"images": {"1": {"file_name": "a.jpg"}}, "annotations": []}},
+        "nearly COCO's (labels.json)",
+        "a list of objects",
+    ),
+    "capital keys": ({"info.json": {"Images": [], "Annotations": []}}, "nearly COCO's (info.json)", "lower case"),
+    "backslashes": ({"images\\0.jpg": "", "labels\\0.txt": "0 0.5 0.5 1 1"}, r"\ in them (images\0.jpg)", "7-Zip"),
+    "two endings": ({"a.jpg": "", "labels.json.txt": {"images": []}}, "two endings (labels.json.txt)", "rename it"),
+    "lfs json": ({"a.jpg": "", "train.json": LFS}, "git-lfs (train.json)", "`git lfs pull`"),
+    "lfs images": ({"a.jpg": LFS}, "git-lfs (a.jpg)", "`git lfs pull`"),
     "bdd": ({"det.json": [{"name": "a", "labels": [{"box2d": {"x1": 1}}]}]}, "BDD100K", "FiftyOne"),
     "hugging face": ({"train/metadata.jsonl": {"file_name": "a.jpg", "objects": {}}}, "Hugging Face", "COCO"),
     "parquet": ({"data/train-00000-of-00001.parquet": "PAR1"}, "Hugging Face", "datasets"),
@@ -180,3 +209,38 @@ def test_garbage_of_every_ending_is_survived(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("a 1 2 3" * 30_000)
     (tmp_path / "long.csv").write_text("\n" + "1," * 60_000)
     assert name_foreign(FileIndex(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "holds"),
+    [
+        ("0.xml", "<annotation><object><name>a</name></object></annotation>", "VOC (xml files)"),
+        ("0.json", {"shapes": [], "imagePath": "0.jpg", "version": "5.4.1"}, "LABELME"),
+        (
+            "via.json",
+            {"0.jpg9": {"filename": "0.jpg", "size": 9, "regions": [], "file_attributes": {}}},
+            "VIA (via.json)",
+        ),
+        (
+            "via.csv",
+            "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+            '0.jpg,9,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":1,""width"":5,""height"":5}","{}"\n',
+            "VIA (via.csv)",
+        ),
+        ("0.txt", "0 0.5 0.5 0.1 0.1\n", "YOLO"),
+        ("obj.data", "train = train.txt\nnames = obj.names\n", "YOLO (obj.data)"),
+    ],
+)
+def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: str, content: Any, holds: str) -> None:
+    fill(tmp_path, {"0.jpg": "", "obj.names" if name == "obj.data" else "readme.md": "dent\n", name: content})
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / name)
+    said = str(caught.value)
+    assert f"found the file {tmp_path / name}; name its folder {tmp_path}, which holds " in said
+    assert holds in said
+
+
+def test_a_pointer_in_place_of_an_image_says_what_to_do(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.jpg": LFS})
+    (facts,) = look_at([tmp_path / "a.jpg"])
+    assert (facts.problem, facts.detail) == ("image_unreadable", "a pointer of git-lfs: run `git lfs pull`")

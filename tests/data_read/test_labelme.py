@@ -182,12 +182,12 @@ def test_a_json_file_that_cannot_be_read_leaves_its_image_out(tmp_path: Path, co
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
-        ({"label": None}, {"category_unknown": 1}),
-        ({"label": {"a": 1}}, {"category_unknown": 1}),
+        ({"label": None}, {"category_unknown": 1, "image_object_lost": 1}),
+        ({"label": {"a": 1}}, {"category_unknown": 1, "image_object_lost": 1}),
         ({"label": 7}, {}),
         ({"label": "\ud800"}, {}),
         ({"points": [["5", "6"], ["15", 18]]}, {"number_as_text": 1}),
-        ({"points": [[5, 6]]}, {"box_empty": 1}),
+        ({"points": [[5, 6]]}, {"box_empty": 1, "image_object_lost": 1}),
         ({"group_id": [1], "flags": 3, "shape_type": "polygon"}, {"segmentation_malformed": 1}),
         ({"difficult": True}, {"difficult": 1}),
         ({"shape_type": ["a"]}, {"shape_no_object": 1, "image_shapes_unusable": 1}),

@@ -162,7 +162,9 @@ def test_regions_without_attributes_are_of_one_class(tmp_path: Path) -> None:
 
 
 def test_a_region_without_the_class_is_named(tmp_path: Path) -> None:
-    assert one(tmp_path, region(POLYGON, type="dent"), region(type="")).counts() == {"category_unknown": 1}
+    report = one(tmp_path, region(POLYGON, type="dent"), region(type=""))
+    assert report.counts() == {"category_unknown": 1, "image_object_lost": 1, "category_unused": 1}
+    assert names(report) == ["a.png"]
 
 
 def test_points_and_lines_are_no_objects(tmp_path: Path) -> None:

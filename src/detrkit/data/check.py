@@ -17,7 +17,7 @@ from detrkit.console import TextConsole, make_console, make_progress
 from detrkit.data.as_meant import Looked, read_as_meant, refuse
 from detrkit.data.by_file import file_key
 from detrkit.data.check_tables import findings_lines, split_tables
-from detrkit.data.cleaning import Frame, clean_objects, frame_of
+from detrkit.data.cleaning import Frame, clean_objects, frame_of, note_lost
 from detrkit.data.crowds import note_classes
 from detrkit.data.exif import ExifChoice, exif_choices
 from detrkit.data.find import open_dataset
@@ -136,7 +136,9 @@ def check_dataset(
         side = raw.splits[name]
         splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], thorough=thorough)
         if not splits[name].images:
+            refuse(doubts)  # says more
             raise DataError(_nothing_usable(name, side, findings))
+        _note_many_lost(raw, splits[name], images)
     if (
         "train" in splits
         and (not wanted or "train" in wanted)
@@ -243,16 +245,19 @@ def _clean_split(
             image.objects = []
             continue
         choice = exif[file_key(side, image)]
+        listed = len(image.objects)
         frame = frame_of(image, fact, side.box_form, findings, choice)
         for mark in fact.marks:
             findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
         if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
             image.objects = []
             continue
-        objects = clean_objects(image, frame, side.box_form, known, findings)
+        objects, lost = clean_objects(image, frame, side.box_form, known, findings)
+        image.objects = []
+        if note_lost(image, listed, objects, lost, findings):
+            continue
         if thorough:
             check_outlines(objects, image, frame, findings)
-        image.objects = []
         countable = sum(not found.crowd for found in objects)
         if countable > num_queries:
             detail = f"{countable} objects, {num_queries} queries"
@@ -310,6 +315,18 @@ def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) 
 def _turn(frame: Frame, image: RawImage, exif: ExifChoice) -> str:
     """What was done with the boxes of an image that its EXIF data turn, and why."""
     return f"boxes {'turned with it' if frame.is_turned else 'kept'}: {exif.why}" if image.objects else ""
+
+
+def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> None:
+    """Say it in a sentence where objects that cannot be used cost most of the images of a split."""
+    paths = {str(image.path) for image in images}
+    lost = [f for f in raw.findings if f.kind == "image_object_lost" and f.file in paths]
+    if 2 * len(lost) > len(images):
+        first = lost[0]
+        raw.notes.append(
+            f"{len(lost)} of {len(images)} images of {split.name} are left out for objects that cannot be used; the "
+            f"first: {first.file} ({first.detail})"
+        )
 
 
 def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -18,6 +19,8 @@ from detrkit.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
 """Pixels by which a box may leave its picture untouched: what rounding leaves."""
+_NOT_UNDERSTOOD = {"category_unknown", "box_malformed", "box_not_finite"}
+"""Findings of objects that are somewhere on their image, nobody knows where or what."""
 _ASPECT_TOLERANCE = 0.01
 _FAR = 10
 """Sides of a picture that a polygon may lie away from it: drawing one takes as long as it is large."""
@@ -135,20 +138,24 @@ def turned(facts: ImageFacts, file_size: tuple[float, float] | None = None) -> F
 
 def clean_objects(
     image: RawImage, frame: Frame, form: BoxForm, known: frozenset[int], findings: Findings
-) -> list[ObjectRecord]:
-    """The usable objects of one picture; what is wrong with the others goes to `findings`.
+) -> tuple[list[ObjectRecord], list[str]]:
+    """The usable objects of one picture, and the kinds of finding of those that were left out.
 
-    Ids that are absent become 0; the caller numbers them.
+    What is wrong with each goes to `findings`. Duplicates are not among those left out: their object is there. Ids that
+    are absent become 0; the caller numbers them.
     """
     clean: list[ObjectRecord] = []
+    lost: list[str] = []
     seen: dict[tuple[int, Box, bool], Any] = {}
     for raw in image.objects:
         category = as_id(raw.category)
         if category is None or category not in known:
             findings.add("category_unknown", image.file, raw.where, f"category {raw.category!r}")
+            lost.append("category_unknown")
             continue
-        box = _corners(raw, image, form, findings)
+        box, problem = _corners(raw, image, form, findings)
         if box is None:
+            lost.append(problem)
             continue
         if raw.rotation and form != "relative":
             findings.add("box_rotated", image.file, raw.where, f"by {raw.rotation:.4g} degrees")
@@ -159,6 +166,7 @@ def clean_objects(
         if x2 <= 0 or y2 <= 0 or x1 >= frame.width or y1 >= frame.height:
             detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
             findings.add("box_off_image", image.file, raw.where, detail)
+            lost.append("box_off_image")
             continue
         clipped = max(-x1, -y1, x2 - frame.width, y2 - frame.height) >= OVERHANG
         if clipped:
@@ -175,7 +183,30 @@ def clean_objects(
             findings.add("difficult" if form == "xyxy" else "crowd", image.file, raw.where)
         area = _area(raw, image, frame, box, segmentation, form, clipped, findings)
         clean.append(ObjectRecord(as_id(raw.id) or 0, category, box, area, raw.crowd, segmentation, raw.where))
-    return clean
+    return clean, lost
+
+
+def note_lost(image: RawImage, listed: int, clean: list[ObjectRecord], lost: list[str], findings: Findings) -> bool:
+    """Whether an image is to be left out, which `findings` is told, since something on it would pass for background.
+
+    That is so where an object on it could not be read or understood, so that it may be anywhere, and where all of its
+    objects were left out, whatever the reason. An object without size or outside of the image, beside others that can
+    be used, leaves nothing behind.
+
+    Args:
+        image: as read.
+        listed: how many objects its file has.
+        clean: those that can be used.
+        lost: why the others were left out; see `clean_objects`.
+        findings: takes the image that is left out.
+    """
+    understood = not image.unread and _NOT_UNDERSTOOD.isdisjoint(lost)
+    if understood and (clean or not listed):
+        return False
+    kinds = Counter(lost) + Counter(record_malformed=image.unread)
+    reasons = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or f"{listed} without pixels"
+    findings.add("image_object_lost", image.path, image.where, reasons, len(clean))
+    return True
 
 
 def usable_box(box: Any) -> Box | None:
@@ -192,12 +223,12 @@ def _side(image: RawImage, side: str, findings: Findings) -> float:
     return number if isfinite(number) and number >= 1 else 0.0
 
 
-def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> Box | None:
-    """x1, y1, x2, y2 in the units of the file, or None with a finding."""
+def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> tuple[Box | None, str]:
+    """x1, y1, x2, y2 in the units of the file, or None, and the kind of the finding if there is one."""
     box, problem = parse_box(raw.box, form)
     if problem:
         findings.add(problem, image.file, raw.where, f"found {raw.box!r}"[:80])
-    return box
+    return box, problem
 
 
 def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:

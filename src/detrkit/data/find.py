@@ -180,7 +180,7 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
         evidence = _evidence(root, index, FORMATS)
         if not evidence:
             named = name_foreign(index, None if root.is_dir() else root)
-            raise DataError((named or _nothing_found(root, "auto")) + _unread(index))
+            raise DataError((named or _folder_of_file(root, index) or _nothing_found(root, "auto")) + _unread(index))
     else:
         chosen = "coco" if data_format == "auto" else data_format
         evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
@@ -312,6 +312,30 @@ def _evidence(root: Path, index: FileIndex, formats: Iterable[str]) -> dict[str,
             of_file = {"yolo": root.name}
         return {name: found for name, found in of_file.items() if name in formats}
     return {name: found for name in formats if (found := _FINDERS[name](index))}
+
+
+_FILES = {
+    "voc": (".xml", ".txt"),
+    "yolo": (".txt", ".data", ".names", ".labels"),
+    "labelme": (".json",),
+    "via": (".json", ".csv"),
+}
+"""Format -> endings of files, one of which may be named where the folder is meant."""
+
+
+def _folder_of_file(root: Path, index: FileIndex) -> str:
+    """The sentence for a file of a data set whose folder is to be named instead; empty for any other."""
+    if not root.is_file():
+        return ""
+    evidence = _evidence(
+        root.parent, index, (name for name, endings in _FILES.items() if root.name.lower().endswith(endings))
+    )
+    if not evidence:
+        return ""
+    return (
+        f"expected the folder of a data set, or a COCO json or data.yaml, found the file {root}; name its folder "
+        f"{root.parent}, which holds {' and '.join(f'{name.upper()} ({what})' for name, what in evidence.items())}"
+    )
 
 
 def _resolve(root: Path, path: str) -> Path | None:

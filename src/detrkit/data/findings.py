@@ -191,20 +191,25 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     # objects
     "image_of_object_missing": Treatment("dropped", "an object of a picture that is not listed", "it is left out"),
-    "box_malformed": Treatment("dropped", "a box that is not four numbers", "the object is left out"),
-    "box_not_finite": Treatment("dropped", "a box with NaN or infinity", "the object is left out"),
+    "box_malformed": Treatment("dropped", "a box that is not four numbers", "its image is left out"),
+    "box_not_finite": Treatment("dropped", "a box with NaN or infinity", "its image is left out"),
     "box_empty": Treatment("dropped", "a box of zero or negative size", "the object is left out"),
     "box_off_image": Treatment("dropped", "a box wholly outside its picture", "the object is left out"),
     "box_outside": Treatment(
         "repaired", "a box that leaves its picture by half a pixel or more", "clipped to the picture"
     ),
     "number_as_text": Treatment("repaired", "a number written as text", "read as the number"),
-    "category_unknown": Treatment("dropped", "an object of a category that is not listed", "the object is left out"),
+    "category_unknown": Treatment("dropped", "an object of a category that is not listed", "its image is left out"),
     "annotation_id_twice": Treatment("repaired", "two objects of one id", "the later gets a new id"),
     "annotation_id_absent": Treatment(
         "repaired", "an object without a positive id (official evaluation never matches id 0)", "it gets a new id"
     ),
     "annotation_twice": Treatment("dropped", "the same box of the same class again", "it counts once"),
+    "image_object_lost": Treatment(
+        "dropped",
+        "an image with an object that cannot be read or understood, or without any object that can be used",
+        "it is left out, with its other objects, so that nothing on it passes for background",
+    ),
     "area_absent": Treatment("repaired", "an object without a usable area", "computed from the box"),
     "segmentation_malformed": Treatment(
         "repaired",

@@ -6,78 +6,24 @@ files, and answers with the file that told.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from detrkit.data.file_index import FileIndex
-from detrkit.data.raw import OTHER_IMAGE_SUFFIXES
-from detrkit.data.sampling import head_of, sample_of
+from detrkit.data.foreign_look import Look
 from detrkit.data.splits import role_of
 
-_LINES, _WIDTH = 20, 400
-"""How much of a text is looked at: lines, and characters of each."""
 _NUMBER = r"-?\d+(?:[.]\d*)?(?:[eE][-+]?\d+)?"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".wmv")
 _TEXTS = (".json", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".txt", ".jsonl", ".data", ".names", ".lst")
-_ASIDE = re.compile(r"^(read.?me|licen[sc]e|requirements|changelog|notes|info|classes|labels|meta)\b", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"^(read.?me|licen[sc]e|requirements|changelog|notes|info|classes|labels|meta)\b.*[.](txt|ya?ml)$", re.IGNORECASE
+)
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "data", "pictures", "photos", "raw"}
-
-
-class _Look:
-    """A data set as detectors see it: each file is opened once, and few are."""
-
-    def __init__(self, index: FileIndex, file: Path | None = None) -> None:
-        self.index = index
-        self.files = index.files if file is None else [str(file)]
-        self.images = index.images if file is None else []
-        self.other_images = index.other_images if file is None else self.with_suffix(*OTHER_IMAGE_SUFFIXES)
-
-    def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Files of these endings, whatever their letter case."""
-        return [Path(file) for file in self.files if file.lower().endswith(suffixes)]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of all files without folders."""
-        return [os.path.basename(file) for file in self.files]  # noqa: PTH119 - text is what we have, many times
-
-    def name(self, path: Path) -> str:
-        """As the message calls it."""
-        return "/".join(self.index.relative(path))
-
-    @cached_property
-    def jsons(self) -> list[tuple[Path, bytes]]:
-        """Files of JSON, or of JSON a line, and their beginnings and ends."""
-        files = self.with_suffix(".json", ".jsonl", ".ndjson")
-        return [(path, head_of(path, tail=True)) for path in sample_of(files)]
-
-    @cached_property
-    def xmls(self) -> list[tuple[Path, bytes]]:
-        """XML files and their beginnings."""
-        return [(path, head_of(path)) for path in sample_of(self.with_suffix(".xml"))]
-
-    @cached_property
-    def texts(self) -> list[tuple[Path, list[str]]]:
-        """Text files and their first lines."""
-        return [(path, _lines(path)) for path in sample_of(self.with_suffix(".txt"))]
-
-    @cached_property
-    def tables(self) -> list[tuple[Path, list[str]]]:
-        """Tables and their first lines."""
-        return [(path, _lines(path)) for path in sample_of(self.with_suffix(".csv", ".tsv"))]
-
-    @cached_property
-    def folder_names(self) -> set[tuple[str, str]]:
-        """Name of each folder, in lower case, after that of the folder that it lies in."""
-        parts = [("", *self.index.relative(Path(folder))) for folder in self.index.folders]
-        whole = len(self.files) == len(self.index.files)
-        return {(p[-2].lower(), p[-1].lower()) for p in parts if len(p) > 1 and whole}
 
 
 class _Kind(NamedTuple):
@@ -85,7 +31,7 @@ class _Kind(NamedTuple):
 
     found: str
     """What was found; `{}` is the file that told."""
-    detector: Callable[[_Look], str]
+    detector: Callable[[Look], str]
     """That file, or nothing."""
     advice: str
     """What to do."""
@@ -98,7 +44,7 @@ def name_foreign(index: FileIndex, file: Path | None = None) -> str:
         index: its files.
         file: the only one of them that the user named, if it is not the folder.
     """
-    look = _Look(index, file)
+    look = Look(index, file)
     for kind in _KINDS:
         told = kind.detector(look)
         if told:
@@ -109,36 +55,31 @@ def name_foreign(index: FileIndex, file: Path | None = None) -> str:
     return ""
 
 
-def _lines(path: Path) -> list[str]:
-    text = head_of(path).decode("utf-8", errors="replace").lstrip("\ufeff")
-    return [line.strip()[:_WIDTH] for line in text.splitlines()[: 2 * _LINES] if line.strip()][:_LINES]
-
-
 # --- detectors -------------------------------------------------------------------------------------------------------
 
 
-def _ending(*suffixes: str) -> Callable[[_Look], str]:
+def _ending(*suffixes: str) -> Callable[[Look], str]:
     """A file of one of these endings."""
     return lambda look: next((look.name(path) for path in look.with_suffix(*suffixes)), "")
 
 
-def _in_json(*patterns: str) -> Callable[[_Look], str]:
+def _in_json(*patterns: str) -> Callable[[Look], str]:
     """A file of JSON in which all of these are found."""
     compiled = [re.compile(pattern.encode()) for pattern in patterns]
     return lambda look: next((look.name(p) for p, head in look.jsons if all(c.search(head) for c in compiled)), "")
 
 
-def _in_xml(*patterns: str) -> Callable[[_Look], str]:
+def _in_xml(*patterns: str) -> Callable[[Look], str]:
     """An XML file in which all of these are found."""
     compiled = [re.compile(pattern.encode()) for pattern in patterns]
     return lambda look: next((look.name(p) for p, head in look.xmls if all(c.search(head) for c in compiled)), "")
 
 
-def _in_text(pattern: str, name: str = "") -> Callable[[_Look], str]:
+def _in_text(pattern: str, name: str = "") -> Callable[[Look], str]:
     """A text file most of whose lines are like this, and whose path has `name` in it."""
     line_like, path_like = re.compile(pattern), re.compile(name, re.IGNORECASE)
 
-    def detect(look: _Look) -> str:
+    def detect(look: Look) -> str:
         for path, lines in look.texts:
             lines = [line for line in lines if not line.startswith(("imagesource:", "gsd:"))]
             if 2 * sum(bool(line_like.match(line)) for line in lines) > len(lines) and path_like.search(
@@ -150,39 +91,44 @@ def _in_text(pattern: str, name: str = "") -> Callable[[_Look], str]:
     return detect
 
 
-def _in_table(pattern: str) -> Callable[[_Look], str]:
+def _in_table(pattern: str) -> Callable[[Look], str]:
     """A table whose first line is like this."""
     compiled = re.compile(pattern, re.IGNORECASE)
     return lambda look: next((look.name(p) for p, lines in look.tables if lines and compiled.search(lines[0])), "")
 
 
-def _mvtec(look: _Look) -> str:
+def _mmdetection(look: Look) -> str:
+    """Its format of today, or that of version 2."""
+    return _in_json(r'"data_list"\s*:\s*\[', '"metainfo"')(look) or _in_json(r'"ann"\s*:\s*\{', r'"bboxes"\s*:')(look)
+
+
+def _mvtec(look: Look) -> str:
     masks = any(name == "ground_truth" for _, name in look.folder_names)
     return "train/good and ground_truth" if masks and ("train", "good") in look.folder_names else ""
 
 
-def _metadata(look: _Look) -> str:
+def _metadata(look: Look) -> str:
     """Hugging Face's file of metadata, which has one of these names."""
     names = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
     return next((look.name(p) for p in look.with_suffix(*names) if p.name.lower() in names), "")
 
 
-def _json_lines(look: _Look) -> str:
+def _json_lines(look: Look) -> str:
     """A file of JSON a line, whatever it says."""
     lines = [look.name(p) for p, head in look.jsons if p.suffix.lower() != ".json" and head.lstrip().startswith(b"{")]
     return next(iter(lines), "")
 
 
-def _records(look: _Look) -> str:
+def _records(look: Look) -> str:
     return next((name for name in look.names if re.search(r"[.]tfrecords?\b|[.]record$", name.lower())), "")
 
 
-def _has_texts(look: _Look) -> bool:
+def _has_texts(look: Look) -> bool:
     """Whether there is a file that may hold annotations of some unknown kind."""
     return any(name.lower().endswith(_TEXTS) and not _ASIDE.match(name) for name in look.names)
 
 
-def _class_folders(look: _Look) -> str:
+def _class_folders(look: Look) -> str:
     """Folders of images that are called neither after a split nor after images, where nothing else is."""
     if _has_texts(look):
         return ""
@@ -196,13 +142,13 @@ def _class_folders(look: _Look) -> str:
     return ", ".join(f"{name}/" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _images_alone(look: _Look) -> str:
+def _images_alone(look: Look) -> str:
     return (
         "" if _has_texts(look) or not look.images else f"{len(look.images)}, the first is {look.name(look.images[0])}"
     )
 
 
-def _unread_images(look: _Look) -> str:
+def _unread_images(look: Look) -> str:
     found = look.other_images
     return "" if look.images or not found else f"{len(found)}, the first is {look.name(found[0])}"
 
@@ -215,6 +161,18 @@ _TOOLS = "convert it to COCO, with FiftyOne or Datumaro for example"
 _ROBOFLOW = 'export the same version from Roboflow again, as "COCO", "YOLOv8" or "Pascal VOC"'
 
 _KINDS = (
+    # files that are not what they seem
+    _Kind("pointers of git-lfs ({}) in place of files", lambda look: look.pointer, "run `git lfs pull` in that folder"),
+    _Kind(
+        "files whose names have \\ in them ({}), as an archive of Windows leaves them elsewhere",
+        lambda look: next((name for name in look.names if "\\" in name), ""),
+        "unpack it with 7-Zip or bsdtar, which make folders of them",
+    ),
+    _Kind(
+        "a file with two endings ({})",
+        _ending(*(f"{ending}.txt" for ending in (".json", ".xml", ".csv", ".yaml", ".yml"))),
+        "rename it without the .txt, which Windows hides",
+    ),
     # by names of files and folders
     _Kind("annotations of CrowdHuman ({})" + _UNREAD, _ending(".odgt"), f"{_BOXES}; fbox is the whole person"),
     _Kind(
@@ -235,6 +193,17 @@ _KINDS = (
         "load it with the library datasets and write the images and a COCO json, or look for its COCO or YOLO edition",
     ),
     # json
+    _Kind("ISAT json ({})" + _UNREAD, _in_json(r'"description"\s*:\s*"ISAT"'), "convert it to COCO in ISAT"),
+    _Kind(
+        "a data set of FiftyOne ({})" + _UNREAD,
+        _in_json(r'"samples"\s*:', '"(filepath|_cls|ground_truth|detections)"'),
+        "export it from FiftyOne as COCODetectionDataset",
+    ),
+    _Kind(
+        "captions of COCO ({}) and no boxes",
+        _in_json(r'"images"\s*:', r'"caption"\s*:'),
+        "put the file of the objects (instances_...json) there, or name it with --train_json",
+    ),
     _Kind("CreateML json ({})" + _UNREAD, _in_json(r'"coordinates"\s*:\s*\{', '"(label|image)"'), _ROBOFLOW),
     _Kind(
         "Label Studio's own json ({})" + _UNREAD,
@@ -283,7 +252,15 @@ _KINDS = (
         _in_json(r'"bounding_box"\s*:', '"(dataset|item|slots|slot_names)"'),
         "run `darwin convert coco FILES OUT`, or export it from V7 as COCO",
     ),
-    _Kind("MMDetection's json ({})" + _UNREAD, _in_json(r'"data_list"\s*:\s*\[', '"metainfo"'), _BOXES),
+    _Kind("MMDetection's json ({})" + _UNREAD, _mmdetection, _BOXES),
+    _Kind(
+        "a json file that is nearly COCO's ({})",
+        lambda look: (
+            _in_json(r'"images"\s*:\s*\{', r'"annotations"\s*:')(look)
+            or _in_json(r'"(Images|IMAGES)"\s*:', r'"(Annotations|ANNOTATIONS)"\s*:')(look)
+        ),
+        "write images, annotations and categories in lower case, each as a list of objects",
+    ),
     _Kind("JSON a line ({})" + _UNREAD, _json_lines, _BOXES),
     # xml
     _Kind(
@@ -332,7 +309,18 @@ _KINDS = (
         "write the number of each class in their place, centre and size as fractions of the image, and the names in a "
         "data.yaml",
     ),
+    _Kind(
+        "boxes of whole numbers in pixels, as DeepPCB has them ({})" + _UNREAD,
+        _in_text(r"\d+([\s,]+\d+){4}$"),
+        f"{_BOXES}; DeepPCB's are left, top, right, bottom, class",
+    ),
     # tables
+    _Kind(
+        "a table of masks as run lengths ({})" + _UNREAD,
+        _in_table(r"EncodedPixels|\brle\b"),
+        "convert it to COCO json with polygons or RLE as segmentation",
+    ),
+    _Kind("a table of Excel ({})" + _UNREAD, _ending(".xlsx", ".xls", ".ods"), _BOXES),
     _Kind("a table of Open Images ({})" + _UNREAD, _in_table("ImageID.*XMin"), f"{_BOXES}; its corners are fractions"),
     _Kind(
         "a table of boxes ({})" + _UNREAD,
@@ -345,7 +333,7 @@ _KINDS = (
     ),
     _Kind(
         "a table of the classes of whole images ({})" + _UNREAD,
-        _in_table(r"^(file_?name|image(_?id|_?path|_?name)?|path)\b"),
+        _in_table(r"^(?!.*region_)(file_?name|image(_?id|_?path|_?name)?|path)\b"),
         "detection needs boxes: label some with labelme, CVAT or Label Studio",
     ),
     # the rest

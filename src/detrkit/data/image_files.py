@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.data.decode import deep_values, is_deep, unusual_values
 from detrkit.data.measure_values import Extent, extent_of
+from detrkit.data.sampling import POINTER
 
 _ORIENTATION_TAG = 0x0112
 _MARKS_OF_MODE = {
@@ -190,9 +191,13 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
 
 def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
     """Look at what PIL does not know: a few kinds of TIFF."""
-    values = unusual_values(path.read_bytes())
+    data = path.read_bytes()
+    if data.startswith(POINTER):
+        facts.problem, facts.detail = "image_unreadable", "a pointer of git-lfs: run `git lfs pull`"
+        return
+    values = unusual_values(data)
     if values is None:
-        facts.problem, facts.detail = "image_unreadable", "no known picture format"
+        facts.problem, facts.detail = "image_unreadable", "no known image format"
         return
     facts.height, facts.width = values.shape[:2]
     facts.deep, facts.extent = True, extent_of(values)

@@ -63,15 +63,7 @@ class _Picture:
 
 def find_masks(index: FileIndex) -> str:
     """What of images with masks is there, in words; empty if nothing."""
-    root = index.root
-    for folder in (root, *_side_folders(root)):
-        pair = _pair(folder)
-        if pair is not None:
-            return " and ".join(f"{inner.relative_to(root).as_posix()}/" for inner in pair)
-        some = next(islice(_picture_folders(folder), 1), None)
-        if some is not None:
-            return f"{some.relative_to(root).as_posix()}/images/ and masks/"
-    return ""
+    return next((_describe(base, index.root) for base in _bases(index)), "")
 
 
 def read_masks(source: Source) -> dict[str, RawSplit]:
@@ -84,7 +76,8 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
         DataError: there are no images, no masks, or masks saved in a format that changes their values.
     """
     root, findings, notes = source.root, source.findings, source.notes
-    sides = _sides(root, findings)
+    bases = _bases(source.index)
+    sides = _all_sides(source, bases)
     for role, given in source.image_dirs.items():
         if given is not None:
             sides[role] = _of_pair(given, _masks_beside(given), findings)
@@ -99,8 +92,9 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
             source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
     if not any(sides.values()):
         raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
-    listed = root / "classes.txt"
-    order = read_lines(listed) if listed.is_file() else []
+    lists = [folder / "classes.txt" for folder in (root, *bases) if (folder / "classes.txt").is_file()]
+    listed = next(iter(lists), root)
+    order = read_lines(listed) if lists else []
     source.use(*([listed] if order else []))
     for picture in (picture for pictures in sides.values() for picture in pictures):
         source.use(picture.path)
@@ -129,6 +123,46 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
+
+
+def _bases(index: FileIndex) -> list[Path]:
+    """The folders, however deep, that hold images and their masks in one of the layouts, or splits that do.
+
+    None lies in another.
+    """
+    above: set[Path] = set()
+    for path in map(Path, index.folders):
+        if path != index.root and _names_masks(path):
+            # masks/ lies in the base itself, or in a folder of a split, of an image, or of an image in one of a split
+            above.update(p for p in list(path.parents)[:3] if p == index.root or p.is_relative_to(index.root))
+    bases: list[Path] = []
+    for folder in sorted(above, key=lambda p: (len(p.parts), p)):
+        if not any(parent in bases for parent in folder.parents) and _describe(folder, index.root):
+            bases.append(folder)
+    return bases
+
+
+def _describe(base: Path, root: Path) -> str:
+    """What of images with masks lies in a folder or its splits, in words; empty if nothing."""
+    for folder in (base, *_side_folders(base)):
+        pair = _pair(folder)
+        if pair is not None:
+            return " and ".join(f"{inner.relative_to(root).as_posix()}/" for inner in pair)
+        some = next(islice(_picture_folders(folder), 1), None)
+        if some is not None:
+            return f"{some.relative_to(root).as_posix()}/images/ and masks/"
+    return ""
+
+
+def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[_Picture]]:
+    """Split -> the images of all these folders."""
+    sides: dict[str, list[_Picture]] = {}
+    for base in bases:
+        for role, pictures in _sides(base, source.findings).items():
+            sides.setdefault(role, []).extend(pictures)
+            for picture in pictures if len(bases) > 1 else []:  # names of several folders may be the same
+                picture.name = "/".join(source.index.relative(picture.path))
+    return sides
 
 
 def _sides(root: Path, findings: Findings) -> dict[str, list[_Picture]]:
@@ -166,10 +200,12 @@ def _names_masks(folder: Path) -> bool:
 
 
 def _picture_folders(folder: Path) -> Iterable[Path]:
-    """The folders in it that are one picture each, with images/ and masks/."""
+    """The folders in it that are one picture each, with images/, which holds that alone, and masks/."""
     for path in sorted(folder.iterdir()):
         if (path / "images").is_dir() and (path / "masks").is_dir():
-            yield path
+            images = (p for p in (path / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if len(list(islice(images, 2))) == 1:
+                yield path
 
 
 def _masks_beside(pictures: Path) -> Path:

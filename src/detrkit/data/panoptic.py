@@ -137,6 +137,7 @@ def _read_segments(
         if segment_id is None or not 0 < segment_id <= _HIGHEST_ID or segment_id in seen:
             detail = f"id {segment_id} again" if segment_id in seen else f"expected an id of 1 to {_HIGHEST_ID}"
             findings.add("record_malformed", path, place, detail)
+            owner.unread += segment_id not in seen
             continue
         seen.add(segment_id)
         objects += 1

@@ -60,6 +60,8 @@ class RawImage:
     """The COCO panoptic PNG of this picture."""
     text_id: str = ""
     """The id as the file has it, where that is no integer of 64 bits and another one takes its place."""
+    unread: int = 0
+    """How many records of objects on it could not be read at all."""
 
 
 @dataclass

@@ -7,6 +7,8 @@ from pathlib import Path
 
 HEAD = 1 << 16
 """Bytes at the beginning of a file, and at its end, that are looked at."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a file begins with that git-lfs has left in place of another."""
 
 
 def sample_of(paths: Sequence[Path], count: int = 32) -> list[Path]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 _WORDS = {
     "train": ("train", "training", "trn", "训练"),
-    "val": ("val", "valid", "validation", "validate", "dev", "eval", "验证", "校验"),
+    "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "验证", "校验"),
     "test": ("test", "testing", "tst", "测试"),
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}

@@ -7,9 +7,13 @@ become the boxes around them, with the outline as mask.
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections import Counter
+from contextlib import suppress
+from functools import lru_cache
 from math import cos, sin
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -17,7 +21,7 @@ from detrkit.data.encodings import decode_text, read_bytes
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import tidy_name
-from detrkit.data.pairing import pair
+from detrkit.data.pairing import pair, stem_key
 from detrkit.data.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.rotated import voc_rotation
 from detrkit.data.source import Source
@@ -25,23 +29,31 @@ from detrkit.data.voc_layout import find_xml, names_in_order, split_xml
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
+_OF_WINDOWS = {"shift_jis": "cp932", "big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
+"""Encoding -> what Windows writes under its name, which has more letters."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _PlainTree(ET.TreeBuilder):
-    """A tree without name spaces, which some tools declare.
+    """A tree without name spaces, which some tools declare, and with tags in lower case, whatever theirs.
 
     And without a document type: entities, and with them every way of blowing up a small file, need one.
     """
 
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
-        return super().start(tag.rpartition("}")[2], attrs)
+        return super().start(_plain(tag), attrs)
 
     def end(self, tag: str, /) -> ET.Element:
-        return super().end(tag.rpartition("}")[2])
+        return super().end(_plain(tag))
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError(f"a document type definition ({name}), which annotations do not need")
+
+
+@lru_cache(maxsize=256)
+def _plain(tag: str) -> str:
+    return tag.rpartition("}")[2].lower()
 
 
 def find_voc(index: FileIndex) -> str:
@@ -76,38 +88,64 @@ def read_voc(source: Source) -> dict[str, RawSplit]:
     for file in [Path(file) for file in source.left if Path(file) in file_of]:
         source.left.setdefault(str(file_of[file]), source.left[str(file)])
     for role, listed in splits_of_files.items():
-        given = source.image_dirs[role]
         records = [_read_file(path, file_of.get(path), source) for path in listed]
-        folders = [given] if given is not None else [source.root, *_image_folders(source, listed)]
-        own_of = {
-            r.file: own
-            for r in records
-            if r is not None
-            and (own := file_of.get(Path(r.file))) is not None
-            and (given is None or own.is_relative_to(given))
-        }
-        lost = [record for record in records if record is not None and record.file not in own_of]
-        name_of = {r.file: r.file_name if given else _beside(r, source) for r in lost}
-        named = source.finder.find(name_of.values(), folders, within=given)
-        splits[role] = []
-        for record in records:
-            if record is None:
-                continue
-            own = own_of.get(record.file)
-            match = None if own else named[name_of[record.file]]
-            if match is not None and match.how == "ambiguous":
+        splits[role] = _with_images([r for r in records if r is not None], role, file_of, source)
+    _tell_apart(source, splits)
+    _note_unlabelled(source, splits)
+    return _with_categories(source, splits)
+
+
+def _with_images(records: list[RawImage], role: str, file_of: dict[Path, Path], source: Source) -> list[RawImage]:
+    """The records of a split with the files of their images: of their own name, else the one that they name."""
+    given = source.image_dirs[role]
+    folders = [given] if given is not None else [source.root, *_image_folders(source, records)]
+    own_of = {
+        record.file: own
+        for record in records
+        if (own := file_of.get(Path(record.file))) is not None and (given is None or own.is_relative_to(given))
+    }
+    told = {r.file: r.file_name if given else _beside(r, source) for r in records if _tells(r, own_of.get(r.file))}
+    named = source.finder.find(told.values(), folders, within=given)
+    found: list[RawImage] = []
+    others: list[str] = []
+    for record in records:
+        own, match = own_of.get(record.file), named.get(told.get(record.file, ""))
+        if own is not None:
+            if match is not None and match.how not in ("absent", "ambiguous") and match.path != own:
+                others.append(record.file)
+            record.path = own
+        elif match is not None:
+            if match.how == "ambiguous":
                 rivals = ", ".join(str(rival) for rival in match.rivals[:3])
                 source.findings.add("image_ambiguous", record.file, detail=f"{record.file_name!r} may be {rivals}")
                 continue
-            if match is not None and match.how == "other_ending":
+            if match.how == "other_ending":
                 detail = f"{record.file_name!r}, {match.path.name} is there"
                 source.findings.add("image_other_ending", record.file, detail=detail)
-            record.path = match.path if match is not None else own or record.path
-            record.file_name = record.path.name
-            record.id = len(splits[role]) + 1
-            splits[role].append(record)
-    _note_unlabelled(source, splits)
-    return _with_categories(source, splits)
+            record.path = match.path
+        record.file_name = record.path.name
+        record.id = len(found) + 1
+        found.append(record)
+    if others:
+        source.notes.append(
+            f"{len(others)} xml files of {role} ({Path(others[0]).name} first) name another image that is there in "
+            "<filename> than the one of their own name; the one of their own name is taken"
+        )
+    return found
+
+
+def _tells(record: RawImage, own: Path | None) -> bool:
+    """Whether the name in a file is to be looked for: no image has the file's own name, or it is another one."""
+    return own is None or stem_key(PurePosixPath(record.file_name.replace("\\", "/")).name) != stem_key(own.name)
+
+
+def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Give images of one name their folders too: a split that is held out goes by names."""
+    images = [image for side in splits.values() for image in side]
+    times = Counter(image.file_name for image in images)
+    for image in images:
+        if times[image.file_name] > 1:
+            image.file_name = "/".join(source.index.relative(image.path))
 
 
 def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
@@ -142,9 +180,9 @@ def _beside(record: RawImage, source: Source) -> str:
     return record.file_name if leaves else "/".join([*source.index.relative(Path(record.file).parent), tidy])
 
 
-def _image_folders(source: Source, files: list[Path]) -> list[Path]:
+def _image_folders(source: Source, records: list[RawImage]) -> list[Path]:
     """Where the images of xml files may lie: beside them, or in the folder beside theirs."""
-    parents = list(dict.fromkeys(path.parent for path in files))
+    parents = list(dict.fromkeys(Path(record.file).parent for record in records))
     beside = [
         folder
         for parent in parents[:8]
@@ -192,12 +230,30 @@ def _parse(xml_file: Path, findings: Findings) -> ET.Element:
     try:
         return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
     except (ET.ParseError, ValueError, LookupError):
-        text, encoding = decode_text(data, xml_file)
+        text, encoding = _decode(data, xml_file)
         text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
         tree = ET.fromstring(text, ET.XMLParser(target=_PlainTree()))
         if encoding != "utf-8":
             findings.add("text_encoding", xml_file, detail=f"read as {encoding}")
         return tree
+
+
+def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
+    """The text of a file, and its encoding: `utf-8` where that needs no assumption.
+
+    What the file declares counts, but where its bytes are UTF-8: programs that write it anew forget the declaration.
+
+    Raises:
+        DataError: it is no text.
+    """
+    with suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig"), "utf-8"
+    declared = _DECLARED.match(data)
+    with suppress(UnicodeDecodeError, LookupError):
+        if declared:
+            codec = codecs.lookup(declared[1].decode()).name
+            return data.decode(_OF_WINDOWS.get(codec, codec)), "utf-8"
+    return decode_text(data, xml_file)
 
 
 def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detrkit.data.encodings import read_lines
 from detrkit.data.file_index import FileIndex
-from detrkit.data.pairing import stem_key
+from detrkit.data.pairing import layout_key
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.sampling import head_of
 from detrkit.data.source import Source
@@ -21,7 +21,7 @@ from detrkit.errors import DataError
 
 _SNIFFED = 64
 _HEAD = 4096
-_ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]")
+_ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
 _NAME_FILES = ("label_list.txt", "labels.txt", "classes.txt", "labelmap.txt", "predefined_classes.txt")
 
 
@@ -40,7 +40,7 @@ def is_annotation(path: Path) -> bool:
 def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
     """`train` and `val` -> xml files, by the lists of the data set and else by its folders.
 
-    Files that a list names and that are not there are among them. Those that no list of their folder names are left.
+    Those that no list of their folder names are left.
 
     Raises:
         DataError: lists are there, but none that tells train or val.
@@ -55,17 +55,31 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
         for role, paths in found.items():
             by_role.setdefault(role, []).extend(paths)
         listed = {path for paths in found.values() for path in paths}
-        source.leave((path for path in inside if path not in listed), "no list of its data set names it")
+        unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
+        source.leave(unlisted, "no list that tells a split names it")
+        others = [path for path in lists if not _role(path)]
+        if unlisted:
+            source.leave(others, "its name tells no split")
+        else:
+            source.use(*others)
         inside_set = set(inside)
         rest = [path for path in rest if path not in inside_set]
     for path in rest:
         by_role.setdefault(role_of_parts(source.index.relative(path)[:-1]), []).append(path)
-    if "train" in by_role or "val" in by_role:
-        if "trainval" in by_role:
-            by_role.pop("trainval")
-    elif "trainval" in by_role:
-        by_role["train"] = by_role.pop("trainval")
+    _divide_trainval(source, by_role)
     return source.fold_splits(by_role)
+
+
+def _divide_trainval(source: Source, by_role: dict[str, list[Path]]) -> None:
+    """Give the files of a list of train and val together to the one of the two that has no list."""
+    both = by_role.pop("trainval", [])
+    elsewhere = {path for role in ("train", "val", "test") for path in by_role.get(role, [])}
+    rest = [path for path in both if path not in elsewhere]
+    missing = [role for role in ("train", "val") if role not in by_role]
+    if rest and missing:
+        by_role[missing[0]] = rest
+    else:
+        source.leave(rest, "only trainval names it, beside lists of train and val")
 
 
 def _lists(index: FileIndex) -> dict[Path, list[Path]]:
@@ -100,18 +114,22 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
         raise DataError(
             f"expected train.txt, trainval.txt, val.txt, test.txt or default.txt in {lists[0].parent}, found {inside}"
         )
-    stems = {stem_key(path.name): path for path in files}
+    names = _Names(source.index, files)
     found: dict[str, list[Path]] = {}
     for role, paths in roles.items():
         listed: dict[Path, None] = {}
         for path in paths:
             source.use(path)
             for number, line in enumerate(read_lines(path, source.findings), start=1):
-                xml = _xml_of(line, stems)
-                if xml is None:
+                xmls = names.of_line(line)
+                if len(xmls) == 1:
+                    listed[xmls[0]] = None
+                elif not xmls:
                     source.findings.add("listed_without_annotation", path, f"line {number}", line)
                 else:
-                    listed[xml] = None
+                    rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
+                    source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
+                    source.leave(xmls, "a list names it without its folder, and others are called alike")
         if listed:
             found[role] = list(listed)
         elif role == "train":
@@ -120,7 +138,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
             )
         else:
             source.notes.append(f"{paths[0].name} names no image with an xml file, as if it were not there")
-    source.use(*lists)
+    source.use(*(path for path in lists if _role(path)))
     return found
 
 
@@ -129,28 +147,58 @@ def _roles_of_lists(lists: list[Path]) -> dict[str, list[Path]]:
     plain: dict[str, list[Path]] = {}
     of_classes: dict[str, list[Path]] = {}
     for path in sorted(lists):
-        stem = path.stem.lower()
-        if stem in ("trainval", "default"):
-            plain.setdefault("trainval" if stem == "trainval" else "train", []).append(path)
-        elif role := role_of(stem):
-            alone = not re.search(r"[\W_]", stem.strip("_-"))
+        if role := _role(path):
+            alone = not re.search(r"[\W_]", path.stem.strip("_-"))
             (plain if alone else of_classes).setdefault(role, []).append(path)
-        elif stem.endswith("_trainval"):
-            of_classes.setdefault("trainval", []).append(path)
     return plain or of_classes
 
 
-def _xml_of(line: str, stems: dict[str, Path]) -> Path | None:
-    """The xml file of a line of a list: a name, perhaps with blanks, ending, folders, or a -1, 0 or 1 after it."""
-    text = line.replace("\\", "/")
-    words = text.split()
-    for guess in (text, text.rpartition(" ")[0].strip(), words[-1], words[0]):
-        name = guess.rpartition("/")[2]
-        ending = "." + name.rpartition(".")[2].lower()
-        key = stem_key(name if ending in (*IMAGE_SUFFIXES, ".xml") else name + ".xml")
-        if key in stems:
-            return stems[key]
-    return None
+def _role(path: Path) -> str:
+    """`train`, `val`, `test` or `trainval` by the name of a list, or nothing."""
+    stem = path.stem.lower()
+    if stem == "trainval" or stem.endswith("_trainval"):
+        return "trainval"
+    return "train" if stem == "default" else role_of(stem)
+
+
+class _Names:
+    """The xml files that lines of lists may name."""
+
+    def __init__(self, index: FileIndex, files: list[Path]) -> None:
+        self._by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
+        for path in files:
+            key = layout_key(index.relative(path))
+            self._by_stem.setdefault(key[-1], []).append((key, path))
+        self._folders = {key[-2] for some in self._by_stem.values() for key, _ in some if len(key) > 1}
+
+    def of_line(self, line: str) -> list[Path]:
+        """The files of a line: a name, perhaps with blanks, ending, folders, or a -1, 0 or 1 after it.
+
+        Folders count where files of one name lie in several; a name without them is that of a single file, or it may be
+        any of several, which are all returned.
+        """
+        text = line.replace("\\", "/")
+        words = text.split()
+        for guess in (text, text.rpartition(" ")[0].strip(), words[-1], words[0]):
+            *folders, name = guess.split("/")
+            ending = "." + name.rpartition(".")[2].lower()
+            key = layout_key((*folders, name if ending in (*IMAGE_SUFFIXES, ".xml") else name + ".xml"))
+            if found := self._by_stem.get(key[-1]):
+                return self._nearest(key, found)
+        return []
+
+    def _nearest(self, key: tuple[str, ...], found: list[tuple[tuple[str, ...], Path]]) -> list[Path]:
+        """The files whose folders are those of a line, from the end on, as far as any are."""
+        alike = [_common_tail(key, own) for own, _ in found]
+        if max(alike) == 1 and len(key) > 1 and key[-2] in self._folders:
+            return []  # its own folder is there, and holds no such file
+        return [path for (_, path), length in zip(found, alike, strict=True) if length == max(alike)]
+
+
+def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts are the same, from the end on."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
