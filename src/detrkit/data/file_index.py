@@ -112,6 +112,9 @@ class FileIndex:
 
     def relative(self, path: Path) -> tuple[str, ...]:
         """The parts of a path below the root; those of the whole path outside of it."""
+        text, above = str(path), f"{self.root}{os.sep}"
+        if text.startswith(above):  # pathlib takes ten times as long, a hundred thousand times
+            return tuple(text[len(above) :].split(os.sep))  # noqa: PTH206
         return path.relative_to(self.root).parts if path.is_relative_to(self.root) else path.parts
 
     def once(self, paths: Iterable[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from detrkit.data.encodings import read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
-from detrkit.data.pairing import pair
+from detrkit.data.pairing import Pairs, pair
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.source import Source
 from detrkit.data.yolo_layout import Layout, describe_layout, find_layout
@@ -83,7 +83,11 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
         source.leave([file], f"{preferred} is used for the same image")
     for file in pairs.alone:
         source.findings.add("label_without_image", file)
-    without = [path for path in images if path not in labels]
+    unsure = _leave_ambiguous(source, pairs)
+    for some in layout.images.values():
+        some[:] = [path for path in some if path not in unsure]
+    # a listed image that is not there is told of as such
+    without = [p for p in images if p not in labels and p not in unsure and source.index.holds(str(p))]
     if without and 2 * len(without) < len(images):
         for path in without:
             source.findings.add("image_without_label", path)
@@ -93,6 +97,17 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
             f"{len(without)} of {len(images)} images have no label file and count as images without objects{looked}"
         )
     return labels
+
+
+def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
+    """Images that may belong to a label file which may be another's: nobody knows what is on them."""
+    for file, rivals in pairs.ambiguous.items():
+        names = ", ".join("/".join(source.index.relative(path)) for path in rivals[:5])
+        more = f" and {len(rivals) - 5} more" if len(rivals) > 5 else ""
+        source.findings.add("label_ambiguous", file, detail=f"{names}{more}")
+    unsure = {path for rivals in pairs.ambiguous.values() for path in rivals}
+    source.use(*unsure)
+    return unsure
 
 
 def _label_outside(image: Path) -> Path | None:

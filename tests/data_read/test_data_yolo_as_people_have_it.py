@@ -1,0 +1,126 @@
+"""YOLO data sets as people have them: labels of other images, lists, class names, key points that no file tells of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.data.check import CheckReport, check_dataset
+from detrkit.data.find import open_dataset
+
+from .conftest import picture
+
+BOX = "0.5 0.5 0.5 0.5"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def yolo(root: Path, *, classes: str = "dent\nscratch\n", row: str = BOX) -> Path:
+    """images/train/0..3.png and images/val/4..5.png with labels, of classes 0 and 1 by turns."""
+    for number in range(6):
+        side = "train" if number < 4 else "val"
+        picture(root / "images" / side / f"{number}.png", seed=number)
+        write(root / "labels" / side / f"{number}.txt", f"{number % 2} {row}\n")
+    if classes:
+        write(root / "classes.txt", classes)
+    return root
+
+
+def check(root: Path, **options: Any) -> CheckReport:
+    """The report without a made validation split."""
+    return check_dataset(open_dataset(root, val_fraction=0, **options), thorough=True)
+
+
+def objects(report: CheckReport) -> dict[str, list[str]]:
+    """Image -> names of the classes of its objects."""
+    return {
+        "/".join(image.path.parts[-2:]): [
+            split.categories.names[split.categories.ids.index(o.category_id)] for o in image.objects
+        ]
+        for split in report.splits.values()
+        for image in split.images
+    }
+
+
+def files_of(report: CheckReport, kind: str) -> list[str]:
+    return [Path(finding.file).name for finding in report.findings if finding.kind == kind]
+
+
+# which label belongs to which image
+
+
+def test_a_label_of_another_split_is_never_an_images_own(tmp_path: Path) -> None:
+    picture(yolo(tmp_path) / "images" / "train" / "9.png", seed=9)
+    write(tmp_path / "labels" / "test" / "9.txt", f"1 {BOX}\n")
+    report = check(tmp_path)
+    assert objects(report)["train/9.png"] == []
+    assert files_of(report, "label_without_image") == ["9.txt"]
+
+
+def test_a_label_whose_own_folder_has_images_is_never_that_of_an_image_elsewhere(tmp_path: Path) -> None:
+    for day in ("day1", "day2"):
+        for number in range(3):
+            picture(tmp_path / "images" / day / f"{number}.png", seed=number)
+            write(tmp_path / "labels" / day / f"{number}.txt", f"0 {BOX}\n")
+    (tmp_path / "images" / "day1" / "0.png").unlink()
+    (tmp_path / "labels" / "day2" / "0.txt").unlink()
+    report = check(tmp_path)
+    assert objects(report)["day2/0.png"] == []
+    assert files_of(report, "label_without_image") == ["0.txt"]
+
+
+def test_flat_labels_of_images_in_folders_leave_out_what_may_be_either(tmp_path: Path) -> None:
+    for number, name in enumerate(("cam0/0", "cam1/0", "cam0/1")):
+        picture(tmp_path / "images" / f"{name}.png", seed=number)
+    for name in "01":
+        write(tmp_path / "labels" / f"{name}.txt", f"0 {BOX}\n")
+    report = check(tmp_path)
+    assert objects(report) == {"cam0/1.png": ["0"]}
+    assert report.counts() == {"label_ambiguous": 1}
+    assert "images/cam0/0.png, images/cam1/0.png" in next(iter(report.findings)).detail
+
+
+def test_a_flat_label_beside_partners_is_not_certain_to_be_a_nested_images(tmp_path: Path) -> None:
+    for number, name in enumerate(("0", "1", "cam/2")):
+        picture(tmp_path / "images" / f"{name}.png", seed=number)
+        write(tmp_path / "labels" / f"{number}.txt", f"0 {BOX}\n")
+    report = check(tmp_path)
+    assert set(objects(report)) == {"images/0.png", "images/1.png"}
+    assert report.counts() == {"label_ambiguous": 1}
+
+
+def test_names_that_differ_in_case_alone_keep_their_own_labels(tmp_path: Path) -> None:
+    for number, name in enumerate(("A.PNG", "a.png")):
+        picture(tmp_path / "images" / name, seed=number)
+        write(tmp_path / "labels" / f"{name[0]}.txt", f"{number} {BOX}\n")
+    report = check(tmp_path)
+    assert objects(report) == {"images/A.PNG": ["0"], "images/a.png": ["1"]}
+    assert not report.counts()
+
+
+@pytest.mark.parametrize("label", ["labels/{}.png.txt", "labels/1a2b3c4d-{}.txt"])
+def test_labels_with_the_images_ending_or_a_number_before_the_name(tmp_path: Path, label: str) -> None:
+    for number in range(3):
+        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write(tmp_path / label.format(number), f"0 {BOX}\n")
+    assert objects(check(tmp_path)) == {f"images/{number}.png": ["0"] for number in range(3)}
+
+
+def test_folders_of_other_names_meet_by_their_ends(tmp_path: Path) -> None:
+    for number, name in enumerate(("cam0/0", "cam1/0")):
+        picture(tmp_path / "raw" / f"{name}.png", seed=number)
+        write(tmp_path / "annotation_txt" / f"{name}.txt", f"{number} {BOX}\n")
+    assert objects(check(tmp_path)) == {"cam0/0.png": ["0"], "cam1/0.png": ["1"]}
+
+
+def test_a_listed_image_that_is_not_there_counts_as_missing_alone(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    write(tmp_path / "data.yaml", "train: train.txt\nval: images/val\nnames: [dent, scratch]\n")
+    write(tmp_path / "train.txt", "".join(f"images/train/{number}.png\n" for number in (0, 1, 2, 3, 77)))
+    assert check(tmp_path).counts() == {"image_missing": 1}
