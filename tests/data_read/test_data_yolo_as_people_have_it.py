@@ -9,6 +9,7 @@ import pytest
 
 from detrkit.data.check import CheckReport, check_dataset
 from detrkit.data.find import open_dataset
+from detrkit.errors import DataError
 
 from .conftest import picture
 
@@ -124,3 +125,35 @@ def test_a_listed_image_that_is_not_there_counts_as_missing_alone(tmp_path: Path
     write(tmp_path / "data.yaml", "train: train.txt\nval: images/val\nnames: [dent, scratch]\n")
     write(tmp_path / "train.txt", "".join(f"images/train/{number}.png\n" for number in (0, 1, 2, 3, 77)))
     assert check(tmp_path).counts() == {"image_missing": 1}
+
+
+# key points that no file tells of
+
+
+@pytest.mark.parametrize("points", ["0.4 0.5 1 0.3 0.2 0", "0 0 0 0 0 0", "0.4 0.5 2 0.3 0.2 1"])
+def test_visibilities_of_all_rows_tell_key_points(tmp_path: Path, points: str) -> None:
+    yolo(tmp_path, row=f"{BOX} {points}")
+    write(tmp_path / "labels" / "train" / "0.txt", f"0 {BOX} 0.4 0.5 1 0 0 0\n")
+    report = check(tmp_path)
+    assert {found.box for split in report.splits.values() for i in split.images for found in i.objects} == {
+        (10.0, 7.5, 30.0, 22.5)
+    }
+    assert report.counts() == {"label_extra_columns": 6}
+
+
+def test_key_points_without_visibilities_are_asked_for(tmp_path: Path) -> None:
+    yolo(tmp_path, row=f"{BOX} 0.3 0.6 0.6 0.3 0.3 0.3 0.7 0.7")
+    with pytest.raises(DataError, match=r"rows of 13 columns .*0\.txt, line 1.*kpt_shape: \[4, 2\]"):
+        check(tmp_path)
+    config = "train: images/train\nval: images/val\nnames: [dent, scratch]\nkpt_shape: "
+    write(tmp_path / "data.yaml", config + "[4, 2]\n")
+    assert check(tmp_path).counts() == {"label_extra_columns": 6}
+    write(tmp_path / "data.yaml", config + "[0, 0]\n")
+    assert all(i.objects[0].segmentation for i in check(tmp_path).splits["train"].images)
+
+
+@pytest.mark.parametrize("row", ["0.5 0.3 0.6 0.3 0.6 0.5 0.5 0.5", "0.5 0.3 0.6 0.3 0.55 0.5"])
+def test_outlines_of_as_many_corners_stay_polygons(tmp_path: Path, row: str) -> None:
+    report = check(yolo(tmp_path, row=row))
+    assert all(found.segmentation for i in report.splits["train"].images for found in i.objects)
+    assert not report.counts()

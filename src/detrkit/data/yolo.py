@@ -18,6 +18,7 @@ from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.source import Source
 from detrkit.data.yolo_layout import Layout, describe_layout, find_layout
 from detrkit.data.yolo_lines import as_ids, parse_line
+from detrkit.data.yolo_points import WideRow, settle_points
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -43,6 +44,7 @@ def read_yolo(source: Source) -> dict[str, RawSplit]:
     ids = as_ids(layout.names or {})
     splits: dict[str, list[RawImage]] = {}
     read: dict[Path, tuple[list[RawObject], bool]] = {}
+    wide: list[WideRow] = []
     for role in ("train", "val"):
         images = layout.images.get(role)
         if not images:
@@ -52,13 +54,15 @@ def read_yolo(source: Source) -> dict[str, RawSplit]:
         for number, path in enumerate(images, start=1):
             label = labels.get(path)
             if label is not None and label not in read:
-                read[label] = _read_labels(label, path, source.findings, layout.key_points, ids)
+                read[label] = _read_labels(label, path, source.findings, layout.key_points or 0, ids, wide)
             objects, broken = read[label] if label is not None else ([], False)
             if broken:
                 source.use(path)  # an image of which a label was lost would teach that nothing is there
                 continue
             name = path.relative_to(base).as_posix()
             splits[role].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
+    if layout.key_points is None:
+        settle_points(wide, layout.source, source.findings)
     names = layout.names or _numbered(splits.values(), source.notes)
     categories = Categories(tuple(names), tuple(names.values()))
     return {role: RawSplit(role, side, categories, "relative", str(layout.source)) for role, side in splits.items()}
@@ -125,9 +129,9 @@ def _expected(image: Path) -> Path:
 
 
 def _read_labels(
-    path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int]
+    path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int], wide: list[WideRow]
 ) -> tuple[list[RawObject], bool]:
-    """The objects of the label file of an image, and whether a line of it could not be read."""
+    """The objects of the label file of an image, and whether a line of it could not be read; `wide` takes rows."""
     try:
         lines = read_text(path, findings).splitlines()
     except DataError:
@@ -149,6 +153,8 @@ def _read_labels(
             findings.add("label_extra_columns", path, f"line {row}", line.extra)
         polygon = [line.polygon] if line.polygon else None
         objects.append(RawObject(None, line.category, line.box, None, False, polygon, f"line {row}"))
+        if line.wide is not None:
+            wide.append(WideRow(objects[-1], line.wide, path))
     return objects, broken
 
 

@@ -48,8 +48,8 @@ class Layout:
     """Class id -> name, where any file says it."""
     source: Path
     """The file or folder that this was read from, for messages."""
-    key_points: int = 0
-    """Numbers of key points that follow each box."""
+    key_points: int | None = None
+    """Numbers of key points that follow each box, where a file says it."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class _Config:
     path: Path
     images: dict[str, list[Path]] = field(default_factory=dict)
     names: dict[int, str] | None = None
-    key_points: int = 0
+    key_points: int | None = None
 
 
 def describe_layout(index: FileIndex) -> str:
@@ -84,7 +84,7 @@ def find_layout(source: Source) -> Layout:
     if configs:
         images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
         names = _agreed([(config.path, config.names) for config in configs if config.names])
-        layout = Layout(images, _label_files(source.index), names, files[0], max(c.key_points for c in configs))
+        layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
         layout = Layout(_listed(source) or _by_folder(source, labels), labels, None, source.root)
@@ -145,13 +145,17 @@ def _read_config(path: Path, source: Source) -> _Config:
         source.use(names)
         config.names = dict(enumerate(read_lines(names, source.findings)))
     shape = content.get("kpt_shape")
-    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape):
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape):
         config.key_points = shape[0] * shape[1]
     for role in _ROLES:
         value = next((content[key] for key in _KEYS[role] if content.get(key)), None)
         if value is not None:
             config.images[role] = _stated(value, role, path, content, source)
     return config
+
+
+def _key_points(configs: list[_Config]) -> int | None:
+    return max((config.key_points for config in configs if config.key_points is not None), default=None)
 
 
 def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
