@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,74 @@ def test_outlines_of_as_many_corners_stay_polygons(tmp_path: Path, row: str) -> 
     report = check(yolo(tmp_path, row=row))
     assert all(found.segmentation for i in report.splits["train"].images for found in i.objects)
     assert not report.counts()
+
+
+# names of classes, and the file that says them
+
+
+def names(report: CheckReport) -> dict[int, str]:
+    found = report.splits["train"].categories
+    return dict(zip(found.ids, found.names, strict=True))
+
+
+def test_an_empty_line_between_names_keeps_its_number(tmp_path: Path) -> None:
+    assert names(check(yolo(tmp_path, classes="dent\n\nscratch\n\n"))) == {0: "dent", 2: "scratch"}
+    (tmp_path / "classes.txt").unlink()
+    write(tmp_path / "obj.names", "\n".join(["dent", "hole", "", "scratch", ""]))
+    write(tmp_path / "obj.data", "train = images/train\nval = images/val\nnames = obj.names\n")
+    assert names(check(tmp_path)) == {0: "dent", 1: "hole", 3: "scratch"}
+
+
+NAME_FILES = {
+    "names.txt": "dent\nscratch\n",
+    "Class-Names.TXT": "dent\nscratch\n",
+    "类别.txt": "dent\nscratch\n",
+    "my.names": "dent\nscratch\n",
+    "labels/classes.txt": "dent\nscratch\n",
+    "predefined_classes.txt": "dent\nscratch\n",
+    "data.yaml": "nc: 2\nnames: [dent, scratch]\n",
+    "classes.yml": "names:\n  0: dent\n  1: scratch\n",
+}
+
+
+@pytest.mark.parametrize("name", NAME_FILES)
+def test_one_list_says_what_files_of_names_are_called(tmp_path: Path, write_voc: Any, name: str) -> None:
+    write(yolo(tmp_path / "yolo", classes="") / name, NAME_FILES[name])
+    assert names(check(tmp_path / "yolo")) == {0: "dent", 1: "scratch"}
+    picture(tmp_path / "voc" / "0.png")
+    write_voc(tmp_path / "voc" / "0.xml", "0.png", ("hole", 5, 6, 15, 18), ("dent", 5, 6, 15, 18))
+    write(tmp_path / "voc" / name, NAME_FILES[name].replace("dent", "hole").replace("scratch", "dent"))
+    assert list(names(check(tmp_path / "voc")).values()) == ["hole", "dent"]
+    picture(tmp_path / "labelme" / "0.png")
+    shapes = [{"label": n, "shape_type": "rectangle", "points": [[5, 6], [15, 18]]} for n in ("hole", "dent")]
+    shape = {"shapes": shapes, "imagePath": "0.png", "imageHeight": 30, "imageWidth": 40}
+    write(tmp_path / "labelme" / "0.json", json.dumps(shape))
+    write(tmp_path / "labelme" / name, NAME_FILES[name].replace("dent", "hole").replace("scratch", "dent"))
+    assert list(names(check(tmp_path / "labelme")).values()) == ["hole", "dent"]
+
+
+def test_names_of_a_yaml_file_are_as_they_are_written(tmp_path: Path) -> None:
+    yolo(tmp_path, classes="")
+    write(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [no, null, 1.10, 2024-01-01]\n")
+    assert list(names(check(tmp_path)).values()) == ["no", "null", "1.10", "2024-01-01"]
+
+
+def test_a_list_of_names_may_go_on_where_another_ends(tmp_path: Path) -> None:
+    yolo(tmp_path, classes="")
+    write(tmp_path / "labels" / "train" / "classes.txt", "dent\nscratch\n")
+    write(tmp_path / "labels" / "val" / "classes.txt", "dent\nscratch\nhole\n")
+    assert list(names(check(tmp_path)).values()) == ["dent", "scratch", "hole"]
+    write(tmp_path / "labels" / "val" / "classes.txt", "dent\nhole\nscratch\n")
+    with pytest.raises(DataError, match="expected the same class names"):
+        check(tmp_path)
+
+
+def test_the_yaml_file_that_is_named_is_read_and_the_others_are_listed(tmp_path: Path) -> None:
+    yolo(tmp_path, classes="")
+    for name, said in (("a.yaml", "[x, y]"), ("b.yaml", "[dent, scratch]"), ("old/c.yaml", "[hole]")):
+        write(tmp_path / name, f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {said}\n")
+    assert list(names(check(tmp_path / "b.yaml")).values()) == ["dent", "scratch"]
+    report = check(tmp_path)
+    assert list(names(report).values()) == ["x", "y"]
+    assert files_of(report, "annotations_unused") == ["b.yaml", "c.yaml"]
+    assert "a.yaml is read" in next(f.detail for f in report.findings if f.kind == "annotations_unused")

@@ -239,7 +239,7 @@ def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: 
 
 _READERS: dict[str, Callable[[Source, Path, _Given], dict[str, RawSplit]]] = {
     "coco": _read_coco,
-    "yolo": lambda source, root, given: read_yolo(source),
+    "yolo": lambda source, root, given: read_yolo(source, root if root.is_file() else None),
     "voc": lambda source, root, given: read_voc(source),
     "labelme": lambda source, root, given: read_labelme(source),
     "via": lambda source, root, given: read_via(source),

@@ -25,7 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detrkit.data.encodings import read_lines
+from detrkit.data.class_names import name_files, read_names
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import look_at
@@ -99,9 +99,9 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
             source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
     if not any(sides.values()):
         raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
-    listed = root / "classes.txt"
-    order = read_lines(listed) if listed.is_file() else []
-    source.use(*([listed] if order else []))
+    listed = next((path for path in name_files(source.index) if path.parent == root), None)
+    order = list(read_names(listed).values()) if listed is not None else []
+    source.use(*([listed] if listed is not None and order else []))
     for picture in (picture for pictures in sides.values() for picture in pictures):
         source.use(picture.path)
         source.use(*(path.with_suffix(".json") for path, _ in picture.values))

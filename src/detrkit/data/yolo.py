@@ -28,16 +28,17 @@ def find_yolo(index: FileIndex) -> str:
     return describe_layout(index)
 
 
-def read_yolo(source: Source) -> dict[str, RawSplit]:
+def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:
     """Read a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
 
     Args:
         source: its files; takes findings and notes.
+        named: the yaml file or Darknet's data file that the user named, if any.
 
     Raises:
         DataError: a yaml file cannot be read as one, or no image is where it says.
     """
-    layout = find_layout(source)
+    layout = find_layout(source, named)
     if not any(layout.images.values()):
         raise DataError(f"expected images of a YOLO data set for train or val in {layout.source}, found none")
     labels = _labels(source, layout)

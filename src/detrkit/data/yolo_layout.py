@@ -7,7 +7,6 @@ the split.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.data.coco import as_id
+from detrkit.data.class_names import agreed, is_list, name_files, names_beside, read_names, top_keys, yaml_names
 from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import in_labels_folder, pair
@@ -29,7 +28,6 @@ from detrkit.settings import at_home
 
 _ROLES = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt", "label_list.txt", "class.txt")
 _SNIFFED = 8
 _SNIFFED_BYTES = 1 << 16
 _CLASSES = 100_000
@@ -69,27 +67,32 @@ def describe_layout(index: FileIndex) -> str:
         return ", ".join("/".join(index.relative(path)) for path in configs[:3])
     if not _labelled(index, _label_files(index)):
         return ""
-    names = _name_files(index)
+    names = name_files(index)
     return "text files of labels" + (f" and {names[0].name}" if names else "")
 
 
-def find_layout(source: Source) -> Layout:
+def find_layout(source: Source, named: Path | None = None) -> Layout:
     """Find out what to read; by what the user named, by what files say, else by the folders.
+
+    Args:
+        source: the files.
+        named: the yaml file or Darknet's data file that the user named.
 
     Raises:
         DataError: a file cannot be read, names contradict each other, or the training images are not where it says.
     """
-    files = _config_files(source.index)
+    files = [named] if named and (_is_yaml_config(named) or _is_darknet(named)) else _config_files(source.index)
+    _leave_configs(files, source)
     configs = [_read_config(path, source) for path in files]
     if configs:
         images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
-        names = _agreed([(config.path, config.names) for config in configs if config.names])
+        names = agreed([(config.path, config.names) for config in configs if config.names])
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
         layout = Layout(_listed(source) or _by_folder(source, labels), labels, None, source.root)
     if layout.names is None:
-        layout.names = _names_beside(source)
+        layout.names = names_beside(source)
     for role, given in source.image_dirs.items():
         if given is not None:
             layout.images[role] = _images_in(source, given)
@@ -115,12 +118,20 @@ def _config_files(index: FileIndex) -> list[Path]:
     return []
 
 
+def _leave_configs(files: list[Path], source: Source) -> None:
+    """Say of the other files that look alike why they are not read."""
+    others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
+    others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
+    used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
+    source.leave((path for path in others if path not in files), f"{used} is read; name another one with --data")
+
+
 def _is_yaml_config(path: Path) -> bool:
     try:
         head = read_text(path)
     except DataError:
         return False
-    keys = {line.split(":")[0].strip("'\" ") for line in head.splitlines() if ":" in line}
+    keys = top_keys(head)
     return bool(keys & {"names", "nc"} and keys & {"train", "val"})
 
 
@@ -143,7 +154,7 @@ def _read_config(path: Path, source: Source) -> _Config:
     config = _Config(path, names=None if darknet else _names(content, path))
     if darknet and (names := _resolve(content["names"], path, content, source)) is not None and names.is_file():
         source.use(names)
-        config.names = dict(enumerate(read_lines(names, source.findings)))
+        config.names = read_names(names, source.findings)
     shape = content.get("kpt_shape")
     if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape):
         config.key_points = shape[0] * shape[1]
@@ -170,26 +181,9 @@ def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
 
 def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
     """Class id -> name; None where the yaml file has neither names nor their number."""
-    names = config.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if names is None and isinstance(config.get("nc"), int):
-        names = {index: str(index) for index in range(config["nc"])}
-    if names is None:
-        return None
-    numbers = {as_id(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
-    known = {number: name for number, name in numbers.items() if number is not None and number >= 0}
-    if not known or len(known) < len(names):
-        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}"[:300])
-    return _unique(dict(sorted(known.items())), path)
-
-
-def _unique(names: dict[int, str], path: Path) -> dict[int, str]:
-    texts = list(names.values())
-    twice = next((name for name in texts if texts.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"expected each class name once in {path}, found {twice!r} again; name the classes apart")
-    return names
+    if config.get("names") is None and isinstance(config.get("nc"), int):
+        return {index: str(index) for index in range(config["nc"])}
+    return yaml_names(path)
 
 
 def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
@@ -278,11 +272,11 @@ def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
 
 def _label_files(index: FileIndex) -> list[Path]:
     """Text files that may be labels: not lists, names of classes, or what people read."""
-    others = {*_NAME_FILES, "readme.txt", "license.txt", "requirements.txt", "labelmap.txt"}
+    others = {"readme.txt", "license.txt", "requirements.txt"}
     found = []
     for path in index.with_suffix(".txt"):
         name = path.name.lower()
-        if name in others or name.startswith("readme"):
+        if name in others or name.startswith("readme") or is_list(index, path):
             continue
         if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
             found.append(path)
@@ -293,7 +287,7 @@ def _labelled(index: FileIndex, labels: list[Path]) -> bool:
     """Whether some text files lie as labels do, and read as labels do."""
     pairs = pair(index, labels, index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
-    ids = as_ids({row: name for path in _name_files(index)[:1] for row, name in enumerate(read_lines(path))})
+    ids = as_ids({row: name for path in name_files(index)[:1] for row, name in read_names(path).items()})
     fitting = [path for path in sample if _looks_like_label(path, ids)]
     return 2 * len(fitting) >= len([path for path in sample if path.stat().st_size]) and bool(fitting)
 
@@ -314,70 +308,6 @@ def _plausible(line: Line) -> bool:
     """Whether a line may be a label: a polygon in pixels is none, since other tools write many numbers, too."""
     relative = line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon)
     return 0 <= line.category < _CLASSES and relative
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def _name_files(index: FileIndex) -> list[Path]:
-    """Files with names of classes: the best known name first, then the one nearest to the root."""
-    found = [path for path in index.with_suffix(".txt", ".names", ".labels") if _is_name_file(path)]
-    return sorted(found, key=lambda path: (_rank(path), len(path.parts), path))
-
-
-def _is_name_file(path: Path) -> bool:
-    return path.name.lower() in _NAME_FILES or path.suffix.lower() == ".names"
-
-
-def _rank(path: Path) -> int:
-    return _NAME_FILES.index(path.name.lower()) if path.name.lower() in _NAME_FILES else len(_NAME_FILES)
-
-
-def _names_beside(source: Source) -> dict[int, str] | None:
-    """Class id -> name, by the lists of names in the data set, or by Label Studio's notes.json.
-
-    Raises:
-        DataError: two lists contradict each other.
-    """
-    named: list[tuple[Path, dict[int, str] | None]] = []
-    for path in _name_files(source.index):
-        source.use(path)
-        named.append((path, _unique(dict(enumerate(read_lines(path, source.findings))), path)))
-    for path in source.index.with_suffix(".json"):
-        if path.name.lower() == "notes.json" and (noted := _notes(path)):
-            source.use(path)
-            named += [] if named else [(path, noted)]
-    return _agreed([(path, names) for path, names in named if names])
-
-
-def _notes(path: Path) -> dict[int, str] | None:
-    """The categories of a notes.json; None where it has none."""
-    try:
-        rows = json.loads(read_text(path)).get("categories")
-        return {int(row["id"]): str(row["name"]) for row in rows}
-    except (DataError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _agreed(named: list[tuple[Path, dict[int, str] | None]]) -> dict[int, str] | None:
-    """The one list of names of several files, each of which says the same.
-
-    Raises:
-        DataError: they do not.
-    """
-    for path, names in named[1:]:
-        first, known = named[0]
-        if names != known:
-            raise DataError(
-                f"expected the same class names in {first} and {path}, found {_some(known)} and {_some(names)}; number "
-                "the classes alike in both, or name the folder of one with --data"
-            )
-    return named[0][1] if named else None
-
-
-def _some(names: dict[int, str] | None) -> str:
-    listed = [f"{number}: {name}" for number, name in (names or {}).items()]
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
 
 
 def _joined(lists: Iterable[list[Path]]) -> list[Path]:

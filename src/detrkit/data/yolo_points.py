@@ -79,8 +79,8 @@ def _may_be_points(count: int, rows: list[WideRow]) -> bool:
 def _question(count: int, rows: list[WideRow], source: Path) -> str:
     return (
         f"expected polygons, or boxes with key points, in the label files of {source}, found rows of {count + 1} "
-        f"columns that may be either (the first: {rows[0].file}, {rows[0].raw.where}); write kpt_shape: [{count // 2 - 2}, 2] "
-        "for key points, or kpt_shape: [0, 0] for polygons, into data.yaml"
+        f"columns that may be either (the first: {rows[0].file}, {rows[0].raw.where}); write kpt_shape: "
+        f"[{count // 2 - 2}, 2] for key points, or kpt_shape: [0, 0] for polygons, into data.yaml"
     )
 
 
