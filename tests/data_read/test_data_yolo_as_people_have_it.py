@@ -229,3 +229,58 @@ def test_the_yaml_file_that_is_named_is_read_and_the_others_are_listed(tmp_path:
     assert list(names(report).values()) == ["x", "y"]
     assert files_of(report, "annotations_unused") == ["b.yaml", "c.yaml"]
     assert "a.yaml is read" in next(f.detail for f in report.findings if f.kind == "annotations_unused")
+
+
+# lists of splits, and labels that cannot be read
+
+
+LISTS = {
+    "stems": {"train.txt": "0\n1\n2\n3\n", "val.txt": "4\n5\n"},
+    "lst": {"train.lst": "0.png\n1.png\n2.png\n3.png\n", "val.lst": "4.png\n5.png\n"},
+    "one column": {"train.csv": "image,n\n0,7\n1,7\n2,7\n3,7\n", "val.csv": "image,n\n4,7\n5,7\n"},
+    "two columns": {"split.csv": "split;image\ntrain;0\ntrain;1\ntrain;2\ntrain;3\nvalid;4\nval;5\n"},
+    "json": {"splits.json": json.dumps({"train": ["0", "1", "2", "3"], "val": ["4", "5"]})},
+    "val alone": {"val.txt": "images/4.png\nimages/5.png\n"},
+}
+
+
+@pytest.mark.parametrize("lists", LISTS.values(), ids=LISTS)
+def test_lists_of_splits_are_followed(tmp_path: Path, lists: dict[str, str]) -> None:
+    for number in range(6):
+        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write(tmp_path / "labels" / f"{number}.txt", f"0 {BOX}\n")
+    for name, text in lists.items():
+        write(tmp_path / name, text)
+    report = check(tmp_path)
+    sides = {role: sorted(i.path.stem for i in split.images) for role, split in report.splits.items()}
+    assert sides == {"train": ["0", "1", "2", "3"], "val": ["4", "5"]}
+    assert not report.counts()
+
+
+def test_labels_that_meet_no_image_are_told_of(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write(tmp_path / "labels" / f"label_{number}.txt", f"0 {BOX}\n")
+    for chosen in ("auto", "yolo"):
+        with pytest.raises(DataError, match=r"3 label files and 3 images .*labels/label_0\.txt and images/0\.png"):
+            check(tmp_path, data_format=chosen)
+
+
+def test_polygons_in_pixels_are_taken_for_what_they_are(tmp_path: Path) -> None:
+    yolo(tmp_path, row="5 6 25 6 25 18 5 18")
+    with pytest.raises(DataError, match=r"in pixels .*--box_format cxcywh"):
+        check(tmp_path)
+    found = check(tmp_path, box_format="cxcywh").splits["train"].images[1].objects[0].box
+    assert found == pytest.approx((5, 6, 25, 18))
+
+
+@pytest.mark.parametrize(
+    "row", ["684,8,273,116,0,0,0,0", "449 330 122 149 0 0 0 0 0 0", "1 2 794 247 71 174 1 1 0.9 1"]
+)
+def test_rows_of_other_formats_are_no_polygons(tmp_path: Path, row: str) -> None:
+    for number in range(3):
+        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write(tmp_path / "annotations" / f"{number}.txt", f"{row}\n")
+    with pytest.raises(DataError) as caught:
+        check(tmp_path)
+    assert "label files" not in str(caught.value)

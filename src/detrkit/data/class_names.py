@@ -26,7 +26,7 @@ _CALLED = (
     *("labelnames", "names", "categories", "category", "objectnames", "类别", "类名", "标签", "labelmap"),
     "predefinedclasses",
 )
-"""What lists are called, in lower case and without what is no letter; the best known name first."""
+"""What lists are called, in lower case and without blanks, hyphens and the like; the best known name first."""
 _ENDINGS = (".txt", ".names", ".labels")
 _GUESSES = ("labelmap", "predefinedclasses")
 """Lists of the labelling program, whose numbers may be others than those of the files: their order counts at most."""
@@ -133,7 +133,7 @@ def agreed(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | None:
 
 
 def _letters(path: Path) -> str:
-    return re.sub(r"[\W\d_]", "", path.stem).lower()
+    return re.sub(r"[\W_]", "", path.stem).lower()
 
 
 def _rank(path: Path) -> int:

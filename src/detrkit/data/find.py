@@ -40,7 +40,7 @@ from detrkit.data.splits import role_of
 from detrkit.data.unused import list_unused
 from detrkit.data.via import find_via, read_via
 from detrkit.data.voc import find_voc, read_voc
-from detrkit.data.yolo import find_yolo, read_yolo
+from detrkit.data.yolo import explain_yolo, find_yolo, read_yolo
 from detrkit.errors import ConfigError, DataError
 
 FORMATS = {
@@ -159,12 +159,13 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
         evidence = _evidence(root, index, FORMATS)
         if not evidence:
             named = name_foreign(index, None if root.is_dir() else root)
-            raise DataError(named or _nothing_found(root, "auto"))
+            raise DataError(named or explain_yolo(index) or _nothing_found(root, "auto"))
     else:
         chosen = "coco" if data_format == "auto" else data_format
         evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
         if not evidence:
-            raise DataError(_nothing_found(root, data_format))
+            unmet = explain_yolo(index) if data_format == "yolo" else ""
+            raise DataError(unmet or _nothing_found(root, data_format))
     failures: dict[str, DataError] = {}
     for chosen in evidence:
         source = Source(index, finder, given.image_dirs)

@@ -16,7 +16,7 @@ from detrkit.data.findings import Findings
 from detrkit.data.pairing import Pairs, pair
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.source import Source
-from detrkit.data.yolo_layout import Layout, describe_layout, find_layout
+from detrkit.data.yolo_layout import Layout, describe_layout, describe_unmet, find_layout
 from detrkit.data.yolo_lines import as_ids, parse_line
 from detrkit.data.yolo_points import WideRow, settle_points
 from detrkit.errors import DataError
@@ -26,6 +26,11 @@ from detrkit.structures import Categories
 def find_yolo(index: FileIndex) -> str:
     """What of a YOLO data set is there, in words; empty if nothing."""
     return describe_layout(index)
+
+
+def explain_yolo(index: FileIndex) -> str:
+    """A sentence about what looks like YOLO labels and cannot be read; empty if nothing does."""
+    return describe_unmet(index)
 
 
 def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:

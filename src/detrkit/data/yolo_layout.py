@@ -21,7 +21,8 @@ from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.source import Source
-from detrkit.data.splits import role_of, role_of_parts
+from detrkit.data.split_lists import split_lists
+from detrkit.data.splits import role_of_parts
 from detrkit.data.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
 from detrkit.settings import at_home
@@ -32,6 +33,8 @@ _SNIFFED = 8
 _SNIFFED_BYTES = 1 << 16
 _CLASSES = 100_000
 """More classes than any data set has: a first number from here on is none."""
+_USUAL_CLASSES = 100
+"""More than most have."""
 
 
 @dataclass
@@ -71,6 +74,19 @@ def describe_layout(index: FileIndex) -> str:
     return "text files of labels" + (f" and {names[0].name}" if names else "")
 
 
+def describe_unmet(index: FileIndex) -> str:
+    """A sentence about label files of which none belongs to an image for certain; empty if there are none."""
+    labels = [path for path in _label_files(index) if _looks_like_label(path)]
+    if not labels or not index.images or pair(index, labels, index.images).file_of:
+        return ""
+    first, image = ("/".join(index.relative(path)) for path in (labels[0], index.images[0]))
+    return (
+        f"expected label files with the names of their images in {index.root}, found {len(labels)} label files and "
+        f"{len(index.images)} images of which none certainly belong together (the first of each: {first} and {image}); "
+        "give both the same folders and names, such as images/train/1.jpg and labels/train/1.txt"
+    )
+
+
 def find_layout(source: Source, named: Path | None = None) -> Layout:
     """Find out what to read; by what the user named, by what files say, else by the folders.
 
@@ -90,7 +106,7 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
-        layout = Layout(_listed(source) or _by_folder(source, labels), labels, None, source.root)
+        layout = Layout(_listed(source, labels) or _by_folder(source, labels), labels, None, source.root)
     if layout.names is None:
         layout.names = names_beside(source)
     for role, given in source.image_dirs.items():
@@ -223,9 +239,11 @@ def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) ->
     return next((found for found in tries if found.exists()), None)
 
 
-def _of_list(path: Path, source: Source, content: dict[str, Any] | None = None) -> list[Path]:
-    """The images that a text file lists, one path per line."""
-    lines = read_lines(path, source.findings)
+def _of_list(
+    path: Path, source: Source, content: dict[str, Any] | None = None, lines: list[str] | None = None
+) -> list[Path]:
+    """The images that a text file lists, one path per line, or those that its `lines` name."""
+    lines = read_lines(path, source.findings) if lines is None else lines
     stated = at_home(str((content or {}).get("path") or ".")).replace("\\", "/")
     folders = [path.parent, path.parent / stated, source.root]
     matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
@@ -246,16 +264,18 @@ def _images_in(source: Source, folder: Path) -> list[Path]:
 # --- without such a file ---------------------------------------------------------------------------------------------
 
 
-def _listed(source: Source) -> dict[str, list[Path]]:
-    """The images of lists called after splits, as CVAT and Darknet write them."""
-    files = {path: role for path in source.index.with_suffix(".txt") if (role := role_of(path.stem))}
+def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+    """The images of lists of splits, as CVAT, Darknet and people write them. Without a list of train the rest is it."""
     found: dict[str, list[Path]] = {}
-    for path, role in files.items():
-        head = [line.lower() for line in read_lines(path)[:20]]
-        if head and all(line.endswith(IMAGE_SUFFIXES) for line in head):
-            found.setdefault(role, []).extend(_of_list(path, source))
-            source.use(path)
-    return {role: list(dict.fromkeys(images)) for role, images in found.items()}
+    for path, listed in split_lists(source.index):
+        source.use(path)
+        for role, names in listed.items():
+            found.setdefault(role, []).extend(_of_list(path, source, lines=names))
+    if found and "train" not in found:
+        known = {path for images in found.values() for path in images}
+        rest = _joined(_by_folder(source, labels).values())
+        found["train"] = [path for path in rest if path not in known]
+    return {role: list(dict.fromkeys(images)) for role, images in found.items() if images}
 
 
 def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
@@ -301,13 +321,16 @@ def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
         return False
     lines = [parse_line(line, ids=ids) for line in text.splitlines()[: 2 * _SNIFFED]]
     read = [line for line in lines if line is not None]
-    return 2 * sum(not isinstance(line, str) and _plausible(line) for line in read) > len(read)
+    classes = len(ids or {}) or _USUAL_CLASSES
+    return 2 * sum(not isinstance(line, str) and _plausible(line, classes) for line in read) > len(read)
 
 
-def _plausible(line: Line) -> bool:
-    """Whether a line may be a label: a polygon in pixels is none, since other tools write many numbers, too."""
-    relative = line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon)
-    return 0 <= line.category < _CLASSES and relative
+def _plausible(line: Line, classes: int) -> bool:
+    """Whether a line may be a label. In pixels that takes corners and a usual class: others write numbers, too."""
+    if line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon):
+        return 0 <= line.category < _CLASSES
+    corners = len(line.polygon) >= 8 and not line.extra and min(line.polygon) >= 0
+    return corners and 0 <= line.category < classes
 
 
 def _joined(lists: Iterable[list[Path]]) -> list[Path]:
