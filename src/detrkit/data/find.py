@@ -40,7 +40,7 @@ from detrkit.data.splits import role_of
 from detrkit.data.unused import list_unused, unreadable_files
 from detrkit.data.via import find_via, read_via
 from detrkit.data.voc import find_voc, read_voc
-from detrkit.data.yolo import find_yolo, read_yolo
+from detrkit.data.yolo import explain_yolo, find_yolo, read_yolo
 from detrkit.errors import ConfigError, DataError
 
 FORMATS = {
@@ -180,12 +180,14 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
         evidence = _evidence(root, index, FORMATS)
         if not evidence:
             named = name_foreign(index, None if root.is_dir() else root)
-            raise DataError((named or _folder_of_file(root, index) or _nothing_found(root, "auto")) + _unread(index))
+            told = named or explain_yolo(index) or _folder_of_file(root, index) or _nothing_found(root, "auto")
+            raise DataError(told + _unread(index))
     else:
         chosen = "coco" if data_format == "auto" else data_format
         evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
         if not evidence:
-            raise DataError(_nothing_found(root, data_format) + _unread(index))
+            unmet = explain_yolo(index) if data_format == "yolo" else ""
+            raise DataError((unmet or _nothing_found(root, data_format)) + _unread(index))
     failures: dict[str, DataError] = {}
     for chosen in evidence:
         source = Source(index, finder, given.image_dirs)
@@ -279,7 +281,7 @@ def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: 
 
 _READERS: dict[str, Callable[[Source, Path, _Given], dict[str, RawSplit]]] = {
     "coco": _read_coco,
-    "yolo": lambda source, root, given: read_yolo(source),
+    "yolo": lambda source, root, given: read_yolo(source, root if root.is_file() else None),
     "voc": lambda source, root, given: read_voc(source),
     "labelme": lambda source, root, given: read_labelme(source),
     "via": lambda source, root, given: read_via(source),

@@ -76,6 +76,11 @@ TREATMENTS: dict[str, Treatment] = {
         "the box is read, confidences and key points are not",
     ),
     "label_shared": Treatment("noted", "a label file that fits several images", "all of them get its objects"),
+    "label_ambiguous": Treatment(
+        "dropped",
+        "a label file that may belong to an image in another folder, of which nothing makes certain",
+        "the image is left out; give the folders of labels and of images the same names",
+    ),
     "image_ambiguous": Treatment(
         "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
     ),

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.data.encodings import read_lines, read_text
+from detrkit.data.class_names import name_files, read_names
+from detrkit.data.encodings import read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.image_finder import Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
@@ -32,7 +33,6 @@ from detrkit.errors import DataError
 
 _OUTLINES = {"polygon", "rotation", "quadrilateral", "oriented_rectangle"}
 _TURNED = {"rotation", "quadrilateral", "oriented_rectangle"}
-_LISTS = {"labels.txt", "label.txt", "classes.txt", "label_list.txt", "class_names.txt", "predefined_classes.txt"}
 _NO_CLASSES = {"__ignore__", "_background_"}
 
 
@@ -252,10 +252,9 @@ def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
 def _order(images: list[RawImage], source: Source) -> list[str]:
     """The classes in the order of a list beside the data, if there is one of these classes."""
     names = {found.category for image in images for found in image.objects if found.category}
-    lists = [path for path in source.index.with_suffix(".txt") if path.name.lower() in _LISTS]
-    for path in sorted(lists, key=lambda p: len(p.parts)):
+    for path in sorted(name_files(source.index), key=lambda p: len(p.parts)):
         try:
-            order = [printable(line) for line in read_lines(path) if line not in _NO_CLASSES]
+            order = [printable(line) for line in read_names(path).values() if line not in _NO_CLASSES]
         except DataError:
             continue
         if names & set(order):

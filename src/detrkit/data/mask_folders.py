@@ -25,7 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detrkit.data.encodings import read_lines
+from detrkit.data.class_names import name_files, read_names
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import look_at
@@ -92,10 +92,9 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
             source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
     if not any(sides.values()):
         raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
-    lists = [folder / "classes.txt" for folder in (root, *bases) if (folder / "classes.txt").is_file()]
-    listed = next(iter(lists), root)
-    order = read_lines(listed) if lists else []
-    source.use(*([listed] if order else []))
+    listed = next((path for path in name_files(source.index) if path.parent in (root, *bases)), None)
+    order = list(read_names(listed).values()) if listed is not None else []
+    source.use(*([listed] if listed is not None and order else []))
     for picture in (picture for pictures in sides.values() for picture in pictures):
         source.use(picture.path)
         source.use(*(path.with_suffix(".json") for path, _ in picture.values))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from detrkit.data.class_names import name_files, read_names
 from detrkit.data.encodings import read_lines
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import layout_key
@@ -22,7 +23,6 @@ from detrkit.errors import DataError
 _SNIFFED = 64
 _HEAD = 4096
 _ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
-_NAME_FILES = ("label_list.txt", "labels.txt", "classes.txt", "labelmap.txt", "predefined_classes.txt")
 
 
 def find_xml(index: FileIndex) -> list[Path]:
@@ -204,14 +204,12 @@ def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
     """The names of classes: in the order of a list beside the data where one has all of them, else alphabetical.
 
-    Lists are label_list.txt (PaddleDetection), labels.txt, classes.txt, or labelmap.txt (CVAT, `name:colour:...`).
+    See `class_names`; labelmap.txt is that of CVAT (`name:colour:...`).
     """
     found = sorted(names)
-    for path in source.index.with_suffix(".txt"):
-        if path.name.lower() not in _NAME_FILES:
-            continue
+    for path in name_files(source.index):
         source.use(path)
-        lines = [line for line in read_lines(path, source.findings) if not line.startswith("#")]
+        lines = [line for line in read_names(path, source.findings).values() if not line.startswith("#")]
         if path.name.lower() == "labelmap.txt":
             lines = [line.split(":")[0] for line in lines]
             lines = [line for line in lines if line != "background" or line in found]

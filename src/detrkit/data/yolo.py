@@ -13,11 +13,12 @@ from pathlib import Path
 from detrkit.data.encodings import read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
-from detrkit.data.pairing import pair
+from detrkit.data.pairing import Pairs, pair
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.source import Source
-from detrkit.data.yolo_layout import Layout, describe_layout, find_layout
+from detrkit.data.yolo_layout import Layout, describe_layout, describe_unmet, find_layout
 from detrkit.data.yolo_lines import as_ids, parse_line
+from detrkit.data.yolo_points import WideRow, settle_points
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -27,22 +28,29 @@ def find_yolo(index: FileIndex) -> str:
     return describe_layout(index)
 
 
-def read_yolo(source: Source) -> dict[str, RawSplit]:
+def explain_yolo(index: FileIndex) -> str:
+    """A sentence about what looks like YOLO labels and cannot be read; empty if nothing does."""
+    return describe_unmet(index)
+
+
+def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:
     """Read a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
 
     Args:
         source: its files; takes findings and notes.
+        named: the yaml file or Darknet's data file that the user named, if any.
 
     Raises:
         DataError: a yaml file cannot be read as one, or no image is where it says.
     """
-    layout = find_layout(source)
+    layout = find_layout(source, named)
     if not any(layout.images.values()):
         raise DataError(f"expected images of a YOLO data set for train or val in {layout.source}, found none")
     labels = _labels(source, layout)
     ids = as_ids(layout.names or {})
     splits: dict[str, list[RawImage]] = {}
     read: dict[Path, tuple[list[RawObject], bool]] = {}
+    wide: list[WideRow] = []
     for role in ("train", "val"):
         images = layout.images.get(role)
         if not images:
@@ -52,13 +60,15 @@ def read_yolo(source: Source) -> dict[str, RawSplit]:
         for number, path in enumerate(images, start=1):
             label = labels.get(path)
             if label is not None and label not in read:
-                read[label] = _read_labels(label, path, source.findings, layout.key_points, ids)
+                read[label] = _read_labels(label, path, source.findings, layout.key_points or 0, ids, wide)
             objects, broken = read[label] if label is not None else ([], False)
             if broken:
                 source.use(path)  # an image of which a label was lost would teach that nothing is there
                 continue
             name = path.relative_to(base).as_posix()
             splits[role].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
+    if layout.key_points is None:
+        settle_points(wide, layout.source, source.findings)
     names = layout.names or _numbered(splits.values(), source.notes)
     categories = Categories(tuple(names), tuple(names.values()))
     return {role: RawSplit(role, side, categories, "relative", str(layout.source)) for role, side in splits.items()}
@@ -83,7 +93,11 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
         source.leave([file], f"{preferred} is used for the same image")
     for file in pairs.alone:
         source.findings.add("label_without_image", file)
-    without = [path for path in images if path not in labels]
+    unsure = _leave_ambiguous(source, pairs)
+    for some in layout.images.values():
+        some[:] = [path for path in some if path not in unsure]
+    # a listed image that is not there is told of as such
+    without = [p for p in images if p not in labels and p not in unsure and source.index.holds(str(p))]
     if without and 2 * len(without) < len(images):
         for path in without:
             source.findings.add("image_without_label", path)
@@ -93,6 +107,17 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
             f"{len(without)} of {len(images)} images have no label file and count as images without objects{looked}"
         )
     return labels
+
+
+def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
+    """Images that may belong to a label file which may be another's: nobody knows what is on them."""
+    for file, rivals in pairs.ambiguous.items():
+        names = ", ".join("/".join(source.index.relative(path)) for path in rivals[:5])
+        more = f" and {len(rivals) - 5} more" if len(rivals) > 5 else ""
+        source.findings.add("label_ambiguous", file, detail=f"{names}{more}")
+    unsure = {path for rivals in pairs.ambiguous.values() for path in rivals}
+    source.use(*unsure)
+    return unsure
 
 
 def _label_outside(image: Path) -> Path | None:
@@ -112,9 +137,9 @@ def _expected(image: Path) -> Path:
 
 
 def _read_labels(
-    path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int]
+    path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int], wide: list[WideRow]
 ) -> tuple[list[RawObject], bool]:
-    """The objects of the label file of an image, and whether a line of it could not be read."""
+    """The objects of the label file of an image, and whether a line of it could not be read; `wide` takes rows."""
     try:
         lines = read_text(path, findings).splitlines()
     except DataError as error:
@@ -136,6 +161,8 @@ def _read_labels(
             findings.add("label_extra_columns", path, f"line {row}", line.extra)
         polygon = [line.polygon] if line.polygon else None
         objects.append(RawObject(None, line.category, line.box, None, False, polygon, f"line {row}"))
+        if line.wide is not None:
+            wide.append(WideRow(objects[-1], line.wide, path))
     return objects, broken
 
 

@@ -7,7 +7,6 @@ the split.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,25 +15,27 @@ from typing import Any
 
 import yaml
 
-from detrkit.data.coco import as_id
+from detrkit.data.class_names import agreed, is_list, name_files, names_beside, read_names, top_keys, yaml_names
 from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.sampling import head_of
 from detrkit.data.source import Source
-from detrkit.data.splits import role_of, role_of_parts
+from detrkit.data.split_lists import split_lists
+from detrkit.data.splits import role_of_parts
 from detrkit.data.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
 from detrkit.settings import at_home
 
 _ROLES = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt", "label_list.txt", "class.txt")
 _SNIFFED = 8
 _SNIFFED_BYTES = 1 << 16
 _CLASSES = 100_000
 """More classes than any data set has: a first number from here on is none."""
+_USUAL_CLASSES = 100
+"""More than most have."""
 
 
 @dataclass
@@ -49,8 +50,8 @@ class Layout:
     """Class id -> name, where any file says it."""
     source: Path
     """The file or folder that this was read from, for messages."""
-    key_points: int = 0
-    """Numbers of key points that follow each box."""
+    key_points: int | None = None
+    """Numbers of key points that follow each box, where a file says it."""
 
 
 @dataclass
@@ -60,7 +61,7 @@ class _Config:
     path: Path
     images: dict[str, list[Path]] = field(default_factory=dict)
     names: dict[int, str] | None = None
-    key_points: int = 0
+    key_points: int | None = None
 
 
 def describe_layout(index: FileIndex) -> str:
@@ -70,27 +71,45 @@ def describe_layout(index: FileIndex) -> str:
         return ", ".join("/".join(index.relative(path)) for path in configs[:3])
     if not _labelled(index, _label_files(index)):
         return ""
-    names = _name_files(index)
+    names = name_files(index)
     return "text files of labels" + (f" and {names[0].name}" if names else "")
 
 
-def find_layout(source: Source) -> Layout:
+def describe_unmet(index: FileIndex) -> str:
+    """A sentence about label files of which none belongs to an image for certain; empty if there are none."""
+    labels = [path for path in _label_files(index) if _looks_like_label(path)]
+    if not labels or not index.images or pair(index, labels, index.images).file_of:
+        return ""
+    first, image = ("/".join(index.relative(path)) for path in (labels[0], index.images[0]))
+    return (
+        f"expected label files with the names of their images in {index.root}, found {len(labels)} label files and "
+        f"{len(index.images)} images of which none certainly belong together (the first of each: {first} and {image}); "
+        "give both the same folders and names, such as images/train/1.jpg and labels/train/1.txt"
+    )
+
+
+def find_layout(source: Source, named: Path | None = None) -> Layout:
     """Find out what to read; by what the user named, by what files say, else by the folders.
+
+    Args:
+        source: the files.
+        named: the yaml file or Darknet's data file that the user named.
 
     Raises:
         DataError: a file cannot be read, names contradict each other, or the training images are not where it says.
     """
-    files = _config_files(source.index)
+    files = [named] if named and (_is_yaml_config(named) or _is_darknet(named)) else _config_files(source.index)
+    _leave_configs(files, source)
     configs = [_read_config(path, source) for path in files]
     if configs:
         images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
-        names = _agreed([(config.path, config.names) for config in configs if config.names])
-        layout = Layout(images, _label_files(source.index), names, files[0], max(c.key_points for c in configs))
+        names = agreed([(config.path, config.names) for config in configs if config.names])
+        layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
-        layout = Layout(_listed(source) or _by_folder(source, labels), labels, None, source.root)
+        layout = Layout(_listed(source, labels) or _by_folder(source, labels), labels, None, source.root)
     if layout.names is None:
-        layout.names = _names_beside(source)
+        layout.names = names_beside(source)
     for role, given in source.image_dirs.items():
         if given is not None:
             layout.images[role] = _images_in(source, given)
@@ -116,12 +135,20 @@ def _config_files(index: FileIndex) -> list[Path]:
     return []
 
 
+def _leave_configs(files: list[Path], source: Source) -> None:
+    """Say of the other files that look alike why they are not read."""
+    others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
+    others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
+    used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
+    source.leave((path for path in others if path not in files), f"{used} is read; name another one with --data")
+
+
 def _is_yaml_config(path: Path) -> bool:
     try:
         head = read_text(path)
     except DataError:
         return False
-    keys = {line.split(":")[0].strip("'\" ") for line in head.splitlines() if ":" in line}
+    keys = top_keys(head)
     return bool(keys & {"names", "nc"} and keys & {"train", "val"})
 
 
@@ -144,15 +171,19 @@ def _read_config(path: Path, source: Source) -> _Config:
     config = _Config(path, names=None if darknet else _names(content, path))
     if darknet and (names := _resolve(content["names"], path, content, source)) is not None and names.is_file():
         source.use(names)
-        config.names = dict(enumerate(read_lines(names, source.findings)))
+        config.names = read_names(names, source.findings)
     shape = content.get("kpt_shape")
-    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape):
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape):
         config.key_points = shape[0] * shape[1]
     for role in _ROLES:
         value = next((content[key] for key in _KEYS[role] if content.get(key)), None)
         if value is not None:
             config.images[role] = _stated(value, role, path, content, source)
     return config
+
+
+def _key_points(configs: list[_Config]) -> int | None:
+    return max((config.key_points for config in configs if config.key_points is not None), default=None)
 
 
 def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
@@ -167,26 +198,9 @@ def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
 
 def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
     """Class id -> name; None where the yaml file has neither names nor their number."""
-    names = config.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if names is None and isinstance(config.get("nc"), int):
-        names = {index: str(index) for index in range(config["nc"])}
-    if names is None:
-        return None
-    numbers = {as_id(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
-    known = {number: name for number, name in numbers.items() if number is not None and number >= 0}
-    if not known or len(known) < len(names):
-        raise DataError(f"expected names as a list, or as `0: name`, in {path}, found {names!r}"[:300])
-    return _unique(dict(sorted(known.items())), path)
-
-
-def _unique(names: dict[int, str], path: Path) -> dict[int, str]:
-    texts = list(names.values())
-    twice = next((name for name in texts if texts.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"expected each class name once in {path}, found {twice!r} again; name the classes apart")
-    return names
+    if config.get("names") is None and isinstance(config.get("nc"), int):
+        return {index: str(index) for index in range(config["nc"])}
+    return yaml_names(path)
 
 
 def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
@@ -226,9 +240,11 @@ def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) ->
     return next((found for found in tries if found.exists()), None)
 
 
-def _of_list(path: Path, source: Source, content: dict[str, Any] | None = None) -> list[Path]:
-    """The images that a text file lists, one path per line."""
-    lines = read_lines(path, source.findings)
+def _of_list(
+    path: Path, source: Source, content: dict[str, Any] | None = None, lines: list[str] | None = None
+) -> list[Path]:
+    """The images that a text file lists, one path per line, or those that its `lines` name."""
+    lines = read_lines(path, source.findings) if lines is None else lines
     stated = at_home(str((content or {}).get("path") or ".")).replace("\\", "/")
     folders = [path.parent, path.parent / stated, source.root]
     matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
@@ -249,16 +265,18 @@ def _images_in(source: Source, folder: Path) -> list[Path]:
 # --- without such a file ---------------------------------------------------------------------------------------------
 
 
-def _listed(source: Source) -> dict[str, list[Path]]:
-    """The images of lists called after splits, as CVAT and Darknet write them."""
-    files = {path: role for path in source.index.with_suffix(".txt") if (role := role_of(path.stem))}
+def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+    """The images of lists of splits, as CVAT, Darknet and people write them. Without a list of train the rest is it."""
     found: dict[str, list[Path]] = {}
-    for path, role in files.items():
-        head = [line.lower() for line in read_lines(path)[:20]]
-        if head and all(line.endswith(IMAGE_SUFFIXES) for line in head):
-            found.setdefault(role, []).extend(_of_list(path, source))
-            source.use(path)
-    return {role: list(dict.fromkeys(images)) for role, images in found.items()}
+    for path, listed in split_lists(source.index):
+        source.use(path)
+        for role, names in listed.items():
+            found.setdefault(role, []).extend(_of_list(path, source, lines=names))
+    if found and "train" not in found:
+        known = {path for images in found.values() for path in images}
+        rest = _joined(_by_folder(source, labels).values())
+        found["train"] = [path for path in rest if path not in known]
+    return {role: list(dict.fromkeys(images)) for role, images in found.items() if images}
 
 
 def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
@@ -275,11 +293,11 @@ def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
 
 def _label_files(index: FileIndex) -> list[Path]:
     """Text files that may be labels: not lists, names of classes, or what people read."""
-    others = {*_NAME_FILES, "readme.txt", "license.txt", "requirements.txt", "labelmap.txt"}
+    others = {"readme.txt", "license.txt", "requirements.txt"}
     found = []
     for path in index.with_suffix(".txt"):
         name = path.name.lower()
-        if name in others or name.startswith("readme"):
+        if name in others or name.startswith("readme") or is_list(index, path):
             continue
         if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
             found.append(path)
@@ -290,7 +308,7 @@ def _labelled(index: FileIndex, labels: list[Path]) -> bool:
     """Whether some text files lie as labels do, and read as labels do."""
     pairs = pair(index, labels, index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
-    ids = as_ids({row: name for path in _name_files(index)[:1] for row, name in enumerate(read_lines(path))})
+    ids = as_ids({row: name for path in name_files(index)[:1] for row, name in read_names(path).items()})
     fitting = [path for path in sample if _looks_like_label(path, ids)]
     return 2 * len(fitting) >= len([path for path in sample if head_of(path)]) and bool(fitting)
 
@@ -304,77 +322,16 @@ def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
         return False
     lines = [parse_line(line, ids=ids) for line in text.splitlines()[: 2 * _SNIFFED]]
     read = [line for line in lines if line is not None]
-    return 2 * sum(not isinstance(line, str) and _plausible(line) for line in read) > len(read)
+    classes = len(ids or {}) or _USUAL_CLASSES
+    return 2 * sum(not isinstance(line, str) and _plausible(line, classes) for line in read) > len(read)
 
 
-def _plausible(line: Line) -> bool:
-    """Whether a line may be a label: a polygon in pixels is none, since other tools write many numbers, too."""
-    relative = line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon)
-    return 0 <= line.category < _CLASSES and relative
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def _name_files(index: FileIndex) -> list[Path]:
-    """Files with names of classes: the best known name first, then the one nearest to the root."""
-    found = [path for path in index.with_suffix(".txt", ".names", ".labels") if _is_name_file(path)]
-    return sorted(found, key=lambda path: (_rank(path), len(path.parts), path))
-
-
-def _is_name_file(path: Path) -> bool:
-    return path.name.lower() in _NAME_FILES or path.suffix.lower() == ".names"
-
-
-def _rank(path: Path) -> int:
-    return _NAME_FILES.index(path.name.lower()) if path.name.lower() in _NAME_FILES else len(_NAME_FILES)
-
-
-def _names_beside(source: Source) -> dict[int, str] | None:
-    """Class id -> name, by the lists of names in the data set, or by Label Studio's notes.json.
-
-    Raises:
-        DataError: two lists contradict each other.
-    """
-    named: list[tuple[Path, dict[int, str] | None]] = []
-    for path in _name_files(source.index):
-        source.use(path)
-        named.append((path, _unique(dict(enumerate(read_lines(path, source.findings))), path)))
-    for path in source.index.with_suffix(".json"):
-        if path.name.lower() == "notes.json" and (noted := _notes(path)):
-            source.use(path)
-            named += [] if named else [(path, noted)]
-    return _agreed([(path, names) for path, names in named if names])
-
-
-def _notes(path: Path) -> dict[int, str] | None:
-    """The categories of a notes.json; None where it has none."""
-    try:
-        rows = json.loads(read_text(path)).get("categories")
-        return {int(row["id"]): str(row["name"]) for row in rows}
-    except (DataError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _agreed(named: list[tuple[Path, dict[int, str] | None]]) -> dict[int, str] | None:
-    """The one list of names of several files, each of which says the same.
-
-    Raises:
-        DataError: they do not.
-    """
-    for path, names in named[1:]:
-        first, known = named[0]
-        if names != known:
-            raise DataError(
-                f"expected the same class names in {first} and {path}, found {_some(known)} and {_some(names)}; number "
-                "the classes alike in both, or name the folder of one with --data"
-            )
-    return named[0][1] if named else None
-
-
-def _some(names: dict[int, str] | None) -> str:
-    listed = [f"{number}: {name}" for number, name in (names or {}).items()]
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
+def _plausible(line: Line, classes: int) -> bool:
+    """Whether a line may be a label. In pixels that takes corners and a usual class: others write numbers, too."""
+    if line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon):
+        return 0 <= line.category < _CLASSES
+    corners = len(line.polygon) >= 8 and not line.extra and min(line.polygon) >= 0
+    return corners and 0 <= line.category < classes
 
 
 def _joined(lists: Iterable[list[Path]]) -> list[Path]:

@@ -20,6 +20,8 @@ class Line:
     """x, y, x, y, ..., relative to the image."""
     extra: str = ""
     """Numbers that were read over: `confidence` or `key points`."""
+    wide: list[float] | None = None
+    """What follows the class, where it may be a polygon or a box with key points, which one line does not tell."""
 
 
 def parse_line(line: str, *, key_points: int = 0, ids: dict[str, int] | None = None) -> Line | str | None:
@@ -61,23 +63,35 @@ def parse_line(line: str, *, key_points: int = 0, ids: dict[str, int] | None = N
         return Line(int(category), numbers[:4], extra="confidence")
     if count < 6:
         return f"expected class cx cy w h or a polygon, found {len(words)} columns: {text[:60]!r}"
-    if _has_visibilities(numbers):
-        return Line(int(category), numbers[:4], extra="key points")
+    if has_visibilities(numbers):
+        return Line(int(category), numbers[:4], extra="key points", wide=numbers)
     polygon, extra = (numbers, "") if count % 2 == 0 else (numbers[:-1], "confidence")
     xs, ys = polygon[0::2], polygon[1::2]
     box = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-    return Line(int(category), box, polygon, extra)
+    return Line(int(category), box, polygon, extra, numbers)
 
 
-def _has_visibilities(numbers: list[float]) -> bool:
-    """Whether a box is followed by points of x, y and 0, 1 or 2 (visible), some of them 2: no polygon has these."""
+def has_visibilities(numbers: list[float], needed: tuple[float, ...] = (2.0,)) -> bool:
+    """Whether a box is followed by points of x, y and 0, 1 or 2 (visible).
+
+    Args:
+        numbers: what follows the class.
+        needed: what is to be among the visibilities; no polygon has 2.
+    """
     flags = numbers[6::3]
     return (
         len(numbers) % 3 == 1
-        and 2.0 in flags
+        and all(flag in flags for flag in needed)
         and all(flag in (0.0, 1.0, 2.0) for flag in flags)
         and all(0 <= number <= 1 for number in numbers[:4])
+        and (bool(needed) or is_box(numbers))
     )
+
+
+def is_box(numbers: list[float]) -> bool:
+    """Whether the first four numbers are a box that lies in its image, but for rounding."""
+    cx, cy, w, h = numbers[:4]
+    return 0 < w <= 1 and 0 < h <= 1 and all(c - s / 2 > -0.01 and c + s / 2 < 1.01 for c, s in ((cx, w), (cy, h)))
 
 
 def as_ids(names: dict[int, str]) -> dict[str, int]:
