@@ -52,6 +52,8 @@ def read_names(path: Path, findings: Findings | None = None) -> dict[int, str]:
     Raises:
         DataError: the file holds no text.
     """
+    if not path.is_file():
+        return {}  # a link to nothing, which is listed as a file that cannot be read
     if path.suffix.lower() in (".yaml", ".yml"):
         return yaml_names(path) or {}
     lines = [line.strip() for line in read_text(path, findings).splitlines()]
