@@ -41,9 +41,10 @@ def name_files(index: FileIndex) -> list[Path]:
 
 def is_list(index: FileIndex, path: Path) -> bool:
     """Whether a text file is called as lists of class names are, and not as an image."""
+    if path.stem in index.image_stems:  # of a hundred thousand label files
+        return False
     ending = path.suffix.lower()
-    called = ending in _ENDINGS[1:] or (ending == ".txt" and _letters(path) in _CALLED)
-    return called and path.stem not in index.image_stems
+    return ending in _ENDINGS[1:] or (ending == ".txt" and _letters(path) in _CALLED)
 
 
 def read_names(path: Path, findings: Findings | None = None) -> dict[int, str]:

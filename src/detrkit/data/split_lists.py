@@ -25,6 +25,8 @@ def split_lists(index: FileIndex) -> list[tuple[Path, dict[str, list[str]]]]:
     """Files that list images -> split -> names of images, as they stand there."""
     found = []
     for path in index.with_suffix(".txt", ".lst", ".csv", ".tsv", ".json"):
+        if path.stem in index.image_stems:  # a label file
+            continue
         table = path.suffix.lower() in (".csv", ".tsv")
         if table or role_of(path.stem) or "split" in path.stem.lower():
             listed = _of_json(path, index) if path.suffix.lower() == ".json" else _of_text(path, index, table=table)
