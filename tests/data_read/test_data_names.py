@@ -164,3 +164,35 @@ def test_the_images_of_a_folder_of_annotations_lie_beside_it_and_that_is_noted(t
     report = check(tmp_path / "annotations")
     assert read(report) == ["1.png"]
     assert any("lie outside of" in note and str(tmp_path / "train" / "1.png") in note for note in report.notes)
+
+
+# one file of images of several splits
+
+
+@pytest.mark.parametrize("how", ["folders", "field", "subfolder"])
+def test_one_coco_file_is_split_as_its_images_are(tmp_path: Path, how: str) -> None:
+    sides = {"train": "ab", "val": "c", "test": "d"}
+    place = {"folders": "images/{}/{}.png", "field": "images/{1}.png", "subfolder": "{}/x/{}.png"}[how]
+    name = {"folders": "{}/{}.png", "field": "{1}.png", "subfolder": "{}/x/{}.png"}[how]
+    images(tmp_path, *(place.format(side, letter) for side, some in sides.items() for letter in some))
+    path = write_coco(
+        tmp_path / "labels.json", *(name.format(side, letter) for side, some in sides.items() for letter in some)
+    )
+    if how == "field":
+        content = json.loads(path.read_text())
+        for row, side in zip(content["images"], ("train", "train", "val", "test"), strict=True):
+            row["split"] = side
+        path.write_text(json.dumps(content))
+    report = check(tmp_path)
+    assert (read(report), read(report, "val")) == (["a.png", "b.png"], ["c.png"])
+    assert report.counts() == {"set_aside": 1}
+    assert any("tell their split" in note for note in report.notes)
+
+
+def test_a_coco_file_of_one_split_stays_whole(tmp_path: Path) -> None:
+    images(tmp_path, "val/a.png", "val/b.png", "other/c.png")
+    write_coco(tmp_path / "labels.json", "val/a.png", "val/b.png", "other/c.png")
+    assert read(check(tmp_path)) == ["a.png", "b.png", "c.png"]
+    images(tmp_path / "named", "train/a.png", "val/b.png")
+    path = write_coco(tmp_path / "named" / "labels.json", "train/a.png", "val/b.png")
+    assert read(check(tmp_path / "named", train_json=str(path))) == ["a.png", "b.png"]

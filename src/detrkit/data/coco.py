@@ -17,6 +17,7 @@ from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.rotated import coco_rotation
+from detrkit.data.splits import role_of
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -139,6 +140,7 @@ def read_images(
         if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
         image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
+        image.role = role_of(str(row.get("split") or ""))
         ref = text if number is None or own_spelling else number
         if ref != "":
             by_id.setdefault(ref, image)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.findings import Findings
-from detrkit.data.raw import RawSplit
+from detrkit.data.raw import RawImage, RawSplit
 from detrkit.data.source import Source
+from detrkit.data.splits import role_of_parts
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
@@ -41,6 +43,24 @@ def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
     source.notes.append(f"{len(parts)} files make up {role}: {names}")
     source.use(*(_path(part) for part in parts))
     return RawSplit(role, images, parts[0].categories, parts[0].box_form, str(source.root))
+
+
+def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
+    """The splits of a file that tells none, where its images do: by a field, or by the folders of their names.
+
+    Args:
+        split: all of it, called train.
+        source: takes notes and reasons.
+    """
+    sides: dict[str, list[RawImage]] = {}
+    for image in split.images:
+        sides.setdefault(image.role or role_of_parts(image.file_name.split("/")[:-1]), []).append(image)
+    if "train" not in sides or not sides.keys() & {"val", "test"}:
+        return {"train": split}
+    kept = source.fold_splits(sides, lambda image: [image.path])
+    counts = ", ".join(f"{len(images)} of {role}" for role, images in sides.items() if role)
+    source.notes.append(f"images of one file tell their split by its name in `split` or in their folders: {counts}")
+    return {role: replace(split, name=role, images=images) for role, images in kept.items()}
 
 
 def share_categories(splits: list[RawSplit], findings: Findings) -> None:

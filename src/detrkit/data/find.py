@@ -27,7 +27,7 @@ from pathlib import Path
 
 from detrkit.data import coco_layout
 from detrkit.data.coco import read_coco
-from detrkit.data.combine import merge_splits, share_categories
+from detrkit.data.combine import merge_splits, share_categories, split_by_image
 from detrkit.data.file_index import FileIndex
 from detrkit.data.foreign import name_foreign
 from detrkit.data.image_finder import ImageFinder
@@ -227,7 +227,10 @@ def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = Fa
     for role, paths in sorted(files.items()):
         parts = [_read_coco_file(path, role, source, given, panoptic=panoptic) for path in paths]
         splits[role] = merge_splits(role, parts, source)
-    return splits
+    paths = [path for some in files.values() for path in some]
+    told = bool(given.files) or any(coco_layout.role_of_file(source.index, path) for path in paths)
+    told = told or any(folder is not None for folder in given.image_dirs.values())
+    return splits if told or len(splits) > 1 else split_by_image(splits["train"], source)
 
 
 def _read_coco_file(path: Path, role: str, source: Source, given: _Given, *, panoptic: bool) -> RawSplit:
