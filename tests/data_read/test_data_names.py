@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from detrkit.data.check import CheckReport, check_dataset
+from detrkit.data.file_index import FileIndex
 from detrkit.data.find import open_dataset
 from detrkit.errors import DataError
 
@@ -91,6 +92,12 @@ def test_labelme_and_voc_names_mean_images_of_their_own_folder(tmp_path: Path, w
         report = check(tmp_path / root)
         assert read(report) == ["1.jpg", "2.jpg"]
         assert report.counts()["image_missing"] == 1
+
+
+def test_the_parts_of_a_path_are_those_below_the_data_set(tmp_path: Path) -> None:
+    index = FileIndex(tmp_path)
+    assert (index.relative(tmp_path), index.relative(tmp_path / "a" / "b.png")) == ((), ("a", "b.png"))
+    assert index.relative(tmp_path.parent) == tmp_path.parent.parts
 
 
 # names of other machines, and images that were sorted into folders later

@@ -141,9 +141,11 @@ class FileIndex:
             return False
 
     def relative(self, path: Path) -> tuple[str, ...]:
-        """The parts of a path below the root; those of the whole path outside of it."""
+        """The parts of a path below the root, none for the root itself; those of the whole path outside of it."""
         text = str(path)  # not its parts, which take ten times as long
-        return tuple(text[len(self._prefix) :].split(os.sep)) if self.holds_below(path) else path.parts  # noqa: PTH206
+        if self.holds_below(path):
+            return tuple(text[len(self._prefix) :].split(os.sep))  # noqa: PTH206
+        return () if path == self.root else path.parts
 
     def holds_below(self, path: Path) -> bool:
         """Whether a path lies below the root; by its text, a hundred thousand times."""
