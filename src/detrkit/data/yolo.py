@@ -7,6 +7,7 @@ has no objects, as the format's tools hold it. Lines: see `yolo_lines`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:
             if broken:
                 source.use(path)  # an image of which a label was lost would teach that nothing is there
                 continue
-            name = path.relative_to(base).as_posix()
+            name = str(path)[len(base) :].replace(os.sep, "/")
             splits[role].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
     if layout.key_points is None:
         settle_points(wide, layout.source, source.findings)
@@ -77,7 +78,7 @@ def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:
 def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
     """Image -> label file; what does not meet is noted."""
     images = list(dict.fromkeys(path for some in layout.images.values() for path in some))
-    inside = [path for path in images if path.is_relative_to(source.root)]
+    inside = [path for path in images if source.index.holds_below(path)]
     # all images of the data set, so that the labels of images that are not used are not taken for lost ones
     pairs = pair(source.index, layout.labels, dict.fromkeys((*inside, *source.index.images)))
     labels = pairs.file_of
@@ -175,11 +176,10 @@ def _numbered(splits: Iterable[list[RawImage]], notes: list[str]) -> dict[int, s
     return {index: str(index) for index in range(count)}
 
 
-def _common_folder(images: list[Path]) -> Path:
-    """The deepest folder above all of them; file names are relative to it."""
-    shared = list(images[0].parent.parts)
-    for path in images:
-        parts = path.parent.parts
-        same = next((i for i, (a, b) in enumerate(zip(shared, parts, strict=False)) if a != b), len(parts))
-        del shared[same:]
-    return Path(*shared)
+def _common_folder(images: list[Path]) -> str:
+    """The deepest folder above all of them, to cut off: file names are relative to it."""
+    folders = {os.path.dirname(path) for path in map(str, images)}  # noqa: PTH120 - text, a hundred thousand times
+    if len({os.path.isabs(folder) for folder in folders}) > 1:  # noqa: PTH117
+        return ""
+    shared = os.path.commonpath(folders)
+    return shared.rstrip(os.sep) + os.sep if shared else ""

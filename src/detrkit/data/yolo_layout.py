@@ -20,7 +20,7 @@ from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.pairing import in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
-from detrkit.data.sampling import head_of
+from detrkit.data.sampling import head_of, sample_of
 from detrkit.data.source import Source
 from detrkit.data.split_lists import split_lists
 from detrkit.data.splits import role_of_parts
@@ -30,7 +30,8 @@ from detrkit.settings import at_home
 
 _ROLES = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_SNIFFED = 8
+_SNIFFED, _PAIRED = 8, 1024
+"""Files that are looked into, and that an image is looked for, to find out whether there are labels at all."""
 _SNIFFED_BYTES = 1 << 16
 _CLASSES = 100_000
 """More classes than any data set has: a first number from here on is none."""
@@ -306,7 +307,7 @@ def _label_files(index: FileIndex) -> list[Path]:
 
 def _labelled(index: FileIndex, labels: list[Path]) -> bool:
     """Whether some text files lie as labels do, and read as labels do."""
-    pairs = pair(index, labels, index.images)
+    pairs = pair(index, sample_of(labels, _PAIRED), index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
     ids = as_ids({row: name for path in name_files(index)[:1] for row, name in read_names(path).items()})
     fitting = [path for path in sample if _looks_like_label(path, ids)]
