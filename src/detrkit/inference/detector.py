@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
-from typing import IO, Any, overload
+from typing import Any, overload
 
-import numpy.typing as npt
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -25,7 +24,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.inference.buckets import Buckets
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
-from detrkit.inference.forms import Given, OneImage, read_one, taken_apart
+from detrkit.inference.forms import Given, OneImage, OneOrMany, read_one, taken_apart
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
 from detrkit.inference.network import Network, PlainNetwork
 from detrkit.inference.streams import blank_batch, look_at, sizes_of, stream_batches, with_names
@@ -192,11 +191,7 @@ class Detector:
     ) -> Detections: ...
     @overload
     def predict(
-        self,
-        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes],
-        threshold: float | None = 0.5,
-        top_k: int | None = None,
-        batch_size: int = 1,
+        self, source: OneOrMany, threshold: float | None = 0.5, top_k: int | None = None, batch_size: int = 1
     ) -> Any: ...  # what comes back depends on what lies there, or on the number of dimensions
     @overload
     def predict(
@@ -242,12 +237,7 @@ class Detector:
     @overload
     def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
     @overload
-    def panoptic(
-        self,
-        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes],
-        threshold: float | None = None,
-        batch_size: int = 1,
-    ) -> Any: ...
+    def panoptic(self, source: OneOrMany, threshold: float | None = None, batch_size: int = 1) -> Any: ...
     @overload
     def panoptic(
         self, source: Iterable[OneImage], threshold: float | None = None, batch_size: int = 1

@@ -31,6 +31,8 @@ Picture = Image | npt.NDArray[Any] | Tensor
 """An image in memory, in any form that `data.decode.to_tensor` knows."""
 
 OneImage = Picture | str | os.PathLike[str] | bytes | IO[bytes]
+OneOrMany = str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes]
+"""What may hold one image or several: a folder or a video behind a path, a batch in an array."""
 """One image in any form; an object with a readable `file`, as uploads of web frameworks have it, will do too."""
 
 Kind = Literal["one", "several", "video"]
