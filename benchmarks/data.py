@@ -118,8 +118,8 @@ def pad(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
     return images, padding
 
 
-def by_pil(path: str, *, planes: bool) -> Tensor:
-    """A picture through PIL, its memory laid out [3, H, W] or [H, W, 3]."""
+def by_pil(path: str, *_: object, planes: bool, **__: object) -> Tensor:
+    """An image of 8 bits through PIL, its memory laid out [3, H, W] or [H, W, 3]; its range of values is known."""
     with Image.open(path) as file:
         picture = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
     return picture.contiguous() if planes else picture

@@ -73,7 +73,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("train --data shapes --backbone resnet19", "did you mean resnet18?"),
         (
             "train --data shapes --backbone_weights nowhere",
-            "expected a checkpoint to resume from at nowhere, found none",
+            "expected a checkpoint file at nowhere, found none",
         ),
         ("train --data shapes --output_dir text", "expected a folder, or nothing yet, at text"),
         ("train --data shapes --output_dir text/run", "expected a folder, or nothing yet, at text/run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from detrkit.data.check import check_dataset
 from detrkit.data.find import open_dataset
 from detrkit.evaluation.predictions import find_pictures
 
-from .conftest import boxes
+from .conftest import boxes, picture
 
 
 def test_boxes_from_masks_and_names_that_are_numbers(coco: Any) -> None:
@@ -67,6 +68,17 @@ def test_key_points_are_said_to_be_that(coco: Any) -> None:
     (coco.root / "train.json").rename(coco.root / "person_keypoints_train.json")
     raw = open_dataset(coco.root)
     assert "person_keypoints_train.json holds key points; its boxes are used" in raw.notes[0]
+
+
+def test_annotations_of_other_tasks_are_noted_and_not_refused(coco: Any) -> None:
+    coco.write()
+    images = coco.train["images"]
+    segments = [{"image_id": 7, "file_name": "train.png", "segments_info": [{"id": 1, "category_id": 3}]}]
+    for name, rows in (("captions_train", [{"image_id": 7, "caption": "x"}]), ("panoptic_train", segments)):
+        (coco.root / f"{name}.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    picture(coco.root / "panoptic_train" / "train.png")
+    report = check_dataset(open_dataset(coco.root, strict=True))
+    assert (report.format, report.counts()) == ("coco", {"other_task": 3})
 
 
 def test_the_keys_of_a_file_may_come_late_and_decide(coco: Any) -> None:

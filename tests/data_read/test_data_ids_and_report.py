@@ -172,7 +172,7 @@ def test_real_data_sets(shared_data: Path, name: str) -> None:
     report = check_dataset(raw, thorough=name != "deeppcb")
     assert counted(report) == (train, val)
     # some of these folders hold the same set in several formats, or a test split
-    others = ("annotations_unused", "image_unused", "set_aside", "image_without_label")
+    others = ("annotations_unused", "image_unused", "set_aside", "image_without_label", "other_task")
     assert {kind: n for kind, n in report.counts().items() if kind not in others} == findings
 
 

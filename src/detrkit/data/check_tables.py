@@ -46,7 +46,7 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         lines.append(
             Text.assemble((count, _STYLES[treatment.action]), f"; {treatment.action}: {treatment.done}{with_objects}")
         )
-        whole_files = treatment.action == "unused" or kind == "set_aside"
+        whole_files = treatment.action == "unused" or kind in ("set_aside", "other_task")
         places = _folders(same) if whole_files else [_place(finding) for finding in same]
         shown = places[: _FOLDERS if whole_files else _EXAMPLES]
         # not folded: paths stay whole, to be copied

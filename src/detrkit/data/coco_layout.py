@@ -23,6 +23,8 @@ _LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\
 _MANY = 50
 """Json files in one folder from which on they are taken for one file per image, of which a few are looked into."""
 _FEW = 8
+_OTHER_TASKS = ("captions_", "image_info_")
+"""How COCO calls its files without objects."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _main_files(source: Source, found: list[Candidate]) -> list[Path]:
     for candidate in found:
         if candidate not in kept:
             what = "key points" if candidate.kind == "keypoints" else "annotations"
-            source.leave([candidate.path], f"further {what} beside {kept[0].path.name}")
+            source.leave([candidate.path], f"further {what} beside {kept[0].path.name}", "other_task")
     if kept[0].kind == "keypoints":
         names = _listed(source.index, (c.path for c in kept))
         source.notes.append(f"{names} holds key points; its boxes are used, its key points are not")
@@ -165,6 +167,18 @@ def _main_files(source: Source, found: list[Candidate]) -> list[Path]:
 
 def _listed(index: FileIndex, paths: Iterable[Path]) -> str:
     return ", ".join("/".join(index.relative(path)) for path in paths)
+
+
+def leave_other_tasks(source: Source, *, panoptic: bool = False) -> None:
+    """Leave COCO's annotations of other tasks, with their PNGs: those of captions, and panoptic ones or objects."""
+    for candidate in candidates(source.index, panoptic=not panoptic):
+        what = "objects" if panoptic else "COCO panoptic annotations"
+        source.leave([candidate.path], what, "other_task")
+        folders = [] if panoptic else png_folders(source.root, candidate.path, None)
+        inside = (path for path in source.index.images if path.parent in folders)
+        source.leave(inside, f"of {candidate.path.name}", "other_task")
+    named = (path for path in source.index.with_suffix(".json") if path.name.startswith(_OTHER_TASKS))
+    source.leave((path for path in named if not json_kind(path)), "captions or lists of images", "other_task")
 
 
 def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:

@@ -204,6 +204,8 @@ def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
                 f"read as {chosen.upper()} ({evidence[chosen]}); there is also {' and '.join(others)}, which "
                 "--data_format chooses",
             )
+        if chosen in ("coco", "coco_panoptic"):
+            coco_layout.leave_other_tasks(source, panoptic=chosen == "coco_panoptic")
         share_categories(list(splits.values()), source.findings)
         if root.is_dir() and not given.alone:
             list_unused(source, splits.values(), f"no part of what was read as {chosen.upper()}")

@@ -55,6 +55,11 @@ TREATMENTS: dict[str, Treatment] = {
     "image_format_unread": Treatment(
         "unused", "an image in a format that cannot be read", "it is left out; convert it to JPEG or PNG"
     ),
+    "other_task": Treatment(
+        "noted",
+        "annotations of another task or format beside those that were read",
+        "left alone; --data_format or --train_json reads them",
+    ),
     "set_aside": Treatment("noted", "a file of a test split", "left alone: only train and val are used"),
     "text_encoding": Treatment("repaired", "a text file that is not UTF-8", "read in the encoding that fits its bytes"),
     "listed_without_annotation": Treatment(
