@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from detrkit.data.raw import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
@@ -27,6 +28,7 @@ class FileIndex:
     Attributes:
         root: the folder.
         folders: folder -> sorted names of the files directly in it; all as text, folders from the root on.
+        memo: what a format found out about the files, so that recognising and reading it do so once.
         unread: what cannot be read -> why: folders, and files that are links to nothing, pipes and the like.
     """
 
@@ -34,6 +36,7 @@ class FileIndex:
         self.root = root
         self.folders: dict[str, list[str]] = {}
         self._by_suffix: dict[tuple[str, ...], list[Path]] = {}
+        self.memo: dict[str, Any] = {}
         self._prefix = str(root).rstrip(os.sep) + os.sep if str(root) != "." else ""
         self.unread: dict[str, str] = {}
         self._linked = False

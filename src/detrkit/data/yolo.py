@@ -17,7 +17,7 @@ from detrkit.data.findings import Findings
 from detrkit.data.pairing import Pairs, pair
 from detrkit.data.raw import RawImage, RawObject, RawSplit
 from detrkit.data.source import Source
-from detrkit.data.yolo_layout import Layout, describe_layout, describe_unmet, find_layout
+from detrkit.data.yolo_layout import Layout, describe_layout, describe_unmet, find_layout, label_pairs
 from detrkit.data.yolo_lines import as_ids, parse_line
 from detrkit.data.yolo_points import WideRow, settle_points
 from detrkit.errors import DataError
@@ -80,8 +80,11 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
     images = list(dict.fromkeys(path for some in layout.images.values() for path in some))
     inside = [path for path in images if source.index.holds_below(path)]
     # all images of the data set, so that the labels of images that are not used are not taken for lost ones
-    pairs = pair(source.index, layout.labels, dict.fromkeys((*inside, *source.index.images)))
-    labels = pairs.file_of
+    if source.index.image_set.issuperset(inside):
+        pairs = label_pairs(source.index)
+    else:
+        pairs = pair(source.index, layout.labels, dict.fromkeys((*inside, *source.index.images)))
+    labels = dict(pairs.file_of)
     for path in set(images) - set(inside):
         if (file := _label_outside(path)) is not None:
             labels[path] = file

@@ -18,7 +18,7 @@ import yaml
 from detrkit.data.class_names import agreed, is_list, name_files, names_beside, read_names, top_keys, yaml_names
 from detrkit.data.encodings import read_lines, read_text
 from detrkit.data.file_index import FileIndex
-from detrkit.data.pairing import in_labels_folder, pair
+from detrkit.data.pairing import Pairs, in_labels_folder, pair
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.sampling import head_of, sample_of
 from detrkit.data.source import Source
@@ -108,7 +108,7 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
-        layout = Layout(_listed(source, labels) or _by_folder(source, labels), labels, None, source.root)
+        layout = Layout(_listed(source, labels) or _by_folder(source), labels, None, source.root)
     if layout.names is None:
         layout.names = names_beside(source)
     for role, given in source.image_dirs.items():
@@ -275,14 +275,22 @@ def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
             found.setdefault(role, []).extend(_of_list(path, source, lines=names))
     if found and "train" not in found:
         known = {path for images in found.values() for path in images}
-        rest = _joined(_by_folder(source, labels).values())
+        rest = _joined(_by_folder(source).values())
         found["train"] = [path for path in rest if path not in known]
     return {role: list(dict.fromkeys(images)) for role, images in found.items() if images}
 
 
-def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+def label_pairs(index: FileIndex) -> Pairs:
+    """Which of the text files that may be labels belongs to which image of the data set; found once."""
+    if "pairs" not in index.memo:
+        index.memo["pairs"] = pair(index, _label_files(index), index.images)
+    pairs: Pairs = index.memo["pairs"]
+    return pairs
+
+
+def _by_folder(source: Source) -> dict[str, list[Path]]:
     """Images with a label file, and those beside them without one; their folders tell the split."""
-    pairs = pair(source.index, labels, source.index.images)
+    pairs = label_pairs(source.index)
     folders = {path.parent for path in pairs.file_of}
     used = source.index.once(path for path in source.index.images if path.parent in folders)
     roles = {path: role_of_parts(source.index.relative(path)[:-1]) for path in used}
@@ -294,8 +302,12 @@ def _by_folder(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
 
 def _label_files(index: FileIndex) -> list[Path]:
     """Text files that may be labels: not lists, names of classes, or what people read."""
+    if "labels" in index.memo:
+        known: list[Path] = index.memo["labels"]
+        return known
     others = {"readme.txt", "license.txt", "requirements.txt"}
-    found = []
+    found: list[Path] = []
+    index.memo["labels"] = found
     for path in index.with_suffix(".txt"):
         name = path.name.lower()
         if name in others or name.startswith("readme") or is_list(index, path):
