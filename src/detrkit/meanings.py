@@ -124,42 +124,40 @@ WORDS = {
 }
 """For each setting, what it is called elsewhere. A command takes the first of these that it has."""
 
-CLASSES = "there is none, since the classes are those of the data set or, without one, of the weights"
-LOGS = "there is none; TensorBoard's files are always written, to tensorboard/ in the run folder"
-TABLES = "there is none; detections.json and detections.csv are always written"
+CLASSES = "the classes are those of the data set or, without one, of the weights"
+LOGS = "TensorBoard's files are always written, to tensorboard/ in the run folder"
+TABLES = "detections.json and detections.csv are always written"
 
 NEAR = 0.7
 """How much alike, 0..1, two names are spelled at the least for one to be a slip of the other."""
 
 NONE = {
-    "eval evaluate evaluation test test_only eval_only val validate validation": "there is none; detrkit eval "
-    "measures a detector",
-    "dynamic dynamic_axes dynamic_shapes": "there is none; a file takes images of any size and number unless "
+    "eval evaluate evaluation test test_only eval_only val validate validation": "detrkit eval measures a detector",
+    "dynamic dynamic_axes dynamic_shapes": "a file takes images of any size and number unless "
     "--size and --fixed_batch say otherwise",
     "num_classes n_classes nclasses nc num_labels num_class classes_num class_num num_categories": CLASSES,
     "classes class_names names labels class_list categories label_map_path single_cls label": CLASSES,
-    "optimizer optim opt solver optimiser adam adamw sgd momentum betas nesterov": "there is none; "
+    "optimizer optim opt solver optimiser adam adamw sgd momentum betas nesterov": ""
     "the optimizer is AdamW, with --lr, --lr_backbone and --weight_decay in training",
-    "opset opset_version onnx_opset": f"there is none; ONNX files have opset {ONNX_OPSET}",
-    "simplify onnxsim simplified optimize": "there is none; exported graphs need no simplifying",
-    "nms iou iou_thres iou_threshold nms_threshold nms_iou iou_thresh": "there is none, since a DETR needs "
-    "no non-maximum suppression",
-    "quiet q silent verbose v log_level loglevel no_progress progress debug": "there is none; a progress bar is shown "
+    "opset opset_version onnx_opset": f"ONNX files have opset {ONNX_OPSET}",
+    "simplify onnxsim simplified optimize": "exported graphs need no simplifying",
+    "nms iou iou_thres iou_threshold nms_threshold nms_iou iou_thresh": "a DETR needs no non-maximum suppression",
+    "quiet q silent verbose v log_level loglevel no_progress progress debug": "a progress bar is shown "
     "in a terminal alone, and > /dev/null hides the rest",
-    "freeze freeze_backbone frozen frozen_backbone freeze_layers train_backbone": "there is none; --lr_backbone 0 "
+    "freeze freeze_backbone frozen frozen_backbone freeze_layers train_backbone": "--lr_backbone 0 "
     "freezes the backbone in training",
-    "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "there is none, since a DETR has no anchor boxes",
+    "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "a DETR has no anchor boxes",
     "tensorboard tb use_tensorboard logger": LOGS,
     "save_txt save_json save_csv save_conf": TABLES,
-    "show view view_img display plot plots visualize": "there is none; what is drawn is written to the output folder",
-    "exist_ok overwrite force": "there is none; choose another --output_dir",
-    "distributed ddp launcher dist_url dist_backend sync_bn local_rank rank": "there is none; --devices and "
+    "show view view_img display plot plots visualize": "what is drawn is written to the output folder",
+    "exist_ok overwrite force": "choose another --output_dir",
+    "distributed ddp launcher dist_url dist_backend sync_bn local_rank rank": "--devices and "
     "--num_nodes start the processes in training",
-    "pin_memory persistent_workers prefetch_factor": "there is none; loading is tuned by --num_workers alone",
-    "deterministic benchmark cudnn_benchmark": "there is none; runs with one --seed repeat each other",
-    "hub_token token api_key push_to_hub": "there is none; detrkit uploads nothing",
-    "mean std normalize image_mean image_std": "there is none; images are normalised as in ImageNet",
-    "conf confidence threshold conf_thres score_threshold": "there is none; detections of every score count here",
+    "pin_memory persistent_workers prefetch_factor": "loading is tuned by --num_workers alone",
+    "deterministic benchmark cudnn_benchmark": "runs with one --seed repeat each other",
+    "hub_token token api_key push_to_hub": "detrkit uploads nothing",
+    "mean std normalize image_mean image_std": "images are normalised as in ImageNet",
+    "conf confidence threshold conf_thres score_threshold": "detections of every score count here",
 }
 """Why there is no such setting."""
 
@@ -182,7 +180,7 @@ def suggestion(
         dashes: what stands before a name where it was written.
 
     Returns:
-        `; did you mean '--lr'?`, `; there is none, since ...`, or nothing where nothing is like it.
+        `; did you mean '--lr'?`, `; a DETR needs no ...`, or nothing where nothing is like it.
     """
     names = list(known)
     plain = word.lstrip("-").replace("-", "_").casefold()

@@ -112,11 +112,11 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("train", "-b", "did you mean '--batch_size'?"),
         ("train", "--cfg", "did you mean '--config'?"),
         ("train", "--lr-drop", "did you mean '--lr_drop'?"),
-        ("train", "--num_classes", "there is none, since the classes are those of the data set"),
+        ("train", "--num_classes", "; the classes are those of the data set"),
         ("train", "--optimizer", "the optimizer is AdamW"),
         ("train", "--eval", "detrkit eval measures a detector"),
         ("train", "--label_smoothing", "nor one that is like it"),
-        ("eval", "--num_classes", "there is none, since the classes are those of the data set"),
+        ("eval", "--num_classes", "; the classes are those of the data set"),
         ("eval", "--epochs", "it belongs to detrkit train"),
         ("predict", "--conf", "did you mean '--threshold'?"),
         ("predict", "--iou", "a DETR needs no non-maximum suppression"),
@@ -162,5 +162,5 @@ def test_flags_of_main_py_are_answered_too(detrkit: Command) -> None:
 def test_settings_in_files_and_in_python_are_answered_too(tmp_path: Path, detrkit: Command) -> None:
     (tmp_path / "run.yaml").write_text("learning_rate: 1\n")
     assert "found in run.yaml; did you mean 'lr'?" in detrkit("train", "--config", "run.yaml").sentence
-    with pytest.raises(ConfigError, match="no setting 'optimizer'; there is none; the optimizer is AdamW"):
+    with pytest.raises(ConfigError, match="no setting 'optimizer'; the optimizer is AdamW"):
         TrainConfig.from_dict({"optimizer": "sgd"})
