@@ -6,7 +6,6 @@ class, so that an empty line between two names keeps its number.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from detrkit.data.coco import as_id
-from detrkit.data.encodings import read_text
+from detrkit.data.encodings import read_json, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.raw import IMAGE_SUFFIXES
@@ -161,7 +160,7 @@ def top_keys(text: str) -> set[str]:
 def _notes(path: Path) -> dict[int, str] | None:
     """The categories of a notes.json; None where it has none."""
     try:
-        rows = json.loads(read_text(path)).get("categories")
+        rows = read_json(path).get("categories")
         return {int(row["id"]): str(row["name"]) for row in rows}
     except (DataError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -5,14 +5,13 @@ Format: cocodataset.org/#format-data ("Object Detection"). `bbox` is x, y, w, h 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco_shapes import box_of_segmentation, plain_segmentation
-from detrkit.data.encodings import decode_text, read_bytes
+from detrkit.data.encodings import read_json
 from detrkit.data.findings import Findings
 from detrkit.data.image_finder import ImageFinder, Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
@@ -199,18 +198,7 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
     Raises:
         DataError: it is none.
     """
-    try:
-        text, encoding = decode_text(read_bytes(path), path)
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "
-            "the file may be cut short, write or copy it again"
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"expected JSON text in {path}, found something else: {error}") from None
-    if encoding != "utf-8":
-        findings.add("text_encoding", path, detail=f"read as {encoding}")
+    content = read_json(path, findings)
     if not isinstance(content, dict):
         raise DataError(
             f"expected a COCO file with images, annotations and categories in {path}, found a {type(content).__name__}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from detrkit.data.findings import Findings
 from detrkit.errors import DataError
@@ -35,6 +37,31 @@ def read_text(path: Path, findings: Findings | None = None) -> str:
     if findings is not None and encoding != "utf-8":
         findings.add("text_encoding", path, detail=f"read as {encoding}")
     return text
+
+
+def read_json(path: Path, findings: Findings | None = None) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        findings: see `read_text`.
+
+    Raises:
+        DataError: the file cannot be read, or is no JSON, or is nested too deeply to be read.
+    """
+    text, encoding = decode_text(read_bytes(path), path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "
+            "the file may be cut short, write or copy it again"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"expected JSON text in {path}, found something else: {error}"[:300]) from None
+    if findings is not None and encoding != "utf-8":
+        findings.add("text_encoding", path, detail=f"read as {encoding}")
+    return content
 
 
 def read_bytes(path: Path) -> bytes:

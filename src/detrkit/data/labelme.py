@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import re
 import warnings
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.class_names import name_files, read_names
-from detrkit.data.encodings import read_text
+from detrkit.data.encodings import read_json
 from detrkit.data.file_index import FileIndex
 from detrkit.data.image_finder import Match, tidy_name
 from detrkit.data.raw import RawImage, RawObject, RawSplit
@@ -105,8 +104,8 @@ def _looks_like_labelme(path: Path, *, shapes: bool = True) -> bool:
 
 def _load(path: Path, source: Source) -> _File:
     try:
-        content = json.loads(read_text(path, source.findings))
-    except (DataError, OSError, ValueError, RecursionError) as error:
+        content = read_json(path, source.findings)
+    except DataError as error:
         return _File(path, fault=str(error).splitlines()[0][:120])
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         return _File(path, fault="no list of shapes")

@@ -14,18 +14,18 @@ Boxes are those of the masks, so every mask is read once.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from detrkit.data.class_names import name_files, read_names
+from detrkit.data.encodings import read_json
 from detrkit.data.file_index import FileIndex
 from detrkit.data.findings import Findings
 from detrkit.data.image_files import look_at
@@ -169,9 +169,9 @@ def _sides(root: Path, findings: Findings) -> dict[str, list[_Picture]]:
     pair = _pair(root)
     if pair is not None:
         pictures, masks = pair
-        inner = {role_of(p.name): p for p in sorted(pictures.iterdir()) if p.is_dir() and role_of(p.name)}
+        inner = {role_of(p.name): p for p in _folders(pictures) if role_of(p.name)}
         for role, folder in inner.items():
-            if (masks / folder.name).is_dir():
+            if _is_folder(masks / folder.name):
                 sides[role] = _of_pair(folder, masks / folder.name, findings)
         return sides or {"train": _of_pair(pictures, masks, findings)}
     for folder in _side_folders(root):
@@ -183,12 +183,25 @@ def _sides(root: Path, findings: Findings) -> dict[str, list[_Picture]]:
 
 
 def _side_folders(root: Path) -> list[Path]:
-    return [p for p in sorted(root.iterdir()) if p.is_dir() and role_of(p.name)]
+    return [p for p in _folders(root) if role_of(p.name)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in it; none of one that cannot be opened, which the index of the data set tells of."""
+    try:
+        return sorted(p for p in folder.iterdir() if _is_folder(p))
+    except OSError:
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; `Path.is_dir` raises an error in a folder that must not be searched."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
     """The folder of pictures and that of their masks in it, where there is one of each."""
-    inner = [p for p in sorted(folder.iterdir()) if p.is_dir()]
+    inner = _folders(folder)
     pictures = [p for p in inner if p.name.lower() in _PICTURES]
     masks = [p for p in inner if _names_masks(p)]
     return (pictures[0], masks[0]) if len(pictures) == 1 and len(masks) == 1 else None
@@ -200,9 +213,9 @@ def _names_masks(folder: Path) -> bool:
 
 def _picture_folders(folder: Path) -> Iterable[Path]:
     """The folders in it that are one picture each, with images/, which holds that alone, and masks/."""
-    for path in sorted(folder.iterdir()):
-        if (path / "images").is_dir() and (path / "masks").is_dir():
-            images = (p for p in (path / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    for path in _folders(folder):
+        if _is_folder(path / "images") and _is_folder(path / "masks"):
+            images = (p for p in (path / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             if len(list(islice(images, 2))) == 1:
                 yield path
 
@@ -214,8 +227,8 @@ def _masks_beside(pictures: Path) -> Path:
         DataError: there is none.
     """
     for above, below in ((pictures.parent, ""), (pictures.parent.parent, pictures.name)):
-        for folder in sorted(p for p in above.iterdir() if p.is_dir() and p != pictures and _names_masks(p)):
-            if (folder / below).is_dir():
+        for folder in (p for p in _folders(above) if p != pictures and _names_masks(p)):
+            if _is_folder(folder / below):
                 return folder / below
     raise DataError(f"expected a folder masks/ beside the pictures in {pictures}, found none")
 
@@ -390,7 +403,7 @@ def _classes(path: Path) -> dict[int, str]:
     if not file.is_file():
         return {}
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = read_json(file)
         return {int(value): str(name) for value, name in content.items() if not isinstance(name, dict | list)}
-    except (ValueError, AttributeError, OSError) as error:
+    except (DataError, ValueError, AttributeError) as error:
         raise DataError(f'expected {{"1": "CLASS", ...}} in {file}, found something else: {error}') from None

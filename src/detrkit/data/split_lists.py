@@ -7,12 +7,11 @@ folders or without, or without their ending.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from detrkit.data.encodings import read_lines, read_text
+from detrkit.data.encodings import read_json, read_lines
 from detrkit.data.file_index import FileIndex
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.splits import role_of
@@ -63,8 +62,8 @@ def _of_text(path: Path, index: FileIndex, *, table: bool) -> dict[str, list[str
 def _of_json(path: Path, index: FileIndex) -> dict[str, list[str]]:
     """Split -> names, of a json file that is nothing but these."""
     try:
-        content = json.loads(read_text(path))
-    except (DataError, OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except DataError:
         return {}
     if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
         return {}

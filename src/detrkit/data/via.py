@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detrkit.data.encodings import read_text
+from detrkit.data.encodings import read_json, read_text
 from detrkit.data.file_index import FileIndex
 from detrkit.data.image_files import look_at
 from detrkit.data.image_finder import Match, tidy_name
@@ -115,18 +115,9 @@ def _load(path: Path, source: Source) -> list[_Entry]:
     Raises:
         DataError: it is cut short, or no text.
     """
-    text = read_text(path, source.findings)
     if path.suffix.lower() == ".csv":
-        return _from_csv(text, path)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"expected JSON in {path}, found a mistake at line {error.lineno}, column {error.colno}: {error.msg}; "
-            "the file may be cut short, write or copy it again"
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"expected JSON text in {path}, found something else: {error}"[:300]) from None
+        return _from_csv(read_text(path, source.findings), path)
+    content = read_json(path, source.findings)
     if isinstance(content, dict) and "_via_img_metadata" in content:
         content = content["_via_img_metadata"]
     rows = dict(enumerate(content)) if isinstance(content, list) else content
