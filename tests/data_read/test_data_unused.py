@@ -32,10 +32,8 @@ def voc(tmp_path: Path, write_voc: Callable[..., Path]) -> Path:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("split.csv", "image_id,split\nimg_0,train\nimg_1,val\n"),
         ("parts.csv", "id,part\nimg_0,a\nimg_1,b\nimg_2,b\n"),
         ("order.lst", "img_0\nimg_1\n"),
-        ("splits.json", '{"train": ["img_0", "img_1"], "val": ["img_2"]}'),
         ("parts.json", '{"a": ["img_0", "img_1"], "b": ["img_2"]}'),
         ("val.csv", "who knows what\n"),
         ("folds.txt", "0\n"),

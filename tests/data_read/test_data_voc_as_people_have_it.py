@@ -206,3 +206,25 @@ def test_images_of_one_name_can_be_held_out(tmp_path: Path) -> None:
     names = {side: [image.file_name for image in split.images] for side, split in report.splits.items()}
     assert len(names["val"]) == 1
     assert sorted(names["train"] + names["val"]) == [f"frame{k}/rgb.jpg" for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("split.csv", "image,split\na.jpg,train\nb.jpg,train\nc.jpg,val\nd.jpg,train\n"),
+        ("splits.json", '{"train": ["a.jpg", "b.jpg", "d.jpg"], "val": ["c.jpg"]}'),
+        ("train.lst+val.lst", "a.jpg\nb.jpg\nd.jpg\n+c.jpg\n"),
+        ("train.csv+val.csv", "image,width\na.jpg,40\nb.jpg,40\nd.jpg,40\n+image,width\nc.jpg,40\n"),
+    ],
+)
+def test_tables_and_json_files_of_splits_are_followed(tmp_path: Path, name: str, content: str) -> None:
+    pairs(tmp_path, ["a", "b", "c", "d", "e"])
+    for file, text in zip(name.split("+"), content.split("+"), strict=True):
+        write(tmp_path / file, text)
+    report = check(tmp_path)
+    assert {split: len(report.splits[split].images) for split in ("train", "val")} == {"train": 3, "val": 1}
+    assert found(report, "val", tmp_path) == {"JPEGImages/c.jpg": [2.0]}
+    assert left(report, tmp_path) == {
+        "Annotations/e.xml": "no list that tells a split names it",
+        "JPEGImages/e.jpg": "no list that tells a split names it",
+    }

@@ -17,11 +17,13 @@ from detrkit.data.pairing import layout_key
 from detrkit.data.raw import IMAGE_SUFFIXES
 from detrkit.data.sampling import head_of
 from detrkit.data.source import Source
+from detrkit.data.split_lists import split_lists
 from detrkit.data.splits import role_of, role_of_parts
 from detrkit.errors import DataError
 
 _SNIFFED = 64
 _HEAD = 4096
+_UNLISTED = "no list that tells a split names it"
 _ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
 
 
@@ -47,7 +49,10 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
     """
     by_role: dict[str, list[Path]] = {}
     rest = files
-    for folder, lists in _lists(source.index).items():
+    lists_of = _lists(source.index)
+    if not lists_of:
+        rest = _by_tables(source, files, by_role)
+    for folder, lists in lists_of.items():
         inside = [path for path in rest if path.is_relative_to(folder)] or rest
         found = _by_lists(source, folder, lists, inside)
         if not found:
@@ -56,7 +61,7 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
             by_role.setdefault(role, []).extend(paths)
         listed = {path for paths in found.values() for path in paths}
         unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
-        source.leave(unlisted, "no list that tells a split names it")
+        source.leave(unlisted, _UNLISTED)
         others = [path for path in lists if not _role(path)]
         if unlisted:
             source.leave(others, "its name tells no split")
@@ -68,6 +73,40 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
         by_role.setdefault(role_of_parts(source.index.relative(path)[:-1]), []).append(path)
     _divide_trainval(source, by_role)
     return source.fold_splits(by_role)
+
+
+def _by_tables(source: Source, files: list[Path], by_role: dict[str, list[Path]]) -> list[Path]:
+    """Add the files that tables and json files of splits name to `by_role`; without any, all files are returned."""
+    names = _Names(source.index, files)
+    listed: set[Path] = set()
+    for table, of_role in split_lists(source.index):
+        source.use(table)
+        for role, lines in of_role.items():
+            known = set(by_role.get(role, []))
+            xmls = dict.fromkeys(
+                xml
+                for number, line in enumerate(lines, start=1)
+                for xml in _of_line(source, names, table, number, line)
+            )
+            by_role.setdefault(role, []).extend(xml for xml in xmls if xml not in known)
+            listed.update(xmls)
+    if not listed:
+        return files
+    source.leave([path for path in files if path not in listed and str(path) not in source.left], _UNLISTED)
+    return []
+
+
+def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) -> list[Path]:
+    """The file that a line of a list names, or nothing, which is told."""
+    xmls = names.of_line(line)
+    if not xmls:
+        source.findings.add("listed_without_annotation", path, f"line {number}", line)
+    elif len(xmls) > 1:
+        rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
+        source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
+        source.leave(xmls, "a list names it without its folder, and others are called alike")
+        return []
+    return xmls
 
 
 def _divide_trainval(source: Source, by_role: dict[str, list[Path]]) -> None:
@@ -121,15 +160,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
         for path in paths:
             source.use(path)
             for number, line in enumerate(read_lines(path, source.findings), start=1):
-                xmls = names.of_line(line)
-                if len(xmls) == 1:
-                    listed[xmls[0]] = None
-                elif not xmls:
-                    source.findings.add("listed_without_annotation", path, f"line {number}", line)
-                else:
-                    rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
-                    source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
-                    source.leave(xmls, "a list names it without its folder, and others are called alike")
+                listed |= dict.fromkeys(_of_line(source, names, path, number, line))
         if listed:
             found[role] = list(listed)
         elif role == "train":
