@@ -174,6 +174,7 @@ def test_an_empty_line_between_names_keeps_its_number(tmp_path: Path) -> None:
     write(tmp_path / "obj.names", "\n".join(["dent", "hole", "", "scratch", ""]))
     write(tmp_path / "obj.data", "train = images/train\nval = images/val\nnames = obj.names\n")
     assert names(check(tmp_path)) == {0: "dent", 1: "hole", 3: "scratch"}
+    assert names(check(tmp_path / "obj.data")) == {0: "dent", 1: "hole", 3: "scratch"}
 
 
 NAME_FILES = {

@@ -228,11 +228,12 @@ def test_garbage_of_every_ending_is_survived(tmp_path: Path) -> None:
             "VIA (via.csv)",
         ),
         ("0.txt", "0 0.5 0.5 0.1 0.1\n", "YOLO"),
-        ("obj.data", "train = train.txt\nnames = obj.names\n", "YOLO (obj.data)"),
+        ("obj.names", "dent\n", "YOLO"),
     ],
 )
 def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: str, content: Any, holds: str) -> None:
-    fill(tmp_path, {"0.jpg": "", "obj.names" if name == "obj.data" else "readme.md": "dent\n", name: content})
+    label = {"0.txt": "0 0.5 0.5 0.1 0.1\n"} if name == "obj.names" else {}
+    fill(tmp_path, {"0.jpg": "", "readme.md": "", **label, name: content})
     with pytest.raises(DataError) as caught:
         open_dataset(tmp_path / name)
     said = str(caught.value)

@@ -315,7 +315,7 @@ def _evidence(root: Path, index: FileIndex, formats: Iterable[str]) -> dict[str,
     if root.is_file():
         kind = coco_layout.json_kind(root) if root.suffix.lower() == ".json" else ""
         of_file = {"coco_panoptic": root.name} if kind == "panoptic" else {"coco": root.name} if kind else {}
-        if root.suffix.lower() in (".yaml", ".yml"):
+        if root.suffix.lower() in (".yaml", ".yml", ".data"):
             of_file = {"yolo": root.name}
         return {name: found for name, found in of_file.items() if name in formats}
     return {name: found for name in formats if (found := _FINDERS[name](index))}
@@ -323,7 +323,7 @@ def _evidence(root: Path, index: FileIndex, formats: Iterable[str]) -> dict[str,
 
 _FILES = {
     "voc": (".xml", ".txt"),
-    "yolo": (".txt", ".data", ".names", ".labels"),
+    "yolo": (".txt", ".names", ".labels"),
     "labelme": (".json",),
     "via": (".json", ".csv"),
 }
