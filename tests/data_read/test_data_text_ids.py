@@ -14,6 +14,7 @@ from detrkit.cli import main
 from detrkit.data.check import check_dataset
 from detrkit.data.coco import as_id
 from detrkit.data.find import open_dataset
+from detrkit.evaluation.predictions import find_pictures, read_detections
 
 from .conftest import counts, picture
 
@@ -73,3 +74,14 @@ def test_names_that_are_no_utf8_are_read_held_out_and_told(tmp_path: Path, capfd
     (tmp_path / "classes.txt").rename(tmp_path / "images" / os.fsdecode(b"\xfc.png"))  # a finding with such a name
     assert main(["check", str(tmp_path)]) == 0
     assert not capfd.readouterr().err
+
+
+def test_detections_with_ids_that_differ_in_zeros_stay_apart(tmp_path: Path) -> None:
+    write(tmp_path, ["1", "01", "001"], ["1", "01", "001"])
+    raw = open_dataset(tmp_path, val_fraction=0)
+    check_dataset(raw)  # which gives ids to images without any
+    images = raw.splits["train"].images
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": i, "score": 0.5} for i in ("001", "1", "01", 1)]))
+    rows = find_pictures(read_detections(tmp_path / "d.json"), images, where="d.json")
+    named = {as_id(image.id): image.path.name for image in images}
+    assert [named[row["image_id"]] for row in rows] == ["2.png", "0.png", "1.png", "0.png"]

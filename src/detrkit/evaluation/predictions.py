@@ -132,7 +132,11 @@ _EXAMPLE = (
 
 
 def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The row with integers under these keys, where it has any; what stood there as text stays with an image."""
+    text = row.get("image_id")
     row |= {key: number for key in keys if (number := as_id(row.get(key))) is not None}
+    if "image_id" in keys and isinstance(text, str):
+        row["image_id_text"] = text
     return row
 
 
@@ -163,8 +167,8 @@ def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, whe
                     "leave out what does not belong to it"
                 )
             row = row | {"image_id": next(iter(same))}
-        elif str(row.get("image_id")) in by_text:
-            row = row | {"image_id": by_text[str(row["image_id"])]}
+        elif (text := str(row.get("image_id_text", row.get("image_id")))) in by_text:
+            row = row | {"image_id": by_text[text]}
         found.append(row)
     return found
 
