@@ -101,6 +101,8 @@ def test_other_errors_stay_what_they_are(tiny, monkeypatch):
 def test_advice_fits_what_is_used():
     said = explain_out_of_memory(batch_size=1, image_size=800, num_queries=100, precision="32", cuda=True)
     assert "try --image_size 600, or --precision bf16-mixed" in said
+    said = explain_out_of_memory(batch_size=2, image_size=800, num_queries=9, precision="32", cuda=True, classic=True)
+    assert "--batch_size 2 --num_queries 9; try --batch_size 1, or detrkit train" in said
 
 
 def test_a_batch_size_is_found_and_written_down(tiny, monkeypatch):

@@ -20,9 +20,24 @@ MASKS = 20
 
 
 def explain_out_of_memory(
-    *, batch_size: int | str, image_size: int, num_queries: int, precision: str, cuda: bool
+    *, batch_size: int | str, image_size: int, num_queries: int, precision: str, cuda: bool, classic: bool = False
 ) -> str:
-    """A sentence with the sizes in use and the flags that shrink them."""
+    """A sentence with the sizes in use and the flags that shrink them.
+
+    Args:
+        batch_size: images in a step.
+        image_size: longest side or side of the images in pixels.
+        num_queries: of the model.
+        precision: of the arithmetic.
+        cuda: whether an Nvidia GPU is trained on.
+        classic: whether `detrkit detr` trains, which has the flags of main.py.
+    """
+    if classic:
+        smaller = f"--batch_size {batch_size // 2}, or " if isinstance(batch_size, int) and batch_size > 1 else ""
+        return (
+            f"memory ran out with --batch_size {batch_size} --num_queries {num_queries}; try {smaller}detrkit train "
+            "--recipe classic, which has --image_size and --accumulate too"
+        )
     advice = [f"--batch_size {max(1, batch_size // 2)} --accumulate 2"] if isinstance(batch_size, int) else []
     if batch_size == 1:
         advice = []

@@ -249,7 +249,7 @@ class _Run:
             trainer.fit_loop.epoch_progress.load_state_dict({"total": begun, "current": begun})
         signals.install()
         try:
-            self._fit(trainer, module)
+            self._fit(trainer, module, classic_log=classic_log)
         finally:
             signals.uninstall()
         if trainer.is_global_zero:
@@ -296,7 +296,7 @@ class _Run:
             weights, learns = _term_weights(self.start.criterion), learning(self.start.model)
             cycle.reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learns))
 
-    def _fit(self, trainer: pl.Trainer, module: DetectionTraining) -> None:
+    def _fit(self, trainer: pl.Trainer, module: DetectionTraining, *, classic_log: bool) -> None:
         """`Trainer.fit`, with its errors in our words."""
         try:
             with lightning_quiet():
@@ -321,6 +321,7 @@ class _Run:
                     num_queries=self.start.model.num_queries,
                     precision=self.config.precision,
                     cuda=self.processes.accelerator == "cuda",
+                    classic=classic_log,
                 )
             ) from error
 
