@@ -1,6 +1,11 @@
 """Batches: padding, order, ranks, workers, and going on after an interruption."""
 
 import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -171,6 +176,42 @@ def test_what_is_sent_to_the_whole_group_does_not_end_workers(split: Split) -> N
     found = {target["size"] for batch in train_loader(groups, batch_size=2, num_workers=2) for target in batch.targets}
     assert len(found) == 2
     assert all(group == process != os.getpgrp() for group, process in found)
+
+
+_KILLED = """
+import multiprocessing, os, pickle, signal, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    from detrkit.data.loader import eval_loader
+    with open({path!r}, "rb") as file:
+        batches = iter(eval_loader(pickle.load(file), batch_size=1, num_workers=2))
+    next(batches)
+    print(*(worker.pid for worker in batches._workers), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither signals of this kind nor fork")
+def test_workers_end_with_a_main_process_that_is_killed(split: Split, tmp_path: Path, method: str) -> None:
+    path, script = tmp_path / "dataset.pickle", tmp_path / "killed.py"
+    path.write_bytes(pickle.dumps(DetectionDataset(split, CATEGORIES, eval_transform(64))))
+    script.write_text(_KILLED.format(method=method, path=str(path)))
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert (done.returncode, len(workers)) == (-signal.SIGKILL, 2)
+    end = time.monotonic() + 20
+    while any(map(_runs, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [pid for pid in workers if _runs(pid)] == []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not Path(f"/proc/{pid}/stat").exists() or ") Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

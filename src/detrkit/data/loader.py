@@ -13,8 +13,10 @@ With Lightning, pass `use_distributed_sampler=False` to the trainer: these loade
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -282,13 +284,16 @@ def _loading(num_workers: int) -> dict[str, Any]:
         "collate_fn": collate,
         "pin_memory": torch.cuda.is_available(),
         "persistent_workers": num_workers > 0,
-        "worker_init_fn": _quiet,
+        "worker_init_fn": _begin_worker,
     }
 
 
-def _quiet(worker: int) -> None:
-    """Let what is sent to all processes of a run, such as Ctrl-C or the SIGTERM of `timeout`, reach the main one alone,
-    which saves before it ends; workers end with it.
+def _begin_worker(worker: int) -> None:
+    """Tie a worker to the main process.
+
+    Let what is sent to all processes of a run, such as Ctrl-C or the SIGTERM of `timeout`, reach the main one alone,
+    which saves before it ends; workers end with it, also where it is killed. PyTorch looks at the parent of a worker
+    for that, which under forkserver, the default of Python 3.14, is a server that lives as long as any worker.
 
     Torch has one thread in a worker by itself. OpenCV's are left alone: to set their number in a process forked
     from one that has some never returns.
@@ -296,3 +301,11 @@ def _quiet(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):  # Windows has no groups
         os.setpgrp()
+    main = multiprocessing.parent_process()
+    if main is not None:
+        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
+
+
+def _end_with(main: Any) -> None:
+    main.join()
+    os._exit(1)
