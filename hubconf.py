@@ -13,13 +13,13 @@ _SOURCES = str(_Path(__file__).resolve().parent / "src")
 if _SOURCES not in _sys.path:  # torch.hub fetches this repository without installing it
     _sys.path.append(_SOURCES)
 
+from detrkit.inference.postprocess import panoptic as _panoptic  # noqa: E402
+from detrkit.inference.postprocess import postprocess as _postprocess  # noqa: E402
 from detrkit.models import DETR as _DETR  # noqa: E402
 from detrkit.models import build_model as _build_model  # noqa: E402
-from detrkit.models.weights import PUBLISHED as _PUBLISHED  # noqa: E402
-from detrkit.models.weights import fit_weights as _fit_weights  # noqa: E402
-from detrkit.models.weights import load_weights as _load_weights  # noqa: E402
-from detrkit.postprocessing import panoptic as _panoptic  # noqa: E402
-from detrkit.postprocessing import postprocess as _postprocess  # noqa: E402
+from detrkit.models.checkpoints import PUBLISHED as _PUBLISHED  # noqa: E402
+from detrkit.models.checkpoints import fit_weights as _fit_weights  # noqa: E402
+from detrkit.models.checkpoints import load_weights as _load_weights  # noqa: E402
 from detrkit.structures import Categories as _Categories  # noqa: E402
 
 dependencies = ["torch", "torchvision", "safetensors", "rich"]

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curves import by_name, draw_curves, reach_table, result_table, share_of_epochs
-from detrkit.data.demo import make_demo_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 from limited import limited_copy

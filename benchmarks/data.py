@@ -29,14 +29,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as pil
 
-from detrkit.data.augment import Augment
-from detrkit.data.cache import PictureCache
-from detrkit.data.check import check_dataset
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.find import open_dataset
+from detrkit.data.decode.cache import PictureCache
+from detrkit.data.formats.detect import open_dataset
 from detrkit.data.loader import collate
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
-from detrkit.data.transforms import resized_size, train_transform
+from detrkit.data.transforms.augment import Augment
+from detrkit.data.transforms.resize_crop import resized_size, train_transform
+from detrkit.data.validation.validate import check_dataset
 from detrkit.structures import Categories
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -67,7 +67,7 @@ def draw_split(folder: Path, count: int, seed: int = 0) -> Split:
 def original_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
     """One picture by the paper's recipe (appendix A.4) with PIL and torchvision's functions for it.
 
-    Random choices are taken in the order of `detrkit.data.transforms`, so that both do the same work.
+    Random choices are taken in the order of `detrkit.data.transforms.resize_crop`, so that both do the same work.
     """
     with Image.open(image.path) as file:
         picture = file.convert("RGB")
@@ -208,7 +208,8 @@ def timed(stages: dict[str, float]) -> Iterator[None]:
 
         return call
 
-    from detrkit.data import dataset, transforms
+    from detrkit.data import dataset
+    from detrkit.data.transforms import resize_crop as transforms
 
     with ExitStack() as stack:
         for name, owner, attribute, only in (

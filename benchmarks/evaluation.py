@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 from detrkit import Output, postprocess
-from detrkit.evaluation.coco import coco_numbers, read_columns
-from detrkit.evaluation.collect import Collector
-from detrkit.evaluation.columns import CocoResults
-from detrkit.structures import Detections
+from detrkit.evaluation.accumulator import Collector
+from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
+from detrkit.results import Detections
 
 Rows = list[dict[str, Any]]
 WIDTH, HEIGHT = 640, 480

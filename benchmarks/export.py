@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from detrkit import Categories, Detector
-from detrkit.export.run import make_card, write
+from detrkit.config.commands import ExportConfig
+from detrkit.export.writing import make_card, write
 from detrkit.files import SUFFIX_OF_FORMAT
-from detrkit.inference.fast import FastNetwork
-from detrkit.inference.network import PlainNetwork
-from detrkit.verbs import ExportConfig
+from detrkit.inference.backend import PlainNetwork
+from detrkit.inference.optimized import FastNetwork
 from inference import the_model
 
 WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")

@@ -27,12 +27,12 @@ import torch
 from PIL import Image
 
 from detrkit import Categories, Detector, build_model
-from detrkit.inference.buckets import Buckets
-from detrkit.inference.fast import FastNetwork
-from detrkit.inference.network import PlainNetwork
+from detrkit.config.presets import MODELS
+from detrkit.inference.backend import PlainNetwork
+from detrkit.inference.optimized import FastNetwork
+from detrkit.inference.shape_buckets import Buckets
 from detrkit.models import DETR
-from detrkit.models.folding import fold_norms
-from detrkit.recipes import MODELS
+from detrkit.models.fuse_bn import fold_norms
 
 Way = Callable[[], object]
 

@@ -7,8 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.files import write_atomic
 
 

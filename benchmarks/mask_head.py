@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> Cost:
     import torch
 
     from detrkit import build_criterion, build_model
-    from detrkit.models.segmentation import every_query
+    from detrkit.models.mask_head import every_query
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)

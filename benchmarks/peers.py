@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.boxes import cxcywh_to_xyxy
-from detrkit.structures import Batch, Detections
+from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.results import Detections
+from detrkit.structures import Batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet: what pictures are normalised with, for lack of anything better known of them."""

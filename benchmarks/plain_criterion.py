@@ -12,11 +12,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.boxes import cxcywh_to_xyxy, pairwise_giou
 from detrkit.losses import Criterion
-from detrkit.losses.masks import pair_masks
-from detrkit.losses.terms import Matched
-from detrkit.matching import HungarianMatcher, Layers, Pairs
+from detrkit.losses.box_losses import Matched
+from detrkit.losses.mask_losses import pair_masks
+from detrkit.losses.matcher import HungarianMatcher, Layers, Pairs
+from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from detrkit.structures import Branch, Output, Target
 
 

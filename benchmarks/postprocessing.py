@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detrkit import Output, build_model, panoptic, postprocess
-from detrkit.masks import encode_rle, encode_rles
+from detrkit.ops.masks import encode_rle, encode_rles
 
 Size = tuple[int, int]
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DataError, DetrkitError
 from detrkit.files import write_atomic
 from peers import PEERS, Recipe

@@ -24,11 +24,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from curves import by_name, draw_curves, markdown
-from detrkit.config import TrainConfig
-from detrkit.data.find import open_dataset
+from detrkit.config.presets import sigmoid_losses
+from detrkit.config.train import TrainConfig
+from detrkit.data.formats.detect import open_dataset
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
-from detrkit.recipes import sigmoid_losses
 from limited import limited_copy
 from runner import (
     Results,

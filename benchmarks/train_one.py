@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from detrkit.data.check import check_dataset
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
 from detrkit.data.loader import eval_loader, train_loader
-from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transforms.resize_crop import eval_transform, train_transform
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import NonFiniteLossError
-from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.coco_metrics import coco_numbers
 from peers import PEERS, Facts, Peer
 from runner import Job, Point, Run, detrkit_config, peer_recipe
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.losses import Criterion, build_criterion
 from detrkit.structures import Branch, Categories, Locations, Output, Target
-from detrkit.training.compiling import compile_parts
+from detrkit.training.compilation import compile_parts
 from detrkit.training.ema import Ema
 from detrkit.training.optim import build_optimizer
-from detrkit.training.parts import start_model
+from detrkit.training.setup import start_model
 from plain_criterion import plain_losses
 
 CLASSES = 80

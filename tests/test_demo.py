@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.demo import demo
-from detrkit.verbs import DemoConfig
+from detrkit.commands.demo import demo
+from detrkit.config.commands import DemoConfig
 
 LEFT_BEHIND = (
     "best.ckpt",

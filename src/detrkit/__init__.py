@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detrkit.errors import DetrkitError
     from detrkit.inference import Detector
+    from detrkit.inference.postprocess import panoptic, postprocess
     from detrkit.losses import build_criterion
     from detrkit.models import build_model
-    from detrkit.postprocessing import panoptic, postprocess
-    from detrkit.structures import Batch, Categories, Detections, Output, Target
+    from detrkit.results import Detections
+    from detrkit.structures import Batch, Categories, Output, Target
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "detrkit.structures",
     "Categories": "detrkit.structures",
-    "Detections": "detrkit.structures",
+    "Detections": "detrkit.results",
     "Detector": "detrkit.inference",
     "DetrkitError": "detrkit.errors",
     "Output": "detrkit.structures",
     "Target": "detrkit.structures",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
-    "panoptic": "detrkit.postprocessing",
-    "postprocess": "detrkit.postprocessing",
+    "panoptic": "detrkit.inference.postprocess",
+    "postprocess": "detrkit.inference.postprocess",
 }
 
 __all__ = [

@@ -21,67 +21,74 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from detrkit import __version__, verbs
-from detrkit.config import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
+from detrkit import __version__
+from detrkit.config import commands as verbs
+from detrkit.config.parser import Verb, build_parser, from_home, peek, sort_words
+from detrkit.config.presets import WITHOUT_GPU
+from detrkit.config.suggestions import suggestion
+from detrkit.config.train import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
 from detrkit.errors import ConfigError, DetrkitError
 from detrkit.files import run_folder
-from detrkit.meanings import suggestion
-from detrkit.parsing import Verb, build_parser, from_home, peek, sort_words
-from detrkit.recipes import WITHOUT_GPU
-from detrkit.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
+from detrkit.ops.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
 
 VERBS = {
-    "demo": Verb(verbs.DemoConfig, "detrkit.demo:demo", "make a data set, train, measure and draw: see it all work"),
+    "demo": Verb(
+        verbs.DemoConfig, "detrkit.commands.demo:demo", "make a data set, train, measure and draw: see it all work"
+    ),
     "check": Verb(
-        verbs.CheckConfig, "detrkit.data.check:check", "look through a data set before training", "DATA", ("data",)
+        verbs.CheckConfig,
+        "detrkit.commands.check:check",
+        "look through a data set before training",
+        "DATA",
+        ("data",),
     ),
     "train": Verb(
-        TrainConfig, "detrkit.training:train", "train a detector", "DATA", takes_data=True, groups=CONFIG_GROUPS
+        TrainConfig, "detrkit.commands.train:train", "train a detector", "DATA", takes_data=True, groups=CONFIG_GROUPS
     ),
     "eval": Verb(
         verbs.EvalConfig,
-        "detrkit.evaluation.run:evaluate",
+        "detrkit.commands.eval:evaluate",
         "measure a detector or a file of detections",
         "DATA --weights WEIGHTS",
         takes_data=True,
     ),
     "predict": Verb(
         verbs.PredictConfig,
-        "detrkit.inference:predict",
+        "detrkit.commands.predict:predict",
         "find objects in pictures, folders and videos",
         "--weights WEIGHTS SOURCE [SOURCE ...]",
         ("source",),
     ),
     "plot": Verb(
         verbs.PlotConfig,
-        "detrkit.visualize.plots:plot",
+        "detrkit.commands.plot:plot",
         "draw the curves of one or several runs",
         "RUN [RUN ...]",
         ("runs",),
     ),
     "explain": Verb(
         verbs.ExplainConfig,
-        "detrkit.visualize.attention:explain",
+        "detrkit.commands.explain:explain",
         "show where the model looked",
         "--weights WEIGHTS IMAGE",
         ("image",),
     ),
     "convert": Verb(
         verbs.ConvertConfig,
-        "detrkit.models.convert:convert",
+        "detrkit.commands.convert:convert",
         "write weights in another format",
         "WEIGHTS OUTPUT",
         ("weights", "output"),
     ),
     "export": Verb(
         verbs.ExportConfig,
-        "detrkit.export.run:export",
+        "detrkit.commands.export:export",
         "write a model for ONNX, OpenVINO, torch.export or TensorRT, and compare it",
         "--weights WEIGHTS --format FORMAT",
     ),
     "bench": Verb(
         verbs.BenchConfig,
-        "detrkit.bench:bench",
+        "detrkit.commands.bench:bench",
         "measure how fast a model is on this machine",
         "[PART]",
         ("part",),
@@ -160,7 +167,7 @@ def run(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], from_home(argv[1:])
     if name == "detr":
-        function: Callable[[Any], object] = import_module("detrkit.classic").main
+        function: Callable[[Any], object] = import_module("detrkit.commands.detr").main
         function(rest)
         return 0
     if name not in VERBS:

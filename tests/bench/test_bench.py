@@ -13,13 +13,15 @@ from PIL import Image
 
 import detrkit
 from detrkit import cli
-from detrkit.bench import parts, run, subject
-from detrkit.bench.machine import Machine
-from detrkit.bench.rows import Row
-from detrkit.bench.subject import find_twin, make_subject
-from detrkit.data.demo import make_demo_dataset
+from detrkit.benchmark import suites as parts
+from detrkit.benchmark import target as subject
+from detrkit.benchmark.machine import Machine
+from detrkit.benchmark.rows import Row
+from detrkit.benchmark.target import find_twin, make_subject
+from detrkit.commands import bench as run
+from detrkit.config.commands import BenchConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.structures import Categories
-from detrkit.verbs import BenchConfig
 
 QUICK = ["--image_size=64", "--seconds=0", "--images=2", "--evaluation_images=4", "--device=cpu", "--output_dir=out"]
 NANO = [*QUICK, "--model=detrkit_n"]

@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import ROOT
 
 from detrkit import cli
-from detrkit.bench import run
-from detrkit.bench.machine import Machine
+from detrkit.benchmark.machine import Machine
+from detrkit.commands import bench as run
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from detrkit.bench.machine import Work, count_work, measure_machine
-from detrkit.bench.memory import bytes_of, peak_growth
-from detrkit.bench.step import PHASES, Step
+from detrkit.benchmark.machine import Work, count_work, measure_machine
+from detrkit.benchmark.peak_memory import bytes_of, peak_growth
+from detrkit.benchmark.train_step import PHASES, Step
 
 CPU = torch.device("cpu")
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.bench import plain
-from detrkit.bench.parts import _stand_in
-from detrkit.bench.pictures import HEIGHT, OBJECTS, WIDTH, draw_pictures
-from detrkit.bench.subject import make_subject
-from detrkit.data.decode import read_image
-from detrkit.evaluation.coco import COCO_NAMES, coco_numbers
-from detrkit.postprocessing import panoptic, postprocess
+from detrkit.benchmark import baseline as plain
+from detrkit.benchmark.noise_images import HEIGHT, OBJECTS, WIDTH, draw_pictures
+from detrkit.benchmark.suites import _stand_in
+from detrkit.benchmark.target import make_subject
+from detrkit.config.commands import BenchConfig
+from detrkit.data.decode.images import read_image
+from detrkit.evaluation.coco_metrics import COCO_NAMES, coco_numbers
+from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.structures import Categories
-from detrkit.verbs import BenchConfig
 
 
 @pytest.mark.parametrize("model", ["", "detrkit_n"])

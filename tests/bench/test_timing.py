@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from detrkit.bench.machine import Machine, Work
-from detrkit.bench.rows import beside, make_rows
-from detrkit.bench.timing import LEAST_ROUNDS, Timing, Way, measure
+from detrkit.benchmark.machine import Machine, Work
+from detrkit.benchmark.rows import beside, make_rows
+from detrkit.benchmark.timing import LEAST_ROUNDS, Timing, Way, measure
 
 CPU = torch.device("cpu")
 MACHINE = Machine("cpu", "abacus", 1, {"fp32": 1000.0, "bf16": 2000.0}, bandwidth=100.0)

@@ -20,10 +20,10 @@ import peers
 import runner
 import switches
 import train_one
-from detrkit.config import TrainConfig
-from detrkit.data.demo import make_demo_dataset
+from detrkit.config.train import TrainConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.structures import Batch, Categories, Target
-from detrkit.training.parts import start_model
+from detrkit.training.setup import start_model
 
 
 def a_run(name: str, aps: list[float], *, seed: int = 0, seconds: float = 10.0, base: str = "fcos") -> runner.Run:

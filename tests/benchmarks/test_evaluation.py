@@ -8,7 +8,7 @@ import torch
 from tests.conftest import ROOT
 
 from detrkit import Output, postprocess
-from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.coco_metrics import coco_numbers
 
 SPEC = importlib.util.spec_from_file_location("benchmark_of_evaluation", ROOT / "benchmarks/evaluation.py")
 assert SPEC is not None

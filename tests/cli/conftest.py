@@ -61,7 +61,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the report of a run, which takes longer than a tiny run."""
-    monkeypatch.setattr("detrkit.training.final.write_report", lambda *args, **kwargs: {})
+    monkeypatch.setattr("detrkit.training.final_report.write_report", lambda *args, **kwargs: {})
 
 
 @pytest.fixture(scope="session")

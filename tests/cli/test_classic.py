@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit import classic
+from detrkit.commands import detr as classic
 from detrkit.models import build_model
-from detrkit.models.weights.published import COCO_CATEGORIES
+from detrkit.models.checkpoints.published import COCO_CATEGORIES
 from detrkit.structures import Categories
 
 from .conftest import Command

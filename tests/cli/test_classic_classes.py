@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from detrkit import classic
-from detrkit.classic_classes import choose_classes, rows_note
+from detrkit.commands import detr as classic
+from detrkit.commands.detr_classes import choose_classes, rows_note
 from detrkit.errors import ConfigError
-from detrkit.models.weights.published import COCO_CATEGORIES
+from detrkit.models.checkpoints.published import COCO_CATEGORIES
 from detrkit.structures import Categories
 
 NAMES = ("crack", "dent", "scratch", "hole", "stain")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit import classic
+from detrkit.commands import detr as classic
 from detrkit.models import build_model
 
 from .conftest import Command

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from detrkit import classic
-from detrkit.config import TrainConfig
+from detrkit.commands import detr as classic
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.models.weights.published import COCO_CATEGORIES
+from detrkit.models.checkpoints.published import COCO_CATEGORIES
 from detrkit.structures import Categories
 
 from .original_flags import MAIN_FLAGS

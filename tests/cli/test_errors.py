@@ -161,7 +161,7 @@ def test_what_had_to_be_assumed_is_one_line(detrkit: Command, place: Path) -> No
 def test_what_the_disk_refuses(
     detrkit: Command, monkeypatch: pytest.MonkeyPatch, error: OSError, sentence: str
 ) -> None:
-    monkeypatch.setattr("detrkit.data.check.check", raiser(error))
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(error))
     assert sentence in detrkit("check", "d").sentence
 
 
@@ -182,22 +182,22 @@ def test_a_full_disk_under_stdout() -> None:
 
 
 def test_a_bug_of_ours_is_a_traceback(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrkit.data.check.check", raiser(ZeroDivisionError("ours")))
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError, match="ours"):
         detrkit("check", "d")
-    monkeypatch.setattr("detrkit.data.check.check", raiser(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         detrkit("check", "d")
 
 
 def test_ctrl_c_is_130(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrkit.data.check.check", raiser(KeyboardInterrupt()))
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(KeyboardInterrupt()))
     shown = detrkit("check", "d")
     assert (shown.status, shown.err) == (130, "interrupted\n")
 
 
 def test_a_sentence_stays_on_one_line(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrkit.data.check.check", raiser(cli.DetrkitError("first\n  second")))
+    monkeypatch.setattr("detrkit.commands.check.check", raiser(cli.DetrkitError("first\n  second")))
     assert detrkit("check", "d").sentence == "first second"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from detrkit import __version__
 from detrkit.cli import VERBS
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 
 from .conftest import Command
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from detrkit import recipes
 from detrkit.cli import VERBS, parse
-from detrkit.config import TrainConfig, default_settings
+from detrkit.config import presets as recipes
+from detrkit.config.fields import ModelConfig
+from detrkit.config.presets import MODELS, RECIPES
+from detrkit.config.train import TrainConfig, default_settings
 from detrkit.errors import ConfigError
-from detrkit.recipes import MODELS, RECIPES
-from detrkit.settings import ModelConfig
 
 from .conftest import Command
 
@@ -218,7 +218,9 @@ def test_the_first_line_says_the_recipe(detrkit: Command, tmp_path: Path, monkey
 
 
 def test_recipes_import_nothing_heavy() -> None:
-    code = "import sys, detrkit.recipes; print([m for m in ('torch', 'yaml', 'jsonargparse') if m in sys.modules])"
+    code = (
+        "import sys, detrkit.config.presets; print([m for m in ('torch', 'yaml', 'jsonargparse') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from detrkit.cli import VERBS, parse, with_stored_settings
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 
 from .conftest import TINY_FLAGS, Command

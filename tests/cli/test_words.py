@@ -5,13 +5,13 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from detrkit.classic import build_parser
 from detrkit.cli import VERBS, parse
-from detrkit.config import TrainConfig
+from detrkit.commands.detr import build_parser
+from detrkit.config.commands import CheckConfig, PlotConfig, PredictConfig
+from detrkit.config.parser import from_home
+from detrkit.config.suggestions import NONE, WORDS, suggestion
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
-from detrkit.meanings import NONE, WORDS, suggestion
-from detrkit.parsing import from_home
-from detrkit.verbs import CheckConfig, PlotConfig, PredictConfig
 
 from .conftest import Command
 

@@ -5,8 +5,8 @@ import random
 import torch
 from torchvision import tv_tensors
 
-from detrkit.data.mixing import Sample
-from detrkit.data.transforms import Objects, objects_from
+from detrkit.data.transforms.mixing import Sample
+from detrkit.data.transforms.resize_crop import Objects, objects_from
 
 Rectangle = tuple[int, int, int, int]
 BRIGHT = 230

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.config import TrainConfig
-from detrkit.data.augment import Augment, iou_crop, recolour, upside_down, zoom_out
+from detrkit.config.fields import CHANCES
+from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import train_loader
-from detrkit.data.mixing import Sample
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.transforms import eval_transform, no_objects, resized_size, train_transform
+from detrkit.data.transforms.augment import Augment, iou_crop, recolour, upside_down, zoom_out
+from detrkit.data.transforms.mixing import Sample
+from detrkit.data.transforms.resize_crop import eval_transform, no_objects, resized_size, train_transform
 from detrkit.errors import ConfigError
-from detrkit.settings import CHANCES
 from detrkit.structures import Batch
 from detrkit.training.loaders import augmentation_of
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from detrkit.config import TrainConfig
-from detrkit.data import cache as cache_module
+from detrkit.config.train import TrainConfig
 from detrkit.data import dataset as dataset_module
-from detrkit.data.augment import Augment
-from detrkit.data.cache import PictureCache
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.decode import cache as cache_module
+from detrkit.data.decode.cache import PictureCache
 from detrkit.data.loader import collate, train_loader
 from detrkit.data.records import Split
-from detrkit.data.transforms import Transform, eval_transform, train_transform
+from detrkit.data.transforms.augment import Augment
+from detrkit.data.transforms.resize_crop import Transform, eval_transform, train_transform
 from detrkit.errors import ConfigError
 from detrkit.structures import Batch, Target
 from detrkit.training import loaders
+from detrkit.training.announcements import waiting
 from detrkit.training.loaders import describe_cache, make_caches
-from detrkit.training.messages import waiting
 
 from .conftest import CATEGORIES
 

@@ -11,9 +11,9 @@ import torch
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transforms.resize_crop import eval_transform, train_transform
 from detrkit.errors import DataError
-from detrkit.masks import encode_rle
+from detrkit.ops.masks import encode_rle
 from detrkit.structures import Categories
 
 from .conftest import CATEGORIES, found

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from detrkit.data.decode import read_image, to_tensor
+from detrkit.data.decode.images import read_image, to_tensor
 from detrkit.errors import DataError
-from detrkit.value_range import ValueRange
+from detrkit.ops.value_range import ValueRange
 
 FULL = ValueRange(0, 65535)
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
-from detrkit.data.check import check_dataset
-from detrkit.data.demo import make_demo_dataset
-from detrkit.data.demo_draw import DEFECTS, draw_picture
-from detrkit.data.find import open_dataset
-from detrkit.data.panoptic import read_panoptic_truth
+from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.synthetic.defects import DEFECTS, draw_picture
+from detrkit.data.synthetic.generate import make_demo_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 
 
@@ -138,7 +138,8 @@ def test_difficulty_makes_defects_smaller_and_fainter() -> None:
 
 def test_a_killed_generation_never_looks_complete(tmp_path: Path) -> None:
     code = (
-        f"from detrkit.data.demo import make_demo_dataset; make_demo_dataset({str(tmp_path / 'set')!r}, images=100000)"
+        "from detrkit.data.synthetic.generate import make_demo_dataset; "
+        f"make_demo_dataset({str(tmp_path / 'set')!r}, images=100000)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60

@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import EpochBatchSampler, ShapeBatchSampler, collate, eval_loader, train_loader
 from detrkit.data.records import Split
-from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transforms.resize_crop import eval_transform, train_transform
 from detrkit.structures import Batch, Target
 
 from .conftest import CATEGORIES

@@ -13,12 +13,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from detrkit.data.augment import Augment
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.mixing import mosaic
-from detrkit.data.records import FileMask, ImageRecord, ObjectRecord, Split
-from detrkit.data.transforms import Augmentation, no_objects, objects_from, resize_to, resized_size, train_transform
-from detrkit.masks import encode_rle
+from detrkit.data.decode.mask_files import FileMask
+from detrkit.data.records import ImageRecord, ObjectRecord, Split
+from detrkit.data.transforms.augment import Augment
+from detrkit.data.transforms.mixing import mosaic
+from detrkit.data.transforms.resize_crop import (
+    Augmentation,
+    no_objects,
+    objects_from,
+    resize_to,
+    resized_size,
+    train_transform,
+)
+from detrkit.ops.masks import encode_rle
 from detrkit.structures import Categories
 
 from .scenes import extent, pixels_of, rectangles, scene

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from detrkit.data.mixing import LEAST, copy_paste, join, mix_up, mosaic, select, tighten, window
-from detrkit.data.transforms import crop, no_objects, resized_size
+from detrkit.data.transforms.mixing import LEAST, copy_paste, join, mix_up, mosaic, select, tighten, window
+from detrkit.data.transforms.resize_crop import crop, no_objects, resized_size
 
 from .scenes import BRIGHT, assert_boxes_follow, extent, iou, pixels_of, rectangles, scene
 

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import tv_tensors
 
 from detrkit.data.loader import collate
-from detrkit.data.transforms import (
+from detrkit.data.transforms.resize_crop import (
     Objects,
     crop,
     eval_transform,
@@ -22,9 +22,9 @@ from detrkit.data.transforms import (
     resized_size,
     train_transform,
 )
-from detrkit.models.backbone import Backbone
-from detrkit.models.features import Features
-from detrkit.models.position import SinePosition
+from detrkit.models.backbones.base import Features
+from detrkit.models.backbones.resnet import Backbone
+from detrkit.models.layers.position_encoding import SinePosition
 
 
 def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) -> tuple[torch.Tensor, Objects]:

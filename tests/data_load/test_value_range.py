@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 
 from detrkit import Categories
-from detrkit.data.cache import PictureCache
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode import read_image, say_nothing, to_tensor
-from detrkit.data.image_files import look_at
-from detrkit.data.measure_values import extent_of, find_value_range
+from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.images import read_image, say_nothing, to_tensor
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.transforms import eval_transform
+from detrkit.data.transforms.resize_crop import eval_transform
+from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.measure_values import extent_of, find_value_range
 from detrkit.errors import ConfigError, DataError
-from detrkit.value_range import UNKNOWN_RANGE, ValueRange
+from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 
 TWELVE = ValueRange(0, 4095)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.raw import RawDataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 
 
 def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: str = "RGB", **save: Any) -> Path:

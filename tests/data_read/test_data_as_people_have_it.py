@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.check_tables import findings_lines
-from detrkit.data.encodings import decode_text
-from detrkit.data.find import open_dataset
-from detrkit.data.image_finder import spellings
-from detrkit.data.splits import role_of
+from detrkit.data.files.encodings import decode_text
+from detrkit.data.files.image_finder import spellings
+from detrkit.data.files.split_names import role_of
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.tables import findings_lines
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
 from .conftest import boxes, only, picture

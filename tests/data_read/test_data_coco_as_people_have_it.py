@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.evaluation.predictions import find_pictures
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
+from detrkit.evaluation.prediction_files import find_pictures
 
 from .conftest import boxes, picture
 

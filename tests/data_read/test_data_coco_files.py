@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.file_index import FileIndex
-from detrkit.data.find import open_dataset
-from detrkit.data.image_finder import ImageFinder, Match
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import ImageFinder, Match
+from detrkit.data.formats.detect import open_dataset
 from detrkit.errors import DataError
 
 

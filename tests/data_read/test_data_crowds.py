@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.propose import propose
+from detrkit.data.auto_settings import propose
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
 from .conftest import only, picture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 
 FIRST, SECOND = (5, 6, 15, 18), (29, 2, 37, 9)
 """Boxes in the 40 x 30 pixels of images as stored."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset, role_of
-from detrkit.data.held_out import write_split
+from detrkit.data.formats.detect import open_dataset, role_of
+from detrkit.data.validation.held_out import write_split
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 
 from .conftest import sizes

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
 from .conftest import sizes

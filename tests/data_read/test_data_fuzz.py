@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DetrkitError
 
 from .conftest import VOC_OBJECT, VOC_XML, picture

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.held_out import listed_images, write_split
-from detrkit.data.raw import RawDataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.validation.held_out import listed_images, write_split
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
 from .conftest import picture

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.data.check import CheckReport, check, check_dataset
-from detrkit.data.coco import as_id
-from detrkit.data.find import open_dataset
-from detrkit.data.image_finder import tidy_name
+from detrkit.commands.check import check
+from detrkit.config.commands import CheckConfig
+from detrkit.data.files.image_finder import tidy_name
+from detrkit.data.formats.coco import as_id
+from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.structures import Categories
-from detrkit.verbs import CheckConfig
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40, unique=True), st.data())

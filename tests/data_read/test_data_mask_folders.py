@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode_masks import decode_masks
-from detrkit.data.find import open_dataset
-from detrkit.data.records import FileMask
-from detrkit.data.transforms import eval_transform
+from detrkit.data.decode.mask_files import FileMask
+from detrkit.data.decode.object_masks import decode_masks
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.transforms.resize_crop import eval_transform
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
 from .conftest import picture

@@ -13,11 +13,11 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as coco_mask
 
-from detrkit.data.check import check_dataset
-from detrkit.data.decode_masks import decode_masks
-from detrkit.data.find import open_dataset
+from detrkit.data.decode.object_masks import decode_masks
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
-from detrkit.masks import encode_rle
+from detrkit.ops.masks import encode_rle
 
 from .conftest import only
 

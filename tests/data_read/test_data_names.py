@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.file_index import FileIndex
-from detrkit.data.find import open_dataset
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
 from .conftest import only, picture

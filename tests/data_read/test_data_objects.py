@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.findings import TREATMENTS, treatments_table
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.findings import TREATMENTS, treatments_table
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
 from .conftest import boxes, counts, only

@@ -12,11 +12,10 @@ import pytest
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.mask_files import MaskFiles, read_ids, regions_of, stretched
-from detrkit.data.panoptic import read_panoptic_truth
-from detrkit.data.records import FileMask
+from detrkit.data.decode.mask_files import FileMask, MaskFiles, read_ids, regions_of, stretched
+from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
 from .conftest import only, picture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.decode import read_image
-from detrkit.data.findings import TREATMENTS
-from detrkit.data.image_files import look_at
+from detrkit.data.decode.images import read_image
+from detrkit.data.validation.findings import TREATMENTS
+from detrkit.data.validation.image_probe import look_at
 
 from .conftest import boxes, counts, only
 
@@ -226,8 +226,8 @@ def test_boxes_given_for_the_stored_size_are_turned(coco: Any, orientation: int)
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_turning_agrees_with_pil(tmp_path: Path, orientation: int) -> None:
-    from detrkit.data.cleaning import turned
-    from detrkit.data.image_files import look_at
+    from detrkit.data.validation.image_probe import look_at
+    from detrkit.data.validation.objects import turned
 
     _, expected = show_upright(orientation, tmp_path, "turned.png")
     (facts,) = look_at([tmp_path / "turned.png"])

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from detrkit.cli import main
-from detrkit.data.check import check_dataset
-from detrkit.data.coco import as_id
-from detrkit.data.find import open_dataset
-from detrkit.evaluation.predictions import find_pictures, read_detections
+from detrkit.data.formats.coco import as_id
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
+from detrkit.evaluation.prediction_files import find_pictures, read_detections
 
 from .conftest import counts, picture
 

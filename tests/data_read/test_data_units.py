@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from detrkit.cli import main
-from detrkit.data.box_formats import FORMATS, OWN
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.rotated import around
+from detrkit.config.fields import DataChoice
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.rotated import around
+from detrkit.data.validation.box_formats import FORMATS, OWN
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
-from detrkit.settings import DataChoice
 
 from .conftest import boxes, only, picture
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.check import check, check_dataset
-from detrkit.data.decode import read_image
-from detrkit.data.find import open_dataset
+from detrkit.commands.check import check
+from detrkit.config.commands import CheckConfig
+from detrkit.data.decode.images import read_image
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
-from detrkit.value_range import UNKNOWN_RANGE, ValueRange
-from detrkit.verbs import CheckConfig
+from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 
 
 def fill(coco: Any, side: str, **files: np.ndarray) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 
 from .conftest import picture
 

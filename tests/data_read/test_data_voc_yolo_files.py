@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.findings import TREATMENTS
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.findings import TREATMENTS
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
 from .conftest import boxes, only

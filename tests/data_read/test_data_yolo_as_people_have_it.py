@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
 from .conftest import picture

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.file_index import FileIndex
-from detrkit.data.find import open_dataset
-from detrkit.data.foreign import name_foreign
-from detrkit.data.image_files import look_at
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.foreign import name_foreign
+from detrkit.data.validation.image_probe import look_at
 from detrkit.errors import DataError
 
 KITTI = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
 
 
 @pytest.mark.parametrize(("stated", "entry"), [("~/set", "images"), (".", "~/set/images")])

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.file_index import FileIndex
-from detrkit.data.image_finder import ImageFinder
-from detrkit.data.labelme import find_labelme, read_labelme
-from detrkit.data.raw import RawDataset
-from detrkit.data.source import Source
-from detrkit.data.unused import list_unused
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import ImageFinder
+from detrkit.data.files.source import Source
+from detrkit.data.files.unused import list_unused
+from detrkit.data.formats.labelme import find_labelme, read_labelme
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
-from detrkit.masks import decode_segmentation
+from detrkit.ops.masks import decode_segmentation
 
 from .conftest import boxes, picture
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.propose import propose
+from detrkit.data.auto_settings import propose
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.structures import Categories
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.check import CheckReport, check_dataset
-from detrkit.data.file_index import FileIndex
-from detrkit.data.image_finder import ImageFinder
-from detrkit.data.raw import RawDataset
-from detrkit.data.source import Source
-from detrkit.data.unused import list_unused
-from detrkit.data.via import find_via, read_via
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import ImageFinder
+from detrkit.data.files.source import Source
+from detrkit.data.files.unused import list_unused
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.formats.via import find_via, read_via
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
 from .conftest import boxes, picture

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit import build_model, demo
-from detrkit.data.demo import make_demo_dataset
-from detrkit.models.weights import PUBLISHED
+from detrkit import build_model
+from detrkit.commands import demo
+from detrkit.data.synthetic.generate import make_demo_dataset
+from detrkit.models.checkpoints import PUBLISHED
 
 SMALL_MODEL: dict[str, Any] = {
     "backbone": "timm:test_resnet",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import FORMATS, open_dataset
+from detrkit.data.formats.detect import FORMATS, open_dataset
+from detrkit.data.validation.validate import check_dataset
 
 from .pages import ROOT, Page
 

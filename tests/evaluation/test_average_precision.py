@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detrkit.evaluation import average_precision
+from detrkit.evaluation.arrays import CocoResults, TruthColumns
 from detrkit.evaluation.average_precision import Matched, match, of_masks
-from detrkit.evaluation.coco import coco_numbers, read_columns
-from detrkit.evaluation.columns import CocoResults, TruthColumns
-from detrkit.masks import as_rle
+from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
+from detrkit.ops.masks import as_rle
 
 from .cases import SPARSE_IDS, random_case
 

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detrkit.errors import DataError
-from detrkit.evaluation.coco import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
-from detrkit.evaluation.columns import CocoResults
+from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.coco_metrics import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
 
 from . import oracle
 from .cases import SPARSE_IDS, perfect, random_case

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.data.mask_files import read_ids
+from detrkit.data.decode.mask_files import read_ids
 from detrkit.errors import DataError
-from detrkit.evaluation.panoptic import UNIT, PanopticSums
+from detrkit.evaluation.panoptic_quality import UNIT, PanopticSums
 from detrkit.structures import Categories
 
 CATEGORIES = Categories((3, 7, 20), ("cell", "tool", "ground"), (True, True, False))

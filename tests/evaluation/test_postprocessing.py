@@ -8,9 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrkit import Detections, Output, postprocess
-from detrkit.boxes import cxcywh_to_xyxy
-from detrkit.evaluation.collect import Collector
-from detrkit.postprocessing import best_boxes
+from detrkit.evaluation.accumulator import Collector
+from detrkit.inference.postprocess import best_boxes
+from detrkit.ops.boxes import cxcywh_to_xyxy
 
 SIZES = torch.tensor([[480, 640], [333, 500], [64, 64], [480, 640], [1, 1], [800, 1333], [20, 31], [7, 9]])
 

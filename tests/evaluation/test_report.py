@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from detrkit.evaluation.report import class_table, write_report
-from detrkit.visualize.draw import Tile
+from detrkit.visualization.draw import Tile
 
 from .cases import perfect, random_case
 
@@ -55,7 +55,7 @@ def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
         tiles.extend(found)
         return np.zeros((8, 8, 3), np.uint8)
 
-    monkeypatch.setattr("detrkit.evaluation.gallery.sheet", sheet)
+    monkeypatch.setattr("detrkit.evaluation.error_gallery.sheet", sheet)
     truth, detections = random_case(15)
     write_report(truth, detections, tmp_path / "report", image_paths=pictures)
     names = {row["id"]: row["name"] for row in truth["categories"]}

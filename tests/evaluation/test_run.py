@@ -11,22 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.config import TrainConfig
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
-from detrkit.data.held_out import write_split
+from detrkit.commands.eval import default_folder, evaluate
+from detrkit.config.commands import EvalConfig
+from detrkit.config.train import TrainConfig
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.held_out import made_split, write_split
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.coco import coco_numbers, merge_ranks
-from detrkit.evaluation.collect import Collector, collect_batches, collect_split
-from detrkit.evaluation.predictions import find_pictures, read_detections
-from detrkit.evaluation.run import (
-    default_folder,
-    evaluate,
-    made_split,
-    match_classes,
-)
+from detrkit.evaluation.accumulator import Collector, collect_batches, collect_split
+from detrkit.evaluation.class_match import match_classes
+from detrkit.evaluation.coco_metrics import coco_numbers, merge_ranks
+from detrkit.evaluation.prediction_files import find_pictures, read_detections
 from detrkit.structures import Batch, Categories, Output
-from detrkit.verbs import EvalConfig
 
 from .cases import perfect, random_case
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.commands.eval import evaluate
+from detrkit.config.commands import EvalConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.run import evaluate
 from detrkit.inference import Detector
-from detrkit.masks import encode_rle
 from detrkit.models import build_model
+from detrkit.ops.masks import encode_rle
 from detrkit.structures import Categories
 from detrkit.training.reporters import ClassicLog
-from detrkit.verbs import EvalConfig
 
 CATEGORIES = [
     {"id": 3, "name": "cell", "isthing": 1},
@@ -266,7 +266,7 @@ def test_a_detector_with_masks_through_the_verb(
 
 
 def test_the_log_of_the_original_has_masks_and_quality(tmp_path: Path) -> None:
-    from detrkit.evaluation.coco import COCO_NAMES
+    from detrkit.evaluation.coco_metrics import COCO_NAMES
 
     row = {"epoch": 1.0, "step": 2.0, "lr": 1e-4, "lr_backbone": 1e-5, "seconds": 1.0}
     row |= {f"val/{name}": 0.5 for name in COCO_NAMES} | {f"val/mask_{name}": 0.25 for name in COCO_NAMES}

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrkit.evaluation.coco import coco_numbers
+from detrkit.evaluation.coco_metrics import coco_numbers
 from detrkit.evaluation.confusion import Confusion, confusion_matrix, mistakes
-from detrkit.evaluation.gallery import choose
+from detrkit.evaluation.error_gallery import choose
+from detrkit.evaluation.matching import Columns, judge
 from detrkit.evaluation.per_class import f1_curve, f1_curves
-from detrkit.evaluation.verdicts import Columns, judge
 
 from . import oracle
 from .cases import perfect, random_case

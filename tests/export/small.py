@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit import Categories, build_model
-from detrkit.inference.card import Card
+from detrkit.inference.metadata import Card
 from detrkit.models import DETR
 
 SMALL: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from detrkit import Detector
-from detrkit.data.transforms import resized_size
+from detrkit.data.transforms.resize_crop import resized_size
 from detrkit.export.formats import write_onnx
 from detrkit.export.graph import BuiltinGraph, Graph, fitted, resized, trace
 from detrkit.structures import Batch, Target

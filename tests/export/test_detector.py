@@ -11,8 +11,8 @@ from detrkit import Detector
 from detrkit.errors import ConfigError, DataError, MissingExtraError, WeightsError
 from detrkit.export.formats import write_torch
 from detrkit.export.graph import Graph, trace
-from detrkit.inference.card import Card
 from detrkit.inference.exported import is_exported, open_exported
+from detrkit.inference.metadata import Card
 
 from .small import CATEGORIES, batch, card, small_model
 

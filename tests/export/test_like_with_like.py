@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.demo import make_demo_dataset
+from detrkit.commands.convert import convert
+from detrkit.commands.export import export
+from detrkit.config.commands import ConvertConfig, ExportConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError
-from detrkit.export import export
-from detrkit.models.convert import convert
-from detrkit.verbs import ConvertConfig, ExportConfig
 
 from .small import checkpoint
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from detrkit import Detector
 from detrkit.errors import ConfigError
 from detrkit.export.parity import compare_outputs
-from detrkit.inference.network import PlainNetwork
+from detrkit.inference.backend import PlainNetwork
 from detrkit.structures import Output
 
 from .small import CATEGORIES, batch, small_model

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from detrkit import cli
-from detrkit.data.demo import make_demo_dataset
+from detrkit.commands import export as run
+from detrkit.commands.eval import evaluate
+from detrkit.commands.export import export
+from detrkit.config.commands import EvalConfig, ExportConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError, MissingExtraError
-from detrkit.evaluation.run import evaluate
-from detrkit.export import export, run
+from detrkit.export import writing
 from detrkit.export.formats import write_tensorrt
 from detrkit.export.graph import Graph, trace
 from detrkit.export.parity import Accuracy, Report
 from detrkit.inference.exported import open_exported
-from detrkit.verbs import EvalConfig, ExportConfig
 
 from .small import CATEGORIES, card, checkpoint, small_model
 
@@ -72,7 +74,7 @@ def test_too_great_a_loss_is_an_error(
     data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [Accuracy("AP of boxes", 0.5, 0.48)]
-    monkeypatch.setattr(run, "compare_accuracy", lambda *of, **settings: rows)
+    monkeypatch.setattr(writing, "compare_accuracy", lambda *of, **settings: rows)
     monkeypatch.setattr(run, "write", lambda _, path, *rest: shutil.copy(weights.with_suffix(".pt2"), path))
     words = ["export", "--weights", str(weights), "--format", "torch", "--data", str(data), "--num_workers", "0"]
     words += ["--output", str(tmp_path / "worse.pt2")]

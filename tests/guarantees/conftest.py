@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.data.demo import make_demo_dataset
+from detrkit.data.synthetic.generate import make_demo_dataset
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -14,7 +14,7 @@ def _quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detrkit.training.final.write_report", lambda *args, **kwargs: {})
+        patch.setattr("detrkit.training.final_report.write_report", lambda *args, **kwargs: {})
         yield
     torch.set_num_threads(threads)
 

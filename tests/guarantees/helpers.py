@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.config import TrainConfig
-from detrkit.recipes import MODELS
-from detrkit.settings import LossConfig, ModelConfig
+from detrkit.config.fields import LossConfig, ModelConfig
+from detrkit.config.presets import MODELS
+from detrkit.config.train import TrainConfig
 from detrkit.structures import Batch, Categories, Output, Target
-from detrkit.training.parts import Start, start_model
+from detrkit.training.setup import Start, start_model
 
 CLASSES = Categories((3, 7, 8), ("red", "green", "blue"))
 

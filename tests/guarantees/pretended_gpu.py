@@ -107,7 +107,7 @@ def pretended_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, _Dispatch():
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch, "tensor", tensor)
-        patch.setattr("detrkit.assignment.pad_sequence", pad_sequence)
+        patch.setattr("detrkit.losses.assigner.pad_sequence", pad_sequence)
         patch.setattr(Tensor, "backward", backward)
         yield
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.boxes import cxcywh_to_xyxy
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
+from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Batch
 from detrkit.training import train
 from detrkit.training.optim import build_optimizer

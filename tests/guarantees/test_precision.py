@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import collate, train_loader
-from detrkit.data.transforms import train_transform
+from detrkit.data.transforms.resize_crop import train_transform
 from detrkit.training.loaders import augmentation_of
 from detrkit.training.optim import build_optimizer
-from detrkit.training.parts import load_data, start_model
+from detrkit.training.setup import load_data, start_model
 
 from .helpers import assert_finite, layers_of, shrunk
 

@@ -8,7 +8,7 @@ import pytest
 from tests.training.helpers import assert_same_run, in_a_process
 from tests.training.test_resume import DIE_IN_STEP, OFTEN
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.training import train
 
 from .helpers import shrunk

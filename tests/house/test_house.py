@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,30 @@ def test_make_check(command: list[str]) -> None:
     tool = Path(sys.executable).with_name(command[0])
     done = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+PACKAGE = ROOT / "src" / "detrkit"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TWICE = {"__init__.py", "attention.py", "build.py", "detr.py", "train.py"}
+"""Names of files that stand in two packages, see docs/decisions.md."""
+
+
+def test_no_file_is_long_and_no_name_stands_twice() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {path.name: length for path, length in lengths.items() if length > 400} == {}
+    names = Counter(path.name for path in FILES)
+    assert {name for name, times in names.items() if times > 1} == TWICE
+
+
+def test_only_the_top_of_the_package_is_flat() -> None:
+    flat = {path.name for path in PACKAGE.glob("*.py")}
+    assert flat == {"__init__.py", "__main__.py", "cli.py", "errors.py", "files.py", "results.py", "structures.py"}
+
+
+def test_no_package_hands_on_a_command_and_one_function_loads_a_detector_from_settings() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if path.name == "__init__.py":
+            assert "detrkit.commands" not in text, path
+        if "Detector.load(\n        config.weights" in text and path.parent.name == "commands":
+            assert path.name in ("load_detector.py", "export.py"), path  # export takes no --device

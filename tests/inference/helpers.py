@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from detrkit.inference import predict
-from detrkit.verbs import PredictConfig
+from detrkit.commands.predict import predict
+from detrkit.config.commands import PredictConfig
 
 
 def run(checkpoint: Path, output: Path, *sources: object, **settings: object) -> list[dict]:

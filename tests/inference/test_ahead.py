@@ -13,7 +13,7 @@ import torch
 
 from detrkit import Detector
 from detrkit.errors import DataError
-from detrkit.inference.ahead import ahead
+from detrkit.inference.prefetch import ahead
 
 
 def waiting_threads() -> list[threading.Thread]:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from detrkit import Categories, Detections, Detector, Output, build_criterion, build_model, panoptic, postprocess
-from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.errors import ConfigError, DataError, WeightsError
-from detrkit.matching import HungarianMatcher
-from detrkit.structures import PanopticMap
+from detrkit.losses.matcher import HungarianMatcher
+from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.results import PanopticMap
 
 CLASSES = 4
 
@@ -323,7 +323,7 @@ def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detecto
 
 
 def test_numbers_of_detections_that_come_one_by_one() -> None:
-    from detrkit.evaluation.coco import coco_numbers
+    from detrkit.evaluation.coco_metrics import coco_numbers
 
     box = {"bbox": [1.0, 2.0, 10.0, 10.0], "category_id": 1, "image_id": 1}
     truth = {
@@ -345,7 +345,7 @@ def test_no_public_function_disturbs_random_numbers(
     import rich.style  # which draws a number once, when it is imported
 
     from detrkit.cli import main
-    from detrkit.data.demo import make_demo_dataset
+    from detrkit.data.synthetic.generate import make_demo_dataset
 
     assert rich.style
     fixed = ["--weights", str(mask_checkpoint), "--device", "cpu"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.demo import make_demo_dataset
-from detrkit.demo import demo
-from detrkit.evaluation.run import evaluate
-from detrkit.verbs import DemoConfig, EvalConfig
+from detrkit.commands.demo import demo
+from detrkit.commands.eval import evaluate
+from detrkit.config.commands import DemoConfig, EvalConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 
 
 @pytest.mark.slow

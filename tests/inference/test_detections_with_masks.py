@@ -8,9 +8,9 @@ import torch
 
 from detrkit import Categories, Detections
 from detrkit.errors import DataError
-from detrkit.masks import decode_segmentation
-from detrkit.visualize.canvas import color_of
-from detrkit.visualize.segments import OPACITY
+from detrkit.ops.masks import decode_segmentation
+from detrkit.visualization.canvas import color_of
+from detrkit.visualization.segments import OPACITY
 
 
 @pytest.fixture

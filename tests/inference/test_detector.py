@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrkit import Detections, Detector, build_model
 from detrkit.errors import ConfigError, DataError, WeightsError
-from detrkit.inference.streams import WINDOW
+from detrkit.inference.streaming import WINDOW
 
 
 def same(a: Detections, b: Detections, tolerance: float = 0.0) -> bool:
@@ -144,7 +144,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, pictu
 
 def test_it_sees_what_evaluation_sees(detector: Detector, pictures: Path) -> None:
     from detrkit.data.records import ImageRecord, Split
-    from detrkit.evaluation.collect import Collector, collect_split
+    from detrkit.evaluation.accumulator import Collector, collect_split
 
     images = [
         ImageRecord(5, pictures / "5.png", "5.png", 60, 80, []),

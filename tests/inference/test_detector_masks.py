@@ -12,8 +12,8 @@ from PIL import Image
 
 from detrkit import Detections, Detector, build_model, postprocess
 from detrkit.errors import ConfigError, OutOfMemoryError
-from detrkit.postprocessing import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
-from detrkit.structures import PanopticMap
+from detrkit.inference.postprocess import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
+from detrkit.results import PanopticMap
 from inference.conftest import CATEGORIES, MODEL, SHAPES
 
 

@@ -12,11 +12,11 @@ from torch._dynamo.testing import CompileCounter
 
 from detrkit import Categories, Detector
 from detrkit.errors import ConfigError
-from detrkit.inference.buckets import Buckets
-from detrkit.inference.fast import FastNetwork, chosen_precision, compiles
-from detrkit.inference.network import PlainNetwork
+from detrkit.inference.backend import PlainNetwork
+from detrkit.inference.optimized import FastNetwork, chosen_precision, compiles
+from detrkit.inference.shape_buckets import Buckets
 from detrkit.models import DETR
-from detrkit.models.segmentation import every_query
+from detrkit.models.mask_head import every_query
 from detrkit.structures import Output
 
 RECIPE = {
@@ -192,7 +192,7 @@ def test_what_is_larger_than_all_buckets_runs_uncompiled() -> None:
 
 @pytest.mark.parametrize("image_size", [64, 256, 480, 800, 1024])
 def test_buckets_hold_every_picture_and_are_few(image_size: int) -> None:
-    from detrkit.data.transforms import eval_transform
+    from detrkit.data.transforms.resize_crop import eval_transform
 
     transform = eval_transform(image_size)
     buckets = Buckets.of(image_size, transform.longest)

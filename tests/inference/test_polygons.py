@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.masks import decode_segmentation, is_polygon, polygons_from_mask
+from detrkit.ops.masks import decode_segmentation, is_polygon, polygons_from_mask
 
 
 def overlap(mask: Tensor, tolerance: float) -> float:

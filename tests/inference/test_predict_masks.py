@@ -17,9 +17,9 @@ from PIL import Image
 from detrkit import Detector
 from detrkit.cli import main
 from detrkit.errors import ConfigError
-from detrkit.inference.results import box_of, label_map, png_names, segments_as_detections
-from detrkit.masks import decode_segmentation
-from detrkit.structures import Detections, PanopticMap
+from detrkit.inference.writers import box_of, label_map, png_names, segments_as_detections
+from detrkit.ops.masks import decode_segmentation
+from detrkit.results import Detections, PanopticMap
 from inference.conftest import SHAPES
 from inference.helpers import files_in, run
 
@@ -225,8 +225,8 @@ def test_segments_become_detections() -> None:
 
 def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     """Measured against a data set that is made of the very files, everything is found."""
-    from detrkit.evaluation.run import evaluate
-    from detrkit.verbs import EvalConfig
+    from detrkit.commands.eval import evaluate
+    from detrkit.config.commands import EvalConfig
 
     sources = [pictures / name for name in ("5.png", "12.png", "wide.png")]
     out = tmp_path / "out"

@@ -64,8 +64,8 @@ def test_who_finds_nothing_is_told_what_to_try(
 
 
 def test_the_results_can_be_evaluated(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    from detrkit.evaluation.coco import coco_numbers
-    from detrkit.evaluation.predictions import read_detections
+    from detrkit.evaluation.coco_metrics import coco_numbers
+    from detrkit.evaluation.prediction_files import read_detections
 
     run(checkpoint, tmp_path, pictures / "5.png", pictures / "12.png")
     rows = read_detections(tmp_path / "detections.json")
@@ -153,7 +153,7 @@ def test_nothing_readable_is_an_error_and_leaves_nothing(checkpoint: Path, tmp_p
 def test_an_interrupted_run_leaves_no_half_files(
     checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detrkit.inference import run as module
+    from detrkit.commands import predict as module
 
     kept = module.save_picture
 

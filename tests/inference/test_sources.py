@@ -16,9 +16,9 @@ from PIL import Image
 
 from detrkit import Detections, Detector
 from detrkit.cli import main
-from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
-from detrkit.inference.forms import read_one
+from detrkit.inference.inputs import read_one
 from detrkit.inference.sources import find_pictures, find_sources
 from inference.helpers import run
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrkit import boxes
+from detrkit.ops import boxes
 
 number = st.floats(-1e4, 1e4, width=32)
 side = st.one_of(st.just(0.0), st.floats(0, 1e4, width=32))

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from detrkit import Output, panoptic, postprocess
 from detrkit.errors import ConfigError
-from detrkit.masks import resize_masks
-from detrkit.postprocessing import query_masks
+from detrkit.inference.postprocess import query_masks
+from detrkit.ops.masks import resize_masks
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other as such
 

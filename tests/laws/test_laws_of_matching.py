@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError
-from detrkit.matching import HungarianMatcher, Layers, Problem
+from detrkit.losses.matcher import HungarianMatcher, Layers, Problem
 from models.small import some_targets
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 from detrkit.structures import Categories, Target
-from detrkit.training.parts import Start, start_model
+from detrkit.training.setup import Start, start_model
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "feature_levels": ("", "16,32", "8,16,32", "32,64"),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from detrkit import Output
-from detrkit.assignment import DenseAssigner
-from detrkit.boxes import cxcywh_to_xyxy, pairwise_iou
 from detrkit.errors import ConfigError
+from detrkit.losses.assigner import DenseAssigner
+from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 from detrkit.structures import Locations
 
 KINDS = ["fcos", "atss", "aligned"]

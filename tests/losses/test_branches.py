@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from detrkit import Output, build_criterion
-from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError
-from detrkit.matching import Layers, Problem
+from detrkit.losses.assigner import DenseAssigner
+from detrkit.losses.matcher import Layers, Problem
 from detrkit.structures import Branch, Locations
-from detrkit.training.validation import Validator
+from detrkit.training.evaluation import Validator
 from models.small import some_targets
 
 C = 4
@@ -224,7 +224,7 @@ def test_two_processes_with_a_picture_each_equal_one_with_both(kind, counts, mon
 def test_a_process_without_pictures_left_takes_part_in_validation(kind, monkeypatch):
     sigmoid = kind != "softmax"
     criterion, out, targets = build_criterion(C, class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
-    monkeypatch.setattr("detrkit.training.validation._world", lambda: 2)
+    monkeypatch.setattr("detrkit.training.evaluation._world", lambda: 2)
     validator = Validator(criterion, {"categories": []}, (1, 2, 3, None))
     alone = criterion(out, targets)
     losses, _ = _Processes(monkeypatch, 2).run(

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from detrkit import Output, build_criterion
-from detrkit.boxes import cxcywh_to_xyxy, iou
-from detrkit.losses.classification import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
-from detrkit.losses.terms import Matched
-from detrkit.matching import Layers
+from detrkit.losses.box_losses import Matched
+from detrkit.losses.class_losses import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
+from detrkit.losses.matcher import Layers
+from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 
 B, Q, C = 2, 5, 3
 

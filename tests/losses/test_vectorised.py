@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 
 from detrkit import Output, build_criterion
-from detrkit.matching import HungarianMatcher, Layers, Problem, in_main_memory
+from detrkit.losses.matcher import HungarianMatcher, Layers, Problem, in_main_memory
 from guarantees.helpers import batch as some_batch
 from guarantees.helpers import begin, excited
 from models.small import some_targets
@@ -54,7 +54,7 @@ def test_threads_find_the_same_pairs(monkeypatch):
     outs, targets = layers(3, 4, 40, 0, True), some_targets(9, 0, 30, 4)
     matcher, found = HungarianMatcher(), []
     for least in (0, 10**9):
-        monkeypatch.setattr("detrkit.matching._WORTH_THREADS", least)
+        monkeypatch.setattr("detrkit.losses.matcher._WORTH_THREADS", least)
         found.append(matcher.match_layers(outs, targets))
     for one, other in zip(*found, strict=True):
         for (queries, objects), (others, theirs) in zip(one, other, strict=True):

@@ -1,6 +1,6 @@
 import torch
 
-from detrkit.models.attention import MultiheadAttention, keys_to_keep, record_attention
+from detrkit.models.layers.attention import MultiheadAttention, keys_to_keep, record_attention
 from models.small import pictures, small_model
 
 

@@ -6,9 +6,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from detrkit.errors import ConfigError, WeightsError
-from detrkit.models import backbone as backbones
-from detrkit.models.backbone import RESNETS, Backbone, build_features, resnet
-from detrkit.models.position import SinePosition
+from detrkit.models.backbones import resnet as backbones
+from detrkit.models.backbones.resnet import RESNETS, Backbone, build_features, resnet
+from detrkit.models.layers.position_encoding import SinePosition
 from models.small import pictures, small_model
 
 

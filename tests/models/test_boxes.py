@@ -1,6 +1,6 @@
 import torch
 
-from detrkit import boxes
+from detrkit.ops import boxes
 
 A = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 40.0]])
 B = torch.tensor([[5.0, 0.0, 15.0, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from detrkit import build_criterion, build_model
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, MissingExtraError
-from detrkit.models import zoo
-from detrkit.models.transformer import ACTIVATIONS
+from detrkit.models.layers.feed_forward import ACTIVATIONS
 from models.small import SMALL, pictures, small_model, some_targets
 
 
@@ -135,14 +134,11 @@ def test_a_missing_extra_is_named(monkeypatch):
         small_model(backbone="timm:efficientnet_lite0")
 
 
-def test_the_zoo_is_the_papers_table():
+@pytest.mark.parametrize(("dilation", "stride"), [(False, 32), (True, 16)])
+def test_dilation_halves_the_stride_and_the_head_has_a_row_for_no_object(dilation, stride):
     with torch.device("meta"):
-        models = {name: getattr(zoo, name)(7) for name in dir(zoo) if name.startswith("detr_")}
-    assert {name: model.stride for name, model in models.items()} == {
-        "detr_resnet50": 32, "detr_resnet50_dc5": 16, "detr_resnet101": 32, "detr_resnet101_dc5": 16,
-        "detr_resnet50_panoptic": 32, "detr_resnet50_dc5_panoptic": 16, "detr_resnet101_panoptic": 32,
-    }  # fmt: skip
-    assert all(model.class_embed.out_features == 8 for model in models.values())
+        model = build_model(7, dilation=dilation)
+    assert (model.stride, model.class_embed.out_features) == (stride, 8)
 
 
 class _Tuple(torch.nn.Module):

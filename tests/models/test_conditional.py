@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detrkit.models.conditional import ConditionalAttention
-from detrkit.models.levels import Level, Memory, flatten
-from detrkit.models.position import SinePosition
+from detrkit.models.layers.conditional_attention import ConditionalAttention
+from detrkit.models.layers.feature_levels import Level, Memory, flatten
+from detrkit.models.layers.position_encoding import SinePosition
 from models.small import small_model
 
 DIM, HEADS = 16, 2

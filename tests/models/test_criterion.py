@@ -9,7 +9,7 @@ import torch
 
 from detrkit import Output, build_criterion, postprocess
 from detrkit.errors import ConfigError, DataError
-from detrkit.matching import HungarianMatcher
+from detrkit.losses.matcher import HungarianMatcher
 from models.small import some_targets
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.models.deformable import DeformableAttention
-from detrkit.models.levels import Level, Memory, flatten
+from detrkit.models.layers.deformable_attention import DeformableAttention
+from detrkit.models.layers.feature_levels import Level, Memory, flatten
 
 SHAPES = ((4, 5), (3, 2), (1, 2))
 DIM, HEADS, LEVELS, POINTS = 8, 2, len(SHAPES), 3

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from detrkit.boxes import cxcywh_to_xyxy, iou
 from detrkit.errors import ConfigError
-from detrkit.models.attention import MultiheadAttention
 from detrkit.models.denoising import UNUSED, Denoising, separate
+from detrkit.models.layers.attention import MultiheadAttention
+from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 from models.small import some_targets
 
 CLASSES, DIM = 4, 8

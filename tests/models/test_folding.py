@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.models import DETR
-from detrkit.models.folding import fold_norms
-from detrkit.models.hybrid import RepVGGBlock
+from detrkit.models.fuse_bn import fold_norms
+from detrkit.models.hybrid_encoder import RepVGGBlock
 
 LEVELS = {"feature_levels": "8,16,32", "decoder": "deformable", "queries": "two_stage", "sigmoid": True}
 KINDS: dict[str, dict[str, Any]] = {

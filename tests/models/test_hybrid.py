@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from detrkit.models.backbone import Backbone, build_features
-from detrkit.models.hybrid import HybridEncoder
-from detrkit.models.levels import Level
-from detrkit.models.mapper import ChannelMapper
-from detrkit.models.position import GridPosition, SinePosition
+from detrkit.models.backbones.resnet import Backbone, build_features
+from detrkit.models.hybrid_encoder import HybridEncoder
+from detrkit.models.layers.feature_levels import Level
+from detrkit.models.layers.input_proj import ChannelMapper
+from detrkit.models.layers.position_encoding import GridPosition, SinePosition
 from models.small import pictures
 from models.test_resnet_vd import randomise
 

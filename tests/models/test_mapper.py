@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detrkit.models.mapper import ChannelMapper, LastLevel
+from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
 
 
 def maps_of(*widths):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detrkit.errors import DataError
-from detrkit.masks import decode_segmentation, encode_rle, segmentation_fault
+from detrkit.ops.masks import decode_segmentation, encode_rle, segmentation_fault
 
 
 def test_rle_round_trip():

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from detrkit.models.position import LearnedPosition, SinePosition, sine_of_boxes
+from detrkit.models.layers.position_encoding import LearnedPosition, SinePosition, sine_of_boxes
 
 
 def test_sine_position_of_one_place_by_hand():

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from detrkit.errors import ConfigError, WeightsError
-from detrkit.models.backbone import build_features
-from detrkit.models.resnet_vd import RESNETS_VD, resnet_vd
+from detrkit.models.backbones.resnet import build_features
+from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
 
 
 def randomise(module):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from detrkit.errors import ConfigError
 from detrkit.models import DETR
-from detrkit.models.dynamic_masks import DynamicMaskHead, PixelFeatures
-from detrkit.models.segmentation import AttentionMap, MaskHead, every_query
+from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
+from detrkit.models.mask_head import AttentionMap, MaskHead, every_query
 from models.small import pictures, small_model
 
 DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigmoid": True}

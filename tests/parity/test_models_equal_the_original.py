@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit import postprocess
-from detrkit.boxes import cxcywh_to_xyxy, pairwise_giou
+from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from parity.cases import NAMES, Case
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 
 SIZES = [(48, 64), (64, 48), (64, 64)]
 TINY = {
@@ -66,7 +66,7 @@ def _quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detrkit.training.final.write_report", lambda *args, **kwargs: {})
+        patch.setattr("detrkit.training.final_report.write_report", lambda *args, **kwargs: {})
         yield
     torch.set_num_threads(threads)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import DetrkitError
-from detrkit.training import final, train
+from detrkit.training import final_report as final
+from detrkit.training import train
 
 TIMES = ("seconds", "loader_share")
 """What no two runs share."""

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.losses import build_criterion
 from detrkit.models import build_model
 from detrkit.training import train

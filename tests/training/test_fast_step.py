@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from detrkit.training.compiling import compile_parts, fill_up
+from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.ema import Ema
 from detrkit.training.loaders import TrainingData
 from detrkit.training.module import DetectionTraining
@@ -143,7 +143,7 @@ def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
 @pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50", "everything at once", "learned, groups, hybrid"])
 def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     # looks at labels only where they lie in main memory, which no GPU's do
-    monkeypatch.setattr("detrkit.arguments._check_labels", lambda labels, classes: None)
+    monkeypatch.setattr("detrkit.models.arguments._check_labels", lambda labels, classes: None)
     module, optimizer, ema = prepared(kind)
     taught = batch(3, 2)
     step(module, optimizer, ema, taught)  # the optimiser makes its moments
@@ -153,8 +153,8 @@ def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     with device:
         step(module, optimizer, ema, taught)
     asked = {line.partition(":")[0]: count for (_, line), count in device.waits.items()}
-    assert asked.pop("assignment.py", 0) <= 1  # more only where the dense head's rule leaves an object out
-    assert asked == {"matching.py": 1, "module.py": 1}, device.waits
+    assert asked.pop("assigner.py", 0) <= 1  # more only where the dense head's rule leaves an object out
+    assert asked == {"matcher.py": 1, "module.py": 1}, device.waits
     assert not device.blocking
     assert module.steps_summed == 2
     assert module.grad_norm > 0

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.data.check import check_dataset
-from detrkit.data.find import open_dataset
+from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import Split
+from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.files import checkpoint_in
-from detrkit.training import run_training, train, validation
+from detrkit.training import evaluation as validation
+from detrkit.training import run_training, train
 from detrkit.training.advice import look_at, loss_rose
 from detrkit.training.monitor import chosen_monitor, fingerprint
 from detrkit.training.reporters import is_earlier_layer, tags
-from detrkit.visualize.plots import read_curves
+from detrkit.visualization.plots import read_curves
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -9,13 +9,16 @@ import pytest
 import torch
 import yaml
 
-from detrkit.config import TrainConfig
+from detrkit.config.presets import MODELS
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
-from detrkit.models.weights import Weights
-from detrkit.recipes import MODELS
+from detrkit.models.checkpoints import Weights
 from detrkit.structures import Categories
-from detrkit.training import memory, parts, settle, train
-from detrkit.training.parts import load_data, start_model, warn_of_crowds
+from detrkit.training import auto_batch as memory
+from detrkit.training import resolve_auto as settle
+from detrkit.training import setup as parts
+from detrkit.training import train
+from detrkit.training.setup import load_data, start_model, warn_of_crowds
 
 from .helpers import assert_same_run, in_a_process
 from .test_resume import DIE_IN_STEP, OFTEN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.training import train
 
@@ -44,7 +44,7 @@ torch.save = save
 
 DIE_IN_EVALUATION = """
 import os, signal
-from detrkit.evaluation.collect import Collector
+from detrkit.evaluation.accumulator import Collector
 def add(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 Collector.add = add

@@ -9,18 +9,18 @@ import torch
 import yaml
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DataError, MissingExtraError
 from detrkit.evaluation.report import write_report
 from detrkit.models import build_model
 from detrkit.training import run_training, train
-from detrkit.training.parts import choose_folder, find_processes
+from detrkit.training.setup import choose_folder, find_processes
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
-    monkeypatch.setattr("detrkit.training.final.write_report", write_report)
+    monkeypatch.setattr("detrkit.training.final_report.write_report", write_report)
     config = tiny(checkpoint_every=1, eval_every=2, epochs=3)
     result = train(config)
     run_dir = result.run_dir
@@ -155,7 +155,7 @@ def test_loggers_get_rows_and_steps_under_names_that_do_not_collide(tiny, monkey
         def log_metrics(self, metrics, step):
             told.update(metrics)
 
-    monkeypatch.setattr("detrkit.training.run.make_loggers", lambda *_: [Recorder()])
+    monkeypatch.setattr("detrkit.training.training_run.make_loggers", lambda *_: [Recorder()])
     train(tiny(epochs=1))
     assert {"now/loss", "now/grad_norm", "train/loss", "train/loss_ce_0", "val/AP", "lr", "epoch"} <= told.keys()
     folders = {name.rpartition("/")[0] for name in told}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from detrkit import Detector
-from detrkit.config import TrainConfig
-from detrkit.data.demo import make_demo_dataset
+from detrkit.config.train import TrainConfig
+from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.training import train
 from detrkit.training.checkpoint import read

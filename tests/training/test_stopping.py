@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from detrkit.errors import ConfigError
-from detrkit.training import run_training, train, validation
+from detrkit.training import evaluation as validation
+from detrkit.training import run_training, train
 from detrkit.training.module import DetectionTraining
 
 from .helpers import assert_same, assert_same_run
@@ -33,7 +34,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], obje
 
 @pytest.fixture(scope="module")
 def whole(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from detrkit.config import TrainConfig
+    from detrkit.config.train import TrainConfig
 
     from .conftest import TINY
 

@@ -9,7 +9,7 @@ from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is
 from detrkit.losses import Criterion
 from detrkit.models import build_model
 from detrkit.training import train
-from detrkit.training.memory import explain_out_of_memory, find_batch_size
+from detrkit.training.auto_batch import explain_out_of_memory, find_batch_size
 from detrkit.training.module import DetectionTraining
 
 from .conftest import TINY
@@ -106,7 +106,7 @@ def test_advice_fits_what_is_used():
 
 
 def test_a_batch_size_is_found_and_written_down(tiny, monkeypatch):
-    monkeypatch.setattr("detrkit.training.memory.free_memory", lambda: 40_000_000)
+    monkeypatch.setattr("detrkit.training.auto_batch.free_memory", lambda: 40_000_000)
     run_dir = train(tiny(batch_size="auto", epochs=1)).run_dir
     found = torch.load(run_dir / "last.ckpt", weights_only=True)["detrkit"]["config"]["batch_size"]
     assert found in (1, 2, 4, 8)
@@ -125,7 +125,7 @@ def test_batch_sizes_grow_with_memory_up_to_the_limit(monkeypatch):
     torch.manual_seed(1)
     found = []
     for free in (10**6, 10**8, 10**12):
-        monkeypatch.setattr("detrkit.training.memory.free_memory", lambda free=free: free)
+        monkeypatch.setattr("detrkit.training.auto_batch.free_memory", lambda free=free: free)
         precision = nullcontext
         size = find_batch_size(model, height=96, width=96, limit=100, device=torch.device("cpu"), precision=precision)
         found.append(size)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import DataError
-from detrkit.training.parts import load_data
+from detrkit.training.setup import load_data
 
 from .conftest import write_split
 

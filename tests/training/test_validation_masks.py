@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from detrkit.evaluation.collect import Collector
-from detrkit.evaluation.panoptic import PanopticSums, PanopticTruth
+from detrkit.evaluation.accumulator import Collector
+from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
 from detrkit.losses import build_criterion
-from detrkit.masks import decode_segmentation, encode_rle
+from detrkit.ops.masks import decode_segmentation, encode_rle
 from detrkit.structures import Batch, Categories, Output
-from detrkit.training.validation import Validation, Validator
+from detrkit.training.evaluation import Validation, Validator
 
 CATEGORIES = Categories((3, 7, 20), ("red", "green", "ground"), (True, True, False))
 HEIGHT, WIDTH, PADDED = 32, 40, (36, 48)

@@ -12,24 +12,24 @@ import torch
 from PIL import Image
 
 from detrkit import Detector
-from detrkit.config import TrainConfig
-from detrkit.data.decode import read_image
+from detrkit.commands import eval as evaluation
+from detrkit.commands import export as exporting
+from detrkit.commands.convert import convert
+from detrkit.commands.explain import explain
+from detrkit.commands.predict import predict
+from detrkit.config.commands import ConvertConfig, EvalConfig, ExplainConfig, ExportConfig, PredictConfig
+from detrkit.config.train import TrainConfig
+from detrkit.data.decode.images import read_image
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
-from detrkit.evaluation import run as evaluation
-from detrkit.evaluation.collect import collect_split
-from detrkit.export import run as exporting
-from detrkit.export.run import make_card
+from detrkit.evaluation.accumulator import collect_split
+from detrkit.export.writing import make_card
 from detrkit.inference import detector as detector_module
-from detrkit.inference.card import Card
 from detrkit.inference.exported import ExportedNetwork
-from detrkit.inference.run import predict
-from detrkit.models.convert import convert
-from detrkit.models.weights import load_weights
+from detrkit.inference.metadata import Card
+from detrkit.models.checkpoints import load_weights
+from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.training import train
-from detrkit.value_range import UNKNOWN_RANGE, ValueRange
-from detrkit.verbs import ConvertConfig, EvalConfig, ExplainConfig, ExportConfig, PredictConfig
-from detrkit.visualize.attention import explain
 
 from .conftest import TINY
 
@@ -137,7 +137,7 @@ def test_exported_files_and_converted_weights_keep_it(
     assert Detector.load(tmp_path / "a.onnx", device="cpu", value_range=(0, 9)).value_range == ValueRange(0, 9)
 
     splits = exporting._read(config, reference.value_range)
-    samples = exporting._samples(config, reference, splits)
+    samples = exporting.calibration_samples(config, reference, splits)
     images = [read_image(image.path, TWELVE) for image in splits["train"].images[::2]]
     assert all(torch.equal(s["images"], reference.prepare([i]).images) for s, i in zip(samples, images, strict=True))
 

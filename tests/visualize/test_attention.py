@@ -12,20 +12,12 @@ import torch
 
 from detrkit import Detections, Detector
 from detrkit.cli import main
-from detrkit.data.decode import read_image
+from detrkit.commands.explain import explain
+from detrkit.config.commands import ExplainConfig
+from detrkit.data.decode.images import read_image
 from detrkit.errors import ConfigError
-from detrkit.verbs import ExplainConfig
-from detrkit.visualize.attention import (
-    Attention,
-    attend,
-    draw_decoder,
-    explain,
-    overlay,
-    parse_point,
-    place_of,
-    strongest,
-)
-from detrkit.visualize.looks import Map
+from detrkit.visualization.attention import Attention, attend, draw_decoder, overlay, parse_point, place_of, strongest
+from detrkit.visualization.attention_maps import Map
 from inference.conftest import MODEL
 from visualize.conftest import size_of
 
@@ -59,7 +51,7 @@ def test_looking_does_not_change_what_is_found(detector: Detector, pictures: Pat
 @pytest.mark.parametrize(("part", "name"), [("decoder", "multihead_attn"), ("encoder", "self_attn")])
 def test_the_weights_are_those_that_make_the_output(detector: Detector, pictures: Path, part: str, name: str) -> None:
     """Softmax(q k) v, projected, is what the module put out; and what is shown is its mean over the heads."""
-    from detrkit.models.attention import record_attention
+    from detrkit.models.layers.attention import record_attention
 
     module = getattr(getattr(detector.model.transformer, part).layers[-1], name)
     image = read_image(pictures / "wide.png")

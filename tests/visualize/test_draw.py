@@ -13,17 +13,9 @@ from PIL import Image
 
 from detrkit import Categories, Detections
 from detrkit.errors import DataError
-from detrkit.visualize.canvas import READABLE_SIDE
-from detrkit.visualize.draw import (
-    Tile,
-    color_of,
-    draw_detections,
-    grid,
-    resized,
-    save_picture,
-    sheet,
-    truth_detections,
-)
+from detrkit.results import truth_detections
+from detrkit.visualization.canvas import READABLE_SIDE
+from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, resized, save_picture, sheet
 from visualize.conftest import size_of
 
 

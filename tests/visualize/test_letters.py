@@ -19,14 +19,14 @@ from PIL import Image, ImageDraw
 
 from detrkit import Detections
 from detrkit.evaluation.confusion import Confusion
-from detrkit.evaluation.plots import plot_confusion
-from detrkit.structures import PanopticMap
-from detrkit.visualize import letters
-from detrkit.visualize.box_labels import place_labels
-from detrkit.visualize.draw import Tile, draw_detections, draw_panoptic, sheet
-from detrkit.visualize.figures import as_label, as_text, figure_file
-from detrkit.visualize.letters import builtin_font, cut_to, drawable, families, name_of, runs, text_width, write
-from detrkit.visualize.plots import plot_precision_recall, plot_training, read_curves
+from detrkit.evaluation.report_plots import plot_confusion
+from detrkit.results import PanopticMap
+from detrkit.visualization import fonts as letters
+from detrkit.visualization.box_labels import place_labels
+from detrkit.visualization.draw import Tile, draw_detections, draw_panoptic, sheet
+from detrkit.visualization.figures import as_label, as_text, figure_file
+from detrkit.visualization.fonts import builtin_font, cut_to, drawable, families, name_of, runs, text_width, write
+from detrkit.visualization.plots import plot_precision_recall, plot_training, read_curves
 
 STIX = str(Path(builtin_font()).with_name("STIXGeneral.ttf"))
 ONLY_IN_STIX = "\u1d81\u210a"
@@ -197,7 +197,7 @@ def test_a_style_of_the_user_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["bogus", "TkAgg", "module://no_such_package"])
 def test_plots_work_whatever_the_backend(tmp_path: Path, backend: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from detrkit.visualize.figures import figure_file\n"
+        "import sys; from pathlib import Path; from detrkit.visualization.figures import figure_file\n"
         "with figure_file(Path(sys.argv[1]), 2, 2, ['a']) as figure: figure.add_subplot().plot([0, 1])\n"
         "import os, matplotlib; print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
     )

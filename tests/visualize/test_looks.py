@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from detrkit import Detector, build_model
-from detrkit.data.decode import read_image
-from detrkit.models.attention import record_attention
-from detrkit.models.deformable import DeformableAttention
-from detrkit.models.levels import Level, Memory, flatten
-from detrkit.verbs import ExplainConfig
-from detrkit.visualize.attention import attend, dotted, explain, place_of
-from detrkit.visualize.looks import Map, Points, on_finest, sampled_points
+from detrkit.commands.explain import explain
+from detrkit.config.commands import ExplainConfig
+from detrkit.data.decode.images import read_image
+from detrkit.models.layers.attention import record_attention
+from detrkit.models.layers.deformable_attention import DeformableAttention
+from detrkit.models.layers.feature_levels import Level, Memory, flatten
+from detrkit.visualization.attention import attend, dotted, place_of
+from detrkit.visualization.attention_maps import Map, Points, on_finest, sampled_points
 from inference.conftest import CATEGORIES, MODEL
 from visualize.conftest import size_of
 

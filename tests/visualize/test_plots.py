@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detrkit.cli import main
+from detrkit.commands.plot import plot
+from detrkit.config.commands import PlotConfig
 from detrkit.errors import DataError
-from detrkit.verbs import PlotConfig
-from detrkit.visualize.plots import plot, plot_precision_recall, plot_training, read_curves, run_names
+from detrkit.visualization.plots import plot_precision_recall, plot_training, read_curves, run_names
 
 CSV = """epoch,lr,seconds,note,train/loss,train/loss_ce,train/loss_ce_0,train/dense/loss_ce,\
 val/loss,val/AP,val/AP50,val/APs
@@ -80,7 +81,7 @@ def test_log_txt_of_the_original_is_read(tmp_path: Path) -> None:
 
 
 def test_the_log_txt_we_write_is_read_as_our_metrics_csv(tmp_path: Path) -> None:
-    from detrkit.evaluation.coco import COCO_NAMES
+    from detrkit.evaluation.coco_metrics import COCO_NAMES
     from detrkit.training.reporters import ClassicLog, MetricsFile
 
     history = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from detrkit import Detections
-from detrkit.structures import PanopticMap
-from detrkit.visualize.canvas import color_of
-from detrkit.visualize.draw import draw_detections, draw_panoptic
-from detrkit.visualize.segments import CROWD, OPACITY, Named, _Labels, draw_named, shades, share_of
+from detrkit.results import PanopticMap
+from detrkit.visualization.canvas import color_of
+from detrkit.visualization.draw import draw_detections, draw_panoptic
+from detrkit.visualization.segments import CROWD, OPACITY, Named, _Labels, draw_named, shades, share_of
 
 
 def grey(height: int, width: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import Weights
+from detrkit.models.checkpoints import Weights
 from detrkit.structures import Categories
 
 SMALL: dict[str, Any] = {

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.commands.convert import convert, write_original
+from detrkit.config.commands import ConvertConfig
 from detrkit.errors import ConfigError
-from detrkit.models.convert import convert, write_original
-from detrkit.models.weights import load_weights
-from detrkit.value_range import ValueRange
-from detrkit.verbs import ConvertConfig
+from detrkit.models.checkpoints import load_weights
+from detrkit.ops.value_range import ValueRange
 
 from .small import small_model, small_weights
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from detrkit.errors import WeightsError
 from detrkit.models import build_model
-from detrkit.models.weights import FitRow, fit_table, fit_weights, load_weights
+from detrkit.models.checkpoints import FitRow, fit_table, fit_weights, load_weights
 from detrkit.structures import Categories
 
 from .small import SMALL, padded_batch, small_model, small_weights

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.commands.convert import write_original
 from detrkit.errors import WeightsError
 from detrkit.models import DETR, build_model
-from detrkit.models.convert import write_original
-from detrkit.models.weights import Weights, fit_weights, load_weights, write_huggingface
+from detrkit.models.checkpoints import Weights, fit_weights, load_weights, write_huggingface
 from detrkit.structures import Categories
 
 from .small import SMALL, fill, padded_batch, small_weights

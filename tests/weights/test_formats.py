@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.commands.convert import write_original
 from detrkit.errors import WeightsError
 from detrkit.models import build_model
-from detrkit.models.convert import write_original
-from detrkit.models.weights import COCO_CATEGORIES, Weights, load_weights, read_checkpoint
-from detrkit.models.weights.architecture import infer_model_args
+from detrkit.models.checkpoints import COCO_CATEGORIES, Weights, load_weights, read_checkpoint
+from detrkit.models.checkpoints.architecture import infer_model_args
 from detrkit.structures import Categories
 
 from .small import SMALL, padded_batch, small_model, small_weights

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from detrkit.commands.convert import write_original
 from detrkit.errors import WeightsError
 from detrkit.inference import Detector
 from detrkit.models import build_model
-from detrkit.models.convert import write_original
-from detrkit.models.weights import (
+from detrkit.models.checkpoints import (
     FitRow,
     fit_notes,
     fit_weights,
@@ -22,7 +22,7 @@ from detrkit.models.weights import (
     write_huggingface,
 )
 from detrkit.structures import Categories
-from detrkit.training.original import OriginalCheckpoint
+from detrkit.training.detr_checkpoint import OriginalCheckpoint
 
 from .small import SMALL, small_model, small_weights
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.models import DETR
-from detrkit.models.weights import PUBLISHED
-from detrkit.postprocessing import panoptic, postprocess
+from detrkit.models.checkpoints import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ import torch
 
 from detrkit.errors import WeightsError
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import COCO_CATEGORIES, load_weights, write_huggingface
+from detrkit.models.checkpoints import COCO_CATEGORIES, load_weights, write_huggingface
 from detrkit.structures import Categories
 
 from .small import fill, padded_batch, small_model, small_weights

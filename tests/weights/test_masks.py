@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.commands.convert import write_original
 from detrkit.errors import WeightsError
 from detrkit.models import build_model
-from detrkit.models.convert import write_original
-from detrkit.models.weights import (
+from detrkit.models.checkpoints import (
     COCO_PANOPTIC_CATEGORIES,
     Weights,
     fit_weights,

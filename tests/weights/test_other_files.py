@@ -10,8 +10,8 @@ import torch
 from detrkit.errors import WeightsError
 from detrkit.inference import Detector
 from detrkit.models import build_model
-from detrkit.models.backbone_weights import read_state_dict
-from detrkit.models.weights import load_weights, read_checkpoint, write_huggingface
+from detrkit.models.backbones.pretrained import read_state_dict
+from detrkit.models.checkpoints import load_weights, read_checkpoint, write_huggingface
 from detrkit.training.checkpoint import read as read_run
 
 from .small import SMALL, small_model, small_weights

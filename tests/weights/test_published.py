@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from detrkit.errors import WeightsError
-from detrkit.models.weights import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, load_weights
-from detrkit.models.weights import published as module
+from detrkit.models.checkpoints import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, load_weights
+from detrkit.models.checkpoints import published as module
 
 from .small import SMALL, small_model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detrkit.errors import WeightsError
-from detrkit.models.weights import load_weights
+from detrkit.models.checkpoints import load_weights
 
 from .small import padded_batch
 from .twins import LABELS, RESNET18, ours, saved

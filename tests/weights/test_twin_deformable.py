@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
-from detrkit.models.weights import load_weights
+from detrkit.models.checkpoints import load_weights
 from detrkit.structures import Categories
 
 from .small import padded_batch

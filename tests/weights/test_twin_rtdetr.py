@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import WeightsError
 from detrkit.inference import Detector
-from detrkit.models.weights import COCO_CATEGORIES, load_weights
+from detrkit.models.checkpoints import COCO_CATEGORIES, load_weights
 from detrkit.structures import Categories, Target
-from detrkit.training.parts import start_model
+from detrkit.training.setup import start_model
 
 from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import Weights, load_weights
+from detrkit.models.checkpoints import Weights, load_weights
 
 from .small import fill
 

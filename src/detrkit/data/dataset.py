@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from detrkit.data.augment import Augment
-from detrkit.data.cache import PictureCache
-from detrkit.data.decode import read_image, say_nothing
-from detrkit.data.decode_masks import decode_masks
-from detrkit.data.mixing import select
-from detrkit.data.records import FileMask, ImageRecord, Split
-from detrkit.data.transforms import Objects, Transform, no_objects, not_empty, objects_from
+from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.images import read_image, say_nothing
+from detrkit.data.decode.mask_files import FileMask
+from detrkit.data.decode.object_masks import decode_masks
+from detrkit.data.records import ImageRecord, Split
+from detrkit.data.transforms.augment import Augment
+from detrkit.data.transforms.mixing import select
+from detrkit.data.transforms.resize_crop import Objects, Transform, no_objects, not_empty, objects_from
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import Categories, Target
 

@@ -13,18 +13,10 @@ from typing import Any
 
 import torch
 
+from detrkit.data.decode.mask_files import FileMask, MaskFiles
+from detrkit.ops.masks import encode_rle
+from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories
-from detrkit.value_range import ValueRange
-
-
-@dataclass(slots=True, frozen=True)
-class FileMask:
-    """A mask in a picture file: the pixels of one value."""
-
-    path: Path
-    value: int
-    """What the pixels of the object hold: the value of a file with one channel, R + 256 G + 65536 B of one with three
-    (COCO panoptic). 0 stands for every pixel that is not 0: a file of its own for this object."""
 
 
 @dataclass(slots=True)
@@ -143,9 +135,6 @@ class Split:
 
 def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
     """The segmentations of objects of a picture as polygons or RLE."""
-    from detrkit.data.mask_files import MaskFiles
-    from detrkit.masks import encode_rle
-
     files = MaskFiles(image.height, image.width)
     shapes: list[Any] = []
     for found in objects:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.evaluation.columns import Bools, CocoResults, Floats, Ints, TruthColumns, places
+from detrkit.evaluation.arrays import Bools, CocoResults, Floats, Ints, TruthColumns, places
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.evaluation.columns import Bools, Ints
-from detrkit.evaluation.verdicts import MATCH_IOU, Columns, Verdicts, box_iou, greedy
+from detrkit.evaluation.arrays import Bools, Ints
+from detrkit.evaluation.matching import MATCH_IOU, Columns, Verdicts, box_iou, greedy
 
 BACKGROUND = "background"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.evaluation.columns import Bools, Floats
-from detrkit.evaluation.verdicts import Columns, Verdicts
+from detrkit.evaluation.arrays import Bools, Floats
+from detrkit.evaluation.matching import Columns, Verdicts
 
 DEFAULT_THRESHOLD = 0.5
 """Used where no threshold is better than another, because nothing right was found."""

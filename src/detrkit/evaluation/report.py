@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.evaluation.coco import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
+from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
 from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
-from detrkit.evaluation.gallery import choose, describe, draw_mistakes
-from detrkit.evaluation.panoptic import PanopticResult
+from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
+from detrkit.evaluation.matching import Columns, judge
+from detrkit.evaluation.panoptic_quality import PanopticResult
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
-from detrkit.evaluation.plots import plot_confusion, plot_f1, plot_pr
-from detrkit.evaluation.verdicts import Columns, judge
+from detrkit.evaluation.report_plots import plot_confusion, plot_f1, plot_pr
 from detrkit.files import write_atomic
-from detrkit.text import one_line
-from detrkit.value_range import ValueRange
+from detrkit.ops.text import one_line
+from detrkit.ops.value_range import ValueRange
 
 
 def write_report(

@@ -20,7 +20,7 @@ from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.export.graph import OUTPUTS
 from detrkit.export.int8 import quantized_onnx
 from detrkit.files import ONNX_OPSET, write_atomic
-from detrkit.inference.card import KEY, Card
+from detrkit.inference.metadata import KEY, Card
 from detrkit.inference.runtimes import ENGINE_HEADER
 
 if TYPE_CHECKING:

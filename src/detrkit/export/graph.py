@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from detrkit.boxes import cxcywh_to_xyxy
-from detrkit.data.transforms import eval_transform
-from detrkit.inference.fast import halve
+from detrkit.data.transforms.resize_crop import eval_transform
+from detrkit.inference.optimized import halve
+from detrkit.inference.postprocess import best_pairs
 from detrkit.models import DETR
-from detrkit.postprocessing import best_pairs
+from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Output
 
 OUTPUTS = {False: ("logits", "boxes"), True: ("boxes", "scores", "labels")}

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
-from detrkit.evaluation.coco import IouType, coco_numbers
-from detrkit.evaluation.collect import Collector, collect_split
-from detrkit.evaluation.run import match_classes
+from detrkit.evaluation.accumulator import Collector, collect_split
+from detrkit.evaluation.class_match import match_classes
+from detrkit.evaluation.coco_metrics import IouType, coco_numbers
 from detrkit.export.graph import BuiltinGraph, Graph
-from detrkit.inference.card import Card
 from detrkit.inference.detector import Detector
+from detrkit.inference.metadata import Card
 from detrkit.structures import Output
 
 Result = TypeVar("Result")

@@ -1,6 +1,5 @@
-"""Using a detector: `Detector` in Python, `predict` as the verb."""
+"""Using a detector: images, videos and folders to detections."""
 
 from detrkit.inference.detector import Detector
-from detrkit.inference.run import predict
 
-__all__ = ["Detector", "predict"]
+__all__ = ["Detector"]

@@ -17,22 +17,23 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.arguments import size_pairs, whole_number
 from detrkit.data.loader import collate
-from detrkit.data.transforms import eval_transform
+from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.errors import ConfigError, DataError
-from detrkit.inference.buckets import Buckets
+from detrkit.inference.backend import Network, PlainNetwork
 from detrkit.inference.exported import is_exported, open_exported
-from detrkit.inference.fast import Compile, FastNetwork, Precision, chosen_precision, compiles
-from detrkit.inference.forms import Given, OneImage, OneOrMany, read_one, taken_apart
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
-from detrkit.inference.network import Network, PlainNetwork
-from detrkit.inference.streams import blank_batch, look_at, sizes_of, stream_batches, with_names
+from detrkit.inference.inputs import Given, OneImage, OneOrMany, read_one, taken_apart
+from detrkit.inference.optimized import Compile, FastNetwork, Precision, chosen_precision, compiles
+from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
+from detrkit.inference.shape_buckets import Buckets
+from detrkit.inference.streaming import blank_batch, look_at, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
-from detrkit.models.weights import fit_weights, load_weights, with_new_heads
-from detrkit.postprocessing import panoptic, postprocess, usual_threshold
-from detrkit.structures import Batch, Categories, Detections, PanopticMap, Target
-from detrkit.value_range import ValueRange
+from detrkit.models.arguments import size_pairs, whole_number
+from detrkit.models.checkpoints import fit_weights, load_weights, with_new_heads
+from detrkit.ops.value_range import ValueRange
+from detrkit.results import Detections, PanopticMap
+from detrkit.structures import Batch, Categories, Target
 
 
 class Detector:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memory
 from detrkit.files import SUFFIX_OF_FORMAT
 from detrkit.inference import runtimes
-from detrkit.inference.card import Card
-from detrkit.models.weights.safe import check_content
+from detrkit.inference.metadata import Card
+from detrkit.models.checkpoints.safe import check_content
 from detrkit.structures import Output
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from detrkit.arguments import unit_number, whole_number
 from detrkit.errors import ConfigError, OutOfMemoryError, WeightsError, is_out_of_memory
 from detrkit.models import DETR
+from detrkit.models.arguments import unit_number, whole_number
 from detrkit.structures import Categories
 
 

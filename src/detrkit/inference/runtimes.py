@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigError, MissingExtraError, WeightsError
-from detrkit.inference.card import KEY, Card
+from detrkit.inference.metadata import KEY, Card
 
 
 class OnnxSession:

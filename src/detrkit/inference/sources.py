@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from detrkit.data.file_index import FileIndex
-from detrkit.data.raw import IMAGE_SUFFIXES
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 
 VIDEO_SUFFIXES = (

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detrkit.arguments import as_targets, check_boxes, expect_output
-from detrkit.assignment import DenseAssigner
 from detrkit.errors import ConfigError
-from detrkit.losses.masks import pair_masks
-from detrkit.losses.terms import Matched, Term
-from detrkit.matching import HungarianMatcher, Layers, Pairs, Problem, boxes_of, in_main_memory
+from detrkit.losses.assigner import DenseAssigner
+from detrkit.losses.box_losses import Matched, Term
+from detrkit.losses.mask_losses import pair_masks
+from detrkit.losses.matcher import HungarianMatcher, Layers, Pairs, Problem, boxes_of, in_main_memory
+from detrkit.models.arguments import as_targets, check_boxes, expect_output
 from detrkit.structures import Output, Target
 
 

@@ -8,30 +8,33 @@ import torch
 from torch import nn
 
 from detrkit.errors import ConfigError
-from detrkit.models.attention import MultiheadAttention
-from detrkit.models.backbone import Backbone, build_features
-from detrkit.models.conditional import ConditionalAttention
-from detrkit.models.deformable import DeformableAttention
+from detrkit.models.backbones.base import NORM_LAYERS
+from detrkit.models.backbones.resnet import Backbone, build_features
+from detrkit.models.decoder import Decoder, DecoderLayer
 from detrkit.models.denoising import Denoising
-from detrkit.models.dense import PRIOR, DenseHead
+from detrkit.models.dense_head import PRIOR, DenseHead
 from detrkit.models.detr import DETR, QuerySource
-from detrkit.models.dynamic_masks import DynamicMaskHead
-from detrkit.models.features import NORM_LAYERS
-from detrkit.models.heads import MLP
-from detrkit.models.hybrid import HybridEncoder
-from detrkit.models.mapper import ChannelMapper, LastLevel
-from detrkit.models.position import build_position
+from detrkit.models.dynamic_mask_head import DynamicMaskHead
+from detrkit.models.encoder import Encoder, EncoderLayer
+from detrkit.models.hybrid_encoder import HybridEncoder
+from detrkit.models.layers.attention import MultiheadAttention
+from detrkit.models.layers.conditional_attention import ConditionalAttention
+from detrkit.models.layers.deformable_attention import DeformableAttention
+from detrkit.models.layers.feed_forward import ACTIVATIONS
+from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
+from detrkit.models.layers.mlp import MLP
+from detrkit.models.layers.position_encoding import build_position
+from detrkit.models.mask_head import AttentionMap, MaskHead
 from detrkit.models.queries import (
     AnchorQueries,
     Counts,
     LearnedQueries,
     PlainBoxPosition,
     PointQueries,
-    SelectedQueries,
     SineBoxPosition,
 )
-from detrkit.models.segmentation import AttentionMap, MaskHead
-from detrkit.models.transformer import ACTIVATIONS, Decoder, DecoderLayer, Encoder, EncoderLayer, Transformer
+from detrkit.models.transformer import Transformer
+from detrkit.models.two_stage import SelectedQueries
 
 SELECTED = ("two_stage", "features", "mixed")
 """Kinds of queries that come from places of the picture."""

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detrkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrkit.errors import ConfigError
+from detrkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrkit.structures import Target
 
 UNUSED = -(2**63)

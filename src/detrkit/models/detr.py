@@ -12,17 +12,17 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from detrkit.arguments import as_targets
-from detrkit.models.backbone import Backbone
+from detrkit.models.arguments import as_targets
+from detrkit.models.backbones.resnet import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
-from detrkit.models.dense import DenseHead
-from detrkit.models.dynamic_masks import DynamicMaskHead
+from detrkit.models.dense_head import DenseHead
+from detrkit.models.dynamic_mask_head import DynamicMaskHead
 from detrkit.models.frozen import freeze, frozen_parts
-from detrkit.models.heads import exactly
-from detrkit.models.levels import Level, Memory
-from detrkit.models.mapper import ChannelMapper, LastLevel
-from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries, SelectedQueries
-from detrkit.models.segmentation import (
+from detrkit.models.layers.feature_levels import Level, Memory
+from detrkit.models.layers.feed_forward import LayerList
+from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
+from detrkit.models.layers.mlp import exactly
+from detrkit.models.mask_head import (
     MASK_PARTS,
     AttentionMap,
     MaskHead,
@@ -31,7 +31,9 @@ from detrkit.models.segmentation import (
     every_query,
     remove_prefix,
 )
-from detrkit.models.transformer import LayerList, Transformer
+from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries
+from detrkit.models.transformer import Transformer
+from detrkit.models.two_stage import SelectedQueries
 from detrkit.structures import Branch, Output, Target
 
 QuerySource = LearnedQueries | PointQueries | AnchorQueries | SelectedQueries

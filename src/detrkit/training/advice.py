@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 from statistics import median
 
-from detrkit.config import TrainConfig
-from detrkit.console import TextConsole
+from detrkit.config.train import TrainConfig
 from detrkit.data.records import Split
+from detrkit.ops.console import TextConsole
 from detrkit.training.cycle import EpochCycle, Row
 from detrkit.training.monitor import LOSS, called
-from detrkit.training.parts import Data
+from detrkit.training.setup import Data
 
 NOTHING = 0.005
 """A best AP or PQ below this is as good as none."""

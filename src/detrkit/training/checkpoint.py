@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.files import BEST, LAST, atomic_path
-from detrkit.models.weights.safe import check_content
+from detrkit.models.checkpoints.safe import check_content
 
 VERSION = 1
 

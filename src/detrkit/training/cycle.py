@@ -21,9 +21,9 @@ from detrkit.files import BEST, LAST
 from detrkit.structures import Batch
 from detrkit.training.checkpoint import link
 from detrkit.training.ema import Ema
+from detrkit.training.evaluation import Validation
 from detrkit.training.module import DetectionTraining
 from detrkit.training.monitor import better, worst
-from detrkit.training.validation import Validation
 
 Row = dict[str, float]
 """One finished epoch: "epoch" (from 1), "step", "lr", "lr_backbone", "seconds" (of the run so far), "loader_share" (of

@@ -10,19 +10,19 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from detrkit.config import TrainConfig
-from detrkit.data.augment import Augment
-from detrkit.data.cache import PictureCache
+from detrkit.config.fields import CHANCES
+from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.decode.cache import PictureCache
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
 from detrkit.data.records import Split
-from detrkit.data.transforms import Augmentation, eval_transform, train_transform
-from detrkit.settings import CHANCES
+from detrkit.data.transforms.augment import Augment
+from detrkit.data.transforms.resize_crop import Augmentation, eval_transform, train_transform
 from detrkit.structures import Batch
-from detrkit.training.memory import find_batch_size, free_memory
+from detrkit.training.auto_batch import find_batch_size, free_memory
 from detrkit.training.module import DetectionTraining
-from detrkit.training.parts import Data
-from detrkit.training.settle import OVERFIT_STEPS
+from detrkit.training.resolve_auto import OVERFIT_STEPS
+from detrkit.training.setup import Data
 
 MOST_CACHED = 16_000_000_000
 """Bytes of decoded pictures that are kept a node, at the most, where nobody says how many."""

@@ -21,7 +21,7 @@ from detrkit.errors import ConfigError, NonFiniteLossError
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output, Target
-from detrkit.training.compiling import compile_parts, fill_up
+from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.optim import Schedule
 
 Sums = dict[str, float]

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from detrkit.config import did_you_mean
+from detrkit.config.train import did_you_mean
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
-from detrkit.evaluation.coco import COCO_NAMES
-from detrkit.evaluation.panoptic import PanopticResult
+from detrkit.evaluation.coco_metrics import COCO_NAMES
+from detrkit.evaluation.panoptic_quality import PanopticResult
 
 Task = Literal["detect", "instance", "panoptic"]
 USUAL: dict[Task, str] = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}

@@ -7,7 +7,7 @@ import time
 import pytorch_lightning as pl
 from rich.progress import Progress
 
-from detrkit.console import TaskText, TextConsole, make_progress
+from detrkit.ops.console import TaskText, TextConsole, make_progress
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining
 from detrkit.training.monitor import LOSS, called

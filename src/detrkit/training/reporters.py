@@ -14,9 +14,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.errors import MissingExtraError
-from detrkit.evaluation.coco import COCO_NAMES
+from detrkit.evaluation.coco_metrics import COCO_NAMES
 from detrkit.files import write_atomic
 from detrkit.training.cycle import Row
 from detrkit.training.module import DetectionTraining

@@ -16,9 +16,9 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detrkit.config import TrainConfig
+from detrkit.config.train import TrainConfig
 from detrkit.training.checkpoint import AtomicCheckpointIO
-from detrkit.training.parts import Processes
+from detrkit.training.setup import Processes
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",

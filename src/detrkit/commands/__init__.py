@@ -1,0 +1,1 @@
+"""The commands of `detrkit`, one file each."""

@@ -1,0 +1,97 @@
+"""The verb: settings in, a table, bench.json and bench.png out."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from detrkit.benchmark.machine import measure_machine
+from detrkit.benchmark.output import Report, print_report, write_report
+from detrkit.benchmark.rows import beside
+from detrkit.benchmark.suites import PARTS, Setting
+from detrkit.benchmark.target import find_twin, make_subject
+from detrkit.config.commands import BenchConfig
+from detrkit.config.train import TrainConfig
+from detrkit.errors import OutOfMemoryError, is_out_of_memory
+from detrkit.inference import Detector
+from detrkit.inference.optimized import chosen_precision, compiles
+from detrkit.ops.console import make_console
+from detrkit.training.setup import find_processes
+
+
+def bench(config: BenchConfig) -> Report:
+    """Measure what the settings ask for; print a table, and write bench.json and bench.png to `config.output_dir`.
+
+    What was measured before an error or Ctrl-C is printed and written all the same.
+
+    Raises:
+        ConfigError: settings that do not go together, no such model or device.
+        WeightsError: the weights cannot be read.
+        DataError: the data set cannot be read.
+        OutOfMemoryError: the device does not hold the batch.
+    """
+    console, progress = make_console(), make_console(quiet=config.quiet)
+    device = torch.device(find_processes(replace(TrainConfig(), device=config.device)).accelerator)
+    with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, progress.status("Preparing") as status:
+        folder = Path(name)
+        subject = make_subject(config, folder)
+        half = chosen_precision(config.precision, device)
+        precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
+        status.update("Measuring the machine")
+        precisions = {"fp32", precision}
+        machine = measure_machine(device, precisions)
+        twin = find_twin(subject, folder / "transformers")
+        setting = Setting(
+            subject,
+            machine,
+            device,
+            precision,
+            lambda: Detector.load(
+                subject.checkpoint,
+                device=device.type,
+                image_size=subject.image_size,
+                precision=config.precision,
+                compile=config.compile,
+            ),
+            compiles(config.compile, device),
+            config.batch_size,
+            config.images,
+            config.evaluation_images,
+            config.seconds,
+            None if isinstance(twin, str) else twin,
+        )
+        shape = tuple(subject.batch(1).images.shape[-2:])
+        report = Report(config, machine, subject.name, shape, [twin] if isinstance(twin, str) else [])
+        chosen = PARTS if config.part == "all" else {config.part: PARTS[config.part]}
+        part = ""
+        try:
+            for part, measure in chosen.items():
+                status.update(f"Measuring {part}")
+                for rows in measure(setting):
+                    report.rows += rows
+            status.update("Measuring the machine again")
+            report.machine = machine.best(measure_machine(device, precisions))
+            report.rows = beside(report.rows, report.machine)
+        except KeyboardInterrupt:
+            report.notes.append(f"interrupted while {part} was measured; what came before is here")
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = f"--batch_size {config.batch_size // 2} or " if config.batch_size > 1 else ""
+            sentence = (
+                f"memory ran out while {part} was measured with --batch_size {config.batch_size} "
+                f"--image_size {subject.image_size}; try {smaller}--image_size {subject.image_size * 3 // 4}"
+            )
+            report.notes.append(sentence)
+            raise OutOfMemoryError(sentence) from error
+        finally:
+            status.stop()
+            if report.rows:
+                print_report(console, report)
+                for path in write_report(report):
+                    console.print(f"Written: {path}")
+    return report

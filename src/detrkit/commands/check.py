@@ -1,0 +1,46 @@
+"""`detrkit check`: look through a data set before training."""
+
+from __future__ import annotations
+
+import json
+
+from detrkit.config.commands import CheckConfig
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.validation.findings import Findings
+from detrkit.data.validation.validate import check_dataset
+from detrkit.errors import DataError
+from detrkit.files import write_atomic
+from detrkit.ops.console import TextConsole, make_console, make_progress
+
+
+def check(config: CheckConfig) -> None:
+    """Print what is in a data set and what is wrong with it: the verb `detrkit check`.
+
+    Raises:
+        DataError: it cannot be used at all, or training refuses it.
+    """
+    console = make_console()
+    raw = open_dataset(**config.whereabouts())
+    raw.strict = False  # the report comes first
+    said = len(raw.notes)
+    _print_notes(console, raw.notes)
+    total = sum(len(side.images) for side in raw.splits.values())
+    with make_progress(make_console(quiet=config.quiet)) as progress:
+        task = progress.add_task("Reading images", total=total)
+        report = check_dataset(
+            raw, num_queries=config.num_queries, thorough=True, doubtful=True, tick=lambda: progress.advance(task)
+        )
+    _print_notes(console, report.notes[said:])
+    console.print(report.table())
+    if config.json:
+        write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
+        console.print(f"Report written to {config.json}")
+    if report.refused:
+        raise DataError(report.refused)
+    if config.strict:
+        Findings(report.findings).refuse_left_out(report.source)
+
+
+def _print_notes(console: TextConsole, notes: list[str]) -> None:
+    for note in notes:
+        console.print(f"Note: {note}.")

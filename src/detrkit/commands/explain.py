@@ -1,0 +1,57 @@
+"""`detrkit explain`: what the model looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from detrkit.commands.load_detector import load_detector
+from detrkit.config.commands import ExplainConfig
+from detrkit.data.decode.images import say_nothing
+from detrkit.errors import ConfigError
+from detrkit.files import save_picture
+from detrkit.inference.inputs import read_one
+from detrkit.ops.console import make_console
+from detrkit.visualization.attention import attend, draw_decoder, draw_encoder, parse_point, points_to_show, strongest
+
+
+def explain(config: ExplainConfig) -> None:
+    """Draw what the strongest detections of a picture look at, and what places of it look at.
+
+    Writes `decoder_attention.png` and `encoder_attention.png` to `config.output_dir`.
+
+    Raises:
+        DataError: the picture cannot be read.
+        ConfigError: a point is not `x,y` inside the picture, or a setting is out of range.
+        WeightsError: the weights cannot be read.
+    """
+    if not 0 <= config.threshold <= 1 or config.max_detections < 1:
+        raise ConfigError(
+            "expected a threshold in 0..1 and max_detections of at least 1, "
+            f"found {config.threshold:g} and {config.max_detections}"
+        )
+    read_one(config.image, unknown=say_nothing)  # what cannot be read is told before weights are loaded
+    detector = load_detector(config, precision="plain")
+    image = detector.read(config.image)
+    height, width = image.shape[1:]
+    asked = [parse_point(text, height, width) for text in config.points.split()]
+    attention = attend(detector, image)
+    chosen = strongest(attention.detections, config.threshold, config.max_detections)
+
+    console = make_console()
+    picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    output_dir = Path(config.output_dir)
+    best = float(attention.detections.scores[chosen[0]])
+    if best < config.threshold:
+        console.print(f"No detection reaches {config.threshold:g}; the best has {best:.3f}")
+    written = [output_dir / "decoder_attention.png"]
+    save_picture(written[0], draw_decoder(picture, attention, chosen))
+    if attention.encoder is None:
+        console.print("The model has no encoder with attention, so there is no picture of it")
+    else:
+        points = asked or points_to_show(attention, chosen, height, width)
+        written.append(output_dir / "encoder_attention.png")
+        save_picture(written[1], draw_encoder(picture, attention, points))
+    for path in written:
+        console.print(f"Written: {path}")

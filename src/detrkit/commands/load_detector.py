@@ -1,0 +1,47 @@
+"""The one place where command-line settings become a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from detrkit.ops.value_range import ValueRange
+
+if TYPE_CHECKING:
+    from detrkit.config.commands import DetectorChoice
+    from detrkit.inference import Detector
+    from detrkit.structures import Categories
+
+
+def load_detector(
+    config: DetectorChoice,
+    *,
+    precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "auto",
+    compile: Literal["auto", "off", "on"] = "off",
+    new_classes: Callable[[], Categories] | None = None,
+) -> Detector:
+    """The detector that the settings of a command name.
+
+    Args:
+        config: weights, device, image size and the values that images of more than 8 bits are scaled by.
+        precision: see `Detector.load`.
+        compile: likewise.
+        new_classes: classes for a file of weights without a class head; see `Detector.load`.
+
+    Raises:
+        ConfigError: a setting does not fit the weights or the machine.
+        WeightsError: the weights cannot be read.
+    """
+    from detrkit.inference import Detector
+
+    return Detector.load(
+        config.weights,
+        device=config.device,
+        image_size=config.image_size,
+        dilation=config.dilation,
+        nheads=config.nheads,
+        precision=precision,
+        compile=compile,
+        new_classes=new_classes,
+        value_range=ValueRange.parse(config.value_range),
+    )

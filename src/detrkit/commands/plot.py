@@ -1,0 +1,53 @@
+"""`detrkit plot`: the curves of one or several runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detrkit.config.commands import PlotConfig
+from detrkit.errors import DataError
+from detrkit.ops.console import make_console
+from detrkit.visualization.plots import plot_precision_recall, plot_training, read_curves, read_pr, run_names
+
+
+def plot(config: PlotConfig) -> list[Path]:
+    """Draw the curves of one or several runs.
+
+    Writes `training_curves.png` from metrics.csv (or the original's log.txt), and `precision_recall.png` from
+    report/metrics.json, to `config.output_dir` or report/ of the first run.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: a run does not exist, or there is nothing to draw.
+    """
+    console = make_console()
+    runs = [Path(run) for run in config.runs]
+    for run in runs:
+        if not run.is_dir():
+            raise DataError(f"expected a run folder at {run}, found none; look at the path")
+    names = run_names(runs)
+    output_dir = Path(config.output_dir) if config.output_dir else runs[0] / "report"
+
+    curves = {name: read_curves(run) for name, run in zip(names, runs, strict=True)}
+    reports = {name: read_pr(run) for name, run in zip(names, runs, strict=True)}
+    written = []
+    logged = {name: found for name, found in curves.items() if found is not None}
+    if logged:
+        written.append(output_dir / "training_curves.png")
+        plot_training(written[-1], logged)
+    measured = {name: found for name, found in reports.items() if found is not None}
+    if measured:
+        written.append(output_dir / "precision_recall.png")
+        plot_precision_recall(written[-1], measured)
+    if not written:
+        raise DataError(f"expected metrics.csv, log.txt or report/metrics.json in {runs[0]}, found none of them")
+    for name in names:
+        if name not in logged:
+            console.print(f"{name} has no metrics.csv: no training curves")
+        if name not in measured:
+            console.print(f"{name} has no report: no precision-recall curve; detrkit eval makes one")
+    for path in written:
+        console.print(f"Written: {path}")
+    return written

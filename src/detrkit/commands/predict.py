@@ -1,0 +1,221 @@
+"""`detrkit predict`: pictures and videos in; annotated copies, COCO files, tables and masks out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from detrkit.commands.load_detector import load_detector
+from detrkit.config.commands import PredictConfig
+from detrkit.errors import ConfigError, DataError
+from detrkit.files import save_picture
+from detrkit.inference.detector import Detector
+from detrkit.inference.guards import check_settings
+from detrkit.inference.prefetch import ahead
+from detrkit.inference.sources import Found, find_sources, image_ids
+from detrkit.inference.streaming import AHEAD
+from detrkit.inference.video import Video, video_writer
+from detrkit.inference.writers import Results, Wanted, png_names, segments_as_detections
+from detrkit.results import Detections, PanopticMap
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+THRESHOLD = 0.5
+"""Lowest score of a detection to keep, where none is given."""
+
+
+def predict(config: PredictConfig) -> None:
+    """Find objects in everything that `config.source` names and write down what was found.
+
+    Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each picture (same name, same
+    place in its folder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
+    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; besides
+    these what is asked for, see `PredictConfig`.
+
+    What cannot be read is passed over with a warning.
+
+    Raises:
+        DataError: a source does not exist, nothing could be read, or a copy would replace its original.
+        ConfigError: a setting is out of range, or asks for masks of a model that makes none.
+        WeightsError: the weights cannot be read.
+    """
+    from detrkit.ops.console import make_console, make_progress
+
+    check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
+    if config.panoptic and config.top_k is not None:
+        raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")
+    wanted = Wanted(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
+    output_dir = Path(config.output_dir)
+    found = find_sources(config.source, output_dir=output_dir)
+    _keep_originals(found, output_dir, wanted, config)
+    detector = load_detector(config, precision=config.precision, compile=config.compile)
+    masks = detector.network.makes_masks
+    if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
+        raise ConfigError(
+            f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
+            f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
+        )
+    results = Results(output_dir, detector.categories, wanted, masks=masks)
+    with results, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
+        job = _Job(config, detector, results, progress, found)
+        job.look_at_pictures([item for item in found if not item.is_video])
+        for item in found:
+            if item.is_video:
+                job.look_at_video(item)
+        if len(job.broken) == len(found):
+            first = job.broken[0]
+            raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
+    done = make_console()
+    what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
+    done.print(
+        f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.pictures} "
+        f"{'picture' if job.pictures == 1 else 'pictures'}"
+        + (f" and {job.frames} video frames" if job.frames else "")
+        + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
+        + ("" if results.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
+    )
+    done.print(f"Written to {output_dir}")
+
+
+class _Job:
+    """One run of the verb."""
+
+    def __init__(
+        self, config: PredictConfig, detector: Detector, results: Results, progress: Progress, found: list[Found]
+    ) -> None:
+        self.config, self.detector, self.results, self.progress = config, detector, results, progress
+        self.output_dir = Path(config.output_dir)
+        self.alone = len(found) == 1  # a single file that cannot be read is an error, told as such
+        self.names = png_names(item.name for item in found)
+        self.threshold = THRESHOLD if config.threshold is None else config.threshold
+        if config.panoptic:
+            self.threshold = detector.panoptic_threshold(config.threshold)
+        self.next_id = 1  # for frames of videos, after the pictures
+        self.broken: list[str] = []
+        self.pictures = self.frames = 0
+
+    def look_at_pictures(self, found: list[Found]) -> None:
+        """Detect, write down and draw each picture; broken ones are noted."""
+        ids = image_ids(found)
+        self.next_id = max(ids.values(), default=0) + 1
+        task = self.progress.add_task("Pictures", total=len(found))
+        readable: list[Found] = []
+
+        def pictures() -> Iterator[tuple[Tensor, str | None]]:
+            for item, picture in ahead(self._read, found, AHEAD):
+                if isinstance(picture, DataError):
+                    self._pass_over(str(picture))
+                    self.progress.advance(task)
+                    continue
+                readable.append(item)
+                yield picture, str(item.path)
+
+        for k, (picture, detections, segments) in enumerate(self._look(pictures())):
+            item = readable[k]
+            source = replace(detections, source=str(item.path))
+            self.results.write(source, ids[item.path], self.names[item.name], picture, segments)
+            if not self.config.no_images:
+                save_picture(self.output_dir / item.name, _drawn(picture, detections, segments))
+            self.pictures += 1
+            self.progress.advance(task)
+        self.progress.remove_task(task)
+
+    def look_at_video(self, item: Found) -> None:
+        """Detect and write down every frame, and write the annotated video."""
+        task = None
+        try:
+            video = Video(item.path)
+            times = video.timeline
+            task = self.progress.add_task(item.path.name, total=len(times.times) or None)
+            numbers: list[int] = []
+
+            def frames() -> Iterator[tuple[Tensor, str | None]]:
+                for number, frame in video.frames():
+                    numbers.append(number)
+                    yield frame, None
+
+            with video_writer(self.output_dir / item.name, times.fps, times.duration) as append:
+                for k, (picture, detections, segments) in enumerate(self._look(frames())):
+                    number, time = numbers[k], video.time_of(numbers[k])
+                    source = replace(detections, source=f"{item.path}#{number}")
+                    name = f"{self.names[item.name]}/{number:06d}"
+                    self.results.write(source, self.next_id, name, picture, segments, time)
+                    self.next_id += 1
+                    self.frames += 1
+                    if not self.config.no_images:
+                        append(_drawn(picture, detections, segments), time)
+                    self.progress.advance(task)
+            losses = video.losses()
+            if losses:
+                warnings.warn(losses, stacklevel=2)
+        except DataError as error:
+            self._pass_over(str(error))
+        finally:
+            if task is not None:
+                self.progress.remove_task(task)
+
+    def _look(
+        self, pictures: Iterable[tuple[Tensor, str | None]]
+    ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
+        """Each picture with what is found in it and, if asked for, its panoptic map."""
+        pictures = iter(pictures)
+        first = next(pictures, None)
+        if first is None:
+            return
+        pictures = chain([first], pictures)
+        sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
+        if self.config.panoptic:
+            for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, *sizes):
+                yield picture, segments_as_detections(segments), segments
+        else:
+            for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, *sizes):
+                yield picture, found, None
+
+    def _read(self, item: Found) -> tuple[Found, Tensor | DataError]:
+        """A picture, or why it cannot be read."""
+        try:
+            return item, self.detector.read(item.path)
+        except DataError as error:
+            return item, error
+
+    def _pass_over(self, why: str) -> None:
+        self.broken.append(why)
+        if not self.alone:
+            self.progress.console.print(f"passed over: {why}")
+
+
+def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
+    pixels = picture.permute(1, 2, 0).numpy()
+    drawn: npt.NDArray[np.uint8] = (found if segments is None else segments).draw(pixels)
+    return drawn
+
+
+def _keep_originals(found: list[Found], output_dir: Path, wanted: Wanted, config: PredictConfig) -> None:
+    """Make sure that nothing which is to be written would take the place of something to be read, or of each other."""
+    originals = {item.path.resolve() for item in found}
+    for item in found:
+        if not config.no_images and (output_dir / item.name).resolve() in originals:
+            raise ConfigError(
+                f"the annotated copy of {item.path} would replace a picture to be looked at; "
+                f"choose another folder than --output_dir {config.output_dir}"
+            )
+        for name in wanted.folders():
+            if item.path.resolve().is_relative_to((output_dir / name).resolve()):
+                raise ConfigError(
+                    f"{item.path} lies where results are to be written; "
+                    f"choose another folder than --output_dir {config.output_dir}"
+                )
+            if not config.no_images and item.name.split("/")[0].casefold() == name:
+                raise ConfigError(
+                    f"the annotated copy of {item.path} would lie in the folder {name}/ of the results; "
+                    f"name its folder differently, or add --no_images"
+                )

@@ -1,0 +1,117 @@
+"""Masks in picture files: a value for every pixel, which says the object that it belongs to."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from detrkit.data.transforms.resize_crop import nearest
+from detrkit.errors import DataError
+
+Ids = npt.NDArray[np.int32]
+"""[H, W]."""
+Bools = npt.NDArray[np.bool_]
+
+_ONE_CHANNEL = ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L")
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
+"""What PIL raises on damaged files, depending on the format and the damage."""
+
+
+@dataclass(slots=True, frozen=True)
+class FileMask:
+    """A mask in a picture file: the pixels of one value."""
+
+    path: Path
+    value: int
+    """What the pixels of the object hold: the value of a file with one channel, R + 256 G + 65536 B of one with three
+    (COCO panoptic). 0 stands for every pixel that is not 0: a file of its own for this object."""
+
+
+class Region(NamedTuple):
+    """The pixels of one value."""
+
+    area: int
+    """Pixels."""
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2 around them, in pixels."""
+
+
+class MaskFiles:
+    """The files with masks of one picture; one that several masks lie in is read once, if they come together."""
+
+    def __init__(self, height: int, width: int) -> None:
+        """Of a picture of this size; a file of another size is stretched to it, pixel by pixel."""
+        self.size = height, width
+        self._last: tuple[Path, Ids] | None = None
+
+    def ids(self, path: Path) -> Ids:
+        """int32 [H, W]; see `read_ids`."""
+        if self._last is None or self._last[0] != path:
+            self._last = path, stretched(read_ids(path), *self.size)
+        return self._last[1]
+
+    def mask(self, shape: FileMask) -> Bools:
+        """bool [H, W]."""
+        ids = self.ids(shape.path)
+        return np.asarray(ids == shape.value if shape.value else ids != 0)
+
+
+def read_ids(path: Path) -> Ids:
+    """The value of each pixel: that of the channel, the index into a palette, or R + 256 G + 65536 B.
+
+    Returns:
+        int32 [H, W]. Transparency does not count.
+
+    Raises:
+        DataError: the file is missing, or is no picture of these kinds.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's remarks about odd metadata
+            with Image.open(path) as image:
+                mode, pixels = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise DataError(f"expected masks in {path}, found no such file") from None
+    except UnidentifiedImageError:
+        raise DataError(f"expected masks as a picture in {path}, found no image format that is known") from None
+    except (Image.DecompressionBombError, *_DAMAGE) as error:
+        raise DataError(f"expected masks as a picture in {path}, but it cannot be decoded: {error}") from None
+    if mode in _ONE_CHANNEL:
+        return np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 else pixels, dtype=np.int32)
+    if mode in ("RGB", "RGBA", "RGBX"):
+        ids = pixels[..., 2].astype(np.int32)
+        for channel in (1, 0):
+            ids <<= 8
+            ids |= pixels[..., channel]
+        return ids
+    raise DataError(f"expected masks as a picture with one channel or as RGB in {path}, found the mode {mode}")
+
+
+def stretched(ids: Ids, height: int, width: int) -> Ids:
+    """At another size, each pixel taking the value of the nearest."""
+    if ids.shape == (height, width):
+        return ids
+    rows, columns = nearest(height, ids.shape[0]), nearest(width, ids.shape[1])
+    return np.asarray(ids[rows[:, None], columns])
+
+
+def regions_of(ids: npt.NDArray[Any]) -> dict[int, Region]:
+    """The values that occur [H, W], 0 among them, and where."""
+    from scipy.ndimage import find_objects
+
+    flat = ids.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]])) if flat.size else np.zeros(0, np.int64)
+    lengths = np.diff(np.append(starts, flat.size))
+    values, numbers = np.unique(flat[starts], return_inverse=True)  # of runs: a map has few, next to its pixels
+    areas = np.bincount(numbers, weights=lengths, minlength=len(values))
+    places = find_objects(np.repeat(numbers + 1, lengths).reshape(ids.shape))
+    return {
+        value: Region(int(area), (float(x.start), float(y.start), float(x.stop), float(y.stop)))
+        for value, area, (y, x) in zip(values.tolist(), areas, places, strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Which files a data set has, how they are encoded, and which belong together."""

@@ -1,0 +1,182 @@
+"""Every file of a data set, listed once: what the readers of all formats look through, and what was used in the end.
+
+Hidden files and folders are passed over, with what operating systems and notebooks leave behind (`._x.jpg`,
+`__MACOSX`, `.ipynb_checkpoints`). Linked folders are followed, a folder at most twice, so that loops end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from detrkit.data.formats.raw import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+
+_LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
+_TIMES = 2
+"""How often one folder may be met through links: data sets link `images` to a folder that lies in them as well."""
+
+
+class FileIndex:
+    """The files below a folder.
+
+    Attributes:
+        root: the folder.
+        folders: folder -> sorted names of the files directly in it; all as text, folders from the root on.
+        memo: what a format found out about the files, so that recognising and reading it do so once.
+        unread: what cannot be read -> why: folders, and files that are links to nothing, pipes and the like.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders: dict[str, list[str]] = {}
+        self._by_suffix: dict[tuple[str, ...], list[Path]] = {}
+        self.memo: dict[str, Any] = {}
+        self._prefix = str(root).rstrip(os.sep) + os.sep if str(root) != "." else ""
+        self.unread: dict[str, str] = {}
+        self._linked = False
+        self._walk(str(root), Counter())
+
+    def _walk(self, folder: str, met: Counter[str]) -> None:
+        stack = [folder]
+        while stack:
+            here = stack.pop()
+            names: list[str] = []
+            inner: list[str] = []
+            for entry in self._entries(here):
+                name = entry.name
+                if name.startswith(".") or name.lower() in _LEFTOVERS:
+                    continue
+                kind = self._kind(entry)
+                if kind == "file":
+                    names.append(name)
+                elif kind == "folder" and (not entry.is_symlink() or self._may_follow(entry.path, met)):
+                    inner.append(entry.path)
+            self.folders[here] = sorted(names)
+            stack += sorted(inner, reverse=True)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except OSError as error:
+            self.unread[folder] = error.strerror or str(error)
+            return []
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        """`file`, `folder`, or nothing for what must not be opened, since a pipe waits for somebody to write."""
+        try:
+            if entry.is_dir():
+                return "folder"
+            if entry.is_file():
+                return "file"
+            target = os.path.exists(entry.path)  # noqa: PTH110 - text is what we have
+        except OSError as error:  # such as a link to itself
+            self.unread[entry.path] = error.strerror or str(error)
+            return "file"
+        self.unread[entry.path] = "neither a file nor a folder" if target else "a link to what is not there"
+        return "" if target else "file"
+
+    def _may_follow(self, link: str, met: Counter[str]) -> bool:
+        """Whether a linked folder is to be walked through: not one that the link lies in, and none too often."""
+        self._linked = True
+        target = os.path.realpath(link)
+        met[target] += 1
+        inside = os.path.realpath(Path(link).parent)
+        return met[target] < _TIMES and not (inside + os.sep).startswith(target + os.sep)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """All files, folder by folder in the order of their names."""
+        return [
+            folder + os.sep + name if folder != os.sep else folder + name
+            for folder in sorted(self.folders)
+            for name in self.folders[folder]
+        ]
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return set(self.files)
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """Files with the ending of an image that can be read, or with none and its first bytes, in order of `files`."""
+        return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(file)]
+
+    @cached_property
+    def image_set(self) -> set[Path]:
+        """The same as a set."""
+        return set(self.images)
+
+    @cached_property
+    def image_names(self) -> set[str]:
+        """Their names without folders."""
+        return {path.name for path in self.images}
+
+    @cached_property
+    def image_stems(self) -> set[str]:
+        """Their names without folders and endings."""
+        return {path.stem for path in self.images}
+
+    @cached_property
+    def other_images(self) -> list[Path]:
+        """Files with the ending of an image that cannot be read."""
+        return [Path(file) for file in self.files if file.lower().endswith(OTHER_IMAGE_SUFFIXES)]
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """Files of these endings, whatever their letter case."""
+        if suffixes not in self._by_suffix:
+            self._by_suffix[suffixes] = [Path(file) for file in self.files if file.lower().endswith(suffixes)]
+        return list(self._by_suffix[suffixes])
+
+    def holds(self, path: str) -> bool:
+        """Whether there is such a file; outside of the root the disk is asked."""
+        if path in self._known:
+            return True
+        try:
+            return os.path.isfile(path)  # noqa: PTH113 - text is what we have, a hundred thousand times
+        except (OSError, ValueError):  # such as a name longer than the file system allows, or with a zero in it
+            return False
+
+    def relative(self, path: Path) -> tuple[str, ...]:
+        """The parts of a path below the root, none for the root itself; those of the whole path outside of it."""
+        text = str(path)  # not its parts, which take ten times as long
+        if self.holds_below(path):
+            return tuple(text[len(self._prefix) :].split(os.sep))  # noqa: PTH206
+        return () if path == self.root else path.parts
+
+    def holds_below(self, path: Path) -> bool:
+        """Whether a path lies below the root; by its text, a hundred thousand times."""
+        text = str(path)
+        return text.startswith(self._prefix) if self._prefix else not text.startswith((os.sep, ".."))
+
+    def once(self, paths: Iterable[Path]) -> list[Path]:
+        """The paths without those that links make lead to a file named before."""
+        if not self._linked:
+            return list(paths)
+        return list({os.path.realpath(path): path for path in reversed(list(paths))}.values())[::-1]
+
+    def same_files(self, paths: Iterable[str]) -> set[str]:
+        """The paths, and with links all other paths of the same files."""
+        known = set(paths)
+        if self._linked:
+            real = {os.path.realpath(path) for path in known}
+            known |= {file for file in self.files if os.path.realpath(file) in real}
+        return known
+
+
+def _begins_as_image(file: str) -> bool:
+    """Whether a file has no ending and begins like an image that can be read."""
+    if "." in file[file.rfind(os.sep) :]:
+        return False
+    try:
+        with Path(file).open("rb") as content:
+            head = content.read(16)
+    except OSError:
+        return False
+    return head.startswith(_BEGINNINGS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:12] == b"ftypavif"

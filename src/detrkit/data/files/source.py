@@ -1,0 +1,78 @@
+"""What a reader of any format is given, and takes note of: the files, what the user named, findings and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import ImageFinder
+from detrkit.data.validation.findings import Findings
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Source:
+    """A data set while one reader reads it; a reader that fails leaves nothing behind in another's."""
+
+    index: FileIndex
+    finder: ImageFinder
+    image_dirs: dict[str, Path | None]
+    """Split -> folder of its images, where the user named one."""
+    findings: Findings = field(default_factory=Findings)
+    """What is wrong with single files and records."""
+    notes: list[str] = field(default_factory=list)
+    """A sentence for each choice that was made."""
+    used: set[str] = field(default_factory=set)
+    """Files that were used beside images and their annotation files: lists, names of classes, settings."""
+    left: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Files that were seen and not used -> kind of finding, or nothing for the usual ones, and the reason."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of the data set."""
+        return self.index.root
+
+    def use(self, *paths: Path) -> None:
+        """Count files as used."""
+        self.used.update(map(str, paths))
+
+    def leave(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
+        """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
+        self.left.update((str(path), (kind, reason)) for path in paths)
+
+    def named_folders(self, role: str) -> list[Path]:
+        """Folders of images that the user named: that of this split, else those of any."""
+        own = self.image_dirs.get(role)
+        return [own] if own is not None else [folder for folder in self.image_dirs.values() if folder is not None]
+
+    def fold_splits(
+        self,
+        by_role: Mapping[str, Sequence[Item]],
+        files: Callable[[Any], Iterable[Path]] = lambda path: [path],
+    ) -> dict[str, list[Item]]:
+        """`train` and `val` of what tells `train`, `val`, `test` or nothing by the names of its files or folders.
+
+        What tells nothing is train where nothing else is, and left out else. test stands in for a missing val.
+
+        Args:
+            by_role: role -> files, or whatever is sorted.
+            files: the files of such a thing.
+        """
+        found = {role: list(items) for role, items in by_role.items() if items}
+        unnamed = found.pop("", [])
+        if "train" not in found:
+            found |= {"train": unnamed} if unnamed else {}
+        else:
+            self.leave((p for item in unnamed for p in files(item)), "its folder names no split, while others do")
+        test = found.pop("test", [])
+        if test and "val" in found:
+            self.notes.append("test is left alone: only train and val are used")
+            self.leave((p for item in test for p in files(item)), "", "set_aside")
+        elif test:
+            found["val"] = test
+            self.notes.append("there is no validation split; test is used for it")
+        return found

@@ -1,0 +1,81 @@
+"""Lists beside a data set that say which split each image belongs to.
+
+Files called like a split (`train.txt`, `val.lst`, `test.csv`) name its images; a table (`split.csv`) names an image and
+its split in each row; a json file (`splits.json`) has names under each split. Images are named by their files, with
+folders or without, or without their ending.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from detrkit.data.files.encodings import read_json, read_lines
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.split_names import role_of
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.errors import DataError
+
+_HEAD = 50
+
+
+def split_lists(index: FileIndex) -> list[tuple[Path, dict[str, list[str]]]]:
+    """Files that list images -> split -> names of images, as they stand there."""
+    found = []
+    for path in index.with_suffix(".txt", ".lst", ".csv", ".tsv", ".json"):
+        if path.stem in index.image_stems:  # a label file
+            continue
+        table = path.suffix.lower() in (".csv", ".tsv")
+        if table or role_of(path.stem) or "split" in path.stem.lower():
+            listed = _of_json(path, index) if path.suffix.lower() == ".json" else _of_text(path, index, table=table)
+            if listed:
+                found.append((path, listed))
+    return found
+
+
+def _of_text(path: Path, index: FileIndex, *, table: bool) -> dict[str, list[str]]:
+    """Split -> names in a list, or in a table that may have the split in a column."""
+    try:
+        lines = read_lines(path)
+    except (DataError, OSError):
+        return {}
+    role = role_of(path.stem)
+    if not table and role and _are_images(lines[:_HEAD], index):
+        return {role: lines}
+    rows = [[cell.strip(" \"'") for cell in re.split(r"[,;\t]" if table else r"[,;\s]+", line)] for line in lines]
+    wide = min((len(row) for row in rows), default=0)
+    columns = [[row[place] for row in rows] for place in range(wide)]
+    named = next((column for column in columns if _are_images(column[1 : 1 + _HEAD], index)), None)
+    if named is None:
+        return {}
+    told = next((column for column in columns if column is not named and all(map(role_of, column[1:]))), None)
+    if told is None and not role:
+        return {}
+    listed: dict[str, list[str]] = {}
+    for name, said in zip(named, told or [role] * len(named), strict=True):
+        if role_of(said) and (name is not named[0] or _names_image(name, index)):  # the first row may be a heading
+            listed.setdefault(role_of(said), []).append(name)
+    return listed
+
+
+def _of_json(path: Path, index: FileIndex) -> dict[str, list[str]]:
+    """Split -> names, of a json file that is nothing but these."""
+    try:
+        content = read_json(path)
+    except DataError:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
+        return {}
+    listed = {role: value for key, value in content.items() if (role := role_of(key)) and value}
+    names = [name for value in listed.values() for name in value]
+    return listed if all(isinstance(name, str) for name in names) and _are_images(names, index) else {}
+
+
+def _are_images(names: Sequence[str], index: FileIndex) -> bool:
+    return bool(names) and all(_names_image(name, index) for name in names)
+
+
+def _names_image(name: str, index: FileIndex) -> bool:
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return last.lower().endswith(IMAGE_SUFFIXES) or last in index.image_stems or last in index.image_names

@@ -1,0 +1,1 @@
+"""Readers of the annotation formats, one file each."""

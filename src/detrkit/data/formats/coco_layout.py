@@ -1,0 +1,257 @@
+"""Which json files of a data set are COCO's, instances or panoptic, which split each is, and where their images lie."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from detrkit.data.files.encodings import decode_text
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import IMAGE_FOLDERS
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.errors import DataError
+
+Kind = Literal["instances", "keypoints", "panoptic", ""]
+
+_LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\['))
+_MANY = 50
+"""Json files in one folder from which on they are taken for one file per image, of which a few are looked into."""
+_FEW = 8
+_OTHER_TASKS = ("captions_", "image_info_")
+"""How COCO calls its files without objects."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A json file that may be a split of a data set, or part of one."""
+
+    path: Path
+    role: str
+    """train, val, test or nothing."""
+    kind: Kind
+
+
+def describe(index: FileIndex, *, panoptic: bool = False) -> str:
+    """The COCO files there, in words; empty if there are none."""
+    found = candidates(index, panoptic=panoptic)
+    return ", ".join("/".join(index.relative(c.path)) for c in found[:4])
+
+
+def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
+    """The COCO instance files of a data set, whatever folder they lie in; with `panoptic` the panoptic ones."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in index.with_suffix(".json"):
+        by_folder.setdefault(path.parent, []).append(path)
+    found: list[Candidate] = []
+    for paths in by_folder.values():
+        if len(paths) > _MANY:
+            named = [path for path in paths if role_of(path.stem) or "coco" in path.name.lower()]
+            paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=_size)})
+        for path in paths:
+            kind = json_kind(path)
+            if kind and (kind == "panoptic") == panoptic:
+                found.append(Candidate(path, role_of_file(index, path), kind))
+    return sorted(found, key=lambda c: (len(index.relative(c.path)), c.path))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def json_kind(path: Path) -> Kind:
+    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for others and unreadable ones."""
+    if not _size(path):
+        return ""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[:4096].count(0) == 0:
+                return _kind(content)
+            data = content[:]
+    except OSError:
+        return ""
+    try:
+        return _kind(decode_text(data, path)[0].encode("utf-8", "replace"))
+    except DataError:
+        return ""
+
+
+def holds_segments(path: Path) -> bool:
+    """Whether a json file holds segments of COCO panoptic annotations or predictions."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"segments_info"') >= 0
+
+
+def _kind(content: bytes | mmap.mmap) -> Kind:
+    found = [bool(key.search(content)) for key in _LISTS]
+    if not any(found) or (not all(found) and _parses(content)):
+        return ""
+    if content.find(b'"segments_info"') >= 0:
+        return "panoptic"
+    if content.find(b'"caption"') >= 0 and content.find(b'"bbox"') < 0:
+        return ""
+    return "keypoints" if content.find(b'"keypoints"') >= 0 and content.find(b'"num_keypoints"') >= 0 else "instances"
+
+
+def _parses(content: bytes | mmap.mmap) -> bool:
+    """Whether it is JSON; what has one of the lists and is none may be a COCO file cut short, which is to be told."""
+    try:
+        json.loads(content[:])
+    except ValueError:
+        return False
+    return True
+
+
+def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> dict[str, list[Path]]:
+    """Role (`train`, `val`) -> the COCO files that make it up; the others are left for a reason.
+
+    Args:
+        source: takes reasons and notes.
+        index: the files to choose from: those of the data set, or of another folder of annotations.
+        panoptic: look for panoptic files instead of instances.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = candidates(index, panoptic=panoptic)
+    if not found:
+        raise DataError(f"expected COCO json files in {index.root}, found none")
+    by_role: dict[str, list[Candidate]] = {}
+    for candidate in found:
+        by_role.setdefault(candidate.role, []).append(candidate)
+    if "" in by_role and "train" not in by_role:
+        by_role["train"] = by_role.pop("")
+        if len(by_role) > 1:
+            names = _listed(source.index, (c.path for c in by_role["train"]))
+            source.notes.append(f"{names} is used for train: no file has a name that says so")
+    unnamed = by_role.pop("", [])
+    source.leave((c.path for c in unnamed), "its name tells no split, while others do; --train_json takes it")
+    files = {role: _main_files(source, some) for role, some in by_role.items()}
+    if "test" in files:
+        test = files.pop("test")
+        names = _listed(source.index, test)
+        if "val" not in files:
+            files["val"] = test
+            if "train" in files:
+                source.notes.append(f"there is no validation split; {names} is used for it")
+        else:
+            source.notes.append(f"{names} is left alone: only train and val are used")
+            source.leave(test, "", "set_aside")
+    return files
+
+
+def _main_files(source: Source, found: list[Candidate]) -> list[Path]:
+    """Of the files of one split those of objects, where the others are further annotations of the same images."""
+    official = [c for c in found if c.path.name.startswith("panoptic_" if c.kind == "panoptic" else "instances_")]
+    objects = [c for c in found if c.kind != "keypoints"]
+    kept = official or objects or found
+    for candidate in found:
+        if candidate not in kept:
+            what = "key points" if candidate.kind == "keypoints" else "annotations"
+            source.leave([candidate.path], f"further {what} beside {kept[0].path.name}", "other_task")
+    if kept[0].kind == "keypoints":
+        names = _listed(source.index, (c.path for c in kept))
+        source.notes.append(f"{names} holds key points; its boxes are used, its key points are not")
+    return [c.path for c in kept]
+
+
+def _listed(index: FileIndex, paths: Iterable[Path]) -> str:
+    return ", ".join("/".join(index.relative(path)) for path in paths)
+
+
+def leave_other_tasks(source: Source, *, panoptic: bool = False) -> None:
+    """Leave COCO's annotations of other tasks, with their PNGs: those of captions, and panoptic ones or objects."""
+    for candidate in candidates(source.index, panoptic=not panoptic):
+        what = "objects" if panoptic else "COCO panoptic annotations"
+        source.leave([candidate.path], what, "other_task")
+        folders = [] if panoptic else png_folders(source.root, candidate.path, None)
+        inside = (path for path in source.index.images if path.parent in folders)
+        source.leave(inside, f"of {candidate.path.name}", "other_task")
+    named = (path for path in source.index.with_suffix(".json") if path.name.startswith(_OTHER_TASKS))
+    source.leave((path for path in named if not json_kind(path)), "captions or lists of images", "other_task")
+
+
+def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
+    """Where the images of a json file may lie, best guess first: in the data set, or beside a file that is outside."""
+    if given is not None:
+        return [given]
+    above = [path.parent.parent] if path.parent.parent.is_relative_to(root) else []
+    return _around(list(dict.fromkeys((path.parent, root, *above))), root, path)
+
+
+def folders_outside(root: Path, path: Path, images: Iterable[Path]) -> list[Path]:
+    """Where the images may lie outside of the data set, if that holds annotations alone or the file is outside, too.
+
+    A data set with images, or with a folder for them, has its own: those beside it are others, maybe of the same names.
+
+    Args:
+        root: the data set.
+        path: the json file.
+        images: of the data set, without masks.
+    """
+    above = path.parent.parent
+    own = next(iter(images), None) or [p for p in _folders(root) if p.name.lower() in IMAGE_FOLDERS]
+    if above.is_relative_to(root) or (own and path.is_relative_to(root)):
+        return []
+    return _around([above], root, path)
+
+
+def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
+    """Folders of images in these folders, and these."""
+    role = role_of(path.stem) or role_of(path.parent.name)
+    words = _role_words(path)
+    folders: list[Path] = []
+    for parent in parents:
+        inner = _folders(parent)
+        images = [folder for name in IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
+        folders += [*images, parent]
+        # beside the data set lie others, whose images may have the same names: there the word of a split says nothing
+        known = role if parent.is_relative_to(root) else ""
+        named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
+        for folder in named:
+            folders += [folder, *(p for p in _folders(folder) if p.name.lower() in IMAGE_FOLDERS)]
+        folders += [p for image in images for p in _folders(image) if _names(p.name, words, role, path)]
+    return list(dict.fromkeys(folders))
+
+
+def _names(folder: str, words: list[str], role: str, path: Path) -> bool:
+    """Whether a folder is called like a json file or its split."""
+    return folder in words or folder == path.stem or bool(role and role_of(folder) == role)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def role_of_file(index: FileIndex, path: Path) -> str:
+    """The split that a file's name tells, or else its folders in the data set."""
+    return role_of(path.stem) or (role_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else "")
+
+
+def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
+    """Where the PNGs of a panoptic json file may lie: in a folder of its name beside it, or one or two folders up."""
+    words = _role_words(path)
+    names = [path.stem, *(f"panoptic_{word}" for word in words), "panoptic"]
+    if given is None:  # folders of bare names such as val2017 hold images, which may be called like the PNGs
+        folders = [p / n for p in (path.parent, path.parent.parent, root, root / "annotations") for n in names]
+    else:
+        folders = [*(given / name for name in (*names, *words)), given]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _role_words(path: Path) -> list[str]:
+    """The words of a file's name that tell its split: train2017 of instances_train2017."""
+    return [word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if role_of(word)]

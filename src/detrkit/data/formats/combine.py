@@ -1,0 +1,101 @@
+"""Several annotation files as one data set: one list of classes, ids that are unique, no image twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.formats.raw import RawImage, RawSplit
+from detrkit.data.validation.findings import Findings
+from detrkit.errors import DataError
+from detrkit.structures import Categories
+
+
+def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
+    """One split out of several files with different images, as of several sites or deliveries.
+
+    Raises:
+        DataError: two files list the same images, so that one of them is meant; their categories contradict.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first_of = {image.path: parts[0] for image in parts[0].images}
+    for part in parts[1:]:
+        shared = next((image.path for image in part.images if first_of.setdefault(image.path, part) is not part), None)
+        if shared is not None:
+            listed = ", ".join("/".join(source.index.relative(_path(p))) for p in parts)
+            raise DataError(
+                f"expected one json file of the {role} images in {source.root}, found {len(parts)}: {listed}, which "
+                f"share {shared.name}; choose with --train_json and --val_json"
+            )
+    share_categories(parts, source.findings)
+    images = [image for part in parts for image in part.images]
+    if len({image.id for image in images}) < len(images):
+        for number, image in enumerate(images, start=1):
+            image.id = number
+    objects = [found for image in images for found in image.objects]
+    if len({repr(found.id) for found in objects}) < len(objects):
+        for number, found in enumerate(objects, start=1):
+            found.id = number
+    names = ", ".join("/".join(source.index.relative(_path(part))) for part in parts)
+    source.notes.append(f"{len(parts)} files make up {role}: {names}")
+    source.use(*(_path(part) for part in parts))
+    return RawSplit(role, images, parts[0].categories, parts[0].box_form, str(source.root))
+
+
+def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
+    """The splits of a file that tells none, where its images do: by a field, or by the folders of their names.
+
+    Args:
+        split: all of it, called train.
+        source: takes notes and reasons.
+    """
+    sides: dict[str, list[RawImage]] = {}
+    for image in split.images:
+        sides.setdefault(image.role or role_of_parts(image.file_name.split("/")[:-1]), []).append(image)
+    if "train" not in sides or not sides.keys() & {"val", "test"}:
+        return {"train": split}
+    kept = source.fold_splits(sides, lambda image: [image.path])
+    counts = ", ".join(f"{len(images)} of {role}" for role, images in sides.items() if role)
+    source.notes.append(f"images of one file tell their split by its name in `split` or in their folders: {counts}")
+    return {role: replace(split, name=role, images=images) for role, images in kept.items()}
+
+
+def share_categories(splits: list[RawSplit], findings: Findings) -> None:
+    """Give all splits the union of their categories, in the order of their first mention.
+
+    Raises:
+        DataError: an id with two names, or a name with two ids.
+    """
+    if len({split.categories for split in splits}) < 2:
+        return
+    names: dict[int, str] = {}
+    for split in splits:
+        for category_id, name in zip(split.categories.ids, split.categories.names, strict=True):
+            other = next((i for i, n in names.items() if n == name and i != category_id), None)
+            if names.setdefault(category_id, name) != name or other is not None:
+                known = f"id {category_id} is {names[category_id]!r}" if other is None else f"{name!r} has id {other}"
+                raise DataError(
+                    f"expected the same categories in all splits, found that {known} in {splits[0].source}, but id "
+                    f"{category_id} is {name!r} in {split.source}; number the classes alike in both"
+                )
+    things = {i: t for split in splits for i, t in zip(split.categories.ids, split.categories.isthing, strict=False)}
+    for split in splits:
+        for category_id, thing in zip(split.categories.ids, split.categories.isthing, strict=False):
+            if things[category_id] != thing:
+                raise DataError(
+                    f"expected the same isthing in all splits, found that {names[category_id]!r} is "
+                    f"{'a thing' if thing else 'stuff'} in {split.source} alone; say the same in both"
+                )
+    shared = Categories(tuple(names), tuple(names.values()), tuple(things[i] for i in names) if things else ())
+    for split in splits:
+        missing = sorted(set(names.values()) - set(split.categories.names))
+        if missing:
+            findings.add("categories_differ", split.source, "categories", f"without {', '.join(missing[:5])}")
+        split.categories = shared
+
+
+def _path(part: RawSplit) -> Path:
+    return Path(part.source)

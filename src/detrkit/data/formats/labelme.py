@@ -1,0 +1,364 @@
+"""Read labelme's annotations, which AnyLabeling and X-AnyLabeling write as well: a json file an image, into RawSplits.
+
+The json lies beside its image or in a folder apart. Its image is the one beside it that has its name, else the one
+that `imagePath` names, else one of its own name elsewhere. Polygons of one label and one `group_id` are one object.
+Points and lines enclose nothing and are no objects. An image without a json file is one that nobody looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from math import hypot
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from detrkit.data.files.class_names import name_files, read_names
+from detrkit.data.files.encodings import read_json
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import Match, tidy_name
+from detrkit.data.files.sampling import head_of, sample_of
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
+from detrkit.data.formats.shapes import (
+    Points,
+    UnreadableError,
+    extent,
+    flat,
+    number_classes,
+    oval,
+    points_of,
+    printable,
+)
+from detrkit.errors import DataError
+
+_OUTLINES = {"polygon", "rotation", "quadrilateral", "oriented_rectangle"}
+_TURNED = {"rotation", "quadrilateral", "oriented_rectangle"}
+_NO_CLASSES = {"__ignore__", "_background_"}
+
+
+@dataclass
+class _File:
+    """A json file, and what of it is needed."""
+
+    path: Path
+    image_path: str = ""
+    height: Any = None
+    width: Any = None
+    embedded: bool = False
+    """Whether it holds the image itself."""
+    shapes: list[Any] = field(default_factory=list)
+    fault: str = ""
+    """Why it cannot be read, or nothing."""
+
+
+def find_labelme(source_index: FileIndex) -> str:
+    """What of labelme is there, in words; empty if nothing."""
+    files = source_index.with_suffix(".json")
+    found = next((path for path in sample_of(files) if _looks_like_labelme(path)), None)
+    return "" if found is None else f"json files such as {'/'.join(source_index.relative(found))}"
+
+
+def read_labelme(source: Source) -> dict[str, RawSplit]:
+    """Read all json files of this format.
+
+    Classes are numbered in the order of a labels.txt or classes.txt, if there is one, else of the alphabet.
+
+    Raises:
+        DataError: no file can be read, or the images are nowhere but in the json files.
+    """
+    index = source.index
+    paths = index.once(index.with_suffix(".json"))
+    files = [_load(p, source) for p in paths if p.stem in index.image_stems or _looks_like_labelme(p, shapes=False)]
+    places = _places(files, source)
+    sides: dict[str, list[tuple[_File, RawImage]]] = {}
+    owners: dict[Path, Path] = {}
+    embedded = 0
+    for file in files:
+        image = _image(file, places[file.path], owners, source)
+        if image is None:
+            continue
+        if file.embedded and places[file.path].how == "absent":
+            source.findings.add("image_embedded", file.path, dropped_objects=len(image.objects))
+            embedded += 1
+            continue
+        sides.setdefault(_role(file.path, image.path, source), []).append((file, image))
+    if not sides:
+        _refuse(source, embedded)
+    _note_the_unlabelled(set(owners), source)
+    kept = source.fold_splits(sides, lambda pair: [pair[0].path, pair[1].path])
+    images = {role: [image for _, image in pairs] for role, pairs in kept.items()}
+    everything = [image for side in images.values() for image in side]
+    categories = number_classes(everything, _order(everything, source))
+    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in images.items()}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _looks_like_labelme(path: Path, *, shapes: bool = True) -> bool:
+    """Whether a file has the keys of this format, with `shapes` also that of its shapes."""
+    some = head_of(path, tail=True)  # an image may lie between the two, as text
+    if shapes and not re.search(rb'"shapes"\s*:\s*\[|"shape_type"\s*:', some):
+        return False
+    return bool(re.search(rb'"(imagePath|imageData|imageHeight)"\s*:', some))
+
+
+def _load(path: Path, source: Source) -> _File:
+    try:
+        content = read_json(path, source.findings)
+    except DataError as error:
+        return _File(path, fault=str(error).splitlines()[0][:120])
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        return _File(path, fault="no list of shapes")
+    named = content.get("imagePath")
+    return _File(
+        path,
+        printable(named) if isinstance(named, str) and "\0" not in named else "",
+        content.get("imageHeight"),
+        content.get("imageWidth"),
+        bool(content.get("imageData")),
+        content["shapes"],
+    )
+
+
+def _places(files: list[_File], source: Source) -> dict[Path, Match]:
+    """The image of each json file."""
+    index = source.index
+    given = source.named_folders("")
+    beside: dict[tuple[Path, str], list[Path]] = {}
+    for image in [] if given else index.images:
+        beside.setdefault((image.parent, image.stem), []).append(image)
+    places: dict[Path, Match] = {}
+    others: list[Path] = []
+    lost: dict[Path, list[_File]] = {}
+    for file in files:
+        fits = beside.get((file.path.parent, file.path.stem), [])
+        named = Path(tidy_name(file.image_path)[0])
+        exact = [image for image in fits if image.name == named.name] or fits
+        if len(exact) != 1:
+            lost.setdefault(file.path.parent, []).append(file)
+            continue
+        places[file.path] = Match(exact[0], "/".join(index.relative(exact[0])), "exact")
+        if file.image_path and named.name != exact[0].name:
+            if named.stem == exact[0].stem:
+                source.findings.add(
+                    "image_other_ending", file.path, "imagePath", f"{named.name}, found {exact[0].name}"
+                )
+            else:
+                others.append(file.path)
+    if others:
+        source.notes.append(
+            f"{len(others)} json files ({others[0].name} first) name another image in imagePath than the one of their "
+            "own name beside them; the one beside them is taken"
+        )
+    for folder, some in lost.items():
+        ancestors = [p for p in (folder, *folder.parents) if p.is_relative_to(source.root)]
+        folders = [*source.named_folders(role_of_parts(index.relative(folder))), source.root, *ancestors]
+        by_path = {file.path: _name(file, source, bool(given)) for file in some}
+        written = {file.path: file.image_path for file in some}
+        found = source.finder.find(by_path.values(), folders)
+        own = {p: _own_name(p, by_path[p], source, bool(given)) for p in by_path if found[by_path[p]].how == "absent"}
+        again = source.finder.find(own.values(), folders)
+        for path, name in by_path.items():
+            second = again[own[path]] if path in own else None
+            places[path] = second if second and second.how != "absent" else found[name]
+            if places[path].how == "other_ending":
+                source.findings.add("image_other_ending", path, "imagePath", f"{name}, found {places[path].path.name}")
+            elif places[path].how == "moved" and PurePosixPath(tidy_name(written[path])[0]).parent.parts:
+                source.findings.add("image_moved", path, "imagePath", f"{written[path]}, found {places[path].path}")
+    return places
+
+
+def _name(file: _File, source: Source, bare: bool) -> str:
+    """`imagePath`, which starts at the json file, as a name that starts at the data set."""
+    tidy, leaves = tidy_name(file.image_path)
+    if not file.image_path or tidy == ".":
+        return _own_name(file.path, "x.jpg", source, bare)
+    written = file.image_path.replace("\\", "/")
+    if bare or (leaves and not written.startswith("..")):
+        return tidy
+    whole = os.path.normpath("/".join([*source.index.relative(file.path.parent), written]))
+    return tidy if whole.startswith(("..", "/")) else whole
+
+
+def _own_name(path: Path, like: str, source: Source, bare: bool) -> str:
+    """The image of the json file's own name, with the ending of another name."""
+    name = path.stem + (Path(like).suffix or ".jpg")
+    return name if bare else "/".join([*source.index.relative(path.parent), name])
+
+
+def _image(file: _File, place: Match, owners: dict[Path, Path], source: Source) -> RawImage | None:
+    """The image with its objects, or None with a finding."""
+    findings = source.findings
+    if place.how == "ambiguous":
+        rivals = ", ".join("/".join(source.index.relative(path)) for path in place.rivals[:4])
+        findings.add("image_ambiguous", file.path, "imagePath", f"{place.name}: {rivals}", len(file.shapes))
+        return None
+    if file.fault:
+        findings.add("json_malformed", file.path, detail=f"{file.fault}; image {place.path.name}")
+        if place.how != "absent":
+            owners.setdefault(place.path, file.path)
+            source.use(place.path)
+        return None
+    if place.path in owners:
+        other = "/".join(source.index.relative(owners[place.path]))
+        source.leave([file.path], f"its image {place.name} has its labels from {other}")
+        return None
+    owners[place.path] = file.path
+    image = RawImage(None, place.path, place.name, file.height, file.width, [], file=str(file.path))
+    try:
+        image.objects = _objects(file, source)
+    except UnreadableError as error:
+        where, _, detail = str(error).partition(": ")
+        findings.add("json_malformed", file.path, where, f"{detail}; image {place.path.name}")
+        source.use(place.path)
+        return None
+    if file.shapes and not image.objects:
+        findings.add("image_shapes_unusable", place.path, detail=f"{len(file.shapes)} shapes in {file.path.name}")
+        source.use(file.path)
+        return None
+    return image
+
+
+def _role(file: Path, image: Path, source: Source) -> str:
+    for role, folder in source.image_dirs.items():
+        if folder is not None and image.is_relative_to(folder):
+            return role
+    relative = source.index.relative
+    return role_of_parts(relative(file)[:-1]) or role_of_parts(relative(image)[:-1])
+
+
+def _refuse(source: Source, embedded: int) -> None:
+    if embedded:
+        raise DataError(
+            f"expected the images of labelme json files in {source.root}, found the images of {embedded} only inside "
+            "them (imageData); write them as files of the same names beside the json files (labelme_export_json does)"
+        )
+    raise DataError(
+        f"expected labelme json files with images in {source.root}, found none that can be used"
+        + source.findings.reasons()
+    )
+
+
+def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
+    """Images without a json file, in folders where others have one: nobody says that nothing is on them."""
+    folders = {path.parent for path in labelled}
+    known = source.index.same_files(map(str, labelled))
+    for image in source.index.images:
+        if image.parent in folders and str(image) not in known:
+            source.findings.add("image_unlabelled", image, detail="no json file")
+
+
+def _order(images: list[RawImage], source: Source) -> list[str]:
+    """The classes in the order of a list beside the data, if there is one of these classes."""
+    names = {found.category for image in images for found in image.objects if found.category}
+    for path in sorted(name_files(source.index), key=lambda p: len(p.parts)):
+        try:
+            order = [printable(line) for line in read_names(path).values() if line not in _NO_CLASSES]
+        except DataError:
+            continue
+        if names & set(order):
+            source.use(path)
+            rest = sorted(names - set(order))
+            where = "/".join(source.index.relative(path))
+            added = f"; {', '.join(rest[:5])} are not in it and come last" if rest else ""
+            source.notes.append(f"the classes have the order of {where}{added}")
+            return order
+    return []
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _objects(file: _File, source: Source) -> list[RawObject]:
+    """The objects of a file.
+
+    Raises:
+        UnreadableError: a shape that says nothing, so that the image may hold more than is known.
+    """
+    objects: list[RawObject] = []
+    groups: dict[tuple[str, str], RawObject] = {}
+    for k, shape in enumerate(file.shapes):
+        where = f"shapes[{k}]"
+        points = points_of(shape.get("points")) if isinstance(shape, dict) else None
+        if points is None:
+            raise UnreadableError(f"{where}: expected a label and points, found {shape!r}"[:120])
+        if any(isinstance(value, str) for pair in shape["points"] for value in pair):
+            source.findings.add("number_as_text", file.path, where, "points")
+        kind = shape.get("shape_type") or "polygon"
+        found = _outline(kind, points, shape, file, where, source)
+        if found is None:
+            source.findings.add("shape_no_object", file.path, where, f"shape type {kind!r}")
+            continue
+        box, outline = found
+        label = printable(shape.get("label"))
+        group = shape.get("group_id")
+        first = groups.get((label, repr(group))) if kind == "polygon" and group is not None else None
+        if first is not None:
+            first.box = extent([(first.box[0], first.box[1]), (first.box[2], first.box[3]), *points])
+            first.segmentation += outline
+            continue
+        made = RawObject(None, label or None, box, None, shape.get("difficult") in (1, "1", "true"), outline, where)
+        objects.append(made)
+        if kind == "polygon" and group is not None:
+            groups[label, repr(group)] = made
+    return objects
+
+
+def _outline(
+    kind: Any, points: Points, shape: dict[str, Any], file: _File, where: str, source: Source
+) -> tuple[list[float], Any] | None:
+    """Box and segmentation of a shape; None for one that is no object."""
+    if kind == "rectangle":
+        return extent(points), None
+    if kind == "circle" and len(points) >= 2:
+        (cx, cy), (x, y) = points[:2]
+        radius = hypot(x - cx, y - cy)
+        box, ring = oval(cx, cy, radius, radius)
+        return box, [flat(ring)]
+    if kind == "mask":
+        box, outline, fault = _mask(shape.get("mask"), extent(points))
+        if fault:
+            source.findings.add("segmentation_malformed", file.path, where, fault)
+        return box, outline
+    if isinstance(kind, str) and kind in _OUTLINES:
+        note = "turned boxes are read as upright boxes around them, with their corners as polygon"
+        if kind in _TURNED and note not in source.notes:
+            source.notes.append(note)
+        return extent(points), [flat(points)]
+    return None
+
+
+def _mask(text: Any, corners: list[float]) -> tuple[list[float], Any, str]:
+    """Box, polygons and what is wrong, of a PNG as text that covers the pixels from the first corner to the second."""
+    import torch
+    from PIL import Image
+
+    from detrkit.ops.masks import polygons_from_mask
+
+    x1, y1, x2, y2 = corners
+    box = [x1, y1, x2 + 1, y2 + 1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images: the size is compared at once
+            with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+                if abs(image.width - (x2 - x1 + 1)) > 1 or abs(image.height - (y2 - y1 + 1)) > 1:
+                    return box, None, f"a mask of {image.width} x {image.height} pixels between other corners"
+                pixels = torch.from_numpy(np.array(image.convert("L")) > 0)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        return box, None, f"a mask that is no PNG ({error})"[:120]
+    shift = np.array([round(x1), round(y1)], float)
+    polygons = [(np.array(ring).reshape(-1, 2) + shift) for ring in polygons_from_mask(pixels, tolerance=0)]
+    if not polygons:
+        return box, None, "a mask without pixels"
+    whole = np.concatenate(polygons)
+    tight = [*whole.min(0).tolist(), *whole.max(0).tolist()]
+    return tight, [ring.flatten().tolist() for ring in polygons], ""

@@ -1,0 +1,270 @@
+"""Read folders of pictures beside folders of mask PNGs, into RawSplits.
+
+A mask file is that of a whole picture, each object with a value of its own and 0 for the background, or that of one
+object, whose pixels are not 0. It belongs to the picture of its name, or to that of the folder it lies in:
+
+    masks/NAME.png, masks/NAME_mask.png      values of the objects of images/NAME.jpg
+    masks/NAME/ANY.png                       one object of it
+    masks/CLASS/..., masks/NAME/CLASS/...    either, of a class
+    NAME/images/ANY.png, NAME/masks/ANY.png  one folder a picture, as in the Data Science Bowl of 2018
+
+Classes are the folders, or what masks/NAME.json says of the values ({"1": "cat"}); without both there is one class.
+Boxes are those of the masks, so every mask is read once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from detrkit.data.files.class_names import name_files, read_names
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_names import role_of
+from detrkit.data.formats.mask_values import MaskedImage, read_split
+from detrkit.data.formats.raw import IMAGE_SUFFIXES, RawSplit
+from detrkit.data.validation.findings import Findings
+from detrkit.errors import DataError
+from detrkit.structures import Categories
+
+_PICTURES = ("images", "imgs", "image", "img", "jpegimages", "pngimages")
+_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""Formats that keep values as they are; JPEG and WebP do not."""
+_TAILS = ("", "_mask", "_masks", "_instances", "_instance", "_label", "_labels", "-mask", "-masks")
+_ONE_CLASS = "object"
+
+
+def find_masks(index: FileIndex) -> str:
+    """What of images with masks is there, in words; empty if nothing."""
+    return next((_describe(base, index.root) for base in _bases(index)), "")
+
+
+def read_masks(source: Source) -> dict[str, RawSplit]:
+    """Read a data set of these layouts.
+
+    Args:
+        source: its files; takes findings and notes.
+
+    Raises:
+        DataError: there are no images, no masks, or masks saved in a format that changes their values.
+    """
+    root, findings, notes = source.root, source.findings, source.notes
+    bases = _bases(source.index)
+    sides = _all_sides(source, bases)
+    for role, given in source.image_dirs.items():
+        if given is not None:
+            sides[role] = _of_pair(given, _masks_beside(given), findings)
+    if "test" in sides:
+        test = sides.pop("test")
+        if not sides.get("val"):
+            sides["val"] = test
+            notes.append("there is no validation split; test is used for it")
+        else:
+            notes.append("test is left alone: only train and val are used")
+            masks = [path for picture in test for path, _ in (*picture.values, *picture.objects)]
+            source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
+    if not any(sides.values()):
+        raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
+    listed = next((path for path in name_files(source.index) if path.parent in (root, *bases)), None)
+    order = list(read_names(listed).values()) if listed is not None else []
+    source.use(*([listed] if listed is not None and order else []))
+    for picture in (picture for pictures in sides.values() for picture in pictures):
+        source.use(picture.path)
+        source.use(*(path.with_suffix(".json") for path, _ in picture.values))
+        source.use(*(path for path, _ in (*picture.values, *picture.objects)))
+    read = {role: read_split(pictures, findings) for role, pictures in sides.items() if pictures}
+    named = sorted({o.category for side in read.values() for image in side for o in image.objects if o.category})
+    names = order or named or [_ONE_CLASS]
+    number = {name: index for index, name in enumerate(names)}
+    if not named and len(names) > 1:
+        raise DataError(
+            f"expected the classes of masks as folders or in json files beside them, since {listed} has "
+            f"{len(names)}, found neither"
+        )
+    identity = 0
+    for side in read.values():
+        for image in side:
+            for found in image.objects:
+                identity += 1
+                found.id = identity
+                found.category = 0 if not named and found.category == "" else number.get(found.category, found.category)
+    categories = Categories(tuple(range(len(names))), tuple(names))
+    if not named:
+        notes.append(f"no folder or json file names a class; all objects are of the class {names[0]!r}")
+    return {role: RawSplit(role, side, categories, "xywh", str(root)) for role, side in sorted(read.items())}
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+def _bases(index: FileIndex) -> list[Path]:
+    """The folders, however deep, that hold images and their masks in one of the layouts, or splits that do.
+
+    None lies in another.
+    """
+    above: set[Path] = set()
+    for path in map(Path, index.folders):
+        if path != index.root and _names_masks(path):
+            # masks/ lies in the base itself, or in a folder of a split, of an image, or of an image in one of a split
+            above.update(p for p in list(path.parents)[:3] if p == index.root or p.is_relative_to(index.root))
+    bases: list[Path] = []
+    for folder in sorted(above, key=lambda p: (len(p.parts), p)):
+        if not any(parent in bases for parent in folder.parents) and _describe(folder, index.root):
+            bases.append(folder)
+    return bases
+
+
+def _describe(base: Path, root: Path) -> str:
+    """What of images with masks lies in a folder or its splits, in words; empty if nothing."""
+    for folder in (base, *_side_folders(base)):
+        pair = _pair(folder)
+        if pair is not None:
+            return " and ".join(f"{inner.relative_to(root).as_posix()}/" for inner in pair)
+        some = next(islice(_picture_folders(folder), 1), None)
+        if some is not None:
+            return f"{some.relative_to(root).as_posix()}/images/ and masks/"
+    return ""
+
+
+def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]]:
+    """Split -> the images of all these folders."""
+    sides: dict[str, list[MaskedImage]] = {}
+    for base in bases:
+        for role, pictures in _sides(base, source.findings).items():
+            sides.setdefault(role, []).extend(pictures)
+            for picture in pictures if len(bases) > 1 else []:  # names of several folders may be the same
+                picture.name = "/".join(source.index.relative(picture.path))
+    return sides
+
+
+def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
+    sides: dict[str, list[MaskedImage]] = {}
+    pair = _pair(root)
+    if pair is not None:
+        pictures, masks = pair
+        inner = {role_of(p.name): p for p in _folders(pictures) if role_of(p.name)}
+        for role, folder in inner.items():
+            if _is_folder(masks / folder.name):
+                sides[role] = _of_pair(folder, masks / folder.name, findings)
+        return sides or {"train": _of_pair(pictures, masks, findings)}
+    for folder in _side_folders(root):
+        pair = _pair(folder)
+        found = _of_pair(*pair, findings) if pair else _of_folders(folder)
+        if found:
+            sides.setdefault(role_of(folder.name), []).extend(found)
+    return sides or {"train": _of_folders(root)}
+
+
+def _side_folders(root: Path) -> list[Path]:
+    return [p for p in _folders(root) if role_of(p.name)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in it; none of one that cannot be opened, which the index of the data set tells of."""
+    try:
+        return sorted(p for p in folder.iterdir() if _is_folder(p))
+    except OSError:
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; `Path.is_dir` raises an error in a folder that must not be searched."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The folder of pictures and that of their masks in it, where there is one of each."""
+    inner = _folders(folder)
+    pictures = [p for p in inner if p.name.lower() in _PICTURES]
+    masks = [p for p in inner if _names_masks(p)]
+    return (pictures[0], masks[0]) if len(pictures) == 1 and len(masks) == 1 else None
+
+
+def _names_masks(folder: Path) -> bool:
+    return folder.name.lower().endswith(("masks", "mask", "instances"))
+
+
+def _picture_folders(folder: Path) -> Iterable[Path]:
+    """The folders in it that are one picture each, with images/, which holds that alone, and masks/."""
+    for path in _folders(folder):
+        if _is_folder(path / "images") and _is_folder(path / "masks"):
+            images = (p for p in (path / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if len(list(islice(images, 2))) == 1:
+                yield path
+
+
+def _masks_beside(pictures: Path) -> Path:
+    """The folder of masks that belongs to a folder of pictures.
+
+    Raises:
+        DataError: there is none.
+    """
+    for above, below in ((pictures.parent, ""), (pictures.parent.parent, pictures.name)):
+        for folder in (p for p in _folders(above) if p != pictures and _names_masks(p)):
+            if _is_folder(folder / below):
+                return folder / below
+    raise DataError(f"expected a folder masks/ beside the pictures in {pictures}, found none")
+
+
+def _of_folders(folder: Path) -> list[MaskedImage]:
+    found = []
+    for path in _picture_folders(folder):
+        for picture in _files(path / "images", IMAGE_SUFFIXES)[:1]:
+            objects = [(mask, "") for mask in _files(path / "masks", _SUFFIXES)]
+            found.append(MaskedImage(picture, picture.relative_to(folder).as_posix(), objects=objects, labelled=True))
+    return found
+
+
+def _of_pair(pictures: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
+    """The pictures of a folder, with the masks of another one."""
+    found = [MaskedImage(path, path.relative_to(pictures).as_posix()) for path in _files(pictures, IMAGE_SUFFIXES)]
+    by_name: dict[str, MaskedImage | None] = {}
+    for picture in found:
+        stem = Path(picture.name).stem
+        by_name[stem] = None if stem in by_name else picture  # of two of one name, neither is meant by it
+    by_name |= {Path(picture.name).with_suffix("").as_posix(): picture for picture in found}
+    files = _files(masks, _SUFFIXES)
+    if not files:
+        other = next(iter(_files(masks, IMAGE_SUFFIXES)), None)
+        raise DataError(
+            f"expected masks as PNG in {masks}, found "
+            + (f"{other.name}, whose format changes values a little; save them again as PNG" if other else "none")
+        )
+    for folder in masks.rglob("*"):  # an empty folder of a picture says that there is nothing on it
+        empty = by_name.get(folder.name) if folder.is_dir() else None
+        if empty is not None:
+            empty.labelled = True
+    for file in files:
+        parents = list(file.parent.relative_to(masks).parts)
+        own = next((by_name[part] for part in reversed(parents) if by_name.get(part)), None)
+        if own is not None:
+            named = [part for part in parents if by_name.get(part) is None]
+            own.objects.append((file, "/".join(named)))
+            own.labelled = True
+            continue
+        own, label = _by_stem(file, parents, by_name)
+        if own is None:
+            findings.add("mask_without_picture", file)
+            continue
+        own.values.append((file, label))
+        own.labelled = True
+    return found
+
+
+def _by_stem(file: Path, parents: list[str], by_name: dict[str, MaskedImage | None]) -> tuple[MaskedImage | None, str]:
+    """The picture of a file with values, and the class of its folder."""
+    for tail in _TAILS:
+        stem = file.stem.removesuffix(tail)
+        whole = by_name.get("/".join([*parents, stem]))
+        if whole is not None:
+            return whole, ""
+        short = by_name.get(stem)
+        if short is not None:
+            return short, "/".join(parents)
+    return None, ""
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and not p.name.startswith(".")]

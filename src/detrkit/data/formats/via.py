@@ -1,0 +1,280 @@
+"""Read what the VGG Image Annotator (VIA, versions 1 and 2) writes, into RawSplits: its json, its csv, its projects.
+
+One file holds the regions of many images, which it names without folders, or by URL. A region has attributes that its
+annotator made up; the class is the attribute that regions have throughout. Points and lines are no objects. Several
+files that name the same image (a project and its export) are read as one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detrkit.data.files.encodings import read_json, read_text
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import Match, tidy_name
+from detrkit.data.files.sampling import head_of, sample_of
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.formats.raw import RawImage, RawSplit
+from detrkit.data.formats.shapes import UnreadableError, number, number_classes, printable
+from detrkit.data.formats.via_regions import Region, choose_attribute, objects_of
+from detrkit.data.validation.image_probe import look_at
+from detrkit.errors import DataError
+
+_LONGEST_CELL = 1 << 24
+
+
+@dataclass
+class _Entry:
+    """An image as one file has it."""
+
+    file: Path
+    where: str
+    name: str
+    bytes: int
+    regions: list[Region] = field(default_factory=list)
+    fault: str = ""
+    """Why it cannot be read, or nothing."""
+
+
+def find_via(source_index: FileIndex) -> str:
+    """What of VIA is there, in words; empty if nothing."""
+    files = source_index.with_suffix(".json", ".csv")
+    found = next((path for path in sample_of(files) if _looks_like_via(path)), None)
+    return "" if found is None else "/".join(source_index.relative(found))
+
+
+def read_via(source: Source) -> dict[str, RawSplit]:
+    """Read all files of this format.
+
+    Classes are numbered in the order of the alphabet.
+
+    Raises:
+        DataError: a file cannot be read, or none names an image.
+    """
+    index = source.index
+    paths = index.once(p for p in index.with_suffix(".json", ".csv") if _looks_like_via(p))
+    entries: list[_Entry] = []
+    for path in sorted(paths, key=lambda p: (p.suffix.lower() != ".json", "project" in p.name.lower(), p)):
+        entries += _load(path, source)
+        source.use(path)
+    if not entries:
+        raise DataError(f"expected VIA files (via_region_data.json or .csv) in {source.root}, found none with images")
+    found = _images(entries, source)
+    chosen = choose_attribute([region for _, regions in found.values() for region in regions], source)
+    sides: dict[str, list[RawImage]] = {}
+    for (role, _), (image, regions) in found.items():
+        try:
+            image.objects = [o for region in regions for o in objects_of(region, chosen, image, source)]
+        except UnreadableError as error:
+            _leave_out(image, str(error), source)
+            continue
+        if regions and not image.objects:
+            source.findings.add("image_shapes_unusable", image.path, detail=f"{len(regions)} regions")
+            continue
+        sides.setdefault(role, []).append(image)
+    if not sides:
+        raise DataError(
+            f"expected images with regions in the VIA files of {source.root}, found none that can be used"
+            + source.findings.reasons()
+        )
+    kept = source.fold_splits(sides, lambda image: [image.path])
+    everything = [image for side in kept.values() for image in side]
+    _fill_in_sizes(everything)
+    bare = sum(not image.objects for image in everything)
+    if bare and bare < len(everything):
+        source.notes.append(f"{bare} of {len(everything)} images have no region; they count as images without objects")
+    categories = number_classes(everything)
+    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in kept.items()}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _looks_like_via(path: Path) -> bool:
+    head = head_of(path)
+    if path.suffix.lower() == ".csv":
+        return b"region_shape_attributes" in head.partition(b"\n")[0]
+    if re.search(rb'"_via_img_metadata"\s*:', head):
+        return True
+    keys = (b"filename", b"regions", b"(file|shape|region)_attributes")
+    return all(re.search(rb'"%s"\s*:' % key, head) for key in keys)
+
+
+def _load(path: Path, source: Source) -> list[_Entry]:
+    """The images that a file names.
+
+    Raises:
+        DataError: it is cut short, or no text.
+    """
+    if path.suffix.lower() == ".csv":
+        return _from_csv(read_text(path, source.findings), path)
+    content = read_json(path, source.findings)
+    if isinstance(content, dict) and "_via_img_metadata" in content:
+        content = content["_via_img_metadata"]
+    rows = dict(enumerate(content)) if isinstance(content, list) else content
+    if not isinstance(rows, dict):
+        raise DataError(f"expected images with filename and regions in the VIA file {path}, found {rows!r}"[:300])
+    return [_entry(path, printable(key), row) for key, row in rows.items()]
+
+
+def _entry(path: Path, key: str, row: Any) -> _Entry:
+    named = row.get("filename") if isinstance(row, dict) else None
+    if not isinstance(named, str) or not named.strip() or "\0" in named:
+        return _Entry(path, key, "", 0, fault="expected a filename and regions")
+    entry = _Entry(path, key, printable(named), int(number(row.get("size")) or 0))
+    regions = row.get("regions")
+    if isinstance(regions, list):
+        regions = dict(enumerate(regions))
+    if not isinstance(regions, dict):
+        entry.fault = "expected a list of regions"
+        return entry
+    for number_, region in regions.items():
+        where = f"{key}, regions[{printable(number_)}]"
+        parts = [region.get(k) for k in ("shape_attributes", "region_attributes")] if isinstance(region, dict) else []
+        if not parts or not isinstance(parts[0], dict):
+            entry.fault = f"regions[{number_}] has no shape_attributes"
+        else:
+            entry.regions.append(Region(where, parts[0], parts[1] if isinstance(parts[1], dict) else {}))
+    return entry
+
+
+def _from_csv(text: str, path: Path) -> list[_Entry]:
+    text = text.lstrip("#\ufeff")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of some countries write semicolons
+    csv.field_size_limit(_LONGEST_CELL)
+    entries: dict[tuple[str, str], _Entry] = {}
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter):
+            name, size = (row.get("filename") or "").strip(), row.get("file_size") or ""
+            where = f"region {row.get('region_id')} of {name}"
+            entry = entries.setdefault((name, size), _Entry(path, name, printable(name), int(number(size) or 0)))
+            if not name or "\0" in name:
+                entry.fault = "expected a filename"
+            shape, attributes = (_cell(row.get(f"region_{kind}attributes")) for kind in ("shape_", ""))
+            if not isinstance(shape, dict):
+                entry.fault = f"{where} has no shape attributes"
+            elif shape:
+                known = attributes if isinstance(attributes, dict) else {}
+                entry.regions.append(Region(where, shape, known))
+    except csv.Error as error:
+        raise DataError(f"expected VIA's csv in {path}, found a mistake: {error}; export it again") from None
+    return list(entries.values())
+
+
+def _cell(text: Any) -> Any:
+    """What a cell of a csv file holds as JSON; nothing where it is empty; None where it is something else."""
+    if not isinstance(text, str) or not text.strip():
+        return {}
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def _images(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tuple[RawImage, list[Region]]]:
+    """Role and path -> image and its regions, of all files together."""
+    found: dict[tuple[str, Path], tuple[RawImage, list[Region]]] = {}
+    news: Counter[Path] = Counter()
+    for entry, place in zip(entries, _places(entries, source), strict=True):
+        if place is not None and place.how == "ambiguous":
+            rivals = ", ".join("/".join(source.index.relative(path)) for path in place.rivals[:4])
+            source.findings.add("image_ambiguous", entry.file, entry.where, rivals, len(entry.regions))
+            continue
+        path = source.root if place is None else place.path
+        name = "/".join(source.index.relative(path)) if path.is_relative_to(source.root) else path.name
+        image = RawImage(None, path, name, None, None, [], str(entry.file), entry.where)
+        if entry.fault:
+            _leave_out(image, f"{entry.where}: {entry.fault}", source)
+            continue
+        if place is not None and place.how == "other_ending":
+            source.findings.add("image_other_ending", entry.file, entry.where, f"found {path.name}")
+        elif tidy_name(entry.name)[1]:
+            source.findings.add("image_name_leaves_folder", entry.file, entry.where, repr(entry.name))
+        elif place is not None and place.how == "moved":
+            source.findings.add("image_moved", entry.file, entry.where, f"{entry.name!r}, found {path}")
+        key = (_role(entry.file, path, source), path)
+        if key not in found:
+            found[key] = image, list(entry.regions)
+            news[entry.file] += 1
+            continue
+        first, known = found[key]
+        keys = {region.key for region in known}
+        more = [region for region in entry.regions if region.key not in keys]
+        known += more
+        news[entry.file] += len(more)
+        if more or first.file == str(entry.file):
+            source.findings.add("image_listed_twice", entry.file, entry.where, image.file_name)
+    for file in dict.fromkeys(entry.file for entry in entries):
+        if not news[file]:
+            source.notes.append(f"{'/'.join(source.index.relative(file))} says nothing that another VIA file does not")
+    return found
+
+
+def _leave_out(image: RawImage, fault: str, source: Source) -> None:
+    where, _, detail = fault.rpartition(": ")
+    source.findings.add("json_malformed", image.file, where, detail)
+    source.use(image.path)
+
+
+def _places(entries: list[_Entry], source: Source) -> list[Match | None]:
+    """The image of each entry; one name with several sizes of files is that of several images."""
+    named: dict[Path, dict[str, None]] = {}
+    for entry in entries:
+        if entry.name:
+            named.setdefault(entry.file, {})[entry.name] = None
+    places: dict[Path, dict[str, Match]] = {}
+    for file, names in named.items():  # bare names: what is not in these folders is found by the ends of paths
+        role = _role_of_file(file, source)
+        folders = [*source.named_folders(role), file.parent, source.root]
+        places[file] = source.finder.find(names, folders, role=role)
+    sizes: dict[tuple[Path, str], set[int]] = {}
+    for entry in entries:
+        sizes.setdefault((entry.file, entry.name), set()).add(entry.bytes)
+    found: list[Match | None] = []
+    for entry in entries:
+        place = places[entry.file][entry.name] if entry.name else None
+        if place is not None and (place.how == "ambiguous" or len(sizes[entry.file, entry.name]) > 1):
+            place = _by_size(entry, place, source)
+        found.append(place)
+    return found
+
+
+def _by_size(entry: _Entry, place: Match, source: Source) -> Match:
+    """The only image of this name whose file is as long as VIA says, if there is one."""
+    name = PurePosixPath(tidy_name(entry.name)[0]).name
+    rivals = [path for path in source.index.images if path.name == name]
+    fits = [path for path in rivals if entry.bytes > 0 and path.is_file() and path.stat().st_size == entry.bytes]
+    if len(fits) == 1:
+        return Match(fits[0], "/".join(source.index.relative(fits[0])), "by_name")
+    return Match(place.path, place.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else place
+
+
+def _role(file: Path, image: Path, source: Source) -> str:
+    for role, folder in source.image_dirs.items():
+        if folder is not None and image.is_relative_to(folder):
+            return role
+    return _role_of_file(file, source) or role_of_parts(source.index.relative(image)[:-1])
+
+
+def _role_of_file(file: Path, source: Source) -> str:
+    *folders, name = source.index.relative(file)
+    return role_of_parts([*folders, Path(name).stem])
+
+
+def _fill_in_sizes(images: Sequence[RawImage]) -> None:
+    """VIA writes no sizes: browsers show images upright, and so are its coordinates."""
+    for image, facts in zip(images, look_at([image.path for image in images]), strict=True):
+        if not facts.problem:
+            image.width, image.height = facts.upright

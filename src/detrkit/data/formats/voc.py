@@ -1,0 +1,306 @@
+"""Read Pascal VOC annotations: one xml file per image, into RawSplits.
+
+Format: host.robots.ox.ac.uk/pascal/VOC. Corners are taken as they stand, without the one-pixel shift of VOC's
+1-based inclusive convention, as most tools write and read them. Rotated boxes (`robndbox` of roLabelImg) and polygons
+become the boxes around them, with the outline as mask.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from contextlib import suppress
+from functools import lru_cache
+from math import cos, sin
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from detrkit.data.files.encodings import decode_text, read_bytes
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.image_finder import tidy_name
+from detrkit.data.files.pairing import pair, stem_key
+from detrkit.data.files.source import Source
+from detrkit.data.formats.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
+from detrkit.data.formats.rotated import voc_rotation
+from detrkit.data.formats.voc_layout import find_xml, names_in_order, split_xml
+from detrkit.data.validation.findings import Findings
+from detrkit.errors import DataError
+from detrkit.structures import Categories
+
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
+_OF_WINDOWS = {"shift_jis": "cp932", "big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
+"""Encoding -> what Windows writes under its name, which has more letters."""
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _PlainTree(ET.TreeBuilder):
+    """A tree without name spaces, which some tools declare, and with tags in lower case, whatever theirs.
+
+    And without a document type: entities, and with them every way of blowing up a small file, need one.
+    """
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
+        return super().start(_plain(tag), attrs)
+
+    def end(self, tag: str, /) -> ET.Element:
+        return super().end(_plain(tag))
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError(f"a document type definition ({name}), which annotations do not need")
+
+
+@lru_cache(maxsize=256)
+def _plain(tag: str) -> str:
+    return tag.rpartition("}")[2].lower()
+
+
+def find_voc(index: FileIndex) -> str:
+    """What of a Pascal VOC data set is there, in words; empty if nothing."""
+    if not find_xml(index):
+        return ""
+    lists = [folder for folder in index.folders if folder.lower().endswith("imagesets/main")]
+    return "ImageSets/Main" if lists else "xml files"
+
+
+def read_voc(source: Source) -> dict[str, RawSplit]:
+    """Read a data set with or without lists of its splits.
+
+    Classes are numbered 0, 1, ... in alphabetical order, or in that of a list of names, over all splits together.
+
+    Args:
+        source: its files; takes findings and notes.
+
+    Raises:
+        DataError: nothing to read was found, or no list tells a split.
+    """
+    files = find_xml(source.index)
+    if not files:
+        raise DataError(f"expected Pascal VOC (ImageSets/Main, or xml files) in {source.root}, found neither")
+    splits: dict[str, list[RawImage]] = {}
+    images = list(source.index.images)
+    for given in source.image_dirs.values():
+        if given is not None and not given.is_relative_to(source.root):
+            images += FileIndex(given).images
+    file_of = {file: image for image, file in pair(source.index, files, images).file_of.items()}
+    splits_of_files = split_xml(source, files)
+    for file in [Path(file) for file in source.left if Path(file) in file_of]:
+        source.left.setdefault(str(file_of[file]), source.left[str(file)])
+    for role, listed in splits_of_files.items():
+        records = [_read_file(path, file_of.get(path), source) for path in listed]
+        splits[role] = _with_images([r for r in records if r is not None], role, file_of, source)
+    _tell_apart(source, splits)
+    _note_unlabelled(source, splits)
+    return _with_categories(source, splits)
+
+
+def _with_images(records: list[RawImage], role: str, file_of: dict[Path, Path], source: Source) -> list[RawImage]:
+    """The records of a split with the files of their images: of their own name, else the one that they name."""
+    given = source.image_dirs[role]
+    folders = [given] if given is not None else [source.root, *_image_folders(source, records)]
+    own_of = {
+        record.file: own
+        for record in records
+        if (own := file_of.get(Path(record.file))) is not None and (given is None or own.is_relative_to(given))
+    }
+    told = {r.file: r.file_name if given else _beside(r, source) for r in records if _tells(r, own_of.get(r.file))}
+    named = source.finder.find(told.values(), folders, within=given)
+    found: list[RawImage] = []
+    others: list[str] = []
+    for record in records:
+        own, match = own_of.get(record.file), named.get(told.get(record.file, ""))
+        if own is not None:
+            if match is not None and match.how not in ("absent", "ambiguous") and match.path != own:
+                others.append(record.file)
+            record.path = own
+        elif match is not None:
+            if match.how == "ambiguous":
+                rivals = ", ".join(str(rival) for rival in match.rivals[:3])
+                source.findings.add("image_ambiguous", record.file, detail=f"{record.file_name!r} may be {rivals}")
+                continue
+            if match.how == "other_ending":
+                detail = f"{record.file_name!r}, {match.path.name} is there"
+                source.findings.add("image_other_ending", record.file, detail=detail)
+            record.path = match.path
+        record.file_name = record.path.name
+        record.id = len(found) + 1
+        found.append(record)
+    if others:
+        source.notes.append(
+            f"{len(others)} xml files of {role} ({Path(others[0]).name} first) name another image that is there in "
+            "<filename> than the one of their own name; the one of their own name is taken"
+        )
+    return found
+
+
+def _tells(record: RawImage, own: Path | None) -> bool:
+    """Whether the name in a file is to be looked for: no image has the file's own name, or it is another one."""
+    return own is None or stem_key(PurePosixPath(record.file_name.replace("\\", "/")).name) != stem_key(own.name)
+
+
+def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Give images of one name their folders too: a split that is held out goes by names."""
+    images = [image for side in splits.values() for image in side]
+    times = Counter(image.file_name for image in images)
+    for image in images:
+        if times[image.file_name] > 1:
+            image.file_name = "/".join(source.index.relative(image.path))
+
+
+def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
+    """The splits with numbers in place of the names of classes."""
+    objects = [found for side in splits.values() for image in side for found in image.objects]
+    names = names_in_order(source, {found.category for found in objects if found.category})
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    for some in alike.values():
+        if len(some) > 1:
+            source.findings.add("category_names_alike", source.root, detail=", ".join(map(repr, some)))
+    ids = {name: index for index, name in enumerate(names)}
+    for found in objects:
+        found.category = ids.get(found.category)
+    categories = Categories(tuple(range(len(names))), tuple(names))
+    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in splits.items()}
+
+
+def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Note the images without an xml file that lie beside images with one."""
+    used = {image.path for side in splits.values() for image in side}
+    folders = {path.parent for path in used}
+    for image in source.index.images:
+        if image.parent in folders and image not in used and not {str(image)} & (source.left.keys() | source.used):
+            source.findings.add("image_unlabelled", image)
+
+
+def _beside(record: RawImage, source: Source) -> str:
+    """The name of an image in the folder of its xml file, relative to the data set."""
+    tidy, leaves = tidy_name(record.file_name)
+    return record.file_name if leaves else "/".join([*source.index.relative(Path(record.file).parent), tidy])
+
+
+def _image_folders(source: Source, records: list[RawImage]) -> list[Path]:
+    """Where the images of xml files may lie: beside them, or in the folder beside theirs."""
+    parents = list(dict.fromkeys(Path(record.file).parent for record in records))
+    beside = [
+        folder
+        for parent in parents[:8]
+        for folder in (parent, *(parent.parent / name for name in ("JPEGImages", "images", "Images", "imgs")))
+        if folder.is_dir()
+    ]
+    return list(dict.fromkeys(beside)) or [source.root]
+
+
+def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawImage | None:
+    """The record of one file, whose image may be known; its `file_name` is what the file says."""
+    findings = source.findings
+    try:
+        tree = _parse(xml_file, findings)
+    except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
+        _left_out(xml_file, image_file, str(error), source)
+        return None
+    if tree.tag != "annotation":
+        _left_out(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
+        return None
+    name = (tree.findtext("filename") or "").strip()
+    if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
+        name += ".jpg"
+    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    image = RawImage(None, xml_file, name or f"{xml_file.stem}.jpg", height or None, width or None, [], str(xml_file))
+    for number, found in enumerate(tree.iter("object"), start=1):
+        where = f"object {number}"
+        box, outline = _shape(found, xml_file, where, findings)
+        category = " ".join((found.findtext("name") or "").split())
+        difficult = (found.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
+        image.objects.append(RawObject(None, category, box, None, difficult, outline, where, voc_rotation(found)))
+    return image
+
+
+def _left_out(xml_file: Path, image_file: Path | None, reason: str, source: Source) -> None:
+    """Note that a file cannot be read, and that its image is left out with it."""
+    source.use(xml_file, *([image_file] if image_file else []))
+    name = f"; image {image_file.name}" if image_file else ""
+    source.findings.add("xml_malformed", xml_file, detail=reason + name)
+
+
+def _parse(xml_file: Path, findings: Findings) -> ET.Element:
+    """The tree of a file, whatever encoding it has and says that it has."""
+    data = read_bytes(xml_file)
+    try:
+        return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
+    except (ET.ParseError, ValueError, LookupError):
+        text, encoding = _decode(data, xml_file)
+        text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
+        tree = ET.fromstring(text, ET.XMLParser(target=_PlainTree()))
+        if encoding != "utf-8":
+            findings.add("text_encoding", xml_file, detail=f"read as {encoding}")
+        return tree
+
+
+def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
+    """The text of a file, and its encoding: `utf-8` where that needs no assumption.
+
+    What the file declares counts, but where its bytes are UTF-8: programs that write it anew forget the declaration.
+
+    Raises:
+        DataError: it is no text.
+    """
+    with suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig"), "utf-8"
+    declared = _DECLARED.match(data)
+    with suppress(UnicodeDecodeError, LookupError):
+        if declared:
+            codec = codecs.lookup(declared[1].decode()).name
+            return data.decode(_OF_WINDOWS.get(codec, codec)), "utf-8"
+    return decode_text(data, xml_file)
+
+
+def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:
+    """The box of an object as x1, y1, x2, y2, and its outline where it is not a box."""
+    corners = [_number(found.findtext(f"bndbox/{side}")) for side in _CORNERS]
+    if any(corner is not None for corner in corners):
+        return corners, None
+    outline = _rotated(found) or _polygon(found)
+    if outline is None:
+        return None, None
+    xs, ys = outline[0::2], outline[1::2]
+    findings.add("box_around_outline", xml_file, where)
+    return [min(xs), min(ys), max(xs), max(ys)], [outline]
+
+
+def _rotated(found: ET.Element) -> list[float] | None:
+    """The corners of a rotated box: centre, size and angle in radians, as roLabelImg writes them."""
+    numbers = [_number(found.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
+    if not all(isinstance(number, float) for number in numbers):
+        return None
+    cx, cy, w, h, angle = numbers
+    across, down = (cos(angle) * w / 2, sin(angle) * w / 2), (-sin(angle) * h / 2, cos(angle) * h / 2)
+    corners = [(cx + i * across[0] + j * down[0], cy + i * across[1] + j * down[1]) for i, j in _AROUND]
+    return [value for corner in corners for value in corner]
+
+
+_AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+
+
+def _polygon(found: ET.Element) -> list[float] | None:
+    """The points of a polygon, written as x1, y1, x2, y2, ... or as pt with x and y."""
+    polygon = found.find("polygon")
+    if polygon is None:
+        return None
+    points = [(_number(p.findtext("x")), _number(p.findtext("y"))) for p in polygon.iter("pt")]
+    if not points:
+        count = sum(child.tag.startswith("x") for child in polygon)
+        points = [(_number(polygon.findtext(f"x{k}")), _number(polygon.findtext(f"y{k}"))) for k in range(1, count + 1)]
+    flat = [value for point in points for value in point]
+    return flat if len(flat) >= 6 and all(isinstance(value, float) for value in flat) else None
+
+
+def _number(text: str | None) -> Any:
+    """The number in an element; its text where that is none."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip() or None

@@ -1,0 +1,251 @@
+"""Which Pascal VOC files a data set has, which split each belongs to, and which image.
+
+Lists tell the split: those of `ImageSets/Main` (VOC, CVAT; one per class in VoTT's exports), of `ImageSets`, and lists
+of images and xml files side by side (PaddleDetection). What no list names is told by its folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from detrkit.data.files.class_names import name_files, read_names
+from detrkit.data.files.encodings import read_lines
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.pairing import layout_key
+from detrkit.data.files.sampling import head_of
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_lists import split_lists
+from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.errors import DataError
+
+_SNIFFED = 64
+_HEAD = 4096
+_UNLISTED = "no list that tells a split names it"
+_ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
+
+
+def find_xml(index: FileIndex) -> list[Path]:
+    """The xml files of a data set that are Pascal VOC's, as far as a sample of them tells; else none."""
+    files = index.with_suffix(".xml")
+    sample = files[:: max(1, len(files) // _SNIFFED)]
+    return files if any(is_annotation(path) for path in sample) else []
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file begins like an annotation of Pascal VOC, in any encoding."""
+    return bool(_ANNOTATION.search(head_of(path)[:_HEAD]))
+
+
+def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
+    """`train` and `val` -> xml files, by the lists of the data set and else by its folders.
+
+    Those that no list of their folder names are left.
+
+    Raises:
+        DataError: lists are there, but none that tells train or val.
+    """
+    by_role: dict[str, list[Path]] = {}
+    rest = files
+    lists_of = _lists(source.index)
+    if not lists_of:
+        rest = _by_tables(source, files, by_role)
+    for folder, lists in lists_of.items():
+        inside = [path for path in rest if path.is_relative_to(folder)] or rest
+        found = _by_lists(source, folder, lists, inside)
+        if not found:
+            continue
+        for role, paths in found.items():
+            by_role.setdefault(role, []).extend(paths)
+        listed = {path for paths in found.values() for path in paths}
+        unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
+        source.leave(unlisted, _UNLISTED)
+        others = [path for path in lists if not _role(path)]
+        if unlisted:
+            source.leave(others, "its name tells no split")
+        else:
+            source.use(*others)
+        inside_set = set(inside)
+        rest = [path for path in rest if path not in inside_set]
+    for path in rest:
+        by_role.setdefault(role_of_parts(source.index.relative(path)[:-1]), []).append(path)
+    _divide_trainval(source, by_role)
+    return source.fold_splits(by_role)
+
+
+def _by_tables(source: Source, files: list[Path], by_role: dict[str, list[Path]]) -> list[Path]:
+    """Add the files that tables and json files of splits name to `by_role`; without any, all files are returned."""
+    names = _Names(source.index, files)
+    listed: set[Path] = set()
+    for table, of_role in split_lists(source.index):
+        source.use(table)
+        for role, lines in of_role.items():
+            known = set(by_role.get(role, []))
+            xmls = dict.fromkeys(
+                xml
+                for number, line in enumerate(lines, start=1)
+                for xml in _of_line(source, names, table, number, line)
+            )
+            by_role.setdefault(role, []).extend(xml for xml in xmls if xml not in known)
+            listed.update(xmls)
+    if not listed:
+        return files
+    source.leave([path for path in files if path not in listed and str(path) not in source.left], _UNLISTED)
+    return []
+
+
+def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) -> list[Path]:
+    """The file that a line of a list names, or nothing, which is told."""
+    xmls = names.of_line(line)
+    if not xmls:
+        source.findings.add("listed_without_annotation", path, f"line {number}", line)
+    elif len(xmls) > 1:
+        rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
+        source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
+        source.leave(xmls, "a list names it without its folder, and others are called alike")
+        return []
+    return xmls
+
+
+def _divide_trainval(source: Source, by_role: dict[str, list[Path]]) -> None:
+    """Give the files of a list of train and val together to the one of the two that has no list."""
+    both = by_role.pop("trainval", [])
+    elsewhere = {path for role in ("train", "val", "test") for path in by_role.get(role, [])}
+    rest = [path for path in both if path not in elsewhere]
+    missing = [role for role in ("train", "val") if role not in by_role]
+    if rest and missing:
+        by_role[missing[0]] = rest
+    else:
+        source.leave(rest, "only trainval names it, beside lists of train and val")
+
+
+def _lists(index: FileIndex) -> dict[Path, list[Path]]:
+    """Folder of a VOC data set -> its lists: those in ImageSets, else text files called after splits."""
+    found: dict[Path, list[Path]] = {}
+    others: dict[Path, list[Path]] = {}
+    for path in index.with_suffix(".txt"):
+        parts = [part.lower() for part in path.parts]
+        if "imagesets" in parts:
+            base = Path(*path.parts[: parts.index("imagesets")])
+            found.setdefault(base, []).append(path)
+        elif role_of(path.stem) or path.stem.lower() == "trainval":
+            others.setdefault(path.parent, []).append(path)
+    for base, paths in found.items():
+        main = [path for path in paths if path.parent.name.lower() == "main"]
+        flat = [path for path in paths if path.parent.name.lower() == "imagesets"]
+        found[base] = main or flat or paths
+    return found or others
+
+
+def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]) -> dict[str, list[Path]]:
+    """Role -> the xml files that the lists of one folder name.
+
+    Raises:
+        DataError: lists in ImageSets, but none that tells a split.
+    """
+    roles = _roles_of_lists(lists)
+    if not roles:
+        if not any("imagesets" in (part.lower() for part in path.parts) for path in lists):
+            return {}
+        inside = ", ".join(sorted(path.name for path in lists)[:8])
+        raise DataError(
+            f"expected train.txt, trainval.txt, val.txt, test.txt or default.txt in {lists[0].parent}, found {inside}"
+        )
+    names = _Names(source.index, files)
+    found: dict[str, list[Path]] = {}
+    for role, paths in roles.items():
+        listed: dict[Path, None] = {}
+        for path in paths:
+            source.use(path)
+            for number, line in enumerate(read_lines(path, source.findings), start=1):
+                listed |= dict.fromkeys(_of_line(source, names, path, number, line))
+        if listed:
+            found[role] = list(listed)
+        elif role == "train":
+            raise DataError(
+                f"expected names of images with an xml file in {paths[0]}, found none" + source.findings.reasons()
+            )
+        else:
+            source.notes.append(f"{paths[0].name} names no image with an xml file, as if it were not there")
+    source.use(*(path for path in lists if _role(path)))
+    return found
+
+
+def _roles_of_lists(lists: list[Path]) -> dict[str, list[Path]]:
+    """Role -> lists: those called like a split alone, else those of single classes (CLASS_train.txt)."""
+    plain: dict[str, list[Path]] = {}
+    of_classes: dict[str, list[Path]] = {}
+    for path in sorted(lists):
+        if role := _role(path):
+            alone = not re.search(r"[\W_]", path.stem.strip("_-"))
+            (plain if alone else of_classes).setdefault(role, []).append(path)
+    return plain or of_classes
+
+
+def _role(path: Path) -> str:
+    """`train`, `val`, `test` or `trainval` by the name of a list, or nothing."""
+    stem = path.stem.lower()
+    if stem == "trainval" or stem.endswith("_trainval"):
+        return "trainval"
+    return "train" if stem == "default" else role_of(stem)
+
+
+class _Names:
+    """The xml files that lines of lists may name."""
+
+    def __init__(self, index: FileIndex, files: list[Path]) -> None:
+        self._by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
+        for path in files:
+            key = layout_key(index.relative(path))
+            self._by_stem.setdefault(key[-1], []).append((key, path))
+        self._folders = {key[-2] for some in self._by_stem.values() for key, _ in some if len(key) > 1}
+
+    def of_line(self, line: str) -> list[Path]:
+        """The files of a line: a name, perhaps with blanks, ending, folders, or a -1, 0 or 1 after it.
+
+        Folders count where files of one name lie in several; a name without them is that of a single file, or it may be
+        any of several, which are all returned.
+        """
+        text = line.replace("\\", "/")
+        words = text.split()
+        for guess in (text, text.rpartition(" ")[0].strip(), words[-1], words[0]):
+            *folders, name = guess.split("/")
+            ending = "." + name.rpartition(".")[2].lower()
+            key = layout_key((*folders, name if ending in (*IMAGE_SUFFIXES, ".xml") else name + ".xml"))
+            if found := self._by_stem.get(key[-1]):
+                return self._nearest(key, found)
+        return []
+
+    def _nearest(self, key: tuple[str, ...], found: list[tuple[tuple[str, ...], Path]]) -> list[Path]:
+        """The files whose folders are those of a line, from the end on, as far as any are."""
+        alike = [_common_tail(key, own) for own, _ in found]
+        if max(alike) == 1 and len(key) > 1 and key[-2] in self._folders:
+            return []  # its own folder is there, and holds no such file
+        return [path for (_, path), length in zip(found, alike, strict=True) if length == max(alike)]
+
+
+def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts are the same, from the end on."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
+    """The names of classes: in the order of a list beside the data where one has all of them, else alphabetical.
+
+    See `class_names`; labelmap.txt is that of CVAT (`name:colour:...`).
+    """
+    found = sorted(names)
+    for path in name_files(source.index):
+        source.use(path)
+        lines = [line for line in read_names(path, source.findings).values() if not line.startswith("#")]
+        if path.name.lower() == "labelmap.txt":
+            lines = [line.split(":")[0] for line in lines]
+            lines = [line for line in lines if line != "background" or line in found]
+        if set(found) <= set(lines):
+            return list(dict.fromkeys(lines))
+        missing = ", ".join(sorted(set(found) - set(lines))[:5])
+        source.notes.append(f"{path.name} does not name the classes {missing}; classes are in alphabetical order")
+    return found

@@ -1,0 +1,351 @@
+"""Where a YOLO data set says its images are, and what its classes are called.
+
+In the order in which they are looked for: a yaml file (`train`, `val`, `names`); Darknet's `obj.data` (the same as
+`key = value`); lists of images (`train.txt`, `valid.txt`); else all images that have a label file, whose folders tell
+the split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.config.fields import at_home
+from detrkit.data.files.class_names import agreed, is_list, name_files, names_beside, read_names, top_keys, yaml_names
+from detrkit.data.files.encodings import read_lines, read_text
+from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.pairing import Pairs, in_labels_folder, pair
+from detrkit.data.files.sampling import head_of, sample_of
+from detrkit.data.files.source import Source
+from detrkit.data.files.split_lists import split_lists
+from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.formats.raw import IMAGE_SUFFIXES
+from detrkit.data.formats.yolo_lines import Line, as_ids, parse_line
+from detrkit.errors import DataError
+
+_ROLES = ("train", "val", "test")
+_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SNIFFED, _PAIRED = 8, 1024
+"""Files that are looked into, and that an image is looked for, to find out whether there are labels at all."""
+_SNIFFED_BYTES = 1 << 16
+_CLASSES = 100_000
+"""More classes than any data set has: a first number from here on is none."""
+_USUAL_CLASSES = 100
+"""More than most have."""
+
+
+@dataclass
+class Layout:
+    """What there is to read."""
+
+    images: dict[str, list[Path]]
+    """`train` and `val` -> their images."""
+    labels: list[Path]
+    """Text files that may be labels."""
+    names: dict[int, str] | None
+    """Class id -> name, where any file says it."""
+    source: Path
+    """The file or folder that this was read from, for messages."""
+    key_points: int | None = None
+    """Numbers of key points that follow each box, where a file says it."""
+
+
+@dataclass
+class _Config:
+    """What a yaml file or Darknet's data file says."""
+
+    path: Path
+    images: dict[str, list[Path]] = field(default_factory=dict)
+    names: dict[int, str] | None = None
+    key_points: int | None = None
+
+
+def describe_layout(index: FileIndex) -> str:
+    """What of a YOLO data set is there, in words; empty if nothing."""
+    configs = _config_files(index)
+    if configs:
+        return ", ".join("/".join(index.relative(path)) for path in configs[:3])
+    if not _labelled(index, _label_files(index)):
+        return ""
+    names = name_files(index)
+    return "text files of labels" + (f" and {names[0].name}" if names else "")
+
+
+def describe_unmet(index: FileIndex) -> str:
+    """A sentence about label files of which none belongs to an image for certain; empty if there are none."""
+    labels = [path for path in _label_files(index) if _looks_like_label(path)]
+    if not labels or not index.images or pair(index, labels, index.images).file_of:
+        return ""
+    first, image = ("/".join(index.relative(path)) for path in (labels[0], index.images[0]))
+    return (
+        f"expected label files with the names of their images in {index.root}, found {len(labels)} label files and "
+        f"{len(index.images)} images of which none certainly belong together (the first of each: {first} and {image}); "
+        "give both the same folders and names, such as images/train/1.jpg and labels/train/1.txt"
+    )
+
+
+def find_layout(source: Source, named: Path | None = None) -> Layout:
+    """Find out what to read; by what the user named, by what files say, else by the folders.
+
+    Args:
+        source: the files.
+        named: the yaml file or Darknet's data file that the user named.
+
+    Raises:
+        DataError: a file cannot be read, names contradict each other, or the training images are not where it says.
+    """
+    files = [named] if named and (_is_yaml_config(named) or _is_darknet(named)) else _config_files(source.index)
+    _leave_configs(files, source)
+    configs = [_read_config(path, source) for path in files]
+    if configs:
+        images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
+        names = agreed([(config.path, config.names) for config in configs if config.names])
+        layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
+    else:
+        labels = _label_files(source.index)
+        layout = Layout(_listed(source, labels) or _by_folder(source), labels, None, source.root)
+    if layout.names is None:
+        layout.names = names_beside(source)
+    for role, given in source.image_dirs.items():
+        if given is not None:
+            layout.images[role] = _images_in(source, given)
+    layout.images = source.fold_splits(layout.images)
+    source.use(*files)
+    return layout
+
+
+# --- yaml and Darknet's data files -----------------------------------------------------------------------------------
+
+
+def _config_files(index: FileIndex) -> list[Path]:
+    """The yaml files of a data set, else Darknet's data files, of the folder nearest to the root that has any."""
+    for suffixes, fits in (((".yaml", ".yml"), _is_yaml_config), ((".data",), _is_darknet)):
+        found = [path for path in index.with_suffix(*suffixes) if fits(path)]
+        if found:
+            depth = min(len(path.parts) for path in found)
+            nearest = [path for path in found if len(path.parts) == depth]
+            by_folder: dict[Path, Path] = {}
+            for path in sorted(nearest, key=lambda p: (p.stem not in ("data", "dataset"), p)):
+                by_folder.setdefault(path.parent, path)  # one per folder; several folders are several sites
+            return list(by_folder.values())
+    return []
+
+
+def _leave_configs(files: list[Path], source: Source) -> None:
+    """Say of the other files that look alike why they are not read."""
+    others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
+    others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
+    used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
+    source.leave((path for path in others if path not in files), f"{used} is read; name another one with --data")
+
+
+def _is_yaml_config(path: Path) -> bool:
+    try:
+        head = read_text(path)
+    except DataError:
+        return False
+    keys = top_keys(head)
+    return bool(keys & {"names", "nc"} and keys & {"train", "val"})
+
+
+def _is_darknet(path: Path) -> bool:
+    try:
+        return {"train", "names"} <= _darknet(path).keys()
+    except DataError:
+        return False
+
+
+def _darknet(path: Path) -> dict[str, str]:
+    pairs = (line.partition("=") for line in read_lines(path))
+    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
+
+
+def _read_config(path: Path, source: Source) -> _Config:
+    """Images and names of one file."""
+    darknet = path.suffix.lower() == ".data"
+    content: dict[str, Any] = dict(_darknet(path)) if darknet else _load_yaml(path, source)
+    config = _Config(path, names=None if darknet else _names(content, path))
+    if darknet and (names := _resolve(content["names"], path, content, source)) is not None and names.is_file():
+        source.use(names)
+        config.names = read_names(names, source.findings)
+    shape = content.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape):
+        config.key_points = shape[0] * shape[1]
+    for role in _ROLES:
+        value = next((content[key] for key in _KEYS[role] if content.get(key)), None)
+        if value is not None:
+            config.images[role] = _stated(value, role, path, content, source)
+    return config
+
+
+def _key_points(configs: list[_Config]) -> int | None:
+    return max((config.key_points for config in configs if config.key_points is not None), default=None)
+
+
+def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(read_text(path, source.findings))
+    except yaml.YAMLError as error:
+        raise DataError(f"expected YAML in {path}, found a mistake: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise DataError(f"expected keys such as train, val and names in {path}, found a {type(config).__name__}")
+    return config
+
+
+def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
+    """Class id -> name; None where the yaml file has neither names nor their number."""
+    if config.get("names") is None and isinstance(config.get("nc"), int):
+        return {index: str(index) for index in range(config["nc"])}
+    return yaml_names(path)
+
+
+def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
+    """The images that `train:` (or val, test) names: folders, lists of paths, or several of them."""
+    found: list[Path] = []
+    for entry in value if isinstance(value, list) else [value]:
+        target = _resolve(str(entry), path, content, source)
+        if target is None and role == "train":
+            raise DataError(
+                f"expected the train images of {path} at {str(entry)!r}, found no such file or folder there nor below "
+                f"{source.root}; correct the path in {path.name}"
+            )
+        if target is None:
+            what = "a validation split is made of the training images" if role == "val" else "it is not used"
+            source.notes.append(f"the {role} images of {path.name} at {str(entry)!r} are not there; {what}")
+            continue
+        if target.is_dir():
+            found += _images_in(source, target)
+        elif target.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(target)
+        else:
+            source.use(target)
+            found += _of_list(target, source, content)
+    return list(dict.fromkeys(found))
+
+
+def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) -> Path | None:
+    """The file or folder that an entry means: where it says, or (paths of another machine) by the end of it."""
+    tail = at_home(entry.strip()).replace("\\", "/")
+    stated = at_home(str(content.get("path") or ".")).replace("\\", "/")
+    here = path.parent
+    roots = [here / stated, here / Path(stated).name, here, here.parent]
+    # exporters write ../train/images where they mean train/images
+    tries = [root / tail for root in roots] + [here / tail.removeprefix("../")]
+    parts = [part for part in re.split("/+", tail) if part and part not in (".", "..") and not part.endswith(":")]
+    tries += [base / Path(*parts[k:]) for k in range(len(parts)) for base in dict.fromkeys((here, source.root))]
+    return next((found for found in tries if found.exists()), None)
+
+
+def _of_list(
+    path: Path, source: Source, content: dict[str, Any] | None = None, lines: list[str] | None = None
+) -> list[Path]:
+    """The images that a text file lists, one path per line, or those that its `lines` name."""
+    lines = read_lines(path, source.findings) if lines is None else lines
+    stated = at_home(str((content or {}).get("path") or ".")).replace("\\", "/")
+    folders = [path.parent, path.parent / stated, source.root]
+    matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
+    for number, line in enumerate(lines, start=1):
+        if matches[line].how == "ambiguous":
+            rivals = ", ".join(str(rival) for rival in matches[line].rivals[:3])
+            source.findings.add("image_ambiguous", path, f"line {number}", f"{line!r} may be {rivals}")
+    return [matches[line].path for line in dict.fromkeys(lines) if matches[line].how != "ambiguous"]
+
+
+def _images_in(source: Source, folder: Path) -> list[Path]:
+    inside = [path for path in source.index.images if path.is_relative_to(folder)]
+    if not inside and not folder.is_relative_to(source.root):
+        inside = FileIndex(folder).images
+    return source.index.once(inside)
+
+
+# --- without such a file ---------------------------------------------------------------------------------------------
+
+
+def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+    """The images of lists of splits, as CVAT, Darknet and people write them. Without a list of train the rest is it."""
+    found: dict[str, list[Path]] = {}
+    for path, listed in split_lists(source.index):
+        source.use(path)
+        for role, names in listed.items():
+            found.setdefault(role, []).extend(_of_list(path, source, lines=names))
+    if found and "train" not in found:
+        known = {path for images in found.values() for path in images}
+        rest = _joined(_by_folder(source).values())
+        found["train"] = [path for path in rest if path not in known]
+    return {role: list(dict.fromkeys(images)) for role, images in found.items() if images}
+
+
+def label_pairs(index: FileIndex) -> Pairs:
+    """Which of the text files that may be labels belongs to which image of the data set; found once."""
+    if "pairs" not in index.memo:
+        index.memo["pairs"] = pair(index, _label_files(index), index.images)
+    pairs: Pairs = index.memo["pairs"]
+    return pairs
+
+
+def _by_folder(source: Source) -> dict[str, list[Path]]:
+    """Images with a label file, and those beside them without one; their folders tell the split."""
+    pairs = label_pairs(source.index)
+    folders = {path.parent for path in pairs.file_of}
+    used = source.index.once(path for path in source.index.images if path.parent in folders)
+    roles = {path: role_of_parts(source.index.relative(path)[:-1]) for path in used}
+    found: dict[str, list[Path]] = {}
+    for path, role in roles.items():
+        found.setdefault(role, []).append(path)
+    return found
+
+
+def _label_files(index: FileIndex) -> list[Path]:
+    """Text files that may be labels: not lists, names of classes, or what people read."""
+    if "labels" in index.memo:
+        known: list[Path] = index.memo["labels"]
+        return known
+    others = {"readme.txt", "license.txt", "requirements.txt"}
+    found: list[Path] = []
+    index.memo["labels"] = found
+    for path in index.with_suffix(".txt"):
+        name = path.name.lower()
+        if name in others or name.startswith("readme") or is_list(index, path):
+            continue
+        if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
+            found.append(path)
+    return found
+
+
+def _labelled(index: FileIndex, labels: list[Path]) -> bool:
+    """Whether some text files lie as labels do, and read as labels do."""
+    pairs = pair(index, sample_of(labels, _PAIRED), index.images)
+    sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
+    ids = as_ids({row: name for path in name_files(index)[:1] for row, name in read_names(path).items()})
+    fitting = [path for path in sample if _looks_like_label(path, ids)]
+    return 2 * len(fitting) >= len([path for path in sample if head_of(path)]) and bool(fitting)
+
+
+def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
+    """Whether most of the first lines of a file are labels; an empty file is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_SNIFFED_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = [parse_line(line, ids=ids) for line in text.splitlines()[: 2 * _SNIFFED]]
+    read = [line for line in lines if line is not None]
+    classes = len(ids or {}) or _USUAL_CLASSES
+    return 2 * sum(not isinstance(line, str) and _plausible(line, classes) for line in read) > len(read)
+
+
+def _plausible(line: Line, classes: int) -> bool:
+    """Whether a line may be a label. In pixels that takes corners and a usual class: others write numbers, too."""
+    if line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon):
+        return 0 <= line.category < _CLASSES
+    corners = len(line.polygon) >= 8 and not line.extra and min(line.polygon) >= 0
+    return corners and 0 <= line.category < classes
+
+
+def _joined(lists: Iterable[list[Path]]) -> list[Path]:
+    return list(dict.fromkeys(path for some in lists for path in some))

@@ -1,0 +1,194 @@
+"""The demo set: pictures of surface defects with boxes, instance masks and panoptic maps, made from a seed.
+
+FOLDER/images/train/*.jpg, images/val/*.jpg
+FOLDER/train.json, val.json                      COCO instances: five classes of defects, masks as RLE
+FOLDER/panoptic_train.json, panoptic_train/*.png COCO panoptic: the defects are things, the metal is stuff, and so are
+                                                 a table and a shadow with `panoptic`; also _val
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from detrkit.data.synthetic.background import GROUND
+from detrkit.data.synthetic.defects import DEFECTS, Drawing, draw_picture
+from detrkit.errors import ConfigError, DataError
+from detrkit.ops.masks import encode_rle
+
+_CATEGORIES: list[dict[str, Any]] = [
+    {"id": i, "name": name, "supercategory": "defect"} for i, name in enumerate(DEFECTS, start=1)
+]
+_STUFF: list[dict[str, Any]] = [
+    {"id": i, "name": name, "supercategory": "background", "isthing": 0}
+    for i, name in enumerate(GROUND, start=len(DEFECTS) + 1)
+]
+
+
+def make_demo_dataset(
+    folder: str | Path,
+    *,
+    images: int = 600,
+    size: int = 128,
+    difficulty: float = 0.3,
+    seed: int = 0,
+    panoptic: bool = False,
+) -> Path:
+    """Draw the demo set, or keep it if it is already there with the same settings.
+
+    The same settings give the same files, byte for byte. The folder appears under its name only when it is complete.
+
+    Args:
+        folder: where it shall be; it must not hold anything else.
+        images: training pictures; a fifth of that, at least one, is drawn for validation besides.
+        size: side of the pictures in pixels, at least 32.
+        difficulty: how small, faint, blurred and noisy the defects are, 0..1.
+        seed: of everything.
+        panoptic: let the metal end in each picture, so that there is a table and mostly a shadow too: three classes
+            of stuff. Otherwise it fills the picture.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: the folder holds something else.
+    """
+    if images < 1 or size < 32 or not 0 <= difficulty <= 1 or seed < 0:
+        raise ConfigError(
+            "a demo set needs images >= 1, size >= 32, difficulty in 0..1 and seed >= 0, "
+            f"found {images}, {size}, {difficulty} and {seed}"
+        )
+    folder = Path(folder)
+    info = {
+        "description": "detrkit demo set: generated pictures of surface defects",
+        "version": "1",
+        "images": images,
+        "size": size,
+        "difficulty": difficulty,
+        "seed": seed,
+        **({"panoptic": True} if panoptic else {}),  # without it, the files of a set are what they always were
+    }
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if _info(folder) != info:
+            raise DataError(
+                f"expected no folder {folder}, or one with this same demo set, found other files in it; "
+                "choose another folder or remove it"
+            )
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as cleanup:
+        aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)  # left by a killed process that had this id
+        cleanup.callback(shutil.rmtree, aside, ignore_errors=True)
+        _write_split(aside, "train", range(1, images + 1), info)
+        _write_split(aside, "val", range(images + 1, images + 1 + max(1, images // 5)), info)
+        aside.replace(folder)
+    return folder
+
+
+def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> None:
+    """Draw and write one split; picture `id` depends on the settings and its id alone."""
+    size = info["size"]
+    pictures, maps = root / "images" / name, root / f"panoptic_{name}"
+    pictures.mkdir(parents=True)
+    maps.mkdir()
+    rows: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    for image_id in ids:
+        rng = np.random.default_rng((info["seed"], image_id))
+        table = np.random.default_rng((info["seed"], image_id, 1)) if "panoptic" in info else None
+        drawing = draw_picture(size, info["difficulty"], rng, table)
+        stem = f"{image_id:06d}"
+        _encode(pictures / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        rows.append({"id": image_id, "file_name": f"{name}/{stem}.jpg", "height": size, "width": size})
+        found = _instances(drawing, image_id, first_id=len(instances) + 1)
+        instances += found
+        panoptic_map, segments = _segments(drawing, found)
+        _encode(maps / f"{stem}.png", panoptic_map, [])
+        panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
+    things = [{**category, "isthing": 1} for category in _CATEGORIES]
+    bare = [{**row, "file_name": Path(row["file_name"]).name} for row in rows]
+    _write(root / f"{name}.json", info, rows, instances, _CATEGORIES)
+    stuff = _STUFF if "panoptic" in info else _STUFF[:1]
+    _write(root / f"panoptic_{name}.json", info, bare, panoptic, [*things, *stuff])
+
+
+def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    """COCO annotations of one picture; boxes are those of the masks."""
+    rows = []
+    for number, (kind, mask) in enumerate(zip(drawing.classes, drawing.masks, strict=True), start=first_id):
+        ys, xs = np.nonzero(mask)
+        x, y = int(xs.min()), int(ys.min())
+        rows.append(
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": kind + 1,
+                "bbox": [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": encode_rle(torch.from_numpy(mask)),
+            }
+        )
+    return rows
+
+
+def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
+    """The panoptic map, uint8 [S, S, 3], whose red is the segment id, and its table.
+
+    Metal is 1, the defects follow, then what else of the ground there is.
+    """
+    ids = np.ones(drawing.ground.shape, np.uint8)
+    table = []
+    for segment, (mask, row) in enumerate(zip(drawing.masks, instances, strict=True), start=2):
+        ids[mask] = segment
+        table.append({"id": segment, **{key: row[key] for key in ("category_id", "bbox", "area", "iscrowd")}})
+    for kind in range(1, len(GROUND)):
+        if (drawing.ground == kind).any():
+            segment = len(table) + 2
+            ids[drawing.ground == kind] = segment
+            table.append(_stuff(segment, kind, ids))
+    return np.stack([ids, ids * 0, ids * 0], -1), [_stuff(1, 0, ids), *table]
+
+
+def _stuff(segment: int, kind: int, ids: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """A row of the table for a part of the ground."""
+    ys, xs = np.nonzero(ids == segment)
+    x, y = int(xs.min()), int(ys.min())
+    box = [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
+    return {"id": segment, "category_id": _STUFF[kind]["id"], "bbox": box, "area": len(xs), "iscrowd": 0}
+
+
+def _encode(path: Path, pixels: np.ndarray[Any, Any], options: list[int]) -> None:
+    done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    assert done
+    path.write_bytes(data.tobytes())
+
+
+def _write(
+    path: Path,
+    info: dict[str, Any],
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+) -> None:
+    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+
+def _info(folder: Path) -> Any:
+    """The settings that a demo set was made with, or None."""
+    try:
+        return json.loads((folder / "train.json").read_text(encoding="utf-8"))["info"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

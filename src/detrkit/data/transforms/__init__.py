@@ -1,0 +1,1 @@
+"""Resizing, cropping and augmentation of images with their targets."""

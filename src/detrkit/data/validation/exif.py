@@ -1,0 +1,183 @@
+"""Which image the boxes of a file are about where EXIF data turn it: the one as stored, or the upright one.
+
+Tools differ, but one tool wrote the whole file. So the images that tell decide for all: those that list the size of
+one of the two alone, or whose boxes fit one alone, where no sizes are listed or boxes contradict them. Images that are
+square, mirrored or turned by a half have one size both ways and tell nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
+from detrkit.data.validation.box_values import Box, as_number, parse_box
+from detrkit.data.validation.by_file import by_file
+from detrkit.data.validation.image_probe import ImageFacts
+
+_SHAPE_TOLERANCE = 0.01
+_MARGIN = 0.05
+"""Share of a side by which a box must leave an image to tell that it was not drawn on it."""
+_WHOLE = 0.02
+"""Pixels from which twice a whole number is not one: what six decimals leave of 13,000 pixels."""
+_FEW = 0.1
+"""Share of the votes up to which the fewer are taken for slips."""
+_AS = {True: "the image as stored", False: "the upright image"}
+
+
+@dataclass(frozen=True)
+class ExifChoice:
+    """What the images of a file tell together."""
+
+    stored: bool | None
+    """Whether boxes are about the image as stored; None: it is not decided."""
+    by_boxes: bool
+    """Whether boxes told, which is more than listed sizes tell."""
+    why: str
+    """The evidence, for the finding."""
+
+    def stored_for(self, facts: ImageFacts, listed: tuple[float, float] = (0.0, 0.0)) -> bool:
+        """Whether the boxes of one image are about it as stored; `listed` is its (width, height), 0 for none."""
+        if facts.orientation == 1:
+            return False
+        own = None if self.by_boxes else _listed_as(facts, listed)
+        return bool(self.stored) if own is None else own
+
+
+UNTOLD = ExifChoice(None, False, "nothing tells whether they were drawn on the image as stored")
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How many images tell each of the two."""
+
+    boxes_stored: int = 0
+    boxes_upright: int = 0
+    listed_stored: int = 0
+    listed_upright: int = 0
+    contradicted: int = 0
+    """Images whose boxes fit the one alone, but which list the size of the other."""
+    relative: bool = False
+    """Whether the boxes are relative to the image, so that they tell by their pixels being whole."""
+
+    def __bool__(self) -> bool:
+        return any((self.boxes_stored, self.boxes_upright, self.listed_stored, self.listed_upright))
+
+    def __add__(self, other: Votes) -> Votes:
+        return Votes(
+            self.boxes_stored + other.boxes_stored,
+            self.boxes_upright + other.boxes_upright,
+            self.listed_stored + other.listed_stored,
+            self.listed_upright + other.listed_upright,
+            self.contradicted + other.contradicted,
+            self.relative or other.relative,
+        )
+
+    def choice(self) -> ExifChoice:
+        """The decision, which is none where they contradict each other."""
+        listed = self.listed_stored + self.listed_upright
+        by_boxes = self.contradicted > _FEW * listed if listed else bool(self.boxes_stored or self.boxes_upright)
+        if not by_boxes and not listed:
+            return UNTOLD
+        stored, upright = self.listed_stored, self.listed_upright
+        evidence = "{n} turned images list the size of {what}"
+        if by_boxes:
+            stored, upright = self.boxes_stored, self.boxes_upright
+            fit = "are in whole pixels of" if self.relative else "fit"
+            evidence = f"the boxes of {{n}} turned images {fit} {{what}} alone"
+        if min(stored, upright) > _FEW * max(stored, upright):
+            told = f"{stored} turned images tell that boxes are about the image as stored, {upright} about the upright"
+            return ExifChoice(None, False, f"{told} one, so the listed size of each counts")
+        decided = stored > upright
+        return ExifChoice(decided, by_boxes, evidence.format(n=max(stored, upright), what=_AS[decided]))
+
+
+def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFacts]) -> Votes:
+    """Ask the turned images of a split.
+
+    Args:
+        side: their split, whose boxes are as its `box_form` says.
+        images: as read.
+        facts: of their files.
+    """
+    boxes, listed, contradicted = {True: 0, False: 0}, {True: 0, False: 0}, 0
+    relative = side.box_form == "relative"
+    for image, fact in zip(images, facts, strict=True):
+        if fact.orientation < 5 or fact.width == fact.height or fact.problem:
+            continue
+        corners = [box for raw in image.objects if (box := parse_box(raw.box, side.box_form)[0]) is not None]
+        size = as_number(image.width) or 0.0, as_number(image.height) or 0.0
+        own = None if relative else _listed_as(fact, size)
+        if own is not None:
+            listed[own] += 1
+        if relative:
+            told = _whole_as(fact, corners)
+        else:
+            exact = not all(size) or size in ((fact.width, fact.height), fact.upright)
+            told = _fits_as(fact, corners) if exact else None
+        if told is not None:
+            boxes[told] += 1
+            contradicted += own is not None and own != told
+    return Votes(boxes[True], boxes[False], listed[True], listed[False], contradicted, relative)
+
+
+def exif_choices(
+    raw: RawDataset, looked: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageFacts]]]
+) -> dict[str, dict[str, ExifChoice]]:
+    """For each split and file of it (see `by_file`), which image its boxes are about; one that does not tell follows
+    the others.
+
+    Args:
+        raw: the data set.
+        looked: its images by split, and the facts of their files.
+    """
+    if raw.format in ("masks", "coco_panoptic"):  # what PNGs are about is told by their own size
+        return {name: dict.fromkeys(by_file(raw.splits[name], *pair), UNTOLD) for name, pair in looked.items()}
+    votes = {
+        name: {file: votes_of(raw.splits[name], *part) for file, part in by_file(raw.splits[name], *pair).items()}
+        for name, pair in looked.items()
+    }
+    of_split = {name: sum(of_file.values(), Votes()) for name, of_file in votes.items()}
+    together = sum(of_split.values(), Votes())
+    return {
+        name: {file: (vote or of_split[name] or together).choice() for file, vote in of_file.items()}
+        for name, of_file in votes.items()
+    }
+
+
+def _listed_as(facts: ImageFacts, listed: tuple[float, float]) -> bool | None:
+    """Whether a listed size has the shape of the image as stored (True) or upright (False); None where it tells not."""
+    width, height = listed
+    if not (1 <= width < 1e9 and 1 <= height < 1e9):
+        return None
+    if (listed == (facts.width, facts.height)) != (listed == facts.upright):
+        return listed == (facts.width, facts.height)
+    shape, stored, upright = width / height, facts.width / facts.height, facts.upright[0] / facts.upright[1]
+    is_stored, is_upright = (abs(shape / other - 1) <= _SHAPE_TOLERANCE for other in (stored, upright))
+    return is_stored if is_stored != is_upright else None
+
+
+def _fits_as(facts: ImageFacts, boxes: Sequence[Box]) -> bool | None:
+    """Whether boxes in pixels lie in the image as stored alone (True), in the upright one alone (False), or neither."""
+    if not boxes:
+        return None
+    right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    sizes = (facts.width, facts.height), facts.upright
+    leaves = [right > w * (1 + _MARGIN) + 1 or bottom > h * (1 + _MARGIN) + 1 for w, h in sizes]
+    return leaves[1] if leaves[0] != leaves[1] else None
+
+
+def _whole_as(facts: ImageFacts, boxes: Sequence[Box]) -> bool | None:
+    """Whether relative boxes are in half and whole pixels of the stored image alone (True), or of the upright one."""
+    if not boxes:
+        return None
+    sizes = (facts.width, facts.height), facts.upright
+    whole = [
+        all(
+            abs(2 * value * side - round(2 * value * side)) <= _WHOLE
+            for box in boxes
+            for value, side in zip(box, (w, h, w, h), strict=True)
+        )
+        for w, h in sizes
+    ]
+    return whole[0] if whole[0] != whole[1] else None

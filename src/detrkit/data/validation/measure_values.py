@@ -1,0 +1,167 @@
+"""The range of values of a data set whose images have more than 8 bits per channel.
+
+It is found over all images of the training split, and never over one image: the least and the largest value, widened
+to the natural range around them. Natural are 0..255, 0..1023, 0..4095, ... (8 bits and every two more) for whole
+numbers, 0..1 and 0..255 for others. So the range does not depend on which images happen to be there, and a hot pixel of
+a camera, which has the largest value of its bit depth, changes nothing. Where the values fill less than a quarter of
+the natural range, as the counts of a thermal camera do, or some are negative, the range is the least to the largest
+value, since most of the 256 levels would be lost otherwise. Percentiles are not used: bright or hot spots of few pixels
+are what many such data sets are about. Where the least and the largest value are outliers, a note says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from detrkit.data.validation.findings import Findings
+from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, number_text
+
+SAMPLES = 65536
+"""Pixels of an image that its percentiles are taken of."""
+
+LEAST_FILLED = 1 / 4
+"""Share of a natural range that the values must fill."""
+
+FEW_LEVELS = 32
+"""Of 256, in which nearly all pixels of all images are crowded if the range is due to outliers."""
+
+OTHER_SCALE = 1 / 16
+"""An image whose values fill less than this share of the range may be of another scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The values of one image."""
+
+    low: float
+    """The least finite value; infinity if there is none."""
+    high: float
+    """The largest finite value."""
+    usual_low: float
+    """The value that 1 % of the pixels are below."""
+    usual_high: float
+    """The value that 1 % of the pixels are above."""
+    whole: bool
+    """Whether all values are whole numbers."""
+
+
+class Looked(Protocol):
+    """What a look at an image file told."""
+
+    deep: bool
+    """Whether it has more than 8 bits per channel."""
+    extent: Extent | None
+    """Its values, where they were measured."""
+
+
+def extent_of(values: Values) -> Extent:
+    """The extent of an image's values, of any shape and type."""
+    whole = True
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        values = values[finite] if not finite.all() else values
+        whole = bool((values == np.rint(values)).all())
+    if not values.size:
+        return Extent(math.inf, -math.inf, math.inf, -math.inf, True)
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLES)]
+    usual_low, usual_high = np.percentile(sample, (1, 99))
+    return Extent(float(values.min()), float(values.max()), float(usual_low), float(usual_high), whole)
+
+
+def find_value_range(extents: Iterable[Extent]) -> ValueRange | None:
+    """The range of a data set by the extents of its images, in any order; None: there are none."""
+    extents = list(extents)
+    if not extents:
+        return None
+    low, high = min(each.low for each in extents), max(each.high for each in extents)
+    whole = all(each.whole for each in extents)
+    if low > high:  # no finite value at all
+        return ValueRange(0, 1)
+    natural = _natural_white(high, whole=whole)
+    if low >= 0 and natural and (high - low >= LEAST_FILLED * natural or low == high):
+        return ValueRange(0, natural)
+    return ValueRange(low, high) if low < high else ValueRange(low, low + 1)
+
+
+def _natural_white(high: float, *, whole: bool) -> float | None:
+    """The least natural white that is not below a value."""
+    if not whole:
+        return 1.0 if high <= 1 else 255.0 if high <= 255 else None
+    bits = 8
+    while 2**bits - 1 < high:
+        bits += 2
+    return float(2**bits - 1)
+
+
+def settle_value_range(
+    sides: Mapping[str, Mapping[Path, Looked]], wanted: ValueRange | Literal["find"] | None, findings: Findings
+) -> tuple[ValueRange | None, list[str]]:
+    """The range of a data set, and what is to be said of it.
+
+    Args:
+        sides: what was seen of the usable images, by split. The training split decides, where there is one.
+        wanted: the range that a model or the user brings, None if it is not known; or "find" it.
+        findings: takes images that do not fit the range.
+
+    Returns:
+        The range, None if no image needs one or none is known; and sentences for the user.
+    """
+    deep = {name: {path: fact for path, fact in side.items() if fact.deep} for name, side in sides.items()}
+    if not any(deep.values()):
+        return None if wanted == "find" else wanted, []
+    deciding = "train" if "train" in sides else next(iter(sides))
+    measured = {
+        name: {path: fact.extent for path, fact in side.items() if fact.extent is not None}
+        for name, side in deep.items()
+    }
+    value_range = find_value_range(measured[deciding].values()) if wanted == "find" else wanted
+    if value_range is None:
+        where = f"no image of {deciding} has more than 8 bits, but others have: " if wanted == "find" else ""
+        return None, [where + UNKNOWN_RANGE]
+    _note_misfits(measured, deciding, value_range, findings)
+    if wanted != "find":
+        return value_range, [f"in images of more than 8 bits per channel, {value_range} is mapped to 0..255"]
+    count = sum(map(len, deep.values()))
+    notes = [_found_text(list(measured[deciding].values()), value_range, deciding)]
+    plain = sum(map(len, sides.values())) - count
+    if plain:
+        notes.append(f"images of 8 bits ({plain}) beside those of more ({count}) stay as they are, 255 is white")
+    return value_range, notes
+
+
+def _found_text(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
+    low, high = min(each.low for each in extents), max(each.high for each in extents)
+    text = (
+        f"images of more than 8 bits per channel ({len(extents)} in {name}) hold values {number_text(low)} to "
+        f"{number_text(high)}: {value_range} is mapped to 0..255 in every image, kept in the checkpoint, and the same "
+        "in evaluation and prediction"
+    )
+    usual_low, usual_high = min(each.usual_low for each in extents), max(each.usual_high for each in extents)
+    levels = 255 * (usual_high - usual_low) / (value_range.high - value_range.low)
+    if levels >= FEW_LEVELS:
+        return text
+    return (
+        f"{text}; but 98 % of the pixels of each image lie within {number_text(usual_low)} to "
+        f"{number_text(usual_high)}, which are only {levels:.0f} of the 256 levels: if the others are defects of the "
+        f"sensor, train with --value_range={number_text(usual_low)},{number_text(usual_high)}"
+    )
+
+
+def _note_misfits(
+    measured: Mapping[str, Mapping[Path, Extent]], deciding: str, value_range: ValueRange, findings: Findings
+) -> None:
+    """Note images with values outside the range, and those all at its low end, whose scale may be another."""
+    least = OTHER_SCALE * (value_range.high - value_range.low)
+    for name, side in measured.items():
+        for path, extent in side.items():
+            text = f"values {number_text(extent.low)} to {number_text(extent.high)}, the range is {value_range}"
+            if name != deciding and not value_range.low <= extent.low <= extent.high <= value_range.high:
+                findings.add("value_out_of_range", path, detail=text)
+            elif extent.low < extent.high < value_range.low + least:
+                findings.add("value_scale_differs", path, detail=text)

@@ -1,0 +1,303 @@
+"""One picture's objects, from what the file says to clean records: the treatments of `findings` that concern boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from detrkit.data.decode.mask_files import FileMask
+from detrkit.data.formats.coco import as_id
+from detrkit.data.formats.raw import BoxForm, RawImage, RawObject
+from detrkit.data.formats.rotated import around
+from detrkit.data.records import ObjectRecord
+from detrkit.data.validation.box_values import Box, as_number, parse_box
+from detrkit.data.validation.exif import UNTOLD, ExifChoice
+from detrkit.data.validation.findings import Findings
+from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.ops.masks import is_polygon, segmentation_fault
+
+OVERHANG = 0.5
+"""Pixels by which a box may leave its picture untouched: what rounding leaves."""
+_NOT_UNDERSTOOD = {"category_unknown", "box_malformed", "box_not_finite"}
+"""Findings of objects that are somewhere on their image, nobody knows where or what."""
+_ASPECT_TOLERANCE = 0.01
+_FAR = 10
+"""Sides of a picture that a polygon may lie away from it: drawing one takes as long as it is large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How points of the annotation file map to the upright picture: axes swapped or not, then scaled and shifted."""
+
+    width: int
+    """Of the upright picture, in pixels."""
+    height: int
+    swap: bool = False
+    scale_x: float = 1.0
+    shift_x: float = 0.0
+    scale_y: float = 1.0
+    shift_y: float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the file speaks of the upright picture already."""
+        return (self.swap, self.scale_x, self.shift_x, self.scale_y, self.shift_y) == (False, 1, 0, 1, 0)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file speaks of the picture as stored, and is turned or mirrored."""
+        return self.swap or self.scale_x < 0 or self.scale_y < 0
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the file in pixels of the upright picture."""
+        if self.swap:
+            x, y = y, x
+        return self.scale_x * x + self.shift_x, self.scale_y * y + self.shift_y
+
+    def box(self, box: Box) -> Box:
+        """A box of the file, corners in order."""
+        (xa, ya), (xb, yb) = self.point(*box[:2]), self.point(*box[2:])
+        return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
+
+    def back(self, box: Box) -> Box:
+        """A box of the upright picture in the units of the file, where that is not turned."""
+        x1, y1, x2, y2 = box
+        return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
+
+
+def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings, exif: ExifChoice = UNTOLD) -> Frame:
+    """Find out which image the file speaks of: upright, as stored, or before it was resized.
+
+    A listed size equal to the upright one is taken at its word, and so is one equal only to the stored size: boxes
+    were drawn without regard to the EXIF rotation, and are turned. Where the size does not tell, or boxes tell
+    otherwise, `exif` counts. Another size of the same shape, with all boxes inside it, means an image resized after
+    labelling, so that the boxes are scaled. Otherwise boxes stay as they are.
+
+    Args:
+        image: as read.
+        facts: of its file.
+        form: of its boxes.
+        findings: takes what is wrong with its size.
+        exif: what the images of its file tell together.
+    """
+    width, height = facts.upright
+    if form == "relative":
+        return (
+            turned(facts, (1.0, 1.0)) if exif.stored_for(facts) else Frame(width, height, scale_x=width, scale_y=height)
+        )
+    listed_width, listed_height = (_side(image, side, findings) for side in ("width", "height"))
+    stored = exif.stored_for(facts, (listed_width, listed_height))
+    if not listed_width or not listed_height:
+        findings.add("image_size_absent", image.file, image.where, image.file_name)
+        return turned(facts) if stored else Frame(width, height)
+    if (listed_width, listed_height) in ((width, height), (facts.width, facts.height)):
+        return turned(facts) if stored else Frame(width, height)
+    own_width, own_height = (facts.width, facts.height) if stored else (width, height)
+    stretch_x, stretch_y = own_width / listed_width, own_height / listed_height
+    resized = abs(stretch_x / stretch_y - 1) <= _ASPECT_TOLERANCE and _fit(image, listed_width, listed_height, form)
+    exchanged = " (width and height exchanged)" if (listed_width, listed_height) == (height, width) else ""
+    findings.add(
+        "image_size_differs",
+        image.file,
+        image.where,
+        f"{listed_width:g} x {listed_height:g} listed, {image.file_name} has {own_width} x {own_height}{exchanged}: "
+        f"boxes {'scaled' if resized else 'kept'}",
+    )
+    if stored:
+        return turned(facts, (listed_width, listed_height) if resized else None)
+    return Frame(width, height, scale_x=stretch_x, scale_y=stretch_y) if resized else Frame(width, height)
+
+
+def turned(facts: ImageFacts, file_size: tuple[float, float] | None = None) -> Frame:
+    """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112).
+
+    Args:
+        facts: of the image file.
+        file_size: (width, height) of the stored image in the units of the boxes: (1, 1) where they are relative to
+            it; None: its pixels.
+    """
+    width, height = facts.upright
+    file_width, file_height = file_size or (facts.width, facts.height)
+    swap = facts.orientation >= 5
+    mirror_x = facts.orientation in (2, 3, 6, 7)
+    mirror_y = facts.orientation in (3, 4, 7, 8)
+    scale_x, scale_y = facts.width / file_width, facts.height / file_height
+    if swap:
+        scale_x, scale_y = scale_y, scale_x
+    return Frame(
+        width,
+        height,
+        swap,
+        -scale_x if mirror_x else scale_x,
+        float(width) if mirror_x else 0.0,
+        -scale_y if mirror_y else scale_y,
+        float(height) if mirror_y else 0.0,
+    )
+
+
+def clean_objects(
+    image: RawImage, frame: Frame, form: BoxForm, known: frozenset[int], findings: Findings
+) -> tuple[list[ObjectRecord], list[str]]:
+    """The usable objects of one picture, and the kinds of finding of those that were left out.
+
+    What is wrong with each goes to `findings`. Duplicates are not among those left out: their object is there. Ids that
+    are absent become 0; the caller numbers them.
+    """
+    clean: list[ObjectRecord] = []
+    lost: list[str] = []
+    seen: dict[tuple[int, Box, bool], Any] = {}
+    for raw in image.objects:
+        category = as_id(raw.category)
+        if category is None or category not in known:
+            findings.add("category_unknown", image.file, raw.where, f"category {raw.category!r}")
+            lost.append("category_unknown")
+            continue
+        box, problem = _corners(raw, image, form, findings)
+        if box is None:
+            lost.append(problem)
+            continue
+        if raw.rotation and form != "relative":
+            findings.add("box_rotated", image.file, raw.where, f"by {raw.rotation:.4g} degrees")
+            box = around(box, raw.rotation)
+        if not frame.is_identity:
+            box = frame.box(box)
+        x1, y1, x2, y2 = box
+        if x2 <= 0 or y2 <= 0 or x1 >= frame.width or y1 >= frame.height:
+            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+            findings.add("box_off_image", image.file, raw.where, detail)
+            lost.append("box_off_image")
+            continue
+        clipped = max(-x1, -y1, x2 - frame.width, y2 - frame.height) >= OVERHANG
+        if clipped:
+            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+            findings.add("box_outside", image.file, raw.where, detail)
+            box = max(0.0, x1), max(0.0, y1), min(float(frame.width), x2), min(float(frame.height), y2)
+        segmentation = _segmentation(raw, image, frame, findings)
+        key = (category, box, raw.crowd)
+        if key in seen and seen[key] == segmentation:
+            findings.add("annotation_twice", image.file, raw.where, f"category {category}, {_show(box)}")
+            continue
+        seen[key] = segmentation
+        if raw.crowd:
+            findings.add("difficult" if form == "xyxy" else "crowd", image.file, raw.where)
+        area = _area(raw, image, frame, box, segmentation, form, clipped, findings)
+        clean.append(ObjectRecord(as_id(raw.id) or 0, category, box, area, raw.crowd, segmentation, raw.where))
+    return clean, lost
+
+
+def note_lost(image: RawImage, listed: int, clean: list[ObjectRecord], lost: list[str], findings: Findings) -> bool:
+    """Whether an image is to be left out, which `findings` is told, since something on it would pass for background.
+
+    That is so where an object on it could not be read or understood, so that it may be anywhere, and where all of its
+    objects were left out, whatever the reason. An object without size or outside of the image, beside others that can
+    be used, leaves nothing behind.
+
+    Args:
+        image: as read.
+        listed: how many objects its file has.
+        clean: those that can be used.
+        lost: why the others were left out; see `clean_objects`.
+        findings: takes the image that is left out.
+    """
+    understood = not image.unread and _NOT_UNDERSTOOD.isdisjoint(lost)
+    if understood and (clean or not listed):
+        return False
+    kinds = Counter(lost) + Counter(record_malformed=image.unread)
+    reasons = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or f"{listed} without pixels"
+    findings.add("image_object_lost", image.path, image.where, reasons, len(clean))
+    return True
+
+
+def usable_box(box: Any) -> Box | None:
+    """x1, y1, x2, y2 of x, y, w, h as a file has them, None where they are no box."""
+    return parse_box(box, "xywh")[0]
+
+
+def _side(image: RawImage, side: str, findings: Findings) -> float:
+    """The listed width or height in pixels, 0 where there is none to use."""
+    value = getattr(image, side)
+    if isinstance(value, str) and as_number(value) is not None:
+        findings.add("number_as_text", image.file, image.where, f"{side} {value!r}")
+    number = as_number(value) or 0.0
+    return number if isfinite(number) and number >= 1 else 0.0
+
+
+def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> tuple[Box | None, str]:
+    """x1, y1, x2, y2 in the units of the file, or None, and the kind of the finding if there is one."""
+    box, problem = parse_box(raw.box, form)
+    if problem:
+        findings.add(problem, image.file, raw.where, f"found {raw.box!r}"[:80])
+    return box, problem
+
+
+def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
+    """Whether all boxes lie in a picture of this size, up to a pixel."""
+    boxes = [box for raw in image.objects if (box := parse_box(raw.box, form)[0]) is not None]
+    return all(x2 <= width + 1 and y2 <= height + 1 for _, _, x2, y2 in boxes)
+
+
+def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findings) -> Any | None:
+    """Polygons in pixels of the upright picture, or RLE of its size; None where there is nothing to use."""
+    found = raw.segmentation
+    if found is None or found == []:
+        return None
+    if isinstance(found, FileMask):
+        return found
+    if isinstance(found, dict):
+        fault = segmentation_fault(found, frame.height, frame.width)
+        if frame.is_identity and not fault:
+            return found
+        findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the picture as stored")
+        return None
+    if not isinstance(found, list):
+        findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
+        return None
+    polygons = [polygon for polygon in found if is_polygon(polygon)]
+    if not frame.is_identity:
+        polygons = [
+            [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
+            for polygon in polygons
+        ]
+    far = _FAR * max(frame.width, frame.height)
+    polygons = [polygon for polygon in polygons if -far < min(polygon) and max(polygon) < far]
+    if len(polygons) < len(found):
+        findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
+    return polygons or None
+
+
+def _area(
+    raw: RawObject,
+    image: RawImage,
+    frame: Frame,
+    box: Box,
+    segmentation: Any | None,
+    form: BoxForm,
+    clipped: bool,
+    findings: Findings,
+) -> float:
+    """Pixels: the file's value where it is usable and the box is as it was, else that of the polygons or the box."""
+    of_box = (box[2] - box[0]) * (box[3] - box[1])
+    if form != "xywh":  # no such field in these formats
+        return _polygon_area(segmentation) or of_box if segmentation else of_box
+    area = as_number(raw.area)
+    if area is None or not isfinite(area) or area <= 0:
+        findings.add("area_absent", image.file, raw.where, "" if raw.area is None else f"found {raw.area!r}"[:80])
+        return of_box
+    if clipped and segmentation is None:
+        return of_box
+    return area if frame.is_identity else area * abs(frame.scale_x * frame.scale_y)
+
+
+def _polygon_area(polygons: list[list[float]]) -> float:
+    """Sum of the polygons' areas in square pixels, by the shoelace formula."""
+    total = 0.0
+    for polygon in polygons:
+        xs, ys = polygon[0::2], polygon[1::2]
+        total += abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
+    return total
+
+
+def _show(box: Box) -> str:
+    return "box " + " ".join(f"{value:.6g}" for value in box)

@@ -1,0 +1,312 @@
+"""The check: a raw data set in, clean splits out, with every defect named and treated as `findings.TREATMENTS` says.
+
+`detrkit check`, training and evaluation all go through `check_dataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Group
+
+from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
+from detrkit.data.records import ImageRecord, Split
+from detrkit.data.validation.as_meant import Looked, read_as_meant, refuse
+from detrkit.data.validation.by_file import file_key
+from detrkit.data.validation.crowds import note_classes
+from detrkit.data.validation.exif import ExifChoice, exif_choices
+from detrkit.data.validation.findings import TREATMENTS, Finding, Findings
+from detrkit.data.validation.held_out import hold_out, leave_wanted
+from detrkit.data.validation.image_probe import ImageFacts, content_hash, look_at
+from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
+from detrkit.data.validation.measure_values import settle_value_range
+from detrkit.data.validation.objects import Frame, clean_objects, frame_of, note_lost
+from detrkit.data.validation.statistics import split_statistics
+from detrkit.data.validation.tables import findings_lines, split_tables
+from detrkit.errors import DataError
+from detrkit.ops.value_range import ValueRange
+
+
+@dataclass
+class CheckReport:
+    """A data set that can be used, and what was found on the way."""
+
+    format: str
+    source: str
+    splits: dict[str, Split]
+    """`train` and `val`, where the data set has them; clean, with one `Categories`."""
+    findings: list[Finding]
+    statistics: dict[str, Any]
+    """Plain data: split -> see `split_statistics`."""
+    notes: list[str] = field(default_factory=list)
+    """What was chosen where there was a choice; sentences."""
+    value_range: ValueRange | None = None
+    """Also in the splits; see `Split.value_range`."""
+    refused: str = ""
+    """Why training and evaluation refuse the data, as the sentence of an error; nothing if they do not."""
+
+    def counts(self) -> dict[str, int]:
+        """Kind of finding -> how many, in the order of TREATMENTS."""
+        return Findings(self.findings).counts()
+
+    def summary(self) -> list[str]:
+        """A few lines for the start of a run: the choices made, and what was dropped or repaired."""
+        sizes = ", ".join(
+            f"{name} {numbers['images']} pictures with {numbers['objects']} objects"
+            for name, numbers in self.statistics.items()
+        )
+        lines = [f"{self.source} ({self.format.upper()}): {sizes}", *self.notes]
+        counts = self.counts()
+        for action in ("dropped", "unused", "repaired", "noted"):
+            some = [f"{n} {kind}" for kind, n in counts.items() if TREATMENTS[kind].action == action]
+            if some:
+                lines.append(f"{action}: {', '.join(some)}")
+        return lines
+
+    def table(self) -> Group:
+        """The report for a terminal."""
+        return Group(*split_tables(self.statistics), *findings_lines(self.findings))
+
+    def to_plain(self) -> dict[str, Any]:
+        """The whole report as JSON-like data."""
+        return {
+            "format": self.format,
+            "source": self.source,
+            "notes": self.notes,
+            "value_range": self.value_range and self.value_range.to_plain(),
+            "categories": next(iter(self.splits.values())).categories.to_plain(),
+            "statistics": self.statistics,
+            "counts": self.counts(),
+            "findings": [finding.to_plain() for finding in self.findings],
+        }
+
+
+def check_dataset(
+    raw: RawDataset,
+    *,
+    num_queries: int = 100,
+    thorough: bool = False,
+    masks: bool = False,
+    value_range: ValueRange | Literal["find"] | None = "find",
+    wanted: Collection[str] = (),
+    doubtful: bool = False,
+    tick: Callable[[], object] | None = None,
+) -> CheckReport:
+    """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
+
+    Args:
+        raw: is used up: its records are not to be used afterwards.
+        num_queries: of the model; images with more objects are noted.
+        thorough: decode every image, not only those whose file looks damaged at its beginning or end, and every
+            mask.
+        masks: masks shall be trained on.
+        value_range: what becomes black and white in pictures of more than 8 bits: that of a model, None for a model
+            that knows none; or "find" it in the training pictures, which decodes those of more than 8 bits.
+        wanted: the splits that are needed, so that no other need be in order; empty: all.
+        doubtful: go on with files that seem to be misread, which is noted in any case.
+        tick: called once an image, for a progress bar; from any thread.
+
+    Raises:
+        DataError: files seem to be misread, a split has no usable image, or train no object to train on, or, with
+            `masks`, none that has a mask; with `raw.strict` also where anything is left out.
+        ConfigError: there is no split that is wanted, or settings do not fit the data.
+    """
+    findings = raw.findings
+    leave_wanted(raw, wanted)
+    looked: dict[str, Looked] = {}
+    for name, side in raw.splits.items():
+        images = _listed_once(side, findings)
+        measured = thorough or (value_range == "find" and (name == "train" or "train" not in raw.splits))
+        paths = [image.path for image in images]
+        looked[name] = images, look_at(paths, thorough=thorough, values=measured, tick=tick)
+    doubts = read_as_meant(raw, looked)
+    if not doubtful:
+        refuse(doubts)
+    exif = exif_choices(raw, looked)
+    splits: dict[str, Split] = {}
+    for name, (images, facts) in looked.items():
+        side = raw.splits[name]
+        splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], thorough=thorough)
+        if not splits[name].images:
+            refuse(doubts)  # says more
+            raise DataError(_nothing_usable(name, side, findings))
+        _note_many_lost(raw, splits[name], images)
+    if (
+        "train" in splits
+        and (not wanted or "train" in wanted)
+        and not any(i.has_trainable for i in splits["train"].images)
+    ):
+        refuse(doubts)
+        raise DataError(_nothing_trainable(splits["train"], findings))
+    splits = hold_out(raw, splits, wanted)
+    if masks:
+        _need_masks(splits, raw.format)
+    known = {image.path: fact for images, facts in looked.values() for image, fact in zip(images, facts, strict=True)}
+    files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
+    _note_leakage(files, findings)
+    chosen, notes = settle_value_range(files, value_range, findings)
+    splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
+    statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
+    note_classes(splits, statistics, findings)
+    if raw.strict:
+        findings.refuse_left_out(raw.source)
+    refused = next((doubt.sentence for doubt in doubts if doubt.refuse), "")
+    notes = [*raw.notes, *notes]
+    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, notes, chosen, refused)
+
+
+def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
+    """The pictures without those whose file or id was listed before; ids are integers afterwards."""
+    by_path: dict[Path, RawImage] = {}
+    ids: set[int] = set()
+    images: list[RawImage] = []
+    for image in side.images:
+        first = by_path.get(image.path)
+        if first is not None:
+            findings.add("image_listed_twice", image.file, image.where, image.file_name)
+            if side.box_form == "xywh" or image.file != first.file:  # else both are read from the same file
+                first.objects += image.objects
+            continue
+        if image.id is not None and image.id in ids:
+            detail = f"id {image.id}, {image.file_name}"
+            findings.add("image_id_twice", image.file, image.where, detail, len(image.objects))
+            continue
+        by_path[image.path] = image
+        images.append(image)
+        if image.id is not None:
+            ids.add(image.id)
+    following = max(ids, default=0)
+    for image in images:
+        if image.id is None:
+            following += 1
+            image.id = following
+    return images
+
+
+def _clean_split(
+    side: RawSplit,
+    images: list[RawImage],
+    facts: list[ImageFacts],
+    findings: Findings,
+    num_queries: int,
+    exif: dict[str, ExifChoice],
+    *,
+    thorough: bool,
+) -> Split:
+    known = frozenset(side.categories.ids)
+    records: list[ImageRecord] = []
+    sources: list[str] = []
+    files = [image.panoptic for image in images if image.panoptic]
+    maps = dict(zip(files, look_at(files), strict=True))
+    for image, fact in zip(images, facts, strict=True):
+        if fact.problem:
+            findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
+            image.objects = []
+            continue
+        choice = exif[file_key(side, image)]
+        listed = len(image.objects)
+        frame = frame_of(image, fact, side.box_form, findings, choice)
+        for mark in fact.marks:
+            findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
+        if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
+            image.objects = []
+            continue
+        objects, lost = clean_objects(image, frame, side.box_form, known, findings)
+        image.objects = []
+        if note_lost(image, listed, objects, lost, findings):
+            continue
+        if thorough:
+            check_outlines(objects, image, frame, findings)
+        countable = sum(not found.crowd for found in objects)
+        if countable > num_queries:
+            detail = f"{countable} objects, {num_queries} queries"
+            findings.add("objects_exceed_queries", image.path, image.where, detail)
+        size = frame.height, frame.width
+        records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
+        sources.append(image.file)
+    if thorough:
+        note_absent_masks(records, sources, findings)
+    _number_objects(records, side, findings)
+    return Split(side.name, records, side.categories, side.source)
+
+
+def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findings) -> None:
+    """Give a fresh id to objects whose id is absent (0) or taken."""
+    following = max((found.id for image in records for found in image.objects), default=0)
+    taken: set[int] = set()
+    for image in records:
+        for found in image.objects:
+            if found.id <= 0 or found.id in taken:
+                following += 1
+                if side.box_form == "xywh":  # the other formats have no ids
+                    kind = "annotation_id_twice" if found.id > 0 else "annotation_id_absent"
+                    findings.add(kind, side.source, found.where, f"id {found.id}" if found.id > 0 else "")
+                found.id = following
+            taken.add(found.id)
+
+
+def _need_masks(splits: dict[str, Split], data_format: str) -> None:
+    for split in splits.values():
+        objects = [found for image in split.images for found in image.objects if not found.crowd]
+        if objects and all(found.segmentation is None for found in objects):
+            raise DataError(
+                f"expected masks of the objects in {split.source}, found only boxes ({data_format.upper()}); give "
+                "polygons, RLE or PNGs of masks, or train with --task detect"
+            )
+
+
+def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) -> None:
+    """Compare val with train by content, hashing only files whose size occurs on both sides, and by name."""
+    train, val = files.get("train", {}), files.get("val", {})
+    if not train or not val:
+        return
+    shared_sizes = {fact.bytes for fact in train.values()} & {fact.bytes for fact in val.values()}
+    hashes = {content_hash(path): path for path, fact in train.items() if fact.bytes in shared_sizes}
+    names = {path.name: path for path in train}
+    for path, fact in val.items():
+        twin = hashes.get(content_hash(path)) if fact.bytes in shared_sizes else None
+        if twin is not None:
+            findings.add("leakage_content", path, detail=f"equal to {twin}")
+        elif path.name in names:
+            findings.add("leakage_name", path, detail=f"as {names[path.name]}")
+
+
+def _turn(frame: Frame, image: RawImage, exif: ExifChoice) -> str:
+    """What was done with the boxes of an image that its EXIF data turn, and why."""
+    return f"boxes {'turned with it' if frame.is_turned else 'kept'}: {exif.why}" if image.objects else ""
+
+
+def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> None:
+    """Say it in a sentence where objects that cannot be used cost most of the images of a split."""
+    paths = {str(image.path) for image in images}
+    lost = [f for f in raw.findings if f.kind == "image_object_lost" and f.file in paths]
+    if 2 * len(lost) > len(images):
+        first = lost[0]
+        raw.notes.append(
+            f"{len(lost)} of {len(images)} images of {split.name} are left out for objects that cannot be used; the "
+            f"first: {first.file} ({first.detail})"
+        )
+
+
+def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
+    return f"expected images for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
+        findings.reasons()
+    )
+
+
+def _nothing_trainable(train: Split, findings: Findings) -> str:
+    crowds = sum(len(image.objects) for image in train.images)
+    if not crowds:
+        reasons = findings.reasons()
+        return f"expected objects in the training images, found none that can be used in {train.source}{reasons}"
+    counts = findings.counts()
+    kind, mark = (
+        ("objects marked difficult", "difficult") if "difficult" in counts else ("crowds", "iscrowd (or ignore)")
+    )
+    return (
+        f"expected objects to train on in {train.source}, found only {crowds} {kind}, which are not trained on; set "
+        f"{mark} to 0 where it is one object that shall be found"
+    )

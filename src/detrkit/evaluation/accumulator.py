@@ -1,0 +1,165 @@
+"""What a model finds in a stream of batches, in the form that evaluation compares.
+
+Nothing of the size of a picture is kept: boxes and scores as numbers, masks as run lengths, panoptic maps as sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.loader import eval_loader
+from detrkit.data.records import Split
+from detrkit.data.transforms.resize_crop import eval_transform
+from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
+from detrkit.inference.backend import Network
+from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
+from detrkit.models import DETR
+from detrkit.ops.console import track
+from detrkit.ops.masks import encode_rles
+from detrkit.structures import Batch, Categories, Output, Target
+
+
+class Collector:
+    """Takes outputs batch by batch."""
+
+    def __init__(
+        self,
+        id_of: Mapping[int, int],
+        *,
+        counted: Container[int] | None = None,
+        masks: bool = False,
+        max_masks: int | None = None,
+        panoptic_truth: PanopticTruth | None = None,
+        panoptic_threshold: float | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            id_of: class index of the model -> category id of the data set; other classes are dropped.
+            counted: category ids of what detections are compared with, which of panoptic data are the things; others
+                are dropped from detections. None: all are there.
+            masks: give detections their masks, which `segm` numbers need.
+            max_masks: of so many of a picture, the best; None: of all.
+            panoptic_truth: also make panoptic maps, and compare them with these.
+            panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
+        """
+        self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
+        self.truth, self.threshold = panoptic_truth, panoptic_threshold
+        self.seen: list[int] = []
+        """Ids of the pictures, in the order they came in."""
+        self._parts: list[CocoResults] = []
+        self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
+        """Where there is panoptic truth."""
+        self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
+
+    @property
+    def found(self) -> CocoResults:
+        """All detections so far, in the order they came in; `segmentation` where a mask was made."""
+        self._parts = [CocoResults.concatenate(self._parts)]
+        return self._parts[0]
+
+    @torch.no_grad()
+    def add(self, out: Output, targets: Sequence[Target]) -> None:
+        """Take what the model says of a batch.
+
+        Args:
+            out: of the model; for masks it has them, or can make them.
+            targets: of an evaluation loader, with `image_id`, `original_size` and `size`.
+        """
+        sizes = torch.tensor([target["original_size"] for target in targets])
+        processed = torch.tensor([target["size"] for target in targets])
+        self._parts.append(self._detections(out, targets, sizes, processed))
+        self.seen += [target["image_id"] for target in targets]
+        if self.truth and self.sums:
+            classes = range(out.logits.shape[-1])
+            is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
+            threshold = usual_threshold(out.sigmoid) if self.threshold is None else self.threshold
+            maps = panoptic(out, processed, sizes, is_thing, threshold)
+            for target, (ids, segments) in zip(targets, maps, strict=True):
+                known = [
+                    {**row, "category_id": self.id_of[row["category_id"]]}
+                    for row in segments
+                    if row["category_id"] in self.id_of
+                ]
+                self.sums.add(*self.truth.of(target["image_id"]), ids, known)
+
+    def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> CocoResults:
+        """Those of the classes that are counted, picture by picture; sizes int [B, 2] of files and in the batch."""
+        batch = best_boxes(out).to("cpu")
+        boxes = batch.xyxy(sizes).double().numpy()
+        boxes[..., 2:] -= boxes[..., :2]
+        scores, labels = batch.scores.double().numpy(), batch.labels.numpy()
+        counted = np.isin(labels, list(self.counted))
+        category_of = np.zeros(out.logits.shape[-1], dtype=np.int64)
+        for index, category_id in self.counted.items():
+            category_of[index] = category_id
+        masks: NDArray[np.object_] | None = None
+        if self.masks:
+            masks = np.full(labels.shape, None, dtype=np.object_)
+            for i, target in enumerate(targets):
+                kept = np.flatnonzero(counted[i])
+                best = kept[np.argsort(-scores[i, kept], kind="stable")][: self.max_masks]
+                wanted, place = np.unique(batch.queries[i].numpy()[best], return_inverse=True)
+                queries = torch.from_numpy(wanted).to(out.boxes.device)
+                parts = query_masks(out, i, queries, processed, target["original_size"])
+                codes = [code for part in parts for code in encode_rles(part)]
+                for k, position in zip(best, place, strict=True):
+                    masks[i, k] = codes[position]
+        image_ids = np.array([target["image_id"] for target in targets], dtype=np.int64)
+        return CocoResults(
+            image_ids=np.repeat(image_ids, counted.sum(axis=1)),
+            category_ids=category_of[labels[counted]],
+            boxes=boxes[counted],
+            scores=scores[counted],
+            segmentations=None if masks is None else tuple(masks[counted]),
+        )
+
+
+def collect_split(
+    model: DETR | Network,
+    split: Split,
+    categories: Categories,
+    collector: Collector,
+    *,
+    image_size: int,
+    device: torch.device | str,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Run a model over a split, with a bar that shows how far it is.
+
+    Pictures stream through: at no time are more of them held than the loader prepares ahead.
+
+    Args:
+        model: on `device`; in evaluation mode afterwards. Or what runs in a detector.
+        split: checked records.
+        categories: the model's classes.
+        collector: takes what it finds.
+        image_size: shorter side of the pictures in pixels.
+        device: where the model is.
+        batch_size: most pictures a forward pass; only pictures of one shape share one.
+        num_workers: processes that load pictures; 0: this one.
+        quiet: show no bar.
+    """
+    transform = eval_transform(image_size, square=model.square)
+    loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
+    if isinstance(model, DETR):
+        model.eval()
+    collect_batches(model, track(loader, "Detecting", quiet=quiet), collector, device=device)
+
+
+@torch.no_grad()
+def collect_batches(
+    model: DETR | Network, batches: Iterable[Batch], collector: Collector, *, device: torch.device | str
+) -> None:
+    """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
+    for batch in batches:
+        collector.add(model.objects(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)

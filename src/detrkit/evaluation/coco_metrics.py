@@ -1,0 +1,300 @@
+"""The official COCO numbers, from plain COCO data or columns of it.
+
+One rule for what cannot be measured: a number is -1, as in the official tool, where there is no object to find (of
+that class, of that size, or at all). With objects but no detections it is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.errors import DataError
+from detrkit.evaluation.arrays import CocoResults, Floats, TruthColumns, places
+from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
+from detrkit.ops.masks import as_rle, segmentation_fault
+
+IouType = Literal["bbox", "segm"]
+
+COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The twelve official numbers, in the official order. AP and AR average over IoU 0.50:0.05:0.95; s, m, l are objects
+below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections an image and class."""
+
+OFFICIAL_MAX_DETS = 100
+
+_INTEGERS = (int, np.integer)
+_NUMBERS = (int, float, np.number)
+
+
+@dataclass(frozen=True)
+class ClassNumbers:
+    """How well one class was found. All numbers are in 0..1, or -1 where the truth holds no object of the class."""
+
+    id: int
+    """The data set's own category id."""
+    name: str
+    objects: int
+    """Objects in the truth, crowds not counted."""
+    detections: int
+    AP: float
+    AP50: float
+    AP75: float
+    AR: float
+    """Average recall over the IoU thresholds, with the most detections an image that were allowed."""
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """What `coco_numbers` measured."""
+
+    numbers: dict[str, float]
+    """The twelve names of `COCO_NAMES`; with `max_dets` K above 100 also `AP@K` and `ARK`."""
+    per_class: list[ClassNumbers]
+    """One entry a category, in the order of their ids."""
+    precision: NDArray[np.float64] = field(repr=False)
+    """[10, 101, C]: interpolated precision at IoU 0.50:0.05:0.95 and recall 0:0.01:1; -1 without objects."""
+    scores: NDArray[np.float64] = field(repr=False)
+    """[10, 101, C]: the score at which that recall is reached."""
+    iou_type: IouType = "bbox"
+
+    @property
+    def recall_points(self) -> NDArray[np.float64]:
+        """[101]: the recalls that `precision` stands at."""
+        return RECALLS
+
+
+def coco_numbers(
+    truth: Mapping[str, Any],
+    detections: Iterable[Mapping[str, Any]],
+    iou_type: IouType = "bbox",
+    *,
+    max_dets: int = OFFICIAL_MAX_DETS,
+) -> CocoResult:
+    """Average precision and recall of detections, as the COCO evaluation defines them.
+
+    Args:
+        truth: COCO instances: `images`, `annotations` (`bbox` x, y, w, h in pixels), `categories`, original ids. An
+            absent `area` is the box's; crowds (`iscrowd`) are neither asked for nor counted against a detection.
+        detections: COCO results: `image_id`, `category_id`, `bbox` x, y, w, h in pixels, `score`; with
+            `segmentation` (RLE) for `segm`. May be empty.
+        iou_type: compare boxes or masks.
+        max_dets: most detections of one class counted in one image. The twelve official numbers always use 100;
+            a larger value, for images with more objects than that, adds `AP@K` and `ARK`.
+
+    Raises:
+        DataError: a detection has an image or category that the truth does not know, lacks a key, or is not finite;
+            or masks are to be compared and one is missing.
+    """
+    if max_dets < OFFICIAL_MAX_DETS:
+        raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
+    found = read_columns(truth, detections, iou_type)
+    objects = TruthColumns.from_coco(truth)
+    limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
+    overlap = _of_masks(truth, objects, found) if iou_type == "segm" else None
+    matched = match(objects, found, limits[-1], overlap)
+    precision, scores = official, _ = matched.precision(OFFICIAL_MAX_DETS)
+    recalls = {most: matched.recall(most) for most in limits}
+    recall = recalls[OFFICIAL_MAX_DETS]
+    values = [_mean(official[..., 0]), _mean(official[0, ..., 0]), _mean(official[5, ..., 0])]
+    values += [_mean(official[..., a]) for a in (1, 2, 3)]
+    values += [_mean(recalls[most][..., 0]) for most in (1, 10, OFFICIAL_MAX_DETS)]
+    values += [_mean(recall[..., a]) for a in (1, 2, 3)]
+    numbers = dict(zip(COCO_NAMES, values, strict=True))
+    if max_dets > OFFICIAL_MAX_DETS:
+        precision, scores = matched.precision(max_dets)
+        recall = recalls[max_dets]
+        numbers[f"AP@{max_dets}"] = _mean(precision[..., 0])
+        numbers[f"AR{max_dets}"] = _mean(recall[..., 0])
+    return CocoResult(
+        numbers=numbers,
+        per_class=_per_class(objects, found, precision[..., 0], recall[..., 0]),
+        precision=precision[..., 0],
+        scores=scores[..., 0],
+        iou_type=iou_type,
+    )
+
+
+def read_columns(
+    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+) -> CocoResults:
+    """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
+    if not isinstance(detections, CocoResults):
+        detections = list(detections)
+    try:
+        found = CocoResults.from_rows(detections)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        found = None
+    images, categories = ([int(row["id"]) for row in truth[key]] for key in ("images", "categories"))
+    if (
+        found is None
+        or iou_type == "segm"
+        or not np.isin(found.image_ids, images).all()
+        or not np.isin(found.category_ids, categories).all()
+        or not np.isfinite(found.boxes).all()
+        or not np.isfinite(found.scores).all()
+    ):
+        check_detections(truth, detections, iou_type, where=where)  # one after another, to name the one that is wrong
+    return CocoResults.from_rows(detections) if found is None else found
+
+
+def summary(numbers: Mapping[str, float], iou_type: str = "bbox") -> str:
+    """The numbers of `CocoResult.numbers` as text under a heading, in the official order and wording."""
+    lines = [f" {_WORDS.get(name) or _extra_words(name)} = {value:0.3f}" for name, value in numbers.items()]
+    return "\n".join([f"IoU of {'masks' if iou_type == 'segm' else 'boxes'}:", *lines])
+
+
+def check_detections(
+    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+) -> None:
+    """Refuse detections that do not belong to the truth.
+
+    Args:
+        truth: COCO instances.
+        detections: COCO results.
+        iou_type: `segm` also asks for a mask.
+        where: name of the file they come from, for the message.
+
+    Raises:
+        DataError: in one sentence, with the first offending entry.
+    """
+    images = {int(image["id"]): image for image in truth["images"]}
+    categories = {int(category["id"]) for category in truth["categories"]}
+    needed = ("image_id", "category_id", "bbox", "score") + (("segmentation",) if iou_type == "segm" else ())
+    of = f" of {where}" if where else ""
+    for position, row in enumerate(detections):
+        for key in needed:
+            if key not in row:
+                raise DataError(
+                    f"expected {', '.join(needed)} in each detection, but entry {position}{of} has no {key!r}; "
+                    "write COCO results, one object a detection"
+                )
+        if not isinstance(row["image_id"], _INTEGERS) or row["image_id"] not in images:
+            raise DataError(
+                f"detection {position}{of} is for image id {row['image_id']!r}, which is not among the "
+                f"{len(images)} images of the truth; evaluate against the split these detections were made on"
+            )
+        if not isinstance(row["category_id"], _INTEGERS) or row["category_id"] not in categories:
+            raise DataError(
+                f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
+                f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
+            )
+        box = row["bbox"]
+        if np.ndim(box) != 1 or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
+            raise DataError(
+                f"expected a finite box x, y, w, h and score, but detection {position}{of} has bbox {box} and "
+                f"score {row['score']}; remove it or repair what wrote it"
+            )
+        image = images[int(row["image_id"])]
+        if iou_type == "segm" and {"height", "width"} <= image.keys():
+            fault = segmentation_fault(row["segmentation"], image["height"], image["width"])
+            if fault:
+                raise DataError(
+                    f"expected polygons or RLE of its image's size as segmentation, but detection {position}{of} has "
+                    f"{fault}; leave it out to measure boxes only, or repair what wrote it"
+                )
+
+
+def merge_ranks(parts: Iterable[tuple[Sequence[int], CocoResults]]) -> CocoResults:
+    """The detections of several processes as one, every image once, in order of image id.
+
+    Args:
+        parts: of each process the ids of the images that it saw, and its detections. An image that several processes
+            saw, because a sampler filled up its last batch, is taken from the first of them.
+    """
+    taken: set[int] = set()
+    kept = []
+    for seen, found in parts:
+        mine = list(set(seen) - taken)
+        kept.append(found.take(np.flatnonzero(np.isin(found.image_ids, mine))))
+        taken.update(mine)
+    whole = CocoResults.concatenate(kept)
+    return whole.take(np.argsort(whole.image_ids, kind="stable"))
+
+
+def gather_detections(seen: Sequence[int], found: CocoResults) -> CocoResults:
+    """`merge_ranks` over all processes of the run; every process gets them all. Alone, just its own."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return merge_ranks([(seen, found)])
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (list(seen), found))
+    return merge_ranks(parts)
+
+
+def _of_masks(truth: Mapping[str, Any], objects: TruthColumns, found: CocoResults) -> Overlap:
+    """How masks overlap; every object must have one."""
+    sizes = {int(image["id"]): (image["height"], image["width"]) for image in truth["images"]}
+    of_objects = []
+    for number, row in enumerate(truth["annotations"], 1):
+        if not row.get("segmentation"):
+            raise DataError(
+                f"expected a segmentation in every annotation to compare masks, but annotation "
+                f"{row.get('id', number)} of image {row['image_id']} has none; evaluate boxes instead"
+            )
+        of_objects.append(as_rle(row["segmentation"], *sizes[int(row["image_id"])]))
+    images = found.image_ids.tolist()
+    masks = [as_rle(mask, *sizes[i]) for mask, i in zip(found.segmentations or (), images, strict=True)]
+    return of_masks(masks, of_objects, objects)
+
+
+def _per_class(objects: TruthColumns, found: CocoResults, precision: Floats, recall: Floats) -> list[ClassNumbers]:
+    detections = np.bincount(places(objects.category_ids, found.category_ids), minlength=len(objects.names))
+    return [
+        ClassNumbers(
+            id=int(objects.category_ids[k]),
+            name=name,
+            objects=int(objects.objects_per_class()[k]),
+            detections=int(detections[k]),
+            AP=_mean(precision[:, :, k]),
+            AP50=_mean(precision[0, :, k]),
+            AP75=_mean(precision[5, :, k]),
+            AR=_mean(recall[:, k]),
+        )
+        for k, name in enumerate(objects.names)
+    ]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean over what could be measured; -1 where nothing could."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, _NUMBERS) and math.isfinite(value)
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+
+
+def _line(kind: str, iou: str, area: str, most: int) -> str:
+    what = {"AP": "Average Precision", "AR": "Average Recall   "}[kind]
+    return f"{what} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ]"
+
+
+_ALL = "0.50:0.95"
+_WORDS = {
+    "AP": _line("AP", _ALL, "all", 100),
+    "AP50": _line("AP", "0.50", "all", 100),
+    "AP75": _line("AP", "0.75", "all", 100),
+    "APs": _line("AP", _ALL, "small", 100),
+    "APm": _line("AP", _ALL, "medium", 100),
+    "APl": _line("AP", _ALL, "large", 100),
+    "AR1": _line("AR", _ALL, "all", 1),
+    "AR10": _line("AR", _ALL, "all", 10),
+    "AR100": _line("AR", _ALL, "all", 100),
+    "ARs": _line("AR", _ALL, "small", 100),
+    "ARm": _line("AR", _ALL, "medium", 100),
+    "ARl": _line("AR", _ALL, "large", 100),
+}
+
+
+def _extra_words(name: str) -> str:
+    return _line(name[:2], _ALL, "all", int(name[2:].lstrip("@")))

@@ -1,0 +1,251 @@
+"""Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation", section 4), counted as the official evaluation does.
+
+A predicted segment finds one of the truth of its class where their IoU is above 0.5, which can be true of one only. Of
+each class, over the true positives (pairs), false positives and false negatives,
+
+    PQ = sum of IoU / (TP + FP / 2 + FN / 2) = SQ * RQ,    SQ = sum of IoU / TP,    RQ = TP / (TP + FP / 2 + FN / 2)
+
+Void, the pixels without a segment in the truth, does not count in a union. Crowds of the truth need not be found, and a
+prediction that finds nothing is forgiven where more than half of it lies in void or in a crowd of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.records import Split
+from detrkit.errors import DataError
+from detrkit.evaluation.prediction_files import PanopticPredictions
+from detrkit.structures import Categories
+
+Segments = Sequence[Mapping[str, Any]]
+"""Rows with `id` and `category_id`; those of the truth may have `iscrowd`."""
+
+
+UNIT = 2**40
+"""Sums of IoU are counted in parts of this."""
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """How well the segments of one class were found; all 0 for one that is neither in the truth nor predicted."""
+
+    id: int
+    """The data set's own category id."""
+    name: str
+    isthing: bool
+    pq: float
+    """0..1, like `sq` and `rq`."""
+    sq: float
+    rq: float
+    segments: int
+    """In the truth, crowds not counted."""
+    predicted: int
+    """Predicted segments, those that are forgiven not counted."""
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """Panoptic quality of a data set."""
+
+    per_class: list[ClassQuality]
+    """In the order of the categories."""
+
+    @property
+    def groups(self) -> dict[str, dict[str, float]]:
+        """`All`, `Things` and `Stuff`: `pq`, `sq`, `rq`, each the mean over classes that occur, and their number `n`.
+
+        Without any class the means are -1.
+        """
+        found = {}
+        for group, kinds in (("All", (True, False)), ("Things", (True,)), ("Stuff", (False,))):
+            rows = [row for row in self.per_class if row.isthing in kinds and (row.segments or row.predicted)]
+            means = {
+                name: float(np.mean([getattr(row, name) for row in rows])) if rows else -1.0
+                for name in ("pq", "sq", "rq")
+            }
+            found[group] = {**means, "n": len(rows)}
+        return found
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """PQ, SQ, RQ, then PQ_things, ..., RQ_stuff, in 0..1; -1 where there is nothing to measure."""
+        return {
+            name.upper() + ending: self.groups[group][name]
+            for group, ending in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff"))
+            for name in ("pq", "sq", "rq")
+        }
+
+
+@dataclass(frozen=True)
+class PanopticTruth:
+    """Panoptic data to compare with; a map is read when its picture's turn comes."""
+
+    categories: Categories
+    """The data set's, with `isthing`."""
+    of: Callable[[int], tuple[Tensor, list[dict[str, Any]]]]
+    """Image id -> int64 [H, W], the segment id of each pixel, and a row a segment: `id`, `category_id`, `iscrowd`."""
+
+    @classmethod
+    def from_split(cls, split: Split) -> Self:
+        """Of a checked split, all of whose pictures have `panoptic`."""
+        images = {image.id: image for image in split.images}
+        return cls(split.categories, lambda image_id: read_panoptic_truth(images[image_id]))
+
+
+class PanopticSums:
+    """Adds up, picture by picture, what panoptic quality is made of: four numbers a class, however many pictures."""
+
+    def __init__(self, categories: Categories) -> None:
+        """For a data set of these categories; where `isthing` is empty, all are things."""
+        self.categories = categories
+        self.sums = np.zeros((len(categories), 4), dtype=np.int64)
+        """[C, 4]: the sum of IoU in units of 2**-40, true positives, false positives, false negatives. As whole numbers
+        they come out the same in whatever order pictures are added."""
+
+    @property
+    def things(self) -> dict[int, bool]:
+        """Category id -> whether it is a thing."""
+        isthing = self.categories.isthing or (True,) * len(self.categories)
+        return dict(zip(self.categories.ids, isthing, strict=True))
+
+    def add(
+        self,
+        truth_ids: Tensor | NDArray[Any],
+        truth_segments: Segments,
+        ids: Tensor | NDArray[Any],
+        segments: Segments,
+    ) -> None:
+        """Compare one picture with its truth.
+
+        Args:
+            truth_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
+            truth_segments: its segments.
+            ids: int [H, W], the predicted segment of each pixel; unlabelled where there is no row of that id.
+            segments: its segments, with the category ids of the data set; those of another count as unlabelled.
+
+        Raises:
+            DataError: the maps differ in size, or the truth has a category that the data set does not know.
+        """
+        if truth_ids.shape != ids.shape:
+            raise DataError(
+                f"expected a panoptic map of the picture's size {_size(truth_ids)}, found {_size(ids)}; predict at the "
+                "size of the picture's file"
+            )
+        index_of = self.categories.index_of_id
+        unknown = [row["category_id"] for row in truth_segments if row["category_id"] not in index_of]
+        if unknown:
+            raise DataError(f"expected only categories of the data set in its panoptic maps, found id {unknown[0]}")
+        segments = [row for row in segments if row["category_id"] in index_of]
+        kinds = np.array([index_of[row["category_id"]] for row in truth_segments], dtype=np.int64)
+        guesses = np.array([index_of[row["category_id"]] for row in segments], dtype=np.int64)
+        crowd = np.array([bool(row.get("iscrowd")) for row in truth_segments], dtype=np.bool_)
+
+        shared = _shared(truth_ids, truth_segments, ids, segments)
+        there, guessed = shared.sum(1)[:-1] > 0, shared.sum(0)[:-1] > 0  # a row without pixels is no segment
+        overlap, void = shared[:-1, :-1], shared[-1, :-1]
+        union = shared.sum(1)[:-1, None] + (shared.sum(0)[:-1] - void)[None] - overlap
+        comparable = (kinds[:, None] == guesses[None]) & ~crowd[:, None]
+        iou = np.divide(overlap, union, out=np.zeros(union.shape), where=comparable & (union > 0))
+        found, hits = np.nonzero(iou > 0.5)
+
+        last_crowd = {kind: row for row, kind in enumerate(kinds.tolist()) if crowd[row]}  # as the official one
+        in_crowd = [
+            overlap[last_crowd[kind], k] if kind in last_crowd else 0 for k, kind in enumerate(guesses.tolist())
+        ]
+        forgiven = 2 * (void + np.array(in_crowd, dtype=np.int64)) > shared.sum(0)[:-1]
+        wrong = guessed & ~forgiven
+        wrong[hits] = False
+        missed = there & ~crowd
+        missed[found] = False
+        units = np.rint(iou[found, hits] * UNIT).astype(np.int64)
+        counts = [(kinds[found], units), (kinds[found], None), (guesses[wrong], None), (kinds[missed], None)]
+        for column, (rows, weights) in enumerate(counts):
+            np.add.at(self.sums[:, column], rows, 1 if weights is None else weights)
+
+    def merge(self, sums: NDArray[np.int64]) -> None:
+        """Take over the `sums` of another process that looked at other pictures."""
+        self.sums = self.sums + sums
+
+    def result(self) -> PanopticResult:
+        """The quality over all pictures so far."""
+        things, rows = list(self.things.values()), []
+        for k, (units, tp, fp, fn) in enumerate(self.sums.tolist()):
+            iou, base = units / UNIT, tp + fp / 2 + fn / 2
+            rows.append(
+                ClassQuality(
+                    id=self.categories.ids[k],
+                    name=self.categories.names[k],
+                    isthing=things[k],
+                    pq=iou / base if base else 0.0,
+                    sq=iou / tp if tp else 0.0,
+                    rq=tp / base if base else 0.0,
+                    segments=tp + fn,
+                    predicted=tp + fp,
+                )
+            )
+        return PanopticResult(rows)
+
+
+def panoptic_quality(
+    truth: PanopticTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
+) -> PanopticResult:
+    """The quality of maps in files; pictures without one count as such in which nothing was found.
+
+    Raises:
+        DataError: a map is of no such picture, of another size, has an unknown category, or comes twice.
+    """
+    sums = PanopticSums(truth.categories)
+    missing = set(image_ids)
+    for image_id, ids, segments in predictions.maps():
+        if image_id not in missing:
+            wrong = "has a second map" if image_id in image_ids else "is not among the pictures"
+            raise DataError(
+                f"expected a map for each picture of the data set in {predictions.path}, but image id {image_id!r} "
+                f"{wrong}; evaluate against the split these maps were made on"
+            )
+        unknown = [row["category_id"] for row in segments if row["category_id"] not in sums.things]
+        if unknown:
+            raise DataError(
+                f"expected the data set's own category ids in {predictions.path}, found {unknown[0]} in the map of "
+                f"image id {image_id}; write them as the data set's json file has them"
+            )
+        missing.remove(image_id)
+        sums.add(*truth.of(image_id), ids, segments)
+    for image_id in sorted(missing):
+        truth_ids, truth_segments = truth.of(image_id)
+        sums.add(truth_ids, truth_segments, torch.zeros_like(truth_ids), [])
+    return sums.result()
+
+
+def _shared(
+    truth_ids: Tensor | NDArray[Any], truth_segments: Segments, ids: Tensor | NDArray[Any], segments: Segments
+) -> NDArray[np.int64]:
+    """[T + 1, P + 1]: pixels that each segment of the truth shares with each predicted one; last those of neither."""
+    rows, columns = _positions(truth_ids, truth_segments), _positions(ids, segments)
+    shape = len(truth_segments) + 1, len(segments) + 1
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _positions(ids: Tensor | NDArray[Any], segments: Segments) -> NDArray[np.int64]:
+    """For each pixel the row of its segment, or the number of rows where it has none; int64 [H * W]."""
+    pixels = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids).ravel()
+    known = np.array([row["id"] for row in segments], dtype=np.int64)
+    if not len(known):
+        return np.zeros(len(pixels), dtype=np.int64)
+    order = np.argsort(known)
+    nearest = np.searchsorted(known[order], pixels).clip(max=len(known) - 1)
+    rows = order[nearest]
+    return np.where(known[rows] == pixels, rows, len(known))
+
+
+def _size(ids: Tensor | NDArray[Any]) -> str:
+    return " x ".join(map(str, ids.shape))

@@ -1,0 +1,179 @@
+"""Read what somebody predicted: COCO results, or panoptic maps in COCO's form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.data.decode.mask_files import read_ids
+from detrkit.data.files.encodings import decode_text
+from detrkit.data.formats.coco import as_id
+from detrkit.data.formats.raw import RawImage
+from detrkit.errors import DataError
+
+
+@dataclass(frozen=True)
+class PanopticPredictions:
+    """Panoptic maps in COCO's form: a row a picture, and PNGs of segment ids."""
+
+    path: Path
+    """The json file."""
+    rows: list[dict[str, Any]]
+    """`image_id`, `png` (its file's name), `segments_info` with `id` and `category_id`; and `file_name`, that of the
+    picture, or None."""
+
+    def maps(self) -> Iterator[tuple[int, NDArray[np.int32], list[dict[str, Any]]]]:
+        """Image id, int32 [H, W] with the segment id of each pixel (0: none), and the segments; one by one.
+
+        Raises:
+            DataError: a PNG cannot be read, or holds an id that no segment has.
+        """
+        folder = self._folder()
+        for row in self.rows:
+            png = folder / row["png"]
+            ids = read_ids(png)
+            known = {segment["id"] for segment in row["segments_info"]}
+            unknown = [value for value in np.unique(ids).tolist() if value and value not in known]
+            if unknown:
+                raise DataError(
+                    f"expected in {png} only ids of the segments_info in {self.path}, found {unknown[0]}; write both "
+                    "again from the same prediction"
+                )
+            yield row["image_id"], ids, row["segments_info"]
+
+    def _folder(self) -> Path:
+        """Where the PNGs lie: in the folder of the json file's name, beside it, or in one of the usual names."""
+        beside = self.path.parent
+        guesses = [self.path.with_suffix(""), beside / "png", beside / "panoptic", beside]
+        for folder in guesses:
+            if self.rows and (folder / self.rows[0]["png"]).is_file():
+                return folder
+        if self.rows:
+            raise DataError(
+                f"expected the PNGs of {self.path} in {guesses[0]}, found no {self.rows[0]['png']} there; put "
+                "them into a folder of the json file's name"
+            )
+        return beside
+
+
+def read_predictions(path: str | Path) -> list[dict[str, Any]] | PanopticPredictions:
+    """Read a file of predictions; what is in COCO results `coco.check_detections` looks at.
+
+    Ids written as 7.0 or "7" are read as 7, as in a data set.
+
+    Raises:
+        DataError: there is no such file, or it is neither COCO results (a JSON list of objects) nor panoptic.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"expected COCO results in {path}, found no such file; look at the path")
+    try:
+        content = json.loads(decode_text(path.read_bytes(), path)[0])
+    except ValueError as error:
+        raise DataError(f"expected COCO results in {path}, but it is not JSON ({error}); write it again") from error
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        rows = content["annotations"]
+        if all(isinstance(row, dict) and "segments_info" in row for row in rows):
+            return _panoptic(path, content, rows)
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise DataError(
+            f"expected a JSON list of detections in {path}, found {_kind(content)}; COCO results look like "
+            '[{"image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "score": 0.9}, ...]'
+        )
+    return [_with_ids(row, "image_id", "category_id") for row in content]
+
+
+def read_detections(path: str | Path) -> list[dict[str, Any]]:
+    """Read a COCO results file, see `read_predictions`.
+
+    Raises:
+        DataError: there is no such file, or it is not a JSON list of objects.
+    """
+    found = read_predictions(path)
+    if isinstance(found, PanopticPredictions):
+        raise DataError(f"expected a JSON list of detections in {path}, found COCO panoptic predictions")
+    return found
+
+
+def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]) -> PanopticPredictions:
+    images = [row for row in content.get("images") or [] if isinstance(row, dict)]
+    pictures = {as_id(row.get("id")): row.get("file_name") for row in images}
+    found = []
+    for position, row in enumerate(rows):
+        segments = row["segments_info"]
+        if not isinstance(row.get("file_name"), str) or not isinstance(segments, list):
+            raise DataError(
+                f"expected image_id, file_name and segments_info in each entry of {path}, found entry {position} "
+                f"without; COCO panoptic predictions look like {_EXAMPLE}"
+            )
+        segments = [_with_ids(segment, "id", "category_id") for segment in segments if isinstance(segment, dict)]
+        broken = [s for s in segments if not all(isinstance(s.get(key), int) for key in ("id", "category_id"))]
+        if broken or len(segments) < len(row["segments_info"]):
+            raise DataError(
+                f"expected an integer id and category_id in each segment, found {str(broken[:1] or segments)[:80]} in "
+                f"entry {position} of {path}; COCO panoptic predictions look like {_EXAMPLE}"
+            )
+        entry = _with_ids(
+            {"image_id": row.get("image_id"), "png": row["file_name"], "segments_info": segments}, "image_id"
+        )
+        found.append(entry | {"file_name": pictures.get(entry["image_id"])})
+    return PanopticPredictions(path, found)
+
+
+_EXAMPLE = (
+    '{"annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": [{"id": 1, "category_id": 1}, ...]}, ...]}'
+)
+
+
+def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The row with integers under these keys, where it has any; what stood there as text stays with an image."""
+    text = row.get("image_id")
+    row |= {key: number for key in keys if (number := as_id(row.get(key))) is not None}
+    if "image_id" in keys and isinstance(text, str):
+        row["image_id_text"] = text
+    return row
+
+
+def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
+    """The detections with the data set's own image ids, found by `file_name` where they have one.
+
+    What `detrkit predict` writes has file names; its ids are those of the data set only by chance. Ids that are text,
+    or too large, are those of the data set's file.
+
+    Raises:
+        DataError: a file is not among the pictures, or several of them are called so.
+    """
+    by_path = {image.path.resolve(): as_id(image.id) for image in images}
+    by_text = {image.text_id: as_id(image.id) for image in images if image.text_id}
+    by_name: dict[str, set[int | None]] = {}
+    for image in images:
+        by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
+    found = []
+    for row in rows:
+        name = row.get("file_name")
+        if isinstance(name, str):
+            path = Path(name)
+            same = {by_path[path.resolve()]} if path.resolve() in by_path else by_name.get(path.name, set())
+            if len(same) != 1:
+                raise DataError(
+                    f"expected in {where} only detections of pictures of the data set, found file_name {name!r}, "
+                    f"{'which several of them are called' if same else 'which is none of them'}; "
+                    "leave out what does not belong to it"
+                )
+            row = row | {"image_id": next(iter(same))}
+        elif (text := str(row.get("image_id_text", row.get("image_id")))) in by_text:
+            row = row | {"image_id": by_text[text]}
+        found.append(row)
+    return found
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list with something else in it"
+    return f"an object with the keys {', '.join([*value][:6])}" if isinstance(value, dict) else type(value).__name__

@@ -1,0 +1,177 @@
+"""A model made fast for evaluation, with the values of the plain one.
+
+What is done, and where; each is held against `PlainNetwork` by a test:
+
+    batch norms folded into convolutions          everywhere
+    channels-last memory                          everywhere
+    heads of the last decoder layer alone         everywhere, where no layer goes on from what an earlier one says
+    bf16 or fp16 (autocast; boxes stay float32)   where asked for; by default on CUDA
+    compiled, for few shapes                      where asked for; by default on CUDA
+    CUDA graphs                                   when compiled, at batch 1, without masks
+
+Attention runs in PyTorch's fused kernels in any case.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.errors import ConfigError, is_out_of_memory
+from detrkit.inference.shape_buckets import Buckets, batch_bucket
+from detrkit.models import DETR
+from detrkit.models.fuse_bn import fold_norms
+from detrkit.models.layers.attention import MultiheadAttention
+from detrkit.structures import Output
+
+Precision = Literal["auto", "plain", "fp32", "bf16", "fp16"]
+Compile = Literal["auto", "off", "on"]
+Look = Callable[[Tensor, Tensor], Output]
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class FastNetwork:
+    """A model made fast; see `network.Network`."""
+
+    def __init__(
+        self,
+        model: DETR,
+        device: torch.device | str = "cpu",
+        *,
+        half: torch.dtype | None = None,
+        buckets: Buckets | None = None,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        """Make a model fast; the model itself stays as it is.
+
+        Args:
+            model: is copied.
+            device: where the copy runs.
+            half: bfloat16 or float16 for matrices and convolutions; None: float32 throughout.
+            buckets: compile, for these shapes alone: pictures are padded to the next one, batches to the next power of
+                2. What is too large for all runs uncompiled. None: do not compile.
+            backend: of `torch.compile`.
+        """
+        self.device = torch.device(device)
+        self.model = fold_norms(model).to(self.device)
+        self.model.to(memory_format=torch.channels_last)
+        self.square, self.sigmoid, self.num_queries = model.square, model.sigmoid, model.num_queries
+        self.makes_masks = model.mask_head is not None
+        self.half, self.buckets, self.backend = half, buckets, backend
+        if half is not None:
+            halve(self.model, half)
+        self.compiled: dict[tuple[int, int, int], Look] = {}
+        """By batch size, height and width."""
+
+    @torch.no_grad()
+    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `network.Network.objects`."""
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        padding_mask = padding_mask.to(self.device, non_blocking=True)
+        shape = self.buckets and self.buckets.fit(images.shape[-2], images.shape[-1])
+        if not shape:
+            return self._look(images, padding_mask)
+        count, size = len(images), (images.shape[-2], images.shape[-1])
+        missing = (0, shape[1] - size[1], 0, shape[0] - size[0])
+        rows = torch.arange(batch_bucket(count), device=self.device).clamp(max=count - 1)  # the last one several times
+        images = F.pad(images, missing)[rows].contiguous(memory_format=torch.channels_last)
+        padding_mask = F.pad(padding_mask, missing, value=True)[rows]
+        out = self._compiled(images)(images, padding_mask)
+        return replace(out, logits=out.logits[:count].clone(), boxes=out.boxes[:count].clone())
+
+    def _look(self, images: Tensor, padding_mask: Tensor) -> Output:
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            out = self.model.objects(images, padding_mask, last_only=True)
+        return replace(out, logits=out.logits.float(), boxes=out.boxes.float())
+
+    def _compiled(self, images: Tensor) -> Look:
+        """The code for such a batch; made at its first call."""
+        shape = (len(images), images.shape[-2], images.shape[-1])
+        if shape not in self.compiled:
+            options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+            if self.backend == "inductor" and self.device.type == "cpu":
+                options = {"freezing": True}  # weights as constants
+            elif self.backend == "inductor" and len(images) == 1 and not self.makes_masks:
+                options = {"triton.cudagraphs": self.device.type == "cuda"}
+            run: Look = torch.compile(self._look, dynamic=False, backend=self.backend, options=options)
+            self.compiled[shape] = _first_call_explained(run, len(self.compiled) + 1)
+        return self.compiled[shape]
+
+
+def _first_call_explained(run: Look, shapes: int) -> Look:
+    """Compiling, which a first call does, within bounds that hold all shapes, and its failure as a sentence.
+
+    PyTorch gives up after a few versions of one function; here their number is bounded by the buckets.
+    """
+    first = True
+
+    def call(images: Tensor, padding_mask: Tensor) -> Output:
+        nonlocal first
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what a CUDA graph gave before has been copied
+        if not first:
+            return run(images, padding_mask)
+        from torch._dynamo import config
+
+        try:
+            with config.patch(recompile_limit=8 * shapes):
+                out = run(images, padding_mask)
+        except Exception as problem:
+            if is_out_of_memory(problem) or "Compiler" not in repr(problem) + repr(problem.__cause__):
+                raise
+            raise ConfigError(
+                "expected a C++ compiler (on a GPU: Triton) for --compile on, but compiling failed: "
+                f"{str(problem).strip().splitlines()[0]}; install one, or use --compile off"
+            ) from problem
+        first = False
+        return out
+
+    return call
+
+
+def halve(model: DETR, half: torch.dtype) -> None:
+    """Store matrices and convolutions as autocast would cast them at every call; norms, embeddings and heads stay
+    float32."""
+    exact = {module for head in model.exact_heads for module in head.modules()}
+    for module in model.modules():
+        if module not in exact and isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(half)
+
+
+def chosen_precision(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type that a precision other than plain stands for on a device; None: float32.
+
+    `auto` is float32 but on CUDA, where it is bfloat16, or float16 on GPUs that lack it.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if precision not in ("auto", "plain", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"expected a precision of auto, plain, fp32, bf16 or fp16, found {precision!r}")
+    if precision != "auto":
+        return HALVES.get(precision)
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def compiles(compile: Compile, device: torch.device) -> bool:
+    """Whether to compile; `auto` does on CUDA with Triton.
+
+    On a CPU compiling gains little, takes 10 seconds and more a shape, and needs a C++ compiler: it must be asked for.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    if compile not in ("auto", "off", "on"):
+        raise ConfigError(f"expected compile to be auto, off or on, found {compile!r}")
+    if compile != "auto":
+        return compile == "on"
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None

@@ -1,0 +1,282 @@
+"""What `detrkit predict` writes down of pictures, one after another, so that memory stays flat."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detrkit.files import atomic_path, write_atomic
+from detrkit.ops.boxes import xyxy_to_xywh
+from detrkit.ops.masks import polygons_from_mask
+from detrkit.results import Detections, PanopticMap
+from detrkit.structures import Categories
+
+CSV_COLUMNS = ("file", "class_id", "class_name", "score", "x1", "y1", "x2", "y2")
+
+CUTOUTS, LABEL_MAPS, PANOPTIC = "cutouts", "label_maps", "panoptic"
+"""Folders of what has a file a picture or more."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written besides the tables."""
+
+    cutouts: bool = False
+    label_map: bool = False
+    polygons: bool = False
+    polygon_tolerance: float = 1.0
+    panoptic: bool = False
+
+    def folders(self) -> list[str]:
+        """The folders that will be written to."""
+        asked = ((CUTOUTS, self.cutouts), (LABEL_MAPS, self.label_map), (PANOPTIC, self.panoptic))
+        return [name for name, there in asked if there]
+
+
+class Results:
+    """Files of results, written as pictures come in and named when all of them are.
+
+    Used as a context: nothing that was begun is left behind where the block ends with an error, apart from the files
+    of single pictures that are whole.
+    """
+
+    def __init__(self, folder: Path, categories: Categories, wanted: Wanted, *, masks: bool) -> None:
+        """Prepare.
+
+        Args:
+            folder: where to write.
+            categories: the model's classes.
+            wanted: what to write besides `detections.json` and `detections.csv`.
+            masks: whether detections have masks; their area is then the last column of the csv file.
+        """
+        self.rows = 0
+        self._folder, self._categories, self._wanted, self._masks = folder, categories, wanted, masks
+        self._stack = contextlib.ExitStack()
+        self._images: list[dict[str, Any]] = []
+        self._polygons: _Rows | None = None
+        self._panoptic: _Rows | None = None
+
+    def __enter__(self) -> Results:
+        with contextlib.ExitStack() as stack:
+            self._json = _Rows(_open(stack, self._folder / "detections.json"), "[")
+            # with the mark by which spreadsheets know UTF-8
+            table = _open(stack, self._folder / "detections.csv", "utf-8-sig")
+            self._csv = csv.writer(table, lineterminator="\n")
+            if self._wanted.polygons:
+                self._polygons = _Rows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
+            if self._wanted.panoptic:
+                self._panoptic = _Rows(_open(stack, self._folder / "panoptic.json"), '{"annotations": [')
+            self._stack = stack.pop_all()
+        self._csv.writerow((*CSV_COLUMNS, "area") if self._masks else CSV_COLUMNS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            rest = {"images": self._images, "categories": self._plain_categories()}
+            tail = "\n], " + json.dumps(rest, ensure_ascii=False)[1:] + "\n"
+            self._json.close("\n]\n")
+            for dataset in (self._polygons, self._panoptic):
+                if dataset is not None:
+                    dataset.close(tail)
+        self._stack.__exit__(*error)  # type: ignore[arg-type]  # the triple that any exit is given
+
+    def write(
+        self,
+        found: Detections,
+        image_id: int,
+        name: str,
+        picture: Tensor,
+        segments: PanopticMap | None,
+        time: float | None = None,
+    ) -> None:
+        """Write down one picture.
+
+        Args:
+            found: its detections, with original ids and names.
+            image_id: for the COCO files.
+            name: relative name for files about it, without an ending, with forward slashes.
+            picture: uint8 [3, H, W] (RGB).
+            segments: its panoptic map, if there is one; `found` then are the segments.
+            time: of a frame, in seconds from the start of its video.
+        """
+        height, width = picture.shape[1:]
+        when = {} if time is None else {"time": round(time, 3)}
+        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
+        self._write_rows(found, image_id, when)
+        if self._polygons is not None:
+            for row in polygon_rows(found, image_id, self._wanted.polygon_tolerance):
+                self._polygons.add({"id": self._polygons.count + 1} | row)
+        if self._wanted.label_map:
+            write_png(self._folder / LABEL_MAPS / f"{name}.png", label_map(found, height, width))
+        if self._wanted.cutouts:
+            digits = len(str(len(found)))
+            for k, (cutout, class_name) in enumerate(zip(cutouts(found, picture), found.class_names, strict=True), 1):
+                if cutout.size:
+                    write_png(self._folder / CUTOUTS / name / f"{k:0{digits}}-{_file_name(class_name)}.png", cutout)
+        if self._panoptic is not None and segments is not None:
+            pixels, rows = panoptic_picture(segments)
+            write_png(self._folder / PANOPTIC / f"{name}.png", pixels)
+            self._panoptic.add({"image_id": image_id, "file_name": f"{name}.png", "segments_info": rows})
+
+    def _write_rows(self, found: Detections, image_id: int, when: dict[str, float]) -> None:
+        rows = found.to_coco(image_id)
+        areas = [] if found.masks is None else [[int(mask.sum())] for mask in found.masks]
+        for k, (row, box, name) in enumerate(zip(rows, found.xyxy.tolist(), found.class_names, strict=True)):
+            entry = row | {"file_name": found.source, "category_name": name} | when
+            self._json.add(entry | {"label": k + 1} if self._wanted.label_map else entry)
+            corners = [f"{value:.2f}" for value in box]
+            self._csv.writerow(
+                [found.source, row["category_id"], name, f"{row['score']:.4f}", *corners, *(areas[k] if areas else ())]
+            )
+            self.rows += 1
+
+    def _plain_categories(self) -> list[dict[str, Any]]:
+        things = self._categories.isthing or (True,) * len(self._categories)
+        return Categories(self._categories.ids, self._categories.names, things).to_plain()
+
+
+class _Rows:
+    """A list in a JSON file that is written one row at a time."""
+
+    def __init__(self, file: IO[str], head: str) -> None:
+        self.count = 0
+        self._file = file
+        self._file.write(head)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        self._file.write(("," if self.count else "") + "\n" + json.dumps(row, ensure_ascii=False))
+        self.count += 1
+
+    def close(self, tail: str) -> None:
+        """Write what comes after the rows."""
+        self._file.write(tail)
+
+
+def segments_as_detections(segments: PanopticMap, source: str | None = None) -> Detections:
+    """The segments of a panoptic map as detections that do not overlap, best first; with ids and names as there."""
+    rows = sorted(segments.segments, key=lambda row: -row.get("score", 1.0))
+    height, width = segments.ids.shape
+    masks = torch.zeros(len(rows), height, width, dtype=torch.bool)
+    for mask, row in zip(masks, rows, strict=True):
+        torch.eq(segments.ids, row["id"], out=mask)
+    return Detections(
+        xyxy=torch.tensor([box_of(mask) for mask in masks], dtype=torch.float32).reshape(-1, 4),
+        scores=torch.tensor([row.get("score", 1.0) for row in rows], dtype=torch.float32),
+        class_ids=torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
+        class_names=tuple(str(row.get("category_name", row["category_id"])) for row in rows),
+        masks=masks,
+        image_size=(height, width),
+        source=source,
+    )
+
+
+def box_of(mask: Tensor) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of the smallest box around a mask, bool [H, W]; zeros where it is empty."""
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def polygon_rows(found: Detections, image_id: int, tolerance: float) -> Iterable[dict[str, Any]]:
+    """Annotations of a COCO data set, without ids, of detections with masks; empty masks are left out."""
+    assert found.masks is not None
+    for mask, score, class_id in zip(found.masks, found.scores.tolist(), found.class_ids.tolist(), strict=True):
+        polygons = polygons_from_mask(mask, tolerance)
+        if polygons:
+            x1, y1, x2, y2 = box_of(mask)
+            yield {
+                "image_id": image_id,
+                "category_id": class_id,
+                "segmentation": polygons,
+                "area": int(mask.sum()),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "iscrowd": 0,
+                "score": score,
+            }
+
+
+def label_map(found: Detections, height: int, width: int) -> npt.NDArray[np.uint16]:
+    """The number of the detection at each pixel, from 1 (the best) on; 0: none. The better one counts."""
+    labels = np.zeros((height, width), dtype=np.uint16)
+    assert found.masks is not None
+    for k in range(len(found) - 1, -1, -1):
+        labels[found.masks[k].numpy()] = k + 1
+    return labels
+
+
+def cutouts(found: Detections, picture: Tensor) -> Iterable[npt.NDArray[np.uint8]]:
+    """Each detection cut out of its picture uint8 [3, H, W]: uint8 RGBA [h, w, 4], transparent outside of its mask.
+
+    Of an empty mask comes an array of size 0.
+    """
+    assert found.masks is not None
+    for mask in found.masks:
+        x1, y1, x2, y2 = box_of(mask)
+        opacity = mask[None, y1:y2, x1:x2].to(torch.uint8) * 255
+        cutout = torch.cat([picture[:, y1:y2, x1:x2] * (opacity > 0), opacity])
+        yield cutout.permute(1, 2, 0).numpy()
+
+
+def panoptic_picture(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list[dict[str, Any]]]:
+    """A panoptic map in COCO's form: RGB [H, W, 3] whose R + 256 G + 65536 B is an id, and `segments_info`.
+
+    Ids count from 1, since 0 stands for void: pixels without a segment.
+    """
+    ids = np.zeros(tuple(segments.ids.shape), dtype=np.int64)
+    rows = []
+    for number, row in enumerate(segments.segments, start=1):
+        mask = segments.ids == row["id"]
+        ids[mask.numpy()] = number
+        x, y, w, h = xyxy_to_xywh(torch.tensor(box_of(mask))).tolist()
+        rows.append(
+            {
+                "id": number,
+                "category_id": row["category_id"],
+                "area": int(mask.sum()),
+                "bbox": [x, y, w, h],
+                "iscrowd": 0,
+            }
+        )
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8), rows
+
+
+def png_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without an ending for files about pictures: `a.jpg` -> `a`, or `a.jpg` where there is an `a.png` too."""
+    names = list(names)
+    stems = Counter(PurePosixPath(name).with_suffix("").as_posix().casefold() for name in names)
+    short = {name: PurePosixPath(name).with_suffix("").as_posix() for name in names}
+    return {name: stem if stems[stem.casefold()] == 1 else name for name, stem in short.items()}
+
+
+def write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
+    """Write uint16 [H, W], uint8 RGB [H, W, 3] or RGBA [H, W, 4] to a PNG file, all or nothing."""
+    import cv2
+
+    if pixels.ndim == 3:
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV has them the other way round
+    write_atomic(path, cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes())
+
+
+def _file_name(class_name: str) -> str:
+    """A class name that is fit to be part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", class_name)[:60] or "object"
+
+
+def _open(stack: contextlib.ExitStack, path: Path, encoding: str = "utf-8") -> IO[str]:
+    """A file to write text to; a byte of a file name that is no letter becomes `\\udcff`, see `write_atomic`."""
+    aside = stack.enter_context(atomic_path(path))
+    return stack.enter_context(aside.open("w", encoding=encoding, newline="", errors="backslashreplace"))

@@ -1,0 +1,1 @@
+"""Backbones that give feature maps, and their pretrained weights."""

@@ -1,0 +1,87 @@
+"""Weights of a backbone alone: published ones and files, fitted by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from detrkit.errors import WeightsError
+from detrkit.files import checkpoint_in
+
+
+def published_resnet(name: str) -> dict[str, Tensor]:
+    """The weights that the original starts from: torchvision's first ones for ImageNet, downloaded once.
+
+    Raises:
+        WeightsError: they cannot be had.
+    """
+    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    try:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as problem:  # no network, or a file whose hash is wrong
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        raise WeightsError(
+            f"could not get the published weights of {name} ({problem}); download {url} to {cache} or give the file as "
+            "--backbone_weights PATH, or start without: --backbone_weights none"
+        ) from problem
+    return state
+
+
+def read_state_dict(path: str) -> Mapping[str, Any]:
+    """The state dict in a file: bare, or under "model" or "state_dict"; .pth or .safetensors. Or that of a run folder.
+
+    Raises:
+        WeightsError: there is no such file, or it is none of these.
+    """
+    # that package builds models, so not at the top
+    from detrkit.models.checkpoints.safe import read_checkpoint, read_safetensors
+
+    if path.endswith(".safetensors") and Path(path).is_file():
+        return read_safetensors(Path(path))
+    state = read_checkpoint(checkpoint_in(path))
+    for key in ("model", "state_dict"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    return state
+
+
+def load_body(body: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Load every entry of `body` from a classifier's or a DETR's weights; what else these hold is left.
+
+    Raises:
+        WeightsError: an entry is missing or has another shape; the sentence names `source`.
+    """
+    found = {_plain(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    wanted = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if _plain(key) not in found]
+    if missing:
+        raise WeightsError(
+            f"expected weights for the backbone in {source}, found none for {len(missing)} of {len(wanted)} entries, "
+            f"the first {missing[0]}; check that --backbone names the architecture of the file"
+        )
+    for key, value in wanted.items():
+        if found[_plain(key)].shape != value.shape:
+            raise WeightsError(
+                f"expected {key} of shape {list(value.shape)} in {source}, found {list(found[_plain(key)].shape)}; "
+                "check that --backbone names the architecture of the file"
+            )
+    if any(isinstance(m, nn.GroupNorm) for m in body.modules()) and any(k.endswith("running.mean") for k in found):
+        raise WeightsError(
+            f"expected weights that were trained with group norm, found batch-norm statistics in {source}; "
+            "use --backbone_norm frozen or batch with them"
+        )
+    body.load_state_dict(body.state_dict() | {key: found[_plain(key)] for key in wanted})
+
+
+def _plain(key: str) -> str:
+    """A key without the wrappers it may have been saved in; timm's extractors also write _ for some dots."""
+    key = re.sub(r"^(module\.|model\.|net\.|backbone\.)+", "", key.rpartition("backbone.0.body.")[2])
+    return key.replace("_", ".")

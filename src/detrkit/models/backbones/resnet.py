@@ -1,0 +1,175 @@
+"""Backbones: images to feature maps and the encoding of their positions (paper, section 3.2).
+
+ResNets come from torchvision, ResNet-Ds from `resnet_vd.py`, everything else from timm ("timm:NAME"). The classic model
+uses the last map alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.errors import ConfigError, WeightsError
+from detrkit.models.backbones.base import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
+from detrkit.models.backbones.pretrained import load_body, published_resnet, read_state_dict
+from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
+from detrkit.models.backbones.timm import timm_features
+from detrkit.models.layers.feature_levels import Level
+from detrkit.models.layers.position_encoding import LearnedPosition, SinePosition
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+class Backbone(nn.Module):
+    """Features and the encoding of their positions, under the original's keys "0" and "1"."""
+
+    def __init__(self, features: Features, position: SinePosition | LearnedPosition) -> None:
+        super().__init__()
+        self.add_module("0", features)
+        self.add_module("1", position)
+        self.channels, self.strides, self.multiple = features.channels, features.strides, features.multiple
+        self.input_mean, self.input_std, self.finer = features.mean, features.std, features.finer
+
+    @property
+    def stride(self) -> int:
+        """Stride of the coarsest map."""
+        return self.strides[-1]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] -> a map [B, C, h, w] for each of `strides`, finest first."""
+        features, _ = self.children()
+        maps: list[Tensor] = features(self._filled(images))
+        return maps
+
+    def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """Pixels uint8 [B, 3, H, W] (RGB) -> float32, by `input_mean` and `input_std`; 0 where padded [B, H, W].
+
+        Images of float are taken to be so already, and come back as they are.
+        """
+        if images.dtype != torch.uint8:
+            return images
+        mean, std = (
+            torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
+            for values in (self.input_mean, self.input_std)
+        )
+        return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
+
+    def place(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
+        """Maps [B, ?, h, w] of any strides and the padding of the images [B, H, W] -> each with its padding and places.
+
+        The maps are those of `forward`, projected, and perhaps further ones made from these.
+        """
+        _, position = self.children()
+        paddings = self.paddings(maps, padding_mask)
+        return [Level(each, padding, position(padding)) for each, padding in zip(maps, paddings, strict=True)]
+
+    def paddings(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """The padding of the images [B, H, W] at the size of each map, bool [B, h, w]."""
+        mask = self._filled(padding_mask, value=True)[:, None].float()
+        return [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
+
+    def _filled(self, images: Tensor, value: float = 0.0) -> Tensor:
+        """Padded to a multiple of `multiple`, since a backbone made of patches or windows takes nothing else."""
+        if self.multiple == 1:
+            return images
+        missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
+        return F.pad(images, missing, value=value)
+
+
+def build_features(
+    name: str,
+    norm: str = "frozen",
+    dilation: bool = False,
+    weights: str | None = None,
+    strides: tuple[int, ...] = (),
+    finer: tuple[int, ...] = (),
+) -> Features:
+    """The backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
+
+    Args:
+        name: of the architecture.
+        norm: one of `NORMS`.
+        dilation: the last map at 1/16 instead of 1/32 of the picture (DC5); only with that map alone.
+        weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
+            file.
+        strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
+            last map alone.
+        finer: strides of further maps before these, for masks.
+
+    Raises:
+        ConfigError: there is no such architecture, or it cannot have that norm, dilation or stride.
+        WeightsError: the weights cannot be had or do not fit.
+        MissingExtraError: timm is not installed.
+    """
+    weights = None if weights == "none" else weights
+    if dilation and strides and (strides != (16,) or name.startswith("timm:")):
+        raise ConfigError(
+            f"expected dilation=False with feature levels, found True with {','.join(map(str, strides))}; leave out "
+            "--dilation or --feature_levels"
+        )
+    if name.startswith("timm:"):
+        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides, finer)
+    known = RESNETS + RESNETS_VD
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "use one of those, or timm:NAME for a model of timm"
+        raise ConfigError(f"expected a backbone {', '.join(known)} or timm:NAME, found {name!r}; {hint}")
+    if name in RESNETS_VD:
+        if dilation:
+            raise ConfigError(f"expected dilation=False for {name}, found True, which only resnet18 to resnet152 have")
+        if weights == "imagenet":
+            raise WeightsError(
+                f"expected a file of weights for {name}, found imagenet, but none are published under that name; give "
+                "a file as --backbone_weights PATH, or start without: --backbone_weights none"
+            )
+        features = resnet_vd(name, norm, strides, finer)
+    else:
+        features = resnet(name, norm, dilation, strides, finer)
+    if weights == "imagenet":
+        load_body(features.body, published_resnet(name), f"the published weights of {name}")
+    elif weights is not None:
+        load_body(features.body, read_state_dict(weights), weights)
+    return features
+
+
+def resnet(
+    name: str,
+    norm: str = "frozen",
+    dilation: bool = False,
+    strides: tuple[int, ...] = (),
+    finer: tuple[int, ...] = (),
+) -> Features:
+    """A torchvision ResNet without its classifier.
+
+    With `norm` "frozen", the stem and layer1 stay as they are, as in the original; with "batch" and "group" all learns.
+    `strides` and `finer` as in `build_features`.
+    """
+    check_strides(strides, list(STAGES), name)
+    strides = finer + ((32,) if dilation or not strides else strides)
+    net = torchvision.models.get_model(name, weights=None, norm_layer=NORM_LAYERS[norm])
+    deepest = net.fc.in_features
+    stages = OrderedDict((k, m) for k, m in net.named_children() if k not in ("avgpool", "fc"))
+    body = Stages(stages, [STAGES[stride] for stride in strides])
+    channels = tuple(deepest * stride // 32 for stride in strides)  # each stage has twice those of the one before
+    if dilation:
+        _dilate(net.layer4)
+        strides = (*finer, 16)
+    if norm == "frozen":
+        freeze_first(body)
+    return Features(body, channels, strides, finer=len(finer))
+
+
+def _dilate(stage: nn.Module) -> None:
+    """Take the stride out of a stage and dilate what follows, so that each kernel sees what it saw before (DC5)."""
+    for conv in stage.modules():
+        if isinstance(conv, nn.Conv2d):
+            if conv.stride == (2, 2):
+                conv.stride = (1, 1)
+            elif conv.kernel_size == (3, 3):
+                conv.dilation, conv.padding = (2, 2), (2, 2)

@@ -1,0 +1,96 @@
+"""ResNet-D: ResNets whose first layers and shortcuts lose less of the picture (He et al. 2019, "Bag of Tricks for Image
+Classification with Convolutional Neural Networks", section 4.2 and figure 2), the backbones of RT-DETR.
+
+Three 3x3 convolutions take the place of the 7x7 one of the stem (figure 2b), and a shortcut that changes the resolution
+averages 2x2 places before its 1x1 convolution instead of dropping three of four (figure 2c). Keys are those that timm
+has for its resnet18d, resnet50d, ..., except that here the first block of each stage has a convolution in its shortcut
+also where it could do without (layer1 of resnet18vd and resnet34vd), as in RT-DETR.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from detrkit.models.backbones.base import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
+
+DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] = {
+    "nano": (BasicBlock, (1, 1, 1, 1), 32),
+    "resnet18vd": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34vd": (BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50vd": (Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101vd": (Bottleneck, (3, 4, 23, 3), 64),
+}
+"""The block, the number of blocks of each stage and the width of the stem; nano is for CPUs and small pictures."""
+RESNETS_VD = tuple(DESIGNS)
+
+
+def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = (), finer: tuple[int, ...] = ()) -> Features:
+    """One of `RESNETS_VD`, without a classifier and with random weights.
+
+    With `norm` "frozen", the stem and layer1 stay as they are, as in the other ResNets; with "batch" and "group" all
+    learns. `strides` and `finer` as in `build_features`.
+
+    Raises:
+        ConfigError: there is no map of such a stride.
+    """
+    check_strides(strides, list(STAGES), name)
+    strides = finer + (strides or (32,))
+    block, depths, width = DESIGNS[name]
+    make_norm = NORM_LAYERS[norm]
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["conv1"] = nn.Sequential(
+        _conv(3, width // 2, 3, stride=2),
+        make_norm(width // 2),
+        nn.ReLU(inplace=True),
+        _conv(width // 2, width // 2, 3),
+        make_norm(width // 2),
+        nn.ReLU(inplace=True),
+        _conv(width // 2, width, 3),
+    )
+    stages |= {"bn1": make_norm(width), "act1": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, padding=1)}
+    channels = width
+    for stage, depth in enumerate(depths):
+        planes = width * 2**stage
+        blocks = []
+        for number in range(depth):
+            first = number == 0
+            stride = 2 if first and stage > 0 else 1
+            out = planes * block.expansion
+            shortcut = _shortcut(channels, out, stride, make_norm) if first else None
+            blocks.append(block(channels, planes, stride, shortcut, norm_layer=make_norm))
+            channels = out
+        stages[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+    body = Stages(stages, [STAGES[stride] for stride in strides])
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if norm == "frozen":
+        freeze_first(body)
+    return Features(body, tuple(channels * stride // 32 for stride in strides), strides, finer=len(finer))
+
+
+class Halve(nn.Module):
+    """The average of each 2x2 places; of what is there, where a last row or column is without a partner.
+
+    That is `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot tell for pictures of any size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, h / 2, w / 2], rounded up."""
+        x = torch.cat([x, x[:, :, -1:]], 2)
+        return F.avg_pool2d(torch.cat([x, x[..., -1:]], 3), 2)
+
+
+def _shortcut(channels: int, out: int, stride: int, make_norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    pool = Halve() if stride == 2 else nn.Identity()
+    return nn.Sequential(pool, _conv(channels, out, 1), make_norm(out))
+
+
+def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)

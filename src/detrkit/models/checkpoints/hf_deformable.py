@@ -1,0 +1,133 @@
+"""Deformable DETR (Zhu et al. 2021) as transformers has it, read into our model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.models.checkpoints.architecture import resnet_of
+from detrkit.models.checkpoints.hf_files import dilated, one_value
+from detrkit.models.checkpoints.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names
+
+
+def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
+    """All parts but dense attention and the layout of the backbone: ours, theirs."""
+    for stack, layers, attention in (
+        ("encoder", enc_layers, ("self_attn", "self_attn")),
+        ("decoder", dec_layers, ("multihead_attn", "encoder_attn")),
+    ):
+        for layer in range(layers):
+            ours, theirs = f"transformer.{stack}.layers.{layer}", f"model.{stack}.layers.{layer}"
+            yield from layer_names(stack, ours, theirs)
+            yield f"{ours}.{attention[0]}", f"{theirs}.{attention[1]}"
+    yield "transformer.encoder.level_embed", "model.level_embed"
+    yield "input_proj", "model.input_proj"
+    yield "class_embed", "class_embed"
+    yield "bbox_embed", "bbox_embed"
+    yield "query_embed.query", "model.query_position_embeddings"
+    yield "query_embed.reference_points", "model.reference_points"
+    yield "query_embed.enc_output", "model.enc_output"
+    yield "query_embed.enc_norm", "model.enc_output_norm"
+    yield "query_embed.box_trans", "model.pos_trans"
+    yield "query_embed.box_norm", "model.pos_trans_norm"
+    yield "backbone.1.row_embed", "model.position_embedding.row_embeddings"
+    yield "backbone.1.col_embed", "model.position_embedding.column_embeddings"
+    yield BODY, HF_BODY  # a body of timm, whose names are torchvision's
+
+
+def read_deformable(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """A `DeformableDetrForObjectDetection`: the state dict under our keys, the keywords of `build_model`, and notes.
+
+    Raises:
+        WeightsError: it has parts that ours has not.
+        KeyError: the tensors are not those that `config` describes.
+    """
+    layers = config.get("encoder_layers", 6), config.get("decoder_layers", 6)
+    names = [*_names(*layers), *resnet_names("resnet34"), *resnet_names("resnet152")]
+    attentions = [
+        (f"transformer.decoder.layers.{layer}.self_attn", f"model.decoder.layers.{layer}.self_attn")
+        for layer in range(layers[1])
+    ]
+    found = from_theirs(tensors, names, attentions)
+    refine, two_stage = bool(config.get("with_box_refine")), bool(config.get("two_stage"))
+    state_dict = _heads(found, layers[1], refine, two_stage, folder)
+    backbone = resnet_of(state_dict)
+    if backbone is None:
+        raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
+    dilation = dilated(config, folder)
+    model_args = {
+        "num_classes": len(state_dict["class_embed.0.bias" if refine else "class_embed.bias"]),
+        "backbone": backbone,
+        "backbone_norm": "frozen",
+        "dilation": dilation,
+        "position_embedding": config.get("position_embedding_type", "sine"),
+        "hidden_dim": config.get("d_model", 256),
+        "enc_layers": layers[0],
+        "dec_layers": layers[1],
+        "dim_feedforward": one_value(config, folder, ("encoder_ffn_dim", "decoder_ffn_dim"), 1024),
+        "nheads": one_value(config, folder, ("encoder_attention_heads", "decoder_attention_heads"), 8),
+        "dropout": config.get("dropout", 0.1),
+        "activation": config.get("activation_function", "relu"),
+        "sigmoid": True,
+        "feature_levels": _levels(found, config.get("num_feature_levels", 4), dilation, folder),
+        "encoder": "deformable",
+        "decoder": "deformable",
+        "points": one_value(config, folder, ("encoder_n_points", "decoder_n_points"), 4),
+        "queries": "two_stage" if two_stage else "learned",
+        # the published models rank places by the first class, whichever it is
+        "class_agnostic": two_stage,
+        "num_queries": config.get("two_stage_num_proposals" if two_stage else "num_queries", 300),
+        "box_refine": refine,
+    }
+    return state_dict, model_args, ()
+
+
+def _levels(tensors: Mapping[str, Tensor], levels: int, dilation: bool, folder: Path) -> str:
+    """The strides of the levels: those with 1x1 projections come from the backbone's last stages.
+
+    Raises:
+        WeightsError: ours has no such levels.
+    """
+    kernels = [tensors[f"input_proj.{level}.0.weight"].shape[-1] for level in range(levels)]
+    own = kernels.count(1)
+    if not 1 <= own <= 4 or (dilation and (own, levels) != (1, 1)):
+        raise WeightsError(
+            f"expected 1 to 4 levels from the backbone under {folder}, or one with dilation, found {own} of {levels}"
+            f"{' with dilation' if dilation else ''}"
+        )
+    finest = 16 if dilation else 2 ** (6 - own)
+    return ",".join(str(finest * 2**level) for level in range(levels))
+
+
+def _heads(found: Mapping[str, Tensor], layers: int, refine: bool, two_stage: bool, folder: Path) -> dict[str, Tensor]:
+    """The state dict with our heads: one for all layers or, with `refine`, one a layer, and that of the encoder.
+
+    transformers stores heads that are tied, as it ties those of all layers unless told otherwise, only once.
+    """
+    state_dict = {key: value for key, value in found.items() if not key.startswith(("class_embed.", "bbox_embed."))}
+    leaves = {
+        "class_embed": ["weight", "bias"],
+        "bbox_embed": [f"layers.{k}.{leaf}" for k in range(3) for leaf in ("weight", "bias")],
+    }
+    for head, places in leaves.items():
+        for place in places:
+            each = [found.get(f"{head}.{k}.{place}", found[f"{head}.0.{place}"]) for k in range(layers + two_stage)]
+            if two_stage:
+                state_dict[f"query_embed.enc_{head.removesuffix('_embed')}.{place}"] = each.pop()
+            if refine:
+                state_dict |= {f"{head}.{k}.{place}": value.clone() for k, value in enumerate(each)}
+            elif all(torch.equal(value, each[0]) for value in each):
+                state_dict[f"{head}.{place}"] = each[0]
+            else:
+                raise WeightsError(
+                    f"expected one head for all decoder layers under {folder}, which has no with_box_refine, found "
+                    f"several {head}"
+                )
+    return state_dict

@@ -1,0 +1,182 @@
+"""The classic DETR in Hugging Face's format, both ways.
+
+The keys written are those that `transformers` itself writes for `DetrForObjectDetection` and, with masks,
+`DetrForSegmentation`, which all its versions read.
+A backbone without dilation is written in the layout of its own ResNet; a dilated one in that of timm, since its own
+ResNet cannot dilate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.files import write_atomic
+from detrkit.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from detrkit.models.checkpoints.architecture import (
+    RESNET_BLOCKS,
+    Weights,
+    check_keys,
+    infer_model_args,
+    with_defaults,
+    with_prefix,
+    without_prefix,
+)
+from detrkit.models.checkpoints.hf_files import dilated, one_value
+from detrkit.models.checkpoints.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names, to_theirs
+from detrkit.structures import Categories
+
+
+def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
+    """All parts but attention and the layout of the backbone: ours, theirs."""
+    for stack, layers in (("encoder", enc_layers), ("decoder", dec_layers)):
+        for layer in range(layers):
+            yield from layer_names(stack, f"transformer.{stack}.layers.{layer}", f"model.{stack}.layers.{layer}")
+    yield "transformer.decoder.norm", "model.decoder.layernorm"
+    yield "query_embed", "model.query_position_embeddings"
+    yield "input_proj", "model.input_projection"
+    yield "class_embed", "class_labels_classifier"
+    yield "bbox_embed", "bbox_predictor"
+    yield "backbone.1.row_embed", "model.position_embedding.row_embeddings"
+    yield "backbone.1.col_embed", "model.position_embedding.column_embeddings"
+    yield BODY, HF_BODY  # a body of timm, whose names are torchvision's
+    for part in ("mask_head", "bbox_attention"):  # whose names are the original's
+        yield part, part
+
+
+def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
+    """The attention of all layers: ours, theirs."""
+    for layer in range(enc_layers):
+        yield f"transformer.encoder.layers.{layer}.self_attn", f"model.encoder.layers.{layer}.self_attn"
+    for layer in range(dec_layers):
+        yield f"transformer.decoder.layers.{layer}.self_attn", f"model.decoder.layers.{layer}.self_attn"
+        yield f"transformer.decoder.layers.{layer}.multihead_attn", f"model.decoder.layers.{layer}.encoder_attn"
+
+
+def read_detr(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """A `DetrForObjectDetection` or `DetrForSegmentation`: the state dict under our keys, the keywords of
+    `build_model`, and notes.
+
+    Raises:
+        WeightsError: it is no DETR on a plain ResNet.
+        KeyError: the tensors are not those that `config` describes.
+    """
+    one_value(config, folder, ("encoder_ffn_dim", "decoder_ffn_dim"), 2048)
+    nheads = one_value(config, folder, ("encoder_attention_heads", "decoder_attention_heads"), 8)
+    layers = config.get("encoder_layers", 6), config.get("decoder_layers", 6)
+    # between them, these have every block of every ResNet
+    names = [*_names(*layers), *resnet_names("resnet34"), *resnet_names("resnet152")]
+    state_dict = from_theirs(without_prefix(tensors), names, _attentions(*layers))
+    check_keys(state_dict, str(folder))
+    model_args = infer_model_args(state_dict) | {
+        "dilation": dilated(config, folder),
+        "nheads": nheads,
+        "dropout": config.get("dropout", 0.1),
+        "activation": config.get("activation_function", "relu"),
+    }
+    if "backbone" not in model_args:
+        raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
+    notes = (
+        f"{folder} was made with auxiliary_loss on, by which transformers also normalises between the decoder layers; "
+        "this model does not, as the original, and gives other results",
+    )
+    return state_dict, model_args, notes if config.get("auxiliary_loss") else ()
+
+
+_WRITTEN = {
+    "pre_norm": (False,), "activation": ("relu", "gelu"), "backbone": tuple(RESNET_BLOCKS), "sigmoid": (False,),
+    "feature_levels": ("",), "encoder": ("dense",), "decoder": ("dense",), "queries": ("learned",),
+    "box_refine": (False,), "score_refine": (False,), "dense_head": ("none",), "query_groups": (1,),
+    "hybrid_queries": (0,),
+}  # fmt: skip
+"""What Hugging Face's DETR has a place for."""
+
+
+def write_huggingface(weights: Weights, folder: str | Path) -> None:
+    """Write a folder that `from_pretrained` of `transformers.DetrForObjectDetection` or, with masks,
+    `DetrForSegmentation` loads, each file whole or not at all.
+
+    Raises:
+        WeightsError: the format has no place for something in this model.
+    """
+    folder, args = Path(folder), with_defaults(weights.model_args)
+    for name, expected in _WRITTEN.items():
+        if args[name] not in expected:
+            raise WeightsError(
+                f"Hugging Face's DETR has {name} {' or '.join(map(str, expected)) or 'empty'}, found {args[name]} in "
+                f"{weights.source}; write a .pth file instead"
+            )
+    if args["backbone_norm"] == "group":
+        raise WeightsError(
+            f"Hugging Face's DETR has frozen batch norms, found group norms in {weights.source}; write a .pth instead"
+        )
+    layers = args["enc_layers"], args["dec_layers"]
+    names = [*_names(*layers), *([] if args["dilation"] else resnet_names(args["backbone"]))]
+    tensors = with_prefix(to_theirs(weights.state_dict, names, _attentions(*layers)))
+    write_atomic(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    processor = {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_panoptic" if weights.categories.isthing else "coco_detection",
+        "do_resize": True,
+        "size": {"shortest_edge": weights.image_size, "longest_edge": round(weights.image_size * 1333 / 800)},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(args["input_mean"] or IMAGENET_MEAN),
+        "image_std": list(args["input_std"] or IMAGENET_STD),
+        "do_pad": True,
+    }
+    if weights.value_range:
+        processor["value_range"] = weights.value_range.to_plain()
+    write_atomic(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
+    write_atomic(folder / "config.json", json.dumps(_config(weights.categories, args), indent=2) + "\n")
+
+
+def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a DETR."""
+    blocks, bottleneck = RESNET_BLOCKS[args["backbone"]]
+    widths = [64, 128, 256, 512]
+    backbone: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+    backbone["backbone_config"] = {
+        "model_type": "resnet",
+        "depths": list(blocks),
+        "layer_type": "bottleneck" if bottleneck else "basic",
+        "embedding_size": 64,
+        "hidden_sizes": [4 * width for width in widths] if bottleneck else widths,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"] if args["masks"] else ["stage4"],
+    }
+    if args["dilation"]:
+        backbone |= {"use_timm_backbone": True, "backbone": args["backbone"], "backbone_config": None}
+    names = dict(enumerate(categories.names))
+    return {
+        "architectures": ["DetrForSegmentation" if args["masks"] else "DetrForObjectDetection"],
+        "model_type": "detr",
+        "is_encoder_decoder": True,
+        **backbone,
+        "dilation": args["dilation"],
+        "position_embedding_type": args["position_embedding"],
+        "num_queries": args["num_queries"],
+        "d_model": args["hidden_dim"],
+        "encoder_layers": args["enc_layers"],
+        "decoder_layers": args["dec_layers"],
+        "encoder_ffn_dim": args["dim_feedforward"],
+        "decoder_ffn_dim": args["dim_feedforward"],
+        "encoder_attention_heads": args["nheads"],
+        "decoder_attention_heads": args["nheads"],
+        "activation_function": args["activation"],
+        "dropout": args["dropout"],
+        "auxiliary_loss": False,  # where it is on, transformers normalises between decoder layers: another model
+        "id2label": {str(index): name for index, name in names.items()},
+        "label2id": {name: index for index, name in names.items()},
+        # ours; transformers keeps and ignores them: the ids of the data set, and which classes are things
+        "category_ids": list(categories.ids),
+        **({"category_isthing": list(categories.isthing)} if categories.isthing else {}),
+    }

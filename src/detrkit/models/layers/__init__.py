@@ -1,0 +1,1 @@
+"""Layers that several parts of a model are made of."""

@@ -1,0 +1,160 @@
+"""The first and last lines of a run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrkit.config.train import TrainConfig
+from detrkit.files import BEST, LAST
+from detrkit.models.checkpoints import fit_table
+from detrkit.ops.console import TextConsole
+from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.monitor import called
+from detrkit.training.setup import Data, Processes, Start
+from detrkit.training.signals import StopSignals, requeue_slurm_job
+
+RECIPES = {
+    "classic": "classic: the original DETR's; --recipe fast is what converges on small data",
+    "fast": "fast: converges on small data; --recipe classic is the original DETR's",
+}
+
+MUCH_WAITING = 0.2
+"""Share of the time above which it is said that the model waited for pictures."""
+FEW_STEPS = 50
+"""In so few, it is the start of the loading processes that a run waits for."""
+
+
+def say_recipe(console: TextConsole, recipe: str) -> None:
+    """The first line of all."""
+    console.row("Recipe", RECIPES[recipe])
+
+
+def announce(
+    console: TextConsole,
+    config: TrainConfig,
+    data: Data,
+    start: Start,
+    processes: Processes,
+    run_dir: Path,
+    *,
+    reasons: Mapping[str, str],
+    source: str,
+    begin: tuple[int, int],
+    cache: str,
+) -> None:
+    """Say what is about to happen: device, data, model, backbone, learning rate, folder, and where it goes on.
+
+    Args:
+        console: where to print.
+        config: settings.
+        data: pictures.
+        start: the model.
+        processes: device and processes.
+        run_dir: folder of the run.
+        reasons: what to say of settings that were proposed: a word, and a sentence.
+        source: the checkpoint it goes on from; empty or "auto": none.
+        begin: (epoch, batch) of the first batch, from 0.
+        cache: what is kept of decoded pictures.
+    """
+    total = sum(p.numel() for p in start.model.parameters())
+    world = f" x {processes.world}" if processes.world > 1 else ""
+    lines = {
+        "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
+        "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
+        "Cache": cache,
+        **reasons,
+        "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
+        f"{learning(start.model) / 1e6:.1f} M learn",
+        "Backbone": f"norm {start.norm}",
+        "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
+        f"{'as many' if config.batch_size == 'auto' else config.batch_size} pictures a batch"
+        f"{' as fit' if config.batch_size == 'auto' else ''}{world}",
+        "Folder": str(run_dir),
+    }
+    if source not in ("", "auto"):
+        inside = f", batch {begin[1] + 1}" if begin[1] else ""
+        lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
+    weights = config.weights or config.frozen_weights
+    if start.brought:
+        settings = ", ".join(f"{name} {value or 'none'}" for name, value in start.brought.items() if name != "model")
+        lines["Weights"] = f"{weights} bring {settings}"
+    if start.masks:
+        lines["Masks"] = start.masks
+    for name, line in lines.items():
+        console.row(name, line)
+    if start.kept:
+        console.print(fit_table(start.kept, weights or source, no_object=not start.model.sigmoid))
+
+
+def conclude(
+    console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str, waited: str
+) -> None:
+    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us.
+
+    `waited` is what `waiting` says.
+    """
+    if waited:
+        console.print(waited)
+    if cycle.interrupted:
+        name = signals.received.name if signals.received else "a signal to another process"
+        console.print(f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}")
+        if name == "SIGUSR1" and requeue_slurm_job():
+            console.print("Slurm has queued this job again.")
+    elif cycle.out_of_time:
+        console.print(
+            f"The time was up ({cycle.habits.max_minutes:g} minutes) in epoch {cycle.history[-1]['epoch']:.0f} of "
+            f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further"
+        )
+    elif cycle.stopped_early:
+        console.print(
+            f"Stopped early, after epoch {cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}: "
+            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--early_stopping "
+            f"{cycle.habits.early_stopping}) since it was {cycle.best_value:.4f}"
+        )
+    if cycle.best_epoch and not cycle.interrupted:
+        best = f"Best {called(cycle.monitor)} {cycle.best_value:.4f}, after epoch {cycle.best_epoch}"
+        if cycle.best_value < 0:
+            best = f"{called(cycle.monitor)} is undefined, since no validation image has an object that counts for it"
+        console.print(
+            f"{best}; see {run_dir / 'report'}. Next:\n"
+            f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
+            + (" --panoptic" if "PQ" in cycle.monitor else "")
+        )
+
+
+def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
+    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell.
+
+    Args:
+        history: of the run.
+        workers: processes that loaded.
+        all_cached: whether more --cache_gb would keep no more.
+    """
+    if not history or history[-1]["step"] < FEW_STEPS:
+        return ""
+    shares = [row["loader_share"] for row in history if "loader_share" in row]
+    share = sum(shares) / max(1, len(shares))
+    if share < MUCH_WAITING:
+        return ""
+    cores = os.cpu_count() or 1
+    ways = [f"raise --num_workers (this machine has {cores} cores)"] if workers < cores else []
+    ways += [] if all_cached else ["raise --cache_gb"]
+    ways = ways or ["take a cheaper augmentation (--mosaic 0 first), since every core loads and all images are cached"]
+    return f"The model waited for pictures in {share:.0%} of the time of its steps; {', or '.join(ways)}"
+
+
+def learning(model: nn.Module) -> int:
+    """How many parameters learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU ({torch.get_num_threads()} threads)" if accelerator == "cpu" else "Apple GPU"

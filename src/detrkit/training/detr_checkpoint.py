@@ -1,0 +1,161 @@
+"""Going on from a file of the original: the published ones, its checkpoint.pth, and what forks made of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+
+from detrkit.errors import WeightsError
+from detrkit.models import DETR
+from detrkit.models.checkpoints import (
+    PUBLISHED,
+    FitRow,
+    Weights,
+    fit_notes,
+    fit_weights,
+    load_weights,
+    mask_head_note,
+    read_checkpoint,
+    read_content,
+)
+from detrkit.structures import Categories
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run takes from such a file."""
+
+    rows: list[FitRow]
+    """What became of each class; empty where the class head is as in the file, or there is none."""
+    epoch: int
+    """Epochs finished."""
+
+
+@dataclass(frozen=True)
+class OriginalCheckpoint:
+    """Weights without a run of ours around them, and what the original saves beside them after an epoch.
+
+    Its scheduler is not needed: learning rates here are a function of the epoch and of the settings given now (the
+    original silently went back to the saved ones).
+    """
+
+    path: Path
+    weights: Weights
+    named: bool
+    """Whether the file itself names its classes."""
+    optimizer: dict[str, Any] | None
+    """None in files for evaluation only, such as the published ones."""
+    epoch: int
+    """Epochs finished."""
+
+    @classmethod
+    def read(cls, path: Path) -> OriginalCheckpoint | None:
+        """Read such a file, a Hugging Face folder, or a published model by its name; None where it is a checkpoint of a
+        run of ours.
+
+        Raises:
+            WeightsError: it cannot be read or trusted, or holds no detector.
+        """
+        of_huggingface = path.suffix == ".safetensors" or (path / "config.json").is_file()
+        if of_huggingface or (not path.exists() and str(path) in PUBLISHED):
+            return cls(path, load_weights(str(path), headless=True), of_huggingface, None, 0)
+        content = read_checkpoint(path)
+        if "detrkit" in content and "loops" in content:
+            return None
+        epoch = int(content["epoch"]) + 1 if "optimizer" in content and "epoch" in content else 0
+        return cls(path, read_content(content, path), "detrkit" in content, content.get("optimizer"), epoch)
+
+    @classmethod
+    def of_run(cls, path: Path) -> OriginalCheckpoint:
+        """The weights alone of a checkpoint of a run of ours, for a run with other classes."""
+        return cls(path, load_weights(path, headless=True), True, None, 0)
+
+    def restore(self, model: DETR, optimizer: Optimizer, categories: Categories, *, recipe: str) -> Restored:
+        """Load the model and, where nothing in it starts anew, the optimiser.
+
+        A file that does not name its classes, but has as many as the model, has the same ones, as in the original. Else
+        they are taken over by name; see `fit_weights`. What starts anew is a warning.
+
+        Args:
+            model: of `build_model`, for `len(categories)` classes.
+            optimizer: of its parameters.
+            categories: the classes.
+            recipe: of the run, for the hint where its settings are not those of the original.
+
+        Raises:
+            WeightsError: something else differs; the sentence names the likely setting.
+        """
+        same = not self.named and len(self.weights.categories) == len(categories)
+        weights = replace(self.weights, categories=categories) if same else self.weights
+        new = [*fit_notes(model, weights), *filter(None, [mask_head_note(model, weights)])]
+        notes = [*self._notes(model), *new]
+        # other dilation is told, but fits: it has the same keys
+        args = {name: value for name, value in weights.model_args.items() if name != "dilation"}
+        try:
+            rows = fit_weights(model, replace(weights, model_args=args), categories)
+        except WeightsError as error:
+            hint = (
+                "" if recipe == "classic" else "; --weights in place of --resume, or --recipe classic, has its settings"
+            )
+            raise WeightsError(f"{error}{hint}") from None
+        anew = bool(new) or any(row.kept_from is None for row in rows)
+        if anew and self.optimizer is not None:
+            notes.append(
+                f"parts of the model start anew, so the optimiser state of {self.path} and its epoch ({self.epoch}) "
+                "are left out: training begins with the first epoch"
+            )
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        if not anew:
+            self._restore_optimizer(optimizer)
+        return Restored([] if same else rows, 0 if anew else self.epoch)
+
+    def _notes(self, model: DETR) -> list[str]:
+        """What had to be assumed of the file, but for what the settings of this run say; and other dilation."""
+        args, dilated = self.weights.model_args, model.model_args["dilation"]
+        settled = ["COCO", "COCO panoptic"]  # classes are those of this run
+        settled += ["--dilation"] * dilated + ["--nheads"] * (model.model_args["nheads"] != 8)
+        notes = [note for note in self.weights.notes if not note.endswith(tuple(settled))]
+        if args.get("dilation", dilated) and not dilated:
+            notes.append(
+                f"{self.path} was trained with dilation (DC5), which this run has not: features are coarser than "
+                "the weights know them, and accuracy is lost; add --dilation"
+            )
+        if dilated and not args.get("dilation", dilated):
+            notes.append(
+                f"{self.path} was trained without the dilation (DC5) that --dilation asks for: features are finer than "
+                "the weights know them, and accuracy is lost; leave --dilation out"
+            )
+        return notes
+
+    def _restore_optimizer(self, optimizer: Optimizer) -> None:
+        """Load the optimiser, if the file has its state.
+
+        The groups fit by position: everything but the backbone, then the backbone, each in the order of
+        `named_parameters`, which is the original's. Learning rates and weight decay stay those given now.
+
+        Raises:
+            WeightsError: it has other groups or shapes.
+        """
+        if self.optimizer is None:
+            return
+        state, groups = self.optimizer["state"], self.optimizer["param_groups"]
+        for number, (given, own) in enumerate(zip(groups, optimizer.param_groups, strict=False)):
+            shapes = [state[i]["exp_avg"].shape for i in given["params"] if i in state]
+            if len(groups) != len(optimizer.param_groups) or shapes != [p.shape for p in own["params"]][: len(shapes)]:
+                raise WeightsError(
+                    f"the optimiser state in {self.path} does not fit: group {number} has {len(given['params'])} "
+                    f"parameters, but {len(own['params'])} learn now; resume with the settings it was saved with, or "
+                    f"from its weights alone: detrkit convert {self.path} weights.pth, and --resume weights.pth"
+                )
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except ValueError as error:
+            raise WeightsError(f"the optimiser state in {self.path} does not fit: {error}") from None
+        for group, kept in zip(optimizer.param_groups, settings, strict=True):
+            group.update(kept)

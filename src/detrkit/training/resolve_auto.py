@@ -1,0 +1,56 @@
+"""Numbers in place of the settings that were left to the data (`propose`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from detrkit.config.train import TrainConfig
+from detrkit.data.auto_settings import Proposal, propose
+from detrkit.data.records import Split
+from detrkit.training.checkpoint import ResumePoint
+
+WORDS = {"num_queries": "Queries", "image_size": "Size", "batch_size": "Batch"}
+"""The settings that can be proposed, and the word at the start of the line about each."""
+
+OVERFIT_BATCH, OVERFIT_SIZE, OVERFIT_STEPS = 8, 256, 4
+"""With `--overfit`: the most pictures a batch and pixels of them on a CPU that are proposed, and the steps that an
+epoch has at the least. Few pictures are soon known by heart, so what counts is that a step is quick, and that more time
+goes into steps than into evaluations and checkpoints between them."""
+
+
+def settle(
+    config: TrainConfig, train: Split, resume: ResumePoint | None, *, on_cpu: bool
+) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings with a number for each that is `propose`, and what to tell the user of it: a word, a sentence.
+
+    A resumed run keeps the numbers it had, also of a batch size found by `auto`. The number of queries stays open
+    where `--weights` or `--frozen_weights` bring it.
+    """
+    if resume:
+        had = {
+            "num_queries": resume.card["model_args"]["num_queries"],
+            "image_size": resume.card["image_size"],
+            "batch_size": resume.card["batches"]["batch_size"],
+        }
+        numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
+        return replace(config, **numbers), {}
+    brought = ("num_queries",) if config.weights or config.frozen_weights else ()
+    left = [name for name in WORDS if getattr(config, name) == "propose" and name not in brought]
+    proposal = propose(train, on_cpu=on_cpu, square=config.square)
+    if config.overfit:
+        proposal = _for_overfitting(proposal, len(train.images), on_cpu=on_cpu)
+    numbers = {name: getattr(proposal, name) for name in left}
+    return replace(config, **numbers), {WORDS[name]: proposal.reasons[name] for name in left}
+
+
+def _for_overfitting(proposal: Proposal, pictures: int, *, on_cpu: bool) -> Proposal:
+    """The same with all pictures in one batch, as far as possible, and small ones on the CPU."""
+    batch, size, reasons = min(pictures, OVERFIT_BATCH), proposal.image_size, dict(proposal.reasons)
+    reasons["batch_size"] = f"{batch}: " + (
+        "all pictures at once" if batch == pictures else "as many as are learnt well"
+    )
+    if on_cpu and size > OVERFIT_SIZE:
+        size = OVERFIT_SIZE
+        reasons["image_size"] = f"{size}: small pictures are learnt by heart as well, and sooner"
+    return replace(proposal, image_size=size, batch_size=batch, reasons=reasons)

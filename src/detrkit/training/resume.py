@@ -1,0 +1,55 @@
+"""Going on with a run: what `--resume` names, and what becomes of the best checkpoint so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from detrkit.config.train import TrainConfig
+from detrkit.files import BEST, LAST, checkpoint_in
+from detrkit.models.checkpoints import PUBLISHED
+from detrkit.training.checkpoint import ResumePoint, link
+from detrkit.training.detr_checkpoint import OriginalCheckpoint
+
+
+def find_resume(
+    config: TrainConfig, run_dir: Path, classes: int | None = None
+) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
+    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet.
+
+    A run folder means its last checkpoint: ours, or what the original calls it. With a number of `classes`, one of ours
+    that has another number lends its weights alone, as one of the original does.
+    """
+    if not config.resume:
+        return None, None
+    if config.resume == "auto":
+        last = run_dir / LAST
+        return (ResumePoint.read(last) if last.exists() else None), None
+    path = Path(config.resume)
+    if not (path / "config.json").is_file():  # a Hugging Face folder
+        path = checkpoint_in(path, (LAST, "checkpoint.pth"))
+    original = OriginalCheckpoint.read(path) if path.exists() or str(path) in PUBLISHED else None
+    if original:
+        return None, original
+    point = ResumePoint.read(path)
+    if classes not in (None, len(point.card["categories"])):
+        return None, OriginalCheckpoint.of_run(point.path)
+    return point, None
+
+
+def carry_best(point: ResumePoint, run_dir: Path, best_is_of: Mapping[str, str]) -> Path | None:
+    """Make sure that best.ckpt is the best of what this run compares.
+
+    One that was found on other images or by another number is kept under another name, which is returned. A run that
+    goes on in another folder takes its best along.
+    """
+    best, before = run_dir / BEST, point.path.parent / BEST
+    if best_is_of != point.best_is_of:
+        if not best.is_file():
+            return None
+        aside = best.with_name(f"best_until_epoch_{point.epoch:04d}.ckpt")
+        best.replace(aside)
+        return aside
+    if not best.is_file() and before.is_file():
+        link(before, best)
+    return None

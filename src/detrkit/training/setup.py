@@ -1,0 +1,398 @@
+"""From settings to the parts of a run: data, model, processes, folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from detrkit.config.presets import sigmoid_losses, softmax_losses
+from detrkit.config.train import TrainConfig
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.records import Split
+from detrkit.data.validation.held_out import write_split
+from detrkit.data.validation.validate import check_dataset
+from detrkit.errors import ConfigError, DataError
+from detrkit.files import LAST, run_folder
+from detrkit.losses import Criterion, build_criterion
+from detrkit.models import DETR, build_model
+from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
+from detrkit.ops.value_range import ValueRange
+from detrkit.structures import Categories
+from detrkit.training.checkpoint import ResumePoint
+
+_ARCHITECTURE = (
+    "backbone",
+    "dilation",
+    "position_embedding",
+    "enc_layers",
+    "dec_layers",
+    "dim_feedforward",
+    "hidden_dim",
+    "nheads",
+    "num_queries",
+    "pre_norm",
+    "activation",
+    "feature_levels",
+    "encoder",
+    "hybrid_expansion",
+    "decoder",
+    "points",
+    "queries",
+    "seeds",
+    "distinct",
+    "box_refine",
+    "look_forward_twice",
+    "score_refine",
+    "dense_convs",
+    "square",
+)
+"""Settings that weights bring with them; what they do not tell of is as in the classic model."""
+
+_IN_TRAINING = (
+    "dense_head",
+    "query_groups",
+    "hybrid_queries",
+    "hybrid_repeat",
+    "denoising",
+    "dn_queries",
+    "dn_label_noise",
+    "dn_box_noise",
+)
+"""Settings of the model that matter in training alone. Weights bring them too, but many do not tell of them."""
+
+
+RANDOM_AND_FROZEN = (
+    "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it weights "
+    "or a rate to learn at"
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The checked pictures of a run."""
+
+    train: Split
+    val: Split
+    categories: Categories
+    summary: list[str]
+    """What the check chose, dropped and repaired; lines."""
+    raw: RawDataset
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """See `Split.value_range`."""
+        return self.train.value_range
+
+    def with_range_of(self, point: ResumePoint | None) -> Data:
+        """The same pictures, scaled by the range of values of the checkpoint to go on from, where it has one."""
+        kept = ValueRange.from_plain(point.card.get("value_range")) if point else None
+        if kept is None or point is None or kept == self.value_range:
+            return self
+        warnings.warn(
+            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, since {point.path} was trained "
+            f"so; {self.value_range or 'no range'} of the data or the settings is passed over",
+            stacklevel=2,
+        )
+        return replace(self, train=replace(self.train, value_range=kept), val=replace(self.val, value_range=kept))
+
+    def write_split(self, run_dir: Path) -> None:
+        """Write down a validation split that was made for this run."""
+        write_split(run_dir / "split.json", self.raw)
+
+
+def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] | None = None) -> Data:
+    """Open and check the data set.
+
+    `--overfit N` leaves the first N training pictures that show something, for training and evaluation alike.
+
+    Args:
+        config: the settings.
+        classes: makes the classes of the model from those of the training data; None: they are the same.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    data_format = "coco_panoptic" if config.task == "panoptic" else ""
+    raw = open_dataset(**config.whereabouts(data_format), val_fraction=config.val_fraction, seed=config.seed)
+    report = check_dataset(
+        raw,
+        num_queries=sys.maxsize,  # of queries see `warn_of_crowds`
+        masks=config.masks,
+        value_range=ValueRange.parse(config.value_range) or "find",
+    )
+    for name in ("train",) if config.overfit else ("train", "val"):
+        if name not in report.splits or not report.splits[name].images:
+            raise DataError(
+                f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}"
+                + (", and --val_fraction, --val_json or more pictures" if name == "val" else "")
+            )
+    train, val = report.splits["train"], report.splits.get("val", report.splits["train"])
+    summary = report.summary()
+    if config.overfit:
+        shown = [image for image in train.images if image.has_trainable][: config.overfit]
+        train = val = replace(train, images=shown)
+        summary.append(f"of these only the first {len(shown)} of train with objects, to train on and to evaluate on")
+    return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that training starts from."""
+
+    model: DETR
+    criterion: Criterion
+    config: TrainConfig
+    """The settings, with those that `--weights` brought."""
+    brought: dict[str, Any]
+    """What these changed."""
+    model_args: dict[str, Any]
+    """Keywords of `build_model` that make the same model again."""
+    lr_backbone: float
+    norm: str
+    """One line for the user: the normalisation of the backbone, why, and at which rate it learns."""
+    kept: list[FitRow]
+    """With `--weights`: what became of each class."""
+    masks: str = ""
+    """With `--weights`: one line for the user if these or the model lack a mask head."""
+
+
+def start_model(
+    config: TrainConfig, categories: Categories, resume: ResumePoint | None, *, filled: bool = False
+) -> Start:
+    """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
+
+    Weights bring their architecture: every model setting left at the default of the recipe and the named model becomes
+    that of the weights. A resumed run loads neither, since its checkpoint has them.
+
+    Args:
+        config: the settings.
+        categories: classes of the model.
+        resume: the checkpoint of ours to go on from.
+        filled: a checkpoint of the original, whose norms are frozen, will fill the model instead.
+    """
+    weights = None
+    source = config.weights or config.frozen_weights
+    if source and not resume and not filled:
+        nheads = config.nheads if config.nheads != _defaults(config).nheads else None
+        headless = not config.frozen_weights  # which nothing would train
+        weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
+        for note in weights.notes:
+            warnings.warn(note, stacklevel=2)
+    brought = _brought(config, weights.model_args) if weights else {}
+    config = replace(config, **brought)
+    trained = filled or bool(source) or config.backbone_weights != "none"
+    norm = _norm(config, weights, resume, trained)
+    card = _card(weights, resume)
+    model_args: dict[str, Any] = {
+        "num_classes": len(categories),
+        **{name: getattr(config, name) for name in (*_ARCHITECTURE, *_IN_TRAINING)},
+        "sigmoid": config.class_loss != "softmax",
+        "class_agnostic": card.get("class_agnostic", False),
+        **{name: card[name] for name in ("input_mean", "input_std") if name in card},
+        "dropout": config.dropout,
+        "aux_loss": not config.no_aux_loss,
+        "masks": config.masks,
+        "backbone_norm": norm,
+    }
+    if resume:
+        resume.check(model_args=model_args, categories=categories.to_plain())
+    torch.manual_seed(config.seed)
+    fresh = weights is None and resume is None and not filled and trained
+    model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
+    kept = fit_weights(model, weights, categories) if weights else []
+    for note in fit_notes(model, weights) if weights else ():
+        warnings.warn(note, stacklevel=2)
+    if config.frozen_weights:
+        _check_known(kept, config.frozen_weights)
+        model.freeze_detector()
+    criterion = build_criterion(
+        num_classes=len(categories),
+        set_cost_class=config.set_cost_class,
+        set_cost_bbox=config.set_cost_bbox,
+        set_cost_giou=config.set_cost_giou,
+        bbox_loss_coef=config.bbox_loss_coef,
+        giou_loss_coef=config.giou_loss_coef,
+        eos_coef=config.eos_coef,
+        mask_loss_coef=config.mask_loss_coef,
+        dice_loss_coef=config.dice_loss_coef,
+        masks=config.masks,
+        class_loss=config.class_loss,
+        cls_loss_coef=config.cls_loss_coef,
+        dense_loss_coef=config.dense_loss_coef,
+        dn_loss_coef=config.dn_loss_coef,
+        dense_head=config.dense_head,
+        mask_padding=not config.ignore_mask_padding,
+    )
+    if not (trained or resume or config.lr_backbone):
+        warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
+    whole = norm != "frozen" and not trained and config.lr_backbone > 0
+    lr_backbone = config.lr if whole else config.lr_backbone
+    return Start(
+        model,
+        criterion,
+        config,
+        brought,
+        model_args,
+        lr_backbone,
+        "as it is, like the whole detector; only the mask head learns"
+        if config.frozen_weights
+        else _explain_norm(norm, trained, lr_backbone),
+        kept,
+        mask_head_note(model, weights) if weights else "",
+    )
+
+
+def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that weights, built by the keywords `given`, change among those that were left at their defaults."""
+    default, classic = _defaults(config), TrainConfig()
+    theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
+    theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
+    sigmoid = given.get("sigmoid", False)
+    if sigmoid != (config.class_loss != "softmax"):
+        theirs |= sigmoid_losses() if sigmoid else softmax_losses()
+    found = {name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value}
+    # a model that is not the named one any more
+    architecture = set(_ARCHITECTURE) - {"num_queries"}
+    return found | {"model": ""} if config.model and found.keys() & architecture else found
+
+
+def _defaults(config: TrainConfig) -> TrainConfig:
+    """The settings as they are unless told otherwise, of the same recipe, named model and weights."""
+    return TrainConfig.from_recipe(config.recipe, model=config.model, weights=config.weights or config.frozen_weights)
+
+
+def _check_known(kept: list[FitRow], source: str) -> None:
+    """A frozen detector cannot learn classes that it does not know."""
+    new = [row.name for row in kept if row.kept_from is None]
+    if new:
+        raise ConfigError(
+            f"expected a detector that knows all {len(kept)} classes of the data in --frozen_weights {source}, found "
+            f"none of {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}; train it for them first, or use --weights"
+        )
+
+
+def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
+    """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
+    if weights:
+        return weights.model_args
+    card: Mapping[str, Any] = resume.card["model_args"] if resume else {}
+    return card
+
+
+def warn_of_crowds(data: Data, num_queries: int) -> None:
+    """Warn, once, of pictures with more objects than there are queries. They are trained on all the same."""
+    counts = {
+        str(image.path): sum(not found.crowd for found in image.objects)
+        for split in (data.train, data.val)
+        for image in split.images
+    }
+    crowded = [path for path, count in counts.items() if count > num_queries]
+    if crowded:
+        most = max(crowded, key=lambda path: counts[path])
+        warnings.warn(
+            f"{len(crowded)} pictures hold more objects than the {num_queries} queries can find, {most} the most "
+            f"({counts[most]}); raise --num_queries to find them all",
+            stacklevel=2,
+        )
+
+
+def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | None, trained: bool) -> str:
+    if config.backbone_norm != "auto":
+        return config.backbone_norm
+    if resume:
+        return str(resume.card["model_args"]["backbone_norm"])
+    if weights and (config.frozen_weights or weights.model_args.get("backbone_norm") == "group"):
+        return str(weights.model_args.get("backbone_norm", "frozen"))  # groups have no statistics to be frozen
+    return "frozen" if trained else "batch"
+
+
+def _explain_norm(norm: str, trained: bool, lr_backbone: float) -> str:
+    part = "the backbone beyond its first layers" if norm == "frozen" and lr_backbone else "the whole backbone"
+    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} stays as it is, with its statistics"
+    if norm == "frozen" and trained:
+        return f"frozen, with the statistics of the loaded weights; {rate}"
+    if norm == "frozen":
+        return (
+            "frozen though no weights were loaded, so without statistics; --backbone_norm auto takes norms that learn"
+        )
+    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; {rate}"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """On what, and in how many processes."""
+
+    accelerator: str
+    """As Lightning calls it: cpu, cuda or mps."""
+    devices: int
+    num_nodes: int
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+
+def find_processes(config: TrainConfig) -> Processes:
+    """The device, and the processes: those that torchrun or Slurm started, else those asked for.
+
+    Raises:
+        ConfigError: the device or that many of them are not there, or torchrun started other processes than asked for.
+    """
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = next(name for name in found if found[name]) if config.device == "auto" else config.device
+    if not found[device]:
+        raise ConfigError(
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
+        )
+    devices, nodes, starter = config.devices, config.num_nodes, ""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes, starter = int(os.environ["WORLD_SIZE"]) // devices, "torchrun"
+    elif SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        devices, starter = int(os.environ["SLURM_NTASKS"]) // nodes, "Slurm"
+    for flag, asked, started in (("devices", config.devices, devices), ("num_nodes", config.num_nodes, nodes)):
+        if asked not in (1, started):
+            raise ConfigError(
+                f"--{flag} {asked}, but {starter} started {started}; leave the flag out or make them equal"
+            )
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    return Processes(device, devices, nodes)
+
+
+def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
+    """The run folder: `--output_dir`, or runs/NAME-OF-DATA with a number where that exists.
+
+    With `--resume auto` and no `--output_dir`, the newest of the numbered folders that holds a last.ckpt.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    if config.output_dir:
+        folder = Path(config.output_dir)
+        if (folder / LAST).exists() and not config.resume and not overwrite:
+            raise ConfigError(
+                f"{folder} already holds a run; go on with it with --resume auto, or name another --output_dir"
+            )
+        return folder
+    if config.resume not in ("", "auto"):
+        return run_folder(config.resume)
+    data = Path(config.data).resolve()
+    base = Path("runs") / (data.stem if data.is_file() else data.name)
+    number, folder, newest = 1, base, None
+    while folder.exists():
+        newest = folder if (folder / LAST).exists() else newest
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return newest if newest and config.resume == "auto" else folder

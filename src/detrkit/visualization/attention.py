@@ -1,0 +1,290 @@
+"""Where the model looked: attention of the decoder over the picture and of the encoder between its places.
+
+As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads. Where attention
+samples points, the points of all heads, as figure 6 of Zhu et al. 2021, "Deformable DETR", shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from detrkit.errors import ConfigError
+from detrkit.inference import Detector
+from detrkit.inference.postprocess import postprocess, query_masks
+from detrkit.models.hybrid_encoder import HybridEncoder
+from detrkit.results import Detections
+from detrkit.visualization.attention_maps import Map, Points, on_finest, record_looks
+from detrkit.visualization.draw import Picture, color_of, draw_detections, grid, resized, titled
+from detrkit.visualization.fonts import name_of, write
+from detrkit.visualization.matplotlib_backend import import_matplotlib
+
+FEW = 3
+"""Detections that are shown where none reaches the threshold."""
+
+POINTS = 4
+"""Points of the encoder that are shown where none are asked for."""
+
+PANEL = 420
+"""Pixels of the longer side of each drawn picture."""
+
+DOT = 0.016
+"""Radius of the dot of the weightiest point, in longer sides of the picture."""
+
+
+MARK, SAMPLED = (46, 204, 255), (255, 225, 25)
+"""RGB of the points that are asked for in the encoder, and of those that their places sample."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What was looked at in one picture."""
+
+    detections: Detections
+    """Best class of each query, in the order of the queries, with original ids and names."""
+    decoder: Map | Points
+    """What each query looks at, in the last decoder layer: weights [Q, h, w], or [Q, P] of points."""
+    encoder: Map | Points | None
+    """What each place looks at, in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The places
+    are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
+    covered: tuple[float, float]
+    """Height and width that these places cover, in heights and widths of the picture: 1 or a little more."""
+    mask_head: Map | None = None
+    """What each query looks at to make its mask, added up over the heads: weights [Q, h, w]. None: nothing, in a model
+    without a mask head or with one that looks everywhere alike."""
+    segment: Callable[[int], Tensor] | None = None
+    """Makes the mask of a query, bool [1, H, W]; None: the model makes none."""
+
+
+@torch.no_grad()
+def attend(detector: Detector, image: Tensor) -> Attention:
+    """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
+    model = detector.model
+    maps: list[Tensor] = []
+    hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
+    of_masks: list[Tensor] = []
+    if model.bbox_attention is not None:  # its logits [1, Q, heads, h, w]; the softmax is over heads and places
+        hooks.append(model.bbox_attention.register_forward_hook(lambda module, given, out: of_masks.append(out[0])))
+    batch = detector.prepare([image])
+    decoder = _last_attention(model.transformer.decoder, "multihead_attn")
+    encoder = _last_attention(model.transformer.encoder, "self_attn")
+    try:
+        with record_looks(decoder) as looks, record_looks(encoder) as exchanges:
+            out = model.objects(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    shapes: list[tuple[int, int]] = [(each.shape[-2], each.shape[-1]) for each in maps]
+    height, width = batch.images.shape[-2:]
+
+    def covered(level: int) -> tuple[float, float]:
+        stride = model.backbone.strides[model.backbone.finer] * 2**level
+        return shapes[level][0] * stride / height, shapes[level][1] * stride / width
+
+    def segment(query: int) -> Tensor:
+        size = (image.shape[1], image.shape[2])
+        queries = torch.tensor([query], device=out.boxes.device)
+        (mask,) = query_masks(out, 0, queries, torch.tensor([[height, width]]), size)
+        return mask.cpu()
+
+    mask_look = of_masks[0].float().flatten(1).softmax(1).view_as(of_masks[0]).sum(1).cpu() if of_masks else None
+    (look,) = looks
+    asking = len(shapes) - 1 if isinstance(model.transformer.encoder, HybridEncoder) else 0
+    return Attention(
+        detections=postprocess(replace(out, segment=None), torch.tensor([image.shape[1:]]), top_k=0)[0]
+        .cpu()
+        .with_categories(detector.categories),
+        decoder=look if isinstance(look, Points) else Map(on_finest(look, shapes), covered(0)),
+        encoder=_by_place(exchanges[0], shapes[asking:], covered(asking)) if exchanges else None,
+        covered=covered(asking),
+        mask_head=None if mask_look is None else Map(mask_look, covered(0)),
+        segment=segment if out.segment else None,
+    )
+
+
+def _by_place(look: Tensor | Points, shapes: Sequence[tuple[int, int]], covered: tuple[float, float]) -> Map | Points:
+    """What the places of the first of some levels look at in all of them, by row and column."""
+    h, w = shapes[0]
+    if isinstance(look, Points):
+        return Points(look.places[: h * w].reshape(h, w, -1, 2), look.weights[: h * w].reshape(h, w, -1))
+    return Map(on_finest(look[: h * w], shapes).reshape(h, w, h, w), covered)
+
+
+def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
+    """Places of the detections to explain, best first: those that reach `threshold`, else a few; `most` at most."""
+    order = detections.scores.argsort(descending=True, stable=True)
+    reaching = int((detections.scores >= threshold).sum())
+    return [int(k) for k in order[: min(reaching or FEW, most)]]
+
+
+def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
+    """`x,y` in pixels of a picture of height x width.
+
+    Raises:
+        ConfigError: it is something else, or outside.
+    """
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"expected a point as x,y in pixels, found {text!r}") from None
+    if not (0 <= x < width and 0 <= y < height):
+        raise ConfigError(f"expected a point inside the picture of {width} x {height} pixels, found {text}")
+    return x, y
+
+
+def place_of(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
+    """Row and column, among the encoder's places, of a point x, y in pixels of a picture of height x width."""
+    assert attention.encoder is not None
+    h, w = attention.encoder.weights.shape[:2]
+    row = int(point[1] / height / attention.covered[0] * h)
+    column = int(point[0] / width / attention.covered[1] * w)
+    return min(row, h - 1), min(column, w - 1)
+
+
+def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> Picture:
+    """Each of the chosen detections on the picture, beside what its query and its mask look at."""
+    cells = []
+    small = resized(picture, PANEL)
+    scale = small.shape[1] / picture.shape[1]
+    for k in chosen:
+        one = attention.detections[[k]]
+        name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
+        look, color = attention.decoder[k], color_of(int(one.class_ids[0]))
+        looked = draw_look(small, look, color)
+        _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
+        if attention.segment:
+            one = replace(one, masks=attention.segment(k))
+        parts = [("detection", draw_detections(picture, one, side=PANEL))]
+        parts.append((f"where its query looks, {_peak(look.weights)}", looked))
+        if attention.mask_head:
+            of_mask = attention.mask_head[k]
+            parts.append((f"where its mask looks, {_peak(of_mask.weights)}", draw_look(small, of_mask, color)))
+        cells.append(titled(parts, f"{name_of(name)} {float(one.scores[0]):.2f}, query {k}"))
+    return grid(cells, columns=1 if len(cells) == 1 else 2)
+
+
+def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[float, float]]) -> Picture:
+    """The picture with the points (x, y in its pixels), then what each of these places looks at."""
+    assert attention.encoder is not None
+    height, width = picture.shape[:2]
+    small = resized(picture, PANEL)
+    scale = small.shape[1] / width
+    marked = small.copy()
+    cells = []
+    for number, point in enumerate(points, start=1):
+        place = (point[0] * scale, point[1] * scale)
+        _mark(marked, place, str(number))
+        look = attention.encoder[place_of(point, height, width, attention)]
+        looked = draw_look(small, look, SAMPLED)
+        _mark(looked, place, str(number))
+        cells.append(titled([(f"where point {number} looks, {_peak(look.weights)}", looked)]))
+    return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
+
+
+def draw_look(picture: Picture, look: Map | Points, color: tuple[int, int, int]) -> Picture:
+    """What one query or place looks at, over the greyed picture: a map as heat, points as dots of a colour."""
+    if isinstance(look, Map):
+        return overlay(picture, look.weights, look.covered)
+    return dotted(picture, look, color)
+
+
+def dotted(picture: Picture, points: Points, color: tuple[int, int, int]) -> Picture:
+    """Points [P] as dots over the greyed picture; the more one weighs, the larger and clearer it is.
+
+    Those outside of the picture are not to be seen.
+    """
+    height, width = picture.shape[:2]
+    canvas = Image.fromarray(_greyed(picture).round().astype(np.uint8).repeat(3, axis=2))
+    pen = ImageDraw.Draw(canvas, "RGBA")  # so that dots let through what lies below
+    level = points.weights / points.weights.max().clamp(min=1e-12)
+    for k in level.argsort().tolist():
+        x, y = (points.places[k] * torch.tensor([width, height])).tolist()
+        radius = DOT * max(height, width) * (0.2 + 0.8 * float(level[k]) ** 0.5)
+        opacity = 70 + round(185 * float(level[k]))
+        if np.isfinite([x, y]).all():
+            circle = (x - radius, y - radius, x + radius, y + radius)
+            pen.ellipse(circle, fill=(*color, opacity), outline=(0, 0, 0, opacity))
+    return np.asarray(canvas, dtype=np.uint8).copy()
+
+
+def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> Picture:
+    """Weights [h, w] as heat over the greyed picture; the largest weight is the brightest colour."""
+    import_matplotlib()
+    import matplotlib as mpl
+
+    height, width = picture.shape[:2]
+    whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
+    heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
+    level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
+    grey = _greyed(picture)
+    colour = mpl.colormaps["inferno"](level)[..., :3] * 255
+    share = 0.1 + 0.6 * level[..., None]
+    blended: Picture = (grey * (1 - share) + colour * share).round().astype(np.uint8)
+    return blended
+
+
+def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
+    """The attention of the last layer of an encoder or decoder; None of an encoder without layers."""
+    layers = stack.layers
+    assert isinstance(layers, nn.ModuleList)
+    attention = getattr(layers[-1], name) if len(layers) else None
+    assert attention is None or isinstance(attention, nn.Module)
+    return attention
+
+
+def _greyed(picture: Picture) -> npt.NDArray[np.float64]:
+    """The picture in dim grey, [H, W, 1]."""
+    grey: npt.NDArray[np.float64] = picture.mean(axis=2, keepdims=True) * 0.7
+    return grey
+
+
+def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
+    """Centres x, y of detections, moved into the picture."""
+    boxes = detections.xyxy.nan_to_num()
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
+
+
+def points_to_show(attention: Attention, chosen: list[int], height: int, width: int) -> list[tuple[float, float]]:
+    """Centres x, y in pixels of the first few chosen detections that lie at different places of the features.
+
+    Args:
+        attention: what `attend` returned.
+        chosen: indices of its detections, best first.
+        height: of the image in pixels.
+        width: likewise.
+    """
+    points = _centres(attention.detections[chosen], height, width)
+    by_place: dict[tuple[int, int], tuple[float, float]] = {}
+    for point in points:
+        by_place.setdefault(place_of(point, height, width, attention), point)
+    return list(by_place.values())[:POINTS]
+
+
+def _peak(weights: Tensor) -> str:
+    """The largest weight, as a multiple of what even attention would give each place."""
+    return f"peak {float(weights.max()) * weights.numel():.1f} × even"
+
+
+def _outline(picture: Picture, box: list[float], color: tuple[int, int, int]) -> None:
+    canvas = Image.fromarray(picture)
+    limits = (picture.shape[1] - 1, picture.shape[0] - 1) * 2
+    corners = [min(max(value, 0), limit) for value, limit in zip(box, limits, strict=True)]
+    if all(np.isfinite(corners)):
+        ImageDraw.Draw(canvas).rectangle((corners[0], corners[1], corners[2], corners[3]), outline=color, width=2)
+    picture[:] = np.asarray(canvas)
+
+
+def _mark(picture: Picture, place: tuple[float, float], text: str) -> None:
+    canvas = Image.fromarray(picture)
+    pen = ImageDraw.Draw(canvas)
+    x, y = place
+    pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=MARK, outline=(0, 0, 0))
+    write(pen, (x + 8, y), text, 16, (255, 255, 255), stroke=(0, 0, 0))
+    picture[:] = np.asarray(canvas)

@@ -1,0 +1,107 @@
+"""What attention looked at: a map, where it looks at all places, or points, where it samples a few.
+
+Shapes: Q queries (or places that ask), S places of all levels, h x w places of one level, P points of all heads and
+levels together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.models.layers.attention import MultiheadAttention
+from detrkit.models.layers.conditional_attention import ConditionalAttention
+from detrkit.models.layers.deformable_attention import DeformableAttention
+from detrkit.models.layers.feature_levels import Memory
+
+
+@dataclass(frozen=True)
+class Map:
+    """How much is looked at each place of a grid, mean over the heads."""
+
+    weights: Tensor
+    """float32 [..., h, w]; sums to 1 over the places."""
+    covered: tuple[float, float]
+    """Height and width that the grid covers, in heights and widths of the picture: 1 or, since the last places reach
+    over the border, a little more."""
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Map:
+        """That of one query, or of the place in one row and column."""
+        return Map(self.weights[index], self.covered)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where all heads sample all levels, and how much each sample counts."""
+
+    places: Tensor
+    """float32 [..., P, 2]; x, y relative to the picture without padding, 0..1 inside."""
+    weights: Tensor
+    """float32 [..., P]; sums to 1 over the points."""
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Points:
+        """Those of one query, or of the place in one row and column."""
+        return Points(self.places[index], self.weights[index])
+
+
+@contextlib.contextmanager
+def record_looks(attention: nn.Module | None) -> Iterator[list[Tensor | Points]]:
+    """What a module of attention looks at while a model runs in this block, one picture at a time; nothing of None.
+
+    Each call of the module gives one entry, on the CPU: of deformable attention Points [Q, P], of any other float32
+    [Q, S], mean over the heads.
+    """
+    recorded: list[Tensor | Points] = []
+
+    @torch.no_grad()
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if isinstance(module, DeformableAttention):
+            recorded.append(sampled_points(module, *args, **kwargs))
+        elif isinstance(module, ConditionalAttention):
+            recorded.append(_mean_over_heads(module.weights(*args, **kwargs)))
+        elif isinstance(module, MultiheadAttention):
+            query, key, _, *keep = args
+            recorded.append(_mean_over_heads(module.weights(query, key, *keep, **kwargs)))
+
+    hook = attention.register_forward_pre_hook(record, with_kwargs=True) if attention else None
+    try:
+        yield recorded
+    finally:
+        if hook:
+            hook.remove()
+
+
+def sampled_points(attention: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> Points:
+    """Where deformable attention samples the first picture of a batch: Points [Q, P], on the CPU.
+
+    Arguments as in `DeformableAttention.forward`. The model takes a map, without its padding, to be the picture, also
+    where the last places reach a little over the border; so do these places.
+    """
+    locations, weights = attention.sampling(query, reference, memory)
+    places = locations[0].float() / memory.valid[0, :, None].float()  # [Q, M, L, K, 2]
+    return Points(places.flatten(1, 3).cpu(), weights[0].float().flatten(1).cpu() / attention.heads)
+
+
+def on_finest(weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Weights [Q, S] of the places of levels (h, w), finest first, as one map of the finest level, [Q, h, w].
+
+    What a coarser level is given is spread over the places that it covers, so the sum stays.
+    """
+    parts = torch.split(weights, [h * w for h, w in shapes], dim=1)
+    total = parts[0].reshape(-1, *shapes[0])
+    for part, shape in zip(parts[1:], shapes[1:], strict=True):
+        wide = F.interpolate(part.reshape(1, -1, *shape), size=shapes[0], mode="bilinear", align_corners=False)[0]
+        share = part.sum(1) / wide.sum((1, 2)).clamp(min=1e-12)
+        total = total + wide * share[:, None, None]
+    return total
+
+
+def _mean_over_heads(weights: Tensor) -> Tensor:
+    """[1, heads, Q, S] -> float32 [Q, S] on the CPU."""
+    return weights[0].float().mean(0).cpu()

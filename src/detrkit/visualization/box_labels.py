@@ -1,0 +1,76 @@
+"""Labels of boxes: names on their colour, inside the image and off each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from detrkit.visualization.canvas import ink_on
+from detrkit.visualization.fonts import Color, cut_to, text_width, write
+
+FARTHEST = 12
+"""Heights of a label that it is moved up or down at most to be off the others."""
+
+
+def write_labels(
+    scene: Image.Image,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    colors: Sequence[Color],
+    letters: int,
+) -> None:
+    """Write a label at each box of an image, which is changed.
+
+    Args:
+        scene: what to write on.
+        boxes: x1, y1, x2, y2 in pixels, one a label; the last is the most important one.
+        labels: what to write.
+        colors: RGB below each.
+        letters: pixels of the letters.
+    """
+    pad = max(2, letters // 4)
+    texts = [cut_to(text, letters, scene.width - 2 * pad) for text in labels]
+    widths = [math.ceil(text_width(text, letters)) + 2 * pad for text in texts]
+    height = letters + 2 * pad
+    corners = [(box[0], box[1] - height) for box in boxes]
+    places = place_labels(corners[::-1], widths[::-1], height, scene.size)[::-1]
+    pen = ImageDraw.Draw(scene)
+    for (left, top), width, text, color in zip(places, widths, texts, colors, strict=True):
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+        write(pen, (left + pad, top + height / 2), text, letters, ink_on(color))
+
+
+def place_labels(
+    corners: Sequence[tuple[float, float]], widths: Sequence[int], height: int, size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """The left and upper edge of each label: as near to its corner as it is off those before it, in the image.
+
+    Where a crowd leaves no room nearby, it stays at its corner.
+
+    Args:
+        corners: where each would best be, x and y in pixels.
+        widths: of the labels in pixels.
+        height: of all of them.
+        size: width and height of the image.
+    """
+    steps = sorted(range(-FARTHEST, FARTHEST + 1), key=abs)
+    lefts, tops = np.zeros(len(corners)), np.zeros(len(corners))
+    rights = lefts.copy()
+    for k, ((x, y), width) in enumerate(zip(corners, widths, strict=True)):
+        left, lowest = max(0, min(round(x), size[0] - width)), max(0, size[1] - height)
+        first = max(0, min(round(y), lowest))
+        beside = (lefts[:k] < left + width) & (rights[:k] > left)
+        wanted = np.array([first + step * height for step in steps])
+        free = (wanted >= 0) & (wanted <= lowest) & _apart(tops[:k][beside], wanted, height)
+        lefts[k], rights[k] = left, left + width
+        tops[k] = wanted[free.argmax()] if free.any() else first
+    return list(zip(lefts.astype(int).tolist(), tops.astype(int).tolist(), strict=True))
+
+
+def _apart(taken: npt.NDArray[np.float64], wanted: npt.NDArray[np.int_], height: int) -> npt.NDArray[np.bool_]:
+    """[n]: which wanted places are a height or more from all that are taken."""
+    return np.asarray((np.abs(wanted[:, None] - taken[None]) >= height).all(axis=1))

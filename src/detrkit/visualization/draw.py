@@ -1,0 +1,259 @@
+"""Detections -> pictures: boxes, labels and masks on a picture, and contact sheets of truth beside prediction.
+
+Pictures are uint8 RGB arrays [H, W, 3]. Line widths and letters follow the size of the picture; a picture too small
+to be read is enlarged first, so what comes back may be a whole multiple of the size that went in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from detrkit.errors import DataError
+from detrkit.files import save_picture
+from detrkit.visualization.box_labels import write_labels
+from detrkit.visualization.canvas import Picture, as_picture, color_of, enlarged_side, resized
+from detrkit.visualization.fonts import cut_to, name_of, write
+from detrkit.visualization.matplotlib_backend import import_matplotlib
+from detrkit.visualization.segments import Named, draw_named, draw_panoptic, shades
+
+__all__ = [
+    "Picture",
+    "Tile",
+    "as_picture",
+    "color_of",
+    "draw_detections",
+    "draw_panoptic",
+    "grid",
+    "resized",
+    "save_picture",
+    "sheet",
+    "titled",
+]
+
+CROWD = 12
+"""Detections in a picture above which their labels become smaller, so as not to hide what they name."""
+
+
+class Drawable(Protocol):
+    """What can be drawn: `Detections`, or anything with the same fields."""
+
+    @property
+    def xyxy(self) -> Tensor:
+        """float [n, 4], pixels."""
+
+    @property
+    def scores(self) -> Tensor:
+        """float [n], in 0..1."""
+
+    @property
+    def class_ids(self) -> Tensor:
+        """int64 [n]."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """n names, or empty."""
+
+    @property
+    def masks(self) -> Tensor | None:
+        """bool [n, H, W], or None."""
+
+    def __len__(self) -> int: ...
+
+
+class _Objects(NamedTuple):
+    """The objects of a scene, in its pixels and in main memory; the best comes last."""
+
+    xyxy: Tensor
+    """float32 [n, 4]."""
+    scores: list[float]
+    class_ids: list[int]
+    names: list[str]
+    masks: list[Tensor] | None
+    """bool [H, W] each, at the size of the original image."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a contact sheet."""
+
+    image: Any
+    """Path, PIL image or uint8 RGB array [H, W, 3]."""
+    detections: Drawable
+    """What the model found, in pixels of `image`."""
+    truth: Drawable | None = None
+    """What is really there (see `results.truth_detections`); None: the tile shows the predictions only."""
+    caption: str = ""
+    """One line above the tile."""
+
+
+def draw_detections(image: Any, detections: Drawable, truth: Drawable | None = None, *, side: int = 0) -> Picture:
+    """The picture with every detection on it: its mask, or else its box, and class name with score.
+
+    Args:
+        image: path, PIL image or uint8 RGB array [H, W, 3].
+        detections: what to draw, in pixels of `image`; the strongest end up on top.
+        truth: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
+        side: pixels of the longer side of what comes back; 0: those of the picture, or a whole multiple of them where
+            it is too small to be read.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    picture = as_picture(image)
+    return _draw(picture, side or enlarged_side(picture), detections, truth)
+
+
+def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
+    """A contact sheet: every tile shows the truth at the left and the prediction at the right, under a caption.
+
+    Args:
+        tiles: the pictures; any mixture of sizes.
+        columns: tiles side by side; 0: as many as make the sheet about as wide as high.
+        side: pixels of the longer side of each drawn picture.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+
+    Raises:
+        DataError: there is no tile, or a picture cannot be read.
+    """
+    if not tiles:
+        raise DataError("expected at least one picture for a contact sheet, found none")
+    return grid([_cell(tile, side) for tile in tiles], columns)
+
+
+def grid(cells: Sequence[Picture], columns: int = 0) -> Picture:
+    """Pictures of any sizes in rows on a white page, at least one of them.
+
+    Args:
+        cells: uint8 RGB [H, W, 3] each.
+        columns: how many side by side; 0: as many as make the page about as wide as high.
+    """
+    height, width = max(c.shape[0] for c in cells), max(c.shape[1] for c in cells)
+    columns = min(columns or max(1, round(math.sqrt(len(cells) * height / width))), len(cells))
+    gap = max(6, min(height, width) // 40)
+    rows = math.ceil(len(cells) / columns)
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
+    for k, cell in enumerate(cells):
+        top, left = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
+        page[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return page
+
+
+def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
+    """Pictures of one size side by side, each under its title, all under one caption (none if empty)."""
+    height, width = parts[0][1].shape[:2]
+    letters = max(12, max(height, width) // 24)
+    gap, line = max(3, letters // 4), round(letters * 1.6)
+    head = line * (2 if caption else 1)
+    cell = Image.new("RGB", (len(parts) * (width + gap) - gap, head + height), (255, 255, 255))
+    pen = ImageDraw.Draw(cell)
+    if caption:
+        write(pen, (0, line / 2), cut_to(caption, letters, cell.width), letters, (0, 0, 0))
+    for k, (title, picture) in enumerate(parts):
+        left = k * (width + gap)
+        write(pen, (left, head - line / 2), title, round(letters * 0.9), (96, 96, 96))
+        cell.paste(Image.fromarray(picture), (left, head))
+    return np.asarray(cell, dtype=np.uint8)
+
+
+def _draw(
+    picture: Picture, side: int, detections: Drawable, truth: Drawable | None, with_scores: bool = True
+) -> Picture:
+    """The picture with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
+    scene = Image.fromarray(resized(picture, side))
+    width, height = scene.size
+    from_size = (picture.shape[0], picture.shape[1])
+    thickness = max(2, round(max(height, width) / 400))
+    letters = max(11, round(max(height, width) / 50))
+    if truth is not None:
+        _draw_truth(scene, _fitted(truth, from_size, (height, width)), thickness, letters)
+    found = _fitted(detections, from_size, (height, width))
+    labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(found.names, found.scores, strict=True)]
+    if found.masks is not None:
+        colors = shades(found.class_ids[::-1])[::-1]  # the best of a class has the colour of the class
+        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in found.xyxy.tolist()]
+        rows = zip(found.masks, colors, labels, found.names, boxes, strict=True)
+        named = [Named(mask, color, (label,), name, box) for mask, color, label, name, box in rows]
+        return draw_named(np.array(scene, dtype=np.uint8), named, letters=letters)
+    if found.names:
+        crowded = max(9, round(letters * min(1.0, math.sqrt(CROWD / len(found.names)))))
+        scene = _annotate(scene, found, thickness, crowded, labels)
+    return np.asarray(scene, dtype=np.uint8).copy()
+
+
+def _annotate(scene: Image.Image, found: _Objects, thickness: int, letters: int, labels: list[str]) -> Image.Image:
+    """Boxes with labels on a picture."""
+    import_matplotlib()  # before supervision does
+    import supervision as sv
+
+    colors = [color_of(k) for k in found.class_ids]
+    lines = sv.ColorPalette([sv.Color(*color) for color in colors])
+    by_index = sv.ColorLookup.INDEX  # the i-th colour belongs to the i-th detection
+    boxes = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index)
+    annotated: Image.Image = boxes.annotate(scene, sv.Detections(found.xyxy.numpy().astype(np.float32)))
+    write_labels(annotated, found.xyxy.tolist(), labels, colors, letters)
+    return annotated
+
+
+def _draw_truth(scene: Image.Image, truth: _Objects, thickness: int, letters: int) -> None:
+    """Dashed white boxes over a dark line, each with its name inside at the bottom."""
+    pen = ImageDraw.Draw(scene)
+    for (x1, y1, x2, y2), name in zip(truth.xyxy.tolist(), truth.names, strict=True):
+        pen.rectangle((x1, y1, x2, y2), outline=(0, 0, 0), width=thickness)
+        for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
+            _dashes(pen, start, end, thickness)
+        place = (x1 + 2 * thickness, y2 - 2 * thickness)
+        write(pen, place, name, letters, (255, 255, 255), above=True, stroke=(0, 0, 0))
+
+
+def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], thickness: int) -> None:
+    length = math.dist(start, end)
+    dash = 4 * thickness
+    for k in range(0, math.ceil(length), 2 * dash):
+        a, b = k / length, min(k + dash, length) / length
+        line = [(start[0] + (end[0] - start[0]) * t, start[1] + (end[1] - start[1]) * t) for t in (a, b)]
+        pen.line(line, fill=(255, 255, 255), width=thickness)
+
+
+def _cell(tile: Tile, side: int) -> Picture:
+    """One tile: caption, then truth | prediction, each headed by its name."""
+    picture = as_picture(tile.image)
+    parts = []
+    for name, objects in (("truth", tile.truth), ("prediction", tile.detections)):
+        if objects is not None:
+            title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
+            parts.append((title, _draw(picture, side, objects, None, with_scores=name == "prediction")))
+    return titled(parts, tile.caption)
+
+
+def _fitted(found: Drawable, old: tuple[int, int], new: tuple[int, int]) -> _Objects:
+    """Objects moved from a picture of size `old` to one of size `new` (h, w), worst first; masks stay as they are.
+
+    Those that are not finite are left out.
+    """
+    finite = found.xyxy.isfinite().all(1).nonzero().flatten()
+    order = finite[found.scores[finite].argsort(stable=True)]
+    (old_h, old_w), (h, w) = old, new
+    scale = torch.tensor([w / old_w, h / old_h, w / old_w, h / old_h])
+    limit = torch.tensor([w - 1, h - 1, w - 1, h - 1], dtype=torch.float32)
+    names = found.class_names or tuple(map(str, found.class_ids.tolist()))
+    indices = order.tolist()
+    return _Objects(
+        torch.minimum((found.xyxy[order].cpu() * scale).clamp(min=0), limit),
+        found.scores[order].tolist(),
+        found.class_ids[order].tolist(),
+        [name_of(names[k]) for k in indices],
+        None if found.masks is None else [found.masks[k] for k in indices],  # views, no copies
+    )
