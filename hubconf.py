@@ -62,7 +62,7 @@ def detr_resnet50_panoptic(
         pretrained: load the published weights (fetched once). With other than 250 classes the class head starts anew.
         num_classes: classes, without "no object".
         threshold: score from which on a query takes part in panoptic maps, 0..1.
-        return_postprocessor: return (model, a function of the output, the sizes of the pictures in the batch and those
+        return_postprocessor: return (model, a function of the output, the sizes of the images in the batch and those
             of the maps) instead of the model alone; see `detrkit.panoptic`. Classes up to 90 are its things.
     """
     return _make("detr_resnet50_panoptic", pretrained, num_classes, return_postprocessor, threshold)

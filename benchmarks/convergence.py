@@ -1,4 +1,4 @@
-"""Convergence: detrkit and what people use instead, trained in the same run on the same pictures.
+"""Convergence: detrkit and what people use instead, trained in the same run on the same images.
 
     python benchmarks/convergence.py --plan bccd --data path/to/bccd --output_dir runs/convergence-bccd
     python benchmarks/convergence.py --data path/to/mine --models fast,fcos --epochs 20 --output_dir runs/mine
@@ -59,7 +59,7 @@ SMALL_CLASSIC = "pre_norm=true,enc_layers=1,dec_layers=3,hidden_dim=128,dim_feed
 PLANS: dict[str, Plan] = {
     "bccd": Plan(),
     "chess": Plan(),
-    "deeppcb": Plan(image_size=640, eval_epochs=(5, 10, 20, 30, 40, 50)),  # 300 pictures to measure on
+    "deeppcb": Plan(image_size=640, eval_epochs=(5, 10, 20, 30, 40, 50)),  # 300 images to measure on
     "nuclei": Plan(image_size=256),
     # 10 epochs on ImageNet's weights against 50 from scratch
     "pretrained": Plan(
@@ -85,7 +85,7 @@ PLANS: dict[str, Plan] = {
         models=("fast", "fcos", "rtdetr"), epochs=6, image_size=160, eval_epochs=(1, 2, 3, 4, 5, 6), parallel=2
     ),
 }
-"""What to say after --plan; --data names where the data set is, except for `demo`, whose pictures are drawn."""
+"""What to say after --plan; --data names where the data set is, except for `demo`, whose images are drawn."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

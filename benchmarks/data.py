@@ -1,12 +1,12 @@
-"""How many training pictures a core loads a second, beside the original's recipe made of PIL and torchvision.
+"""How many training images a core loads a second, beside the original's recipe made of PIL and torchvision.
 
     python benchmarks/data.py                           # 48 drawn JPEGs of 640 x 480, as COCO has them: a minute
     python benchmarks/data.py --data path/to/dataset --size 640
 
-All ways load the same pictures with the same random choices, from JPEG to padded batch, in turns, in one process on one
+All ways load the same images with the same random choices, from JPEG to padded batch, in turns, in one process on one
 thread. Time is that of the processor, which other work changes little; of all rounds the quickest counts. The first
 table goes from the original's recipe to ours, one change after another. The second says where ours spends its time, and
-the third what mosaics and mix-up take, which load several pictures for one, without and with the cache.
+the third what mosaics and mix-up take, which load several images for one, without and with the cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from torchvision.transforms import functional as pil
 
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.loader import collate
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
@@ -65,70 +65,70 @@ def draw_split(folder: Path, count: int, seed: int = 0) -> Split:
 
 
 def original_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-    """One picture by the paper's recipe (appendix A.4) with PIL and torchvision's functions for it.
+    """One image by the paper's recipe (appendix A.4) with PIL and torchvision's functions for it.
 
     Random choices are taken in the order of `detrkit.data.transforms.resize_crop`, so that both do the same work.
     """
     with Image.open(image.path) as file:
-        picture = file.convert("RGB")
-    width, height = picture.size
+        pixels = file.convert("RGB")
+    width, height = pixels.size
     boxes = torch.tensor([o.box for o in image.objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 0::2].clamp_(0, width)
     boxes[:, 1::2].clamp_(0, height)
     labels = torch.tensor([o.category_id for o in image.objects], dtype=torch.int64)
 
     def resize(shorter: int, longest: int | None) -> None:
-        nonlocal picture, boxes
-        w, h = picture.size
-        picture = pil.resize(picture, list(resized_size(h, w, shorter, longest)))
-        boxes = boxes * torch.tensor([picture.size[0] / w, picture.size[1] / h] * 2)
+        nonlocal pixels, boxes
+        w, h = pixels.size
+        pixels = pil.resize(pixels, list(resized_size(h, w, shorter, longest)))
+        boxes = boxes * torch.tensor([pixels.size[0] / w, pixels.size[1] / h] * 2)
 
     def scaled(pixels: int) -> int:
         return max(1, round(pixels * size / 800))
 
     if rng.random() < 0.5:
-        picture = pil.hflip(picture)
+        pixels = pil.hflip(pixels)
         boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([width, 0.0, width, 0])
     if rng.random() >= 0.5:
         resize(scaled(rng.choice((400, 500, 600))), None)
-        w, h = picture.size
+        w, h = pixels.size
         wide = rng.randint(min(scaled(384), w), min(scaled(600), w))
         tall = rng.randint(min(scaled(384), h), min(scaled(600), h))
         top, left = rng.randint(0, h - tall), rng.randint(0, w - wide)
-        picture = pil.crop(picture, top, left, tall, wide)
+        pixels = pil.crop(pixels, top, left, tall, wide)
         boxes = (boxes - torch.tensor([left, top] * 2)).reshape(-1, 2, 2)
         boxes = boxes.clamp(min=0).minimum(torch.tensor([wide, tall])).reshape(-1, 4)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         boxes, labels = boxes[kept], labels[kept]
     resize(scaled(rng.choice(range(480, 801, 32))), scaled(1333))
-    pixels = pil.normalize(pil.to_tensor(picture), MEAN, STD)
+    pixels = pil.normalize(pil.to_tensor(pixels), MEAN, STD)
     h, w = pixels.shape[1:]
     boxes = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1) / torch.tensor([w, h, w, h])
     return pixels, {"labels": labels, "boxes": boxes}
 
 
-def pad(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The plain way to a batch: a tensor of zeros of the pictures' type, and copies."""
-    height, width = (max(picture.shape[d] for picture in pictures) for d in (1, 2))
-    images = torch.zeros(len(pictures), 3, height, width, dtype=pictures[0].dtype)
-    padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
-    for k, picture in enumerate(pictures):
-        images[k, :, : picture.shape[1], : picture.shape[2]].copy_(picture)
-        padding[k, : picture.shape[1], : picture.shape[2]] = False
+def pad(num_images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The plain way to a batch: a tensor of zeros of the images' type, and copies."""
+    height, width = (max(pixels.shape[d] for pixels in num_images) for d in (1, 2))
+    images = torch.zeros(len(num_images), 3, height, width, dtype=num_images[0].dtype)
+    padding = torch.ones(len(num_images), height, width, dtype=torch.bool)
+    for k, pixels in enumerate(num_images):
+        images[k, :, : pixels.shape[1], : pixels.shape[2]].copy_(pixels)
+        padding[k, : pixels.shape[1], : pixels.shape[2]] = False
     return images, padding
 
 
 def by_pil(path: str, *_: object, planes: bool, **__: object) -> Tensor:
     """An image of 8 bits through PIL, its memory laid out [3, H, W] or [H, W, 3]; its range of values is known."""
     with Image.open(path) as file:
-        picture = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-    return picture.contiguous() if planes else picture
+        pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+    return pixels.contiguous() if planes else pixels
 
 
-def normalised(picture: Tensor) -> Tensor:
+def normalised(pixels: Tensor) -> Tensor:
     """Pixels as float32, normalised."""
     mean, std = (torch.tensor(values).mul_(255).view(3, 1, 1) for values in (MEAN, STD))
-    return picture.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
 
 
 class Ways:
@@ -138,7 +138,7 @@ class Ways:
         self.split, self.size, self.batch = split, size, batch
         self.sizes = [(image.height, image.width) for image in split.images]
         self.ours = self.dataset()
-        self.cached = self.dataset(cache=PictureCache(self.sizes, 10**10))
+        self.cached = self.dataset(cache=ImageCache(self.sizes, 10**10))
         self.ways: dict[str, Load] = {
             "original's recipe: PIL, ToTensor, Normalize": self.original,
             "tensors resized by torchvision": partial(self.tensors, planes=True, floats=True),
@@ -149,7 +149,7 @@ class Ways:
             "decoded once: the cache": partial(self.load, self.cached),
         }
 
-    def dataset(self, augment: Augment | None = None, cache: PictureCache | None = None) -> DetectionDataset:
+    def dataset(self, augment: Augment | None = None, cache: ImageCache | None = None) -> DetectionDataset:
         """Ours."""
         transform = train_transform("detr", self.size)
         return DetectionDataset(self.split, self.split.categories, transform, augment=augment, cache=cache)
@@ -164,7 +164,7 @@ class Ways:
             original_item(self.split.images[k], self.size, random.Random(f"0 {epoch} {k}"))
             for epoch, k in self.keys(epoch, first)
         ]
-        return *pad([picture for picture, _ in items]), [target for _, target in items]
+        return *pad([pixels for pixels, _ in items]), [target for _, target in items]
 
     def load(self, dataset: DetectionDataset, epoch: int, first: int) -> Any:
         """A batch of ours."""
@@ -180,7 +180,7 @@ class Ways:
 
 
 def seconds(ways: dict[str, Load], ways_of: Ways, rounds: int) -> dict[str, float]:
-    """Processor seconds a picture of each way, the least of all rounds; every round sees other random choices."""
+    """Processor seconds per image of each way, the least of all rounds; every round sees other random choices."""
     firsts = range(0, len(ways_of.split), ways_of.batch)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(rounds + 1):
@@ -223,7 +223,7 @@ def timed(stages: dict[str, float]) -> Iterator[None]:
 
 
 def stages_of(ways: Ways, rounds: int) -> dict[str, float]:
-    """Milliseconds a picture of ours, by stage; the round of the least sum."""
+    """Milliseconds an image of ours, by stage; the round of the least sum."""
     best: dict[str, float] = {}
     for epoch in range(rounds):
         stages: dict[str, float] = {}
@@ -245,9 +245,9 @@ def stages_of(ways: Ways, rounds: int) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", help="data set of any format; without one, pictures are drawn")
+    parser.add_argument("--data", help="data set of any format; without one, images are drawn")
     parser.add_argument("--size", type=int, default=800, help="largest shorter side, pixels")
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
@@ -255,25 +255,25 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         split = check_dataset(open_dataset(args.data)).splits["train"] if args.data else None
-        split = split or draw_split(Path(folder), args.pictures)
-        split = Split(split.name, split.images[: args.pictures], split.categories, split.source)
+        split = split or draw_split(Path(folder), args.images)
+        split = Split(split.name, split.images[: args.images], split.categories, split.source)
         ways = Ways(split, args.size, args.batch_size)
-        print(f"{len(split)} pictures, the first of {split.images[0].width} x {split.images[0].height}, to {args.size}")
+        print(f"{len(split)} images, the first of {split.images[0].width} x {split.images[0].height}, to {args.size}")
         found = seconds(ways.ways, ways, args.rounds)
         plain = next(iter(found.values()))
-        print("\n| one change after another | ms a picture | pictures/s a core | times the original's |")
+        print("\n| one change after another | ms per image | images/s a core | times the original's |")
         print("|---|---:|---:|---:|")
         for name, each in found.items():
             print(f"| {name} | {1000 * each:.2f} | {1 / each:.0f} | {plain / each:.1f} |")
-        print("\n| stage of ours | ms a picture |\n|---|---:|")
+        print("\n| stage of ours | ms per image |\n|---|---:|")
         for name, each in stages_of(ways, args.rounds).items():
             print(f"| {name} | {each:.2f} |")
         mixed = Augment(mosaic=0.5, mix_up=0.3)
         both = {
             "without": partial(ways.load, ways.dataset(mixed)),
-            "with": partial(ways.load, ways.dataset(mixed, PictureCache(ways.sizes, 10**10))),
+            "with": partial(ways.load, ways.dataset(mixed, ImageCache(ways.sizes, 10**10))),
         }
-        print("\n| mosaic 0.5, mix-up 0.3 | ms a picture |\n|---|---:|")
+        print("\n| mosaic 0.5, mix-up 0.3 | ms per image |\n|---|---:|")
         for name, each in seconds(both, ways, args.rounds).items():
             print(f"| {name} the cache | {1000 * each:.2f} |")
 

@@ -1,11 +1,11 @@
 """How long COCO's numbers of boxes take, beside pycocotools and faster-coco-eval; and the boxes of a batch beside a
-loop over its pictures.
+loop over its images.
 
     pip install pycocotools
     python benchmarks/evaluation.py [--images 5000] [--detections 100] [--device cuda]
 
-The data are drawn with the statistics of COCO val2017: 7 objects a picture, 80 classes of very different frequency,
-three a picture, two objects of five below 32 x 32 pixels, one in a hundred a crowd. Detections lie near an object or
+The data are drawn with the statistics of COCO val2017: 7 objects per image, 80 classes of very different frequency,
+three an image, two objects of five below 32 x 32 pixels, one in a hundred a crowd. Detections lie near an object or
 anywhere. All tools get the same lists of dicts, and must give the same twelve numbers; times are those of the process,
 the best of some runs in turns. Masks and panoptic maps: `postprocessing.py`.
 """
@@ -109,7 +109,7 @@ def faster_coco_eval(truth: dict[str, Any], rows: Rows) -> list[float]:
 
 
 def plain_boxes(out: Output, sizes: torch.Tensor) -> list[Detections]:
-    """A picture at a time: its scores, its boxes, sorted, moved."""
+    """An image at a time: its scores, its boxes, sorted, moved."""
     found = []
     for logits, boxes, size in zip(out.logits, out.boxes, sizes.to(out.boxes.device), strict=True):
         scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)
@@ -132,7 +132,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
     """Print the time of each tool, and stop where they disagree."""
     truth, rows = drawn(images, detections)
     crowds = sum(row["iscrowd"] for row in truth["annotations"])
-    print(f"{images} pictures, {len(truth['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
+    print(f"{images} images, {len(truth['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
     columns = CocoResults.from_rows(rows)
     tools: dict[str, Callable[[dict[str, Any], Rows], list[float]]] = {
         "detrkit, from columns": lambda t, _: list(coco_numbers(t, columns).numbers.values()),
@@ -171,7 +171,7 @@ def memory(rows: Rows) -> None:
 
 
 def collecting(images: int) -> None:
-    """Print what it takes to keep the boxes of all pictures, in batches of 8 with 100 queries."""
+    """Print what it takes to keep the boxes of all images, in batches of 8 with 100 queries."""
     random = torch.Generator().manual_seed(0)
     out = Output(torch.randn(8, 100, 92, generator=random), torch.rand(8, 100, 4, generator=random))
     sizes = torch.tensor([[HEIGHT, WIDTH]] * 8)
@@ -194,7 +194,7 @@ def collecting(images: int) -> None:
 
     (ours, count), (plain, same) = seconds(columns), seconds(dicts)
     assert count == same
-    print(f"{count} boxes are collected in {ours:.2f} s, {plain:.2f} s as dicts, a picture at a time")
+    print(f"{count} boxes are collected in {ours:.2f} s, {plain:.2f} s as dicts, an image at a time")
 
 
 def boxes_of_batches(device: torch.device, repeats: int) -> None:
@@ -224,7 +224,7 @@ def main() -> None:
     """Print a line for each tool, for memory, and for each size of a batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=100, help="of each picture")
+    parser.add_argument("--detections", type=int, default=100, help="of each image")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the batch of boxes"
     )

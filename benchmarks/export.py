@@ -105,7 +105,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
 def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
     """Print and write a row a way."""
     first = min(next(iter(times.values())))
-    lines = ["| way | ms a picture | median | times as fast |", "|---|--:|--:|--:|"]
+    lines = ["| way | ms per image | median | times as fast |", "|---|--:|--:|--:|"]
     for way, seconds in times.items():
         least, middle = min(seconds), statistics.median(seconds)
         lines.append(f"| {way} | {least * 1000:.1f} | {middle * 1000:.1f} | {first / least:.2f} |")

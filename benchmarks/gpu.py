@@ -5,7 +5,7 @@
 It calls `detrkit bench` for the classic ResNet-50 at 800 x 1066 pixels with random weights: the plain model in float32,
 the fast path (bf16, compiled) and, where it is installed, `transformers`, in one run and in turns. Each run's table,
 json and plot lie in a folder of the output folder, and `targets.md` there says how far each target was reached.
-`--dry_run` does the same on the CPU with small pictures, to see that it works; its figures mean nothing.
+`--dry_run` does the same on the CPU with small images, to see that it works; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def _times(run: str, what: str) -> Callable[[Rows], float]:
 
 
 def _share(run: str) -> Callable[[Rows], float]:
-    """Pictures a second from files to detections, beside those of the model alone."""
+    """Images a second from files to detections, beside those of the model alone."""
 
     def share(rows: Rows) -> float:
         ends, alone = (rows[run, what, "fast"] for what in ("from files", "model"))
-        return float(ends["pictures_per_second"] / alone["pictures_per_second"])
+        return float(ends["images_per_second"] / alone["images_per_second"])
 
     return share
 
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run everything; 0 if every run could be done, whether or not a target is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/gpu"))
-    parser.add_argument("--dry_run", action="store_true", help="small pictures, on the CPU")
+    parser.add_argument("--dry_run", action="store_true", help="small images, on the CPU")
     parser.add_argument("--only", choices=list(RUNS), nargs="+", help="these runs alone")
     args = parser.parse_args(argv)
     rows: dict[tuple[str, str, str], Mapping[str, Any]] = {}

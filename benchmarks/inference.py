@@ -102,7 +102,7 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
 
 
 def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Way | None:
-    """`DetrForObjectDetection` with the same backbone and sizes, given normalised pictures; None: not installed."""
+    """`DetrForObjectDetection` with the same backbone and sizes, given normalised images; None: not installed."""
     try:
         from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
     except ImportError:
@@ -116,7 +116,7 @@ def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Way | None:
 
 def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Way]:
     """From JPEG files to detections: one file after another, and with threads that decode ahead; and what the model
-    takes of that, the same pictures being in memory at their final size."""
+    takes of that, the same images being in memory at their final size."""
     folder = Path(tempfile.mkdtemp())
     rng = np.random.default_rng(0)
     for k in range(options.files):

@@ -13,7 +13,7 @@ from detrkit.files import write_atomic
 
 
 def limited_copy(data: str, limit: int, folder: Path) -> str:
-    """A copy of a data set with at most `limit` training and `limit` validation pictures, evenly spaced.
+    """A copy of a data set with at most `limit` training and `limit` validation images, evenly spaced.
 
     Its name tells the data set that it was made of, so that none is taken for another's.
 

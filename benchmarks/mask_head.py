@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> Cost:
 
 
 def _target(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Random objects of a picture, with the rectangles of their boxes as masks."""
+    """Random objects of an image, with the rectangles of their boxes as masks."""
     centre, extent = 0.3 + 0.4 * torch.rand(args.objects, 2), 0.1 + 0.3 * torch.rand(args.objects, 2)
     place = (torch.arange(args.size) + 0.5) / args.size
     inside = [((place - centre[:, i, None]).abs() * 2 < extent[:, i, None]) for i in (0, 1)]
@@ -136,10 +136,10 @@ def table(costs: dict[str, Cost]) -> str:
 def parse(given: list[str]) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
-    parser.add_argument("--batch", type=int, default=4, help="pictures a step")
-    parser.add_argument("--objects", type=int, default=7, help="objects a picture; COCO has 7.3 on average")
-    parser.add_argument("--queries", type=int, default=100, help="queries a picture")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, default=4, help="images per step")
+    parser.add_argument("--objects", type=int, default=7, help="objects per image; COCO has 7.3 on average")
+    parser.add_argument("--queries", type=int, default=100, help="queries per image")
     parser.add_argument("--classes", type=int, default=91, help="classes")
     parser.add_argument("--backbone", default="resnet50", help="of the model")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

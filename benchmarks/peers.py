@@ -1,7 +1,7 @@
 """The detectors that detrkit is measured against, as their own libraries make them, from random weights.
 
 Each peer has two methods: `loss(batch)` is the scalar to minimise, `detect(batch)` the detections in the pixels of the
-files. Batches are detrkit's own (`structures.Batch`), so that every model sees the same pictures; what a peer expects
+files. Batches are detrkit's own (`structures.Batch`), so that every model sees the same images; what a peer expects
 instead is arranged here and nowhere else.
 
 All are ResNet-18 with trainable batch norm under a feature pyramid or RT-DETR's encoder: 19 to 28 M parameters.
@@ -22,7 +22,7 @@ from detrkit.results import Detections
 from detrkit.structures import Batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet: what pictures are normalised with, for lack of anything better known of them."""
+"""Of ImageNet: what images are normalised with, for lack of anything better known of them."""
 
 LOWEST_SCORE = 0.01
 """Detections below it are left out. torchvision's defaults (0.05 and 0.2) would cost its detectors AP."""
@@ -35,11 +35,11 @@ class Facts:
 
     num_classes: int
     most_objects: int
-    """In one training picture."""
+    """In one training image."""
     image_size: int
     """Shorter side in pixels."""
     places: int
-    """At strides 8, 16 and 32 of the smallest picture together: RT-DETR cannot have more queries."""
+    """At strides 8, 16 and 32 of the smallest image together: RT-DETR cannot have more queries."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Peer(nn.Module):
         raise NotImplementedError
 
     def detect(self, batch: Batch) -> list[Detections]:
-        """Detections of each picture in the pixels of its file, class indices 0..C-1; in evaluation mode."""
+        """Detections of each image in the pixels of its file, class indices 0..C-1; in evaluation mode."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ class TorchvisionPeer(Peer):
 
 
 class RTDetrPeer(Peer):
-    """RT-DETR of `transformers`, which wants whole 32nds as sides and boxes relative to the padded picture."""
+    """RT-DETR of `transformers`, which wants whole 32nds as sides and boxes relative to the padded image."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def faster_rcnn(facts: Facts) -> TorchvisionPeer:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
     )
-    smallest = 32 * facts.image_size / 800  # torchvision's sizes are meant for pictures of 800 pixels
+    smallest = 32 * facts.image_size / 800  # torchvision's sizes are meant for images of 800 pixels
     anchors = AnchorGenerator(tuple((smallest * 2**k,) for k in range(5)), ((0.5, 1.0, 2.0),) * 5)
     model = FasterRCNN(
         backbone,
@@ -207,7 +207,7 @@ PEERS: dict[str, Recipe] = {
 
 
 def _as_given() -> nn.Module:
-    """In place of torchvision's own transform: pictures come normalised and at their size, and stay so."""
+    """In place of torchvision's own transform: images come normalised and at their size, and stay so."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is untyped
@@ -218,13 +218,13 @@ def _as_given() -> nn.Module:
 
 
 def _unpadded(batch: Batch) -> list[Tensor]:
-    """The pictures without their padding, [3, h, w] each."""
+    """The images without their padding, [3, h, w] each."""
     sizes = [target["size"] for target in batch.targets]
     return [image[:, :height, :width] for image, (height, width) in zip(_normalised(batch), sizes, strict=True)]
 
 
 def _normalised(batch: Batch) -> Tensor:
-    """The pictures as these models take them, float [B, 3, H, W]; 0 where padded."""
+    """The images as these models take them, float [B, 3, H, W]; 0 where padded."""
     mean, std = (batch.images.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (MEAN, STD))
     return ((batch.images / 255 - mean) / std).masked_fill(batch.padding_mask[:, None], 0.0)
 
@@ -236,7 +236,7 @@ def _padded(images: Tensor) -> Tensor:
 
 
 def _content(batch: Batch, images: Tensor) -> Tensor:
-    """[B, 4]: what share of `images` each picture takes, as w, h, w, h."""
+    """[B, 4]: what share of `images` each image takes, as w, h, w, h."""
     height, width = images.shape[-2:]
     shares = [(w / width, h / height) * 2 for h, w in (target["size"] for target in batch.targets)]
     return torch.tensor(shares, device=images.device)

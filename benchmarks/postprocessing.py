@@ -29,7 +29,7 @@ Size = tuple[int, int]
 
 
 def plain_masks(logits: Tensor, padded: Size, processed: Size, size: Size) -> Tensor:
-    """Mask logits [n, h, w] of one picture -> uint8 [n, H, W], at every step in full."""
+    """Mask logits [n, h, w] of one image -> uint8 [n, H, W], at every step in full."""
     large = functional.interpolate(logits[:, None], size=padded, mode="bilinear", align_corners=False)
     inside = (large.sigmoid() > 0.5).cpu()[:, :, : processed[0], : processed[1]]
     return functional.interpolate(inside.float(), size=size, mode="nearest").byte()[:, 0]
@@ -38,7 +38,7 @@ def plain_masks(logits: Tensor, padded: Size, processed: Size, size: Size) -> Te
 def plain_panoptic(
     class_logits: Tensor, logits: Tensor, processed: Size, size: Size, is_thing: Sequence[bool], threshold: float
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Class logits [Q, C + 1] and mask logits [Q, h, w] of one picture -> ids [H, W] and segments, at every step in
+    """Class logits [Q, C + 1] and mask logits [Q, h, w] of one image -> ids [H, W] and segments, at every step in
     full."""
     scores, labels = class_logits.softmax(-1).max(-1)
     kept = (labels < class_logits.shape[1] - 1) & (scores > threshold)
@@ -66,7 +66,7 @@ def plain_panoptic(
 
 
 def _through_png(ids: Any, size: Size) -> Tensor:
-    """Ids resized to the nearest pixel as a picture, written and read again."""
+    """Ids resized to the nearest pixel as an image, written and read again."""
     colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(colours).resize(size[::-1], Image.Resampling.NEAREST).save(file, format="PNG")
@@ -75,7 +75,7 @@ def _through_png(ids: Any, size: Size) -> Tensor:
 
 
 def blobs(queries: int, processed: Size, classes: int, seed: int = 0) -> Output:
-    """What a trained model might say of one picture: each query is sure of a class and of a round region of its own,
+    """What a trained model might say of one image: each query is sure of a class and of a round region of its own,
     with a wavy border; some regions are tiny or lie behind others."""
     random = torch.Generator().manual_seed(seed)
     h, w = -(-processed[0] // 4), -(-processed[1] // 4)
@@ -112,9 +112,9 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     """Print a row for masks, for masks as run lengths (what validation keeps) and for panoptic maps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--queries", type=int, default=100, help="masks of the picture")
+    parser.add_argument("--queries", type=int, default=100, help="masks of the image")
     parser.add_argument("--size", default="800x1066", help="height x width in the batch")
-    parser.add_argument("--original", default="480x640", help="height x width of the picture's file")
+    parser.add_argument("--original", default="480x640", help="height x width of the image's file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--forward", action="store_true", help="also time the model itself, for comparison")
     parser.add_argument("--repeats", type=int, default=5)

@@ -194,7 +194,7 @@ def make_jobs(
         data: the data set.
         epochs: of each training.
         image_size: shorter side in pixels.
-        batch_size: pictures a step.
+        batch_size: images per step.
         eval_every: epochs between evaluations.
 
     Raises:
@@ -237,7 +237,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--parallel", type=int, help="trainings at once, default 1; they share the machine and its time")
     add("--num_workers", type=int, help="loading processes of each training; default: 2 on a GPU, else none")
-    add("--limit", type=int, default=0, help="only so many training and validation pictures; 0: all")
+    add("--limit", type=int, default=0, help="only so many training and validation images; 0: all")
     add("--max_minutes", type=float, default=0.0, help="stop each training after so long; 0: never")
     add("--output_dir", required=True)
 

@@ -64,7 +64,7 @@ def train_detrkit(job: Job, folder: Path, device: torch.device) -> Run:
 
 
 def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
-    """A plain loop over the same pictures, measured by the same evaluation."""
+    """A plain loop over the same images, measured by the same evaluation."""
     recipe = peer_recipe(job)
     torch.manual_seed(job.seed)
     splits = check_dataset(open_dataset(job.data)).splits
@@ -120,7 +120,7 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
 
 @torch.no_grad()
 def detections(model: Peer, loader: Any, device: torch.device, ids: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """COCO results of all pictures, with the data set's own category ids."""
+    """COCO results of all images, with the data set's own category ids."""
     model.eval()
     for batch in loader:
         for target, found in zip(batch.targets, model.detect(batch.to(device)), strict=True):

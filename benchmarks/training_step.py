@@ -31,7 +31,7 @@ from plain_criterion import plain_losses
 
 CLASSES = 80
 OBJECTS = 7
-"""Objects a picture on average, as in COCO."""
+"""Objects an image on average, as in COCO."""
 
 
 class _Count(TorchDispatchMode):
@@ -47,7 +47,7 @@ class _Count(TorchDispatchMode):
 
 
 def some_targets(batch: int, device: torch.device) -> list[Target]:
-    """Pictures of 0 to twice `OBJECTS` objects."""
+    """Images of 0 to twice `OBJECTS` objects."""
     generator = torch.Generator().manual_seed(0)
     targets = []
     for i in range(batch):
@@ -71,7 +71,7 @@ def some_output(layers: int, batch: int, queries: int, sigmoid: bool, device: to
 
 
 def with_dense_head(out: Output, batch: int, device: torch.device) -> Output:
-    """The same and a dense head at three levels of a picture of 320 pixels."""
+    """The same and a dense head at three levels of an image of 320 pixels."""
     centers, cells, sizes = [], [], (40, 20, 10)
     for n in sizes:
         y, x = torch.meshgrid(torch.arange(n) + 0.5, torch.arange(n) + 0.5, indexing="ij")
@@ -111,7 +111,7 @@ def _wait(device: torch.device) -> None:
 
 def measure_criterion(batch: int, rounds: int, device: torch.device) -> None:
     """Forward and backward of the criterion alone, plain and ours."""
-    print(f"| criterion of {batch} pictures | plain ms | ours ms | ratio | plain operators | ours |")
+    print(f"| criterion of {batch} images | plain ms | ours ms | ratio | plain operators | ours |")
     print("|---|--:|--:|--:|--:|--:|")
     targets = some_targets(batch, device)
     softmax, varifocal = build_criterion(CLASSES), build_criterion(CLASSES, class_loss="varifocal")
@@ -216,7 +216,7 @@ def measure_step(args: argparse.Namespace) -> None:
         ways["the same, compiled"] = Step(args, criterion=True, at_once=True, half=True, more="compiled")
     found = timed(dict(ways), args.rounds, device)
     parts = " | ".join(ways["plain"].shares)
-    print(f"\n| step of {args.model}, {args.size} pixels, batch {args.batch} | ms | pictures/s | ratio | {parts} |")
+    print(f"\n| step of {args.model}, {args.size} pixels, batch {args.batch} | ms | images/s | ratio | {parts} |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, seconds in found.items():
         shares = " | ".join(f"{1e3 * share:.0f}" for share in ways[name].shares.values())

@@ -1,4 +1,4 @@
-"""detrkit: detection transformers, exactly as published, for people with pictures and boxes.
+"""detrkit: detection transformers, exactly as published, for people with images and boxes.
 
 The public names below are all there is; they are imported when first used, so that `detrkit --help` is quick.
 """

@@ -55,7 +55,7 @@ VERBS = {
     "predict": Verb(
         verbs.PredictConfig,
         "detrkit.commands.predict:predict",
-        "find objects in pictures, folders and videos",
+        "find objects in images, folders and videos",
         "--weights WEIGHTS SOURCE [SOURCE ...]",
         ("source",),
     ),
@@ -185,7 +185,7 @@ def overview() -> str:
     lines = "\n".join(f"  {name:<9} {text}" for name, text in rows)
     return (
         "usage: detrkit VERB [settings]\n\n"
-        "Detection transformers: DETR exactly as published, on your own pictures.\n\n"
+        "Detection transformers: DETR exactly as published, on your own images.\n\n"
         f"{lines}\n\n"
         "detrkit VERB --help explains every setting. First steps:\n"
         "  detrkit demo\n"

@@ -2,7 +2,7 @@
 
     DetrkitError                 what the user can mend; the command line prints it as one sentence and exits with 2
     ├── ConfigError              a setting or flag that does not exist, or cannot be combined with another
-    ├── DataError                a data set, annotation file or picture that cannot be read as asked
+    ├── DataError                a data set, annotation file or image that cannot be read as asked
     ├── WeightsError             a checkpoint that cannot be found, read, trusted or fitted to the model
     ├── MissingExtraError        a feature whose optional package is not installed
     └── TrainingError            a training run that cannot go on
@@ -22,7 +22,7 @@ class ConfigError(DetrkitError):
 
 
 class DataError(DetrkitError):
-    """A data set, annotation file or picture cannot be read as asked."""
+    """A data set, annotation file or image cannot be read as asked."""
 
 
 class WeightsError(DetrkitError):

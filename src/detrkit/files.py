@@ -72,8 +72,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         aside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
-def save_picture(path: str | Path, picture: npt.NDArray[np.uint8]) -> None:
-    """Write a picture (uint8 RGB [H, W, 3]) to `path`, all or nothing; the ending chooses the format (.jpg, .png, ...).
+def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
+    """Write an image (uint8 RGB [H, W, 3]) to `path`, all or nothing; the ending chooses the format (.jpg, .png, ...).
 
     Raises:
         DataError: the ending names no format that can be written.
@@ -83,10 +83,10 @@ def save_picture(path: str | Path, picture: npt.NDArray[np.uint8]) -> None:
     path = Path(path)
     image_format = Image.registered_extensions().get(path.suffix.lower())
     if image_format not in Image.SAVE:
-        raise DataError(f"expected a file name ending in .jpg or .png for a picture, found {path.name}")
+        raise DataError(f"expected a file name ending in .jpg or .png for an image, found {path.name}")
     content = io.BytesIO()
     options = {"quality": 92} if image_format == "JPEG" else {}
-    Image.fromarray(picture).save(content, format=image_format, **options)
+    Image.fromarray(image).save(content, format=image_format, **options)
     write_atomic(path, content.getvalue())
 
 

@@ -19,38 +19,38 @@ if TYPE_CHECKING:
 
 
 class PanopticMap(NamedTuple):
-    """One picture cut into segments that do not overlap."""
+    """One image cut into segments that do not overlap."""
 
     ids: Tensor
-    """int64 [H, W], at the size of the picture: the segment of each pixel."""
+    """int64 [H, W], at the size of the image: the segment of each pixel."""
     segments: list[dict[str, Any]]
     """A row a segment: `id`, `category_id`, `isthing`, `area` in pixels and, where they are known, `score` (0..1) and
     `category_name`. From `panoptic`, `category_id` is a class index; from a `Detector`, the data set's own."""
 
     def draw(self, image: Any) -> Any:
-        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the segments drawn.
+        """The image (path, PIL image or uint8 RGB array [H, W, 3]) with the segments drawn.
 
         Returns:
-            uint8 RGB [H, W, 3]; a whole multiple of the picture's size where that is too small to be read.
+            uint8 RGB [H, W, 3]; a whole multiple of the image's size where that is too small to be read.
 
         Raises:
-            DataError: the picture cannot be read, or has another size than the map.
+            DataError: the image cannot be read, or has another size than the map.
         """
         from detrkit.visualization.draw import draw_panoptic
 
-        return draw_panoptic(_picture_of_size(image, (self.ids.shape[0], self.ids.shape[1])), self)
+        return draw_panoptic(_image_of_size(image, (self.ids.shape[0], self.ids.shape[1])), self)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first unless a function says otherwise.
+    """What was found in one image, best first unless a function says otherwise.
 
     From `postprocess`, `class_ids` are class indices 0..C-1. From a `Detector`, they are the original category ids
     of the data set it was trained on, and `class_names` are their names (see `with_categories`).
     """
 
     xyxy: Tensor
-    """float32 [n, 4], absolute pixels of the original picture."""
+    """float32 [n, 4], absolute pixels of the original image."""
     scores: Tensor
     """float32 [n], in 0..1."""
     class_ids: Tensor
@@ -60,9 +60,9 @@ class Detections:
     masks: Tensor | None = None
     """bool [n, H, W], or None."""
     image_size: tuple[int, int] | None = None
-    """(h, w) of the original picture in pixels."""
+    """(h, w) of the original image in pixels."""
     source: str | None = None
-    """Where the picture came from: a path, `video.mp4#17` for a frame, or None."""
+    """Where the image came from: a path, `video.mp4#17` for a frame, or None."""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("xyxy", "scores", "class_ids", "masks")}
@@ -191,15 +191,15 @@ class Detections:
         )
 
     def draw(self, image: Any) -> Any:
-        """The picture (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn.
+        """The image (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn.
 
         Boxes with NaN are left out, which a warning tells.
 
         Returns:
-            uint8 RGB [H, W, 3]; a whole multiple of the picture's size where that is too small to be read.
+            uint8 RGB [H, W, 3]; a whole multiple of the image's size where that is too small to be read.
 
         Raises:
-            DataError: the picture cannot be read, or has another size than the one the detections are of.
+            DataError: the image cannot be read, or has another size than the one the detections are of.
         """
         from detrkit.visualization.draw import draw_detections
 
@@ -209,24 +209,24 @@ class Detections:
         lost = len(self) - int(self.xyxy.isfinite().all(1).sum())
         if lost:
             warnings.warn(f"{lost} of {len(self)} boxes are NaN or infinite and cannot be drawn", stacklevel=2)
-        return draw_detections(_picture_of_size(image, size), self)
+        return draw_detections(_image_of_size(image, size), self)
 
 
-def _picture_of_size(image: Any, size: tuple[int, int] | None) -> Any:
-    """A picture in any form as uint8 RGB [H, W, 3], of the size (h, w) of what is to be drawn on it, if that is known.
+def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
+    """An image in any form as uint8 RGB [H, W, 3], of the size (h, w) of what is to be drawn on it, if that is known.
 
     Raises:
         DataError: it cannot be read, or has another size.
     """
-    from detrkit.visualization.draw import as_picture
+    from detrkit.visualization.draw import as_image
 
-    picture = as_picture(image)
-    if size is not None and tuple(size) != picture.shape[:2]:
+    rgb = as_image(image)
+    if size is not None and tuple(size) != rgb.shape[:2]:
         raise DataError(
-            f"expected the picture of {size[0]} x {size[1]} pixels (height x width) that was looked at, found one of "
-            f"{picture.shape[0]} x {picture.shape[1]}; draw on that one, and resize afterwards"
+            f"expected the image of {size[0]} x {size[1]} pixels (height x width) that was looked at, found one of "
+            f"{rgb.shape[0]} x {rgb.shape[1]}; draw on that one, and resize afterwards"
         )
-    return picture
+    return rgb
 
 
 def truth_detections(
@@ -235,8 +235,8 @@ def truth_detections(
     """Annotated boxes in the form of detections, to be drawn as truth.
 
     Args:
-        boxes: x1, y1, x2, y2 in pixels, one an object.
-        category_ids: original category ids, one an object.
+        boxes: x1, y1, x2, y2 in pixels, one per object.
+        category_ids: original category ids, one per object.
         categories: where their names are found.
     """
     ids = [int(i) for i in category_ids]

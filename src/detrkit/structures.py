@@ -1,6 +1,6 @@
 """The nouns that travel between the stages: Categories, Target, Batch, Output, Branch, Locations.
 
-Shapes: B images a batch, Q queries, C classes, n objects or detections of one image, H x W pixels.
+Shapes: B images per batch, Q queries, C classes, n objects or detections of one image, H x W pixels.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Categories:
         return type(self)(tuple(self.ids[k] for k in order), tuple(self.names[k] for k in order), isthing)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """As JSON-like data, one entry a class: what checkpoints and COCO files hold."""
+        """As JSON-like data, one entry per class: what checkpoints and COCO files hold."""
         things = self.isthing or (True,) * len(self)
         rows: list[dict[str, Any]] = [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
         if self.isthing:
@@ -95,26 +95,26 @@ class Target(TypedDict):
     labels: Tensor
     """int64 [n], class indices 0..C-1."""
     boxes: Tensor
-    """float32 [n, 4], cx, cy, w, h relative to the picture without padding, in 0..1."""
+    """float32 [n, 4], cx, cy, w, h relative to the image without padding, in 0..1."""
     masks: NotRequired[Tensor]
-    """bool [n, H, W], at the size of the picture without padding."""
+    """bool [n, H, W], at the size of the image without padding."""
     area: NotRequired[Tensor]
-    """float32 [n], in pixels of the transformed picture."""
+    """float32 [n], in pixels of the transformed image."""
     image_id: NotRequired[int]
-    """The data set's own id of the picture."""
+    """The data set's own id of the image."""
     file: NotRequired[str]
-    """Path of the picture, for messages."""
+    """Path of the image, for messages."""
     original_size: NotRequired[tuple[int, int]]
     """(h, w) of the file in pixels, after its EXIF rotation."""
     size: NotRequired[tuple[int, int]]
     """(h, w) in pixels after the transforms, without padding."""
     noise_seed: NotRequired[int]
-    """Seed of the noise that denoising queries put on this picture's objects; absent: torch's own generator."""
+    """Seed of the noise that denoising queries put on this image's objects; absent: torch's own generator."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of different sizes, padded at the right and bottom to one."""
+    """Images of different sizes, padded at the right and bottom to one."""
 
     images: Tensor
     """uint8 [B, 3, H, W], RGB pixels, which the model normalises; 0 where padded."""
@@ -150,7 +150,7 @@ class Segment(Protocol):
     """Makes the masks of chosen queries; a mask costs far more than a box, so none is made that nobody wants."""
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Which picture of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float [N, h, w]."""
+        """Which image of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float [N, h, w]."""
         ...
 
 
@@ -161,7 +161,7 @@ class Output:
     logits: Tensor
     """float [B, Q, C + 1], the last class is "no object"; or, where `sigmoid`, [B, Q, C]."""
     boxes: Tensor
-    """float [B, Q, 4]; cx, cy, w, h relative to the picture without padding, in 0..1."""
+    """float [B, Q, 4]; cx, cy, w, h relative to the image without padding, in 0..1."""
     masks: Tensor | None = None
     """float [B, Q, h, w] mask logits; None for a model without a mask head, and in training, where `segment` makes
     those of matched queries alone."""
@@ -185,7 +185,7 @@ class Branch:
     The same loss terms apply to them as to the decoder layers; only the pairs are found differently:
 
         pairs given           these pairs, at every layer (denoising: each query comes from a known object)
-        locations given       many places an object, by `--dense_head` (dense supervision)
+        locations given       many places per object, by `--dense_head` (dense supervision)
         otherwise             Hungarian matching, in each of `groups` equal runs of queries for itself, where each
                               object may be matched `repeat` times
     """
@@ -195,9 +195,9 @@ class Branch:
     output: Output
     """Its last layer; earlier ones are in `aux`."""
     pairs: list[tuple[Tensor, Tensor]] | None = None
-    """(query indices, object indices) of each picture, int64."""
+    """(query indices, object indices) of each image, int64."""
     locations: Locations | None = None
-    """Where on the picture each query of the output stands."""
+    """Where on the image each query of the output stands."""
     groups: int = 1
     repeat: int = 1
     class_agnostic: bool = False
@@ -212,9 +212,9 @@ class Locations:
     """The places of all feature levels, one after another; S in all."""
 
     centers: Tensor
-    """float [B, S, 2], x, y relative to the picture without padding; places in the padding lie beyond 1."""
+    """float [B, S, 2], x, y relative to the image without padding; places in the padding lie beyond 1."""
     cells: Tensor
-    """float [B, S, 2], width and height of the cell of each place, relative to the picture without padding."""
+    """float [B, S, 2], width and height of the cell of each place, relative to the image without padding."""
     padding: Tensor
     """bool [B, S], True = padding."""
     level_sizes: tuple[int, ...]

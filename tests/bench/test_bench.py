@@ -86,7 +86,7 @@ def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
         "inference, model": both,
         "inference, from files": both,
         "training, step": both,
-        "data, pictures": [*both, "cached"],
+        "data, images": [*both, "cached"],
         "postprocessing, boxes": both,
     }
     assert (content["format"], content["model"]) == (1, "detrkit_n")
@@ -98,7 +98,7 @@ def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     for row in content["rows"]:
         beside = plain[row["part"], row["what"]]
         assert row["ratio"] == pytest.approx(beside["p50_ms"] / row["p50_ms"])
-        assert row["pictures_per_second"] == pytest.approx(1000 * row["pictures"] / row["p50_ms"])
+        assert row["images_per_second"] == pytest.approx(1000 * row["images"] / row["p50_ms"])
         assert 0 < row["p50_ms"] <= row["p95_ms"]
         assert row["calls"] == 3
         if row["flops"]:
@@ -109,8 +109,8 @@ def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     for row in content["rows"]:
         assert (row["shares"] is not None) == (row["part"] == "training")
     assert sum(step["shares"].values()) == pytest.approx(1)
-    with Image.open("out/bench.png") as picture:
-        assert picture.width > 800
+    with Image.open("out/bench.png") as one_image:
+        assert one_image.width > 800
     shown = capsys.readouterr().out
     assert "detrkit_n, 64 x 85 pixels, batch 1" in shown
     assert "abacus, 1 thread: at its peak 1 TFLOP/s in fp32" in shown
@@ -127,7 +127,7 @@ def test_weights_data_and_batches() -> None:
     assert content["model"] == "mine.pth"
     assert (content["height"], content["width"]) == (64, 64)
     assert [row["precision"] for row in content["rows"]] == ["fp32", "bf16", "fp32"] * 2
-    assert {row["pictures"] for row in content["rows"]} == {2}
+    assert {row["images"] for row in content["rows"]} == {2}
     model = [row for row in content["rows"] if row["what"] == "model"]
     assert model[1]["arithmetic_ms"] == pytest.approx(model[0]["arithmetic_ms"] / 2)
     assert model[1]["bytes"] == model[0]["bytes"] // 2

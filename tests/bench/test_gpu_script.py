@@ -22,8 +22,8 @@ def rows(model: float, ends: float, step: float, memory: int) -> dict[tuple[str,
     """What the runs might have said."""
     found = {}
     for name in ("inference-1", "inference-32"):
-        found[name, "model", "fast"] = {"ratio": model, "pictures_per_second": 100.0}
-        found[name, "from files", "fast"] = {"ratio": 1.0, "pictures_per_second": ends}
+        found[name, "model", "fast"] = {"ratio": model, "images_per_second": 100.0}
+        found[name, "from files", "fast"] = {"ratio": 1.0, "images_per_second": ends}
     found["training-16", "step", "fast"] = {"ratio": step, "memory_bytes": memory}
     found["training-16", "step", "plain"] = {"ratio": 1.0, "memory_bytes": 100}
     return found

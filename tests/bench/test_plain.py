@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detrkit.benchmark import baseline as plain
-from detrkit.benchmark.noise_images import HEIGHT, OBJECTS, WIDTH, draw_pictures
+from detrkit.benchmark.noise_images import HEIGHT, OBJECTS, WIDTH, draw_images
 from detrkit.benchmark.suites import _stand_in
 from detrkit.benchmark.target import make_subject
 from detrkit.config.commands import BenchConfig
@@ -54,10 +54,10 @@ def test_coco_numbers() -> None:
     assert 0.05 < ours["AP"] < 0.95
 
 
-def test_pictures_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) -> None:
+def test_images_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) -> None:
     categories = Categories((3, 7), ("dent", "scratch"))
-    split = draw_pictures(tmp_path / "a", 2, categories)
-    again = draw_pictures(tmp_path / "b", 2, categories)
+    split = draw_images(tmp_path / "a", 2, categories)
+    again = draw_images(tmp_path / "b", 2, categories)
     for image, other in zip(split.images, again.images, strict=True):
         assert image.path.read_bytes() == other.path.read_bytes()
         assert 50_000 < image.path.stat().st_size < 400_000
@@ -66,18 +66,18 @@ def test_pictures_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) 
         assert {found.category_id for found in image.objects} <= {3, 7}
 
 
-def test_the_pil_recipe_makes_pictures_as_the_model_wants_them(tmp_path: Path) -> None:
-    (image,) = draw_pictures(tmp_path, 1, Categories.unnamed(1)).images
+def test_the_pil_recipe_makes_images_as_the_model_wants_them(tmp_path: Path) -> None:
+    (image,) = draw_images(tmp_path, 1, Categories.unnamed(1)).images
     recipe = plain.PilRecipe(200)
     shapes = set()
     for seed in range(20):
-        picture = recipe(image.path, seed)
-        assert picture.dtype == torch.float32
-        assert abs(float(picture.mean())) < 1.5
-        shorter = min(picture.shape[1:])
-        assert max(picture.shape[1:]) <= 333
+        one_image = recipe(image.path, seed)
+        assert one_image.dtype == torch.float32
+        assert abs(float(one_image.mean())) < 1.5
+        shorter = min(one_image.shape[1:])
+        assert max(one_image.shape[1:]) <= 333
         assert shorter <= 200
-        shapes.add(tuple(picture.shape))
+        shapes.add(tuple(one_image.shape))
     assert len(shapes) > 5
     assert (
         plain.PilRecipe(64, square=True)(image.path, 0).shape[1]

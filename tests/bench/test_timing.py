@@ -61,9 +61,9 @@ def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
     fast = Timing(Way("fast", int, "bf16"), (0.5, 0.5, 0.5), first=20.0, memory=None)
     slow, quick = make_rows("inference", "model", [plain, fast], 8, MACHINE, Work(flops=500, bytes=100))
     assert (slow.p50_ms, slow.p95_ms, slow.first_ms) == (4000, 4000, 9000)
-    assert (slow.pictures_per_second, slow.ratio, slow.memory_bytes) == (2, 1, 64)
+    assert (slow.images_per_second, slow.ratio, slow.memory_bytes) == (2, 1, 64)
     assert (slow.arithmetic_ms, slow.traffic_ms, slow.of_peak) == (500, 1000, 0.125)
-    assert (quick.pictures_per_second, quick.ratio, quick.memory_bytes) == (16, 8, None)
+    assert (quick.images_per_second, quick.ratio, quick.memory_bytes) == (16, 8, None)
     assert (quick.bytes, quick.arithmetic_ms, quick.traffic_ms, quick.of_peak) == (50, 250, 500, 0.5)
 
 
@@ -76,6 +76,6 @@ def test_of_two_measurements_of_the_machine_the_better_counts() -> None:
 
 
 def test_without_a_plain_way_there_is_no_ratio() -> None:
-    (row,) = make_rows("data", "pictures", [Timing(Way("fast", int), (2.0,), 2.0, None)], 4, MACHINE)
+    (row,) = make_rows("data", "images", [Timing(Way("fast", int), (2.0,), 2.0, None)], 4, MACHINE)
     assert (row.ratio, row.flops, row.arithmetic_ms, row.of_peak) == (None, None, None, None)
-    assert row.pictures_per_second == 2
+    assert row.images_per_second == 2

@@ -154,7 +154,7 @@ def test_a_training_that_fails_is_told_and_leaves_the_others_alone(
     assert f"lost seed 0 failed: {why}" in failures[0]
 
 
-def test_a_limited_copy_keeps_boxes_and_spreads_its_pictures(tmp_path: Path) -> None:
+def test_a_limited_copy_keeps_boxes_and_spreads_its_images(tmp_path: Path) -> None:
     data = make_demo_dataset(tmp_path / "data", images=10, size=32)
     whole = json.loads((data / "train.json").read_text())
     copy = Path(limited.limited_copy(str(data), 5, tmp_path))
@@ -201,7 +201,7 @@ def test_every_switched_model_can_be_built() -> None:
 
 
 def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
-    """Two pictures of different sizes in one batch, 3 x 5 and 4 x 4 tens of pixels, files twice as large."""
+    """Two images of different sizes in one batch, 3 x 5 and 4 x 4 tens of pixels, files twice as large."""
     batch = Batch(
         torch.zeros(2, 3, 40, 50),
         torch.zeros(2, 40, 50, dtype=torch.bool),
@@ -247,7 +247,7 @@ def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
-def test_a_peer_learns_what_is_on_a_picture(name: str) -> None:
+def test_a_peer_learns_what_is_on_a_image(name: str) -> None:
     """The loss falls well below its beginning, and detections lie in the file's pixels and among the classes."""
     torch.manual_seed(0)
     facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, places=84)
@@ -270,7 +270,7 @@ def test_a_peer_learns_what_is_on_a_picture(name: str) -> None:
     for one in found:
         assert len(one) <= peers.MOST_DETECTIONS
         assert set(one.class_ids.tolist()) <= {0, 1}
-        if name != "rtdetr":  # whose boxes may reach out of the picture
+        if name != "rtdetr":  # whose boxes may reach out of the image
             assert (one.xyxy >= 0).all()
             assert (one.xyxy <= torch.tensor([192, 128, 192, 128])).all()
 
@@ -284,7 +284,7 @@ def test_memory_and_machine_are_told() -> None:
 
 @pytest.mark.slow
 def test_a_small_comparison_is_trained_once(tmp_path: Path) -> None:
-    """Every peer and a small classic for two epochs: tables, JSON and picture are there, and nothing runs twice."""
+    """Every peer and a small classic for two epochs: tables, JSON and image are there, and nothing runs twice."""
     data = make_demo_dataset(tmp_path / "data", images=12, size=64)
     out = tmp_path / "out"
     small = "hidden_dim=16,nheads=2,dim_feedforward=16,enc_layers=1,dec_layers=1,num_queries=5"

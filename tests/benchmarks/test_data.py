@@ -15,18 +15,18 @@ import data as benchmark
 SIZE = 160
 
 
-def test_the_originals_recipe_makes_the_same_pictures(tmp_path: Path) -> None:
+def test_the_originals_recipe_makes_the_same_images(tmp_path: Path) -> None:
     split = benchmark.draw_split(tmp_path, 4)
     ways = benchmark.Ways(split, SIZE, 2)
     cropped = 0
     for epoch in range(3):
         for k, image in enumerate(split.images):
-            picture, target = ways.ours[epoch, k]
+            write_image, target = ways.ours[epoch, k]
             theirs, wanted = benchmark.original_item(image, SIZE, random.Random(f"0 {epoch} {k}"))
-            assert theirs.shape == picture.shape
+            assert theirs.shape == write_image.shape
             assert (target["labels"] + 1).tolist() == wanted["labels"].tolist()
             assert torch.allclose(target["boxes"], wanted["boxes"], atol=2e-3)
-            assert (benchmark.normalised(picture) - theirs).abs().mean() < 0.03  # two levels of 255 are 0.035
+            assert (benchmark.normalised(write_image) - theirs).abs().mean() < 0.03  # two levels of 255 are 0.035
             cropped += len(target["labels"]) < 7
     assert cropped
 

@@ -66,7 +66,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two classes, ids 3 and 7: six pictures to train on, three held out."""
+    """A data set of two classes, ids 3 and 7: six images to train on, three held out."""
     folder = tmp_path_factory.mktemp("cli") / "shapes"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(5)

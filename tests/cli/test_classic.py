@@ -45,8 +45,8 @@ def coco(shapes: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_pictures(monkeypatch: pytest.MonkeyPatch, no_report: None) -> None:
-    """Pictures of 64 pixels instead of the 800 that main.py has no flag for."""
+def small_images(monkeypatch: pytest.MonkeyPatch, no_report: None) -> None:
+    """Images of 64 pixels instead of the 800 that main.py has no flag for."""
     to_config = classic.to_config
     monkeypatch.setattr(classic, "to_config", lambda *args: replace(to_config(*args), image_size=64))
 
@@ -143,7 +143,7 @@ def test_without_a_data_set(detrkit: Command) -> None:
 
 
 def test_training_writes_the_log_of_the_original(
-    detrkit: Command, coco: Path, tmp_path: Path, small_pictures: None
+    detrkit: Command, coco: Path, tmp_path: Path, small_images: None
 ) -> None:
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--lr=3e-4", "--lr_drop=1"]
     shown = detrkit("detr", *argv, "--epochs", "2")
@@ -183,7 +183,7 @@ def test_training_writes_the_log_of_the_original(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    detrkit: Command, coco: Path, small_pictures: None, monkeypatch: pytest.MonkeyPatch
+    detrkit: Command, coco: Path, small_images: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detrkit.training.module.DetectionTraining.on_train_start", interrupt, raising=False)
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--epochs", "9"]
@@ -199,7 +199,7 @@ def interrupt(module: object) -> None:
 
 
 def test_without_an_output_dir_nothing_is_written(
-    detrkit: Command, coco: Path, tmp_path: Path, small_pictures: None
+    detrkit: Command, coco: Path, tmp_path: Path, small_images: None
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     shown = detrkit("detr", "--coco_path", coco, *FLAGS, "--backbone_weights=none", "--epochs=1", "--world_size=4")
@@ -211,7 +211,7 @@ def test_without_an_output_dir_nothing_is_written(
 
 
 def test_going_on_with_a_run_of_the_original(
-    detrkit: Command, coco: Path, tmp_path: Path, small_pictures: None, offline: None, checkpoint: Callable[..., Path]
+    detrkit: Command, coco: Path, tmp_path: Path, small_images: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
     path = checkpoint("checkpoint.pth", **trained_by_the_original(epoch=3))
     argv = ["--coco_path", coco, *FLAGS, "--output_dir", "out", "--lr=7e-4"]
@@ -224,7 +224,7 @@ def test_going_on_with_a_run_of_the_original(
 
 @pytest.mark.filterwarnings("ignore:.*does not say")
 def test_starting_from_published_weights(
-    detrkit: Command, coco: Path, tmp_path: Path, small_pictures: None, offline: None, checkpoint: Callable[..., Path]
+    detrkit: Command, coco: Path, tmp_path: Path, small_images: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
     argv = ["--coco_path", coco, *FLAGS, "--output_dir", "out", "--lr=1e-9", "--lr_backbone=1e-9", "--weight_decay=0"]
     shown = detrkit("detr", *argv, "--resume", checkpoint("bare.pth"), "--epochs", "3", "--start_epoch", "2")
@@ -264,15 +264,15 @@ def test_evaluating_a_checkpoint_of_the_original(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report"}
 
 
-# --- on real pictures ------------------------------------------------------------------------------------------------
+# --- on real images ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say")
-@pytest.mark.filterwarnings("ignore:.* pictures hold more objects than the 5 queries can find")
-def test_on_pictures_of_coco(
+@pytest.mark.filterwarnings("ignore:.* images hold more objects than the 5 queries can find")
+def test_on_images_of_coco(
     detrkit: Command, shared_data: Path, tmp_path: Path, no_report: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
-    """The original's layout, sizes and classes, on two pictures a split."""
+    """The original's layout, sizes and classes, on two images a split."""
     (tmp_path / "coco/annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"coco/{split}2017").symlink_to(shared_data / "coco_mini/images")

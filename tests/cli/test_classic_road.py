@@ -37,7 +37,7 @@ STILL = ["--lr=1e-9", "--lr_backbone=1e-9", "--weight_decay=0"]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, no_report: None) -> None:
-    """Pictures of 64 pixels instead of the 800 that main.py has no flag for."""
+    """Images of 64 pixels instead of the 800 that main.py has no flag for."""
     to_config = classic.to_config
     monkeypatch.setattr(classic, "to_config", lambda *args: replace(to_config(*args), image_size=64))
 

@@ -98,7 +98,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("plot empty", "expected metrics.csv, log.txt or report/metrics.json in empty"),
         ("explain photo.png --weights junk", JUNK),
         ("explain nowhere.jpg --weights junk", "nowhere.jpg"),
-        ("explain text --weights junk", "expected a picture in text"),
+        ("explain text --weights junk", "expected an image in text"),
         ("convert nowhere out", NO_WEIGHTS),
         ("convert empty out", EMPTY_RUN),
         ("convert cut.pth out", JUNK),
@@ -220,7 +220,7 @@ def test_a_reader_that_has_gone_is_no_bug(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_predictions_go_on_past_a_broken_picture(detrkit: Command, place: Path) -> None:
+def test_predictions_go_on_past_a_broken_image(detrkit: Command, place: Path) -> None:
     (place / "broken.jpg").write_bytes(b"x")
     settings = ["--threshold=0", "--image_size=64", "--device=cpu", "--no_images"]
     shown = detrkit("predict", "photo.png", "broken.jpg", *BARE, *settings)

@@ -52,7 +52,7 @@ UNITS = {
     "minutes": ("minutes", "max_minutes", "save_minutes"),
     "0..1": ("threshold", "val_fraction", "dropout", "difficulty"),
     "a step": ("lr", "lr_backbone", "batch_size", "ema"),
-    "pictures": ("images", "max_errors", "overfit"),
+    "images": ("images", "max_errors", "overfit"),
     "processes": ("devices", "num_workers"),
     "epoch": ("lr_drop", "eval_every", "checkpoint_every"),
 }
@@ -97,7 +97,7 @@ def test_help_explains_every_setting(detrkit: Command, name: str) -> None:
 def test_help_names_units(detrkit: Command, name: str) -> None:
     rows = help_rows(detrkit(name, "--help").out)
     if name == "train":
-        del rows["points"]  # of an attention head, not of a picture
+        del rows["points"]  # of an attention head, not of an image
     for unit, names in UNITS.items():
         for setting in set(names) & rows.keys():
             words = rows[setting].lower()

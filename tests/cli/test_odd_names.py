@@ -32,7 +32,7 @@ CLASSES = (
     "background",
 )
 ODD = "a [bold] $x^2$ {0} %s 猫 :smile:"
-PICTURE = "val [0] %20 {0} #1 猫.png"
+IMAGE = "val [0] %20 {0} #1 猫.png"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 4), ("val", 2)):
         images, annotations = [], []
         for k in range(count):
-            name = PICTURE.replace("val", split).replace("0", str(k), 1)
+            name = IMAGE.replace("val", split).replace("0", str(k), 1)
             Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(place / ODD / "images" / name)
             images.append({"id": k + 1, "file_name": name, "width": 64, "height": 48})
             for number in range(1 + k % 2, 1 + len(CLASSES), 2):
@@ -115,10 +115,10 @@ def test_eval_and_plot(place: Path, run_dir: str, monkeypatch: pytest.MonkeyPatc
 
 def test_predict_explain_convert(place: Path, run_dir: str) -> None:
     where = ["--weights", run_dir, "--device=cpu", "--image_size=48"]
-    sources = [f"{ODD}/images/{PICTURE}", f"{ODD}/images/train*.png"]
+    sources = [f"{ODD}/images/{IMAGE}", f"{ODD}/images/train*.png"]
     text = Outputs("cp932").run("predict", *sources, *where, "--output_dir", "out {0} [1]", "--threshold=0")
     assert "Written to out {0} [1]" in text
-    assert (place / "out {0} [1]" / PICTURE).is_file()
+    assert (place / "out {0} [1]" / IMAGE).is_file()
     assert (place / "out {0} [1]" / "detections.csv").read_bytes().startswith("\ufefffile".encode())
     text = Outputs("cp949").run("explain", sources[0], *where, "--output_dir", "ex [/]")
     assert "Written: ex [/]/decoder_attention.png" in text

@@ -1,4 +1,4 @@
-"""A small split of pictures of several shapes, drawn for the tests of loading."""
+"""A small split of images of several shapes, drawn for the tests of loading."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def found(number: int, category_id: int, box: tuple[float, float, float, float],
 
 @pytest.fixture(scope="session")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Eleven pictures; picture k has k % 4 objects and the id 100 + 3 k."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Eleven images; image k has k % 4 objects and the id 100 + 3 k."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     images = []
     for k in range(11):

@@ -1,4 +1,4 @@
-"""Pictures whose objects are told apart by colour, so that they can be found again in the pixels."""
+"""Images whose objects are told apart by colour, so that they can be found again in the pixels."""
 
 import random
 
@@ -13,7 +13,7 @@ BRIGHT = 230
 
 
 def scene(height: int, width: int, rectangles: dict[int, Rectangle], *, ground: int = 0, masks: bool = False) -> Sample:
-    """A grey picture with rectangles x1, y1, x2, y2; label k, 1 to 7, has the colour that k is in binary (red is 1).
+    """A grey image with rectangles x1, y1, x2, y2; label k, 1 to 7, has the colour that k is in binary (red is 1).
 
     The ground is a grey of less than 100 and counts as dark.
     """
@@ -35,7 +35,7 @@ def colour(label: int) -> torch.Tensor:
 
 
 def pixels_of(image: torch.Tensor, label: int) -> torch.Tensor:
-    """bool [h, w]: where the picture, uint8, has the colour of a label."""
+    """bool [h, w]: where the image, uint8, has the colour of a label."""
     bright = image > BRIGHT // 2
     wanted = torch.tensor([bool(label >> c & 1) for c in range(3)]).view(3, 1, 1)
     return (bright == wanted).all(dim=0)
@@ -56,7 +56,7 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def assert_boxes_follow(image: torch.Tensor, objects: Objects, *, least: float = 0.9) -> None:
-    """Every box is where the pixels of its object are, inside the picture."""
+    """Every box is where the pixels of its object are, inside the image."""
     height, width = image.shape[1:]
     for label, box in zip(objects["labels"].tolist(), objects["boxes"].tolist(), strict=True):
         assert 0 <= box[0] < box[2] <= width + 1e-3

@@ -1,4 +1,4 @@
-"""The further augmentations: boxes follow pixels, and what a picture becomes depends on (seed, epoch, index) alone."""
+"""The further augmentations: boxes follow pixels, and what an image becomes depends on (seed, epoch, index) alone."""
 
 import random
 from dataclasses import replace
@@ -60,13 +60,13 @@ def scenes(count: int) -> list[Sample]:
     return samples
 
 
-def test_zoom_out_surrounds_the_picture_with_grey() -> None:
+def test_zoom_out_surrounds_the_image_with_grey() -> None:
     shares = []
     for seed, (image, objects) in enumerate(scenes(40)):
         zoomed, placed = zoom_out(image, objects, shorter_160, GREY, random.Random(seed))
         h, w = zoomed.shape[1:]
         near = [abs(a - b) for a, b in zip((h, w), shorter_160(*image.shape[1:]), strict=True)]
-        assert max(near) <= 3  # the ratio of the sides is that of the picture, up to rounding
+        assert max(near) <= 3  # the ratio of the sides is that of the image, up to rounding
         assert placed["labels"].tolist() == [1, 2, 4]  # nothing is cut off
         assert_boxes_follow(zoomed, placed)
         canvas = (zoomed == GREY.view(3, 1, 1)).all(dim=0)
@@ -106,7 +106,7 @@ def test_iou_crop_reaches_the_iou_it_draws() -> None:
     assert reached > 10
 
 
-def test_without_objects_or_luck_the_picture_stays_as_it_is() -> None:
+def test_without_objects_or_luck_the_image_stays_as_it_is() -> None:
     image, objects = scene(100, 140, {})
     assert iou_crop(image, objects, random.Random(0)) == (image, objects)
     image, objects = scene(100, 140, {1: (50, 50, 54, 54)})  # no window of 30 pixels a side overlaps it by 0.1
@@ -175,8 +175,8 @@ def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> N
         image, objects, transform = augment(
             image, objects, train_transform(augmentation, 160), lambda p=parts: next(p), rng
         )
-        picture, target = transform(image, objects, rng)
-        h, w = picture.shape[1:]
+        one_image, target = transform(image, objects, rng)
+        h, w = one_image.shape[1:]
         assert target["size"] == (h, w)
         centres, sides = (target["boxes"] * torch.tensor([w, h, w, h])).split(2, dim=1)
         found = no_objects(h, w)
@@ -188,7 +188,7 @@ def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> N
         found["labels"] = target["labels"]
         big = sides.amin(dim=1) >= 8  # of smaller ones enlarged from scraps only a blur is left
         found["labels"], found["boxes"] = found["labels"][big], found["boxes"].as_subclass(torch.Tensor)[big]
-        assert_boxes_follow(picture, found, least=0.75)
+        assert_boxes_follow(one_image, found, least=0.75)
         seen += int(big.sum())
     assert seen > 120
 
@@ -217,9 +217,9 @@ def test_workers_batches_and_resuming_change_nothing(split: Split) -> None:
         resumed.load_state_dict({"epoch": epoch, "batch": 1})
         assert all(same(a, b) for a, b in zip(batches[1:], resumed, strict=True))
     one = next(islice(alone, 1))
-    picture, target = dataset[2, next(k for k in range(11) if 100 + 3 * k == one.targets[0]["image_id"])]
+    one_image, target = dataset[2, next(k for k in range(11) if 100 + 3 * k == one.targets[0]["image_id"])]
     h, w = target["size"]
-    assert torch.equal(one.images[0, :, :h, :w], picture)
+    assert torch.equal(one.images[0, :, :h, :w], one_image)
 
 
 def test_depends_on_seed_epoch_and_index_alone(split: Split) -> None:
@@ -248,7 +248,7 @@ def test_plain_epochs_are_those_without_the_extras(split: Split) -> None:
     assert [t["boxes"][0, 1] > 0.5 for t in (plain[0, 1][1], turned[0, 1][1])] == [False, True]
 
 
-def test_noise_seeds_belong_to_the_picture_and_epoch(split: Split) -> None:
+def test_noise_seeds_belong_to_the_image_and_epoch(split: Split) -> None:
     dataset = DetectionDataset(split, CATEGORIES, FLIP)
     seeds = {(e, k): dataset[e, k][1]["noise_seed"] for e in range(4) for k in range(11)}
     assert len(set(seeds.values())) == 44
@@ -257,7 +257,7 @@ def test_noise_seeds_belong_to_the_picture_and_epoch(split: Split) -> None:
 
 
 def outlined(split: Split) -> Split:
-    """The same pictures, the first object of each with a triangle for a mask."""
+    """The same images, the first object of each with a triangle for a mask."""
     images = []
     for image in split.images:
         objects = list(image.objects)
@@ -278,16 +278,16 @@ def test_copy_paste_wants_masks_and_hands_them_on_only_if_asked(split: Split) ->
             outlined(split), CATEGORIES, FLIP, augment=Augment(copy_paste=1), with_masks=with_masks
         )
         for epoch, k in product(range(4), range(11)):
-            picture, target = dataset[epoch, k]
+            one_image, target = dataset[epoch, k]
             assert ("masks" in target) == with_masks
             if with_masks:
-                assert target["masks"].shape == (len(target["labels"]), *picture.shape[1:])
+                assert target["masks"].shape == (len(target["labels"]), *one_image.shape[1:])
                 assert target["masks"].flatten(1).any(dim=1).all()
             more += len(target["labels"]) - len(plain[epoch, k][1]["labels"])
     assert more > 10
 
 
-def test_targets_of_hostile_pictures_are_sound(tmp_path: Path) -> None:
+def test_targets_of_hostile_images_are_sound(tmp_path: Path) -> None:
     images = []
     for k, (height, width) in enumerate([(1, 1), (1, 70), (90, 1), (40, 50), (3, 200), (50, 50)]):
         path = tmp_path / f"{k}.png"
@@ -302,10 +302,10 @@ def test_targets_of_hostile_pictures_are_sound(tmp_path: Path) -> None:
         dataset = DetectionDataset(split, CATEGORIES, FLIP, augment=augment)
         for epoch in range(5):
             for k in range(6):
-                picture, target = dataset[epoch, k]
+                one_image, target = dataset[epoch, k]
                 boxes = target["boxes"]
-                assert picture.shape[1:] == target["size"]
-                assert picture.dtype == torch.uint8
+                assert one_image.shape[1:] == target["size"]
+                assert one_image.dtype == torch.uint8
                 assert len(boxes) == len(target["labels"]) == len(target["area"])
                 assert (boxes[:, 2:] > 0).all()
                 assert (boxes[:, :2] - boxes[:, 2:] / 2 >= -1e-6).all()
@@ -318,13 +318,13 @@ def test_a_broken_file_is_a_grey_quarter(split: Split, tmp_path: Path) -> None:
     broken.write_bytes(b"gone")
     images = [replace(image, path=broken) if k else image for k, image in enumerate(split.images)]
     dataset = DetectionDataset(replace(split, images=images), CATEGORIES, FLIP, augment=Augment(mosaic=1))
-    with pytest.warns(UserWarning, match=r"broken\.jpg.*grey picture"):
-        picture, target = dataset[0, 0]
-    assert (picture == 128).all(dim=0).any()
+    with pytest.warns(UserWarning, match=r"broken\.jpg.*grey image"):
+        one_image, target = dataset[0, 0]
+    assert (one_image == 128).all(dim=0).any()
     assert target["file"] == str(split.images[0].path)
 
 
-def test_settings_reach_the_pictures_unless_there_shall_be_no_augmentation() -> None:
+def test_settings_reach_the_images_unless_there_shall_be_no_augmentation() -> None:
     chances = dict(zip(CHANCES, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), strict=True))
     assert augmentation_of(TrainConfig(**chances)) == ("detr", Augment(**chances))
     assert augmentation_of(TrainConfig(**chances, overfit=8)) == ("none", Augment())

@@ -1,4 +1,4 @@
-"""A cache of decoded pictures changes nothing but the time; and that time is counted."""
+"""A cache of decoded images changes nothing but the time; and that time is counted."""
 
 import multiprocessing
 import time
@@ -13,7 +13,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data import dataset as dataset_module
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode import cache as cache_module
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.loader import collate, train_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms.augment import Augment
@@ -34,7 +34,7 @@ def sizes(split: Split) -> list[tuple[int, int]]:
     return [(image.height, image.width) for image in split.images]
 
 
-def made(split: Split, cache: PictureCache | None, transform: Transform | None = None) -> DetectionDataset:
+def made(split: Split, cache: ImageCache | None, transform: Transform | None = None) -> DetectionDataset:
     transform = transform or train_transform("detr", 64)
     augment = Augment() if transform.augmentation == "none" else MIXED
     return DetectionDataset(split, CATEGORIES, transform, seed=3, augment=augment, cache=cache)
@@ -57,15 +57,15 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [10**9, 5 * ONE, 0])
-def test_the_same_pictures_with_and_without(split: Split, limit: int, decoded: list[str]) -> None:
-    cache = PictureCache(sizes(split), limit)
+def test_the_same_images_with_and_without(split: Split, limit: int, decoded: list[str]) -> None:
+    cache = ImageCache(sizes(split), limit)
     plain, kept = made(split, None), made(split, cache)
     for epoch in range(4):
         for k in range(11):
-            (picture, target), (image, wanted) = kept[epoch, k], plain[epoch, k]
-            assert torch.equal(picture, image)
+            (one_image, target), (image, wanted) = kept[epoch, k], plain[epoch, k]
+            assert torch.equal(one_image, image)
             assert torch.equal(target["boxes"], wanted["boxes"])
-            picture.zero_()  # whoever has it may write to it
+            one_image.zero_()  # whoever has it may write to it
     decoded.clear()
     for k in range(11):
         kept[5, k]
@@ -74,9 +74,9 @@ def test_the_same_pictures_with_and_without(split: Split, limit: int, decoded: l
     assert bool(decoded) == (cache.count < 11)
 
 
-def test_pictures_that_are_handed_on_as_they_are_belong_to_the_taker(split: Split) -> None:
+def test_images_that_are_handed_on_as_they_are_belong_to_the_taker(split: Split) -> None:
     images = [image for image in split.images if (image.height, image.width) == (48, 48)]
-    dataset = made(replace(split, images=images), PictureCache([(48, 48)] * len(images), 10**9), eval_transform(48))
+    dataset = made(replace(split, images=images), ImageCache([(48, 48)] * len(images), 10**9), eval_transform(48))
     first = dataset[0][0]
     again = dataset[0][0]  # from the cache
     assert torch.equal(first, again)
@@ -86,38 +86,38 @@ def test_pictures_that_are_handed_on_as_they_are_belong_to_the_taker(split: Spli
 
 def test_memory_is_bounded_and_nothing_is_thrown_out(split: Split) -> None:
     for limit in (0, ONE - 1, ONE, 3 * ONE + 5, 10**9):
-        cache = PictureCache(sizes(split), limit)
+        cache = ImageCache(sizes(split), limit)
         assert cache.nbytes <= limit
         assert cache._pixels.untyped_storage().nbytes() == cache.nbytes
         assert cache.count == 11 or cache.nbytes + 3 * 60 * 60 > limit
-        pictures = [torch.randint(256, (3, h, w), dtype=torch.uint8) for h, w in sizes(split)]
-        for k, picture in enumerate(pictures):
+        some_images = [torch.randint(256, (3, h, w), dtype=torch.uint8) for h, w in sizes(split)]
+        for k, one_image in enumerate(some_images):
             assert cache.get(k) is None
-            cache.put(k, picture)
-        for k, picture in enumerate(pictures):
+            cache.put(k, one_image)
+        for k, one_image in enumerate(some_images):
             found = cache.get(k)
-            assert torch.equal(found, picture) if k < cache.count else found is None
+            assert torch.equal(found, one_image) if k < cache.count else found is None
 
 
-def test_pictures_of_another_size_than_listed_are_not_kept() -> None:
-    cache = PictureCache([(4, 5)], 100)
+def test_images_of_another_size_than_listed_are_not_kept() -> None:
+    cache = ImageCache([(4, 5)], 100)
     cache.put(0, torch.ones(3, 5, 4, dtype=torch.uint8))
     assert cache.get(0) is None
 
 
 def test_shared_memory_is_not_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "free_shared_memory", lambda: cache_module.LEFT_FREE + 1000)
-    assert PictureCache([(10, 10)] * 5, 10**9, shared=True).nbytes == 300
-    assert PictureCache([(10, 10)] * 5, 10**9, shared=False).nbytes == 1500
+    assert ImageCache([(10, 10)] * 5, 10**9, shared=True).nbytes == 300
+    assert ImageCache([(10, 10)] * 5, 10**9, shared=False).nbytes == 1500
 
 
 def test_a_file_that_cannot_be_read_is_not_kept(split: Split, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"gone")
-    cache = PictureCache(sizes(split)[:1], 10**9)
+    cache = ImageCache(sizes(split)[:1], 10**9)
     dataset = made(replace(split, images=[replace(split.images[0], path=broken)]), cache, eval_transform(48))
     for _ in range(2):
-        with pytest.warns(UserWarning, match="grey picture"):
+        with pytest.warns(UserWarning, match="grey image"):
             dataset[0]
     assert cache.get(0) is None
 
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_not_kept(split: Split, tmp_path: Path) ->
 def test_workers_fill_one_block_together(split: Split, start: str) -> None:
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {start} here")
-    cache = PictureCache(sizes(split), 8 * ONE, shared=True)
+    cache = ImageCache(sizes(split), 8 * ONE, shared=True)
     batches = [[(2, k) for k in range(first, min(first + 3, 11))] for first in range(0, 11, 3)]
     plain = made(split, None)
     expected = [collate([plain[key] for key in batch]) for batch in batches]
@@ -147,7 +147,7 @@ def test_resuming_with_a_cache(split: Split) -> None:
     whole = train_loader(made(split, None), batch_size=2, seed=1)
     whole.set_epoch(1)
     expected = list(whole)
-    resumed = train_loader(made(split, PictureCache(sizes(split), 6 * ONE)), batch_size=2, seed=1)
+    resumed = train_loader(made(split, ImageCache(sizes(split), 6 * ONE)), batch_size=2, seed=1)
     resumed.load_state_dict({"epoch": 1, "batch": 2})
     assert all(same(a, b) for a, b in zip(resumed, expected[2:], strict=True))
 
@@ -158,14 +158,12 @@ def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.Mon
     assert train.nbytes == total
     assert 0 < val.nbytes <= total / 2
     said = describe_cache(made(split, train), made(split, val))
-    assert said == f"{11 + val.count} of 22 pictures decoded once, 0.01 GB"
+    assert said == f"{11 + val.count} of 22 images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=1.0, num_workers=0, devices=2), split, split)
-    assert describe_cache(made(split, train), made(split, val)) == "all 22 pictures decoded once, 0.01 GB"
+    assert describe_cache(made(split, train), made(split, val)) == "all 22 images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=0, num_workers=0), split, split)
     assert (train.count, val.count) == (0, 0)
-    assert describe_cache(made(split, train), made(split, val)) == (
-        "no pictures; each is decoded whenever it is needed"
-    )
+    assert describe_cache(made(split, train), made(split, val)) == ("no images; each is decoded whenever it is needed")
     assert make_caches(TrainConfig(num_workers=0), split, split)[0].count == 11
     monkeypatch.setattr(loaders, "MOST_CACHED", total + 10)
     assert [cache.count for cache in make_caches(TrainConfig(), split, split)] == [11, 0]
@@ -177,7 +175,7 @@ def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.Mon
 
 
 class Slow(DetectionDataset):
-    """A picture takes 20 ms."""
+    """An image takes 20 ms."""
 
     def __getitem__(self, key: object) -> tuple[torch.Tensor, Target]:
         time.sleep(0.02)
@@ -197,7 +195,7 @@ def test_the_time_that_a_model_waits_is_counted(split: Split) -> None:
     assert shares[2] < 0.4
     assert waiting([{"loader_share": 0.1, "step": 40}, {"epoch": 2, "step": 80}]) == ""
     shares = [{"loader_share": 0.5, "step": 40}, {"loader_share": 0.3, "step": 80}]
-    assert "waited for pictures in 40% of the time" in waiting(shares)
+    assert "waited for images in 40% of the time" in waiting(shares)
     assert waiting(shares[:1]) == ""  # too few steps to tell
     assert waiting([]) == ""
     assert "--num_workers" not in waiting(shares, workers=999)

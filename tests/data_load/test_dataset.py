@@ -1,4 +1,4 @@
-"""What a data set hands out: right targets, reproducible pictures, and no crash whatever happens to a file."""
+"""What a data set hands out: right targets, reproducible images, and no crash whatever happens to a file."""
 
 import copy
 import pickle
@@ -121,12 +121,12 @@ def test_a_file_that_breaks_after_the_check_never_stops_an_epoch(split: Split, t
     changed.path = broken
     for with_masks in (False, True):
         dataset = DetectionDataset(replace(split, images=[changed]), CATEGORIES, EVAL, with_masks=with_masks)
-        with pytest.warns(UserWarning, match=r"broken\.jpg.*grey picture"):
+        with pytest.warns(UserWarning, match=r"broken\.jpg.*grey image"):
             image, target = dataset[0]
         assert image.shape == (3, *dataset.shapes[0])
         assert len(target["boxes"]) == 0
         assert (image == 128).all()
 
 
-def test_no_pictures_is_an_empty_data_set(split: Split) -> None:
+def test_no_images_is_an_empty_data_set(split: Split) -> None:
     assert len(DetectionDataset(replace(split, images=[]), CATEGORIES, EVAL)) == 0

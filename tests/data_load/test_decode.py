@@ -1,4 +1,4 @@
-"""Every kind of picture comes out as the same 8-bit RGB that PIL, or arithmetic on the stored values, gives."""
+"""Every kind of image comes out as the same 8-bit RGB that PIL, or arithmetic on the stored values, gives."""
 
 import io
 import warnings
@@ -80,7 +80,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert np.abs(as_array(read_image(tmp_path / "c.png", FULL)) - colour / 257).max() <= 0.5
 
 
-def test_float_and_32_bit_pictures(tmp_path: Path) -> None:
+def test_float_and_32_bit_images(tmp_path: Path) -> None:
     unit = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     for scale, kind in ((1, np.float32), (255, np.float32), (65535, np.float32), (65535, np.int32)):
         path = tmp_path / "a.tif"
@@ -137,7 +137,7 @@ def test_jpeg_with_bytes_after_its_end_is_whole(tmp_path: Path, rgb: np.ndarray)
         assert torch.equal(read_image(path), whole)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
 def test_unreadable_is_a_data_error_with_the_path(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
@@ -198,7 +198,7 @@ def test_to_tensor_refuses_other_forms(form: object) -> None:
         to_tensor(form)  # type: ignore[arg-type]
 
 
-def test_real_pictures(shared_data: Path) -> None:
+def test_real_images(shared_data: Path) -> None:
     for path in sorted((shared_data / "coco_mini" / "images").rglob("*.jpg"))[:12]:
         with Image.open(path) as image:
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -16,7 +16,7 @@ from faster_coco_eval.core import mask as coco_mask
 
 from detrkit.data.formats.coco_panoptic import read_panoptic_truth
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.synthetic.defects import DEFECTS, draw_picture
+from detrkit.data.synthetic.defects import DEFECTS, draw_image
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
@@ -122,7 +122,7 @@ def test_difficulty_makes_defects_smaller_and_fainter() -> None:
     for difficulty in (0.0, 0.3, 1.0):
         side, contrast = [], []
         for i in range(60):
-            drawing = draw_picture(128, difficulty, np.random.default_rng(i))
+            drawing = draw_image(128, difficulty, np.random.default_rng(i))
             grey = drawing.pixels.mean(2)
             for mask in drawing.masks:
                 ys, xs = np.nonzero(mask)

@@ -56,7 +56,7 @@ def indices(sampler: EpochBatchSampler | ShapeBatchSampler) -> list[list[int]]:
     return [[index for _, index in batch] for batch in sampler]
 
 
-def test_an_epoch_shows_every_picture_once_in_its_own_order() -> None:
+def test_an_epoch_shows_every_image_once_in_its_own_order() -> None:
     sampler = EpochBatchSampler(23, 4, seed=1)
     epochs = []
     for epoch in range(4):
@@ -86,7 +86,7 @@ def test_ranks_together_see_what_one_process_sees(world: int, aspect: bool) -> N
 
 
 @pytest.mark.parametrize(("n", "batch_size", "world"), [(1, 8, 1), (3, 8, 1), (1, 2, 3), (3, 2, 2), (5, 4, 2)])
-def test_few_pictures_still_make_one_batch(n: int, batch_size: int, world: int) -> None:
+def test_few_images_still_make_one_batch(n: int, batch_size: int, world: int) -> None:
     shares = [indices(EpochBatchSampler(n, batch_size, rank=r, world=world)) for r in range(world)]
     assert [len(s) for s in shares] == [1] * world
     assert len({len(s[0]) for s in shares}) == 1
@@ -94,7 +94,7 @@ def test_few_pictures_still_make_one_batch(n: int, batch_size: int, world: int) 
 
 
 @pytest.mark.parametrize(("n", "passes"), [(1, 4), (7, 4), (8, 4), (9, 4), (16, 2), (25, 2), (32, 1), (90, 1)])
-def test_too_few_pictures_come_several_times_an_epoch(n: int, passes: int) -> None:
+def test_too_few_images_come_several_times_an_epoch(n: int, passes: int) -> None:
     sampler, once = EpochBatchSampler(n, 8, least=4), EpochBatchSampler(n, 8)
     batches = indices(sampler)
     assert len(batches) == len(sampler) == passes * len(once) >= 4
@@ -122,7 +122,7 @@ def test_grouping_by_aspect_ratio_loses_nothing_and_pads_less() -> None:
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.35  # not from narrow to wide
 
 
-def test_evaluation_shows_each_picture_once_in_batches_of_one_shape() -> None:
+def test_evaluation_shows_each_image_once_in_batches_of_one_shape() -> None:
     rng = np.random.default_rng(0)
     shapes = [((48, 64), (64, 48), (50, 50))[k] for k in rng.integers(0, 3, 37)]
     for world in (1, 2, 3):
@@ -161,7 +161,7 @@ def test_workers_make_no_difference(dataset: DetectionDataset, group_by_aspect: 
 
 
 class _Groups(DetectionDataset):
-    """Says which process loads it, and of which group, in place of the size of a picture."""
+    """Says which process loads it, and of which group, in place of the size of an image."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
         image, target = super().__getitem__(index)

@@ -56,7 +56,7 @@ def segmentation(source: str, folder: Path, label: int, box: tuple[int, ...], pl
 
 
 def scenes(folder: Path, source: str) -> Split:
-    """Three pictures of several shapes with two objects each, which colours tell apart."""
+    """Three images of several shapes with two objects each, which colours tell apart."""
     rng = random.Random(0)
     images = []
     for k, (height, width, labels) in enumerate([(90, 140, [1, 2]), (130, 100, [4, 3]), (120, 120, [5, 6])]):
@@ -64,7 +64,7 @@ def scenes(folder: Path, source: str) -> Split:
         inside.mkdir()
         found = rectangles(rng, height, width, labels)
         image, objects = scene(height, width, found, ground=40, masks=True)
-        path = inside / "picture.png"
+        path = inside / "image.png"
         assert cv2.imwrite(str(path), image.permute(1, 2, 0).flip(-1).numpy())
         records = []
         for label, plane in zip(labels, objects["masks"].as_subclass(torch.Tensor), strict=True):
@@ -98,8 +98,8 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
         epochs = 1 if name == "none" else 4
         seen = 0
         for epoch, k in ((epoch, k) for epoch in range(epochs) for k in range(3)):
-            picture, target = dataset[epoch, k]
-            height, width = picture.shape[1:]
+            one_image, target = dataset[epoch, k]
+            height, width = one_image.shape[1:]
             masks = target["masks"]
             assert masks.shape == (len(target["labels"]), height, width)
             for label, box, mask in zip(target["labels"].tolist(), target["boxes"], masks, strict=True):
@@ -109,7 +109,7 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
                 assert np.abs(np.array(around) - extent(mask)).max() <= 1.51, (name, label)
                 if augment.mix_up or target["labels"].tolist().count(label) > 1:
                     continue  # colours are mixed, or two objects have one
-                pixels = pixels_of(picture, label + 1)
+                pixels = pixels_of(one_image, label + 1)
                 left, top, right, bottom = (int(v) for v in extent(mask))  # beyond it lies what a mosaic cut off
                 differ = (pixels ^ mask)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
                 assert differ.sum() <= 2 * (w + h), (name, label)
@@ -123,11 +123,11 @@ def test_values_without_augmentation(tmp_path: Path, source: str) -> None:
     split = scenes(tmp_path, source)
     for size in (90, 61, 200):
         dataset = DetectionDataset(split, CATEGORIES, train_transform("none", size), with_masks=True)
-        picture, target = dataset[0]
+        one_image, target = dataset[0]
         own = cv2.imread(str(split.images[0].path))[..., ::-1].copy()
         for found, mask in zip(split.images[0].objects, target["masks"], strict=True):
             plane = pixels_of(torch.from_numpy(own).permute(2, 0, 1), found.category_id).numpy().astype(np.uint8)
-            h, w = picture.shape[1:]
+            h, w = one_image.shape[1:]
             wanted = cv2.resize(plane, (w, h), interpolation=cv2.INTER_NEAREST_EXACT) > 0
             assert np.array_equal(mask.numpy(), wanted)
 
@@ -175,13 +175,13 @@ def test_segments_that_are_not_in_their_file_are_dropped(tmp_path: Path) -> None
     assert dataset[0][1]["labels"].tolist() == [1]
     assert len(dataset[0][1]["masks"]) == 1
     (tmp_path / "0" / "ids.png").unlink()
-    with pytest.warns(UserWarning, match=r"ids\.png, found no such file; the objects of this picture are left out"):
+    with pytest.warns(UserWarning, match=r"ids\.png, found no such file; the objects of this image are left out"):
         _, target = dataset[0]
     assert target["masks"].shape[0] == len(target["labels"]) == 0
 
 
-def test_a_mosaic_of_crowded_pictures() -> None:
-    """500 objects a picture: the masks of what is shown are held once, at the size of the result."""
+def test_a_mosaic_of_crowded_images() -> None:
+    """500 objects per image: the masks of what is shown are held once, at the size of the result."""
     side, each = 200, 500
     boxes = torch.tensor([[k % 25 * 8, k // 25 * 8, k % 25 * 8 + 6, k // 25 * 8 + 6] for k in range(each)]).float()
     masks = torch.zeros(each, side, side, dtype=torch.bool)

@@ -23,7 +23,7 @@ GROUNDS = (20, 45, 70, 95)
 
 
 def four_scenes(rng: random.Random) -> tuple[list, dict[int, int]]:
-    """Four pictures of several sizes on different greys, and the grey under each label."""
+    """Four images of several sizes on different greys, and the grey under each label."""
     samples, ground_of = [], {}
     for labels, ground in zip(([1, 2], [3, 4], [5, 6], [7]), GROUNDS, strict=True):
         height, width = rng.randint(90, 260), rng.randint(90, 260)
@@ -150,7 +150,7 @@ def test_pasted_objects_cover_what_was_there() -> None:
         for label, box, area in zip(
             objects["labels"].tolist(), objects["boxes"].tolist(), objects["area"].tolist(), strict=True
         ):
-            # Masks are resized to the nearest pixel, pictures with blurred edges: those may differ by a pixel.
+            # Masks are resized to the nearest pixel, images with blurred edges: those may differ by a pixel.
             seen, mask = pixels_of(image, label), shown[label]
             around = 2 * (box[2] - box[0] + box[3] - box[1])
             assert (seen ^ mask).sum() <= (0 if label in (1, 2) else around)
@@ -166,13 +166,13 @@ def test_pasted_objects_cover_what_was_there() -> None:
                 assert objects["boxes"][objects["labels"] == label][0].tolist() == first[1]["boxes"][row].tolist()
         new = [label for label in shown if label >= 4]
         pasted += len(new)
-        assert (image == 90).all(dim=0).float().mean() < 0.01  # of the second picture's ground nothing comes along
+        assert (image == 90).all(dim=0).float().mean() < 0.01  # of the second image's ground nothing comes along
     assert pasted > 100
     assert lost > 3
     assert untouched > 100
 
 
-def test_paste_nothing_is_the_picture_itself() -> None:
+def test_paste_nothing_is_the_image_itself() -> None:
     first = scene(60, 60, {1: (5, 5, 30, 30)}, masks=True)
     for seed in range(5):
         image, objects = copy_paste(first, scene(40, 50, {}, masks=True), same_size, random.Random(seed))

@@ -28,7 +28,7 @@ from detrkit.models.layers.position_encoding import SinePosition
 
 
 def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) -> tuple[torch.Tensor, Objects]:
-    """A dark picture with a bright rectangle in a colour channel of its own for each object, and its masks."""
+    """A dark image with a bright rectangle in a colour channel of its own for each object, and its masks."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     masks = torch.zeros(len(rectangles), height, width, dtype=torch.bool)
     for k, (x1, y1, x2, y2) in enumerate(rectangles):
@@ -42,7 +42,7 @@ def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) 
 
 
 def measured(channel: torch.Tensor) -> tuple[float, float, float, float]:
-    """Box of what is bright in a picture, to a fraction of a pixel: the edges are where brightness passes one half."""
+    """Box of what is bright in an image, to a fraction of a pixel: the edges are where brightness passes one half."""
     x, y = channel.amax(0).double(), channel.amax(1).double()
 
     def edges(profile: torch.Tensor) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def test_masks_are_resized_to_the_nearest_pixel() -> None:
         assert torch.equal(resized["masks"].as_subclass(torch.Tensor), expected)
 
 
-def test_mirror_resize_crop_follow_the_picture() -> None:
+def test_mirror_resize_crop_follow_the_image() -> None:
     image, objects = scene(120, 200, [(20, 30, 80, 70), (100, 10, 180, 110), (0, 0, 200, 120)])
     image, objects = mirror(image, objects)
     assert objects["boxes"].tolist() == [[120, 30, 180, 70], [20, 10, 100, 110], [0, 0, 200, 120]]
@@ -141,7 +141,7 @@ def test_recipe_keeps_boxes_masks_and_areas_in_step(seed: int) -> None:
     assert target["masks"].shape[1:] == (h, w)
     gone = set(range(3)) - set(target["labels"].tolist())
     for k, label in enumerate(target["labels"].tolist()):
-        # The edge of a resized picture is blurred over about two source pixels.
+        # The edge of a resized image is blurred over about two source pixels.
         blur = 1.5 + 1.5 * max(h / 60, w / 60)
         if (result[label] > 0.5).any():
             assert measured(result[label]) == pytest.approx(boxes[k].tolist(), abs=blur)
@@ -173,7 +173,7 @@ def test_flip_and_none() -> None:
     assert sides == {0.25, 0.75}
 
 
-def test_pictures_reach_the_model_as_pixels_which_it_normalises_as_the_field_does() -> None:
+def test_images_reach_the_model_as_pixels_which_it_normalises_as_the_field_does() -> None:
     pixels = torch.randint(0, 256, (3, 64, 90), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     image, target = eval_transform(64)(pixels)
     assert image.dtype == torch.uint8
@@ -210,19 +210,19 @@ def test_same_seed_same_result() -> None:
 
 @pytest.mark.parametrize("augmentation", ["detr", "flip", "none"])
 def test_squares(augmentation: Any) -> None:
-    """Both sides become the size, and boxes and masks are stretched with the picture."""
+    """Both sides become the size, and boxes and masks are stretched with the image."""
     image = torch.zeros(3, 60, 100, dtype=torch.uint8)
     image[:, 15:45, 20:70] = 255
     objects = objects_from(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
     objects["masks"] = tv_tensors.Mask(image[:1] > 0)
     transform = train_transform(augmentation, 80, square=True)
     for seed in range(8):
-        picture, target = transform(image, objects, random.Random(seed))
-        assert picture.shape[1] == picture.shape[2] <= 80
-        assert augmentation == "detr" or picture.shape[1] == 80
-        bright = (picture[0] > 127).nonzero()
+        one_image, target = transform(image, objects, random.Random(seed))
+        assert one_image.shape[1] == one_image.shape[2] <= 80
+        assert augmentation == "detr" or one_image.shape[1] == 80
+        bright = (one_image[0] > 127).nonzero()
         (top, left), (bottom, right) = bright.min(0).values.tolist(), (bright.max(0).values + 1).tolist()
-        cx, cy, w, h = (target["boxes"][0] * picture.shape[1]).tolist()
+        cx, cy, w, h = (target["boxes"][0] * one_image.shape[1]).tolist()
         assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx([left, top, right, bottom], abs=1.5)
         assert target["masks"][0].sum().item() == pytest.approx(w * h, rel=0.1)
     assert transform.output_size(60, 100) == (80, 80)

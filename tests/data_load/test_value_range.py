@@ -17,7 +17,7 @@ from PIL import Image
 
 from detrkit import Categories
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.decode.images import read_image, say_nothing, to_tensor
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.resize_crop import eval_transform
@@ -217,7 +217,7 @@ def test_the_loader_and_its_cache_scale_by_the_range_of_the_split(tmp_path: Path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = DetectionDataset(split, split.categories, transform)
-        cached = DetectionDataset(split, split.categories, transform, cache=PictureCache([(20, 30)] * 2, 10**6))
+        cached = DetectionDataset(split, split.categories, transform, cache=ImageCache([(20, 30)] * 2, 10**6))
         for k, factor in enumerate((1, 8)):
             expected = np.rint(grey // factor / 4095 * 255)
             for _ in range(2):

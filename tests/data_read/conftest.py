@@ -16,8 +16,8 @@ from detrkit.data.formats.raw import RawDataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 
 
-def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: str = "RGB", **save: Any) -> Path:
-    """A picture of noise; every seed is another one."""
+def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: str = "RGB", **save: Any) -> Path:
+    """An image of noise; every seed is another one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, **save)
@@ -25,14 +25,14 @@ def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0, mode: 
 
 
 class CocoFolder:
-    """A COCO data set with one picture and one good box a split, to be broken."""
+    """A COCO data set with one image and one good box a split, to be broken."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.content: dict[str, dict[str, Any]] = {}
         for number, side in enumerate(("train", "val"), start=1):
             name = f"{side}.png"
-            picture(root / "images" / name, seed=number)
+            write_image(root / "images" / name, seed=number)
             self.content[side] = {
                 "images": [{"id": 7, "file_name": name, "width": 40, "height": 30}],
                 "annotations": [self.box(1)],
@@ -79,7 +79,7 @@ def boxes(report: CheckReport, split: str = "train") -> list[tuple[float, ...]]:
 
 
 def sizes(raw: RawDataset) -> dict[str, tuple[int, int]]:
-    """Usable pictures and objects of each split."""
+    """Usable images and objects of each split."""
     report = check_dataset(raw)
     return {k: (len(s), sum(len(image.objects) for image in s.images)) for k, s in report.splits.items()}
 
@@ -90,8 +90,8 @@ def coco(tmp_path: Path) -> CocoFolder:
 
 
 @pytest.fixture
-def make_picture() -> Callable[..., Path]:
-    return picture
+def make_image() -> Callable[..., Path]:
+    return write_image
 
 
 VOC_XML = """<annotation><filename>{name}</filename><size><width>{width}</width><height>{height}</height></size>
@@ -102,11 +102,11 @@ VOC_OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
 
 @pytest.fixture
 def write_voc() -> Callable[..., Path]:
-    def write(path: Path, picture_name: str, *objects: tuple[Any, ...], width: int = 40, height: int = 30) -> Path:
+    def write(path: Path, image_name: str, *objects: tuple[Any, ...], width: int = 40, height: int = 30) -> Path:
         """Objects are (name, x1, y1, x2, y2) or with a sixth, difficult."""
         rows = [VOC_OBJECT.format(*o[1:5], name=o[0], difficult=o[5] if len(o) > 5 else 0) for o in objects]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(VOC_XML.format(name=picture_name, width=width, height=height, objects="\n".join(rows)))
+        path.write_text(VOC_XML.format(name=image_name, width=width, height=height, objects="\n".join(rows)))
         return path
 
     return write

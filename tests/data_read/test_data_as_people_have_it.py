@@ -20,7 +20,7 @@ from detrkit.data.validation.tables import findings_lines
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import boxes, only, picture
+from .conftest import boxes, only, write_image
 
 LABEL = "0 0.5 0.5 0.5 0.5\n"
 
@@ -37,7 +37,7 @@ def counted(report: CheckReport) -> dict[str, int]:
 def yolo(root: Path, *names: str, label: str = LABEL) -> Path:
     """Images with labels: images/NAME and labels/NAME.txt."""
     for number, name in enumerate(names):
-        picture(root / "images" / name, seed=number)
+        write_image(root / "images" / name, seed=number)
         path = (root / "labels" / name).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(label)
@@ -58,7 +58,7 @@ def test_further_files_are_listed_with_a_reason(coco: Any) -> None:
     coco.write()
     content = {**coco.train, "images": [{"id": 1, "file_name": "late.png", "width": 40, "height": 30}]}
     (coco.root / "batch7.json").write_text(json.dumps(content))
-    picture(coco.root / "images" / "late.png")
+    write_image(coco.root / "images" / "late.png")
     report = check(coco.root)
     assert report.counts() == {"annotations_unused": 1, "image_unused": 1}
     assert "--train_json takes it" in report.findings[0].detail
@@ -74,7 +74,7 @@ def test_further_files_are_listed_with_a_reason(coco: Any) -> None:
 def test_files_that_were_not_used_are_shown_by_folder(coco: Any) -> None:
     coco.write()
     for number in range(9):
-        picture(coco.root / "extra" / f"{number}.png", seed=number)
+        write_image(coco.root / "extra" / f"{number}.png", seed=number)
     lines = [str(line) for line in findings_lines(check(coco.root).findings)]
     assert lines[1].startswith("9 x an image that was not used")
     assert lines[2:] == [f"    {coco.root}/extra: 9 files such as 0.png: no part of what was read as COCO"]
@@ -86,7 +86,7 @@ def test_several_files_make_up_a_split(coco: Any) -> None:
         for side in ("train", "val"):
             (coco.root.parent / "all" / site).mkdir(parents=True, exist_ok=True)
             shutil.copy(coco.root / f"{side}.json", coco.root.parent / "all" / site / f"{side}.json")
-            picture(coco.root.parent / "all" / site / "images" / f"{side}.png", seed=ord(site))
+            write_image(coco.root.parent / "all" / site / "images" / f"{side}.png", seed=ord(site))
     report = check(coco.root.parent / "all")
     assert counted(report) == {"train": 2, "val": 2}
     assert report.counts().get("image_id_twice") is None
@@ -141,7 +141,7 @@ def test_labels_and_images_that_do_not_meet(tmp_path: Path) -> None:
     (root / "labels" / "b.txt").rename(root / "labels" / "other.txt")
     report = check(root)
     assert report.counts() == {"label_without_image": 1, "image_without_label": 1}
-    picture(root / "images" / "a.png", seed=9)
+    write_image(root / "images" / "a.png", seed=9)
     assert check(root).counts()["label_shared"] == 1
 
 
@@ -168,7 +168,7 @@ def test_letter_case_of_names_does_not_matter(tmp_path: Path, name: str) -> None
 def test_where_labels_lie(tmp_path: Path, images: str, labels: str) -> None:
     for path in (tmp_path / images, tmp_path / labels):
         path.parent.mkdir(parents=True, exist_ok=True)
-    picture(tmp_path / images)
+    write_image(tmp_path / images)
     (tmp_path / labels).write_text(LABEL)
     report = check(tmp_path)
     assert (counted(report), report.findings, len(boxes(report))) == ({"train": 1}, [], 1)
@@ -177,7 +177,7 @@ def test_where_labels_lie(tmp_path: Path, images: str, labels: str) -> None:
 def test_darknet_files(tmp_path: Path) -> None:
     """obj.data, obj.names and lists, with paths of another folder, as CVAT writes them."""
     for number in range(3):
-        picture(tmp_path / "obj_train_data" / f"{number}.PNG", seed=number)
+        write_image(tmp_path / "obj_train_data" / f"{number}.PNG", seed=number)
         (tmp_path / "obj_train_data" / f"{number}.txt").write_text(LABEL)
     (tmp_path / "obj.names").write_text("dent\nscratch\n")
     lists = {
@@ -263,7 +263,7 @@ def test_what_a_name_may_mean() -> None:
 )
 def test_names_of_other_machines(coco: Any, name: str, file: str) -> None:
     (coco.root / "images" / "train.png").unlink()
-    picture(coco.root / "images" / file)
+    write_image(coco.root / "images" / file)
     coco.train["images"][0]["file_name"] = name
     report = coco.check()
     assert report.splits["train"].images[0].path == coco.root / "images" / file
@@ -276,7 +276,7 @@ def test_the_file_of_another_ending(coco: Any) -> None:
 
 def test_a_name_that_occurs_twice_is_said_to(coco: Any, write_voc: Callable[..., Path]) -> None:
     for camera in ("1", "2"):
-        picture(coco.root / "images" / camera / "twice.png", seed=int(camera))
+        write_image(coco.root / "images" / camera / "twice.png", seed=int(camera))
     coco.train["images"].append({"id": 8, "file_name": "twice.png", "width": 40, "height": 30})
     report = coco.check()
     assert report.counts() == {"image_ambiguous": 1, "image_unused": 2}
@@ -292,7 +292,7 @@ def test_a_name_that_occurs_twice_is_said_to(coco: Any, write_voc: Callable[...,
 def test_voc_of_folders_lists_and_annotators(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
     """Batches, a list of names with blanks, two files of one image: nothing is lost."""
     for batch in ("b1", "b2"):
-        picture(tmp_path / "set" / batch / f"part {batch}.jpg", seed=ord(batch[1]))
+        write_image(tmp_path / "set" / batch / f"part {batch}.jpg", seed=ord(batch[1]))
         write_voc(tmp_path / "set" / batch / f"part {batch}.xml", f"part {batch}.jpg", ("dent", 5, 6, 15, 18))
     assert counted(check(tmp_path / "set")) == {"train": 2}
     write_voc(tmp_path / "set" / "b2" / "bob.xml", "part b2.jpg", ("scratch", 5, 6, 15, 18))
@@ -320,7 +320,7 @@ def test_voc_of_folders_lists_and_annotators(tmp_path: Path, write_voc: Callable
 )
 def test_lists_of_other_tools(tmp_path: Path, write_voc: Callable[..., Path], lists: dict[str, str]) -> None:
     for number, name in enumerate("ab"):
-        picture(tmp_path / "images" / f"{name}.jpg", seed=number)
+        write_image(tmp_path / "images" / f"{name}.jpg", seed=number)
         write_voc(tmp_path / "annotations" / f"{name}.xml", f"{name}.jpg", ("dent", 5, 6, 15, 18))
     for name, text in lists.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -338,7 +338,7 @@ def test_shapes_and_spellings_of_voc(tmp_path: Path, write_voc: Callable[..., Pa
         "c": "<polygon><x1>5</x1><y1>6</y1><x2>15</x2><y2>6</y2><x3>15</x3><y3>18</y3></polygon>",
     }
     for number, (name, shape) in enumerate(objects.items()):
-        picture(tmp_path / f"{name}.jpg", seed=number)
+        write_image(tmp_path / f"{name}.jpg", seed=number)
         label = "Dent" if name == "a" else "dent "
         text = f"<annotation><filename>{name}.jpg</filename><size><width>40</width><height>30</height></size>"
         text += f"<object><name>{label}</name>{shape}</object></annotation>"

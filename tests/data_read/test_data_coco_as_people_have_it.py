@@ -9,9 +9,9 @@ import pytest
 
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import check_dataset
-from detrkit.evaluation.prediction_files import find_pictures
+from detrkit.evaluation.prediction_files import find_images
 
-from .conftest import boxes, picture
+from .conftest import boxes, write_image
 
 
 def test_boxes_from_masks_and_names_that_are_numbers(coco: Any) -> None:
@@ -56,7 +56,7 @@ def test_detections_with_ids_that_are_text_find_their_images(coco: Any) -> None:
     raw = open_dataset(coco.root)
     report = check_dataset(raw)
     (image,) = report.splits["train"].images
-    rows = find_pictures([{"image_id": "scan 7"}, {"image_id": image.id}], raw.splits["train"].images, where="x.json")
+    rows = find_images([{"image_id": "scan 7"}, {"image_id": image.id}], raw.splits["train"].images, where="x.json")
     assert [row["image_id"] for row in rows] == [image.id, image.id]
 
 
@@ -76,7 +76,7 @@ def test_annotations_of_other_tasks_are_noted_and_not_refused(coco: Any) -> None
     segments = [{"image_id": 7, "file_name": "train.png", "segments_info": [{"id": 1, "category_id": 3}]}]
     for name, rows in (("captions_train", [{"image_id": 7, "caption": "x"}]), ("panoptic_train", segments)):
         (coco.root / f"{name}.json").write_text(json.dumps({"images": images, "annotations": rows}))
-    picture(coco.root / "panoptic_train" / "train.png")
+    write_image(coco.root / "panoptic_train" / "train.png")
     report = check_dataset(open_dataset(coco.root, strict=True))
     assert (report.format, report.counts()) == ("coco", {"other_task": 3})
 

@@ -27,9 +27,9 @@ def found(root: Path, *names: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def root(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
+def root(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
     for name in ("images/a/1.JPG", "images/b/1.JPG", "images/a/one.png", "images/Bild ä.png"):
-        make_picture(tmp_path / "set" / name, format="PNG")
+        make_image(tmp_path / "set" / name, format="PNG")
     return tmp_path / "set"
 
 
@@ -38,13 +38,13 @@ def test_names_of_another_machine_are_told_apart_by_their_folders(root: Path) ->
     assert found(root, *names) == names
 
 
-def test_absolute_names_lead_where_they_say(root: Path, make_picture: Callable[..., Path], tmp_path: Path) -> None:
-    elsewhere = make_picture(tmp_path / "elsewhere" / "a" / "1.JPG", format="PNG")
+def test_absolute_names_lead_where_they_say(root: Path, make_image: Callable[..., Path], tmp_path: Path) -> None:
+    elsewhere = make_image(tmp_path / "elsewhere" / "a" / "1.JPG", format="PNG")
     files = find_files(root, [str(elsewhere)], [root / "images"])
     assert files[str(elsewhere)].path == elsewhere
 
 
-def test_bare_names_of_pictures_in_folders(root: Path) -> None:
+def test_bare_names_of_images_in_folders(root: Path) -> None:
     assert found(root, "one.png") == {"one.png": "images/a/one.png"}
 
 
@@ -52,9 +52,9 @@ def test_a_name_that_could_be_two_files_is_none(root: Path) -> None:
     assert found(root, "one.png", "1.jpg") == {"one.png": "images/a/one.png"}
 
 
-def test_the_files_of_the_split_come_first(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+def test_the_files_of_the_split_come_first(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     for side in ("train", "val"):
-        make_picture(tmp_path / side / "deep" / "1.png")
+        make_image(tmp_path / side / "deep" / "1.png")
     files = find_files(tmp_path, ["1.png"], [tmp_path, tmp_path / "val"])
     assert files["1.png"].path == tmp_path / "val" / "deep" / "1.png"
 
@@ -70,10 +70,10 @@ def test_letters_and_case_may_be_written_otherwise(root: Path, form: str) -> Non
     assert found(root, name) == {name: "images/Bild ä.png"}
 
 
-def test_a_file_named_directly_finds_pictures_in_the_folder_beside_it(
-    tmp_path: Path, make_picture: Callable[..., Path]
+def test_a_file_named_directly_finds_images_in_the_folder_beside_it(
+    tmp_path: Path, make_image: Callable[..., Path]
 ) -> None:
-    make_picture(tmp_path / "images" / "1.png")
+    make_image(tmp_path / "images" / "1.png")
     content = {"images": [{"id": 1, "file_name": "old/1.png"}], "annotations": [], "categories": []}
     path = tmp_path / "annotations" / "x.json"
     path.parent.mkdir()
@@ -88,11 +88,11 @@ def test_nothing_found_is_an_error_that_names_the_first(coco: Any) -> None:
         open_dataset(coco.root)
 
 
-def test_images_of_a_data_set_beside_it_are_never_taken(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+def test_images_of_a_data_set_beside_it_are_never_taken(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     """An image is missing here, and the sibling, which is called after the same split, has one of its name."""
     for name, images in (("train_a", 2), ("train_b", 3)):
         for number in range(images):
-            make_picture(tmp_path / name / "images" / f"{number}.png", seed=number)
+            make_image(tmp_path / name / "images" / f"{number}.png", seed=number)
     rows = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 30} for k in range(3)]
     (tmp_path / "train_a" / "labels.json").write_text(json.dumps({"images": rows, "annotations": []}))
     images = open_dataset(tmp_path / "train_a").splits["train"].images

@@ -14,7 +14,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
-from .conftest import only, picture
+from .conftest import only, write_image
 
 MASK = {"size": [30, 40], "counts": [100, 50, 1050]}
 
@@ -44,7 +44,7 @@ def test_nothing_but_crowds_without_masks_is_refused(coco: Any, mark: str) -> No
 
 def test_nothing_but_difficult_objects_is_refused(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
     for number in range(3):
-        picture(tmp_path / f"{number}.png", seed=number)
+        write_image(tmp_path / f"{number}.png", seed=number)
         write_voc(tmp_path / f"{number}.xml", f"{number}.png", ("dent", 5, 6, 15, 18, 1))
     with pytest.raises(DataError, match=r"found only 3 objects marked difficult, .* set difficult to 0"):
         check_dataset(open_dataset(tmp_path))
@@ -80,7 +80,7 @@ def test_masks_of_crowds_alone_are_no_masks(coco: Any) -> None:
 
 
 def test_proposals_count_no_crowds(coco: Any) -> None:
-    picture(coco.root / "images" / "crowd.png", seed=5)
+    write_image(coco.root / "images" / "crowd.png", seed=5)
     coco.train["images"].insert(0, {"id": 1, "file_name": "crowd.png", "width": 40, "height": 30})
     coco.train["annotations"] += [
         coco.box(number, image_id=1, iscrowd=1, bbox=[number % 30, number // 30, 2, 2]) for number in range(100, 150)

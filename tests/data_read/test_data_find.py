@@ -94,9 +94,9 @@ def test_file_names_may_repeat_the_folder(coco: Any) -> None:
     assert sizes(raw) == BOTH
 
 
-def test_a_single_json_gets_a_validation_split(coco: Any, make_picture: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_single_json_gets_a_validation_split(coco: Any, make_image: Callable[..., Path], tmp_path: Path) -> None:
     for number in range(100, 150):
-        make_picture(coco.root / "images" / f"{number}.png")
+        make_image(coco.root / "images" / f"{number}.png")
         coco.train["images"].append({"id": number, "file_name": f"{number}.png", "width": 40, "height": 30})
         coco.add(image_id=number)
     coco.write()

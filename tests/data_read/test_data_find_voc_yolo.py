@@ -20,10 +20,10 @@ from .conftest import sizes
 
 
 @pytest.fixture
-def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
+def voc(tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
     root = tmp_path / "voc"
     for name, label in (("a", "dog"), ("b", "cat"), ("c", "eel")):
-        make_picture(root / "JPEGImages" / f"{name}.jpg")
+        make_image(root / "JPEGImages" / f"{name}.jpg")
         write_voc(root / "Annotations" / f"{name}.xml", f"{name}.jpg", (label, 5, 6, 15, 18))
     lists = root / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_voc_in_folders_of_the_split(voc: Path) -> None:
     assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
 
 
-def test_voc_and_yolo_pictures_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
+def test_voc_and_yolo_images_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
     (voc / "JPEGImages").rename(voc / "scans")
     raw = open_dataset(voc, train_images="scans", val_images="scans")
     assert sizes(raw) == {"train": (2, 2), "val": (1, 1)}
@@ -104,11 +104,11 @@ def test_voc_and_yolo_pictures_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
 
 
 @pytest.fixture
-def yolo(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
+def yolo(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
     root = tmp_path / "yolo"
     for side, names in (("train", "ab"), ("val", "c")):
         for name in names:
-            make_picture(root / "images" / side / f"{name}.jpg")
+            make_image(root / "images" / side / f"{name}.jpg")
             (root / "labels" / side).mkdir(parents=True, exist_ok=True)
             (root / "labels" / side / f"{name}.txt").write_text("1 0.25 0.4 0.25 0.4\n")
     return root
@@ -195,7 +195,7 @@ def test_yolo_polygons_get_boxes_and_stay(yolo: Path) -> None:
     assert found.area == pytest.approx(180)
 
 
-def test_yolo_pictures_without_labels_are_empty(yolo: Path) -> None:
+def test_yolo_images_without_labels_are_empty(yolo: Path) -> None:
     (yolo / "labels" / "train" / "a.txt").unlink()
     report = check_dataset(open_dataset(yolo))
     assert report.statistics["train"]["images_without_objects"] == 1

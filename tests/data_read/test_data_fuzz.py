@@ -20,7 +20,7 @@ from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DetrkitError
 
-from .conftest import VOC_OBJECT, VOC_XML, picture
+from .conftest import VOC_OBJECT, VOC_XML, write_image
 
 EXAMPLES = 100
 COUNT = 3
@@ -31,7 +31,7 @@ def coco(root: Path) -> None:
     for role, first in (("train", 0), ("val", COUNT)):
         names = [f"p{number}.png" for number in range(first, first + COUNT)]
         for number, name in enumerate(names):
-            picture(root / "images" / name, seed=first + number)
+            write_image(root / "images" / name, seed=first + number)
         images = [{"id": k, "file_name": n, "width": 40, "height": 30} for k, n in enumerate(names, 1)]
         rows = [
             {"id": k, "image_id": k, "category_id": 1, "bbox": [5, 6, 10, 12], "area": 120, "iscrowd": 0}
@@ -44,7 +44,7 @@ def coco(root: Path) -> None:
 def yolo(root: Path) -> None:
     for role, first in (("train", 0), ("val", COUNT)):
         for number in range(first, first + COUNT):
-            picture(root / "images" / role / f"p{number}.png", seed=number)
+            write_image(root / "images" / role / f"p{number}.png", seed=number)
             (root / "labels" / role).mkdir(parents=True, exist_ok=True)
             (root / "labels" / role / f"p{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.2 0.2\n")
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [dent, scratch]\n")
@@ -52,7 +52,7 @@ def yolo(root: Path) -> None:
 
 def voc(root: Path) -> None:
     for number in range(2 * COUNT):
-        picture(root / "JPEGImages" / f"p{number}.png", seed=number)
+        write_image(root / "JPEGImages" / f"p{number}.png", seed=number)
         (root / "Annotations").mkdir(exist_ok=True)
         text = VOC_XML.format(
             name=f"p{number}.png",
@@ -69,7 +69,7 @@ def voc(root: Path) -> None:
 
 def masks(root: Path) -> None:
     for number in range(2 * COUNT):
-        picture(root / "images" / f"p{number}.png", seed=number)
+        write_image(root / "images" / f"p{number}.png", seed=number)
         values = np.zeros((30, 40), np.uint8)
         values[6:18, 5:15] = 1
         (root / "masks").mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def panoptic(root: Path) -> None:
     for role, first in (("train", 0), ("val", COUNT)):
         rows = []
         for number in range(first, first + COUNT):
-            picture(root / role / f"p{number}.png", seed=number)
+            write_image(root / role / f"p{number}.png", seed=number)
             ids = np.zeros((30, 40, 3), np.uint8)
             ids[6:18, 5:15, 0] = 1
             (root / f"panoptic_{role}").mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def panoptic(root: Path) -> None:
 def labelme(root: Path) -> None:
     for number in range(2 * COUNT):
         role = "train" if number < COUNT else "val"
-        picture(root / role / f"p{number}.png", seed=number)
+        write_image(root / role / f"p{number}.png", seed=number)
         shapes = [{"label": "dent", "points": [[5, 6], [15, 18]], "shape_type": "rectangle", "group_id": None}]
         content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": f"p{number}.png"}
         content |= {"imageData": None, "imageHeight": 30, "imageWidth": 40}
@@ -108,7 +108,7 @@ def via(root: Path) -> None:
     region |= {"region_attributes": {"type": "dent"}}
     entries = {}
     for number in range(2 * COUNT):
-        size = picture(root / f"p{number}.png", seed=number).stat().st_size
+        size = write_image(root / f"p{number}.png", seed=number).stat().st_size
         entries[f"p{number}.png{size}"] = {"filename": f"p{number}.png", "size": size, "regions": [region]}
     (root / "via_region_data.json").write_text(json.dumps(entries))
 

@@ -14,14 +14,14 @@ from detrkit.data.validation.held_out import listed_images, write_split
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 
 def make(root: Path, images: int, *, damaged: int = 0, empty: int = 0) -> Path:
     """A COCO data set with one json file; first the damaged images, then the empty ones."""
     rows, objects = [], []
     for number in range(images):
-        path = picture(root / "images" / f"{number:03d}.png", seed=number)
+        path = write_image(root / "images" / f"{number:03d}.png", seed=number)
         if number < damaged:
             path.write_bytes(b"<html>404</html>")
         rows.append({"id": number + 1, "file_name": path.name, "width": 40, "height": 30})

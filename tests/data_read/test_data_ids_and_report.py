@@ -49,8 +49,8 @@ def test_other_values_are_no_ids(value: Any) -> None:
 @given(st.text(max_size=40))
 def test_tidy_names_stay_in_their_folder(name: str) -> None:
     tidy, _ = tidy_name(name)
-    path = Path("pictures") / tidy
-    assert path.parts[0] == "pictures"
+    path = Path("images") / tidy
+    assert path.parts[0] == "images"
     assert ".." not in path.parts
 
 
@@ -89,14 +89,14 @@ def test_the_door_prints_and_writes(coco: Any, tmp_path: Path, capsys: pytest.Ca
     check(CheckConfig(data=str(coco.root), json=str(tmp_path / "out" / "report.json"), num_queries=1))
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "pictures without objects",
+        "images without objects",
         "small objects (below 32 x 32 px)",
-        "objects a picture, median / max",
+        "objects per image, median / max",
         "object width / height",
         "scratch",
         "1 x a box of zero or negative size; dropped: the object is left out",
         "train.json, annotations[2]: found [5, 5, 0, 4]",
-        "more objects in a picture than the model has queries",
+        "more objects in an image than the model has queries",
     ):
         assert words in text
     plain = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -120,7 +120,7 @@ def test_the_summary_of_a_run(coco: Any) -> None:
     coco.add(bbox=[5, 5, 0, 4])
     coco.add(area="absent")
     lines = coco.check().summary()
-    assert "(COCO): train 1 pictures with 3 objects, val 1 pictures with 1 objects" in lines[0]
+    assert "(COCO): train 1 images with 3 objects, val 1 images with 1 objects" in lines[0]
     assert lines[1:] == ["dropped: 1 box_empty", "repaired: 1 area_absent"]
 
 
@@ -158,7 +158,7 @@ REAL = {
         {"category_not_in_train": 25, "category_unused": 19},
     ),
 }
-"""Format, then pictures and objects (crowds too) of train and val, then findings, as the READMEs there count them."""
+"""Format, then images and objects (crowds too) of train and val, then findings, as the READMEs there count them."""
 
 
 def counted(report: CheckReport) -> tuple[tuple[int, int], ...]:
@@ -187,7 +187,7 @@ def test_a_folder_with_two_formats_says_what_it_takes(shared_data: Path) -> None
 
 
 def test_voc_and_coco_forms_of_one_data_set_agree(shared_data: Path) -> None:
-    """The README's factor of 0.75 between both forms holds for every box of the shared pictures."""
+    """The README's factor of 0.75 between both forms holds for every box of the shared images."""
     coco = check_dataset(open_dataset(shared_data / "bccd"))
     voc = check_dataset(open_dataset(shared_data / "bccd" / "voc"))
     by_name = {image.file_name: image for split in coco.splits.values() for image in split.images}

@@ -19,7 +19,7 @@ from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 FIRST, SECOND = (5, 6, 15, 18), (20, 3, 22, 29)
 
@@ -52,26 +52,26 @@ def check(root: Path, **options: Any) -> CheckReport:
 
 
 def objects(report: CheckReport, side: str = "train") -> list[tuple[str, tuple[float, ...], float]]:
-    """Class, box and area of each, picture by picture."""
+    """Class, box and area of each, image by image."""
     split = report.splits[side]
     names = split.categories.names
     return [(names[o.category_id], o.box, o.area) for image in split.images for o in image.objects]
 
 
 def lay(root: Path, layout: str) -> None:
-    """Two objects on picture a, in several layouts; where it has classes, the first is a bolt."""
+    """Two objects on image a, in several layouts; where it has classes, the first is a bolt."""
     both = values(v3=FIRST, v9=SECOND)
     one, two = values(v255=FIRST), values(v255=SECOND)
-    if layout == "folder a picture":
-        picture(root / "a" / "images" / "a.png")
+    if layout == "folder per image":
+        write_image(root / "a" / "images" / "a.png")
         save(root / "a" / "masks" / "x1.png", one)
         save(root / "a" / "masks" / "x2.png", two)
         return
     if layout == "penn fudan":
-        picture(root / "PNGImages" / "a.png")
+        write_image(root / "PNGImages" / "a.png")
         save(root / "PedMasks" / "a_mask.png", both)
         return
-    picture(root / "images" / "a.jpg")
+    write_image(root / "images" / "a.jpg")
     masks = root / "masks"
     if layout in ("L", "P", "I;16", "RGB"):
         far = {"L": 1, "P": 1, "I;16": 300, "RGB": 70_000}[layout]
@@ -96,7 +96,7 @@ def lay(root: Path, layout: str) -> None:
 @pytest.mark.parametrize(
     "layout",
     [
-        *("L", "P", "I;16", "RGB", "files", "folder a picture", "penn fudan"),
+        *("L", "P", "I;16", "RGB", "files", "folder per image", "penn fudan"),
         *("class folders", "class folders of files", "files in class folders", "json"),
     ],
 )
@@ -127,12 +127,12 @@ def test_sides(tmp_path: Path, inner: str) -> None:
     for side in ("train", "valid"):
         folder = tmp_path / inner.format(side)
         if inner == "{}":
-            picture(folder / "a" / "images" / "a.png")
+            write_image(folder / "a" / "images" / "a.png")
             save(folder / "a" / "masks" / "1.png", values(v1=FIRST))
-            (folder / "b" / "masks").mkdir(parents=True)  # a folder without a mask: nothing is on the picture
-            picture(folder / "b" / "images" / "b.png")
+            (folder / "b" / "masks").mkdir(parents=True)  # a folder without a mask: nothing is on the image
+            write_image(folder / "b" / "images" / "b.png")
         else:
-            picture(folder / "a.png")
+            write_image(folder / "a.png")
             save(tmp_path / inner.replace("images", "masks").format(side) / "a.png", values(v1=FIRST))
     report = check_dataset(open_dataset(tmp_path))
     assert {name: len(split) for name, split in report.splits.items()} == dict.fromkeys(
@@ -143,9 +143,9 @@ def test_sides(tmp_path: Path, inner: str) -> None:
 
 def test_folders_by_hand_and_classes_txt(tmp_path: Path) -> None:
     lay(tmp_path, "class folders")
-    picture(tmp_path / "images" / "b.jpg")
+    write_image(tmp_path / "images" / "b.jpg")
     save(tmp_path / "masks" / "nut" / "b.png", values(v1=SECOND))
-    picture(tmp_path / "more" / "images" / "b.png")
+    write_image(tmp_path / "more" / "images" / "b.png")
     save(tmp_path / "more" / "masks" / "nut" / "b.png", values(v1=SECOND))
     (tmp_path / "classes.txt").write_text("nut\nwasher\n")
     raw = open_dataset(tmp_path, data_format="masks", val_images="more/images")
@@ -155,14 +155,14 @@ def test_folders_by_hand_and_classes_txt(tmp_path: Path) -> None:
     assert objects(report, "val") == [("nut", SECOND, 52)]
     assert report.counts() == {"category_unused": 1, "category_unknown": 1, "image_object_lost": 1}
     assert [image.file_name for image in report.splits["train"].images] == ["b.jpg"]
-    with pytest.raises(DataError, match="expected a folder masks/ beside the pictures"):
-        open_dataset(tmp_path, data_format="masks", val_images=str(picture(tmp_path / "x" / "y" / "c.png").parent))
+    with pytest.raises(DataError, match="expected a folder masks/ beside the images"):
+        open_dataset(tmp_path, data_format="masks", val_images=str(write_image(tmp_path / "x" / "y" / "c.png").parent))
     with pytest.raises(ConfigError, match="--data_format is masks"):
         open_dataset(tmp_path, data_format="masks", panoptic_json="classes.txt")
 
 
 def add_good(root: Path) -> None:
-    picture(root / "images" / "good.png")
+    write_image(root / "images" / "good.png")
     save(root / "masks" / "good.png", values(v1=FIRST))
 
 
@@ -170,7 +170,7 @@ def add_good(root: Path) -> None:
     ("kind", "left"),
     [
         ("image_unlabelled", 1),
-        ("mask_without_picture", 1),
+        ("mask_without_image", 1),
         ("mask_file_unreadable", 1),
         ("mask_shape_differs", 1),
         ("mask_size_differs", 2),
@@ -185,10 +185,10 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
     add_good(tmp_path)
     masks = tmp_path / "masks"
     where = masks / "bad.png"
-    if kind != "mask_without_picture":
-        where = picture(tmp_path / "images" / "bad.png") if kind == "image_unlabelled" else where
-        picture(tmp_path / "images" / "bad.png")
-    if kind == "mask_without_picture":
+    if kind != "mask_without_image":
+        where = write_image(tmp_path / "images" / "bad.png") if kind == "image_unlabelled" else where
+        write_image(tmp_path / "images" / "bad.png")
+    if kind == "mask_without_image":
         save(where, values(v1=FIRST))
     elif kind == "mask_file_unreadable":
         save(where, values(v1=FIRST))
@@ -224,15 +224,15 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
 
 
 def test_what_a_person_must_mend(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "images" / "a.png")
     (tmp_path / "masks").mkdir()
     with pytest.raises(DataError, match=r"expected masks as PNG in .*masks, found none"):
         open_dataset(tmp_path)
-    picture(tmp_path / "masks" / "a.jpg")
+    write_image(tmp_path / "masks" / "a.jpg")
     with pytest.raises(DataError, match=r"found a\.jpg, whose format changes values a little; save them again as PNG"):
         open_dataset(tmp_path)
     save(tmp_path / "masks" / "a_1.png", values(v1=FIRST))
-    with pytest.raises(DataError, match=r"1 image_unlabelled, 1 mask_without_picture; the first: .*a_1\.png"):
+    with pytest.raises(DataError, match=r"1 image_unlabelled, 1 mask_without_image; the first: .*a_1\.png"):
         open_dataset(tmp_path)
     (tmp_path / "masks" / "a_1.png").unlink()
     save(tmp_path / "masks" / "a.png", values(v1=FIRST))
@@ -242,7 +242,7 @@ def test_what_a_person_must_mend(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("nut\n")
     assert open_dataset(tmp_path).splits["train"].categories.names == ("nut",)
     (tmp_path / "masks" / "a.json").write_text("[1, 2]")
-    with pytest.raises(DataError, match=r"expected masks that can be used of the 1 pictures .*a\.json"):
+    with pytest.raises(DataError, match=r"expected masks that can be used of the 1 images .*a\.json"):
         open_dataset(tmp_path)
 
 
@@ -258,12 +258,12 @@ def test_records_are_small_and_ids_are_unique(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("above", ["export", "set/export", "a/b/c"])
-@pytest.mark.parametrize("layout", ["L", "files", "class folders", "folder a picture"])
+@pytest.mark.parametrize("layout", ["L", "files", "class folders", "folder per image"])
 def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
     lay(tmp_path / above, layout)
-    if layout != "folder a picture":
+    if layout != "folder per image":
         add_good(tmp_path / above) if layout != "class folders" else None
-        picture(tmp_path / above / "images" / "unlabelled.png")
+        write_image(tmp_path / above / "images" / "unlabelled.png")
     report = check(tmp_path)
     assert set(report.counts()) <= {"image_unlabelled"}
     assert [box for _, box, _ in objects(report)][:2] == [FIRST, SECOND]

@@ -85,7 +85,7 @@ def test_a_polygon_that_would_take_a_minute_to_draw_goes(coco: Any, far: float) 
 
 
 def test_pixels_are_those_of_the_official_code(shared_data: Path) -> None:
-    """Every polygon and RLE of two real sets, decoded a picture at a time."""
+    """Every polygon and RLE of two real sets, decoded an image at a time."""
     for name in ("coco_mini", "nuclei"):
         content = json.loads((shared_data / name / "val.json").read_text())
         for image in content["images"][:25]:
@@ -127,7 +127,7 @@ def test_where_there_is_no_mask_the_box_is_one(shape: Any) -> None:
         assert decode_masks([shape], torch.tensor([tiny]), 30, 40).any()
 
 
-def test_what_a_polygon_has_outside_its_picture_does_not_count() -> None:
+def test_what_a_polygon_has_outside_its_image_does_not_count() -> None:
     polygon = [[-8, -8, 10, -8, 10, 10, -8, 10], [30, 20, 60, 20, 60, 50, 30, 50]]
     mask = decode_masks([polygon], BOX, 30, 40)[0]
     wanted = torch.zeros(30, 40, dtype=torch.bool)
@@ -136,9 +136,9 @@ def test_what_a_polygon_has_outside_its_picture_does_not_count() -> None:
     assert torch.equal(mask, wanted)
 
 
-def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     for side, number in (("train", 1), ("val", 2)):
-        make_picture(tmp_path / "images" / side / "a.png", seed=number)
+        make_image(tmp_path / "images" / side / "a.png", seed=number)
         (tmp_path / "labels" / side).mkdir(parents=True)
         lines = ["1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "0 0.75 0.5 0.25 0.4", "0 0.5 0.5 0.9 0.5 0.9 1.3 0.5 1.3"]
         (tmp_path / "labels" / side / "a.txt").write_text("\n".join(lines))
@@ -159,7 +159,7 @@ def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_pic
     assert masks[2].sum() == 15 * 16
 
 
-def test_500_objects_in_one_picture(coco: Any) -> None:
+def test_500_objects_in_one_image(coco: Any) -> None:
     coco.train["annotations"] = [
         coco.box(
             k + 1,

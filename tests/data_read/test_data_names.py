@@ -14,7 +14,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import only, picture
+from .conftest import only, write_image
 
 
 def check(root: Path, **options: Any) -> CheckReport:
@@ -43,7 +43,7 @@ def write_labelme(path: Path, image_path: str) -> None:
 
 def images(root: Path, *names: str) -> None:
     for name in names:
-        picture(root / name, seed=len(name) + sum(name.encode()))
+        write_image(root / name, seed=len(name) + sum(name.encode()))
 
 
 def read(report: CheckReport, split: str = "train") -> list[str]:

@@ -13,7 +13,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 XML = "<annotation><filename>{}.png</filename>{}</annotation>"
 OBJECT = "<object>{}<bndbox><xmin>{}</xmin><ymin>6</ymin><xmax>15</xmax><ymax>18</ymax></bndbox></object>"
@@ -84,7 +84,7 @@ def test_the_image_of_a_dropped_object_is_left_out(
     tmp_path: Path, write: Callable[[Path, Any], None], given: Any, detail: str
 ) -> None:
     for name in "ab":
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     write(tmp_path, given)
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     assert [image.path.name for image in report.splits["train"].images] == ["a.png"]
@@ -107,7 +107,7 @@ STAYS: list[tuple[str, Callable[[Path, Any], None], Any, int]] = [
 @pytest.mark.parametrize(("write", "given", "count"), [row[1:] for row in STAYS], ids=[row[0] for row in STAYS])
 def test_other_images_stay(tmp_path: Path, write: Callable[[Path, Any], None], given: Any, count: int) -> None:
     for name in "ab":
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     write(tmp_path, given)
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     images = {image.path.name: len(image.objects) for image in report.splits["train"].images}
@@ -116,11 +116,11 @@ def test_other_images_stay(tmp_path: Path, write: Callable[[Path, Any], None], g
 
 
 def of_two_splits(root: Path, lines: str) -> Path:
-    """A YOLO data set: a good image a side, and two more of which the label files hold these lines."""
+    """A YOLO data set: a good image per side, and two more of which the label files hold these lines."""
     (root / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [cat]\n")
     for side in ("train", "val"):
         for name in ("good", "x", "y"):
-            picture(root / side / "images" / f"{side}{name}.png")
+            write_image(root / side / "images" / f"{side}{name}.png")
             label = root / side / "labels" / f"{side}{name}.txt"
             label.parent.mkdir(exist_ok=True)
             label.write_text(lines if name in "xy" else "0 0.5 0.5 0.2 0.2\n")

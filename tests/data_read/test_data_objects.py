@@ -68,9 +68,9 @@ def test_an_object_that_is_dropped(coco: Any, kind: str, change: dict[str, Any])
     ],
 )
 def test_an_object_that_cannot_be_understood_takes_its_image_along(
-    coco: Any, make_picture: Callable[..., Path], kind: str, change: dict[str, Any]
+    coco: Any, make_image: Callable[..., Path], kind: str, change: dict[str, Any]
 ) -> None:
-    make_picture(coco.root / "images" / "bad.png", seed=9)
+    make_image(coco.root / "images" / "bad.png", seed=9)
     coco.train["images"].append({"id": 8, "file_name": "bad.png", "width": 40, "height": 30})
     coco.add(image_id=8)
     coco.add(image_id=8, **change)
@@ -205,16 +205,16 @@ def test_more_objects_than_queries(coco: Any) -> None:
     assert report.statistics["train"]["images_with_more_objects_than_queries"] == 1
 
 
-def test_leakage_by_content_and_by_name(coco: Any, make_picture: Callable[..., Path]) -> None:
+def test_leakage_by_content_and_by_name(coco: Any, make_image: Callable[..., Path]) -> None:
     train_image = coco.root / "images" / "train.png"
     (coco.root / "images" / "val.png").write_bytes(train_image.read_bytes())
     only(coco.check(), "leakage_content")
-    make_picture(coco.root / "images" / "val" / "train.png", seed=5)
+    make_image(coco.root / "images" / "val" / "train.png", seed=5)
     coco.content["val"]["images"][0]["file_name"] = "val/train.png"
     only(coco.check(), "leakage_name")
 
 
-def test_no_usable_picture_is_an_error(coco: Any) -> None:
+def test_no_usable_image_is_an_error(coco: Any) -> None:
     for path in (coco.root / "images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"expected images for train .*1 image_unreadable.*an empty file"):
@@ -234,7 +234,7 @@ def test_no_usable_object_is_an_error(coco: Any) -> None:
         ('{"images": []', r"a mistake at line 1"),
         ("", r"a mistake at line 1"),
         ('{"images": {}, "annotations": []}', r"expected a list under 'images'"),
-        ('{"images": [], "annotations": []}', r"expected pictures under 'images'"),
+        ('{"images": [], "annotations": []}', r"expected images under 'images'"),
         ('{"annotations": [], "categories": []}', r"expected a list under 'images'.*annotations, categories"),
         ('[{"image_id": 1}]', r"a list of detections is a COCO results file"),
         ('{"images": [{"id": 1, "file_name": "x.png"}], "categories": [{"name": "a"}]}', r"none such as 'x.png'"),
@@ -257,11 +257,11 @@ def test_a_category_without_id_is_an_error(coco: Any) -> None:
         open_dataset(coco.root)
 
 
-def test_a_hundred_thousand_boxes_take_seconds(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+def test_a_hundred_thousand_boxes_take_seconds(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     import json
 
     rng = np.random.default_rng(0)
-    first = make_picture(tmp_path / "images" / "0.jpg", 640, 480)
+    first = make_image(tmp_path / "images" / "0.jpg", 640, 480)
     for number in range(1, 2000):
         os.link(first, tmp_path / "images" / f"{number}.jpg")
     xywh = np.concatenate([rng.integers(0, 400, (100_000, 2)), rng.uniform(1, 80, (100_000, 2))], axis=1).tolist()

@@ -18,7 +18,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
 
-from .conftest import only, picture
+from .conftest import only, write_image
 
 CAT, SKY, CROWD = 70_000, 300, 5  # ids that need all three channels
 INTENDED = ("crowd", "category_mostly_crowds", "category_unused", "category_not_in_train", "leakage_name")
@@ -30,14 +30,14 @@ CATEGORIES = [
 
 
 class PanopticFolder:
-    """Two splits of one picture each, to be broken: sky above, a cat below it, a crowd of dogs, and void."""
+    """Two splits of one image each, to be broken: sky above, a cat below it, a crowd of dogs, and void."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ids: dict[str, np.ndarray[Any, Any]] = {}
         self.content: dict[str, dict[str, Any]] = {}
         for number, side in enumerate(("train", "val"), start=1):
-            picture(root / side / "a.png", seed=number)
+            write_image(root / side / "a.png", seed=number)
             ids = np.zeros((30, 40), np.int64)
             ids[:10] = SKY
             ids[12:20, 5:15] = CAT
@@ -56,7 +56,7 @@ class PanopticFolder:
 
     @property
     def segments(self) -> list[dict[str, Any]]:
-        """Those of the training picture."""
+        """Those of the training image."""
         return self.content["train"]["annotations"][0]["segments_info"]
 
     def write(self) -> None:
@@ -100,7 +100,7 @@ def test_segments_are_objects_and_the_file_says_what_is_a_thing(panoptic: Panopt
         assert [o.segmentation for o in image.objects] == [FileMask(image.panoptic, i) for i in (SKY, CAT, CROWD)]
 
 
-def test_truth_of_a_picture(panoptic: PanopticFolder) -> None:
+def test_truth_of_a_image(panoptic: PanopticFolder) -> None:
     panoptic.ids["train"][0, 0] = 9  # of no segment: void
     image = panoptic.check().splits["train"].images[0]
     ids, rows = read_panoptic_truth(image)
@@ -157,12 +157,12 @@ def garbled(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("thorough", [False, True])
-def test_a_picture_whose_png_cannot_be_used(
+def test_a_image_whose_png_cannot_be_used(
     panoptic: PanopticFolder, kind: str, change: Callable[[Path], object], thorough: bool
 ) -> None:
-    content = panoptic.content["train"]  # a second picture, so that the split is not empty
-    picture(panoptic.root / "train" / "b.png", seed=5)
-    picture(panoptic.root / "panoptic_train" / "b.png", seed=5)
+    content = panoptic.content["train"]  # a second image, so that the split is not empty
+    write_image(panoptic.root / "train" / "b.png", seed=5)
+    write_image(panoptic.root / "panoptic_train" / "b.png", seed=5)
     content["images"].append({"id": 8, "file_name": "b.png", "width": 40, "height": 30})
     segment = {"id": 1, "category_id": 200, "area": 9, "bbox": [1, 1, 3, 3], "iscrowd": 0}
     content["annotations"].append({"image_id": 8, "file_name": "b.png", "segments_info": [segment]})
@@ -244,11 +244,11 @@ def test_ids_without_a_segment_and_masks_of_one_pixel(panoptic: PanopticFolder) 
     assert report.splits["train"].images[0].objects[3].box == (3, 25, 4, 26)
 
 
-def test_entries_and_pictures_that_do_not_meet(panoptic: PanopticFolder) -> None:
+def test_entries_and_images_that_do_not_meet(panoptic: PanopticFolder) -> None:
     content = panoptic.content["train"]
     entry = content["annotations"][0]
     content["annotations"] += [{**entry, "image_id": 99}, entry, {"image_id": 7}]
-    picture(panoptic.root / "train" / "b.png", seed=5)
+    write_image(panoptic.root / "train" / "b.png", seed=5)
     content["images"].append({"id": 8, "file_name": "b.png", "width": 40, "height": 30})
     report = panoptic.check()
     assert report.counts() == {"record_malformed": 2, "image_unlabelled": 1, "image_of_object_missing": 1}

@@ -1,4 +1,4 @@
-"""Defects of pictures and their records: damage, sizes, kinds of pixels, names, ids, EXIF rotation."""
+"""Defects of images and their records: damage, sizes, kinds of pixels, names, ids, EXIF rotation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detrkit.data.validation.image_probe import look_at
 from .conftest import boxes, counts, only
 
 
-def test_pictures_that_are_dropped_with_their_objects(coco: Any, make_picture: Callable[..., Path]) -> None:
+def test_images_that_are_dropped_with_their_objects(coco: Any, make_image: Callable[..., Path]) -> None:
     broken = {
         "image_missing": None,
         "image_unreadable": b"this is text",
@@ -32,10 +32,10 @@ def test_pictures_that_are_dropped_with_their_objects(coco: Any, make_picture: C
         coco.add(image_id=number)
         if content is not None:
             path.write_bytes(content)
-    whole = make_picture(images / "image_truncated.jpg", 200, 200)
+    whole = make_image(images / "image_truncated.jpg", 200, 200)
     coco.train["images"][3] |= {"width": 200, "height": 200}
     whole.write_bytes(whole.read_bytes()[:-4000])
-    make_picture(images / "image_too_small.jpg", 1, 1)
+    make_image(images / "image_too_small.jpg", 1, 1)
     (images / "empty.jpg").touch()
     coco.train["images"].append({"id": 30, "file_name": "empty.jpg", "width": 40, "height": 30})
     report = coco.check()
@@ -49,10 +49,8 @@ def test_pictures_that_are_dropped_with_their_objects(coco: Any, make_picture: C
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "gif"])
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
-def test_truncated_files_of_every_format(
-    coco: Any, make_picture: Callable[..., Path], suffix: str, keep: float
-) -> None:
-    path = make_picture(coco.root / "images" / f"cut.{suffix}", 160, 120)
+def test_truncated_files_of_every_format(coco: Any, make_image: Callable[..., Path], suffix: str, keep: float) -> None:
+    path = make_image(coco.root / "images" / f"cut.{suffix}", 160, 120)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     coco.train["images"].append({"id": 20, "file_name": path.name, "width": 160, "height": 120})
     counts = coco.check().counts()
@@ -71,8 +69,8 @@ def test_truncated_files_of_every_format(
         ({"image_grey", "image_alpha"}, "a.png", "LA"),
     ],
 )
-def test_kinds_of_pixels(coco: Any, make_picture: Callable[..., Path], kinds: set[str], name: str, mode: str) -> None:
-    make_picture(coco.root / "images" / name, mode=mode)
+def test_kinds_of_pixels(coco: Any, make_image: Callable[..., Path], kinds: set[str], name: str, mode: str) -> None:
+    make_image(coco.root / "images" / name, mode=mode)
     coco.train["images"][0]["file_name"] = name
     report = coco.check()
     assert counts(report) == dict.fromkeys([k for k in TREATMENTS if k in kinds], 1)
@@ -96,7 +94,7 @@ def test_sixteen_bits_in_three_channels(coco: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_animated_pictures(coco: Any, suffix: str) -> None:
+def test_animated_images(coco: Any, suffix: str) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("red", "green", "blue")]
     frames[0].save(coco.root / "images" / f"film.{suffix}", save_all=True, append_images=frames[1:])
     coco.train["images"][0]["file_name"] = f"film.{suffix}"
@@ -143,7 +141,7 @@ def test_a_size_written_as_text(coco: Any) -> None:
     only(coco.check(), "number_as_text")
 
 
-def test_the_same_picture_listed_twice_counts_once(coco: Any) -> None:
+def test_the_same_image_listed_twice_counts_once(coco: Any) -> None:
     coco.train["images"].append({**coco.train["images"][0], "id": 8})
     coco.add(image_id=8)
     report = coco.check()
@@ -152,8 +150,8 @@ def test_the_same_picture_listed_twice_counts_once(coco: Any) -> None:
     assert [image.id for image in report.splits["train"].images] == [7]
 
 
-def test_two_pictures_of_one_id(coco: Any, make_picture: Callable[..., Path]) -> None:
-    make_picture(coco.root / "images" / "other.png")
+def test_two_images_of_one_id(coco: Any, make_image: Callable[..., Path]) -> None:
+    make_image(coco.root / "images" / "other.png")
     coco.train["images"].append({**coco.train["images"][0], "file_name": "other.png"})
     report = coco.check()
     only(report, "image_id_twice")
@@ -194,7 +192,7 @@ def test_annotation_records_that_are_none(coco: Any, row: Any) -> None:
 
 
 def show_upright(orientation: int, tmp: Path, name: str) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Save a picture with one white box under an EXIF orientation; its stored size, and the box after PIL turned it."""
+    """Save an image with one white box under an EXIF orientation; its stored size, and the box after PIL turned it."""
     from PIL import ImageOps
 
     pixels = np.zeros((30, 40, 3), np.uint8)
@@ -243,7 +241,7 @@ def test_boxes_given_for_the_upright_size_stay(coco: Any) -> None:
     assert boxes(report) == [(5, 6, 15, 18), (20, 10, 28, 18)]
 
 
-def test_rle_of_a_turned_picture_is_left_out(coco: Any) -> None:
+def test_rle_of_a_turned_image_is_left_out(coco: Any) -> None:
     show_upright(6, coco.root / "images", "turned.png")
     coco.train["images"][0]["file_name"] = "turned.png"
     coco.train["annotations"][0]["segmentation"] = {"size": [30, 40], "counts": [0, 1200]}
@@ -251,7 +249,7 @@ def test_rle_of_a_turned_picture_is_left_out(coco: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 400 + ".png", "a\0b.png", "half\ud800.png", "images"])
-def test_impossible_file_names_are_missing_pictures(coco: Any, name: str) -> None:
+def test_impossible_file_names_are_missing_images(coco: Any, name: str) -> None:
     coco.train["images"].append({"id": 20, "file_name": name, "width": 40, "height": 30})
     report = coco.check()
     assert set(report.counts()) <= {"image_missing", "image_unreadable"}
@@ -263,12 +261,10 @@ def test_impossible_file_names_are_missing_pictures(coco: Any, name: str) -> Non
 @pytest.mark.filterwarnings("ignore:.*is truncated")
 @pytest.mark.parametrize("name", ["a.jpg", "progressive.jpg", "a.png", "a.webp", "a.gif", "a.tif", "a.bmp"])
 def test_what_passes_can_be_decoded_however_it_was_damaged(
-    tmp_path: Path, make_picture: Callable[..., Path], name: str
+    tmp_path: Path, make_image: Callable[..., Path], name: str
 ) -> None:
-    """Training must not end in the middle of an epoch on a picture that the check let pass."""
-    whole = make_picture(
-        tmp_path / name, 80, 60, **({"progressive": True} if "progressive" in name else {})
-    ).read_bytes()
+    """Training must not end in the middle of an epoch on an image that the check let pass."""
+    whole = make_image(tmp_path / name, 80, 60, **({"progressive": True} if "progressive" in name else {})).read_bytes()
     rng = np.random.default_rng(0)
     for number in range(60):
         content = bytearray(whole)

@@ -14,9 +14,9 @@ from detrkit.cli import main
 from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import check_dataset
-from detrkit.evaluation.prediction_files import find_pictures, read_detections
+from detrkit.evaluation.prediction_files import find_images, read_detections
 
-from .conftest import counts, picture
+from .conftest import counts, write_image
 
 
 def write(root: Path, ids: list[Any], refs: list[Any]) -> None:
@@ -27,7 +27,7 @@ def write(root: Path, ids: list[Any], refs: list[Any]) -> None:
         for k, ref in enumerate(refs)
     ]
     for k in range(len(ids)):
-        picture(root / f"{k}.png", seed=k)
+        write_image(root / f"{k}.png", seed=k)
     content = {"images": rows, "annotations": boxes, "categories": [{"id": 1, "name": "dent"}]}
     (root / "labels.json").write_text(json.dumps(content))
 
@@ -64,7 +64,7 @@ def test_text_that_is_no_integer_is_no_id(text: str) -> None:
 def test_names_that_are_no_utf8_are_read_held_out_and_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for folder, ending in (("images", ".png"), ("labels", ".txt")):
         for seed in range(5):
-            path = picture(tmp_path / folder / "x.png", seed=seed)
+            path = write_image(tmp_path / folder / "x.png", seed=seed)
             if ending == ".txt":
                 path.write_text("0 0.5 0.5 0.5 0.5\n")
             path.rename(tmp_path / folder / (os.fsdecode(b"pr\xfcf%d" % seed) + ending))
@@ -82,6 +82,6 @@ def test_detections_with_ids_that_differ_in_zeros_stay_apart(tmp_path: Path) -> 
     check_dataset(raw)  # which gives ids to images without any
     images = raw.splits["train"].images
     (tmp_path / "d.json").write_text(json.dumps([{"image_id": i, "score": 0.5} for i in ("001", "1", "01", 1)]))
-    rows = find_pictures(read_detections(tmp_path / "d.json"), images, where="d.json")
+    rows = find_images(read_detections(tmp_path / "d.json"), images, where="d.json")
     named = {as_id(image.id): image.path.name for image in images}
     assert [named[row["image_id"]] for row in rows] == ["2.png", "0.png", "1.png", "0.png"]

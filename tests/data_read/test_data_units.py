@@ -18,14 +18,14 @@ from detrkit.data.validation.box_formats import FORMATS, OWN
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 
-from .conftest import boxes, only, picture
+from .conftest import boxes, only, write_image
 
 WIDTH, HEIGHT = 96, 72
 Corners = tuple[float, float, float, float]
 
 
 def some_boxes(images: int = 8) -> list[list[Corners]]:
-    """Three boxes an image, anywhere in it, of whole even pixels."""
+    """Three boxes per image, anywhere in it, of whole even pixels."""
     rng = np.random.default_rng(3)
     found = []
     for _ in range(images):
@@ -56,7 +56,7 @@ def make(root: Path, data_format: str, name: str, truth: list[list[Corners]], **
     """A data set of a format whose boxes are written in the way `name`."""
     rows: list[dict[str, Any]] = []
     for number, found in enumerate(truth):
-        picture(root / "images" / f"{number}.png", WIDTH, HEIGHT, seed=number)
+        write_image(root / "images" / f"{number}.png", WIDTH, HEIGHT, seed=number)
         numbers = [written(box, name) for box in found]
         if data_format == "yolo":
             lines = "\n".join(f"{extra.get('label', 0)} " + " ".join(f"{v:.7f}" for v in row) for row in numbers)
@@ -160,7 +160,7 @@ def test_percent_of_large_images(tmp_path: Path) -> None:
     ]
     root = make(tmp_path, "voc", "xyxy", truth)
     for number in range(len(truth)):
-        picture(root / "images" / f"{number}.png", 640, 480, seed=number)
+        write_image(root / "images" / f"{number}.png", 640, 480, seed=number)
         path = root / "images" / f"{number}.xml"
         path.write_text(path.read_text().replace(">96<", ">640<").replace(">72<", ">480<"))
     with pytest.raises(DataError, match="looks like x1, y1, x2, y2 in percent"):
@@ -186,7 +186,7 @@ def test_polygons_are_rescaled_with_their_boxes(tmp_path: Path) -> None:
             assert 1 < found.area <= 1.02 * (x2 - x1) * (y2 - y1)
 
     root = tmp_path / "yolo"
-    picture(root / "images" / "0.png", WIDTH, HEIGHT)
+    write_image(root / "images" / "0.png", WIDTH, HEIGHT)
     (root / "labels").mkdir()
     (root / "labels" / "0.txt").write_text("0 10 20 50 20 50 60\n0 1 2 3 2 3 4 1 4")
     (root / "data.yaml").write_text("train: images\nnames: [dent]\n")
@@ -213,8 +213,8 @@ def test_a_box_format_has_to_be_one(tmp_path: Path) -> None:
     root = make(tmp_path, "coco", "xywh", some_boxes(2))
     with pytest.raises(ConfigError, match=r"--box_format must be auto, xywh, .*found 'corners'"):
         found_boxes(root, box_format="corners")
-    mask = picture(tmp_path / "m" / "masks" / "0.png", mode="1")
-    mask.replace(picture(tmp_path / "m" / "images" / "0.png").parent.parent / "masks" / "0.png")
+    mask = write_image(tmp_path / "m" / "masks" / "0.png", mode="1")
+    mask.replace(write_image(tmp_path / "m" / "images" / "0.png").parent.parent / "masks" / "0.png")
     with pytest.raises(ConfigError, match="made of its masks"):
         found_boxes(tmp_path / "m", box_format="xyxy", data_format="masks")
 
@@ -248,7 +248,7 @@ def test_class_ids_counted_from_another_number(tmp_path: Path) -> None:
 
 
 def test_exchanged_corners_are_put_in_order(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     good = [("dent", k, k, k + 9, k + 9) for k in range(5)]
     write_voc(tmp_path / "a.xml", "a.png", ("dent", 25, 6, 5, 18), ("dent", 5, 28, 15, 20), *good)
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
@@ -270,7 +270,7 @@ def test_rotated_rectangles_get_the_box_around_them(coco: Any, tmp_path: Path) -
     cvat = f"{box}<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
     rolabelimg = f"<robndbox><cx>10</cx><cy>12</cy><w>10</w><h>12</h><angle>{np.pi / 2}</angle></robndbox>"
     for name, text in (("a", cvat), ("b", rolabelimg)):
-        picture(tmp_path / "voc" / f"{name}.png")
+        write_image(tmp_path / "voc" / f"{name}.png")
         (tmp_path / "voc" / f"{name}.xml").write_text(voc.format(text))
     report = check_dataset(open_dataset(tmp_path / "voc", val_fraction=0))
     assert report.counts() == {"image_size_absent": 2, "box_rotated": 1, "box_around_outline": 1}

@@ -15,7 +15,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 LABEL = "0 0.5 0.5 0.5 0.5\n"
@@ -32,7 +32,7 @@ def sizes(report: CheckReport) -> dict[str, int]:
 
 def yolo(root: Path, count: int = 4) -> Path:
     for number in range(count):
-        picture(root / "images" / f"{number}.png", seed=number)
+        write_image(root / "images" / f"{number}.png", seed=number)
         (root / "labels").mkdir(parents=True, exist_ok=True)
         (root / "labels" / f"{number}.txt").write_text(LABEL)
     (root / "classes.txt").write_text("dent\n")
@@ -94,7 +94,7 @@ def test_the_image_of_an_unreadable_label_file_is_left_out(tmp_path: Path) -> No
 
 def test_the_image_of_an_unreadable_xml_file_is_left_out(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
     for number in range(3):
-        picture(tmp_path / f"{number}.png", seed=number)
+        write_image(tmp_path / f"{number}.png", seed=number)
         write_voc(tmp_path / f"{number}.xml", f"{number}.png", ("dent", 5, 6, 15, 18))
     dangle(tmp_path / "0.xml")
     report = check(tmp_path)
@@ -103,7 +103,7 @@ def test_the_image_of_an_unreadable_xml_file_is_left_out(tmp_path: Path, write_v
 
 def test_the_image_of_an_unreadable_json_file_is_left_out(tmp_path: Path) -> None:
     for number in range(3):
-        picture(tmp_path / f"{number}.png", seed=number)
+        write_image(tmp_path / f"{number}.png", seed=number)
         content = LABELME | {"imagePath": f"{number}.png", "imageHeight": 30, "imageWidth": 40}
         (tmp_path / f"{number}.json").write_text(json.dumps(content))
     dangle(tmp_path / "0.json")
@@ -161,7 +161,7 @@ def test_what_the_user_names_is_read_or_refused_in_a_sentence(coco: Any, monkeyp
 
 
 def test_what_cannot_be_read_is_told_where_nothing_else_is_found(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     dangle(tmp_path / "labels.json")
     with pytest.raises(DataError, match=r"; cannot read .*labels.json: a link to what is not there"):
         open_dataset(tmp_path)

@@ -14,7 +14,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 
 def check(root: Path, **options: Any) -> CheckReport:
@@ -24,7 +24,7 @@ def check(root: Path, **options: Any) -> CheckReport:
 @pytest.fixture
 def voc(tmp_path: Path, write_voc: Callable[..., Path]) -> Path:
     for number in range(4):
-        picture(tmp_path / "images" / f"img_{number}.png", seed=number)
+        write_image(tmp_path / "images" / f"img_{number}.png", seed=number)
         write_voc(tmp_path / "annotations" / f"img_{number}.xml", f"img_{number}.png", ("dent", 5, 6, 15, 18))
     return tmp_path
 
@@ -75,7 +75,7 @@ def test_broken_json_files_are_listed_and_a_missing_split_is_told(coco: Any, con
 def test_images_without_an_ending_are_images(tmp_path: Path, kind: str) -> None:
     for number in range(3):
         (tmp_path / "images").mkdir(exist_ok=True)
-        image = Image.open(picture(tmp_path / "x.png", seed=number))
+        image = Image.open(write_image(tmp_path / "x.png", seed=number))
         image.save(tmp_path / "images" / f"a{number}", format=kind)
         (tmp_path / "x.png").unlink()
         (tmp_path / "labels").mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def test_images_without_an_ending_are_images(tmp_path: Path, kind: str) -> None:
 
 def test_images_without_an_ending_that_nobody_names_are_listed(coco: Any) -> None:
     coco.write()
-    picture(coco.root / "images" / "more.png").rename(coco.root / "images" / "more")
+    write_image(coco.root / "images" / "more.png").rename(coco.root / "images" / "more")
     assert check(coco.root).counts() == {"image_unused": 1}
 
 

@@ -9,7 +9,7 @@ import pytest
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 
-from .conftest import picture
+from .conftest import write_image
 
 BOX = "<bndbox><xmin>{}</xmin><ymin>6</ymin><xmax>{}</xmax><ymax>18</ymax></bndbox>"
 
@@ -29,7 +29,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> None:
 def pairs(root: Path, names: list[str], inner: tuple[str, str] = ("JPEGImages", "Annotations")) -> None:
     """An image and an xml file each; the box of the k-th begins at k."""
     for number, name in enumerate(names):
-        picture(root / inner[0] / f"{name}.jpg", seed=number)
+        write_image(root / inner[0] / f"{name}.jpg", seed=number)
         write(root / inner[1] / f"{name}.xml", xml(f"{Path(name).name}.jpg", number))
 
 
@@ -85,7 +85,7 @@ def test_tags_of_any_letter_case_are_read(tmp_path: Path, change: object, all_of
     ],
 )
 def test_a_declared_encoding_counts(tmp_path: Path, declared: str, written: str, label: str) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     head = f'<?xml version="1.0" encoding="{declared}"?>\n'
     write(tmp_path / "a.xml", head + xml("a.png", 5, label), written)
     report = check(tmp_path)
@@ -94,7 +94,7 @@ def test_a_declared_encoding_counts(tmp_path: Path, declared: str, written: str,
 
 
 def test_an_encoding_that_is_declared_wrongly_is_found_out(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     write(tmp_path / "a.xml", '<?xml version="1.0" encoding="utf-8"?>' + xml("a.png", 5, "划伤凹痕"), "gb18030")
     report = check(tmp_path)
     assert report.splits["train"].categories.names == ("划伤凹痕",)
@@ -191,7 +191,7 @@ FOLDERS = (("Annotations", "xml"), ("JPEGImages", "jpg"))
 
 def test_a_filename_that_contradicts_the_name_of_the_file_is_told(tmp_path: Path) -> None:
     for number, (name, other) in enumerate((("a", "b"), ("b", "a"), ("c", "c"), ("d", "not_there"))):
-        picture(tmp_path / f"{name}.jpg", seed=number)
+        write_image(tmp_path / f"{name}.jpg", seed=number)
         write(tmp_path / f"{name}.xml", xml(f"{other}.jpg", number))
     report = check(tmp_path)
     assert found(report, "train", tmp_path) == {"a.jpg": [0], "b.jpg": [1], "c.jpg": [2], "d.jpg": [3]}

@@ -15,10 +15,10 @@ from detrkit.errors import DataError
 from .conftest import boxes, only
 
 
-def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
+def voc(tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]) -> Path:
     root = tmp_path / "voc"
-    make_picture(root / "JPEGImages" / "a.jpg")
-    make_picture(root / "JPEGImages" / "b.jpg")
+    make_image(root / "JPEGImages" / "a.jpg")
+    make_image(root / "JPEGImages" / "b.jpg")
     write_voc(root / "Annotations" / "a.xml", "a.jpg", ("cat", 5, 6, 15, 18))
     write_voc(root / "Annotations" / "b.xml", "b.jpg", ("dog", 5, 6, 15, 18))
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -27,9 +27,9 @@ def voc(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[.
 
 
 def test_name_spaces_do_not_hide_objects(
-    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]
 ) -> None:
-    path = voc(tmp_path, make_picture, write_voc) / "Annotations" / "a.xml"
+    path = voc(tmp_path, make_image, write_voc) / "Annotations" / "a.xml"
     path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://some.tool/1.0">'))
     report = check_dataset(open_dataset(tmp_path / "voc", val_fraction=0))
     assert report.counts() == {}
@@ -37,9 +37,9 @@ def test_name_spaces_do_not_hide_objects(
 
 
 def test_an_empty_list_is_not_blamed_on_the_other_side(
-    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]
 ) -> None:
-    root = voc(tmp_path, make_picture, write_voc)
+    root = voc(tmp_path, make_image, write_voc)
     (root / "Annotations" / "b.xml").write_text("<broken")
     (root / "ImageSets" / "Main" / "val.txt").write_text("")
     raw = open_dataset(root, val_fraction=0)
@@ -57,9 +57,9 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a
     "content", ["<annotation><object></annotation>", "", BOMB, BOMB.encode("utf-16"), "\x00\x01", "<annotations/>"]
 )
 def test_malformed_xml_is_dropped(
-    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path], content: str | bytes
+    tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path], content: str | bytes
 ) -> None:
-    root = voc(tmp_path, make_picture, write_voc)
+    root = voc(tmp_path, make_image, write_voc)
     path = root / "Annotations" / "a.xml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     report = check_dataset(open_dataset(root, val_fraction=0))
@@ -70,17 +70,17 @@ def test_malformed_xml_is_dropped(
 
 
 def test_external_entities_are_not_read(
-    tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]
 ) -> None:
-    root = voc(tmp_path, make_picture, write_voc)
+    root = voc(tmp_path, make_image, write_voc)
     (tmp_path / "secret").write_text("cat")
     text = f'<!DOCTYPE x [<!ENTITY s SYSTEM "{tmp_path}/secret">]><annotation><filename>&s;</filename></annotation>'
     (root / "Annotations" / "a.xml").write_text(text)
     only(check_dataset(open_dataset(root, val_fraction=0)), "xml_malformed")
 
 
-def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_voc: Callable[..., Path]) -> None:
-    root = voc(tmp_path, make_picture, write_voc)
+def test_voc_defects(tmp_path: Path, make_image: Callable[..., Path], write_voc: Callable[..., Path]) -> None:
+    root = voc(tmp_path, make_image, write_voc)
     write_voc(
         root / "Annotations" / "a.xml",
         "a.jpg",
@@ -88,7 +88,7 @@ def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_vo
         ("cat", 7, 6, 7, 18),
         ("dog", 20, 6, 30, 18, 1),
     )
-    make_picture(root / "JPEGImages" / "d.jpg")
+    make_image(root / "JPEGImages" / "d.jpg")
     write_voc(
         root / "Annotations" / "d.xml",
         "d.jpg",
@@ -130,11 +130,11 @@ def test_voc_defects(tmp_path: Path, make_picture: Callable[..., Path], write_vo
         ("0 0.2 0.2 0.4 0.2 0.3 0.3 0.9", "label_extra_columns"),
     ],
 )
-def test_yolo_lines(tmp_path: Path, make_picture: Callable[..., Path], line: str, kind: str) -> None:
-    make_picture(tmp_path / "images" / "a.jpg")
+def test_yolo_lines(tmp_path: Path, make_image: Callable[..., Path], line: str, kind: str) -> None:
+    make_image(tmp_path / "images" / "a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    make_picture(tmp_path / "images" / "b.jpg")
+    make_image(tmp_path / "images" / "b.jpg")
     (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.1 0.1\n")
     (tmp_path / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n\n{line}\n1 0.5 0.5 0.1 0.1\n")
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
@@ -147,9 +147,9 @@ def test_yolo_lines(tmp_path: Path, make_picture: Callable[..., Path], line: str
     assert not kept or boxes(report)[0] == (10, 7.5, 30, 22.5)
 
 
-def test_a_label_file_that_is_no_text(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
+def test_a_label_file_that_is_no_text(tmp_path: Path, make_image: Callable[..., Path]) -> None:
     for name in "ab":
-        make_picture(tmp_path / "images" / f"{name}.jpg")
+        make_image(tmp_path / "images" / f"{name}.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_bytes(b"\x00\x01\x02\x81")
     (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")

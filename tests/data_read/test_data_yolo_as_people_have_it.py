@@ -12,7 +12,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import picture
+from .conftest import write_image
 
 BOX = "0.5 0.5 0.5 0.5"
 
@@ -27,7 +27,7 @@ def yolo(root: Path, *, classes: str = "dent\nscratch\n", row: str = BOX) -> Pat
     """images/train/0..3.png and images/val/4..5.png with labels, of classes 0 and 1 by turns."""
     for number in range(6):
         side = "train" if number < 4 else "val"
-        picture(root / "images" / side / f"{number}.png", seed=number)
+        write_image(root / "images" / side / f"{number}.png", seed=number)
         write(root / "labels" / side / f"{number}.txt", f"{number % 2} {row}\n")
     if classes:
         write(root / "classes.txt", classes)
@@ -58,7 +58,7 @@ def files_of(report: CheckReport, kind: str) -> list[str]:
 
 
 def test_a_label_of_another_split_is_never_an_images_own(tmp_path: Path) -> None:
-    picture(yolo(tmp_path) / "images" / "train" / "9.png", seed=9)
+    write_image(yolo(tmp_path) / "images" / "train" / "9.png", seed=9)
     write(tmp_path / "labels" / "test" / "9.txt", f"1 {BOX}\n")
     report = check(tmp_path)
     assert objects(report)["train/9.png"] == []
@@ -68,7 +68,7 @@ def test_a_label_of_another_split_is_never_an_images_own(tmp_path: Path) -> None
 def test_a_label_whose_own_folder_has_images_is_never_that_of_an_image_elsewhere(tmp_path: Path) -> None:
     for day in ("day1", "day2"):
         for number in range(3):
-            picture(tmp_path / "images" / day / f"{number}.png", seed=number)
+            write_image(tmp_path / "images" / day / f"{number}.png", seed=number)
             write(tmp_path / "labels" / day / f"{number}.txt", f"0 {BOX}\n")
     (tmp_path / "images" / "day1" / "0.png").unlink()
     (tmp_path / "labels" / "day2" / "0.txt").unlink()
@@ -79,7 +79,7 @@ def test_a_label_whose_own_folder_has_images_is_never_that_of_an_image_elsewhere
 
 def test_flat_labels_of_images_in_folders_leave_out_what_may_be_either(tmp_path: Path) -> None:
     for number, name in enumerate(("cam0/0", "cam1/0", "cam0/1")):
-        picture(tmp_path / "images" / f"{name}.png", seed=number)
+        write_image(tmp_path / "images" / f"{name}.png", seed=number)
     for name in "01":
         write(tmp_path / "labels" / f"{name}.txt", f"0 {BOX}\n")
     report = check(tmp_path)
@@ -90,7 +90,7 @@ def test_flat_labels_of_images_in_folders_leave_out_what_may_be_either(tmp_path:
 
 def test_a_flat_label_beside_partners_is_not_certain_to_be_a_nested_images(tmp_path: Path) -> None:
     for number, name in enumerate(("0", "1", "cam/2")):
-        picture(tmp_path / "images" / f"{name}.png", seed=number)
+        write_image(tmp_path / "images" / f"{name}.png", seed=number)
         write(tmp_path / "labels" / f"{number}.txt", f"0 {BOX}\n")
     report = check(tmp_path)
     assert set(objects(report)) == {"images/0.png", "images/1.png"}
@@ -99,7 +99,7 @@ def test_a_flat_label_beside_partners_is_not_certain_to_be_a_nested_images(tmp_p
 
 def test_names_that_differ_in_case_alone_keep_their_own_labels(tmp_path: Path) -> None:
     for number, name in enumerate(("A.PNG", "a.png")):
-        picture(tmp_path / "images" / name, seed=number)
+        write_image(tmp_path / "images" / name, seed=number)
         write(tmp_path / "labels" / f"{name[0]}.txt", f"{number} {BOX}\n")
     report = check(tmp_path)
     assert objects(report) == {"images/A.PNG": ["0"], "images/a.png": ["1"]}
@@ -109,14 +109,14 @@ def test_names_that_differ_in_case_alone_keep_their_own_labels(tmp_path: Path) -
 @pytest.mark.parametrize("label", ["labels/{}.png.txt", "labels/1a2b3c4d-{}.txt"])
 def test_labels_with_the_images_ending_or_a_number_before_the_name(tmp_path: Path, label: str) -> None:
     for number in range(3):
-        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write_image(tmp_path / "images" / f"{number}.png", seed=number)
         write(tmp_path / label.format(number), f"0 {BOX}\n")
     assert objects(check(tmp_path)) == {f"images/{number}.png": ["0"] for number in range(3)}
 
 
 def test_folders_of_other_names_meet_by_their_ends(tmp_path: Path) -> None:
     for number, name in enumerate(("cam0/0", "cam1/0")):
-        picture(tmp_path / "raw" / f"{name}.png", seed=number)
+        write_image(tmp_path / "raw" / f"{name}.png", seed=number)
         write(tmp_path / "annotation_txt" / f"{name}.txt", f"{number} {BOX}\n")
     assert objects(check(tmp_path)) == {"cam0/0.png": ["0"], "cam1/0.png": ["1"]}
 
@@ -193,11 +193,11 @@ NAME_FILES = {
 def test_one_list_says_what_files_of_names_are_called(tmp_path: Path, write_voc: Any, name: str) -> None:
     write(yolo(tmp_path / "yolo", classes="") / name, NAME_FILES[name])
     assert names(check(tmp_path / "yolo")) == {0: "dent", 1: "scratch"}
-    picture(tmp_path / "voc" / "0.png")
+    write_image(tmp_path / "voc" / "0.png")
     write_voc(tmp_path / "voc" / "0.xml", "0.png", ("hole", 5, 6, 15, 18), ("dent", 5, 6, 15, 18))
     write(tmp_path / "voc" / name, NAME_FILES[name].replace("dent", "hole").replace("scratch", "dent"))
     assert list(names(check(tmp_path / "voc")).values()) == ["hole", "dent"]
-    picture(tmp_path / "labelme" / "0.png")
+    write_image(tmp_path / "labelme" / "0.png")
     shapes = [{"label": n, "shape_type": "rectangle", "points": [[5, 6], [15, 18]]} for n in ("hole", "dent")]
     shape = {"shapes": shapes, "imagePath": "0.png", "imageHeight": 30, "imageWidth": 40}
     write(tmp_path / "labelme" / "0.json", json.dumps(shape))
@@ -248,7 +248,7 @@ LISTS = {
 @pytest.mark.parametrize("lists", LISTS.values(), ids=LISTS)
 def test_lists_of_splits_are_followed(tmp_path: Path, lists: dict[str, str]) -> None:
     for number in range(6):
-        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write_image(tmp_path / "images" / f"{number}.png", seed=number)
         write(tmp_path / "labels" / f"{number}.txt", f"0 {BOX}\n")
     for name, text in lists.items():
         write(tmp_path / name, text)
@@ -260,7 +260,7 @@ def test_lists_of_splits_are_followed(tmp_path: Path, lists: dict[str, str]) -> 
 
 def test_labels_that_meet_no_image_are_told_of(tmp_path: Path) -> None:
     for number in range(3):
-        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write_image(tmp_path / "images" / f"{number}.png", seed=number)
         write(tmp_path / "labels" / f"label_{number}.txt", f"0 {BOX}\n")
     for chosen in ("auto", "yolo"):
         with pytest.raises(DataError, match=r"3 label files and 3 images .*labels/label_0\.txt and images/0\.png"):
@@ -280,7 +280,7 @@ def test_polygons_in_pixels_are_taken_for_what_they_are(tmp_path: Path) -> None:
 )
 def test_rows_of_other_formats_are_no_polygons(tmp_path: Path, row: str) -> None:
     for number in range(3):
-        picture(tmp_path / "images" / f"{number}.png", seed=number)
+        write_image(tmp_path / "images" / f"{number}.png", seed=number)
         write(tmp_path / "annotations" / f"{number}.txt", f"{row}\n")
     with pytest.raises(DataError) as caught:
         check(tmp_path)

@@ -22,7 +22,7 @@ from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 from detrkit.ops.masks import decode_segmentation
 
-from .conftest import boxes, picture
+from .conftest import boxes, write_image
 
 RECTANGLE = {"label": "scratch", "points": [[5, 6], [15, 18]], "group_id": None, "shape_type": "rectangle", "flags": {}}
 POLYGON = RECTANGLE | {"shape_type": "polygon", "points": [[5, 6], [15, 6], [15, 18]]}
@@ -50,7 +50,7 @@ def read(root: Path, **image_dirs: Path) -> CheckReport:
 def one(tmp_path: Path, *shapes: Any, **changes: Any) -> CheckReport:
     """A data set with one sound image, and one with these shapes."""
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     write(tmp_path / "a.json", RECTANGLE)
     write(tmp_path / "b.json", *shapes, **changes)
     return read(tmp_path)
@@ -145,7 +145,7 @@ def test_an_image_without_shapes_is_a_negative(tmp_path: Path) -> None:
 
 
 def test_an_image_without_a_json_file_is_left_out(tmp_path: Path) -> None:
-    picture(tmp_path / "c.png")
+    write_image(tmp_path / "c.png")
     report = one(tmp_path, RECTANGLE)
     assert report.counts() == {"image_unlabelled": 1}
 
@@ -171,7 +171,7 @@ def test_an_image_without_a_json_file_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_json_file_that_cannot_be_read_leaves_its_image_out(tmp_path: Path, content: bytes) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     write(tmp_path / "a.json", RECTANGLE)
     (tmp_path / "b.json").write_bytes(content)
     report = read(tmp_path)
@@ -214,12 +214,12 @@ def test_odd_fields_of_a_shape(tmp_path: Path, change: dict[str, Any], kinds: di
     ],
 )
 def test_the_image_of_a_json_file(tmp_path: Path, json_name: str, image_name: str, image_path: Any) -> None:
-    picture(tmp_path / image_name)
-    picture(tmp_path / "elsewhere/x.png")
+    write_image(tmp_path / image_name)
+    write_image(tmp_path / "elsewhere/x.png")
     write(tmp_path / "elsewhere/x.json", RECTANGLE)
     if "train" in json_name:  # the nearer one of two of the name
         (tmp_path / "elsewhere/x.json").unlink()
-        picture(tmp_path / "val/images/b.png", seed=2)
+        write_image(tmp_path / "val/images/b.png", seed=2)
         write(tmp_path / "val/labels/b.json", RECTANGLE)
     write(tmp_path / json_name, RECTANGLE, imagePath=image_path)
     report = read(tmp_path)
@@ -230,7 +230,7 @@ def test_the_image_of_a_json_file(tmp_path: Path, json_name: str, image_name: st
 
 def test_images_of_another_ending_twice_and_nowhere(tmp_path: Path) -> None:
     for name in ("a", "b", "one/d", "two/d"):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     write(tmp_path / "a.json", RECTANGLE, imagePath="a.jpg")
     write(tmp_path / "labels/b.json", RECTANGLE, imagePath="b.jpg")
     write(tmp_path / "labels/c.json", RECTANGLE)
@@ -248,7 +248,7 @@ def test_images_of_another_ending_twice_and_nowhere(tmp_path: Path) -> None:
 
 
 def test_an_image_inside_its_json_file_alone(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     write(tmp_path / "a.json", RECTANGLE, imageData="iVBORw0KGgo=")
     write(tmp_path / "b.json", RECTANGLE, imageData="iVBORw0KGgo=")
     assert read(tmp_path).counts() == {"image_embedded": 1}
@@ -259,7 +259,7 @@ def test_an_image_inside_its_json_file_alone(tmp_path: Path) -> None:
 
 def test_folders_tell_the_splits_and_lists_the_classes(tmp_path: Path) -> None:
     for name, label in (("train/a", "scratch"), ("valid/b", "dent"), ("test/c", "hole"), ("new/d", "dent")):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
         write(tmp_path / f"{name}.json", RECTANGLE | {"label": label})
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nscratch\nhole\n")
     report = read(tmp_path)
@@ -279,9 +279,9 @@ def test_a_list_of_other_names_is_no_order(tmp_path: Path) -> None:
 def test_named_folders_of_images(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for seed, side in enumerate(("train", "val")):
-        picture(tmp_path / f"{side}_images" / "a.png", seed=seed)
+        write_image(tmp_path / f"{side}_images" / "a.png", seed=seed)
         write(data / side / "a.json", RECTANGLE)
-        picture(tmp_path / f"{side}_images" / f"{side}_b.png")
+        write_image(tmp_path / f"{side}_images" / f"{side}_b.png")
         write(data / f"{side}_b.json", RECTANGLE)
     report = read(data, train=tmp_path / "train_images", val=tmp_path / "val_images")
     assert (len(report.splits["train"]), len(report.splits["val"])) == (2, 2)

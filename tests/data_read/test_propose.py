@@ -9,11 +9,11 @@ from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.structures import Categories
 
 
-def split_of(pictures: int, *, size: tuple[int, int], sides: list[float], objects: int = 0) -> Split:
-    """Pictures of (h, w), the first with `objects` objects, the others with one for each of `sides` in pixels."""
+def split_of(some_images: int, *, size: tuple[int, int], sides: list[float], objects: int = 0) -> Split:
+    """Images of (h, w), the first with `objects` objects, the others with one for each of `sides` in pixels."""
     height, width = size
     images = []
-    for k in range(pictures):
+    for k in range(some_images):
         own = [sides[0]] * objects if objects and k == 0 else sides
         records = [
             ObjectRecord(100 * k + j, 1, (0.0, 0.0, side, side), None, False, None, "")
@@ -26,7 +26,7 @@ def split_of(pictures: int, *, size: tuple[int, int], sides: list[float], object
 @pytest.mark.parametrize(
     ("fullest", "queries"), [(1, 20), (6, 20), (7, 30), (10, 30), (30, 90), (93, 280), (100, 300), (151, 300)]
 )
-def test_three_queries_for_each_object_of_the_fullest_picture(fullest: int, queries: int) -> None:
+def test_three_queries_for_each_object_of_the_fullest_image(fullest: int, queries: int) -> None:
     proposal = propose(split_of(40, size=(300, 400), sides=[40.0], objects=fullest))
     assert proposal.num_queries == queries
     assert proposal.reasons["num_queries"].startswith(f"{queries}: three for each of the {fullest} object")
@@ -37,7 +37,7 @@ def test_three_queries_for_each_object_of_the_fullest_picture(fullest: int, quer
 @pytest.mark.parametrize(
     ("size", "side", "on_cpu", "on_gpu"),
     [
-        ((480, 640), 200, 320, 320),  # large objects: smaller pictures do
+        ((480, 640), 200, 320, 320),  # large objects: smaller images do
         ((640, 640), 28.5, 352, 640),  # small ones: native pixels where they are affordable
         ((3000, 4000), 100, 480, 800),
         ((3000, 4000), 40, 640, 800),
@@ -48,7 +48,7 @@ def test_three_queries_for_each_object_of_the_fullest_picture(fullest: int, quer
         ((1, 50), 1, 64, 64),  # the coarsest level shall have more than one place
     ],
 )
-def test_small_objects_decide_the_picture_size(size: tuple[int, int], side: float, on_cpu: int, on_gpu: int) -> None:
+def test_small_objects_decide_the_image_size(size: tuple[int, int], side: float, on_cpu: int, on_gpu: int) -> None:
     split = split_of(9, size=size, sides=[side] * 2 + [size[0] * 0.9] * 8)
     assert propose(split, on_cpu=True).image_size == on_cpu
     assert propose(split).image_size == on_gpu
@@ -56,29 +56,29 @@ def test_small_objects_decide_the_picture_size(size: tuple[int, int], side: floa
     assert propose(large).image_size == 320
 
 
-def test_the_reason_for_the_picture_size_has_its_numbers() -> None:
+def test_the_reason_for_the_image_size_has_its_numbers() -> None:
     reasons = propose(split_of(9, size=(640, 800), sides=[32.0]), on_cpu=True).reasons
     assert reasons["image_size"] == (
-        "320: the pictures' own size is 640 in the median, and nine of ten objects are at least 16 pixels large then"
+        "320: the images' own size is 640 in the median, and nine of ten objects are at least 16 pixels large then"
     )
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch", "steps"),
+    ("some_images", "batch", "steps"),
     [(1, 2, 1), (26, 2, 13), (47, 2, 23), (64, 4, 16), (209, 8, 26), (292, 16, 18), (100_000, 16, 6250)],
 )
-def test_small_sets_get_small_batches(pictures: int, batch: int, steps: int) -> None:
+def test_small_sets_get_small_batches(some_images: int, batch: int, steps: int) -> None:
     split = split_of(1, size=(100, 100), sides=[30.0])
-    proposal = propose(Split("train", split.images * pictures, split.categories, "here"))
+    proposal = propose(Split("train", split.images * some_images, split.categories, "here"))
     assert proposal.batch_size == batch
-    word, many = ("picture makes", "") if pictures == 1 else ("pictures make", "s" if steps > 1 else "")
-    assert proposal.reasons["batch_size"] == f"{batch}: {pictures} {word} {steps} step{many} an epoch"
+    word, many = ("image makes", "") if some_images == 1 else ("images make", "s" if steps > 1 else "")
+    assert proposal.reasons["batch_size"] == f"{batch}: {some_images} {word} {steps} step{many} an epoch"
 
 
-def test_pictures_without_objects() -> None:
+def test_images_without_objects() -> None:
     proposal = propose(split_of(20, size=(300, 400), sides=[]))
     assert (proposal.num_queries, proposal.image_size, proposal.batch_size) == (20, 288, 2)
-    assert proposal.reasons["image_size"] == "288: the pictures' own size is 300 in the median"
+    assert proposal.reasons["image_size"] == "288: the images' own size is 300 in the median"
 
 
 def test_crowd_regions_are_no_objects() -> None:

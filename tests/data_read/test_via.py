@@ -18,7 +18,7 @@ from detrkit.data.formats.via import find_via, read_via
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
-from .conftest import boxes, picture
+from .conftest import boxes, write_image
 
 RECT = {"name": "rect", "x": 5, "y": 6, "width": 10, "height": 12}
 POLYGON = {"name": "polygon", "all_points_x": [5, 15, 15], "all_points_y": [6, 6, 18]}
@@ -46,7 +46,7 @@ def read(root: Path, **image_dirs: Path) -> CheckReport:
 def one(tmp_path: Path, *regions: Any, **changes: Any) -> CheckReport:
     """A data set with one sound image, and one with these regions."""
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     rows = entry("a.png", region(type="scratch")) | entry("b.png", *regions, **changes)
     (tmp_path / "via_region_data.json").write_text(json.dumps(rows))
     return read(tmp_path)
@@ -108,7 +108,7 @@ def write_csv(path: Path, rows: list[tuple[str, Any, Any]], delimiter: str = ","
 @pytest.mark.parametrize(("delimiter", "mark"), [(",", ""), (";", ""), (",", "#")])
 def test_the_csv_file_says_the_same(tmp_path: Path, delimiter: str, mark: str) -> None:
     for name in ("a", "b", "c", "d"):
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     rows = [("a.png", RECT, {"type": "dent"}), ("a.png", POLYGON, {"type": "hole"}), ("b.png", {}, {})]
     rows += [("c.png", "{broken", {}), ("d.png", {"name": "rect", "x": 1}, "")]
     write_csv(tmp_path / "via.csv", rows, delimiter, mark)
@@ -154,7 +154,7 @@ def test_the_attribute_that_is_the_class(
 
 
 def test_regions_without_attributes_are_of_one_class(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     (tmp_path / "via.json").write_text(json.dumps(entry("a.png", region(), region(POLYGON))))
     report = read(tmp_path)
     assert classes(report) == ["object", "object"]
@@ -198,7 +198,7 @@ def test_what_cannot_be_read_leaves_its_image_out(tmp_path: Path, changes: dict[
 
 @pytest.mark.parametrize("row", [3, None, [], {}, {"filename": 7}, {"filename": " "}, {"filename": "a\0.png"}])
 def test_an_entry_without_a_file_name(tmp_path: Path, row: Any) -> None:
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     (tmp_path / "via.json").write_text(json.dumps(entry("a.png", region(type="dent")) | {"x": row}))
     assert read(tmp_path).counts() == {"json_malformed": 1}
 
@@ -220,8 +220,8 @@ def test_odd_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_the_image_of_an_entry(tmp_path: Path, file_name: str, image_name: str, finding: str) -> None:
-    picture(tmp_path / image_name)
-    picture(tmp_path / "a.png")
+    write_image(tmp_path / image_name)
+    write_image(tmp_path / "a.png")
     rows = entry("a.png", region(type="dent")) | entry(file_name, region(type="dent"))
     (tmp_path / "via.json").write_text(json.dumps(rows))
     report = read(tmp_path)
@@ -230,7 +230,7 @@ def test_the_image_of_an_entry(tmp_path: Path, file_name: str, image_name: str, 
 
 
 def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
-    one_, two = (picture(tmp_path / f"{side}/a.png", width) for side, width in (("x", 40), ("y", 50)))
+    one_, two = (write_image(tmp_path / f"{side}/a.png", width) for side, width in (("x", 40), ("y", 50)))
     rows = entry("a.png", region(type="dent"), size=two.stat().st_size)
     rows |= entry("a.png", size=one_.stat().st_size) | entry("a.png", region(type="dent"), size=1)
     (tmp_path / "via.json").write_text(json.dumps(rows))
@@ -241,7 +241,7 @@ def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
 
 def test_folders_and_names_of_files_tell_the_splits(tmp_path: Path) -> None:
     for side in ("train", "val", "test"):
-        picture(tmp_path / side / f"{side}.png")
+        write_image(tmp_path / side / f"{side}.png")
         rows = entry(f"{side}.png", region(type="dent"))
         where = tmp_path / side / "via_region_data.json" if side != "val" else tmp_path / "via_val.json"
         where.write_text(json.dumps(rows))
@@ -253,7 +253,7 @@ def test_folders_and_names_of_files_tell_the_splits(tmp_path: Path) -> None:
 def test_named_folders_of_images(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for seed, side in enumerate(("train", "val")):
-        picture(tmp_path / f"{side}_images" / "a.png", seed=seed)
+        write_image(tmp_path / f"{side}_images" / "a.png", seed=seed)
         (data / side).mkdir(parents=True)
         (data / side / "via.json").write_text(json.dumps(entry("a.png", region(type="dent"))))
     report = read(data, train=tmp_path / "train_images", val=tmp_path / "val_images")

@@ -29,7 +29,7 @@ SMALL_MODEL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with DATA, pictures and weights under the names that the pages use."""
+    """A working directory with DATA, images and weights under the names that the pages use."""
     folder = tmp_path_factory.mktemp("sandbox")
     real_settings = demo.demo_settings
     with pytest.MonkeyPatch.context() as patch:
@@ -43,12 +43,12 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _data(folder: Path) -> None:
-    """DATA as a COCO data set, once more under names that are not found by themselves, and single pictures."""
+    """DATA as a COCO data set, once more under names that are not found by themselves, and single images."""
     data = make_demo_dataset(folder / "DATA", images=5, size=64)
     (data / "boxes").mkdir()
     for name, other in (("train", "first"), ("val", "second")):
         shutil.copy(data / f"{name}.json", data / "boxes" / f"{other}.json")
-    shutil.copytree(data / "images", data / "pictures")
+    shutil.copytree(data / "images", data / "images")
     shutil.copy(data / "images/train/000001.jpg", folder / "photo.jpg")
     truth = json.loads((data / "val.json").read_text(encoding="utf-8"))
     found = [

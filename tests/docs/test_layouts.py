@@ -21,8 +21,8 @@ XML = """<annotation><size><width>40</width><height>30</height></size>
 
 
 def build(paths: list[Path]) -> None:
-    """Write a file of the kind that each path says, about the pictures among them that it belongs to."""
-    pictures = [path for path in paths if path.suffix.lower() == ".jpg"]
+    """Write a file of the kind that each path says, about the images among them that it belongs to."""
+    some_images = [path for path in paths if path.suffix.lower() == ".jpg"]
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".jpg":
@@ -35,20 +35,20 @@ def build(paths: list[Path]) -> None:
             ids[6:25, 5:20, 0] = 1
             Image.fromarray(ids if any("panoptic" in part for part in path.parts) else ids[..., 0]).save(path)
         elif path.suffix == ".json" and path.stem.startswith("panoptic"):
-            path.write_text(json.dumps(panoptic(belonging(path, paths, pictures))), encoding="utf-8")
+            path.write_text(json.dumps(panoptic(belonging(path, paths, some_images))), encoding="utf-8")
         elif path.name == "notes.json":
             path.write_text(json.dumps({"categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "scratch"}]}))
-        elif path.suffix == ".json" and any(path.stem == picture.stem for picture in pictures):
+        elif path.suffix == ".json" and any(path.stem == write_image.stem for write_image in some_images):
             shape = {"label": "dent", "points": [[5, 6], [20, 25]], "shape_type": "rectangle"}
             size = {"imagePath": f"{path.stem}.jpg", "imageHeight": 30, "imageWidth": 40}
             path.write_text(json.dumps({"shapes": [shape], **size}), encoding="utf-8")
         elif path.suffix == ".json" and path.stem.startswith("via"):
             rect = {"name": "rect", "x": 5, "y": 6, "width": 15, "height": 19}
             region = {"shape_attributes": rect, "region_attributes": {"type": "dent"}}
-            name = next(picture.name for picture in pictures if picture.parent == path.parent)
+            name = next(write_image.name for write_image in some_images if write_image.parent == path.parent)
             path.write_text(json.dumps({name: {"filename": name, "size": 9, "regions": [region]}}), encoding="utf-8")
         elif path.suffix == ".json":
-            path.write_text(json.dumps(coco(belonging(path, paths, pictures))), encoding="utf-8")
+            path.write_text(json.dumps(coco(belonging(path, paths, some_images))), encoding="utf-8")
         elif path.suffix.lower() == ".xml":
             path.write_text(XML, encoding="utf-8")
         elif path.suffix == ".yaml":
@@ -60,42 +60,42 @@ def build(paths: list[Path]) -> None:
         elif path.name in ("classes.txt", "obj.names", "_darknet.labels", "label_list.txt", "labels.txt"):
             path.write_text("dent\nscratch\n", encoding="utf-8")
         elif path.name in ("train.txt", "valid.txt") and path.parent.name == "DATA":
-            path.write_text(line_of_list(belonging(path, paths, pictures)[0], paths), encoding="utf-8")
+            path.write_text(line_of_list(belonging(path, paths, some_images)[0], paths), encoding="utf-8")
         elif "ImageSets" in path.parts:
-            path.write_text(belonging(path, paths, pictures)[0].stem + "\n", encoding="utf-8")
+            path.write_text(belonging(path, paths, some_images)[0].stem + "\n", encoding="utf-8")
         else:
             path.write_text("1 0.5 0.5 0.2 0.4\n", encoding="utf-8")
 
 
-def line_of_list(picture: Path, paths: list[Path]) -> str:
+def line_of_list(write_image: Path, paths: list[Path]) -> str:
     """A line of Darknet's lists, or of PaddleDetection's, which name the annotations as well."""
-    xml = [path for path in paths if path.suffix == ".xml" and path.stem == picture.stem]
+    xml = [path for path in paths if path.suffix == ".xml" and path.stem == write_image.stem]
     folder = "" if xml else "data/"
-    return " ".join(folder + "/".join(path.parts[-2:]) for path in [picture, *xml]) + "\n"
+    return " ".join(folder + "/".join(path.parts[-2:]) for path in [write_image, *xml]) + "\n"
 
 
-def belonging(path: Path, paths: list[Path], pictures: list[Path]) -> list[Path]:
-    """The pictures of one list: the k-th of them for the k-th list, or all for a single one."""
+def belonging(path: Path, paths: list[Path], some_images: list[Path]) -> list[Path]:
+    """The images of one list: the k-th of them for the k-th list, or all for a single one."""
     lists = [p for p in paths if p.suffix == path.suffix and p.suffix in (".json", ".txt") and p.stem != "label_list"]
-    return pictures if len(lists) == 1 else [pictures[lists.index(path)]]
+    return some_images if len(lists) == 1 else [some_images[lists.index(path)]]
 
 
-def coco(pictures: list[Path]) -> dict[str, object]:
+def coco(some_images: list[Path]) -> dict[str, object]:
     return {
-        "images": [{"id": k, "file_name": p.name, "width": 40, "height": 30} for k, p in enumerate(pictures, 1)],
+        "images": [{"id": k, "file_name": p.name, "width": 40, "height": 30} for k, p in enumerate(some_images, 1)],
         "annotations": [
             {"id": k, "image_id": k, "category_id": 7, "bbox": [5, 6, 15, 19], "area": 285, "iscrowd": 0}
-            for k in range(1, len(pictures) + 1)
+            for k in range(1, len(some_images) + 1)
         ],
         "categories": [{"id": 7, "name": "dent"}],
     }
 
 
-def panoptic(pictures: list[Path]) -> dict[str, object]:
-    content = coco(pictures)
+def panoptic(some_images: list[Path]) -> dict[str, object]:
+    content = coco(some_images)
     segment = {"id": 1, "category_id": 7, "bbox": [5, 6, 15, 19], "area": 285, "iscrowd": 0}
     content["annotations"] = [
-        {"image_id": k, "file_name": f"{p.stem}.png", "segments_info": [segment]} for k, p in enumerate(pictures, 1)
+        {"image_id": k, "file_name": f"{p.stem}.png", "segments_info": [segment]} for k, p in enumerate(some_images, 1)
     ]
     content["categories"] = [{"id": 7, "name": "dent", "isthing": 1}]
     return content

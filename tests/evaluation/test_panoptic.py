@@ -14,9 +14,9 @@ from detrkit.structures import Categories
 CATEGORIES = Categories((3, 7, 20), ("cell", "tool", "ground"), (True, True, False))
 
 
-def measure(*pictures: tuple[Any, Any, Any, Any]) -> PanopticSums:
+def measure(*some_images: tuple[Any, Any, Any, Any]) -> PanopticSums:
     sums = PanopticSums(CATEGORIES)
-    for truth_ids, truth, ids, segments in pictures:
+    for truth_ids, truth, ids, segments in some_images:
         sums.add(np.array(truth_ids), truth, np.array(ids), segments)
     return sums
 
@@ -31,7 +31,7 @@ def rows(*pairs: tuple[int, int], crowd: tuple[int, ...] = ()) -> list[dict[str,
 
 
 def random_map(seed: int) -> tuple[np.ndarray, list[dict[str, int]]]:
-    """Overlapping boxes in a small picture, some pixels of none, every fourth segment a crowd."""
+    """Overlapping boxes in a small image, some pixels of none, every fourth segment a crowd."""
     random = np.random.default_rng(seed)
     ids = np.zeros((12, 14), dtype=np.int64)
     for number in range(1, 6):
@@ -145,7 +145,7 @@ def test_parts_add_up_to_the_whole() -> None:
     cases = [(*random_map(seed), *random_map(500 + seed)) for seed in range(6)]
     whole, left, right = measure(*cases), measure(*cases[:2]), measure(*cases[2:])
     left.merge(right.sums)
-    left.merge(measure().sums)  # a process without pictures
+    left.merge(measure().sums)  # a process without images
     assert np.array_equal(left.sums, whole.sums)  # exactly, whatever the order
 
 
@@ -157,7 +157,7 @@ def test_tensors_are_fine() -> None:
 
 
 def test_a_map_of_another_size_is_refused() -> None:
-    with pytest.raises(DataError, match="of the picture's size 1 x 2, found 2 x 1"):
+    with pytest.raises(DataError, match="of the image's size 1 x 2, found 2 x 1"):
         measure(([[1, 1]], rows((1, 3)), [[1], [1]], rows((1, 3))))
     with pytest.raises(DataError, match="found id 4"):
         measure(([[1, 1]], rows((1, 4)), [[1, 1]], rows((1, 3))))

@@ -1,4 +1,4 @@
-"""The boxes of a batch: made at once, moved at once, and what the plain loop over pictures gives."""
+"""The boxes of a batch: made at once, moved at once, and what the plain loop over images gives."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SIZES = torch.tensor([[480, 640], [333, 500], [64, 64], [480, 640], [1, 1], [800
 
 
 def said(sigmoid: bool, masks: bool = False, seed: int = 0) -> Output:
-    """Of 8 pictures, 20 queries and 5 classes; some scores are equal, one is not a number."""
+    """Of 8 images, 20 queries and 5 classes; some scores are equal, one is not a number."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(8, 20, 5 + (not sigmoid), generator=random)
     logits[:, 7] = logits[:, 3]
@@ -26,7 +26,7 @@ def said(sigmoid: bool, masks: bool = False, seed: int = 0) -> Output:
 
 
 def one_by_one(out: Output, threshold: float) -> list[Detections]:
-    """Written out plainly, a picture at a time, best first."""
+    """Written out plainly, an image at a time, best first."""
     probabilities = (out.logits.sigmoid() if out.sigmoid else out.logits.softmax(-1)[..., :-1]).nan_to_num(0.0)
     found = []
     for each, boxes, (height, width) in zip(probabilities, out.boxes, SIZES.tolist(), strict=True):

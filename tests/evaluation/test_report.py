@@ -14,8 +14,8 @@ from .cases import perfect, random_case
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> dict[int, Path]:
-    """A grey picture for every image of `random_case`."""
+def some_images(tmp_path: Path) -> dict[int, Path]:
+    """A grey image for every image of `random_case`."""
     paths = {}
     for image_id in (5, 15, 25, 35):
         paths[image_id] = tmp_path / f"{image_id}.png"
@@ -24,9 +24,11 @@ def pictures(tmp_path: Path) -> dict[int, Path]:
     return paths
 
 
-def test_a_report_is_complete(tmp_path: Path, pictures: dict[int, Path]) -> None:
+def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> None:
     truth, detections = random_case(15, crowds=True)
-    content = write_report(truth, detections, tmp_path / "report", image_paths=pictures, meta={"weights": "best.ckpt"})
+    content = write_report(
+        truth, detections, tmp_path / "report", image_paths=some_images, meta={"weights": "best.ckpt"}
+    )
     written = {p.relative_to(tmp_path / "report").as_posix() for p in (tmp_path / "report").rglob("*") if p.is_file()}
     assert written == {
         "metrics.json",
@@ -42,12 +44,12 @@ def test_a_report_is_complete(tmp_path: Path, pictures: dict[int, Path]) -> None
     assert content["detections"] == len(detections)
     assert len(content["worst_mistakes"]) == min(24, sum(content["mistakes"].values()))
     for name in written - {"metrics.json"}:
-        with Image.open(tmp_path / "report" / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(tmp_path / "report" / name) as one_image:
+            assert min(one_image.size) > 100
 
 
 def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
-    tmp_path: Path, pictures: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, some_images: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles: list[Tile] = []
 
@@ -57,7 +59,7 @@ def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
 
     monkeypatch.setattr("detrkit.evaluation.error_gallery.sheet", sheet)
     truth, detections = random_case(15)
-    write_report(truth, detections, tmp_path / "report", image_paths=pictures)
+    write_report(truth, detections, tmp_path / "report", image_paths=some_images)
     names = {row["id"]: row["name"] for row in truth["categories"]}
     drawn = [found for tile in tiles for found in (tile.detections, tile.truth) if found is not None and len(found)]
     assert drawn
@@ -65,17 +67,17 @@ def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
         assert tuple(names[i] for i in found.class_ids.tolist()) == found.class_names
 
 
-def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, pictures: dict[int, Path]) -> None:
+def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, some_images: dict[int, Path]) -> None:
     truth, detections = random_case(2)
-    write_report(truth, detections, tmp_path / "report", image_paths=pictures)
-    content = write_report(truth, perfect(truth), tmp_path / "report", image_paths=pictures)
+    write_report(truth, detections, tmp_path / "report", image_paths=some_images)
+    content = write_report(truth, perfect(truth), tmp_path / "report", image_paths=some_images)
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
     assert content["best_threshold"]["f1"] == 1
     assert content["worst_mistakes"] == []
     assert not list((tmp_path / "report/errors").iterdir())
 
 
-@pytest.mark.parametrize("what", ["no detections", "no objects", "nothing", "no pictures"])
+@pytest.mark.parametrize("what", ["no detections", "no objects", "nothing", "no images"])
 def test_a_report_of_little(tmp_path: Path, what: str) -> None:
     truth, detections = random_case(4)
     if what == "no detections":

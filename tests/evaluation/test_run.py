@@ -21,7 +21,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import Collector, collect_batches, collect_split
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import coco_numbers, merge_ranks
-from detrkit.evaluation.prediction_files import find_pictures, read_detections
+from detrkit.evaluation.prediction_files import find_images, read_detections
 from detrkit.structures import Batch, Categories, Output
 
 from .cases import perfect, random_case
@@ -29,7 +29,7 @@ from .cases import perfect, random_case
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A folder in COCO form with sparse ids, and its truth; pictures of two shapes."""
+    """A folder in COCO form with sparse ids, and its truth; images of two shapes."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     truth, _ = random_case(8)
@@ -146,7 +146,7 @@ def test_classes_are_matched_by_name() -> None:
 
 
 class Knowing:
-    """Stands for a DETR: finds the same three things in every picture."""
+    """Stands for a DETR: finds the same three things in every image."""
 
     input_mean = (0.0, 0.0, 0.0)
     input_std = (1.0, 1.0, 1.0)
@@ -159,7 +159,7 @@ class Knowing:
         pass
 
     def objects(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
-        assert not padding_mask.any()  # only pictures of one shape share a pass
+        assert not padding_mask.any()  # only images of one shape share a pass
         self.calls += 1
         logits = torch.full((len(images), 3, 4), -9.0)
         logits[:, 0, 1] = 9  # one sure box of class 1
@@ -178,7 +178,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     collector = Collector(match.id_of)
     collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
     found = merge_ranks([(collector.seen, collector.found)])
-    assert model.calls == 2  # four pictures of two shapes
+    assert model.calls == 2  # four images of two shapes
     assert {row["image_id"] for row in found} == {image["id"] for image in truth["images"]}
     assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
     assert {row["category_id"] for row in found} == {3, 7}  # the no-object query says its best class, faintly
@@ -190,7 +190,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     coco_numbers(split.to_coco(), found)
 
 
-def test_pictures_stream_through() -> None:
+def test_images_stream_through() -> None:
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
 
@@ -221,7 +221,7 @@ def test_where_the_report_goes(tmp_path: Path) -> None:
 
 
 def test_the_report_of_a_run_is_its_own(tmp_path: Path) -> None:
-    """Measured on other pictures than it was made for, a detector leaves that report alone."""
+    """Measured on other images than it was made for, a detector leaves that report alone."""
     run = tmp_path / "run"
     run.mkdir()
     for settings, ask, name in (
@@ -234,16 +234,16 @@ def test_the_report_of_a_run_is_its_own(tmp_path: Path) -> None:
         assert default_folder(EvalConfig(weights=str(run), **ask)) == run / name
 
 
-def test_detections_with_file_names_find_their_pictures(dataset: tuple[Path, dict[str, Any]]) -> None:
+def test_detections_with_file_names_find_their_images(dataset: tuple[Path, dict[str, Any]]) -> None:
     folder, truth = dataset
     images = open_dataset(folder).splits["val"].images
     ids = {image["file_name"]: image["id"] for image in truth["images"]}
     name = images[0].file_name
     rows = [{"image_id": 12345, "file_name": str(images[0].path)}, {"image_id": 3, "file_name": f"elsewhere/{name}"}]
-    found = find_pictures([*rows, {"image_id": 8}], images, where="x.json")
+    found = find_images([*rows, {"image_id": 8}], images, where="x.json")
     assert [row["image_id"] for row in found] == [ids[name], ids[name], 8]
     with pytest.raises(DataError, match="which is none of them"):
-        find_pictures([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
+        find_images([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
 
 
 def test_classes_matched_by_id_alone_are_said() -> None:
@@ -296,7 +296,7 @@ def test_a_detector_through_the_verb(
     assert (tmp_path / "report/metrics.json").is_file()
 
 
-def test_the_pictures_that_a_run_held_out_are_the_ones_it_is_measured_on(
+def test_the_images_that_a_run_held_out_are_the_ones_it_is_measured_on(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, truth = dataset

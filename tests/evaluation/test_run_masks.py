@@ -55,7 +55,7 @@ def truth_of(image_id: int) -> tuple[np.ndarray, dict[int, int]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures in COCO panoptic form: two things on ground, and a little void."""
+    """Three images in COCO panoptic form: two things on ground, and a little void."""
     root = tmp_path / "data"
     (root / "val").mkdir(parents=True)
     for image_id, (height, width) in SIZES.items():
@@ -119,7 +119,7 @@ def test_maps_choose_the_maps_of_data_that_has_both(folder: Path) -> None:
     assert evaluate(predicted(folder))["panoptic"]["All"]["pq"] == 1
 
 
-def test_a_picture_without_a_map_counts_as_missed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_image_without_a_map_counts_as_missed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def forget(maps: dict[int, Any], kinds: dict[int, Any]) -> None:
         del maps[12]
 
@@ -142,17 +142,17 @@ def unknown_id(maps: dict[int, Any], kinds: dict[int, Any]) -> None:
     maps[11][5, 5] = 9
 
 
-def another_picture(maps: dict[int, Any], kinds: dict[int, Any]) -> None:
+def another_image(maps: dict[int, Any], kinds: dict[int, Any]) -> None:
     maps[99], kinds[99] = maps[11], kinds[11]
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (stretch, "of the picture's size 48 x 64, found 64 x 48"),
+        (stretch, "of the image's size 48 x 64, found 64 x 48"),
         (unknown_class, "own category ids in .*maps.json, found 4 in the map of image id 11"),
         (unknown_id, "11.png only ids of the segments_info in .*maps.json, found 9"),
-        (another_picture, "image id 99 is not among the pictures"),
+        (another_image, "image id 99 is not among the images"),
     ],
 )
 def test_maps_that_do_not_belong_are_refused_in_a_sentence(folder: Path, change: Any, sentence: str) -> None:

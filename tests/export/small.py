@@ -92,7 +92,7 @@ def card(model: DETR, **settings: Any) -> Card:
 
 
 def batch(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Tensor]:
-    """Pictures of these (h, w) in one batch, padded where they differ."""
+    """Images of these (h, w) in one batch, padded where they differ."""
     generator = torch.Generator().manual_seed(seed)
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Graphs with all steps built in: pictures of any size in, detections in pixels out."""
+"""Graphs with all steps built in: images of any size in, detections in pixels out."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .small import CATEGORIES, batch, card, small_model
 
 @pytest.mark.parametrize("size", [(50, 80), (480, 640), (1000, 700), (300, 2000), (333, 501)])
 @pytest.mark.parametrize("canvas", [(1333, 1333), (640, 640), (800, 1000)])
-def test_pictures_are_fitted_as_evaluation_resizes_them(size: tuple[int, int], canvas: tuple[int, int]) -> None:
+def test_images_are_fitted_as_evaluation_resizes_them(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     height, width = fitted(*size, 800, canvas).tolist()
     assert height <= canvas[0]
     assert width <= canvas[1]
@@ -30,12 +30,12 @@ def test_pictures_are_fitted_as_evaluation_resizes_them(size: tuple[int, int], c
 
 
 @pytest.mark.parametrize("size", [(64, 90), (200, 281), (150, 211)])
-def test_pictures_are_resized_as_evaluation_resizes_them(size: tuple[int, int]) -> None:
+def test_images_are_resized_as_evaluation_resizes_them(size: tuple[int, int]) -> None:
     from torchvision.transforms.v2 import functional as tvf
 
-    picture = torch.randint(0, 256, (1, 3, 150, 211), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = resized(picture.float(), torch.tensor(size), (300, 300))
-    wanted = tvf.resize(picture, list(size), antialias=True)
+    one_image = torch.randint(0, 256, (1, 3, 150, 211), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = resized(one_image.float(), torch.tensor(size), (300, 300))
+    wanted = tvf.resize(one_image, list(size), antialias=True)
     assert (found[..., : size[0], : size[1]] - wanted).abs().max() <= 1
     assert not found[..., size[0] :, :].any()
     assert not found[..., size[1] :].any()
@@ -43,7 +43,7 @@ def test_pictures_are_resized_as_evaluation_resizes_them(size: tuple[int, int]) 
 
 @pytest.mark.parametrize("kind", ["classic", pytest.param("fast", marks=pytest.mark.slow)])
 def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
-    """Pictures of any size in, the detections of a `Detector` out."""
+    """Images of any size in, the detections of a `Detector` out."""
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     model, canvas = small_model(kind), (107, 107)
@@ -53,16 +53,16 @@ def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(path)
     plain, exported = Detector(model, CATEGORIES, 64), Detector.load(path, device="cpu")
     for height, width in ((64, 80), (150, 111)):
-        picture = batch((height, width))["images"]
+        one_image = batch((height, width))["images"]
         inner = fitted(height, width, 64, canvas).tolist()
         padding = torch.ones(1, *canvas, dtype=torch.bool)
         padding[:, : inner[0], : inner[1]] = False
-        shown = resized(picture.float(), torch.tensor(inner), canvas).to(torch.uint8)
+        shown = resized(one_image.float(), torch.tensor(inner), canvas).to(torch.uint8)
         target = Target(labels=torch.zeros(0), boxes=torch.zeros(0, 4), size=inner, original_size=(height, width))
         (found,) = plain.detect(Batch(shown, padding, [target]))
-        boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"images": picture.numpy()})
+        boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"images": one_image.numpy()})
         assert_close(torch.from_numpy(scores[0]), found.scores, rtol=1e-4, atol=1e-4)
         assert_close(torch.from_numpy(boxes[0]), found.xyxy, rtol=1e-3, atol=1e-2)
         assert [CATEGORIES.ids[k] for k in labels[0]] == found.class_ids.tolist()
         if height == 64:
-            assert_close(exported.predict(picture[0], threshold=0.0).xyxy, found.xyxy, rtol=1e-3, atol=1e-2)
+            assert_close(exported.predict(one_image[0], threshold=0.0).xyxy, found.xyxy, rtol=1e-3, atol=1e-2)

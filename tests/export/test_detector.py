@@ -30,16 +30,16 @@ def test_a_detector_gives_the_same(exported: Path) -> None:
     found = Detector.load(exported, device="cpu")
     assert found.image_size == 64
     assert found.categories == CATEGORIES
-    pictures = [batch(size)["images"][0] for size in ((80, 100), (120, 70), (80, 100))]
-    wanted = plain.predict(pictures, threshold=0.0, batch_size=2)
-    for a, b in zip(wanted, found.predict(pictures, threshold=0.0, batch_size=2), strict=True):
+    some_images = [batch(size)["images"][0] for size in ((80, 100), (120, 70), (80, 100))]
+    wanted = plain.predict(some_images, threshold=0.0, batch_size=2)
+    for a, b in zip(wanted, found.predict(some_images, threshold=0.0, batch_size=2), strict=True):
         assert_close(b.xyxy, a.xyxy, rtol=1e-4, atol=1e-3)
         assert_close(b.scores, a.scores)
         assert b.class_names == a.class_names
         assert a.masks is not None
         assert b.masks is not None
         assert (a.masks != b.masks).float().mean() < 1e-3
-    maps = [detector.panoptic(pictures[0], threshold=0.0).ids for detector in (plain, found)]
+    maps = [detector.panoptic(some_images[0], threshold=0.0).ids for detector in (plain, found)]
     assert (maps[0] != maps[1]).float().mean() < 1e-3
 
 
@@ -122,7 +122,7 @@ def test_packages_that_are_not_there(
         open_exported(path)
 
 
-def test_pictures_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
+def test_images_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
     network = open_exported(exported, "cpu")
     with pytest.raises(ConfigError, match="uint8"):
         network.objects(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))

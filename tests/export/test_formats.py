@@ -94,7 +94,7 @@ def test_every_format_says_what_the_model_says(kind: str, tmp_path: Path) -> Non
 
 
 def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
-    """Smaller pictures are padded, other numbers of pictures made up for, and every K is a number in the file."""
+    """Smaller images are padded, other numbers of images made up for, and every K is a number in the file."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

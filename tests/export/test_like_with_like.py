@@ -40,7 +40,7 @@ def test_a_file_that_says_the_same_is_no_way_off(
         assert (row.masks or 0.0) < 1e-3
 
 
-def test_built_in_steps_are_compared_on_pictures_as_they_are(tmp_path: Path) -> None:
+def test_built_in_steps_are_compared_on_images_as_they_are(tmp_path: Path) -> None:
     data = make_demo_dataset(tmp_path / "data", images=10, size=80)
     weights = checkpoint(tmp_path / "best.ckpt", "anchors")
     config = ExportConfig(

@@ -33,9 +33,9 @@ class Other(PlainNetwork):
 
 
 def rows(kind: str, **change: float) -> list:
-    pictures = [batch(size, seed=k)["images"][0] for k, size in enumerate(((64, 80), (90, 64)))]
+    some_images = [batch(size, seed=k)["images"][0] for k, size in enumerate(((64, 80), (90, 64)))]
     reference = Detector(small_model(kind), CATEGORIES, 64)
-    return compare_outputs(reference, Detector(Other(kind, **change), CATEGORIES, 64), pictures, (1, 3))
+    return compare_outputs(reference, Detector(Other(kind, **change), CATEGORIES, 64), some_images, (1, 3))
 
 
 @pytest.mark.parametrize("kind", ["masks", "anchors"])

@@ -45,7 +45,7 @@ def test_export_writes_a_file_and_what_it_is_worth(exported: Report, weights: Pa
     assert (inside.categories, inside.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
     written = json.loads(weights.with_name("best.pt2.parity.json").read_text())
     assert written["passed"]
-    assert written["pictures"] == 2
+    assert written["images"] == 2
     assert [row.batch for row in exported.outputs] == [1, 2, 5]
     assert all(row.scores < 1e-5 and row.boxes < 1e-5 for row in exported.outputs)
     (accuracy,) = exported.accuracy
@@ -62,7 +62,7 @@ def test_eval_and_predict_take_an_exported_file(data: Path, weights: Path, tmp_p
         assert cli.main([*words, "--output_dir", str(tmp_path / source.name)]) == 0
         found.append(json.loads((tmp_path / source.name / "detections.json").read_text()))
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)
-    assert len(found[0]) == 12  # 6 queries in each of 2 pictures
+    assert len(found[0]) == 12  # 6 queries in each of 2 images
     for one, other in zip(*found, strict=True):
         assert one["category_id"] == other["category_id"]
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)

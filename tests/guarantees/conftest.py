@@ -1,4 +1,4 @@
-"""One thread, no reports, and pictures that take a moment."""
+"""One thread, no reports, and images that take a moment."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,5 +21,5 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def defects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen pictures of 64 pixels to train on, three to measure on."""
+    """Sixteen images of 64 pixels to train on, three to measure on."""
     return make_demo_dataset(tmp_path_factory.mktemp("defects") / "data", images=16, size=64)

@@ -1,4 +1,4 @@
-"""Every kind of model, shrunk until a step takes a moment, and pictures with objects for it."""
+"""Every kind of model, shrunk until a step takes a moment, and images with objects for it."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def begin(kind: str, **changes: Any) -> Start:
     return start_model(shrunk(kind, **changes), CLASSES, None)
 
 
-def pictures(count: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+def some_images(count: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Noise, and its padding: none."""
     images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
     return images, torch.zeros(count, size, size, dtype=torch.bool)
 
 
 def targets(*counts: int, seed: int = 0) -> list[Target]:
-    """`counts[i]` random objects inside picture i, with the seed of their noise."""
+    """`counts[i]` random objects inside image i, with the seed of their noise."""
     generator = torch.Generator().manual_seed(seed)
     return [
         {
@@ -115,8 +115,8 @@ def targets(*counts: int, seed: int = 0) -> list[Target]:
 
 
 def batch(*counts: int, size: int = 64, seed: int = 0) -> Batch:
-    """Pictures of noise with so many objects."""
-    return Batch(*pictures(len(counts), size, seed), targets(*counts, seed=seed))
+    """Images of noise with so many objects."""
+    return Batch(*some_images(len(counts), size, seed), targets(*counts, seed=seed))
 
 
 def lesson(start: Start, taught: Batch) -> Tensor:

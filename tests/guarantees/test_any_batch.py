@@ -6,11 +6,11 @@ import torch
 from detrkit.structures import Batch, Target
 from detrkit.training.optim import build_optimizer
 
-from .helpers import KINDS, assert_finite, assert_taught, batch, begin, lesson, pictures
+from .helpers import KINDS, assert_finite, assert_taught, batch, begin, lesson, some_images
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_and_batches_without_objects(kind):
+def test_images_and_batches_without_objects(kind):
     """Every parameter takes part, since processes that train together wait for each other's gradients."""
     start = begin(kind)
     optimizer = build_optimizer(start.model, lr=1e-3, lr_backbone=1e-3, weight_decay=1e-4)
@@ -48,14 +48,14 @@ def test_more_queries_than_places(kind):
     assert_taught(start)
     lesson(start, batch(2, 1, size=64))  # and as many as there are elsewhere
     with torch.no_grad():
-        out = start.model.eval()(*pictures(1, 32))
+        out = start.model.eval()(*some_images(1, 32))
     assert 1 <= out.logits.shape[1] <= 300
     assert out.boxes.shape[1] == out.logits.shape[1]
     assert_finite({"logits": out.logits, "boxes": out.boxes})
 
 
 def test_hybrid_queries_where_no_place_is_left_for_one():
-    """Processes that train together have the same branches, whatever the sizes of their pictures."""
+    """Processes that train together have the same branches, whatever the sizes of their images."""
     start = begin("h_deformable_r50", num_queries=300)
     taught = batch(2, 1, size=64)
     out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
@@ -66,7 +66,7 @@ def test_hybrid_queries_where_no_place_is_left_for_one():
 
 
 def strange_boxes(pixels: int) -> Target:
-    """In a picture of so many pixels: boxes of a pixel, of the picture, of a line, one twice, one on the border."""
+    """In an image of so many pixels: boxes of a pixel, of the image, of a line, one twice, one on the border."""
     pixel = 1 / pixels
     boxes = torch.tensor(
         [
@@ -83,12 +83,12 @@ def strange_boxes(pixels: int) -> Target:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_of_a_pixel_of_the_picture_and_twice_the_same(kind):
+def test_boxes_of_a_pixel_of_the_image_and_twice_the_same(kind):
     start = begin(kind, num_queries=10, dn_queries=30)
     optimizer = build_optimizer(start.model, lr=1e-3, lr_backbone=1e-3, weight_decay=1e-4)
     for pixels in (64, 4000):  # the second are far below a pixel of what the model sees
         for _ in range(2):
-            lesson(start, Batch(*pictures(2), [strange_boxes(pixels), strange_boxes(pixels)]))
+            lesson(start, Batch(*some_images(2), [strange_boxes(pixels), strange_boxes(pixels)]))
             assert_taught(start)
             optimizer.step()
     assert_finite(start.model.state_dict())
@@ -106,6 +106,6 @@ def test_masks_are_taught_whatever_the_switches(kind):
         lesson(start, taught)
         assert_taught(start)
     with torch.no_grad():
-        out = start.model.eval()(*pictures(2))
+        out = start.model.eval()(*some_images(2))
     assert out.masks.shape == (2, 4, 16, 16)
     assert_finite({"masks": out.masks})

@@ -46,7 +46,7 @@ def test_post_processing_on_a_gpu_mixes_no_devices(kind, task):
         put_on_gpu(model)
         out = model(images.to(GPU), padding.to(GPU))
         assert out.boxes.device == GPU
-        for where in (torch.device("cpu"), GPU):  # the sizes of pictures may be anywhere
+        for where in (torch.device("cpu"), GPU):  # the sizes of images may be anywhere
             found = detrkit.postprocess(out, sizes.to(where))
             assert found[0].xyxy.device == GPU
             if task == "panoptic":

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .helpers import KINDS, begin, excited, layers_of, pictures, targets
+from .helpers import KINDS, begin, excited, layers_of, some_images, targets
 
 
 @pytest.fixture(params=KINDS)
@@ -12,8 +12,8 @@ def model(request):
 
 
 @torch.no_grad()
-def test_pictures_of_one_shape_neither_see_each_other_nor_their_order_nor_the_objects(model):
-    images, padding = pictures(3)
+def test_images_of_one_shape_neither_see_each_other_nor_their_order_nor_the_objects(model):
+    images, padding = some_images(3)
     together = model(images, padding)
     assert (together.logits[0] - together.logits[1]).abs().max() > 1e-3  # so the laws are not empty
     assert not together.branches

@@ -1,4 +1,4 @@
-"""The first thing to try on new data: a few pictures are learnt by heart."""
+"""The first thing to try on new data: a few images are learnt by heart."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from detrkit.structures import Batch
 from detrkit.training import train
 from detrkit.training.optim import build_optimizer
 
-from .helpers import begin, lesson, pictures
+from .helpers import begin, lesson, some_images
 from .test_any_batch import strange_boxes
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_overfit_as_it_comes_learns_four_pictures_by_heart(defects: Path, tmp_path: Path, capsys):
+def test_overfit_as_it_comes_learns_four_images_by_heart(defects: Path, tmp_path: Path, capsys):
     """Every setting is what `detrkit train --overfit 4` takes without a GPU, but for half of the epochs."""
     config = TrainConfig.from_recipe(
         "fast", data=str(defects), overfit=4, model="detrkit_n", device="cpu", num_workers=0,
@@ -28,10 +28,10 @@ def test_overfit_as_it_comes_learns_four_pictures_by_heart(defects: Path, tmp_pa
 
 @pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50"])
 def test_strange_boxes_are_learnt_too(kind):
-    """A pixel, a line, the whole picture and one twice over; of the second class there is a single example."""
+    """A pixel, a line, the whole image and one twice over; of the second class there is a single example."""
     start = begin(kind, num_queries=12, dn_queries=30)
     given = strange_boxes(64)
-    taught = Batch(*pictures(1), [given])
+    taught = Batch(*some_images(1), [given])
     steps, lr = 100, 1e-3
     optimizer = build_optimizer(start.model, lr=lr, lr_backbone=lr, weight_decay=1e-4)
     losses = []

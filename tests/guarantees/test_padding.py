@@ -1,6 +1,6 @@
-"""A picture in a padded batch gives what it gives alone, from the levels on, for every kind of model.
+"""An image in a padded batch gives what it gives alone, from the levels on, for every kind of model.
 
-Below them, in the backbone, the border of a picture meets zeros, and padding is zeros that have been through a layer:
+Below them, in the backbone, the border of an image meets zeros, and padding is zeros that have been through a layer:
 that small difference is the original's as well.
 """
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from .helpers import KINDS, begin, excited, layers_of, pictures
+from .helpers import KINDS, begin, excited, layers_of, some_images
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -17,7 +17,7 @@ def test_padding_changes_nothing(kind):
     model = excited(begin(kind, num_queries=4)).model.eval()
     if hasattr(model.query_embed, "enc_output"):
         prefer_padding(model.query_embed)
-    images, padding = pictures(1, size=128)
+    images, padding = some_images(1, size=128)
     settle_norms(model, images, padding)
     maps = [m * 2 for m in model.input_proj(model.backbone(images))]
     wide = F.pad(padding, (0, 128, 0, 64), value=True)

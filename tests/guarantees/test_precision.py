@@ -61,9 +61,9 @@ def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
     assert_finite(model.state_dict())
     assert skipped <= 5
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
-        picture, _ = dataset[0]
+        one_image, _ = dataset[0]
         one = collate([dataset[0]])
-        for layer in layers_of(model.eval()(picture[None], one.padding_mask)):
+        for layer in layers_of(model.eval()(one_image[None], one.padding_mask)):
             assert_finite({"logits": layer.logits, "boxes": layer.boxes})
     return totals
 

@@ -32,7 +32,7 @@ def whole(defects: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfi
     return config
 
 
-@pytest.mark.parametrize(("step", "workers"), [(6, 0), (11, 2)], ids=["with mosaic", "among plain pictures, workers"])
+@pytest.mark.parametrize(("step", "workers"), [(6, 0), (11, 2)], ids=["with mosaic", "among plain images, workers"])
 def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, tmp_path, step, workers):
     config = replace(whole, output_dir=str(tmp_path / "run"), save_minutes=OFTEN, num_workers=workers, resume="auto")
     assert in_a_process(config, DIE_IN_STEP % step) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Two processes with half of the pictures each learn what one with all of them learns, whatever else teaches."""
+"""Two processes with half of the images each learn what one with all of them learns, whatever else teaches."""
 
 import multiprocessing
 from pathlib import Path
@@ -25,10 +25,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "anchors, softmax": {"hybrid_queries": 8, "task": "instance", "hidden_dim": 128, "nheads": 8},
 }
 """Denoising, groups, hybrid queries, dense heads and both mask heads, on models without batch norm, which looks at its
-own pictures."""
+own images."""
 
 COUNTS = ((1, 4, 0, 3), (0, 0, 2, 0), (0, 0, 0, 0))
-"""Objects of the four pictures of each step."""
+"""Objects of the four images of each step."""
 BRANCHES = {
     "everything at once": {"groups", "hybrid", "dn", "enc", "dense"},
     "seeds of the dense head, groups": {"groups", "dn", "dense"},
@@ -38,7 +38,7 @@ BRANCHES = {
 
 
 def learnt(kind: str, rank: int | None) -> dict[str, torch.Tensor]:
-    """Losses of three steps and the weights after them: of all pictures, or of one rank's half.
+    """Losses of three steps and the weights after them: of all images, or of one rank's half.
 
     By plain gradient descent: Adam would blow a gradient that is zero but for rounding up to a whole step.
     """

@@ -1,4 +1,4 @@
-"""A tiny detector with random weights, and pictures of several shapes."""
+"""A tiny detector with random weights, and images of several shapes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as training writes it, without Lightning's part."""
     torch.manual_seed(0)
     model = build_model(**MODEL)
-    with torch.no_grad():  # fresh boxes and classes hardly depend on the picture
+    with torch.no_grad():  # fresh boxes and classes hardly depend on the image
         model.query_embed.weight.mul_(3)
         model.class_embed.weight.mul_(4)
         model.bbox_embed.layers[-1].weight.mul_(4)
@@ -55,7 +55,7 @@ def detector(checkpoint: Path) -> Detector:
 
 
 @pytest.fixture(scope="session")
-def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, some_images: Path) -> Path:
     """The same with a mask head; its queries find different classes and masks, at scores from 0 to 1."""
     torch.manual_seed(0)
     args = MODEL | {"hidden_dim": 128, "nheads": 8, "masks": True}
@@ -67,7 +67,7 @@ def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, pictures: Path) ->
         model.bbox_attention.q_linear.weight.mul_(6)
         model.mask_head.lay1.weight[:, 128:].mul_(300)
         hook = model.class_embed.register_forward_hook(lambda module, given, out: objects.append(given[0][-1]))
-        Detector(model, Categories.unnamed(3), 64).predict(pictures / "5.png")
+        Detector(model, Categories.unnamed(3), 64).predict(some_images / "5.png")
         hook.remove()
         seen, weight = objects[-1].flatten(0, -2), torch.randn(4, 128)
         weight *= 3 / ((seen - seen.mean(0)) @ weight.T).std()
@@ -86,16 +86,16 @@ def mask_detector(mask_checkpoint: Path) -> Detector:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures in several shapes, some in a folder below."""
-    folder = tmp_path_factory.mktemp("pictures")
+def some_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images in several shapes, some in a folder below."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name, (height, width) in SHAPES.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST).save(path)
-    (folder / ".hidden.png").write_bytes(b"no picture either")
+    (folder / ".hidden.png").write_bytes(b"no image either")
     return folder
 
 

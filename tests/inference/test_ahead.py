@@ -1,4 +1,4 @@
-"""Threads that prepare pictures: the order, the errors and what is held are as without them."""
+"""Threads that prepare images: the order, the errors and what is held are as without them."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def test_an_interrupt_waits_only_for_what_was_begun() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_detections_are_those_of_one_by_one(detector: Detector, pictures: Path, batch_size: int) -> None:
-    paths = sorted(path for path in pictures.rglob("*.png") if not path.name.startswith(".")) * 3
+def test_detections_are_those_of_one_by_one(detector: Detector, some_images: Path, batch_size: int) -> None:
+    paths = sorted(path for path in some_images.rglob("*.png") if not path.name.startswith(".")) * 3
     together = detector.predict(paths, threshold=0, batch_size=batch_size)
     for path, found in zip(paths, together, strict=True):
         alone = detector.predict(path, threshold=0)
@@ -112,18 +112,18 @@ def test_detections_are_those_of_one_by_one(detector: Detector, pictures: Path, 
         torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=0)
 
 
-def test_a_file_that_cannot_be_read_is_told_as_before(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_told_as_before(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.png"):
-        detector.predict([pictures / "5.png", tmp_path / "broken.png", pictures / "12.png"])
+        detector.predict([some_images / "5.png", tmp_path / "broken.png", some_images / "12.png"])
     assert waiting_threads() == []
 
 
 def test_a_stream_can_be_prepared_ahead(detector: Detector) -> None:
-    pictures = [(torch.full((3, 40, 40 + 10 * (k % 2)), 20 * k, dtype=torch.uint8), str(k)) for k in range(10)]
-    plain = list(detector.stream(pictures, threshold=0, batch_size=2))
-    ready = list(detector.stream(pictures, threshold=0, batch_size=2, ahead=4))
-    for (picture, found), (other, expected) in zip(ready, plain, strict=True):
-        assert torch.equal(picture, other)
+    some_images = [(torch.full((3, 40, 40 + 10 * (k % 2)), 20 * k, dtype=torch.uint8), str(k)) for k in range(10)]
+    plain = list(detector.stream(some_images, threshold=0, batch_size=2))
+    ready = list(detector.stream(some_images, threshold=0, batch_size=2, ahead=4))
+    for (one_image, found), (other, expected) in zip(ready, plain, strict=True):
+        assert torch.equal(one_image, other)
         assert found.source == expected.source
         assert torch.equal(found.scores, expected.scores)

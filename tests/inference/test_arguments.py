@@ -200,7 +200,7 @@ def test_sizes_that_are_not_one_per_image_are_refused(sizes: Any) -> None:
             postprocess(out, wrong)  # type: ignore[arg-type]
 
 
-def test_settings_are_numbers_or_left_out(detector: Detector, pictures: Path) -> None:
+def test_settings_are_numbers_or_left_out(detector: Detector, some_images: Path) -> None:
     out = output(masks=True)
     everything = postprocess(out, SIZES)
     assert [len(each) for each in postprocess(out, SIZES, threshold=None, mask_threshold=None)] == [6, 6]
@@ -208,7 +208,7 @@ def test_settings_are_numbers_or_left_out(detector: Detector, pictures: Path) ->
     for number in (np.float32(lowest), torch.tensor(lowest), np.float64(lowest)):
         assert len(postprocess(out, SIZES, threshold=number)[0]) < 6  # type: ignore[arg-type]
     assert len(postprocess(out, SIZES, top_k=np.int64(3))[0]) == 3  # type: ignore[arg-type]
-    path = pictures / "5.png"
+    path = some_images / "5.png"
     assert len(detector.predict(path, threshold=None)) == len(detector.predict(path))
     wrongs: list[tuple[str, Callable[[Any], Any], tuple[Any, ...]]] = [
         ("threshold", lambda value: postprocess(out, SIZES, threshold=value), ("0.5", "high", 50, float("nan"), [0.5])),
@@ -306,20 +306,20 @@ def test_detections_in_every_clear_form() -> None:
     assert Categories(iter([1, 2]), iter("ab")) == Categories((1, 2), ("a", "b"))  # type: ignore[arg-type]
 
 
-def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detector, pictures: Path) -> None:
+def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detector, some_images: Path) -> None:
     for found in (
-        detector.predict(pictures / "5.png", threshold=0),
-        mask_detector.predict(pictures / "5.png", threshold=0.5),
-        mask_detector.panoptic(pictures / "5.png", threshold=0.1),
+        detector.predict(some_images / "5.png", threshold=0),
+        mask_detector.predict(some_images / "5.png", threshold=0.5),
+        mask_detector.panoptic(some_images / "5.png", threshold=0.1),
     ):
-        assert found.draw(pictures / "12.png").shape[2] == 3  # of the same size
+        assert found.draw(some_images / "12.png").shape[2] == 3  # of the same size
         with pytest.raises(DataError, match=r"60 x 80 pixels \(height x width\).*found one of 40 x 100"):
-            found.draw(pictures / "wide.png")
+            found.draw(some_images / "wide.png")
     anywhere = Detections(torch.tensor([[1.0, 1, 9, 9]]), torch.ones(1), torch.zeros(1).long())
-    assert anywhere.draw(pictures / "wide.png").ndim == 3  # nobody said of what size
+    assert anywhere.draw(some_images / "wide.png").ndim == 3  # nobody said of what size
     broken = Detections(torch.tensor([[1.0, 1, 9, 9], [torch.nan] * 4]), torch.ones(2), torch.zeros(2).long())
     with pytest.warns(UserWarning, match="1 of 2 boxes are NaN"):
-        broken.draw(pictures / "wide.png")
+        broken.draw(some_images / "wide.png")
 
 
 def test_numbers_of_detections_that_come_one_by_one() -> None:
@@ -340,7 +340,7 @@ def generator_states() -> tuple[Any, ...]:
 
 
 def test_no_public_function_disturbs_random_numbers(
-    checkpoint: Path, mask_checkpoint: Path, mask_detector: Detector, pictures: Path, tmp_path: Path
+    checkpoint: Path, mask_checkpoint: Path, mask_detector: Detector, some_images: Path, tmp_path: Path
 ) -> None:
     import rich.style  # which draws a number once, when it is imported
 
@@ -353,25 +353,25 @@ def test_no_public_function_disturbs_random_numbers(
     uses: dict[str, Callable[[], Any]] = {
         "load": lambda: Detector.load(checkpoint),
         "load plain": lambda: Detector.load(checkpoint, precision="plain"),
-        "predict": lambda: mask_detector.predict(pictures),
-        "panoptic": lambda: mask_detector.panoptic(pictures / "5.png"),
-        "stream": lambda: list(mask_detector.stream(pictures)),
+        "predict": lambda: mask_detector.predict(some_images),
+        "panoptic": lambda: mask_detector.panoptic(some_images / "5.png"),
+        "stream": lambda: list(mask_detector.stream(some_images)),
         "warmup": lambda: mask_detector.warmup([(48, 64)]),
         "postprocess": lambda: postprocess(output(masks=True), SIZES),
         "panoptic of an output": lambda: panoptic(output(masks=True), SIZES, SIZES, [True] * 4),
         "build_criterion": lambda: build_criterion(num_classes=CLASSES),
         "criterion": lambda: loss_of(targets()),
         "match": lambda: CRITERION.match(output(), targets()),
-        "draw": lambda: mask_detector.predict(pictures / "5.png").draw(pictures / "5.png"),
-        "draw a map": lambda: segments.draw(pictures / "5.png"),
-        "to_supervision": lambda: mask_detector.predict(pictures / "5.png").to_supervision(),
+        "draw": lambda: mask_detector.predict(some_images / "5.png").draw(some_images / "5.png"),
+        "draw a map": lambda: segments.draw(some_images / "5.png"),
+        "to_supervision": lambda: mask_detector.predict(some_images / "5.png").to_supervision(),
         "demo data": lambda: make_demo_dataset(tmp_path / "data", images=4, size=64),
         "the verb check": lambda: main(["check", str(tmp_path / "data")]),
         "the verb predict": lambda: main(
-            ["predict", str(pictures / "5.png"), "--output_dir", str(tmp_path / "out"), *fixed]
+            ["predict", str(some_images / "5.png"), "--output_dir", str(tmp_path / "out"), *fixed]
         ),
         "the verb explain": lambda: main(
-            ["explain", str(pictures / "5.png"), "--output_dir", str(tmp_path / "why"), *fixed]
+            ["explain", str(some_images / "5.png"), "--output_dir", str(tmp_path / "why"), *fixed]
         ),
         "the verb eval": lambda: main(
             ["eval", str(tmp_path / "data"), "--output_dir", str(tmp_path / "numbers"), *fixed]

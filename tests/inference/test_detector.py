@@ -1,4 +1,4 @@
-"""Detector: every form of picture, and results that depend on the picture alone."""
+"""Detector: every form of image, and results that depend on the image alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def same(a: Detections, b: Detections, tolerance: float = 0.0) -> bool:
     )
 
 
-def test_every_form_of_a_picture_gives_the_same(detector: Detector, pictures: Path) -> None:
-    path = pictures / "5.png"
+def test_every_form_of_a_image_gives_the_same(detector: Detector, some_images: Path) -> None:
+    path = some_images / "5.png"
     pixels = np.array(Image.open(path))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     found = detector.predict(path, threshold=0)
@@ -36,8 +36,8 @@ def test_every_form_of_a_picture_gives_the_same(detector: Detector, pictures: Pa
         assert same(detector.predict(form, threshold=0), found)
 
 
-def test_detections_are_sorted_with_original_ids_names_sizes_and_sources(detector: Detector, pictures: Path) -> None:
-    path = pictures / "deep" / "tall.png"
+def test_detections_are_sorted_with_original_ids_names_sizes_and_sources(detector: Detector, some_images: Path) -> None:
+    path = some_images / "deep" / "tall.png"
     found = detector.predict(path, threshold=0)
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
@@ -49,31 +49,35 @@ def test_detections_are_sorted_with_original_ids_names_sizes_and_sources(detecto
     assert detector.predict(Image.open(path)).source is None
 
 
-def test_folders_globs_and_lists_give_lists_in_order(detector: Detector, pictures: Path) -> None:
-    found = detector.predict(pictures, threshold=0)
-    names = [Path(d.source).relative_to(pictures).as_posix() for d in found]
+def test_folders_globs_and_lists_give_lists_in_order(detector: Detector, some_images: Path) -> None:
+    found = detector.predict(some_images, threshold=0)
+    names = [Path(d.source).relative_to(some_images).as_posix() for d in found]
     assert names == ["12.png", "5.png", "deep/7.png", "deep/tall.png", "wide.png"]
-    globbed = detector.predict(str(pictures / "*.png"), threshold=0)
+    globbed = detector.predict(str(some_images / "*.png"), threshold=0)
     assert [Path(d.source).name for d in globbed] == ["12.png", "5.png", "wide.png"]
-    assert [d.source for d in detector.predict(str(pictures / "**" / "7.png"))] == [str(pictures / "deep" / "7.png")]
-    listed = detector.predict([pictures / "5.png", Image.open(pictures / "wide.png"), pictures / "deep"], threshold=0)
+    assert [d.source for d in detector.predict(str(some_images / "**" / "7.png"))] == [
+        str(some_images / "deep" / "7.png")
+    ]
+    listed = detector.predict(
+        [some_images / "5.png", Image.open(some_images / "wide.png"), some_images / "deep"], threshold=0
+    )
     for given, expected in zip(listed, (found[1], found[4], found[2], found[3]), strict=True):
         assert same(given, expected)
     assert detector.predict([]) == []
 
 
 @pytest.mark.parametrize("top_k", [0, 12])
-def test_a_result_does_not_depend_on_the_batch(detector: Detector, pictures: Path, top_k: int) -> None:
-    alone = detector.predict(pictures, threshold=0, top_k=top_k)
-    together = detector.predict(pictures, threshold=0, top_k=top_k, batch_size=4)
+def test_a_result_does_not_depend_on_the_batch(detector: Detector, some_images: Path, top_k: int) -> None:
+    alone = detector.predict(some_images, threshold=0, top_k=top_k)
+    together = detector.predict(some_images, threshold=0, top_k=top_k, batch_size=4)
     assert [d.source for d in together] == [d.source for d in alone]
     for one, other in zip(alone, together, strict=True):
         assert one.class_ids.tolist() == other.class_ids.tolist()  # and so the order
         assert same(one, other, tolerance=1e-5)
 
 
-def test_only_pictures_of_one_shape_share_a_pass(
-    detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_images_of_one_shape_share_a_pass(
+    detector: Detector, some_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = []
     detect = detector.detect
@@ -83,12 +87,12 @@ def test_only_pictures_of_one_shape_share_a_pass(
         return detect(batch, *settings)
 
     monkeypatch.setattr(detector, "detect", spy)
-    detector.predict(pictures, batch_size=4)
+    detector.predict(some_images, batch_size=4)
     assert sorted(len(batch) for batch in batches) == [1, 1, 3]
     assert not any(batch.padding_mask.any() for batch in batches)
 
 
-def test_few_pictures_are_held(detector: Detector) -> None:
+def test_few_images_are_held(detector: Detector) -> None:
     taken = 0
 
     def endless():
@@ -105,8 +109,8 @@ def test_few_pictures_are_held(detector: Detector) -> None:
     assert taken == 1
 
 
-def test_threshold_and_top_k(detector: Detector, pictures: Path) -> None:
-    path = pictures / "5.png"
+def test_threshold_and_top_k(detector: Detector, some_images: Path) -> None:
+    path = some_images / "5.png"
     everything = detector.predict(path, threshold=0)
     limit = everything.scores[4].item()
     assert len(detector.predict(path, threshold=limit)) == 5
@@ -118,37 +122,37 @@ def test_threshold_and_top_k(detector: Detector, pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("threshold", 1.5), ("top_k", -1), ("batch_size", 0)])
-def test_settings_out_of_range_are_refused(detector: Detector, pictures: Path, name: str, value: float) -> None:
+def test_settings_out_of_range_are_refused(detector: Detector, some_images: Path, name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}.* found {value}"):
-        detector.predict(pictures, **{name: value})
+        detector.predict(some_images, **{name: value})
 
 
-def test_what_is_not_there_is_said(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_is_said(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     for nothing in (tmp_path / "no.jpg", tmp_path, str(tmp_path / "*.jpg"), tmp_path / "no.mp4"):
         with pytest.raises(DataError, match=r"no\.jpg|found none|found nothing"):
             list(detector.predict(nothing))
     with pytest.raises(DataError, match=r"clip\.mp4, found nothing"):
-        detector.predict([pictures / "5.png", "clip.mp4"])
-    for no_picture in (None, 5.0, True, object(), [pictures / "5.png", None]):
-        with pytest.raises(DataError, match="expected a picture as a path"):
-            detector.predict(no_picture)  # type: ignore[call-overload]
+        detector.predict([some_images / "5.png", "clip.mp4"])
+    for no_image in (None, 5.0, True, object(), [some_images / "5.png", None]):
+        with pytest.raises(DataError, match="expected an image as a path"):
+            detector.predict(no_image)  # type: ignore[call-overload]
     with pytest.raises(DataError, match=r"0\.\.1"):
         detector.predict(torch.full((3, 8, 8), 200.0))
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     path = tmp_path / "part[1].png"
-    path.write_bytes((pictures / "5.png").read_bytes())
+    path.write_bytes((some_images / "5.png").read_bytes())
     assert isinstance(detector.predict(path), Detections)
 
 
-def test_it_sees_what_evaluation_sees(detector: Detector, pictures: Path) -> None:
+def test_it_sees_what_evaluation_sees(detector: Detector, some_images: Path) -> None:
     from detrkit.data.records import ImageRecord, Split
     from detrkit.evaluation.accumulator import Collector, collect_split
 
     images = [
-        ImageRecord(5, pictures / "5.png", "5.png", 60, 80, []),
-        ImageRecord(9, pictures / "wide.png", "", 40, 100, []),
+        ImageRecord(5, some_images / "5.png", "5.png", 60, 80, []),
+        ImageRecord(9, some_images / "wide.png", "", 40, 100, []),
     ]
     split = Split("val", images, detector.categories, "test")
     collector = Collector(dict(enumerate(detector.categories.ids)))
@@ -194,16 +198,16 @@ def test_load_says_what_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
             Detector.load(checkpoint, device="cuda")
 
 
-def test_a_detector_can_be_made_of_parts(detector: Detector, pictures: Path) -> None:
+def test_a_detector_can_be_made_of_parts(detector: Detector, some_images: Path) -> None:
     detector.model.train()
     again = Detector(detector.model, detector.categories, 64, "cpu")
     assert not again.model.training
-    assert same(again.predict(pictures / "5.png", threshold=0), detector.predict(pictures / "5.png", threshold=0))
+    assert same(again.predict(some_images / "5.png", threshold=0), detector.predict(some_images / "5.png", threshold=0))
 
 
-def test_results_can_be_drawn_and_handed_on(detector: Detector, pictures: Path) -> None:
-    found = detector.predict(pictures / "5.png", threshold=0)
-    assert found.draw(pictures / "5.png").dtype == np.uint8
+def test_results_can_be_drawn_and_handed_on(detector: Detector, some_images: Path) -> None:
+    found = detector.predict(some_images / "5.png", threshold=0)
+    assert found.draw(some_images / "5.png").dtype == np.uint8
     assert found.to_supervision().data["class_name"].tolist() == list(found.class_names)
     assert json.loads(json.dumps(found.to_coco(5)))[0]["image_id"] == 5
     assert same(found[0], found[:1])
@@ -212,8 +216,10 @@ def test_results_can_be_drawn_and_handed_on(detector: Detector, pictures: Path) 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_finds_the_same(checkpoint: Path, detector: Detector, pictures: Path) -> None:
+def test_a_gpu_finds_the_same(checkpoint: Path, detector: Detector, some_images: Path) -> None:
     on_gpu = Detector.load(checkpoint, device="cuda")
-    for one, other in zip(on_gpu.predict(pictures, threshold=0), detector.predict(pictures, threshold=0), strict=True):
+    for one, other in zip(
+        on_gpu.predict(some_images, threshold=0), detector.predict(some_images, threshold=0), strict=True
+    ):
         assert one.xyxy.device.type == "cpu"
         assert torch.allclose(one.scores, other.scores, atol=1e-2)

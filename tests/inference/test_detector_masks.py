@@ -1,4 +1,4 @@
-"""Detector with a mask head: masks and panoptic maps of the picture's own size, whatever form the picture has."""
+"""Detector with a mask head: masks and panoptic maps of the image's own size, whatever form the image has."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from inference.conftest import CATEGORIES, MODEL, SHAPES
 
 
 def by_hand(detector: Detector, path: Path) -> Detections:
-    """All detections of a picture from the masks of all queries, as `DETR.forward` makes them."""
-    picture = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
-    batch = detector.prepare([picture])
+    """All detections of an image from the masks of all queries, as `DETR.forward` makes them."""
+    one_image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    batch = detector.prepare([one_image])
     with torch.no_grad():
         out = detector.model(batch.images, batch.padding_mask)
     assert out.masks is not None
-    sizes = torch.tensor([picture.shape[1:]])
+    sizes = torch.tensor([one_image.shape[1:]])
     found = postprocess(out, sizes, processed_sizes=torch.tensor([batch.images.shape[2:]]))[0]
     return found[found.scores.argsort(descending=True)].with_categories(detector.categories)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_masks_have_the_size_of_the_picture(mask_detector: Detector, pictures: Path, name: str) -> None:
-    found, expected = mask_detector.predict(pictures / name, threshold=0), by_hand(mask_detector, pictures / name)
+def test_masks_have_the_size_of_the_image(mask_detector: Detector, some_images: Path, name: str) -> None:
+    found, expected = mask_detector.predict(some_images / name, threshold=0), by_hand(mask_detector, some_images / name)
     assert found.masks is not None
     assert expected.masks is not None
     assert found.masks.dtype == torch.bool
@@ -43,9 +43,9 @@ def test_masks_have_the_size_of_the_picture(mask_detector: Detector, pictures: P
 
 
 def test_only_masks_above_the_threshold_are_made(
-    mask_detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    mask_detector: Detector, some_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = mask_detector.predict(pictures / "5.png", threshold=0)
+    everything = mask_detector.predict(some_images / "5.png", threshold=0)
     limit = float(everything.scores[3])
     made: list[int] = []
     head = mask_detector.model.mask_head
@@ -56,25 +56,25 @@ def test_only_masks_above_the_threshold_are_made(
         return forward(projected, finer, images, attention)
 
     monkeypatch.setattr(head, "forward", spy)
-    found = mask_detector.predict(pictures / "5.png", threshold=limit)
+    found = mask_detector.predict(some_images / "5.png", threshold=limit)
     assert made == [4]
     assert torch.equal(found.masks, everything.masks[:4])
     made.clear()
-    none = mask_detector.predict(pictures / "5.png", threshold=1)
+    none = mask_detector.predict(some_images / "5.png", threshold=1)
     assert made == []
     assert tuple(none.masks.shape) == (0, 60, 80)
-    of_pairs = mask_detector.predict(pictures / "5.png", threshold=0, top_k=20)
+    of_pairs = mask_detector.predict(some_images / "5.png", threshold=0, top_k=20)
     assert sum(made) == len(of_pairs.xyxy.unique(dim=0)) < 10  # a query under two classes has one mask
     assert tuple(of_pairs.masks.shape) == (20, 60, 80)
 
 
 @pytest.mark.parametrize("turned", range(2, 9))
-def test_masks_are_upright(mask_detector: Detector, pictures: Path, tmp_path: Path, turned: int) -> None:
+def test_masks_are_upright(mask_detector: Detector, some_images: Path, tmp_path: Path, turned: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turned
-    Image.open(pictures / "wide.png").save(tmp_path / "turned.png", exif=exif)
+    Image.open(some_images / "wide.png").save(tmp_path / "turned.png", exif=exif)
     back = {2: "lr", 3: "r180", 4: "ud", 5: "t", 6: "r270", 7: "tt", 8: "r90"}[turned]
-    pixels = np.array(Image.open(pictures / "wide.png"))
+    pixels = np.array(Image.open(some_images / "wide.png"))
     upright = {
         "lr": lambda p: p[:, ::-1],
         "r180": lambda p: p[::-1, ::-1],
@@ -93,8 +93,8 @@ def test_masks_are_upright(mask_detector: Detector, pictures: Path, tmp_path: Pa
     assert torch.equal(segments.ids, mask_detector.panoptic(np.ascontiguousarray(upright), threshold=0.4).ids)
 
 
-def test_a_panoptic_map_has_original_ids_and_names(mask_detector: Detector, pictures: Path) -> None:
-    found = mask_detector.panoptic(pictures / "5.png", threshold=0.4)
+def test_a_panoptic_map_has_original_ids_and_names(mask_detector: Detector, some_images: Path) -> None:
+    found = mask_detector.panoptic(some_images / "5.png", threshold=0.4)
     assert isinstance(found, PanopticMap)
     assert tuple(found.ids.shape) == (60, 80)
     assert len(found.segments) >= 3
@@ -111,15 +111,19 @@ def test_a_panoptic_map_has_original_ids_and_names(mask_detector: Detector, pict
 
 
 def test_panoptic_takes_every_source(
-    mask_detector: Detector, pictures: Path, make_video: Callable[..., Path], tmp_path: Path
+    mask_detector: Detector, some_images: Path, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
-    one = mask_detector.panoptic(pictures / "5.png", threshold=0.4)
-    for form in (str(pictures / "5.png"), Image.open(pictures / "5.png"), np.array(Image.open(pictures / "5.png"))):
+    one = mask_detector.panoptic(some_images / "5.png", threshold=0.4)
+    for form in (
+        str(some_images / "5.png"),
+        Image.open(some_images / "5.png"),
+        np.array(Image.open(some_images / "5.png")),
+    ):
         again = mask_detector.panoptic(form, threshold=0.4)
         assert torch.equal(again.ids, one.ids)
         assert again.segments == one.segments
-    alone = mask_detector.panoptic(pictures, threshold=0.4)
-    together = mask_detector.panoptic([pictures], threshold=0.4, batch_size=4)
+    alone = mask_detector.panoptic(some_images, threshold=0.4)
+    together = mask_detector.panoptic([some_images], threshold=0.4, batch_size=4)
     assert [tuple(each.ids.shape) for each in alone] == [SHAPES[n] for n in sorted(SHAPES)]
     assert torch.equal(alone[1].ids, one.ids)
     for a, b in zip(alone, together, strict=True):
@@ -130,30 +134,30 @@ def test_panoptic_takes_every_source(
 
 
 def test_the_usual_threshold_of_panoptic_maps_is_that_of_the_kind_of_scores(
-    mask_detector: Detector, detector: Detector, pictures: Path
+    mask_detector: Detector, detector: Detector, some_images: Path
 ) -> None:
     assert mask_detector.panoptic_threshold() == PANOPTIC_THRESHOLD == 0.85
-    usual = mask_detector.panoptic(pictures / "5.png")
-    assert 0 < len(usual.segments) < len(mask_detector.panoptic(pictures / "5.png", threshold=0.4).segments)
+    usual = mask_detector.panoptic(some_images / "5.png")
+    assert 0 < len(usual.segments) < len(mask_detector.panoptic(some_images / "5.png", threshold=0.4).segments)
     assert all(row["score"] > 0.85 for row in usual.segments)
     sigmoid = build_model(**MODEL | {"hidden_dim": 128, "nheads": 8, "masks": True, "sigmoid": True})
     assert Detector(sigmoid, CATEGORIES, 64).panoptic_threshold() == PANOPTIC_THRESHOLD_SIGMOID
     with pytest.raises(ConfigError, match="mask head"):
-        detector.panoptic(pictures / "5.png")
+        detector.panoptic(some_images / "5.png")
     with pytest.raises(ConfigError, match="mask head"):
         detector.panoptic("no such video.mp4")
     with pytest.raises(ConfigError, match="threshold"):
-        mask_detector.panoptic(pictures / "5.png", threshold=1.2)
+        mask_detector.panoptic(some_images / "5.png", threshold=1.2)
 
 
-def test_where_nothing_is_said_of_things_all_classes_are_things(mask_detector: Detector, pictures: Path) -> None:
+def test_where_nothing_is_said_of_things_all_classes_are_things(mask_detector: Detector, some_images: Path) -> None:
     all_things = Detector(mask_detector.model, CATEGORIES, 64)
-    found = all_things.panoptic(pictures / "5.png", threshold=0.4)
+    found = all_things.panoptic(some_images / "5.png", threshold=0.4)
     assert all(row["isthing"] for row in found.segments)
     assert [row["category_id"] for row in found.segments].count(20) > 1
 
 
-def test_hostile_pictures_and_scores(mask_checkpoint: Path, pictures: Path) -> None:
+def test_hostile_images_and_scores(mask_checkpoint: Path, some_images: Path) -> None:
     detector = Detector.load(mask_checkpoint, device="cpu")
     pixel = np.zeros((1, 1, 3), dtype=np.uint8)
     assert tuple(detector.predict(pixel, threshold=0).masks.shape) == (9, 1, 1)
@@ -161,25 +165,25 @@ def test_hostile_pictures_and_scores(mask_checkpoint: Path, pictures: Path) -> N
     assert tuple(detector.predict(np.zeros((1, 90, 3), np.uint8), threshold=0).masks.shape) == (9, 1, 90)
     with torch.no_grad():
         detector.model.class_embed.bias.fill_(float("nan"))
-    assert len(detector.predict(pictures / "5.png", threshold=0.01)) == 0
-    found = detector.panoptic(pictures / "5.png", threshold=0)
+    assert len(detector.predict(some_images / "5.png", threshold=0.01)) == 0
+    found = detector.panoptic(some_images / "5.png", threshold=0)
     assert found.segments == []
     assert not found.ids.any()
 
 
 def test_memory_that_runs_out_is_told_with_what_helps(
-    mask_detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    mask_detector: Detector, some_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(mask_detector.model, "objects", full)
     with pytest.raises(OutOfMemoryError, match="--threshold"):
-        mask_detector.predict(pictures / "5.png")
+        mask_detector.predict(some_images / "5.png")
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
     monkeypatch.setattr(mask_detector.model, "objects", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        mask_detector.panoptic(pictures / "5.png")
+        mask_detector.panoptic(some_images / "5.png")

@@ -62,7 +62,7 @@ def model_of(kind: str) -> DETR:
 
 
 def batch_of(*sizes: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels of coarse squares, so that pictures differ in what is in them."""
+    """Pixels of coarse squares, so that images differ in what is in them."""
     generator = torch.Generator().manual_seed(0)
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
@@ -94,7 +94,7 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
         expected = PlainNetwork(model).objects(*batch)
         assert_same(FastNetwork(model).objects(*batch), expected, 1e-4)
         normalised = model.backbone.normalise(*batch), batch[1]
-        assert_same(FastNetwork(model).objects(*normalised), expected, 1e-4)  # pictures that are floats already
+        assert_same(FastNetwork(model).objects(*normalised), expected, 1e-4)  # images that are floats already
 
 
 def test_weights_and_maps_are_channels_last() -> None:
@@ -148,7 +148,7 @@ def test_compiled_values_are_those_of_the_padded_batch(kind: str) -> None:
     assert found.logits.shape[0] == 3
 
 
-def test_a_picture_in_its_bucket_has_the_exact_values() -> None:
+def test_a_image_in_its_bucket_has_the_exact_values() -> None:
     torch._dynamo.reset()
     model = tiny_model()
     batch = batch_of((96, 64))
@@ -157,7 +157,7 @@ def test_a_picture_in_its_bucket_has_the_exact_values() -> None:
         assert_same(found, PlainNetwork(model).objects(*batch), 1e-4)
 
 
-def test_pictures_of_any_size_do_not_compile_without_end() -> None:
+def test_images_of_any_size_do_not_compile_without_end() -> None:
     torch._dynamo.reset()
     counter = CompileCounter()
     buckets = Buckets.of(32, 53)
@@ -191,7 +191,7 @@ def test_what_is_larger_than_all_buckets_runs_uncompiled() -> None:
 
 
 @pytest.mark.parametrize("image_size", [64, 256, 480, 800, 1024])
-def test_buckets_hold_every_picture_and_are_few(image_size: int) -> None:
+def test_buckets_hold_every_image_and_are_few(image_size: int) -> None:
     from detrkit.data.transforms.resize_crop import eval_transform
 
     transform = eval_transform(image_size)
@@ -207,7 +207,7 @@ def test_buckets_hold_every_picture_and_are_few(image_size: int) -> None:
             assert shape[0] * shape[1] <= 1.2 * height * width
 
 
-def test_square_pictures_have_one_shape() -> None:
+def test_square_images_have_one_shape() -> None:
     buckets = Buckets.of(100, 167, square=True)
     assert buckets.shapes() == [(100, 100)]
     assert buckets.fit(100, 100) == (100, 100)
@@ -224,7 +224,7 @@ def test_warm_up_runs_also_where_nothing_is_compiled() -> None:
 
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["classic", "fast recipe"])
-def test_pictures_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torch.dtype | None) -> None:
+def test_images_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torch.dtype | None) -> None:
     detector = Detector(FastNetwork(model_of(kind), half=half), Categories.unnamed(4), 32)
     for height, width in [(1, 1), (1, 300), (300, 1), (3, 7), (97, 131), (1500, 1499)]:
         found = detector.predict(torch.full((3, height, width), 90, dtype=torch.uint8), threshold=0)

@@ -28,11 +28,11 @@ IDS = (12, 5, 7, 1, 2)
 
 
 def test_tables_and_copies_have_masks(
-    mask_checkpoint: Path, mask_detector: Detector, pictures: Path, tmp_path: Path
+    mask_checkpoint: Path, mask_detector: Detector, some_images: Path, tmp_path: Path
 ) -> None:
-    rows = run(mask_checkpoint, tmp_path, pictures)
+    rows = run(mask_checkpoint, tmp_path, some_images)
     assert files_in(tmp_path) == sorted([*(f"{s}.png" for s in STEMS), "detections.csv", "detections.json"])
-    found = [mask_detector.predict(pictures / f"{stem}.png", threshold=0) for stem in STEMS]
+    found = [mask_detector.predict(some_images / f"{stem}.png", threshold=0) for stem in STEMS]
     masks = [mask for each in found for mask in each.masks]
     assert len(rows) == len(masks) == 45
     for row, mask in zip(rows, masks, strict=True):
@@ -43,20 +43,20 @@ def test_tables_and_copies_have_masks(
     assert list(table[0])[-1] == "area"
     assert [int(line["area"]) for line in table] == [int(mask.sum()) for mask in masks]
     for stem, each in zip(STEMS, found, strict=True):
-        path = pictures / f"{stem}.png"
+        path = some_images / f"{stem}.png"
         assert np.array_equal(np.array(Image.open(tmp_path / f"{stem}.png")), each.draw(path))
 
 
 def test_cutouts_polygons_and_label_maps(
-    mask_checkpoint: Path, mask_detector: Detector, pictures: Path, tmp_path: Path
+    mask_checkpoint: Path, mask_detector: Detector, some_images: Path, tmp_path: Path
 ) -> None:
-    rows = run(mask_checkpoint, tmp_path, pictures, cutouts=True, polygons=True, label_map=True, no_images=True)
+    rows = run(mask_checkpoint, tmp_path, some_images, cutouts=True, polygons=True, label_map=True, no_images=True)
     dataset = json.loads((tmp_path / "polygons.json").read_text())
     assert [row["name"] for row in dataset["categories"]] == ["scratch", "pit", "stain"]
     assert [row["id"] for row in dataset["annotations"]] == list(range(1, len(dataset["annotations"]) + 1))
     for stem, image_id, info in zip(STEMS, IDS, dataset["images"], strict=True):
         height, width = SHAPES[f"{stem}.png"]
-        path = pictures / f"{stem}.png"
+        path = some_images / f"{stem}.png"
         assert info == {"id": image_id, "file_name": str(path), "height": height, "width": width}
         found = mask_detector.predict(path, threshold=0)
         outlines = [row for row in dataset["annotations"] if row["image_id"] == image_id]
@@ -85,7 +85,7 @@ def test_cutouts_polygons_and_label_maps(
             assert np.array_equal(cutout[..., 3], inside * 255)
             assert np.array_equal(cutout[inside][:, :3], pixels[y1:y2, x1:x2][inside])
             assert not cutout[~inside].any()  # nothing of the background travels along
-    exact = run(mask_checkpoint, tmp_path / "exact", pictures / "5.png", polygons=True, polygon_tolerance=0.0)
+    exact = run(mask_checkpoint, tmp_path / "exact", some_images / "5.png", polygons=True, polygon_tolerance=0.0)
     again = json.loads((tmp_path / "exact" / "polygons.json").read_text())["annotations"]
     whole = [decode_segmentation(row["segmentation"], 60, 80) for row in exact]
     for row, mask in zip(again, [mask for mask in whole if mask.any()], strict=True):
@@ -93,9 +93,9 @@ def test_cutouts_polygons_and_label_maps(
 
 
 def test_panoptic_files_are_those_of_coco(
-    mask_checkpoint: Path, mask_detector: Detector, pictures: Path, tmp_path: Path
+    mask_checkpoint: Path, mask_detector: Detector, some_images: Path, tmp_path: Path
 ) -> None:
-    rows = run(mask_checkpoint, tmp_path, pictures, panoptic=True, threshold=0.4)
+    rows = run(mask_checkpoint, tmp_path, some_images, panoptic=True, threshold=0.4)
     copies = [f"{s}.png" for s in STEMS]
     tables = ["detections.csv", "detections.json", "panoptic.json"]
     assert files_in(tmp_path) == sorted([*copies, *tables, *(f"panoptic/{copy}" for copy in copies)])
@@ -104,7 +104,7 @@ def test_panoptic_files_are_those_of_coco(
     assert [info["id"] for info in content["images"]] == list(IDS)
     for stem, image_id, entry in zip(STEMS, IDS, content["annotations"], strict=True):
         assert (entry["image_id"], entry["file_name"]) == (image_id, f"{stem}.png")
-        segments = mask_detector.panoptic(pictures / f"{stem}.png", threshold=0.4)
+        segments = mask_detector.panoptic(some_images / f"{stem}.png", threshold=0.4)
         pixels = np.array(Image.open(tmp_path / "panoptic" / entry["file_name"])).astype(int)
         ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
         assert set(np.unique(ids)) == {row["id"] for row in entry["segments_info"]}
@@ -118,26 +118,30 @@ def test_panoptic_files_are_those_of_coco(
             assert (x, y, x + w, y + h) == box_of(mask)
             assert info["iscrowd"] == 0
         drawn = np.array(Image.open(tmp_path / f"{stem}.png"))
-        assert np.array_equal(drawn, segments.draw(pictures / f"{stem}.png"))
-        of_picture = [row for row in rows if row["image_id"] == image_id]  # the tables hold segments
-        assert len(of_picture) == len(segments.segments)
-        covered = sum(decode_segmentation(r["segmentation"], *segments.ids.shape).int() for r in of_picture)
+        assert np.array_equal(drawn, segments.draw(some_images / f"{stem}.png"))
+        of_image = [row for row in rows if row["image_id"] == image_id]  # the tables hold segments
+        assert len(of_image) == len(segments.segments)
+        covered = sum(decode_segmentation(r["segmentation"], *segments.ids.shape).int() for r in of_image)
         assert (covered == 1).all()
-        assert [row["score"] for row in of_picture] == sorted((row["score"] for row in of_picture), reverse=True)
+        assert [row["score"] for row in of_image] == sorted((row["score"] for row in of_image), reverse=True)
 
 
 def test_the_panoptic_threshold_is_its_own(
-    mask_checkpoint: Path, mask_detector: Detector, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mask_checkpoint: Path,
+    mask_detector: Detector,
+    some_images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = run(mask_checkpoint, tmp_path / "a", pictures / "5.png", panoptic=True, threshold=None)
-    assert len(rows) == len(mask_detector.panoptic(pictures / "5.png").segments)
+    rows = run(mask_checkpoint, tmp_path / "a", some_images / "5.png", panoptic=True, threshold=None)
+    assert len(rows) == len(mask_detector.panoptic(some_images / "5.png").segments)
     assert f"{len(rows)} segments with a score of at least 0.85" in capsys.readouterr().out
-    rows = run(mask_checkpoint, tmp_path / "b", pictures / "5.png", threshold=None)
-    assert len(rows) == len(mask_detector.predict(pictures / "5.png"))
+    rows = run(mask_checkpoint, tmp_path / "b", some_images / "5.png", threshold=None)
+    assert len(rows) == len(mask_detector.predict(some_images / "5.png"))
 
 
 @pytest.mark.parametrize("panoptic", [False, True])
-def test_videos_and_pictures_without_objects(
+def test_videos_and_images_without_objects(
     mask_checkpoint: Path, make_video: Callable[..., Path], tmp_path: Path, panoptic: bool
 ) -> None:
     clip = make_video(tmp_path / "clip.mp4", frames=3)
@@ -165,18 +169,18 @@ def test_videos_and_pictures_without_objects(
 
 
 def test_what_does_not_fit_together_is_refused(
-    checkpoint: Path, mask_checkpoint: Path, pictures: Path, tmp_path: Path
+    checkpoint: Path, mask_checkpoint: Path, some_images: Path, tmp_path: Path
 ) -> None:
     for name in ("panoptic", "cutouts", "polygons", "label_map"):
         with pytest.raises(ConfigError, match="mask head"):
-            run(checkpoint, tmp_path / "out", pictures / "5.png", **{name: True})
+            run(checkpoint, tmp_path / "out", some_images / "5.png", **{name: True})
     with pytest.raises(ConfigError, match="--top_k or --panoptic"):
-        run(mask_checkpoint, tmp_path / "out", pictures / "5.png", panoptic=True, top_k=3)
+        run(mask_checkpoint, tmp_path / "out", some_images / "5.png", panoptic=True, top_k=3)
     with pytest.raises(ConfigError, match="polygon_tolerance"):
-        run(mask_checkpoint, tmp_path / "out", pictures / "5.png", polygon_tolerance=-1.0)
+        run(mask_checkpoint, tmp_path / "out", some_images / "5.png", polygon_tolerance=-1.0)
     assert not (tmp_path / "out").exists()
     (tmp_path / "label_maps").mkdir()
-    shutil.copy(pictures / "5.png", tmp_path / "label_maps")
+    shutil.copy(some_images / "5.png", tmp_path / "label_maps")
     with pytest.raises(ConfigError, match="where results are to be written"):
         run(mask_checkpoint, tmp_path, tmp_path / "label_maps", label_map=True, no_images=True)
     with pytest.raises(ConfigError, match="label_maps/"):
@@ -184,10 +188,10 @@ def test_what_does_not_fit_together_is_refused(
     assert files_in(tmp_path) == ["label_maps/5.png"]
 
 
-def test_the_command_line(mask_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_command_line(mask_checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
     flags = ["--panoptic", "--cutouts", "--polygons", "--label_map", "--polygon_tolerance", "2", "--threshold", "0.4"]
     fixed = ["--weights", str(mask_checkpoint), "--output_dir", str(tmp_path), "--device", "cpu"]
-    assert main(["predict", str(pictures / "5.png"), *flags, *fixed]) == 0
+    assert main(["predict", str(some_images / "5.png"), *flags, *fixed]) == 0
     files = files_in(tmp_path)
     assert {"5.png", "panoptic/5.png", "label_maps/5.png", "panoptic.json", "polygons.json"} < set(files)
 
@@ -223,12 +227,12 @@ def test_segments_become_detections() -> None:
     assert len(segments_as_detections(PanopticMap(ids, []))) == 0
 
 
-def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
     """Measured against a data set that is made of the very files, everything is found."""
     from detrkit.commands.eval import evaluate
     from detrkit.config.commands import EvalConfig
 
-    sources = [pictures / name for name in ("5.png", "12.png", "wide.png")]
+    sources = [some_images / name for name in ("5.png", "12.png", "wide.png")]
     out = tmp_path / "out"
     run(mask_checkpoint, out, *sources, panoptic=True, polygons=True, no_images=True, threshold=0.4)
     measured = {}
@@ -238,7 +242,7 @@ def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, picture
         content = json.loads((out / f"{kind}.json").read_text())
         for info in content["images"]:
             info["file_name"] = Path(info["file_name"]).name
-            shutil.copy(pictures / info["file_name"], data / "images")
+            shutil.copy(some_images / info["file_name"], data / "images")
         for split in ("train", "val"):
             (data / f"{kind}_{split}.json").write_text(json.dumps(content))
             if kind == "panoptic":

@@ -20,16 +20,18 @@ from detrkit.inference.sources import Found, find_sources, image_ids
 from inference.helpers import files_in, run
 
 
-def test_a_folder_gives_copies_and_tables(checkpoint: Path, detector: Detector, pictures: Path, tmp_path: Path) -> None:
-    rows = run(checkpoint, tmp_path, pictures)
+def test_a_folder_gives_copies_and_tables(
+    checkpoint: Path, detector: Detector, some_images: Path, tmp_path: Path
+) -> None:
+    rows = run(checkpoint, tmp_path, some_images)
     copies = ["12.png", "5.png", "deep/7.png", "deep/tall.png", "wide.png"]
     assert files_in(tmp_path) == sorted([*copies, "detections.csv", "detections.json"])
     expected = []
     for name, image_id in zip(copies, (12, 5, 7, 1, 2), strict=True):
-        found = detector.predict(pictures / name, threshold=0)
+        found = detector.predict(some_images / name, threshold=0)
         for row, class_name in zip(found.to_coco(image_id), found.class_names, strict=True):
-            expected.append(row | {"file_name": str(pictures / name), "category_name": class_name})
-        assert np.array_equal(np.array(Image.open(tmp_path / name)), found.draw(pictures / name))
+            expected.append(row | {"file_name": str(some_images / name), "category_name": class_name})
+        assert np.array_equal(np.array(Image.open(tmp_path / name)), found.draw(some_images / name))
     assert rows == expected
     with (tmp_path / "detections.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
@@ -43,9 +45,9 @@ def test_a_folder_gives_copies_and_tables(checkpoint: Path, detector: Detector, 
         assert corners == pytest.approx([x, y, x + w, y + h], abs=0.006)
 
 
-def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    alone = run(checkpoint, tmp_path / "a", pictures, no_images=True)
-    together = run(checkpoint, tmp_path / "b", pictures, no_images=True, batch_size=3)
+def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
+    alone = run(checkpoint, tmp_path / "a", some_images, no_images=True)
+    together = run(checkpoint, tmp_path / "b", some_images, no_images=True, batch_size=3)
     assert files_in(tmp_path / "a") == ["detections.csv", "detections.json"]
     for one, other in zip(alone, together, strict=True):
         assert one["file_name"] == other["file_name"]
@@ -54,20 +56,20 @@ def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, pictures: Path,
 
 
 def test_who_finds_nothing_is_told_what_to_try(
-    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(checkpoint, tmp_path, pictures / "5.png", threshold=1.0) == []
-    assert "0 detections with a score of at least 1 in 1 picture; a lower --threshold shows" in capsys.readouterr().out
-    assert len(run(checkpoint, tmp_path, pictures / "5.png", top_k=1)) == 1
+    assert run(checkpoint, tmp_path, some_images / "5.png", threshold=1.0) == []
+    assert "0 detections with a score of at least 1 in 1 image; a lower --threshold shows" in capsys.readouterr().out
+    assert len(run(checkpoint, tmp_path, some_images / "5.png", top_k=1)) == 1
     told = capsys.readouterr().out
-    assert "1 detection with a score of at least 0 in 1 picture\n" in told
+    assert "1 detection with a score of at least 0 in 1 image\n" in told
 
 
-def test_the_results_can_be_evaluated(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
     from detrkit.evaluation.coco_metrics import coco_numbers
     from detrkit.evaluation.prediction_files import read_detections
 
-    run(checkpoint, tmp_path, pictures / "5.png", pictures / "12.png")
+    run(checkpoint, tmp_path, some_images / "5.png", some_images / "12.png")
     rows = read_detections(tmp_path / "detections.json")
     best = {
         image_id: max((r for r in rows if r["image_id"] == image_id), key=lambda r: r["score"]) for image_id in (5, 12)
@@ -96,16 +98,16 @@ def test_a_video_is_copied_with_its_rate(checkpoint: Path, make_video: Callable[
 
 
 def test_several_sources_and_equal_names(
-    checkpoint: Path, pictures: Path, make_video: Callable[..., Path], tmp_path: Path
+    checkpoint: Path, some_images: Path, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     for place in ("x", "y"):
         (tmp_path / place / "pics").mkdir(parents=True)
-        shutil.copy(pictures / "5.png", tmp_path / place / "pics")
+        shutil.copy(some_images / "5.png", tmp_path / place / "pics")
     clip = make_video(tmp_path / "clip.mp4")
     sources = [
         tmp_path / "x" / "pics",
         tmp_path / "y" / "pics",
-        pictures / "wide.png",
+        some_images / "wide.png",
         clip,
         tmp_path / "x" / "*" / "5.*",
     ]
@@ -118,11 +120,11 @@ def test_several_sources_and_equal_names(
 
 
 def test_broken_files_are_passed_over(
-    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    shutil.copy(pictures / "5.png", folder)
+    shutil.copy(some_images / "5.png", folder)
     (folder / "bad.jpg").write_text("broken")
     (folder / "bad.mp4").write_text("broken")
     rows = run(checkpoint, tmp_path / "out", folder)
@@ -151,33 +153,33 @@ def test_nothing_readable_is_an_error_and_leaves_nothing(checkpoint: Path, tmp_p
 
 
 def test_an_interrupted_run_leaves_no_half_files(
-    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, some_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from detrkit.commands import predict as module
 
-    kept = module.save_picture
+    kept = module.save_image
 
-    def interrupted(path: Path, picture: object) -> None:
+    def interrupted(path: Path, one_image: object) -> None:
         if path.name == "5.png":
             raise KeyboardInterrupt
-        kept(path, picture)
+        kept(path, one_image)
 
-    monkeypatch.setattr(module, "save_picture", interrupted)
+    monkeypatch.setattr(module, "save_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(checkpoint, tmp_path, pictures)
+        run(checkpoint, tmp_path, some_images)
     assert files_in(tmp_path) == ["12.png"]
 
 
-def test_originals_are_never_replaced(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    picture = shutil.copy(pictures / "5.png", tmp_path)
-    for source in (picture, tmp_path):
+def test_originals_are_never_replaced(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
+    one_image = shutil.copy(some_images / "5.png", tmp_path)
+    for source in (one_image, tmp_path):
         with pytest.raises(ConfigError, match="replace"):
             run(checkpoint, tmp_path, source)
-    run(checkpoint, tmp_path, picture, no_images=True)
+    run(checkpoint, tmp_path, one_image, no_images=True)
 
 
-def test_copies_of_an_earlier_run_are_not_looked_at(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    shutil.copy(pictures / "5.png", tmp_path)
+def test_copies_of_an_earlier_run_are_not_looked_at(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
+    shutil.copy(some_images / "5.png", tmp_path)
     for _ in range(2):
         rows = run(checkpoint, tmp_path / "predictions", tmp_path)
         assert {row["image_id"] for row in rows} == {5}
@@ -197,16 +199,29 @@ def test_image_ids_are_the_numbers_files_are_named_by() -> None:
     assert list(image_ids(found).values()) == [139, 2, 3, 1, 4]
 
 
-def test_the_command_line(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fixed = ["--weights", str(checkpoint), "--output_dir", str(tmp_path), "--device", "cpu"]
     assert (
-        main(["predict", str(pictures / "5.png"), str(pictures / "12.png"), "--top_k", "5", "--threshold", "0", *fixed])
+        main(
+            [
+                "predict",
+                str(some_images / "5.png"),
+                str(some_images / "12.png"),
+                "--top_k",
+                "5",
+                "--threshold",
+                "0",
+                *fixed,
+            ]
+        )
         == 0
     )
     assert len(json.loads((tmp_path / "detections.json").read_text())) == 10
     assert "10 detections" in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "no.jpg"), *fixed]) == 2
-    assert main(["predict", str(pictures), "--threshold", "2", *fixed]) == 2
+    assert main(["predict", str(some_images), "--threshold", "2", *fixed]) == 2
     said = capsys.readouterr().err
     assert "no.jpg" in said
     assert "threshold in 0..1" in said

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detrkit.inference.sources import find_pictures, find_sources
+from detrkit.inference.sources import find_images, find_sources
 
 
 def test_signs_of_globs_in_the_names_of_folders(tmp_path: Path) -> None:
@@ -13,8 +13,8 @@ def test_signs_of_globs_in_the_names_of_folders(tmp_path: Path) -> None:
     for name in ("a [x].png", "b.png"):
         Image.new("RGB", (4, 4)).save(folder / name)
     named = [folder / "a [x].png", folder / "b.png"]
-    assert find_pictures(folder / "*.png") == named
-    assert find_pictures(tmp_path / "set [1] *?" / "**" / "*.png") == named
-    assert find_pictures(tmp_path / "set*" / "sub*" / "[ab]*.png") == named
+    assert find_images(folder / "*.png") == named
+    assert find_images(tmp_path / "set [1] *?" / "**" / "*.png") == named
+    assert find_images(tmp_path / "set*" / "sub*" / "[ab]*.png") == named
     found = find_sources([str(folder / "*.png"), str(folder / "a [x].png")], output_dir=tmp_path / "out")
     assert [(item.path, item.name) for item in found] == [(path, path.name) for path in named]

@@ -19,7 +19,7 @@ from detrkit.cli import main
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.inference.inputs import read_one
-from detrkit.inference.sources import find_pictures, find_sources
+from detrkit.inference.sources import find_images, find_sources
 from inference.helpers import run
 
 
@@ -106,8 +106,8 @@ def boxes(found: Any) -> list[Any]:
     return [each.xyxy.tolist() for each in found]
 
 
-def test_one_image_in_every_form(detector: Detector, pictures: Path) -> None:
-    path = pictures / "5.png"
+def test_one_image_in_every_form(detector: Detector, some_images: Path) -> None:
+    path = some_images / "5.png"
     expected = detector.predict(path, threshold=0)
     for name, form in forms_of_one(path).items():
         found = detector.predict(form, threshold=0)
@@ -123,20 +123,20 @@ def test_one_image_in_every_form(detector: Detector, pictures: Path) -> None:
     assert torch.equal(read_one(path.read_bytes()), read_one(path))
 
 
-def test_several_images_in_every_form(detector: Detector, pictures: Path) -> None:
-    expected = boxes(detector.predict([pictures / "12.png", pictures / "5.png"], threshold=0))
-    for name, source in several(pictures).items():
+def test_several_images_in_every_form(detector: Detector, some_images: Path) -> None:
+    expected = boxes(detector.predict([some_images / "12.png", some_images / "5.png"], threshold=0))
+    for name, source in several(some_images).items():
         assert boxes(detector.predict(source(), threshold=0)) == expected, name
         assert boxes(found for _, found in detector.stream(source(), threshold=0)) == expected, name
         together = detector.predict(source(), threshold=0, batch_size=2)
         assert torch.allclose(torch.tensor(boxes(together)), torch.tensor(expected), atol=1e-3), name
-    assert len(detector.predict(pictures.glob("[!.]*.png"))) == 3
-    assert len(detector.predict(os.scandir(pictures / "deep"))) == 2
-    assert len(detector.predict(pictures.glob("deep*"))) == 2  # a folder
+    assert len(detector.predict(some_images.glob("[!.]*.png"))) == 3
+    assert len(detector.predict(os.scandir(some_images / "deep"))) == 2
+    assert len(detector.predict(some_images.glob("deep*"))) == 2  # a folder
 
 
-def test_panoptic_and_prepare_take_iterators_too(mask_detector: Detector, pictures: Path) -> None:
-    paths = [pictures / "12.png", pictures / "5.png"]
+def test_panoptic_and_prepare_take_iterators_too(mask_detector: Detector, some_images: Path) -> None:
+    paths = [some_images / "12.png", some_images / "5.png"]
     expected = mask_detector.panoptic(paths, threshold=0.1)
     for found in (
         mask_detector.panoptic((path for path in paths), threshold=0.1),
@@ -145,31 +145,31 @@ def test_panoptic_and_prepare_take_iterators_too(mask_detector: Detector, pictur
     ):
         assert [each.segments for each in found] == [each.segments for each in expected]
     assert len(mask_detector.prepare(map(str, paths))) == 2
-    assert len(list(mask_detector.stream_panoptic(pictures))) == 5
+    assert len(list(mask_detector.stream_panoptic(some_images))) == 5
     with pytest.raises(DataError, match="at least one"):
         mask_detector.prepare([])
 
 
 def test_a_stream_of_a_video_a_folder_and_pairs(
-    detector: Detector, pictures: Path, make_video: Callable[..., Path], tmp_path: Path
+    detector: Detector, some_images: Path, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     clip = make_video(tmp_path / "clip.mp4", frames=3)
     frames = list(detector.stream(clip))
     assert [found.source for _, found in frames] == [f"{clip}#{k}" for k in range(3)]
     assert frames[0][0].shape == (3, 60, 80)
-    assert [Path(found.source or "").name for _, found in detector.stream(str(pictures / "*.png"))] == [
+    assert [Path(found.source or "").name for _, found in detector.stream(str(some_images / "*.png"))] == [
         "12.png", "5.png", "wide.png"
     ]  # fmt: skip
-    named = detector.stream((pixels_of(pictures / name), name) for name in ("5.png", "wide.png"))
+    named = detector.stream((pixels_of(some_images / name), name) for name in ("5.png", "wide.png"))
     assert [found.source for _, found in named] == ["5.png", "wide.png"]
 
 
-def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, pictures: Path, tmp_path: Path) -> None:
-    used_up = (path for path in [pictures / "5.png"])
+def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, some_images: Path, tmp_path: Path) -> None:
+    used_up = (path for path in [some_images / "5.png"])
     assert len(detector.predict(used_up)) == 1
     for nothing in (used_up, tmp_path.glob("*.jpg"), os.scandir(tmp_path), map(str, ()), filter(None, [None])):
         for look in (detector.predict, lambda source: list(detector.stream(source)), detector.prepare):
-            with pytest.raises(DataError, match=r"gives none: it was used up before|at least one picture"):
+            with pytest.raises(DataError, match=r"gives none: it was used up before|at least one image"):
                 look(nothing)
     assert detector.predict([]) == []  # as many results as images, which the caller could count
 
@@ -198,11 +198,11 @@ def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, pictures
         (io.BytesIO(), "no bytes: it is empty"),
         (io.StringIO("text"), r"open it with open\(path, 'rb'\)"),
         ({"image": 1, "label": 2}, r"a dict with the keys image, label.*values"),
-        ([[1, 2], [3, 4]], "image 1: expected a picture, found a list of 2"),
+        ([[1, 2], [3, 4]], "image 1: expected an image, found a list of 2"),
         (zip(["a.jpg"], ["cat"], strict=True), "found a tuple of 2"),
         ([{"image": 1}], "a dict with the keys image"),
         (range(3), "the number 0; a camera"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2, 2, 2, 2))], "image 2: expected a picture"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2, 2, 2, 2))], "image 2: expected an image"),
         (Image, "found module"),
     ],
     ids=lambda value: repr(value)[:30],
@@ -219,34 +219,34 @@ def test_what_is_no_source_is_told_in_a_sentence(
     assert len(str(told.value)) < 700
 
 
-def test_files_that_are_closed_and_what_must_be_awaited(detector: Detector, pictures: Path) -> None:
-    with (pictures / "5.png").open("rb") as file:
+def test_files_that_are_closed_and_what_must_be_awaited(detector: Detector, some_images: Path) -> None:
+    with (some_images / "5.png").open("rb") as file:
         pass
     with pytest.raises(DataError, match="closed file"):
         detector.predict(file)
-    with (pictures / "5.png").open(encoding="utf-8") as text, pytest.raises(DataError, match="'rb'"):
+    with (some_images / "5.png").open(encoding="utf-8") as text, pytest.raises(DataError, match="'rb'"):
         detector.predict(text)
 
     async def images() -> Any:
-        yield pictures / "5.png"
+        yield some_images / "5.png"
 
     with pytest.raises(DataError, match="async for"):
         detector.predict(images())
-    coroutine = Upload(pictures / "5.png").read()
+    coroutine = Upload(some_images / "5.png").read()
     with pytest.raises(DataError, match="await it first"):
         detector.predict(coroutine)
     coroutine.close()
     with pytest.raises(DataError, match="cannot be decoded"):
-        detector.predict(Image.open(io.BytesIO((pictures / "5.png").read_bytes()[:60])))
+        detector.predict(Image.open(io.BytesIO((some_images / "5.png").read_bytes()[:60])))
 
 
-def test_a_video_among_several_is_named(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+def test_a_video_among_several_is_named(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.m2ts").write_bytes(b"")
-    with pytest.raises(DataError, match=r"expected pictures in a list, found the video .*clip\.m2ts"):
-        detector.predict(iter([pictures / "5.png", tmp_path / "clip.m2ts"]))
+    with pytest.raises(DataError, match=r"expected images in a list, found the video .*clip\.m2ts"):
+        detector.predict(iter([some_images / "5.png", tmp_path / "clip.m2ts"]))
 
 
-def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, pictures: Path) -> None:
+def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, some_images: Path) -> None:
     endings = [*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)]
     for k, ending in enumerate(endings):
         (tmp_path / f"{k}{ending}").write_bytes(b"")
@@ -255,40 +255,40 @@ def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, pictures: 
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "a.jpg").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"^5 files in .* left out.*: 2 \.heic, ") as told:
-        assert len(find_pictures(tmp_path)) == len(endings)
+        assert len(find_images(tmp_path)) == len(endings)
     assert all(f"1 {ending}" in str(told[0].message) for ending in (".txt", "no ending", ".mp4"))
     with pytest.warns(UserWarning, match=r"^4 files in .* left out, since only images or videos"):
         assert len(find_sources([str(tmp_path)], output_dir=tmp_path / "out")) == len(endings) + 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.heic").write_bytes(b"")
-    for look in (find_pictures, lambda folder: find_sources(folder, output_dir=tmp_path)):
+    for look in (find_images, lambda folder: find_sources(folder, output_dir=tmp_path)):
         with pytest.raises(DataError, match=r"found only 1 \.heic; these are read: jpg, "):
             look(tmp_path / "other")
 
 
-def test_linked_folders_are_followed_without_endless_loops(tmp_path: Path, pictures: Path) -> None:
+def test_linked_folders_are_followed_without_endless_loops(tmp_path: Path, some_images: Path) -> None:
     (tmp_path / "set" / "inner").mkdir(parents=True)
     try:
-        (tmp_path / "set" / "a_link").symlink_to(pictures)
+        (tmp_path / "set" / "a_link").symlink_to(some_images)
     except OSError:
         pytest.skip("this system makes no links")
     (tmp_path / "set" / "inner" / "loop").symlink_to(tmp_path / "set")
-    (tmp_path / "set" / "inner" / "x.png").write_bytes((pictures / "5.png").read_bytes())
-    found = [path.relative_to(tmp_path / "set").as_posix() for path in find_pictures(tmp_path / "set")]
+    (tmp_path / "set" / "inner" / "x.png").write_bytes((some_images / "5.png").read_bytes())
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in find_images(tmp_path / "set")]
     assert found == [
         "a_link/12.png", "a_link/5.png", "a_link/deep/7.png", "a_link/deep/tall.png", "a_link/wide.png", "inner/x.png"
     ]  # fmt: skip
 
 
-def test_the_home_folder(detector: Detector, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(pictures))
-    monkeypatch.setenv("USERPROFILE", str(pictures))
+def test_the_home_folder(detector: Detector, some_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(some_images))
+    monkeypatch.setenv("USERPROFILE", str(some_images))
     assert isinstance(detector.predict("~/5.png"), Detections)
     assert len(detector.predict("~/*.png")) == 3
 
 
 def test_the_verbs_tell_the_same(
-    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = ["--weights", str(checkpoint), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     for source, sentence in (
@@ -300,7 +300,7 @@ def test_the_verbs_tell_the_same(
         for verb in ("predict", "explain"):
             assert main([verb, source, *fixed]) == 2
             assert sentence in capsys.readouterr().err
-    for source, sentence in ((pictures, "several"), ("clip.mp4", "found nothing")):
+    for source, sentence in ((some_images, "several"), ("clip.mp4", "found nothing")):
         assert main(["explain", str(source), *fixed]) == 2
         assert sentence in capsys.readouterr().err
     (tmp_path / "odd.xyz").write_bytes(b"neither")
@@ -308,11 +308,11 @@ def test_the_verbs_tell_the_same(
     assert "videos are known by their endings: .mp4" in capsys.readouterr().err
     folder = tmp_path / "in"
     folder.mkdir()
-    (folder / "5.png").write_bytes((pictures / "5.png").read_bytes())
+    (folder / "5.png").write_bytes((some_images / "5.png").read_bytes())
     (folder / "a.heic").write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main(["predict", str(folder), *fixed]) == 0
     assert "is left out, since only images or videos are read there: 1 .heic" in capsys.readouterr().err
-    rows = run(checkpoint, tmp_path / "one", str(pictures / "5.png"), top_k=1)
+    rows = run(checkpoint, tmp_path / "one", str(some_images / "5.png"), top_k=1)
     assert len(rows) == 1

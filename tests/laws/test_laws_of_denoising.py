@@ -8,7 +8,7 @@ import torch
 
 from detrkit import build_criterion
 from detrkit.models import decoder
-from models.small import pictures, small_model, some_targets
+from models.small import small_model, some_images, some_targets
 
 DEFORMABLE = {"encoder": "deformable", "decoder": "deformable", "feature_levels": "16,32", "points": 2}
 REFINE = {"box_refine": True, "look_forward_twice": True}
@@ -24,7 +24,7 @@ MODELS = {
         "score_refine": True, "denoising": "plain",
     },
 }  # fmt: skip
-IMAGES = pictures((96, 128), (128, 64))
+IMAGES = some_images((96, 128), (128, 64))
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -102,8 +102,8 @@ def test_a_model_without_the_mask_breaks_these_laws(model, monkeypatch):
     assert max((a - b).abs().max() for a, b in zip(rest[""], other[""], strict=True)) > 1e-3
 
 
-def test_what_a_picture_s_denoising_queries_say_does_not_depend_on_its_batch(model):
-    images, padding = pictures((96, 64), (96, 64), (96, 64))
+def test_what_a_image_s_denoising_queries_say_does_not_depend_on_its_batch(model):
+    images, padding = some_images((96, 64), (96, 64), (96, 64))
     given = targets(1, 7, 0)
     together = model(images, padding, given)
     (branch,) = (b for b in together.branches if b.name == "dn")

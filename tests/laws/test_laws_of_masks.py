@@ -50,7 +50,7 @@ def test_maps_are_those_of_the_plain_way(processed, size):
 
 
 def test_padding_changes_nothing():
-    """What is seen of a picture is the same in a larger batch: at stride 4 the logits are those of the picture, and
+    """What is seen of an image is the same in a larger batch: at stride 4 the logits are those of the image, and
     anything beyond."""
     logits = blobs(8, (64, 80), 5).masks
     beyond = functional.pad(functional.pad(logits, (0, 1, 0, 1), mode="replicate"), (0, 4, 0, 2), value=30.0)
@@ -96,13 +96,13 @@ def test_masks_are_made_only_of_what_is_kept_and_once():
     assert nothing.masks.shape == (0, 64, 80)
 
 
-def test_no_masks_where_nobody_says_where_the_picture_lies():
+def test_no_masks_where_nobody_says_where_the_image_lies():
     out = blobs(6, (64, 80), 3)
     assert postprocess(out, torch.tensor([[640, 800]]))[0].masks is None
     assert postprocess(out, torch.tensor([[64, 80]]))[0].masks.shape == (6, 64, 80)
 
 
-def test_many_masks_of_a_large_picture_come_in_parts():
+def test_many_masks_of_a_large_image_come_in_parts():
     out = blobs(100, (64, 80), 3)
     parts = list(query_masks(out, 0, torch.arange(100), torch.tensor([[64, 80]]), (3000, 4000)))
     assert [len(part) for part in parts] == [22, 22, 22, 22, 12]

@@ -12,12 +12,12 @@ from detrkit.losses.matcher import HungarianMatcher, Layers, Problem
 from models.small import some_targets
 
 
-def some_output(queries, layers=1, pictures=1, seed=0, sigmoid=False):
+def some_output(queries, layers=1, some_images=1, seed=0, sigmoid=False):
     generator = torch.Generator().manual_seed(seed)
     outs = [
         Output(
-            torch.randn(pictures, queries, 5, generator=generator),
-            torch.rand(pictures, queries, 4, generator=generator),
+            torch.randn(some_images, queries, 5, generator=generator),
+            torch.rand(some_images, queries, 4, generator=generator),
             sigmoid=sigmoid,
         )
         for _ in range(layers)
@@ -61,7 +61,7 @@ def test_yes_or_no_classes_cost_what_the_focal_loss_would():
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(0, 2**20))
 def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, groups, repeat, objects, seed):
-    outs = some_output(size * groups, layers=2, pictures=2, seed=seed, sigmoid=True)
+    outs = some_output(size * groups, layers=2, some_images=2, seed=seed, sigmoid=True)
     targets = some_targets(objects, 1, seed=seed)
     matcher = HungarianMatcher()
     solved = matcher.solve([Problem(Layers.of(outs), targets, groups, repeat), Problem(Layers.of(outs[:1]), targets)])
@@ -85,7 +85,7 @@ def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, g
 
 
 def test_ignored_queries_are_never_matched():
-    out, targets = some_output(6, pictures=2), some_targets(4, 2)
+    out, targets = some_output(6, some_images=2), some_targets(4, 2)
     ignored = torch.zeros(2, 6, dtype=torch.bool)
     ignored[0, :3], ignored[1, 4] = True, True
     (((first, found), (second, others)),) = HungarianMatcher().solve(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit import build_criterion
-from models.small import pictures, small_model, some_targets
+from models.small import small_model, some_images, some_targets
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["post_norm", "pre_norm"])
@@ -15,7 +15,7 @@ def model(request):
 
 
 def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(model):
-    images, padding_mask = pictures((96, 160), (160, 64), (128, 128))
+    images, padding_mask = some_images((96, 160), (160, 64), (128, 128))
     (level,) = model.backbone.place(model.input_proj(model.backbone(images)), padding_mask)
     assert level.padding.any(dim=(1, 2)).all()
 
@@ -33,8 +33,8 @@ def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(mod
     assert (objects(elsewhere) - plain).abs().max() > 1e-3
 
 
-def test_a_batch_of_one_shape_is_its_pictures_one_by_one(model):
-    images, padding = pictures((96, 64), (96, 64), (96, 64))
+def test_a_batch_of_one_shape_is_its_images_one_by_one(model):
+    images, padding = some_images((96, 64), (96, 64), (96, 64))
     together = model(images, padding)
     for i in range(3):
         alone = model(images[i : i + 1], padding[i : i + 1])
@@ -43,7 +43,7 @@ def test_a_batch_of_one_shape_is_its_pictures_one_by_one(model):
 
 
 def test_permuting_queries_permutes_outputs(model):
-    batch, order = pictures((96, 64)), torch.tensor([3, 1, 5, 0, 2, 4])
+    batch, order = some_images((96, 64)), torch.tensor([3, 1, 5, 0, 2, 4])
     before, queries = model(*batch), model.query_embed.weight.detach().clone()
     with torch.no_grad():
         model.query_embed.weight.copy_(queries[order])
@@ -55,23 +55,23 @@ def test_permuting_queries_permutes_outputs(model):
 
 
 def test_permuting_objects_leaves_every_loss(model):
-    criterion, out, targets = build_criterion(4), model(*pictures((96, 64), (96, 64))), some_targets(5, 3)
+    criterion, out, targets = build_criterion(4), model(*some_images((96, 64), (96, 64))), some_targets(5, 3)
     turned = [{key: value.flip(0) for key, value in target.items()} for target in targets]
     a, b = criterion(out, targets), criterion(out, turned)
     assert {k: v.item() for k, v in a.items()} == pytest.approx({k: v.item() for k, v in b.items()}, rel=1e-5)
 
 
-def test_permuting_pictures_leaves_every_loss(model):
-    criterion, out, targets = build_criterion(4), model(*pictures((96, 64), (96, 64))), some_targets(5, 3)
+def test_permuting_images_leaves_every_loss(model):
+    criterion, out, targets = build_criterion(4), model(*some_images((96, 64), (96, 64))), some_targets(5, 3)
     flip = [replace(layer, logits=layer.logits.flip(0), boxes=layer.boxes.flip(0), aux=[]) for layer in (out, *out.aux)]
     a, b = criterion(out, targets), criterion(replace(flip[0], aux=flip[1:]), targets[::-1])
     assert {k: v.item() for k, v in a.items()} == pytest.approx({k: v.item() for k, v in b.items()}, rel=1e-5)
 
 
 @pytest.mark.parametrize("counts", [(0,), (0, 0), (3, 0)], ids=str)
-def test_pictures_without_objects_have_a_finite_loss_and_gradient(model, counts):
+def test_images_without_objects_have_a_finite_loss_and_gradient(model, counts):
     criterion = build_criterion(4)
-    out = model(*pictures(*[(64, 64)] * len(counts)))
+    out = model(*some_images(*[(64, 64)] * len(counts)))
     total = criterion.weighted_sum(criterion(out, some_targets(*counts)))
     model.zero_grad()
     total.backward()

@@ -14,7 +14,7 @@ GRIDS = ((4, 4), (2, 2))
 
 
 def places(grids=GRIDS, batch=1, width=1.0):
-    """Locations of square maps of (h, w) places; of each only the left `width` is picture, the rest padding."""
+    """Locations of square maps of (h, w) places; of each only the left `width` is image, the rest padding."""
     centers, cells, padding = [], [], []
     for height, columns in grids:
         valid = round(columns * width)
@@ -47,7 +47,7 @@ def many(count, seed=0, low=0.02, high=0.3):
 
 
 def assign(kind, target, locations=None, out=None):
-    """{object: its places} of a single picture."""
+    """{object: its places} of a single image."""
     locations = locations or places()
     chosen, owners = DenseAssigner(kind)(out or blank(locations), locations, [target])[0]
     assert chosen.dtype == owners.dtype == torch.int64
@@ -160,7 +160,7 @@ def test_an_object_smaller_than_a_cell_gets_the_nearest_place(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_nearest_place_is_so_in_pixels_and_not_in_the_padding(kind):
-    """A map of 4 x 8 of which the left half is picture: what lies on its right edge goes to column 3."""
+    """A map of 4 x 8 of which the left half is image: what lies on its right edge goes to column 3."""
     locations = places(((4, 8), (2, 4)), width=0.5)
     assert locations.padding[0].tolist() == 4 * (4 * [False] + 4 * [True]) + 2 * (2 * [False] + 2 * [True])
     assert assign(kind, objects([0.999, 0.1, 0.002, 0.002]), locations) == {0: {3}}
@@ -187,7 +187,7 @@ def test_every_object_of_many_gets_a_place_unless_outnumbered(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_a_batch_are_assigned_as_if_alone(kind):
+def test_images_of_a_batch_are_assigned_as_if_alone(kind):
     locations = places(((16, 16), (8, 8)), batch=3)
     targets = [many(7), many(0), many(30, seed=1)]
     together = DenseAssigner(kind)(blank(locations), locations, targets)

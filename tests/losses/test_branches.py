@@ -31,7 +31,7 @@ def output(queries=6, layers=2, batch=2, seed=0, classes=C, sigmoid=True):
 
 
 def grid(batch=2, padded=False):
-    """4 x 4 and 2 x 2 places; with `padded`, the last column of the second picture is padding."""
+    """4 x 4 and 2 x 2 places; with `padded`, the last column of the second image is padding."""
     centers, cells = [], []
     for n in (4, 2):
         y, x = torch.meshgrid(torch.arange(n) + 0.5, torch.arange(n) + 0.5, indexing="ij")
@@ -198,7 +198,7 @@ class _Processes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("counts", [(3, 1), (4, 0), (0, 0)])
-def test_two_processes_with_a_picture_each_equal_one_with_both(kind, counts, monkeypatch):
+def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monkeypatch):
     """Also where one of them has no object, so that its denoising branch is empty of pairs."""
     criterion, targets = build_criterion(C, class_loss=kind), some_targets(*counts)
     every = branches()
@@ -209,19 +209,19 @@ def test_two_processes_with_a_picture_each_equal_one_with_both(kind, counts, mon
     out = replace(output(), branches=every)
     one = criterion(out, targets)
 
-    def of(picture):
-        return lambda: criterion(_only(out, picture), targets[picture : picture + 1])
+    def of(one_image):
+        return lambda: criterion(_only(out, one_image), targets[one_image : one_image + 1])
 
     processes = _Processes(monkeypatch, 2)
     first, second = processes.run([of(0), of(1)])
-    assert processes.calls == 2  # one a process, whatever the number of branches
+    assert processes.calls == 2  # one per process, whatever the number of branches
     for name, loss in one.items():
         if name != "class_error":  # a mean over its own objects
             torch.testing.assert_close((first[name] + second[name]) / 2, loss)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "focal"])
-def test_a_process_without_pictures_left_takes_part_in_validation(kind, monkeypatch):
+def test_a_process_without_images_left_takes_part_in_validation(kind, monkeypatch):
     sigmoid = kind != "softmax"
     criterion, out, targets = build_criterion(C, class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
     monkeypatch.setattr("detrkit.training.evaluation._world", lambda: 2)
@@ -238,7 +238,7 @@ def dealt(n):
 
 
 def _only(out, i):
-    """The part of picture i."""
+    """The part of image i."""
 
     def part(output):
         return replace(

@@ -15,7 +15,7 @@ B, Q, C = 2, 5, 3
 
 
 def matched(logits, boxes=None, ignored=None, *, num_boxes=4.0, found=None, class_agnostic=False):
-    """Pairs (picture, query, class): (0, 1, 2), (0, 3, 0), (1, 0, 2)."""
+    """Pairs (image, query, class): (0, 1, 2), (0, 3, 0), (1, 0, 2)."""
     images, queries, labels = torch.tensor([[0, 0, 1], [1, 3, 0], [2, 0, 2]])
     wanted = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.3], [0.6, 0.6, 0.3, 0.3]], dtype=logits.dtype)
     if boxes is None:

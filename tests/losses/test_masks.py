@@ -11,7 +11,7 @@ from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError, DataError
 from detrkit.losses.box_losses import MaskPairs, Matched
 from detrkit.losses.mask_losses import mask_dice, mask_focal
-from models.small import pictures, small_model, some_targets
+from models.small import small_model, some_images, some_targets
 
 LEVELS: dict[str, Any] = {
     "backbone": "nano", "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable", "queries": "mixed",
@@ -28,7 +28,7 @@ def model_and_criterion(kind: str, **changes: Any):
 
 
 def output(masks: torch.Tensor | None, **further: Any) -> Output:
-    """Two pictures and three queries that lie about the objects of `some_targets`, in their order."""
+    """Two images and three queries that lie about the objects of `some_targets`, in their order."""
     boxes = torch.cat([t["boxes"] for t in some_targets(1, 2)])
     boxes = torch.stack([boxes, boxes[[1, 2, 0]]])
     return Output(torch.zeros(2, 3, 5), boxes, masks=masks, **further)
@@ -58,7 +58,7 @@ def test_padding_teaches_that_nothing_is_there_or_nothing() -> None:
     targets = some_targets(1, 2, mask_sizes=SIZES)
     masks = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     other = masks.clone()
-    other[0, :, 17:], other[1, :, :, 17:] = 9.0, 9.0  # beyond the pictures, and what their pixels are mixed of
+    other[0, :, 17:], other[1, :, :, 17:] = 9.0, 9.0  # beyond the images, and what their pixels are mixed of
     for mask_padding in (True, False):
         criterion = build_criterion(4, masks=True, mask_padding=mask_padding)
         found, changed = (criterion(output(each), targets) for each in (masks, other))
@@ -77,14 +77,14 @@ def test_without_padding_a_loss_does_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(padded[name], alone[name])
 
 
-def test_masks_cover_what_the_pictures_were_padded_to() -> None:
-    """A mask that is right is right, also where the batch is larger than all of its pictures."""
+def test_masks_cover_what_the_images_were_padded_to() -> None:
+    """A mask that is right is right, also where the batch is larger than all of its images."""
     targets = some_targets(1, 2, mask_sizes=((64, 64), (64, 64)))
     masks = torch.full((2, 3, 24, 24), -20.0)
-    order = [(0, 0, 0, 0), (1, 0, 1, 0), (1, 1, 1, 1)]  # picture, query, picture, object
-    for picture, query, _, k in order:
-        small = torch.nn.functional.avg_pool2d(targets[picture]["masks"][k][None, None].float(), 4)[0, 0]
-        masks[picture, query, :16, :16] = 40 * small - 20
+    order = [(0, 0, 0, 0), (1, 0, 1, 0), (1, 1, 1, 1)]  # image, query, image, object
+    for one_image, query, _, k in order:
+        small = torch.nn.functional.avg_pool2d(targets[one_image]["masks"][k][None, None].float(), 4)[0, 0]
+        masks[one_image, query, :16, :16] = 40 * small - 20
     criterion = build_criterion(4, masks=True)
     assert [q.tolist() for q, _ in criterion.match(output(masks), targets)] == [[0], [0, 1]]
     right = criterion(output(masks, padded_size=(96, 96)), targets)["loss_dice"]
@@ -96,7 +96,7 @@ def test_masks_cover_what_the_pictures_were_padded_to() -> None:
 def test_matched_queries_alone_teach_what_the_masks_of_all_do(kind: str) -> None:
     """The same losses and gradients, of a fraction of the masks."""
     targets = some_targets(2, 1, mask_sizes=SIZES)
-    batch = pictures(*SIZES)
+    batch = some_images(*SIZES)
     results = []
     for every in (False, True):
         model, criterion = model_and_criterion(kind)
@@ -122,7 +122,7 @@ def test_matched_queries_alone_teach_what_the_masks_of_all_do(kind: str) -> None
 def test_without_objects_the_loss_is_0_and_every_parameter_has_a_gradient(kind: str) -> None:
     model, criterion = model_and_criterion(kind)
     targets = some_targets(0, 0)  # which may do without masks
-    losses = criterion(model.train()(*pictures(*SIZES), targets), targets)
+    losses = criterion(model.train()(*some_images(*SIZES), targets), targets)
     assert losses["loss_mask"] == losses["loss_dice"] == 0
     criterion.weighted_sum(losses).backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -133,7 +133,7 @@ def test_without_objects_the_loss_is_0_and_every_parameter_has_a_gradient(kind: 
 def test_earlier_layers_and_branches_have_no_masks() -> None:
     model, criterion = model_and_criterion("levels")
     targets = some_targets(2, 1, mask_sizes=SIZES)
-    losses = criterion(model.train()(*pictures(*SIZES), targets), targets)
+    losses = criterion(model.train()(*some_images(*SIZES), targets), targets)
     assert {"loss_ce_0", "groups/loss_ce", "dn/loss_ce", "dense/loss_ce"} <= losses.keys()
     assert [name for name in losses if "mask" in name or "dice" in name] == ["loss_mask", "loss_dice"]
 
@@ -150,11 +150,11 @@ def test_weights() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        (lambda t: t.pop("masks"), DataError, "expected masks in every target, found none in picture 2 of the batch"),
+        (lambda t: t.pop("masks"), DataError, "expected masks in every target, found none in image 2 of the batch"),
         (
             lambda t: t.update(masks=t["masks"][:1]),
             DataError,
-            "expected masks of shape [2, h, w], one an object, found [1, 96, 64] in picture 2",
+            "expected masks of shape [2, h, w], one per object, found [1, 96, 64] in image 2",
         ),
         (
             lambda t: t.update(masks=torch.ones(2, 99, 99, dtype=torch.bool)),

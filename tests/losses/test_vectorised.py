@@ -22,12 +22,12 @@ from plain_criterion import plain_losses, plain_match
 KINDS = ["detr_r50", "detrkit_n", "dino_r50", "h_deformable_r50", "everything at once", "ATSS, matchability", "points"]
 
 
-def layers(count, pictures, queries, seed, sigmoid):
+def layers(count, some_images, queries, seed, sigmoid):
     generator = torch.Generator().manual_seed(seed)
     return [
         Output(
-            3 * torch.randn(pictures, queries, 4 + (not sigmoid), generator=generator),
-            0.2 + 0.5 * torch.rand(pictures, queries, 4, generator=generator),
+            3 * torch.randn(some_images, queries, 4 + (not sigmoid), generator=generator),
+            0.2 + 0.5 * torch.rand(some_images, queries, 4, generator=generator),
             sigmoid=sigmoid,
         )
         for _ in range(count)
@@ -62,7 +62,7 @@ def test_threads_find_the_same_pairs(monkeypatch):
             assert torch.equal(objects, theirs)
 
 
-def test_costs_are_of_own_pictures_alone():
+def test_costs_are_of_own_images_alone():
     outs, targets = layers(2, 3, 5, 0, False), some_targets(4, 0, 2)
     costs = HungarianMatcher().costs(Problem(Layers.of(outs), targets))
     assert costs.shape == (6, 2, 5)

@@ -1,4 +1,4 @@
-"""A model, pictures and targets small enough for every test."""
+"""A model, images and targets small enough for every test."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def small_model(num_classes: int = 4, **settings: Any) -> DETR:
     return build_model(num_classes, **{**SMALL, **settings})
 
 
-def pictures(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random pictures of these (h, w), padded to one batch."""
+def some_images(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images of these (h, w), padded to one batch."""
     generator = torch.Generator().manual_seed(seed)
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     images = torch.zeros(len(sizes), 3, height, width)
@@ -40,7 +40,7 @@ def pictures(*sizes: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torc
 def some_targets(
     *counts: int, num_classes: int = 4, seed: int = 0, mask_sizes: Sequence[tuple[int, int]] = ()
 ) -> list[dict[str, torch.Tensor]]:
-    """Random objects inside their pictures, `counts[i]` in picture i; with `mask_sizes`, with the ellipses in their
+    """Random objects inside their images, `counts[i]` in image i; with `mask_sizes`, with the ellipses in their
     boxes as masks of these (h, w)."""
     generator = torch.Generator().manual_seed(seed)
     targets = [

@@ -1,7 +1,7 @@
 import torch
 
 from detrkit.models.layers.attention import MultiheadAttention, keys_to_keep, record_attention
-from models.small import pictures, small_model
+from models.small import small_model, some_images
 
 
 def _twin(dim=16, heads=4):
@@ -25,7 +25,7 @@ def test_attention_and_its_weights_are_those_of_torch():
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value)[0])
 
 
-def test_a_picture_of_padding_alone_gives_numbers():
+def test_a_image_of_padding_alone_gives_numbers():
     ours, _ = _twin()
     padding = torch.tensor([[True] * 7, [False] * 7])
     x = torch.randn(2, 7, 16, requires_grad=True)
@@ -38,7 +38,7 @@ def test_a_picture_of_padding_alone_gives_numbers():
 
 def test_recorded_weights_are_of_every_layer_and_leave_the_model_alone():
     model = small_model().eval()
-    batch = pictures((64, 96), (96, 64))
+    batch = some_images((64, 96), (96, 64))
     plain = model(*batch).logits
     layers = [layer.multihead_attn for layer in model.transformer.decoder.layers]
     with record_attention(layers) as weights:
@@ -46,6 +46,6 @@ def test_recorded_weights_are_of_every_layer_and_leave_the_model_alone():
     assert torch.equal(plain, recorded)
     assert [w.shape for w in weights] == [(2, 2, 6, 9)] * 2  # images, heads, queries, 3 x 3 places
     torch.testing.assert_close(weights[0].sum(-1), torch.ones(2, 2, 6))
-    assert (weights[0].unflatten(-1, (3, 3))[0, :, :, 2] == 0).all()  # the last row is padding in the first picture
+    assert (weights[0].unflatten(-1, (3, 3))[0, :, :, 2] == 0).all()  # the last row is padding in the first image
     model(*batch)
     assert len(weights) == 2

@@ -9,7 +9,7 @@ from detrkit.errors import ConfigError, WeightsError
 from detrkit.models.backbones import resnet as backbones
 from detrkit.models.backbones.resnet import RESNETS, Backbone, build_features, resnet
 from detrkit.models.layers.position_encoding import SinePosition
-from models.small import pictures, small_model
+from models.small import small_model, some_images
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -75,7 +75,7 @@ def test_strides_that_are_refused():
 def test_every_map_gets_its_padding_and_places():
     backbone = Backbone(build_features("resnet18", strides=(8, 32)), SinePosition(8))
     assert (backbone.channels, backbone.strides, backbone.stride) == ((128, 512), (8, 32), 32)
-    images, padding_mask = pictures((64, 128), (40, 70))
+    images, padding_mask = some_images((64, 128), (40, 70))
     maps = backbone(images)
     levels = backbone.place([*maps, torch.zeros(2, 5, 1, 2)], padding_mask)  # and one that a mapper made
     assert [level.features.shape[-2:] for level in levels] == [(8, 16), (2, 4), (1, 2)]
@@ -100,7 +100,7 @@ def test_what_learns(norm):
         assert not any("bn" in name for name, _ in body.named_parameters())
     else:
         assert not still
-    assert model(*pictures((64, 64), (64, 64))).logits.isfinite().all()
+    assert model(*some_images((64, 64), (64, 64))).logits.isfinite().all()
 
 
 def test_frozen_norms_ignore_training_and_accept_counters():
@@ -110,7 +110,7 @@ def test_frozen_norms_ignore_training_and_accept_counters():
     assert "bn1.num_batches_tracked" in counted
     body.load_state_dict({k: v for k, v in counted.items() if not k.startswith("fc.")})
     before = {k: v.clone() for k, v in body.state_dict().items()}
-    model.train()(*pictures((64, 64)))
+    model.train()(*some_images((64, 64)))
     assert all(torch.equal(before[k], v) for k, v in body.state_dict().items())
 
 
@@ -191,18 +191,18 @@ def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
     ("name", "mean", "multiple"),
     [
         ("efficientnet_lite0", (0.485, 0.456, 0.406), 1),
-        ("swin_tiny_patch4_window7_224", (0.485, 0.456, 0.406), 32),  # channels last, pictures in multiples of patches
+        ("swin_tiny_patch4_window7_224", (0.485, 0.456, 0.406), 32),  # channels last, images in multiples of patches
         ("vit_tiny_patch16_224", (0.5, 0.5, 0.5), 16),
         ("convnext_atto", (0.485, 0.456, 0.406), 32),  # would leave out what is left beyond the last 32 pixels
     ],
 )
-def test_timm_models_take_any_picture_with_their_own_normalisation(name, mean, multiple):
+def test_timm_models_take_any_image_with_their_own_normalisation(name, mean, multiple):
     pytest.importorskip("timm")
     model = small_model(backbone=f"timm:{name}")
     assert model.input_mean == mean
     assert model.backbone.multiple == multiple
     with torch.no_grad():
-        images, padding_mask = pictures((100, 70), (64, 130))
+        images, padding_mask = some_images((100, 70), (64, 130))
         (level,) = model.backbone.place(model.backbone(images), padding_mask)
     assert level.features.shape[1:] == (*model.backbone.channels, -(-100 // model.stride), -(-130 // model.stride))
     assert level.padding.shape == level.features[:, 0].shape

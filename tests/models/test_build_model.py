@@ -8,7 +8,7 @@ from detrkit import build_criterion, build_model
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.models.layers.feed_forward import ACTIVATIONS
-from models.small import SMALL, pictures, small_model, some_targets
+from models.small import SMALL, small_model, some_images, some_targets
 
 
 def test_defaults_are_the_originals():
@@ -43,7 +43,7 @@ def test_defaults_are_the_originals():
 )
 def test_every_setting_gives_outputs_and_gradients(settings):
     model = small_model(**settings)
-    out = model(*pictures((64, 96), (96, 64)))
+    out = model(*some_images((64, 96), (96, 64)))
     layers = settings.get("dec_layers", SMALL["dec_layers"])
     assert out.logits.shape == (2, 6, 5)
     assert out.boxes.shape == (2, 6, 4)
@@ -78,7 +78,7 @@ def test_pre_norm_has_a_norm_after_the_encoder_and_post_norm_has_none():
 
 
 def test_without_aux_loss_only_the_last_layer_comes_out():
-    images = pictures((64, 64))
+    images = some_images((64, 64))
     with_aux, without = small_model().eval(), small_model(aux_loss=False).eval()
     a, b = with_aux(*images), without(*images)
     assert len(a.aux) == 1
@@ -151,12 +151,12 @@ class _Tuple(torch.nn.Module):
         return out.logits, out.boxes
 
 
-def test_forward_exports_with_free_batch_and_picture_size():
+def test_forward_exports_with_free_batch_and_image_size():
     model = small_model().eval()
     batch, height, width = (torch.export.Dim(n, min=low, max=1333) for n, low in (("B", 1), ("H", 64), ("W", 64)))
     shapes = ({0: batch, 2: height, 3: width}, {0: batch, 1: height, 2: width})
-    program = torch.export.export(_Tuple(model), pictures((64, 96), (64, 96)), dynamic_shapes=shapes)
-    other = pictures((100, 130), (90, 70), (64, 64))
+    program = torch.export.export(_Tuple(model), some_images((64, 96), (64, 96)), dynamic_shapes=shapes)
+    other = some_images((100, 130), (90, 70), (64, 64))
     logits, boxes = program.module()(*other)
     expected = model(*other)
     torch.testing.assert_close(logits, expected.logits)

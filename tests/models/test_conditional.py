@@ -15,7 +15,7 @@ DIM, HEADS = 16, 2
 
 
 def _memory(dim=DIM, dtype=torch.float64):
-    """Two pictures on two levels, the second padded."""
+    """Two images on two levels, the second padded."""
     levels = []
     for height, width in ((4, 6), (2, 3)):
         padding = torch.zeros(2, height, width, dtype=torch.bool)
@@ -56,7 +56,7 @@ def _wave(number, channels):
 
 
 def _naive(attention, content, reference, memory):
-    """Each query of each picture for itself, with its unpadded places alone."""
+    """Each query of each image for itself, with its unpadded places alone."""
     out = []
     for b in range(len(content)):
         inside = ~memory.padding[b]
@@ -111,7 +111,7 @@ def test_padding_is_never_looked_at():
     assert torch.equal(attention(content, reference, other), plain)
 
 
-def test_a_picture_of_padding_alone_gives_numbers():
+def test_a_image_of_padding_alone_gives_numbers():
     attention, content, reference, memory = _setting()
     memory = replace(memory, padding=torch.tensor([[True], [False]]).expand_as(memory.padding))
     out = attention(content.requires_grad_(), reference, memory)

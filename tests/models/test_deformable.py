@@ -13,7 +13,7 @@ DIM, HEADS, LEVELS, POINTS = 8, 2, len(SHAPES), 3
 
 
 def _memory(dtype):
-    """Two pictures, the second of which fills a part of each level."""
+    """Two images, the second of which fills a part of each level."""
     levels = []
     for height, width in SHAPES:
         padding = torch.zeros(2, height, width, dtype=torch.bool)
@@ -136,8 +136,8 @@ def test_can_be_started_anew():
         assert not attention.get_parameter(name).any()
 
 
-def test_a_picture_reads_the_same_with_padding_around():
-    """Boxes are relative to the picture, so growing the map by padding changes nothing; not what lies there either."""
+def test_a_image_reads_the_same_with_padding_around():
+    """Boxes are relative to the image, so growing the map by padding changes nothing; not what lies there either."""
     torch.manual_seed(0)
     attention = _attention(levels=2)
     query, reference = torch.randn(1, 5, DIM, dtype=torch.float64), torch.rand(1, 5, 4, dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_a_picture_reads_the_same_with_padding_around():
         torch.testing.assert_close(attention(query, place, flatten(large)), attention(query, place, flatten(small)))
 
 
-def test_a_picture_of_padding_alone_reads_nothing():
+def test_a_image_of_padding_alone_reads_nothing():
     attention, query, reference, memory = _setting(4)
     memory = replace(memory, padding=torch.ones_like(memory.padding))
     expected = attention.output_proj.bias.expand_as(query)

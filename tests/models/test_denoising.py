@@ -75,7 +75,7 @@ def test_a_budget_that_holds_no_object_is_refused(contrastive, budget):
     assert denoising(budget + 1, contrastive)(seeded(2)).pairs[0][0].tolist() == [0]
 
 
-def test_the_widest_picture_sets_the_number_of_slots_and_the_rest_is_unused():
+def test_the_widest_image_sets_the_number_of_slots_and_the_rest_is_unused():
     noised = denoising(10)(seeded(3, 10, 0, 4))
     assert (~noised.unused).sum(1).tolist() == [9, 10, 0, 8]
     assert noised.ids[0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, UNUSED]
@@ -83,11 +83,11 @@ def test_the_widest_picture_sets_the_number_of_slots_and_the_rest_is_unused():
     assert noised.contents.shape == (4, 10, DIM)
 
 
-# --- what a picture's queries depend on -----------------------------------------------------------------------------
+# --- what an image's queries depend on -----------------------------------------------------------------------------
 
 
 @BOTH
-def test_a_picture_has_the_same_queries_in_any_batch(contrastive):
+def test_a_image_has_the_same_queries_in_any_batch(contrastive):
     module, targets = denoising(20, contrastive), seeded(3, 0, 25, 7)
     together = module(targets)
     for i, target in enumerate(targets):
@@ -196,7 +196,7 @@ def test_contrastive_noise_moves_corners_and_those_that_shall_say_no_further(noi
 
 
 @BOTH
-def test_noised_boxes_stay_in_the_picture_and_have_sides(contrastive):
+def test_noised_boxes_stay_in_the_image_and_have_sides(contrastive):
     module = denoising(400, contrastive, box_noise=1.0)
     for box in ([0.5, 0.5, 1.0, 1.0], [0.01, 0.99, 0.02, 0.02], [0.5, 0.5, 1e-6, 1e-6], [0.5, 0.5, 0.0, 0.0]):
         noised = module(same_boxes(1, box)).boxes
@@ -207,7 +207,7 @@ def test_noised_boxes_stay_in_the_picture_and_have_sides(contrastive):
             assert ((corners > -1e-4) & (corners < 1 + 1e-4)).all()
 
 
-def test_at_the_border_of_the_picture_none_that_shall_say_no_is_true():
+def test_at_the_border_of_the_image_none_that_shall_say_no_is_true():
     box = torch.tensor([0.5, 0.5, 1.0, 1.0])
     noised = denoising(2000, contrastive=True)(same_boxes(1, box.tolist()))
     away = torch.ones(2000, dtype=torch.bool)

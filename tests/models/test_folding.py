@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.small import pictures, small_model
+from tests.models.small import small_model, some_images
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -52,7 +52,7 @@ def norms(model: nn.Module) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_are_those_of_the_model(kind: str) -> None:
     model = with_statistics(small_model(**KINDS[kind]))
-    images, padding = pictures((96, 64), (70, 90))
+    images, padding = some_images((96, 64), (70, 90))
     assert norms(model) > 5
     folded = fold_norms(model)
     assert norms(folded) == 0
@@ -102,7 +102,7 @@ def test_norms_without_scale_and_biased_convolutions_fold_too() -> None:
     statistics = block.norm.running_mean, block.norm.running_var
     block.norm = nn.BatchNorm2d(block.conv.out_channels, affine=False).eval()
     block.norm.running_mean, block.norm.running_var = statistics
-    images, padding = pictures((64, 64))
+    images, padding = some_images((64, 64))
     with torch.no_grad():
         expected, found = model(images, padding), fold_norms(model)(images, padding)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
@@ -114,7 +114,7 @@ def test_the_last_layer_alone_says_what_it_says_among_all(refines: str) -> None:
     if refines == "boxes and scores":
         settings["score_refine"] = True
     model = small_model(dec_layers=3, **settings).eval()
-    images, padding = pictures((96, 64), (70, 90))
+    images, padding = some_images((96, 64), (70, 90))
     calls = {"class": 0, "box": 0}
     heads = [("class", model.class_embed), ("box", model.bbox_embed)]
     for name, head in heads:

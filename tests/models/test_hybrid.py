@@ -6,18 +6,18 @@ from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.models.layers.feature_levels import Level
 from detrkit.models.layers.input_proj import ChannelMapper
 from detrkit.models.layers.position_encoding import GridPosition, SinePosition
-from models.small import pictures
+from models.small import some_images
 from models.test_resnet_vd import randomise
 
 
-def some_levels(*sizes, dim=32, seed=0, pictures=2):
+def some_levels(*sizes, dim=32, seed=0, some_images=2):
     """Levels without padding."""
     generator = torch.Generator().manual_seed(seed)
     return [
         Level(
-            torch.randn(pictures, dim, h, w, generator=generator),
-            torch.zeros(pictures, h, w, dtype=torch.bool),
-            torch.randn(pictures, dim, h, w, generator=generator),
+            torch.randn(some_images, dim, h, w, generator=generator),
+            torch.zeros(some_images, h, w, dtype=torch.bool),
+            torch.randn(some_images, dim, h, w, generator=generator),
         )
         for h, w in sizes
     ]
@@ -91,16 +91,16 @@ def with_padding(levels, *rows):
     """The same levels with so many padded rows and columns more at each, full of large numbers."""
     generator, padded = torch.Generator().manual_seed(1), []
     for level, more in zip(levels, rows, strict=True):
-        pictures, dim, h, w = level.features.shape
-        features = 5 * torch.randn(pictures, dim, h + more, w + more, generator=generator)
+        some_images, dim, h, w = level.features.shape
+        features = 5 * torch.randn(some_images, dim, h + more, w + more, generator=generator)
         features[:, :, :h, :w] = level.features
-        padding = torch.ones(pictures, h + more, w + more, dtype=torch.bool)
+        padding = torch.ones(some_images, h + more, w + more, dtype=torch.bool)
         padding[:, :h, :w] = False
         padded.append(Level(features, padding, torch.zeros_like(features)))
     return padded
 
 
-def test_a_padded_picture_gives_what_it_gives_alone():
+def test_a_padded_image_gives_what_it_gives_alone():
     encoder, levels = small_encoder(), some_levels((29, 40), (15, 20), (8, 10))
     padded = with_padding(levels, 8, 4, 2)
     unmarked = [Level(level.features, torch.zeros_like(level.padding), level.position) for level in padded]
@@ -166,11 +166,11 @@ class _Pixels(torch.nn.Module):
         return self.encoder(self.backbone.place(self.mapper(self.backbone(images)), padding_mask)).tokens
 
 
-def test_pixels_to_tokens_export_with_free_batch_and_picture_size():
+def test_pixels_to_tokens_export_with_free_batch_and_image_size():
     torch.manual_seed(0)
     model = _Pixels().eval()
     batch, height, width = (torch.export.Dim(n, min=low, max=1333) for n, low in (("B", 1), ("H", 64), ("W", 64)))
     shapes = ({0: batch, 2: height, 3: width}, {0: batch, 1: height, 2: width})
-    program = torch.export.export(model, pictures((64, 96), (64, 96)), dynamic_shapes=shapes)
-    other = pictures((100, 130), (90, 70), (64, 64))
+    program = torch.export.export(model, some_images((64, 96), (64, 96)), dynamic_shapes=shapes)
+    other = some_images((100, 130), (90, 70), (64, 64))
     torch.testing.assert_close(program.module()(*other), model(*other))

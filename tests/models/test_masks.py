@@ -32,7 +32,7 @@ def test_uncompressed_rle_runs_down_the_columns():
     [
         ([[1.0, 2.0, 3.0, 4.0]], "three corners"),
         ([[1.0] * 7], "three corners"),
-        ({"size": [3, 2], "counts": [6]}, r"RLE of size \[3, 2\] where the picture has \[2, 3\]"),
+        ({"size": [3, 2], "counts": [6]}, r"RLE of size \[3, 2\] where the image has \[2, 3\]"),
         ({"size": 5, "counts": [6]}, "RLE of size 5"),
         ({"size": [2, 3], "counts": [2, -1, 5]}, "garbled"),
         ({"size": [2, 3], "counts": [2, 4.5]}, "garbled"),

@@ -13,7 +13,7 @@ from detrkit.errors import ConfigError
 from detrkit.models import DETR
 from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
 from detrkit.models.mask_head import AttentionMap, MaskHead, every_query
-from models.small import pictures, small_model
+from models.small import small_model, some_images
 
 DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigmoid": True}
 KINDS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest) -> DETR:
 
 @torch.no_grad()
 def test_masks_of_chosen_queries_are_those_among_the_masks_of_all(model: DETR) -> None:
-    batch = pictures((68, 96), (90, 60))
+    batch = some_images((68, 96), (90, 60))
     out = model(*batch)
     assert out.masks is not None
     assert out.masks.shape == (2, 6, 23, 24)  # a quarter, rounded up
@@ -64,7 +64,7 @@ def test_training_makes_none_unless_asked(model: DETR) -> None:
     made: list[int] = []
     assert model.mask_head
     model.mask_head.register_forward_hook(lambda head, given, masks: made.append(len(masks)))
-    out = model.train()(*pictures((64, 64), (64, 64)))
+    out = model.train()(*some_images((64, 64), (64, 64)))
     assert out.masks is None
     assert made == []
     out.segment(torch.tensor([1]), torch.tensor([3]))
@@ -73,7 +73,7 @@ def test_training_makes_none_unless_asked(model: DETR) -> None:
 
 def test_a_model_for_boxes_has_neither() -> None:
     model = small_model().eval()
-    out = model(*pictures((64, 64)))
+    out = model(*some_images((64, 64)))
     assert (out.masks, out.segment, out.padded_size, model.backbone.finer) == (None, None, None, 0)
     assert not any(key.startswith("detr.") for key in model.state_dict())
 
@@ -81,7 +81,7 @@ def test_a_model_for_boxes_has_neither() -> None:
 def test_masks_teach_every_part_but_not_the_boxes() -> None:
     """What a mask is made of learns from it; the box that it is made beside has losses of its own."""
     model = with_masks("hybrid").train()
-    out = model(*pictures((64, 64), (64, 64)))
+    out = model(*some_images((64, 64), (64, 64)))
     out.segment(torch.tensor([0, 1]), torch.tensor([0, 4])).square().sum().backward()
     taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"backbone", "input_proj", "transformer", "mask_head"} <= taught
@@ -93,7 +93,7 @@ def test_masks_teach_every_part_but_not_the_boxes() -> None:
 def test_padding_changes_nothing(kind: str) -> None:
     """From the levels on; the backbone itself sees padding as zeros that went through a layer."""
     model = with_masks(kind).eval()
-    images, padding = pictures((128, 128))
+    images, padding = some_images((128, 128))
     maps = model.backbone(images)
     finer, projected = maps[: model.backbone.finer], model.input_proj(maps[model.backbone.finer :])
     objects, boxes = torch.randn(1, 1, 32), torch.tensor([[[0.4, 0.5, 0.3, 0.6]]])
@@ -119,7 +119,7 @@ def test_padding_changes_nothing(kind: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["classic", "hybrid"])
 def test_half_precision_is_that_of_the_model_whenever_masks_are_made(kind: str) -> None:
-    model, batch = with_masks(kind).eval(), pictures((64, 96))
+    model, batch = with_masks(kind).eval(), some_images((64, 96))
     exact = model(*batch).masks
     with torch.autocast("cpu", torch.bfloat16):
         out = model.objects(*batch)
@@ -163,7 +163,7 @@ def test_attention_is_spread_over_heads_and_places_but_not_padding() -> None:
 
 
 def test_the_classic_head_is_what_the_paper_draws() -> None:
-    """Beside the plain way: the picture joined with the attention maps, once a pair."""
+    """Beside the plain way: the image joined with the attention maps, once a pair."""
     torch.manual_seed(0)
     head = MaskHead(32, 2, channels=(5, 6, 7))
     projected, attention = torch.randn(2, 32, 3, 4), torch.randn(3, 2, 3, 4)
@@ -194,9 +194,9 @@ def test_a_network_of_a_query_sees_places_relative_to_its_box() -> None:
     head.controller.layers[-1].bias.data = parameters
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.25, 0.5, 0.1, 0.5]])
     masks = head(features, torch.tensor([0, 1]), torch.randn(2, 8), boxes)
-    # picture 0: column 6 of 8 is centred on 0.8125, row 3 of 4 on 0.875
+    # image 0: column 6 of 8 is centred on 0.8125, row 3 of 4 on 0.875
     torch.testing.assert_close(masks[0, 3, 6], torch.tensor(0.3125 / 0.5 + 10 * 0.375 / 0.25))
-    # picture 1 is 4 columns wide and 2 rows high, the rest is padding: column 2 is centred on 0.625, row 1 on 0.75
+    # image 1 is 4 columns wide and 2 rows high, the rest is padding: column 2 is centred on 0.625, row 1 on 0.75
     torch.testing.assert_close(masks[1, 1, 2], torch.tensor(0.375 / 0.1 + 10 * 0.25 / 0.5))
     assert masks[1, 0, 0] == 0
     assert masks[1, 1, 7] == 4 + 10 * 0.25 / 0.5  # so far out that it does not matter how far
@@ -210,17 +210,17 @@ def _centers(count: int, *inside: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["classic", "hybrid"])
 def test_masks_compile_into_one_graph(kind: str) -> None:
     model = with_masks(kind).eval()
-    out = model.objects(*pictures((64, 64)))
+    out = model.objects(*some_images((64, 64)))
     compiled = torch.compile(out.segment.make, backend="eager", fullgraph=True)
     pairs = torch.tensor([0, 0]), torch.tensor([1, 5])
     torch.testing.assert_close(compiled(*pairs), out.segment(*pairs))
 
 
-def test_backbones_that_pad_pictures_or_have_no_fine_map() -> None:
+def test_backbones_that_pad_images_or_have_no_fine_map() -> None:
     pytest.importorskip("timm")
     model = small_model(masks=True, backbone="timm:test_convnext", feature_levels="8,16,32", **DEFORMABLE,
                         queries="two_stage").eval()  # fmt: skip
     model.backbone.multiple = 32
-    assert model(*pictures((66, 90))).masks.shape == (1, 6, 17, 23)
+    assert model(*some_images((66, 90))).masks.shape == (1, 6, 17, 23)
     with pytest.raises(ConfigError, match="expected a backbone with a map at stride 4 for masks, found timm:test_vit"):
         small_model(masks=True, backbone="timm:test_vit")

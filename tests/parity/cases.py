@@ -60,13 +60,13 @@ class Case:
 
     @cached_property
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures = fill.fill_images(self.expected["image_sizes"], self.expected["salt"])
-        height, width = (max(p.shape[side] for p in pictures) for side in (1, 2))
-        images = torch.zeros(len(pictures), 3, height, width)
-        padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
-        for image, mask, picture in zip(images, padding, pictures, strict=True):
-            image[:, : picture.shape[1], : picture.shape[2]] = picture
-            mask[: picture.shape[1], : picture.shape[2]] = False
+        some_images = fill.fill_images(self.expected["image_sizes"], self.expected["salt"])
+        height, width = (max(p.shape[side] for p in some_images) for side in (1, 2))
+        images = torch.zeros(len(some_images), 3, height, width)
+        padding = torch.ones(len(some_images), height, width, dtype=torch.bool)
+        for image, mask, one_image in zip(images, padding, some_images, strict=True):
+            image[:, : one_image.shape[1], : one_image.shape[2]] = one_image
+            mask[: one_image.shape[1], : one_image.shape[2]] = False
         return images, padding
 
     @cached_property

@@ -64,7 +64,7 @@ def test_assignments(case, passed):
 
 
 def costs_in_float64(out, i, target):
-    """The costs [Q, n] of picture i by the paper's formula, with the weights that the original has by default."""
+    """The costs [Q, n] of image i by the paper's formula, with the weights that the original has by default."""
     found, wanted = out.boxes[i].detach().double(), target["boxes"].double()
     likely = out.logits[i].detach().double().softmax(-1)[:, target["labels"]]
     overlap = pairwise_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))

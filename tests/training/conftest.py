@@ -32,16 +32,16 @@ TINY = {
 
 
 def write_split(folder: Path, name: str, images: int, rng: np.random.Generator) -> None:
-    """Bright rectangles of two classes (ids 3 and 7) on noise; every fourth picture is empty."""
+    """Bright rectangles of two classes (ids 3 and 7) on noise; every fourth image is empty."""
     entries, annotations = [], []
     for number in range(images):
         height, width = SIZES[number % len(SIZES)]
-        picture = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+        one_image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
         for _ in range(0 if number % 4 == 3 else 1 + number % 3):
             w, h = (int(v) for v in rng.integers(10, 25, 2))
             x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
             category = int(rng.choice([3, 7]))
-            picture[y : y + h, x : x + w] = (250, 40, 40) if category == 3 else (40, 250, 40)
+            one_image[y : y + h, x : x + w] = (250, 40, 40) if category == 3 else (40, 250, 40)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -53,7 +53,7 @@ def write_split(folder: Path, name: str, images: int, rng: np.random.Generator) 
                 }
             )
         file_name = f"{name}_{number:02d}.png"
-        Image.fromarray(picture).save(folder / "images" / file_name)
+        Image.fromarray(one_image).save(folder / "images" / file_name)
         entries.append({"id": number, "file_name": file_name, "height": height, "width": width})
     categories = [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}]
     content = {"images": entries, "annotations": annotations, "categories": categories}

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.timeout(240)
 
 OBJECTS = [
     pytest.param((1, 4), id="unequal numbers"),
-    pytest.param((3, 0), id="one picture without any"),
+    pytest.param((3, 0), id="one image without any"),
     pytest.param((0, 0), id="none at all"),
 ]
 
 
 def losses_and_gradients(objects: tuple[int, ...], rank: int | None) -> dict[str, torch.Tensor]:
-    """Of the pictures with so many objects: all of them, or that of one rank."""
+    """Of the images with so many objects: all of them, or that of one rank."""
     torch.manual_seed(0)
     model = build_model(
         2, "timm:test_resnet", hidden_dim=16, enc_layers=1, dec_layers=2, dim_feedforward=16, dropout=0.0,
@@ -74,7 +74,7 @@ def one_rank(rank: int, world: int, folder: Path, objects: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("objects", OBJECTS)
-def test_two_ranks_with_a_picture_each_equal_one_with_both(objects, tmp_path):
+def test_two_ranks_with_a_image_each_equal_one_with_both(objects, tmp_path):
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")
@@ -96,7 +96,7 @@ def test_two_ranks_with_a_picture_each_equal_one_with_both(objects, tmp_path):
 
 @pytest.fixture(scope="module")
 def square_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of one shape: then no rank pads, and ranks see what one process sees."""
+    """Images of one shape: then no rank pads, and ranks see what one process sees."""
     folder = tmp_path_factory.mktemp("square") / "shapes"
     (folder / "images").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -202,7 +202,7 @@ Criterion.weighted_sum = weighted_sum
     said = [(tmp_path / f"error of rank {rank}").read_text() for rank in range(2)]
     assert said[0] == said[1]
     assert "loss became nan at step 1" in said[0]
-    assert said[0].count(".png") == 1  # only the picture of the rank where it happened
+    assert said[0].count(".png") == 1  # only the image of the rank where it happened
 
 
 def test_the_command_line_starts_its_own_processes(square, tmp_path):

@@ -28,7 +28,7 @@ ASK = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__
 
 
 class PretendDevice:
-    """Plays that the model and its pictures lie on another device, and writes down what would wait for it.
+    """Plays that the model and its images lie on another device, and writes down what would wait for it.
 
     Tensors are on it if they were put there or made of some that are; it is their memory that is marked. A transfer
     back is a copy without the mark. `waits` has the line that asked, by how; `blocking` those that sent something there

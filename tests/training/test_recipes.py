@@ -73,12 +73,12 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert "Queries" not in capsys.readouterr().out
 
 
-def test_few_pictures_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
+def test_few_images_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
     config = quick(overfit=3)
     split = load_data(config).train
     found, said = settle.settle(config, split, None, on_cpu=True)
     assert found.batch_size == 3
-    assert said["Batch"] == "3: all pictures at once"
+    assert said["Batch"] == "3: all images at once"
     large = replace(split, images=[replace(image, width=1500, height=1500) for image in split.images])
     assert settle.settle(config, large, None, on_cpu=True)[0].image_size == 256
     assert settle.settle(config, large, None, on_cpu=False)[0].image_size > 256
@@ -105,7 +105,7 @@ def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
     assert result.metrics
     crowds = [str(warning.message) for warning in told if "queries can find" in str(warning.message)]
     assert len(crowds) == 1
-    assert crowds[0].startswith("4 pictures hold more objects than the 2 queries can find, ")
+    assert crowds[0].startswith("4 images hold more objects than the 2 queries can find, ")
     assert crowds[0].endswith("(3); raise --num_queries to find them all")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -187,7 +187,7 @@ def test_a_named_model_gives_way_to_weights_of_another(weights_of, unfilled):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_of_every_named_model_learns_at_every_step(name):
-    """Also from pictures without objects: processes that train together wait for the same gradients."""
+    """Also from images without objects: processes that train together wait for the same gradients."""
     settings = MODELS[name]()
     small = SMALL | {"backbone": SMALL_BACKBONES.get(settings.get("backbone", ""), "resnet18")}
     small |= {"hybrid_queries": 8} if settings.get("hybrid_queries") else {}

@@ -25,7 +25,7 @@ def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
     result = train(config)
     run_dir = result.run_dir
     said = capsys.readouterr().out
-    for words in ("CPU", "precision 32", "train 11 pictures", "parameters", "norm batch, since no weights", "lr 0.001"):
+    for words in ("CPU", "precision 32", "train 11 images", "parameters", "norm batch, since no weights", "lr 0.001"):
         assert words in said
     assert "epoch 3/3" in said
 
@@ -43,7 +43,7 @@ def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
     assert report["coco"]["bbox"]["AP"] == pytest.approx(result.metrics["AP"], abs=1e-9)
 
 
-def test_validation_pictures_without_objects_have_no_ap(tiny, capsys, tmp_path):
+def test_validation_images_without_objects_have_no_ap(tiny, capsys, tmp_path):
     data = tmp_path / "empty-val"
     shutil.copytree(tiny().data, data)
     listed = json.loads((data / "val.json").read_text())
@@ -81,7 +81,7 @@ def test_weights_bring_their_architecture(tiny, capsys, tmp_path):
     assert yaml.safe_load((tuned / "config.yaml").read_text())["hidden_dim"] == 16
 
 
-def test_overfit_needs_no_pictures_to_validate_on(tiny, tiny_data, tmp_path):
+def test_overfit_needs_no_images_to_validate_on(tiny, tiny_data, tmp_path):
     lonely = tmp_path / "lonely"
     shutil.copytree(tiny_data, lonely)
     (lonely / "val.json").unlink()
@@ -89,12 +89,12 @@ def test_overfit_needs_no_pictures_to_validate_on(tiny, tiny_data, tmp_path):
     content["images"] = content["images"][:1]
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] == content["images"][0]["id"]]
     (lonely / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"expected val pictures in .*--val_fraction, --val_json or more pictures"):
+    with pytest.raises(DataError, match=r"expected val images in .*--val_fraction, --val_json or more images"):
         train(tiny(data=str(lonely), epochs=1))
     assert train(tiny(data=str(lonely), epochs=1, overfit=1, batch_size=1)).run_dir.is_dir()
 
 
-def test_overfit_trains_and_evaluates_on_the_same_pictures(tiny, capsys):
+def test_overfit_trains_and_evaluates_on_the_same_images(tiny, capsys):
     run_dir = train(tiny(overfit=2, epochs=1)).run_dir
     rows = list(csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()))
     assert rows[-1]["step"] == "4"  # an epoch of one step would be mostly evaluation

@@ -1,4 +1,4 @@
-"""Training instance and panoptic segmentation, on pictures that take a moment."""
+"""Training instance and panoptic segmentation, on images that take a moment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,13 +53,13 @@ def test_a_run(task: str, judge: str, data: Path, tmp_path: Path, capsys: pytest
     assert first["detrkit"]["config"]["task"] == task
 
     detector = Detector.load(tmp_path / "whole", device="cpu")
-    picture = next((data / "images" / "val").iterdir())
-    masks = detector.predict(picture, threshold=0.0).masks
+    one_image = next((data / "images" / "val").iterdir())
+    masks = detector.predict(one_image, threshold=0.0).masks
     assert masks is not None
     assert masks.shape[1:] == (64, 64)
     if task == "panoptic":
         assert detector.categories.isthing.count(False) == 3
-        assert detector.panoptic(picture).ids.shape == (64, 64)
+        assert detector.panoptic(one_image).ids.shape == (64, 64)
 
 
 def test_resuming_is_exact(data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from .conftest import TINY
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_pictures(tiny, monkeypatch, tmp_path):
+def test_a_loss_that_is_not_finite_names_step_and_images(tiny, monkeypatch, tmp_path):
     whole, calls = Criterion.weighted_sum, []
 
     def weighted_sum(self, losses):

@@ -62,5 +62,5 @@ def test_one_usable_image_is_too_little(tmp_path: Path, labels: dict[str, Any]) 
     for path in tmp_path.rglob(f"*{Path(keep['file_name']).suffix}"):
         if path.name != Path(keep["file_name"]).name:
             path.write_bytes(b"")
-    with pytest.raises(DataError, match="expected val pictures in"):
+    with pytest.raises(DataError, match="expected val images in"):
         load_data(TrainConfig(data=str(tmp_path)))

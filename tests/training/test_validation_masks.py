@@ -1,4 +1,4 @@
-"""Masks and panoptic quality while training: in one process and over ranks, and no more memory for more pictures."""
+"""Masks and panoptic quality while training: in one process and over ranks, and no more memory for more images."""
 
 import gc
 import multiprocessing
@@ -58,7 +58,7 @@ def target_of(image_id: int) -> Any:
 
 
 class Seer(nn.Module):
-    """Stands for a DETR: sees everything in the picture whose id stands in its first pixel, and now and then takes
+    """Stands for a DETR: sees everything in the image whose id stands in its first pixel, and now and then takes
     red for green, overlooks something, or sees half of it."""
 
     def __init__(self, *, perfect: bool = False) -> None:
@@ -227,8 +227,8 @@ def test_ranks_together_find_what_one_process_finds(shares: list[list[int]], tmp
         assert found["rows"] == list(expected.detections)
 
 
-def test_memory_does_not_grow_with_the_pictures() -> None:
-    """A picture leaves behind some numbers and some run lengths: here a hundredth of what its masks take."""
+def test_memory_does_not_grow_with_the_images() -> None:
+    """An image leaves behind some numbers and some run lengths: here a hundredth of what its masks take."""
     size, queries = (240, 320), 8
     masks = torch.full((1, queries, 60, 80), -20.0)
     for k in range(queries):

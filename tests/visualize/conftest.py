@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from detrkit import Detections
-from inference.conftest import checkpoint, detector, mask_checkpoint, mask_detector, pictures
+from inference.conftest import checkpoint, detector, mask_checkpoint, mask_detector, some_images
 
-__all__ = ["checkpoint", "detector", "mask_checkpoint", "mask_detector", "pictures"]
+__all__ = ["checkpoint", "detector", "mask_checkpoint", "mask_detector", "some_images"]
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ def found() -> Detections:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file."""
+    """Width and height of an image file."""
     with Image.open(path) as image:
         return image.size

@@ -22,8 +22,8 @@ from inference.conftest import MODEL
 from visualize.conftest import size_of
 
 
-def test_maps_are_distributions_over_the_places_of_the_picture(detector: Detector, pictures: Path) -> None:
-    image = read_image(pictures / "wide.png")  # 40 x 100, resized to 43 x 107, so features of 2 x 4
+def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector, some_images: Path) -> None:
+    image = read_image(some_images / "wide.png")  # 40 x 100, resized to 43 x 107, so features of 2 x 4
     attention = attend(detector, image)
     height, width = detector.transform.output_size(40, 100)
     h, w = math.ceil(height / 32), math.ceil(width / 32)
@@ -38,8 +38,8 @@ def test_maps_are_distributions_over_the_places_of_the_picture(detector: Detecto
     assert attention.covered == attention.decoder.covered == attention.encoder.covered == covered
 
 
-def test_looking_does_not_change_what_is_found(detector: Detector, pictures: Path) -> None:
-    path = pictures / "5.png"
+def test_looking_does_not_change_what_is_found(detector: Detector, some_images: Path) -> None:
+    path = some_images / "5.png"
     found = attend(detector, read_image(path)).detections
     order = found.scores.argsort(descending=True, stable=True)
     plain = detector.predict(path, threshold=0)
@@ -49,12 +49,14 @@ def test_looking_does_not_change_what_is_found(detector: Detector, pictures: Pat
 
 @torch.no_grad()
 @pytest.mark.parametrize(("part", "name"), [("decoder", "multihead_attn"), ("encoder", "self_attn")])
-def test_the_weights_are_those_that_make_the_output(detector: Detector, pictures: Path, part: str, name: str) -> None:
+def test_the_weights_are_those_that_make_the_output(
+    detector: Detector, some_images: Path, part: str, name: str
+) -> None:
     """Softmax(q k) v, projected, is what the module put out; and what is shown is its mean over the heads."""
     from detrkit.models.layers.attention import record_attention
 
     module = getattr(getattr(detector.model.transformer, part).layers[-1], name)
-    image = read_image(pictures / "wide.png")
+    image = read_image(some_images / "wide.png")
     seen = {}
     hook = module.register_forward_hook(lambda module, given, out: seen.update(value=given[2], out=out))
     try:
@@ -78,7 +80,7 @@ def test_points_fall_on_the_place_that_covers_them(found: Detections) -> None:
     assert place_of((49.9, 29.9), 30, 50, exact) == (2, 4)
     assert place_of((19.9, 10.1), 30, 50, exact) == (1, 1)
     reaching_over = replace(exact, covered=(1.5, 1.25))
-    assert place_of((49.9, 29.9), 30, 50, reaching_over) == (1, 3)  # the last ones lie outside the picture
+    assert place_of((49.9, 29.9), 30, 50, reaching_over) == (1, 3)  # the last ones lie outside the image
 
 
 def test_heat_is_where_the_weight_is() -> None:
@@ -89,11 +91,11 @@ def test_heat_is_where_the_weight_is() -> None:
     assert 50 <= brightest[0] < 100
     assert 100 <= brightest[1] < 150
     reaching_over = overlay(np.full((100, 200, 3), 100, dtype=np.uint8), weights, (2.0, 1.0)).astype(int)
-    assert reaching_over.sum(axis=2).argmax() // 200 >= 90  # the lower row of places begins below the picture
+    assert reaching_over.sum(axis=2).argmax() // 200 >= 90  # the lower row of places begins below the image
 
 
-def test_the_strongest_or_else_a_few(detector: Detector, pictures: Path) -> None:
-    found = attend(detector, read_image(pictures / "5.png")).detections
+def test_the_strongest_or_else_a_few(detector: Detector, some_images: Path) -> None:
+    found = attend(detector, read_image(some_images / "5.png")).detections
     order = found.scores.argsort(descending=True, stable=True).tolist()
     assert strongest(found, 0.0, 6) == order[:6]
     assert strongest(found, float(found.scores.max()), 6) == order[:1]
@@ -109,9 +111,9 @@ def test_points_are_read() -> None:
 
 
 def test_explain_draws_both(
-    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = {"weights": str(checkpoint), "image": str(pictures / "wide.png"), "device": "cpu"}
+    fixed = {"weights": str(checkpoint), "image": str(some_images / "wide.png"), "device": "cpu"}
     explain(ExplainConfig(**fixed, output_dir=str(tmp_path / "a"), threshold=0, max_detections=2, points="10,10 90,30"))
     sizes = {path.name: size_of(path) for path in (tmp_path / "a").iterdir()}
     assert set(sizes) == {"decoder_attention.png", "encoder_attention.png"}
@@ -122,10 +124,10 @@ def test_explain_draws_both(
     assert size_of(tmp_path / "b" / "decoder_attention.png")[1] > sizes["decoder_attention.png"][1]
 
 
-def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, pictures: Path) -> None:
-    image = read_image(pictures / "wide.png")
+def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, some_images: Path) -> None:
+    image = read_image(some_images / "wide.png")
     attention = attend(mask_detector, image)
-    plain = mask_detector.predict(pictures / "wide.png", threshold=0)
+    plain = mask_detector.predict(some_images / "wide.png", threshold=0)
     order = attention.detections.scores.argsort(descending=True, stable=True).tolist()
     assert attention.segment is not None
     assert torch.equal(torch.cat([attention.segment(k) for k in order]), plain.masks)
@@ -146,31 +148,33 @@ def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, pictures: Pat
     hook.remove()
     torch.testing.assert_close(seen[0].flatten(1).softmax(1).view_as(seen[0]).sum(1), weights)
     without = replace(attention, mask_head=None, segment=None)
-    picture = image.permute(1, 2, 0).numpy()
-    drawn = draw_decoder(picture, attention, [order[0]])
-    assert drawn.shape[1] > 1.4 * draw_decoder(picture, without, [order[0]]).shape[1]  # one picture more
+    one_image = image.permute(1, 2, 0).numpy()
+    drawn = draw_decoder(one_image, attention, [order[0]])
+    assert drawn.shape[1] > 1.4 * draw_decoder(one_image, without, [order[0]]).shape[1]  # one image more
 
 
 def test_a_model_without_encoder_shows_its_decoder(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from detrkit import build_model
 
     args = {**MODEL, "enc_layers": 0}
     header = {"version": 1, "model_args": args, "categories": [{"id": k, "name": f"c{k}"} for k in range(3)]}
     torch.save({"model": build_model(**args).state_dict(), "detrkit": header | {"image_size": 64}}, tmp_path / "x.ckpt")
-    explain(ExplainConfig(weights=str(tmp_path / "x.ckpt"), image=str(pictures / "5.png"), output_dir=str(tmp_path)))
+    explain(ExplainConfig(weights=str(tmp_path / "x.ckpt"), image=str(some_images / "5.png"), output_dir=str(tmp_path)))
     assert "no encoder" in capsys.readouterr().out
     assert not (tmp_path / "encoder_attention.png").exists()
     assert (tmp_path / "decoder_attention.png").exists()
 
 
-def test_the_command_line(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fixed = ["--weights", str(checkpoint), "--output_dir", str(tmp_path), "--device", "cpu"]
-    assert main(["explain", str(pictures / "5.png"), "--points", "5,5 10,20", *fixed]) == 0
-    assert main(["explain", str(pictures / "5.png"), "--points", "500,5", *fixed]) == 2
+    assert main(["explain", str(some_images / "5.png"), "--points", "5,5 10,20", *fixed]) == 0
+    assert main(["explain", str(some_images / "5.png"), "--points", "500,5", *fixed]) == 2
     assert main(["explain", str(tmp_path / "no.png"), *fixed]) == 2
-    assert main(["explain", str(pictures / "5.png"), "--threshold", "7", *fixed]) == 2
+    assert main(["explain", str(some_images / "5.png"), "--threshold", "7", *fixed]) == 2
     said = capsys.readouterr().err
     assert "80 x 60" in said
     assert "no.png" in said

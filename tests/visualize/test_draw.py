@@ -1,4 +1,4 @@
-"""Pictures of detections: what is drawn is where it belongs, in the colour of its class, at any size."""
+"""Images of detections: what is drawn is where it belongs, in the colour of its class, at any size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detrkit import Categories, Detections
 from detrkit.errors import DataError
 from detrkit.results import truth_detections
 from detrkit.visualization.canvas import READABLE_SIDE
-from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, resized, save_picture, sheet
+from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, resized, save_image, sheet
 from visualize.conftest import size_of
 
 
@@ -23,8 +23,8 @@ def grey(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
-def has_color(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    return (np.abs(picture.astype(int) - color) <= 2).all(axis=2)
+def has_color(one_image: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    return (np.abs(one_image.astype(int) - color) <= 2).all(axis=2)
 
 
 def nothing() -> Detections:
@@ -37,7 +37,7 @@ def test_boxes_stand_where_they_belong_in_the_colour_of_their_class(found: Detec
     drawn = draw_detections(before, large)
     assert drawn.shape == (600, 800, 3)
     assert drawn.dtype == np.uint8
-    assert (before == 128).all()  # the picture that came in is left alone
+    assert (before == 128).all()  # the image that came in is left alone
     for (x1, y1, x2, y2), class_id in zip(large.xyxy.int().tolist(), large.class_ids.tolist(), strict=True):
         there = has_color(drawn, color_of(class_id))
         for y, x in ((y2, (x1 + x2) // 2), ((y1 + y2) // 2, x1), ((y1 + y2) // 2, x2)):
@@ -106,8 +106,8 @@ def test_a_label_is_never_cut_off(found: Detections) -> None:
         assert np.ptp(ys) >= 9
 
 
-def test_pictures_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -> None:
-    save_picture(tmp_path / "grey.png", grey(480, 640))
+def test_images_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -> None:
+    save_image(tmp_path / "grey.png", grey(480, 640))
     expected = draw_detections(grey(480, 640), found)
     for form in (tmp_path / "grey.png", str(tmp_path / "grey.png"), Image.open(tmp_path / "grey.png")):
         assert np.array_equal(draw_detections(form, found), expected)
@@ -116,9 +116,9 @@ def test_pictures_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -
 
 
 def test_a_sheet_shows_truth_beside_prediction(found: Detections) -> None:
-    picture = grey(480, 640)
+    one_image = grey(480, 640)
     large = replace(found, xyxy=found.xyxy * 8)
-    page = sheet([Tile(picture, large[[0]], large[[1]], "a/picture.jpg")], side=320)
+    page = sheet([Tile(one_image, large[[0]], large[[1]], "a/image.jpg")], side=320)
     titles = page.shape[0] - 240 - 2 * 6
     assert titles > 0
     left, right = page[titles:, : page.shape[1] // 2], page[titles:, page.shape[1] // 2 :]
@@ -126,12 +126,12 @@ def test_a_sheet_shows_truth_beside_prediction(found: Detections) -> None:
     assert not has_color(left, color_of(3)).any()
     assert has_color(right, color_of(3)).any()  # prediction
     assert not has_color(right, color_of(7)).any()
-    alone = sheet([Tile(picture, large)], side=320)
+    alone = sheet([Tile(one_image, large)], side=320)
     assert alone.shape[1] < page.shape[1]
     assert alone.shape[0] < page.shape[0]  # no caption
 
 
-def test_a_sheet_takes_pictures_of_any_size(found: Detections) -> None:
+def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
     tiles = [Tile(grey(h, w), nothing(), nothing(), "x" * 300) for h, w in ((60, 80), (400, 30), (30, 400), (1, 1))]
     page = sheet(tiles, columns=2, side=120)
     assert page.dtype == np.uint8
@@ -152,11 +152,11 @@ def test_truth_detections_take_original_ids() -> None:
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     for ending in ("jpg", "png", "webp", "bmp"):
-        save_picture(tmp_path / f"a.{ending}", grey(20, 30))
+        save_image(tmp_path / f"a.{ending}", grey(20, 30))
         assert size_of(tmp_path / f"a.{ending}") == (30, 20)
     for name in ("a.xyz", "a", "a.pdf.nonsense"):
         with pytest.raises(DataError, match=r"\.jpg or \.png"):
-            save_picture(tmp_path / name, grey(20, 30))
+            save_image(tmp_path / name, grey(20, 30))
     assert len(list(tmp_path.iterdir())) == 4
 
 

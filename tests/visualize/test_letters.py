@@ -70,7 +70,7 @@ def test_without_a_font_there_is_one_warning_that_says_what_to_install() -> None
         warnings.simplefilter("always")
         assert drawable("裂纹 a") == "?? a"
         assert drawable("猫") == "?"
-        assert draw_detections(picture(), detections("裂纹", "犬")).any()
+        assert draw_detections(one_image(), detections("裂纹", "犬")).any()
     assert len(told) == 1
     assert "apt-get install fonts-noto-cjk" in str(told[0].message)
     assert "裂" in str(told[0].message)
@@ -96,7 +96,7 @@ def test_names_are_short_and_on_one_line() -> None:
     assert drawable("e\u0301 a\u200db \x1b[31m") == "é ab \\x1b[31m"
 
 
-def picture() -> np.ndarray:
+def one_image() -> np.ndarray:
     return np.full((300, 400, 3), 128, dtype=np.uint8)
 
 
@@ -115,14 +115,14 @@ def test_any_name_is_drawn_on_images() -> None:
     for mask, (x1, y1, x2, y2) in zip(masks, found.xyxy.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
     for shown in (found, replace(found, masks=masks)):
-        drawn = draw_detections(picture(), shown, found)
+        drawn = draw_detections(one_image(), shown, found)
         assert drawn.shape[1] % 400 == 0
         assert (drawn != 128).any()
-    page = sheet([Tile(picture(), found, found, f"{name}/{name}.jpg") for name in NAMES[:3]], side=120)
+    page = sheet([Tile(one_image(), found, found, f"{name}/{name}.jpg") for name in NAMES[:3]], side=120)
     assert page.shape[2] == 3
     segments = [{"id": k, "category_id": k, "category_name": name, "area": 9} for k, name in enumerate(NAMES)]
     ids = torch.arange(300 * 400).reshape(300, 400) % len(NAMES)
-    assert draw_panoptic(picture(), PanopticMap(ids, tuple(segments))).shape[2] == 3
+    assert draw_panoptic(one_image(), PanopticMap(ids, tuple(segments))).shape[2] == 3
 
 
 @pytest.mark.filterwarnings("ignore:no font on this machine")

@@ -53,7 +53,7 @@ def fix_offsets(attention: nn.Module) -> None:
 
 
 def padded_memory() -> Memory:
-    """One picture on two levels: 6 x 4 of 8 x 8 places are picture, and 3 x 2 of 4 x 4 (width, height)."""
+    """One image on two levels: 6 x 4 of 8 x 8 places are image, and 3 x 2 of 4 x 4 (width, height)."""
     levels = []
     for side, width, height in ((8, 6, 4), (4, 3, 2)):
         padding = torch.ones(1, side, side, dtype=torch.bool)
@@ -63,7 +63,7 @@ def padded_memory() -> Memory:
 
 
 @torch.no_grad()
-def test_points_are_relative_to_the_picture_without_its_padding() -> None:
+def test_points_are_relative_to_the_image_without_its_padding() -> None:
     attention = DeformableAttention(16, HEADS, LEVELS, K)
     fix_offsets(attention)
     query = torch.randn(1, 1, 16)
@@ -73,7 +73,7 @@ def test_points_are_relative_to_the_picture_without_its_padding() -> None:
     expected = [[0.6, 0.25], [0.5, 0.05], [0.45, 0.35], [0.5, 0.25]]  # the right edge, the top, half way, the centre
     torch.testing.assert_close(places, torch.tensor(expected)[:, None, None].expand_as(places))
 
-    point = torch.tensor([[[0.5, 0.25]]])  # now offsets count places, of 6 x 4 and 3 x 2 that the picture has
+    point = torch.tensor([[[0.5, 0.25]]])  # now offsets count places, of 6 x 4 and 3 x 2 that the image has
     found = sampled_points(attention, query, point, padded_memory())
     for level, inside in enumerate(((6, 4), (3, 2))):
         steps = found.places.view(HEADS, LEVELS, K, 2)[:, level] - point[0]
@@ -82,10 +82,10 @@ def test_points_are_relative_to_the_picture_without_its_padding() -> None:
 
 
 @pytest.mark.parametrize("name", ["wide.png", "deep/tall.png"])
-def test_a_query_looks_around_its_own_box(pictures: Path, name: str) -> None:
+def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
     detector = made(**SAMPLING)  # untrained heads refine nothing, so what is found is where the last layer looked
     fix_offsets(detector.model.transformer.decoder.layers[-1].multihead_attn)
-    image = read_image(pictures / name)
+    image = read_image(some_images / name)
     attention = attend(detector, image)
     assert isinstance(attention.decoder, Points)
     assert attention.decoder.weights.shape == (9, HEADS * LEVELS * K)
@@ -100,9 +100,9 @@ def test_a_query_looks_around_its_own_box(pictures: Path, name: str) -> None:
     torch.testing.assert_close(pixels, expected[:, :, None].expand_as(pixels), atol=1e-3, rtol=1e-4)
 
 
-def test_looking_at_points_does_not_change_what_is_found(pictures: Path) -> None:
+def test_looking_at_points_does_not_change_what_is_found(some_images: Path) -> None:
     detector = made(**SAMPLING)
-    image = read_image(pictures / "5.png")
+    image = read_image(some_images / "5.png")
     found = attend(detector, image).detections
     plain = detector.detect(detector.prepare([image]), top_k=0)[0]
     assert torch.equal(found[found.scores.argsort(descending=True, stable=True)].xyxy, plain.xyxy)
@@ -110,11 +110,11 @@ def test_looking_at_points_does_not_change_what_is_found(pictures: Path) -> None
     assert not attention._forward_pre_hooks  # nothing is left behind
 
 
-def test_the_places_of_a_deformable_encoder_look_around_themselves(pictures: Path) -> None:
+def test_the_places_of_a_deformable_encoder_look_around_themselves(some_images: Path) -> None:
     detector = made(**KINDS["deformable, deformable"])
     attention_module = detector.model.transformer.encoder.layers[-1].self_attn
     fix_offsets(attention_module)
-    attention = attend(detector, read_image(pictures / "wide.png"))
+    attention = attend(detector, read_image(some_images / "wide.png"))
     assert isinstance(attention.encoder, Points)
     h, w = 3, 7  # 43 x 107 at stride 16
     assert attention.covered == (h * 16 / 43, w * 16 / 107)
@@ -125,10 +125,10 @@ def test_the_places_of_a_deformable_encoder_look_around_themselves(pictures: Pat
     torch.testing.assert_close(here[0, 0], (centre + torch.tensor([2 / w, 0])).expand(K, 2))
 
 
-def test_the_hybrid_encoder_shows_its_coarsest_level(pictures: Path) -> None:
+def test_the_hybrid_encoder_shows_its_coarsest_level(some_images: Path) -> None:
     detector = made(**SAMPLING)
     with record_attention([detector.model.transformer.encoder.layers[-1].self_attn]) as weights:
-        attention = attend(detector, read_image(pictures / "wide.png"))
+        attention = attend(detector, read_image(some_images / "wide.png"))
     h, w = 2, 4
     assert isinstance(attention.encoder, Map)
     assert attention.encoder.weights.shape == (h, w, h, w)
@@ -150,8 +150,8 @@ def test_coarser_levels_are_spread_over_the_finest() -> None:
 
 def test_dots_are_where_the_points_are() -> None:
     places = torch.tensor([[0.25, 0.5], [0.75, 0.5], [1.5, 0.5], [float("nan"), 0.5]])
-    picture = np.full((100, 200, 3), 100, dtype=np.uint8)
-    drawn = dotted(picture, Points(places, torch.tensor([0.6, 0.1, 0.2, 0.1])), (255, 0, 0)).astype(int)
+    one_image = np.full((100, 200, 3), 100, dtype=np.uint8)
+    drawn = dotted(one_image, Points(places, torch.tensor([0.6, 0.1, 0.2, 0.1])), (255, 0, 0)).astype(int)
     redder = drawn[..., 0] - drawn[..., 1]
     rows, columns = np.nonzero(redder > 0)
     assert abs(rows - 50).max() <= 4
@@ -161,7 +161,7 @@ def test_dots_are_where_the_points_are() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_explain_draws_every_kind(pictures: Path, tmp_path: Path, kind: str) -> None:
+def test_explain_draws_every_kind(some_images: Path, tmp_path: Path, kind: str) -> None:
     args = {**MODEL, **KINDS[kind]}
     torch.manual_seed(0)
     header = {"version": 1, "model_args": args, "categories": CATEGORIES.to_plain(), "image_size": 64}
@@ -169,7 +169,7 @@ def test_explain_draws_every_kind(pictures: Path, tmp_path: Path, kind: str) -> 
     explain(
         ExplainConfig(
             weights=str(tmp_path / "x.ckpt"),
-            image=str(pictures / "wide.png"),
+            image=str(some_images / "wide.png"),
             output_dir=str(tmp_path / "out"),
             device="cpu",
             threshold=0,

@@ -1,4 +1,4 @@
-"""Masks and panoptic maps on pictures: tinted where they are, told apart, and named legibly."""
+"""Masks and panoptic maps on images: tinted where they are, told apart, and named legibly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dots(count: int, side: int = 480) -> Detections:
     return Detections(torch.tensor(boxes, dtype=torch.float32), scores, ids, ("cell",) * count, masks)
 
 
-def test_a_panoptic_map_covers_the_picture_with_the_colours_of_its_classes() -> None:
+def test_a_panoptic_map_covers_the_image_with_the_colours_of_its_classes() -> None:
     ids = torch.zeros(480, 640, dtype=torch.int64)
     ids[200:] = 7
     ids[300:400, 100:300] = 2

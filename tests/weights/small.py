@@ -45,7 +45,7 @@ def small_weights(names: tuple[str, ...] = ("cat", "dog", "bird"), **changes: An
 
 
 def padded_batch() -> tuple[Tensor, Tensor]:
-    """Two pictures of different sizes: images [2, 3, 96, 128], padding [2, 96, 128]."""
+    """Two images of different sizes: images [2, 3, 96, 128], padding [2, 96, 128]."""
     images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
     padding = torch.zeros(2, 96, 128, dtype=torch.bool)
     padding[1, 70:], padding[1, :, 90:] = True, True

@@ -86,7 +86,7 @@ def test_twin(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_our_model_becomes_theirs(tmp_path: Path, norm: str) -> None:
-    """With ids, names and picture size; a batch norm with its statistics computes what a frozen one does."""
+    """With ids, names and image size; a batch norm with its statistics computes what a frozen one does."""
     weights = small_weights(backbone_norm=norm)
     weights = replace(weights, categories=Categories((7, 3, 90), ("cat", "dog", "bird")))
     write_huggingface(weights, tmp_path)
@@ -105,11 +105,11 @@ def test_processor_of_theirs_makes_our_input(tmp_path: Path) -> None:
     """transformers reads preprocessor_config.json and normalises as our models expect."""
     write_huggingface(small_weights(), tmp_path)
     processor = transformers.DetrImageProcessor.from_pretrained(tmp_path)
-    picture = torch.full((3, 320, 320), 128, dtype=torch.uint8)
-    made = processor(images=picture, return_tensors="pt")
+    one_image = torch.full((3, 320, 320), 128, dtype=torch.uint8)
+    made = processor(images=one_image, return_tensors="pt")
     model = build_model(backbone="resnet18")
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
-    expected = ((picture / 255 - mean) / std)[None]
+    expected = ((one_image / 255 - mean) / std)[None]
     torch.testing.assert_close(made["pixel_values"], expected, rtol=0, atol=1e-4)
 
 

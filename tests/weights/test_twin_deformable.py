@@ -80,7 +80,7 @@ def test_twin(tmp_path: Path, kind: str) -> None:
     agree(model, images, padding, their_layers(twin, images, padding))
 
 
-def test_places_at_the_border_of_a_wide_picture(tmp_path: Path) -> None:
+def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
     """Those within a hundredth of it are no proposals; nearly all others are taken here."""
     twin = saved(make_twin("two stages", two_stage_num_proposals=600), tmp_path)
     model, _ = ours(tmp_path)

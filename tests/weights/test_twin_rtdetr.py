@@ -79,7 +79,7 @@ def change(folder: Path, file: str = "config.json", **settings: Any) -> None:
     (folder / file).write_text(json.dumps(content | settings))
 
 
-def test_pictures_are_not_normalised(folder: Path) -> None:
+def test_images_are_not_normalised(folder: Path) -> None:
     weights = load_weights(folder)
     assert weights.image_size == 640
     assert (weights.model_args["input_mean"], weights.model_args["input_std"]) == ((0.0,) * 3, (1.0,) * 3)

@@ -24,7 +24,7 @@ from detrkit.structures import Output
 
 
 class PilRecipe:
-    """The pictures of DETR's training recipe (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored
+    """The images of DETR's training recipe (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored
     or not, one of eleven sizes, cropped half the time; then normalised numbers of four bytes."""
 
     def __init__(self, image_size: int, *, square: bool = False) -> None:
@@ -32,7 +32,7 @@ class PilRecipe:
         self.image_size, self.square = image_size, square
 
     def __call__(self, path: Path, seed: int) -> Tensor:
-        """A picture file -> float32 [3, h, w]."""
+        """An image file -> float32 [3, h, w]."""
         rng = random.Random(f"{seed} {path}")
         image = Image.open(path).convert("RGB")
         if rng.random() < 0.5:
@@ -62,7 +62,7 @@ def detections(out: Output, processed: Tensor, sizes: Tensor, threshold: float) 
 
     Args:
         out: of a model.
-        processed: int [B, 2], height and width of the pictures in the batch.
+        processed: int [B, 2], height and width of the images in the batch.
         sizes: int [B, 2], those to give detections in.
         threshold: lowest score to keep.
     """
@@ -140,7 +140,7 @@ def coco_numbers(truth: dict[str, Any], found: list[dict[str, Any]], package: st
 
 
 def detections_to_judge(images: int, classes: int, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO truth of 7 objects a picture, and 100 detections of each: some near the objects, most anywhere."""
+    """COCO truth of 7 objects per image, and 100 detections of each: some near the objects, most anywhere."""
     rng = np.random.default_rng(seed)
     truth: dict[str, Any] = {
         "images": [{"id": i, "height": 480, "width": 640} for i in range(images)],

@@ -1,4 +1,4 @@
-"""The plot of a bench: pictures a second of each way, a panel for each thing, and where the time of a step goes."""
+"""The plot of a bench: images per second of each way, a panel for each thing, and where the time of a step goes."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
 
 
 def _rates(axes: Axes, rows: Sequence[Row]) -> None:
-    """Bars of pictures a second, from 0; the whisker ends at what 95 % of the calls reach."""
+    """Bars of images per second, from 0; the whisker ends at what 95 % of the calls reach."""
     for place, row in enumerate(rows):
         colour = COLOURS.get(row.way, OTHER)
-        axes.barh(place, row.pictures_per_second, height=0.7, color=colour)
-        slow = row.pictures * 1000 / row.p95_ms
-        axes.plot([slow, row.pictures_per_second], [place, place], color="black", linewidth=1)
-        text = f" {_short(row.pictures_per_second)}/s"
+        axes.barh(place, row.images_per_second, height=0.7, color=colour)
+        slow = row.images * 1000 / row.p95_ms
+        axes.plot([slow, row.images_per_second], [place, place], color="black", linewidth=1)
+        text = f" {_short(row.images_per_second)}/s"
         if row.ratio is not None and row.way != "plain":
             text += f"   {row.ratio:.2f} x plain"
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a dashed line may be behind it
-        axes.text(row.pictures_per_second, place, text, va="center", fontsize=8, bbox=ground)
-    most = max(row.pictures_per_second for row in rows)
-    title = f"{rows[0].part}, {rows[0].what}: pictures a second"
-    limits = {row.precision: row.pictures * 1000 / row.arithmetic_ms for row in rows if row.arithmetic_ms}
+        axes.text(row.images_per_second, place, text, va="center", fontsize=8, bbox=ground)
+    most = max(row.images_per_second for row in rows)
+    title = f"{rows[0].part}, {rows[0].what}: images per second"
+    limits = {row.precision: row.images * 1000 / row.arithmetic_ms for row in rows if row.arithmetic_ms}
     if limits:
         peaks = ", ".join(f"{_short(limit)}/s in {precision}" for precision, limit in limits.items())
         title += f"; dashed: the machine's peak, {peaks}"

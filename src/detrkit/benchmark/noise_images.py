@@ -1,4 +1,4 @@
-"""Pictures to measure with, where the user brings none."""
+"""Images to measure with, where the user brings none."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HEIGHT, WIDTH = 480, 640
 """The commonest size in COCO."""
 
 OBJECTS = 7
-"""Of a picture; in COCO there are 7.3 on average."""
+"""Of an image; in COCO there are 7.3 on average."""
 
 
-def draw_pictures(folder: Path, count: int, categories: Categories, seed: int = 0) -> Split:
+def draw_images(folder: Path, count: int, categories: Categories, seed: int = 0) -> Split:
     """Write JPEG files, each about as large as one of COCO, with boxes of one colour on a cloudy ground.
 
     Args:
         folder: where they shall be.
-        count: of pictures, at least 1.
+        count: of images, at least 1.
         categories: the objects are of these, at random.
         seed: of everything.
     """

@@ -33,7 +33,7 @@ class Report:
     model: str
     """Name of the model, or of the file of its weights."""
     shape: tuple[int, ...]
-    """Height and width in pixels of the first picture as the model takes it."""
+    """Height and width in pixels of the first image as the model takes it."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what was left out."""
     rows: list[Row] = field(default_factory=list)
@@ -80,7 +80,7 @@ def print_report(console: TextConsole, report: Report) -> None:
     console.print(machine_line(report.machine))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for name in ("p50 ms", "p95 ms", "pictures/s", "x plain", "MiB", "of peak"):
+    for name in ("p50 ms", "p95 ms", "images/s", "x plain", "MiB", "of peak"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     before = None
     for row in report.rows:
@@ -91,7 +91,7 @@ def print_report(console: TextConsole, report: Report) -> None:
             f"  {row.way}" if row.precision == "fp32" else f"  {row.way}, {row.precision}",
             _number(row.p50_ms),
             _number(row.p95_ms),
-            _number(row.pictures_per_second),
+            _number(row.images_per_second),
             "-" if row.ratio is None else f"{row.ratio:.2f}",
             "-" if row.memory_bytes is None else _number(row.memory_bytes / 2**20),
             "-" if row.of_peak is None else f"{row.of_peak:.0%}",

@@ -17,7 +17,7 @@ _SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class Row:
-    """One way of doing one thing. Times are in milliseconds, and of a call, which may be about many pictures."""
+    """One way of doing one thing. Times are in milliseconds, and of a call, which may be about many images."""
 
     part: str
     """inference, training, data, postprocessing or evaluation."""
@@ -27,14 +27,14 @@ class Row:
     """plain, fast, cached, or whose it is."""
     precision: str
     """fp32, bf16 or fp16."""
-    pictures: int
+    images: int
     """Of a call."""
     calls: int
     p50_ms: float
     p95_ms: float
     first_ms: float
     """Of the very first call, in which things are compiled and tuned."""
-    pictures_per_second: float
+    images_per_second: float
     """By the median."""
     ratio: float | None
     """How many times as fast as the plain way, by the medians; None where there is none."""
@@ -58,7 +58,7 @@ def make_rows(
     part: str,
     what: str,
     timings: Sequence[Timing],
-    pictures: int,
+    images: int,
     machine: Machine,
     work: Work | None = None,
     shares: Mapping[str, dict[str, float]] | None = None,
@@ -69,7 +69,7 @@ def make_rows(
         part: of the bench.
         what: the thing.
         timings: of all ways; that called `PLAIN` is compared with.
-        pictures: of a call.
+        images: of a call.
         machine: whose peaks and bandwidth count.
         work: of a call of the plain way.
         shares: by way, see `Row`.
@@ -85,12 +85,12 @@ def make_rows(
                 what,
                 way.name,
                 way.precision,
-                pictures,
+                images,
                 len(timing.seconds),
                 1000 * middle,
                 1000 * timing.percentile(95),
                 1000 * timing.first,
-                pictures / middle,
+                images / middle,
                 plain / middle if plain is not None else None,
                 timing.memory,
                 work.flops if work else None,

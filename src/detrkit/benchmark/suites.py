@@ -21,7 +21,7 @@ from detrkit.benchmark.target import Subject, Twin
 from detrkit.benchmark.timing import Way, measure
 from detrkit.benchmark.train_step import Step, one_thread
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.transforms.resize_crop import train_transform
 from detrkit.evaluation.arrays import CocoResults
 from detrkit.evaluation.coco_metrics import coco_numbers
@@ -36,9 +36,9 @@ from detrkit.training.optim import Schedule, build_optimizer
 
 FAST, CACHED, TWIN = "fast", "cached", "transformers"
 CACHE = 2**30
-"""Most bytes of decoded pictures in memory."""
+"""Most bytes of decoded images in memory."""
 KEPT = 20
-"""Objects of a picture that masks are made of, where the weights are random and would find none."""
+"""Objects of an image that masks are made of, where the weights are random and would find none."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
 
 
 def _threshold(detector: Detector, batch: Batch) -> float:
-    """The score that `KEPT` detections of a picture reach."""
+    """The score that `KEPT` detections of an image reach."""
     scores = detector.detect(batch)[0].scores
     return float(scores[min(KEPT, len(scores)) - 1])
 
@@ -144,10 +144,10 @@ def _twin_predict(twin: Twin | None, paths: list[Any], size: int, image_size: in
     sides = {"shortest_edge": image_size, "longest_edge": round(image_size * 1333 / 800)}
     found = []
     for start in range(0, len(paths), size):
-        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + size]]
-        inputs = twin.processor(images=pictures, return_tensors="pt", size=sides).to(device)
+        rgb_images = [Image.open(path).convert("RGB") for path in paths[start : start + size]]
+        inputs = twin.processor(images=rgb_images, return_tensors="pt", size=sides).to(device)
         out = twin.model(**inputs)
-        sizes = [picture.size[::-1] for picture in pictures]
+        sizes = [rgb_image.size[::-1] for rgb_image in rgb_images]
         found += twin.processor.post_process_object_detection(out, threshold=0.5, target_sizes=sizes)
     return found
 
@@ -215,8 +215,8 @@ def _twin_step(twin: Twin, model: DETR, batch: Batch, device: torch.device) -> S
     """The same with the model and the losses of transformers."""
     theirs: Any = copy.deepcopy(twin.model).to(device).train()
     theirs.config.auxiliary_loss = True  # the losses of all decoder layers, as ours
-    pictures = model.backbone.normalise(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
-    inputs = {"pixel_values": pictures, "pixel_mask": (~batch.padding_mask).long()}
+    rgb_images = model.backbone.normalise(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
+    inputs = {"pixel_values": rgb_images, "pixel_mask": (~batch.padding_mask).long()}
     labels = [{"class_labels": target["labels"], "boxes": target["boxes"]} for target in batch.targets]
     optimizer = build_optimizer(theirs, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=False)
 
@@ -228,7 +228,7 @@ def _twin_step(twin: Twin, model: DETR, batch: Batch, device: torch.device) -> S
 
 
 def data(setting: Setting) -> Iterator[list[Row]]:
-    """Pictures from files to what the model learns from, under the original's recipe, on one core; and in all epochs
+    """Images from files to what the model learns from, under the original's recipe, on one core; and in all epochs
     but the first where the cache keeps what was decoded."""
     subject = setting.subject
     count = min(setting.images, len(subject.split))
@@ -236,7 +236,7 @@ def data(setting: Setting) -> Iterator[list[Row]]:
     sizes = [(image.height, image.width) for image in subject.split.images]
     dataset, cached = (
         DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks, cache=cache)
-        for cache in (None, PictureCache(sizes[:count], CACHE))
+        for cache in (None, ImageCache(sizes[:count], CACHE))
     )
     recipe = plain.PilRecipe(subject.image_size, square=subject.start.model.square)
     epochs = {PLAIN: 0, FAST: 0, CACHED: 0}  # each call is another epoch, since sizes are drawn anew
@@ -253,7 +253,7 @@ def data(setting: Setting) -> Iterator[list[Row]]:
     ]
     with one_thread():
         timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
-    yield make_rows("data", "pictures", timings, count, setting.machine)
+    yield make_rows("data", "images", timings, count, setting.machine)
 
 
 def postprocessing(setting: Setting) -> Iterator[list[Row]]:
@@ -315,7 +315,7 @@ def _stand_in(subject: Subject, batch: Batch, device: torch.device) -> Output:
 
 
 def evaluation(setting: Setting) -> Iterator[list[Row]]:
-    """The twelve COCO numbers of 100 detections a picture, on one core."""
+    """The twelve COCO numbers of 100 detections per image, on one core."""
     truth, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
     columns = CocoResults.from_rows(found)  # in which the evaluation of a model keeps what it finds
     ways = [

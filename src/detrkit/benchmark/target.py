@@ -1,4 +1,4 @@
-"""What is measured: a model, its criterion, and pictures for it."""
+"""What is measured: a model, its criterion, and images for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detrkit.benchmark.noise_images import draw_pictures
+from detrkit.benchmark.noise_images import draw_images
 from detrkit.config.commands import BenchConfig
 from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig, check_named
@@ -46,7 +46,7 @@ class Subject:
     image_size: int
     """Shorter side in pixels."""
     split: Split
-    """Pictures with objects."""
+    """Images with objects."""
 
     @property
     def masks(self) -> bool:
@@ -54,23 +54,23 @@ class Subject:
         return self.start.model.mask_head is not None
 
     def batch(self, size: int) -> Batch:
-        """The first pictures, again and again if they are too few, as evaluation prepares them, with their objects."""
+        """The first images, again and again if they are too few, as evaluation prepares them, with their objects."""
         transform = eval_transform(self.image_size, square=self.start.model.square)
         dataset = DetectionDataset(self.split, self.weights.categories, transform, with_masks=self.masks)
         return collate([dataset[k % len(dataset)] for k in range(size)])
 
     def files(self, count: int) -> list[Path]:
-        """So many files of pictures, again and again if they are too few."""
+        """So many files of images, again and again if they are too few."""
         paths = [image.path for image in self.split.images]
         return [paths[k % len(paths)] for k in range(count)]
 
 
 def make_subject(config: BenchConfig, folder: Path) -> Subject:
-    """The model and the pictures that the settings name.
+    """The model and the images that the settings name.
 
     Args:
         config: the settings.
-        folder: for what has to be written: random weights, pictures.
+        folder: for what has to be written: random weights, images.
 
     Raises:
         ConfigError: there is no such model, or there are both a model and weights.
@@ -83,7 +83,7 @@ def make_subject(config: BenchConfig, folder: Path) -> Subject:
         raise ConfigError(
             "--masks is for a model without weights, found --weights as well; they say whether it has any"
         )
-    split = _read_pictures(config) if config.data else None
+    split = _read_images(config) if config.data else None
     if config.weights:
         weights = load_weights(config.weights)
         start = _start(weights.categories, config.weights, bool(weights.model_args.get("masks")))
@@ -104,7 +104,7 @@ def make_subject(config: BenchConfig, folder: Path) -> Subject:
         torch.save({"model": start.model.state_dict(), "detrkit": card}, checkpoint)
         subject = config.model or "detr_r50", checkpoint, load_weights(checkpoint), start
     if split is None:
-        split = draw_pictures(folder / "pictures", max(config.images, config.batch_size), subject[2].categories)
+        split = draw_images(folder / "images", max(config.images, config.batch_size), subject[2].categories)
     split = replace(split, value_range=subject[2].value_range)  # of the model, which prediction goes by as well
     return Subject(*subject, config.image_size or subject[2].image_size, split)
 
@@ -120,14 +120,14 @@ def _start(categories: Categories, weights: str, masks: bool, model: str = "") -
     return start_model(replace(config, backbone_weights="none"), categories, None)
 
 
-def _read_pictures(config: BenchConfig) -> Split:
-    """The training pictures of a data set."""
+def _read_images(config: BenchConfig) -> Split:
+    """The training images of a data set."""
     raw = open_dataset(**config.whereabouts())
     splits = check_dataset(raw, num_queries=10**9).splits
     split = splits.get("train") or next(iter(splits.values()))
     images = [image for image in split.images if image.has_trainable][: config.images]
     if not images:
-        raise DataError(f"expected pictures with objects in {raw.source}, found none; see detrkit check {raw.source}")
+        raise DataError(f"expected images with objects in {raw.source}, found none; see detrkit check {raw.source}")
     return replace(split, images=images)
 
 
@@ -137,7 +137,7 @@ class Twin:
 
     model: nn.Module
     processor: Any
-    """Prepares pictures, and makes detections of outputs."""
+    """Prepares images, and makes detections of outputs."""
 
 
 def find_twin(subject: Subject, folder: Path) -> Twin | str:

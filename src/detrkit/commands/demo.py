@@ -2,7 +2,7 @@
 
 It is `detrkit train` with the recipe `fast` and its smallest model, from scratch. The settings that differ from the
 recipe's are those of a very short run: a higher learning rate, an average over fewer steps, and no augmentation but
-mirroring, since no picture is seen more than a few times.
+mirroring, since no image is seen more than a few times.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from detrkit.ops.console import make_console
 from detrkit.ops.masks import decode_segmentation
 from detrkit.results import Detections, PanopticMap, truth_detections
 from detrkit.training import run_training
-from detrkit.visualization.draw import Picture, Tile, grid, save_picture, sheet
+from detrkit.visualization.draw import ImageArray, Tile, grid, save_image, sheet
 from detrkit.visualization.segments import draw_panoptic
 
-SHEET_PICTURES = 12
+SHEET_IMAGES = 12
 SIDE = 256
 """Pixels of each drawn map."""
 
@@ -42,7 +42,7 @@ def demo(config: DemoConfig) -> None:
     console = make_console()
     folder = Path(config.output_dir)
     make_console(quiet=config.quiet).print(
-        f"Drawing {config.images} training pictures of surface defects, and a fifth of that to measure on"
+        f"Drawing {config.images} training images of surface defects, and a fifth of that to measure on"
     )
     panoptic = config.task == "panoptic"  # then there is more to see than metal
     data = make_demo_dataset(
@@ -60,9 +60,9 @@ def demo(config: DemoConfig) -> None:
     detector = Detector.load(result.run_dir / "best.ckpt", device="cpu")
     heldout = folder / "report" / "heldout.jpg"
     if panoptic:
-        save_picture(heldout, panoptic_sheet(detector, split))
+        save_image(heldout, panoptic_sheet(detector, split))
     else:
-        save_picture(heldout, heldout_sheet(detector, split, threshold=config.threshold))
+        save_image(heldout, heldout_sheet(detector, split, threshold=config.threshold))
 
     names = {
         "detect": ("AP", "AP50", "AP75", "AR100"),
@@ -70,16 +70,16 @@ def demo(config: DemoConfig) -> None:
         "panoptic": ("PQ", "SQ", "RQ", "mask_AP", "mask_AP50", "AP", "AP50"),
     }[config.task]
     found = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
-    console.print(f"\nOn {len(split.images)} held-out pictures: {found}")
+    console.print(f"\nOn {len(split.images)} held-out images: {found}")
     rows = [
-        (heldout, "held-out pictures: truth at the left, predictions at the right"),
+        (heldout, "held-out images: truth at the left, predictions at the right"),
         (folder / "report", "training curves, precision-recall curves, confusion matrix, worst errors"),
         (folder / "best.ckpt", "the detector"),
-        (folder / "metrics.csv", "one row an epoch; config.yaml holds the settings"),
+        (folder / "metrics.csv", "one row per epoch; config.yaml holds the settings"),
     ]
     for path, text in rows:
         console.print(f"  {path!s:<28} {text}")
-    picture = shlex.quote(str(split.images[0].path))
+    first_image = shlex.quote(str(split.images[0].path))
     formats = {
         "detect": "COCO, Pascal VOC or YOLO",
         "instance": "COCO, YOLO or PNGs of masks",
@@ -87,7 +87,7 @@ def demo(config: DemoConfig) -> None:
     }
     console.print(
         "\nNext:\n"
-        f"  detrkit predict --weights {shlex.quote(str(folder))} {picture}{' --panoptic' if panoptic else ''}\n"
+        f"  detrkit predict --weights {shlex.quote(str(folder))} {first_image}{' --panoptic' if panoptic else ''}\n"
         f"  detrkit check YOUR_DATA                 {formats[config.task]}; looks before it trains\n"
         f"  detrkit train --data YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
     )
@@ -126,24 +126,24 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
     )
 
 
-def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> Picture:
-    """Pictures nobody trained on, with truth and predictions side by side, as uint8 RGB [H, W, 3].
+def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> ImageArray:
+    """Images nobody trained on, with truth and predictions side by side, as uint8 RGB [H, W, 3].
 
-    The first pictures of the split, whatever they are; nothing is picked.
+    The first images of the split, whatever they are; nothing is picked.
     """
     tiles = []
-    for image in split.images[:SHEET_PICTURES]:
+    for image in split.images[:SHEET_IMAGES]:
         detections = detector.predict(image.path, threshold=threshold)
         truth = truth_of(image, split, masks=detections.masks is not None)
         tiles.append(Tile(image.path, detections, truth, caption=image.file_name))
     return sheet(tiles, columns=3)
 
 
-def panoptic_sheet(detector: Detector, split: Split) -> Picture:
+def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
     """The same with panoptic maps: truth at the left, predictions at the right."""
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
     cells = []
-    for image in split.images[:SHEET_PICTURES]:
+    for image in split.images[:SHEET_IMAGES]:
         ids, segments = read_panoptic_truth(image)
         areas = torch.bincount(ids.flatten())
         truth = [{**row, "category_name": names[row["category_id"]], "area": int(areas[row["id"]])} for row in segments]
@@ -156,7 +156,7 @@ def panoptic_sheet(detector: Detector, split: Split) -> Picture:
 
 
 def truth_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
-    """The annotated objects of a picture, to be drawn."""
+    """The annotated objects of an image, to be drawn."""
     objects = [o for o in image.objects if not o.crowd]
     truth = truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
     if not masks:

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--lr", default=1e-4, type=float, help="learning rate of the transformer and heads")
     group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
-    group.add_argument("--batch_size", default=2, type=int, help="pictures a step and device")
+    group.add_argument("--batch_size", default=2, type=int, help="images per step and device")
     group.add_argument("--weight_decay", default=1e-4, type=float, help="weight decay of AdamW")
     group.add_argument("--epochs", default=300, type=int, help="epoch at which training ends")
     group.add_argument("--lr_drop", default=200, type=int, help="epochs between drops of the learning rates to a tenth")
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--resume", default="", help="checkpoint to go on from: a path or an https address")
     group.add_argument("--start_epoch", default=0, metavar="N", type=int, help="epoch to start counting from")
     group.add_argument("--eval", action="store_true", help="evaluate and stop")
-    group.add_argument("--num_workers", default=2, type=int, help="processes that load pictures")
+    group.add_argument("--num_workers", default=2, type=int, help="processes that load images")
 
     group = parser.add_argument_group("not in main.py")
     group.add_argument(

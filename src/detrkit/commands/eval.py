@@ -19,7 +19,7 @@ from detrkit.evaluation.accumulator import Collector, collect_split
 from detrkit.evaluation.class_match import ClassMatch, match_classes
 from detrkit.evaluation.coco_metrics import merge_ranks, read_columns, summary
 from detrkit.evaluation.panoptic_quality import PanopticResult, PanopticTruth, panoptic_quality
-from detrkit.evaluation.prediction_files import PanopticPredictions, find_pictures, read_predictions
+from detrkit.evaluation.prediction_files import PanopticPredictions, find_images, read_predictions
 
 if TYPE_CHECKING:
     from detrkit.data.formats.raw import RawImage
@@ -173,7 +173,7 @@ def _read(
     left_out = {as_id(image.id) for image in listed} - {image.id for image in split.images}
 
     def kept(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        rows = find_pictures(rows, listed, where=config.detections)
+        rows = find_images(rows, listed, where=config.detections)
         judged = [row for row in rows if as_id(row.get("image_id")) not in left_out]
         if len(judged) < len(rows):
             console.print(

@@ -10,20 +10,20 @@ from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import ExplainConfig
 from detrkit.data.decode.images import say_nothing
 from detrkit.errors import ConfigError
-from detrkit.files import save_picture
+from detrkit.files import save_image
 from detrkit.inference.inputs import read_one
 from detrkit.ops.console import make_console
 from detrkit.visualization.attention import attend, draw_decoder, draw_encoder, parse_point, points_to_show, strongest
 
 
 def explain(config: ExplainConfig) -> None:
-    """Draw what the strongest detections of a picture look at, and what places of it look at.
+    """Draw what the strongest detections of an image look at, and what places of it look at.
 
     Writes `decoder_attention.png` and `encoder_attention.png` to `config.output_dir`.
 
     Raises:
-        DataError: the picture cannot be read.
-        ConfigError: a point is not `x,y` inside the picture, or a setting is out of range.
+        DataError: the image cannot be read.
+        ConfigError: a point is not `x,y` inside the image, or a setting is out of range.
         WeightsError: the weights cannot be read.
     """
     if not 0 <= config.threshold <= 1 or config.max_detections < 1:
@@ -40,18 +40,18 @@ def explain(config: ExplainConfig) -> None:
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 
     console = make_console()
-    picture = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    rgb = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     output_dir = Path(config.output_dir)
     best = float(attention.detections.scores[chosen[0]])
     if best < config.threshold:
         console.print(f"No detection reaches {config.threshold:g}; the best has {best:.3f}")
     written = [output_dir / "decoder_attention.png"]
-    save_picture(written[0], draw_decoder(picture, attention, chosen))
+    save_image(written[0], draw_decoder(rgb, attention, chosen))
     if attention.encoder is None:
-        console.print("The model has no encoder with attention, so there is no picture of it")
+        console.print("The model has no encoder with attention, so there is no image of it")
     else:
         points = asked or points_to_show(attention, chosen, height, width)
         written.append(output_dir / "encoder_attention.png")
-        save_picture(written[1], draw_encoder(picture, attention, points))
+        save_image(written[1], draw_encoder(rgb, attention, points))
     for path in written:
         console.print(f"Written: {path}")

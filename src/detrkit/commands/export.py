@@ -119,7 +119,7 @@ def _output(config: ExportConfig) -> Path:
 def _read(config: ExportConfig, value_range: ValueRange | None) -> dict[str, Split]:
     """The splits that are needed: that to measure on, and that to calibrate on; none without --data.
 
-    Their pictures are scaled by the range of the model.
+    Their images are scaled by the range of the model.
     """
     if not has_data(config):
         return {}
@@ -140,7 +140,7 @@ def _show(console: TextConsole, report: Report, output: Path) -> None:
     from rich.table import Table
 
     masks = ["masks"] if report.outputs[0].masks is not None else []
-    table = Table("pictures", "size", "padding", "scores", "boxes", *masks, "ms", "PyTorch ms", title=output.name)
+    table = Table("images", "size", "padding", "scores", "boxes", *masks, "ms", "PyTorch ms", title=output.name)
     for row in report.outputs:
         apart = [f"{far:.1e}" for far in (row.scores, row.boxes, row.masks) if far is not None]
         size, padding = f"{row.size[0]} x {row.size[1]}", "yes" if row.padded else "no"
@@ -149,7 +149,7 @@ def _show(console: TextConsole, report: Report, output: Path) -> None:
     if not report.accuracy:
         console.print("Accuracy is not measured without --data")
         return
-    accuracy: Table = Table(f"on {report.pictures} pictures", "PyTorch", "exported", "drop")
+    accuracy: Table = Table(f"on {report.images} images", "PyTorch", "exported", "drop")
     for line in report.accuracy:
         accuracy.add_row(line.name, f"{line.reference:.4f}", f"{line.exported:.4f}", f"{line.drop:+.4f}")
     console.print(accuracy)

@@ -1,4 +1,4 @@
-"""`detrkit predict`: pictures and videos in; annotated copies, COCO files, tables and masks out."""
+"""`detrkit predict`: images and videos in; annotated copies, COCO files, tables and masks out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.files import save_picture
+from detrkit.files import save_image
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
 from detrkit.inference.prefetch import ahead
@@ -36,7 +36,7 @@ THRESHOLD = 0.5
 def predict(config: PredictConfig) -> None:
     """Find objects in everything that `config.source` names and write down what was found.
 
-    Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each picture (same name, same
+    Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each image (same name, same
     place in its folder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
     `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; besides
     these what is asked for, see `PredictConfig`.
@@ -67,7 +67,7 @@ def predict(config: PredictConfig) -> None:
     results = Results(output_dir, detector.categories, wanted, masks=masks)
     with results, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
         job = _Job(config, detector, results, progress, found)
-        job.look_at_pictures([item for item in found if not item.is_video])
+        job.look_at_images([item for item in found if not item.is_video])
         for item in found:
             if item.is_video:
                 job.look_at_video(item)
@@ -77,8 +77,8 @@ def predict(config: PredictConfig) -> None:
     done = make_console()
     what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
     done.print(
-        f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.pictures} "
-        f"{'picture' if job.pictures == 1 else 'pictures'}"
+        f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.images} "
+        f"{'image' if job.images == 1 else 'images'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
         + ("" if results.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
@@ -99,33 +99,33 @@ class _Job:
         self.threshold = THRESHOLD if config.threshold is None else config.threshold
         if config.panoptic:
             self.threshold = detector.panoptic_threshold(config.threshold)
-        self.next_id = 1  # for frames of videos, after the pictures
+        self.next_id = 1  # for frames of videos, after the images
         self.broken: list[str] = []
-        self.pictures = self.frames = 0
+        self.images = self.frames = 0
 
-    def look_at_pictures(self, found: list[Found]) -> None:
-        """Detect, write down and draw each picture; broken ones are noted."""
+    def look_at_images(self, found: list[Found]) -> None:
+        """Detect, write down and draw each image; broken ones are noted."""
         ids = image_ids(found)
         self.next_id = max(ids.values(), default=0) + 1
-        task = self.progress.add_task("Pictures", total=len(found))
+        task = self.progress.add_task("Images", total=len(found))
         readable: list[Found] = []
 
-        def pictures() -> Iterator[tuple[Tensor, str | None]]:
-            for item, picture in ahead(self._read, found, AHEAD):
-                if isinstance(picture, DataError):
-                    self._pass_over(str(picture))
+        def images() -> Iterator[tuple[Tensor, str | None]]:
+            for item, image in ahead(self._read, found, AHEAD):
+                if isinstance(image, DataError):
+                    self._pass_over(str(image))
                     self.progress.advance(task)
                     continue
                 readable.append(item)
-                yield picture, str(item.path)
+                yield image, str(item.path)
 
-        for k, (picture, detections, segments) in enumerate(self._look(pictures())):
+        for k, (image, detections, segments) in enumerate(self._look(images())):
             item = readable[k]
             source = replace(detections, source=str(item.path))
-            self.results.write(source, ids[item.path], self.names[item.name], picture, segments)
+            self.results.write(source, ids[item.path], self.names[item.name], image, segments)
             if not self.config.no_images:
-                save_picture(self.output_dir / item.name, _drawn(picture, detections, segments))
-            self.pictures += 1
+                save_image(self.output_dir / item.name, _drawn(image, detections, segments))
+            self.images += 1
             self.progress.advance(task)
         self.progress.remove_task(task)
 
@@ -144,15 +144,15 @@ class _Job:
                     yield frame, None
 
             with video_writer(self.output_dir / item.name, times.fps, times.duration) as append:
-                for k, (picture, detections, segments) in enumerate(self._look(frames())):
+                for k, (image, detections, segments) in enumerate(self._look(frames())):
                     number, time = numbers[k], video.time_of(numbers[k])
                     source = replace(detections, source=f"{item.path}#{number}")
                     name = f"{self.names[item.name]}/{number:06d}"
-                    self.results.write(source, self.next_id, name, picture, segments, time)
+                    self.results.write(source, self.next_id, name, image, segments, time)
                     self.next_id += 1
                     self.frames += 1
                     if not self.config.no_images:
-                        append(_drawn(picture, detections, segments), time)
+                        append(_drawn(image, detections, segments), time)
                     self.progress.advance(task)
             losses = video.losses()
             if losses:
@@ -164,24 +164,24 @@ class _Job:
                 self.progress.remove_task(task)
 
     def _look(
-        self, pictures: Iterable[tuple[Tensor, str | None]]
+        self, images: Iterable[tuple[Tensor, str | None]]
     ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
-        """Each picture with what is found in it and, if asked for, its panoptic map."""
-        pictures = iter(pictures)
-        first = next(pictures, None)
+        """Each image with what is found in it and, if asked for, its panoptic map."""
+        images = iter(images)
+        first = next(images, None)
         if first is None:
             return
-        pictures = chain([first], pictures)
+        images = chain([first], images)
         sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
         if self.config.panoptic:
-            for picture, segments in self.detector.stream_panoptic(pictures, self.threshold, *sizes):
-                yield picture, segments_as_detections(segments), segments
+            for image, segments in self.detector.stream_panoptic(images, self.threshold, *sizes):
+                yield image, segments_as_detections(segments), segments
         else:
-            for picture, found in self.detector.stream(pictures, self.threshold, self.config.top_k, *sizes):
-                yield picture, found, None
+            for image, found in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
+                yield image, found, None
 
     def _read(self, item: Found) -> tuple[Found, Tensor | DataError]:
-        """A picture, or why it cannot be read."""
+        """An image, or why it cannot be read."""
         try:
             return item, self.detector.read(item.path)
         except DataError as error:
@@ -193,8 +193,8 @@ class _Job:
             self.progress.console.print(f"passed over: {why}")
 
 
-def _drawn(picture: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
-    pixels = picture.permute(1, 2, 0).numpy()
+def _drawn(image: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
+    pixels = image.permute(1, 2, 0).numpy()
     drawn: npt.NDArray[np.uint8] = (found if segments is None else segments).draw(pixels)
     return drawn
 
@@ -205,7 +205,7 @@ def _keep_originals(found: list[Found], output_dir: Path, wanted: Wanted, config
     for item in found:
         if not config.no_images and (output_dir / item.name).resolve() in originals:
             raise ConfigError(
-                f"the annotated copy of {item.path} would replace a picture to be looked at; "
+                f"the annotated copy of {item.path} would replace an image to be looked at; "
                 f"choose another folder than --output_dir {config.output_dir}"
             )
         for name in wanted.folders():

@@ -45,7 +45,7 @@ class DetectorChoice(WeightsChoice):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     value_range: str = "auto"
-    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class CheckConfig(QuietChoice, DataChoice):
     data: str
     """Folder or file of the data set."""
     num_queries: int = 100
-    """Object queries of the model to come; pictures with more objects are reported."""
+    """Object queries of the model to come; images with more objects are reported."""
     json: str = ""
     """Also write the report as JSON to this file."""
 
@@ -79,15 +79,15 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     detections: str = ""
     """Measure this file instead of a detector: COCO results, or COCO panoptic predictions."""
     split: Literal["train", "val"] = "val"
-    """Which pictures."""
+    """Which images."""
     output_dir: str = ""
     """Folder of the report; empty: beside the weights or detections, in report/."""
     batch_size: int = 1
-    """Pictures a forward pass; only pictures of one shape share a pass."""
+    """Images a forward pass; only images of one shape share a pass."""
     num_workers: int = 2
-    """Processes that load pictures; 0 loads in the main process."""
+    """Processes that load images; 0 loads in the main process."""
     max_errors: int = 24
-    """Pictures of the worst errors to draw."""
+    """Images of the worst errors to draw."""
     max_dets: int = 100
     """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
     objects than that, adds AP@K and ARK."""
@@ -108,14 +108,14 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(QuietChoice, DetectorChoice):
-    """Find objects in pictures, folders, globs and videos, or cut them into segments."""
+    """Find objects in images, folders, globs and videos, or cut them into segments."""
 
     source: list[str]
-    """Pictures, folders, globs or videos; several are fine."""
+    """Images, folders, globs or videos; several are fine."""
     precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic: fp32, bf16 or fp16; auto: fp32, but bf16 on CUDA; plain: fp32, and nothing else made fast either."""
     compile: Literal["auto", "off", "on"] = "auto"
-    """Whether to compile the model, for few shapes, which pictures are padded to; auto: on CUDA."""
+    """Whether to compile the model, for few shapes, which images are padded to; auto: on CUDA."""
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
     threshold: float | None = None
@@ -125,20 +125,20 @@ class PredictConfig(QuietChoice, DetectorChoice):
     """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
     original. Not given: as the model was trained."""
     batch_size: int = 1
-    """Pictures a forward pass; only pictures of one shape share a pass."""
+    """Images a forward pass; only images of one shape share a pass."""
     no_images: bool = False
     """Write only the tables and what is asked for below, no annotated copies."""
     panoptic: bool = False
-    """Cut each picture into segments that do not overlap, things and stuff: draw these, write panoptic.json and the
+    """Cut each image into segments that do not overlap, things and stuff: draw these, write panoptic.json and the
     folder panoptic/ (COCO panoptic format), and let all other files hold segments instead of detections."""
     cutouts: bool = False
-    """Write each object, cut out along its mask, as a transparent PNG: cutouts/PICTURE/NUMBER-CLASS.png."""
+    """Write each object, cut out along its mask, as a transparent PNG: cutouts/IMAGE/NUMBER-CLASS.png."""
     polygons: bool = False
     """Write polygons.json: a COCO data set with the outlines of masks as polygons, for annotation tools."""
     polygon_tolerance: float = 1.0
     """How far the polygons may lie off the outlines, in pixels; larger: fewer corners; 0: exact."""
     label_map: bool = False
-    """Write label_maps/PICTURE.png of 16 bits: at each pixel the number of the object there, 0 where there is none.
+    """Write label_maps/IMAGE.png of 16 bits: at each pixel the number of the object there, 0 where there is none.
     Entries of detections.json tell theirs as `label`."""
 
     def __post_init__(self) -> None:
@@ -161,15 +161,15 @@ class ExplainConfig(DetectorChoice):
     """Show where the model looked: decoder attention of its strongest detections, encoder attention at points."""
 
     image: str
-    """The picture."""
+    """The image."""
     output_dir: str = "explanation"
-    """Folder of the pictures."""
+    """Folder of the images."""
     threshold: float = 0.5
     """Lowest score of a detection to explain, 0..1; if none reaches it, the best few are shown."""
     max_detections: int = 6
     """Most detections to explain."""
     points: str = ""
-    """Points for the encoder's self-attention, `x,y` in pixels of the picture, several with spaces between them
+    """Points for the encoder's self-attention, `x,y` in pixels of the image, several with spaces between them
     ("40,60 120,80"); empty: centres of the strongest detections."""
 
 
@@ -185,7 +185,7 @@ class ConvertConfig(WeightsChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
-    """Write a model as a file that other programs run, and compare it with the model: outputs on pictures and, with
+    """Write a model as a file that other programs run, and compare it with the model: outputs on images and, with
     --data, accuracy."""
 
     weights: str
@@ -196,30 +196,30 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
     output: str = ""
     """File to write; empty: beside the weights, with the ending of the format."""
     image_size: int = 0
-    """Shorter side in pixels that pictures are resized to; 0: what the weights were trained with."""
+    """Shorter side in pixels that images are resized to; 0: what the weights were trained with."""
     size: str = ""
-    """HEIGHTxWIDTH in pixels of the only size that the graph takes, which smaller pictures are padded to; empty: any
+    """HEIGHTxWIDTH in pixels of the only size that the graph takes, which smaller images are padded to; empty: any
     size."""
     fixed_batch: int = 0
-    """The only number of pictures that the graph takes; 0: any."""
+    """The only number of images that the graph takes; 0: any."""
     builtin: bool = False
     """Put the steps before and after the model into the graph: pixels of any size in; boxes in pixels, scores and
     labels out. The model itself then works at --size, which square models know by themselves."""
     max_queries: int = 0
-    """Give only the best so many queries of each picture, and masks of these alone; 0: all."""
+    """Give only the best so many queries of each image, and masks of these alone; 0: all."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that have it; fp16, for GPUs (OpenVINO: weights
-    alone); int8 (onnx and openvino), with ranges measured on pictures of --data."""
+    alone); int8 (onnx and openvino), with ranges measured on images of --data."""
     calibration: int = 100
-    """Pictures of --data that int8 measures ranges on, of the training split where there is one."""
+    """Images of --data that int8 measures ranges on, of the training split where there is one."""
     split: Literal["train", "val"] = "val"
-    """Pictures of --data that accuracy is measured on."""
+    """Images of --data that accuracy is measured on."""
     batch_size: int = 1
-    """Pictures a forward pass while accuracy is measured."""
+    """Images a forward pass while accuracy is measured."""
     num_workers: int = 2
-    """Processes that load pictures meanwhile; 0 loads in the main process."""
+    """Processes that load images meanwhile; 0 loads in the main process."""
     max_images: int = 0
-    """Measure accuracy on the first so many pictures; 0: on all."""
+    """Measure accuracy on the first so many images; 0: on all."""
     max_ap_drop: float = 0.005
     """How much less AP than the model's own the file may have, 0..1; more is an error."""
 
@@ -232,7 +232,7 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(QuietChoice, DataChoice):
     """Measure how fast a model is on this machine, beside its plain form and transformers, and what the machine could
-    do at best. Without --weights and --model it is the classic DETR; without --data, pictures are drawn."""
+    do at best. Without --weights and --model it is the classic DETR; without --data, images are drawn."""
 
     part: Literal["all", "inference", "training", "data", "postprocessing", "evaluation"] = "all"
     """What to measure: all, inference, training, data, postprocessing or evaluation."""
@@ -245,7 +245,7 @@ class BenchConfig(QuietChoice, DataChoice):
     image_size: int = 0
     """Shorter side in pixels; 0: what the weights were trained with, or 800."""
     batch_size: int = 1
-    """Pictures a forward pass or training step."""
+    """Images a forward pass or training step."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -253,9 +253,9 @@ class BenchConfig(QuietChoice, DataChoice):
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether the fast path is compiled; auto: on GPUs, since it gains little on CPUs."""
     images: int = 32
-    """Most pictures read in one go, from files to detections."""
+    """Most images read in one go, from files to detections."""
     evaluation_images: int = 500
-    """Pictures, of 100 detections each, whose COCO numbers are computed."""
+    """Images, of 100 detections each, whose COCO numbers are computed."""
     seconds: float = 3.0
     """Time for each measurement of each way; slow ones are done three times in any case."""
     output_dir: str = "bench"
@@ -275,9 +275,9 @@ class DemoConfig(QuietChoice):
     output_dir: str = "runs/demo"
     """Folder the demo writes to."""
     images: int = 900
-    """Training pictures to draw; a fifth of that is held out besides."""
+    """Training images to draw; a fifth of that is held out besides."""
     size: int = 128
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     difficulty: float = 0.2
     """How faint and small the defects are, 0..1."""
     minutes: float | None = None
@@ -285,7 +285,7 @@ class DemoConfig(QuietChoice):
     threshold: float = 0.5
     """Lowest score of a prediction that is drawn, 0..1."""
     seed: int = 0
-    """Seed of the pictures and of the training."""
+    """Seed of the images and of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,7 +52,7 @@ class ModelConfig(Settings):
     """Normalisation of the backbone. auto: frozen where weights were loaded, else batch, and then the whole backbone
     learns at --lr, since frozen statistics that were never measured cannot learn."""
     dilation: bool = False
-    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the picture."""
+    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the image."""
     position_embedding: Literal["sine", "learned"] = "sine"
     """Position encoding added to the features."""
     enc_layers: int = 6
@@ -68,7 +68,7 @@ class ModelConfig(Settings):
     nheads: int = 8
     """Attention heads; must divide hidden_dim."""
     num_queries: int | Literal["propose"] = 100
-    """Object queries: the most objects that can be found in one picture; propose: what the data suggests."""
+    """Object queries: the most objects that can be found in one image; propose: what the data suggests."""
     pre_norm: bool = False
     """Normalise before each block instead of after it."""
     activation: Literal["relu", "gelu", "glu"] = "relu"
@@ -83,7 +83,7 @@ class ModelConfig(Settings):
     hybrid_expansion: float = 1.0
     """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
     decoder: Literal["dense", "conditional", "deformable"] = "dense"
-    """How queries look at the picture. dense: at all places; conditional: at all places, with the position of the
+    """How queries look at the image. dense: at all places; conditional: at all places, with the position of the
     query's anchor beside its content; deformable: at a few sampled points of each level."""
     points: int = 4
     """Points that each head of deformable attention samples on each level."""
@@ -101,7 +101,7 @@ class ModelConfig(Settings):
     score_refine: bool = False
     """Each decoder layer corrects the class scores of the layer before, the first those of the seeds."""
     dense_head: Literal["none", "fcos", "atss", "aligned"] = "none"
-    """A head on the encoder's levels that supervises many places an object, chosen as FCOS, ATSS or TOOD do."""
+    """A head on the encoder's levels that supervises many places per object, chosen as FCOS, ATSS or TOOD do."""
     dense_convs: int = 2
     """Convolutions of the dense head before its predictions."""
     query_groups: int = 1
@@ -114,7 +114,7 @@ class ModelConfig(Settings):
     """In training, further queries that start from the objects themselves, with noise; contrastive: also from boxes
     too far off, which shall say no."""
     dn_queries: int = 100
-    """The most denoising queries a picture."""
+    """The most denoising queries per image."""
     dn_label_noise: float = 0.5
     """Chance that a denoising query starts from a random class, halved as in DN-DETR."""
     dn_box_noise: float = 0.4
@@ -180,13 +180,13 @@ class DataChoice(Settings):
     data_format: Literal["auto", "coco", "voc", "yolo", "labelme", "via", "masks", "coco_panoptic"] = "auto"
     """Format of the data set."""
     train_json: str = ""
-    """COCO annotations of the training pictures, where they are not found by themselves."""
+    """COCO annotations of the training images, where they are not found by themselves."""
     val_json: str = ""
-    """COCO annotations of the validation pictures, where they are not found by themselves."""
+    """COCO annotations of the validation images, where they are not found by themselves."""
     train_images: str = ""
-    """Folder of the training pictures, where it is not found by itself."""
+    """Folder of the training images, where it is not found by itself."""
     val_images: str = ""
-    """Folder of the validation pictures, where it is not found by itself."""
+    """Folder of the validation images, where it is not found by itself."""
     panoptic_json: str = ""
     """COCO panoptic annotations, where they are not found by themselves: a file, or the folder of those of both
     sides."""
@@ -239,23 +239,23 @@ class DataConfig(DataChoice):
 
     task: Literal["detect", "instance", "panoptic"] = "detect"
     """What to learn: boxes; boxes and masks; or boxes and masks of things and stuff alike, so that every pixel of a
-    picture belongs to one of them."""
+    image belongs to one of them."""
     val_fraction: float = 0.2
-    """Share of the pictures held out for validation where the data set has no such split, 0..1."""
+    """Share of the images held out for validation where the data set has no such split, 0..1."""
     value_range: str = "auto"
-    """Values that become black and white in pictures of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
-    sign where LOW is negative: --value_range=-40,120); auto: found over the training pictures."""
+    """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: found over the training images."""
     image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. propose: what the data suggests."""
     square: bool = False
-    """Resize both sides to image_size, whatever the picture's shape: batches need no padding, and pictures of different
+    """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
     shapes share one."""
     augmentation: Literal["detr", "flip", "none"] = "detr"
     """detr: the original's recipe (flip, random size, random crop); flip: only mirror; none: nothing, none of the
     chances below either."""
     mosaic: float = 0.0
-    """Chance, 0..1, that a training picture is a mosaic of four, as large as one: more objects a step, and smaller
+    """Chance, 0..1, that a training image is a mosaic of four, as large as one: more objects per step, and smaller
     ones, for four decodes."""
     mix_up: float = 0.0
     """Chance, 0..1, that it is blended with another one, the objects of both counting."""
@@ -268,18 +268,18 @@ class DataConfig(DataChoice):
     colour: float = 0.0
     """Chance, 0..1, of another brightness, contrast, saturation and hue."""
     vertical_flip: float = 0.0
-    """Chance, 0..1, that it is turned upside down; for pictures without an up, as from above or a microscope."""
+    """Chance, 0..1, that it is turned upside down; for images without an up, as from above or a microscope."""
     multi_scale: float = 0.0
     """Share of image_size, 0..1, by which sizes vary in training, up and down; a batch is padded to its largest."""
     plain_epochs: int = 0
-    """The last of the epochs, in which of mosaic to multi_scale only vertical_flip goes on: pictures as they will be
+    """The last of the epochs, in which of mosaic to multi_scale only vertical_flip goes on: images as they will be
     at evaluation. --augmentation stays as it is."""
     group_by_aspect: bool = False
-    """Batch pictures of similar aspect ratio together, which saves padding."""
+    """Batch images of similar aspect ratio together, which saves padding."""
     num_workers: int = 2
-    """Processes that load pictures; 0 loads in the main process."""
+    """Processes that load images; 0 loads in the main process."""
     cache_gb: float | Literal["auto"] = "auto"
-    """Memory for decoded pictures in GB (10^9 bytes) a node, so that they are not decoded again in every epoch; what
+    """Memory for decoded images in GB (10^9 bytes) a node, so that they are not decoded again in every epoch; what
     does not fit is decoded as ever. 0: none; auto: for all or nothing, in a quarter of the memory that is free and
     16 GB at most."""
 
@@ -295,13 +295,13 @@ class OptimConfig(Settings):
     lr_linear_proj_mult: float = 1.0
     """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1); 0 freezes them."""
     batch_size: int | Literal["auto", "propose"] = 2
-    """Pictures a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
+    """Images a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
     norm_decay: bool = True
     """Whether norms and biases decay too (RT-DETR: false)."""
     epochs: int = 300
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     max_minutes: float = 0.0
     """Stop after so many minutes, whichever comes first; 0: no limit."""
     lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
@@ -353,7 +353,7 @@ class RunConfig(Settings):
     """Go on with a run: auto (the last checkpoint in output_dir, or start anew if there is none), a run folder, which
     means its last checkpoint, or a checkpoint."""
     overfit: int = 0
-    """Train and evaluate on the first N pictures only: the first thing to try on new data. 0: off."""
+    """Train and evaluate on the first N images only: the first thing to try on new data. 0: off."""
     eval_every: int = 1
     """Epochs between evaluations."""
     checkpoint_every: int = 0

@@ -14,12 +14,12 @@ Settings = dict[str, Any]
 
 
 def classic() -> Settings:
-    """DETR as published: 300 epochs or more, on a hundred thousand pictures."""
+    """DETR as published: 300 epochs or more, on a hundred thousand images."""
     return {}
 
 
 def fast() -> Settings:
-    """What converges on a few hundred pictures, from scratch, within tens of epochs."""
+    """What converges on a few hundred images, from scratch, within tens of epochs."""
     return {
         "model": "detrkit_s",
         "num_queries": "propose",

@@ -36,7 +36,7 @@ WORDS = {
     "train_data train_dir input coco_path dataset_root img_path",
     "source": "i data input inputs image images img image_path image_dir input_dir input_path files video "
     "videos folder",
-    "image": "i input source img image_path picture file",
+    "image": "i input source img image_path image file",
     "runs": "run run_dir run_dirs logs logdir input",
     "data_format": "dataset_file dataset_format dataset_type dataset_name format annotation_format label_format",
     "train_json": "annotations annotation ann ann_file ann_path train_ann train_ann_file train_annotations "

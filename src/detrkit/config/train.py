@@ -83,7 +83,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     @classmethod
     def from_recipe(cls, recipe: str, **changes: Any) -> Self:
-        """A recipe's settings, with changes: `TrainConfig.from_recipe("fast", data="pictures", epochs=20)`.
+        """A recipe's settings, with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
 
         `model="detr_r50"` names a model; see `default_settings`.
 

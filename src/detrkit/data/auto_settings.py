@@ -1,4 +1,4 @@
-"""Settings that the training pictures themselves suggest, each with its reason in a sentence."""
+"""Settings that the training images themselves suggest, each with its reason in a sentence."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def propose(split: Split, *, on_cpu: bool = False, square: bool = False) -> Prop
     """Choose what depends on the data rather than on taste.
 
     Args:
-        split: the training pictures, at least one.
-        on_cpu: choose smaller pictures, at most 640 pixels a side instead of 800.
-        square: pictures will be resized to squares.
+        split: the training images, at least one.
+        on_cpu: choose smaller images, at most 640 pixels a side instead of 800.
+        square: images will be resized to squares.
     """
     fullest = max(sum(not found.crowd for found in image.objects) for image in split.images)
     queries, why_queries = _queries(fullest)
@@ -47,14 +47,14 @@ def propose(split: Split, *, on_cpu: bool = False, square: bool = False) -> Prop
 
 
 def _queries(fullest: int) -> tuple[int, str]:
-    """Three times the objects of the fullest picture, in tens.
+    """Three times the objects of the fullest image, in tens.
 
-    That is the field's 300 for the 93 of COCO. Queries begin at the best places of a picture, of which several may be
-    of one object, and pictures to come may be fuller. A mosaic, of about twice the objects, has room as well.
+    That is the field's 300 for the 93 of COCO. Queries begin at the best places of an image, of which several may be
+    of one object, and images to come may be fuller. A mosaic, of about twice the objects, has room as well.
     """
     low, high = QUERIES
     queries = -(-3 * fullest // 10) * 10
-    why = f"three for each of the {_many(fullest, 'object')} in the fullest picture"
+    why = f"three for each of the {_many(fullest, 'object')} in the fullest image"
     if queries < low:
         return low, f"{why} would be too few"
     if queries > high:
@@ -66,7 +66,7 @@ def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
     """The size at which nine of ten objects are 16 pixels large, in multiples of 32.
 
     Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
-    have it to show. Pictures become smaller than 320 only if they are, since classes are told apart by details; and
+    have it to show. Images become smaller than 320 only if they are, since classes are told apart by details; and
     half as large again at most, since enlarging adds nothing to see. But of less than 64 pixels the coarsest level
     would have a single place, from which batch norms cannot learn.
     """
@@ -84,30 +84,30 @@ def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
         wanted = max(wanted, min(2 * wanted, own))
     most = min(1.5 * own, 640 if on_cpu else 800)
     size = max(64, round(min(max(wanted, min(own, 320)), most) / 32) * 32)
-    why = f"the pictures' own size is {own:.0f} in the median"
+    why = f"the images' own size is {own:.0f} in the median"
     if relative:
         why += f", and nine of ten objects are at least {small * size:.0f} pixels large then"
     return size, why
 
 
 def _own_size(image: ImageRecord) -> float:
-    """The `image_size` at which a picture keeps its pixels: its shorter side, unless it is long (see `Transform`)."""
+    """The `image_size` at which an image keeps its pixels: its shorter side, unless it is long (see `Transform`)."""
     return max(min(image.height, image.width), max(image.height, image.width) * 800 / 1333)
 
 
 def _own_square(image: ImageRecord) -> float:
-    """The side of a square of as many pixels as a picture has."""
+    """The side of a square of as many pixels as an image has."""
     return float((image.height * image.width) ** 0.5)
 
 
-def _batch_size(pictures: int) -> tuple[int, str]:
-    """The largest power of two with 16 steps an epoch."""
+def _batch_size(num_images: int) -> tuple[int, str]:
+    """The largest power of two with 16 steps per epoch."""
     low, high = BATCHES
     batch = high
-    while batch > low and pictures // batch < 16:
+    while batch > low and num_images // batch < 16:
         batch //= 2
-    makes = "makes" if pictures == 1 else "make"
-    return batch, f"{_many(pictures, 'picture')} {makes} {_many(max(1, pictures // batch), 'step')} an epoch"
+    makes = "makes" if num_images == 1 else "make"
+    return batch, f"{_many(num_images, 'image')} {makes} {_many(max(1, num_images // batch), 'step')} an epoch"
 
 
 def _many(number: int, word: str) -> str:

@@ -1,8 +1,8 @@
-"""A checked split as a sequence of pictures and targets.
+"""A checked split as a sequence of images and targets.
 
 What item (epoch, index) is depends on (seed, epoch, index) alone: not on worker processes, batch size, order or what
-was loaded before, and neither do the other pictures that a mosaic or the like takes. This is what makes a resumed run,
-and a run over several processes, see exactly the same pictures.
+was loaded before, and neither do the other images that a mosaic or the like takes. This is what makes a resumed run,
+and a run over several processes, see exactly the same images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.decode.images import read_image, say_nothing
 from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.decode.object_masks import decode_masks
@@ -35,19 +35,19 @@ Key = int | tuple[int, int]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """The pictures of a split under a transform.
+    """The images of a split under a transform.
 
-    `dataset[index]` is the picture in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
+    `dataset[index]` is the image in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
     itself. The samplers of `detrkit.data.loader` use the second form, because worker processes hold copies of the
     dataset that `set_epoch` does not reach.
 
-    Crowd regions are left out of the targets, as in the original. A picture that cannot be decoded any more (it could
+    Crowd regions are left out of the targets, as in the original. An image that cannot be decoded any more (it could
     when the data set was checked) never stops an epoch: it warns, and comes as plain grey without objects.
 
     Attributes:
         dropped: how many objects were left out because the model has no class for them.
-        shapes: (h, w) of each picture after a transform without randomness.
-        aspect_ratios: width / height of each picture.
+        shapes: (h, w) of each image after a transform without randomness.
+        aspect_ratios: width / height of each image.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         with_masks: bool = False,
         augment: Augment | None = None,
         augmented_epochs: int | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         """Prepare the items; nothing is decoded yet.
 
         Args:
             split: checked records.
             categories: the model's classes; the split's are matched to them by name, else by id.
-            transform: what happens to each picture.
+            transform: what happens to each image.
             seed: of the augmentation.
             with_masks: also give `masks`, none of them empty; objects without a segmentation get their box as mask.
-            augment: what happens to each picture before the transform; None: nothing.
+            augment: what happens to each image before the transform; None: nothing.
             augmented_epochs: after so many epochs only `augment.plain()` happens; None: never.
-            cache: of the split's pictures, in their order; None: each is decoded whenever it is needed.
+            cache: of the split's images, in their order; None: each is decoded whenever it is needed.
 
         Raises:
             DataError: the split has objects, but none of a class that the model knows.
@@ -116,10 +116,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.epoch = epoch
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
-        """The picture, uint8 [3, h, w], and its target with every field of `Target`."""
+        """The image, uint8 [3, h, w], and its target with every field of `Target`."""
         epoch, index = (self.epoch, key) if isinstance(key, int) else key
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         row, image, objects = self._load(index)
         original_size = image.shape[-2], image.shape[-1]
         rng = random.Random(f"{self.seed} {epoch} {index}")
@@ -130,21 +130,21 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             image, objects, transform = augment(image, objects, transform, lambda: self._another(rng), rng)
         if not self.with_masks:
             objects.pop("masks", None)
-        picture, target = transform(image, objects, rng)
-        if self.cache and self.cache.holds(picture):
-            picture = picture.clone()  # whoever gets it may write to it
+        pixels, target = transform(image, objects, rng)
+        if self.cache and self.cache.holds(pixels):
+            pixels = pixels.clone()  # whoever gets it may write to it
         target["image_id"] = row["id"]
         target["file"] = row["path"]
         target["original_size"] = original_size
         target["noise_seed"] = rng.getrandbits(62)
-        return picture, target
+        return pixels, target
 
     def _another(self, rng: random.Random) -> tuple[Tensor, Objects]:
-        """A random picture and its objects."""
+        """A random image and its objects."""
         return self._load(rng.randrange(len(self)))[1:]
 
     def _load(self, index: int) -> tuple[dict[str, Any], Tensor, Objects]:
-        """What is packed of a picture, its pixels, and its objects with masks if anything needs them."""
+        """What is packed of an image, its pixels, and its objects with masks if anything needs them."""
         row = self._unpack(index)
         image = self.cache.get(index) if self.cache else None
         if image is None:
@@ -153,7 +153,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 if self.cache:
                     self.cache.put(index, image)
             except DataError as error:
-                warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=3)
+                warnings.warn(f"{error}; a grey image without objects takes its place", stacklevel=3)
                 image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
                 row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])
@@ -182,7 +182,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return row
 
     def _objects(self, row: dict[str, Any], height: int, width: int) -> Objects:
-        """The objects inside the picture, boxes clipped to it."""
+        """The objects inside the image, boxes clipped to it."""
         boxes = torch.tensor(row["boxes"], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 0::2].clamp_(0, width)
         boxes[:, 1::2].clamp_(0, height)
@@ -201,7 +201,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             try:
                 masks = decode_masks(shapes, boxes, height, width)
             except DataError as error:
-                warnings.warn(f"{error}; the objects of this picture are left out", stacklevel=4)
+                warnings.warn(f"{error}; the objects of this image are left out", stacklevel=4)
                 return no_objects(height, width, with_masks=True)
             if not inside.all():
                 masks = masks[inside]

@@ -1,4 +1,4 @@
-"""Which pictures meet in a batch, in what order, on which process; and the one place that pads.
+"""Which images meet in a batch, in what order, on which process; and the one place that pads.
 
 The order of an epoch is a function of (seed, epoch), so the state of a loader is two numbers, the epoch and how many
 batches of it were taken. This gives, exactly:
@@ -31,13 +31,13 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.structures import Batch, Target
 
 _WINDOW = 32
-"""Global batches whose pictures are sorted by aspect ratio together."""
+"""Global batches whose images are sorted by aspect ratio together."""
 
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
-    """Pad pictures, uint8 [3, h, w], at the right and bottom with 0 to one size, and say where.
+    """Pad images, uint8 [3, h, w], at the right and bottom with 0 to one size, and say where.
 
-    Masks of targets stay at the size of their own picture.
+    Masks of targets stay at the size of their own image.
     """
     height = max(image.shape[1] for image, _ in samples)
     width = max(image.shape[2] for image, _ in samples)
@@ -58,11 +58,11 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) for training.
 
-    Each epoch shuffles all n pictures by (seed, epoch) and cuts them into global batches of world x batch_size, of
+    Each epoch shuffles all n images by (seed, epoch) and cuts them into global batches of world x batch_size, of
     which each rank takes its share; what is left over at the end waits for another epoch's order, as in the original.
-    Where there are fewer pictures than one global batch, there is one batch of all of them, spread over the ranks;
+    Where there are fewer images than one global batch, there is one batch of all of them, spread over the ranks;
     some come twice if they cannot be spread evenly. All ranks have the same number of batches. Where that is less than
-    `least`, an epoch goes through the pictures several times, each time in another order.
+    `least`, an epoch goes through the images several times, each time in another order.
 
     Attributes:
         epoch: of the next pass.
@@ -84,14 +84,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         """Prepare the order.
 
         Args:
-            n: number of pictures, at least 1.
-            batch_size: pictures a batch and rank.
+            n: number of images, at least 1.
+            batch_size: images per batch and rank.
             seed: of the order.
             rank: this process, 0..world-1.
             world: number of processes.
             shuffle: False: the order of the data set in every epoch.
-            aspect_ratios: width / height of each picture; batches are then made of pictures of similar ratio: within
-                every 32 shuffled global batches the pictures are sorted by it, and then the batches are shuffled.
+            aspect_ratios: width / height of each image; batches are then made of images of similar ratio: within
+                every 32 shuffled global batches the images are sorted by it, and then the batches are shuffled.
             least: batches an epoch has at the least.
         """
         assert n >= 1
@@ -128,7 +128,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         return [batch for _ in range(self.passes) for batch in self._pass(rng)]
 
     def _pass(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-        """The same of once through the pictures, [batches, pictures]."""
+        """The same of once through the images, [batches, images]."""
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
         whole = self.batch_size * self.world
         if self.n < whole:
@@ -148,18 +148,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (0, index) for evaluation, each of pictures of one shape, so that nothing is padded.
+    """Batches of (0, index) for evaluation, each of images of one shape, so that nothing is padded.
 
-    Every picture comes exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
+    Every image comes exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
     one batch. Within a shape, the order is that of the data set.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        """Group the pictures.
+        """Group the images.
 
         Args:
-            shapes: (h, w) of each picture as the model gets it.
-            batch_size: most pictures a batch.
+            shapes: (h, w) of each image as the model gets it.
+            batch_size: most images per batch.
             rank: this process, 0..world-1.
             world: number of processes.
         """
@@ -252,13 +252,13 @@ def train_loader(
 
     Args:
         dataset: what to load.
-        batch_size: pictures a batch and rank.
+        batch_size: images per batch and rank.
         num_workers: processes that load, 0: this one.
         seed: of the order.
         rank: this process, 0..world-1.
         world: number of processes.
-        group_by_aspect: make batches of pictures of similar aspect ratio, which saves padding.
-        least: batches an epoch has at the least; too few pictures come several times.
+        group_by_aspect: make batches of images of similar aspect ratio, which saves padding.
+        least: batches an epoch has at the least; too few images come several times.
     """
     ratios = dataset.aspect_ratios if group_by_aspect else None
     sampler = EpochBatchSampler(
@@ -270,7 +270,7 @@ def train_loader(
 def eval_loader(
     dataset: DetectionDataset, *, batch_size: int, num_workers: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """Batches for evaluation, each of pictures of one shape; see `ShapeBatchSampler`.
+    """Batches for evaluation, each of images of one shape; see `ShapeBatchSampler`.
 
     Arguments are those of `train_loader`; the dataset's transform must be without randomness.
     """

@@ -2,7 +2,7 @@
 
 Records are what readers and `check_dataset` hand to training and evaluation: plain data with slots, small enough for
 the 860,000 objects of COCO. Nothing in them needs checking again. Masks that lie in files are named by `FileMask` and
-decoded when they are asked for, a picture at a time.
+decoded when they are asked for, an image at a time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from detrkit.structures import Categories
 
 @dataclass(slots=True)
 class ObjectRecord:
-    """One labelled object of one picture."""
+    """One labelled object of one image."""
 
     id: int
     """Annotation id, unique in its split."""
     category_id: int
     """The data set's own id; `Categories.index_of_id` gives the class index."""
     box: tuple[float, float, float, float]
-    """x1, y1, x2, y2 in pixels of the upright picture, with x1 < x2 and y1 < y2. Inside the picture, except that an
+    """x1, y1, x2, y2 in pixels of the upright image, with x1 < x2 and y1 < y2. Inside the image, except that an
     overhang of less than half a pixel, which rounding leaves in COCO's own files, stays as official evaluation sees
     it: clamp before training on it."""
     area: float | None
@@ -45,7 +45,7 @@ class ObjectRecord:
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One picture whose file exists, was found readable and has this size."""
+    """One image whose file exists, was found readable and has this size."""
 
     id: int
     """The data set's own id, or 1, 2, ... where its format has none; unique in its split."""
@@ -79,8 +79,8 @@ class Split:
     source: str
     """The file or folder it was read from, for messages."""
     value_range: ValueRange | None = None
-    """Values that become black and white in pictures of more than 8 bits; the same for all splits. None: there are no
-    such pictures, or no range is known and that of their type counts."""
+    """Values that become black and white in images of more than 8 bits; the same for all splits. None: there are no
+    such images, or no range is known and that of their type counts."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,7 +98,7 @@ class Split:
 
         Args:
             masks: with `segmentation`, if any object of the split has one; those without get their box as polygon, as
-                in training. Masks in files become RLE here, which reads those files, one picture at a time.
+                in training. Masks in files become RLE here, which reads those files, one image at a time.
 
         Raises:
             DataError: a file with masks cannot be read any more.
@@ -134,7 +134,7 @@ class Split:
 
 
 def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
-    """The segmentations of objects of a picture as polygons or RLE."""
+    """The segmentations of objects of an image as polygons or RLE."""
     files = MaskFiles(image.height, image.width)
     shapes: list[Any] = []
     for found in objects:

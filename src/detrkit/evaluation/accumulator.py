@@ -1,6 +1,6 @@
 """What a model finds in a stream of batches, in the form that evaluation compares.
 
-Nothing of the size of a picture is kept: boxes and scores as numbers, masks as run lengths, panoptic maps as sums.
+Nothing of the size of an image is kept: boxes and scores as numbers, masks as run lengths, panoptic maps as sums.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Collector:
             counted: category ids of what detections are compared with, which of panoptic data are the things; others
                 are dropped from detections. None: all are there.
             masks: give detections their masks, which `segm` numbers need.
-            max_masks: of so many of a picture, the best; None: of all.
+            max_masks: of so many of an image, the best; None: of all.
             panoptic_truth: also make panoptic maps, and compare them with these.
             panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
         """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
         self.truth, self.threshold = panoptic_truth, panoptic_threshold
         self.seen: list[int] = []
-        """Ids of the pictures, in the order they came in."""
+        """Ids of the images, in the order they came in."""
         self._parts: list[CocoResults] = []
         self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
         """Where there is panoptic truth."""
@@ -91,7 +91,7 @@ class Collector:
                 self.sums.add(*self.truth.of(target["image_id"]), ids, known)
 
     def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> CocoResults:
-        """Those of the classes that are counted, picture by picture; sizes int [B, 2] of files and in the batch."""
+        """Those of the classes that are counted, image by image; sizes int [B, 2] of files and in the batch."""
         batch = best_boxes(out).to("cpu")
         boxes = batch.xyxy(sizes).double().numpy()
         boxes[..., 2:] -= boxes[..., :2]
@@ -136,17 +136,17 @@ def collect_split(
 ) -> None:
     """Run a model over a split, with a bar that shows how far it is.
 
-    Pictures stream through: at no time are more of them held than the loader prepares ahead.
+    Images stream through: at no time are more of them held than the loader prepares ahead.
 
     Args:
         model: on `device`; in evaluation mode afterwards. Or what runs in a detector.
         split: checked records.
         categories: the model's classes.
         collector: takes what it finds.
-        image_size: shorter side of the pictures in pixels.
+        image_size: shorter side of the images in pixels.
         device: where the model is.
-        batch_size: most pictures a forward pass; only pictures of one shape share one.
-        num_workers: processes that load pictures; 0: this one.
+        batch_size: most images a forward pass; only images of one shape share one.
+        num_workers: processes that load images; 0: this one.
         quiet: show no bar.
     """
     transform = eval_transform(image_size, square=model.square)

@@ -23,7 +23,7 @@ IouType = Literal["bbox", "segm"]
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve official numbers, in the official order. AP and AR average over IoU 0.50:0.05:0.95; s, m, l are objects
-below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections an image and class."""
+below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections per image and class."""
 
 OFFICIAL_MAX_DETS = 100
 

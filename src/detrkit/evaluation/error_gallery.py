@@ -1,6 +1,6 @@
-"""Pictures of the worst mistakes: each a close-up, truth beside prediction, what it is about left bright.
+"""Images of the worst mistakes: each a close-up, truth beside prediction, what it is about left bright.
 
-Only boxes that overlap the mistake are drawn, so that crowded pictures stay readable."""
+Only boxes that overlap the mistake are drawn, so that crowded images stay readable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
 from detrkit.evaluation.matching import Columns, box_iou
 from detrkit.ops.value_range import ValueRange
 from detrkit.results import Detections
-from detrkit.visualization.draw import Picture, Tile, as_picture, save_picture, sheet
+from detrkit.visualization.draw import ImageArray, Tile, as_image, save_image, sheet
 
 LEAST_SIDE = 96
 """Pixels of a close-up at least, so that something is to be seen around a tiny object."""
@@ -65,11 +65,11 @@ def draw_mistakes(
 ) -> list[Path]:
     """Write one contact sheet a kind of mistake: `missed.jpg`, `wrong_class.jpg`, `false_alarm.jpg`.
 
-    Detections below the threshold of `confusion` are not drawn. Pictures are opened one after the other. Sheets of
+    Detections below the threshold of `confusion` are not drawn. Images are opened one after the other. Sheets of
     an earlier report that this one has no mistakes for are removed.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     written = []
     chosen = list(chosen)
@@ -81,7 +81,7 @@ def draw_mistakes(
             if mistake.kind == kind and mistake.image_id in image_paths
         ]
         if tiles:
-            save_picture(path, sheet(tiles, columns=2, side=360))
+            save_image(path, sheet(tiles, columns=2, side=360))
             written.append(path)
         else:
             path.unlink(missing_ok=True)
@@ -93,13 +93,13 @@ def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path, 
     boxes = [columns.object_boxes[mistake.object]] if mistake.object >= 0 else []
     boxes += [columns.boxes[mistake.detection]] if mistake.detection >= 0 else []
     box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
-    picture = as_picture(read_image(path, value_range, unknown=say_nothing))
-    window = _window(box, picture.shape[0], picture.shape[1])
+    rgb = as_image(read_image(path, value_range, unknown=say_nothing))
+    window = _window(box, rgb.shape[0], rgb.shape[1])
     shown = confusion.shown & (columns.images == image) & _related(columns.boxes, box)
     present = (columns.object_images == image) & _related(columns.object_boxes, box)
     certain = np.ones(len(columns.object_classes))
     return Tile(
-        image=_spotlight(picture, box, window),
+        image=_spotlight(rgb, box, window),
         detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns),
         truth=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns),
         caption=_caption(columns, mistake, path.name),
@@ -121,7 +121,7 @@ def _caption(columns: Columns, mistake: Mistake, file: str) -> str:
 
 
 def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
-    """A square about twice the size of the box around it, moved and cut to lie in the picture: x1, y1, x2, y2."""
+    """A square about twice the size of the box around it, moved and cut to lie in the image: x1, y1, x2, y2."""
     x1, y1, x2, y2 = box.tolist()
     side = round(max(2.0 * (x2 - x1), 2.0 * (y2 - y1), LEAST_SIDE))
     sizes = min(side, width), min(side, height)
@@ -131,10 +131,10 @@ def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
     return corner[0], corner[1], corner[0] + sizes[0], corner[1] + sizes[1]
 
 
-def _spotlight(picture: Picture, box: Floats, window: tuple[int, int, int, int]) -> Picture:
-    """The window cut out of the picture, dimmed outside the box."""
+def _spotlight(rgb: ImageArray, box: Floats, window: tuple[int, int, int, int]) -> ImageArray:
+    """The window cut out of the image, dimmed outside the box."""
     left, top, right, bottom = window
-    close = picture[top:bottom, left:right].astype(np.float32)
+    close = rgb[top:bottom, left:right].astype(np.float32)
     x1, y1 = np.floor(box[:2] - window[:2]).clip(0).astype(int)
     x2, y2 = np.ceil(box[2:] - window[:2]).clip(0).astype(int)
     light = np.full(close.shape[:2], DIMMED, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which detection found which object, at one IoU: what thresholds, confusion matrix and error pictures are made of.
+"""Which detection found which object, at one IoU: what thresholds, confusion matrix and error images are made of.
 
 COCO results and truth become columns of numbers here (structure of arrays), sorted by image and falling score, so
 that half a million detections are judged in seconds.

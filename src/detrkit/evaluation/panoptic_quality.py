@@ -87,7 +87,7 @@ class PanopticResult:
 
 @dataclass(frozen=True)
 class PanopticTruth:
-    """Panoptic data to compare with; a map is read when its picture's turn comes."""
+    """Panoptic data to compare with; a map is read when its image's turn comes."""
 
     categories: Categories
     """The data set's, with `isthing`."""
@@ -96,20 +96,20 @@ class PanopticTruth:
 
     @classmethod
     def from_split(cls, split: Split) -> Self:
-        """Of a checked split, all of whose pictures have `panoptic`."""
+        """Of a checked split, all of whose images have `panoptic`."""
         images = {image.id: image for image in split.images}
         return cls(split.categories, lambda image_id: read_panoptic_truth(images[image_id]))
 
 
 class PanopticSums:
-    """Adds up, picture by picture, what panoptic quality is made of: four numbers a class, however many pictures."""
+    """Adds up, image by image, what panoptic quality is made of: four numbers per class, however many images."""
 
     def __init__(self, categories: Categories) -> None:
         """For a data set of these categories; where `isthing` is empty, all are things."""
         self.categories = categories
         self.sums = np.zeros((len(categories), 4), dtype=np.int64)
         """[C, 4]: the sum of IoU in units of 2**-40, true positives, false positives, false negatives. As whole numbers
-        they come out the same in whatever order pictures are added."""
+        they come out the same in whatever order images are added."""
 
     @property
     def things(self) -> dict[int, bool]:
@@ -124,7 +124,7 @@ class PanopticSums:
         ids: Tensor | NDArray[Any],
         segments: Segments,
     ) -> None:
-        """Compare one picture with its truth.
+        """Compare one image with its truth.
 
         Args:
             truth_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
@@ -137,8 +137,8 @@ class PanopticSums:
         """
         if truth_ids.shape != ids.shape:
             raise DataError(
-                f"expected a panoptic map of the picture's size {_size(truth_ids)}, found {_size(ids)}; predict at the "
-                "size of the picture's file"
+                f"expected a panoptic map of the image's size {_size(truth_ids)}, found {_size(ids)}; predict at the "
+                "size of the image's file"
             )
         index_of = self.categories.index_of_id
         unknown = [row["category_id"] for row in truth_segments if row["category_id"] not in index_of]
@@ -172,11 +172,11 @@ class PanopticSums:
             np.add.at(self.sums[:, column], rows, 1 if weights is None else weights)
 
     def merge(self, sums: NDArray[np.int64]) -> None:
-        """Take over the `sums` of another process that looked at other pictures."""
+        """Take over the `sums` of another process that looked at other images."""
         self.sums = self.sums + sums
 
     def result(self) -> PanopticResult:
-        """The quality over all pictures so far."""
+        """The quality over all images so far."""
         things, rows = list(self.things.values()), []
         for k, (units, tp, fp, fn) in enumerate(self.sums.tolist()):
             iou, base = units / UNIT, tp + fp / 2 + fn / 2
@@ -198,18 +198,18 @@ class PanopticSums:
 def panoptic_quality(
     truth: PanopticTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
 ) -> PanopticResult:
-    """The quality of maps in files; pictures without one count as such in which nothing was found.
+    """The quality of maps in files; images without one count as such in which nothing was found.
 
     Raises:
-        DataError: a map is of no such picture, of another size, has an unknown category, or comes twice.
+        DataError: a map is of no such image, of another size, has an unknown category, or comes twice.
     """
     sums = PanopticSums(truth.categories)
     missing = set(image_ids)
     for image_id, ids, segments in predictions.maps():
         if image_id not in missing:
-            wrong = "has a second map" if image_id in image_ids else "is not among the pictures"
+            wrong = "has a second map" if image_id in image_ids else "is not among the images"
             raise DataError(
-                f"expected a map for each picture of the data set in {predictions.path}, but image id {image_id!r} "
+                f"expected a map for each image of the data set in {predictions.path}, but image id {image_id!r} "
                 f"{wrong}; evaluate against the split these maps were made on"
             )
         unknown = [row["category_id"] for row in segments if row["category_id"] not in sums.things]

@@ -20,13 +20,13 @@ from detrkit.errors import DataError
 
 @dataclass(frozen=True)
 class PanopticPredictions:
-    """Panoptic maps in COCO's form: a row a picture, and PNGs of segment ids."""
+    """Panoptic maps in COCO's form: a row per image, and PNGs of segment ids."""
 
     path: Path
     """The json file."""
     rows: list[dict[str, Any]]
     """`image_id`, `png` (its file's name), `segments_info` with `id` and `category_id`; and `file_name`, that of the
-    picture, or None."""
+    image, or None."""
 
     def maps(self) -> Iterator[tuple[int, NDArray[np.int32], list[dict[str, Any]]]]:
         """Image id, int32 [H, W] with the segment id of each pixel (0: none), and the segments; one by one.
@@ -103,7 +103,7 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
 
 def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]) -> PanopticPredictions:
     images = [row for row in content.get("images") or [] if isinstance(row, dict)]
-    pictures = {as_id(row.get("id")): row.get("file_name") for row in images}
+    file_names = {as_id(row.get("id")): row.get("file_name") for row in images}
     found = []
     for position, row in enumerate(rows):
         segments = row["segments_info"]
@@ -122,7 +122,7 @@ def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]
         entry = _with_ids(
             {"image_id": row.get("image_id"), "png": row["file_name"], "segments_info": segments}, "image_id"
         )
-        found.append(entry | {"file_name": pictures.get(entry["image_id"])})
+        found.append(entry | {"file_name": file_names.get(entry["image_id"])})
     return PanopticPredictions(path, found)
 
 
@@ -140,14 +140,14 @@ def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
     return row
 
 
-def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
+def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
     """The detections with the data set's own image ids, found by `file_name` where they have one.
 
     What `detrkit predict` writes has file names; its ids are those of the data set only by chance. Ids that are text,
     or too large, are those of the data set's file.
 
     Raises:
-        DataError: a file is not among the pictures, or several of them are called so.
+        DataError: a file is not among the images, or several of them are called so.
     """
     by_path = {image.path.resolve(): as_id(image.id) for image in images}
     by_text = {image.text_id: as_id(image.id) for image in images if image.text_id}
@@ -162,7 +162,7 @@ def find_pictures(rows: list[dict[str, Any]], images: Sequence[RawImage], *, whe
             same = {by_path[path.resolve()]} if path.resolve() in by_path else by_name.get(path.name, set())
             if len(same) != 1:
                 raise DataError(
-                    f"expected in {where} only detections of pictures of the data set, found file_name {name!r}, "
+                    f"expected in {where} only detections of images of the data set, found file_name {name!r}, "
                     f"{'which several of them are called' if same else 'which is none of them'}; "
                     "leave out what does not belong to it"
                 )

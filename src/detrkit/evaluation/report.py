@@ -1,4 +1,4 @@
-"""The report of an evaluation: a folder with numbers, plots and pictures of what went wrong."""
+"""The report of an evaluation: a folder with numbers, plots and images of what went wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_report(
     """Measure detections and write down everything about them.
 
     Writes to `output_dir`, each file whole or not at all:
-    `metrics.json`, `pr_curves.png`, `f1_threshold.png`, `confusion_matrix.png` and, where pictures are given,
+    `metrics.json`, `pr_curves.png`, `f1_threshold.png`, `confusion_matrix.png` and, where images are given,
     `errors/missed.jpg`, `errors/wrong_class.jpg`, `errors/false_alarm.jpg`.
 
     Args:
@@ -46,8 +46,8 @@ def write_report(
             their masks too. None: there are panoptic maps alone, and `metrics.json` is all there is to write.
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
-        image_paths: where the picture of an image id lies; None: no error pictures.
-        value_range: values that become black and white in pictures of more than 8 bits, see `data.decode.read_image`.
+        image_paths: where the image of an image id lies; None: no error images.
+        value_range: values that become black and white in images of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco.coco_numbers`.
         meta: what made the detections (command, weights, data, ...); stored under `made_by`.
@@ -56,7 +56,7 @@ def write_report(
         The content of `metrics.json`. A number is -1 where there is nothing to find (see `coco`).
 
     Raises:
-        DataError: the detections do not belong to the truth, or a picture to draw on cannot be read.
+        DataError: the detections do not belong to the truth, or an image to draw on cannot be read.
     """
     output_dir = Path(output_dir)
     content: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _of_detections(
     max_errors: int,
     max_dets: int,
 ) -> dict[str, Any]:
-    """What `metrics.json` says of detections; plots and pictures are written."""
+    """What `metrics.json` says of detections; plots and images are written."""
     found = read_columns(truth, detections)
     boxes = coco_numbers(truth, found, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.numbers}

@@ -82,7 +82,7 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
     with figure_file(path, side + 2.4, side + 1.4, confusion.names) as figure:
         axes = figure.add_subplot(1, 1, 1)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         if counted:
             for (row, column), count in np.ndenumerate(counts):
                 if count:
@@ -95,7 +95,7 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
         axes.set_xlabel("prediction")
         axes.set_ylabel("truth")
         axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
-        figure.colorbar(picture, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
+        figure.colorbar(image, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
 
 
 def _styles(weight: Mapping[int, float]) -> dict[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The graph that is exported: the model's own `objects`, with plain tensors in and out, for pictures of any size.
+"""The graph that is exported: the model's own `objects`, with plain tensors in and out, for images of any size.
 
     images uint8 [B, 3, H, W] (RGB pixels), padding_mask bool [B, H, W] (True = padding)
         -> logits [B, Q, C or C + 1], boxes [B, Q, 4] (cx, cy, w, h in 0..1), masks [B, Q, h, w] (logits)
@@ -66,8 +66,8 @@ class Graph(nn.Module):
                 logits = logits.gather(1, queries[..., None].expand(-1, -1, logits.shape[-1]))
                 boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
             if out.segment:
-                pictures = torch.arange(batch, device=logits.device)[:, None].expand(queries.shape)
-                rows = out.segment(pictures.reshape(-1), queries.reshape(-1))
+                image_indices = torch.arange(batch, device=logits.device)[:, None].expand(queries.shape)
+                rows = out.segment(image_indices.reshape(-1), queries.reshape(-1))
                 masks = rows.view(*queries.shape, *rows.shape[1:])
         return Output(logits, boxes, masks, sigmoid=self.model.sigmoid)
 
@@ -78,15 +78,15 @@ def _in_float32(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 class BuiltinGraph(nn.Module):
     """The same with resizing before, and with detections in pixels after it. The model inside sees one size only, as
-    runtimes like it best: pictures are resized to fit it, and what is missing is padding."""
+    runtimes like it best: images are resized to fit it, and what is missing is padding."""
 
     def __init__(self, graph: Graph, image_size: int, size: tuple[int, int]) -> None:
         """Build around a graph.
 
         Args:
             graph: of a model without masks.
-            image_size: shorter side in pixels to which pictures are resized, or less where `size` wants it.
-            size: (H, W) in pixels of what the model gets; where it is `square`, pictures are resized to just that.
+            image_size: shorter side in pixels to which images are resized, or less where `size` wants it.
+            size: (H, W) in pixels of what the model gets; where it is `square`, images are resized to just that.
         """
         super().__init__()
         self.core, self.image_size, self.size = graph, image_size, size
@@ -111,7 +111,7 @@ class BuiltinGraph(nn.Module):
 
 
 def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tensor:
-    """(h, w) that a picture of `height` x `width` is resized to, int32 [2]: as in evaluation (`resized_size`), but no
+    """(h, w) that an image of `height` x `width` is resized to, int32 [2]: as in evaluation (`resized_size`), but no
     larger than `size`."""
     given = torch.cat([torch.full((1,), side, dtype=torch.int32) for side in (height, width)])
     low, high = given.amin(0), given.amax(0)
@@ -123,7 +123,7 @@ def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tens
 
 
 def resized(images: Tensor, inner: Tensor, outer: tuple[int, int]) -> Tensor:
-    """Pictures [B, 3, H, W] of 0..255 resized to `inner`, int [2], bilinear with antialiasing, and padded with 0 to
+    """Images [B, 3, H, W] of 0..255 resized to `inner`, int [2], bilinear with antialiasing, and padded with 0 to
     `outer`.
 
     As torchvision does it, to within rounding; two matrix products, which every runtime has.
@@ -147,8 +147,8 @@ def trace(graph: Graph | BuiltinGraph, *, size: tuple[int, int] | None, batch_si
 
     Args:
         graph: on the CPU.
-        size: (H, W) in pixels of pictures; None: any. A `BuiltinGraph` always takes any.
-        batch_size: pictures; None: any number.
+        size: (H, W) in pixels of images; None: any. A `BuiltinGraph` always takes any.
+        batch_size: images; None: any number.
     """
     builtin = isinstance(graph, BuiltinGraph)
     model = graph.core.model if isinstance(graph, BuiltinGraph) else graph.model

@@ -1,8 +1,8 @@
-"""Whole numbers of 8 bits instead of floats, with ranges measured on pictures of the user's own data.
+"""Whole numbers of 8 bits instead of floats, with ranges measured on images of the user's own data.
 
 Only the convolutions before the decoder are quantised: most of the arithmetic, and what bears it. On a detrkit_n
 trained on the demo that cost 0.001 to 0.004 AP; with the dense head as well 0.006, with all that NNCF's settings for
-transformers take 0.033. Ranges are the least and largest values seen on any picture: means over pictures cost 0.024.
+transformers take 0.033. Ranges are the least and largest values seen on any image: means over images cost 0.024.
 """
 
 from __future__ import annotations

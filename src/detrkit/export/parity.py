@@ -1,4 +1,4 @@
-"""What an exported file says beside the model that it was made from: outputs on pictures, then AP on a data set."""
+"""What an exported file says beside the model that it was made from: outputs on images, then AP on a data set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OutputRow:
     """How far outputs of a batch lie apart, at most."""
 
     batch: int
-    """Pictures."""
+    """Images."""
     size: tuple[int, int]
     """(H, W) in pixels, with padding."""
     padded: bool
@@ -43,11 +43,11 @@ class OutputRow:
     scores: float
     """Largest difference of a score, in 0..1, of the queries that are compared (`LOWEST_SCORE`)."""
     boxes: float
-    """That of a box, relative to the picture."""
+    """That of a box, relative to the image."""
     masks: float | None
     """That of a mask logit; None without masks."""
     ms: float
-    """Milliseconds a picture of the exported file, after a first run."""
+    """Milliseconds an image of the exported file, after a first run."""
     reference_ms: float
     """Those of PyTorch."""
 
@@ -75,7 +75,7 @@ class Report:
 
     outputs: list[OutputRow]
     accuracy: list[Accuracy]
-    pictures: int
+    images: int
     """Of the data set that accuracy was measured on; 0: none was given."""
     max_ap_drop: float
 
@@ -91,9 +91,9 @@ class Report:
 
 
 def compare_outputs(
-    reference: Detector, exported: Detector, pictures: Sequence[Tensor], counts: Iterable[int]
+    reference: Detector, exported: Detector, samples: Sequence[Tensor], counts: Iterable[int]
 ) -> list[OutputRow]:
-    """Both on batches of so many pictures each; those of several shapes with padding.
+    """Both on batches of so many images each; those of several shapes with padding.
 
     Both get the same pixels: with the padding that a file of a fixed size adds, and as they are where the file resizes
     them itself, for then the model does likewise. So what is left between them is the file.
@@ -101,26 +101,26 @@ def compare_outputs(
     Args:
         reference: the model in PyTorch.
         exported: the file.
-        pictures: uint8 [3, H, W], at least 1; they take turns.
-        counts: numbers of pictures.
+        images: uint8 [3, H, W], at least 1; they take turns.
+        counts: numbers of images.
 
     Raises:
         ConfigError: the file gives what is no number.
     """
     card: Card | None = getattr(exported.network, "card", None)
     if card and card.builtin:
-        shown = [each for each in pictures if each.shape == pictures[0].shape]  # since it takes no padding
+        shown = [each for each in samples if each.shape == samples[0].shape]  # since it takes no padding
         batches = [torch.stack([shown[k % len(shown)] for k in range(count)]) for count in counts]
         given = [(images, torch.zeros(images[:, 0].shape, dtype=torch.bool)) for images in batches]
     else:
-        prepared = [reference.prepare([pictures[k % len(pictures)] for k in range(count)]) for count in counts]
+        prepared = [reference.prepare([samples[k % len(samples)] for k in range(count)]) for count in counts]
         size = card.size if card else None
         given = [fill_up(each.images, each.padding_mask, size) for each in prepared]
     return [_compared(reference, exported, card, *each) for each in given]
 
 
 def fill_up(images: Tensor, padding_mask: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, H, W] and their padding [B, H, W], padded to a size (H, W); None: as they are."""
+    """Images [B, 3, H, W] and their padding [B, H, W], padded to a size (H, W); None: as they are."""
     if size is None:
         return images, padding_mask
     missing = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
@@ -134,9 +134,9 @@ class _Rows:
     scores: Tensor
     """[B, Q, C], in 0..1."""
     boxes: Tensor
-    """[B, Q, 4], relative to the picture."""
+    """[B, Q, 4], relative to the image."""
     masks: Callable[[int, Tensor], Tensor] | None
-    """Picture and queries [n] -> mask logits [n, h, w]."""
+    """Image and queries [n] -> mask logits [n, h, w]."""
 
     @classmethod
     def of_output(cls, out: Output) -> _Rows:
@@ -199,7 +199,7 @@ def _compared(
 
 
 def _distances(wanted: _Rows, found: _Rows, i: int) -> dict[str, float]:
-    """How far the two lie apart on one picture, at most.
+    """How far the two lie apart on one image, at most.
 
     Files may order queries differently, and give only the best. So each query of the file is held against the one of
     the model that says the most similar thing; and that none is missing is seen by the scores in their order.
@@ -223,7 +223,7 @@ def _distances(wanted: _Rows, found: _Rows, i: int) -> dict[str, float]:
 
 
 def _timed(run: Callable[[], Result], count: int) -> tuple[Result, float]:
-    """The result, and milliseconds a picture of a second run."""
+    """The result, and milliseconds per image of a second run."""
     run()
     start = time.perf_counter()
     out = run()

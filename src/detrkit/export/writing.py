@@ -22,7 +22,7 @@ from detrkit.inference.optimized import HALVES
 from detrkit.models.fuse_bn import fold_norms
 
 BATCHES = (1, 2, 5)
-"""Numbers of pictures that outputs are compared on."""
+"""Numbers of images that outputs are compared on."""
 
 
 def make_card(config: ExportConfig, detector: Detector) -> Card:
@@ -49,7 +49,7 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
     if config.builtin and size is None:
         shorter, longer = detector.image_size, detector.transform.longest
         raise ConfigError(
-            f"expected --size with --builtin for this model, whose pictures keep their shape; for pictures that are "
+            f"expected --size with --builtin for this model, whose images keep their shape; for images that are "
             f"wider than high {shorter}x{longer} loses nothing, for all {longer}x{longer}"
         )
     if size and not config.builtin and min(size) < detector.image_size:
@@ -114,9 +114,11 @@ def write(detector: Detector, output: Path, card: Card, config: ExportConfig, sa
 
 
 def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
-    """Outputs on pictures of a split, or on noise without one; then accuracy on it."""
-    pictures = [_pixels(image, split) for image in split.images[: max(BATCHES)]] if split else _noise(reference, config)
-    outputs = compare_outputs(reference, exported, pictures, BATCHES)
+    """Outputs on images of a split, or on noise without one; then accuracy on it."""
+    image_tensors = (
+        [_pixels(image, split) for image in split.images[: max(BATCHES)]] if split else _noise(reference, config)
+    )
+    outputs = compare_outputs(reference, exported, image_tensors, BATCHES)
     accuracy = []
     if split:
         accuracy = compare_accuracy(
@@ -145,7 +147,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
 
 
 def calibration_samples(config: ExportConfig, detector: Detector, splits: dict[str, Split]) -> list[Sample]:
-    """Inputs to calibrate with, one picture each, spread over the split; as the graph gets them."""
+    """Inputs to calibrate with, one image each, spread over the split; as the graph gets them."""
     if config.precision != "int8":
         return []
     split = splits.get("train", splits[config.split])
@@ -173,7 +175,7 @@ def _times(one: Tensor, count: int) -> Tensor:
 
 
 def _noise(detector: Detector, config: ExportConfig) -> list[Tensor]:
-    """Pictures of coarse noise in two shapes, where there are no real ones; a graph of one size takes them."""
+    """Images of coarse noise in two shapes, where there are no real ones; a graph of one size takes them."""
     generator = torch.Generator().manual_seed(0)
     side, size = detector.image_size, None if config.builtin else parse_size(config.size)
     shapes = [(side, side * 4 // 3), (side, side)]

@@ -1,6 +1,6 @@
-"""What runs inside a `Detector`: pictures of one padded batch in, `Output` out.
+"""What runs inside a `Detector`: images of one padded batch in, `Output` out.
 
-A detector prepares pictures before and makes detections after. Between the two is a `Network`: a model in PyTorch, as
+A detector prepares images before and makes detections after. Between the two is a `Network`: a model in PyTorch, as
 it is or made fast, or a file that was exported.
 """
 
@@ -21,13 +21,13 @@ class Network(Protocol):
     device: torch.device
     """Where outputs are; those of exported files are on the CPU."""
     square: bool
-    """Whether pictures are to be resized to squares, whatever their shape."""
+    """Whether images are to be resized to squares, whatever their shape."""
     sigmoid: bool
     """See `Output.sigmoid`."""
     makes_masks: bool
     """Whether outputs have `masks` or `segment`."""
     num_queries: int
-    """Q, the most objects that can be found in one picture."""
+    """Q, the most objects that can be found in one image."""
 
     def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
         """What the network says of a batch; called without gradients.

@@ -1,6 +1,6 @@
-"""The one facade over a trained model: load it, show it pictures, get `Detections` or a `PanopticMap`.
+"""The one facade over a trained model: load it, show it images, get `Detections` or a `PanopticMap`.
 
-Pictures take the same way as in evaluation (`decode`, `eval_transform`, `collate`), so a number measured there holds
+Images take the same way as in evaluation (`decode`, `eval_transform`, `collate`), so a number measured there holds
 here.
 """
 
@@ -53,9 +53,9 @@ class Detector:
             model: a model, which is moved to `device`, put into evaluation mode and run as it is; or anything else that
                 makes outputs of batches, such as an exported file, which runs where it says.
             categories: its C classes.
-            image_size: shorter side in pixels to which pictures are resized.
+            image_size: shorter side in pixels to which images are resized.
             device: where the model shall run.
-            value_range: values that become black and white in pictures of more than 8 bits; None: none are known, and
+            value_range: values that become black and white in images of more than 8 bits; None: none are known, and
                 those of the type of number count, with a warning.
 
         Raises:
@@ -110,16 +110,16 @@ class Detector:
                 published name (which may be fetched). Or a file that `detrkit export` has written (.onnx, .xml, .pt2,
                 .engine), to which the settings below do not matter, but for the device and the size.
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
-            image_size: shorter side in pixels to which pictures are resized; 0: what the weights were trained with.
+            image_size: shorter side in pixels to which images are resized; 0: what the weights were trained with.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
             nheads: attention heads, likewise.
             precision: of matrices and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto, which is fp32,
                 but bf16 on CUDA (fp16 on GPUs without it). plain: float32, and the model as it is in training, with
                 nothing made fast; what evaluation takes by default.
-            compile: on, off, or auto: on CUDA. Pictures are then padded to one of at most 15 shapes (`Buckets`), so
-                that pictures of any size do not compile without end. That changes values a little where convolutions
-                meet the padding, as in a padded batch. The first picture of each shape takes long; see `warmup`.
-            value_range: values that become black and white in pictures of more than 8 bits (`Detector.read`); None:
+            compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`Buckets`), so
+                that images of any size do not compile without end. That changes values a little where convolutions
+                meet the padding, as in a padded batch. The first image of each shape takes long; see `warmup`.
+            value_range: values that become black and white in images of more than 8 bits (`Detector.read`); None:
                 those of the training data, as the weights have them.
             new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
                 such a file is an error, since there are no classes to name.
@@ -160,15 +160,15 @@ class Detector:
         return cls(network, weights.categories, image_size, value_range=given)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
-        """Look at blank pictures, so that the first real ones do not wait for what a first call does.
+        """Look at blank images, so that the first real ones do not wait for what a first call does.
 
         That is above all compiling, which takes 10 seconds to a minute for each shape and batch size; batches count as
         the next power of 2.
 
         Args:
-            sizes: (height, width) in pixels of pictures to come, before they are resized. Empty: every shape there is
-                for a compiled model, else that of one picture of 3 : 4.
-            batch_sizes: how many pictures a batch.
+            sizes: (height, width) in pixels of images to come, before they are resized. Empty: every shape there is
+                for a compiled model, else that of one image of 3 : 4.
+            batch_sizes: how many images per batch.
 
         Raises:
             ConfigError: a size or batch size is none, or there is no compiler where one is needed.
@@ -212,21 +212,21 @@ class Detector:
         """Find objects.
 
         Args:
-            source: one picture: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
+            source: one image: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
                 or float in 0..1), or of more than 8 bits (see `read`), the bytes of a file, an open file, an upload of
                 a web framework; several: anything that gives these when it is iterated over, a batch [B, ...], a folder
                 (with the folders in it), a glob such as `photos/*.jpg`; or the path of a video.
             threshold: lowest score to keep, 0..1; None: 0.5.
             top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
                 trained, see `postprocess`.
-            batch_size: most pictures a forward pass. Only pictures of one shape share a pass, so that the result for
-                a picture does not depend on the others.
+            batch_size: most images a forward pass. Only images of one shape share a pass, so that the result for
+                an image does not depend on the others.
 
         Returns:
-            For one picture its detections, best first, with the original category ids and names, in pixels of the
-            picture. For several a list in their order (that of the names for folders and globs). For a video an
+            For one image its detections, best first, with the original category ids and names, in pixels of the
+            image. For several a list in their order (that of the names for folders and globs). For a video an
             iterator over its frames that reads as it goes. Of a model with a mask head they have masks, of the
-            picture's own size; many large pictures are better looked at one after another, see `stream`.
+            image's own size; many large images are better looked at one after another, see `stream`.
 
         Raises:
             DataError: there is nothing at `source`, it cannot be read, or it is an iterator that gives nothing.
@@ -246,7 +246,7 @@ class Detector:
     def panoptic(
         self, source: OneImage | Iterable[OneImage], threshold: float | None = None, batch_size: int = 1
     ) -> PanopticMap | list[PanopticMap] | Iterator[PanopticMap]:
-        """Cut pictures into segments that do not overlap, things and stuff.
+        """Cut images into segments that do not overlap, things and stuff.
 
         Args:
             source: see `predict`.
@@ -255,7 +255,7 @@ class Detector:
             batch_size: see `predict`.
 
         Returns:
-            For one picture its map, at the picture's own size, with the original category ids and names; for several
+            For one image its map, at the image's own size, with the original category ids and names; for several
             and for videos as `predict`. Where the categories do not say which of them are things, all are.
 
         Raises:
@@ -280,59 +280,59 @@ class Detector:
 
     def stream(
         self,
-        pictures: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
+        sources: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
         ahead: int = 0,
     ) -> Iterator[tuple[Tensor, Detections]]:
-        """Detections of a stream of pictures, in its order; few pictures are held at a time.
+        """Detections of a stream of images, in its order; few images are held at a time.
 
         Args:
-            pictures: any source of `predict`; what is iterated over may be endless, and may give pairs of a picture and
+            images: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
                 what to note as the `source` of its detections.
             threshold, top_k, batch_size: see `predict`.
-            ahead: how many pictures to take before they are needed, and to decode and resize in threads while the model
+            ahead: how many images to take before they are needed, and to decode and resize in threads while the model
                 looks at those before. 0 suits a live stream, where the next one is yet to come.
 
         Yields:
-            Each picture, uint8 [3, H, W] (RGB), with its detections.
+            Each image, uint8 [3, H, W] (RGB), with its detections.
 
         Raises:
             DataError, ConfigError: see `predict`.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(sources, pairs=True)
         looked = stream_batches(
             images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
         )
-        return ((picture, replace(found, source=source)) for picture, source, found in looked)
+        return ((pixels, replace(found, source=source)) for pixels, source, found in looked)
 
     def stream_panoptic(
         self,
-        pictures: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
+        sources: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = None,
         batch_size: int = 1,
         ahead: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
-        """Panoptic maps of a stream of pictures, see `stream` and `panoptic`."""
+        """Panoptic maps of a stream of images, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(pictures, pairs=True)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(sources, pairs=True)
         looked = stream_batches(
             images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead
         )
-        return ((picture, found) for picture, _, found in looked)
+        return ((pixels, found) for pixels, _, found in looked)
 
-    def prepare(self, pictures: Iterable[OneImage]) -> Batch:
-        """Pictures in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
+    def prepare(self, sources: Iterable[OneImage]) -> Batch:
+        """Images in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
         there is none."""
-        samples = [self._sample(self._read(image)[0]) for image in taken_apart(pictures)[1]]
+        samples = [self._sample(self._read(image)[0]) for image in taken_apart(sources)[1]]
         if not samples:
-            raise DataError("expected at least one picture, found none")
+            raise DataError("expected at least one image, found none")
         return collate(samples)
 
     def read(self, source: OneImage) -> Tensor:
-        """A picture as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
+        """An image as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
 
         Values of more than 8 bits (files, PIL images, arrays and tensors of 16-bit and 32-bit integers or floats) are
         scaled from `value_range` to 0..255, and clipped there; float tensors in 0..1 always from that. Where no range
@@ -351,16 +351,16 @@ class Detector:
             self._warned = True
             warnings.warn(sentence, stacklevel=2)
 
-    def _sample(self, picture: Tensor) -> tuple[Tensor, Target]:
-        if picture.dtype != torch.uint8:
-            picture = self.read(picture)
-        image, target = self.transform(picture)
-        target["original_size"] = (picture.shape[1], picture.shape[2])
+    def _sample(self, pixels: Tensor) -> tuple[Tensor, Target]:
+        if pixels.dtype != torch.uint8:
+            pixels = self.read(pixels)
+        image, target = self.transform(pixels)
+        target["original_size"] = (pixels.shape[1], pixels.shape[2])
         return image, target
 
     @torch.no_grad()  # not inference_mode, whose tensors could not be changed in place by those who get them
     def detect(self, batch: Batch, threshold: float = 0.0, top_k: int | None = None) -> list[Detections]:
-        """Detections of each picture of a batch: best first, original ids and names, in pixels of the original.
+        """Detections of each image of a batch: best first, original ids and names, in pixels of the original.
 
         Args:
             batch: of `prepare`, or of a loader whose targets have `original_size`.
@@ -386,7 +386,7 @@ class Detector:
 
     @torch.no_grad()
     def segment(self, batch: Batch, threshold: float | None = None) -> list[PanopticMap]:
-        """Panoptic maps of each picture of a batch, see `detect` and `panoptic`."""
+        """Panoptic maps of each image of a batch, see `detect` and `panoptic`."""
         threshold = self.panoptic_threshold(threshold)
         things = self.categories.isthing or (True,) * len(self.categories)
         with memory_explained():

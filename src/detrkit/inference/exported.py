@@ -41,20 +41,20 @@ class ExportedNetwork:
         self.num_queries = card.num_queries
 
     def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Network.objects`; pictures must be pixels.
+        """See `Network.objects`; images must be pixels.
 
-        A graph of fixed size gets smaller pictures padded, one of a fixed batch as many at a time as it takes.
+        A graph of fixed size gets smaller images padded, one of a fixed batch as many at a time as it takes.
 
         Raises:
-            ConfigError: the pictures are normalised already, larger than a fixed size, or padded for a graph that
+            ConfigError: the images are normalised already, larger than a fixed size, or padded for a graph that
                 resizes them itself.
-            DataError: the graph cannot run on pictures of such a size.
+            DataError: the graph cannot run on images of such a size.
         """
         if images.dtype != torch.uint8:
             raise ConfigError(f"expected pixels of uint8 for {self.path}, which normalises them, found {images.dtype}")
         if self.card.builtin and padding_mask.any():
             raise ConfigError(
-                f"expected pictures of one size for {self.path}, which resizes them itself, found padded ones"
+                f"expected images of one size for {self.path}, which resizes them itself, found padded ones"
             )
         images, padding_mask = images.cpu(), padding_mask.cpu()
         size = images.shape[-2], images.shape[-1]
@@ -73,7 +73,7 @@ class ExportedNetwork:
         return replace(out, masks=found["masks"].float(), padded_size=size) if self.card.masks else out
 
     def _run(self, images: Tensor, padding_mask: Tensor, count: int) -> dict[str, Tensor]:
-        """The outputs of at most `count` pictures; the graph gets exactly so many, the last one several times."""
+        """The outputs of at most `count` images; the graph gets exactly so many, the last one several times."""
         given = len(images)
         rows = torch.arange(count).clamp(max=given - 1)
         inputs = {"images": images[rows]} | ({} if self.card.builtin else {"padding_mask": padding_mask[rows]})
@@ -84,7 +84,7 @@ class ExportedNetwork:
                 raise
             reason = " ".join(str(problem).split())[:300]
             raise DataError(
-                f"{self.path} cannot run on a batch of shape {list(inputs['images'].shape)}; pictures may be too small "
+                f"{self.path} cannot run on a batch of shape {list(inputs['images'].shape)}; images may be too small "
                 f"for it, or not of the size it was exported for: {reason}"
             ) from problem
         wanted = ["boxes", "scores", "labels"] if self.card.builtin else ["logits", "boxes"]
@@ -97,7 +97,7 @@ class ExportedNetwork:
         height, width = size[0] - images.shape[-2], size[1] - images.shape[-1]
         if height < 0 or width < 0:
             raise ConfigError(
-                f"expected pictures of at most {size[0]} x {size[1]} (height x width) after resizing for {self.path}, "
+                f"expected images of at most {size[0]} x {size[1]} (height x width) after resizing for {self.path}, "
                 f"found {images.shape[-2]} x {images.shape[-1]}; choose a smaller --image_size, or export it again "
                 "with a larger --size, or none"
             )

@@ -24,7 +24,7 @@ def memory_explained() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            "memory ran out while a picture was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
+            "memory ran out while an image was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
             "or a smaller --image_size"
         ) from error
 

@@ -23,14 +23,14 @@ from torch import Tensor
 from detrkit.data.decode.images import Unknown, decode_image, read_image, to_tensor, warn_unknown_range
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
-from detrkit.inference.sources import VIDEO_SUFFIXES, as_path, find_pictures, is_several, is_video
+from detrkit.inference.sources import VIDEO_SUFFIXES, as_path, find_images, is_several, is_video
 from detrkit.inference.video import read_frames
 from detrkit.ops.value_range import ValueRange
 
-Picture = Image | npt.NDArray[Any] | Tensor
+ArrayImage = Image | npt.NDArray[Any] | Tensor
 """An image in memory, in any form that `data.decode.to_tensor` knows."""
 
-OneImage = Picture | str | os.PathLike[str] | bytes | IO[bytes]
+OneImage = ArrayImage | str | os.PathLike[str] | bytes | IO[bytes]
 OneOrMany = str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes]
 """What may hold one image or several: a folder or a video behind a path, a batch in an array."""
 """One image in any form; an object with a readable `file`, as uploads of web frameworks have it, will do too."""
@@ -90,7 +90,7 @@ def taken_apart(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Giv
     if kind == "one":
         return kind, iter([_given(source)])
     if _is_path(source):
-        return kind, (Given(path, str(path)) for path in find_pictures(as_path(source)))
+        return kind, (Given(path, str(path)) for path in find_images(as_path(source)))
     return kind, _members(source, pairs)
 
 
@@ -125,7 +125,7 @@ def _kind_of(source: Any) -> Kind:
     if isinstance(source, Iterable) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         return "several"
     raise DataError(
-        "expected a picture as a path, PIL image, numpy array, tensor, bytes or open file, or several of them, found "
+        "expected an image as a path, PIL image, numpy array, tensor, bytes or open file, or several of them, found "
         + _no_image(source)
     )
 
@@ -139,21 +139,21 @@ def _members(source: Any, pairs: bool) -> Iterator[Given]:
             image, name = member
         if isinstance(image, tuple | list):
             raise DataError(
-                f"image {place}: expected a picture, found a {type(image).__name__} of {len(image)}; give the images "
+                f"image {place}: expected an image, found a {type(image).__name__} of {len(image)}; give the images "
                 "alone, in one list"
             )
         kind = _kind_of(image)
         if kind == "video":
-            raise DataError(f"expected pictures in a list, found the video {os.fsdecode(image)}; give it by itself")
+            raise DataError(f"expected images in a list, found the video {os.fsdecode(image)}; give it by itself")
         if kind == "one":
             given = _given(image, place)
             yield given if name is None else Given(given.image, name, given.place)
         elif _is_path(image):
-            yield from (Given(path, str(path)) for path in find_pictures(as_path(image)))
+            yield from (Given(path, str(path)) for path in find_images(as_path(image)))
         elif isinstance(image, np.ndarray | Tensor):
             yield from (Given(each, name, place) for each in image)
         else:
-            raise DataError(f"image {place}: expected a picture, found {_no_image(image)}; give the images in one list")
+            raise DataError(f"image {place}: expected an image, found {_no_image(image)}; give the images in one list")
     if not place and not isinstance(source, Sized):
         raise DataError(
             f"expected images, found a {type(source).__name__} that gives none: it was used up before, or there is "
@@ -179,7 +179,7 @@ def _given(image: Any, place: int | None = None) -> Given:
         try:
             image.load()  # PIL opens files and reads them later, when they may be closed
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise DataError(f"{where}expected a picture, but what PIL opened cannot be decoded: {error}") from error
+            raise DataError(f"{where}expected an image, but what PIL opened cannot be decoded: {error}") from error
     return Given(image, None, place)
 
 
@@ -209,7 +209,7 @@ def _bytes_of(file: Any, name: str) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise DataError(f"expected bytes in {name}, found {type(data).__name__}; open it with open(path, 'rb')")
     if not len(data):
-        raise DataError(f"expected a picture in {name}, found no bytes: it is empty, or was read before")
+        raise DataError(f"expected an image in {name}, found no bytes: it is empty, or was read before")
     return bytes(data)
 
 

@@ -23,29 +23,29 @@ class Card:
     categories: Categories
     """Its C classes, in the order of the logits."""
     image_size: int
-    """Shorter side in pixels to which pictures are resized."""
+    """Shorter side in pixels to which images are resized."""
     num_queries: int
-    """Q, the most objects that can be found in one picture."""
+    """Q, the most objects that can be found in one image."""
     top_k: int
     """How scores become detections: 0: each query's best class, else the best K of all pairs of query and class."""
     mean: tuple[float, float, float]
-    """Of the colours (RGB in 0..1), by which the graph normalises; noted, since pictures go in as pixels."""
+    """Of the colours (RGB in 0..1), by which the graph normalises; noted, since images go in as pixels."""
     std: tuple[float, float, float]
     """Their standard deviation, likewise."""
     sigmoid: bool = False
     """Whether the logits are a yes or no a class, C of them, instead of a softmax with "no object" last."""
     square: bool = False
-    """Whether both sides are to be resized to `image_size`, whatever the picture's shape."""
+    """Whether both sides are to be resized to `image_size`, whatever the image's shape."""
     masks: bool = False
     """Whether it gives masks."""
     value_range: ValueRange | None = None
-    """Values that become 0 and 255 in pictures of more than 8 bits, before they go in; None: no range is known."""
+    """Values that become 0 and 255 in images of more than 8 bits, before they go in; None: no range is known."""
     builtin: bool = False
     """Whether resizing and the step from logits to boxes in pixels are in the graph."""
     size: tuple[int, int] | None = None
     """(H, W) in pixels that the graph takes or, with `builtin`, resizes to; None: any."""
     batch_size: int | None = None
-    """Pictures that the graph takes; None: any number."""
+    """Images that the graph takes; None: any number."""
     precision: str = "fp32"
     """Arithmetic: fp32, bf16, fp16 or int8."""
     weights: str = ""

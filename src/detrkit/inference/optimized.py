@@ -55,7 +55,7 @@ class FastNetwork:
             model: is copied.
             device: where the copy runs.
             half: bfloat16 or float16 for matrices and convolutions; None: float32 throughout.
-            buckets: compile, for these shapes alone: pictures are padded to the next one, batches to the next power of
+            buckets: compile, for these shapes alone: images are padded to the next one, batches to the next power of
                 2. What is too large for all runs uncompiled. None: do not compile.
             backend: of `torch.compile`.
         """

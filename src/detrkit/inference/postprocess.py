@@ -37,10 +37,10 @@ SMALL_SEGMENT = 4
 
 
 class BoxesOfBatch(NamedTuple):
-    """K detections of each of B pictures, as one computation makes them all."""
+    """K detections of each of B images, as one computation makes them all."""
 
     boxes: Tensor
-    """float32 [B, K, 4]; cx, cy, w, h relative to the picture without padding."""
+    """float32 [B, K, 4]; cx, cy, w, h relative to the image without padding."""
     scores: Tensor
     """float32 [B, K], in 0..1."""
     labels: Tensor
@@ -57,7 +57,7 @@ class BoxesOfBatch(NamedTuple):
         return BoxesOfBatch(boxes, scores[..., 0], labels[..., 0].long(), queries[..., 0].long())
 
     def xyxy(self, sizes: Tensor) -> Tensor:
-        """The boxes in pixels of pictures of some sizes, int [B, 2] (height, width); float32 [B, K, 4]."""
+        """The boxes in pixels of images of some sizes, int [B, 2] (height, width); float32 [B, K, 4]."""
         height, width = sizes.to(self.boxes.device).unbind(1)
         return cxcywh_to_xyxy(self.boxes) * torch.stack([width, height, width, height], dim=1)[:, None]
 
@@ -76,26 +76,26 @@ def postprocess(
 ) -> list[Detections]:
     """Detections of each image of a batch; `class_ids` are class indices 0..C-1.
 
-    Of a model with a mask head they have masks, at the size of the picture.
+    Of a model with a mask head they have masks, at the size of the image.
 
     Args:
         out: of the model.
-        sizes: int [B, 2] or B pairs, height and width in pixels of the pictures that boxes and masks shall be given in.
-        top_k: 0 gives every query its best class, Q detections an image in the order of the queries, as the original
+        sizes: int [B, 2] or B pairs, height and width in pixels of the images that boxes and masks shall be given in.
+        top_k: 0 gives every query its best class, Q detections per image in the order of the queries, as the original
             does. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors score; a
             query may then appear under several classes. None follows the model: 0 for one with softmax, Q for one
             whose classes are a yes or no each.
-        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the pictures had in the batch, without
+        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the images had in the batch, without
             padding. None: `sizes`; where these cannot be those of the batch, no masks are made.
         threshold: lowest score of a detection to keep, 0..1; None: 0. A query whose class is NaN scores 0.
         mask_threshold: a pixel belongs to an object where the sigmoid of its mask is above this, 0..1; None: 0.5. NaN
             does not.
         best_first: sort by falling score, whatever `top_k` says; of equals the query that comes first.
         device: where the detections shall be; None: where `out` is. From a GPU to "cpu" the boxes of the whole batch
-            take a single transfer; a threshold on the GPU waits for it once an image.
+            take a single transfer; a threshold on the GPU waits for it once per image.
 
     Raises:
-        ConfigError: sizes are not one per image, a setting is out of range, or a picture of `processed_sizes` is larger
+        ConfigError: sizes are not one per image, a setting is out of range, or an image of `processed_sizes` is larger
             than the batch.
     """
     expect_output(out)
@@ -146,7 +146,7 @@ def best_pairs(out: Output, top_k: int | None = None) -> tuple[Tensor, Tensor, T
 def _masks(
     out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, mask_threshold: float
 ) -> Tensor:
-    """Of some queries [n] of one picture, which may be there under several classes; bool [n, H, W] on their device."""
+    """Of some queries [n] of one image, which may be there under several classes; bool [n, H, W] on their device."""
     wanted, place = torch.unique(queries, return_inverse=True)
     masks = torch.zeros(len(queries), *size, dtype=torch.bool, device=queries.device)
     done = 0
@@ -160,14 +160,14 @@ def _masks(
 def query_masks(
     out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, threshold: float = 0.5
 ) -> Iterator[Tensor]:
-    """Masks of some queries of one picture, a part at a time, so that memory does not grow with their number.
+    """Masks of some queries of one image, a part at a time, so that memory does not grow with their number.
 
     Args:
         out: of a model with a mask head.
-        image: which picture of the batch.
+        image: which image of the batch.
         queries: int64 [n].
         processed_sizes: int [B, 2], see `postprocess`.
-        size: of the picture, to give masks at.
+        size: of the image, to give masks at.
         threshold: of the sigmoid, 0..1.
 
     Yields:
@@ -197,13 +197,13 @@ def panoptic(
     """Panoptic maps of each image of a batch: every pixel goes to the query that claims it most.
 
     As in the original, queries of one kind of stuff share a segment, segments of 4 pixels or fewer are dropped and
-    their pixels given away anew, and ids are 0, 1, ... in the order of the queries. A picture in which no query
+    their pixels given away anew, and ids are 0, 1, ... in the order of the queries. An image in which no query
     reaches the threshold has no segments, and a map of zeros.
 
     Args:
         out: of a model with a mask head.
-        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the pictures had in the batch, without
-            padding. Where `out.padded_size` is None, each mask is taken to cover just its picture, as in the original,
+        processed_sizes: int [B, 2] or B pairs, height and width in pixels that the images had in the batch, without
+            padding. Where `out.padded_size` is None, each mask is taken to cover just its image, as in the original,
             which holds in a batch without padding.
         target_sizes: int [B, 2] or B pairs, height and width in pixels of the maps.
         is_thing: whether a class index is a countable thing, or else stuff.
@@ -212,7 +212,7 @@ def panoptic(
 
     Raises:
         ConfigError: `out` is of a model without a mask head, sizes are not one per image, the threshold is out of
-            range, `is_thing` does not know a class that was found, or a picture of `processed_sizes` is larger than the
+            range, `is_thing` does not know a class that was found, or an image of `processed_sizes` is larger than the
             batch.
     """
     if expect_output(out).masks is None and out.segment is None:
@@ -249,7 +249,7 @@ def _panoptic_map(
     size: Size,
     is_thing: Mapping[int, bool] | Sequence[bool],
 ) -> PanopticMap:
-    """The map of one picture from the queries that take part; scores and labels are of all its queries, [Q]."""
+    """The map of one image from the queries that take part; scores and labels are of all its queries, [Q]."""
     logits = torch.cat([_mask_logits(out, image, part) for part in torch.split(queries, MASKS_AT_ONCE)])
     sound = logits.flatten(1).sum(1).isfinite()  # faster than to ask of each
     queries, logits = queries[sound], logits[sound]
@@ -324,7 +324,7 @@ def _places(count: int, wanted: int, device: torch.device) -> Tensor:
 
 
 def _mask_logits(out: Output, image: int, queries: Tensor) -> Tensor:
-    """Of some queries [n] of one picture, float32 [n, h, w]."""
+    """Of some queries [n] of one image, float32 [n, h, w]."""
     if out.masks is not None:
         return out.masks[image, queries].float()
     assert out.segment is not None
@@ -332,7 +332,7 @@ def _mask_logits(out: Output, image: int, queries: Tensor) -> Tensor:
 
 
 def _mask_sizes(out: Output, sizes: Tensor, processed_sizes: Tensor | None) -> Tensor | None:
-    """The sizes in the batch of pictures whose masks are to be made; None: make none."""
+    """The sizes in the batch of images whose masks are to be made; None: make none."""
     if out.masks is None and out.segment is None:
         return None
     if processed_sizes is not None:
@@ -351,7 +351,7 @@ def _check_inside(out: Output, processed: Sequence[Size]) -> None:
     if out.padded_size and (largest[0] > out.padded_size[0] or largest[1] > out.padded_size[1]):
         raise ConfigError(
             f"expected processed_sizes of at most the batch's {out.padded_size[0]} x {out.padded_size[1]} (height x "
-            f"width), found {largest[0]} x {largest[1]}; give the sizes that the pictures had in the batch"
+            f"width), found {largest[0]} x {largest[1]}; give the sizes that the images had in the batch"
         )
 
 

@@ -1,4 +1,4 @@
-"""Work done ahead of time in threads: pictures are decoded and resized while the model looks at those before."""
+"""Work done ahead of time in threads: images are decoded and resized while the model looks at those before."""
 
 from __future__ import annotations
 

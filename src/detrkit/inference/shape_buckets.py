@@ -1,4 +1,4 @@
-"""A bounded set of shapes: compiled code is made for one shape, and pictures come in any."""
+"""A bounded set of shapes: compiled code is made for one shape, and images come in any."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ STEP = 32
 """Sides of buckets are multiples of this, the stride of the coarsest map of most backbones."""
 
 SLACK = 8
-"""Resizing rounds the shorter side, so the longer one may exceed its limit by so many pixels in long thin pictures."""
+"""Resizing rounds the shorter side, so the longer one may exceed its limit by so many pixels in long thin images."""
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """Shapes that pictures are padded to.
+    """Shapes that images are padded to.
 
-    After resizing, a picture has its shorter side at `image_size`, or its longer side at the limit (in a long thin one
+    After resizing, an image has its shorter side at `image_size`, or its longer side at the limit (in a long thin one
     the shorter side is smaller). So there are few kinds: `shorter` and `longer` list the sides that are allowed for
     each, growing. With the usual limit of 1333/800 that makes at most 15 shapes, both orientations counted; at 800
-    pixels a bucket is at most a fifth larger than its picture, long thin ones apart.
+    pixels a bucket is at most a fifth larger than its image, long thin ones apart.
     """
 
     shorter: tuple[int, ...]
@@ -27,9 +27,9 @@ class Buckets:
 
     @classmethod
     def of(cls, image_size: int, longest: int, *, square: bool = False) -> Buckets:
-        """Those for pictures resized to a shorter side of `image_size` and a longer one of at most `longest` pixels.
+        """Those for images resized to a shorter side of `image_size` and a longer one of at most `longest` pixels.
 
-        `square` pictures have one shape, which is left as it is.
+        `square` images have one shape, which is left as it is.
         """
         if square:
             return cls((image_size,), (image_size,))
@@ -55,7 +55,7 @@ class Buckets:
 
 
 def batch_bucket(count: int) -> int:
-    """How many pictures a compiled batch of `count` has: the next power of 2."""
+    """How many images a compiled batch of `count` has: the next power of 2."""
     return 1 << (count - 1).bit_length()
 
 

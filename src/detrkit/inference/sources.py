@@ -36,7 +36,7 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, err
 
 @dataclass(frozen=True)
 class Found:
-    """One picture or video to look at."""
+    """One image or video to look at."""
 
     path: Path
     name: str
@@ -79,7 +79,7 @@ def as_path(source: str | os.PathLike[str] | os.PathLike[bytes]) -> Path:
     raise DataError(_why_not(text, mode))
 
 
-def find_pictures(source: str | Path) -> list[Path]:
+def find_images(source: str | Path) -> list[Path]:
     """The images in a folder and the folders in it, linked ones too, or those that a glob names; sorted by name.
 
     Hidden files and folders are passed over. A warning counts what does not end like an image.
@@ -102,7 +102,7 @@ def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Foun
         output_dir: where copies go; if it lies in a folder to be searched, it is passed over.
 
     Raises:
-        DataError: a source does not exist, or holds neither pictures nor videos.
+        DataError: a source does not exist, or holds neither images nor videos.
     """
     given = [as_path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     several_folders = sum(source.is_dir() for source in given) > 1
@@ -125,9 +125,9 @@ def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Foun
 
 
 def image_ids(found: Iterable[Found]) -> dict[Path, int]:
-    """COCO image ids for pictures: the number a file is named by (000000000139.jpg is 139), else the next free one.
+    """COCO image ids for images: the number a file is named by (000000000139.jpg is 139), else the next free one.
 
-    Of pictures with the same number, in two folders say, all but the first get the next free one.
+    Of images with the same number, in two folders say, all but the first get the next free one.
     """
     paths = [item.path for item in found]
     ids: dict[Path, int] = {}
@@ -250,7 +250,7 @@ def _as_pattern(source: str) -> str:
 
 
 def _copy_name(name: Path) -> Path:
-    """The name of an annotated copy: pictures that lose nothing keep their ending, videos become mp4."""
+    """The name of an annotated copy: images that lose nothing keep their ending, videos become mp4."""
     suffix = name.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return name.with_suffix(".mp4")

@@ -1,4 +1,4 @@
-"""From pictures in any form, one or endlessly many, to batches that a network looks at, and back to their order."""
+"""From images in any form, one or endlessly many, to batches that a network looks at, and back to their order."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Read = Callable[[Given], tuple[Tensor, str | None]]
 """Decodes an image, and says its source."""
 
 Sample = Callable[[Tensor], tuple[Tensor, Target]]
-"""Resizes a picture uint8 [3, H, W] and notes its sizes."""
+"""Resizes an image uint8 [3, H, W] and notes its sizes."""
 
 AHEAD = 4
-"""Pictures that are decoded and resized ahead of the model; more where a batch is larger."""
+"""Images that are decoded and resized ahead of the model; more where a batch is larger."""
 
 WINDOW = 4
-"""Batches' worth of pictures that are held while pictures of one shape are looked for."""
+"""Batches' worth of images that are held while images of one shape are looked for."""
 
 
 def look_at(
@@ -68,20 +68,20 @@ def stream_batches(
     batch_size: int,
     limit: int,
 ) -> Iterator[tuple[Tensor, str | None, Result]]:
-    """Each picture with its source and what `look` says of it, in order; pictures of one shape share a batch.
+    """Each image with its source and what `look` says of it, in order; images of one shape share a batch.
 
     Args:
         images: may be endless.
         read: makes a tensor, uint8 [3, H, W], of one, and says its source.
         sample: resizes it.
-        look: gives a result for each picture of a batch.
-        batch_size: most pictures a batch.
+        look: gives a result for each image of a batch.
+        batch_size: most images per batch.
         limit: images that are read and resized ahead, in threads; 0: none.
     """
 
     def prepared(image: Given) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
-        picture, source = read(image)
-        return picture, source, sample(picture)
+        pixels, source = read(image)
+        return pixels, source, sample(pixels)
 
     window = batch_size if batch_size == 1 else WINDOW * batch_size
     with contextlib.closing(in_threads(prepared, images, limit)) as ready:
@@ -90,8 +90,8 @@ def stream_batches(
             for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):
                 batch = collate([held[k][2] for k in places])
                 found.update(zip(places, look(batch), strict=True))
-            for k, (picture, source, _) in enumerate(held):
-                yield picture, source, found.pop(k)
+            for k, (pixels, source, _) in enumerate(held):
+                yield pixels, source, found.pop(k)
 
 
 def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
@@ -122,7 +122,7 @@ def blank_batch(height: int, width: int, count: int) -> Batch:
 
 
 def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Heights and widths of the pictures in the batch and of the original ones, int64 [B, 2] each."""
+    """Heights and widths of the images in the batch and of the original ones, int64 [B, 2] each."""
     if not isinstance(batch, Batch) or not all({"size", "original_size"} <= set(target) for target in batch.targets):
         raise ConfigError(
             "expected a Batch whose targets have size and original_size, as Detector.prepare makes it, found "

@@ -1,4 +1,4 @@
-"""What `detrkit predict` writes down of pictures, one after another, so that memory stays flat."""
+"""What `detrkit predict` writes down of images, one after another, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from detrkit.structures import Categories
 CSV_COLUMNS = ("file", "class_id", "class_name", "score", "x1", "y1", "x2", "y2")
 
 CUTOUTS, LABEL_MAPS, PANOPTIC = "cutouts", "label_maps", "panoptic"
-"""Folders of what has a file a picture or more."""
+"""Folders of what has a file per image or more."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Wanted:
 
 
 class Results:
-    """Files of results, written as pictures come in and named when all of them are.
+    """Files of results, written as images come in and named when all of them are.
 
     Used as a context: nothing that was begun is left behind where the block ends with an error, apart from the files
-    of single pictures that are whole.
+    of single images that are whole.
     """
 
     def __init__(self, folder: Path, categories: Categories, wanted: Wanted, *, masks: bool) -> None:
@@ -97,21 +97,21 @@ class Results:
         found: Detections,
         image_id: int,
         name: str,
-        picture: Tensor,
+        image: Tensor,
         segments: PanopticMap | None,
         time: float | None = None,
     ) -> None:
-        """Write down one picture.
+        """Write down one image.
 
         Args:
             found: its detections, with original ids and names.
             image_id: for the COCO files.
             name: relative name for files about it, without an ending, with forward slashes.
-            picture: uint8 [3, H, W] (RGB).
+            image: uint8 [3, H, W] (RGB).
             segments: its panoptic map, if there is one; `found` then are the segments.
             time: of a frame, in seconds from the start of its video.
         """
-        height, width = picture.shape[1:]
+        height, width = image.shape[1:]
         when = {} if time is None else {"time": round(time, 3)}
         self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
         self._write_rows(found, image_id, when)
@@ -122,11 +122,11 @@ class Results:
             write_png(self._folder / LABEL_MAPS / f"{name}.png", label_map(found, height, width))
         if self._wanted.cutouts:
             digits = len(str(len(found)))
-            for k, (cutout, class_name) in enumerate(zip(cutouts(found, picture), found.class_names, strict=True), 1):
+            for k, (cutout, class_name) in enumerate(zip(cutouts(found, image), found.class_names, strict=True), 1):
                 if cutout.size:
                     write_png(self._folder / CUTOUTS / name / f"{k:0{digits}}-{_file_name(class_name)}.png", cutout)
         if self._panoptic is not None and segments is not None:
-            pixels, rows = panoptic_picture(segments)
+            pixels, rows = panoptic_image(segments)
             write_png(self._folder / PANOPTIC / f"{name}.png", pixels)
             self._panoptic.add({"image_id": image_id, "file_name": f"{name}.png", "segments_info": rows})
 
@@ -218,8 +218,8 @@ def label_map(found: Detections, height: int, width: int) -> npt.NDArray[np.uint
     return labels
 
 
-def cutouts(found: Detections, picture: Tensor) -> Iterable[npt.NDArray[np.uint8]]:
-    """Each detection cut out of its picture uint8 [3, H, W]: uint8 RGBA [h, w, 4], transparent outside of its mask.
+def cutouts(found: Detections, image: Tensor) -> Iterable[npt.NDArray[np.uint8]]:
+    """Each detection cut out of its image uint8 [3, H, W]: uint8 RGBA [h, w, 4], transparent outside of its mask.
 
     Of an empty mask comes an array of size 0.
     """
@@ -227,11 +227,11 @@ def cutouts(found: Detections, picture: Tensor) -> Iterable[npt.NDArray[np.uint8
     for mask in found.masks:
         x1, y1, x2, y2 = box_of(mask)
         opacity = mask[None, y1:y2, x1:x2].to(torch.uint8) * 255
-        cutout = torch.cat([picture[:, y1:y2, x1:x2] * (opacity > 0), opacity])
+        cutout = torch.cat([image[:, y1:y2, x1:x2] * (opacity > 0), opacity])
         yield cutout.permute(1, 2, 0).numpy()
 
 
-def panoptic_picture(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list[dict[str, Any]]]:
+def panoptic_image(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list[dict[str, Any]]]:
     """A panoptic map in COCO's form: RGB [H, W, 3] whose R + 256 G + 65536 B is an id, and `segments_info`.
 
     Ids count from 1, since 0 stands for void: pixels without a segment.
@@ -255,7 +255,7 @@ def panoptic_picture(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list
 
 
 def png_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without an ending for files about pictures: `a.jpg` -> `a`, or `a.jpg` where there is an `a.png` too."""
+    """Names without an ending for files about images: `a.jpg` -> `a`, or `a.jpg` where there is an `a.png` too."""
     names = list(names)
     stems = Counter(PurePosixPath(name).with_suffix("").as_posix().casefold() for name in names)
     short = {name: PurePosixPath(name).with_suffix("").as_posix() for name in names}

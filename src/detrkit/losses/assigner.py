@@ -1,6 +1,6 @@
-"""Dense supervision: which places of the feature levels answer for which objects, many places an object.
+"""Dense supervision: which places of the feature levels answer for which objects, many places per object.
 
-Matching gives each object one query, so most of a picture teaches nothing but "nothing here". A dense head has an
+Matching gives each object one query, so most of an image teaches nothing but "nothing here". A dense head has an
 output at every place of every level, and three published rules say which of them learn an object:
 
     fcos      places near its centre, on the level made for its size          (Tian et al. 2019, section 3.2)
@@ -8,7 +8,7 @@ output at every place of every level, and three published rules say which of the
     aligned   inside places where class and box are already best together     (Feng et al. 2021, "TOOD", section 3.2)
 
 All distances are measured in cells of a place's level: a cell is one stride wide and high, so that is in pixels of the
-picture, whatever its shape. Shapes: B pictures, S places of all levels together, n objects of the picture that has the
+image, whatever its shape. Shapes: B images, S places of all levels together, n objects of the image that has the
 most; others are filled up with objects that no place may have.
 """
 
@@ -32,8 +32,8 @@ Kind = Literal["fcos", "atss", "aligned"]
 _CENTER_RADIUS = 1.5  # cells (FCOS with center sampling)
 _LARGEST = 8  # cells from a place to the farthest side of its object (FCOS, section 3.2: 64 pixels at stride 8)
 _ANCHOR = 8  # cells, the side of the square anchor (ATSS, section 3.1)
-_NEAREST = 9  # candidate places a level (ATSS: k)
-_BEST = 13  # places an object (TOOD: m); an object with fewer centres inside takes all of them
+_NEAREST = 9  # candidate places per level (ATSS: k)
+_BEST = 13  # places per object (TOOD: m); an object with fewer centres inside takes all of them
 _SHARPNESS = 6  # exponent of the IoU; that of the score is 1 (TOOD: beta and alpha)
 _ROUNDING = 1e-6
 
@@ -53,12 +53,12 @@ class DenseAssigner:
 
     @torch.no_grad()
     def __call__(self, out: Output, locations: Locations, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
-        """One (place indices, object indices) a picture, int64 in main memory; place indices ascend.
+        """One (place indices, object indices) an image, int64 in main memory; place indices ascend.
 
         Args:
             out: one query a place: logits [B, S, C] and boxes [B, S, 4]. Only "aligned" looks at them.
             locations: of these places.
-            targets: one a picture, any number of objects.
+            targets: one per image, any number of objects.
         """
         return self.pairs(self.owners(out, locations, targets).cpu(), locations, targets)
 
@@ -108,7 +108,7 @@ class DenseAssigner:
 
 @dataclass(frozen=True)
 class _Places:
-    """The places of all pictures; see `Locations`."""
+    """The places of all images; see `Locations`."""
 
     centers: Tensor
     cells: Tensor
@@ -195,17 +195,15 @@ def _sides(places: _Places, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def _of_each_place(of_level: Tensor, level_sizes: Sequence[int]) -> Tensor:
-    """A value a level [B, L] -> the same for each place, [B, 1, S]."""
+    """A value per level [B, L] -> the same for each place, [B, 1, S]."""
     parts = zip(torch.split(of_level[:, None], 1, 2), level_sizes, strict=True)
     return torch.cat([value.expand(-1, 1, size) for value, size in parts], 2)
 
 
-def _fetch(
-    locations: Locations, boxes: Sequence[Tensor], pictures: Sequence[int]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of some pictures what `_leave_none_out` needs in main memory, in one transfer."""
+def _fetch(locations: Locations, boxes: Sequence[Tensor], images: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of some images what `_leave_none_out` needs in main memory, in one transfer."""
     parts = []
-    for i, wanted in zip(pictures, boxes, strict=True):
+    for i, wanted in zip(images, boxes, strict=True):
         # distances shall be in pixels, or in any unit that is as wide as high: cells of the first place
         cell = locations.cells[i, :1].float()
         centers = locations.centers[i].float() / cell

@@ -1,7 +1,7 @@
 """The terms of the set prediction loss (paper, section 3.1, equations 2 and appendix A.2) but for the class.
 
 Each is a function of all decoder layers and their matching to a number a layer, so that what a device has to be told
-does not grow with the layers. L layers, B pictures, M matched pairs of all layers and pictures.
+does not grow with the layers. L layers, B images, M matched pairs of all layers and images.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Matched:
     boxes: Tensor
     """float32 [M, 4], box of the object, likewise."""
     objects: Sequence[int]
-    """Number of objects of each picture."""
+    """Number of objects of each image."""
     num_boxes: Tensor
-    """Scalar by which sums over pairs are divided: objects a process, or in a `Branch` pairs a process; averaged over
+    """Scalar by which sums over pairs are divided: objects per process, or in a `Branch` pairs a process; averaged over
     all processes, which have at least 1 together."""
     num_matched: Tensor
     """Scalar: matched pairs of a layer a process, averaged over all processes."""
     num_queries: Tensor
-    """Scalar: queries of all pictures a process that are not ignored, averaged over all processes."""
+    """Scalar: queries of all images a process that are not ignored, averaged over all processes."""
     ignored: Tensor | None = None
     """bool [B, Q], queries that the class loss passes over; None: none."""
     class_agnostic: bool = False
@@ -108,7 +108,7 @@ def class_error(matched: Matched) -> Tensor:
 
 @torch.no_grad()
 def cardinality_error(matched: Matched) -> Tensor:
-    """How far the number of queries that say anything is from the number of objects, mean a picture; for the log."""
+    """How far the number of queries that say anything is from the number of objects, mean an image; for the log."""
     logits = matched.output.logits
     says = (logits > 0).any(-1) if matched.output.sigmoid else logits.argmax(-1) != logits.shape[-1] - 1
     said = says.sum(2)

@@ -45,8 +45,8 @@ def build_criterion(
         dense_loss_coef: further weight of the branch "dense".
         dn_loss_coef: further weight of the branch "dn".
         dense_head: how places are chosen in branches that have locations; see `DenseAssigner`.
-        mask_padding: whether masks shall say that nothing is where a picture is padded, as in the original; False
-            leaves padded areas out of the mask losses, so that they do not depend on what a picture is batched with.
+        mask_padding: whether masks shall say that nothing is where an image is padded, as in the original; False
+            leaves padded areas out of the mask losses, so that they do not depend on what an image is batched with.
 
     Raises:
         ConfigError: for a class_loss or dense_head that is none, a weight that is no number of at least 0, and if no

@@ -67,7 +67,7 @@ class Criterion(nn.Module):
             sigmoid: what kind of outputs the class loss wants; see `Output`.
             assigner: pairs places and objects, in branches that have `locations`.
             branch_weights: weight of all losses of a branch, by its name; 1 where none is given.
-            mask_padding: whether masks shall say that nothing is where a picture is padded.
+            mask_padding: whether masks shall say that nothing is where an image is padded.
         """
         super().__init__()
         self.matcher, self.terms = matcher, tuple(terms)
@@ -80,8 +80,8 @@ class Criterion(nn.Module):
         Branches have the terms that weigh anything, as `branch/name`, `branch/name_0`, ... Each is divided by its own
         number of pairs. Processes that learn together must have the same branches, if need be empty ones.
 
-        Targets: one an image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and, where there
-        are mask losses, `masks` bool [n, h, w] at the size of the picture without padding. Masks are made of matched
+        Targets: one per image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and, where
+        there are mask losses, `masks` bool [n, h, w] at the size of the image without padding. Masks are made of matched
         queries alone, of the last layer: earlier ones have none, as in the original, and what branches teach is where
         things are and what, which needs no masks.
 
@@ -192,7 +192,7 @@ def _gather(lesson: _Lesson, counts: Tensor) -> tuple[Matched, Tensor]:
     """A lesson's layers beside what they are to learn; and which object of the whole batch each pair has, int64 [M]."""
     output, targets = lesson.layers, lesson.targets
     sizes = [len(target["labels"]) for target in targets]
-    pairs = [pair for of_layer in lesson.pairs for pair in of_layer]  # layer after layer, picture after picture
+    pairs = [pair for of_layer in lesson.pairs for pair in of_layer]  # layer after layer, image after image
     lengths = torch.tensor([len(queries) for queries, _ in pairs])
     which = torch.arange(len(pairs)).repeat_interleave(lengths)
     layers, images = which // len(targets), which % len(targets)
@@ -215,7 +215,7 @@ def _mean_over_processes(lessons: Sequence[_Lesson], device: torch.device) -> Te
     """Boxes, pairs and queries of each lesson, [lessons, 3], averaged over all processes of the run, so that every
     object and query weighs the same everywhere. One reduction serves all; pairs are those of a layer on average.
 
-    There is one box at least in all processes together, so that two with a picture each learn what one with both
+    There is one box at least in all processes together, so that two with an image each learn what one with both
     does; in the original, in each.
     """
     counts = []

@@ -46,8 +46,8 @@ def pair_masks(
 
     Args:
         out: of the model.
-        targets: with `masks` at the size of their pictures, without padding; those without objects may lack them.
-        images: which picture, int64 [M].
+        targets: with `masks` at the size of their images, without padding; those without objects may lack them.
+        images: which image, int64 [M].
         queries: which query of it, int64 [M].
         objects: which object of the whole batch, int64 [M].
         mask_padding: whether padded pixels teach that nothing is there.
@@ -72,33 +72,33 @@ def pair_masks(
 
 
 def _size(out: Output, masks: Sequence[Tensor]) -> tuple[int, int]:
-    """H and W: those that the model's pictures were padded to, or what holds all targets."""
+    """H and W: those that the model's images were padded to, or what holds all targets."""
     height, width = (max(1, *(mask.shape[side] for mask in masks)) for side in (1, 2))
     if out.padded_size is None:
         return height, width
     if height > out.padded_size[0] or width > out.padded_size[1]:
         raise DataError(
-            f"expected masks at the size of their picture, of at most {out.padded_size[0]} x {out.padded_size[1]} "
-            f"(height x width) in this batch, found {height} x {width}; transform masks together with the picture"
+            f"expected masks at the size of their image, of at most {out.padded_size[0]} x {out.padded_size[1]} "
+            f"(height x width) in this batch, found {height} x {width}; transform masks together with the image"
         )
     return out.padded_size
 
 
-def _masks_of(target: Target, picture: int) -> Tensor:
+def _masks_of(target: Target, image: int) -> Tensor:
     """The masks of a target, bool [n, h, w]."""
     labels = target["labels"]
     masks = target.get("masks")
     if masks is None:
         if len(labels):
             raise DataError(
-                f"expected masks in every target, found none in picture {picture + 1} of the batch; use data with "
+                f"expected masks in every target, found none in image {image + 1} of the batch; use data with "
                 "masks, or train boxes alone: --task detect"
             )
         masks = torch.zeros(0, *target.get("size", (0, 0)), dtype=torch.bool, device=labels.device)
     if masks.ndim != 3 or len(masks) != len(labels):
         raise DataError(
-            f"expected masks of shape [{len(labels)}, h, w], one an object, found {list(masks.shape)} in picture "
-            f"{picture + 1} of the batch"
+            f"expected masks of shape [{len(labels)}, h, w], one per object, found {list(masks.shape)} in image "
+            f"{image + 1} of the batch"
         )
     return masks.bool()
 

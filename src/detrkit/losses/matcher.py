@@ -56,7 +56,7 @@ class Layers(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Layers whose queries are to be matched with the objects of their pictures, each layer for itself."""
+    """Layers whose queries are to be matched with the objects of their images, each layer for itself."""
 
     layers: Layers
     targets: Sequence[Target]
@@ -92,7 +92,7 @@ class HungarianMatcher:
     def solve(self, problems: Sequence[Problem]) -> list[list[Pairs]]:
         """The pairs of each image, for each layer of each problem, with a single transfer from the device.
 
-        A picture with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
+        An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
         groups * repeat of them, a query in one at most.
 
         Raises:
@@ -108,9 +108,9 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def costs(self, problem: Problem) -> Tensor:
-        """What each pair of a query and an object of its picture costs, float32 [M, L, Q], M objects of all pictures.
+        """What each pair of a query and an object of its image costs, float32 [M, L, Q], M objects of all images.
 
-        No query is held against the objects of other pictures, which would be most of a batch's pairs.
+        No query is held against the objects of other images, which would be most of a batch's pairs.
 
         Raises:
             ConfigError: the queries do not divide into the groups.

@@ -37,7 +37,7 @@ from detrkit.models.transformer import Transformer
 from detrkit.models.two_stage import SelectedQueries
 
 SELECTED = ("two_stage", "features", "mixed")
-"""Kinds of queries that come from places of the picture."""
+"""Kinds of queries that come from places of the image."""
 _BACKBONE_COARSEST = 32
 
 
@@ -100,7 +100,7 @@ def build_model(
         dim_feedforward: width of the feed-forward blocks.
         dropout: in the transformer, in 0..1.
         nheads: attention heads.
-        num_queries: Q, the most objects that can be found in one picture.
+        num_queries: Q, the most objects that can be found in one image.
         pre_norm: norms before the blocks instead of after.
         aux_loss: whether the output has the earlier decoder layers, as `aux`.
         masks: a head that makes a mask of each query, at stride 4. The state dict then has the original's prefix,
@@ -130,12 +130,12 @@ def build_model(
         hybrid_queries: further queries in training, for one-to-many matching.
         hybrid_repeat: how many of them each object is matched with.
         denoising: none, plain or contrastive.
-        dn_queries: the most denoising queries a picture.
+        dn_queries: the most denoising queries per image.
         dn_label_noise: twice the chance that one starts from a random class.
         dn_box_noise: how far its box is moved, relative to its size.
-        input_mean: mean of each colour channel (RGB, in 0..1) that pictures are normalised by; None: the backbone's.
+        input_mean: mean of each colour channel (RGB, in 0..1) that images are normalised by; None: the backbone's.
         input_std: standard deviation, likewise.
-        square: pictures are resized to squares, whatever their shape; the model itself takes any.
+        square: images are resized to squares, whatever their shape; the model itself takes any.
         backbone_weights: None or "none" for random ones, "imagenet" for the published ones (may download), or a file.
 
     Raises:

@@ -23,7 +23,7 @@ from detrkit.structures import Output
 
 
 class Decoder(nn.Module):
-    """Queries that talk to each other and look at the picture."""
+    """Queries that talk to each other and look at the image."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
 
         Args:
             queries: N of them.
-            memory: the picture.
+            memory: the image.
             class_embed: (layer, [B, N, D]) -> logits.
             bbox_embed: (layer, [B, N, D]) -> [B, N, 4].
             last_only: give what the last layer says alone; the heads of the others run only where a layer goes on from
@@ -112,7 +112,7 @@ def refined(change: Tensor, reference: Tensor | None) -> Tensor:
 
 
 class DecoderLayer(FeedForward):
-    """Self-attention among the queries, cross-attention into the picture, feed-forward."""
+    """Self-attention among the queries, cross-attention into the image, feed-forward."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class DecoderLayer(FeedForward):
             x: contents so far, [B, Q, D].
             position: [B, Q, D].
             reference: boxes [B, Q, 4] or points [B, Q, 2]; None for dense attention.
-            memory: the picture.
+            memory: the image.
             keep: places to look at, [B, 1, 1, S].
             seen: which query may see which, [B, 1, Q, Q]; None: all see all.
 

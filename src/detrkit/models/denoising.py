@@ -5,7 +5,7 @@ Matching is unstable while a model knows little; a query that starts beside its 
 al. 2023, "DINO", section 3.3). Each group of such queries holds every object once; a mask keeps groups apart, and
 keeps from the queries of inference what the objects are (`separate`).
 
-Shapes: B images a batch, Q queries, N slots of denoising queries, C classes, D channels, n objects of one picture.
+Shapes: B images per batch, Q queries, N slots of denoising queries, C classes, D channels, n objects of one image.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _SHORTEST = 1e-4  # of a side: what has none has no logarithm either
 
 @dataclass(frozen=True)
 class NoisedQueries:
-    """The denoising queries of a batch. What a picture has does not depend on the others, but for unused slots."""
+    """The denoising queries of a batch. What an image has does not depend on the others, but for unused slots."""
 
     contents: Tensor
     """float [B, N, D]."""
     boxes: Tensor
-    """float [B, N, 4]; cx, cy, w, h relative to the picture without padding, in 0..1, no side shorter than 1e-4."""
+    """float [B, N, 4]; cx, cy, w, h relative to the image without padding, in 0..1, no side shorter than 1e-4."""
     ids: Tensor
-    """int64 [B, N], the group of each slot, 1, 2, ...; unused slots come last in their picture and have `UNUSED`."""
+    """int64 [B, N], the group of each slot, 1, 2, ...; unused slots come last in their image and have `UNUSED`."""
     pairs: list[tuple[Tensor, Tensor]]
-    """(slot indices, object indices) of each picture, int64 in main memory; slots that shall say no are in none."""
+    """(slot indices, object indices) of each image, int64 in main memory; slots that shall say no are in none."""
 
     @property
     def unused(self) -> Tensor:
-        """bool [B, N], True = no query: no loss may look at it, else a picture teaches what its batch was like."""
+        """bool [B, N], True = no query: no loss may look at it, else an image teaches what its batch was like."""
         return self.ids == UNUSED
 
 
@@ -64,7 +64,7 @@ class Denoising(nn.Module):
         Args:
             dim: D.
             num_classes: C.
-            budget: the most queries a picture. As many groups as fit, each with every object of the picture; of more
+            budget: the most queries per image. As many groups as fit, each with every object of the image; of more
                 objects than fit into one group, a random choice.
             contrastive: each group holds every object twice, near and too far off.
             label_noise: twice the chance that a query starts from a random class.
@@ -82,7 +82,7 @@ class Denoising(nn.Module):
         self.budget, self.label_noise, self.box_noise = budget, label_noise, box_noise
 
     def forward(self, targets: Sequence[Target]) -> NoisedQueries:
-        """Targets of B pictures -> their denoising queries, N = the most that any picture has, at least 1.
+        """Targets of B images -> their denoising queries, N = the most that any image has, at least 1.
 
         Noise is drawn from `noise_seed` of the target, else from torch's own generator. There is always a slot, if
         unused: so `label_embed` takes part in every step, as data-parallel processes have to agree on.
@@ -92,7 +92,7 @@ class Denoising(nn.Module):
         for target in targets:
             starts.append(starts[-1] + len(target["labels"]))
         slots = max([1, *(len(one.plan) for one in drawn)])
-        # Unused slots stand for one more object behind all others, class 0, as large as the picture.
+        # Unused slots stand for one more object behind all others, class 0, as large as the image.
         plan = torch.tensor([starts[-1], _KEEP, UNUSED]).repeat(len(targets), slots, 1)
         shift = torch.zeros(len(targets), slots, 4)
         for i, (one, start) in enumerate(zip(drawn, starts, strict=False)):
@@ -110,7 +110,7 @@ class Denoising(nn.Module):
         )
 
     def _draw(self, objects: int, seed: int | None) -> _Drawn:
-        """Everything random about one picture, in main memory, so that it is the same on every device."""
+        """Everything random about one image, in main memory, so that it is the same on every device."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         chosen = torch.arange(objects)
         if objects * self.copies > self.budget:
@@ -140,14 +140,14 @@ class Denoising(nn.Module):
         else:  # DINO, section 3.3: the corners are moved
             corners, shift = cxcywh_to_xyxy(boxes), shift * torch.cat([sides, sides], -1) / 2
             moved = corners + shift
-            # What would leave the picture goes the other way: merely clamped, one that shall say no would be true.
+            # What would leave the image goes the other way: merely clamped, one that shall say no would be true.
             outside = (moved < 0) | (moved > 1)
             moved = xyxy_to_cxcywh(torch.where(outside, corners - shift, moved).clamp(0, 1))
         return torch.cat([moved[..., :2].clamp(0, 1), moved[..., 2:].clamp(_SHORTEST, 1)], -1)
 
 
 class _Drawn(NamedTuple):
-    """What was drawn for the s slots that one picture uses."""
+    """What was drawn for the s slots that one image uses."""
 
     plan: Tensor
     """int64 [s, 3]: which object, another class in place of its own or `_KEEP`, the group."""

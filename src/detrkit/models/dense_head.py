@@ -1,6 +1,6 @@
 """The dense head: a class and a box at every place of every level (Tian et al. 2019, "FCOS", section 3).
 
-One query an object means one lesson an object a step. Here every place that lies on an object learns (Zong et al. 2023,
+With one query per object, an object supervises once per step. Here every location on an object learns (Zong et al. 2023,
 "Co-DETR": such heads beside the decoder make the encoder's features better); and since the head then knows early where
 things are, the best places can also seed the decoder's queries (Zhang et al. 2023, "DDQ").
 """
@@ -41,7 +41,7 @@ class DenseHead(nn.Module):
     def forward(self, memory: Memory) -> Output:
         """Memory -> logits [B, S, C] and boxes [B, S, 4]; sigmoid."""
         logits, distances = [], []
-        inside = memory.tokens.new_ones(()) * ~memory.padding  # convolutions shall see zeros beyond the picture
+        inside = memory.tokens.new_ones(()) * ~memory.padding  # convolutions shall see zeros beyond the image
         for level, keep, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
             logits.append(exactly(self.class_embed, self.classes(level, keep)).flatten(2))
             sides = exactly(self.bbox_embed, self.sides(level, keep)).float()
@@ -55,13 +55,13 @@ class DenseHead(nn.Module):
 
 
 class Tower(nn.ModuleList):
-    """Convolutions of 3x3, each with a group norm and a ReLU, for which there is nothing but the picture."""
+    """Convolutions of 3x3, each with a group norm and a ReLU, for which there is nothing but the image."""
 
     def __init__(self, dim: int, convs: int) -> None:
         super().__init__(TowerLayer(dim) for _ in range(convs))
 
     def forward(self, level: Tensor, inside: Tensor) -> Tensor:
-        """Map [B, D, h, w] and 1 where the picture is [B, 1, h, w] -> a map of the same shape, 0 beyond the picture."""
+        """Map [B, D, h, w] and 1 where the image is [B, 1, h, w] -> a map of the same shape, 0 beyond the image."""
         level = level * inside
         for layer in self:
             level = layer(level, inside)
@@ -83,10 +83,10 @@ class TowerLayer(nn.Module):
 
 
 class InnerGroupNorm(nn.GroupNorm):
-    """Group norm (Wu and He 2018) over the places of the picture, however much padding a batch gives it."""
+    """Group norm (Wu and He 2018) over the places of the image, however much padding a batch gives it."""
 
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:  # type: ignore[override]  # it must know what is padding
-        """Map [B, D, h, w] and 1 where the picture is [B, 1, h, w] -> a map of the same shape."""
+        """Map [B, D, h, w] and 1 where the image is [B, 1, h, w] -> a map of the same shape."""
         groups = x.float().reshape(x.shape[0], self.num_groups, -1, *x.shape[2:])
         inside = inside.float()[:, None]
         count = (inside.sum((2, 3, 4), keepdim=True) * groups.shape[2]).clamp(min=1)
@@ -99,7 +99,7 @@ class InnerGroupNorm(nn.GroupNorm):
 
 
 def best_places(scores: Tensor, boxes: Tensor, count: int, distinct: float) -> tuple[Tensor, Tensor]:
-    """The `count` best places of each picture, and which of them are no duplicate.
+    """The `count` best places of each image, and which of them are no duplicate.
 
     With `distinct`, a place whose box overlaps that of a better one by more than this IoU comes after all that do not
     (DDQ, section 3.2; the suppression in one step is Fast NMS, Bolya et al. 2019, section 4.2).

@@ -1,7 +1,7 @@
 """DETR: backbone, transformer and heads put together (Carion et al. 2020, "End-to-End Object Detection with
 Transformers", figure 2), with every later idea as a part that can be left out.
 
-Shapes: B images a batch, H x W pixels, Q queries, C classes, D channels of the transformer.
+Shapes: B images per batch, H x W pixels, Q queries, C classes, D channels of the transformer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class DETR(nn.Module):
             dense_head: predicts at every place; where queries are not seeded by it, in training only.
             denoising: makes queries of the objects, in training.
             hybrid_repeat: how many of the hybrid queries each object is matched with.
-            square: whether pictures are to be resized to squares, whatever their shape; noted for those who do it.
+            square: whether images are to be resized to squares, whatever their shape; noted for those who do it.
             bbox_attention: where queries look, for a classic `mask_head`.
             mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
         """
@@ -262,7 +262,7 @@ class DETR(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q, the most objects that can be found in one picture."""
+        """Q, the most objects that can be found in one image."""
         return self.query_embed.counts.queries
 
     @property

@@ -1,15 +1,15 @@
 """The mask head of models with feature levels: each query makes the weights of a small network of its own, which runs
-over features that all queries of a picture share (Tian et al. 2020, "Conditional Convolutions for Instance
+over features that all queries of an image share (Tian et al. 2020, "Conditional Convolutions for Instance
 Segmentation", sections 3.1 and 3.2).
 
 Such models know each query's box. So the network is also told where a place lies in the box, and there is no need to
 find the object again, as the classic head does by attention. It costs a hundredth of that head a mask, and learns
-sooner: on the demo's pictures, beside detrkit_n, the mean IoU of masks was 0.68 after 100 steps and 0.74 after 200,
+sooner: on the demo's images, beside detrkit_n, the mean IoU of masks was 0.68 after 100 steps and 0.74 after 200,
 where attention and convolutions, helped by the box as well, gave 0.43 and 0.57, and a dot product (Cheng et al. 2022,
 "Masked-attention Mask Transformer", section 3.1) 0.55 and 0.64.
 
-What is padding is 0 wherever a convolution looks and no part of any norm, so a picture in a padded batch gives what it
-gives alone. Shapes: B batch, Q queries, D channels, h x w places at stride 4, N chosen pairs of a picture and a query.
+What is padding is 0 wherever a convolution looks and no part of any norm, so an image in a padded batch gives what it
+gives alone. Shapes: B batch, Q queries, D channels, h x w places at stride 4, N chosen pairs of an image and a query.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FAR = 4.0
 
 @dataclass(frozen=True)
 class PixelFeatures:
-    """What all queries of a picture share."""
+    """What all queries of an image share."""
 
     values: Tensor
     """float [B, 8, h, w]."""
     x: Tensor
-    """float32 [B, w], the centres of the columns relative to the picture without padding."""
+    """float32 [B, w], the centres of the columns relative to the image without padding."""
     y: Tensor
     """float32 [B, h], those of the rows."""
 
@@ -80,10 +80,10 @@ class DynamicMaskHead(nn.Module):
         """Masks of N pairs.
 
         Args:
-            features: of all pictures.
-            images: which picture of the batch, int64 [N].
+            features: of all images.
+            images: which image of the batch, int64 [N].
             objects: what the last decoder layer made of the query, [N, D].
-            boxes: that of the query, [N, 4]; cx, cy, w, h relative to the picture without padding.
+            boxes: that of the query, [N, 4]; cx, cy, w, h relative to the image without padding.
 
         Returns:
             Logits [N, h, w].
@@ -121,12 +121,12 @@ class Block(nn.Module):
         self.norm = InnerGroupNorm(math.gcd(8, channels), channels)
 
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
-        """Map [B, C, h, w] and 1 where the picture is [B, 1, h, w] -> a map of the same shape, 0 beyond the picture."""
+        """Map [B, C, h, w] and 1 where the image is [B, 1, h, w] -> a map of the same shape, 0 beyond the image."""
         normed: Tensor = self.norm(self.conv(x), inside)
         return normed.relu() * inside
 
 
 def _centers(inside: Tensor) -> Tensor:
-    """The centres of columns or rows, relative to those that are picture: bool [B, n] -> float32 [B, n]."""
+    """The centres of columns or rows, relative to those that are image: bool [B, n] -> float32 [B, n]."""
     count = inside.float().sum(1, keepdim=True).clamp(min=1)
     return (torch.arange(inside.shape[1], device=inside.device) + 0.5) / count

@@ -18,7 +18,7 @@ from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialis
 
 
 class Encoder(nn.Module):
-    """Self-attention over the places of the picture, of all levels together."""
+    """Self-attention over the places of the image, of all levels together."""
 
     def __init__(self, layers: Sequence[EncoderLayer], norm: nn.LayerNorm | None, level_embed: Tensor | None) -> None:
         """Prepare.
@@ -63,7 +63,7 @@ class EncoderLayer(FeedForward):
         initialise(self)
 
     def forward(self, memory: Memory) -> Tensor:
-        """The picture -> its tokens after this layer, [B, S, D]."""
+        """The image -> its tokens after this layer, [B, S, D]."""
         x = memory.tokens
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), memory)

@@ -5,7 +5,7 @@ Self-attention works on the coarsest level alone (eq. 1). Then convolutions carr
 levels, and what these see back up, as in PANet (Liu et al. 2018).
 
 Padding is not attended to, and padded places are set to 0 wherever a 3x3 convolution looks, as what lies beyond the
-border of a picture is. So a picture in a padded batch gives what it gives alone.
+border of an image is. So an image in a padded batch gives what it gives alone.
 
 Shapes: B batch, D channels, h x w places of one level, S places of all levels.
 """

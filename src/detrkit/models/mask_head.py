@@ -5,7 +5,7 @@ pyramid (Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
 A mask is made for one query alone: nothing in it, its norms included, sees another query. So masks of chosen queries
 are the same as those among the masks of all, and no more are made than somebody asks for.
 
-Shapes: B batch, Q queries, D channels, h x w places of the coarsest map, N chosen pairs of a picture and a query.
+Shapes: B batch, Q queries, D channels, h x w places of the coarsest map, N chosen pairs of an image and a query.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class AttentionMap(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Attention maps and the picture to masks at stride 4, under the original's keys."""
+    """Attention maps and the image to masks at stride 4, under the original's keys."""
 
     def __init__(self, dim: int, heads: int, channels: Sequence[int]) -> None:
         """Prepare.
@@ -78,12 +78,12 @@ class MaskHead(nn.Module):
         )
 
     def forward(self, projected: Tensor, finer: Sequence[Tensor], images: Tensor, attention: Tensor) -> Tensor:
-        """Masks of N pairs. What is of the picture alone is computed once a picture.
+        """Masks of N pairs. What is of the image alone is computed once per image.
 
         Args:
             projected: the coarsest map as the encoder gets it, [B, D, h, w].
             finer: the backbone's finer maps [B, C, h, w], finest first.
-            images: which picture of the batch, int64 [N].
+            images: which image of the batch, int64 [N].
             attention: logits of where the query looks, [N, heads, h, w].
 
         Returns:
@@ -93,8 +93,8 @@ class MaskHead(nn.Module):
         weights = attention.flatten(1).softmax(-1).view_as(attention).to(projected.dtype)
         dim = projected.shape[1]
         lay1 = self.lay1
-        picture = F.conv2d(projected, lay1.weight[:, :dim], lay1.bias, padding=1)
-        x = picture.index_select(0, images) + F.conv2d(weights, lay1.weight[:, dim:], padding=1)
+        image = F.conv2d(projected, lay1.weight[:, :dim], lay1.bias, padding=1)
+        x = image.index_select(0, images) + F.conv2d(weights, lay1.weight[:, dim:], padding=1)
         x = self.lay2(self.gn1(x).relu())
         for features, adapter, norm, conv in zip(
             reversed(finer),
@@ -132,7 +132,7 @@ class Segmenter:
         """Prepare, under the autocast of the model.
 
         Args:
-            make: (images [N], queries [N]) -> logits [N, h, w], or larger, of a backbone that pads pictures.
+            make: (images [N], queries [N]) -> logits [N, h, w], or larger, of a backbone that pads images.
             size: (H, W) of the batch in pixels; h and w are a quarter, rounded up.
             device: type of the device that the model runs on.
         """
@@ -141,7 +141,7 @@ class Segmenter:
         self.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Which picture of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float32 [N, h, w]."""
+        """Which image of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float32 [N, h, w]."""
         with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
             masks = self.make(images, queries)[:, : self.shape[0], : self.shape[1]]
         return _exact(masks)
@@ -153,7 +153,7 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def every_query(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs (picture, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
+    """The pairs (image, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
     batch, count = boxes.shape[:2]
     images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
     queries = torch.arange(count, device=boxes.device).expand(batch, -1)

@@ -1,4 +1,4 @@
-"""Where the decoder's queries come from: learned vectors, learned anchors, or the best places of the picture.
+"""Where the decoder's queries come from: learned vectors, learned anchors, or the best places of the image.
 
 A query has a content [D], a position [D] and, but for the classic ones, a reference box that says where it looks.
 Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S places of all levels.

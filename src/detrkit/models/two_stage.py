@@ -19,7 +19,7 @@ from detrkit.structures import Branch, Output
 
 
 class SelectedQueries(nn.Module):
-    """The best places of the picture (Deformable DETR, section 4.2, "two-stage").
+    """The best places of the image (Deformable DETR, section 4.2, "two-stage").
 
     Places are ranked by a head of its own on the encoder's tokens or, where the model has one that shall seed, by the
     dense head. What is made of the chosen boxes and features depends on `kind`:
@@ -75,7 +75,7 @@ class SelectedQueries(nn.Module):
         """Memory and, where it seeds, what the dense head said -> Queries."""
         counts = self._fitting(memory.tokens.shape[1])
         fitted = counts.runs(self.training)
-        # if need be empty ones: all processes must have the same, whatever the sizes of their pictures
+        # if need be empty ones: all processes must have the same, whatever the sizes of their images
         runs = {name: fitted.get(name, 0) for name in self.counts.runs(self.training)}
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
@@ -118,7 +118,7 @@ class SelectedQueries(nn.Module):
         return position, content
 
     def _fitting(self, places: int) -> Counts:
-        """No more queries than there are places. Padded places count: where a picture has fewer of its own than there
+        """No more queries than there are places. Padded places count: where an image has fewer of its own than there
         are queries, padded ones fill up, as the last."""
         queries = min(self.counts.queries, places)
         return replace(self.counts, queries=queries, hybrid=min(self.counts.hybrid, places - queries))
@@ -145,8 +145,8 @@ class SelectedQueries(nn.Module):
 def proposal_anchors(memory: Memory, size: float = 0.05, margin: float = 0.01) -> tuple[Tensor, Tensor]:
     """A box at every place, as logits [B, S, 4], and which places can be used [B, S, 1].
 
-    Its side is 0.05 of the picture on the finest level and doubles with each level; places in the padding or within
-    `margin` of the picture's border are not used (Deformable DETR, appendix A.4).
+    Its side is 0.05 of the image on the finest level and doubles with each level; places in the padding or within
+    `margin` of the image's border are not used (Deformable DETR, appendix A.4).
     """
     located = memory.locations
     sides = [located.centers.new_full((n, 2), size * 2**level) for level, n in enumerate(located.level_sizes)]

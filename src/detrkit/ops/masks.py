@@ -23,16 +23,16 @@ def resize_masks(
     size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Tensor:
-    """Masks of one picture at its own size, as the original makes them: resized bilinearly to what the model saw, cut
+    """Masks of one image at its own size, as the original makes them: resized bilinearly to what the model saw, cut
     off where padding begins, and then the nearest pixel.
 
-    Only the part of the picture that an object lies in is computed, and there only the pixels that are taken.
+    Only the part of the image that an object lies in is computed, and there only the pixels that are taken.
 
     Args:
         logits: float [n, h, w], covering the padded batch.
         padded_size: (H, W) of the padded batch in pixels.
-        processed_size: (H, W) of the picture in it, without padding.
-        size: (H, W) to give masks at, that of the picture's file.
+        processed_size: (H, W) of the image in it, without padding.
+        size: (H, W) to give masks at, that of the image's file.
         threshold: a pixel belongs to the object where the sigmoid is above this, 0..1.
 
     Returns:
@@ -95,7 +95,7 @@ def encode_rle(mask: Tensor) -> dict[str, Any]:
 
 
 def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
-    """`encode_rle` of many masks of one picture, bool [n, H, W]."""
+    """`encode_rle` of many masks of one image, bool [n, H, W]."""
     from faster_coco_eval.core import mask as coco_mask
 
     size = [int(side) for side in masks.shape[1:]]
@@ -114,7 +114,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
     Args:
         segmentation: polygons (lists of x, y, x, y, ... in pixels, whose union is the object), or an RLE with `size`
             and `counts`, compressed (a string) or not (a list).
-        height: H of the picture that the segmentation belongs to.
+        height: H of the image that the segmentation belongs to.
         width: its W.
 
     Raises:
@@ -148,7 +148,7 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
 
     Args:
         segmentation: see `decode_segmentation`.
-        height: H of the picture.
+        height: H of the image.
         width: its W.
     """
     if isinstance(segmentation, list):
@@ -158,12 +158,12 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
         return f"{type(segmentation).__name__}"
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        return f"an RLE of size {size!r} where the picture has [{height}, {width}] (height, width)"
+        return f"an RLE of size {size!r} where the image has [{height}, {width}] (height, width)"
     runs = counts if isinstance(counts, list) else run_lengths(counts)
     if runs is None or not all(isinstance(run, int) and run >= 0 for run in runs):
         return "an RLE whose counts are cut off or garbled"
     pixels = sum(runs)
-    return "" if pixels == height * width else f"an RLE of {pixels} pixels where the picture has {height * width}"
+    return "" if pixels == height * width else f"an RLE of {pixels} pixels where the image has {height * width}"
 
 
 def is_polygon(polygon: Any) -> bool:
@@ -217,7 +217,7 @@ def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]
             that about a twentieth of their area changes at most. 0: exact.
 
     Returns:
-        x, y, x, y, ... of three corners or more, in pixels from the picture's upper left corner: the first pixel
+        x, y, x, y, ... of three corners or more, in pixels from the image's upper left corner: the first pixel
         spans 0..1. Empty for an empty mask.
     """
     import cv2

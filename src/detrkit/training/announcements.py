@@ -25,7 +25,7 @@ RECIPES = {
 }
 
 MUCH_WAITING = 0.2
-"""Share of the time above which it is said that the model waited for pictures."""
+"""Share of the time above which it is said that the model waited for images."""
 FEW_STEPS = 50
 """In so few, it is the start of the loading processes that a run waits for."""
 
@@ -53,14 +53,14 @@ def announce(
     Args:
         console: where to print.
         config: settings.
-        data: pictures.
+        data: images.
         start: the model.
         processes: device and processes.
         run_dir: folder of the run.
         reasons: what to say of settings that were proposed: a word, and a sentence.
         source: the checkpoint it goes on from; empty or "auto": none.
         begin: (epoch, batch) of the first batch, from 0.
-        cache: what is kept of decoded pictures.
+        cache: what is kept of decoded images.
     """
     total = sum(p.numel() for p in start.model.parameters())
     world = f" x {processes.world}" if processes.world > 1 else ""
@@ -73,7 +73,7 @@ def announce(
         f"{learning(start.model) / 1e6:.1f} M learn",
         "Backbone": f"norm {start.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
-        f"{'as many' if config.batch_size == 'auto' else config.batch_size} pictures a batch"
+        f"{'as many' if config.batch_size == 'auto' else config.batch_size} images per batch"
         f"{' as fit' if config.batch_size == 'auto' else ''}{world}",
         "Folder": str(run_dir),
     }
@@ -123,13 +123,13 @@ def conclude(
             best = f"{called(cycle.monitor)} is undefined, since no validation image has an object that counts for it"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
-            f"  detrkit predict PICTURES --weights {shlex.quote(str(run_dir / BEST))}"
+            f"  detrkit predict IMAGES --weights {shlex.quote(str(run_dir / BEST))}"
             + (" --panoptic" if "PQ" in cycle.monitor else "")
         )
 
 
 def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
-    """What to do if the model had to wait for pictures much of the time; empty if not, or too soon to tell.
+    """What to do if the model had to wait for images much of the time; empty if not, or too soon to tell.
 
     Args:
         history: of the run.
@@ -146,7 +146,7 @@ def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = Fals
     ways = [f"raise --num_workers (this machine has {cores} cores)"] if workers < cores else []
     ways += [] if all_cached else ["raise --cache_gb"]
     ways = ways or ["take a cheaper augmentation (--mosaic 0 first), since every core loads and all images are cached"]
-    return f"The model waited for pictures in {share:.0%} of the time of its steps; {', or '.join(ways)}"
+    return f"The model waited for images in {share:.0%} of the time of its steps; {', or '.join(ways)}"
 
 
 def learning(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""When memory runs out, and how many pictures fit into it."""
+"""When memory runs out, and how many images fit into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detrkit.models import DETR
 from detrkit.structures import Output, Target
 
 MASKS = 20
-"""Masks of a picture, by which memory is tried out: as many objects as a full picture of COCO has."""
+"""Masks of an image, by which memory is tried out: as many objects as a full image of COCO has."""
 
 
 def explain_out_of_memory(
@@ -59,17 +59,17 @@ def find_batch_size(
     device: torch.device,
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> int:
-    """The largest power of two of pictures whose training step fits, at most `limit`, the same on every rank.
+    """The largest power of two of images whose training step fits, at most `limit`, the same on every rank.
 
     On CUDA, steps of doubling size are tried on noise, leaving a tenth of the memory free. Elsewhere running into the
-    limit would freeze the machine, so what one picture keeps for its backward pass is counted instead, and a batch may
+    limit would freeze the machine, so what one image keeps for its backward pass is counted instead, and a batch may
     take 60 % of what is free. Neither weights, statistics, gradients nor random numbers are disturbed.
 
     Args:
         model: on its device, in training mode.
         height: of the largest batch to come, in pixels.
         width: likewise.
-        limit: pictures of the training data a rank.
+        limit: images of the training data a rank.
         device: where the model is.
         precision: context to run the model in.
     """
@@ -89,7 +89,7 @@ def find_batch_size(
 def _step(model: DETR, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
     """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks.
 
-    One object a picture is enough for as many denoising queries as there may be.
+    One object an image is enough for as many denoising queries as there may be.
     """
     images = torch.randn(count, 3, height, width, device=device)
     label, box = torch.zeros(1, dtype=torch.int64, device=device), torch.full((1, 4), 0.5, device=device)
@@ -141,10 +141,10 @@ def _estimate(model: DETR, height: int, width: int, limit: int, device: torch.de
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     # the backward pass makes about as much again as it frees on the way
-    picture = 1.5 * sum(size for pointer, size in seen.items() if pointer not in own)
+    image = 1.5 * sum(size for pointer, size in seen.items() if pointer not in own)
     room = 0.6 * free_memory() / _ranks_here() - 3 * weights  # gradients and two moments
     size = 1
-    while 2 * size <= limit and 2 * size * picture <= room:
+    while 2 * size <= limit and 2 * size * image <= room:
         size *= 2
     return size
 

@@ -1,8 +1,8 @@
-"""`--compile`: the parts of a model that see pictures, compiled, and batches of few shapes for them.
+"""`--compile`: the parts of a model that see images, compiled, and batches of few shapes for them.
 
 A graph is compiled anew for every shape that it meets. So batches are padded up to multiples of `SIDE`, which leaves so
-few that each is met again soon. Padding is what batches have anyway: a picture gives what it gives beside a larger one.
-Pictures resized to squares have few shapes by themselves, and are left as they are.
+few that each is met again soon. Padding is what batches have anyway: an image gives what it gives beside a larger one.
+Images resized to squares have few shapes by themselves, and are left as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from detrkit.models import DETR
 
 SIDE = 128
-"""Pixels. Pictures of at most 1333 x 1333 come in at most 11 x 11 shapes, those of one aspect in about 7."""
+"""Pixels. Images of at most 1333 x 1333 come in at most 11 x 11 shapes, those of one aspect in about 7."""
 
 
 def compile_parts(model: DETR, backend: str = "inductor") -> None:
@@ -35,7 +35,7 @@ def compile_parts(model: DETR, backend: str = "inductor") -> None:
 
 
 def fill_up(images: Tensor, padding_mask: Tensor, side: int = SIDE) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, H, W] and their padding bool [B, H, W], padded at the right and bottom to multiples of `side`."""
+    """Images [B, 3, H, W] and their padding bool [B, H, W], padded at the right and bottom to multiples of `side`."""
     height, width = padding_mask.shape[1:]
     missing = (0, -width % side, 0, -height % side)
     return F.pad(images, missing), F.pad(padding_mask, missing, value=True)

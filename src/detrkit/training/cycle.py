@@ -27,7 +27,7 @@ from detrkit.training.monitor import better, worst
 
 Row = dict[str, float]
 """One finished epoch: "epoch" (from 1), "step", "lr", "lr_backbone", "seconds" (of the run so far), "loader_share" (of
-the time of the epoch's steps, what rank 0 waited for pictures, 0..1), "train/..." means and, where it was evaluated,
+the time of the epoch's steps, what rank 0 waited for images, 0..1), "train/..." means and, where it was evaluated,
 "val/..." means, COCO numbers and those of classes. Loss terms are unweighted, "loss" is the weighted sum."""
 
 

@@ -1,4 +1,4 @@
-"""Evaluation during training: every rank takes its share of the pictures, and the numbers are those of one process."""
+"""Evaluation during training: every rank takes its share of the images, and the numbers are those of one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from detrkit.structures import Batch, Output, Target
 from detrkit.training.monitor import class_columns
 
 MAX_MASKS = 100
-"""Detections of a picture that are given masks, the best; what the official evaluation counts of one class."""
+"""Detections of an image that are given masks, the best; what the official evaluation counts of one class."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Validation:
     """What an evaluation found; the same on every rank."""
 
     losses: dict[str, float]
-    """Mean over the pictures of each loss of the criterion, and "loss", their weighted sum."""
+    """Mean over the images of each loss of the criterion, and "loss", their weighted sum."""
     numbers: dict[str, float]
     """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticResult.numbers`), where these were measured."""
     detections: CocoResults
-    """With the data set's own category ids, every picture once; masks as `segmentation`."""
+    """With the data set's own category ids, every image once; masks as `segmentation`."""
     panoptic: PanopticResult | None = None
     """Panoptic quality by class, where it was measured."""
     per_class: dict[str, float] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Validation:
 
 
 class Validator:
-    """Measures a model on the validation pictures."""
+    """Measures a model on the validation images."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Validator:
                 detections are left out.
             masks: also measure the masks of detections. Objects of the truth without one have their box as mask, as in
                 training.
-            max_masks: of so many detections of a picture, the best; None: of all.
+            max_masks: of so many detections of an image, the best; None: of all.
             panoptic: also measure panoptic quality, on these.
             panoptic_threshold: a query takes part in a panoptic map if its score is above this, 0..1; None: the usual
                 one, as in prediction.
@@ -98,11 +98,11 @@ class Validator:
         should_stop: Callable[[], bool] = lambda: False,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Validation | None:
-        """Losses and COCO numbers of `model` over the pictures of `loader`, this rank's share of them.
+        """Losses and COCO numbers of `model` over the images of `loader`, this rank's share of them.
 
         Args:
             model: left in training mode.
-            loader: each picture on one rank only; batches may be of different counts from rank to rank.
+            loader: each image on one rank only; batches may be of different counts from rank to rank.
             device: where the model is.
             precision: context to run the model in.
             should_stop: asked before each batch; where it says so on any rank, the evaluation is given up.
@@ -146,7 +146,7 @@ class Validator:
         return Collector(ids, **self.collecting)
 
     def _take_part(self, device: torch.device) -> None:
-        """The criterion averages its count of objects over the ranks, so one without pictures left joins in empty."""
+        """The criterion averages its count of objects over the ranks, so one without images left joins in empty."""
         if _world() > 1:
             nothing = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
             sigmoid = self.criterion.sigmoid

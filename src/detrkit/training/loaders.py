@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from detrkit.config.fields import CHANCES
 from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.decode.cache import PictureCache
+from detrkit.data.decode.cache import ImageCache
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms.augment import Augment
@@ -25,11 +25,11 @@ from detrkit.training.resolve_auto import OVERFIT_STEPS
 from detrkit.training.setup import Data
 
 MOST_CACHED = 16_000_000_000
-"""Bytes of decoded pictures that are kept a node, at the most, where nobody says how many."""
+"""Bytes of decoded images that are kept a node, at the most, where nobody says how many."""
 
 
 class TrainingData(pl.LightningDataModule):
-    """Training and validation pictures in batches, this rank's share of them."""
+    """Training and validation images in batches, this rank's share of them."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class TrainingData(pl.LightningDataModule):
         """Prepare.
 
         Args:
-            train: training pictures.
-            val: validation pictures, under a transform without randomness.
-            batch_size: pictures a batch and rank, or "auto".
+            train: training images.
+            val: validation images, under a transform without randomness.
+            batch_size: images per batch and rank, or "auto".
             num_workers: processes that load, for each of the two.
             seed: of the order.
-            group_by_aspect: batches of pictures of similar aspect ratio.
+            group_by_aspect: batches of images of similar aspect ratio.
             least: batches that an epoch has at the least.
             start: (epoch, batch) of the first training batch.
             find_batch_size: what "auto" calls, on every rank at once.
@@ -91,7 +91,7 @@ class TrainingData(pl.LightningDataModule):
         return batch.to(device, non_blocking=True)
 
     def validation_loader(self) -> DataLoader[Any]:
-        """Validation batches of one shape each, every picture on one rank only."""
+        """Validation batches of one shape each, every image on one rank only."""
         assert self.trainer is not None
         assert self.batch_size != "auto"
         if self._val_loader is None:
@@ -118,8 +118,8 @@ def make_loaders(
 
     Args:
         config: the settings.
-        data: the checked pictures.
-        module: whose model the pictures are for.
+        data: the checked images.
+        module: whose model the images are for.
         image_size: shorter side in pixels.
         begin: (epoch, batch) of the first training batch.
         ready: told the batch size, before the first step.
@@ -143,7 +143,7 @@ def make_loaders(
     )
     plain = eval_transform(image_size, square=square)
     val = DetectionDataset(data.val, data.categories, plain, with_masks=config.masks, cache=kept_val)
-    # what the largest batch is padded to: the highest and the widest picture together
+    # what the largest batch is padded to: the highest and the widest image together
     largest = eval_transform(augment.sizes(image_size)[-1], square=square)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
     height, width = (max(side) for side in zip(*shapes, strict=True))
@@ -172,8 +172,8 @@ def make_loaders(
     )
 
 
-def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[PictureCache, PictureCache]:
-    """Room for decoded training pictures, and in what they leave for those of validation, as `--cache_gb` has it.
+def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[ImageCache, ImageCache]:
+    """Room for decoded training images, and in what they leave for those of validation, as `--cache_gb` has it.
 
     Every process of a node takes its share, since each has loaders of its own. By itself ("auto"), a split is kept as
     a whole or not at all: part of a large one would take much memory and save little time.
@@ -185,13 +185,13 @@ def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[PictureC
     for split in (train, val):
         sizes = [(image.height, image.width) for image in split.images]
         too_many = auto and 3 * sum(h * w for h, w in sizes) > limit
-        caches.append(PictureCache(sizes, 0 if too_many else limit, shared=config.num_workers > 0))
+        caches.append(ImageCache(sizes, 0 if too_many else limit, shared=config.num_workers > 0))
         limit -= caches[-1].nbytes
     return caches[0], caches[1]
 
 
 def all_cached(train: DetectionDataset, val: DetectionDataset) -> bool:
-    """Whether the caches keep every picture."""
+    """Whether the caches keep every image."""
     return all(dataset.cache is not None and dataset.cache.count == len(dataset) for dataset in (train, val))
 
 
@@ -200,13 +200,13 @@ def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
     caches = [dataset.cache for dataset in (train, val) if dataset.cache]
     held, of = sum(cache.count for cache in caches), len(train) + len(val)
     if not held:
-        return "no pictures; each is decoded whenever it is needed"
+        return "no images; each is decoded whenever it is needed"
     size = sum(cache.nbytes for cache in caches) / 1e9
-    return f"{'all' if all_cached(train, val) else f'{held} of'} {of} pictures decoded once, {max(0.01, size):.2f} GB"
+    return f"{'all' if all_cached(train, val) else f'{held} of'} {of} images decoded once, {max(0.01, size):.2f} GB"
 
 
 def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
-    """What happens to training pictures: nothing at all with `--augmentation none` or `--overfit`."""
+    """What happens to training images: nothing at all with `--augmentation none` or `--overfit`."""
     if config.overfit or config.augmentation == "none":
         return "none", Augment()
     return config.augmentation, Augment(**{name: getattr(config, name) for name in CHANCES})

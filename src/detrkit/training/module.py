@@ -125,7 +125,7 @@ class DetectionTraining(pl.LightningModule):
             if "more than 1 value per channel" not in str(problem):
                 raise
             raise ConfigError(
-                "expected more than one place for a norm to learn from, found a batch of one picture whose coarsest "
+                "expected more than one place for a norm to learn from, found a batch of one image whose coarsest "
                 f"feature level has one place, at {' x '.join(map(str, batch.images.shape[:1:-1]))} pixels; "
                 "use a larger --image_size or --batch_size"
             ) from problem
@@ -190,7 +190,7 @@ class DetectionTraining(pl.LightningModule):
             )
 
     def _refuse(self, fault: str | None, batch: Batch, batch_idx: int) -> None:
-        """Raise the error that names the step and the pictures of every rank whose loss is not finite."""
+        """Raise the error that names the step and the images of every rank whose loss is not finite."""
         mine = (fault, [str(t.get("file", t.get("image_id", "?"))) for t in batch.targets]) if fault else None
         every: list[Any] = [mine]
         if self.trainer.world_size > 1:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar with the time left in a terminal, a line an epoch elsewhere."""
+"""What a person sees of a run: a bar with the time left in a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 

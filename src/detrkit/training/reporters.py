@@ -46,7 +46,7 @@ def tags(names: Iterable[str]) -> dict[str, str]:
 
 
 class MetricsFile:
-    """metrics.csv: one row an epoch.
+    """metrics.csv: one row per epoch.
 
     It is written whole from the history that checkpoints keep, so that after a kill between file and checkpoint it has
     neither gaps nor duplicates; that is why Lightning's CSV logger, which appends, is not used. The losses of earlier

@@ -14,8 +14,8 @@ WORDS = {"num_queries": "Queries", "image_size": "Size", "batch_size": "Batch"}
 """The settings that can be proposed, and the word at the start of the line about each."""
 
 OVERFIT_BATCH, OVERFIT_SIZE, OVERFIT_STEPS = 8, 256, 4
-"""With `--overfit`: the most pictures a batch and pixels of them on a CPU that are proposed, and the steps that an
-epoch has at the least. Few pictures are soon known by heart, so what counts is that a step is quick, and that more time
+"""With `--overfit`: the most images per batch and pixels of them on a CPU that are proposed, and the steps that an
+epoch has at the least. Few images are soon known by heart, so what counts is that a step is quick, and that more time
 goes into steps than into evaluations and checkpoints between them."""
 
 
@@ -44,13 +44,13 @@ def settle(
     return replace(config, **numbers), {WORDS[name]: proposal.reasons[name] for name in left}
 
 
-def _for_overfitting(proposal: Proposal, pictures: int, *, on_cpu: bool) -> Proposal:
-    """The same with all pictures in one batch, as far as possible, and small ones on the CPU."""
-    batch, size, reasons = min(pictures, OVERFIT_BATCH), proposal.image_size, dict(proposal.reasons)
+def _for_overfitting(proposal: Proposal, num_images: int, *, on_cpu: bool) -> Proposal:
+    """The same with all images in one batch, as far as possible, and small ones on the CPU."""
+    batch, size, reasons = min(num_images, OVERFIT_BATCH), proposal.image_size, dict(proposal.reasons)
     reasons["batch_size"] = f"{batch}: " + (
-        "all pictures at once" if batch == pictures else "as many as are learnt well"
+        "all images at once" if batch == num_images else "as many as are learnt well"
     )
     if on_cpu and size > OVERFIT_SIZE:
         size = OVERFIT_SIZE
-        reasons["image_size"] = f"{size}: small pictures are learnt by heart as well, and sooner"
+        reasons["image_size"] = f"{size}: small images are learnt by heart as well, and sooner"
     return replace(proposal, image_size=size, batch_size=batch, reasons=reasons)

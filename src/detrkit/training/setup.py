@@ -78,7 +78,7 @@ RANDOM_AND_FROZEN = (
 
 @dataclass(frozen=True)
 class Data:
-    """The checked pictures of a run."""
+    """The checked images of a run."""
 
     train: Split
     val: Split
@@ -93,7 +93,7 @@ class Data:
         return self.train.value_range
 
     def with_range_of(self, point: ResumePoint | None) -> Data:
-        """The same pictures, scaled by the range of values of the checkpoint to go on from, where it has one."""
+        """The same images, scaled by the range of values of the checkpoint to go on from, where it has one."""
         kept = ValueRange.from_plain(point.card.get("value_range")) if point else None
         if kept is None or point is None or kept == self.value_range:
             return self
@@ -112,7 +112,7 @@ class Data:
 def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] | None = None) -> Data:
     """Open and check the data set.
 
-    `--overfit N` leaves the first N training pictures that show something, for training and evaluation alike.
+    `--overfit N` leaves the first N training images that show something, for training and evaluation alike.
 
     Args:
         config: the settings.
@@ -132,8 +132,8 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     for name in ("train",) if config.overfit else ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
             raise DataError(
-                f"expected {name} pictures in {raw.source}, found none; see detrkit check {raw.source}"
-                + (", and --val_fraction, --val_json or more pictures" if name == "val" else "")
+                f"expected {name} images in {raw.source}, found none; see detrkit check {raw.source}"
+                + (", and --val_fraction, --val_json or more images" if name == "val" else "")
             )
     train, val = report.splits["train"], report.splits.get("val", report.splits["train"])
     summary = report.summary()
@@ -289,7 +289,7 @@ def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, A
 
 
 def warn_of_crowds(data: Data, num_queries: int) -> None:
-    """Warn, once, of pictures with more objects than there are queries. They are trained on all the same."""
+    """Warn, once, of images with more objects than there are queries. They are trained on all the same."""
     counts = {
         str(image.path): sum(not found.crowd for found in image.objects)
         for split in (data.train, data.val)
@@ -299,7 +299,7 @@ def warn_of_crowds(data: Data, num_queries: int) -> None:
     if crowded:
         most = max(crowded, key=lambda path: counts[path])
         warnings.warn(
-            f"{len(crowded)} pictures hold more objects than the {num_queries} queries can find, {most} the most "
+            f"{len(crowded)} images hold more objects than the {num_queries} queries can find, {most} the most "
             f"({counts[most]}); raise --num_queries to find them all",
             stacklevel=2,
         )

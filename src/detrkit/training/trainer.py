@@ -37,7 +37,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """A trainer that only turns the loop over batches, on the devices and in the precision that are wanted.
 
-    `EpochCycle` evaluates, saves and ends the run, and the loaders deal pictures out to the processes.
+    `EpochCycle` evaluates, saves and ends the run, and the loaders deal images out to the processes.
     """
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():

@@ -333,7 +333,7 @@ class _Run:
             "batch_size": batch_size,
             "accumulate": config.accumulate,
             "world": self.processes.world,
-            "pictures": len(self.data.train.images),
+            "images": len(self.data.train.images),
             "seed": config.seed,
             "group_by_aspect": config.group_by_aspect,
         }
@@ -368,7 +368,7 @@ class _Run:
         should_stop: Callable[[], bool],
         advance: Callable[[int, int], None],
     ) -> Validation | None:
-        # pictures are evaluated at their own sizes, of which there are too many to compile for each
+        # images are evaluated at their own sizes, of which there are too many to compile for each
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
             return self.validator.run(
                 module.model,

@@ -1,1 +1,1 @@
-"""What can be looked at: pictures with detections, curves of runs, attention."""
+"""What can be looked at: images with detections, curves of runs, attention."""

@@ -1,4 +1,4 @@
-"""Where the model looked: attention of the decoder over the picture and of the encoder between its places.
+"""Where the model looked: attention of the decoder over the image and of the encoder between its places.
 
 As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads. Where attention
 samples points, the points of all heads, as figure 6 of Zhu et al. 2021, "Deformable DETR", shows them.
@@ -21,7 +21,7 @@ from detrkit.inference.postprocess import postprocess, query_masks
 from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.results import Detections
 from detrkit.visualization.attention_maps import Map, Points, on_finest, record_looks
-from detrkit.visualization.draw import Picture, color_of, draw_detections, grid, resized, titled
+from detrkit.visualization.draw import ImageArray, color_of, draw_detections, grid, resized, titled
 from detrkit.visualization.fonts import name_of, write
 from detrkit.visualization.matplotlib_backend import import_matplotlib
 
@@ -32,10 +32,10 @@ POINTS = 4
 """Points of the encoder that are shown where none are asked for."""
 
 PANEL = 420
-"""Pixels of the longer side of each drawn picture."""
+"""Pixels of the longer side of each drawn image."""
 
 DOT = 0.016
-"""Radius of the dot of the weightiest point, in longer sides of the picture."""
+"""Radius of the dot of the weightiest point, in longer sides of the image."""
 
 
 MARK, SAMPLED = (46, 204, 255), (255, 225, 25)
@@ -44,7 +44,7 @@ MARK, SAMPLED = (46, 204, 255), (255, 225, 25)
 
 @dataclass(frozen=True)
 class Attention:
-    """What was looked at in one picture."""
+    """What was looked at in one image."""
 
     detections: Detections
     """Best class of each query, in the order of the queries, with original ids and names."""
@@ -54,7 +54,7 @@ class Attention:
     """What each place looks at, in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The places
     are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
     covered: tuple[float, float]
-    """Height and width that these places cover, in heights and widths of the picture: 1 or a little more."""
+    """Height and width that these places cover, in heights and widths of the image: 1 or a little more."""
     mask_head: Map | None = None
     """What each query looks at to make its mask, added up over the heads: weights [Q, h, w]. None: nothing, in a model
     without a mask head or with one that looks everywhere alike."""
@@ -64,7 +64,7 @@ class Attention:
 
 @torch.no_grad()
 def attend(detector: Detector, image: Tensor) -> Attention:
-    """Run a detector on a picture, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
+    """Run a detector on an image, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model
     maps: list[Tensor] = []
     hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
@@ -124,7 +124,7 @@ def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
 
 
 def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
-    """`x,y` in pixels of a picture of height x width.
+    """`x,y` in pixels of an image of height x width.
 
     Raises:
         ConfigError: it is something else, or outside.
@@ -134,12 +134,12 @@ def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
     except ValueError:
         raise ConfigError(f"expected a point as x,y in pixels, found {text!r}") from None
     if not (0 <= x < width and 0 <= y < height):
-        raise ConfigError(f"expected a point inside the picture of {width} x {height} pixels, found {text}")
+        raise ConfigError(f"expected a point inside the image of {width} x {height} pixels, found {text}")
     return x, y
 
 
 def place_of(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
-    """Row and column, among the encoder's places, of a point x, y in pixels of a picture of height x width."""
+    """Row and column, among the encoder's places, of a point x, y in pixels of an image of height x width."""
     assert attention.encoder is not None
     h, w = attention.encoder.weights.shape[:2]
     row = int(point[1] / height / attention.covered[0] * h)
@@ -147,11 +147,11 @@ def place_of(point: tuple[float, float], height: int, width: int, attention: Att
     return min(row, h - 1), min(column, w - 1)
 
 
-def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> Picture:
-    """Each of the chosen detections on the picture, beside what its query and its mask look at."""
+def draw_decoder(rgb: ImageArray, attention: Attention, chosen: list[int]) -> ImageArray:
+    """Each of the chosen detections on the image, beside what its query and its mask look at."""
     cells = []
-    small = resized(picture, PANEL)
-    scale = small.shape[1] / picture.shape[1]
+    small = resized(rgb, PANEL)
+    scale = small.shape[1] / rgb.shape[1]
     for k in chosen:
         one = attention.detections[[k]]
         name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
@@ -160,7 +160,7 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
         _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
         if attention.segment:
             one = replace(one, masks=attention.segment(k))
-        parts = [("detection", draw_detections(picture, one, side=PANEL))]
+        parts = [("detection", draw_detections(rgb, one, side=PANEL))]
         parts.append((f"where its query looks, {_peak(look.weights)}", looked))
         if attention.mask_head:
             of_mask = attention.mask_head[k]
@@ -169,11 +169,11 @@ def draw_decoder(picture: Picture, attention: Attention, chosen: list[int]) -> P
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
 
-def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[float, float]]) -> Picture:
-    """The picture with the points (x, y in its pixels), then what each of these places looks at."""
+def draw_encoder(rgb: ImageArray, attention: Attention, points: list[tuple[float, float]]) -> ImageArray:
+    """The image with the points (x, y in its pixels), then what each of these places looks at."""
     assert attention.encoder is not None
-    height, width = picture.shape[:2]
-    small = resized(picture, PANEL)
+    height, width = rgb.shape[:2]
+    small = resized(rgb, PANEL)
     scale = small.shape[1] / width
     marked = small.copy()
     cells = []
@@ -187,20 +187,20 @@ def draw_encoder(picture: Picture, attention: Attention, points: list[tuple[floa
     return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
 
 
-def draw_look(picture: Picture, look: Map | Points, color: tuple[int, int, int]) -> Picture:
-    """What one query or place looks at, over the greyed picture: a map as heat, points as dots of a colour."""
+def draw_look(rgb: ImageArray, look: Map | Points, color: tuple[int, int, int]) -> ImageArray:
+    """What one query or place looks at, over the greyed image: a map as heat, points as dots of a colour."""
     if isinstance(look, Map):
-        return overlay(picture, look.weights, look.covered)
-    return dotted(picture, look, color)
+        return overlay(rgb, look.weights, look.covered)
+    return dotted(rgb, look, color)
 
 
-def dotted(picture: Picture, points: Points, color: tuple[int, int, int]) -> Picture:
-    """Points [P] as dots over the greyed picture; the more one weighs, the larger and clearer it is.
+def dotted(rgb: ImageArray, points: Points, color: tuple[int, int, int]) -> ImageArray:
+    """Points [P] as dots over the greyed image; the more one weighs, the larger and clearer it is.
 
-    Those outside of the picture are not to be seen.
+    Those outside of the image are not to be seen.
     """
-    height, width = picture.shape[:2]
-    canvas = Image.fromarray(_greyed(picture).round().astype(np.uint8).repeat(3, axis=2))
+    height, width = rgb.shape[:2]
+    canvas = Image.fromarray(_greyed(rgb).round().astype(np.uint8).repeat(3, axis=2))
     pen = ImageDraw.Draw(canvas, "RGBA")  # so that dots let through what lies below
     level = points.weights / points.weights.max().clamp(min=1e-12)
     for k in level.argsort().tolist():
@@ -213,19 +213,19 @@ def dotted(picture: Picture, points: Points, color: tuple[int, int, int]) -> Pic
     return np.asarray(canvas, dtype=np.uint8).copy()
 
 
-def overlay(picture: Picture, weights: Tensor, covered: tuple[float, float]) -> Picture:
-    """Weights [h, w] as heat over the greyed picture; the largest weight is the brightest colour."""
+def overlay(rgb: ImageArray, weights: Tensor, covered: tuple[float, float]) -> ImageArray:
+    """Weights [h, w] as heat over the greyed image; the largest weight is the brightest colour."""
     import_matplotlib()
     import matplotlib as mpl
 
-    height, width = picture.shape[:2]
+    height, width = rgb.shape[:2]
     whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
     heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
     level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
-    grey = _greyed(picture)
+    grey = _greyed(rgb)
     colour = mpl.colormaps["inferno"](level)[..., :3] * 255
     share = 0.1 + 0.6 * level[..., None]
-    blended: Picture = (grey * (1 - share) + colour * share).round().astype(np.uint8)
+    blended: ImageArray = (grey * (1 - share) + colour * share).round().astype(np.uint8)
     return blended
 
 
@@ -238,14 +238,14 @@ def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
     return attention
 
 
-def _greyed(picture: Picture) -> npt.NDArray[np.float64]:
-    """The picture in dim grey, [H, W, 1]."""
-    grey: npt.NDArray[np.float64] = picture.mean(axis=2, keepdims=True) * 0.7
+def _greyed(rgb: ImageArray) -> npt.NDArray[np.float64]:
+    """The image in dim grey, [H, W, 1]."""
+    grey: npt.NDArray[np.float64] = rgb.mean(axis=2, keepdims=True) * 0.7
     return grey
 
 
 def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
-    """Centres x, y of detections, moved into the picture."""
+    """Centres x, y of detections, moved into the image."""
     boxes = detections.xyxy.nan_to_num()
     centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
     return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
@@ -272,19 +272,19 @@ def _peak(weights: Tensor) -> str:
     return f"peak {float(weights.max()) * weights.numel():.1f} × even"
 
 
-def _outline(picture: Picture, box: list[float], color: tuple[int, int, int]) -> None:
-    canvas = Image.fromarray(picture)
-    limits = (picture.shape[1] - 1, picture.shape[0] - 1) * 2
+def _outline(rgb: ImageArray, box: list[float], color: tuple[int, int, int]) -> None:
+    canvas = Image.fromarray(rgb)
+    limits = (rgb.shape[1] - 1, rgb.shape[0] - 1) * 2
     corners = [min(max(value, 0), limit) for value, limit in zip(box, limits, strict=True)]
     if all(np.isfinite(corners)):
         ImageDraw.Draw(canvas).rectangle((corners[0], corners[1], corners[2], corners[3]), outline=color, width=2)
-    picture[:] = np.asarray(canvas)
+    rgb[:] = np.asarray(canvas)
 
 
-def _mark(picture: Picture, place: tuple[float, float], text: str) -> None:
-    canvas = Image.fromarray(picture)
+def _mark(rgb: ImageArray, place: tuple[float, float], text: str) -> None:
+    canvas = Image.fromarray(rgb)
     pen = ImageDraw.Draw(canvas)
     x, y = place
     pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=MARK, outline=(0, 0, 0))
     write(pen, (x + 8, y), text, 16, (255, 255, 255), stroke=(0, 0, 0))
-    picture[:] = np.asarray(canvas)
+    rgb[:] = np.asarray(canvas)

@@ -28,7 +28,7 @@ class Map:
     weights: Tensor
     """float32 [..., h, w]; sums to 1 over the places."""
     covered: tuple[float, float]
-    """Height and width that the grid covers, in heights and widths of the picture: 1 or, since the last places reach
+    """Height and width that the grid covers, in heights and widths of the image: 1 or, since the last places reach
     over the border, a little more."""
 
     def __getitem__(self, index: int | tuple[int, int]) -> Map:
@@ -41,7 +41,7 @@ class Points:
     """Where all heads sample all levels, and how much each sample counts."""
 
     places: Tensor
-    """float32 [..., P, 2]; x, y relative to the picture without padding, 0..1 inside."""
+    """float32 [..., P, 2]; x, y relative to the image without padding, 0..1 inside."""
     weights: Tensor
     """float32 [..., P]; sums to 1 over the points."""
 
@@ -52,7 +52,7 @@ class Points:
 
 @contextlib.contextmanager
 def record_looks(attention: nn.Module | None) -> Iterator[list[Tensor | Points]]:
-    """What a module of attention looks at while a model runs in this block, one picture at a time; nothing of None.
+    """What a module of attention looks at while a model runs in this block, one image at a time; nothing of None.
 
     Each call of the module gives one entry, on the CPU: of deformable attention Points [Q, P], of any other float32
     [Q, S], mean over the heads.
@@ -78,9 +78,9 @@ def record_looks(attention: nn.Module | None) -> Iterator[list[Tensor | Points]]
 
 
 def sampled_points(attention: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> Points:
-    """Where deformable attention samples the first picture of a batch: Points [Q, P], on the CPU.
+    """Where deformable attention samples the first image of a batch: Points [Q, P], on the CPU.
 
-    Arguments as in `DeformableAttention.forward`. The model takes a map, without its padding, to be the picture, also
+    Arguments as in `DeformableAttention.forward`. The model takes a map, without its padding, to be the image, also
     where the last places reach a little over the border; so do these places.
     """
     locations, weights = attention.sampling(query, reference, memory)

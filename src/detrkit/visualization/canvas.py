@@ -1,4 +1,4 @@
-"""What every drawing is made of: pictures as arrays, colours of classes."""
+"""What every drawing is made of: images as arrays, colours of classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 
 from detrkit.errors import DataError
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 """uint8 RGB [H, W, 3]."""
 
 READABLE_SIDE = 480
-"""Pixels of the longer side below which a picture is enlarged before it is drawn on."""
+"""Pixels of the longer side below which an image is enlarged before it is drawn on."""
 
 FIRST_COLORS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46d9f0", "#f032e6", "#bfef45",
@@ -25,7 +25,7 @@ FIRST_COLORS = (
 
 
 def color_of(class_id: int) -> tuple[int, int, int]:
-    """RGB (0..255) of a class: the same in every picture and every run, far apart for neighbouring ids."""
+    """RGB (0..255) of a class: the same in every image and every run, far apart for neighbouring ids."""
     if 0 <= class_id < len(FIRST_COLORS):
         code = FIRST_COLORS[class_id]
         return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
@@ -40,11 +40,11 @@ def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140 else (255, 255, 255)
 
 
-def as_picture(image: Any) -> Picture:
+def as_image(image: Any) -> ImageArray:
     """A path, PIL image, tensor or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
 
     Raises:
-        DataError: the picture cannot be read or has another shape.
+        DataError: the image cannot be read or has another shape.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -55,18 +55,18 @@ def as_picture(image: Any) -> Picture:
     return np.ascontiguousarray(to_tensor(image).permute(1, 2, 0).numpy())
 
 
-def enlarged_side(picture: Picture) -> int:
-    """Pixels of the longer side of what is drawn: as the picture has, or a multiple where that is too small."""
-    longer = int(max(picture.shape[:2]))
+def enlarged_side(rgb: ImageArray) -> int:
+    """Pixels of the longer side of what is drawn: as the image has, or a multiple where that is too small."""
+    longer = int(max(rgb.shape[:2]))
     return longer * max(1, math.ceil(READABLE_SIDE / longer))
 
 
-def resized(picture: Picture, side: int) -> Picture:
-    """A copy of the picture with `side` pixels on its longer side, whether that is fewer or more than it has."""
-    height, width = picture.shape[:2]
+def resized(rgb: ImageArray, side: int) -> ImageArray:
+    """A copy of the image with `side` pixels on its longer side, whether that is fewer or more than it has."""
+    height, width = rgb.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if size == (width, height):
-        return picture.copy()
+        return rgb.copy()
     method = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize(size, method), dtype=np.uint8).copy()
+    return np.asarray(Image.fromarray(rgb).resize(size, method), dtype=np.uint8).copy()

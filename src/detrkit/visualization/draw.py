@@ -1,6 +1,6 @@
-"""Detections -> pictures: boxes, labels and masks on a picture, and contact sheets of truth beside prediction.
+"""Detections -> images: boxes, labels and masks on an image, and contact sheets of truth beside prediction.
 
-Pictures are uint8 RGB arrays [H, W, 3]. Line widths and letters follow the size of the picture; a picture too small
+Images are uint8 RGB arrays [H, W, 3]. Line widths and letters follow the size of the image; an image too small
 to be read is enlarged first, so what comes back may be a whole multiple of the size that went in.
 """
 
@@ -17,29 +17,29 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detrkit.errors import DataError
-from detrkit.files import save_picture
+from detrkit.files import save_image
 from detrkit.visualization.box_labels import write_labels
-from detrkit.visualization.canvas import Picture, as_picture, color_of, enlarged_side, resized
+from detrkit.visualization.canvas import ImageArray, as_image, color_of, enlarged_side, resized
 from detrkit.visualization.fonts import cut_to, name_of, write
 from detrkit.visualization.matplotlib_backend import import_matplotlib
 from detrkit.visualization.segments import Named, draw_named, draw_panoptic, shades
 
 __all__ = [
-    "Picture",
+    "ImageArray",
     "Tile",
-    "as_picture",
+    "as_image",
     "color_of",
     "draw_detections",
     "draw_panoptic",
     "grid",
     "resized",
-    "save_picture",
+    "save_image",
     "sheet",
     "titled",
 ]
 
 CROWD = 12
-"""Detections in a picture above which their labels become smaller, so as not to hide what they name."""
+"""Detections in an image above which their labels become smaller, so as not to hide what they name."""
 
 
 class Drawable(Protocol):
@@ -82,7 +82,7 @@ class _Objects(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a contact sheet."""
+    """One image of a contact sheet."""
 
     image: Any
     """Path, PIL image or uint8 RGB array [H, W, 3]."""
@@ -94,47 +94,47 @@ class Tile:
     """One line above the tile."""
 
 
-def draw_detections(image: Any, detections: Drawable, truth: Drawable | None = None, *, side: int = 0) -> Picture:
-    """The picture with every detection on it: its mask, or else its box, and class name with score.
+def draw_detections(image: Any, detections: Drawable, truth: Drawable | None = None, *, side: int = 0) -> ImageArray:
+    """The image with every detection on it: its mask, or else its box, and class name with score.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
         detections: what to draw, in pixels of `image`; the strongest end up on top.
         truth: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
-        side: pixels of the longer side of what comes back; 0: those of the picture, or a whole multiple of them where
+        side: pixels of the longer side of what comes back; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
 
     Returns:
         uint8 RGB [H, W, 3].
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
-    picture = as_picture(image)
-    return _draw(picture, side or enlarged_side(picture), detections, truth)
+    rgb = as_image(image)
+    return _draw(rgb, side or enlarged_side(rgb), detections, truth)
 
 
-def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> Picture:
+def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArray:
     """A contact sheet: every tile shows the truth at the left and the prediction at the right, under a caption.
 
     Args:
-        tiles: the pictures; any mixture of sizes.
+        tiles: the images; any mixture of sizes.
         columns: tiles side by side; 0: as many as make the sheet about as wide as high.
-        side: pixels of the longer side of each drawn picture.
+        side: pixels of the longer side of each drawn image.
 
     Returns:
         uint8 RGB [H, W, 3].
 
     Raises:
-        DataError: there is no tile, or a picture cannot be read.
+        DataError: there is no tile, or an image cannot be read.
     """
     if not tiles:
-        raise DataError("expected at least one picture for a contact sheet, found none")
+        raise DataError("expected at least one image for a contact sheet, found none")
     return grid([_cell(tile, side) for tile in tiles], columns)
 
 
-def grid(cells: Sequence[Picture], columns: int = 0) -> Picture:
-    """Pictures of any sizes in rows on a white page, at least one of them.
+def grid(cells: Sequence[ImageArray], columns: int = 0) -> ImageArray:
+    """Images of any sizes in rows on a white page, at least one of them.
 
     Args:
         cells: uint8 RGB [H, W, 3] each.
@@ -151,8 +151,8 @@ def grid(cells: Sequence[Picture], columns: int = 0) -> Picture:
     return page
 
 
-def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
-    """Pictures of one size side by side, each under its title, all under one caption (none if empty)."""
+def titled(parts: Sequence[tuple[str, ImageArray]], caption: str = "") -> ImageArray:
+    """Images of one size side by side, each under its title, all under one caption (none if empty)."""
     height, width = parts[0][1].shape[:2]
     letters = max(12, max(height, width) // 24)
     gap, line = max(3, letters // 4), round(letters * 1.6)
@@ -161,20 +161,20 @@ def titled(parts: Sequence[tuple[str, Picture]], caption: str = "") -> Picture:
     pen = ImageDraw.Draw(cell)
     if caption:
         write(pen, (0, line / 2), cut_to(caption, letters, cell.width), letters, (0, 0, 0))
-    for k, (title, picture) in enumerate(parts):
+    for k, (title, rgb) in enumerate(parts):
         left = k * (width + gap)
         write(pen, (left, head - line / 2), title, round(letters * 0.9), (96, 96, 96))
-        cell.paste(Image.fromarray(picture), (left, head))
+        cell.paste(Image.fromarray(rgb), (left, head))
     return np.asarray(cell, dtype=np.uint8)
 
 
 def _draw(
-    picture: Picture, side: int, detections: Drawable, truth: Drawable | None, with_scores: bool = True
-) -> Picture:
-    """The picture with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
-    scene = Image.fromarray(resized(picture, side))
+    rgb: ImageArray, side: int, detections: Drawable, truth: Drawable | None, with_scores: bool = True
+) -> ImageArray:
+    """The image with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
+    scene = Image.fromarray(resized(rgb, side))
     width, height = scene.size
-    from_size = (picture.shape[0], picture.shape[1])
+    from_size = (rgb.shape[0], rgb.shape[1])
     thickness = max(2, round(max(height, width) / 400))
     letters = max(11, round(max(height, width) / 50))
     if truth is not None:
@@ -194,7 +194,7 @@ def _draw(
 
 
 def _annotate(scene: Image.Image, found: _Objects, thickness: int, letters: int, labels: list[str]) -> Image.Image:
-    """Boxes with labels on a picture."""
+    """Boxes with labels on an image."""
     import_matplotlib()  # before supervision does
     import supervision as sv
 
@@ -227,19 +227,19 @@ def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[flo
         pen.line(line, fill=(255, 255, 255), width=thickness)
 
 
-def _cell(tile: Tile, side: int) -> Picture:
+def _cell(tile: Tile, side: int) -> ImageArray:
     """One tile: caption, then truth | prediction, each headed by its name."""
-    picture = as_picture(tile.image)
+    rgb = as_image(tile.image)
     parts = []
     for name, objects in (("truth", tile.truth), ("prediction", tile.detections)):
         if objects is not None:
             title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
-            parts.append((title, _draw(picture, side, objects, None, with_scores=name == "prediction")))
+            parts.append((title, _draw(rgb, side, objects, None, with_scores=name == "prediction")))
     return titled(parts, tile.caption)
 
 
 def _fitted(found: Drawable, old: tuple[int, int], new: tuple[int, int]) -> _Objects:
-    """Objects moved from a picture of size `old` to one of size `new` (h, w), worst first; masks stay as they are.
+    """Objects moved from an image of size `old` to one of size `new` (h, w), worst first; masks stay as they are.
 
     Those that are not finite are left out.
     """

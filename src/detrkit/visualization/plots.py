@@ -38,7 +38,7 @@ class Curves:
     train: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Measured in training, and what belongs to the epoch itself, such as the learning rate."""
     val: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Measured on the validation pictures."""
+    """Measured on the validation images."""
 
     def quantities(self) -> Iterator[str]:
         """Names of everything that has a point."""
@@ -130,7 +130,7 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 
 
 def _from_csv(path: Path) -> Curves:
-    """metrics.csv: one row an epoch, columns such as epoch, lr, train/loss, val/AP; what is no number is left out."""
+    """metrics.csv: one row per epoch, columns such as epoch, lr, train/loss, val/AP; what is no number is left out."""
     curves = Curves()
     with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have written it anew
         for number, row in enumerate(csv.DictReader(file), start=1):
@@ -140,12 +140,12 @@ def _from_csv(path: Path) -> Curves:
                 if value is not None:
                     _add(curves, name, number if epoch is None else epoch, value)
     if not any(curves.quantities()):
-        raise DataError(f"expected one row of numbers an epoch in {path}, found none; let the run finish an epoch")
+        raise DataError(f"expected one row of numbers per epoch in {path}, found none; let the run finish an epoch")
     return curves
 
 
 def _from_log(path: Path) -> Curves:
-    """log.txt of the original: one JSON object an epoch (from 0); unweighted losses where it has them."""
+    """log.txt of the original: one JSON object per epoch (from 0); unweighted losses where it has them."""
     curves = Curves()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -166,7 +166,7 @@ def _from_log(path: Path) -> Curves:
             elif part and isinstance(value, int | float) and f"{name}_unscaled" not in row:
                 _add(curves, f"{part}/{rest.removesuffix('_unscaled')}", epoch, value)
     if not any(curves.quantities()):
-        raise DataError(f"expected one line an epoch in {path}, found nothing to draw")
+        raise DataError(f"expected one line per epoch in {path}, found nothing to draw")
     return curves
 
 

@@ -1,4 +1,4 @@
-"""Masks and panoptic maps on pictures: tinted, outlined and named.
+"""Masks and panoptic maps on images: tinted, outlined and named.
 
 Names stand inside what they name where they fit, and never on each other. Where a crowd leaves no room for them, a
 legend names the classes instead.
@@ -19,31 +19,31 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from detrkit.visualization.canvas import Picture, as_picture, color_of, enlarged_side, ink_on, resized
+from detrkit.visualization.canvas import ImageArray, as_image, color_of, enlarged_side, ink_on, resized
 from detrkit.visualization.fonts import cut_to, name_of, text_width, write
 
 Mask = npt.NDArray[np.bool_]
 Color = tuple[int, int, int]
 
 OPACITY = 0.45
-"""How much of its colour a mask lays over the picture."""
+"""How much of its colour a mask lays over the image."""
 
 SMALLEST = 9
 """Pixels of the smallest letters."""
 
 PLACES = 800
-"""Of the longer side of a large picture, so many rows or columns are looked at to find places for names."""
+"""Of the longer side of a large image, so many rows or columns are looked at to find places for names."""
 
 CROWD = 40
-"""Objects in a picture above which only names that fit into their objects are written."""
+"""Objects in an image above which only names that fit into their objects are written."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """One segment to be drawn, in pixels of the picture it is drawn on."""
+    """One segment to be drawn, in pixels of the image it is drawn on."""
 
     mask: Tensor
-    """bool [H, W], of the picture's original size."""
+    """bool [H, W], of the image's original size."""
     color: Color
     texts: tuple[str, ...]
     """What to write on it: the first that fits."""
@@ -66,24 +66,24 @@ class DrawableMap(Protocol):
         """A row a segment: `id`, `category_id`, `area` in pixels and perhaps `category_name`."""
 
 
-def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> Picture:
-    """The picture with its segments on it: tinted, outlined, named, with the share of the picture that each covers.
+def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> ImageArray:
+    """The image with its segments on it: tinted, outlined, named, with the share of the image that each covers.
 
     Stuff has the colour of its class; several things of one class have shades of it.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
-        panoptic: of a `Detector`, or with class indices, of `detrkit.panoptic`; ids [H, W] of the picture's size.
-        side: pixels of the longer side of what comes back; 0: those of the picture, or a whole multiple of them where
+        panoptic: of a `Detector`, or with class indices, of `detrkit.panoptic`; ids [H, W] of the image's size.
+        side: pixels of the longer side of what comes back; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
 
     Returns:
         uint8 RGB [H, W, 3].
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
-    picture = as_picture(image)
+    rgb = as_image(image)
     ids = panoptic.ids.cpu()
     rows = sorted(panoptic.segments, key=lambda row: -row["area"])
     named = []
@@ -91,11 +91,11 @@ def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> Pictur
         name = name_of(str(row.get("category_name", row["category_id"])))
         texts = (f"{name} {share_of(row['area'] / ids.numel())}", name)
         named.append(Named(ids == row["id"], color, texts, name))
-    return draw_named(resized(picture, side or enlarged_side(picture)), named)
+    return draw_named(resized(rgb, side or enlarged_side(rgb)), named)
 
 
-def draw_named(scene: Picture, segments: Sequence[Named], *, letters: int = 0) -> Picture:
-    """Segments on a picture, uint8 RGB [H, W, 3], which is changed; later ones lie above, names are placed from the
+def draw_named(scene: ImageArray, segments: Sequence[Named], *, letters: int = 0) -> ImageArray:
+    """Segments on an image, uint8 RGB [H, W, 3], which is changed; later ones lie above, names are placed from the
     last to the first.
 
     Args:
@@ -165,7 +165,7 @@ def share_of(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.0095 else "<1%"
 
 
-def tint(scene: Picture, mask: Mask, color: Color) -> list[Any]:
+def tint(scene: ImageArray, mask: Mask, color: Color) -> list[Any]:
     """Lay a colour over the pixels of a mask [H, W], in place; returns the outlines, as OpenCV has them."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
@@ -180,9 +180,9 @@ def tint(scene: Picture, mask: Mask, color: Color) -> list[Any]:
 
 
 class _Labels:
-    """Names on a picture that do not overlap.
+    """Names on an image that do not overlap.
 
-    All places and sizes are in steps of so many pixels, of which there are few however large the picture is.
+    All places and sizes are in steps of so many pixels, of which there are few however large the image is.
     """
 
     def __init__(self, height: int, width: int, letters: int) -> None:
@@ -238,7 +238,7 @@ class _Labels:
         for k, (text, name) in enumerate(zip(texts, (name for name, _ in counts.most_common()), strict=False)):
             self._write(max(0, left), top + k * height, width, height, text, size, colors[name])
 
-    def write_on(self, scene: Picture) -> Picture:
+    def write_on(self, scene: ImageArray) -> ImageArray:
         """The scene with all names."""
         canvas = Image.fromarray(scene)
         pen = ImageDraw.Draw(canvas)

@@ -1,8 +1,8 @@
-"""Decoded pictures kept in memory, so that a small data set is decoded once and not in every epoch.
+"""Decoded images kept in memory, so that a small data set is decoded once and not in every epoch.
 
-Pixels are kept as the decoder gives them, so that a run with a cache is the same run, bit for bit. Which pictures are
+Pixels are kept as the decoder gives them, so that a run with a cache is the same run, bit for bit. Which images are
 kept is decided beforehand and never changes: as many as fit, in the order of the data set. Nothing is ever thrown out
-for another one, which in an epoch that visits every picture once would only mean that the next is missing.
+for another one, which in an epoch that visits every image once would only mean that the next is missing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ SHARED_MEMORY = Path("/dev/shm")
 LEFT_FREE = 2**30
 
 
-class PictureCache:
-    """The pixels of some pictures, one after another in one block of memory, filled as they are first met.
+class ImageCache:
+    """The pixels of some images, one after another in one block of memory, filled as they are first met.
 
-    Worker processes, forked or spawned, fill and read the same block where it is `shared`. Two that meet a picture at
+    Worker processes, forked or spawned, fill and read the same block where it is `shared`. Two that meet an image at
     once write the same bytes. Shared memory is taken at once, so that it cannot run out later, other memory page by
     page as it is filled.
 
     Attributes:
-        count: how many pictures there is room for.
+        count: how many images there is room for.
         nbytes: what they take, all together.
     """
 
@@ -37,7 +37,7 @@ class PictureCache:
         """Find room.
 
         Args:
-            sizes: (h, w) in pixels of every picture of the data set, as decoded.
+            sizes: (h, w) in pixels of every image of the data set, as decoded.
             limit: most bytes to take.
             shared: let other processes use it too; `limit` is then lowered to half of what is free for that, after a GB
                 for the batches that workers hand over.
@@ -53,13 +53,13 @@ class PictureCache:
         self._filled.zero_()
 
     def get(self, index: int) -> Tensor | None:
-        """Picture `index`, uint8 [3, H, W], if it is there. It is the cache's own memory, not to be written to."""
+        """Image `index`, uint8 [3, H, W], if it is there. It is the cache's own memory, not to be written to."""
         if index >= self.count or not self._filled[index]:
             return None
         return self._place(index)
 
     def put(self, index: int, image: Tensor) -> None:
-        """Keep a picture, uint8 [3, H, W], if there is room for it; one of another size than was said is not kept."""
+        """Keep an image, uint8 [3, H, W], if there is room for it; one of another size than was said is not kept."""
         if index < self.count and tuple(image.shape[1:]) == tuple(self._sizes[index]):
             self._place(index).copy_(image)
             self._filled[index] = 1  # after its pixels, for those who look at the same time

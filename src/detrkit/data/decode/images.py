@@ -1,4 +1,4 @@
-"""Picture files to tensors: whatever the file holds, out come 8-bit RGB pixels the way a viewer shows them.
+"""Image files to tensors: whatever the file holds, out come 8-bit RGB pixels the way a viewer shows them.
 
 OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and colour of more than 8 bits,
 which PIL would cut to 8; PIL reads everything else.
@@ -7,7 +7,7 @@ which PIL would cut to 8; PIL reads everything else.
     grey, 1-bit        repeated over the three channels
     palette, CMYK      converted to RGB
     transparency       dropped: the colour stored under it is kept, as PIL's convert("RGB") does
-    16, 32 bit, float  scaled by a `ValueRange`, without one by that of the type of number; never by the picture's own
+    16, 32 bit, float  scaled by a `ValueRange`, without one by that of the type of number; never by the image's own
     several frames     the first one
     truncated          decoded as far as it goes, with a warning; the rest is grey or black
 """
@@ -60,24 +60,24 @@ def say_nothing(sentence: str) -> None:
 def read_image(
     path: str | Path, value_range: ValueRange | None = None, *, unknown: Unknown = warn_unknown_range
 ) -> Tensor:
-    """Read a picture file.
+    """Read an image file.
 
     Args:
         path: the file.
-        value_range: values that become black and white in pictures of more than 8 bits; None: those of the type of
-            number, see `default_range`. Pictures of 8 bits stay as they are.
-        unknown: told a sentence if it is None and such a picture is met.
+        value_range: values that become black and white in images of more than 8 bits; None: those of the type of
+            number, see `default_range`. Images of 8 bits stay as they are.
+        unknown: told a sentence if it is None and such an image is met.
 
     Returns:
         uint8 [3, H, W], RGB, upright. Its memory may be laid out [H, W, 3], which resizing likes best.
 
     Raises:
-        DataError: the file is missing, or holds no picture that can be decoded.
+        DataError: the file is missing, or holds no image that can be decoded.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
     return decode_image(data, path, value_range, unknown=unknown)
 
 
@@ -88,7 +88,7 @@ def decode_image(
     *,
     unknown: Unknown = warn_unknown_range,
 ) -> Tensor:
-    """Decode the content of a picture file.
+    """Decode the content of an image file.
 
     Args:
         data: the bytes of the file.
@@ -99,7 +99,7 @@ def decode_image(
         See `read_image`.
 
     Raises:
-        DataError: the bytes hold no picture that can be decoded.
+        DataError: the bytes hold no image that can be decoded.
     """
     try:
         with _without_remarks(), Image.open(io.BytesIO(data)) as image:
@@ -111,16 +111,16 @@ def decode_image(
                 pixels, whole = _decode_any(image, data)
                 orientation = _orientation(image, data)
     except Image.DecompressionBombError as error:
-        raise DataError(f"cannot read the picture {path}: {TOO_LARGE}") from error
+        raise DataError(f"cannot read the image {path}: {TOO_LARGE}") from error
     except UnidentifiedImageError as error:  # its message names our buffer, not the file
         pixels, whole, orientation = unusual_values(data), True, 1
         if pixels is None:
-            raise DataError(f"expected a picture in {path}, found no image format that is known") from error
+            raise DataError(f"expected an image in {path}, found no image format that is known") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
-        raise DataError(f"expected a picture in {path}, but it cannot be decoded: {error}") from error
+        raise DataError(f"expected an image in {path}, but it cannot be decoded: {error}") from error
     if not whole:
         with _REMARKS_LOCK:  # else it could fall among the remarks
-            warnings.warn(f"the picture {path} is truncated; what is missing stays grey or black", stacklevel=2)
+            warnings.warn(f"the image {path} is truncated; what is missing stays grey or black", stacklevel=2)
     return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
 
 
@@ -130,7 +130,7 @@ def to_tensor(
     *,
     unknown: Unknown = warn_unknown_range,
 ) -> Tensor:
-    """Any usual form of a picture as uint8 [3, H, W], RGB.
+    """Any usual form of an image as uint8 [3, H, W], RGB.
 
     Args:
         image: a path; a PIL image; a numpy array [H, W, 3] or [H, W] in RGB order (a fourth channel is taken for
@@ -150,21 +150,21 @@ def to_tensor(
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
     if not isinstance(image, np.ndarray | Tensor):
-        raise DataError(f"expected a picture as a path, PIL image, numpy array or tensor, found {type(image).__name__}")
+        raise DataError(f"expected an image as a path, PIL image, numpy array or tensor, found {type(image).__name__}")
     if 0 in image.shape:
-        raise DataError(f"expected a picture of at least 1 x 1 pixels, found shape {tuple(image.shape)}")
+        raise DataError(f"expected an image of at least 1 x 1 pixels, found shape {tuple(image.shape)}")
     if isinstance(image, np.ndarray):
         if image.ndim == 2:
             image = image[:, :, None]
         if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not _is_known(image.dtype):
             raise DataError(
-                "expected a picture as a numpy array [H, W, 3] or [H, W] in RGB order, of uint8, or of integers of 16 "
+                "expected an image as a numpy array [H, W, 3] or [H, W] in RGB order, of uint8, or of integers of 16 "
                 f"or 32 bits or floats, found shape {image.shape} of {image.dtype}"
             )
         return _chw(_as_rgb8(image, _range_in_memory(image, value_range), unknown))
     if image.ndim != 3 or image.shape[0] not in (1, 3) or not _is_known(_numpy_type(image)):
         raise DataError(
-            "expected a picture as a tensor [3, H, W], uint8, float in 0..1, or integers of 16 or 32 bits, "
+            "expected an image as a tensor [3, H, W], uint8, float in 0..1, or integers of 16 or 32 bits, "
             f"found shape {tuple(image.shape)} of {image.dtype}"
         )
     if image.dtype == torch.uint8:
@@ -176,7 +176,7 @@ def to_tensor(
 
 
 def is_deep(image: Image.Image, head: bytes) -> bool:
-    """Whether a picture has more than 8 bits per channel.
+    """Whether an image has more than 8 bits per channel.
 
     Args:
         image: as PIL opened it.
@@ -199,7 +199,7 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
 
 
 def deep_values(image: Image.Image, data: bytes) -> Values:
-    """The values of a picture for which `is_deep` holds, as stored: [H, W], or RGB [H, W, 3]; transparency is dropped.
+    """The values of an image for which `is_deep` holds, as stored: [H, W], or RGB [H, W, 3]; transparency is dropped.
 
     Args:
         image: as PIL opened it.
@@ -281,7 +281,7 @@ def _range_in_memory(values: Values, value_range: ValueRange | None) -> ValueRan
         return value_range
     if not (values.min() >= 0 and values.max() <= 1):
         raise DataError(
-            f"expected a float picture with values in 0..1, found {values.min():.4g} to {values.max():.4g}; give them "
+            f"expected a float image with values in 0..1, found {values.min():.4g} to {values.max():.4g}; give them "
             "as uint8, or say which range they fill: value_range in Detector.load"
         )
     return default_range(values.dtype)
@@ -302,7 +302,7 @@ def _as_rgb8(pixels: Pixels, value_range: ValueRange | None, unknown: Unknown) -
 @contextmanager
 def _without_remarks() -> Iterator[None]:
     """PIL keeps its remarks about odd metadata to itself inside this block, where one thread is at a time: Python's
-    list of warnings to ignore is one a process."""
+    list of warnings to ignore is one per process."""
     with _REMARKS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is too large
@@ -319,7 +319,7 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
 
 
 def _decode_plain(data: bytes, size: tuple[int, int]) -> Pixels | None:
-    """[H, W, 3] of a plain picture of (width, height), or None where PIL must do it after all."""
+    """[H, W, 3] of a plain image of (width, height), or None where PIL must do it after all."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.shape[1::-1] != size:
         return None
@@ -338,7 +338,7 @@ def _decode_any(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """PIL decodes truncated files inside this block. The switch is PIL's, one a process."""
+    """PIL decodes truncated files inside this block. The switch is PIL's, one per process."""
     with _TOLERANCE_LOCK:
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
         try:

@@ -1,4 +1,4 @@
-"""Masks in picture files: a value for every pixel, which says the object that it belongs to."""
+"""Masks in image files: a value for every pixel, which says the object that it belongs to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Inde
 
 @dataclass(slots=True, frozen=True)
 class FileMask:
-    """A mask in a picture file: the pixels of one value."""
+    """A mask in an image file: the pixels of one value."""
 
     path: Path
     value: int
@@ -43,10 +43,10 @@ class Region(NamedTuple):
 
 
 class MaskFiles:
-    """The files with masks of one picture; one that several masks lie in is read once, if they come together."""
+    """The files with masks of one image; one that several masks lie in is read once, if they come together."""
 
     def __init__(self, height: int, width: int) -> None:
-        """Of a picture of this size; a file of another size is stretched to it, pixel by pixel."""
+        """Of an image of this size; a file of another size is stretched to it, pixel by pixel."""
         self.size = height, width
         self._last: tuple[Path, Ids] | None = None
 
@@ -69,7 +69,7 @@ def read_ids(path: Path) -> Ids:
         int32 [H, W]. Transparency does not count.
 
     Raises:
-        DataError: the file is missing, or is no picture of these kinds.
+        DataError: the file is missing, or is no image of these kinds.
     """
     try:
         with warnings.catch_warnings():
@@ -79,9 +79,9 @@ def read_ids(path: Path) -> Ids:
     except FileNotFoundError:
         raise DataError(f"expected masks in {path}, found no such file") from None
     except UnidentifiedImageError:
-        raise DataError(f"expected masks as a picture in {path}, found no image format that is known") from None
+        raise DataError(f"expected masks as an image in {path}, found no image format that is known") from None
     except (Image.DecompressionBombError, *_DAMAGE) as error:
-        raise DataError(f"expected masks as a picture in {path}, but it cannot be decoded: {error}") from None
+        raise DataError(f"expected masks as an image in {path}, but it cannot be decoded: {error}") from None
     if mode in _ONE_CHANNEL:
         return np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 else pixels, dtype=np.int32)
     if mode in ("RGB", "RGBA", "RGBX"):
@@ -90,7 +90,7 @@ def read_ids(path: Path) -> Ids:
             ids <<= 8
             ids |= pixels[..., channel]
         return ids
-    raise DataError(f"expected masks as a picture with one channel or as RGB in {path}, found the mode {mode}")
+    raise DataError(f"expected masks as an image with one channel or as RGB in {path}, found the mode {mode}")
 
 
 def stretched(ids: Ids, height: int, width: int) -> Ids:

@@ -1,4 +1,4 @@
-"""From what records say of masks to pixels, for all objects of a picture at once."""
+"""From what records say of masks to pixels, for all objects of an image at once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) 
     """The masks of n objects.
 
     Objects without one get their box as mask; so do those whose polygons or RLE have no pixel, as very small polygons
-    have none. A `FileMask` without pixels stays empty: there is no such object in the picture.
+    have none. A `FileMask` without pixels stays empty: there is no such object in the image.
 
     Args:
         shapes: n of polygons, RLE, `FileMask` and None, as in `ObjectRecord.segmentation`.
         boxes: float [n, 4], x1, y1, x2, y2 in pixels.
-        height: H of the picture.
+        height: H of the image.
         width: its W.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Read COCO instance annotations: one json file and the folder of its pictures, into a RawSplit.
+"""Read COCO instance annotations: one json file and the folder of its images, into a RawSplit.
 
 Format: cocodataset.org/#format-data ("Object Detection"). `bbox` is x, y, w, h in pixels.
 """
@@ -50,7 +50,7 @@ def read_coco(
         segmentations: keep the polygons and RLE masks; most of the memory of a large file.
 
     Raises:
-        DataError: the file is no COCO json, its categories contradict each other, or no picture can be found.
+        DataError: the file is no COCO json, its categories contradict each other, or no image can be found.
     """
     content = load_coco(path, findings)
     images, by_id = read_images(
@@ -216,7 +216,7 @@ def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
             found = ", ".join(sorted(content)[:8]) if key not in content else type(content[key]).__name__
             raise DataError(f"expected a list under {key!r} in the COCO file {path}, found {found or 'nothing'}")
     if not content["images"]:
-        raise DataError(f"expected pictures under 'images' in the COCO file {path}, found an empty list")
+        raise DataError(f"expected images under 'images' in the COCO file {path}, found an empty list")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Read COCO panoptic annotations: a json file, a folder of PNGs that hold segment ids, and the folder of the pictures.
+"""Read COCO panoptic annotations: a json file, a folder of PNGs that hold segment ids, and the folder of the images.
 
 Format: cocodataset.org/#format-data ("Panoptic Segmentation"). A pixel's id is R + 256 G + 65536 B; 0 is void. Which
 categories are things is what the file says (`isthing`), whatever their ids are. A segment becomes an object whose mask
@@ -50,7 +50,7 @@ def read_panoptic(
         outside, within, role: of `ImageFinder.find`.
 
     Raises:
-        DataError: the file is no COCO panoptic json, or its pictures or PNGs cannot be found.
+        DataError: the file is no COCO panoptic json, or its images or PNGs cannot be found.
     """
     content = load_coco(path, findings)
     entries: list[Any] = content["annotations"]
@@ -87,7 +87,7 @@ def read_panoptic(
 
 
 def read_panoptic_truth(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The segments of a picture of panoptic data, as evaluation compares them.
+    """The segments of an image of panoptic data, as evaluation compares them.
 
     Args:
         image: a checked record with `panoptic`.
@@ -128,7 +128,7 @@ def read_panoptic_truth(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]
 def _read_segments(
     segments: list[Any], owner: RawImage, path: Path, where: str, objects: int, findings: Findings
 ) -> int:
-    """Give a picture its segments; the number of objects read so far goes in and out."""
+    """Give an image its segments; the number of objects read so far goes in and out."""
     assert owner.panoptic is not None
     seen: set[int] = set()
     for number, row in enumerate(segments):

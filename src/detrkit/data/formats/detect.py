@@ -2,19 +2,19 @@
 
 Layouts that are found by themselves, `DATA` being what the user named:
 
-    COCO   DATA/train.json, DATA/val.json and pictures beside them, in images/, or in a folder of the split's name
+    COCO   DATA/train.json, DATA/val.json and images beside them, in images/, or in a folder of the split's name
            DATA/annotations/instances_train2017.json with DATA/train2017/ (the original's layout)
-           DATA/train/_annotations.coco.json with the pictures beside it, likewise valid/ (Roboflow)
+           DATA/train/_annotations.coco.json with the images beside it, likewise valid/ (Roboflow)
            a single json file, or a folder with one: a validation split is made
     VOC    DATA/ImageSets/Main/*.txt, Annotations/, JPEGImages/ (also one level down, as in VOCdevkit/VOC2007)
-           a folder of xml files, with the pictures beside them or in a folder next to it
+           a folder of xml files, with the images beside them or in a folder next to it
     YOLO   DATA/data.yaml, or images/ and labels/ without one
     labelme
            a json file beside each image, or json files in a folder apart
     VIA    via_region_data.json or .csv, or a project of versions 1 and 2
     masks  DATA/images/ and DATA/masks/, also in train/ and val/, or with these in them; see `mask_folders`
     COCO panoptic
-           DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and pictures as above; or all of it in
+           DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and images as above; or all of it in
            annotations/ (the original's layout)
 """
 
@@ -49,7 +49,7 @@ FORMATS = {
     "yolo": "YOLO (data.yaml, or images/ and labels/)",
     "labelme": "labelme (a json file for each image)",
     "via": "VIA (via_region_data.json or .csv)",
-    "masks": "masks as PNG (images/ and masks/, or a folder a picture with both)",
+    "masks": "masks as PNG (images/ and masks/, or a folder per image with both)",
     "coco_panoptic": "COCO panoptic json with PNGs (panoptic_train.json and panoptic_train/, also in annotations/)",
 }
 """Format -> what of it is looked for."""
@@ -77,11 +77,11 @@ def open_dataset(
     Args:
         data: folder or file; may be empty where `train_json` or `val_json` says it all.
         data_format: `auto`, or a key of `FORMATS`.
-        train_json: COCO file of the training pictures, instances or panoptic; relative to `data` or to the working
+        train_json: COCO file of the training images, instances or panoptic; relative to `data` or to the working
             directory.
         val_json: the same for validation.
-        train_images: folder of the training pictures.
-        val_images: folder of the validation pictures.
+        train_images: folder of the training images.
+        val_images: folder of the validation images.
         panoptic_json: COCO panoptic file, whose name tells its side, or the folder of those of both sides.
         panoptic_dir: folder of their PNGs, or the folder above those of both sides.
         val_fraction: share of the images that the check holds out for validation where there is no such split, 0..1;

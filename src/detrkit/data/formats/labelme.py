@@ -1,4 +1,4 @@
-"""Read labelme's annotations, which AnyLabeling and X-AnyLabeling write as well: a json file an image, into RawSplits.
+"""Read labelme's annotations, which AnyLabeling and X-AnyLabeling write as well: a json file per image, into RawSplits.
 
 The json lies beside its image or in a folder apart. Its image is the one beside it that has its name, else the one
 that `imagePath` names, else one of its own name elsewhere. Polygons of one label and one `group_id` are one object.

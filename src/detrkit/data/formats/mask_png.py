@@ -1,12 +1,12 @@
-"""Read folders of pictures beside folders of mask PNGs, into RawSplits.
+"""Read folders of images beside folders of mask PNGs, into RawSplits.
 
-A mask file is that of a whole picture, each object with a value of its own and 0 for the background, or that of one
-object, whose pixels are not 0. It belongs to the picture of its name, or to that of the folder it lies in:
+A mask file is that of a whole image, each object with a value of its own and 0 for the background, or that of one
+object, whose pixels are not 0. It belongs to the image of its name, or to that of the folder it lies in:
 
     masks/NAME.png, masks/NAME_mask.png      values of the objects of images/NAME.jpg
     masks/NAME/ANY.png                       one object of it
     masks/CLASS/..., masks/NAME/CLASS/...    either, of a class
-    NAME/images/ANY.png, NAME/masks/ANY.png  one folder a picture, as in the Data Science Bowl of 2018
+    NAME/images/ANY.png, NAME/masks/ANY.png  one folder per image, as in the Data Science Bowl of 2018
 
 Classes are the folders, or what masks/NAME.json says of the values ({"1": "cat"}); without both there is one class.
 Boxes are those of the masks, so every mask is read once.
@@ -29,7 +29,7 @@ from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
-_PICTURES = ("images", "imgs", "image", "img", "jpegimages", "pngimages")
+_IMAGES = ("images", "imgs", "image", "img", "jpegimages", "pngimages")
 _SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 """Formats that keep values as they are; JPEG and WebP do not."""
 _TAILS = ("", "_mask", "_masks", "_instances", "_instance", "_label", "_labels", "-mask", "-masks")
@@ -63,18 +63,18 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
             notes.append("there is no validation split; test is used for it")
         else:
             notes.append("test is left alone: only train and val are used")
-            masks = [path for picture in test for path, _ in (*picture.values, *picture.objects)]
-            source.leave([*(picture.path for picture in test), *masks], "", "set_aside")
+            masks = [path for item in test for path, _ in (*item.values, *item.objects)]
+            source.leave([*(item.path for item in test), *masks], "", "set_aside")
     if not any(sides.values()):
-        raise DataError(f"expected pictures and masks of them in {root}, found none; mend --data")
+        raise DataError(f"expected images and masks of them in {root}, found none; mend --data")
     listed = next((path for path in name_files(source.index) if path.parent in (root, *bases)), None)
     order = list(read_names(listed).values()) if listed is not None else []
     source.use(*([listed] if listed is not None and order else []))
-    for picture in (picture for pictures in sides.values() for picture in pictures):
-        source.use(picture.path)
-        source.use(*(path.with_suffix(".json") for path, _ in picture.values))
-        source.use(*(path for path, _ in (*picture.values, *picture.objects)))
-    read = {role: read_split(pictures, findings) for role, pictures in sides.items() if pictures}
+    for item in (item for items in sides.values() for item in items):
+        source.use(item.path)
+        source.use(*(path.with_suffix(".json") for path, _ in item.values))
+        source.use(*(path for path, _ in (*item.values, *item.objects)))
+    read = {role: read_split(items, findings) for role, items in sides.items() if items}
     named = sorted({o.category for side in read.values() for image in side for o in image.objects if o.category})
     names = order or named or [_ONE_CLASS]
     number = {name: index for index, name in enumerate(names)}
@@ -122,7 +122,7 @@ def _describe(base: Path, root: Path) -> str:
         pair = _pair(folder)
         if pair is not None:
             return " and ".join(f"{inner.relative_to(root).as_posix()}/" for inner in pair)
-        some = next(islice(_picture_folders(folder), 1), None)
+        some = next(islice(_image_folders(folder), 1), None)
         if some is not None:
             return f"{some.relative_to(root).as_posix()}/images/ and masks/"
     return ""
@@ -132,10 +132,10 @@ def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]
     """Split -> the images of all these folders."""
     sides: dict[str, list[MaskedImage]] = {}
     for base in bases:
-        for role, pictures in _sides(base, source.findings).items():
-            sides.setdefault(role, []).extend(pictures)
-            for picture in pictures if len(bases) > 1 else []:  # names of several folders may be the same
-                picture.name = "/".join(source.index.relative(picture.path))
+        for role, items in _sides(base, source.findings).items():
+            sides.setdefault(role, []).extend(items)
+            for item in items if len(bases) > 1 else []:  # names of several folders may be the same
+                item.name = "/".join(source.index.relative(item.path))
     return sides
 
 
@@ -143,12 +143,12 @@ def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
     sides: dict[str, list[MaskedImage]] = {}
     pair = _pair(root)
     if pair is not None:
-        pictures, masks = pair
-        inner = {role_of(p.name): p for p in _folders(pictures) if role_of(p.name)}
+        items, masks = pair
+        inner = {role_of(p.name): p for p in _folders(items) if role_of(p.name)}
         for role, folder in inner.items():
             if _is_folder(masks / folder.name):
                 sides[role] = _of_pair(folder, masks / folder.name, findings)
-        return sides or {"train": _of_pair(pictures, masks, findings)}
+        return sides or {"train": _of_pair(items, masks, findings)}
     for folder in _side_folders(root):
         pair = _pair(folder)
         found = _of_pair(*pair, findings) if pair else _of_folders(folder)
@@ -175,19 +175,19 @@ def _is_folder(path: Path) -> bool:
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
-    """The folder of pictures and that of their masks in it, where there is one of each."""
+    """The folder of images and that of their masks in it, where there is one of each."""
     inner = _folders(folder)
-    pictures = [p for p in inner if p.name.lower() in _PICTURES]
+    items = [p for p in inner if p.name.lower() in _IMAGES]
     masks = [p for p in inner if _names_masks(p)]
-    return (pictures[0], masks[0]) if len(pictures) == 1 and len(masks) == 1 else None
+    return (items[0], masks[0]) if len(items) == 1 and len(masks) == 1 else None
 
 
 def _names_masks(folder: Path) -> bool:
     return folder.name.lower().endswith(("masks", "mask", "instances"))
 
 
-def _picture_folders(folder: Path) -> Iterable[Path]:
-    """The folders in it that are one picture each, with images/, which holds that alone, and masks/."""
+def _image_folders(folder: Path) -> Iterable[Path]:
+    """The folders in it that are one image each, with images/, which holds that alone, and masks/."""
     for path in _folders(folder):
         if _is_folder(path / "images") and _is_folder(path / "masks"):
             images = (p for p in (path / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -195,36 +195,36 @@ def _picture_folders(folder: Path) -> Iterable[Path]:
                 yield path
 
 
-def _masks_beside(pictures: Path) -> Path:
-    """The folder of masks that belongs to a folder of pictures.
+def _masks_beside(items: Path) -> Path:
+    """The folder of masks that belongs to a folder of images.
 
     Raises:
         DataError: there is none.
     """
-    for above, below in ((pictures.parent, ""), (pictures.parent.parent, pictures.name)):
-        for folder in (p for p in _folders(above) if p != pictures and _names_masks(p)):
+    for above, below in ((items.parent, ""), (items.parent.parent, items.name)):
+        for folder in (p for p in _folders(above) if p != items and _names_masks(p)):
             if _is_folder(folder / below):
                 return folder / below
-    raise DataError(f"expected a folder masks/ beside the pictures in {pictures}, found none")
+    raise DataError(f"expected a folder masks/ beside the images in {items}, found none")
 
 
 def _of_folders(folder: Path) -> list[MaskedImage]:
     found = []
-    for path in _picture_folders(folder):
-        for picture in _files(path / "images", IMAGE_SUFFIXES)[:1]:
+    for path in _image_folders(folder):
+        for item in _files(path / "images", IMAGE_SUFFIXES)[:1]:
             objects = [(mask, "") for mask in _files(path / "masks", _SUFFIXES)]
-            found.append(MaskedImage(picture, picture.relative_to(folder).as_posix(), objects=objects, labelled=True))
+            found.append(MaskedImage(item, item.relative_to(folder).as_posix(), objects=objects, labelled=True))
     return found
 
 
-def _of_pair(pictures: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
-    """The pictures of a folder, with the masks of another one."""
-    found = [MaskedImage(path, path.relative_to(pictures).as_posix()) for path in _files(pictures, IMAGE_SUFFIXES)]
+def _of_pair(items: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
+    """The images of a folder, with the masks of another one."""
+    found = [MaskedImage(path, path.relative_to(items).as_posix()) for path in _files(items, IMAGE_SUFFIXES)]
     by_name: dict[str, MaskedImage | None] = {}
-    for picture in found:
-        stem = Path(picture.name).stem
-        by_name[stem] = None if stem in by_name else picture  # of two of one name, neither is meant by it
-    by_name |= {Path(picture.name).with_suffix("").as_posix(): picture for picture in found}
+    for item in found:
+        stem = Path(item.name).stem
+        by_name[stem] = None if stem in by_name else item  # of two of one name, neither is meant by it
+    by_name |= {Path(item.name).with_suffix("").as_posix(): item for item in found}
     files = _files(masks, _SUFFIXES)
     if not files:
         other = next(iter(_files(masks, IMAGE_SUFFIXES)), None)
@@ -232,7 +232,7 @@ def _of_pair(pictures: Path, masks: Path, findings: Findings) -> list[MaskedImag
             f"expected masks as PNG in {masks}, found "
             + (f"{other.name}, whose format changes values a little; save them again as PNG" if other else "none")
         )
-    for folder in masks.rglob("*"):  # an empty folder of a picture says that there is nothing on it
+    for folder in masks.rglob("*"):  # an empty folder of an image says that there is nothing on it
         empty = by_name.get(folder.name) if folder.is_dir() else None
         if empty is not None:
             empty.labelled = True
@@ -246,7 +246,7 @@ def _of_pair(pictures: Path, masks: Path, findings: Findings) -> list[MaskedImag
             continue
         own, label = _by_stem(file, parents, by_name)
         if own is None:
-            findings.add("mask_without_picture", file)
+            findings.add("mask_without_image", file)
             continue
         own.values.append((file, label))
         own.labelled = True
@@ -254,7 +254,7 @@ def _of_pair(pictures: Path, masks: Path, findings: Findings) -> list[MaskedImag
 
 
 def _by_stem(file: Path, parents: list[str], by_name: dict[str, MaskedImage | None]) -> tuple[MaskedImage | None, str]:
-    """The picture of a file with values, and the class of its folder."""
+    """The image of a file with values, and the class of its folder."""
     for tail in _TAILS:
         stem = file.stem.removesuffix(tail)
         whole = by_name.get("/".join([*parents, stem]))

@@ -25,7 +25,7 @@ _EDGE_VALUES = 8
 
 @dataclass
 class MaskedImage:
-    """A picture and the files of its masks."""
+    """An image and the files of its masks."""
 
     path: Path
     name: str
@@ -36,16 +36,16 @@ class MaskedImage:
     labelled: bool = False
 
 
-def read_split(pictures: list[MaskedImage], findings: Findings) -> list[RawImage]:
+def read_split(items: list[MaskedImage], findings: Findings) -> list[RawImage]:
     """The images of a split as records with boxes and areas; categories are names for now, or nothing."""
     kept = []
-    for picture in pictures:
-        if picture.labelled:
-            kept.append(picture)
+    for item in items:
+        if item.labelled:
+            kept.append(item)
         else:
-            findings.add("image_unlabelled", picture.path)
+            findings.add("image_unlabelled", item.path)
     with ThreadPoolExecutor(8) as pool:  # decoding lets go of Python's lock
-        found = list(pool.map(_read_picture, range(1, len(kept) + 1), kept))
+        found = list(pool.map(_read_image, range(1, len(kept) + 1), kept))
     images = []
     for image, problems in found:
         for add in problems:
@@ -54,7 +54,7 @@ def read_split(pictures: list[MaskedImage], findings: Findings) -> list[RawImage
             images.append(image)
     if not images:
         raise DataError(
-            f"expected masks that can be used of the {len(pictures)} pictures such as {pictures[0].path}, found none"
+            f"expected masks that can be used of the {len(items)} images such as {items[0].path}, found none"
             + findings.reasons()
         )
     return images
@@ -67,24 +67,24 @@ def _problem(kind: str, file: object, record: str = "", detail: str = "", droppe
     return lambda findings: findings.add(kind, file, record, detail, dropped)
 
 
-def _read_picture(number: int, picture: MaskedImage) -> tuple[RawImage | None, list[_Problem]]:
-    """The record of a picture, or None where its masks cannot be used, and what was noticed."""
-    image = RawImage(number, picture.path, picture.name, None, None, [], file=str(picture.path))
-    (facts,) = look_at([picture.path])
+def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_Problem]]:
+    """The record of an image, or None where its masks cannot be used, and what was noticed."""
+    image = RawImage(number, item.path, item.name, None, None, [], file=str(item.path))
+    (facts,) = look_at([item.path])
     if facts.problem:
         return image, []  # the check says why
     width, height = facts.upright
     image.width, image.height = width, height
     problems: list[_Problem] = []
-    for path, label, single in [(*f, False) for f in picture.values] + [(*f, True) for f in picture.objects]:
+    for path, label, single in [(*f, False) for f in item.values] + [(*f, True) for f in item.objects]:
         try:
             ids = read_ids(path)
             classes = {} if single else class_names_of(path)
         except DataError as error:
-            return None, [_problem("mask_file_unreadable", path, detail=f"{str(error)[:160]}; image {picture.name}")]
+            return None, [_problem("mask_file_unreadable", path, detail=f"{str(error)[:160]}; image {item.name}")]
         kind = size_problem((ids.shape[1], ids.shape[0]), (width, height))
         if kind:
-            detail = f"{ids.shape[1]} x {ids.shape[0]}, {picture.name} has {width} x {height}"
+            detail = f"{ids.shape[1]} x {ids.shape[0]}, {item.name} has {width} x {height}"
             if kind == "mask_shape_differs":
                 return None, [_problem(kind, path, detail=detail)]
             problems.append(_problem(kind, path, detail=detail))

@@ -44,7 +44,7 @@ class RawObject:
 
 @dataclass(slots=True)
 class RawImage:
-    """A picture as the file lists it."""
+    """An image as the file lists it."""
 
     id: Any
     path: Path
@@ -54,10 +54,10 @@ class RawImage:
     """None where the format has no sizes."""
     objects: list[RawObject]
     file: str
-    """The annotation file of this picture, for messages."""
+    """The annotation file of this image, for messages."""
     where: str = ""
     panoptic: Path | None = None
-    """The COCO panoptic PNG of this picture."""
+    """The COCO panoptic PNG of this image."""
     role: str = ""
     """The split that the record itself names (`split` of COCO images): train, val, test or nothing."""
     text_id: str = ""

@@ -1,4 +1,4 @@
-"""The ground of the demo set's pictures: where the metal ends, the table it lies on, and the shadow it throws there."""
+"""The ground of the demo set's images: where the metal ends, the table it lies on, and the shadow it throws there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Array = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 
-def lay_on_table(picture: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Cut a picture of metal, float32 [S, S, 3], off along one or two straight edges and draw a table beyond them.
+def lay_on_table(image: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Cut an image of metal, float32 [S, S, 3], off along one or two straight edges and draw a table beyond them.
 
     Returns:
-        The picture, and uint8 [S, S], index into `GROUND` of each pixel.
+        The image, and uint8 [S, S], index into `GROUND` of each pixel.
     """
-    size = len(picture)
+    size = len(image)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) - (size - 1) / 2
     angle = rng.uniform(0, 2 * np.pi)
     beyond = _beyond(x, y, angle, rng.uniform(0.12, 0.34) * size)
@@ -31,7 +31,7 @@ def lay_on_table(picture: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]
     width = rng.uniform(0.05, 0.1) * size if rng.random() < 0.8 else 0.0
     shade = _cover(width - beyond)[..., None] if width else 0.0
     table = table * (1 - 0.62 * shade)
-    metal = picture + 0.16 * np.exp(-((beyond + 1) ** 2) / 2)[..., None]  # the edge is broken, and catches light
+    metal = image + 0.16 * np.exp(-((beyond + 1) ** 2) / 2)[..., None]  # the edge is broken, and catches light
     cover = _cover(-beyond)[..., None]
     ground = np.where(beyond <= 0, 0, np.where(beyond <= width, 2, 1))
     return np.asarray(cover * metal + (1 - cover) * table, np.float32), ground.astype(np.uint8)

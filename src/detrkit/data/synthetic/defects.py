@@ -1,6 +1,6 @@
-"""Drawing the demo set's pictures: machined metal under uneven light, with five kinds of surface defects on it.
+"""Drawing the demo set's images: machined metal under uneven light, with five kinds of surface defects on it.
 
-A picture is a float32 array [S, S, 3], RGB, about 0..1. A defect is drawn as a `Patch`: how much of each pixel it
+An image is a float32 array [S, S, 3], RGB, about 0..1. A defect is drawn as a `Patch`: how much of each pixel it
 covers, and the light it adds and takes away there.
 """
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 _FINE = 4
-"""Shapes are drawn this many times finer than the picture, then averaged."""
+"""Shapes are drawn this many times finer than the image, then averaged."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished picture and what is on it."""
+    """A finished image and what is on it."""
 
     pixels: npt.NDArray[np.uint8]
     """[S, S, 3], RGB."""
@@ -49,20 +49,20 @@ class Drawing:
     """[S, S], index into `GROUND` of what is there, or was before a defect."""
 
 
-def draw_picture(size: int, difficulty: float, rng: Rng, table: Rng | None = None) -> Drawing:
-    """Draw metal with 0 to 3 defects; one picture in ten has none.
+def draw_image(size: int, difficulty: float, rng: Rng, table: Rng | None = None) -> Drawing:
+    """Draw metal with 0 to 3 defects; one image in ten has none.
 
     Args:
         size: side in pixels, at least 32.
         difficulty: 0: large and bold to 1: small, faint, blurred and noisy.
         rng: source of all randomness.
-        table: let the metal end in the picture, so that the table it lies on is seen and, mostly, its shadow; the
+        table: let the metal end in the image, so that the table it lies on is seen and, mostly, its shadow; the
             source of that randomness. None: metal everywhere.
     """
-    picture = _metal(size, difficulty, rng)
+    image = _metal(size, difficulty, rng)
     ground = np.zeros((size, size), np.uint8)
     if table is not None:
-        picture, ground = lay_on_table(picture, table)
+        image, ground = lay_on_table(image, table)
     strength = 1.0 - 0.6 * difficulty
     classes: list[int] = []
     masks: list[npt.NDArray[np.bool_]] = []
@@ -79,18 +79,18 @@ def draw_picture(size: int, difficulty: float, rng: Rng, table: Rng | None = Non
         if mask.sum() < 4:
             continue
         cover = patch.cover[..., None] * strength
-        picture[spot] = picture[spot] * (1 - cover + cover * patch.gain) + strength * patch.glow[..., None]
+        image[spot] = image[spot] * (1 - cover + cover * patch.gain) + strength * patch.glow[..., None]
         taken[spot] |= cv2.dilate(mask[spot].astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         classes.append(kind)
         masks.append(mask)
     if difficulty > 0:
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.1 + 0.8 * difficulty * size / 128).astype(np.float32)
-    picture += rng.normal(0, 0.008 + 0.025 * difficulty, (size, size, 1)).astype(np.float32)
-    return Drawing((picture.clip(0, 1) * 255).round().astype(np.uint8), classes, masks, ground)
+        image = cv2.GaussianBlur(image, (0, 0), 0.1 + 0.8 * difficulty * size / 128).astype(np.float32)
+    image += rng.normal(0, 0.008 + 0.025 * difficulty, (size, size, 1)).astype(np.float32)
+    return Drawing((image.clip(0, 1) * 255).round().astype(np.uint8), classes, masks, ground)
 
 
 def _free_spot(taken: npt.NDArray[np.bool_], patch: Patch, rng: Rng) -> tuple[slice, slice] | None:
-    """Where the patch lies inside the picture and its defect touches no other; None if twenty tries find nothing."""
+    """Where the patch lies inside the image and its defect touches no other; None if twenty tries find nothing."""
     size, side = len(taken), len(patch.cover)
     if side > size:
         return None
@@ -128,7 +128,7 @@ def _brushed(size: int, rng: Rng) -> Array:
 
 
 def _turned(size: int, rng: Rng) -> Array:
-    """Arcs around a centre outside the picture, as a lathe leaves them."""
+    """Arcs around a centre outside the image, as a lathe leaves them."""
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 2.0) * size
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     radius = np.hypot(x - size / 2 - distance * np.cos(angle), y - size / 2 - distance * np.sin(angle))

@@ -1,4 +1,4 @@
-"""The demo set: pictures of surface defects with boxes, instance masks and panoptic maps, made from a seed.
+"""The demo set: images of surface defects with boxes, instance masks and panoptic maps, made from a seed.
 
 FOLDER/images/train/*.jpg, images/val/*.jpg
 FOLDER/train.json, val.json                      COCO instances: five classes of defects, masks as RLE
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from detrkit.data.synthetic.background import GROUND
-from detrkit.data.synthetic.defects import DEFECTS, Drawing, draw_picture
+from detrkit.data.synthetic.defects import DEFECTS, Drawing, draw_image
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.masks import encode_rle
 
@@ -48,12 +48,12 @@ def make_demo_dataset(
 
     Args:
         folder: where it shall be; it must not hold anything else.
-        images: training pictures; a fifth of that, at least one, is drawn for validation besides.
-        size: side of the pictures in pixels, at least 32.
+        images: training images; a fifth of that, at least one, is drawn for validation besides.
+        size: side of the images in pixels, at least 32.
         difficulty: how small, faint, blurred and noisy the defects are, 0..1.
         seed: of everything.
-        panoptic: let the metal end in each picture, so that there is a table and mostly a shadow too: three classes
-            of stuff. Otherwise it fills the picture.
+        panoptic: let the metal end in each image, so that there is a table and mostly a shadow too: three classes
+            of stuff. Otherwise it fills the image.
 
     Returns:
         The folder.
@@ -69,7 +69,7 @@ def make_demo_dataset(
         )
     folder = Path(folder)
     info = {
-        "description": "detrkit demo set: generated pictures of surface defects",
+        "description": "detrkit demo set: generated images of surface defects",
         "version": "1",
         "images": images,
         "size": size,
@@ -96,10 +96,10 @@ def make_demo_dataset(
 
 
 def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> None:
-    """Draw and write one split; picture `id` depends on the settings and its id alone."""
+    """Draw and write one split; image `id` depends on the settings and its id alone."""
     size = info["size"]
-    pictures, maps = root / "images" / name, root / f"panoptic_{name}"
-    pictures.mkdir(parents=True)
+    image_dir, maps = root / "images" / name, root / f"panoptic_{name}"
+    image_dir.mkdir(parents=True)
     maps.mkdir()
     rows: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
@@ -107,9 +107,9 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
     for image_id in ids:
         rng = np.random.default_rng((info["seed"], image_id))
         table = np.random.default_rng((info["seed"], image_id, 1)) if "panoptic" in info else None
-        drawing = draw_picture(size, info["difficulty"], rng, table)
+        drawing = draw_image(size, info["difficulty"], rng, table)
         stem = f"{image_id:06d}"
-        _encode(pictures / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        _encode(image_dir / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
         rows.append({"id": image_id, "file_name": f"{name}/{stem}.jpg", "height": size, "width": size})
         found = _instances(drawing, image_id, first_id=len(instances) + 1)
         instances += found
@@ -124,7 +124,7 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
 
 
 def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of one picture; boxes are those of the masks."""
+    """COCO annotations of one image; boxes are those of the masks."""
     rows = []
     for number, (kind, mask) in enumerate(zip(drawing.classes, drawing.masks, strict=True), start=first_id):
         ys, xs = np.nonzero(mask)

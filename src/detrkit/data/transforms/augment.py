@@ -27,13 +27,13 @@ class Augment:
     """The chances, 0..1, and how much sizes vary."""
 
     mosaic: float = 0.0
-    """Four pictures in one, as large as one; see `mixing.mosaic`."""
+    """Four images in one, as large as one; see `mixing.mosaic`."""
     mix_up: float = 0.0
-    """The mean with another picture; see `mixing.mix_up`."""
+    """The mean with another image; see `mixing.mix_up`."""
     copy_paste: float = 0.0
-    """Objects of another picture, by their masks; see `mixing.copy_paste`. Pictures must come with masks."""
+    """Objects of another image, by their masks; see `mixing.copy_paste`. Images must come with masks."""
     zoom_out: float = 0.0
-    """The picture somewhere on a grey canvas; see `zoom_out`."""
+    """The image somewhere on a grey canvas; see `zoom_out`."""
     iou_crop: float = 0.0
     """SSD's crop; see `iou_crop`."""
     colour: float = 0.0
@@ -41,16 +41,16 @@ class Augment:
     vertical_flip: float = 0.0
     """Upside down."""
     multi_scale: float = 0.0
-    """Share of the picture size by which it varies, up and down."""
+    """Share of the image size by which it varies, up and down."""
     ground: tuple[int, int, int] = (124, 116, 104)
-    """Colour around a zoomed out picture, 0..255: the mean that the model takes off. As it is, ImageNet's."""
+    """Colour around a zoomed out image, 0..255: the mean that the model takes off. As it is, ImageNet's."""
 
     def plain(self) -> Augment:
         """What is left of it in the last epochs: mirroring alone."""
         return Augment(vertical_flip=self.vertical_flip)
 
     def sizes(self, image_size: int) -> range:
-        """The picture sizes that `multi_scale` draws from, `image_size` in their middle.
+        """The image sizes that `multi_scale` draws from, `image_size` in their middle.
 
         They are 32 pixels apart, or half that so often until there are two on either side.
         """
@@ -62,17 +62,17 @@ class Augment:
     def __call__(
         self, image: Tensor, objects: Objects, transform: Transform, another: Callable[[], Sample], rng: random.Random
     ) -> tuple[Tensor, Objects, Transform]:
-        """Augment one picture.
+        """Augment one image.
 
         Args:
             image: uint8 [3, H, W].
             objects: its objects, with masks if `copy_paste` is on.
-            transform: what comes afterwards; it tells how large pictures become.
-            another: draws another picture of the data set, with masks where `objects` has them.
+            transform: what comes afterwards; it tells how large images become.
+            another: draws another image of the data set, with masks where `objects` has them.
             rng: source of all randomness.
 
         Returns:
-            The picture, its objects, and the transform for them, which has the size that was drawn.
+            The image, its objects, and the transform for them, which has the size that was drawn.
         """
         if self.multi_scale:
             transform = replace(transform, image_size=rng.choice(self.sizes(transform.image_size)))
@@ -99,14 +99,14 @@ class Augment:
 
 
 def zoom_out(image: Tensor, objects: Objects, fit: Fit, grey: Tensor, rng: random.Random) -> Sample:
-    """The picture at a random place of a canvas once to twice as long and wide (SSD, Liu et al. 2016, section 3.6).
+    """The image at a random place of a canvas once to twice as long and wide (SSD, Liu et al. 2016, section 3.6).
 
     SSD goes to four times, where next to nothing is left of objects that are small already.
 
     Args:
         image: uint8 [3, H, W].
         objects: its objects.
-        fit: the size (h, w) that a picture has for the model; the canvas comes in that size.
+        fit: the size (h, w) that an image has for the model; the canvas comes in that size.
         grey: colour of the canvas, uint8 [3].
         rng: source of all randomness.
     """
@@ -121,9 +121,9 @@ def zoom_out(image: Tensor, objects: Objects, fit: Fit, grey: Tensor, rng: rando
 def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:
     """A random window that overlaps some object by a random IoU at least (SSD, Liu et al. 2016, section 2.2).
 
-    The window has 0.3 to 1 of each side and at most twice the picture's ratio of sides, either way. Of objects that it
+    The window has 0.3 to 1 of each side and at most twice the image's ratio of sides, either way. Of objects that it
     cuts, those stay of which `mixing.LEAST` is left, and one at least does. Without objects, and where 40 windows were
-    tried in vain (small objects never reach a high IoU with a window), the picture stays as it is.
+    tried in vain (small objects never reach a high IoU with a window), the image stays as it is.
     """
     height, width = image.shape[-2:]
     boxes = objects["boxes"].as_subclass(Tensor)
@@ -181,5 +181,5 @@ def recolour(image: Tensor, rng: random.Random) -> Tensor:
 
 
 def _fitted(image: Tensor, objects: Objects, fit: Fit) -> Sample:
-    """The picture in the size it has for the model."""
+    """The image in the size it has for the model."""
     return resize_to(image, objects, fit(image.shape[-2], image.shape[-1]))

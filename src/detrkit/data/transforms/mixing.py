@@ -1,8 +1,8 @@
-"""One training picture from several, with the objects of all of them: mosaic, mix-up and copy-paste.
+"""One training image from several, with the objects of all of them: mosaic, mix-up and copy-paste.
 
-More objects a picture are more matched queries a step, at hardly more compute: the result is as large as one picture.
+More objects per image are more matched queries per step, at hardly more compute: the result is as large as one image.
 
-Every picture is cut and shrunk before it is put in its place, so that a mosaic costs little beyond four decodes.
+Every image is cut and shrunk before it is put in its place, so that a mosaic costs little beyond four decodes.
 Randomness comes from the `random.Random` that each call is given and from nowhere else.
 """
 
@@ -19,22 +19,22 @@ from torchvision import tv_tensors
 from detrkit.data.transforms.resize_crop import Objects, crop, mirror, objects_from, resize_to
 
 Sample = tuple[Tensor, Objects]
-"""A picture, uint8 [3, H, W], and its objects."""
+"""An image, uint8 [3, H, W], and its objects."""
 Fit = Callable[[int, int], tuple[int, int]]
-"""From the size (h, w) of a picture to the size that it has for the model."""
+"""From the size (h, w) of an image to the size that it has for the model."""
 
 LEAST = 0.25
 """Share of a cut object's box that must be left for it to stay."""
 
 
 def mosaic(samples: Sequence[Sample], fit: Fit, rng: random.Random) -> Sample:
-    """Four pictures around one point, as large as the first one alone would be (YOLOv4, Bochkovskiy et al. 2020).
+    """Four images around one point, as large as the first one alone would be (YOLOv4, Bochkovskiy et al. 2020).
 
-    The point lies in the middle four tenths of the canvas. Each picture shows a random window of itself there, at half
+    The point lies in the middle four tenths of the canvas. Each image shows a random window of itself there, at half
     to full the scale that it has alone, or larger where it would not fill its place otherwise; nothing stays empty.
 
     Args:
-        samples: four pictures, all with masks or all without.
+        samples: four images, all with masks or all without.
         fit: see `Fit`.
         rng: source of all randomness.
     """
@@ -54,10 +54,10 @@ def mosaic(samples: Sequence[Sample], fit: Fit, rng: random.Random) -> Sample:
 
 
 def mix_up(first: Sample, second: Sample, rng: random.Random) -> Sample:
-    """The mean of two pictures, with the objects of both, each as if it were alone.
+    """The mean of two images, with the objects of both, each as if it were alone.
 
     From mix-up for detection (Zhang et al. 2019, "Bag of Freebies for Training Object Detection"), with the fixed
-    even weights of YOLOX. The second picture is scaled to fill the first, and what juts out is cut off.
+    even weights of YOLOX. The second image is scaled to fill the first, and what juts out is cut off.
     """
     image, objects = first
     other, others = window(*second, _size(image), 0.0, rng)
@@ -67,15 +67,15 @@ def mix_up(first: Sample, second: Sample, rng: random.Random) -> Sample:
 
 
 def copy_paste(first: Sample, second: Sample, fit: Fit, rng: random.Random) -> Sample:
-    """Put objects of a second picture onto the first, cut out along their masks (Ghiasi et al. 2021, section 3).
+    """Put objects of a second image onto the first, cut out along their masks (Ghiasi et al. 2021, section 3).
 
     Each object comes with even chances. Together they are mirrored with even chances, scaled to between half and five
-    quarters of the size they have alone, and moved by up to half a picture. What they cover loses that part of its
+    quarters of the size they have alone, and moved by up to half an image. What they cover loses that part of its
     mask and box, and goes where less than `LEAST` of it is left to be seen.
 
     Args:
-        first: the picture that is pasted on; its objects have masks.
-        second: the picture whose objects are pasted; they have masks.
+        first: the image that is pasted on; its objects have masks.
+        second: the image whose objects are pasted; they have masks.
         fit: see `Fit`.
         rng: source of all randomness.
     """
@@ -130,13 +130,13 @@ def tighten(objects: Objects, which: Tensor | None = None) -> Objects:
 
 
 def window(image: Tensor, objects: Objects, size: tuple[int, int], scale: float, rng: random.Random) -> Sample:
-    """A random window of a picture, resized to `size` = (h, w).
+    """A random window of an image, resized to `size` = (h, w).
 
     Args:
         image: uint8 [3, H, W].
         objects: its objects; of those that are cut, see `LEAST`.
         size: of the result.
-        scale: pixels of the result a pixel of the picture; more where the picture would be too small for the window.
+        scale: pixels of the result a pixel of the image; more where the image would be too small for the window.
         rng: where the window lies.
     """
     height, width = _size(image)
@@ -147,7 +147,7 @@ def window(image: Tensor, objects: Objects, size: tuple[int, int], scale: float,
 
 
 def place(image: Tensor, objects: Objects, top: int, left: int, size: tuple[int, int], grey: Tensor) -> Sample:
-    """Put a picture on a larger canvas of `size` = (h, w) and one colour, `grey` uint8 [3]."""
+    """Put an image on a larger canvas of `size` = (h, w) and one colour, `grey` uint8 [3]."""
     canvas = _empty(size)
     canvas[:] = grey.view(3, 1, 1)
     canvas[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
@@ -155,7 +155,7 @@ def place(image: Tensor, objects: Objects, top: int, left: int, size: tuple[int,
 
 
 def lay_out(parts: Sequence[tuple[Objects, int, int]], size: tuple[int, int]) -> Objects:
-    """The objects of pictures that lie on one canvas of `size` = (h, w), each with its corner at (top, left)."""
+    """The objects of images that lie on one canvas of `size` = (h, w), each with its corner at (top, left)."""
     joined = objects_from(
         torch.cat([part["boxes"].as_subclass(Tensor) + torch.tensor([x, y, x, y]) for part, y, x in parts]),
         torch.cat([part["labels"] for part, _, _ in parts]),
@@ -203,7 +203,7 @@ def _pixels(masks: Tensor) -> Tensor:
 
 
 def _empty(size: tuple[int, int]) -> Tensor:
-    """uint8 [3, h, w], laid out as decoded pictures are, which colours and resizing like best."""
+    """uint8 [3, h, w], laid out as decoded images are, which colours and resizing like best."""
     return torch.empty(*size, 3, dtype=torch.uint8).permute(2, 0, 1)
 
 

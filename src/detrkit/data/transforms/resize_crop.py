@@ -1,6 +1,6 @@
-"""From decoded pictures to what the model sees: size and augmentation, boxes and masks in step.
+"""From decoded images to what the model sees: size and augmentation, boxes and masks in step.
 
-Pictures stay uint8 all the way, which is a quarter of the bytes; the model normalises them, on its own device.
+Images stay uint8 all the way, which is a quarter of the bytes; the model normalises them, on its own device.
 
 The recipe "detr" is that of the DETR paper (appendix A.4): mirror; then, with even chances, either resize the shorter
 side to one of 480..800, or resize it to one of 400, 500, 600, cut out a random window of 384..600 a side and resize
@@ -28,7 +28,7 @@ Augmentation = Literal["detr", "flip", "none"]
 
 
 class Objects(TypedDict):
-    """The n objects of one picture of H x W pixels on their way through the transforms."""
+    """The n objects of one image of H x W pixels on their way through the transforms."""
 
     boxes: tv_tensors.BoundingBoxes
     """float32 [n, 4], x1, y1, x2, y2 in pixels; the canvas is (H, W)."""
@@ -41,7 +41,7 @@ class Objects(TypedDict):
 
 
 def no_objects(height: int, width: int, *, with_masks: bool = False) -> Objects:
-    """The objects of an empty picture."""
+    """The objects of an empty image."""
     objects = Objects(
         boxes=_boxes(torch.zeros(0, 4), height, width),
         labels=torch.zeros(0, dtype=torch.int64),
@@ -53,14 +53,14 @@ def no_objects(height: int, width: int, *, with_masks: bool = False) -> Objects:
 
 
 def objects_from(boxes: Tensor, labels: Tensor, area: Tensor, height: int, width: int) -> Objects:
-    """Objects of a picture of `height` x `width`; `boxes` [n, 4] are x1, y1, x2, y2 in pixels."""
+    """Objects of an image of `height` x `width`; `boxes` [n, 4] are x1, y1, x2, y2 in pixels."""
     return Objects(boxes=_boxes(boxes, height, width), labels=labels, area=area)
 
 
 def resized_size(height: int, width: int, shorter: int, longest: int | None) -> tuple[int, int]:
     """(h, w) after the shorter side became `shorter`, or less where the longer one would exceed `longest`.
 
-    Rounds as the original does, so that a picture gets the same pixels here and there.
+    Rounds as the original does, so that an image gets the same pixels here and there.
     """
     low, high = min(height, width), max(height, width)
     if longest is not None and high / low * shorter > longest:
@@ -73,12 +73,12 @@ def resized_size(height: int, width: int, shorter: int, longest: int | None) -> 
 
 @dataclass(frozen=True)
 class Transform:
-    """Picture and objects to the model's picture and target; see `train_transform`, `eval_transform`."""
+    """Image and objects to the model's image and target; see `train_transform`, `eval_transform`."""
 
     augmentation: Augmentation
     image_size: int
     square: bool = False
-    """Both sides become `image_size`, whatever the picture's shape: a batch needs no padding then."""
+    """Both sides become `image_size`, whatever the image's shape: a batch needs no padding then."""
 
     @property
     def longest(self) -> int:
@@ -86,7 +86,7 @@ class Transform:
         return self._scaled(1333)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) that a picture of `height` x `width` has afterwards where nothing is left to chance."""
+        """(h, w) that an image of `height` x `width` has afterwards where nothing is left to chance."""
         if self.square:
             return self.image_size, self.image_size
         return resized_size(height, width, self.image_size, self.longest)
@@ -94,7 +94,7 @@ class Transform:
     def __call__(
         self, image: Tensor, objects: Objects | None = None, rng: random.Random | None = None
     ) -> tuple[Tensor, Target]:
-        """Transform one picture.
+        """Transform one image.
 
         Args:
             image: uint8 [3, H, W].
@@ -141,7 +141,7 @@ class Transform:
 
 
 def _target(image: Tensor, objects: Objects) -> Target:
-    """What a picture teaches, in the model's terms: boxes relative to it, and no mask without a pixel."""
+    """What an image teaches, in the model's terms: boxes relative to it, and no mask without a pixel."""
     height, width = image.shape[-2:]
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # resizing rounds a little beyond
@@ -167,7 +167,7 @@ def train_transform(augmentation: Augmentation, image_size: int, *, square: bool
     Args:
         augmentation: "detr": the paper's; "flip": mirror with probability 1/2; "none".
         image_size: the largest shorter side in pixels ("detr"), else the shorter side.
-        square: resize both sides, whatever the picture's shape.
+        square: resize both sides, whatever the image's shape.
     """
     return Transform(augmentation, image_size, square)
 
@@ -188,7 +188,7 @@ def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
 
 
 def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -> tuple[Tensor, Objects]:
-    """Resize to `resized_size`: the picture bilinear with antialiasing, masks to the nearest pixel."""
+    """Resize to `resized_size`: the image bilinear with antialiasing, masks to the nearest pixel."""
     height, width = image.shape[-2:]
     return resize_to(image, objects, resized_size(height, width, shorter, longest))
 
@@ -241,7 +241,7 @@ def crop(
 
     An object stays if its clipped box has an area and, where there are masks, some pixel of its mask is in the window.
     The area of what stays becomes that of its clipped box, as in the original. The window may reach beyond the
-    picture; there it is black.
+    image; there it is black.
 
     Args:
         image: uint8 [3, H, W].

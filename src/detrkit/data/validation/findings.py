@@ -104,7 +104,7 @@ TREATMENTS: dict[str, Treatment] = {
     "xml_malformed": Treatment(
         "dropped",
         "a Pascal VOC file that cannot be read, is no good XML, or has a DTD",
-        "its picture is left out",
+        "its image is left out",
     ),
     "json_malformed": Treatment(
         "dropped", "a json file of an image, or an entry or shape in it, that cannot be read", "its image is left out"
@@ -140,18 +140,18 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     "category_not_in_train": Treatment("noted", "a class in val without an object in train", "it cannot be learnt"),
     "category_unused": Treatment("noted", "a class without any object", "it keeps its place"),
-    # pictures
-    "image_missing": Treatment("dropped", "a picture that is not there", "it is left out, with its objects"),
+    # images
+    "image_missing": Treatment("dropped", "an image that is not there", "it is left out, with its objects"),
     "image_unreadable": Treatment("dropped", "a file that cannot be decoded", "it is left out, with its objects"),
-    "image_truncated": Treatment("dropped", "a picture that ends too early", "it is left out, with its objects"),
-    "image_too_small": Treatment("dropped", "a picture of less than 2 x 2 pixels", "it is left out, with its objects"),
+    "image_truncated": Treatment("dropped", "an image that ends too early", "it is left out, with its objects"),
+    "image_too_small": Treatment("dropped", "an image of less than 2 x 2 pixels", "it is left out, with its objects"),
     "image_too_large": Treatment(
         "dropped",
-        "a picture of more than 178 million pixels, which may be made to fill the memory",
+        "an image of more than 178 million pixels, which may be made to fill the memory",
         "it is left out, with its objects; cut it into tiles or make it smaller",
     ),
     "image_id_twice": Treatment(
-        "dropped", "two pictures of one id", "the first keeps the id and the objects; the other is left out"
+        "dropped", "two images of one id", "the first keeps the id and the objects; the other is left out"
     ),
     "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
     "image_id_not_integer": Treatment(
@@ -161,53 +161,51 @@ TREATMENTS: dict[str, Treatment] = {
     ),
     "image_name_leaves_folder": Treatment(
         "repaired",
-        "a file name that is absolute, a URL, or leads out of the picture folder",
+        "a file name that is absolute, a URL, or leads out of the image folder",
         "it counts where it leads to a file; else the end of it is looked for in the data set",
     ),
     "image_size_differs": Treatment(
         "repaired",
         "a size that disagrees with the file",
-        "the file's size counts; boxes are scaled if the picture was only resized, else kept and clipped",
+        "the file's size counts; boxes are scaled if the image was only resized, else kept and clipped",
     ),
-    "image_size_absent": Treatment("repaired", "a picture without a size", "the size is read from the file"),
+    "image_size_absent": Treatment("repaired", "an image without a size", "the size is read from the file"),
     "image_rotated": Treatment(
         "repaired",
-        "a picture that its EXIF data turns or mirrors",
+        "an image that its EXIF data turns or mirrors",
         "it is shown upright; boxes are turned with it where the file is about images as stored, which the images that "
         "tell decide for all",
     ),
-    "image_grey": Treatment("repaired", "a picture with one channel", "expanded to RGB"),
+    "image_grey": Treatment("repaired", "an image with one channel", "expanded to RGB"),
     "image_16bit": Treatment(
         "repaired",
-        "a picture with more than 8 bits a channel",
+        "an image with more than 8 bits a channel",
         "scaled to 8 bits by the one range of values of the data set, which is printed",
     ),
     "value_out_of_range": Treatment(
-        "noted", "a val picture with values outside the range of those of train", "clipped to it"
+        "noted", "a val image with values outside the range of those of train", "clipped to it"
     ),
     "value_scale_differs": Treatment(
         "noted",
-        "a picture whose values all lie in the lowest sixteenth of the range of the data set",
+        "an image whose values all lie in the lowest sixteenth of the range of the data set",
         "scaled like the others; if it was recorded on another scale, convert it first",
     ),
-    "image_cmyk": Treatment("repaired", "a CMYK picture", "converted to RGB"),
-    "image_palette": Treatment("repaired", "a palette picture", "converted to RGB"),
-    "image_alpha": Treatment("repaired", "a picture with transparency", "converted to RGB"),
-    "image_animated": Treatment("repaired", "a picture with several frames", "the first frame counts"),
+    "image_cmyk": Treatment("repaired", "a CMYK image", "converted to RGB"),
+    "image_palette": Treatment("repaired", "a palette image", "converted to RGB"),
+    "image_alpha": Treatment("repaired", "an image with transparency", "converted to RGB"),
+    "image_animated": Treatment("repaired", "an image with several frames", "the first frame counts"),
     "image_unlabelled": Treatment(
         "dropped",
-        "a picture without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
+        "an image without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
         "it is left out",
     ),
     # objects
-    "image_of_object_missing": Treatment("dropped", "an object of a picture that is not listed", "it is left out"),
+    "image_of_object_missing": Treatment("dropped", "an object of an image that is not listed", "it is left out"),
     "box_malformed": Treatment("dropped", "a box that is not four numbers", "its image is left out"),
     "box_not_finite": Treatment("dropped", "a box with NaN or infinity", "its image is left out"),
     "box_empty": Treatment("dropped", "a box of zero or negative size", "the object is left out"),
-    "box_off_image": Treatment("dropped", "a box wholly outside its picture", "the object is left out"),
-    "box_outside": Treatment(
-        "repaired", "a box that leaves its picture by half a pixel or more", "clipped to the picture"
-    ),
+    "box_off_image": Treatment("dropped", "a box wholly outside its image", "the object is left out"),
+    "box_outside": Treatment("repaired", "a box that leaves its image by half a pixel or more", "clipped to the image"),
     "number_as_text": Treatment("repaired", "a number written as text", "read as the number"),
     "category_unknown": Treatment("dropped", "an object of a category that is not listed", "its image is left out"),
     "annotation_id_twice": Treatment("repaired", "two objects of one id", "the later gets a new id"),
@@ -223,30 +221,30 @@ TREATMENTS: dict[str, Treatment] = {
     "area_absent": Treatment("repaired", "an object without a usable area", "computed from the box"),
     "segmentation_malformed": Treatment(
         "repaired",
-        "a mask that is neither polygons nor RLE of the picture's size",
+        "a mask that is neither polygons nor RLE of the image's size",
         "the box is kept without that part of it",
     ),
     "crowd": Treatment("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
     "difficult": Treatment("noted", "an object marked difficult", "treated as a crowd region"),
     # masks
     "mask_file_missing": Treatment(
-        "dropped", "a file of masks that is not there", "its picture is left out, with its objects"
+        "dropped", "a file of masks that is not there", "its image is left out, with its objects"
     ),
     "mask_file_unreadable": Treatment(
-        "dropped", "a file of masks that cannot be decoded", "its picture is left out, with its objects"
+        "dropped", "a file of masks that cannot be decoded", "its image is left out, with its objects"
     ),
     "panoptic_not_rgb": Treatment(
         "dropped",
         "a panoptic PNG that is not 8-bit RGB, so that its ids (R + 256 G + 65536 B) cannot be told",
-        "its picture is left out, with its objects",
+        "its image is left out, with its objects",
     ),
     "mask_size_differs": Treatment(
-        "repaired", "masks of another size than their picture, but of its shape", "stretched to it, pixel by pixel"
+        "repaired", "masks of another size than their image, but of its shape", "stretched to it, pixel by pixel"
     ),
     "mask_shape_differs": Treatment(
-        "dropped", "masks of another shape than their picture", "the picture is left out, with its objects"
+        "dropped", "masks of another shape than their image", "the image is left out, with its objects"
     ),
-    "mask_without_picture": Treatment("dropped", "a file of masks whose picture is not there", "it is left out"),
+    "mask_without_image": Treatment("dropped", "a file of masks whose image is not there", "it is left out"),
     "segment_without_pixels": Treatment(
         "dropped", "a panoptic segment, or a file for one object, without a pixel", "it is left out"
     ),
@@ -268,26 +266,26 @@ TREATMENTS: dict[str, Treatment] = {
         "a mask of one value whose pixels are several separate regions",
         "they count as one object; where they are several, give each a value or a file of its own",
     ),
-    "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the picture", "the box counts as the mask"),
+    "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the image", "the box counts as the mask"),
     "mask_absent": Treatment(
         "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"
     ),
     "polygon_outside": Treatment(
-        "repaired", "a polygon that leaves its picture by more than a pixel", "what is outside does not count"
+        "repaired", "a polygon that leaves its image by more than a pixel", "what is outside does not count"
     ),
     # the whole
     "objects_exceed_queries": Treatment(
-        "noted", "more objects in a picture than the model has queries", "the rest cannot be found"
+        "noted", "more objects in an image than the model has queries", "the rest cannot be found"
     ),
     "leakage_content": Treatment(
-        "noted", "a val picture whose file is byte for byte in train", "nothing; the numbers will flatter"
+        "noted", "a val image whose file is byte for byte in train", "nothing; the numbers will flatter"
     ),
     "leakage_name": Treatment(
-        "noted", "a val picture with the file name of a different train picture", "nothing; look whether they repeat"
+        "noted", "a val image with the file name of a different train image", "nothing; look whether they repeat"
     ),
 }
 """kind -> treatment. What is not in this table (a json that does not parse, no data set at all, contradicting
-categories, no usable picture) is a DataError."""
+categories, no usable image) is a DataError."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -297,13 +295,13 @@ class Finding:
     kind: str
     """A key of TREATMENTS."""
     file: str
-    """The annotation file or the picture."""
+    """The annotation file or the image."""
     record: str = ""
     """The record in it: `annotations[17]`, `line 3`, or nothing for the file as a whole."""
     detail: str = ""
     """What was found there."""
     dropped_objects: int = 0
-    """Objects that were left out together with a picture."""
+    """Objects that were left out together with an image."""
 
     def __post_init__(self) -> None:
         assert self.kind in TREATMENTS, self.kind

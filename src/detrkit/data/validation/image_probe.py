@@ -1,4 +1,4 @@
-"""Look at picture files without decoding them, where that can be avoided: size, rotation, kind of pixels, damage."""
+"""Look at image files without decoding them, where that can be avoided: size, rotation, kind of pixels, damage."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Inde
 
 @dataclass(slots=True)
 class ImageFacts:
-    """What a look at one picture file told."""
+    """What a look at one image file told."""
 
     width: int = 0
     """Pixels, as stored."""
     height: int = 0
     orientation: int = 1
-    """The EXIF value, 1..8; from 5 on, width and height change places when the picture is shown upright."""
+    """The EXIF value, 1..8; from 5 on, width and height change places when the image is shown upright."""
     marks: tuple[str, ...] = ()
     """Kinds of findings that do not hinder: `image_grey`, ..."""
     problem: str = ""
@@ -57,7 +57,7 @@ class ImageFacts:
     deep: bool = False
     """Whether it has more than 8 bits per channel."""
     extent: Extent | None = None
-    """The values of such a picture, where they were measured."""
+    """The values of such an image, where they were measured."""
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -72,13 +72,13 @@ def look_at(
     values: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> list[ImageFacts]:
-    """Look at many pictures; the facts are in the order of `paths`.
+    """Look at many images; the facts are in the order of `paths`.
 
     Args:
-        paths: picture files, which need not exist.
+        paths: image files, which need not exist.
         thorough: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
         values: decode those of more than 8 bits per channel, to measure their values.
-        tick: called once a picture, perhaps from another thread.
+        tick: called once per image, perhaps from another thread.
     """
 
     def one(path: Path) -> ImageFacts:
@@ -93,7 +93,7 @@ def look_at(
             tick()
 
     with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
-        warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large pictures
+        warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large images
         paths = list(paths)
         # reading headers holds Python's lock: threads make it five times slower
         looked = list(pool.map(one, paths)) if thorough else [one(path) for path in paths]
@@ -149,7 +149,7 @@ def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts, may_have
     if facts.deep:
         marks.append("image_16bit")
     if image.format not in ("JPEG", "MPO", "BMP") and getattr(image, "n_frames", 1) > 1:
-        marks.append("image_animated")  # the further pictures of an MPO are previews and depth maps
+        marks.append("image_animated")  # the further images of an MPO are previews and depth maps
         image.seek(0)
     orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
     if orientation in range(2, 9):
@@ -171,7 +171,7 @@ def _look_through(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, 
     elif image.format == "PNG":
         chunks = _png_chunks(file, size)
         whole = chunks[-1:] == [b"IEND"] and b"IDAT" in chunks
-        may_have_exif = not _EXIF_CHUNKS.isdisjoint(chunks)  # else PIL would decode the picture to look for them
+        may_have_exif = not _EXIF_CHUNKS.isdisjoint(chunks)  # else PIL would decode the image to look for them
     file.seek(position)
     return whole, may_have_exif
 
@@ -205,7 +205,7 @@ def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
 
 
 def _measure(path: Path, facts: ImageFacts) -> None:
-    """Decode a picture of more than 8 bits and note its values, or what is wrong with it."""
+    """Decode an image of more than 8 bits and note its values, or what is wrong with it."""
     if facts.extent:
         return
     try:

@@ -18,7 +18,7 @@ BOX_IOU, BOX_SLACK = 0.7, 3.0
 """A mask disagrees with its box if the IoU of its own box with that one is lower, and some side is farther away, in
 pixels. COCO's own polygons and boxes differ by a few pixels."""
 _OVERHANG = 1.0
-"""Pixels by which a polygon may leave its picture: corners lie between pixels, as some tools count them."""
+"""Pixels by which a polygon may leave its image: corners lie between pixels, as some tools count them."""
 _ASPECT_TOLERANCE = 0.01
 _NOT_RGB = {"image_grey": "one channel (grey)", "image_palette": "a palette", "image_16bit": "16 bits a channel"}
 
@@ -26,11 +26,11 @@ Box = tuple[float, float, float, float]
 
 
 def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: Findings, *, thorough: bool) -> bool:
-    """Whether the PNG of a picture of panoptic data can be used; its segments are mended where they must be.
+    """Whether the PNG of an image of panoptic data can be used; its segments are mended where they must be.
 
     Args:
         image: as read; segments without a usable box get that of their pixels, those without pixels go.
-        frame: how the file maps to the upright picture.
+        frame: how the file maps to the upright image.
         facts: of the PNG.
         findings: takes what is wrong.
         thorough: decode the PNG in any case.
@@ -102,7 +102,7 @@ def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, f
 
 
 def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Findings) -> None:
-    """Name the objects without a mask, where some of their split have one; each picture has its annotation file."""
+    """Name the objects without a mask, where some of their split have one; each image has its annotation file."""
     if any(found.segmentation is not None and not found.crowd for image in images for found in image.objects):
         for image, file in zip(images, files, strict=True):
             for found in image.objects:
@@ -110,11 +110,11 @@ def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Fin
                     findings.add("mask_absent", file, found.where, image.file_name)
 
 
-def size_problem(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """The kind of finding that masks of another size than their picture are, both (width, height); or nothing."""
-    if mask == picture:
+def size_problem(mask: tuple[int, int], image_size: tuple[int, int]) -> str:
+    """The kind of finding that masks of another size than their image are, both (width, height); or nothing."""
+    if mask == image_size:
         return ""
-    ratio = mask[0] / mask[1] / (picture[0] / picture[1])
+    ratio = mask[0] / mask[1] / (image_size[0] / image_size[1])
     return "mask_size_differs" if abs(ratio - 1) <= _ASPECT_TOLERANCE else "mask_shape_differs"
 
 
@@ -133,7 +133,7 @@ def show_box(box: Box) -> str:
 
 
 def _overhang(polygons: list[list[float]], frame: Frame) -> float:
-    """By how many pixels polygons leave their picture at most."""
+    """By how many pixels polygons leave their image at most."""
     return max(max(-min(p), max(p[0::2]) - frame.width, max(p[1::2]) - frame.height) for p in polygons)
 
 
@@ -151,9 +151,9 @@ def _problem(frame: Frame, facts: ImageFacts) -> tuple[str, str] | None:
     wrong = next((text for mark, text in _NOT_RGB.items() if mark in facts.marks), None)
     if wrong is not None:
         return "panoptic_not_rgb", wrong
-    detail = f"{facts.width} x {facts.height}, the picture has {frame.width} x {frame.height}"
+    detail = f"{facts.width} x {facts.height}, the image has {frame.width} x {frame.height}"
     if frame.is_turned:
-        return "mask_shape_differs", "a map of the picture as stored, which its EXIF data turns"
+        return "mask_shape_differs", "a map of the image as stored, which its EXIF data turns"
     kind = size_problem((facts.width, facts.height), (frame.width, frame.height))
     return (kind, detail) if kind else None
 

@@ -1,4 +1,4 @@
-"""One picture's objects, from what the file says to clean records: the treatments of `findings` that concern boxes."""
+"""One image's objects, from what the file says to clean records: the treatments of `findings` that concern boxes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from detrkit.data.validation.image_probe import ImageFacts
 from detrkit.ops.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
-"""Pixels by which a box may leave its picture untouched: what rounding leaves."""
+"""Pixels by which a box may leave its image untouched: what rounding leaves."""
 _NOT_UNDERSTOOD = {"category_unknown", "box_malformed", "box_not_finite"}
 """Findings of objects that are somewhere on their image, nobody knows where or what."""
 _ASPECT_TOLERANCE = 0.01
 _FAR = 10
-"""Sides of a picture that a polygon may lie away from it: drawing one takes as long as it is large."""
+"""Sides of an image that a polygon may lie away from it: drawing one takes as long as it is large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How points of the annotation file map to the upright picture: axes swapped or not, then scaled and shifted."""
+    """How points of the annotation file map to the upright image: axes swapped or not, then scaled and shifted."""
 
     width: int
-    """Of the upright picture, in pixels."""
+    """Of the upright image, in pixels."""
     height: int
     swap: bool = False
     scale_x: float = 1.0
@@ -42,16 +42,16 @@ class Frame:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the file speaks of the upright picture already."""
+        """Whether the file speaks of the upright image already."""
         return (self.swap, self.scale_x, self.shift_x, self.scale_y, self.shift_y) == (False, 1, 0, 1, 0)
 
     @property
     def is_turned(self) -> bool:
-        """Whether the file speaks of the picture as stored, and is turned or mirrored."""
+        """Whether the file speaks of the image as stored, and is turned or mirrored."""
         return self.swap or self.scale_x < 0 or self.scale_y < 0
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the file in pixels of the upright picture."""
+        """A point of the file in pixels of the upright image."""
         if self.swap:
             x, y = y, x
         return self.scale_x * x + self.shift_x, self.scale_y * y + self.shift_y
@@ -62,7 +62,7 @@ class Frame:
         return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
 
     def back(self, box: Box) -> Box:
-        """A box of the upright picture in the units of the file, where that is not turned."""
+        """A box of the upright image in the units of the file, where that is not turned."""
         x1, y1, x2, y2 = box
         return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
@@ -140,7 +140,7 @@ def turned(facts: ImageFacts, file_size: tuple[float, float] | None = None) -> F
 def clean_objects(
     image: RawImage, frame: Frame, form: BoxForm, known: frozenset[int], findings: Findings
 ) -> tuple[list[ObjectRecord], list[str]]:
-    """The usable objects of one picture, and the kinds of finding of those that were left out.
+    """The usable objects of one image, and the kinds of finding of those that were left out.
 
     What is wrong with each goes to `findings`. Duplicates are not among those left out: their object is there. Ids that
     are absent become 0; the caller numbers them.
@@ -233,13 +233,13 @@ def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings)
 
 
 def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
-    """Whether all boxes lie in a picture of this size, up to a pixel."""
+    """Whether all boxes lie in an image of this size, up to a pixel."""
     boxes = [box for raw in image.objects if (box := parse_box(raw.box, form)[0]) is not None]
     return all(x2 <= width + 1 and y2 <= height + 1 for _, _, x2, y2 in boxes)
 
 
 def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findings) -> Any | None:
-    """Polygons in pixels of the upright picture, or RLE of its size; None where there is nothing to use."""
+    """Polygons in pixels of the upright image, or RLE of its size; None where there is nothing to use."""
     found = raw.segmentation
     if found is None or found == []:
         return None
@@ -249,7 +249,7 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
         fault = segmentation_fault(found, frame.height, frame.width)
         if frame.is_identity and not fault:
             return found
-        findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the picture as stored")
+        findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the image as stored")
         return None
     if not isinstance(found, list):
         findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])

@@ -55,7 +55,7 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
 
 
 def _relative_sides(split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Square root of box area over picture area: what remains comparable when pictures are resized."""
+    """Square root of box area over image area: what remains comparable when images are resized."""
     return np.array(
         [
             ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) / (image.width * image.height)) ** 0.5

@@ -76,7 +76,7 @@ def _place(finding: Finding) -> str:
 
 
 def _class_table(statistics: dict[str, Any]) -> Table:
-    table = Table(title="Objects per class (pictures with it)", box=SIMPLE_HEAD)
+    table = Table(title="Objects per class (images with it)", box=SIMPLE_HEAD)
     table.add_column("class", overflow="fold")
     for name in statistics:
         table.add_column(name, justify="right")
@@ -102,18 +102,18 @@ def _range(key: str, digits: int = 0) -> Any:
 
 
 _ROWS: dict[str, Any] = {
-    "pictures": lambda s: str(s["images"]),
-    "pictures without objects": lambda s: str(s["images_without_objects"]),
+    "images": lambda s: str(s["images"]),
+    "images without objects": lambda s: str(s["images_without_objects"]),
     "objects": lambda s: str(s["objects"]),
     "crowd regions": lambda s: str(s["crowds"]),
     "small objects (below 32 x 32 px)": _share("small"),
     "medium objects": _share("medium"),
     "large objects (above 96 x 96 px)": _share("large"),
-    "objects a picture, median / max": lambda s: "{median:g} / {max}".format(**s["objects_per_image"]),
-    "pictures with more than queries": lambda s: str(s["images_with_more_objects_than_queries"]),
+    "objects per image, median / max": lambda s: "{median:g} / {max}".format(**s["objects_per_image"]),
+    "images with more than queries": lambda s: str(s["images_with_more_objects_than_queries"]),
     "object side in px": _range("side"),
-    "object side / picture side": _range("relative_side", 2),
+    "object side / image side": _range("relative_side", 2),
     "object width / height": _range("aspect", 2),
-    "picture width in px": _range("image_width"),
-    "picture height in px": _range("image_height"),
+    "image width in px": _range("image_width"),
+    "image height in px": _range("image_height"),
 }

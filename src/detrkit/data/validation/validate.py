@@ -55,7 +55,7 @@ class CheckReport:
     def summary(self) -> list[str]:
         """A few lines for the start of a run: the choices made, and what was dropped or repaired."""
         sizes = ", ".join(
-            f"{name} {numbers['images']} pictures with {numbers['objects']} objects"
+            f"{name} {numbers['images']} images with {numbers['objects']} objects"
             for name, numbers in self.statistics.items()
         )
         lines = [f"{self.source} ({self.format.upper()}): {sizes}", *self.notes]
@@ -103,11 +103,11 @@ def check_dataset(
         thorough: decode every image, not only those whose file looks damaged at its beginning or end, and every
             mask.
         masks: masks shall be trained on.
-        value_range: what becomes black and white in pictures of more than 8 bits: that of a model, None for a model
-            that knows none; or "find" it in the training pictures, which decodes those of more than 8 bits.
+        value_range: what becomes black and white in images of more than 8 bits: that of a model, None for a model
+            that knows none; or "find" it in the training images, which decodes those of more than 8 bits.
         wanted: the splits that are needed, so that no other need be in order; empty: all.
         doubtful: go on with files that seem to be misread, which is noted in any case.
-        tick: called once an image, for a progress bar; from any thread.
+        tick: called once per image, for a progress bar; from any thread.
 
     Raises:
         DataError: files seem to be misread, a split has no usable image, or train no object to train on, or, with
@@ -159,7 +159,7 @@ def check_dataset(
 
 
 def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
-    """The pictures without those whose file or id was listed before; ids are integers afterwards."""
+    """The images without those whose file or id was listed before; ids are integers afterwards."""
     by_path: dict[Path, RawImage] = {}
     ids: set[int] = set()
     images: list[RawImage] = []

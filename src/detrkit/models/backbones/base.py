@@ -41,7 +41,7 @@ class Features(nn.Module):
     ) -> None:
         """The channels and the stride of each map, finest first; what `body` gives must be in that order.
 
-        `mean` and `std` are those of its pictures (RGB in 0..1), `multiple` what heights and widths must be a multiple
+        `mean` and `std` are those of its images (RGB in 0..1), `multiple` what heights and widths must be a multiple
         of; `channels_last` says that `body` gives maps [B, h, w, C]; the first `finer` maps are
         for masks alone.
         """

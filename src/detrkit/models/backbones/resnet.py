@@ -95,7 +95,7 @@ def build_features(
     Args:
         name: of the architecture.
         norm: one of `NORMS`.
-        dilation: the last map at 1/16 instead of 1/32 of the picture (DC5); only with that map alone.
+        dilation: the last map at 1/16 instead of 1/32 of the image (DC5); only with that map alone.
         weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
             file.
         strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the

@@ -1,4 +1,4 @@
-"""ResNet-D: ResNets whose first layers and shortcuts lose less of the picture (He et al. 2019, "Bag of Tricks for Image
+"""ResNet-D: ResNets whose first layers and shortcuts lose less of the image (He et al. 2019, "Bag of Tricks for Image
 Classification with Convolutional Neural Networks", section 4.2 and figure 2), the backbones of RT-DETR.
 
 Three 3x3 convolutions take the place of the 7x7 one of the stem (figure 2b), and a shortcut that changes the resolution
@@ -26,7 +26,7 @@ DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] =
     "resnet50vd": (Bottleneck, (3, 4, 6, 3), 64),
     "resnet101vd": (Bottleneck, (3, 4, 23, 3), 64),
 }
-"""The block, the number of blocks of each stage and the width of the stem; nano is for CPUs and small pictures."""
+"""The block, the number of blocks of each stage and the width of the stem; nano is for CPUs and small images."""
 RESNETS_VD = tuple(DESIGNS)
 
 
@@ -78,7 +78,7 @@ def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = (), fi
 class Halve(nn.Module):
     """The average of each 2x2 places; of what is there, where a last row or column is without a partner.
 
-    That is `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot tell for pictures of any size.
+    That is `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot tell for images of any size.
     """
 
     def forward(self, x: Tensor) -> Tensor:

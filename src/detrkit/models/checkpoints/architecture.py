@@ -35,7 +35,7 @@ class Weights:
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
     value_range: ValueRange | None = None
-    """Values that become 0 and 255 in pictures of more than 8 bits; None: it knows of no such pictures."""
+    """Values that become 0 and 255 in images of more than 8 bits; None: it knows of no such images."""
     absent: tuple[str, ...] = ()
     """Parts of `HEADS` that the file lacks, in whole or in part, so that they can only start anew. Without a class head
     there is no `num_classes` in `model_args`, without queries no `num_queries`."""
@@ -202,7 +202,7 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         args["num_queries"] = len(state_dict["query_embed.weight"])
     if wide == 2 * width:
         args["activation"] = "glu"
-    first = state_dict.get("mask_head.lay1.weight")  # which takes the picture beside a map a head
+    first = state_dict.get("mask_head.lay1.weight")  # which takes the image beside a map a head
     if first is not None and first.ndim == 4:
         args |= {"masks": True, "nheads": first.shape[1] - dim}
     if name := resnet_of(state_dict):

@@ -70,7 +70,7 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
         categories: the classes of the model.
 
     Returns:
-        One row a class, in the order of `categories`; none where the checkpoint has no class head.
+        One row per class, in the order of `categories`; none where the checkpoint has no class head.
 
     Raises:
         WeightsError: keys, shapes or settings differ; the sentence names the first keys and the likely setting.

@@ -128,15 +128,15 @@ def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
 
 
 def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[int, dict[str, Any], tuple[str, ...]]:
-    """How pictures are made ready, by preprocessor_config.json.
+    """How images are made ready, by preprocessor_config.json.
 
     Args:
         folder: that may have one.
         default_size: what stands for `size` where it has none.
-        normalised: whether pictures are normalised where it does not say.
+        normalised: whether images are normalised where it does not say.
 
     Returns:
-        The shorter side in pixels; the keywords of `build_model` about pictures: `square` where they are stretched to
+        The shorter side in pixels; the keywords of `build_model` about images: `square` where they are stretched to
         squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
 
     Raises:
@@ -146,7 +146,7 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     settings = read_json(path) if path.is_file() else {}
     size, square, note = _size_of(settings.get("size", default_size))
     if settings.get("do_resize") is False:
-        note = "pictures of their own size; here they are resized, as --image_size says"
+        note = "images of their own size; here they are resized, as --image_size says"
     scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
     if abs(255 * scale - 1) > 1e-4:
         raise WeightsError(f"expected pixels scaled by 1/255 in {path}, found {scale:g}; other scales cannot be loaded")
@@ -161,7 +161,7 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
 
 
 def value_range_of(folder: Path) -> ValueRange | None:
-    """The range of values of pictures of more than 8 bits, where `write_huggingface` has noted one; transformers leaves
+    """The range of values of images of more than 8 bits, where `write_huggingface` has noted one; transformers leaves
     the entry alone.
 
     Raises:
@@ -176,18 +176,18 @@ def value_range_of(folder: Path) -> ValueRange | None:
 
 
 def _size_of(size: Any) -> tuple[int, bool, str]:
-    """The shorter side in pixels, whether pictures become squares, and how it was otherwise, if it was."""
+    """The shorter side in pixels, whether images become squares, and how it was otherwise, if it was."""
     if not isinstance(size, dict):
         return int(size), False, ""
     if "height" in size:
         height, width = int(size["height"]), int(size["width"])
-        other = f"pictures stretched to {width} x {height}; here they keep their shape"
+        other = f"images stretched to {width} x {height}; here they keep their shape"
         return min(height, width), height == width, "" if height == width else other
-    if "max_height" in size:  # within which pictures of any shape fit
+    if "max_height" in size:  # within which images of any shape fit
         most = max(int(size["max_height"]), int(size["max_width"]))
         shorter = round(most * 800 / 1333)
-        return shorter, False, f"pictures of up to {most} pixels a side; here the shorter side has up to {shorter}"
+        return shorter, False, f"images of up to {most} pixels a side; here the shorter side has up to {shorter}"
     shorter = int(size.get("shortest_edge", 800))
     longest = int(size.get("longest_edge") or shorter * 1333 // 800)
-    other = f"pictures of up to {longest} pixels a side; here the longer side has up to {shorter * 1333 // 800}"
+    other = f"images of up to {longest} pixels a side; here the longer side has up to {shorter * 1333 // 800}"
     return shorter, False, other if longest < shorter * 1333 // 800 else ""

@@ -35,7 +35,7 @@ class _Kind:
     architectures: tuple[str, ...]
     read: Any
     size: dict[str, int]
-    """Of pictures, where preprocessor_config.json does not say."""
+    """Of images, where preprocessor_config.json does not say."""
     normalised: bool
     """Likewise."""
 

@@ -42,7 +42,7 @@ class MultiheadAttention(nn.Module):
         return out
 
     def weights(self, query: Tensor, key: Tensor, keep: Tensor | None = None) -> Tensor:
-        """How much each query looks at each key: [B, h, L, S], rows summing to 1. For pictures, not for training."""
+        """How much each query looks at each key: [B, h, L, S], rows summing to 1. For images, not for training."""
         q, k = self._project(0, query), self._project(1, key)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         if keep is not None:
@@ -58,7 +58,7 @@ class MultiheadAttention(nn.Module):
 def keys_to_keep(padding: Tensor) -> Tensor:
     """Padding [B, S] (True = padding) as a mask of keys to attend to, [B, 1, 1, S].
 
-    A picture that is padding throughout keeps all its keys: a softmax over nothing would be NaN.
+    An image that is padding throughout keeps all its keys: a softmax over nothing would be NaN.
     """
     return (~padding | padding.all(-1, keepdim=True))[:, None, None, :]
 

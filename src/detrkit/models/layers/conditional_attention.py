@@ -28,7 +28,7 @@ class ConditionalAttention(nn.Module):
     """
 
     MIN_SIDE = 0.01
-    """Anchors thinner than this, relative to the picture, look as if they were as thick: sharper than one place is
+    """Anchors thinner than this, relative to the image, look as if they were as thick: sharper than one place is
     no use, and the quotient would grow without bound."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
@@ -67,7 +67,7 @@ class ConditionalAttention(nn.Module):
         """What each query reads from the places that fit it: [B, Q, D].
 
         `content` [B, Q, D], without position; `reference` [B, Q, 4], its anchor cx, cy, w, h in 0..1, relative to the
-        picture without its padding. Padding is not looked at, except in a picture that is padding throughout.
+        image without its padding. Padding is not looked at, except in an image that is padding throughout.
         """
         query, key = self._queries_and_keys(content, reference, memory)
         value = self._split(self.value_proj(memory.tokens))
@@ -79,7 +79,7 @@ class ConditionalAttention(nn.Module):
         return out
 
     def weights(self, content: Tensor, reference: Tensor, memory: Memory) -> Tensor:
-        """How much each query looks at each place: [B, M, Q, S], rows summing to 1. For pictures, not for training.
+        """How much each query looks at each place: [B, M, Q, S], rows summing to 1. For images, not for training.
 
         Arguments as in `forward`.
         """

@@ -55,8 +55,8 @@ class DeformableAttention(nn.Module):
         """What each query reads around its reference: [B, Q, D].
 
         `query` [B, Q, D], with its position added. `reference` [B, Q, 2], places x, y, or [B, Q, 4], boxes cx, cy, w,
-        h, relative to the picture without its padding; better float32 also under autocast. `memory` has `levels`
-        levels. Padding, and what lies outside of the picture, reads as 0.
+        h, relative to the image without its padding; better float32 also under autocast. `memory` has `levels`
+        levels. Padding, and what lies outside of the image, reads as 0.
         """
         locations, weights = self.sampling(query, reference, memory)
         values = self.value_proj(memory.tokens).masked_fill(memory.padding[..., None], 0.0)

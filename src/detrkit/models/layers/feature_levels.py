@@ -1,4 +1,4 @@
-"""Feature levels: the picture at several strides, as maps and as one sequence of tokens.
+"""Feature levels: the image at several strides, as maps and as one sequence of tokens.
 
 Shapes: B batch, L levels, D channels, h x w places of one level, S places of all levels together.
 """
@@ -16,7 +16,7 @@ from detrkit.structures import Locations
 
 @dataclass(frozen=True)
 class Level:
-    """The picture at one stride."""
+    """The image at one stride."""
 
     features: Tensor
     """float [B, D, h, w]."""
@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def locations(self) -> Locations:
-        """The centres and cells of all places, relative to the picture without its padding."""
+        """The centres and cells of all places, relative to the image without its padding."""
         centers, cells = [], []
         for (height, width), valid in zip(self.shapes, self.valid.unbind(1), strict=True):
             y, x = torch.meshgrid(
@@ -58,11 +58,11 @@ class Memory:
         return Locations(torch.cat(centers, 1), torch.cat(cells, 1), self.padding, sizes)
 
     def maps(self) -> list[Tensor]:
-        """The tokens as one map a level, float [B, D, h, w]."""
+        """The tokens as one map per level, float [B, D, h, w]."""
         return self.split(self.tokens)
 
     def split(self, tokens: Tensor) -> list[Tensor]:
-        """Anything that all places have, [B, S, C], as one map a level, [B, C, h, w]."""
+        """Anything that all places have, [B, S, C], as one map per level, [B, C, h, w]."""
         parts = torch.split(tokens, [height * width for height, width in self.shapes], dim=1)
         return [
             part.transpose(1, 2).reshape(part.shape[0], -1, *shape)
@@ -82,7 +82,7 @@ def flatten(levels: Sequence[Level]) -> Memory:
 
 
 def _valid_share(padding: Tensor) -> Tensor:
-    """The share of width and height that is picture: padding [B, h, w] -> [B, 2]; at least one place of each."""
+    """The share of width and height that is image: padding [B, h, w] -> [B, 2]; at least one place of each."""
     inside = (~padding).float()
     width = inside[:, 0, :].sum(1).clamp(min=1) / padding.shape[2]
     height = inside[:, :, 0].sum(1).clamp(min=1) / padding.shape[1]

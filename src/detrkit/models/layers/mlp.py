@@ -27,7 +27,7 @@ class MLP(nn.Module):
 
 def exactly(head: nn.Module, x: Tensor) -> Tensor:
     """What a head says of x, in float32 also under autocast: boxes and the ranks of places need more than bf16's 8 bits
-    (half a point of AP on the demo's pictures), and heads cost next to nothing."""
+    (half a point of AP on the demo's images), and heads cost next to nothing."""
     out: Tensor
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Position encodings: where in the picture each feature lies (paper, section 3.2 and appendix A.4).
+"""Position encodings: where in the image each feature lies (paper, section 3.2 and appendix A.4).
 
 The two modules go from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W]; `sine_of_boxes` encodes
 the boxes that queries stand for.
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 
 class SinePosition(nn.Module):
-    """Fixed sines and cosines of the row and of the column, normalised to the picture without its padding.
+    """Fixed sines and cosines of the row and of the column, normalised to the image without its padding.
 
     Half of the `dim` channels tells y, the other half x (Parmar et al. 2018, in two dimensions). `dim` is a multiple
     of 4. A place is where it ends, as in the classic model, or, `centered`, where its middle is (Deformable DETR), so
-    that a point of the picture has the same encoding on every level.
+    that a point of the image has the same encoding on every level.
     """
 
     def __init__(self, dim: int, temperature: float = 10000.0, centered: bool = False) -> None:
