@@ -268,7 +268,7 @@ def main() -> None:
         print("\n| stage of ours | ms per image |\n|---|---:|")
         for name, each in stages_of(ways, args.rounds).items():
             print(f"| {name} | {each:.2f} |")
-        mixed = Augment(mosaic=0.5, mix_up=0.3)
+        mixed = Augment(mosaic=0.5, mixup=0.3)
         both = {
             "without": partial(ways.load, ways.dataset(mixed)),
             "with": partial(ways.load, ways.dataset(mixed, ImageCache(ways.sizes, 10**10))),

@@ -46,14 +46,14 @@ SERIES = ("added", "removed", "further")
 AUGMENTATION = (
     "augmentation",
     "mosaic",
-    "mix_up",
+    "mixup",
     "copy_paste",
     "zoom_out",
     "iou_crop",
-    "colour",
+    "color_jitter",
     "vertical_flip",
     "multi_scale",
-    "plain_epochs",
+    "no_aug_epochs",
 )
 
 
@@ -75,16 +75,16 @@ class Switch:
 SWITCHES: tuple[Switch, ...] = (
     Switch("schedule", ("lr", "lr_backbone", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")),
     Switch("zero_dropout", ("dropout",)),
-    Switch("square", ("square",)),
+    Switch("square_resize", ("square_resize",)),
     Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),
     Switch("small", ("enc_layers", "dec_layers", "dim_feedforward"), off={"enc_layers": 1}),
     Switch("class_loss", ("class_loss", "set_cost_class", "cls_loss_coef"), off=sigmoid_losses("focal")),
-    Switch("levels", ("feature_levels", "encoder", "hybrid_expansion"), off={"feature_levels": "32"}),
+    Switch("levels", ("feature_levels", "encoder", "encoder_expansion"), off={"feature_levels": "32"}),
     Switch("deformable", ("decoder", "points"), off={"decoder": "conditional"}),
     Switch("box_refine", ("box_refine",)),
     Switch("selection", ("queries", "num_queries"), off={"queries": "anchors", "seeds": "encoder"}),
     Switch("dense_head", ("dense_head", "dense_convs", "dense_loss_coef", "seeds")),
-    Switch("distinct", ("distinct",)),
+    Switch("query_nms_iou", ("query_nms_iou",)),
     Switch("ema", ("ema",)),
 )
 """In the order in which they are added. Together they are all that tells `fast` from `classic`; a test holds that."""
@@ -93,7 +93,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "score_refine": {"score_refine": True},
     "look_forward_twice": {"look_forward_twice": True},
     "groups": {"query_groups": 3},
-    "hybrid_branch": {"hybrid_queries": 300},
+    "hybrid_branch": {"num_queries_one2many": 300},
     "two_stage": {"queries": "two_stage"},
     "features": {"queries": "features"},
     "encoder_seeds": {"seeds": "encoder"},

@@ -80,6 +80,6 @@ def test_the_pil_recipe_makes_images_as_the_model_wants_them(tmp_path: Path) -> 
         shapes.add(tuple(one_image.shape))
     assert len(shapes) > 5
     assert (
-        plain.PilRecipe(64, square=True)(image.path, 0).shape[1]
-        == plain.PilRecipe(64, square=True)(image.path, 0).shape[2]
+        plain.PilRecipe(64, square_resize=True)(image.path, 0).shape[1]
+        == plain.PilRecipe(64, square_resize=True)(image.path, 0).shape[2]
     )

@@ -147,7 +147,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "--lr", "0"], "--lr must be above 0, found 0"),
         (["train", "--lr", ".nan"], "--lr must be above 0, found nan"),
         (["train", "--dn_box_noise", ".inf"], "--dn_box_noise must be a finite number, found inf"),
-        (["train", "--distinct", "1.5"], "--distinct must be at most 1, found 1.5"),
+        (["train", "--query_nms_iou", "1.5"], "--query_nms_iou must be at most 1, found 1.5"),
         (["train", "--nheads", "0"], "--nheads must be at least 1, found 0"),
         (["train", "--num_workers", "-1"], "--num_workers must be at least 0, found -1"),
         (["train", "--weight_decay", ".nan"], "--weight_decay must be at least 0, found nan"),

@@ -106,7 +106,7 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     ("verb", "flag", "meant"),
     [
         ("train", "--learning_rate", "did you mean '--lr'?"),
-        ("train", "--patience", "did you mean '--early_stopping'?"),
+        ("train", "--early_stopping", "did you mean '--patience'?"),
         ("train", "--imgsz", "did you mean '--image_size'?"),
         ("train", "--gpus", "did you mean '--devices'?"),
         ("train", "-b", "did you mean '--batch_size'?"),

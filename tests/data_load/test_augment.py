@@ -27,7 +27,7 @@ from .conftest import CATEGORIES, found
 from .scenes import assert_boxes_follow, rectangles, scene
 
 FLIP = train_transform("flip", 64)
-ALL = Augment(mosaic=0.5, mix_up=0.5, zoom_out=0.5, iou_crop=0.5, colour=0.5, vertical_flip=0.5, multi_scale=0.25)
+ALL = Augment(mosaic=0.5, mixup=0.5, zoom_out=0.5, iou_crop=0.5, color_jitter=0.5, vertical_flip=0.5, multi_scale=0.25)
 GREY = torch.tensor([124, 116, 104], dtype=torch.uint8)
 
 
@@ -164,7 +164,7 @@ def test_sizes_lie_evenly_around_the_middle() -> None:
 @pytest.mark.parametrize("augmentation", ["flip", "detr"])
 def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> None:
     """All but mix-up and colours, after which the pixels say no more where an object is."""
-    augment = replace(ALL, mosaic=0.4, mix_up=0, colour=0, ground=(0, 0, 0))
+    augment = replace(ALL, mosaic=0.4, mixup=0, color_jitter=0, ground=(0, 0, 0))
     pool = scenes(60)
     seen = 0
     for seed in range(60):

@@ -26,7 +26,9 @@ from detrkit.training.loaders import describe_cache, make_caches
 
 from .conftest import CATEGORIES
 
-MIXED = Augment(mosaic=0.5, mix_up=0.5, zoom_out=0.3, iou_crop=0.3, colour=0.5, vertical_flip=0.5, multi_scale=0.25)
+MIXED = Augment(
+    mosaic=0.5, mixup=0.5, zoom_out=0.3, iou_crop=0.3, color_jitter=0.5, vertical_flip=0.5, multi_scale=0.25
+)
 ONE = 3 * 60 * 40
 
 

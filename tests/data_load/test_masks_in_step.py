@@ -82,7 +82,7 @@ AUGMENTATIONS: dict[str, tuple[Augmentation, Augment]] = {
     "detr": ("detr", Augment()),
     **{
         name: ("flip", Augment(**{name: 1.0}, ground=DARK))
-        for name in ("mosaic", "copy_paste", "zoom_out", "iou_crop", "vertical_flip", "mix_up", "multi_scale")
+        for name in ("mosaic", "copy_paste", "zoom_out", "iou_crop", "vertical_flip", "mixup", "multi_scale")
     },
     "all": ("detr", Augment(mosaic=0.5, copy_paste=0.5, zoom_out=0.5, iou_crop=0.5, vertical_flip=0.5, ground=DARK)),
 }
@@ -107,14 +107,14 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
                 cx, cy, w, h = (box * torch.tensor([width, height, width, height])).tolist()
                 around = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
                 assert np.abs(np.array(around) - extent(mask)).max() <= 1.51, (name, label)
-                if augment.mix_up or target["labels"].tolist().count(label) > 1:
+                if augment.mixup or target["labels"].tolist().count(label) > 1:
                     continue  # colours are mixed, or two objects have one
                 pixels = pixels_of(one_image, label + 1)
                 left, top, right, bottom = (int(v) for v in extent(mask))  # beyond it lies what a mosaic cut off
                 differ = (pixels ^ mask)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
                 assert differ.sum() <= 2 * (w + h), (name, label)
                 seen += 1
-        assert seen or name == "mix_up"
+        assert seen or name == "mixup"
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from detrkit.data.transforms.mixing import LEAST, copy_paste, join, mix_up, mosaic, select, tighten, window
+from detrkit.data.transforms.mixing import LEAST, copy_paste, join, mixup, mosaic, select, tighten, window
 from detrkit.data.transforms.resize_crop import crop, no_objects, resized_size
 
 from .scenes import BRIGHT, assert_boxes_follow, extent, iou, pixels_of, rectangles, scene
@@ -121,7 +121,7 @@ def test_cut_objects_stay_while_a_quarter_and_two_pixels_are_left() -> None:
 def test_mix_up_is_the_mean_with_the_objects_of_both() -> None:
     first, objects = scene(80, 120, {1: (10, 10, 50, 40)}, masks=True)
     second, others = scene(40, 60, {2: (20, 12, 50, 30)}, masks=True)
-    image, mixed = mix_up((first, objects), (second, others), random.Random(0))
+    image, mixed = mixup((first, objects), (second, others), random.Random(0))
     assert mixed["labels"].tolist() == [1, 2]
     assert mixed["boxes"].tolist() == [[10, 10, 50, 40], [40, 24, 100, 60]]
     assert mixed["masks"].shape == (2, 80, 120)
@@ -132,8 +132,8 @@ def test_mix_up_is_the_mean_with_the_objects_of_both() -> None:
     assert extent(image[1] > BRIGHT // 4) == (40, 24, 100, 60)
     assert first[0, 20, 20] == BRIGHT  # the sources are untouched
     empty = scene(30, 30, {}, masks=True)
-    assert mix_up((first, objects), empty, random.Random(0))[1]["labels"].tolist() == [1]
-    assert mix_up(empty, empty, random.Random(0))[1]["masks"].shape == (0, 30, 30)
+    assert mixup((first, objects), empty, random.Random(0))[1]["labels"].tolist() == [1]
+    assert mixup(empty, empty, random.Random(0))[1]["masks"].shape == (0, 30, 30)
 
 
 def test_pasted_objects_cover_what_was_there() -> None:
@@ -208,7 +208,7 @@ def test_hostile_sizes(shape: tuple[int, int]) -> None:
         for samples in ([odd] * 4, [usual, odd, odd, usual], [odd, usual, usual, usual]):
             mixes = (
                 mosaic(samples, shorter_160, rng),
-                mix_up(samples[0], samples[1], rng),
+                mixup(samples[0], samples[1], rng),
                 copy_paste(samples[0], samples[1], shorter_160, rng),
             )
             for image, objects in mixes:

@@ -215,7 +215,7 @@ def test_squares(augmentation: Any) -> None:
     image[:, 15:45, 20:70] = 255
     objects = objects_from(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
     objects["masks"] = tv_tensors.Mask(image[:1] > 0)
-    transform = train_transform(augmentation, 80, square=True)
+    transform = train_transform(augmentation, 80, square_resize=True)
     for seed in range(8):
         one_image, target = transform(image, objects, random.Random(seed))
         assert one_image.shape[1] == one_image.shape[2] <= 80

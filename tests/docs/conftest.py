@@ -48,7 +48,7 @@ def _data(folder: Path) -> None:
     (data / "boxes").mkdir()
     for name, other in (("train", "first"), ("val", "second")):
         shutil.copy(data / f"{name}.json", data / "boxes" / f"{other}.json")
-    shutil.copytree(data / "images", data / "images")
+    shutil.copytree(data / "images", data / "photos")
     shutil.copy(data / "images/train/000001.jpg", folder / "photo.jpg")
     truth = json.loads((data / "val.json").read_text(encoding="utf-8"))
     found = [

@@ -163,7 +163,7 @@ def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
 
 SWITCHES = Page(ROOT / "docs/switches.md")
 ELSEWHERE = {
-    "backbone_norm", "max_minutes", "accumulate", "precision", "early_stopping", "monitor", "compile",
+    "backbone_norm", "max_minutes", "accumulate_grad_batches", "precision", "patience", "monitor", "compile",
     "checkpoint_activations",
 }  # fmt: skip
 """Settings that the original has not and that are no switches; other pages explain them."""
@@ -171,7 +171,7 @@ ELSEWHERE = {
 
 def test_every_switch_and_every_choice_is_on_its_page() -> None:
     new = {f.name for group in (ModelConfig, LossConfig, OptimConfig) for f in fields(group)}
-    new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE | {*CHANCES, "plain_epochs"}
+    new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE | {*CHANCES, "no_aug_epochs"}
     assert {f"--{name}" for name in new} <= {word for span in SWITCHES.spans for word in span.split()}
     hints = get_type_hints(TrainConfig)
     for name in ("encoder", "decoder", "queries", "dense_head", "denoising", "class_loss"):

@@ -150,7 +150,7 @@ class Knowing:
 
     input_mean = (0.0, 0.0, 0.0)
     input_std = (1.0, 1.0, 1.0)
-    square = False
+    square_resize = False
 
     def __init__(self) -> None:
         self.calls = 0

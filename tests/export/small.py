@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 _RTDETR: dict[str, Any] = {
     "feature_levels": "16,32",
     "encoder": "hybrid",
-    "hybrid_expansion": 0.5,
+    "encoder_expansion": 0.5,
     "decoder": "deformable",
     "queries": "features",
     "points": 2,
@@ -34,7 +34,7 @@ _RTDETR: dict[str, Any] = {
 _FAST = _RTDETR | {
     "queries": "mixed",
     "seeds": "dense",
-    "distinct": 0.7,
+    "query_nms_iou": 0.7,
     "dense_head": "aligned",
     "dense_convs": 1,
 }
@@ -85,7 +85,7 @@ def card(model: DETR, **settings: Any) -> Card:
         "mean": model.input_mean,
         "std": model.input_std,
         "sigmoid": model.sigmoid,
-        "square": model.square,
+        "square_resize": model.square_resize,
         "masks": model.mask_head is not None,
     }
     return Card(**{**told, **settings})

@@ -33,13 +33,13 @@ FURTHER: dict[str, dict[str, Any]] = {
         "model": "dino_r50",
         "class_loss": "varifocal",
         "query_groups": 2,
-        "hybrid_queries": 7,
-        "hybrid_repeat": 2,
+        "num_queries_one2many": 7,
+        "k_one2many": 2,
         "dense_head": "aligned",
     },
     "seeds of the dense head, groups": {"model": "detrkit_n", "query_groups": 3, "denoising": "plain"},
     "ATSS, matchability": {"model": "rtdetr_r18", "dense_head": "atss", "class_loss": "matchability"},
-    "FCOS beside anchors": {"model": "dn_r50", "dense_head": "fcos", "query_groups": 2, "hybrid_queries": 5},
+    "FCOS beside anchors": {"model": "dn_r50", "dense_head": "fcos", "query_groups": 2, "num_queries_one2many": 5},
     "anchors, softmax": {
         "decoder": "conditional",
         "queries": "anchors",
@@ -47,13 +47,13 @@ FURTHER: dict[str, dict[str, Any]] = {
         "query_groups": 2,
         "pre_norm": True,
     },
-    "learned, groups, hybrid": {"query_groups": 2, "hybrid_queries": 8},
+    "learned, groups, hybrid": {"query_groups": 2, "num_queries_one2many": 8},
     "points": {
         "decoder": "deformable",
         "feature_levels": "16,32,64",
         "box_refine": True,
         "activation": "glu",
-        "hybrid_queries": 8,
+        "num_queries_one2many": 8,
     },
     "two-stage, softmax": {"decoder": "deformable", "queries": "two_stage", "denoising": "plain"},
 }
@@ -69,7 +69,7 @@ def shrunk(kind: str, **changes: Any) -> TrainConfig:
     recipe = "fast" if kind == "fast" else "classic"
     told = TrainConfig.from_recipe(recipe, **given)
     small = SMALL | {"dropout": 0.0, "backbone": "resnet18" if told.dilation else "nano"}
-    small |= {"hybrid_queries": 8} if told.hybrid_queries else {}
+    small |= {"num_queries_one2many": 8} if told.num_queries_one2many else {}
     return TrainConfig.from_recipe(recipe, **{**small, **given, **changes})
 
 

@@ -25,8 +25,8 @@ def whole(defects: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfi
         output_dir=str(tmp_path_factory.mktemp("whole") / "run"),
         image_size=48, batch_size=4, num_workers=0, device="cpu",
         lr=1e-3, lr_schedule="flat_cosine", warmup_steps=3, norm_decay=False, ema=0.9, dropout=0.1,
-        mosaic=0.5, mix_up=0.3, copy_paste=0.3, zoom_out=0.3, iou_crop=0.5, colour=0.5, multi_scale=0.2,
-        epochs=3, plain_epochs=1, eval_every=2,
+        mosaic=0.5, mixup=0.3, copy_paste=0.3, zoom_out=0.3, iou_crop=0.5, color_jitter=0.5, multi_scale=0.2,
+        epochs=3, no_aug_epochs=1, eval_every=2,
     )  # fmt: skip
     train(config)
     return config

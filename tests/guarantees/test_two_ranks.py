@@ -22,7 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "task": "instance",
     },
     "FCOS beside anchors": {"class_loss": "varifocal"},
-    "anchors, softmax": {"hybrid_queries": 8, "task": "instance", "hidden_dim": 128, "nheads": 8},
+    "anchors, softmax": {"num_queries_one2many": 8, "task": "instance", "hidden_dim": 128, "nheads": 8},
 }
 """Denoising, groups, hybrid queries, dense heads and both mask heads, on models without batch norm, which looks at its
 own images."""

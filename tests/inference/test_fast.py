@@ -28,7 +28,7 @@ RECIPE = {
     "queries": "mixed",
     "seeds": "dense",
     "dense_head": "aligned",
-    "distinct": 0.8,
+    "query_nms_iou": 0.8,
     "box_refine": True,
     "score_refine": True,
     "sigmoid": True,
@@ -208,7 +208,7 @@ def test_buckets_hold_every_image_and_are_few(image_size: int) -> None:
 
 
 def test_square_images_have_one_shape() -> None:
-    buckets = Buckets.of(100, 167, square=True)
+    buckets = Buckets.of(100, 167, square_resize=True)
     assert buckets.shapes() == [(100, 100)]
     assert buckets.fit(100, 100) == (100, 100)
     assert buckets.fit(101, 100) is None

@@ -14,11 +14,13 @@ DEFORMABLE = {"encoder": "deformable", "decoder": "deformable", "feature_levels"
 REFINE = {"box_refine": True, "look_forward_twice": True}
 MODELS = {
     "everything": {
-        **DEFORMABLE, **REFINE, "queries": "mixed", "score_refine": True, "distinct": 0.7, "dense_head": "fcos",
-        "query_groups": 3, "hybrid_queries": 5, "denoising": "contrastive", "sigmoid": True,
+        **DEFORMABLE, **REFINE, "queries": "mixed", "score_refine": True, "query_nms_iou": 0.7, "dense_head": "fcos",
+        "query_groups": 3, "num_queries_one2many": 5, "denoising": "contrastive", "sigmoid": True,
     },
     "anchors": {"queries": "anchors", "decoder": "conditional", "query_groups": 2, "denoising": "plain"},
-    "two_stage": {**DEFORMABLE, **REFINE, "queries": "two_stage", "hybrid_queries": 5, "denoising": "contrastive"},
+    "two_stage": {
+        **DEFORMABLE, **REFINE, "queries": "two_stage", "num_queries_one2many": 5, "denoising": "contrastive",
+    },
     "features": {
         **DEFORMABLE, **REFINE, "queries": "features", "seeds": "dense", "dense_head": "fcos", "sigmoid": True,
         "score_refine": True, "denoising": "plain",

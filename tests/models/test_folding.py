@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "resnet50vd": {"backbone": "resnet50vd"},
     "deformable, two stages": {**LEVELS, "encoder": "deformable", "box_refine": True},
     "hybrid encoder": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "backbone_norm": "batch"},
-    "hybrid encoder, narrow": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "hybrid_expansion": 0.5},
+    "hybrid encoder, narrow": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "encoder_expansion": 0.5},
     "mapper with further levels": {**LEVELS, "encoder": "hybrid", "feature_levels": "16,32,64"},
     "dynamic masks": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "masks": True},
 }

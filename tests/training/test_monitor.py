@@ -66,13 +66,13 @@ def test_best_goes_by_the_number_that_was_chosen(tiny, numbers, monitor, best, c
 
 def test_early_stopping_says_so_and_why(tiny, numbers, capsys):
     numbers((0.1, 0.5, 0.1), (0.2, 0.4, 0.1), (0.3, 0.3, 0.1))
-    config = tiny(epochs=9, monitor="AP50", early_stopping=2)
+    config = tiny(epochs=9, monitor="AP50", patience=2)
     run_training(config)
     said = capsys.readouterr().out
-    assert "Stopped early, after epoch 3 of 9: AP50 has not become better in 2 evaluations (--early_stopping 2)" in said
+    assert "Stopped early, after epoch 3 of 9: AP50 has not become better in 2 evaluations (--patience 2)" in said
     assert "since it was 0.5000" in said
     run_training(replace(config, resume="auto"))
-    assert "AP50 has not become better for 2 evaluations; raise --early_stopping" in capsys.readouterr().out
+    assert "AP50 has not become better for 2 evaluations; raise --patience" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_best_is_not_compared_across_different_validation_images(tiny, numbers, 
     numbers((0.9, 0.9, 0.1), (0.2, 0.2, 0.1), (0.1, 0.1, 0.1))
     config = tiny(epochs=1)
     run_dir = train(config).run_dir
-    result = train(replace(config, resume=str(run_dir), epochs=3, data=str(other_data), early_stopping=1))
+    result = train(replace(config, resume=str(run_dir), epochs=3, data=str(other_data), patience=1))
     (told,) = [str(each.message) for each in recwarn if "images" in str(each.message)]
     assert f"the validation images are not those that {run_dir / 'last.ckpt'} was made with (3 now, 5 then)" in told
     assert "training images" not in told

@@ -46,7 +46,7 @@ def quick(tiny_data, tmp_path):
     def make(**settings):
         small = {name: value for name, value in SMALL.items() if name != "num_queries"}
         changes = {"data": str(tiny_data), "output_dir": str(tmp_path / "run"), "model": "detrkit_n", **small}
-        run = {"num_workers": 0, "epochs": 2, "plain_epochs": 1, "eval_every": 1, "warmup_steps": 2, "device": "cpu"}
+        run = {"num_workers": 0, "epochs": 2, "no_aug_epochs": 1, "eval_every": 1, "warmup_steps": 2, "device": "cpu"}
         return TrainConfig.from_recipe("fast", **{**changes, **run, **settings})
 
     return make
@@ -190,7 +190,7 @@ def test_every_parameter_of_every_named_model_learns_at_every_step(name):
     """Also from images without objects: processes that train together wait for the same gradients."""
     settings = MODELS[name]()
     small = SMALL | {"backbone": SMALL_BACKBONES.get(settings.get("backbone", ""), "resnet18")}
-    small |= {"hybrid_queries": 8} if settings.get("hybrid_queries") else {}
+    small |= {"num_queries_one2many": 8} if settings.get("num_queries_one2many") else {}
     config = TrainConfig.from_recipe("fast", model=name, **small)
     start = start_model(config, CLASSES, None)
     model = start.model.train()
@@ -205,7 +205,7 @@ def test_every_parameter_of_every_named_model_learns_at_every_step(name):
 
 
 def test_what_auto_tries_is_all_that_a_step_does():
-    further = {"denoising": "contrastive", "query_groups": 2, "hybrid_queries": 4}
+    further = {"denoising": "contrastive", "query_groups": 2, "num_queries_one2many": 4}
     model = start_model(TrainConfig.from_recipe("fast", model="detrkit_n", **SMALL, **further), CLASSES, None).model
     memory._step(model.train(), 2, 64, 64, torch.device("cpu"), nullcontext)
     assert not [key for key, p in model.named_parameters() if p.grad is None]

@@ -89,7 +89,7 @@ def test_a_killed_run_ends_bit_for_bit_like_a_whole_one(whole, plain_config, tmp
 
 
 def test_resume_inside_an_epoch_with_accumulation(tiny, tmp_path):
-    config = tiny(accumulate=2, epochs=1, save_minutes=OFTEN)
+    config = tiny(accumulate_grad_batches=2, epochs=1, save_minutes=OFTEN)
     whole = train(replace(config, output_dir=str(tmp_path / "whole"))).run_dir
     assert in_a_process(config, DIE_IN_STEP % 4) == -signal.SIGKILL
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)

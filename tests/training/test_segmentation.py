@@ -65,7 +65,7 @@ def test_a_run(task: str, judge: str, data: Path, tmp_path: Path, capsys: pytest
 def test_resuming_is_exact(data: Path, tmp_path: Path) -> None:
     config = settings(data, tmp_path / "whole", task="instance", dropout=0.1, lr_schedule="step", eval_every=1)
     train(config)
-    train(replace(config, output_dir=str(tmp_path / "parts"), epochs=1, plain_epochs=config.plain_epochs - 1))
+    train(replace(config, output_dir=str(tmp_path / "parts"), epochs=1, no_aug_epochs=config.no_aug_epochs - 1))
     train(replace(config, output_dir=str(tmp_path / "parts"), resume="auto"))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 

@@ -132,7 +132,7 @@ def test_patience_ends_a_run(tiny, capsys, monkeypatch):
     monkeypatch.setattr(
         validation, "coco_numbers", lambda *_: type("Same", (), {"numbers": {"AP": 0.5, "AP50": 0.5}, "per_class": []})
     )
-    config = tiny(early_stopping=2, epochs=9)
+    config = tiny(patience=2, epochs=9)
     result = train(config)
     kept = torch.load(result.run_dir / "last.ckpt", weights_only=True)
     assert kept["callbacks"]["EpochCycle"]["history"][-1]["epoch"] == 3  # the first, and two without a better AP

@@ -68,7 +68,7 @@ def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
 
 def test_a_single_place_for_a_norm_is_a_sentence(tiny):
     with pytest.raises(ConfigError, match=r"at \d+ x \d+ pixels; use a larger --image_size or --batch_size"):
-        train(tiny(backbone="nano", backbone_norm="batch", image_size=32, square=True, batch_size=1))
+        train(tiny(backbone="nano", backbone_norm="batch", image_size=32, square_resize=True, batch_size=1))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,9 @@ def test_memory_that_runs_out_is_a_sentence_with_flags(tiny, monkeypatch, error)
         raise error
 
     monkeypatch.setattr(DetectionTraining, "forward", forward)
-    with pytest.raises(OutOfMemoryError, match=r"--batch_size 2 --image_size 48 .*try --batch_size 1 --accumulate 2"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"--batch_size 2 --image_size 48 .*try --batch_size 1 --accumulate_grad_batches 2"
+    ):
         train(tiny())
 
 

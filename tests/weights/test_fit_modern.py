@@ -125,7 +125,7 @@ def test_no_object_starts_as_probable_as_no_was() -> None:
 
 
 def test_parts_of_training_start_anew_or_are_left() -> None:
-    training = {"denoising": "contrastive", "dense_head": "fcos", "query_groups": 2, "hybrid_queries": 3}
+    training = {"denoising": "contrastive", "dense_head": "fcos", "query_groups": 2, "num_queries_one2many": 3}
     mixed = RTDETR | {"queries": "mixed"}
     _, plain = made(mixed)
     model, fresh = fitted(mixed, plain, *PETS, **training)

@@ -83,7 +83,7 @@ def test_images_are_not_normalised(folder: Path) -> None:
     weights = load_weights(folder)
     assert weights.image_size == 640
     assert (weights.model_args["input_mean"], weights.model_args["input_std"]) == ((0.0,) * 3, (1.0,) * 3)
-    assert weights.model_args["square"]  # as it was trained
+    assert weights.model_args["square_resize"]  # as it was trained
     detector = Detector.load(folder, device="cpu", image_size=64)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = detector.prepare([image])

@@ -27,9 +27,9 @@ class PilRecipe:
     """The images of DETR's training recipe (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored
     or not, one of eleven sizes, cropped half the time; then normalised numbers of four bytes."""
 
-    def __init__(self, image_size: int, *, square: bool = False) -> None:
-        """Prepare for a largest shorter side in pixels; `square`: of both sides."""
-        self.image_size, self.square = image_size, square
+    def __init__(self, image_size: int, *, square_resize: bool = False) -> None:
+        """Prepare for a largest shorter side in pixels; `square_resize`: of both sides."""
+        self.image_size, self.square_resize = image_size, square_resize
 
     def __call__(self, path: Path, seed: int) -> Tensor:
         """An image file -> float32 [3, h, w]."""
@@ -44,7 +44,7 @@ class PilRecipe:
             left, top = rng.randint(0, image.width - w), rng.randint(0, image.height - h)
             image = tvf.crop(image, top, left, h, w)
         size = self._scaled(rng.choice(range(480, 801, 32)))
-        if self.square:
+        if self.square_resize:
             image = tvf.resize(image, [size, size])
         else:
             image = tvf.resize(image, [size], max_size=max(size + 1, self._scaled(1333)))

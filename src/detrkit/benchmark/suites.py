@@ -232,13 +232,13 @@ def data(setting: Setting) -> Iterator[list[Row]]:
     but the first where the cache keeps what was decoded."""
     subject = setting.subject
     count = min(setting.images, len(subject.split))
-    transform = train_transform("detr", subject.image_size, square=subject.start.model.square)
+    transform = train_transform("detr", subject.image_size, square_resize=subject.start.model.square_resize)
     sizes = [(image.height, image.width) for image in subject.split.images]
     dataset, cached = (
         DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks, cache=cache)
         for cache in (None, ImageCache(sizes[:count], CACHE))
     )
-    recipe = plain.PilRecipe(subject.image_size, square=subject.start.model.square)
+    recipe = plain.PilRecipe(subject.image_size, square_resize=subject.start.model.square_resize)
     epochs = {PLAIN: 0, FAST: 0, CACHED: 0}  # each call is another epoch, since sizes are drawn anew
 
     def run(way: str, load: Callable[[int, int], object]) -> None:

@@ -55,7 +55,7 @@ class Subject:
 
     def batch(self, size: int) -> Batch:
         """The first images, again and again if they are too few, as evaluation prepares them, with their objects."""
-        transform = eval_transform(self.image_size, square=self.start.model.square)
+        transform = eval_transform(self.image_size, square_resize=self.start.model.square_resize)
         dataset = DetectionDataset(self.split, self.weights.categories, transform, with_masks=self.masks)
         return collate([dataset[k % len(dataset)] for k in range(size)])
 

@@ -117,12 +117,12 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
         warmup_steps=40,
         ema=0.99,
         mosaic=0.0,
-        mix_up=0.0,
+        mixup=0.0,
         zoom_out=0.0,
         iou_crop=0.0,
-        colour=0.0,
+        color_jitter=0.0,
         vertical_flip=0.5,
-        plain_epochs=0,
+        no_aug_epochs=0,
     )
 
 

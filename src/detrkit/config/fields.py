@@ -80,7 +80,7 @@ class ModelConfig(Settings):
     encoder: Literal["dense", "deformable", "hybrid"] = "dense"
     """dense: attention over all places; deformable: over a few sampled points of each level; hybrid: attention on the
     coarsest level and convolutions across levels (RT-DETR)."""
-    hybrid_expansion: float = 1.0
+    encoder_expansion: float = 1.0
     """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
     decoder: Literal["dense", "conditional", "deformable"] = "dense"
     """How queries look at the image. dense: at all places; conditional: at all places, with the position of the
@@ -92,7 +92,7 @@ class ModelConfig(Settings):
     the encoder, with contents made of those boxes (two_stage), of the features there (features), or learned (mixed)."""
     seeds: Literal["encoder", "dense"] = "encoder"
     """What picks the best places: a head of its own on the encoder, or the --dense_head."""
-    distinct: float = 0.0
+    query_nms_iou: float = 0.0
     """Of two places whose boxes overlap by more than this IoU only the better becomes a query; 0: off."""
     box_refine: bool = False
     """Each decoder layer corrects the boxes of the layer before."""
@@ -106,9 +106,9 @@ class ModelConfig(Settings):
     """Convolutions of the dense head before its predictions."""
     query_groups: int = 1
     """Groups of queries in training, each matched with the objects for itself; 1: no further group."""
-    hybrid_queries: int = 0
-    """Further queries in training, of which each object is matched with several (hybrid_repeat)."""
-    hybrid_repeat: int = 6
+    num_queries_one2many: int = 0
+    """Further queries in training, of which each object is matched with several (k_one2many)."""
+    k_one2many: int = 6
     """How many of the hybrid queries each object is matched with."""
     denoising: Literal["none", "plain", "contrastive"] = "none"
     """In training, further queries that start from the objects themselves, with noise; contrastive: also from boxes
@@ -248,7 +248,7 @@ class DataConfig(DataChoice):
     image_size: int | Literal["propose"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. propose: what the data suggests."""
-    square: bool = False
+    square_resize: bool = False
     """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
     shapes share one."""
     augmentation: Literal["detr", "flip", "none"] = "detr"
@@ -257,7 +257,7 @@ class DataConfig(DataChoice):
     mosaic: float = 0.0
     """Chance, 0..1, that a training image is a mosaic of four, as large as one: more objects per step, and smaller
     ones, for four decodes."""
-    mix_up: float = 0.0
+    mixup: float = 0.0
     """Chance, 0..1, that it is blended with another one, the objects of both counting."""
     copy_paste: float = 0.0
     """Chance, 0..1, that objects of another one are pasted on it along their masks; for data with segmentations."""
@@ -265,13 +265,13 @@ class DataConfig(DataChoice):
     """Chance, 0..1, that it is put on a grey canvas up to twice as long and wide: smaller objects."""
     iou_crop: float = 0.0
     """Chance, 0..1, of a random crop that overlaps some object by a random IoU (SSD): larger objects."""
-    colour: float = 0.0
+    color_jitter: float = 0.0
     """Chance, 0..1, of another brightness, contrast, saturation and hue."""
     vertical_flip: float = 0.0
     """Chance, 0..1, that it is turned upside down; for images without an up, as from above or a microscope."""
     multi_scale: float = 0.0
     """Share of image_size, 0..1, by which sizes vary in training, up and down; a batch is padded to its largest."""
-    plain_epochs: int = 0
+    no_aug_epochs: int = 0
     """The last of the epochs, in which of mosaic to multi_scale only vertical_flip goes on: images as they will be
     at evaluation. --augmentation stays as it is."""
     group_by_aspect: bool = False
@@ -313,15 +313,15 @@ class OptimConfig(Settings):
     """Steps over which the learning rates rise linearly from 0; they are up after a tenth of the run at the latest."""
     clip_max_norm: float = 0.1
     """Largest norm of the gradient; 0: no clipping."""
-    accumulate: int = 1
+    accumulate_grad_batches: int = 1
     """Batches whose gradients are added up before each step."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, a step; that average is evaluated and kept. 0: none."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of the forward pass."""
     compile: bool = False
-    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Without --square,
-    batches are padded to multiples of 128 pixels, so that few shapes have to be compiled."""
+    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Without
+    --square_resize, batches are padded to multiples of 128 pixels, so that few shapes have to be compiled."""
     checkpoint_activations: bool = False
     """Keep less of the encoder's and decoder's layers for the backward pass, and compute it again there: less memory
     for more time, and the same gradients."""
@@ -329,7 +329,7 @@ class OptimConfig(Settings):
     """The number that best.ckpt and early stopping go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100,
     ...; mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss, of which
     less is better. Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
-    early_stopping: int = 0
+    patience: int = 0
     """Stop after so many evaluations without a better --monitor; 0: never."""
     seed: int = 42
     """Seed of weights, order, augmentation and dropout."""
@@ -377,20 +377,21 @@ class RunConfig(Settings):
 
 LOWEST = {
     1: (
-        "batch_size", "epochs", "num_queries", "accumulate", "image_size", "devices", "num_nodes", "eval_every",
-        "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups", "hybrid_repeat",
+        "batch_size", "epochs", "num_queries", "accumulate_grad_batches", "image_size", "devices", "num_nodes",
+        "eval_every", "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups",
+        "k_one2many",
     ),
     0: (
         "enc_layers", "num_workers", "cache_gb", "lr_backbone", "lr_linear_proj_mult", "weight_decay", "max_minutes",
-        "warmup_steps", "clip_max_norm", "early_stopping", "seed", "overfit", "checkpoint_every", "save_minutes",
+        "warmup_steps", "clip_max_norm", "patience", "seed", "overfit", "checkpoint_every", "save_minutes",
         "val_fraction", "dropout", "set_cost_class", "set_cost_bbox", "set_cost_giou", "bbox_loss_coef",
         "giou_loss_coef", "mask_loss_coef", "dice_loss_coef", "eos_coef", "cls_loss_coef", "dense_loss_coef",
-        "dn_loss_coef", "distinct", "dense_convs", "hybrid_queries", "dn_queries", "dn_label_noise", "dn_box_noise",
-        "mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale",
-        "plain_epochs",
+        "dn_loss_coef", "query_nms_iou", "dense_convs", "num_queries_one2many", "dn_queries", "dn_label_noise",
+        "dn_box_noise", "mosaic", "mixup", "copy_paste", "zoom_out", "iou_crop", "color_jitter", "vertical_flip",
+        "multi_scale", "no_aug_epochs",
     ),
 }  # fmt: skip
 """The lowest value of each setting that is a number."""
 
-CHANCES = ("mosaic", "mix_up", "copy_paste", "zoom_out", "iou_crop", "colour", "vertical_flip", "multi_scale")
+CHANCES = ("mosaic", "mixup", "copy_paste", "zoom_out", "iou_crop", "color_jitter", "vertical_flip", "multi_scale")
 """Augmentations, each of at most 1."""

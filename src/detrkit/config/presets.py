@@ -24,7 +24,7 @@ def fast() -> Settings:
         "model": "detrkit_s",
         "num_queries": "propose",
         "image_size": "propose",
-        "square": True,
+        "square_resize": True,
         "batch_size": "propose",
         "dropout": 0.0,
         "lr": 4e-4,
@@ -38,11 +38,11 @@ def fast() -> Settings:
         "eval_every": 2,
         "augmentation": "flip",
         "mosaic": 0.5,
-        "mix_up": 0.2,
+        "mixup": 0.2,
         "zoom_out": 0.3,
         "iou_crop": 0.5,
-        "colour": 0.5,
-        "plain_epochs": 5,
+        "color_jitter": 0.5,
+        "no_aug_epochs": 5,
     }
 
 
@@ -114,8 +114,8 @@ def h_deformable_r50() -> Settings:
         "dropout": 0.0,
         "queries": "mixed",
         "look_forward_twice": True,
-        "hybrid_queries": 1500,
-        "hybrid_repeat": 6,
+        "num_queries_one2many": 1500,
+        "k_one2many": 6,
     }
 
 
@@ -157,7 +157,7 @@ def rtdetr_r50() -> Settings:
         "backbone": "resnet50vd",
         "backbone_weights": "none",
         "feature_levels": "8,16,32",
-        "square": True,
+        "square_resize": True,
         "encoder": "hybrid",
         "enc_layers": 1,
         "decoder": "deformable",
@@ -177,7 +177,7 @@ def rtdetr_r50() -> Settings:
 
 def rtdetr_r18() -> Settings:
     """RT-DETR on ResNet-18, with three decoder layers."""
-    return {**rtdetr_r50(), "backbone": "resnet18vd", "hybrid_expansion": 0.5, "dec_layers": 3}
+    return {**rtdetr_r50(), "backbone": "resnet18vd", "encoder_expansion": 0.5, "dec_layers": 3}
 
 
 def detrkit_s() -> Settings:
@@ -186,7 +186,7 @@ def detrkit_s() -> Settings:
         "backbone": "resnet18",
         "feature_levels": "8,16,32",
         "encoder": "hybrid",
-        "hybrid_expansion": 0.5,
+        "encoder_expansion": 0.5,
         "enc_layers": 1,
         "decoder": "deformable",
         "dec_layers": 3,
@@ -194,7 +194,7 @@ def detrkit_s() -> Settings:
         "dropout": 0.0,
         "queries": "mixed",
         "seeds": "dense",
-        "distinct": 0.7,
+        "query_nms_iou": 0.7,
         "dense_head": "aligned",
         "box_refine": True,
         **sigmoid_losses("varifocal"),
@@ -208,7 +208,7 @@ def detrkit_n() -> Settings:
         "lr": 2e-3,
         "backbone": "nano",
         "backbone_weights": "none",
-        "hybrid_expansion": 1.0,
+        "encoder_expansion": 1.0,
         "hidden_dim": 128,
         "nheads": 4,
         "dim_feedforward": 256,
@@ -224,7 +224,7 @@ def detrkit_m() -> Settings:
 
 def detrkit_l() -> Settings:
     """Ours on ResNet-50."""
-    return {**detrkit_s(), "backbone": "resnet50", "hybrid_expansion": 1.0, "dec_layers": 6}
+    return {**detrkit_s(), "backbone": "resnet50", "encoder_expansion": 1.0, "dec_layers": 6}
 
 
 MODELS: dict[str, Callable[[], Settings]] = {

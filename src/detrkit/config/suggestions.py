@@ -69,9 +69,9 @@ WORDS = {
     "lr_schedule": "scheduler lr_scheduler sched lr_policy lr_scheduler_type cos_lr cosine schedule",
     "lr_drop": "step_size lr_step lr_steps milestones lr_milestones decay_epochs lr_decay_epochs steps",
     "warmup_steps": "warmup warmup_epochs warmup_iters warm_up warmup_ratio num_warmup_steps",
-    "early_stopping": "patience early_stop early_stopping_patience es_patience",
+    "patience": "early_stopping early_stop early_stopping_patience es_patience",
     "clip_max_norm": "grad_clip clip clip_grad clip_grad_norm max_grad_norm gradient_clip gradient_clip_val max_norm",
-    "accumulate": "accum accumulate_grad_batches gradient_accumulation gradient_accumulation_steps grad_accum "
+    "accumulate_grad_batches": "accum accumulate gradient_accumulation gradient_accumulation_steps grad_accum "
     "grad_accumulation accumulation_steps accum_iter update_freq accum_steps",
     "precision": "amp fp16 half mixed_precision bf16 dtype use_amp int8 quantize fp32 float16 bfloat16",
     "compile": "torch_compile jit torchscript use_compile",
@@ -79,12 +79,12 @@ WORDS = {
     "augmentation": "aug augment augmentations data_aug transforms transform fliplr hflip flip random_flip crop "
     "auto_augment",
     "vertical_flip": "flipud vflip",
-    "mix_up": "mixup mix",
+    "mixup": "mix_up mix",
     "copy_paste": "copypaste cp",
-    "colour": "color color_jitter colorjitter jitter hsv hsv_h hsv_s hsv_v brightness photometric",
+    "color_jitter": "color colour colorjitter jitter hsv hsv_h hsv_s hsv_v brightness photometric",
     "multi_scale": "multiscale random_resize scale_jitter scale_range",
-    "plain_epochs": "close_mosaic no_aug_epochs no_aug_epoch stop_epoch",
-    "square": "square_resize keep_ratio letterbox rect",
+    "no_aug_epochs": "close_mosaic plain_epochs no_aug_epoch stop_epoch",
+    "square_resize": "square keep_ratio letterbox rect",
     "eval_every": "eval_interval val_interval val_every eval_freq val_freq evaluation_interval check_val_every_n_epoch "
     "eval_period eval_steps test_every",
     "checkpoint_every": "save_every save_period save_freq save_interval save_steps checkpoint_interval checkpoint_freq "
@@ -113,7 +113,7 @@ WORDS = {
     "queries": "two_stage query_init",
     "feature_levels": "num_feature_levels levels strides",
     "denoising": "dn use_dn",
-    "distinct": "nms iou iou_thres iou_threshold nms_threshold nms_iou",
+    "query_nms_iou": "nms iou iou_thres iou_threshold nms_threshold nms_iou",
     "builtin": "end2end end_to_end with_postprocess postprocess nms include_nms",
     "format": "f type export_format target include",
     "size": "imgsz img_size image_size input_shape input_size static shape height width",

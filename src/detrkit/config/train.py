@@ -49,7 +49,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
                 f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
                 f"try --hidden_dim {width * max(1, round(self.hidden_dim / width))}"
             )
-        check_highest(self, (*CHANCES, "distinct", "dn_label_noise"), 1)
+        check_highest(self, (*CHANCES, "query_nms_iou", "dn_label_noise"), 1)
         if not self.lr > 0:
             raise ConfigError(f"--lr must be above 0, found {self.lr:g}")
         if not 0 <= self.ema < 1:

@@ -26,17 +26,17 @@ class Proposal:
     """Setting -> why, as `VALUE: ...`; one sentence without a full stop."""
 
 
-def propose(split: Split, *, on_cpu: bool = False, square: bool = False) -> Proposal:
+def propose(split: Split, *, on_cpu: bool = False, square_resize: bool = False) -> Proposal:
     """Choose what depends on the data rather than on taste.
 
     Args:
         split: the training images, at least one.
         on_cpu: choose smaller images, at most 640 pixels a side instead of 800.
-        square: images will be resized to squares.
+        square_resize: images will be resized to squares.
     """
     fullest = max(sum(not found.crowd for found in image.objects) for image in split.images)
     queries, why_queries = _queries(fullest)
-    size, why_size = _image_size(split, on_cpu=on_cpu, square=square)
+    size, why_size = _image_size(split, on_cpu=on_cpu, square_resize=square_resize)
     batch, why_batch = _batch_size(len(split))
     reasons = {
         "num_queries": f"{queries}: {why_queries}",
@@ -62,7 +62,7 @@ def _queries(fullest: int) -> tuple[int, str]:
     return queries, why
 
 
-def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
+def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int, str]:
     """The size at which nine of ten objects are 16 pixels large, in multiples of 32.
 
     Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
@@ -70,7 +70,7 @@ def _image_size(split: Split, *, on_cpu: bool, square: bool) -> tuple[int, str]:
     half as large again at most, since enlarging adds nothing to see. But of less than 64 pixels the coarsest level
     would have a single place, from which batch norms cannot learn.
     """
-    own_size = _own_square if square else _own_size
+    own_size = _own_square if square_resize else _own_size
     own = float(np.median([own_size(image) for image in split.images]))
     relative = [
         ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1])) ** 0.5 / own_size(image)

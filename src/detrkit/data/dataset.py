@@ -99,7 +99,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if self.augment.copy_paste and not split.has_masks:
             raise ConfigError(
                 f"--copy_paste needs objects with segmentations, found none in {split.source}; "
-                "leave it at 0, and see --mosaic and --mix_up"
+                "leave it at 0, and see --mosaic and --mixup"
             )
         # One block of bytes instead of many Python objects: worker processes share it, where the reference count of
         # each object would make them copy its page.

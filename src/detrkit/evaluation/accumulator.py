@@ -149,7 +149,7 @@ def collect_split(
         num_workers: processes that load images; 0: this one.
         quiet: show no bar.
     """
-    transform = eval_transform(image_size, square=model.square)
+    transform = eval_transform(image_size, square_resize=model.square_resize)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DETR):
         model.eval()

@@ -86,7 +86,7 @@ class BuiltinGraph(nn.Module):
         Args:
             graph: of a model without masks.
             image_size: shorter side in pixels to which images are resized, or less where `size` wants it.
-            size: (H, W) in pixels of what the model gets; where it is `square`, images are resized to just that.
+            size: (H, W) in pixels of what the model gets; where it is `square_resize`, images are resized to just that.
         """
         super().__init__()
         self.core, self.image_size, self.size = graph, image_size, size
@@ -94,8 +94,8 @@ class BuiltinGraph(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the head of this file."""
         height, width = images.shape[-2:]
-        square = self.core.model.square
-        inner = torch.tensor(self.size) if square else fitted(height, width, self.image_size, self.size)
+        square_resize = self.core.model.square_resize
+        inner = torch.tensor(self.size) if square_resize else fitted(height, width, self.image_size, self.size)
         pixels = resized(images.float(), inner, self.size)
         y, x = (torch.arange(side, device=images.device) for side in self.size)
         padding = (y[:, None] >= inner[0]) | (x >= inner[1])

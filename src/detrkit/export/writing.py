@@ -33,7 +33,7 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
     """
     model = detector.model
     size = parse_size(config.size)
-    if model.square:
+    if model.square_resize:
         own = (detector.image_size, detector.image_size)
         if size not in (None, own):
             raise ConfigError(
@@ -72,7 +72,7 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
         mean=model.input_mean,
         std=model.input_std,
         sigmoid=model.sigmoid,
-        square=model.square,
+        square_resize=model.square_resize,
         masks=model.mask_head is not None,
         value_range=detector.value_range,
         builtin=config.builtin,
@@ -179,7 +179,7 @@ def _noise(detector: Detector, config: ExportConfig) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     side, size = detector.image_size, None if config.builtin else parse_size(config.size)
     shapes = [(side, side * 4 // 3), (side, side)]
-    if size and size[1] < shapes[0][1] and not detector.network.square:
+    if size and size[1] < shapes[0][1] and not detector.network.square_resize:
         shapes[0] = (side, side)
     coarse = [torch.randint(0, 256, (1, 3, 6, 6), generator=generator).float() for _ in range(max(BATCHES))]
     return [

@@ -20,7 +20,7 @@ class Network(Protocol):
 
     device: torch.device
     """Where outputs are; those of exported files are on the CPU."""
-    square: bool
+    square_resize: bool
     """Whether images are to be resized to squares, whatever their shape."""
     sigmoid: bool
     """See `Output.sigmoid`."""
@@ -49,7 +49,7 @@ class PlainNetwork:
         """Take over a model: it is moved to `device` and put into evaluation mode."""
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
-        self.square, self.sigmoid, self.num_queries = model.square, model.sigmoid, model.num_queries
+        self.square_resize, self.sigmoid, self.num_queries = model.square_resize, model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
 
     def objects(self, images: Tensor, padding_mask: Tensor) -> Output:

@@ -69,7 +69,7 @@ class Detector:
         self.image_size = image_size
         self.value_range = value_range
         self._warned = False
-        self.transform = eval_transform(image_size, square=self.network.square)
+        self.transform = eval_transform(image_size, square_resize=self.network.square_resize)
 
     @property
     def model(self) -> DETR:
@@ -155,7 +155,7 @@ class Detector:
             return cls(model, weights.categories, image_size, chosen, given)
         buckets = None
         if compiled:
-            buckets = Buckets.of(image_size, eval_transform(image_size).longest, square=model.square)
+            buckets = Buckets.of(image_size, eval_transform(image_size).longest, square_resize=model.square_resize)
         network = FastNetwork(model, chosen, half=half, buckets=buckets)
         return cls(network, weights.categories, image_size, value_range=given)
 

@@ -37,7 +37,7 @@ class ExportedNetwork:
         """Take over a session; `path` is named in messages."""
         self.session, self.card, self.path = session, card, path
         self.device = torch.device("cpu")
-        self.square, self.sigmoid, self.makes_masks = card.square, card.sigmoid, card.masks
+        self.square_resize, self.sigmoid, self.makes_masks = card.square_resize, card.sigmoid, card.masks
         self.num_queries = card.num_queries
 
     def objects(self, images: Tensor, padding_mask: Tensor) -> Output:

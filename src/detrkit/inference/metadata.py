@@ -34,7 +34,7 @@ class Card:
     """Their standard deviation, likewise."""
     sigmoid: bool = False
     """Whether the logits are a yes or no a class, C of them, instead of a softmax with "no object" last."""
-    square: bool = False
+    square_resize: bool = False
     """Whether both sides are to be resized to `image_size`, whatever the image's shape."""
     masks: bool = False
     """Whether it gives masks."""

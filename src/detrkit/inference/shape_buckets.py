@@ -26,12 +26,12 @@ class Buckets:
     longer: tuple[int, ...]
 
     @classmethod
-    def of(cls, image_size: int, longest: int, *, square: bool = False) -> Buckets:
+    def of(cls, image_size: int, longest: int, *, square_resize: bool = False) -> Buckets:
         """Those for images resized to a shorter side of `image_size` and a longer one of at most `longest` pixels.
 
-        `square` images have one shape, which is left as it is.
+        `square_resize` images have one shape, which is left as it is.
         """
-        if square:
+        if square_resize:
             return cls((image_size,), (image_size,))
         shorter = {_rounded(image_size / 2**k) for k in range(4)}
         longer = {_rounded(image_size + (longest - image_size) * k / 4) for k in range(4)}

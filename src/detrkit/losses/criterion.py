@@ -80,8 +80,9 @@ class Criterion(nn.Module):
         Branches have the terms that weigh anything, as `branch/name`, `branch/name_0`, ... Each is divided by its own
         number of pairs. Processes that learn together must have the same branches, if need be empty ones.
 
-        Targets: one per image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and, where
-        there are mask losses, `masks` bool [n, h, w] at the size of the image without padding. Masks are made of matched
+        Targets: one per image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and where
+        there are mask losses, `masks` bool [n, h, w] at the size of the image without padding. Masks are made of
+        matched
         queries alone, of the last layer: earlier ones have none, as in the original, and what branches teach is where
         things are and what, which needs no masks.
 

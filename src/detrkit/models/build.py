@@ -62,28 +62,28 @@ def build_model(
     sigmoid: bool = False,
     feature_levels: str = "",
     encoder: str = "dense",
-    hybrid_expansion: float = 1.0,
+    encoder_expansion: float = 1.0,
     decoder: str = "dense",
     points: int = 4,
     queries: str = "learned",
     seeds: str = "encoder",
     class_agnostic: bool = False,
-    distinct: float = 0.0,
+    query_nms_iou: float = 0.0,
     box_refine: bool = False,
     look_forward_twice: bool = False,
     score_refine: bool = False,
     dense_head: str = "none",
     dense_convs: int = 2,
     query_groups: int = 1,
-    hybrid_queries: int = 0,
-    hybrid_repeat: int = 6,
+    num_queries_one2many: int = 0,
+    k_one2many: int = 6,
     denoising: str = "none",
     dn_queries: int = 100,
     dn_label_noise: float = 0.5,
     dn_box_noise: float = 0.4,
     input_mean: tuple[float, float, float] | None = None,
     input_std: tuple[float, float, float] | None = None,
-    square: bool = False,
+    square_resize: bool = False,
     backbone_weights: str | None = None,
 ) -> DETR:
     """A DETR with random weights. By default it is the original's, under the original's names and values.
@@ -113,29 +113,29 @@ def build_model(
         feature_levels: strides of the feature levels, "8,16,32"; those beyond 32 are made by convolutions. Empty: the
             last map of the backbone alone.
         encoder: dense, deformable or hybrid.
-        hybrid_expansion: width of the hybrid encoder's fusion blocks, relative to D.
+        encoder_expansion: width of the hybrid encoder's fusion blocks, relative to D.
         decoder: dense, conditional or deformable.
         points: sampled points a head and level of deformable attention.
         queries: learned, anchors, two_stage, features or mixed.
         seeds: encoder or dense, what picks the places of the last three.
         class_agnostic: the encoder's own head, which picks them, tells only that there is something (the original
             two-stage Deformable DETR), not what.
-        distinct: IoU above which the lesser of two picked places is no query; 0: off.
+        query_nms_iou: IoU above which the lesser of two picked places is no query; 0: off.
         box_refine: each decoder layer corrects the boxes of the one before.
         look_forward_twice: with `box_refine`, a layer's boxes also teach the layer before.
         score_refine: each decoder layer corrects the scores of the one before.
         dense_head: none, or a head on the encoder's levels, whatever the name: it says how the criterion teaches it.
         dense_convs: convolutions before that head's predictions.
         query_groups: groups of queries in training.
-        hybrid_queries: further queries in training, for one-to-many matching.
-        hybrid_repeat: how many of them each object is matched with.
+        num_queries_one2many: further queries in training, for one-to-many matching.
+        k_one2many: how many of them each object is matched with.
         denoising: none, plain or contrastive.
         dn_queries: the most denoising queries per image.
         dn_label_noise: twice the chance that one starts from a random class.
         dn_box_noise: how far its box is moved, relative to its size.
         input_mean: mean of each colour channel (RGB, in 0..1) that images are normalised by; None: the backbone's.
         input_std: standard deviation, likewise.
-        square: images are resized to squares, whatever their shape; the model itself takes any.
+        square_resize: images are resized to squares, whatever their shape; the model itself takes any.
         backbone_weights: None or "none" for random ones, "imagenet" for the published ones (may download), or a file.
 
     Raises:
@@ -163,9 +163,9 @@ def build_model(
         _one_of("backbone_norm", backbone_norm, tuple(NORM_LAYERS)),
         _one_of("encoder", encoder, ("dense", "deformable", "hybrid")),
         (
-            encoder != "hybrid" or hidden_dim * hybrid_expansion >= 1,
-            f"hybrid_expansion of at least {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
-            f"found {hybrid_expansion}",
+            encoder != "hybrid" or hidden_dim * encoder_expansion >= 1,
+            f"encoder_expansion of at least {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
+            f"found {encoder_expansion}",
         ),
         _one_of("decoder", decoder, ("dense", "conditional", "deformable")),
         _one_of("queries", queries, ("learned", "anchors", *SELECTED)),
@@ -173,8 +173,8 @@ def build_model(
         _one_of("denoising", denoising, ("none", "plain", "contrastive")),
         (points >= 1, f"points of at least 1, found {points}"),
         (query_groups >= 1, f"query_groups of at least 1, found {query_groups}"),
-        (hybrid_queries >= 0, f"hybrid_queries of at least 0, found {hybrid_queries}"),
-        (hybrid_repeat >= 1, f"hybrid_repeat of at least 1, found {hybrid_repeat}"),
+        (num_queries_one2many >= 0, f"num_queries_one2many of at least 0, found {num_queries_one2many}"),
+        (k_one2many >= 1, f"k_one2many of at least 1, found {k_one2many}"),
         (
             decoder != "conditional" or queries != "learned",
             "queries with boxes for decoder conditional, found learned ones; use --queries anchors, for example",
@@ -238,7 +238,7 @@ def build_model(
             dim_feedforward,
             dropout,
             enc_layers=enc_layers,
-            expansion=hybrid_expansion,
+            expansion=encoder_expansion,
         )
     else:
         looking = Encoder(
@@ -265,7 +265,7 @@ def build_model(
     )
 
     rows = num_classes + (not sigmoid)
-    counts = Counts(num_queries, query_groups, hybrid_queries)
+    counts = Counts(num_queries, query_groups, num_queries_one2many)
     source: QuerySource
     if chosen:
         source = SelectedQueries(
@@ -275,7 +275,7 @@ def build_model(
             queries,
             sigmoid=sigmoid,
             own_head=seeds == "encoder",
-            distinct=distinct,
+            query_nms_iou=query_nms_iou,
             class_agnostic=class_agnostic,
         )
     elif queries == "anchors":
@@ -313,8 +313,8 @@ def build_model(
         denoising=None
         if denoising == "none"
         else Denoising(hidden_dim, num_classes, dn_queries, denoising == "contrastive", dn_label_noise, dn_box_noise),
-        hybrid_repeat=hybrid_repeat,
-        square=square,
+        k_one2many=k_one2many,
+        square_resize=square_resize,
         bbox_attention=AttentionMap(hidden_dim, nheads) if masks and not strides else None,
         mask_head=mask_head,
     )

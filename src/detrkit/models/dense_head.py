@@ -1,8 +1,8 @@
 """The dense head: a class and a box at every place of every level (Tian et al. 2019, "FCOS", section 3).
 
-With one query per object, an object supervises once per step. Here every location on an object learns (Zong et al. 2023,
-"Co-DETR": such heads beside the decoder make the encoder's features better); and since the head then knows early where
-things are, the best places can also seed the decoder's queries (Zhang et al. 2023, "DDQ").
+With one query per object, an object supervises once per step. Here every location on an object learns (Zong et al.
+2023, "Co-DETR": such heads beside the decoder make the encoder's features better); and since the head then knows early
+where things are, the best places can also seed the decoder's queries (Zhang et al. 2023, "DDQ").
 """
 
 from __future__ import annotations
@@ -98,22 +98,22 @@ class InnerGroupNorm(nn.GroupNorm):
         return scaled.to(x.dtype)
 
 
-def best_places(scores: Tensor, boxes: Tensor, count: int, distinct: float) -> tuple[Tensor, Tensor]:
+def best_places(scores: Tensor, boxes: Tensor, count: int, query_nms_iou: float) -> tuple[Tensor, Tensor]:
     """The `count` best places of each image, and which of them are no duplicate.
 
-    With `distinct`, a place whose box overlaps that of a better one by more than this IoU comes after all that do not
-    (DDQ, section 3.2; the suppression in one step is Fast NMS, Bolya et al. 2019, section 4.2).
+    With `query_nms_iou`, a place whose box overlaps that of a better one by more than this IoU comes after all that do
+    not (DDQ, section 3.2; the suppression in one step is Fast NMS, Bolya et al. 2019, section 4.2).
 
     Args:
         scores: [B, S], anything to be ranked by.
         boxes: [B, S, 4].
         count: how many; at most S.
-        distinct: IoU in 0..1; 0: every place counts.
+        query_nms_iou: IoU in 0..1; 0: every place counts.
 
     Returns:
         int64 [B, count] places and bool [B, count], both best first.
     """
-    if not distinct:
+    if not query_nms_iou:
         places = scores.topk(count, dim=1).indices
         return places, torch.ones_like(places, dtype=torch.bool)
     from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_iou
@@ -121,7 +121,7 @@ def best_places(scores: Tensor, boxes: Tensor, count: int, distinct: float) -> t
     candidates = scores.topk(min(scores.shape[1], 4 * count), dim=1).indices
     corners = cxcywh_to_xyxy(boxes.gather(1, candidates[..., None].expand(-1, -1, 4)).float())
     overlap = pairwise_iou(corners, corners).triu(1)  # [B, better, worse]
-    single = overlap.amax(1) <= distinct
+    single = overlap.amax(1) <= query_nms_iou
     # no two ranks are alike, so they need no stable sort, which exporters do not know
     ranks = torch.arange(single.shape[1], device=single.device) + single.shape[1] * (~single).float()
     order = ranks.topk(count, dim=1, largest=False).indices

@@ -55,8 +55,8 @@ class DETR(nn.Module):
         aux_loss: bool = True,
         dense_head: DenseHead | None = None,
         denoising: Denoising | None = None,
-        hybrid_repeat: int = 1,
-        square: bool = False,
+        k_one2many: int = 1,
+        square_resize: bool = False,
         bbox_attention: AttentionMap | None = None,
         mask_head: MaskHead | DynamicMaskHead | None = None,
     ) -> None:
@@ -73,8 +73,8 @@ class DETR(nn.Module):
             aux_loss: whether the output has the earlier decoder layers.
             dense_head: predicts at every place; where queries are not seeded by it, in training only.
             denoising: makes queries of the objects, in training.
-            hybrid_repeat: how many of the hybrid queries each object is matched with.
-            square: whether images are to be resized to squares, whatever their shape; noted for those who do it.
+            k_one2many: how many of the hybrid queries each object is matched with.
+            square_resize: whether images are to be resized to squares, whatever their shape; noted for those who do it.
             bbox_attention: where queries look, for a classic `mask_head`.
             mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
         """
@@ -87,7 +87,7 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.dense_head = dense_head
         self.denoising = denoising
-        self.sigmoid, self.aux_loss, self.hybrid_repeat, self.square = sigmoid, aux_loss, hybrid_repeat, square
+        self.sigmoid, self.aux_loss, self.k_one2many, self.square_resize = sigmoid, aux_loss, k_one2many, square_resize
         self.bbox_attention = bbox_attention
         self.mask_head = mask_head
         if mask_head is not None:
@@ -203,7 +203,7 @@ class DETR(nn.Module):
         if "groups" in outputs:
             branches.append(Branch("groups", outputs["groups"], groups=runs["groups"] // runs[""]))
         if "hybrid" in outputs:
-            branches.append(Branch("hybrid", outputs["hybrid"], repeat=self.hybrid_repeat))
+            branches.append(Branch("hybrid", outputs["hybrid"], repeat=self.k_one2many))
         if noised:
             branches.append(Branch("dn", outputs["dn"], pairs=noised.pairs, ignored=noised.unused))
         return outputs[""], branches

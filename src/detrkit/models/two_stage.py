@@ -40,7 +40,7 @@ class SelectedQueries(nn.Module):
         *,
         sigmoid: bool,
         own_head: bool,
-        distinct: float = 0.0,
+        query_nms_iou: float = 0.0,
         class_agnostic: bool = False,
     ) -> None:
         """Prepare.
@@ -52,11 +52,11 @@ class SelectedQueries(nn.Module):
             kind: two_stage, features or mixed.
             sigmoid: a yes or no a class; False: a softmax whose last row is "no object".
             own_head: rank by a head of its own; False: by the dense head.
-            distinct: see `best_places`.
+            query_nms_iou: see `best_places`.
             class_agnostic: rank by the first class alone, which then means "something".
         """
         super().__init__()
-        self.counts, self.kind, self.distinct, self.class_agnostic = counts, kind, distinct, class_agnostic
+        self.counts, self.kind, self.query_nms_iou, self.class_agnostic = counts, kind, query_nms_iou, class_agnostic
         self.own_head, self.sigmoid = own_head, sigmoid
         if own_head:
             self.enc_output, self.enc_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
@@ -91,7 +91,7 @@ class SelectedQueries(nn.Module):
             ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
             if not self.class_agnostic:  # published two-stage models rank padding with the rest
                 ranks = ranks.masked_fill(memory.padding, -torch.inf)
-            places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.distinct)
+            places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.query_nms_iou)
         logits, boxes = _take(said.logits, places), _take(said.boxes, places)
         found = _take(features, places)
         proposals = None

@@ -114,8 +114,8 @@ def conclude(
     elif cycle.stopped_early:
         console.print(
             f"Stopped early, after epoch {cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}: "
-            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--early_stopping "
-            f"{cycle.habits.early_stopping}) since it was {cycle.best_value:.4f}"
+            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--patience "
+            f"{cycle.habits.patience}) since it was {cycle.best_value:.4f}"
         )
     if cycle.best_epoch and not cycle.interrupted:
         best = f"Best {called(cycle.monitor)} {cycle.best_value:.4f}, after epoch {cycle.best_epoch}"

@@ -36,9 +36,11 @@ def explain_out_of_memory(
         smaller = f"--batch_size {batch_size // 2}, or " if isinstance(batch_size, int) and batch_size > 1 else ""
         return (
             f"memory ran out with --batch_size {batch_size} --num_queries {num_queries}; try {smaller}detrkit train "
-            "--recipe classic, which has --image_size and --accumulate too"
+            "--recipe classic, which has --image_size and --accumulate_grad_batches too"
         )
-    advice = [f"--batch_size {max(1, batch_size // 2)} --accumulate 2"] if isinstance(batch_size, int) else []
+    advice = (
+        [f"--batch_size {max(1, batch_size // 2)} --accumulate_grad_batches 2"] if isinstance(batch_size, int) else []
+    )
     if batch_size == 1:
         advice = []
     advice.append(f"--image_size {image_size * 3 // 4}")

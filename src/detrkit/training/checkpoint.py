@@ -182,18 +182,16 @@ class ResumePoint:
             parts.append("so the best so far is not compared with what comes: best begins anew")
         return "; ".join(parts)
 
-    def nothing_left(
-        self, *, epochs: int, early_stopping: int, max_minutes: float, best_is_of: Mapping[str, str]
-    ) -> str:
+    def nothing_left(self, *, epochs: int, patience: int, max_minutes: float, best_is_of: Mapping[str, str]) -> str:
         """Why there is nothing left to train, as part of a sentence; empty if there is."""
         if not self.evaluated:
             return ""
         if self.epoch >= epochs:
             return f"all {epochs} epochs are done; raise --epochs to train more"
-        if 0 < early_stopping <= self.without_better and best_is_of == self.best_is_of:
+        if 0 < patience <= self.without_better and best_is_of == self.best_is_of:
             return (
                 f"{best_is_of['monitor']} has not become better for {self.without_better} evaluations; raise "
-                "--early_stopping to train more"
+                "--patience to train more"
             )
         if 0 < 60 * max_minutes <= self.seconds:
             return f"its {max_minutes:g} minutes are used up; raise --max_minutes to train more"

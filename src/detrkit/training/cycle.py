@@ -40,8 +40,8 @@ class Habits:
     checkpoint_every: int = 0
     save_minutes: float = 10.0
     max_minutes: float = 0.0
-    early_stopping: int = 0
-    accumulate: int = 1
+    patience: int = 0
+    accumulate_grad_batches: int = 1
 
 
 class Reporter(Protocol):
@@ -102,7 +102,7 @@ class EpochCycle(pl.Callback):
         self.out_of_time = False
         """Stopped by `max_minutes` before its last epoch was over."""
         self.stopped_early = False
-        """Stopped by `early_stopping` before its last epoch."""
+        """Stopped by `patience` before its last epoch."""
         self.best: Validation | None = None
         """The best evaluation, if that was in this process."""
         self._spent = 0.0
@@ -242,7 +242,7 @@ class EpochCycle(pl.Callback):
             self.evaluation_due = False
             if self._take(found):
                 names = [BEST, *names]
-            if 0 < self.habits.early_stopping <= self.without_better:
+            if 0 < self.habits.patience <= self.without_better:
                 self.stopped_early = trainer.current_epoch + 1 < self.habits.epochs and not self.out_of_time
                 trainer.should_stop = True
         self.history[-1]["seconds"] = round(self.seconds, 2)

@@ -125,7 +125,7 @@ def make_loaders(
         ready: told the batch size, before the first step.
     """
     assert config.batch_size != "propose"
-    square = module.model.square
+    square_resize = module.model.square_resize
     augmentation, augment = augmentation_of(config)
     kept, kept_val = make_caches(config, data.train, data.val)
     if augment.zoom_out:
@@ -134,17 +134,17 @@ def make_loaders(
     train = DetectionDataset(
         data.train,
         data.categories,
-        train_transform(augmentation, image_size, square=square),
+        train_transform(augmentation, image_size, square_resize=square_resize),
         seed=config.seed,
         with_masks=config.masks,
         augment=augment,
-        augmented_epochs=config.epochs - config.plain_epochs,
+        augmented_epochs=config.epochs - config.no_aug_epochs,
         cache=kept,
     )
-    plain = eval_transform(image_size, square=square)
+    plain = eval_transform(image_size, square_resize=square_resize)
     val = DetectionDataset(data.val, data.categories, plain, with_masks=config.masks, cache=kept_val)
     # what the largest batch is padded to: the highest and the widest image together
-    largest = eval_transform(augment.sizes(image_size)[-1], square=square)
+    largest = eval_transform(augment.sizes(image_size)[-1], square_resize=square_resize)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
     height, width = (max(side) for side in zip(*shapes, strict=True))
 

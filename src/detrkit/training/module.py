@@ -91,7 +91,9 @@ class DetectionTraining(pl.LightningModule):
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
         """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the objects -> Output."""
-        if self.compiled and not self.model.square:  # squares have few shapes as they are, and learn better unpadded
+        if (
+            self.compiled and not self.model.square_resize
+        ):  # squares have few shapes as they are, and learn better unpadded
             images, padding_mask = fill_up(images, padding_mask)
         if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision like their channels last
             images = images.contiguous(memory_format=torch.channels_last)

@@ -37,7 +37,7 @@ def settle(
         return replace(config, **numbers), {}
     brought = ("num_queries",) if config.weights or config.frozen_weights else ()
     left = [name for name in WORDS if getattr(config, name) == "propose" and name not in brought]
-    proposal = propose(train, on_cpu=on_cpu, square=config.square)
+    proposal = propose(train, on_cpu=on_cpu, square_resize=config.square_resize)
     if config.overfit:
         proposal = _for_overfitting(proposal, len(train.images), on_cpu=on_cpu)
     numbers = {name: getattr(proposal, name) for name in left}

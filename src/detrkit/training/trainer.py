@@ -56,7 +56,7 @@ def build_trainer(
             strategy=strategy,
             sync_batchnorm=learning and processes.accelerator == "cuda" and processes.world > 1,
             precision=_PRECISIONS[config.precision],
-            accumulate_grad_batches=config.accumulate,
+            accumulate_grad_batches=config.accumulate_grad_batches,
             max_epochs=-1,
             min_epochs=0,
             logger=loggers,

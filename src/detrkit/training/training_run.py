@@ -120,7 +120,7 @@ def run_training(
     if point:
         why = point.nothing_left(
             epochs=config.epochs,
-            early_stopping=config.early_stopping,
+            patience=config.patience,
             max_minutes=config.max_minutes,
             best_is_of=best_is_of,
         )
@@ -217,7 +217,7 @@ class _Run:
             checkpoint_every=config.checkpoint_every,
             save_minutes=config.save_minutes,
             max_minutes=config.max_minutes,
-            early_stopping=config.early_stopping,
+            patience=config.patience,
         )
         cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, best_is_of=self.best_is_of, ema=ema)
         signals = StopSignals(lambda: module.wishes.update(stop=True))
@@ -331,7 +331,7 @@ class _Run:
         self.card["config"] = config.to_dict()
         self.card["batches"] = {
             "batch_size": batch_size,
-            "accumulate": config.accumulate,
+            "accumulate_grad_batches": config.accumulate_grad_batches,
             "world": self.processes.world,
             "images": len(self.data.train.images),
             "seed": config.seed,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from detrkit.data.transforms.mixing import LEAST, Fit, Sample, copy_paste, mix_up, mosaic, place
+from detrkit.data.transforms.mixing import LEAST, Fit, Sample, copy_paste, mixup, mosaic, place
 from detrkit.data.transforms.resize_crop import Objects, Transform, crop, resize_to
 
 
@@ -28,15 +28,15 @@ class Augment:
 
     mosaic: float = 0.0
     """Four images in one, as large as one; see `mixing.mosaic`."""
-    mix_up: float = 0.0
-    """The mean with another image; see `mixing.mix_up`."""
+    mixup: float = 0.0
+    """The mean with another image; see `mixing.mixup`."""
     copy_paste: float = 0.0
     """Objects of another image, by their masks; see `mixing.copy_paste`. Images must come with masks."""
     zoom_out: float = 0.0
     """The image somewhere on a grey canvas; see `zoom_out`."""
     iou_crop: float = 0.0
     """SSD's crop; see `iou_crop`."""
-    colour: float = 0.0
+    color_jitter: float = 0.0
     """Brightness, contrast, saturation and hue; see `recolour`."""
     vertical_flip: float = 0.0
     """Upside down."""
@@ -87,12 +87,12 @@ class Augment:
         if rng.random() < self.copy_paste:
             image, objects = _fitted(image, objects, fit)
             image, objects = copy_paste((image, objects), another(), fit, rng)
-        if rng.random() < self.mix_up:
+        if rng.random() < self.mixup:
             image, objects = _fitted(image, objects, fit)
-            image, objects = mix_up((image, objects), another(), rng)
+            image, objects = mixup((image, objects), another(), rng)
         if rng.random() < self.vertical_flip:
             image, objects = upside_down(image, objects)
-        if rng.random() < self.colour:
+        if rng.random() < self.color_jitter:
             image, objects = _fitted(image, objects, fit)
             image = recolour(image, rng)
         return image, objects, transform

@@ -53,7 +53,7 @@ def mosaic(samples: Sequence[Sample], fit: Fit, rng: random.Random) -> Sample:
     return canvas, lay_out(shown, size)
 
 
-def mix_up(first: Sample, second: Sample, rng: random.Random) -> Sample:
+def mixup(first: Sample, second: Sample, rng: random.Random) -> Sample:
     """The mean of two images, with the objects of both, each as if it were alone.
 
     From mix-up for detection (Zhang et al. 2019, "Bag of Freebies for Training Object Detection"), with the fixed

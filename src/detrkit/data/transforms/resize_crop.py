@@ -77,7 +77,7 @@ class Transform:
 
     augmentation: Augmentation
     image_size: int
-    square: bool = False
+    square_resize: bool = False
     """Both sides become `image_size`, whatever the image's shape: a batch needs no padding then."""
 
     @property
@@ -87,7 +87,7 @@ class Transform:
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) that an image of `height` x `width` has afterwards where nothing is left to chance."""
-        if self.square:
+        if self.square_resize:
             return self.image_size, self.image_size
         return resized_size(height, width, self.image_size, self.longest)
 
@@ -132,7 +132,7 @@ class Transform:
 
     def _resize(self, image: Tensor, objects: Objects, size: int) -> tuple[Tensor, Objects]:
         """Resize both sides to `size`, or the shorter one, as far as the longer one is not too long then."""
-        if self.square:
+        if self.square_resize:
             return resize_to(image, objects, (size, size))
         return resize(image, objects, size, self.longest)
 
@@ -161,21 +161,22 @@ def _target(image: Tensor, objects: Objects) -> Target:
     return target
 
 
-def train_transform(augmentation: Augmentation, image_size: int, *, square: bool = False) -> Transform:
+def train_transform(augmentation: Augmentation, image_size: int, *, square_resize: bool = False) -> Transform:
     """The training recipe.
 
     Args:
         augmentation: "detr": the paper's; "flip": mirror with probability 1/2; "none".
         image_size: the largest shorter side in pixels ("detr"), else the shorter side.
-        square: resize both sides, whatever the image's shape.
+        square_resize: resize both sides, whatever the image's shape.
     """
-    return Transform(augmentation, image_size, square)
+    return Transform(augmentation, image_size, square_resize)
 
 
-def eval_transform(image_size: int, *, square: bool = False) -> Transform:
-    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square` both sides; no
+def eval_transform(image_size: int, *, square_resize: bool = False) -> Transform:
+    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square_resize` both
+    sides; no
     randomness."""
-    return Transform("none", image_size, square)
+    return Transform("none", image_size, square_resize)
 
 
 def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:

@@ -263,7 +263,7 @@ def _seen(weights: Weights) -> dict[str, Any]:
     if is_classic(tensors):
         inferred = infer_model_args(tensors)
         names = ["hidden_dim", "dim_feedforward"]
-        if told["query_groups"] == 1 and told["hybrid_queries"] == 0 and "num_queries" in inferred:
+        if told["query_groups"] == 1 and told["num_queries_one2many"] == 0 and "num_queries" in inferred:
             names.append("num_queries")
         seen |= {name: inferred[name] for name in names}
     if not any(key.startswith("transformer.decoder.") for key in tensors):

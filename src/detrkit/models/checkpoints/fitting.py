@@ -323,7 +323,7 @@ _TRACELESS = ("nheads", "activation", "score_refine")
 """Settings that leave no trace in keys and shapes, but without which the model is another one."""
 _TRACED = (
     "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "pre_norm",
-    "feature_levels", "encoder", "hybrid_expansion", "decoder", "points", "queries", "seeds", "box_refine",
+    "feature_levels", "encoder", "encoder_expansion", "decoder", "points", "queries", "seeds", "box_refine",
 )  # fmt: skip
 """Settings that matter where keys or shapes differ."""
 

@@ -95,7 +95,7 @@ _WRITTEN = {
     "pre_norm": (False,), "activation": ("relu", "gelu"), "backbone": tuple(RESNET_BLOCKS), "sigmoid": (False,),
     "feature_levels": ("",), "encoder": ("dense",), "decoder": ("dense",), "queries": ("learned",),
     "box_refine": (False,), "score_refine": (False,), "dense_head": ("none",), "query_groups": (1,),
-    "hybrid_queries": (0,),
+    "num_queries_one2many": (0,),
 }  # fmt: skip
 """What Hugging Face's DETR has a place for."""
 

@@ -136,15 +136,15 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
         normalised: whether images are normalised where it does not say.
 
     Returns:
-        The shorter side in pixels; the keywords of `build_model` about images: `square` where they are stretched to
-        squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
+        The shorter side in pixels; the keywords of `build_model` about images: `square_resize` where they are
+        stretched to squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
 
     Raises:
         WeightsError: pixels are scaled in a way that our models do not know.
     """
     path = folder / "preprocessor_config.json"
     settings = read_json(path) if path.is_file() else {}
-    size, square, note = _size_of(settings.get("size", default_size))
+    size, square_resize, note = _size_of(settings.get("size", default_size))
     if settings.get("do_resize") is False:
         note = "images of their own size; here they are resized, as --image_size says"
     scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
@@ -154,7 +154,7 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     if settings.get("do_normalize", normalised):
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
         std = tuple(settings.get("image_std", IMAGENET_STD))
-    input_args: dict[str, Any] = {"square": True} if square else {}
+    input_args: dict[str, Any] = {"square_resize": True} if square_resize else {}
     if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
         input_args |= {"input_mean": mean, "input_std": std}
     return size, input_args, (f"{folder} was trained on {note}",) if note else ()

@@ -103,7 +103,7 @@ def read_rtdetr(
         "sigmoid": True,
         "feature_levels": ",".join(map(str, strides)),
         "encoder": "hybrid",
-        "hybrid_expansion": float(config.get("hidden_expansion", 1.0)),
+        "encoder_expansion": float(config.get("hidden_expansion", 1.0)),
         "decoder": "deformable",
         "points": config.get("decoder_n_points", 4),
         "queries": "features",
