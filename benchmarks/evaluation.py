@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from detrkit import Output, postprocess
-from detrkit.evaluation.accumulator import Collector
-from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.accumulator import DetectionAccumulator
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
 from detrkit.results import Detections
 
@@ -133,7 +133,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
     truth, rows = drawn(images, detections)
     crowds = sum(row["iscrowd"] for row in truth["annotations"])
     print(f"{images} images, {len(truth['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
-    columns = CocoResults.from_rows(rows)
+    columns = DetectionArrays.from_rows(rows)
     tools: dict[str, Callable[[dict[str, Any], Rows], list[float]]] = {
         "detrkit, from columns": lambda t, _: list(coco_numbers(t, columns).numbers.values()),
         "detrkit, from dicts": lambda t, r: list(coco_numbers(t, r).numbers.values()),
@@ -161,7 +161,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
 def memory(rows: Rows) -> None:
     """Print what detections take as columns and as dicts."""
     tracemalloc.start()
-    columns = CocoResults.from_rows(rows)
+    columns = DetectionArrays.from_rows(rows)
     before = tracemalloc.get_traced_memory()[0]
     kept = list(columns)
     dicts = tracemalloc.get_traced_memory()[0] - before
@@ -175,7 +175,7 @@ def collecting(images: int) -> None:
     random = torch.Generator().manual_seed(0)
     out = Output(torch.randn(8, 100, 92, generator=random), torch.rand(8, 100, 4, generator=random))
     sizes = torch.tensor([[HEIGHT, WIDTH]] * 8)
-    collector = Collector({k: k for k in range(91)})
+    collector = DetectionAccumulator({k: k for k in range(91)})
 
     def columns() -> int:
         for first in range(0, images, 8):

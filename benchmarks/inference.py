@@ -34,7 +34,7 @@ from detrkit.inference.shape_buckets import Buckets
 from detrkit.models import DETR
 from detrkit.models.fuse_bn import fold_norms
 
-Way = Callable[[], object]
+Variant = Callable[[], object]
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def the_model(name: str) -> DETR:
     return build_model(**chosen | {"num_classes": 20, "sigmoid": sigmoid, "backbone_weights": None})
 
 
-def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argparse.Namespace) -> dict[str, Way]:
+def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argparse.Namespace) -> dict[str, Variant]:
     """Each row of the table; every one keeps what the rows before it have."""
     device = images.device
     folded = fold_norms(model)
@@ -90,7 +90,7 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
         exact = Buckets((min(images.shape[-2:]),), (max(images.shape[-2:]),))
         networks["compiled, fp32"] = FastNetwork(model, device, buckets=exact)
         networks["compiled, bf16"] = FastNetwork(model, device, half=torch.bfloat16, buckets=exact)
-    rows: dict[str, Way] = {"plain": lambda: model.objects(images, padding)}
+    rows: dict[str, Variant] = {"plain": lambda: model.objects(images, padding)}
     other = of_transformers(images, padding) if options.model == "classic" else None
     if other:
         rows["transformers"] = other
@@ -101,7 +101,7 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
     return rows
 
 
-def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Way | None:
+def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Variant | None:
     """`DetrForObjectDetection` with the same backbone and sizes, given normalised images; None: not installed."""
     try:
         from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
@@ -114,7 +114,7 @@ def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Way | None:
     return lambda: model(pixel_values=pixels, pixel_mask=mask)
 
 
-def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Way]:
+def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Variant]:
     """From JPEG files to detections: one file after another, and with threads that decode ahead; and what the model
     takes of that, the same images being in memory at their final size."""
     folder = Path(tempfile.mkdtemp())
@@ -129,7 +129,7 @@ def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Way]:
     fast = Detector(FastNetwork(model, options.device, half=half), categories, side)
     batches = [fast.prepare([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)]) for path in paths]
 
-    def repeated(run: Callable[[Any], object], items: list[Any]) -> Way:
+    def repeated(run: Callable[[Any], object], items: list[Any]) -> Variant:
         return lambda: [run(item) for item in items]
 
     return {
@@ -140,7 +140,7 @@ def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Way]:
     }
 
 
-def measured(rows: dict[str, Way], repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
+def measured(rows: dict[str, Variant], repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Seconds of each way by the clock and of CPU, the median and the least of several turns."""
     clock: dict[str, list[float]] = {name: [] for name in rows}
     cpu: dict[str, list[float]] = {name: [] for name in rows}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from detrkit.losses import Criterion
 from detrkit.losses.box_losses import Matched
 from detrkit.losses.mask_losses import pair_masks
-from detrkit.losses.matcher import HungarianMatcher, Layers, Pairs
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, Pairs
 from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from detrkit.structures import Branch, Output, Target
 
@@ -112,7 +112,7 @@ def _gather(
     asked = layer.logits.shape[0] * layer.logits.shape[1] - (0 if ignored is None else int(ignored.sum()))
     counts = [max(1, len(labels) if branch else sum(sizes)), len(labels), asked]
     matched = Matched(
-        Layers.of([layer]),
+        LayerOutputs.of([layer]),
         torch.zeros_like(images),
         images,
         queries,

@@ -26,7 +26,7 @@ from detrkit.structures import Branch, Categories, Locations, Output, Target
 from detrkit.training.compilation import compile_parts
 from detrkit.training.ema import Ema
 from detrkit.training.optim import build_optimizer
-from detrkit.training.setup import start_model
+from detrkit.training.setup import build_training_model
 from plain_criterion import plain_losses
 
 CLASSES = 80
@@ -149,7 +149,7 @@ class Step:
         recipe = "fast" if args.model.startswith("detrkit") else "classic"
         config = TrainConfig.from_recipe(recipe, model=args.model, num_queries=100, backbone_weights="none")
         torch.manual_seed(0)
-        start = start_model(config, categories, None)
+        start = build_training_model(config, categories, None)
         self.device = torch.device(args.device)
         self.model, self.criterion = start.model.train().to(self.device), start.criterion
         self.plain = None if criterion else plain_losses

@@ -3,7 +3,7 @@
 A verb is a row of `VERBS`: the dataclass that holds its settings (which is also its help) and the function that takes
 it, imported only when the verb runs, so that help answers without importing torch.
 
-Exit status: 0 for success, 2 with one sentence on stderr for what the user can mend, 130 after Ctrl-C; a traceback
+Exit status: 0 for success, 2 with one sentence on stderr for what the user can fix, 130 after Ctrl-C; a traceback
 and 1 mean a bug of ours.
 """
 
@@ -157,7 +157,7 @@ def run(argv: list[str]) -> int:
     """Find the verb, parse its settings and call its function.
 
     Raises:
-        DetrkitError: what the user can mend.
+        DetrkitError: what the user can fix.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         say(overview())

@@ -1,6 +1,6 @@
 """Everything detrkit raises on purpose, for a person to read.
 
-    DetrkitError                 what the user can mend; the command line prints it as one sentence and exits with 2
+    DetrkitError                 what the user can fix; the command line prints it as one sentence and exits with 2
     ├── ConfigError              a setting or flag that does not exist, or cannot be combined with another
     ├── DataError                a data set, annotation file or image that cannot be read as asked
     ├── WeightsError             a checkpoint that cannot be found, read, trusted or fitted to the model
@@ -14,7 +14,7 @@ Each message says what was expected, what was found and where, and what to do. A
 
 
 class DetrkitError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can fix."""
 
 
 class ConfigError(DetrkitError):

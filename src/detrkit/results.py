@@ -229,7 +229,7 @@ def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
     return rgb
 
 
-def truth_detections(
+def ground_truth_detections(
     boxes: Iterable[Sequence[float]], category_ids: Iterable[int], categories: Categories
 ) -> Detections:
     """Annotated boxes in the form of detections, to be drawn as truth.

@@ -17,7 +17,7 @@ from detrkit.benchmark import suites as parts
 from detrkit.benchmark import target as subject
 from detrkit.benchmark.machine import Machine
 from detrkit.benchmark.rows import Row
-from detrkit.benchmark.target import find_twin, make_subject
+from detrkit.benchmark.target import find_reference, make_subject
 from detrkit.commands import bench as run
 from detrkit.config.commands import BenchConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
@@ -143,11 +143,11 @@ def test_masks_and_panoptic_maps() -> None:
 def test_the_model_of_transformers_says_the_same(tmp_path: Path) -> None:
     weights = write_weights(Path("mine.pth"))
     found = make_subject(BenchConfig(weights=str(weights), image_size=64, images=2), tmp_path)
-    twin = find_twin(found, tmp_path / "theirs")
-    assert not isinstance(twin, str)
+    reference = find_reference(found, tmp_path / "theirs")
+    assert not isinstance(reference, str)
     batch = found.batch(2)
     model = found.start.model.eval()
-    theirs = parts._twin_forward(twin, model, batch.images, batch.padding_mask)()
+    theirs = parts._twin_forward(reference, model, batch.images, batch.padding_mask)()
     with torch.no_grad():
         ours = model(batch.images, batch.padding_mask)
     torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-4, rtol=1e-4)

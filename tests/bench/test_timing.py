@@ -5,7 +5,7 @@ import torch
 
 from detrkit.benchmark.machine import Machine, Work
 from detrkit.benchmark.rows import beside, make_rows
-from detrkit.benchmark.timing import LEAST_ROUNDS, Timing, Way, measure
+from detrkit.benchmark.timing import LEAST_ROUNDS, Timing, Variant, measure
 
 CPU = torch.device("cpu")
 MACHINE = Machine("cpu", "abacus", 1, {"fp32": 1000.0, "bf16": 2000.0}, bandwidth=100.0)
@@ -18,7 +18,7 @@ class Calendar:
         self.now = 0.0
         self.calls: list[str] = []
 
-    def way(self, name: str, *seconds: float) -> Way:
+    def way(self, name: str, *seconds: float) -> Variant:
         """Takes these seconds one call after another, and then the last of them for ever."""
         remaining = list(seconds)
 
@@ -26,7 +26,7 @@ class Calendar:
             self.calls.append(name)
             self.now += remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
-        return Way(name, run)
+        return Variant(name, run)
 
     def clock(self) -> float:
         return self.now
@@ -48,17 +48,17 @@ def test_slow_ways_are_measured_three_times() -> None:
 
 
 def test_percentiles_are_interpolated() -> None:
-    timing = Timing(Way("a", int), tuple(float(k) for k in range(100, -1, -1)), first=0, memory=None)
+    timing = Timing(Variant("a", int), tuple(float(k) for k in range(100, -1, -1)), first=0, memory=None)
     assert timing.percentile(50) == 50
     assert timing.percentile(95) == 95
-    pair = Timing(Way("a", int), (1.0, 3.0), first=0, memory=None)
+    pair = Timing(Variant("a", int), (1.0, 3.0), first=0, memory=None)
     assert pair.percentile(50) == 2
     assert pair.percentile(95) == pytest.approx(2.9)
 
 
 def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
-    plain = Timing(Way("plain", int), (4.0, 1.0, 4.0), first=9.0, memory=64)
-    fast = Timing(Way("fast", int, "bf16"), (0.5, 0.5, 0.5), first=20.0, memory=None)
+    plain = Timing(Variant("plain", int), (4.0, 1.0, 4.0), first=9.0, memory=64)
+    fast = Timing(Variant("fast", int, "bf16"), (0.5, 0.5, 0.5), first=20.0, memory=None)
     slow, quick = make_rows("inference", "model", [plain, fast], 8, MACHINE, Work(flops=500, bytes=100))
     assert (slow.p50_ms, slow.p95_ms, slow.first_ms) == (4000, 4000, 9000)
     assert (slow.images_per_second, slow.ratio, slow.memory_bytes) == (2, 1, 64)
@@ -70,12 +70,12 @@ def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
 def test_of_two_measurements_of_the_machine_the_better_counts() -> None:
     again = MACHINE.best(Machine("cpu", "abacus", 1, {"fp32": 4000.0, "bf16": 500.0}, bandwidth=50.0))
     assert (again.peaks, again.bandwidth) == ({"fp32": 4000.0, "bf16": 2000.0}, 100.0)
-    plain = Timing(Way("plain", int), (1.0, 1.0, 1.0), first=1.0, memory=None)
+    plain = Timing(Variant("plain", int), (1.0, 1.0, 1.0), first=1.0, memory=None)
     (row,) = beside(make_rows("inference", "model", [plain], 1, MACHINE, Work(flops=500, bytes=100)), again)
     assert (row.arithmetic_ms, row.traffic_ms, row.of_peak) == (125, 1000, 0.125)
 
 
 def test_without_a_plain_way_there_is_no_ratio() -> None:
-    (row,) = make_rows("data", "images", [Timing(Way("fast", int), (2.0,), 2.0, None)], 4, MACHINE)
+    (row,) = make_rows("data", "images", [Timing(Variant("fast", int), (2.0,), 2.0, None)], 4, MACHINE)
     assert (row.ratio, row.flops, row.arithmetic_ms, row.of_peak) == (None, None, None, None)
     assert row.images_per_second == 2

@@ -23,7 +23,7 @@ import train_one
 from detrkit.config.train import TrainConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.structures import Batch, Categories, Target
-from detrkit.training.setup import start_model
+from detrkit.training.setup import build_training_model
 
 
 def a_run(name: str, aps: list[float], *, seed: int = 0, seconds: float = 10.0, base: str = "fcos") -> runner.Run:
@@ -197,7 +197,7 @@ def test_every_switched_model_can_be_built() -> None:
     for job in jobs:
         small = {"hidden_dim": 16, "nheads": 2, "dim_feedforward": 16, "num_queries": 5}
         config = TrainConfig.from_dict(runner.detrkit_config(job).to_dict() | small)
-        start_model(config, categories, None)
+        build_training_model(config, categories, None)
 
 
 def test_peers_are_told_boxes_in_the_form_each_wants() -> None:

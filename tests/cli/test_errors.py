@@ -1,4 +1,4 @@
-"""What a user can mend ends with status 2 and one sentence; Ctrl-C with 130; a bug of ours with a traceback."""
+"""What a user can fix ends with status 2 and one sentence; Ctrl-C with 130; a bug of ours with a traceback."""
 
 import errno
 import json

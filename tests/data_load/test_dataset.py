@@ -57,8 +57,8 @@ def test_depends_on_seed_epoch_and_index_alone(split: Split) -> None:
     assert torch.equal(dataset[2, 5][0], first[0])
     dataset.set_epoch(2)
     assert torch.equal(dataset[5][0], first[0])
-    twin = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(twin[5][0], first[0])
+    reference = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(reference[5][0], first[0])
     for other in (dataset[3, 5], dataset[2, 2], DetectionDataset(split, CATEGORIES, TRAIN, seed=4)[2, 5]):
         assert other[0].shape != first[0].shape or not torch.equal(other[0], first[0])
 

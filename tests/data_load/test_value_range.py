@@ -21,7 +21,7 @@ from detrkit.data.decode.cache import ImageCache
 from detrkit.data.decode.images import read_image, say_nothing, to_tensor
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.resize_crop import eval_transform
-from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.image_probe import probe_images
 from detrkit.data.validation.measure_values import extent_of, find_value_range
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
@@ -98,7 +98,7 @@ def test_files_of_floats_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray
         expected = np.rint((colour if values.ndim == 3 else grey) / 4095 * 255)
         got = read_image(path, TWELVE).permute(1, 2, 0).numpy()
         assert np.array_equal(got, expected if values.ndim == 3 else expected[..., None].repeat(3, 2))
-        (facts,) = look_at([path], values=True)
+        (facts,) = probe_images([path], values=True)
         assert (facts.width, facts.height, facts.problem, facts.deep) == (30, 20, "", True)
         assert facts.extent == extent_of(values)
 

@@ -27,7 +27,7 @@ LABEL = "0 0.5 0.5 0.5 0.5\n"
 
 def check(root: Path, **options: Any) -> CheckReport:
     """The report without a made validation split."""
-    return check_dataset(open_dataset(root, val_fraction=0, **options), thorough=True)
+    return check_dataset(open_dataset(root, val_fraction=0, **options), decode_all=True)
 
 
 def counted(report: CheckReport) -> dict[str, int]:

@@ -73,7 +73,7 @@ def test_masks_of_crowds_alone_are_no_masks(coco: Any) -> None:
     coco.train["annotations"][1] |= {"iscrowd": 1, "segmentation": MASK}
     with pytest.raises(DataError, match=r"expected masks of the objects in .*, found only boxes"):
         coco.check(masks=True)
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert not report.splits["train"].has_masks
     assert "mask_absent" not in report.counts()
     assert all("segmentation" not in row for row in report.splits["train"].to_coco()["annotations"])

@@ -174,7 +174,7 @@ def outcome(root: Path) -> tuple[CheckReport | None, set[str], str]:
     try:
         raw = open_dataset(root)
         read = {image.file for side in raw.splits.values() for image in side.images}
-        return check_dataset(raw, thorough=True), read, ""
+        return check_dataset(raw, decode_all=True), read, ""
     except DetrkitError as error:
         return None, set(), str(error)
 

@@ -170,7 +170,7 @@ def test_real_data_sets(shared_data: Path, name: str) -> None:
     data_format, train, val, findings = REAL[name]
     raw = open_dataset(shared_data / name)
     assert raw.format == data_format
-    report = check_dataset(raw, thorough=name != "deeppcb")
+    report = check_dataset(raw, decode_all=name != "deeppcb")
     assert counted(report) == (train, val)
     # some of these folders hold the same set in several formats, or a test split
     others = ("annotations_unused", "image_unused", "set_aside", "image_without_label", "other_task")

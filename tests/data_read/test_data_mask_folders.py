@@ -102,7 +102,7 @@ def lay(root: Path, layout: str) -> None:
 )
 def test_layouts(tmp_path: Path, layout: str) -> None:
     lay(tmp_path, layout)
-    report = check(tmp_path, thorough=True)
+    report = check(tmp_path, decode_all=True)
     assert report.findings == []
     named = "class" in layout or layout == "json"
     assert report.splits["train"].categories.names == (("bolt", "nut") if named else ("object",))
@@ -211,7 +211,7 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
     elif kind == "mask_smoothed":
         hard = values(v255=(3, 3, 37, 27)).astype(np.uint8)
         save(where, np.asarray(Image.fromarray(hard).rotate(20, Image.Resampling.BICUBIC)))
-    report = check(tmp_path, thorough=True)
+    report = check(tmp_path, decode_all=True)
     finding, *more = report.findings
     assert [finding.kind, *(f.kind for f in more)] == [kind, *["image_object_lost"] * (kind == "category_unknown")]
     assert str(where) in finding.message or where.name in finding.record

@@ -49,9 +49,9 @@ def test_what_is_worth_knowing_of_a_mask(coco: Any, kind: str, shape: Any) -> No
     for row in coco.train["annotations"] + coco.content["val"]["annotations"]:
         x, y, w, h = row["bbox"]
         row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    assert coco.check(thorough=True).findings == []
+    assert coco.check(decode_all=True).findings == []
     coco.add(segmentation=shape)
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     counts = report.counts()
     assert counts.pop(kind) == 1
     assert set(counts) <= ({"mask_box_differs"} if kind == "mask_tiny" else set())
@@ -62,12 +62,12 @@ def test_what_is_worth_knowing_of_a_mask(coco: Any, kind: str, shape: Any) -> No
 
 
 def test_objects_without_a_mask_among_others(coco: Any) -> None:
-    assert coco.check(thorough=True).findings == []
+    assert coco.check(decode_all=True).findings == []
     with pytest.raises(DataError, match=r"expected masks of the objects in .*train\.json, found only boxes \(COCO\)"):
         coco.check(masks=True)
     coco.content["val"]["annotations"][0]["segmentation"] = [[5, 6, 15, 6, 15, 18, 5, 18]]
     coco.add(segmentation=SQUARE)
-    report = coco.check(thorough=True, masks=True)
+    report = coco.check(decode_all=True, masks=True)
     only(report, "mask_absent", 2)
     assert [f.record for f in report.findings] == ["annotations[0]", "annotations[1]"]
     shapes = [row["segmentation"] for row in report.splits["train"].to_coco()["annotations"]]
@@ -78,7 +78,7 @@ def test_objects_without_a_mask_among_others(coco: Any) -> None:
 def test_a_polygon_that_would_take_a_minute_to_draw_goes(coco: Any, far: float) -> None:
     coco.add(segmentation=[[1, 1, far, 1, far, 7, 1, 7], *SQUARE])
     start = time.monotonic()
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert time.monotonic() - start < 5
     assert report.counts().pop("segmentation_malformed") == 1
     assert report.splits["train"].images[0].objects[2].segmentation == SQUARE
@@ -142,7 +142,7 @@ def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_ima
         (tmp_path / "labels" / side).mkdir(parents=True)
         lines = ["1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "0 0.75 0.5 0.25 0.4", "0 0.5 0.5 0.9 0.5 0.9 1.3 0.5 1.3"]
         (tmp_path / "labels" / side / "a.txt").write_text("\n".join(lines))
-    report = check_dataset(open_dataset(tmp_path), thorough=True, masks=True)
+    report = check_dataset(open_dataset(tmp_path), decode_all=True, masks=True)
     assert report.counts() == {"box_outside": 2, "mask_absent": 2, "polygon_outside": 2, "leakage_name": 1}
     assert {(Path(f.file).name, f.record) for f in report.findings if f.kind == "mask_absent"} == {("a.txt", "line 2")}
     first, second, third = report.splits["train"].images[0].objects
@@ -171,7 +171,7 @@ def test_500_objects_in_one_image(coco: Any) -> None:
         )
         for k in range(500)
     ]
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert report.counts()["objects_exceed_queries"] == 1
     assert report.counts()["mask_tiny"] == 500
     objects = report.splits["train"].images[0].objects

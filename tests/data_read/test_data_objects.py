@@ -21,7 +21,7 @@ from .conftest import boxes, counts, only
 
 
 def test_a_sound_data_set_has_no_findings(coco: Any) -> None:
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert report.findings == []
     assert boxes(report) == [(5, 6, 15, 18), (20, 10, 28, 18)]
     assert [len(split) for split in report.splits.values()] == [1, 1]

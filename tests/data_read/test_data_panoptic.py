@@ -83,7 +83,7 @@ def panoptic(tmp_path: Path) -> PanopticFolder:
 
 
 def test_segments_are_objects_and_the_file_says_what_is_a_thing(panoptic: PanopticFolder) -> None:
-    report = panoptic.check(thorough=True)
+    report = panoptic.check(decode_all=True)
     assert report.findings == []
     assert report.format == "coco_panoptic"
     for split in report.splits.values():
@@ -156,9 +156,9 @@ def garbled(path: Path) -> None:
         ("mask_shape_differs", other_shape),
     ],
 )
-@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("decode_all", [False, True])
 def test_a_image_whose_png_cannot_be_used(
-    panoptic: PanopticFolder, kind: str, change: Callable[[Path], object], thorough: bool
+    panoptic: PanopticFolder, kind: str, change: Callable[[Path], object], decode_all: bool
 ) -> None:
     content = panoptic.content["train"]  # a second image, so that the split is not empty
     write_image(panoptic.root / "train" / "b.png", seed=5)
@@ -175,7 +175,7 @@ def test_a_image_whose_png_cannot_be_used(
         Image.fromarray(ids).save(panoptic.root / "panoptic_train" / "b.png")
 
     panoptic.write = write_both  # type: ignore[method-assign]
-    report = panoptic.check(change, thorough=thorough)
+    report = panoptic.check(change, decode_all=decode_all)
     only(report, kind)
     assert report.findings[0].file.endswith("panoptic_train/a.png")
     assert report.findings[0].record == "images[0]"
@@ -198,7 +198,7 @@ def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "count", "thorough"),
+    ("kind", "change", "count", "decode_all"),
     [
         ("segment_without_pixels", {"id": 77}, 2, True),
         ("record_malformed", {"id": SKY}, 2, False),
@@ -208,11 +208,11 @@ def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
     ],
 )
 def test_a_broken_segment(
-    panoptic: PanopticFolder, kind: str, change: dict[str, Any], count: int, thorough: bool
+    panoptic: PanopticFolder, kind: str, change: dict[str, Any], count: int, decode_all: bool
 ) -> None:
     panoptic.segments[1] |= change
-    report = panoptic.check(thorough=thorough)
-    others = {"pixels_without_segment": 1} if thorough and count == 2 else {}
+    report = panoptic.check(decode_all=decode_all)
+    others = {"pixels_without_segment": 1} if decode_all and count == 2 else {}
     assert report.counts() == {kind: 1, **others}
     finding = next(f for f in report.findings if f.kind == kind)
     assert finding.record == "annotations[0].segments_info[1]"
@@ -236,10 +236,10 @@ def test_a_segment_that_cannot_be_understood_takes_its_image_along(
 
 def test_ids_without_a_segment_and_masks_of_one_pixel(panoptic: PanopticFolder) -> None:
     panoptic.ids["train"][25, 3] = 999
-    only(panoptic.check(thorough=True), "pixels_without_segment")
+    only(panoptic.check(decode_all=True), "pixels_without_segment")
     assert panoptic.check().findings == []  # seen only where every PNG is decoded
     panoptic.segments.append({"id": 999, "category_id": 200, "area": 1, "bbox": [3, 25, 1, 1], "iscrowd": 0})
-    report = panoptic.check(thorough=True)
+    report = panoptic.check(decode_all=True)
     only(report, "mask_tiny")
     assert report.splits["train"].images[0].objects[3].box == (3, 25, 4, 26)
 
@@ -334,7 +334,7 @@ def test_ids_regions_and_sizes(tmp_path: Path) -> None:
 def test_real_panoptic_data(shared_data: Path) -> None:
     """The ids, areas and boxes that its json lists, recounted from the PNGs."""
     folder = shared_data / "coco_panoptic_mini"
-    report = check_dataset(open_dataset(folder, data_format="coco_panoptic"), thorough=True)
+    report = check_dataset(open_dataset(folder, data_format="coco_panoptic"), decode_all=True)
     noted = {"crowd", "category_unused", "category_not_in_train"}
     assert set(report.counts()) <= noted | {"annotations_unused", "image_unused", "other_task"}
     assert {k: (len(s), sum(len(i.objects) for i in s.images)) for k, s in report.splits.items()} == {

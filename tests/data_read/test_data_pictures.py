@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrkit.data.decode.images import read_image
 from detrkit.data.validation.findings import TREATMENTS
-from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.image_probe import probe_images
 
 from .conftest import boxes, counts, only
 
@@ -98,7 +98,7 @@ def test_animated_images(coco: Any, suffix: str) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("red", "green", "blue")]
     frames[0].save(coco.root / "images" / f"film.{suffix}", save_all=True, append_images=frames[1:])
     coco.train["images"][0]["file_name"] = f"film.{suffix}"
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert report.counts()["image_animated"] == 1
     assert len(report.splits["train"]) == 1
 
@@ -224,11 +224,11 @@ def test_boxes_given_for_the_stored_size_are_turned(coco: Any, orientation: int)
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_turning_agrees_with_pil(tmp_path: Path, orientation: int) -> None:
-    from detrkit.data.validation.image_probe import look_at
+    from detrkit.data.validation.image_probe import probe_images
     from detrkit.data.validation.objects import turned
 
     _, expected = show_upright(orientation, tmp_path, "turned.png")
-    (facts,) = look_at([tmp_path / "turned.png"])
+    (facts,) = probe_images([tmp_path / "turned.png"])
     assert facts.orientation == orientation
     assert turned(facts).box((5, 6, 15, 18)) == expected
 
@@ -280,6 +280,6 @@ def test_what_passes_can_be_decoded_however_it_was_damaged(
             del content[place:]
         path = tmp_path / f"damaged-{name}"
         path.write_bytes(bytes(content))
-        (facts,) = look_at([path])
+        (facts,) = probe_images([path])
         if not facts.problem:
             assert tuple(read_image(path).shape) == (3, facts.upright[1], facts.upright[0])

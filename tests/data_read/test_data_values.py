@@ -33,18 +33,18 @@ def noise(low: float, high: float, kind: Any = np.uint16) -> np.ndarray:
     return values.astype(kind)
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_the_training_images_decide(coco: Any, thorough: bool) -> None:
+@pytest.mark.parametrize("decode_all", [False, True])
+def test_the_training_images_decide(coco: Any, decode_all: bool) -> None:
     fill(coco, "train", bright=noise(50, 4000), dark=noise(60, 300))
     fill(coco, "val", bright=noise(0, 9000))
-    report = coco.check(thorough=thorough)
+    report = coco.check(decode_all=decode_all)
     assert report.value_range == ValueRange(0, 4095)
     assert {split.value_range for split in report.splits.values()} == {ValueRange(0, 4095)}
     (note,) = report.notes
     assert note.startswith("images of more than 8 bits per channel (2 in train) hold values 50 to 4000: 0..4095 is ")
     assert report.to_plain()["value_range"] == [0, 4095]
     clipped = [finding for finding in report.findings if finding.kind == "value_out_of_range"]
-    assert [finding.detail for finding in clipped] == ["values 0 to 9000, the range is 0..4095"] * thorough
+    assert [finding.detail for finding in clipped] == ["values 0 to 9000, the range is 0..4095"] * decode_all
 
 
 def test_the_verb_prints_it(coco: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_without_training_images_those_of_validation_decide(coco: Any) -> None:
 
 
 def test_images_of_8_bits_need_no_range(coco: Any) -> None:
-    report = coco.check(thorough=True)
+    report = coco.check(decode_all=True)
     assert report.value_range is None
     assert not report.notes
 
@@ -114,15 +114,15 @@ def test_more_than_8_bits_in_validation_alone_are_told(coco: Any) -> None:
     assert report.notes == ["no image of train has more than 8 bits, but others have: " + UNKNOWN_RANGE]
 
 
-@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("decode_all", [False, True])
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_truncated_images_of_more_than_8_bits(coco: Any, thorough: bool, suffix: str) -> None:
+def test_truncated_images_of_more_than_8_bits(coco: Any, decode_all: bool, suffix: str) -> None:
     fill(coco, "train", a=noise(0, 4000))
     path = coco.root / "images" / f"cut.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 60000, (90, 90)).astype(np.uint16)).save(path)
     path.write_bytes(path.read_bytes()[:9000])
     coco.train["images"].append({"id": 90, "file_name": path.name, "width": 90, "height": 90})
-    report = coco.check(thorough=thorough)
+    report = coco.check(decode_all=decode_all)
     assert set(report.counts()) & {"image_truncated", "image_unreadable"}
     assert report.value_range == ValueRange(0, 4095)
 

@@ -36,7 +36,7 @@ def yolo(root: Path, *, classes: str = "dent\nscratch\n", row: str = BOX) -> Pat
 
 def check(root: Path, **options: Any) -> CheckReport:
     """The report without a made validation split."""
-    return check_dataset(open_dataset(root, val_fraction=0, **options), thorough=True)
+    return check_dataset(open_dataset(root, val_fraction=0, **options), decode_all=True)
 
 
 def objects(report: CheckReport) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import pytest
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.foreign import name_foreign
-from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.image_probe import probe_images
 from detrkit.errors import DataError
 
 KITTI = (
@@ -243,5 +243,5 @@ def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: st
 
 def test_a_pointer_in_place_of_an_image_says_what_to_do(tmp_path: Path) -> None:
     fill(tmp_path, {"a.jpg": LFS})
-    (facts,) = look_at([tmp_path / "a.jpg"])
+    (facts,) = probe_images([tmp_path / "a.jpg"])
     assert (facts.problem, facts.detail) == ("image_unreadable", "a pointer of git-lfs: run `git lfs pull`")

@@ -21,7 +21,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.validation.findings import treatments_table
 from detrkit.models import DETR
 from detrkit.structures import Categories
-from detrkit.training.setup import start_model
+from detrkit.training.setup import build_training_model
 
 from .pages import PAGES, ROOT, Page, commands_of, detrkit_arguments
 
@@ -190,7 +190,7 @@ def model_row(name: str, base: str) -> str:
     )
     config = replace(TrainConfig.from_recipe("classic", model=name), backbone_weights="none")
     with torch.device("meta"):
-        model = start_model(config, Categories.unnamed(3), None).model
+        model = build_training_model(config, Categories.unnamed(3), None).model
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     return " | ".join(["", f"`{name}`", f"{millions:.1f}", f"`{base}`" if base else "", differs, ""]).strip()
 

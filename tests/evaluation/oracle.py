@@ -22,7 +22,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 def hits(objects: list[dict[str, Any]], detections: list[dict[str, Any]], at: float) -> list[tuple[float, bool]]:
     """(score, right?) of the detections of one class, best first, over all images."""
-    verdicts = []
+    matches = []
     for image in sorted({d["image_id"] for d in detections}):
         free = [o for o in objects if o["image_id"] == image]
         mine = [d for d in detections if d["image_id"] == image]
@@ -31,8 +31,8 @@ def hits(objects: list[dict[str, Any]], detections: list[dict[str, Any]], at: fl
             right = best is not None and iou(best["bbox"], detection["bbox"]) >= at - 1e-10
             if right:
                 free.remove(best)
-            verdicts.append((detection["score"], right))
-    return sorted(verdicts, key=lambda v: -v[0])
+            matches.append((detection["score"], right))
+    return sorted(matches, key=lambda v: -v[0])
 
 
 def average_precision(objects: list[dict[str, Any]], detections: list[dict[str, Any]], at: float) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detrkit.evaluation import average_precision
-from detrkit.evaluation.arrays import CocoResults, TruthColumns
+from detrkit.evaluation.arrays import DetectionArrays, GroundTruthArrays
 from detrkit.evaluation.average_precision import Matched, match, of_masks
 from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
 from detrkit.ops.masks import as_rle
@@ -94,7 +94,7 @@ def ties_and_sizes(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @given(SEEDS)
 def test_boxes_equal_the_official_tool_with_ties_crowds_and_sizes(seed: int) -> None:
     truth, rows = ties_and_sizes(seed)
-    matched = match(TruthColumns.from_coco(truth), read_columns(truth, rows), 100)
+    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), 100)
     assert_equal(matched, official(truth, rows, "bbox"))
 
 
@@ -103,7 +103,7 @@ def test_boxes_equal_the_official_tool_with_ties_crowds_and_sizes(seed: int) -> 
 def test_limits_equal_the_official_tool(seed: int) -> None:
     steps = (1, 2, 4)
     truth, rows = ties_and_sizes(seed)
-    matched = match(TruthColumns.from_coco(truth), read_columns(truth, rows), steps[-1])
+    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), steps[-1])
     assert_equal(matched, official(truth, rows, "bbox", steps), steps)
 
 
@@ -113,7 +113,7 @@ def test_masks_equal_the_official_tool(seed: int) -> None:
     truth, rows = random_case(seed, crowds=True)
     truth["annotations"] = [row | {"id": k, "segmentation": diamond(row)} for k, row in enumerate(truth["annotations"])]
     rows = [row | {"segmentation": as_rle(diamond(row), 100, 100)} for row in rows]
-    found, objects = read_columns(truth, rows, "segm"), TruthColumns.from_coco(truth)
+    found, objects = read_columns(truth, rows, "segm"), GroundTruthArrays.from_coco(truth)
     masks = [as_rle(row["segmentation"], 100, 100) for row in truth["annotations"]]
     assert_equal(
         match(objects, found, 100, of_masks(found.segmentations or (), masks, objects)), official(truth, rows, "segm")
@@ -149,7 +149,7 @@ def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
     second = [16.0 if beside_last else 4.0, 0, 20, 10]
     found = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
     rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in found]
-    matched = match(TruthColumns.from_coco(truth), read_columns(truth, rows), 100)
+    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), 100)
     assert matched.recall(100)[0, 0, 0] == (0.5 if beside_last else 1)
     assert_equal(matched, official(truth, rows, "bbox"))
 
@@ -171,13 +171,13 @@ def test_columns_read_as_the_rows_they_are_made_of(masks: bool) -> None:
     _, rows = random_case(4)
     if masks:
         rows[1]["segmentation"] = {"size": [100, 100], "counts": "x"}
-    columns = CocoResults.from_rows(rows)
+    columns = DetectionArrays.from_rows(rows)
     assert list(columns) == rows
     assert len(columns) == len(rows)
     assert columns[1] == rows[1]
     assert columns[-1] == rows[-1]
     assert list(columns[2:5]) == rows[2:5]
-    assert list(CocoResults.concatenate([columns[:2], columns[2:]])) == rows
+    assert list(DetectionArrays.concatenate([columns[:2], columns[2:]])) == rows
     assert list(columns.with_masks()) == rows[1:2] * masks
     with pytest.raises(IndexError):
         columns[len(rows)]

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detrkit.errors import DataError
-from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
 
 from . import oracle
@@ -148,6 +148,6 @@ def test_ranks_are_merged_without_duplicates() -> None:
     rows[2] |= {"segmentation": {"size": [1, 1], "counts": "01"}}
     twice = rows[0] | {"score": 0.7}
     parts = [([2, 0, 4], [rows[2], twice, rows[0]]), ([1, 3, 0], [rows[1], rows[3], rows[0] | {"score": 0.5}])]
-    merged = merge_ranks([(seen, CocoResults.from_rows(found)) for seen, found in parts])
+    merged = merge_ranks([(seen, DetectionArrays.from_rows(found)) for seen, found in parts])
     assert list(merged) == [twice, rows[0], rows[1], rows[2], rows[3]]
     assert list(merge_ranks([])) == []

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrkit import Detections, Output, postprocess
-from detrkit.evaluation.accumulator import Collector
+from detrkit.evaluation.accumulator import DetectionAccumulator
 from detrkit.inference.postprocess import best_boxes
 from detrkit.ops.boxes import cxcywh_to_xyxy
 
@@ -110,7 +110,7 @@ def test_the_collector_keeps_what_the_detections_say(sigmoid: bool) -> None:
     out = said(sigmoid)
     out.logits[2, 4] = 0  # a score of NaN is kept as 0 in both, but its class is anybody's guess
     id_of = {0: 7, 2: 90, 3: 8, 4: 1}  # class 1 is not there
-    collector = Collector(id_of, counted={7, 90, 1})
+    collector = DetectionAccumulator(id_of, counted={7, 90, 1})
     for rows in (slice(0, 5), slice(5, 8)):
         targets: Any = [
             {"image_id": 10 * k, "original_size": tuple(SIZES[k].tolist()), "size": (24, 20)} for k in range(8)[rows]

@@ -18,7 +18,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.held_out import made_split, write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.accumulator import Collector, collect_batches, collect_split
+from detrkit.evaluation.accumulator import DetectionAccumulator, collect_batches, collect_split
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import coco_numbers, merge_ranks
 from detrkit.evaluation.prediction_files import find_images, read_detections
@@ -175,7 +175,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     categories = Categories(ids=(0, 1, 2), names=("class 3", "class 7", "unicorn"))
     match = match_classes(categories, split.categories)
     model: Any = Knowing()
-    collector = Collector(match.id_of)
+    collector = DetectionAccumulator(match.id_of)
     collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
     found = merge_ranks([(collector.seen, collector.found)])
     assert model.calls == 2  # four images of two shapes
@@ -205,7 +205,7 @@ def test_images_stream_through() -> None:
             yield Batch(images, mask, [target])
 
     model: Any = Knowing()
-    collector = Collector({1: 5})
+    collector = DetectionAccumulator({1: 5})
     collect_batches(model, batches(), collector, device="cpu")
     assert collector.seen == list(range(40))
     assert [row["image_id"] for row in collector.found] == collector.seen

@@ -86,12 +86,12 @@ def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
     truth, detections = random_case(seed, crowds=crowds)
     columns, confusion = confused(truth, detections, at)
     counts = confusion.counts
-    verdicts = judge(columns)
+    matches = judge(columns)
     assert counts[:-1].sum(axis=1).tolist() == columns.objects_per_class().tolist()
-    shown = columns.classes[(columns.scores >= at) & ~verdicts.ignored]
+    shown = columns.classes[(columns.scores >= at) & ~matches.ignored]
     assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(shown, minlength=3).tolist()
     assert counts[-1, -1] == 0
-    right = columns.classes[verdicts.right & (columns.scores >= at)]
+    right = columns.classes[matches.right & (columns.scores >= at)]
     assert np.diag(counts)[:-1].tolist() == np.bincount(right, minlength=3).tolist()
     found = mistakes(columns, confusion)
     assert len(found["missed"]) == counts[:-1, -1].sum()

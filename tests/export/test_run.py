@@ -133,9 +133,9 @@ def test_settings_that_do_not_fit(
 
 def test_squares_have_one_size_and_masks_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "check_packages", lambda kind: None)
-    square_resize = checkpoint(tmp_path / "square.ckpt", "classic", square_resize=True)
+    square_weights = checkpoint(tmp_path / "square.ckpt", "classic", square_resize=True)
     with pytest.raises(ConfigError, match="64x64 or none"):
-        export(ExportConfig(weights=str(square_resize), size="64x96"))
+        export(ExportConfig(weights=str(square_weights), size="64x96"))
     masks = checkpoint(tmp_path / "masks.ckpt", "masks")
     with pytest.raises(ConfigError, match="boxes alone"):
         export(ExportConfig(weights=str(masks), size="64x107", builtin=True))

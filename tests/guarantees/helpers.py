@@ -13,7 +13,7 @@ from detrkit.config.fields import LossConfig, ModelConfig
 from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig
 from detrkit.structures import Batch, Categories, Output, Target
-from detrkit.training.setup import Start, start_model
+from detrkit.training.setup import ModelSetup, build_training_model
 
 CLASSES = Categories((3, 7, 8), ("red", "green", "blue"))
 
@@ -87,9 +87,9 @@ KINDS = _unlike([*MODELS, "fast", *FURTHER])
 """Every kind of model: the named ones, that of the fast recipe, and further ones."""
 
 
-def begin(kind: str, **changes: Any) -> Start:
+def begin(kind: str, **changes: Any) -> ModelSetup:
     """Model and criterion as a run has them, with random weights that depend on the seed alone."""
-    return start_model(shrunk(kind, **changes), CLASSES, None)
+    return build_training_model(shrunk(kind, **changes), CLASSES, None)
 
 
 def some_images(count: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def batch(*counts: int, size: int = 64, seed: int = 0) -> Batch:
     return Batch(*some_images(len(counts), size, seed), targets(*counts, seed=seed))
 
 
-def lesson(start: Start, taught: Batch) -> Tensor:
+def supervised(start: ModelSetup, taught: Batch) -> Tensor:
     """Forward and backward through all that a training step has; the loss, with fresh gradients in the model."""
     model = start.model.train()
     model.zero_grad(set_to_none=True)
@@ -135,7 +135,7 @@ def assert_finite(values: dict[str, Tensor]) -> None:
     assert not broken, broken
 
 
-def assert_taught(start: Start) -> None:
+def assert_taught(start: ModelSetup) -> None:
     """Every parameter that learns has a gradient, and a finite one."""
     learning = {name: p for name, p in start.model.named_parameters() if p.requires_grad}
     idle = [name for name, p in learning.items() if p.grad is None]
@@ -143,7 +143,7 @@ def assert_taught(start: Start) -> None:
     assert_finite({name: p.grad for name, p in learning.items() if p.grad is not None})
 
 
-def excited(start: Start) -> Start:
+def excited(start: ModelSetup) -> ModelSetup:
     """The same with heads that say something else of every query and place, where those of a new model are alike."""
     torch.manual_seed(1)
     for name, parameter in start.model.named_parameters():

@@ -6,7 +6,7 @@ import torch
 from detrkit.structures import Batch, Target
 from detrkit.training.optim import build_optimizer
 
-from .helpers import KINDS, assert_finite, assert_taught, batch, begin, lesson, some_images
+from .helpers import KINDS, assert_finite, assert_taught, batch, begin, some_images, supervised
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -15,7 +15,7 @@ def test_images_and_batches_without_objects(kind):
     start = begin(kind)
     optimizer = build_optimizer(start.model, lr=1e-3, lr_backbone=1e-3, weight_decay=1e-4)
     for counts in ((3, 0), (0, 0), (0,), (2, 1)):
-        assert lesson(start, batch(*counts, seed=sum(counts))) > 0, counts
+        assert supervised(start, batch(*counts, seed=sum(counts))) > 0, counts
         assert_taught(start)
         optimizer.step()
         assert_finite(start.model.state_dict())
@@ -25,7 +25,7 @@ def test_images_and_batches_without_objects(kind):
 def test_more_objects_than_queries(kind):
     start = begin(kind, num_queries=4, dn_queries=10)
     for counts in ((12, 1), (40, 0)):
-        lesson(start, batch(*counts))
+        supervised(start, batch(*counts))
         assert_taught(start)
 
 
@@ -37,16 +37,16 @@ def test_more_objects_than_denoising_queries():
     used = (~noised.ignored).sum(1).tolist()
     assert used == [100, 100]
     assert [len(objects.unique()) for _, objects in noised.pairs] == [50, 2]  # a true and a false one of each
-    lesson(start, taught)
+    supervised(start, taught)
     assert_taught(start)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_queries_than_places(kind):
     start = begin(kind, num_queries=300)
-    lesson(start, batch(2, 1, size=32))
+    supervised(start, batch(2, 1, size=32))
     assert_taught(start)
-    lesson(start, batch(2, 1, size=64))  # and as many as there are elsewhere
+    supervised(start, batch(2, 1, size=64))  # and as many as there are elsewhere
     with torch.no_grad():
         out = start.model.eval()(*some_images(1, 32))
     assert 1 <= out.logits.shape[1] <= 300
@@ -61,7 +61,7 @@ def test_hybrid_queries_where_no_place_is_left_for_one():
     out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
     (hybrid,) = (branch for branch in out.branches if branch.name == "hybrid")
     assert hybrid.output.boxes.shape[1] == 0
-    assert lesson(start, taught) > 0
+    assert supervised(start, taught) > 0
     assert_taught(start)
 
 
@@ -88,7 +88,7 @@ def test_boxes_of_a_pixel_of_the_image_and_twice_the_same(kind):
     optimizer = build_optimizer(start.model, lr=1e-3, lr_backbone=1e-3, weight_decay=1e-4)
     for pixels in (64, 4000):  # the second are far below a pixel of what the model sees
         for _ in range(2):
-            lesson(start, Batch(*some_images(2), [strange_boxes(pixels), strange_boxes(pixels)]))
+            supervised(start, Batch(*some_images(2), [strange_boxes(pixels), strange_boxes(pixels)]))
             assert_taught(start)
             optimizer.step()
     assert_finite(start.model.state_dict())
@@ -103,7 +103,7 @@ def test_masks_are_taught_whatever_the_switches(kind):
         taught.padding_mask[0, 48:] = True
         for target, height in zip(taught.targets, (48, 64), strict=True):
             target["masks"] = torch.rand(len(target["labels"]), height, 64) > 0.5
-        lesson(start, taught)
+        supervised(start, taught)
         assert_taught(start)
     with torch.no_grad():
         out = start.model.eval()(*some_images(2))

@@ -9,7 +9,7 @@ from torch import Tensor
 import detrkit
 from detrkit.structures import Target
 
-from .helpers import KINDS, batch, begin, excited, lesson
+from .helpers import KINDS, batch, begin, excited, supervised
 from .pretended_gpu import GPU, DevicesMixedError, OnGpu, pretended_gpu, put_on_gpu
 
 
@@ -21,13 +21,13 @@ def moved(target: Target) -> Target:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_on_a_gpu_mixes_no_devices_and_learns_the_same(kind):
     start, taught = excited(begin(kind)), batch(3, 0, 9, seed=1)
-    expected = lesson(start, taught)
+    expected = supervised(start, taught)
     gradients = {name: p.grad for name, p in start.model.named_parameters() if p.grad is not None}
     with pretended_gpu():
         put_on_gpu(start.model)
         put_on_gpu(start.criterion)
         there = detrkit.Batch(taught.images.to(GPU), taught.padding_mask.to(GPU), [moved(t) for t in taught.targets])
-        loss = lesson(start, there)
+        loss = supervised(start, there)
     assert isinstance(loss, OnGpu)
     torch.testing.assert_close(loss.inner, expected, rtol=1e-4, atol=1e-4)
     for name, parameter in start.model.named_parameters():

@@ -11,7 +11,7 @@ from detrkit.structures import Batch
 from detrkit.training import train
 from detrkit.training.optim import build_optimizer
 
-from .helpers import begin, lesson, some_images
+from .helpers import begin, some_images, supervised
 from .test_any_batch import strange_boxes
 
 pytestmark = pytest.mark.timeout(240)
@@ -38,7 +38,7 @@ def test_strange_boxes_are_learnt_too(kind):
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, 2 * (1 - step / steps))
-        losses.append(lesson(start, taught).item())
+        losses.append(supervised(start, taught).item())
         torch.nn.utils.clip_grad_norm_(start.model.parameters(), 1.0)
         optimizer.step()
     assert losses[-1] < 0.6 * losses[0]

@@ -11,7 +11,7 @@ from detrkit.data.loader import collate, train_loader
 from detrkit.data.transforms.resize_crop import train_transform
 from detrkit.training.loaders import augmentation_of
 from detrkit.training.optim import build_optimizer
-from detrkit.training.setup import load_data, start_model
+from detrkit.training.setup import build_training_model, load_data
 
 from .helpers import assert_finite, layers_of, shrunk
 
@@ -28,7 +28,7 @@ def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
     Not a run itself, since that refuses float16 on the CPU.
     """
     data = load_data(config)
-    start = start_model(config, data.categories, None)
+    start = build_training_model(config, data.categories, None)
     model = start.model.train()
     augmentation, augment = augmentation_of(config)
     transform = train_transform(augmentation, config.image_size)

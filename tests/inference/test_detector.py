@@ -148,14 +148,14 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, some_
 
 def test_it_sees_what_evaluation_sees(detector: Detector, some_images: Path) -> None:
     from detrkit.data.records import ImageRecord, Split
-    from detrkit.evaluation.accumulator import Collector, collect_split
+    from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 
     images = [
         ImageRecord(5, some_images / "5.png", "5.png", 60, 80, []),
         ImageRecord(9, some_images / "wide.png", "", 40, 100, []),
     ]
     split = Split("val", images, detector.categories, "test")
-    collector = Collector(dict(enumerate(detector.categories.ids)))
+    collector = DetectionAccumulator(dict(enumerate(detector.categories.ids)))
     collect_split(detector.model, split, detector.categories, collector, image_size=64, device="cpu")
     rows = list(collector.found)
     for image in images:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError
-from detrkit.losses.matcher import HungarianMatcher, Layers, Problem
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem
 from models.small import some_targets
 
 
@@ -31,7 +31,7 @@ def test_no_assignment_is_cheaper(queries, objects, seed, sigmoid):
     out = some_output(queries, seed=seed, sigmoid=sigmoid)
     target = some_targets(objects, seed=seed)[0]
     matcher = HungarianMatcher()
-    cost = matcher.costs(Problem(Layers.of([out]), [target]))[:, 0].T.double()
+    cost = matcher.costs(MatchingProblem(LayerOutputs.of([out]), [target]))[:, 0].T.double()
     chosen = matcher(out, [target])[0]
     assert len(chosen[0]) == len(set(chosen[0].tolist())) == len(set(chosen[1].tolist())) == min(queries, objects)
 
@@ -47,7 +47,7 @@ def test_yes_or_no_classes_cost_what_the_focal_loss_would():
     logits = torch.tensor([[-50.0, 0.0, 3.0], [2.0, -1.0, 50.0]])
     target = {"labels": torch.tensor([2, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2)}
     out = Output(logits[None], target["boxes"][None], sigmoid=True)
-    cost = HungarianMatcher(2, 0, 0).costs(Problem(Layers.of([out]), [target]))[:, 0].T
+    cost = HungarianMatcher(2, 0, 0).costs(MatchingProblem(LayerOutputs.of([out]), [target]))[:, 0].T
 
     def focal(x):
         p = 1 / (1 + math.exp(-x))
@@ -64,7 +64,12 @@ def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, g
     outs = some_output(size * groups, layers=2, some_images=2, seed=seed, sigmoid=True)
     targets = some_targets(objects, 1, seed=seed)
     matcher = HungarianMatcher()
-    solved = matcher.solve([Problem(Layers.of(outs), targets, groups, repeat), Problem(Layers.of(outs[:1]), targets)])
+    solved = matcher.solve(
+        [
+            MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat),
+            MatchingProblem(LayerOutputs.of(outs[:1]), targets),
+        ]
+    )
     assert [len(one) for one in solved] == [2, 1]
     for layer, pairs in zip(outs, solved[0], strict=True):
         for i, (target, (queries, found)) in enumerate(zip(targets, pairs, strict=True)):
@@ -89,7 +94,7 @@ def test_ignored_queries_are_never_matched():
     ignored = torch.zeros(2, 6, dtype=torch.bool)
     ignored[0, :3], ignored[1, 4] = True, True
     (((first, found), (second, others)),) = HungarianMatcher().solve(
-        [Problem(Layers.of([out]), targets, ignored=ignored)]
+        [MatchingProblem(LayerOutputs.of([out]), targets, ignored=ignored)]
     )[0]
     assert first.tolist() == [3, 4, 5]  # three are left for four objects
     assert len(set(found.tolist())) == 3
@@ -99,7 +104,7 @@ def test_ignored_queries_are_never_matched():
 
 def test_queries_that_do_not_divide_into_groups_are_told():
     with pytest.raises(ConfigError, match="expected queries that divide into 4 equal groups, found 6"):
-        HungarianMatcher().solve([Problem(Layers.of([some_output(6)]), some_targets(2), groups=4)])
+        HungarianMatcher().solve([MatchingProblem(LayerOutputs.of([some_output(6)]), some_targets(2), groups=4)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, 0.0, -1.0], ids=str)

@@ -12,7 +12,7 @@ import torch
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 from detrkit.structures import Categories, Target
-from detrkit.training.setup import Start, start_model
+from detrkit.training.setup import ModelSetup, build_training_model
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "feature_levels": ("", "16,32", "8,16,32", "32,64"),
@@ -44,7 +44,7 @@ CLASSES = Categories((1, 2, 3), ("a", "b", "c"), isthing=(True, True, False))
 HEIGHT, WIDTH = 64, 96
 
 
-def started(seed: int) -> Start | None:
+def started(seed: int) -> ModelSetup | None:
     """The parts of a training with a quarter of the switches thrown; None where they do not fit together."""
     rng = random.Random(seed)
     thrown = {name: rng.choice(values) for name, values in CHOICES.items() if rng.random() < 0.25}
@@ -54,7 +54,7 @@ def started(seed: int) -> Start | None:
     config = TrainConfig.from_recipe(recipe, model=model, data="data", **{**small, **usual, **thrown})
     torch.manual_seed(seed)
     try:
-        start = start_model(config, CLASSES, None)
+        start = build_training_model(config, CLASSES, None)
     except ConfigError as error:
         refused = str(error)
     else:

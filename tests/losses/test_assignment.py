@@ -49,11 +49,11 @@ def many(count, seed=0, low=0.02, high=0.3):
 def assign(kind, target, locations=None, out=None):
     """{object: its places} of a single image."""
     locations = locations or places()
-    chosen, owners = DenseAssigner(kind)(out or blank(locations), locations, [target])[0]
-    assert chosen.dtype == owners.dtype == torch.int64
+    chosen, assigned_gt = DenseAssigner(kind)(out or blank(locations), locations, [target])[0]
+    assert chosen.dtype == assigned_gt.dtype == torch.int64
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     found = {}
-    for place, owner in zip(chosen.tolist(), owners.tolist(), strict=True):
+    for place, owner in zip(chosen.tolist(), assigned_gt.tolist(), strict=True):
         found.setdefault(owner, set()).add(place)
     return found
 
@@ -193,10 +193,10 @@ def test_images_of_a_batch_are_assigned_as_if_alone(kind):
     together = DenseAssigner(kind)(blank(locations), locations, targets)
     assert len(together[1][0]) == len(together[1][1]) == 0
     alone = places(((16, 16), (8, 8)))
-    for (chosen, owners), target in zip(together, targets, strict=True):
+    for (chosen, assigned_gt), target in zip(together, targets, strict=True):
         one = DenseAssigner(kind)(blank(alone), alone, [target])[0]
         assert torch.equal(chosen, one[0])
-        assert torch.equal(owners, one[1])
+        assert torch.equal(assigned_gt, one[1])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -285,8 +285,8 @@ def test_the_rules_equal_their_loops(kind, seed):
         out.boxes * (0.7 + 0.6 * torch.rand(out.boxes.shape, generator=generator)),
         sigmoid=True,
     )
-    chosen, owners = DenseAssigner(kind)(out, locations, [target])[0]
+    chosen, assigned_gt = DenseAssigner(kind)(out, locations, [target])[0]
     expected = naive(kind, target, locations, out)
     assert chosen.tolist() == [s for s, j in enumerate(expected) if j >= 0]
-    assert owners.tolist() == [j for j in expected if j >= 0]
-    assert len(set(owners.tolist())) == 9
+    assert assigned_gt.tolist() == [j for j in expected if j >= 0]
+    assert len(set(assigned_gt.tolist())) == 9

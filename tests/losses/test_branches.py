@@ -8,7 +8,7 @@ import torch
 from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError
 from detrkit.losses.assigner import DenseAssigner
-from detrkit.losses.matcher import Layers, Problem
+from detrkit.losses.matcher import LayerOutputs, MatchingProblem
 from detrkit.structures import Branch, Locations
 from detrkit.training.evaluation import Validator
 from models.small import some_targets
@@ -98,7 +98,7 @@ def test_a_branch_is_what_its_pairs_make_it(kind):
     dn, dense, group, hybrid, encoder = branches()
 
     def matching(branch, **rule):
-        return criterion.matcher.solve([Problem(Layers.of([branch.output]), targets, **rule)])[0][0]
+        return criterion.matcher.solve([MatchingProblem(LayerOutputs.of([branch.output]), targets, **rule)])[0][0]
 
     agnostic = [{"labels": torch.zeros_like(t["labels"]), "boxes": t["boxes"]} for t in targets]
     cases = [

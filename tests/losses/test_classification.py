@@ -8,7 +8,7 @@ import torch
 from detrkit import Output, build_criterion
 from detrkit.losses.box_losses import Matched
 from detrkit.losses.class_losses import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
-from detrkit.losses.matcher import Layers
+from detrkit.losses.matcher import LayerOutputs
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 
 B, Q, C = 2, 5, 3
@@ -22,7 +22,7 @@ def matched(logits, boxes=None, ignored=None, *, num_boxes=4.0, found=None, clas
         boxes = torch.full((B, Q, 4), 0.4, dtype=logits.dtype)
         boxes[images, queries] = wanted * 1.1
     counts = (torch.tensor(value, dtype=logits.dtype) for value in (num_boxes, 3.0, float(B * Q)))
-    output, found = Layers(logits[None], boxes[None], sigmoid=True), boxes[images, queries]
+    output, found = LayerOutputs(logits[None], boxes[None], sigmoid=True), boxes[images, queries]
     pairs = (torch.zeros_like(images), images, queries, labels)
     return Matched(output, *pairs, found, wanted, [2, 1], *counts, ignored, class_agnostic)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 
 from detrkit import Output, build_criterion
-from detrkit.losses.matcher import HungarianMatcher, Layers, Problem, in_main_memory
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, in_main_memory
 from guarantees.helpers import batch as some_batch
 from guarantees.helpers import begin, excited
 from models.small import some_targets
@@ -42,7 +42,7 @@ def layers(count, some_images, queries, seed, sigmoid):
 def test_pairs_and_their_order_are_those_of_one_layer_after_another(counts, many, groups, repeat, seed, sigmoid):
     outs, targets = layers(many, len(counts), 6 * groups, seed, sigmoid), some_targets(*counts, seed=seed)
     matcher = HungarianMatcher(2, 5, 2)
-    found = matcher.solve([Problem(Layers.of(outs), targets, groups, repeat)])[0]
+    found = matcher.solve([MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat)])[0]
     assert len(found) == many
     for layer, pairs in zip(outs, found, strict=True):
         for one, other in zip(pairs, plain_match(matcher, layer, targets, groups, repeat), strict=True):
@@ -64,10 +64,12 @@ def test_threads_find_the_same_pairs(monkeypatch):
 
 def test_costs_are_of_own_images_alone():
     outs, targets = layers(2, 3, 5, 0, False), some_targets(4, 0, 2)
-    costs = HungarianMatcher().costs(Problem(Layers.of(outs), targets))
+    costs = HungarianMatcher().costs(MatchingProblem(LayerOutputs.of(outs), targets))
     assert costs.shape == (6, 2, 5)
     alone = HungarianMatcher().costs(
-        Problem(Layers.of([replace(out, logits=out.logits[2:], boxes=out.boxes[2:]) for out in outs]), targets[2:])
+        MatchingProblem(
+            LayerOutputs.of([replace(out, logits=out.logits[2:], boxes=out.boxes[2:]) for out in outs]), targets[2:]
+        )
     )
     assert torch.equal(costs[4:], alone)
 

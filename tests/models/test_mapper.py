@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
+from detrkit.models.layers.input_proj import ChannelMapper, SingleLevelProj
 
 
 def maps_of(*widths):
@@ -12,7 +12,7 @@ def maps_of(*widths):
 
 def test_the_last_level_is_a_convolution_under_the_originals_keys():
     torch.manual_seed(0)
-    mapper, (features,) = LastLevel(6, 4), maps_of(6)
+    mapper, (features,) = SingleLevelProj(6, 4), maps_of(6)
     assert set(mapper.state_dict()) == {"weight", "bias"}
     (projected,) = mapper([features])
     expected = torch.einsum("oc,bchw->bohw", mapper.weight[:, :, 0, 0], features) + mapper.bias[:, None, None]

@@ -12,8 +12,8 @@ def test_rle_round_trip():
 
 
 def test_polygons_are_united():
-    square_resize, bar = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0], [4.0, 3.0, 9.0, 3.0, 9.0, 5.0, 4.0, 5.0]
-    mask = decode_segmentation([square_resize, bar], 6, 10)
+    square, bar = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0], [4.0, 3.0, 9.0, 3.0, 9.0, 5.0, 4.0, 5.0]
+    mask = decode_segmentation([square, bar], 6, 10)
     expected = torch.zeros(6, 10, dtype=torch.bool)
     expected[1:4, 2:6] = True
     expected[3:5, 4:9] = True

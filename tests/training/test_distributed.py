@@ -97,7 +97,7 @@ def test_two_ranks_with_a_image_each_equal_one_with_both(objects, tmp_path):
 @pytest.fixture(scope="module")
 def square_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of one shape: then no rank pads, and ranks see what one process sees."""
-    folder = tmp_path_factory.mktemp("square_resize") / "shapes"
+    folder = tmp_path_factory.mktemp("square") / "shapes"
     (folder / "images").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conftest, "SIZES", [(48, 48)])
@@ -108,14 +108,14 @@ def square_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def square_resize(square_data, tmp_path) -> TrainConfig:
+def square_run(square_data, tmp_path) -> TrainConfig:
     tiny = {**conftest.TINY, "lr": 1e-4, "augmentation": "flip", "backbone_norm": "frozen", "dropout": 0.0}
     return TrainConfig(data=str(square_data), output_dir=str(tmp_path / "two"), **{**tiny, "batch_size": 1})
 
 
-def test_a_run_over_two_ranks_equals_a_run_on_one(square_resize, tmp_path):
-    assert in_processes(2, square_resize) == [0, 0]
-    one = train(replace(square_resize, batch_size=2, output_dir=str(tmp_path / "one"))).run_dir
+def test_a_run_over_two_ranks_equals_a_run_on_one(square_run, tmp_path):
+    assert in_processes(2, square_run) == [0, 0]
+    one = train(replace(square_run, batch_size=2, output_dir=str(tmp_path / "one"))).run_dir
     found, expected = (
         list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in (tmp_path / "two", one)
     )
@@ -135,13 +135,13 @@ def test_a_run_over_two_ranks_equals_a_run_on_one(square_resize, tmp_path):
 
 
 @pytest.mark.parametrize("weights", [{"cls_loss_coef": 0.0}, {"bbox_loss_coef": 0.0, "giou_loss_coef": 0.0}])
-def test_two_ranks_learn_also_where_heads_are_taught_nothing(square_resize, weights):
-    assert in_processes(2, replace(square_resize, epochs=1, **weights)) == [0, 0]
+def test_two_ranks_learn_also_where_heads_are_taught_nothing(square_run, weights):
+    assert in_processes(2, replace(square_run, epochs=1, **weights)) == [0, 0]
 
 
-def test_evaluation_over_two_ranks_equals_evaluation_on_one(square_resize, tmp_path):
+def test_evaluation_over_two_ranks_equals_evaluation_on_one(square_run, tmp_path):
     """The same weights: a run that trains on nothing new, resumed to be evaluated by two ranks and by one."""
-    config = replace(square_resize, output_dir=str(tmp_path / "source"), epochs=1)
+    config = replace(square_run, output_dir=str(tmp_path / "source"), epochs=1)
     train(config)
     content = torch.load(tmp_path / "source" / "last.ckpt", weights_only=True)
     content["callbacks"]["EpochCycle"].update(evaluation_due=True, best_value=float("-inf"), best_epoch=0)
@@ -173,8 +173,8 @@ module.DetectionTraining.training_step = training_step
 """
 
 
-def test_a_killed_run_over_two_ranks_ends_like_a_whole_one(square_resize, tmp_path):
-    config = replace(square_resize, save_minutes=1e-9, dropout=0.1, backbone_norm="batch", ema=0.9, resume="auto")
+def test_a_killed_run_over_two_ranks_ends_like_a_whole_one(square_run, tmp_path):
+    config = replace(square_run, save_minutes=1e-9, dropout=0.1, backbone_norm="batch", ema=0.9, resume="auto")
     whole = replace(config, output_dir=str(tmp_path / "whole"))
     assert in_processes(2, whole) == [0, 0]
     assert in_processes(2, config, DIE_TOGETHER) == [-signal.SIGKILL] * 2
@@ -182,13 +182,13 @@ def test_a_killed_run_over_two_ranks_ends_like_a_whole_one(square_resize, tmp_pa
     assert_same_run(tmp_path / "two", tmp_path / "whole")
 
 
-def test_a_signal_to_one_rank_stops_and_saves_all(square_resize, tmp_path):
+def test_a_signal_to_one_rank_stops_and_saves_all(square_run, tmp_path):
     before = DIE_TOGETHER.replace("== 3:", "== 3 and os.environ['RANK'] == '1':").replace("SIGKILL", "SIGTERM")
-    assert in_processes(2, square_resize, before) == [1, 1]  # KeyboardInterrupt, after saving
+    assert in_processes(2, square_run, before) == [1, 1]  # KeyboardInterrupt, after saving
     assert torch.load(tmp_path / "two" / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_ends_all(square_resize, tmp_path):
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all(square_run, tmp_path):
     before = """
 import os
 from detrkit.losses import Criterion
@@ -198,18 +198,18 @@ def weighted_sum(self, losses):
     return whole(self, losses) * (float("nan") if len(calls) == 2 and os.environ["RANK"] == "1" else 1)
 Criterion.weighted_sum = weighted_sum
 """
-    assert in_processes(2, square_resize, before) == [2, 2]
+    assert in_processes(2, square_run, before) == [2, 2]
     said = [(tmp_path / f"error of rank {rank}").read_text() for rank in range(2)]
     assert said[0] == said[1]
     assert "loss became nan at step 1" in said[0]
     assert said[0].count(".png") == 1  # only the image of the rank where it happened
 
 
-def test_the_command_line_starts_its_own_processes(square_resize, tmp_path):
+def test_the_command_line_starts_its_own_processes(square_run, tmp_path):
     changed = {
-        field.name: getattr(square_resize, field.name)
-        for field in fields(square_resize)
-        if getattr(square_resize, field.name) != field.default
+        field.name: getattr(square_run, field.name)
+        for field in fields(square_run)
+        if getattr(square_run, field.name) != field.default
     }
     flags = [f"--{name}={value}" for name, value in {**changed, "epochs": 1}.items()]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}

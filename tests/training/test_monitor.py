@@ -16,7 +16,7 @@ from detrkit.errors import ConfigError, WeightsError
 from detrkit.files import checkpoint_in
 from detrkit.training import evaluation as validation
 from detrkit.training import run_training, train
-from detrkit.training.advice import look_at, loss_rose
+from detrkit.training.advice import advice_lines, loss_rose
 from detrkit.training.monitor import chosen_monitor, fingerprint
 from detrkit.training.reporters import is_earlier_layer, tags
 from detrkit.visualization.plots import read_curves
@@ -247,6 +247,6 @@ def test_classes_that_training_never_shows_are_named(tiny, tiny_data):
     ]
     given = type("Data", (), {"train": replace(data["train"], images=without), "val": data["val"]})
     cycle = type("Cycle", (), {"history": [{"epoch": 2.0, "step": 10.0}]})
-    said = look_at(tiny(), given, cycle, 12, "")
+    said = advice_lines(tiny(), given, cycle, 12, "")
     assert said["Classes"] == "the validation images have 1 of which training shows none: green"
     assert "raise --image_size" in said["Sizes"]

@@ -15,10 +15,10 @@ from detrkit.errors import ConfigError
 from detrkit.models.checkpoints import Weights
 from detrkit.structures import Categories
 from detrkit.training import auto_batch as memory
-from detrkit.training import resolve_auto as settle
+from detrkit.training import resolve_auto as resolve_auto
 from detrkit.training import setup as parts
 from detrkit.training import train
-from detrkit.training.setup import load_data, start_model, warn_of_crowds
+from detrkit.training.setup import build_training_model, load_data, warn_of_crowds
 
 from .helpers import assert_same_run, in_a_process
 from .test_resume import DIE_IN_STEP, OFTEN
@@ -60,13 +60,13 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert said.splitlines()[0] == "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
     stored = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert (stored["recipe"], stored["model"]) == ("fast", "detrkit_n")
-    for word, name in settle.WORDS.items():
+    for word, name in resolve_auto.WORDS.items():
         assert type(stored[word]) is int
         assert f"{name:<9} {stored[word]}: " in said
     assert stored["image_size"] % 32 == 0
 
     # A resumed run keeps them, whatever would be proposed by now.
-    monkeypatch.setattr(settle, "propose", None)
+    monkeypatch.setattr(resolve_auto, "propose", None)
     train(quick(epochs=2, resume="auto"))
     again = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert again == stored | {"epochs": 2}
@@ -76,17 +76,17 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
 def test_few_images_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
     config = quick(overfit=3)
     split = load_data(config).train
-    found, said = settle.settle(config, split, None, on_cpu=True)
+    found, said = resolve_auto.resolve_auto(config, split, None, on_cpu=True)
     assert found.batch_size == 3
     assert said["Batch"] == "3: all images at once"
     large = replace(split, images=[replace(image, width=1500, height=1500) for image in split.images])
-    assert settle.settle(config, large, None, on_cpu=True)[0].image_size == 256
-    assert settle.settle(config, large, None, on_cpu=False)[0].image_size > 256
-    usual, said = settle.settle(replace(config, overfit=0), large, None, on_cpu=True)
+    assert resolve_auto.resolve_auto(config, large, None, on_cpu=True)[0].image_size == 256
+    assert resolve_auto.resolve_auto(config, large, None, on_cpu=False)[0].image_size > 256
+    usual, said = resolve_auto.resolve_auto(replace(config, overfit=0), large, None, on_cpu=True)
     assert usual.image_size > 256
     assert usual.batch_size == 2
     many = replace(split, images=list(split.images) * 5)
-    assert settle.settle(config, many, None, on_cpu=True)[1]["Batch"] == "8: as many as are learnt well"
+    assert resolve_auto.resolve_auto(config, many, None, on_cpu=True)[1]["Batch"] == "8: as many as are learnt well"
 
 
 def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
@@ -129,7 +129,7 @@ def weights_of(monkeypatch):
 
     def make(untold=(), **settings):
         config = TrainConfig.from_recipe("classic", **{"backbone": "resnet18", **SMALL, **settings})
-        start = start_model(config, CLASSES, None)
+        start = build_training_model(config, CLASSES, None)
         told = {name: value for name, value in start.model_args.items() if name not in untold}
         weights = Weights(start.model.state_dict(), told, CLASSES, 64, "w")
         monkeypatch.setattr(parts, "load_weights", lambda source, **told: weights)
@@ -140,7 +140,7 @@ def weights_of(monkeypatch):
 
 def test_weights_of_a_classic_model_bring_it_whole(weights_of):
     weights_of()
-    start = start_model(TrainConfig.from_recipe("fast", weights="w"), CLASSES, None)
+    start = build_training_model(TrainConfig.from_recipe("fast", weights="w"), CLASSES, None)
     found = start.config
     assert (found.encoder, found.queries, found.feature_levels, found.num_queries) == ("dense", "learned", "", 6)
     assert (found.class_loss, found.set_cost_class, found.dense_head) == ("softmax", 1.0, "none")
@@ -159,25 +159,25 @@ def unfilled(monkeypatch):
 def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, unfilled):
     taught = weights_of(model="rtdetr_r18", denoising="plain", points=2, seeds="dense", dense_head="atss")
     for recipe in ("fast", "classic"):
-        start = start_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
+        start = build_training_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
         for name in (*parts._ARCHITECTURE, *parts._IN_TRAINING):
             assert getattr(start.config, name) == getattr(taught, name), name
         assert start.model_args["sigmoid"]
         loss = "varifocal" if recipe == "fast" else "focal"
         assert (start.config.class_loss, start.config.set_cost_class) == (loss, 2.0)
     # And what was set stays, as far as weights do not have to fit it.
-    start = start_model(TrainConfig.from_recipe("fast", weights="w", denoising="contrastive"), CLASSES, None)
+    start = build_training_model(TrainConfig.from_recipe("fast", weights="w", denoising="contrastive"), CLASSES, None)
     assert (start.config.denoising, start.config.dense_head) == ("contrastive", "atss")
 
 
 def test_a_named_model_gives_way_to_weights_of_another(weights_of, unfilled):
     weights_of(model="rtdetr_r18", dec_layers=1, untold=("denoising", "dn_queries"))
     config = TrainConfig.from_recipe("fast", model="rtdetr_r18", weights="w")
-    start = start_model(config, CLASSES, None)
+    start = build_training_model(config, CLASSES, None)
     assert (start.config.dec_layers, start.config.model) == (1, "")
     assert (start.config.denoising, start.config.dn_queries) == ("contrastive", 200)  # of which the weights do not tell
     # Stored and read again, they mean the same.
-    again = start_model(TrainConfig.from_dict(start.config.to_dict()), CLASSES, None)
+    again = build_training_model(TrainConfig.from_dict(start.config.to_dict()), CLASSES, None)
     assert again.config == start.config
     assert again.model_args == start.model_args
 
@@ -192,7 +192,7 @@ def test_every_parameter_of_every_named_model_learns_at_every_step(name):
     small = SMALL | {"backbone": SMALL_BACKBONES.get(settings.get("backbone", ""), "resnet18")}
     small |= {"num_queries_one2many": 8} if settings.get("num_queries_one2many") else {}
     config = TrainConfig.from_recipe("fast", model=name, **small)
-    start = start_model(config, CLASSES, None)
+    start = build_training_model(config, CLASSES, None)
     model = start.model.train()
     for objects in (2, 0):
         targets = [{"labels": torch.arange(objects), "boxes": torch.full((objects, 4), 0.4)} for _ in range(2)]
@@ -206,6 +206,8 @@ def test_every_parameter_of_every_named_model_learns_at_every_step(name):
 
 def test_what_auto_tries_is_all_that_a_step_does():
     further = {"denoising": "contrastive", "query_groups": 2, "num_queries_one2many": 4}
-    model = start_model(TrainConfig.from_recipe("fast", model="detrkit_n", **SMALL, **further), CLASSES, None).model
+    model = build_training_model(
+        TrainConfig.from_recipe("fast", model="detrkit_n", **SMALL, **further), CLASSES, None
+    ).model
     memory._step(model.train(), 2, 64, 64, torch.device("cpu"), nullcontext)
     assert not [key for key, p in model.named_parameters() if p.grad is None]

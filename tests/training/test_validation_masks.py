@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from detrkit.evaluation.accumulator import Collector
+from detrkit.evaluation.accumulator import DetectionAccumulator
 from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
 from detrkit.losses import build_criterion
 from detrkit.ops.masks import decode_segmentation, encode_rle
@@ -236,7 +236,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
     logits = torch.zeros(1, queries, 2)
     out = Output(logits, torch.full((1, queries, 4), 0.5), masks=masks, padded_size=size)
     truth = torch.ones(size, dtype=torch.int64), [{"id": 1, "category_id": 1}]
-    collector = Collector(
+    collector = DetectionAccumulator(
         {0: 1},
         masks=True,
         panoptic_truth=PanopticTruth(Categories((1,), ("x",)), lambda _: truth),

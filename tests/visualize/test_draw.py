@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrkit import Categories, Detections
 from detrkit.errors import DataError
-from detrkit.results import truth_detections
+from detrkit.results import ground_truth_detections
 from detrkit.visualization.canvas import READABLE_SIDE
 from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, resized, save_image, sheet
 from visualize.conftest import size_of
@@ -143,11 +143,11 @@ def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
 
 def test_truth_detections_take_original_ids() -> None:
     categories = Categories((3, 7), ("scratch", "pit"))
-    truth = truth_detections([(1, 2, 3, 4), (5, 6, 7, 8)], [7, 99], categories)
+    truth = ground_truth_detections([(1, 2, 3, 4), (5, 6, 7, 8)], [7, 99], categories)
     assert truth.class_ids.tolist() == [7, 99]
     assert truth.class_names == ("pit", "99")
     assert truth.xyxy.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
-    assert len(truth_detections([], [], categories)) == 0
+    assert len(ground_truth_detections([], [], categories)) == 0
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:

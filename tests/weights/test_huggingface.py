@@ -48,11 +48,11 @@ def twin_config(kind: str) -> Any:
     return transformers.DetrConfig(**kinds[kind], **SIZES, **labels)
 
 
-def agree(twin: Any, model: DETR) -> None:
+def agree(reference: Any, model: DETR) -> None:
     """Logits and boxes within 1e-4 on a padded batch."""
     images, padding = padded_batch()
     with torch.no_grad():
-        theirs = twin.eval()(pixel_values=images, pixel_mask=(~padding).long())
+        theirs = reference.eval()(pixel_values=images, pixel_mask=(~padding).long())
         ours = model.eval()(images, padding)
     assert theirs.logits.std() > 0.1  # the weights tell
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-4)
@@ -64,15 +64,15 @@ def agree(twin: Any, model: DETR) -> None:
     ["resnet18", "resnet18, learned positions, gelu", "resnet50", "timm resnet18", "timm resnet50, dilation"],
 )
 def test_twin(tmp_path: Path, kind: str) -> None:
-    twin = transformers.DetrForObjectDetection(twin_config(kind))
-    twin.load_state_dict(fill(twin.state_dict()))
-    twin.save_pretrained(tmp_path / "theirs")
+    reference = transformers.DetrForObjectDetection(twin_config(kind))
+    reference.load_state_dict(fill(reference.state_dict()))
+    reference.save_pretrained(tmp_path / "theirs")
     weights = load_weights(tmp_path / "theirs")
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
     assert weights.model_args["dilation"] is ("dilation" in kind)
     model = build_model(**weights.model_args)
     model.load_state_dict(weights.state_dict)
-    agree(twin, model)
+    agree(reference, model)
 
     write_huggingface(weights, tmp_path / "ours")
     again, info = transformers.DetrForObjectDetection.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -90,10 +90,10 @@ def test_our_model_becomes_theirs(tmp_path: Path, norm: str) -> None:
     weights = small_weights(backbone_norm=norm)
     weights = replace(weights, categories=Categories((7, 3, 90), ("cat", "dog", "bird")))
     write_huggingface(weights, tmp_path)
-    twin, info = transformers.DetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
+    reference, info = transformers.DetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    agree(twin, small_model(backbone_norm=norm))
-    assert twin.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
+    agree(reference, small_model(backbone_norm=norm))
+    assert reference.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
     back = load_weights(tmp_path)
     assert back.categories == weights.categories
     assert back.image_size == weights.image_size
@@ -117,7 +117,7 @@ def legacy_folder(folder: Path, **config: Any) -> DETR:
     """A folder as facebook/detr-resnet-50 first had it: pickled, with counters, repeated names, size and max_size."""
     weights = small_weights(tuple(f"class {i}" for i in range(91)))
     write_huggingface(weights, folder)
-    twin = transformers.DetrForObjectDetection.from_pretrained(folder)
+    reference = transformers.DetrForObjectDetection.from_pretrained(folder)
     tensors = {  # as versions before 5 named them, with timm's backbone
         f"model.backbone.conv_encoder.model.{key.removeprefix('backbone.0.body.')}": value
         for key, value in weights.state_dict.items()
@@ -125,7 +125,8 @@ def legacy_folder(folder: Path, **config: Any) -> DETR:
     }
     tensors["model.backbone.conv_encoder.model.bn1.num_batches_tracked"] = torch.tensor(0)
     saved = {
-        key.replace(".o_proj.", ".out_proj.").replace(".mlp.", "."): value for key, value in twin.state_dict().items()
+        key.replace(".o_proj.", ".out_proj.").replace(".mlp.", "."): value
+        for key, value in reference.state_dict().items()
     }
     tensors |= {key: value for key, value in saved.items() if not key.startswith("model.backbone.")}
     torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)

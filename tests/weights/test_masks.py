@@ -113,21 +113,21 @@ def test_twin(tmp_path: Path, kind: str) -> None:
     weights = replace(weights, categories=Categories((7, 3, 90), ("cat", "dog", "bird"), (True, False, True)))
     write_huggingface(weights, tmp_path / "ours")
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"] == ["DetrForSegmentation"]
-    twin, info = transformers.DetrForSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    reference, info = transformers.DetrForSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
 
     model = other(weights).eval()
     model.load_state_dict(weights.state_dict)
     images, padding = padded_batch()
     with torch.no_grad():
-        theirs = twin.eval()(pixel_values=images, pixel_mask=(~padding).long())
+        theirs = reference.eval()(pixel_values=images, pixel_mask=(~padding).long())
         ours = model(images, padding)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-4)
     assert ours.masks.std() > 0.1
     torch.testing.assert_close(ours.masks, theirs.pred_masks, rtol=0, atol=1e-3)
 
-    twin.save_pretrained(tmp_path / "theirs")
-    torch.save(dict(twin.state_dict()), tmp_path / "theirs" / "pytorch_model.bin")
+    reference.save_pretrained(tmp_path / "theirs")
+    torch.save(dict(reference.state_dict()), tmp_path / "theirs" / "pytorch_model.bin")
     for names in ("saved", "of the modules"):
         back = load_weights(tmp_path / "theirs")
         assert back.categories == weights.categories, names

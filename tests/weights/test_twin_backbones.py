@@ -70,11 +70,11 @@ def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, bod
 def test_what_computes_the_same_is_read(
     tmp_path: Path, model: str, body: dict[str, Any], settings: dict[str, Any], dilated: bool
 ) -> None:
-    twin = saved(twin_with(model, body, **settings), tmp_path)
+    reference = saved(twin_with(model, body, **settings), tmp_path)
     here, weights = ours(tmp_path)
     assert weights.model_args["dilation"] is dilated
     images, padding = padded_batch()
-    found, expected = here(images, padding), twin(pixel_values=images, pixel_mask=(~padding).long())
+    found, expected = here(images, padding), reference(pixel_values=images, pixel_mask=(~padding).long())
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.boxes, expected.pred_boxes, rtol=0, atol=1e-4)
 

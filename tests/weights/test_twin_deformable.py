@@ -45,24 +45,24 @@ def make_twin(kind: str, **changes: Any) -> Any:
         backbone = {"backbone_config": transformers.ResNetConfig(**RESNET18 | {"out_features": stages})}
     else:
         pytest.importorskip("timm")
-    twin = transformers.DeformableDetrForObjectDetection(
+    reference = transformers.DeformableDetrForObjectDetection(
         transformers.DeformableDetrConfig(**backbone, **SIZES | settings | changes, **LABELS)
     )
     if "apart" in kind:  # as the published folders have them; transformers ties new ones
-        twin.class_embed = torch.nn.ModuleList(copy.deepcopy(head) for head in twin.class_embed)
-    return twin
+        reference.class_embed = torch.nn.ModuleList(copy.deepcopy(head) for head in reference.class_embed)
+    return reference
 
 
-def their_layers(twin: Any, images: Tensor, padding: Tensor) -> list[tuple[Tensor, Tensor]]:
+def their_layers(reference: Any, images: Tensor, padding: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Logits and boxes of each layer, which the twin itself tells of the last one alone."""
     with torch.no_grad():
-        out = twin(pixel_values=images, pixel_mask=(~padding).long())
+        out = reference(pixel_values=images, pixel_mask=(~padding).long())
         layers = []
         before = out.init_reference_points
         for k, hidden in enumerate(out.intermediate_hidden_states.unbind(1)):
-            change = twin.bbox_embed[k](hidden)
+            change = reference.bbox_embed[k](hidden)
             change[..., : before.shape[-1]] += before.logit()
-            layers.append((twin.class_embed[k](hidden), change.sigmoid()))
+            layers.append((reference.class_embed[k](hidden), change.sigmoid()))
             before = out.intermediate_reference_points[:, k]
     torch.testing.assert_close(layers[-1], (out.logits, out.pred_boxes))
     return layers
@@ -70,36 +70,36 @@ def their_layers(twin: Any, images: Tensor, padding: Tensor) -> list[tuple[Tenso
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_twin(tmp_path: Path, kind: str) -> None:
-    twin = saved(make_twin(kind), tmp_path)
+    reference = saved(make_twin(kind), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
     assert weights.notes == ()
     if "apart" in kind:
         assert not torch.equal(model.class_embed[0].weight, model.class_embed[1].weight)
     images, padding = padded_batch()
-    agree(model, images, padding, their_layers(twin, images, padding))
+    agree(model, images, padding, their_layers(reference, images, padding))
 
 
 def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
     """Those within a hundredth of it are no proposals; nearly all others are taken here."""
-    twin = saved(make_twin("two stages", two_stage_num_proposals=600), tmp_path)
+    reference = saved(make_twin("two stages", two_stage_num_proposals=600), tmp_path)
     model, _ = ours(tmp_path)
     images = torch.randn(1, 3, 64, 512, generator=torch.Generator().manual_seed(1))
     padding = torch.zeros(1, 64, 512, dtype=torch.bool)
     padding[:, :, 500:] = True
-    agree(model, images, padding, their_layers(twin, images, padding))
+    agree(model, images, padding, their_layers(reference, images, padding))
 
 
 def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
-    twin = make_twin("two stages")
-    twin.save_pretrained(tmp_path)
+    reference = make_twin("two stages")
+    reference.save_pretrained(tmp_path)
     weights = load_weights(tmp_path)
     assert weights.model_args["feature_levels"] == "8,16,32,64"
     assert weights.model_args["queries"] == "two_stage"
     assert weights.model_args["class_agnostic"] is True
     assert "input_mean" not in weights.model_args  # ImageNet's
     assert weights.image_size == 800
-    under_names_of_today(twin, tmp_path)
+    under_names_of_today(reference, tmp_path)
     again = load_weights(tmp_path).state_dict
     assert again.keys() == weights.state_dict.keys()
     assert all(torch.equal(again[key], value) for key, value in weights.state_dict.items())

@@ -13,7 +13,7 @@ from detrkit.errors import WeightsError
 from detrkit.inference import Detector
 from detrkit.models.checkpoints import COCO_CATEGORIES, load_weights
 from detrkit.structures import Categories, Target
-from detrkit.training.setup import start_model
+from detrkit.training.setup import build_training_model
 
 from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 
@@ -48,14 +48,14 @@ def make_twin(backbone: str, version: str = "RTDetr", **settings: Any) -> Any:
     ],
 )
 def test_twin(tmp_path: Path, backbone: str, version: str, settings: dict[str, Any]) -> None:
-    twin = saved(make_twin(backbone, version, **settings), tmp_path)
+    reference = saved(make_twin(backbone, version, **settings), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.model_args["backbone"] == backbone
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
     for size in ((96, 128), (64, 512)):  # transformers' knows no padding; the wide one has places that are not used
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            out = twin(pixel_values=images)
+            out = reference(pixel_values=images)
         layers = list(zip(out.intermediate_logits.unbind(1), out.intermediate_reference_points.unbind(1), strict=True))
         torch.testing.assert_close(layers[-1], (out.logits, out.pred_boxes))
         agree(model, images, torch.zeros(2, *size, dtype=torch.bool), layers)
@@ -114,7 +114,7 @@ def test_names_of_all_versions(folder: Path) -> None:
 def test_training_goes_on_with_other_classes(folder: Path) -> None:
     config = TrainConfig.from_recipe("fast", weights=str(folder), data="none", device="cpu", num_queries=4)
     ours = Categories((1, 2), ("bird", "plate"))
-    start = start_model(config, ours, None)
+    start = build_training_model(config, ours, None)
     assert [row.kept_from for row in start.kept] == ["bird", None]
     assert start.model_args["num_queries"] == 4
     assert start.model_args["denoising"] == "contrastive"
@@ -134,12 +134,12 @@ def test_names_of_coco(folder: Path) -> None:
     published = {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor"}
     published |= {"potted plant": "pottedplant", "dining table": "diningtable"}
     named = [(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")]
-    twin = transformers.RTDetrForObjectDetection.from_pretrained(folder)
-    twin.config.id2label = {k: published.get(name, name) for k, (_, name) in enumerate(named)}
-    for head in (twin.model.enc_score_head, *twin.model.decoder.class_embed):
+    reference = transformers.RTDetrForObjectDetection.from_pretrained(folder)
+    reference.config.id2label = {k: published.get(name, name) for k, (_, name) in enumerate(named)}
+    for head in (reference.model.enc_score_head, *reference.model.decoder.class_embed):
         head.weight, head.bias = (torch.nn.Parameter(torch.zeros(80, *p.shape[1:])) for p in (head.weight, head.bias))
-    twin.model.denoising_class_embed = torch.nn.Embedding(81, 32)
-    twin.save_pretrained(folder)
+    reference.model.denoising_class_embed = torch.nn.Embedding(81, 32)
+    reference.save_pretrained(folder)
     categories = load_weights(folder).categories
     assert list(zip(categories.ids, categories.names, strict=True)) == named
 

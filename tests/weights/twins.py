@@ -19,13 +19,13 @@ RESNET18: dict[str, Any] = {
 }  # fmt: skip
 
 
-def saved(twin: Any, folder: Path) -> Any:
+def saved(reference: Any, folder: Path) -> Any:
     """The twin with telling weights, after it wrote them to a folder."""
     constant = ".n_points_scale"  # of RT-DETR's second version
-    given = {key: value for key, value in twin.state_dict().items() if not key.endswith(constant)}
-    assert all(key.endswith(constant) for key in twin.load_state_dict(fill(given), strict=False).missing_keys)
-    twin.save_pretrained(folder)
-    return twin.eval()
+    given = {key: value for key, value in reference.state_dict().items() if not key.endswith(constant)}
+    assert all(key.endswith(constant) for key in reference.load_state_dict(fill(given), strict=False).missing_keys)
+    reference.save_pretrained(folder)
+    return reference.eval()
 
 
 def ours(folder: Path) -> tuple[DETR, Weights]:
@@ -36,10 +36,10 @@ def ours(folder: Path) -> tuple[DETR, Weights]:
     return model.eval(), weights
 
 
-def under_names_of_today(twin: Any, folder: Path) -> None:
+def under_names_of_today(reference: Any, folder: Path) -> None:
     """Replace the tensors of a folder, saved under the names of old, by those of the modules; pickled, as once."""
     (folder / "model.safetensors").unlink()
-    torch.save(dict(twin.state_dict()), folder / "pytorch_model.bin")
+    torch.save(dict(reference.state_dict()), folder / "pytorch_model.bin")
 
 
 def agree(model: DETR, images: Tensor, padding: Tensor, layers: list[tuple[Tensor, Tensor]]) -> None:

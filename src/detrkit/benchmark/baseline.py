@@ -100,10 +100,10 @@ def panoptic_maps(
         large = large[:, 0]
         classes = labels[kept].tolist()
         owner = [k if things[c] else classes.index(c) for k, c in enumerate(classes)]
-        owners = torch.tensor(owner, device=large.device)
+        assigned_gt = torch.tensor(owner, device=large.device)
         alive = torch.ones(len(classes), dtype=torch.bool, device=large.device)
         while True:
-            ids = owners[large.masked_fill(~alive[:, None, None], float("-inf")).softmax(0).argmax(0)]
+            ids = assigned_gt[large.masked_fill(~alive[:, None, None], float("-inf")).softmax(0).argmax(0)]
             drawn = Image.fromarray(ids.int().cpu().numpy()).resize(size[::-1], Image.Resampling.NEAREST)
             ids = torch.from_numpy(np.array(drawn)).to(large.device)
             areas = torch.stack([(ids == k).sum() for k in range(len(classes))])

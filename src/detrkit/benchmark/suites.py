@@ -17,13 +17,13 @@ from detrkit.benchmark import baseline as plain
 from detrkit.benchmark.machine import Machine, count_work
 from detrkit.benchmark.peak_memory import bytes_of
 from detrkit.benchmark.rows import PLAIN, Row, make_rows
-from detrkit.benchmark.target import Subject, Twin
-from detrkit.benchmark.timing import Way, measure
+from detrkit.benchmark.target import BenchmarkTarget, Reference
+from detrkit.benchmark.timing import Variant, measure
 from detrkit.benchmark.train_step import Step, one_thread
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
 from detrkit.data.transforms.resize_crop import train_transform
-from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import coco_numbers
 from detrkit.inference import Detector
 from detrkit.inference.optimized import HALVES
@@ -34,7 +34,7 @@ from detrkit.structures import Batch, Output
 from detrkit.training.module import DetectionTraining
 from detrkit.training.optim import Schedule, build_optimizer
 
-FAST, CACHED, TWIN = "fast", "cached", "transformers"
+FAST, CACHED, REFERENCE = "fast", "cached", "transformers"
 CACHE = 2**30
 """Most bytes of decoded images in memory."""
 KEPT = 20
@@ -45,7 +45,7 @@ KEPT = 20
 class Setting:
     """What all parts need."""
 
-    subject: Subject
+    subject: BenchmarkTarget
     machine: Machine
     device: torch.device
     precision: str
@@ -58,7 +58,7 @@ class Setting:
     images: int
     evaluation_images: int
     seconds: float
-    twin: Twin | None
+    reference: Reference | None
     _detectors: dict[str, Detector] = field(default_factory=dict)
 
     def detector(self, way: str) -> Detector:
@@ -98,9 +98,9 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
     held = bytes_of([*slow.model.parameters(), *slow.model.buffers()])
     model = fast.model  # folded, and in half precision where that was asked for
     kept = bytes_of([*model.parameters(), *model.buffers()])
-    ways = [Way(PLAIN, run_plain, holds=held), Way(FAST, run_fast, setting.precision, kept)]
-    if setting.twin:
-        ways.append(Way(TWIN, _twin_forward(setting.twin, slow.model, images, padding), holds=held))
+    ways = [Variant(PLAIN, run_plain, holds=held), Variant(FAST, run_fast, setting.precision, kept)]
+    if setting.reference:
+        ways.append(Variant(REFERENCE, _twin_forward(setting.reference, slow.model, images, padding), holds=held))
     timings = measure(ways, seconds=setting.seconds, device=device)
     yield make_rows("inference", "model", timings, size, setting.machine, count_work(run_plain))
 
@@ -110,11 +110,13 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
     paths = subject.files(count)
     threshold = _threshold(slow, batch) if subject.masks else 0.5
     ways = [
-        Way(PLAIN, lambda: slow.predict(paths, threshold, batch_size=size)),
-        Way(FAST, lambda: fast.predict(paths, threshold, batch_size=size), setting.precision),
+        Variant(PLAIN, lambda: slow.predict(paths, threshold, batch_size=size)),
+        Variant(FAST, lambda: fast.predict(paths, threshold, batch_size=size), setting.precision),
     ]
-    if setting.twin:
-        ways.append(Way(TWIN, lambda: _twin_predict(setting.twin, paths, size, subject.image_size, device)))
+    if setting.reference:
+        ways.append(
+            Variant(REFERENCE, lambda: _twin_predict(setting.reference, paths, size, subject.image_size, device))
+        )
     timings = measure(ways, seconds=setting.seconds, device=device, memory=False)
     yield make_rows("inference", "from files", timings, count, setting.machine)
 
@@ -125,9 +127,9 @@ def _threshold(detector: Detector, batch: Batch) -> float:
     return float(scores[min(KEPT, len(scores)) - 1])
 
 
-def _twin_forward(twin: Twin, model: DETR, images: Tensor, padding: Tensor) -> Callable[[], object]:
+def _twin_forward(reference: Reference, model: DETR, images: Tensor, padding: Tensor) -> Callable[[], object]:
     """The pass of the model of transformers over the same batch, normalised beforehand."""
-    theirs = twin.model.to(images.device).eval()
+    theirs = reference.model.to(images.device).eval()
     inputs = {"pixel_values": model.backbone.normalise(images, padding), "pixel_mask": (~padding).long()}
 
     @torch.no_grad()
@@ -138,17 +140,19 @@ def _twin_forward(twin: Twin, model: DETR, images: Tensor, padding: Tensor) -> C
 
 
 @torch.no_grad()
-def _twin_predict(twin: Twin | None, paths: list[Any], size: int, image_size: int, device: torch.device) -> object:
+def _twin_predict(
+    reference: Reference | None, paths: list[Any], size: int, image_size: int, device: torch.device
+) -> object:
     """From files to detections, as the pages of transformers do it."""
-    assert twin
+    assert reference
     sides = {"shortest_edge": image_size, "longest_edge": round(image_size * 1333 / 800)}
     found = []
     for start in range(0, len(paths), size):
         rgb_images = [Image.open(path).convert("RGB") for path in paths[start : start + size]]
-        inputs = twin.processor(images=rgb_images, return_tensors="pt", size=sides).to(device)
-        out = twin.model(**inputs)
+        inputs = reference.processor(images=rgb_images, return_tensors="pt", size=sides).to(device)
+        out = reference.model(**inputs)
         sizes = [rgb_image.size[::-1] for rgb_image in rgb_images]
-        found += twin.processor.post_process_object_detection(out, threshold=0.5, target_sizes=sizes)
+        found += reference.processor.post_process_object_detection(out, threshold=0.5, target_sizes=sizes)
     return found
 
 
@@ -169,16 +173,16 @@ def training(setting: Setting) -> Iterator[list[Row]]:
             compiled=setting.compiled,
         ),
     }
-    if setting.twin:
-        steps[TWIN] = _twin_step(setting.twin, start.model, batch, device)
+    if setting.reference:
+        steps[REFERENCE] = _twin_step(setting.reference, start.model, batch, device)
     for step in steps.values():
         step()  # so that the moments are there
     precisions = {FAST: setting.precision}
-    ways = [Way(name, step, precisions.get(name, "fp32"), step.holds()) for name, step in steps.items()]
+    ways = [Variant(name, step, precisions.get(name, "fp32"), step.holds()) for name, step in steps.items()]
     timings = measure(ways, seconds=setting.seconds, device=device)
     shares = {name: step.shares() for name, step in steps.items()}
-    if TWIN in shares:  # whose forward pass computes the losses too
-        shares[TWIN]["forward"] += shares[TWIN].pop("criterion")
+    if REFERENCE in shares:  # whose forward pass computes the losses too
+        shares[REFERENCE]["forward"] += shares[REFERENCE].pop("criterion")
     work = count_work(steps[PLAIN])
     yield make_rows("training", "step", timings, len(batch), setting.machine, work, shares)
 
@@ -211,9 +215,9 @@ def _own_step(
     return Step(forward, loss, model, optimizer, device)
 
 
-def _twin_step(twin: Twin, model: DETR, batch: Batch, device: torch.device) -> Step:
+def _twin_step(reference: Reference, model: DETR, batch: Batch, device: torch.device) -> Step:
     """The same with the model and the losses of transformers."""
-    theirs: Any = copy.deepcopy(twin.model).to(device).train()
+    theirs: Any = copy.deepcopy(reference.model).to(device).train()
     theirs.config.auxiliary_loss = True  # the losses of all decoder layers, as ours
     rgb_images = model.backbone.normalise(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
     inputs = {"pixel_values": rgb_images, "pixel_mask": (~batch.padding_mask).long()}
@@ -247,9 +251,9 @@ def data(setting: Setting) -> Iterator[list[Row]]:
         epochs[way] += 1
 
     ways = [
-        Way(PLAIN, lambda: run(PLAIN, lambda epoch, k: recipe(subject.split.images[k].path, epoch))),
-        Way(FAST, lambda: run(FAST, lambda epoch, k: dataset[epoch, k])),
-        Way(CACHED, lambda: run(CACHED, lambda epoch, k: cached[epoch, k])),
+        Variant(PLAIN, lambda: run(PLAIN, lambda epoch, k: recipe(subject.split.images[k].path, epoch))),
+        Variant(FAST, lambda: run(FAST, lambda epoch, k: dataset[epoch, k])),
+        Variant(CACHED, lambda: run(CACHED, lambda epoch, k: cached[epoch, k])),
     ]
     with one_thread():
         timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
@@ -265,17 +269,20 @@ def postprocessing(setting: Setting) -> Iterator[list[Row]]:
     sizes = torch.tensor([target["original_size"] for target in batch.targets])
     threshold = 0.5
     ways = [
-        Way(PLAIN, lambda: plain.detections(out, processed, sizes, threshold)),
-        Way(
+        Variant(PLAIN, lambda: plain.detections(out, processed, sizes, threshold)),
+        Variant(
             FAST,
             lambda: [found.cpu() for found in postprocess(out, sizes, processed_sizes=processed, threshold=threshold)],
         ),
     ]
-    if setting.twin:
-        processor = setting.twin.processor
+    if setting.reference:
+        processor = setting.reference.processor
         theirs = SimpleNamespace(logits=out.logits, pred_boxes=out.boxes)
         ways.append(
-            Way(TWIN, lambda: processor.post_process_object_detection(theirs, threshold=threshold, target_sizes=sizes))
+            Variant(
+                REFERENCE,
+                lambda: processor.post_process_object_detection(theirs, threshold=threshold, target_sizes=sizes),
+            )
         )
     timings = measure(ways, seconds=setting.seconds, device=device)
     yield make_rows("postprocessing", "masks" if subject.masks else "boxes", timings, size, setting.machine)
@@ -283,14 +290,14 @@ def postprocessing(setting: Setting) -> Iterator[list[Row]]:
         classes = subject.weights.categories
         things = classes.isthing or tuple(k % 2 == 0 for k in range(len(classes)))
         ways = [
-            Way(PLAIN, lambda: plain.panoptic_maps(out, processed, sizes, things, threshold)),
-            Way(FAST, lambda: panoptic(out, processed, sizes, things, threshold)),
+            Variant(PLAIN, lambda: plain.panoptic_maps(out, processed, sizes, things, threshold)),
+            Variant(FAST, lambda: panoptic(out, processed, sizes, things, threshold)),
         ]
         timings = measure(ways, seconds=setting.seconds, device=device)
         yield make_rows("postprocessing", "panoptic", timings, size, setting.machine)
 
 
-def _stand_in(subject: Subject, batch: Batch, device: torch.device) -> Output:
+def _stand_in(subject: BenchmarkTarget, batch: Batch, device: torch.device) -> Output:
     """What a trained model might say: of some queries, it is sure of a class and, with masks, of a round region."""
     random = torch.Generator().manual_seed(0)
     model = subject.start.model
@@ -317,13 +324,13 @@ def _stand_in(subject: Subject, batch: Batch, device: torch.device) -> Output:
 def evaluation(setting: Setting) -> Iterator[list[Row]]:
     """The twelve COCO numbers of 100 detections per image, on one core."""
     truth, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
-    columns = CocoResults.from_rows(found)  # in which the evaluation of a model keeps what it finds
+    columns = DetectionArrays.from_rows(found)  # in which the evaluation of a model keeps what it finds
     ways = [
-        Way(PLAIN, lambda: plain.coco_numbers(truth, found, "faster_coco_eval")),
-        Way(FAST, lambda: coco_numbers(truth, columns)),
+        Variant(PLAIN, lambda: plain.coco_numbers(truth, found, "faster_coco_eval")),
+        Variant(FAST, lambda: coco_numbers(truth, columns)),
     ]
     if importlib.util.find_spec("pycocotools"):
-        ways.append(Way("pycocotools", lambda: plain.coco_numbers(truth, found, "pycocotools")))
+        ways.append(Variant("pycocotools", lambda: plain.coco_numbers(truth, found, "pycocotools")))
     timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
     yield make_rows("evaluation", "COCO numbers", timings, setting.evaluation_images, setting.machine)
 

@@ -26,14 +26,14 @@ from detrkit.errors import ConfigError, DataError, WeightsError
 from detrkit.models.checkpoints import Weights, load_weights, write_huggingface
 from detrkit.structures import Batch, Categories
 from detrkit.training.checkpoint import VERSION
-from detrkit.training.setup import Start, start_model
+from detrkit.training.setup import ModelSetup, build_training_model
 
 CLASSES, IMAGE_SIZE = 91, 800
 """Of a model without weights: those of the original."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkTarget:
     """A model with all that is needed to measure it."""
 
     name: str
@@ -41,7 +41,7 @@ class Subject:
     """A file that `Detector.load` takes."""
     weights: Weights
     """What is in it."""
-    start: Start
+    start: ModelSetup
     """The model in training, on the CPU, and its criterion."""
     image_size: int
     """Shorter side in pixels."""
@@ -65,7 +65,7 @@ class Subject:
         return [paths[k % len(paths)] for k in range(count)]
 
 
-def make_subject(config: BenchConfig, folder: Path) -> Subject:
+def make_subject(config: BenchConfig, folder: Path) -> BenchmarkTarget:
     """The model and the images that the settings name.
 
     Args:
@@ -106,10 +106,10 @@ def make_subject(config: BenchConfig, folder: Path) -> Subject:
     if split is None:
         split = draw_images(folder / "images", max(config.images, config.batch_size), subject[2].categories)
     split = replace(split, value_range=subject[2].value_range)  # of the model, which prediction goes by as well
-    return Subject(*subject, config.image_size or subject[2].image_size, split)
+    return BenchmarkTarget(*subject, config.image_size or subject[2].image_size, split)
 
 
-def _start(categories: Categories, weights: str, masks: bool, model: str = "") -> Start:
+def _start(categories: Categories, weights: str, masks: bool, model: str = "") -> ModelSetup:
     """The model in training, with the matching and losses that belong to it.
 
     Where training would begin with ImageNet's weights, norms are frozen as it would freeze them.
@@ -117,12 +117,12 @@ def _start(categories: Categories, weights: str, masks: bool, model: str = "") -
     config = TrainConfig.from_recipe("classic", weights=weights, model=model, task="instance" if masks else "detect")
     if not weights and config.backbone_weights != "none":
         config = replace(config, backbone_norm="frozen")
-    return start_model(replace(config, backbone_weights="none"), categories, None)
+    return build_training_model(replace(config, backbone_weights="none"), categories, None)
 
 
 def _read_images(config: BenchConfig) -> Split:
     """The training images of a data set."""
-    raw = open_dataset(**config.whereabouts())
+    raw = open_dataset(**config.dataset_kwargs())
     splits = check_dataset(raw, num_queries=10**9).splits
     split = splits.get("train") or next(iter(splits.values()))
     images = [image for image in split.images if image.has_trainable][: config.images]
@@ -132,7 +132,7 @@ def _read_images(config: BenchConfig) -> Split:
 
 
 @dataclass(frozen=True)
-class Twin:
+class Reference:
     """The same model, with the same weights, as `transformers` has it."""
 
     model: nn.Module
@@ -140,7 +140,7 @@ class Twin:
     """Prepares images, and makes detections of outputs."""
 
 
-def find_twin(subject: Subject, folder: Path) -> Twin | str:
+def find_reference(subject: BenchmarkTarget, folder: Path) -> Reference | str:
     """The model in `transformers`, or why there is none: it is not installed, or has no such model."""
     if importlib.util.find_spec("transformers") is None:
         return "transformers is not installed, so nothing was measured beside it; pip install transformers"
@@ -155,7 +155,7 @@ def find_twin(subject: Subject, folder: Path) -> Twin | str:
 
         model = transformers.DetrForObjectDetection.from_pretrained(folder)
         processor = transformers.DetrImageProcessor.from_pretrained(folder)
-    return Twin(model, processor)
+    return Reference(model, processor)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 1000
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way of doing the work."""
 
     name: str
@@ -33,7 +33,7 @@ class Way:
 class Timing:
     """What one way took."""
 
-    way: Way
+    way: Variant
     seconds: tuple[float, ...]
     """Of each call, in their order; the first ones, which warm up, are not among them."""
     first: float
@@ -47,7 +47,7 @@ class Timing:
 
 
 def measure(
-    ways: Sequence[Way],
+    ways: Sequence[Variant],
     *,
     seconds: float,
     device: torch.device,
@@ -86,7 +86,7 @@ def measure(
     ]
 
 
-def _time(way: Way, device: torch.device, clock: Callable[[], float]) -> float:
+def _time(way: Variant, device: torch.device, clock: Callable[[], float]) -> float:
     wait_for(device)
     began = clock()
     way.run()

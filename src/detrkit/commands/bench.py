@@ -12,7 +12,7 @@ from detrkit.benchmark.machine import measure_machine
 from detrkit.benchmark.output import Report, print_report, write_report
 from detrkit.benchmark.rows import beside
 from detrkit.benchmark.suites import PARTS, Setting
-from detrkit.benchmark.target import find_twin, make_subject
+from detrkit.benchmark.target import find_reference, make_subject
 from detrkit.config.commands import BenchConfig
 from detrkit.config.train import TrainConfig
 from detrkit.errors import OutOfMemoryError, is_out_of_memory
@@ -43,7 +43,7 @@ def bench(config: BenchConfig) -> Report:
         status.update("Measuring the machine")
         precisions = {"fp32", precision}
         machine = measure_machine(device, precisions)
-        twin = find_twin(subject, folder / "transformers")
+        reference = find_reference(subject, folder / "transformers")
         setting = Setting(
             subject,
             machine,
@@ -61,10 +61,10 @@ def bench(config: BenchConfig) -> Report:
             config.images,
             config.evaluation_images,
             config.seconds,
-            None if isinstance(twin, str) else twin,
+            None if isinstance(reference, str) else reference,
         )
         shape = tuple(subject.batch(1).images.shape[-2:])
-        report = Report(config, machine, subject.name, shape, [twin] if isinstance(twin, str) else [])
+        report = Report(config, machine, subject.name, shape, [reference] if isinstance(reference, str) else [])
         chosen = PARTS if config.part == "all" else {config.part: PARTS[config.part]}
         part = ""
         try:

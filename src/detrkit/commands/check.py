@@ -20,7 +20,7 @@ def check(config: CheckConfig) -> None:
         DataError: it cannot be used at all, or training refuses it.
     """
     console = make_console()
-    raw = open_dataset(**config.whereabouts())
+    raw = open_dataset(**config.dataset_kwargs())
     raw.strict = False  # the report comes first
     said = len(raw.notes)
     _print_notes(console, raw.notes)
@@ -28,7 +28,7 @@ def check(config: CheckConfig) -> None:
     with make_progress(make_console(quiet=config.quiet)) as progress:
         task = progress.add_task("Reading images", total=total)
         report = check_dataset(
-            raw, num_queries=config.num_queries, thorough=True, doubtful=True, tick=lambda: progress.advance(task)
+            raw, num_queries=config.num_queries, decode_all=True, doubtful=True, tick=lambda: progress.advance(task)
         )
     _print_notes(console, report.notes[said:])
     console.print(report.table())

@@ -23,7 +23,7 @@ from detrkit.data.validation.validate import check_dataset
 from detrkit.inference import Detector
 from detrkit.ops.console import make_console
 from detrkit.ops.masks import decode_segmentation
-from detrkit.results import Detections, PanopticMap, truth_detections
+from detrkit.results import Detections, PanopticMap, ground_truth_detections
 from detrkit.training import run_training
 from detrkit.visualization.draw import ImageArray, Tile, grid, save_image, sheet
 from detrkit.visualization.segments import draw_panoptic
@@ -37,7 +37,7 @@ def demo(config: DemoConfig) -> None:
     """Run the demo and print where to look.
 
     Raises:
-        DetrkitError: what the user can mend.
+        DetrkitError: what the user can fix.
     """
     console = make_console()
     folder = Path(config.output_dir)
@@ -158,7 +158,7 @@ def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
 def truth_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
     """The annotated objects of an image, to be drawn."""
     objects = [o for o in image.objects if not o.crowd]
-    truth = truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
+    truth = ground_truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
     if not masks:
         return truth
     shapes = [decode_segmentation(o.segmentation, image.height, image.width) for o in objects]

@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     """Do what main.py would have done with these flags.
 
     Raises:
-        DetrkitError: what the user can mend.
+        DetrkitError: what the user can fix.
     """
     flags = build_parser().parse_args(argv)
     with _in_words_of_main():

@@ -15,7 +15,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.formats.coco import as_id
 from detrkit.data.validation.held_out import made_split
 from detrkit.errors import ConfigError, DataError
-from detrkit.evaluation.accumulator import Collector, collect_split
+from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import ClassMatch, match_classes
 from detrkit.evaluation.coco_metrics import merge_ranks, read_columns, summary
 from detrkit.evaluation.panoptic_quality import PanopticResult, PanopticTruth, panoptic_quality
@@ -62,13 +62,13 @@ def evaluate(
 
         def new_classes() -> Categories:
             """Those of the data, for a file without a class head."""
-            data = open_dataset(**config.whereabouts(""), **made_split(config.weights))
+            data = open_dataset(**config.dataset_kwargs(""), **made_split(config.weights))
             found = data.splits.get(config.split, next(iter(data.splits.values()))).categories
             return classes(Categories((), ()), found) if classes else found
 
         detector = load_detector(config, precision=config.precision, compile=config.compile, new_classes=new_classes)
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
-    raw = open_dataset(**config.whereabouts(data_format), **made_split(config.weights))
+    raw = open_dataset(**config.dataset_kwargs(data_format), **made_split(config.weights))
     report = check_dataset(
         raw,
         num_queries=100 if detector is None else detector.network.num_queries,
@@ -89,7 +89,7 @@ def evaluate(
         known = _in_order(known, split.categories, console)
         match = match_classes(known, split.categories)
         _say_match(console, match)
-        collector = Collector(
+        collector = DetectionAccumulator(
             match.id_of,
             counted=things,
             masks=detector.network.makes_masks and split.has_masks,

@@ -123,7 +123,7 @@ def _read(config: ExportConfig, value_range: ValueRange | None) -> dict[str, Spl
     """
     if not has_data(config):
         return {}
-    raw = open_dataset(**config.whereabouts(), **made_split(config.weights))
+    raw = open_dataset(**config.dataset_kwargs(), **made_split(config.weights))
     has_train = config.precision == "int8" and "train" in raw.splits
     wanted = {config.split, *({"train"} if has_train else ())}
     report = check_dataset(raw, num_queries=2**31, wanted=wanted, value_range=value_range)

@@ -15,6 +15,6 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
-        DetrkitError: what the user can mend.
+        DetrkitError: what the user can fix.
     """
     training.train(config)

@@ -156,7 +156,7 @@ class LossConfig(Settings):
     """Weight of the losses of the denoising queries."""
 
 
-class Whereabouts(TypedDict):
+class DatasetKwargs(TypedDict):
     """What `open_dataset` has to know of a data set."""
 
     data: str
@@ -191,7 +191,7 @@ class DataChoice(Settings):
     """COCO panoptic annotations, where they are not found by themselves: a file, or the folder of those of both
     sides."""
     panoptic_dir: str = ""
-    """Folder of their PNGs, where it is not found by itself, or the folder above those of both sides."""
+    """Folder of their PNGs, where it is not found by itself, or the folder above those of both splits."""
     strict: bool = False
     """Refuse a data set of which anything is left out: images, annotation files, objects."""
     box_format: Literal[
@@ -217,9 +217,9 @@ class DataChoice(Settings):
     auto: as the data format has it (COCO xywh, VOC xyxy, YOLO cxcywh_relative); boxes that do not look so are
     refused."""
 
-    def whereabouts(self, data_format: str = "") -> Whereabouts:
+    def dataset_kwargs(self, data_format: str = "") -> DatasetKwargs:
         """Keywords for `open_dataset`; `data_format` instead of the one that was chosen."""
-        return Whereabouts(
+        return DatasetKwargs(
             data=self.data,
             data_format=data_format or self.data_format,
             train_json=self.train_json,

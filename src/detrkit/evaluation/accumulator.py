@@ -16,7 +16,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms.resize_crop import eval_transform
-from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
 from detrkit.inference.backend import Network
 from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
@@ -26,7 +26,7 @@ from detrkit.ops.masks import encode_rles
 from detrkit.structures import Batch, Categories, Output, Target
 
 
-class Collector:
+class DetectionAccumulator:
     """Takes outputs batch by batch."""
 
     def __init__(
@@ -54,15 +54,15 @@ class Collector:
         self.truth, self.threshold = panoptic_truth, panoptic_threshold
         self.seen: list[int] = []
         """Ids of the images, in the order they came in."""
-        self._parts: list[CocoResults] = []
+        self._parts: list[DetectionArrays] = []
         self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
         """Where there is panoptic truth."""
         self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
 
     @property
-    def found(self) -> CocoResults:
+    def found(self) -> DetectionArrays:
         """All detections so far, in the order they came in; `segmentation` where a mask was made."""
-        self._parts = [CocoResults.concatenate(self._parts)]
+        self._parts = [DetectionArrays.concatenate(self._parts)]
         return self._parts[0]
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class Collector:
                 ]
                 self.sums.add(*self.truth.of(target["image_id"]), ids, known)
 
-    def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> CocoResults:
+    def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> DetectionArrays:
         """Those of the classes that are counted, image by image; sizes int [B, 2] of files and in the batch."""
         batch = best_boxes(out).to("cpu")
         boxes = batch.xyxy(sizes).double().numpy()
@@ -113,7 +113,7 @@ class Collector:
                 for k, position in zip(best, place, strict=True):
                     masks[i, k] = codes[position]
         image_ids = np.array([target["image_id"] for target in targets], dtype=np.int64)
-        return CocoResults(
+        return DetectionArrays(
             image_ids=np.repeat(image_ids, counted.sum(axis=1)),
             category_ids=category_of[labels[counted]],
             boxes=boxes[counted],
@@ -126,7 +126,7 @@ def collect_split(
     model: DETR | Network,
     split: Split,
     categories: Categories,
-    collector: Collector,
+    collector: DetectionAccumulator,
     *,
     image_size: int,
     device: torch.device | str,
@@ -158,7 +158,7 @@ def collect_split(
 
 @torch.no_grad()
 def collect_batches(
-    model: DETR | Network, batches: Iterable[Batch], collector: Collector, *, device: torch.device | str
+    model: DETR | Network, batches: Iterable[Batch], collector: DetectionAccumulator, *, device: torch.device | str
 ) -> None:
     """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
     for batch in batches:

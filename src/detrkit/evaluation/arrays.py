@@ -15,7 +15,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class CocoResults(Sequence[dict[str, Any]]):
+class DetectionArrays(Sequence[dict[str, Any]]):
     """N detections, in an eighth of the memory of as many dicts; read as a sequence, it gives those dicts."""
 
     image_ids: Ints
@@ -30,13 +30,13 @@ class CocoResults(Sequence[dict[str, Any]]):
     """N polygons or RLE, None for a detection without; or None: there are none at all."""
 
     @classmethod
-    def empty(cls) -> CocoResults:
+    def empty(cls) -> DetectionArrays:
         """No detections."""
         ids = np.zeros(0, dtype=np.int64)
         return cls(ids, ids, np.zeros((0, 4)), np.zeros(0))
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> CocoResults:
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> DetectionArrays:
         """From COCO results.
 
         Raises:
@@ -55,7 +55,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[CocoResults]) -> CocoResults:
+    def concatenate(cls, parts: Sequence[DetectionArrays]) -> DetectionArrays:
         """All detections of some parts, in order."""
         if not parts:
             return cls.empty()
@@ -70,7 +70,7 @@ class CocoResults(Sequence[dict[str, Any]]):
             segmentations=masks,
         )
 
-    def with_masks(self) -> CocoResults:
+    def with_masks(self) -> DetectionArrays:
         """Those that have a mask."""
         masks = self.segmentations or (None,) * len(self)
         return self.take(np.flatnonzero([bool(mask) for mask in masks]))
@@ -81,18 +81,18 @@ class CocoResults(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, k: int) -> dict[str, Any]: ...
     @overload
-    def __getitem__(self, k: slice) -> CocoResults: ...
-    def __getitem__(self, k: int | slice) -> dict[str, Any] | CocoResults:
+    def __getitem__(self, k: slice) -> DetectionArrays: ...
+    def __getitem__(self, k: int | slice) -> dict[str, Any] | DetectionArrays:
         """One as a dict; or some of them."""
         places = np.arange(len(self))[k]
         return self.take(places) if isinstance(k, slice) else next(iter(self.take(places[None])))
 
-    def take(self, places: Ints) -> CocoResults:
+    def take(self, places: Ints) -> DetectionArrays:
         """Those at some places [n], in their order."""
         masks = None
         if self.segmentations is not None:
             masks = tuple(self.segmentations[k] for k in places.tolist())
-        return CocoResults(
+        return DetectionArrays(
             self.image_ids[places], self.category_ids[places], self.boxes[places], self.scores[places], masks
         )
 
@@ -108,7 +108,7 @@ class CocoResults(Sequence[dict[str, Any]]):
 
 
 @dataclass(frozen=True)
-class TruthColumns:
+class GroundTruthArrays:
     """M objects of I images and C classes. Classes and images are indices into `category_ids` and `image_ids`."""
 
     image_ids: Ints
@@ -129,7 +129,7 @@ class TruthColumns:
     """[M]: regions of many objects."""
 
     @classmethod
-    def from_coco(cls, truth: Mapping[str, Any]) -> TruthColumns:
+    def from_coco(cls, truth: Mapping[str, Any]) -> GroundTruthArrays:
         """From COCO instances whose annotations are of its images and categories."""
         names = {int(row["id"]): str(row.get("name", row["id"])) for row in truth["categories"]}
         image_ids = np.unique(np.array([int(row["id"]) for row in truth["images"]], dtype=np.int64))

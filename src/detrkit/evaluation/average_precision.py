@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.evaluation.arrays import Bools, CocoResults, Floats, Ints, TruthColumns, places
+from detrkit.evaluation.arrays import Bools, DetectionArrays, Floats, GroundTruthArrays, Ints, places
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -108,7 +108,7 @@ class Matched:
         return precision, scores
 
 
-def match(truth: TruthColumns, found: CocoResults, most: int, overlap: Overlap | None = None) -> Matched:
+def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: Overlap | None = None) -> Matched:
     """Match detections to objects, at every threshold and in every range of area.
 
     Args:
@@ -150,7 +150,7 @@ def match(truth: TruthColumns, found: CocoResults, most: int, overlap: Overlap |
     )
 
 
-def _pairs(rows: Ints, groups: Ints, truth: TruthColumns, overlap: Overlap) -> tuple[Ints, Ints, Floats]:
+def _pairs(rows: Ints, groups: Ints, truth: GroundTruthArrays, overlap: Overlap) -> tuple[Ints, Ints, Floats]:
     """Detections and objects of one class and image that overlap by the lowest threshold or more.
 
     Args:
@@ -225,7 +225,7 @@ def _greedy(
     return rows, right, skipped
 
 
-def _of_boxes(boxes: Floats, truth: TruthColumns) -> Overlap:
+def _of_boxes(boxes: Floats, truth: GroundTruthArrays) -> Overlap:
     """Intersection over union of boxes x, y, w, h, in COCO's order of operations; with a crowd the share of the
     detection that lies inside."""
 
@@ -242,7 +242,7 @@ def _of_boxes(boxes: Floats, truth: TruthColumns) -> Overlap:
     return overlap
 
 
-def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], truth: TruthColumns) -> Overlap:
+def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], truth: GroundTruthArrays) -> Overlap:
     """Of masks as compressed RLE: those of all detections, and of all objects."""
     from faster_coco_eval.core import mask as coco_mask
 

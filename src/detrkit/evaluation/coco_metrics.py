@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
-from detrkit.evaluation.arrays import CocoResults, Floats, TruthColumns, places
+from detrkit.evaluation.arrays import DetectionArrays, Floats, GroundTruthArrays, places
 from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
 from detrkit.ops.masks import as_rle, segmentation_fault
 
@@ -93,7 +93,7 @@ def coco_numbers(
     if max_dets < OFFICIAL_MAX_DETS:
         raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
     found = read_columns(truth, detections, iou_type)
-    objects = TruthColumns.from_coco(truth)
+    objects = GroundTruthArrays.from_coco(truth)
     limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
     overlap = _of_masks(truth, objects, found) if iou_type == "segm" else None
     matched = match(objects, found, limits[-1], overlap)
@@ -121,12 +121,12 @@ def coco_numbers(
 
 def read_columns(
     truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
-) -> CocoResults:
+) -> DetectionArrays:
     """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
-    if not isinstance(detections, CocoResults):
+    if not isinstance(detections, DetectionArrays):
         detections = list(detections)
     try:
-        found = CocoResults.from_rows(detections)
+        found = DetectionArrays.from_rows(detections)
     except (KeyError, TypeError, ValueError, OverflowError):
         found = None
     images, categories = ([int(row["id"]) for row in truth[key]] for key in ("images", "categories"))
@@ -139,7 +139,7 @@ def read_columns(
         or not np.isfinite(found.scores).all()
     ):
         check_detections(truth, detections, iou_type, where=where)  # one after another, to name the one that is wrong
-    return CocoResults.from_rows(detections) if found is None else found
+    return DetectionArrays.from_rows(detections) if found is None else found
 
 
 def summary(numbers: Mapping[str, float], iou_type: str = "bbox") -> str:
@@ -199,7 +199,7 @@ def check_detections(
                 )
 
 
-def merge_ranks(parts: Iterable[tuple[Sequence[int], CocoResults]]) -> CocoResults:
+def merge_ranks(parts: Iterable[tuple[Sequence[int], DetectionArrays]]) -> DetectionArrays:
     """The detections of several processes as one, every image once, in order of image id.
 
     Args:
@@ -212,11 +212,11 @@ def merge_ranks(parts: Iterable[tuple[Sequence[int], CocoResults]]) -> CocoResul
         mine = list(set(seen) - taken)
         kept.append(found.take(np.flatnonzero(np.isin(found.image_ids, mine))))
         taken.update(mine)
-    whole = CocoResults.concatenate(kept)
+    whole = DetectionArrays.concatenate(kept)
     return whole.take(np.argsort(whole.image_ids, kind="stable"))
 
 
-def gather_detections(seen: Sequence[int], found: CocoResults) -> CocoResults:
+def gather_detections(seen: Sequence[int], found: DetectionArrays) -> DetectionArrays:
     """`merge_ranks` over all processes of the run; every process gets them all. Alone, just its own."""
     import torch.distributed as dist
 
@@ -227,7 +227,7 @@ def gather_detections(seen: Sequence[int], found: CocoResults) -> CocoResults:
     return merge_ranks(parts)
 
 
-def _of_masks(truth: Mapping[str, Any], objects: TruthColumns, found: CocoResults) -> Overlap:
+def _of_masks(truth: Mapping[str, Any], objects: GroundTruthArrays, found: DetectionArrays) -> Overlap:
     """How masks overlap; every object must have one."""
     sizes = {int(image["id"]): (image["height"], image["width"]) for image in truth["images"]}
     of_objects = []
@@ -243,7 +243,9 @@ def _of_masks(truth: Mapping[str, Any], objects: TruthColumns, found: CocoResult
     return of_masks(masks, of_objects, objects)
 
 
-def _per_class(objects: TruthColumns, found: CocoResults, precision: Floats, recall: Floats) -> list[ClassNumbers]:
+def _per_class(
+    objects: GroundTruthArrays, found: DetectionArrays, precision: Floats, recall: Floats
+) -> list[ClassNumbers]:
     detections = np.bincount(places(objects.category_ids, found.category_ids), minlength=len(objects.names))
     return [
         ClassNumbers(

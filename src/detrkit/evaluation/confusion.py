@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from detrkit.evaluation.arrays import Bools, Ints
-from detrkit.evaluation.matching import MATCH_IOU, Columns, Verdicts, box_iou, greedy
+from detrkit.evaluation.matching import MATCH_IOU, Columns, MatchResult, box_iou, greedy
 
 BACKGROUND = "background"
 
@@ -49,7 +49,7 @@ class Mistake:
     """A false alarm on an object that another detection has found already."""
 
 
-def confusion_matrix(columns: Columns, verdicts: Verdicts, threshold: float) -> Confusion:
+def confusion_matrix(columns: Columns, matches: MatchResult, threshold: float) -> Confusion:
     """Pair detections with objects: first those of their own class, then what is left over across classes.
 
     The first step is the official matching, so the diagonal counts the true positives of `per_class`; the second goes
@@ -57,11 +57,11 @@ def confusion_matrix(columns: Columns, verdicts: Verdicts, threshold: float) -> 
 
     Args:
         columns: truth and detections.
-        verdicts: their matching within classes.
+        matches: their matching within classes.
         threshold: lowest score of a detection to count, 0..1.
     """
-    shown = (columns.scores >= threshold) & ~verdicts.ignored
-    object_of = np.where(shown, verdicts.object_of, -1)
+    shown = (columns.scores >= threshold) & ~matches.ignored
+    object_of = np.where(shown, matches.object_of, -1)
     free = ~columns.crowd
     free[object_of[object_of >= 0]] = False
     for found, present in columns.per_image():

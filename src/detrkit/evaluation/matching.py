@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.evaluation.arrays import Bools, CocoResults, Floats, Ints, TruthColumns, places
+from detrkit.evaluation.arrays import Bools, DetectionArrays, Floats, GroundTruthArrays, Ints, places
 
 MATCH_IOU = 0.5
 """The overlap from which a box counts as found, for everything but the averages of `coco`."""
@@ -53,7 +53,7 @@ class Columns:
     @classmethod
     def from_coco(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Columns:
         """From COCO instances, and results that `coco.read_columns` has passed."""
-        found, objects = CocoResults.from_rows(detections), TruthColumns.from_coco(truth)
+        found, objects = DetectionArrays.from_rows(detections), GroundTruthArrays.from_coco(truth)
         images = places(objects.image_ids, found.image_ids)
         order = np.lexsort((-found.scores, images))  # stable, as the official evaluation breaks ties
         by_image = np.argsort(objects.images, kind="stable")
@@ -84,12 +84,12 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class MatchResult:
     """The judgement of every detection at `MATCH_IOU`, class by class, as the official evaluation matches.
 
     In the order of falling score a detection takes the free object of its class that it overlaps most. A detection
     that only meets a crowd of its class is ignored. Whom a detection gets never depends on weaker ones, so the same
-    verdicts hold for any score threshold.
+    matches hold for any score threshold.
     """
 
     object_of: Ints
@@ -103,7 +103,7 @@ class Verdicts:
         return self.object_of >= 0
 
 
-def judge(columns: Columns) -> Verdicts:
+def match_detections(columns: Columns) -> MatchResult:
     """Match detections to objects of their class."""
     object_of = np.full(len(columns.scores), -1, dtype=np.int64)
     ignored = np.zeros(len(columns.scores), dtype=np.bool_)
@@ -116,7 +116,7 @@ def judge(columns: Columns) -> Verdicts:
             object_of[found.start + d] = present.start + g
         in_crowd = (overlap[:, crowd] >= MATCH_IOU - _SLACK).any(axis=1)
         ignored[found] = in_crowd & (object_of[found] < 0)
-    return Verdicts(object_of, ignored)
+    return MatchResult(object_of, ignored)
 
 
 def greedy(overlap: Floats) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detrkit.evaluation.arrays import Bools, Floats
-from detrkit.evaluation.matching import Columns, Verdicts
+from detrkit.evaluation.matching import Columns, MatchResult
 
 DEFAULT_THRESHOLD = 0.5
 """Used where no threshold is better than another, because nothing right was found."""
@@ -71,16 +71,16 @@ def f1_curve(scores: Floats, right: Bools, objects: int) -> F1Curve:
     )
 
 
-def f1_curves(columns: Columns, verdicts: Verdicts) -> tuple[F1Curve, list[F1Curve]]:
+def f1_curves(columns: Columns, matches: MatchResult) -> tuple[F1Curve, list[F1Curve]]:
     """Of all classes together (every object counts the same), and of each class in the order of `columns.names`.
 
     Detections in crowds are left out, as in the official numbers.
     """
-    judged = ~verdicts.ignored
+    judged = ~matches.ignored
     objects = columns.objects_per_class()
-    overall = f1_curve(columns.scores[judged], verdicts.right[judged], int(objects.sum()))
+    overall = f1_curve(columns.scores[judged], matches.right[judged], int(objects.sum()))
     curves = []
     for k in range(len(columns.names)):
         mine = judged & (columns.classes == k)
-        curves.append(f1_curve(columns.scores[mine], verdicts.right[mine], int(objects[k])))
+        curves.append(f1_curve(columns.scores[mine], matches.right[mine], int(objects[k])))
     return overall, curves

@@ -13,7 +13,7 @@ import detrkit
 from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
 from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
-from detrkit.evaluation.matching import Columns, judge
+from detrkit.evaluation.matching import Columns, match_detections
 from detrkit.evaluation.panoptic_quality import PanopticResult
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.report_plots import plot_confusion, plot_f1, plot_pr
@@ -92,11 +92,11 @@ def _of_detections(
         of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
     columns = Columns.from_coco(truth, found)
-    verdicts = judge(columns)
-    overall, curves = f1_curves(columns, verdicts)
+    matches = match_detections(columns)
+    overall, curves = f1_curves(columns, matches)
     best = overall.best
     threshold = DEFAULT_THRESHOLD if best.threshold is None else best.threshold
-    confusion = confusion_matrix(columns, verdicts, threshold)
+    confusion = confusion_matrix(columns, matches, threshold)
     ranked = mistakes(columns, confusion)
     chosen = choose(ranked, max_errors)
     files = {int(image["id"]): str(image.get("file_name", "")) for image in truth["images"]}

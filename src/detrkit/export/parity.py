@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
-from detrkit.evaluation.accumulator import Collector, collect_split
+from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import IouType, coco_numbers
 from detrkit.export.graph import BuiltinGraph, Graph
@@ -239,7 +239,7 @@ def compare_accuracy(
     truth, kinds = split.to_coco(masks=masks), KINDS[: 1 + masks]
     found = []
     for detector in (reference, exported):
-        collector = Collector(match.id_of, counted=split.categories.thing_ids, masks=masks)
+        collector = DetectionAccumulator(match.id_of, counted=split.categories.thing_ids, masks=masks)
         collect_split(
             detector.network,
             split,

@@ -27,7 +27,7 @@ from detrkit.inference.inputs import Given, OneImage, OneOrMany, read_one, taken
 from detrkit.inference.optimized import Compile, FastNetwork, Precision, chosen_precision, compiles
 from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
 from detrkit.inference.shape_buckets import Buckets
-from detrkit.inference.streaming import blank_batch, look_at, sizes_of, stream_batches, with_names
+from detrkit.inference.streaming import blank_batch, run_batched, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
 from detrkit.models.arguments import size_pairs, whole_number
 from detrkit.models.checkpoints import fit_weights, load_weights, with_new_heads
@@ -233,7 +233,9 @@ class Detector:
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        return look_at(source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size)
+        return run_batched(
+            source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size
+        )
 
     @overload
     def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
@@ -263,7 +265,7 @@ class Detector:
             ConfigError: a setting is out of range, or the model makes no masks.
         """
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return look_at(source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
+        return run_batched(source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps, where none is given that of the kind of model.

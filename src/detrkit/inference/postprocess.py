@@ -262,10 +262,10 @@ def _panoptic_map(
         things.append(bool(is_thing[label]))
     firsts: dict[int, int] = {}
     owner = [k if thing else firsts.setdefault(c, k) for k, (c, thing) in enumerate(zip(kinds, things, strict=True))]
-    owners, kept = torch.tensor(owner, device=labels.device), torch.arange(len(kinds), device=labels.device)
+    assigned_gt, kept = torch.tensor(owner, device=labels.device), torch.arange(len(kinds), device=labels.device)
     places = [_places(*sides, labels.device) for sides in zip(processed, size, strict=True)]
     while True:
-        ids = owners[kept][_claimed(logits[kept], out.padded_size or processed, places)]
+        ids = assigned_gt[kept][_claimed(logits[kept], out.padded_size or processed, places)]
         area = torch.bincount(ids.flatten(), minlength=len(kinds))
         large = area[kept] > SMALL_SEGMENT  # those that share the segment of another have an area of 0
         if bool(large.all()):
@@ -273,7 +273,7 @@ def _panoptic_map(
         kept = kept[large]
         if not len(kept):
             return PanopticMap(torch.zeros(size, dtype=torch.int64, device=labels.device), [])
-    rank = torch.zeros_like(owners).scatter(0, kept, torch.arange(len(kept), device=kept.device))
+    rank = torch.zeros_like(assigned_gt).scatter(0, kept, torch.arange(len(kept), device=kept.device))
     rows = zip(kept.tolist(), area[kept].tolist(), scores[queries[kept]].tolist(), strict=True)
     segments: list[dict[str, Any]] = [
         {"id": new, "category_id": kinds[k], "isthing": things[k], "area": pixels, "score": score}

@@ -33,7 +33,7 @@ WINDOW = 4
 """Batches' worth of images that are held while images of one shape are looked for."""
 
 
-def look_at(
+def run_batched(
     source: Any, read: Read, sample: Sample, look: Callable[[Batch], list[Result]], batch_size: int
 ) -> Result | list[Result] | Iterator[Result]:
     """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.

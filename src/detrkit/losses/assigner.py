@@ -60,10 +60,10 @@ class DenseAssigner:
             locations: of these places.
             targets: one per image, any number of objects.
         """
-        return self.pairs(self.owners(out, locations, targets).cpu(), locations, targets)
+        return self.pairs(self.assigned_gt(out, locations, targets).cpu(), locations, targets)
 
     @torch.no_grad()
-    def owners(self, out: Output, locations: Locations, targets: Sequence[Target]) -> Tensor:
+    def assigned_gt(self, out: Output, locations: Locations, targets: Sequence[Target]) -> Tensor:
         """The object of each place as the rule has it, int64 [B, S], where the output is; -1: none. Arguments as in
         a call."""
         sizes = torch.tensor([len(target["labels"]) for target in targets]).to(out.boxes.device, non_blocking=True)
@@ -92,18 +92,19 @@ class DenseAssigner:
         return order.gather(1, owner).where(best > 0, -1)
 
     @staticmethod
-    def pairs(owners: Tensor, locations: Locations, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
-        """What `owners` found, in main memory -> as a call. A further transfer only where an object was left out."""
+    def pairs(assigned_gt: Tensor, locations: Locations, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
+        """What `assigned_gt` found, in main memory -> as a call. A further transfer only where an object was left
+        out."""
         held = [
             torch.bincount(owner[owner >= 0], minlength=len(target["labels"]))
-            for owner, target in zip(owners, targets, strict=True)
+            for owner, target in zip(assigned_gt, targets, strict=True)
         ]
         lacking = [i for i, counts in enumerate(held) if not counts.all()]
         boxes = [targets[i]["boxes"] for i in lacking]
         for i, row in zip(lacking, _fetch(locations, boxes, lacking), strict=True):
-            _leave_none_out(owners[i], held[i], *row)
-        places = [(owner >= 0).nonzero().flatten() for owner in owners]
-        return [(place, owner[place]) for place, owner in zip(places, owners, strict=True)]
+            _leave_none_out(assigned_gt[i], held[i], *row)
+        places = [(owner >= 0).nonzero().flatten() for owner in assigned_gt]
+        return [(place, owner[place]) for place, owner in zip(places, assigned_gt, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detrkit.losses.matcher import Layers
+from detrkit.losses.matcher import LayerOutputs
 from detrkit.ops.boxes import cxcywh_to_xyxy, giou
 
 
@@ -32,7 +32,7 @@ class MaskPairs(NamedTuple):
 class Matched:
     """Decoder layers beside the objects that their queries were matched with; pairs in the order of the layers."""
 
-    output: Layers
+    output: LayerOutputs
     """In float32."""
     layers: Tensor
     """int64 [M], index of the layer."""
@@ -77,7 +77,7 @@ class Matched:
         logits, boxes, sigmoid = self.output
         names = ("layers", "images", "queries", "labels", "found", "boxes")
         cut = {name: getattr(self, name)[:pairs] for name in names}
-        return replace(self, output=Layers(logits[:1], boxes[:1], sigmoid), **cut)
+        return replace(self, output=LayerOutputs(logits[:1], boxes[:1], sigmoid), **cut)
 
 
 Term = Callable[[Matched], Tensor]

@@ -14,7 +14,7 @@ from detrkit.errors import ConfigError
 from detrkit.losses.assigner import DenseAssigner
 from detrkit.losses.box_losses import Matched, Term
 from detrkit.losses.mask_losses import pair_masks
-from detrkit.losses.matcher import HungarianMatcher, Layers, Pairs, Problem, boxes_of, in_main_memory
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, Pairs, boxes_of, in_main_memory
 from detrkit.models.arguments import as_targets, check_boxes, expect_output
 from detrkit.structures import Output, Target
 
@@ -32,12 +32,12 @@ class WeightedTerm(NamedTuple):
     """Whether it is about masks, which only the last decoder layer has, and no branch."""
 
 
-class _Lesson(NamedTuple):
+class SupervisedOutput(NamedTuple):
     """The decoder layers, or a branch, beside what they are to learn."""
 
     prefix: str
     """Of its losses' names: empty for the decoder layers, "name/" for a branch."""
-    layers: Layers
+    layers: LayerOutputs
     """The last one first."""
     targets: Sequence[Target]
     pairs: list[Pairs]
@@ -97,10 +97,12 @@ class Criterion(nn.Module):
         classes = expect_output(out).logits.shape[-1] - (not out.sigmoid)
         targets = as_targets(targets, images=len(out.logits), classes=classes, device=out.logits.device)
         with torch.autocast(out.logits.device.type, enabled=False):
-            lessons = self._lessons(out, targets)
+            supervised_outputs = self._supervised_outputs(out, targets)
             losses: dict[str, Tensor] = {}
-            for lesson, counts in zip(lessons, _mean_over_processes(lessons, out.logits.device), strict=True):
-                losses |= self._learn(out, lesson, counts)
+            for supervised, counts in zip(
+                supervised_outputs, _mean_over_processes(supervised_outputs, out.logits.device), strict=True
+            ):
+                losses |= self._losses_of(out, supervised, counts)
         return losses
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
@@ -118,27 +120,28 @@ class Criterion(nn.Module):
         """(query indices, target indices) of each image at the last decoder layer."""
         return self.matcher(out, targets)
 
-    def _learn(self, out: Output, lesson: _Lesson, counts: Tensor) -> dict[str, Tensor]:
-        """The losses of a lesson by name, those of its last layer first; each term sees all layers at once."""
-        matched, objects = _gather(lesson, counts)
-        pairs_of_last = sum(len(queries) for queries, _ in lesson.pairs[0])
+    def _losses_of(self, out: Output, supervised: SupervisedOutput, counts: Tensor) -> dict[str, Tensor]:
+        """The losses of a supervised output by name, those of its last layer first; each term sees all layers at
+        once."""
+        matched, objects = _gather(supervised, counts)
+        pairs_of_last = sum(len(queries) for queries, _ in supervised.pairs[0])
         last = matched.first(pairs_of_last)
-        chosen = [t for t in self.terms if not lesson.prefix or (t.weight and not t.masks)]
+        chosen = [t for t in self.terms if not supervised.prefix or (t.weight and not t.masks)]
         if any(t.masks for t in chosen):
             pairs = (last.images, last.queries, objects[:pairs_of_last])
-            last = replace(last, masks=pair_masks(out, lesson.targets, *pairs, self.mask_padding))
+            last = replace(last, masks=pair_masks(out, supervised.targets, *pairs, self.mask_padding))
         values = {t.name: t.term(matched if t.every_layer else last).unbind() for t in chosen}
         losses: dict[str, Tensor] = {}
-        for i in range(len(lesson.pairs)):
+        for i in range(len(supervised.pairs)):
             suffix = f"_{i - 1}" if i else ""
-            losses |= {lesson.prefix + name + suffix: value[i] for name, value in values.items() if i < len(value)}
+            losses |= {supervised.prefix + name + suffix: value[i] for name, value in values.items() if i < len(value)}
         return losses
 
-    def _lessons(self, out: Output, targets: Sequence[Target]) -> list[_Lesson]:
+    def _supervised_outputs(self, out: Output, targets: Sequence[Target]) -> list[SupervisedOutput]:
         """The decoder layers and then each branch, with their pairs; one transfer fetches what all of them need."""
-        lessons = [_Lesson("", self._layers(out), targets, [])]
-        problems = {0: Problem(lessons[0].layers, targets)}
-        owners: dict[int, list[Tensor]] = {}
+        supervised_outputs = [SupervisedOutput("", self._layers(out), targets, [])]
+        problems = {0: MatchingProblem(supervised_outputs[0].layers, targets)}
+        assigned_gt: dict[int, list[Tensor]] = {}
         for k, branch in enumerate(out.branches, start=1):
             layers, ignored = self._layers(branch.output), branch.ignored
             wanted = [_as_class_0(target) for target in targets] if branch.class_agnostic else targets
@@ -148,27 +151,33 @@ class Criterion(nn.Module):
             elif (places := branch.locations) is not None:
                 if self.assigner is None:
                     raise ConfigError(f'the branch "{branch.name}" needs a dense_head to choose its places, found none')
-                owners[k] = [
-                    self.assigner.owners(Output(*said, sigmoid=layers.sigmoid), places, wanted)
+                assigned_gt[k] = [
+                    self.assigner.assigned_gt(Output(*said, sigmoid=layers.sigmoid), places, wanted)
                     for said in zip(layers.logits, layers.boxes, strict=True)
                 ]
                 ignored = places.padding if ignored is None else places.padding | ignored
             else:
-                problems[k] = Problem(layers, wanted, branch.groups, branch.repeat, ignored)
-            lessons.append(_Lesson(f"{branch.name}/", layers, wanted, pairs, ignored, branch.class_agnostic))
+                problems[k] = MatchingProblem(layers, wanted, branch.groups, branch.repeat, ignored)
+            supervised_outputs.append(
+                SupervisedOutput(f"{branch.name}/", layers, wanted, pairs, ignored, branch.class_agnostic)
+            )
         asked = [self.matcher.costs(problem) for problem in problems.values()]
-        told = iter(in_main_memory([boxes_of(targets), *asked, *(one for each in owners.values() for one in each)]))
+        told = iter(
+            in_main_memory([boxes_of(targets), *asked, *(one for each in assigned_gt.values() for one in each)])
+        )
         check_boxes(next(told), [len(target["labels"]) for target in targets])
         found = {k: self.matcher.assign(problem, next(told)) for k, problem in problems.items()}
-        for k, each in owners.items():
+        for k, each in assigned_gt.items():
             places = out.branches[k - 1].locations
             assert places
             assert self.assigner
             chosen = [torch.from_numpy(next(told)).long() for _ in each]
-            found[k] = [self.assigner.pairs(one, places, lessons[k].targets) for one in chosen]
-        return [lesson._replace(pairs=found.get(k, lesson.pairs)) for k, lesson in enumerate(lessons)]
+            found[k] = [self.assigner.pairs(one, places, supervised_outputs[k].targets) for one in chosen]
+        return [
+            supervised._replace(pairs=found.get(k, supervised.pairs)) for k, supervised in enumerate(supervised_outputs)
+        ]
 
-    def _layers(self, out: Output) -> Layers:
+    def _layers(self, out: Output) -> LayerOutputs:
         """The last layer and then the earlier ones, in float32."""
         if out.sigmoid != self.sigmoid:
             kinds = "a softmax with a no-object class", "a yes or no a class"
@@ -176,7 +185,7 @@ class Criterion(nn.Module):
                 f"expected a model whose classes are {kinds[self.sigmoid]}, as class_loss wants them, found one with "
                 f"{kinds[out.sigmoid]}; build both for the same class_loss"
             )
-        return Layers.of((out, *out.aux))
+        return LayerOutputs.of((out, *out.aux))
 
 
 def _term_of(name: str) -> str:
@@ -189,11 +198,12 @@ def _as_class_0(target: Target) -> Target:
     return Target(labels=torch.zeros_like(target["labels"]), boxes=target["boxes"])
 
 
-def _gather(lesson: _Lesson, counts: Tensor) -> tuple[Matched, Tensor]:
-    """A lesson's layers beside what they are to learn; and which object of the whole batch each pair has, int64 [M]."""
-    output, targets = lesson.layers, lesson.targets
+def _gather(supervised: SupervisedOutput, counts: Tensor) -> tuple[Matched, Tensor]:
+    """The layers of a supervised output beside their targets; and which object of the whole batch each pair has, int64
+    [M]."""
+    output, targets = supervised.layers, supervised.targets
     sizes = [len(target["labels"]) for target in targets]
-    pairs = [pair for of_layer in lesson.pairs for pair in of_layer]  # layer after layer, image after image
+    pairs = [pair for of_layer in supervised.pairs for pair in of_layer]  # layer after layer, image after image
     lengths = torch.tensor([len(queries) for queries, _ in pairs])
     which = torch.arange(len(pairs)).repeat_interleave(lengths)
     layers, images = which // len(targets), which % len(targets)
@@ -207,27 +217,30 @@ def _gather(lesson: _Lesson, counts: Tensor) -> tuple[Matched, Tensor]:
     num_boxes, num_matched, num_queries = counts
     matched = Matched(
         output, layers, images, queries, labels, found, boxes, sizes, num_boxes, num_matched, num_queries,
-        lesson.ignored, lesson.class_agnostic,
+        supervised.ignored, supervised.class_agnostic,
     )  # fmt: skip
     return matched, objects
 
 
-def _mean_over_processes(lessons: Sequence[_Lesson], device: torch.device) -> Tensor:
-    """Boxes, pairs and queries of each lesson, [lessons, 3], averaged over all processes of the run, so that every
+def _mean_over_processes(supervised_outputs: Sequence[SupervisedOutput], device: torch.device) -> Tensor:
+    """Boxes, pairs and queries of each supervised output, [outputs, 3], averaged over all processes of the run, so
+    that every
     object and query weighs the same everywhere. One reduction serves all; pairs are those of a layer on average.
 
     There is one box at least in all processes together, so that two with an image each learn what one with both
     does; in the original, in each.
     """
     counts = []
-    for lesson in lessons:
-        _, images, queries, _ = lesson.layers.logits.shape
-        objects = sum(len(target["labels"]) for target in lesson.targets)
-        matched = sum(len(found) for pairs in lesson.pairs for found, _ in pairs) / len(lesson.pairs)
-        counts.append([matched if lesson.prefix else objects, matched, images * queries])
+    for supervised in supervised_outputs:
+        _, images, queries, _ = supervised.layers.logits.shape
+        objects = sum(len(target["labels"]) for target in supervised.targets)
+        matched = sum(len(found) for pairs in supervised.pairs for found, _ in pairs) / len(supervised.pairs)
+        counts.append([matched if supervised.prefix else objects, matched, images * queries])
     total = torch.tensor(counts, dtype=torch.float32).to(device, non_blocking=True)
     nothing = torch.zeros((), device=device)
-    total[:, 2] -= torch.stack([nothing if one.ignored is None else one.ignored.sum().float() for one in lessons])
+    total[:, 2] -= torch.stack(
+        [nothing if one.ignored is None else one.ignored.sum().float() for one in supervised_outputs]
+    )
     processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)

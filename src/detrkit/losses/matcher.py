@@ -39,7 +39,7 @@ _WORTH_THREADS = 4000
 Costs = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
-class Layers(NamedTuple):
+class LayerOutputs(NamedTuple):
     """What decoder layers say of a batch, L layers in one tensor, the last one first."""
 
     logits: Tensor
@@ -55,10 +55,10 @@ class Layers(NamedTuple):
         return cls(logits, torch.stack([out.boxes for out in outputs]).float(), outputs[0].sigmoid)
 
 
-class Problem(NamedTuple):
+class MatchingProblem(NamedTuple):
     """Layers whose queries are to be matched with the objects of their images, each layer for itself."""
 
-    layers: Layers
+    layers: LayerOutputs
     targets: Sequence[Target]
     groups: int = 1
     """So many equal runs of queries are matched with all objects, each for itself (Chen et al. 2023, "Group DETR")."""
@@ -87,9 +87,9 @@ class HungarianMatcher:
         logits = expect_output(layers[0]).logits
         classes = logits.shape[-1] - (not layers[0].sigmoid)
         targets = as_targets(targets, images=len(logits), classes=classes, device=logits.device)
-        return self.solve([Problem(Layers.of(layers), targets)])[0]
+        return self.solve([MatchingProblem(LayerOutputs.of(layers), targets)])[0]
 
-    def solve(self, problems: Sequence[Problem]) -> list[list[Pairs]]:
+    def solve(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
         """The pairs of each image, for each layer of each problem, with a single transfer from the device.
 
         An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
@@ -107,7 +107,7 @@ class HungarianMatcher:
         return [self.assign(problem, cost) for problem, cost in zip(problems, told[: len(costs)], strict=True)]
 
     @torch.no_grad()
-    def costs(self, problem: Problem) -> Tensor:
+    def costs(self, problem: MatchingProblem) -> Tensor:
         """What each pair of a query and an object of its image costs, float32 [M, L, Q], M objects of all images.
 
         No query is held against the objects of other images, which would be most of a batch's pairs.
@@ -136,7 +136,7 @@ class HungarianMatcher:
             total = total.masked_fill(problem.ignored[images][:, None], _NEVER)
         return total
 
-    def assign(self, problem: Problem, costs: Costs) -> list[Pairs]:
+    def assign(self, problem: MatchingProblem, costs: Costs) -> list[Pairs]:
         """The cheapest pairs of each image, for each layer: `costs` in main memory -> as `solve`."""
         ends = np.cumsum([0, *(len(target["labels"]) for target in problem.targets)])
         tables = [costs[start:end, k].T for k in range(costs.shape[1]) for start, end in pairwise(ends)]

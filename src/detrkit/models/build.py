@@ -21,7 +21,7 @@ from detrkit.models.layers.attention import MultiheadAttention
 from detrkit.models.layers.conditional_attention import ConditionalAttention
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feed_forward import ACTIVATIONS
-from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
+from detrkit.models.layers.input_proj import ChannelMapper, SingleLevelProj
 from detrkit.models.layers.mlp import MLP
 from detrkit.models.layers.position_encoding import build_position
 from detrkit.models.mask_head import AttentionMap, MaskHead
@@ -213,7 +213,7 @@ def build_model(
     finer = tuple(stride for stride in (4, 8, 16) if masks and (not strides or stride < strides[0]))
     features = build_features(backbone, backbone_norm, dilation, backbone_weights, strides, finer)
     features.mean, features.std = input_mean or features.mean, input_std or features.std
-    input_proj: LastLevel | ChannelMapper = LastLevel(features.channels[-1], hidden_dim)
+    input_proj: SingleLevelProj | ChannelMapper = SingleLevelProj(features.channels[-1], hidden_dim)
     if strides:
         norm = "batch" if encoder == "hybrid" else "group"
         input_proj = ChannelMapper(features.channels[len(finer) :], hidden_dim, further, norm)

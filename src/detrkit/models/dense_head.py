@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.layers.feature_levels import Memory
-from detrkit.models.layers.mlp import exactly
+from detrkit.models.layers.mlp import run_in_float32
 from detrkit.structures import Output
 
 PRIOR = -math.log((1 - 0.01) / 0.01)
@@ -43,8 +43,8 @@ class DenseHead(nn.Module):
         logits, distances = [], []
         inside = memory.tokens.new_ones(()) * ~memory.padding  # convolutions shall see zeros beyond the image
         for level, keep, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
-            logits.append(exactly(self.class_embed, self.classes(level, keep)).flatten(2))
-            sides = exactly(self.bbox_embed, self.sides(level, keep)).float()
+            logits.append(run_in_float32(self.class_embed, self.classes(level, keep)).flatten(2))
+            sides = run_in_float32(self.bbox_embed, self.sides(level, keep)).float()
             distances.append((scale * sides).clamp(max=6).exp().flatten(2))
         located = memory.locations
         left, top, right, bottom = torch.cat(distances, 2).unbind(1)  # [B, S] each, in cells
@@ -98,7 +98,7 @@ class InnerGroupNorm(nn.GroupNorm):
         return scaled.to(x.dtype)
 
 
-def best_places(scores: Tensor, boxes: Tensor, count: int, query_nms_iou: float) -> tuple[Tensor, Tensor]:
+def best_locations(scores: Tensor, boxes: Tensor, count: int, query_nms_iou: float) -> tuple[Tensor, Tensor]:
     """The `count` best places of each image, and which of them are no duplicate.
 
     With `query_nms_iou`, a place whose box overlaps that of a better one by more than this IoU comes after all that do

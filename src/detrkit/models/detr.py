@@ -20,8 +20,8 @@ from detrkit.models.dynamic_mask_head import DynamicMaskHead
 from detrkit.models.frozen import freeze, frozen_parts
 from detrkit.models.layers.feature_levels import Level, Memory
 from detrkit.models.layers.feed_forward import LayerList
-from detrkit.models.layers.input_proj import ChannelMapper, LastLevel
-from detrkit.models.layers.mlp import exactly
+from detrkit.models.layers.input_proj import ChannelMapper, SingleLevelProj
+from detrkit.models.layers.mlp import run_in_float32
 from detrkit.models.mask_head import (
     MASK_PARTS,
     AttentionMap,
@@ -45,7 +45,7 @@ class DETR(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        input_proj: LastLevel | ChannelMapper,
+        input_proj: SingleLevelProj | ChannelMapper,
         transformer: Transformer,
         query_embed: QuerySource,
         class_embed: nn.Module,
@@ -180,12 +180,12 @@ class DETR(nn.Module):
     def _classes(self, layer: int, objects: Tensor) -> Tensor:
         """Class logits of a decoder layer: [B, N, D] -> [B, N, C or C + 1]."""
         head = self.class_embed[layer] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
-        return exactly(head, objects)
+        return run_in_float32(head, objects)
 
     def _boxes(self, layer: int, objects: Tensor) -> Tensor:
         """What a decoder layer says of the boxes, before the sigmoid: [B, N, D] -> [B, N, 4]."""
         head = self.bbox_embed[layer] if isinstance(self.bbox_embed, nn.ModuleList) else self.bbox_embed
-        return exactly(head, objects)
+        return run_in_float32(head, objects)
 
     def _split(
         self, layers: Sequence[Output], runs: Mapping[str, int], noised: NoisedQueries | None

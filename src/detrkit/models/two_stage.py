@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.dense_head import PRIOR, best_places
+from detrkit.models.dense_head import PRIOR, best_locations
 from detrkit.models.layers.feature_levels import Memory
-from detrkit.models.layers.mlp import MLP, exactly
+from detrkit.models.layers.mlp import MLP, run_in_float32
 from detrkit.models.layers.position_encoding import sine_of_boxes
 from detrkit.models.queries import Counts, Queries
 from detrkit.structures import Branch, Output
@@ -52,7 +52,7 @@ class SelectedQueries(nn.Module):
             kind: two_stage, features or mixed.
             sigmoid: a yes or no a class; False: a softmax whose last row is "no object".
             own_head: rank by a head of its own; False: by the dense head.
-            query_nms_iou: see `best_places`.
+            query_nms_iou: see `best_locations`.
             class_agnostic: rank by the first class alone, which then means "something".
         """
         super().__init__()
@@ -80,8 +80,8 @@ class SelectedQueries(nn.Module):
         if self.own_head:
             anchors, usable = proposal_anchors(memory)
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
-            boxes = (exactly(self.enc_bbox, features).float() + anchors).sigmoid()
-            said = Output(exactly(self.enc_class, features), boxes, sigmoid=self.sigmoid)
+            boxes = (run_in_float32(self.enc_bbox, features).float() + anchors).sigmoid()
+            said = Output(run_in_float32(self.enc_class, features), boxes, sigmoid=self.sigmoid)
         else:
             assert dense is not None
             said = dense
@@ -91,7 +91,9 @@ class SelectedQueries(nn.Module):
             ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
             if not self.class_agnostic:  # published two-stage models rank padding with the rest
                 ranks = ranks.masked_fill(memory.padding, -torch.inf)
-            places, single = best_places(ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.query_nms_iou)
+            places, single = best_locations(
+                ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.query_nms_iou
+            )
         logits, boxes = _take(said.logits, places), _take(said.boxes, places)
         found = _take(features, places)
         proposals = None

@@ -63,14 +63,14 @@ def advise(console: TextConsole, config: TrainConfig, data: Data, cycle: EpochCy
     if nothing:
         reached = f"{called(cycle.monitor)} is {cycle.best_value:.4f}"
         lines = [f"{reached}: next to nothing is found. What to look at, in this order:"]
-        lines += [f"  {word:<8} {line}" for word, line in look_at(config, data, cycle, image_size, rose).items()]
+        lines += [f"  {word:<8} {line}" for word, line in advice_lines(config, data, cycle, image_size, rose).items()]
     elif rose:
         lines = [f"{rose}: the rate --lr {config.lr:g} may be too high"]
     for line in lines:
         console.print(line)
 
 
-def look_at(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int, rose: str) -> dict[str, str]:
+def advice_lines(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int, rose: str) -> dict[str, str]:
     """What may be wrong, by a word each: epochs, rate, sizes, classes, and how to make sure."""
     last = cycle.history[-1]
     measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]

@@ -16,7 +16,7 @@ from detrkit.models.checkpoints import fit_table
 from detrkit.ops.console import TextConsole
 from detrkit.training.cycle import EpochCycle, Row
 from detrkit.training.monitor import called
-from detrkit.training.setup import Data, Processes, Start
+from detrkit.training.setup import Data, ModelSetup, Processes
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 
 RECIPES = {
@@ -39,7 +39,7 @@ def announce(
     console: TextConsole,
     config: TrainConfig,
     data: Data,
-    start: Start,
+    start: ModelSetup,
     processes: Processes,
     run_dir: Path,
     *,

@@ -32,7 +32,7 @@ the time of the epoch's steps, what rank 0 waited for images, 0..1), "train/..."
 
 
 @dataclass(frozen=True)
-class Habits:
+class RunSchedule:
     """How often things happen; 0 means never, where it is allowed."""
 
     epochs: int
@@ -67,7 +67,7 @@ class EpochCycle(pl.Callback):
     def __init__(
         self,
         run_dir: Path,
-        habits: Habits,
+        habits: RunSchedule,
         card: dict[str, Any],
         validate: Callable[..., Validation | None],
         *,
@@ -166,9 +166,9 @@ class EpochCycle(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """What this rank's clock says; the ranks agree during the step."""
-        wishes = _ours(pl_module).wishes
-        wishes["save"] = time.monotonic() - self._saved > 60 * self.habits.save_minutes
-        wishes["out_of_time"] = 0 < 60 * self.habits.max_minutes <= self.seconds
+        stop_flags = _ours(pl_module).stop_flags
+        stop_flags["save"] = time.monotonic() - self._saved > 60 * self.habits.save_minutes
+        stop_flags["out_of_time"] = 0 < 60 * self.habits.max_minutes <= self.seconds
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -182,14 +182,14 @@ class EpochCycle(pl.Callback):
             self.ema.update(module.model)
         if batch_idx + 1 == trainer.num_training_batches:
             return  # the end of the epoch comes at once
-        if module.agreed["stop"]:
+        if module.synced_flags["stop"]:
             self._save(trainer, LAST)
             self.interrupted = trainer.should_stop = True
-        elif module.agreed["out_of_time"]:
+        elif module.synced_flags["out_of_time"]:
             self.out_of_time = trainer.should_stop = True
             self._add_row(trainer, module)
             self._evaluate_and_save(trainer, module)
-        elif module.agreed["save"]:
+        elif module.synced_flags["save"]:
             self._save(trainer, LAST)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -201,12 +201,12 @@ class EpochCycle(pl.Callback):
         module.forget_sums()
         epoch = trainer.current_epoch + 1
         last = epoch == self.habits.epochs
-        out_of_time = module.agreed["out_of_time"]
+        out_of_time = module.synced_flags["out_of_time"]
         self.evaluation_due = last or out_of_time or epoch % self.habits.eval_every == 0
         self.out_of_time = out_of_time and not last
         keep = self.habits.checkpoint_every and epoch % self.habits.checkpoint_every == 0
         extra = [f"epoch_{epoch:04d}.ckpt"] if keep else []
-        if module.agreed["stop"]:
+        if module.synced_flags["stop"]:
             self._save(trainer, *extra, LAST)
             self.interrupted = trainer.should_stop = True
         else:
@@ -234,7 +234,9 @@ class EpochCycle(pl.Callback):
         names = list(extra)
         if self.evaluation_due:
             with self.ema.applied(module.model) if self.ema else nullcontext():
-                found = self.validate(trainer, module, should_stop=lambda: module.wishes["stop"], advance=self._advance)
+                found = self.validate(
+                    trainer, module, should_stop=lambda: module.stop_flags["stop"], advance=self._advance
+                )
             if found is None:
                 self._save(trainer, *extra, LAST)
                 self.interrupted = trainer.should_stop = True

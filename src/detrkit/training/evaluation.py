@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detrkit.errors import NonFiniteLossError
-from detrkit.evaluation.accumulator import Collector
-from detrkit.evaluation.arrays import CocoResults
+from detrkit.evaluation.accumulator import DetectionAccumulator
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import CocoResult, coco_numbers, gather_detections
 from detrkit.evaluation.panoptic_quality import PanopticResult, PanopticTruth
 from detrkit.losses import Criterion
@@ -36,7 +36,7 @@ class Validation:
     numbers: dict[str, float]
     """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticResult.numbers`), where these were measured."""
-    detections: CocoResults
+    detections: DetectionArrays
     """With the data set's own category ids, every image once; masks as `segmentation`."""
     panoptic: PanopticResult | None = None
     """Panoptic quality by class, where it was measured."""
@@ -141,9 +141,9 @@ class Validator:
         model.train()
         return self._gather(found, sums, stopped, diverged)
 
-    def _collector(self) -> Collector:
+    def _collector(self) -> DetectionAccumulator:
         ids = {index: i for index, i in enumerate(self.category_ids) if i is not None}
-        return Collector(ids, **self.collecting)
+        return DetectionAccumulator(ids, **self.collecting)
 
     def _take_part(self, device: torch.device) -> None:
         """The criterion averages its count of objects over the ranks, so one without images left joins in empty."""
@@ -156,7 +156,9 @@ class Validator:
                 Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
             )
 
-    def _gather(self, found: Collector, sums: dict[str, float], stopped: bool, diverged: bool) -> Validation | None:
+    def _gather(
+        self, found: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
+    ) -> Validation | None:
         mine = (sums, len(found.seen), diverged, stopped, found.sums.sums if found.sums else None)
         every: list[Any] = [mine]
         if _world() > 1:
@@ -186,7 +188,7 @@ class Validator:
             per_class |= class_columns("PQ", [(row.name, row.pq) for row in panoptic.per_class if row.segments])
         return Validation(losses, numbers, detections, panoptic, per_class)
 
-    def _numbers(self, detections: CocoResults) -> tuple[dict[str, float], dict[str, float]]:
+    def _numbers(self, detections: DetectionArrays) -> tuple[dict[str, float], dict[str, float]]:
         """The numbers of all classes together, and of each."""
         boxes = coco_numbers(self.truth, detections)
         numbers, per_class = dict(boxes.numbers), class_columns("AP", _ap_of_classes(boxes))

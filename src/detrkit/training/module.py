@@ -25,7 +25,7 @@ from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.optim import Schedule
 
 Sums = dict[str, float]
-WISHES = ("stop", "save", "out_of_time")
+STOP_FLAGS = ("stop", "save", "out_of_time")
 
 
 def seed_of(*key: int) -> int:
@@ -39,7 +39,7 @@ class _Untold(NamedTuple):
     names: tuple[str, ...]
     """Of the losses."""
     row: Tensor
-    """Whether the loss is not finite, the wishes and the losses, summed over the ranks."""
+    """Whether the loss is not finite, the stop flags and the losses, summed over the ranks."""
     mine: Tensor
     """The loss of this rank, [1]."""
     batch: Batch
@@ -85,9 +85,9 @@ class DetectionTraining(pl.LightningModule):
         self.grad_norm = 0.0
         """Norm of the last gradient, before clipping."""
         self._untold: _Untold | None = None
-        self.wishes = dict.fromkeys(WISHES, False)
-        """Set one on any rank, and all ranks find it in `agreed` after the same step."""
-        self.agreed = dict.fromkeys(WISHES, False)
+        self.stop_flags = dict.fromkeys(STOP_FLAGS, False)
+        """Set one on any rank, and all ranks find it in `synced_flags` after the same step."""
+        self.synced_flags = dict.fromkeys(STOP_FLAGS, False)
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
         """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the objects -> Output."""
@@ -134,8 +134,10 @@ class DetectionTraining(pl.LightningModule):
         losses = self.criterion(out, batch.targets)
         total = self.criterion.weighted_sum(losses)
         values = torch.stack([value.detach().float() for value in (total, *losses.values())])
-        wishes = torch.tensor([float(self.wishes[name]) for name in WISHES]).to(values.device, non_blocking=True)
-        row = torch.cat([(~torch.isfinite(values[:1])).float(), wishes, values])
+        stop_flags = torch.tensor([float(self.stop_flags[name]) for name in STOP_FLAGS]).to(
+            values.device, non_blocking=True
+        )
+        row = torch.cat([(~torch.isfinite(values[:1])).float(), stop_flags, values])
         if self.trainer.world_size > 1:
             dist.all_reduce(row)
         self._untold = _Untold(("loss", *losses), row, values[:1], batch, batch_idx)
@@ -157,8 +159,8 @@ class DetectionTraining(pl.LightningModule):
         self.grad_norm, loss, bad, *told = torch.cat([norm.detach().float()[None], mine, row]).tolist()
         if bad:
             self._refuse(None if math.isfinite(loss) else f"loss became {loss}", batch, batch_idx)
-        wished, summed = told[: len(WISHES)], told[len(WISHES) :]
-        self.agreed = {name: count > 0 for name, count in zip(WISHES, wished, strict=True)}
+        flagged, summed = told[: len(STOP_FLAGS)], told[len(STOP_FLAGS) :]
+        self.synced_flags = {name: count > 0 for name, count in zip(STOP_FLAGS, flagged, strict=True)}
         world = self.trainer.world_size
         for name, value in zip(names, summed, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value / world

@@ -19,7 +19,7 @@ epoch has at the least. Few images are soon known by heart, so what counts is th
 goes into steps than into evaluations and checkpoints between them."""
 
 
-def settle(
+def resolve_auto(
     config: TrainConfig, train: Split, resume: ResumePoint | None, *, on_cpu: bool
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The settings with a number for each that is `propose`, and what to tell the user of it: a word, a sentence.

@@ -122,7 +122,7 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
         DataError: there is nothing to train on.
     """
     data_format = "coco_panoptic" if config.task == "panoptic" else ""
-    raw = open_dataset(**config.whereabouts(data_format), val_fraction=config.val_fraction, seed=config.seed)
+    raw = open_dataset(**config.dataset_kwargs(data_format), val_fraction=config.val_fraction, seed=config.seed)
     report = check_dataset(
         raw,
         num_queries=sys.maxsize,  # of queries see `warn_of_crowds`
@@ -145,7 +145,7 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
 
 
 @dataclass(frozen=True)
-class Start:
+class ModelSetup:
     """The model that training starts from."""
 
     model: DETR
@@ -165,9 +165,9 @@ class Start:
     """With `--weights`: one line for the user if these or the model lack a mask head."""
 
 
-def start_model(
+def build_training_model(
     config: TrainConfig, categories: Categories, resume: ResumePoint | None, *, filled: bool = False
-) -> Start:
+) -> ModelSetup:
     """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
 
     Weights bring their architecture: every model setting left at the default of the recipe and the named model becomes
@@ -236,7 +236,7 @@ def start_model(
         warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
-    return Start(
+    return ModelSetup(
         model,
         criterion,
         config,

@@ -27,7 +27,7 @@ from detrkit.training.advice import advise, after_divergence
 from detrkit.training.announcements import announce, conclude, learning, say_recipe, waiting
 from detrkit.training.auto_batch import explain_out_of_memory
 from detrkit.training.checkpoint import VERSION, ResumePoint, remove_stale
-from detrkit.training.cycle import EpochCycle, Habits
+from detrkit.training.cycle import EpochCycle, RunSchedule
 from detrkit.training.ema import Ema
 from detrkit.training.evaluation import Validation, Validator
 from detrkit.training.final_report import FinalReport
@@ -37,16 +37,16 @@ from detrkit.training.monitor import chosen_monitor, fingerprints
 from detrkit.training.optim import Schedule, build_optimizer
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, make_loggers
-from detrkit.training.resolve_auto import settle
+from detrkit.training.resolve_auto import resolve_auto
 from detrkit.training.resume import carry_best, find_resume
 from detrkit.training.setup import (
     Data,
+    ModelSetup,
     Processes,
-    Start,
+    build_training_model,
     choose_folder,
     find_processes,
     load_data,
-    start_model,
     warn_of_crowds,
 )
 from detrkit.training.signals import StopSignals
@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> TrainResult:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
-        DetrkitError: what the user can mend.
+        DetrkitError: what the user can fix.
     """
     result = run_training(config)
     if result.interrupted:
@@ -99,7 +99,7 @@ def run_training(
         overwrite: take an `output_dir` that holds another run.
 
     Raises:
-        DetrkitError: what the user can mend: settings, data, weights, memory, a loss that is not finite.
+        DetrkitError: what the user can fix: settings, data, weights, memory, a loss that is not finite.
     """
     run_dir = choose_folder(config, overwrite=overwrite)
     processes = find_processes(config)
@@ -128,8 +128,8 @@ def run_training(
             if leads:
                 make_console().print(f"Nothing is left to train in {point.path}: {why}.")
             return TrainResult(run_dir, _plain(point.card["metrics"]))
-    config, reasons = settle(config, data.train, point, on_cpu=processes.accelerator == "cpu")
-    start = start_model(config, data.categories, point, filled=original is not None)
+    config, reasons = resolve_auto(config, data.train, point, on_cpu=processes.accelerator == "cpu")
+    start = build_training_model(config, data.categories, point, filled=original is not None)
     config = replace(start.config, output_dir=str(run_dir))
     if leads:
         warn_of_crowds(data, start.model.num_queries)
@@ -167,7 +167,7 @@ class _Run:
         run_dir: Path,
         processes: Processes,
         data: Data,
-        start: Start,
+        start: ModelSetup,
         point: ResumePoint | None,
         start_epoch: int,
         *,
@@ -211,7 +211,7 @@ class _Run:
         config, start = self.config, self.start
         module = self._module(optimizer)
         ema = Ema(config.ema) if config.ema else None
-        habits = Habits(
+        habits = RunSchedule(
             epochs=config.epochs,
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
@@ -220,7 +220,7 @@ class _Run:
             patience=config.patience,
         )
         cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, best_is_of=self.best_is_of, ema=ema)
-        signals = StopSignals(lambda: module.wishes.update(stop=True))
+        signals = StopSignals(lambda: module.stop_flags.update(stop=True))
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
         trainer = build_trainer(config, self.processes, self.run_dir, start.model, loggers, callbacks)

@@ -89,7 +89,7 @@ class Tile:
     detections: Drawable
     """What the model found, in pixels of `image`."""
     truth: Drawable | None = None
-    """What is really there (see `results.truth_detections`); None: the tile shows the predictions only."""
+    """What is really there (see `results.ground_truth_detections`); None: the tile shows the predictions only."""
     caption: str = ""
     """One line above the tile."""
 

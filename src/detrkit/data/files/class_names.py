@@ -100,7 +100,7 @@ def names_beside(source: Source) -> dict[int, str] | None:
         if path.name.lower() == "notes.json" and (noted := _notes(path)):
             source.use(path)
             named += [] if named else [(path, noted)]
-    return agreed(named)
+    return merge_names(named)
 
 
 def unique(names: dict[int, str], path: Path) -> dict[int, str]:
@@ -116,7 +116,7 @@ def unique(names: dict[int, str], path: Path) -> dict[int, str]:
     return names
 
 
-def agreed(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | None:
+def merge_names(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | None:
     """The longest of several lists of names, which the others begin with.
 
     Raises:

@@ -52,13 +52,13 @@ def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
         split: all of it, called train.
         source: takes notes and reasons.
     """
-    sides: dict[str, list[RawImage]] = {}
+    by_split: dict[str, list[RawImage]] = {}
     for image in split.images:
-        sides.setdefault(image.role or role_of_parts(image.file_name.split("/")[:-1]), []).append(image)
-    if "train" not in sides or not sides.keys() & {"val", "test"}:
+        by_split.setdefault(image.role or role_of_parts(image.file_name.split("/")[:-1]), []).append(image)
+    if "train" not in by_split or not by_split.keys() & {"val", "test"}:
         return {"train": split}
-    kept = source.fold_splits(sides, lambda image: [image.path])
-    counts = ", ".join(f"{len(images)} of {role}" for role, images in sides.items() if role)
+    kept = source.fold_splits(by_split, lambda image: [image.path])
+    counts = ", ".join(f"{len(images)} of {role}" for role, images in by_split.items() if role)
     source.notes.append(f"images of one file tell their split by its name in `split` or in their folders: {counts}")
     return {role: replace(split, name=role, images=images) for role, images in kept.items()}
 

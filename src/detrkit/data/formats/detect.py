@@ -82,8 +82,8 @@ def open_dataset(
         val_json: the same for validation.
         train_images: folder of the training images.
         val_images: folder of the validation images.
-        panoptic_json: COCO panoptic file, whose name tells its side, or the folder of those of both sides.
-        panoptic_dir: folder of their PNGs, or the folder above those of both sides.
+        panoptic_json: COCO panoptic file, whose name tells its split, or the folder of those of both splits.
+        panoptic_dir: folder of their PNGs, or the folder above those of both splits.
         val_fraction: share of the images that the check holds out for validation where there is no such split, 0..1;
             0 makes none.
         seed: of that choice, which depends only on it and on the file names.
@@ -373,4 +373,4 @@ def _nothing_found(root: Path, data_format: str) -> str:
     shown = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
     found = shown or "an empty folder"
     flag = "--panoptic_json" if data_format == "coco_panoptic" else "--train_json"
-    return f"expected {looked} in {root}, found {found}; mend --data, or name COCO files with {flag}"
+    return f"expected {looked} in {root}, found {found}; fix --data, or name COCO files with {flag}"

@@ -78,22 +78,22 @@ def read_labelme(source: Source) -> dict[str, RawSplit]:
     paths = index.once(index.with_suffix(".json"))
     files = [_load(p, source) for p in paths if p.stem in index.image_stems or _looks_like_labelme(p, shapes=False)]
     places = _places(files, source)
-    sides: dict[str, list[tuple[_File, RawImage]]] = {}
-    owners: dict[Path, Path] = {}
+    by_split: dict[str, list[tuple[_File, RawImage]]] = {}
+    assigned_gt: dict[Path, Path] = {}
     embedded = 0
     for file in files:
-        image = _image(file, places[file.path], owners, source)
+        image = _image(file, places[file.path], assigned_gt, source)
         if image is None:
             continue
         if file.embedded and places[file.path].how == "absent":
             source.findings.add("image_embedded", file.path, dropped_objects=len(image.objects))
             embedded += 1
             continue
-        sides.setdefault(_role(file.path, image.path, source), []).append((file, image))
-    if not sides:
+        by_split.setdefault(_role(file.path, image.path, source), []).append((file, image))
+    if not by_split:
         _refuse(source, embedded)
-    _note_the_unlabelled(set(owners), source)
-    kept = source.fold_splits(sides, lambda pair: [pair[0].path, pair[1].path])
+    _note_the_unlabelled(set(assigned_gt), source)
+    kept = source.fold_splits(by_split, lambda pair: [pair[0].path, pair[1].path])
     images = {role: [image for _, image in pairs] for role, pairs in kept.items()}
     everything = [image for side in images.values() for image in side]
     categories = number_classes(everything, _order(everything, source))
@@ -195,7 +195,7 @@ def _own_name(path: Path, like: str, source: Source, bare: bool) -> str:
     return name if bare else "/".join([*source.index.relative(path.parent), name])
 
 
-def _image(file: _File, place: Match, owners: dict[Path, Path], source: Source) -> RawImage | None:
+def _image(file: _File, place: Match, assigned_gt: dict[Path, Path], source: Source) -> RawImage | None:
     """The image with its objects, or None with a finding."""
     findings = source.findings
     if place.how == "ambiguous":
@@ -205,14 +205,14 @@ def _image(file: _File, place: Match, owners: dict[Path, Path], source: Source) 
     if file.fault:
         findings.add("json_malformed", file.path, detail=f"{file.fault}; image {place.path.name}")
         if place.how != "absent":
-            owners.setdefault(place.path, file.path)
+            assigned_gt.setdefault(place.path, file.path)
             source.use(place.path)
         return None
-    if place.path in owners:
-        other = "/".join(source.index.relative(owners[place.path]))
+    if place.path in assigned_gt:
+        other = "/".join(source.index.relative(assigned_gt[place.path]))
         source.leave([file.path], f"its image {place.name} has its labels from {other}")
         return None
-    owners[place.path] = file.path
+    assigned_gt[place.path] = file.path
     image = RawImage(None, place.path, place.name, file.height, file.width, [], file=str(file.path))
     try:
         image.objects = _objects(file, source)

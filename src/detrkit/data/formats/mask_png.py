@@ -52,29 +52,29 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
     """
     root, findings, notes = source.root, source.findings, source.notes
     bases = _bases(source.index)
-    sides = _all_sides(source, bases)
+    by_split = _all_sides(source, bases)
     for role, given in source.image_dirs.items():
         if given is not None:
-            sides[role] = _of_pair(given, _masks_beside(given), findings)
-    if "test" in sides:
-        test = sides.pop("test")
-        if not sides.get("val"):
-            sides["val"] = test
+            by_split[role] = _of_pair(given, _masks_beside(given), findings)
+    if "test" in by_split:
+        test = by_split.pop("test")
+        if not by_split.get("val"):
+            by_split["val"] = test
             notes.append("there is no validation split; test is used for it")
         else:
             notes.append("test is left alone: only train and val are used")
             masks = [path for item in test for path, _ in (*item.values, *item.objects)]
             source.leave([*(item.path for item in test), *masks], "", "set_aside")
-    if not any(sides.values()):
-        raise DataError(f"expected images and masks of them in {root}, found none; mend --data")
+    if not any(by_split.values()):
+        raise DataError(f"expected images and masks of them in {root}, found none; fix --data")
     listed = next((path for path in name_files(source.index) if path.parent in (root, *bases)), None)
     order = list(read_names(listed).values()) if listed is not None else []
     source.use(*([listed] if listed is not None and order else []))
-    for item in (item for items in sides.values() for item in items):
+    for item in (item for items in by_split.values() for item in items):
         source.use(item.path)
         source.use(*(path.with_suffix(".json") for path, _ in item.values))
         source.use(*(path for path, _ in (*item.values, *item.objects)))
-    read = {role: read_split(items, findings) for role, items in sides.items() if items}
+    read = {role: read_split(items, findings) for role, items in by_split.items() if items}
     named = sorted({o.category for side in read.values() for image in side for o in image.objects if o.category})
     names = order or named or [_ONE_CLASS]
     number = {name: index for index, name in enumerate(names)}
@@ -130,31 +130,31 @@ def _describe(base: Path, root: Path) -> str:
 
 def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]]:
     """Split -> the images of all these folders."""
-    sides: dict[str, list[MaskedImage]] = {}
+    by_split: dict[str, list[MaskedImage]] = {}
     for base in bases:
         for role, items in _sides(base, source.findings).items():
-            sides.setdefault(role, []).extend(items)
+            by_split.setdefault(role, []).extend(items)
             for item in items if len(bases) > 1 else []:  # names of several folders may be the same
                 item.name = "/".join(source.index.relative(item.path))
-    return sides
+    return by_split
 
 
 def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
-    sides: dict[str, list[MaskedImage]] = {}
+    by_split: dict[str, list[MaskedImage]] = {}
     pair = _pair(root)
     if pair is not None:
         items, masks = pair
         inner = {role_of(p.name): p for p in _folders(items) if role_of(p.name)}
         for role, folder in inner.items():
             if _is_folder(masks / folder.name):
-                sides[role] = _of_pair(folder, masks / folder.name, findings)
-        return sides or {"train": _of_pair(items, masks, findings)}
+                by_split[role] = _of_pair(folder, masks / folder.name, findings)
+        return by_split or {"train": _of_pair(items, masks, findings)}
     for folder in _side_folders(root):
         pair = _pair(folder)
         found = _of_pair(*pair, findings) if pair else _of_folders(folder)
         if found:
-            sides.setdefault(role_of(folder.name), []).extend(found)
-    return sides or {"train": _of_folders(root)}
+            by_split.setdefault(role_of(folder.name), []).extend(found)
+    return by_split or {"train": _of_folders(root)}
 
 
 def _side_folders(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from detrkit.data.decode.mask_files import FileMask, Ids, Region, read_ids, regi
 from detrkit.data.files.encodings import read_json
 from detrkit.data.formats.raw import RawImage, RawObject
 from detrkit.data.validation.findings import Findings
-from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.image_probe import probe_images
 from detrkit.data.validation.mask_validation import size_problem
 from detrkit.errors import DataError
 
@@ -70,7 +70,7 @@ def _problem(kind: str, file: object, record: str = "", detail: str = "", droppe
 def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_Problem]]:
     """The record of an image, or None where its masks cannot be used, and what was noticed."""
     image = RawImage(number, item.path, item.name, None, None, [], file=str(item.path))
-    (facts,) = look_at([item.path])
+    (facts,) = probe_images([item.path])
     if facts.problem:
         return image, []  # the check says why
     width, height = facts.upright

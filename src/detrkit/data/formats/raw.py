@@ -99,4 +99,4 @@ class RawDataset:
     box_format: str = "auto"
     """How boxes are written, where the user says it: a name of `box_formats.FORMATS`."""
     made_split: dict[str, Any] | None = None
-    """Where the check held a validation split out: the seed, the fraction, and the file names of both sides."""
+    """Where the check held a validation split out: the seed, the fraction, and the file names of both splits."""

@@ -26,7 +26,7 @@ from detrkit.data.files.split_names import role_of_parts
 from detrkit.data.formats.raw import RawImage, RawSplit
 from detrkit.data.formats.shapes import UnreadableError, number, number_classes, printable
 from detrkit.data.formats.via_regions import Region, choose_attribute, objects_of
-from detrkit.data.validation.image_probe import look_at
+from detrkit.data.validation.image_probe import probe_images
 from detrkit.errors import DataError
 
 _LONGEST_CELL = 1 << 24
@@ -70,7 +70,7 @@ def read_via(source: Source) -> dict[str, RawSplit]:
         raise DataError(f"expected VIA files (via_region_data.json or .csv) in {source.root}, found none with images")
     found = _images(entries, source)
     chosen = choose_attribute([region for _, regions in found.values() for region in regions], source)
-    sides: dict[str, list[RawImage]] = {}
+    by_split: dict[str, list[RawImage]] = {}
     for (role, _), (image, regions) in found.items():
         try:
             image.objects = [o for region in regions for o in objects_of(region, chosen, image, source)]
@@ -80,13 +80,13 @@ def read_via(source: Source) -> dict[str, RawSplit]:
         if regions and not image.objects:
             source.findings.add("image_shapes_unusable", image.path, detail=f"{len(regions)} regions")
             continue
-        sides.setdefault(role, []).append(image)
-    if not sides:
+        by_split.setdefault(role, []).append(image)
+    if not by_split:
         raise DataError(
             f"expected images with regions in the VIA files of {source.root}, found none that can be used"
             + source.findings.reasons()
         )
-    kept = source.fold_splits(sides, lambda image: [image.path])
+    kept = source.fold_splits(by_split, lambda image: [image.path])
     everything = [image for side in kept.values() for image in side]
     _fill_in_sizes(everything)
     bare = sum(not image.objects for image in everything)
@@ -275,6 +275,6 @@ def _role_of_file(file: Path, source: Source) -> str:
 
 def _fill_in_sizes(images: Sequence[RawImage]) -> None:
     """VIA writes no sizes: browsers show images upright, and so are its coordinates."""
-    for image, facts in zip(images, look_at([image.path for image in images]), strict=True):
+    for image, facts in zip(images, probe_images([image.path for image in images]), strict=True):
         if not facts.problem:
             image.width, image.height = facts.upright

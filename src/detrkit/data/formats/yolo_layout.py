@@ -16,7 +16,15 @@ from typing import Any
 import yaml
 
 from detrkit.config.fields import at_home
-from detrkit.data.files.class_names import agreed, is_list, name_files, names_beside, read_names, top_keys, yaml_names
+from detrkit.data.files.class_names import (
+    is_list,
+    merge_names,
+    name_files,
+    names_beside,
+    read_names,
+    top_keys,
+    yaml_names,
+)
 from detrkit.data.files.encodings import read_lines, read_text
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.pairing import Pairs, in_labels_folder, pair
@@ -104,7 +112,7 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
     configs = [_read_config(path, source) for path in files]
     if configs:
         images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
-        names = agreed([(config.path, config.names) for config in configs if config.names])
+        names = merge_names([(config.path, config.names) for config in configs if config.names])
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)

@@ -9,11 +9,11 @@ from detrkit.data.formats.raw import RawDataset, RawImage
 from detrkit.data.validation.box_formats import OWN, chosen_format, rewrite_boxes
 from detrkit.data.validation.by_file import by_file
 from detrkit.data.validation.crowds import crowds_as_objects
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.data.validation.plausibility import Doubt, doubt_boxes, doubt_classes
 from detrkit.errors import DataError
 
-Looked = tuple[list[RawImage], list[ImageFacts]]
+Looked = tuple[list[RawImage], list[ImageInfo]]
 """The images of a split, each once, and what a look at their files told."""
 
 

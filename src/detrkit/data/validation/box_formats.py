@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.formats.raw import BoxForm, RawImage, RawObject, RawSplit
 from detrkit.data.validation.box_values import as_number
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -134,7 +134,7 @@ def chosen_format(name: str, side: RawSplit, data_format: str) -> BoxFormat | No
     return FORMATS[name]
 
 
-def rewrite_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFacts], read: BoxFormat) -> None:
+def rewrite_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo], read: BoxFormat) -> None:
     """Write the boxes of a split, and what goes with them, as its data format has them.
 
     Boxes that are not four numbers stay as they are. Polygons are rescaled where they are in the units of the boxes,
@@ -159,7 +159,7 @@ def rewrite_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[Im
             _rewrite(raw, read, own, size, factors, outline=side.box_form == "relative" and bool(raw.segmentation))
 
 
-def image_size(image: RawImage, fact: ImageFacts) -> tuple[float, float]:
+def image_size(image: RawImage, fact: ImageInfo) -> tuple[float, float]:
     """(width, height) in pixels that boxes of an image are about: as listed, else those of the file; (0, 0) if none."""
     width, height = as_number(image.width) or 0.0, as_number(image.height) or 0.0
     if 1 <= width < np.inf and 1 <= height < np.inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detrkit.data.formats.raw import RawImage, RawSplit
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 
 
 def file_key(side: RawSplit, image: RawImage) -> str:
@@ -14,10 +14,10 @@ def file_key(side: RawSplit, image: RawImage) -> str:
 
 
 def by_file(
-    side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFacts]
-) -> dict[str, tuple[list[RawImage], list[ImageFacts]]]:
+    side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]
+) -> dict[str, tuple[list[RawImage], list[ImageInfo]]]:
     """Annotation file -> the images of a split that it lists, and the facts of their files."""
-    groups: dict[str, tuple[list[RawImage], list[ImageFacts]]] = {}
+    groups: dict[str, tuple[list[RawImage], list[ImageInfo]]] = {}
     for image, fact in zip(images, facts, strict=True):
         group = groups.setdefault(file_key(side, image), ([], []))
         group[0].append(image)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.validation.box_values import Box, as_number, parse_box
 from detrkit.data.validation.by_file import by_file
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 
 _SHAPE_TOLERANCE = 0.01
 _MARGIN = 0.05
@@ -36,7 +36,7 @@ class ExifChoice:
     why: str
     """The evidence, for the finding."""
 
-    def stored_for(self, facts: ImageFacts, listed: tuple[float, float] = (0.0, 0.0)) -> bool:
+    def stored_for(self, facts: ImageInfo, listed: tuple[float, float] = (0.0, 0.0)) -> bool:
         """Whether the boxes of one image are about it as stored; `listed` is its (width, height), 0 for none."""
         if facts.orientation == 1:
             return False
@@ -92,7 +92,7 @@ class Votes:
         return ExifChoice(decided, by_boxes, evidence.format(n=max(stored, upright), what=_AS[decided]))
 
 
-def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFacts]) -> Votes:
+def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Votes:
     """Ask the turned images of a split.
 
     Args:
@@ -122,7 +122,7 @@ def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFa
 
 
 def exif_choices(
-    raw: RawDataset, looked: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageFacts]]]
+    raw: RawDataset, looked: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageInfo]]]
 ) -> dict[str, dict[str, ExifChoice]]:
     """For each split and file of it (see `by_file`), which image its boxes are about; one that does not tell follows
     the others.
@@ -145,7 +145,7 @@ def exif_choices(
     }
 
 
-def _listed_as(facts: ImageFacts, listed: tuple[float, float]) -> bool | None:
+def _listed_as(facts: ImageInfo, listed: tuple[float, float]) -> bool | None:
     """Whether a listed size has the shape of the image as stored (True) or upright (False); None where it tells not."""
     width, height = listed
     if not (1 <= width < 1e9 and 1 <= height < 1e9):
@@ -157,7 +157,7 @@ def _listed_as(facts: ImageFacts, listed: tuple[float, float]) -> bool | None:
     return is_stored if is_stored != is_upright else None
 
 
-def _fits_as(facts: ImageFacts, boxes: Sequence[Box]) -> bool | None:
+def _fits_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
     """Whether boxes in pixels lie in the image as stored alone (True), in the upright one alone (False), or neither."""
     if not boxes:
         return None
@@ -167,7 +167,7 @@ def _fits_as(facts: ImageFacts, boxes: Sequence[Box]) -> bool | None:
     return leaves[1] if leaves[0] != leaves[1] else None
 
 
-def _whole_as(facts: ImageFacts, boxes: Sequence[Box]) -> bool | None:
+def _whole_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
     """Whether relative boxes are in half and whole pixels of the stored image alone (True), or of the upright one."""
     if not boxes:
         return None

@@ -14,7 +14,7 @@ class Treatment(NamedTuple):
     """What happens to a defect."""
 
     action: Literal["repaired", "dropped", "unused", "noted"]
-    """repaired: goes on with a mended value; dropped: left out and counted; unused: a file that nothing was read from;
+    """repaired: goes on with a fixed value; dropped: left out and counted; unused: a file that nothing was read from;
     noted: nothing is changed."""
     defect: str
     """What is wrong, in a few words."""

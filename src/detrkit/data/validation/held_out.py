@@ -50,12 +50,12 @@ def hold_out(raw: RawDataset, splits: dict[str, Split], wanted: Collection[str])
         ConfigError: a split is wanted that cannot be made.
     """
     if _holds_out(raw) and (split := splits.get("train")) is not None:
-        sides = _sides(raw, split)
-        if sides is None:
+        by_split = _sides(raw, split)
+        if by_split is None:
             raw.notes.append(f"there is no validation split, and none can be held out of {_many(len(split))}")
         else:
-            splits = {name: replace(split, name=name, images=images) for name, images in sides.items()}
-            names = {name: sorted({image.file_name for image in images}) for name, images in sides.items()}
+            splits = {name: replace(split, name=name, images=images) for name, images in by_split.items()}
+            names = {name: sorted({image.file_name for image in images}) for name, images in by_split.items()}
             raw.made_split = {"seed": raw.seed, "val_fraction": raw.val_fraction, **names}
     for name in wanted:
         if name not in splits:
@@ -77,7 +77,7 @@ def listed_images(raw: RawDataset, split: str) -> list[RawImage]:
 
 
 def write_split(path: str | Path, raw: RawDataset) -> None:
-    """Write down which images a made validation split took: seed, fraction and the file names of both sides.
+    """Write down which images a made validation split took: seed, fraction and the file names of both splits.
 
     Does nothing where the data set brought its own split.
     """
@@ -90,20 +90,20 @@ def _holds_out(raw: RawDataset) -> bool:
 
 
 def _sides(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None:
-    """The images of both sides; None where there are too few."""
+    """The images of both splits; None where there are too few."""
     known = set(raw.held_out)
     held_out = {image.file_name for image in split.images if image.file_name in known}
     note = "the {count} that the run held out are used"
     if not 0 < len(held_out) < len(split.images):
         held_out = {image.file_name for image in _chosen(split.images, raw.val_fraction, raw.seed)}
         note = f"{{count}} of {_many(len(split))} were held out (seed {raw.seed})"
-    sides: dict[str, list[ImageRecord]] = {"train": [], "val": []}
+    by_split: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in split.images:
-        sides["val" if image.file_name in held_out else "train"].append(image)
-    if not all(sides.values()):
+        by_split["val" if image.file_name in held_out else "train"].append(image)
+    if not all(by_split.values()):
         return None
-    raw.notes.append("there is no validation split; " + note.format(count=len(sides["val"])))
-    return sides
+    raw.notes.append("there is no validation split; " + note.format(count=len(by_split["val"])))
+    return by_split
 
 
 def _chosen(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[ImageRecord]:

@@ -39,7 +39,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Inde
 
 
 @dataclass(slots=True)
-class ImageFacts:
+class ImageInfo:
     """What a look at one image file told."""
 
     width: int = 0
@@ -65,13 +65,13 @@ class ImageFacts:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def look_at(
+def probe_images(
     paths: Iterable[Path],
     *,
-    thorough: bool = False,
+    decode_all: bool = False,
     values: bool = False,
     tick: Callable[[], object] | None = None,
-) -> list[ImageFacts]:
+) -> list[ImageInfo]:
     """Look at many images; the facts are in the order of `paths`.
 
     Args:
@@ -81,13 +81,13 @@ def look_at(
         tick: called once per image, perhaps from another thread.
     """
 
-    def one(path: Path) -> ImageFacts:
-        facts = _facts(path, thorough, values)
+    def one(path: Path) -> ImageInfo:
+        facts = _facts(path, decode_all, values)
         if tick is not None and not (values and facts.deep):
             tick()
         return facts
 
-    def measure(pair: tuple[Path, ImageFacts]) -> None:
+    def measure(pair: tuple[Path, ImageInfo]) -> None:
         _measure(*pair)
         if tick is not None:
             tick()
@@ -96,7 +96,7 @@ def look_at(
         warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large images
         paths = list(paths)
         # reading headers holds Python's lock: threads make it five times slower
-        looked = list(pool.map(one, paths)) if thorough else [one(path) for path in paths]
+        looked = list(pool.map(one, paths)) if decode_all else [one(path) for path in paths]
         deep = [(path, facts) for path, facts in zip(paths, looked, strict=True) if values and facts.deep]
         list(pool.map(measure, deep))
         return looked
@@ -108,8 +108,8 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(path: Path, thorough: bool, values: bool) -> ImageFacts:
-    facts = ImageFacts()
+def _facts(path: Path, decode_all: bool, values: bool) -> ImageInfo:
+    facts = ImageInfo()
     try:
         with path.open("rb") as file:
             facts.bytes = file.seek(0, 2)
@@ -120,7 +120,7 @@ def _facts(path: Path, thorough: bool, values: bool) -> ImageFacts:
             with Image.open(file) as image:
                 whole, may_have_exif = _look_through(image, file, facts.bytes)
                 _read_header(image, file, facts, may_have_exif)
-                if (thorough or not whole) and not (values and facts.deep):  # else they are decoded for their values
+                if (decode_all or not whole) and not (values and facts.deep):  # else they are decoded for their values
                     _decode(image, facts)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         facts.problem = "image_missing"
@@ -134,7 +134,7 @@ def _facts(path: Path, thorough: bool, values: bool) -> ImageFacts:
     return facts
 
 
-def _read_header(image: Image.Image, file: BinaryIO, facts: ImageFacts, may_have_exif: bool) -> None:
+def _read_header(image: Image.Image, file: BinaryIO, facts: ImageInfo, may_have_exif: bool) -> None:
     facts.width, facts.height = image.size
     if min(image.size) < 2:
         facts.problem, facts.detail = "image_too_small", f"{image.width} x {image.height} pixels"
@@ -189,7 +189,7 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     return chunks
 
 
-def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
+def _look_at_unusual(path: Path, facts: ImageInfo) -> None:
     """Look at what PIL does not know: a few kinds of TIFF."""
     data = path.read_bytes()
     if data.startswith(POINTER):
@@ -204,7 +204,7 @@ def _look_at_unusual(path: Path, facts: ImageFacts) -> None:
     facts.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
 
 
-def _measure(path: Path, facts: ImageFacts) -> None:
+def _measure(path: Path, facts: ImageInfo) -> None:
     """Decode an image of more than 8 bits and note its values, or what is wrong with it."""
     if facts.extent:
         return
@@ -216,14 +216,14 @@ def _measure(path: Path, facts: ImageFacts) -> None:
         _note_damage(error, facts)
 
 
-def _decode(image: Image.Image, facts: ImageFacts) -> None:
+def _decode(image: Image.Image, facts: ImageInfo) -> None:
     try:
         image.load()
     except _DAMAGE as error:
         _note_damage(error, facts)
 
 
-def _note_damage(error: Exception, facts: ImageFacts) -> None:
+def _note_damage(error: Exception, facts: ImageInfo) -> None:
     if not facts.problem:
         truncated = "truncated" in str(error) or isinstance(error, EOFError)
         facts.problem = "image_truncated" if truncated else "image_unreadable"

@@ -1,6 +1,6 @@
 """The check of masks: of COCO panoptic PNGs, whose json tells what they should hold, and of polygons and RLE.
 
-What must be mended is mended whenever a data set is opened. What is only worth knowing needs every mask, and is looked
+What must be fixed is fixed whenever a data set is opened. What is only worth knowing needs every mask, and is looked
 for by `detrkit check` alone.
 """
 
@@ -10,7 +10,7 @@ from detrkit.data.decode.mask_files import FileMask, MaskFiles, Region, regions_
 from detrkit.data.formats.raw import RawImage, RawObject
 from detrkit.data.records import ImageRecord, ObjectRecord
 from detrkit.data.validation.findings import Findings
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.data.validation.objects import Frame, usable_box
 from detrkit.errors import DataError
 
@@ -25,8 +25,8 @@ _NOT_RGB = {"image_grey": "one channel (grey)", "image_palette": "a palette", "i
 Box = tuple[float, float, float, float]
 
 
-def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: Findings, *, thorough: bool) -> bool:
-    """Whether the PNG of an image of panoptic data can be used; its segments are mended where they must be.
+def check_panoptic(image: RawImage, frame: Frame, facts: ImageInfo, findings: Findings, *, decode_all: bool) -> bool:
+    """Whether the PNG of an image of panoptic data can be used; its segments are fixed where they must be.
 
     Args:
         image: as read; segments without a usable box get that of their pixels, those without pixels go.
@@ -47,7 +47,7 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: F
         )
         if kind != "mask_size_differs":
             return False
-    if not thorough and all(usable_box(segment.box) for segment in image.objects):
+    if not decode_all and all(usable_box(segment.box) for segment in image.objects):
         return True
     assert image.panoptic is not None
     try:
@@ -57,8 +57,8 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageFacts, findings: F
             "mask_file_unreadable", image.panoptic, image.where, _of(image, str(error)[:120]), len(image.objects)
         )
         return False
-    _mend(image, regions, frame, findings, thorough=thorough)
-    if thorough:
+    _fix(image, regions, frame, findings, decode_all=decode_all)
+    if decode_all:
         known = {s.segmentation.value for s in image.objects if isinstance(s.segmentation, FileMask)}
         unknown = [value for value in regions if value and value not in known]
         if unknown:
@@ -142,7 +142,7 @@ def _of(image: RawImage, detail: str) -> str:
     return f"{detail}; image {image.file_name}" if detail else f"image {image.file_name}"
 
 
-def _problem(frame: Frame, facts: ImageFacts) -> tuple[str, str] | None:
+def _problem(frame: Frame, facts: ImageInfo) -> tuple[str, str] | None:
     """The kind of finding that the file itself is, and its detail."""
     if facts.problem == "image_missing":
         return "mask_file_missing", ""
@@ -158,7 +158,7 @@ def _problem(frame: Frame, facts: ImageFacts) -> tuple[str, str] | None:
     return (kind, detail) if kind else None
 
 
-def _mend(image: RawImage, regions: dict[int, Region], frame: Frame, findings: Findings, *, thorough: bool) -> None:
+def _fix(image: RawImage, regions: dict[int, Region], frame: Frame, findings: Findings, *, decode_all: bool) -> None:
     kept: list[RawObject] = []
     for segment in image.objects:
         assert isinstance(segment.segmentation, FileMask)
@@ -172,9 +172,9 @@ def _mend(image: RawImage, regions: dict[int, Region], frame: Frame, findings: F
             findings.add("box_from_mask", image.file, segment.where, f"found {segment.box!r}"[:80])
             x1, y1, x2, y2 = frame.back(region.box)
             segment.box = [x1, y1, x2 - x1, y2 - y1]
-        elif thorough and disagree(region.box, frame.box(box)):
+        elif decode_all and disagree(region.box, frame.box(box)):
             detail = f"{show_box(region.box)} of the mask, {show_box(frame.box(box))} listed"
             findings.add("mask_box_differs", image.file, segment.where, detail)
-        if thorough and region.area == 1:
+        if decode_all and region.area == 1:
             findings.add("mask_tiny", image.file, segment.where)
     image.objects = kept

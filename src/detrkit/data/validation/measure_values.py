@@ -99,8 +99,8 @@ def _natural_white(high: float, *, whole: bool) -> float | None:
     return float(2**bits - 1)
 
 
-def settle_value_range(
-    sides: Mapping[str, Mapping[Path, Looked]], wanted: ValueRange | Literal["find"] | None, findings: Findings
+def resolve_value_range(
+    by_split: Mapping[str, Mapping[Path, Looked]], wanted: ValueRange | Literal["find"] | None, findings: Findings
 ) -> tuple[ValueRange | None, list[str]]:
     """The range of a data set, and what is to be said of it.
 
@@ -112,10 +112,10 @@ def settle_value_range(
     Returns:
         The range, None if no image needs one or none is known; and sentences for the user.
     """
-    deep = {name: {path: fact for path, fact in side.items() if fact.deep} for name, side in sides.items()}
+    deep = {name: {path: fact for path, fact in side.items() if fact.deep} for name, side in by_split.items()}
     if not any(deep.values()):
         return None if wanted == "find" else wanted, []
-    deciding = "train" if "train" in sides else next(iter(sides))
+    deciding = "train" if "train" in by_split else next(iter(by_split))
     measured = {
         name: {path: fact.extent for path, fact in side.items() if fact.extent is not None}
         for name, side in deep.items()
@@ -129,7 +129,7 @@ def settle_value_range(
         return value_range, [f"in images of more than 8 bits per channel, {value_range} is mapped to 0..255"]
     count = sum(map(len, deep.values()))
     notes = [_found_text(list(measured[deciding].values()), value_range, deciding)]
-    plain = sum(map(len, sides.values())) - count
+    plain = sum(map(len, by_split.values())) - count
     if plain:
         notes.append(f"images of 8 bits ({plain}) beside those of more ({count}) stay as they are, 255 is white")
     return value_range, notes

@@ -15,7 +15,7 @@ from detrkit.data.records import ObjectRecord
 from detrkit.data.validation.box_values import Box, as_number, parse_box
 from detrkit.data.validation.exif import UNTOLD, ExifChoice
 from detrkit.data.validation.findings import Findings
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.ops.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
@@ -67,7 +67,7 @@ class Frame:
         return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
 
-def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findings, exif: ExifChoice = UNTOLD) -> Frame:
+def frame_of(image: RawImage, facts: ImageInfo, form: BoxForm, findings: Findings, exif: ExifChoice = UNTOLD) -> Frame:
     """Find out which image the file speaks of: upright, as stored, or before it was resized.
 
     A listed size equal to the upright one is taken at its word, and so is one equal only to the stored size: boxes
@@ -110,7 +110,7 @@ def frame_of(image: RawImage, facts: ImageFacts, form: BoxForm, findings: Findin
     return Frame(width, height, scale_x=stretch_x, scale_y=stretch_y) if resized else Frame(width, height)
 
 
-def turned(facts: ImageFacts, file_size: tuple[float, float] | None = None) -> Frame:
+def turned(facts: ImageInfo, file_size: tuple[float, float] | None = None) -> Frame:
     """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112).
 
     Args:

@@ -19,7 +19,7 @@ from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.validation.box_formats import FORMATS, OWN, BoxFormat, Floats, extent_of
 from detrkit.data.validation.box_values import as_number
-from detrkit.data.validation.image_probe import ImageFacts
+from detrkit.data.validation.image_probe import ImageInfo
 
 _SLACK, _SLACK_PIXELS = 0.01, 1.0
 """What a box may leave its image by: a share of its side, and pixels."""
@@ -127,7 +127,7 @@ class _Boxes:
         return float((high - low).max())
 
 
-def doubt_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageFacts]) -> Doubt | None:
+def doubt_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Doubt | None:
     """Whether the boxes of a split seem to be written in another way than its format has it.
 
     Args:
@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else None
 
 
-def _gather(images: Sequence[RawImage], facts: Sequence[ImageFacts]) -> _Boxes:
+def _gather(images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> _Boxes:
     objects: list[RawObject] = []
     counts: list[int] = []
     sizes: list[tuple[float, float]] = []
@@ -201,7 +201,7 @@ def _gather(images: Sequence[RawImage], facts: Sequence[ImageFacts]) -> _Boxes:
     return _Boxes(values, width, height, objects, len(counts))
 
 
-def _largest_size(image: RawImage, fact: ImageFacts) -> tuple[float, float]:
+def _largest_size(image: RawImage, fact: ImageInfo) -> tuple[float, float]:
     """(width, height) in pixels that boxes of an image may be about: of the file, turned or not, or before a resize."""
     width, height = fact.upright
     if fact.orientation >= 5:

@@ -20,9 +20,9 @@ from detrkit.data.validation.crowds import note_classes
 from detrkit.data.validation.exif import ExifChoice, exif_choices
 from detrkit.data.validation.findings import TREATMENTS, Finding, Findings
 from detrkit.data.validation.held_out import hold_out, leave_wanted
-from detrkit.data.validation.image_probe import ImageFacts, content_hash, look_at
+from detrkit.data.validation.image_probe import ImageInfo, content_hash, probe_images
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
-from detrkit.data.validation.measure_values import settle_value_range
+from detrkit.data.validation.measure_values import resolve_value_range
 from detrkit.data.validation.objects import Frame, clean_objects, frame_of, note_lost
 from detrkit.data.validation.statistics import split_statistics
 from detrkit.data.validation.tables import findings_lines, split_tables
@@ -88,14 +88,14 @@ def check_dataset(
     raw: RawDataset,
     *,
     num_queries: int = 100,
-    thorough: bool = False,
+    decode_all: bool = False,
     masks: bool = False,
     value_range: ValueRange | Literal["find"] | None = "find",
     wanted: Collection[str] = (),
     doubtful: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> CheckReport:
-    """Check and mend a data set that `open_dataset` read; what it returns can be trained on and evaluated.
+    """Check and fix a data set that `open_dataset` read; what it returns can be trained on and evaluated.
 
     Args:
         raw: is used up: its records are not to be used afterwards.
@@ -119,9 +119,9 @@ def check_dataset(
     looked: dict[str, Looked] = {}
     for name, side in raw.splits.items():
         images = _listed_once(side, findings)
-        measured = thorough or (value_range == "find" and (name == "train" or "train" not in raw.splits))
+        measured = decode_all or (value_range == "find" and (name == "train" or "train" not in raw.splits))
         paths = [image.path for image in images]
-        looked[name] = images, look_at(paths, thorough=thorough, values=measured, tick=tick)
+        looked[name] = images, probe_images(paths, decode_all=decode_all, values=measured, tick=tick)
     doubts = read_as_meant(raw, looked)
     if not doubtful:
         refuse(doubts)
@@ -129,7 +129,7 @@ def check_dataset(
     splits: dict[str, Split] = {}
     for name, (images, facts) in looked.items():
         side = raw.splits[name]
-        splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], thorough=thorough)
+        splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], decode_all=decode_all)
         if not splits[name].images:
             refuse(doubts)  # says more
             raise DataError(_nothing_usable(name, side, findings))
@@ -147,7 +147,7 @@ def check_dataset(
     known = {image.path: fact for images, facts in looked.values() for image, fact in zip(images, facts, strict=True)}
     files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
     _note_leakage(files, findings)
-    chosen, notes = settle_value_range(files, value_range, findings)
+    chosen, notes = resolve_value_range(files, value_range, findings)
     splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
     note_classes(splits, statistics, findings)
@@ -189,18 +189,18 @@ def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
 def _clean_split(
     side: RawSplit,
     images: list[RawImage],
-    facts: list[ImageFacts],
+    facts: list[ImageInfo],
     findings: Findings,
     num_queries: int,
     exif: dict[str, ExifChoice],
     *,
-    thorough: bool,
+    decode_all: bool,
 ) -> Split:
     known = frozenset(side.categories.ids)
     records: list[ImageRecord] = []
     sources: list[str] = []
     files = [image.panoptic for image in images if image.panoptic]
-    maps = dict(zip(files, look_at(files), strict=True))
+    maps = dict(zip(files, probe_images(files), strict=True))
     for image, fact in zip(images, facts, strict=True):
         if fact.problem:
             findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
@@ -211,14 +211,14 @@ def _clean_split(
         frame = frame_of(image, fact, side.box_form, findings, choice)
         for mark in fact.marks:
             findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
-        if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, thorough=thorough):
+        if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, decode_all=decode_all):
             image.objects = []
             continue
         objects, lost = clean_objects(image, frame, side.box_form, known, findings)
         image.objects = []
         if note_lost(image, listed, objects, lost, findings):
             continue
-        if thorough:
+        if decode_all:
             check_outlines(objects, image, frame, findings)
         countable = sum(not found.crowd for found in objects)
         if countable > num_queries:
@@ -227,7 +227,7 @@ def _clean_split(
         size = frame.height, frame.width
         records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
         sources.append(image.file)
-    if thorough:
+    if decode_all:
         note_absent_masks(records, sources, findings)
     _number_objects(records, side, findings)
     return Split(side.name, records, side.categories, side.source)
@@ -258,7 +258,7 @@ def _need_masks(splits: dict[str, Split], data_format: str) -> None:
             )
 
 
-def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) -> None:
+def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -> None:
     """Compare val with train by content, hashing only files whose size occurs on both sides, and by name."""
     train, val = files.get("train", {}), files.get("val", {})
     if not train or not val:
@@ -267,9 +267,9 @@ def _note_leakage(files: dict[str, dict[Path, ImageFacts]], findings: Findings) 
     hashes = {content_hash(path): path for path, fact in train.items() if fact.bytes in shared_sizes}
     names = {path.name: path for path in train}
     for path, fact in val.items():
-        twin = hashes.get(content_hash(path)) if fact.bytes in shared_sizes else None
-        if twin is not None:
-            findings.add("leakage_content", path, detail=f"equal to {twin}")
+        same = hashes.get(content_hash(path)) if fact.bytes in shared_sizes else None
+        if same is not None:
+            findings.add("leakage_content", path, detail=f"equal to {same}")
         elif path.name in names:
             findings.add("leakage_name", path, detail=f"as {names[path.name]}")
 

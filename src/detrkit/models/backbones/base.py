@@ -59,18 +59,18 @@ class Features(nn.Module):
 class Stages(nn.Sequential):
     """Modules in a row that gives what comes out of some of them. What lies behind the last of these is left out."""
 
-    def __init__(self, stages: OrderedDict[str, nn.Module], taps: Sequence[str]) -> None:
+    def __init__(self, stages: OrderedDict[str, nn.Module], out_indices: Sequence[str]) -> None:
         names = list(stages)
-        used = names[: 1 + max(map(names.index, taps))]
+        used = names[: 1 + max(map(names.index, out_indices))]
         super().__init__(OrderedDict((name, stages[name]) for name in used))
-        self.taps = tuple(taps)
+        self.out_indices = tuple(out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, C, H, W] -> what comes out of each of `taps`, in the order of the row."""
+        """[B, C, H, W] -> what comes out of each of `out_indices`, in the order of the row."""
         outputs = []
         for name, stage in self.named_children():
             x = stage(x)
-            if name in self.taps:
+            if name in self.out_indices:
                 outputs.append(x)
         return outputs
 

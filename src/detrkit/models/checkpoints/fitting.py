@@ -315,7 +315,7 @@ def _check_fit(model: DETR, own: Mapping[str, Tensor], given: Mapping[str, Tenso
     what = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
     raise WeightsError(
         f"{weights.source} does not fit the model{f' ({what})' if what else ''}; "
-        + (f"it was likely trained with {' '.join(settings)}" if settings else "no setting is known to mend it")
+        + (f"it was likely trained with {' '.join(settings)}" if settings else "no setting is known to fix it")
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 
-class LastLevel(nn.Conv2d):
+class SingleLevelProj(nn.Conv2d):
     """The classic projection of the last map (paper, section 3.2). A convolution itself, for the original's keys."""
 
     def __init__(self, channels: int, dim: int) -> None:

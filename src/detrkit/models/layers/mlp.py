@@ -25,7 +25,7 @@ class MLP(nn.Module):
         return last
 
 
-def exactly(head: nn.Module, x: Tensor) -> Tensor:
+def run_in_float32(head: nn.Module, x: Tensor) -> Tensor:
     """What a head says of x, in float32 also under autocast: boxes and the ranks of places need more than bf16's 8 bits
     (half a point of AP on the demo's images), and heads cost next to nothing."""
     out: Tensor
