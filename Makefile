@@ -22,7 +22,7 @@ test-slow: .venv/.dev
 ISAS := ONEDNN_MAX_CPU_ISA=DEFAULT ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=SSE41 \
 	ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 MKL_CBWR=COMPATIBLE
 THREADS := 1 2
-SUITES := tests/parity tests/laws tests/guarantees tests/training
+SUITES := tests/parity tests/properties tests/guarantees tests/training
 
 test-isa: .venv/.dev
 	@failed=; for isa in $(ISAS); do for threads in $(THREADS); do \

@@ -20,7 +20,7 @@ from detrkit.models.layers.feature_levels import Level, Memory, flatten
 from detrkit.visualization.attention import attend, dotted, place_of
 from detrkit.visualization.attention_maps import Map, Points, on_finest, sampled_points
 from inference.conftest import CATEGORIES, MODEL
-from visualize.conftest import size_of
+from visualization.conftest import size_of
 
 HEADS, LEVELS, K = 4, 2, 2
 OFFSETS = torch.tensor([[2.0, 0.0], [0.0, -2.0], [-1.0, 1.0], [0.0, 0.0]])  # of each head, x and y

@@ -19,7 +19,7 @@ from detrkit.errors import ConfigError
 from detrkit.visualization.attention import Attention, attend, draw_decoder, overlay, parse_point, place_of, strongest
 from detrkit.visualization.attention_maps import Map
 from inference.conftest import MODEL
-from visualize.conftest import size_of
+from visualization.conftest import size_of
 
 
 def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector, some_images: Path) -> None:

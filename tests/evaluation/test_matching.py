@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from detrkit.evaluation.coco_metrics import coco_numbers
 from detrkit.evaluation.confusion import Confusion, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose
-from detrkit.evaluation.matching import Columns, judge
+from detrkit.evaluation.matching import Columns, match_detections
 from detrkit.evaluation.per_class import f1_curve, f1_curves
 
 from . import oracle
@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 10**6)
 
 def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[Columns, Confusion]:
     columns = Columns.from_coco(truth, detections)
-    return columns, confusion_matrix(columns, judge(columns), at)
+    return columns, confusion_matrix(columns, match_detections(columns), at)
 
 
 @settings(max_examples=40, deadline=None)
@@ -29,7 +29,7 @@ def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float)
 def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
     truth, detections = random_case(seed)
     columns = Columns.from_coco(truth, detections)
-    right = judge(columns).right
+    right = match_detections(columns).right
     for k, category in enumerate(columns.category_ids.tolist()):
         objects = [o for o in truth["annotations"] if o["category_id"] == category]
         found = [d for d in detections if d["category_id"] == category]
@@ -42,7 +42,7 @@ def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
 def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
     truth, detections = random_case(seed, crowds=True)
     columns = Columns.from_coco(truth, detections)
-    overall, curves = f1_curves(columns, judge(columns))
+    overall, curves = f1_curves(columns, match_detections(columns))
     official = coco_numbers(truth, detections)
     for k, curve in enumerate(curves):
         reached = official.precision[0, :, k] > 0
@@ -86,7 +86,7 @@ def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
     truth, detections = random_case(seed, crowds=crowds)
     columns, confusion = confused(truth, detections, at)
     counts = confusion.counts
-    matches = judge(columns)
+    matches = match_detections(columns)
     assert counts[:-1].sum(axis=1).tolist() == columns.objects_per_class().tolist()
     shown = columns.classes[(columns.scores >= at) & ~matches.ignored]
     assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(shown, minlength=3).tolist()
@@ -146,6 +146,6 @@ def test_nothing_at_all() -> None:
     columns, confusion = confused(truth, [], 0.5)
     assert confusion.counts.tolist() == [[0]]
     assert mistakes(columns, confusion) == {"missed": [], "wrong class": [], "false alarm": []}
-    overall, curves = f1_curves(columns, judge(columns))
+    overall, curves = f1_curves(columns, match_detections(columns))
     assert overall.best.threshold is None
     assert curves == []
