@@ -75,7 +75,7 @@ def the_model(name: str) -> DETR:
         return build_model(num_classes=91)
     settings = MODELS[name]()
     known = inspect.signature(build_model).parameters
-    chosen = {key: value for key, value in settings.items() if key in known and value != "propose"}
+    chosen = {key: value for key, value in settings.items() if key in known and value != "auto"}
     sigmoid = settings.get("class_loss", "softmax") != "softmax"
     return build_model(**chosen | {"num_classes": 20, "sigmoid": sigmoid, "backbone_weights": None})
 

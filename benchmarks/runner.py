@@ -368,7 +368,7 @@ def _typed(key: str, text: str, defaults: dict[str, Any]) -> Any:
         value = float(text) if isinstance(default, float) else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
         value = None
-    if type(value) is not type(default) and value not in ("auto", "propose"):
+    if type(value) is not type(default) and value not in ("auto", "max"):
         kind = "true or false" if isinstance(default, bool) else "a number"
         raise ConfigError(f"expected {kind} for {key}, found {text!r}")
     return value

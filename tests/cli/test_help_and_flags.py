@@ -30,10 +30,10 @@ FLAGS = {
     "feature_levels frozen_weights giou_loss_coef group_by_aspect hidden_dim ignore_mask_padding image_size "
     "iou_crop k_one2many look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef "
     "masks max_minutes mixup mlflow model monitor mosaic multi_scale nheads no_aug_epochs no_aux_loss norm_decay "
-    "num_nodes num_queries num_queries_one2many num_workers output_dir overfit patience points position_embedding "
-    "pre_norm precision queries query_groups query_nms_iou quiet recipe resume save_minutes score_refine seed "
-    "seeds set_cost_bbox set_cost_class set_cost_giou square_resize task val_fraction value_range vertical_flip "
-    "wandb warmup_steps weight_decay weights zoom_out",
+    "num_nodes num_points num_queries num_queries_one2many num_workers output_dir overfit patience "
+    "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe resume save_minutes "
+    "score_refine seed set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head val_fraction "
+    "value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
@@ -98,7 +98,7 @@ def test_help_explains_every_setting(detrkit: Command, name: str) -> None:
 def test_help_names_units(detrkit: Command, name: str) -> None:
     rows = help_rows(detrkit(name, "--help").out)
     if name == "train":
-        del rows["points"]  # of an attention head, not of an image
+        del rows["num_points"]  # of an attention head, not of an image
     for unit, names in UNITS.items():
         for setting in set(names) & rows.keys():
             words = rows[setting].lower()
@@ -136,7 +136,7 @@ def test_every_type_can_be_told_in_words() -> None:
     for verb in VERBS.values():
         for name, hint in get_type_hints(verb.config).items():
             assert kind_of(hint), name
-    assert kind_of(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number or one of auto, propose"
+    assert kind_of(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number or one of auto, max"
 
 
 def help_rows(text: str) -> dict[str, str]:

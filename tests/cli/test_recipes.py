@@ -96,14 +96,14 @@ def test_a_model_goes_over_the_recipe() -> None:
     published = settings("--model=dino_r50", "--recipe=classic")
     assert (published.lr, published.epochs, published.num_queries) == (1e-4, 300, 900)
     assert settings("--model", "").queries == "learned"
-    assert settings("--model", "detr_r50").num_queries == "propose"
+    assert settings("--model", "detr_r50").num_queries == "auto"
 
 
 def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_original() -> None:
-    found = settings("--lr", "1e-4", "--num_queries=100", "--queries", "learned", "--ema", "0", "--norm_decay")
+    found = settings("--lr", "1e-4", "--num_queries=100", "--query_init", "learned", "--ema", "0", "--norm_decay")
     assert (found.lr, found.num_queries, found.queries, found.ema, found.norm_decay) == (1e-4, 100, "learned", 0, True)
     assert found == TrainConfig.from_recipe(
-        "fast", lr=1e-4, num_queries=100, queries="learned", ema=0.0, norm_decay=True
+        "fast", lr=1e-4, num_queries=100, query_init="learned", ema=0.0, norm_decay=True
     )
     assert settings("--lr", "1e-4", "--recipe", "fast").lr == 1e-4  # whatever comes first
 
@@ -126,7 +126,7 @@ def test_a_file_goes_between_flags_and_models(tmp_path: Path) -> None:
 
 def test_a_stored_recipe_is_not_applied_again(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    stored = TrainConfig.from_recipe("fast", data="d", lr=1e-4, num_queries=100, queries="two_stage", batch_size=7)
+    stored = TrainConfig.from_recipe("fast", data="d", lr=1e-4, num_queries=100, query_init="two_stage", batch_size=7)
     assert stored.recipe == "fast"
     path.write_text(stored.to_yaml())
     assert settings("--config", path) == TrainConfig.from_yaml(path) == stored

@@ -26,10 +26,10 @@ def test_without_flags_all_is_as_the_recipe_has_it() -> None:
 @pytest.mark.usefixtures("gpu")
 def test_flags_reach_the_config_with_their_types() -> None:
     found = settings(
-        "--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "auto", "--position_embedding", "learned"
+        "--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "max", "--position_embedding", "learned"
     )
     assert found == TrainConfig.from_recipe(
-        "fast", data="d", lr=1e-3, epochs=7, batch_size="auto", position_embedding="learned"
+        "fast", data="d", lr=1e-3, epochs=7, batch_size="max", position_embedding="learned"
     )
     assert settings("--data", "123").data == "123"
     assert settings("--precision", "32").precision == "32"
@@ -46,8 +46,8 @@ def test_switches_may_stand_bare_as_in_the_original() -> None:
 @pytest.mark.usefixtures("gpu")
 def test_a_file_gives_settings_and_flags_override_it(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("lr: 1e-3\nepochs: 9\nbackbone: resnet18\nbatch_size: auto\n")
-    expected = TrainConfig.from_recipe("fast", lr=1e-3, epochs=9, backbone="resnet18", batch_size="auto")
+    path.write_text("lr: 1e-3\nepochs: 9\nbackbone: resnet18\nbatch_size: max\n")
+    expected = TrainConfig.from_recipe("fast", lr=1e-3, epochs=9, backbone="resnet18", batch_size="max")
     assert settings("--config", path) == expected
     assert settings("--config", path, "--epochs", "4").epochs == 4
 
@@ -63,7 +63,7 @@ def test_what_print_config_prints_can_be_fed_back(detrkit: Command, tmp_path: Pa
 
 
 def test_yaml_and_dictionaries_are_the_same_config(tmp_path: Path) -> None:
-    config = TrainConfig(data="d", lr=1e-5, batch_size="auto", masks=True)
+    config = TrainConfig(data="d", lr=1e-5, batch_size="max", masks=True)
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert (
@@ -132,7 +132,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "--epochs", "1.5"], "--epochs: expected a whole number, found '1.5'"),
         (
             ["train", "--batch_size", "many"],
-            "--batch_size: expected a whole number or one of auto, propose, found 'many'",
+            "--batch_size: expected a whole number or one of auto, max, found 'many'",
         ),
         (["train", "--device", "quantum"], "--device: expected one of auto, cpu, cuda, mps, found 'quantum'"),
         (["train", "--dilation=maybe"], "--dilation: expected true or false, found 'maybe'"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.auto_settings import propose
+from detrkit.data.auto_settings import suggest_settings
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
@@ -88,5 +88,5 @@ def test_proposals_count_no_crowds(coco: Any) -> None:
     split = coco.check().splits["train"]
     without = replace(split, images=[image for image in split.images if image.has_trainable])
     assert [image.file_name for image in without.images] == ["train.png"]
-    assert propose(split).num_queries == propose(without).num_queries == 20
-    assert propose(split).image_size == propose(without).image_size
+    assert suggest_settings(split).num_queries == suggest_settings(without).num_queries == 20
+    assert suggest_settings(split).image_size == suggest_settings(without).image_size

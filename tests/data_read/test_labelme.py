@@ -161,7 +161,7 @@ def test_an_image_without_a_json_file_is_left_out(tmp_path: Path) -> None:
         b'{"shapes": [' * 3000 + b'"imagePath": 1',
         b"\xff\xfe\x00\x00\x01",
         b'{"shapes": [3], "imagePath": 7, "imageHeight": [1]}',
-        b'{"shapes": [{"label": [], "points": 5}], "imagePath": "b.png"}',
+        b'{"shapes": [{"label": [], "num_points": 5}], "imagePath": "b.png"}',
         b'{"shapes": [{"label": "a", "points": [[NaN, 1], [2, 3]], "shape_type": "rectangle"}], "imagePath": "b.png"}',
         b'{"shapes": [{"label": "a", "points": [[1e999, 1], [2, 3]]}], "imagePath": "b.png"}',
         b'{"shapes": [{"label": "a", "points": [[%s, 1], [2, 3]]}], "imagePath": "b.png"}' % (b"9" * 5000),

@@ -35,14 +35,14 @@ FURTHER: dict[str, dict[str, Any]] = {
         "query_groups": 2,
         "num_queries_one2many": 7,
         "k_one2many": 2,
-        "dense_head": "aligned",
+        "dense_head": "tood",
     },
     "seeds of the dense head, groups": {"model": "detrkit_n", "query_groups": 3, "denoising": "plain"},
     "ATSS, matchability": {"model": "rtdetr_r18", "dense_head": "atss", "class_loss": "matchability"},
     "FCOS beside anchors": {"model": "dn_r50", "dense_head": "fcos", "query_groups": 2, "num_queries_one2many": 5},
     "anchors, softmax": {
         "decoder": "conditional",
-        "queries": "anchors",
+        "query_init": "anchors",
         "denoising": "contrastive",
         "query_groups": 2,
         "pre_norm": True,
@@ -55,7 +55,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "activation": "glu",
         "num_queries_one2many": 8,
     },
-    "two-stage, softmax": {"decoder": "deformable", "queries": "two_stage", "denoising": "plain"},
+    "two-stage, softmax": {"decoder": "deformable", "query_init": "two_stage", "denoising": "plain"},
 }
 """Switches that no named model has together."""
 

@@ -119,7 +119,7 @@ def test_boxes_at_the_border_are_no_corners() -> None:
 def test_training_with_denoising_takes_the_same_forms() -> None:
     small = {"backbone": "resnet18", "hidden_dim": 32, "enc_layers": 1, "dec_layers": 1, "dim_feedforward": 32}
     model = build_model(
-        CLASSES, **small, nheads=4, num_queries=5, denoising="plain", queries="anchors", backbone_norm="group"
+        CLASSES, **small, nheads=4, num_queries=5, denoising="plain", query_init="anchors", backbone_norm="group"
     )
     images, padding = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
     given = [{"labels": [1], "boxes": [[0.5, 0.5, 0.2, 0.2]]}, {"labels": torch.tensor([]), "boxes": torch.tensor([])}]

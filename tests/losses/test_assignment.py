@@ -9,7 +9,7 @@ from detrkit.losses.assigner import DenseAssigner
 from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 from detrkit.structures import Locations
 
-KINDS = ["fcos", "atss", "aligned"]
+KINDS = ["fcos", "atss", "tood"]
 GRIDS = ((4, 4), (2, 2))
 
 
@@ -65,7 +65,7 @@ def test_what_each_rule_picks_on_a_small_grid():
     box = objects([0.375, 0.375, 0.55, 0.55])  # 0.1 to 0.65: the centres of 9 fine cells and one coarse cell
     nine = {0, 1, 2, 4, 5, 6, 8, 9, 10}
     assert assign("fcos", box) == {0: nine}  # all nine within 1.5 cells; too small for the coarse level
-    assert assign("aligned", box) == {0: {*nine, 16}}  # all that lie inside, being fewer than 13
+    assert assign("tood", box) == {0: {*nine, 16}}  # all that lie inside, being fewer than 13
     # Candidates are 9 of the fine places, whose anchors have 2 x 2 in size, and the 4 coarse ones, of 4 x 4. The object
     # lies in each of them, so that fine places have IoU 0.3025 / 4 and coarse ones 0.3025 / 16. Mean 0.0582 + standard
     # deviation 0.0273 is more than any has, and the object is left with the nearest place.
@@ -117,7 +117,7 @@ def test_aligned_takes_the_places_that_say_it_best():
     out.logits[0, [52, 53], 0] = -2.0  # 0.12 * 0.51^6 = 0.002
     out.logits[0, [54], 1] = 9.0  # another class
     out.logits[0, outside, 0], out.boxes[0, outside] = 9.0, box["boxes"][0]
-    assert assign("aligned", box, locations, out) == {0: {*right, *sure}}
+    assert assign("tood", box, locations, out) == {0: {*right, *sure}}
 
 
 def test_aligned_gives_a_place_to_the_object_it_fits_better():
@@ -126,7 +126,7 @@ def test_aligned_gives_a_place_to_the_object_it_fits_better():
     both = objects([0.4, 0.5, 0.5, 0.5], [0.6, 0.5, 0.5, 0.5])
     out = blank(locations)
     out.boxes[0, :32], out.boxes[0, 32:] = both["boxes"][0], both["boxes"][1]
-    found = assign("aligned", both, locations, out)
+    found = assign("tood", both, locations, out)
     assert {19, 20, 27, 28} <= found[0]
     assert {35, 36, 43, 44} <= found[1]
 
@@ -141,7 +141,7 @@ def test_aligned_at_the_very_start_when_no_box_meets_any_object(classes_say):
     out.boxes[:] = torch.tensor([0.01, 0.01, 0.005, 0.005])
     small, large = objects([0.703125, 0.703125, 0.2, 0.2]), objects([0.5625, 0.5625, 0.8, 0.8])
     for target, level in ((small, range(1024)), (large, range(1280, 1344))):
-        found = assign("aligned", target, locations, out)[0]
+        found = assign("tood", target, locations, out)[0]
         assert len(found) == 13
         assert found <= set(level)
         middle = target["boxes"][0, :2]
@@ -251,7 +251,7 @@ def naive(kind, target, locations, out):
             values = torch.tensor([fit[s][j] for s in candidates], dtype=torch.float64)
             limit = values.mean() + values.std()
             chosen = {s: fit[s][j] for s in candidates if inside(s, j) and fit[s][j] >= limit - 1e-6}
-        if kind == "aligned":
+        if kind == "tood":
             label = target["labels"][j]
 
             def metric(s, j=j, label=label):

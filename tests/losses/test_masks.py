@@ -14,8 +14,9 @@ from detrkit.losses.mask_losses import mask_dice, mask_focal
 from models.small import small_model, some_images, some_targets
 
 LEVELS: dict[str, Any] = {
-    "backbone": "nano", "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable", "queries": "mixed",
-    "denoising": "contrastive", "query_groups": 2, "dense_head": "aligned", "sigmoid": True, "box_refine": True,
+    "backbone": "nano", "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable",
+    "query_init": "mixed_selection",
+    "denoising": "contrastive", "query_groups": 2, "dense_head": "tood", "sigmoid": True, "box_refine": True,
     "dropout": 0.0, "backbone_norm": "batch",
 }  # fmt: skip
 SIZES = ((64, 96), (96, 64))

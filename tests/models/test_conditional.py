@@ -173,7 +173,7 @@ def test_starts_with_every_head_around_the_anchor(dim, heads):
 
 
 def test_the_model_leaves_that_start_alone():
-    model = small_model(queries="anchors", decoder="conditional")
+    model = small_model(query_init="anchors", decoder="conditional")
     for layer in model.transformer.decoder.layers:
         attention = layer.multihead_attn
         assert torch.equal(attention.key_position.weight, attention.query_position.weight)

@@ -14,7 +14,7 @@ from detrkit.models import DETR
 from detrkit.models.fuse_bn import fold_norms
 from detrkit.models.hybrid_encoder import RepVGGBlock
 
-LEVELS = {"feature_levels": "8,16,32", "decoder": "deformable", "queries": "two_stage", "sigmoid": True}
+LEVELS = {"feature_levels": "8,16,32", "decoder": "deformable", "query_init": "two_stage", "sigmoid": True}
 KINDS: dict[str, dict[str, Any]] = {
     "classic, basic blocks": {},
     "classic, bottlenecks": {"backbone": "resnet50"},

@@ -19,16 +19,16 @@ DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigm
 KINDS: dict[str, dict[str, Any]] = {
     "classic": {},
     "DC5": {"dilation": True, "position_embedding": "learned"},
-    "conditional": {"decoder": "conditional", "queries": "anchors", "sigmoid": True},
-    "deformable": {**DEFORMABLE, "feature_levels": "8,16,32,64", "encoder": "deformable", "queries": "two_stage"},
+    "conditional": {"decoder": "conditional", "query_init": "anchors", "sigmoid": True},
+    "deformable": {**DEFORMABLE, "feature_levels": "8,16,32,64", "encoder": "deformable", "query_init": "two_stage"},
     "hybrid": {
         **DEFORMABLE,
         "backbone": "nano",
         "feature_levels": "8,16,32",
         "encoder": "hybrid",
-        "queries": "mixed",
-        "seeds": "dense",
-        "dense_head": "aligned",
+        "query_init": "mixed_selection",
+        "two_stage_head": "dense",
+        "dense_head": "tood",
         "query_groups": 2,
     },
     "one fine level": {"feature_levels": "4", "enc_layers": 0},
@@ -219,7 +219,7 @@ def test_masks_compile_into_one_graph(kind: str) -> None:
 def test_backbones_that_pad_images_or_have_no_fine_map() -> None:
     pytest.importorskip("timm")
     model = small_model(masks=True, backbone="timm:test_convnext", feature_levels="8,16,32", **DEFORMABLE,
-                        queries="two_stage").eval()  # fmt: skip
+                        query_init="two_stage").eval()  # fmt: skip
     model.backbone.multiple = 32
     assert model(*some_images((66, 90))).masks.shape == (1, 6, 17, 23)
     with pytest.raises(ConfigError, match="expected a backbone with a map at stride 4 for masks, found timm:test_vit"):

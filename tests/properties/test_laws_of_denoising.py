@@ -10,20 +10,21 @@ from detrkit import build_criterion
 from detrkit.models import decoder
 from models.small import small_model, some_images, some_targets
 
-DEFORMABLE = {"encoder": "deformable", "decoder": "deformable", "feature_levels": "16,32", "points": 2}
+DEFORMABLE = {"encoder": "deformable", "decoder": "deformable", "feature_levels": "16,32", "num_points": 2}
 REFINE = {"box_refine": True, "look_forward_twice": True}
 MODELS = {
     "everything": {
-        **DEFORMABLE, **REFINE, "queries": "mixed", "score_refine": True, "query_nms_iou": 0.7, "dense_head": "fcos",
-        "query_groups": 3, "num_queries_one2many": 5, "denoising": "contrastive", "sigmoid": True,
+        **DEFORMABLE, **REFINE, "query_init": "mixed_selection", "score_refine": True, "query_nms_iou": 0.7,
+        "dense_head": "fcos", "query_groups": 3,
+        "num_queries_one2many": 5, "denoising": "contrastive", "sigmoid": True,
     },
-    "anchors": {"queries": "anchors", "decoder": "conditional", "query_groups": 2, "denoising": "plain"},
+    "anchors": {"query_init": "anchors", "decoder": "conditional", "query_groups": 2, "denoising": "plain"},
     "two_stage": {
-        **DEFORMABLE, **REFINE, "queries": "two_stage", "num_queries_one2many": 5, "denoising": "contrastive",
+        **DEFORMABLE, **REFINE, "query_init": "two_stage", "num_queries_one2many": 5, "denoising": "contrastive",
     },
     "features": {
-        **DEFORMABLE, **REFINE, "queries": "features", "seeds": "dense", "dense_head": "fcos", "sigmoid": True,
-        "score_refine": True, "denoising": "plain",
+        **DEFORMABLE, **REFINE, "query_init": "topk_features", "two_stage_head": "dense", "dense_head": "fcos",
+        "sigmoid": True, "score_refine": True, "denoising": "plain",
     },
 }  # fmt: skip
 IMAGES = some_images((96, 128), (128, 64))

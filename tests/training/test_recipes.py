@@ -54,7 +54,7 @@ def quick(tiny_data, tmp_path):
 
 def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, capsys, monkeypatch):
     config = quick(epochs=1)
-    assert (config.num_queries, config.image_size, config.batch_size) == ("propose", "propose", "propose")
+    assert (config.num_queries, config.image_size, config.batch_size) == ("auto", "auto", "auto")
     run_dir = train(config).run_dir
     said = capsys.readouterr().out
     assert said.splitlines()[0] == "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
@@ -66,7 +66,7 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert stored["image_size"] % 32 == 0
 
     # A resumed run keeps them, whatever would be proposed by now.
-    monkeypatch.setattr(resolve_auto, "propose", None)
+    monkeypatch.setattr(resolve_auto, "suggest_settings", None)
     train(quick(epochs=2, resume="auto"))
     again = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert again == stored | {"epochs": 2}
@@ -90,7 +90,7 @@ def test_few_images_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
 
 
 def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
-    numbers = {"num_queries": "propose", "image_size": 64, "batch_size": 4}
+    numbers = {"num_queries": "auto", "image_size": 64, "batch_size": 4}
     whole = train(quick(**numbers, output_dir=str(tmp_path / "whole"))).run_dir
     killed = tmp_path / "killed"
     config = quick(**numbers, output_dir=str(killed), save_minutes=OFTEN)
@@ -157,7 +157,7 @@ def unfilled(monkeypatch):
 
 
 def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, unfilled):
-    taught = weights_of(model="rtdetr_r18", denoising="plain", points=2, seeds="dense", dense_head="atss")
+    taught = weights_of(model="rtdetr_r18", denoising="plain", num_points=2, two_stage_head="dense", dense_head="atss")
     for recipe in ("fast", "classic"):
         start = build_training_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
         for name in (*parts._ARCHITECTURE, *parts._IN_TRAINING):

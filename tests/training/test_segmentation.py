@@ -72,7 +72,7 @@ def test_resuming_is_exact(data: Path, tmp_path: Path) -> None:
 
 def test_a_frozen_detector_stays_as_it_is(data: Path, tmp_path: Path) -> None:
     boxes = train(settings(data, tmp_path / "boxes", task="detect"))
-    changes = {"num_queries": "propose", "lr": 1e-2, "ema": 0.0}  # the detector says how many queries it has
+    changes = {"num_queries": "auto", "lr": 1e-2, "ema": 0.0}  # the detector says how many queries it has
     found = train(
         settings(data, tmp_path / "masks", task="instance", frozen_weights=str(tmp_path / "boxes"), **changes)
     )

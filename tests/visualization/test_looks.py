@@ -25,11 +25,18 @@ from visualization.conftest import size_of
 HEADS, LEVELS, K = 4, 2, 2
 OFFSETS = torch.tensor([[2.0, 0.0], [0.0, -2.0], [-1.0, 1.0], [0.0, 0.0]])  # of each head, x and y
 TWO = {"backbone": "nano", "feature_levels": "16,32"}
-SAMPLING = {**TWO, "encoder": "hybrid", "decoder": "deformable", "points": K, "queries": "anchors", "box_refine": True}
+SAMPLING = {
+    **TWO,
+    "encoder": "hybrid",
+    "decoder": "deformable",
+    "num_points": K,
+    "query_init": "anchors",
+    "box_refine": True,
+}
 KINDS = {
     "hybrid, deformable": SAMPLING,
-    "deformable, deformable": {**SAMPLING, "encoder": "deformable", "queries": "learned"},
-    "dense, conditional": {"backbone": "nano", "decoder": "conditional", "queries": "anchors"},
+    "deformable, deformable": {**SAMPLING, "encoder": "deformable", "query_init": "learned"},
+    "dense, conditional": {"backbone": "nano", "decoder": "conditional", "query_init": "anchors"},
     "dense, dense": TWO,
     "hybrid, dense": {**TWO, "encoder": "hybrid"},
 }

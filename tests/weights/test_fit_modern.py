@@ -19,15 +19,16 @@ BASE: dict[str, Any] = SMALL | {
     "backbone": "nano", "backbone_norm": "batch", "dropout": 0.0, "sigmoid": True, "feature_levels": "8,16,32",
     "decoder": "deformable", "box_refine": True,
 }  # fmt: skip
-RTDETR = BASE | {"encoder": "hybrid", "queries": "features"}
+RTDETR = BASE | {"encoder": "hybrid", "query_init": "topk_features"}
 DENSE = BASE | {
-    "encoder": "hybrid", "queries": "mixed", "seeds": "dense", "dense_head": "aligned", "score_refine": True,
+    "encoder": "hybrid", "query_init": "mixed_selection", "two_stage_head": "dense", "dense_head": "tood",
+    "score_refine": True,
     "denoising": "contrastive",
 }  # fmt: skip
-DEFORMABLE = BASE | {"encoder": "deformable", "queries": "two_stage", "class_agnostic": True}
+DEFORMABLE = BASE | {"encoder": "deformable", "query_init": "two_stage", "class_agnostic": True}
 POINTS = BASE | {"encoder": "deformable", "box_refine": False}
 ANCHORS = SMALL | {
-    "backbone": "nano", "sigmoid": True, "decoder": "conditional", "queries": "anchors", "denoising": "plain",
+    "backbone": "nano", "sigmoid": True, "decoder": "conditional", "query_init": "anchors", "denoising": "plain",
 }  # fmt: skip
 PETS = ("cat", "dog", "bird")
 
@@ -54,7 +55,7 @@ def fitted(args: dict[str, Any], weights: Weights, *names: str, **changes: Any) 
 @pytest.mark.parametrize(
     "args",
     [RTDETR, DENSE, DEFORMABLE, POINTS, ANCHORS],
-    ids=lambda args: args["queries" if "queries" in args else "encoder"],
+    ids=lambda args: args["query_init" if "query_init" in args else "encoder"],
 )
 def test_our_checkpoint_gives_the_same_model(tmp_path: Path, args: dict[str, Any]) -> None:
     model, weights = made(args)
@@ -126,7 +127,7 @@ def test_no_object_starts_as_probable_as_no_was() -> None:
 
 def test_parts_of_training_start_anew_or_are_left() -> None:
     training = {"denoising": "contrastive", "dense_head": "fcos", "query_groups": 2, "num_queries_one2many": 3}
-    mixed = RTDETR | {"queries": "mixed"}
+    mixed = RTDETR | {"query_init": "mixed_selection"}
     _, plain = made(mixed)
     model, fresh = fitted(mixed, plain, *PETS, **training)
     for key, value in model.state_dict().items():
@@ -157,13 +158,13 @@ def test_chosen_places_may_be_more_or_fewer() -> None:
     ("args", "changes", "settings"),
     [
         (RTDETR, {"nheads": 2}, "--nheads 4"),
-        (RTDETR, {"queries": "mixed"}, "--queries features"),
+        (RTDETR, {"query_init": "mixed_selection"}, "--query_init topk_features"),
         (RTDETR, {"feature_levels": "16,32"}, "--feature_levels 8,16,32"),
         (RTDETR, {"box_refine": False}, "--box_refine"),
         (DENSE, {"score_refine": False}, "--score_refine"),
-        (DENSE, {"seeds": "encoder"}, "--seeds dense"),
-        (POINTS, {"points": 2}, "--points 4"),
-        (SMALL, BASE, "trained with --backbone resnet18 --box_refine false --decoder dense --feature_levels ''"),
+        (DENSE, {"two_stage_head": "encoder"}, "--two_stage_head dense"),
+        (POINTS, {"num_points": 2}, "--num_points 4"),
+        (SMALL, BASE, "trained with --backbone resnet18 --box_refine false --decoder full --feature_levels ''"),
     ],
 )
 def test_misfit_names_the_setting(args: dict[str, Any], changes: dict[str, Any], settings: str) -> None:

@@ -100,7 +100,7 @@ def test_heads_of_two_sizes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modern", [False, True], ids=["classic", "modern"])
 def test_checkpoints_of_ours(tmp_path: Path, modern: bool) -> None:
-    changes: dict[str, Any] = {"queries": "anchors", "box_refine": True, "decoder": "conditional"} if modern else {}
+    changes: dict[str, Any] = {"query_init": "anchors", "box_refine": True, "decoder": "conditional"} if modern else {}
     write_original(small_weights(**changes), tmp_path / "w.ckpt")
     content = torch.load(tmp_path / "w.ckpt", weights_only=True)
     torch.save(content | {"model": without(content["model"], "class_embed")}, tmp_path / "w.ckpt")
@@ -160,7 +160,7 @@ def test_rows_of_forks(tmp_path: Path, classes: int, ids: tuple[int, ...], rows:
 @pytest.mark.parametrize(("queries", "what"), [(3, "the first 3 are taken"), (8, "kept, and 3 more start anew")])
 @pytest.mark.parametrize("kind", ["learned", "anchors"])
 def test_queries_may_be_fewer_or_more(queries: int, what: str, kind: str) -> None:
-    changes = {"queries": kind, "decoder": "conditional" if kind == "anchors" else "dense"}
+    changes = {"query_init": kind, "decoder": "conditional" if kind == "anchors" else "full"}
     weights = small_weights(**changes)
     model = model_for(weights.categories, nheads=4, num_queries=queries, query_groups=2, **changes)
     fresh = {key: value.clone() for key, value in model.state_dict().items()}

@@ -24,7 +24,8 @@ from detrkit.structures import Categories
 from .small import SMALL, padded_batch, small_model, small_weights
 
 LEVELS: dict[str, Any] = {
-    "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable", "queries": "mixed", "sigmoid": True,
+    "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable", "query_init": "mixed_selection",
+    "sigmoid": True,
 }  # fmt: skip
 MASKS = ("mask_head.", "bbox_attention.")
 

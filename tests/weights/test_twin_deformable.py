@@ -95,7 +95,7 @@ def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path)
     weights = load_weights(tmp_path)
     assert weights.model_args["feature_levels"] == "8,16,32,64"
-    assert weights.model_args["queries"] == "two_stage"
+    assert weights.model_args["query_init"] == "two_stage"
     assert weights.model_args["class_agnostic"] is True
     assert "input_mean" not in weights.model_args  # ImageNet's
     assert weights.image_size == 800

@@ -67,8 +67,8 @@ class ModelConfig(Settings):
     """Dropout in the transformer, 0..1."""
     nheads: int = 8
     """Attention heads; must divide hidden_dim."""
-    num_queries: int | Literal["propose"] = 100
-    """Object queries: the most objects that can be found in one image; propose: what the data suggests."""
+    num_queries: int | Literal["auto"] = 100
+    """Object queries: the most objects that can be found in one image; auto: suggested by the training images."""
     pre_norm: bool = False
     """Normalise before each block instead of after it."""
     activation: Literal["relu", "gelu", "glu"] = "relu"
@@ -77,20 +77,20 @@ class ModelConfig(Settings):
     """Add the mask head; --task instance and --task panoptic do, and --masks alone means --task instance."""
     feature_levels: str = ""
     """Strides of the feature levels, for example 8,16,32 or 8,16,32,64; empty: the last map alone, as the original."""
-    encoder: Literal["dense", "deformable", "hybrid"] = "dense"
+    encoder: Literal["full", "deformable", "hybrid"] = "full"
     """dense: attention over all places; deformable: over a few sampled points of each level; hybrid: attention on the
     coarsest level and convolutions across levels (RT-DETR)."""
     encoder_expansion: float = 1.0
     """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
-    decoder: Literal["dense", "conditional", "deformable"] = "dense"
+    decoder: Literal["full", "conditional", "deformable"] = "full"
     """How queries look at the image. dense: at all places; conditional: at all places, with the position of the
     query's anchor beside its content; deformable: at a few sampled points of each level."""
-    points: int = 4
+    num_points: int = 4
     """Points that each head of deformable attention samples on each level."""
-    queries: Literal["learned", "anchors", "two_stage", "features", "mixed"] = "learned"
+    query_init: Literal["learned", "anchors", "two_stage", "topk_features", "mixed_selection"] = "learned"
     """Where queries come from. learned: vectors; anchors: learned boxes; the others: the boxes of the best places of
     the encoder, with contents made of those boxes (two_stage), of the features there (features), or learned (mixed)."""
-    seeds: Literal["encoder", "dense"] = "encoder"
+    two_stage_head: Literal["encoder", "dense"] = "encoder"
     """What picks the best places: a head of its own on the encoder, or the --dense_head."""
     query_nms_iou: float = 0.0
     """Of two places whose boxes overlap by more than this IoU only the better becomes a query; 0: off."""
@@ -100,7 +100,7 @@ class ModelConfig(Settings):
     """With box_refine: let each layer's box loss also teach the layer before."""
     score_refine: bool = False
     """Each decoder layer corrects the class scores of the layer before, the first those of the seeds."""
-    dense_head: Literal["none", "fcos", "atss", "aligned"] = "none"
+    dense_head: Literal["none", "fcos", "atss", "tood"] = "none"
     """A head on the encoder's levels that supervises many places per object, chosen as FCOS, ATSS or TOOD do."""
     dense_convs: int = 2
     """Convolutions of the dense head before its predictions."""
@@ -245,9 +245,9 @@ class DataConfig(DataChoice):
     value_range: str = "auto"
     """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: found over the training images."""
-    image_size: int | Literal["propose"] = 800
+    image_size: int | Literal["auto"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
-    every size of the augmentation recipe scales with it. propose: what the data suggests."""
+    every size of the augmentation recipe scales with it. auto: suggested by the training images."""
     square_resize: bool = False
     """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
     shapes share one."""
@@ -294,8 +294,9 @@ class OptimConfig(Settings):
     """Learning rate of the backbone, a step; 0 freezes it, running statistics and all."""
     lr_linear_proj_mult: float = 1.0
     """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1); 0 freezes them."""
-    batch_size: int | Literal["auto", "propose"] = 2
-    """Images a step and device; auto finds the largest power of two that fits; propose: what the data suggests."""
+    batch_size: int | Literal["auto", "max"] = 2
+    """Images per step and device; auto: suggested by the number of training images; max: the largest power of two that
+    fits into memory."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
     norm_decay: bool = True
@@ -378,7 +379,7 @@ class RunConfig(Settings):
 LOWEST = {
     1: (
         "batch_size", "epochs", "num_queries", "accumulate_grad_batches", "image_size", "devices", "num_nodes",
-        "eval_every", "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "points", "query_groups",
+        "eval_every", "lr_drop", "hidden_dim", "nheads", "dim_feedforward", "dec_layers", "num_points", "query_groups",
         "k_one2many",
     ),
     0: (

@@ -110,7 +110,7 @@ WORDS = {
     "no_aux_loss": "aux_loss auxiliary_loss",
     "eos_coef": "eos_coefficient no_object_weight background_weight",
     "box_refine": "with_box_refine box_refinement iterative_refine",
-    "queries": "two_stage query_init",
+    "query_init": "two_stage queries",
     "feature_levels": "num_feature_levels levels strides",
     "denoising": "dn use_dn",
     "query_nms_iou": "nms iou iou_thres iou_threshold nms_threshold nms_iou",

@@ -15,7 +15,7 @@ BATCHES = (2, 16)
 
 
 @dataclass(frozen=True)
-class Proposal:
+class SuggestedSettings:
     """Three settings, named as in `TrainConfig`."""
 
     num_queries: int
@@ -26,7 +26,7 @@ class Proposal:
     """Setting -> why, as `VALUE: ...`; one sentence without a full stop."""
 
 
-def propose(split: Split, *, on_cpu: bool = False, square_resize: bool = False) -> Proposal:
+def suggest_settings(split: Split, *, on_cpu: bool = False, square_resize: bool = False) -> SuggestedSettings:
     """Choose what depends on the data rather than on taste.
 
     Args:
@@ -43,7 +43,7 @@ def propose(split: Split, *, on_cpu: bool = False, square_resize: bool = False) 
         "image_size": f"{size}: {why_size}",
         "batch_size": f"{batch}: {why_batch}",
     }
-    return Proposal(queries, size, batch, reasons)
+    return SuggestedSettings(queries, size, batch, reasons)
 
 
 def _queries(fullest: int) -> tuple[int, str]:

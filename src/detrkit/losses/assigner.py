@@ -27,7 +27,7 @@ from detrkit.errors import ConfigError
 from detrkit.ops.boxes import area, cxcywh_to_xyxy, pairwise_iou
 from detrkit.structures import Locations, Output, Target
 
-Kind = Literal["fcos", "atss", "aligned"]
+Kind = Literal["fcos", "atss", "tood"]
 
 _CENTER_RADIUS = 1.5  # cells (FCOS with center sampling)
 _LARGEST = 8  # cells from a place to the farthest side of its object (FCOS, section 3.2: 64 pixels at stride 8)
@@ -46,9 +46,9 @@ class DenseAssigner:
     centres of the finest cells, or hidden behind others) gets the nearest place that others can spare.
     """
 
-    def __init__(self, kind: Kind = "aligned") -> None:
-        if kind not in ("fcos", "atss", "aligned"):
-            raise ConfigError(f'expected dense_head to be "fcos", "atss" or "aligned", found {kind!r}')
+    def __init__(self, kind: Kind = "tood") -> None:
+        if kind not in ("fcos", "atss", "tood"):
+            raise ConfigError(f'expected dense_head to be "fcos", "atss" or "tood", found {kind!r}')
         self.kind = kind
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class DenseAssigner:
         """One (place indices, object indices) an image, int64 in main memory; place indices ascend.
 
         Args:
-            out: one query a place: logits [B, S, C] and boxes [B, S, 4]. Only "aligned" looks at them.
+            out: one query a place: logits [B, S, C] and boxes [B, S, 4]. Only "tood" looks at them.
             locations: of these places.
             targets: one per image, any number of objects.
         """
@@ -83,7 +83,7 @@ class DenseAssigner:
                 quality = _fcos(places, boxes)
             case "atss":
                 quality = _atss(places, boxes, locations.padding)
-            case "aligned":
+            case "tood":
                 logits = out.logits.float() if out.sigmoid else out.logits.float().log_softmax(-1)
                 scores = logits.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, logits.shape[1]))
                 scores = F.logsigmoid(scores) if out.sigmoid else scores

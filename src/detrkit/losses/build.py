@@ -29,7 +29,7 @@ def build_criterion(
     cls_loss_coef: float = 1,
     dense_loss_coef: float = 1,
     dn_loss_coef: float = 1,
-    dense_head: Literal["none", "fcos", "atss", "aligned"] = "aligned",
+    dense_head: Literal["none", "fcos", "atss", "tood"] = "tood",
     mask_padding: bool = True,
 ) -> Criterion:
     """The set prediction loss with the original's names and defaults; with those it is the original's.

@@ -82,9 +82,8 @@ class Criterion(nn.Module):
 
         Targets: one per image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and where
         there are mask losses, `masks` bool [n, h, w] at the size of the image without padding. Masks are made of
-        matched
-        queries alone, of the last layer: earlier ones have none, as in the original, and what branches teach is where
-        things are and what, which needs no masks.
+        matched queries alone, of the last layer: earlier ones have none, as in the original, and branches supervise
+        boxes and classes, which need no masks.
 
         Labels of other integer types, and empty tensors of any shape, will do; see `arguments.as_targets`.
 
@@ -224,8 +223,8 @@ def _gather(supervised: SupervisedOutput, counts: Tensor) -> tuple[Matched, Tens
 
 def _mean_over_processes(supervised_outputs: Sequence[SupervisedOutput], device: torch.device) -> Tensor:
     """Boxes, pairs and queries of each supervised output, [outputs, 3], averaged over all processes of the run, so
-    that every
-    object and query weighs the same everywhere. One reduction serves all; pairs are those of a layer on average.
+    that every object and query weighs the same everywhere. One reduction serves all; pairs are those of a layer on
+    average.
 
     There is one box at least in all processes together, so that two with an image each learn what one with both
     does; in the original, in each.

@@ -36,7 +36,7 @@ from detrkit.models.queries import (
 from detrkit.models.transformer import Transformer
 from detrkit.models.two_stage import SelectedQueries
 
-SELECTED = ("two_stage", "features", "mixed")
+SELECTED = ("two_stage", "topk_features", "mixed_selection")
 """Kinds of queries that come from places of the image."""
 _BACKBONE_COARSEST = 32
 
@@ -61,12 +61,12 @@ def build_model(
     activation: str = "relu",
     sigmoid: bool = False,
     feature_levels: str = "",
-    encoder: str = "dense",
+    encoder: str = "full",
     encoder_expansion: float = 1.0,
-    decoder: str = "dense",
-    points: int = 4,
-    queries: str = "learned",
-    seeds: str = "encoder",
+    decoder: str = "full",
+    num_points: int = 4,
+    query_init: str = "learned",
+    two_stage_head: str = "encoder",
     class_agnostic: bool = False,
     query_nms_iou: float = 0.0,
     box_refine: bool = False,
@@ -112,12 +112,12 @@ def build_model(
         sigmoid: C logits, each a yes or no (for focal loss and its kin), instead of C + 1 with "no object" last.
         feature_levels: strides of the feature levels, "8,16,32"; those beyond 32 are made by convolutions. Empty: the
             last map of the backbone alone.
-        encoder: dense, deformable or hybrid.
+        encoder: full, deformable or hybrid.
         encoder_expansion: width of the hybrid encoder's fusion blocks, relative to D.
-        decoder: dense, conditional or deformable.
-        points: sampled points a head and level of deformable attention.
-        queries: learned, anchors, two_stage, features or mixed.
-        seeds: encoder or dense, what picks the places of the last three.
+        decoder: full, conditional or deformable.
+        num_points: sampled points a head and level of deformable attention.
+        query_init: learned, anchors, two_stage, topk_features or mixed_selection.
+        two_stage_head: encoder or dense, the head that ranks locations for the last three.
         class_agnostic: the encoder's own head, which picks them, tells only that there is something (the original
             two-stage Deformable DETR), not what.
         query_nms_iou: IoU above which the lesser of two picked places is no query; 0: off.
@@ -144,7 +144,7 @@ def build_model(
         MissingExtraError: a timm backbone without timm.
     """
     model_args = dict(locals())
-    chosen = queries in SELECTED
+    chosen = query_init in SELECTED
     read = decoder != "deformable" or (encoder != "hybrid" and enc_layers > 0)  # whether anything reads positions
     _check(
         (num_classes >= 1, f"num_classes of at least 1, found {num_classes}"),
@@ -161,27 +161,27 @@ def build_model(
         _one_of("position_embedding", position_embedding, ("sine", "learned")),
         _one_of("activation", activation, tuple(ACTIVATIONS)),
         _one_of("backbone_norm", backbone_norm, tuple(NORM_LAYERS)),
-        _one_of("encoder", encoder, ("dense", "deformable", "hybrid")),
+        _one_of("encoder", encoder, ("full", "deformable", "hybrid")),
         (
             encoder != "hybrid" or hidden_dim * encoder_expansion >= 1,
             f"encoder_expansion of at least {1 / max(1, hidden_dim):g} (one channel of hidden_dim={hidden_dim}), "
             f"found {encoder_expansion}",
         ),
-        _one_of("decoder", decoder, ("dense", "conditional", "deformable")),
-        _one_of("queries", queries, ("learned", "anchors", *SELECTED)),
-        _one_of("seeds", seeds, ("encoder", "dense")),
+        _one_of("decoder", decoder, ("full", "conditional", "deformable")),
+        _one_of("query_init", query_init, ("learned", "anchors", *SELECTED)),
+        _one_of("two_stage_head", two_stage_head, ("encoder", "dense")),
         _one_of("denoising", denoising, ("none", "plain", "contrastive")),
-        (points >= 1, f"points of at least 1, found {points}"),
+        (num_points >= 1, f"num_points of at least 1, found {num_points}"),
         (query_groups >= 1, f"query_groups of at least 1, found {query_groups}"),
         (num_queries_one2many >= 0, f"num_queries_one2many of at least 0, found {num_queries_one2many}"),
         (k_one2many >= 1, f"k_one2many of at least 1, found {k_one2many}"),
         (
-            decoder != "conditional" or queries != "learned",
-            "queries with boxes for decoder conditional, found learned ones; use --queries anchors, for example",
+            decoder != "conditional" or query_init != "learned",
+            "queries with boxes for decoder conditional, found learned ones; use --query_init anchors, for example",
         ),
         (
-            denoising == "none" or queries != "learned",
-            "queries with boxes for denoising, found learned ones; use --queries anchors, for example",
+            denoising == "none" or query_init != "learned",
+            "queries with boxes for denoising, found learned ones; use --query_init anchors, for example",
         ),
         (box_refine or not look_forward_twice, "box_refine with look_forward_twice, found it off; add --box_refine"),
         (
@@ -200,12 +200,13 @@ def build_model(
             "use --class_loss varifocal, for example (in Python: sigmoid=True)",
         ),
         (
-            not chosen or seeds != "dense" or dense_head != "none",
-            "a dense head for seeds dense, found none; use --seeds encoder, or --dense_head aligned",
+            not chosen or two_stage_head != "dense" or dense_head != "none",
+            "a dense head for --two_stage_head dense, found none; use --two_stage_head encoder, or --dense_head tood",
         ),
         (
-            query_groups == 1 or queries not in ("two_stage", "features"),
-            f"queries with learned contents for query_groups, found {queries}; use --queries mixed, for example",
+            query_groups == 1 or query_init not in ("two_stage", "topk_features"),
+            f"queries with learned contents for query_groups, found {query_init}; use --query_init "
+            "mixed_selection, for example",
         ),
     )
     strides, further = _levels(feature_levels)
@@ -220,13 +221,13 @@ def build_model(
 
     def cross_attention() -> MultiheadAttention | ConditionalAttention | DeformableAttention:
         if decoder == "deformable":
-            return DeformableAttention(hidden_dim, nheads, levels, points)
+            return DeformableAttention(hidden_dim, nheads, levels, num_points)
         kind = ConditionalAttention if decoder == "conditional" else MultiheadAttention
         return kind(hidden_dim, nheads, dropout)
 
     def self_attention() -> MultiheadAttention | DeformableAttention:
         if encoder == "deformable":
-            return DeformableAttention(hidden_dim, nheads, levels, points)
+            return DeformableAttention(hidden_dim, nheads, levels, num_points)
         return MultiheadAttention(hidden_dim, nheads, dropout)
 
     block = (hidden_dim, dim_feedforward, dropout, activation, pre_norm)
@@ -248,7 +249,9 @@ def build_model(
         )
     # Deformable DETR and RT-DETR have no norm between a post-norm decoder and its heads, the classic has one.
     last_norm = nn.LayerNorm(hidden_dim) if pre_norm or decoder != "deformable" else None
-    position = {"features": PlainBoxPosition, "mixed": SineBoxPosition, "anchors": SineBoxPosition}.get(queries)
+    position = {"topk_features": PlainBoxPosition, "mixed_selection": SineBoxPosition, "anchors": SineBoxPosition}.get(
+        query_init
+    )
     transformer = Transformer(
         looking,
         Decoder(
@@ -272,13 +275,13 @@ def build_model(
             counts,
             hidden_dim,
             rows,
-            queries,
+            query_init,
             sigmoid=sigmoid,
-            own_head=seeds == "encoder",
+            own_head=two_stage_head == "encoder",
             query_nms_iou=query_nms_iou,
             class_agnostic=class_agnostic,
         )
-    elif queries == "anchors":
+    elif query_init == "anchors":
         source = AnchorQueries(counts, hidden_dim)
     elif decoder == "deformable":
         source = PointQueries(counts, hidden_dim)
@@ -290,7 +293,7 @@ def build_model(
         dec_layers if box_refine or score_refine else 0,
         prior=PRIOR if sigmoid else 0.0,
         refines_boxes=box_refine,
-        has_boxes=queries != "learned",
+        has_boxes=query_init != "learned",
         refines_scores=score_refine,
         has_scores=chosen,
     )

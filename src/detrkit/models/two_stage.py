@@ -24,11 +24,11 @@ class SelectedQueries(nn.Module):
     Places are ranked by a head of its own on the encoder's tokens or, where the model has one that shall seed, by the
     dense head. What is made of the chosen boxes and features depends on `kind`:
 
-        two_stage   position and content encode the box (Deformable DETR, appendix A.4)
-        features    the content is the feature of the place (Zhao et al. 2024, "RT-DETR")
-        mixed       the content is learned (Zhang et al. 2023, "DINO", section 3.4, mixed query selection)
+        two_stage         position and content encode the box (Deformable DETR, appendix A.4)
+        topk_features     the content is the feature of the location (Zhao et al. 2024, "RT-DETR")
+        mixed_selection   the content is learned (Zhang et al. 2023, "DINO", section 3.4, mixed query selection)
 
-    Groups share their boxes and differ in their contents, so they need `mixed`.
+    Groups share their boxes and differ in their contents, so they need `mixed_selection`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SelectedQueries(nn.Module):
             counts: of the queries.
             dim: D.
             rows: of the class logits: C, or C + 1 with a softmax.
-            kind: two_stage, features or mixed.
+            kind: two_stage, topk_features or mixed_selection.
             sigmoid: a yes or no a class; False: a softmax whose last row is "no object".
             own_head: rank by a head of its own; False: by the dense head.
             query_nms_iou: see `best_locations`.
@@ -68,7 +68,7 @@ class SelectedQueries(nn.Module):
                 nn.init.zeros_(parameter)
         if kind == "two_stage":
             self.box_trans, self.box_norm = nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim)
-        if kind == "mixed":
+        if kind == "mixed_selection":
             self.contents = nn.Embedding(counts.total, dim)
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
@@ -109,7 +109,7 @@ class SelectedQueries(nn.Module):
         if self.kind == "two_stage":
             position, contents = self.encode(boxes)
         else:
-            contents = found if self.kind == "features" else self._contents(counts).expand(boxes.shape[0], -1, -1)
+            contents = found if self.kind == "topk_features" else self._contents(counts).expand(boxes.shape[0], -1, -1)
         ids = counts.ids(self.training, boxes.shape[0], boxes.device)
         return Queries(contents, ids, runs, position, boxes, logits, proposals)
 

@@ -73,8 +73,8 @@ def announce(
         f"{learning(start.model) / 1e6:.1f} M learn",
         "Backbone": f"norm {start.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
-        f"{'as many' if config.batch_size == 'auto' else config.batch_size} images per batch"
-        f"{' as fit' if config.batch_size == 'auto' else ''}{world}",
+        f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
+        f"{' as fit' if config.batch_size == 'max' else ''}{world}",
         "Folder": str(run_dir),
     }
     if source not in ("", "auto"):

@@ -36,7 +36,7 @@ class TrainingData(pl.LightningDataModule):
         train: DetectionDataset,
         val: DetectionDataset,
         *,
-        batch_size: int | Literal["auto"],
+        batch_size: int | Literal["max"],
         num_workers: int,
         seed: int,
         group_by_aspect: bool,
@@ -50,13 +50,13 @@ class TrainingData(pl.LightningDataModule):
         Args:
             train: training images.
             val: validation images, under a transform without randomness.
-            batch_size: images per batch and rank, or "auto".
+            batch_size: images per batch and rank, or "max".
             num_workers: processes that load, for each of the two.
             seed: of the order.
             group_by_aspect: batches of images of similar aspect ratio.
             least: batches that an epoch has at the least.
             start: (epoch, batch) of the first training batch.
-            find_batch_size: what "auto" calls, on every rank at once.
+            find_batch_size: what "max" calls, on every rank at once.
             ready: told the batch size, before the first step.
         """
         super().__init__()
@@ -69,7 +69,7 @@ class TrainingData(pl.LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Training batches from where the run stands."""
         assert self.trainer is not None
-        if self.batch_size == "auto":
+        if self.batch_size == "max":
             self.batch_size = self._find_batch_size(self.trainer)
         loader = train_loader(
             self.train,
@@ -93,7 +93,7 @@ class TrainingData(pl.LightningDataModule):
     def validation_loader(self) -> DataLoader[Any]:
         """Validation batches of one shape each, every image on one rank only."""
         assert self.trainer is not None
-        assert self.batch_size != "auto"
+        assert self.batch_size != "max"
         if self._val_loader is None:
             self._val_loader = eval_loader(
                 self.val,
@@ -124,7 +124,7 @@ def make_loaders(
         begin: (epoch, batch) of the first training batch.
         ready: told the batch size, before the first step.
     """
-    assert config.batch_size != "propose"
+    assert config.batch_size != "auto"
     square_resize = module.model.square_resize
     augmentation, augment = augmentation_of(config)
     kept, kept_val = make_caches(config, data.train, data.val)

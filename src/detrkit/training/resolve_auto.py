@@ -1,4 +1,4 @@
-"""Numbers in place of the settings that were left to the data (`propose`)."""
+"""Numbers in place of the settings that were left to the data (`auto`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from detrkit.config.train import TrainConfig
-from detrkit.data.auto_settings import Proposal, propose
+from detrkit.data.auto_settings import SuggestedSettings, suggest_settings
 from detrkit.data.records import Split
 from detrkit.training.checkpoint import ResumePoint
 
@@ -22,9 +22,9 @@ goes into steps than into evaluations and checkpoints between them."""
 def resolve_auto(
     config: TrainConfig, train: Split, resume: ResumePoint | None, *, on_cpu: bool
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """The settings with a number for each that is `propose`, and what to tell the user of it: a word, a sentence.
+    """The settings with a number for each that is `auto`, and what to tell the user of it: a word, a sentence.
 
-    A resumed run keeps the numbers it had, also of a batch size found by `auto`. The number of queries stays open
+    A resumed run keeps the numbers it had, also of a batch size found by `max`. The number of queries stays open
     where `--weights` or `--frozen_weights` bring it.
     """
     if resume:
@@ -36,21 +36,21 @@ def resolve_auto(
         numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}
     brought = ("num_queries",) if config.weights or config.frozen_weights else ()
-    left = [name for name in WORDS if getattr(config, name) == "propose" and name not in brought]
-    proposal = propose(train, on_cpu=on_cpu, square_resize=config.square_resize)
+    left = [name for name in WORDS if getattr(config, name) == "auto" and name not in brought]
+    suggested = suggest_settings(train, on_cpu=on_cpu, square_resize=config.square_resize)
     if config.overfit:
-        proposal = _for_overfitting(proposal, len(train.images), on_cpu=on_cpu)
-    numbers = {name: getattr(proposal, name) for name in left}
-    return replace(config, **numbers), {WORDS[name]: proposal.reasons[name] for name in left}
+        suggested = _for_overfitting(suggested, len(train.images), on_cpu=on_cpu)
+    numbers = {name: getattr(suggested, name) for name in left}
+    return replace(config, **numbers), {WORDS[name]: suggested.reasons[name] for name in left}
 
 
-def _for_overfitting(proposal: Proposal, num_images: int, *, on_cpu: bool) -> Proposal:
+def _for_overfitting(suggested: SuggestedSettings, num_images: int, *, on_cpu: bool) -> SuggestedSettings:
     """The same with all images in one batch, as far as possible, and small ones on the CPU."""
-    batch, size, reasons = min(num_images, OVERFIT_BATCH), proposal.image_size, dict(proposal.reasons)
+    batch, size, reasons = min(num_images, OVERFIT_BATCH), suggested.image_size, dict(suggested.reasons)
     reasons["batch_size"] = f"{batch}: " + (
         "all images at once" if batch == num_images else "as many as are learnt well"
     )
     if on_cpu and size > OVERFIT_SIZE:
         size = OVERFIT_SIZE
         reasons["image_size"] = f"{size}: small images are learnt by heart as well, and sooner"
-    return replace(proposal, image_size=size, batch_size=batch, reasons=reasons)
+    return replace(suggested, image_size=size, batch_size=batch, reasons=reasons)

@@ -178,7 +178,7 @@ class _Run:
         self.progress, self.console = make_console(quiet=config.quiet), make_console()
         self.config, self.run_dir, self.processes = config, run_dir, processes
         self.data, self.start, self.point = data, start, point
-        assert config.image_size != "propose"
+        assert config.image_size != "auto"
         self.image_size = config.image_size
         self.begin = (point.epoch, point.batch) if point else (start_epoch, 0)
         self.card: dict[str, Any] = {
@@ -326,7 +326,7 @@ class _Run:
             ) from error
 
     def _batch_size_known(self, batch_size: int) -> None:
-        """Complete the card and write config.yaml, which `auto` had to wait for."""
+        """Complete the card and write config.yaml, which `max` had to wait for."""
         config = replace(self.config, batch_size=batch_size, resume="", quiet=False)
         self.card["config"] = config.to_dict()
         self.card["batches"] = {
@@ -341,7 +341,7 @@ class _Run:
             self.point.check_mid_epoch(**self.card["batches"])
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
-            if self.config.batch_size == "auto":
+            if self.config.batch_size == "max":
                 self.progress.row("Batch", f"{batch_size} images fit")
 
     def _tell_of_other_data(self) -> None:

@@ -174,8 +174,7 @@ def train_transform(augmentation: Augmentation, image_size: int, *, square_resiz
 
 def eval_transform(image_size: int, *, square_resize: bool = False) -> Transform:
     """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square_resize` both
-    sides; no
-    randomness."""
+    sides; no randomness."""
     return Transform("none", image_size, square_resize)
 
 

@@ -294,7 +294,9 @@ def _in_training_alone(key: str, of: DETR | Weights) -> bool:
     if isinstance(of, DETR):
         seeds = of.seeded_by_dense
     else:
-        seeds = of.model_args.get("seeds") == "dense" and of.model_args.get("queries", "learned") != "learned"
+        seeds = (
+            of.model_args.get("two_stage_head") == "dense" and of.model_args.get("query_init", "learned") != "learned"
+        )
     return key.startswith("denoising.") or (key.startswith("dense_head.") and not seeds)
 
 
@@ -323,7 +325,8 @@ _TRACELESS = ("nheads", "activation", "score_refine")
 """Settings that leave no trace in keys and shapes, but without which the model is another one."""
 _TRACED = (
     "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "pre_norm",
-    "feature_levels", "encoder", "encoder_expansion", "decoder", "points", "queries", "seeds", "box_refine",
+    "feature_levels", "encoder", "encoder_expansion", "decoder", "num_points", "query_init", "two_stage_head",
+    "box_refine",
 )  # fmt: skip
 """Settings that matter where keys or shapes differ."""
 

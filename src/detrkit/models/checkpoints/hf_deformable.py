@@ -79,8 +79,8 @@ def read_deformable(
         "feature_levels": _levels(found, config.get("num_feature_levels", 4), dilation, folder),
         "encoder": "deformable",
         "decoder": "deformable",
-        "points": one_value(config, folder, ("encoder_n_points", "decoder_n_points"), 4),
-        "queries": "two_stage" if two_stage else "learned",
+        "num_points": one_value(config, folder, ("encoder_n_points", "decoder_n_points"), 4),
+        "query_init": "two_stage" if two_stage else "learned",
         # the published models rank places by the first class, whichever it is
         "class_agnostic": two_stage,
         "num_queries": config.get("two_stage_num_proposals" if two_stage else "num_queries", 300),

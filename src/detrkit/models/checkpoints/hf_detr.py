@@ -93,7 +93,7 @@ def read_detr(
 
 _WRITTEN = {
     "pre_norm": (False,), "activation": ("relu", "gelu"), "backbone": tuple(RESNET_BLOCKS), "sigmoid": (False,),
-    "feature_levels": ("",), "encoder": ("dense",), "decoder": ("dense",), "queries": ("learned",),
+    "feature_levels": ("",), "encoder": ("full",), "decoder": ("full",), "query_init": ("learned",),
     "box_refine": (False,), "score_refine": (False,), "dense_head": ("none",), "query_groups": (1,),
     "num_queries_one2many": (0,),
 }  # fmt: skip

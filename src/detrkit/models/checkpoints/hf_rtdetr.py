@@ -105,8 +105,8 @@ def read_rtdetr(
         "encoder": "hybrid",
         "encoder_expansion": float(config.get("hidden_expansion", 1.0)),
         "decoder": "deformable",
-        "points": config.get("decoder_n_points", 4),
-        "queries": "features",
+        "num_points": config.get("decoder_n_points", 4),
+        "query_init": "topk_features",
         "num_queries": config.get("num_queries", 300),
         "box_refine": True,
     }

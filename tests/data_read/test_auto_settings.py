@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.auto_settings import propose
+from detrkit.data.auto_settings import suggest_settings
 from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.structures import Categories
 
@@ -27,11 +27,11 @@ def split_of(some_images: int, *, size: tuple[int, int], sides: list[float], obj
     ("fullest", "queries"), [(1, 20), (6, 20), (7, 30), (10, 30), (30, 90), (93, 280), (100, 300), (151, 300)]
 )
 def test_three_queries_for_each_object_of_the_fullest_image(fullest: int, queries: int) -> None:
-    proposal = propose(split_of(40, size=(300, 400), sides=[40.0], objects=fullest))
-    assert proposal.num_queries == queries
-    assert proposal.reasons["num_queries"].startswith(f"{queries}: three for each of the {fullest} object")
-    assert ("too few" in proposal.reasons["num_queries"]) == (fullest <= 3)
-    assert ("cost more" in proposal.reasons["num_queries"]) == (fullest > 100)
+    suggested = suggest_settings(split_of(40, size=(300, 400), sides=[40.0], objects=fullest))
+    assert suggested.num_queries == queries
+    assert suggested.reasons["num_queries"].startswith(f"{queries}: three for each of the {fullest} object")
+    assert ("too few" in suggested.reasons["num_queries"]) == (fullest <= 3)
+    assert ("cost more" in suggested.reasons["num_queries"]) == (fullest > 100)
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_three_queries_for_each_object_of_the_fullest_image(fullest: int, querie
 )
 def test_small_objects_decide_the_image_size(size: tuple[int, int], side: float, on_cpu: int, on_gpu: int) -> None:
     split = split_of(9, size=size, sides=[side] * 2 + [size[0] * 0.9] * 8)
-    assert propose(split, on_cpu=True).image_size == on_cpu
-    assert propose(split).image_size == on_gpu
+    assert suggest_settings(split, on_cpu=True).image_size == on_cpu
+    assert suggest_settings(split).image_size == on_gpu
     large = split_of(9, size=(480, 640), sides=[20.0] + [300.0] * 30)  # one in thirty does not
-    assert propose(large).image_size == 320
+    assert suggest_settings(large).image_size == 320
 
 
 def test_the_reason_for_the_image_size_has_its_numbers() -> None:
-    reasons = propose(split_of(9, size=(640, 800), sides=[32.0]), on_cpu=True).reasons
+    reasons = suggest_settings(split_of(9, size=(640, 800), sides=[32.0]), on_cpu=True).reasons
     assert reasons["image_size"] == (
         "320: the images' own size is 640 in the median, and nine of ten objects are at least 16 pixels large then"
     )
@@ -69,20 +69,20 @@ def test_the_reason_for_the_image_size_has_its_numbers() -> None:
 )
 def test_small_sets_get_small_batches(some_images: int, batch: int, steps: int) -> None:
     split = split_of(1, size=(100, 100), sides=[30.0])
-    proposal = propose(Split("train", split.images * some_images, split.categories, "here"))
-    assert proposal.batch_size == batch
+    suggested = suggest_settings(Split("train", split.images * some_images, split.categories, "here"))
+    assert suggested.batch_size == batch
     word, many = ("image makes", "") if some_images == 1 else ("images make", "s" if steps > 1 else "")
-    assert proposal.reasons["batch_size"] == f"{batch}: {some_images} {word} {steps} step{many} an epoch"
+    assert suggested.reasons["batch_size"] == f"{batch}: {some_images} {word} {steps} step{many} an epoch"
 
 
 def test_images_without_objects() -> None:
-    proposal = propose(split_of(20, size=(300, 400), sides=[]))
-    assert (proposal.num_queries, proposal.image_size, proposal.batch_size) == (20, 288, 2)
-    assert proposal.reasons["image_size"] == "288: the images' own size is 300 in the median"
+    suggested = suggest_settings(split_of(20, size=(300, 400), sides=[]))
+    assert (suggested.num_queries, suggested.image_size, suggested.batch_size) == (20, 288, 2)
+    assert suggested.reasons["image_size"] == "288: the images' own size is 300 in the median"
 
 
 def test_crowd_regions_are_no_objects() -> None:
     split = split_of(20, size=(300, 400), sides=[100.0], objects=50)
     for found in split.images[0].objects[1:]:
         found.crowd = True
-    assert propose(split).num_queries == 20
+    assert suggest_settings(split).num_queries == 20
