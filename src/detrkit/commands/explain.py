@@ -48,7 +48,7 @@ def explain(config: ExplainConfig) -> None:
     written = [output_dir / "decoder_attention.png"]
     save_image(written[0], draw_decoder(rgb, attention, chosen))
     if attention.encoder is None:
-        console.print("The model has no encoder with attention, so there is no image of it")
+        console.print("The model has no encoder with attention, so there is no encoder_attention.png")
     else:
         points = asked or points_to_show(attention, chosen, height, width)
         written.append(output_dir / "encoder_attention.png")
