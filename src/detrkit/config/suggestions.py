@@ -84,6 +84,9 @@ WORDS = {
     "color_jitter": "color colour colorjitter jitter hsv hsv_h hsv_s hsv_v brightness photometric",
     "multi_scale": "multiscale random_resize scale_jitter scale_range",
     "no_aug_epochs": "close_mosaic plain_epochs no_aug_epoch stop_epoch",
+    "num_queries_one2many": "hybrid_queries",
+    "k_one2many": "hybrid_repeat",
+    "encoder_expansion": "hybrid_expansion hidden_expansion",
     "square_resize": "square keep_ratio letterbox rect",
     "eval_every": "eval_interval val_interval val_every eval_freq val_freq evaluation_interval check_val_every_n_epoch "
     "eval_period eval_steps test_every",
@@ -113,7 +116,7 @@ WORDS = {
     "query_init": "two_stage queries",
     "feature_levels": "num_feature_levels levels strides",
     "denoising": "dn use_dn",
-    "query_nms_iou": "nms iou iou_thres iou_threshold nms_threshold nms_iou",
+    "query_nms_iou": "distinct nms iou iou_thres iou_threshold nms_threshold nms_iou",
     "builtin": "end2end end_to_end with_postprocess postprocess nms include_nms",
     "format": "f type export_format target include",
     "size": "imgsz img_size image_size input_shape input_size static shape height width",
