@@ -101,7 +101,7 @@ def compare_outputs(
     Args:
         reference: the model in PyTorch.
         exported: the file.
-        images: uint8 [3, H, W], at least 1; they take turns.
+        samples: images, uint8 [3, H, W], at least 1; they take turns.
         counts: numbers of images.
 
     Raises:

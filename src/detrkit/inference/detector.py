@@ -291,7 +291,7 @@ class Detector:
         """Detections of a stream of images, in its order; few images are held at a time.
 
         Args:
-            images: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
+            sources: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
                 what to note as the `source` of its detections.
             threshold, top_k, batch_size: see `predict`.
             ahead: how many images to take before they are needed, and to decode and resize in threads while the model
