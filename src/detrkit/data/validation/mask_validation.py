@@ -110,11 +110,11 @@ def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Fin
                     findings.add("mask_absent", file, found.where, image.file_name)
 
 
-def size_problem(mask: tuple[int, int], image_size: tuple[int, int]) -> str:
+def size_problem(mask: tuple[int, int], whole: tuple[int, int]) -> str:
     """The kind of finding that masks of another size than their image are, both (width, height); or nothing."""
-    if mask == image_size:
+    if mask == whole:
         return ""
-    ratio = mask[0] / mask[1] / (image_size[0] / image_size[1])
+    ratio = mask[0] / mask[1] / (whole[0] / whole[1])
     return "mask_size_differs" if abs(ratio - 1) <= _ASPECT_TOLERANCE else "mask_shape_differs"
 
 
