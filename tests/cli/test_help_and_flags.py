@@ -52,7 +52,7 @@ UNITS = {
     "pixels": ("image_size", "size", "points"),
     "minutes": ("minutes", "max_minutes", "save_minutes"),
     "0..1": ("threshold", "val_fraction", "dropout", "difficulty"),
-    "a step": ("lr", "lr_backbone", "batch_size", "ema"),
+    "per step": ("lr", "lr_backbone", "batch_size", "ema"),
     "images": ("images", "max_errors", "overfit"),
     "processes": ("devices", "num_workers"),
     "epoch": ("lr_drop", "eval_every", "checkpoint_every"),
@@ -102,7 +102,7 @@ def test_help_names_units(detrkit: Command, name: str) -> None:
     for unit, names in UNITS.items():
         for setting in set(names) & rows.keys():
             words = rows[setting].lower()
-            assert unit in words or (unit == "a step" and "a forward pass" in words), f"{setting}: {rows[setting]}"
+            assert unit in words or (unit == "per step" and "a forward pass" in words), f"{setting}: {rows[setting]}"
 
 
 def test_choices_are_shown(detrkit: Command) -> None:

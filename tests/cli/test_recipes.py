@@ -95,13 +95,19 @@ def test_a_model_goes_over_the_recipe() -> None:
     assert found.dense_head == "none"  # nothing is left of the recipe's own model
     published = settings("--model=dino_r50", "--recipe=classic")
     assert (published.lr, published.epochs, published.num_queries) == (1e-4, 300, 900)
-    assert settings("--model", "").queries == "learned"
+    assert settings("--model", "").query_init == "learned"
     assert settings("--model", "detr_r50").num_queries == "auto"
 
 
 def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_original() -> None:
     found = settings("--lr", "1e-4", "--num_queries=100", "--query_init", "learned", "--ema", "0", "--norm_decay")
-    assert (found.lr, found.num_queries, found.queries, found.ema, found.norm_decay) == (1e-4, 100, "learned", 0, True)
+    assert (found.lr, found.num_queries, found.query_init, found.ema, found.norm_decay) == (
+        1e-4,
+        100,
+        "learned",
+        0,
+        True,
+    )
     assert found == TrainConfig.from_recipe(
         "fast", lr=1e-4, num_queries=100, query_init="learned", ema=0.0, norm_decay=True
     )
@@ -149,7 +155,7 @@ def test_a_run_that_goes_on_takes_no_other_recipe(tmp_path: Path, detrkit: Comma
 def test_weights_bring_their_own_model_and_low_rates() -> None:
     found = settings("--weights", "detr_resnet50")
     assert found == TrainConfig.from_recipe("fast", weights="detr_resnet50")
-    assert (found.model, found.encoder, found.denoising) == ("", "dense", "none")
+    assert (found.model, found.encoder, found.denoising) == ("", "full", "none")
     assert found.lr < settings().lr
     assert settings("--weights", "w", "--model", "rtdetr_r18").denoising == "contrastive"
     assert settings("--weights", "w", "--recipe", "classic") == TrainConfig(weights="w")
@@ -172,7 +178,7 @@ def test_in_python() -> None:
         (["--model", "dino_r51"], "there is no model 'dino_r51'; did you mean 'dino_r50'?"),
         (["--model", "zzz"], "there is no model 'zzz'; there are detrkit_n, detrkit_s"),
         (["--recipe"], "--recipe: expected a value, found none"),
-        (["--num_queries", "many"], "--num_queries: expected a whole number or propose, found 'many'"),
+        (["--num_queries", "many"], "--num_queries: expected a whole number or auto, found 'many'"),
     ],
 )
 def test_mistakes(detrkit: Command, argv: list[str], sentence: str) -> None:

@@ -174,7 +174,7 @@ def test_every_switch_and_every_choice_is_on_its_page() -> None:
     new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE | {*CHANCES, "no_aug_epochs"}
     assert {f"--{name}" for name in new} <= {word for span in SWITCHES.spans for word in span.split()}
     hints = get_type_hints(TrainConfig)
-    for name in ("encoder", "decoder", "queries", "dense_head", "denoising", "class_loss"):
+    for name in ("encoder", "decoder", "query_init", "dense_head", "denoising", "class_loss"):
         assert {f"--{name} {choice}" for choice in get_args(hints[name]) if choice != "none"} <= {*SWITCHES.spans}
     assert {*RECIPES} <= {*SWITCHES.spans}
 

@@ -289,9 +289,9 @@ class OptimConfig(Settings):
     """Optimisation."""
 
     lr: float = 1e-4
-    """Learning rate of the transformer and heads, a step."""
+    """Learning rate of the transformer and heads per step."""
     lr_backbone: float = 1e-5
-    """Learning rate of the backbone, a step; 0 freezes it, running statistics and all."""
+    """Learning rate of the backbone per step; 0 freezes it, running statistics and all."""
     lr_linear_proj_mult: float = 1.0
     """Multiple of --lr at which sampling offsets and reference points learn (Deformable DETR: 0.1); 0 freezes them."""
     batch_size: int | Literal["auto", "max"] = 2
@@ -317,7 +317,7 @@ class OptimConfig(Settings):
     accumulate_grad_batches: int = 1
     """Batches whose gradients are added up before each step."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, a step; that average is evaluated and kept. 0: none."""
+    """Decay of an exponential moving average of the weights per step; that average is evaluated and kept. 0: none."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Arithmetic of the forward pass."""
     compile: bool = False

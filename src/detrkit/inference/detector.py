@@ -282,7 +282,7 @@ class Detector:
 
     def stream(
         self,
-        sources: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
+        source: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
@@ -291,7 +291,7 @@ class Detector:
         """Detections of a stream of images, in its order; few images are held at a time.
 
         Args:
-            sources: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
+            source: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
                 what to note as the `source` of its detections.
             threshold, top_k, batch_size: see `predict`.
             ahead: how many images to take before they are needed, and to decode and resize in threads while the model
@@ -304,7 +304,7 @@ class Detector:
             DataError, ConfigError: see `predict`.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(sources, pairs=True)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(source, pairs=True)
         looked = stream_batches(
             images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
         )
@@ -312,23 +312,23 @@ class Detector:
 
     def stream_panoptic(
         self,
-        sources: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
+        source: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = None,
         batch_size: int = 1,
         ahead: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
         """Panoptic maps of a stream of images, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(sources, pairs=True)
+        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(source, pairs=True)
         looked = stream_batches(
             images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead
         )
         return ((pixels, found) for pixels, _, found in looked)
 
-    def prepare(self, sources: Iterable[OneImage]) -> Batch:
+    def prepare(self, source: Iterable[OneImage]) -> Batch:
         """Images in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
         there is none."""
-        samples = [self._sample(self._read(image)[0]) for image in taken_apart(sources)[1]]
+        samples = [self._sample(self._read(image)[0]) for image in taken_apart(source)[1]]
         if not samples:
             raise DataError("expected at least one image, found none")
         return collate(samples)
