@@ -142,7 +142,7 @@ def test_weights_of_a_classic_model_bring_it_whole(weights_of):
     weights_of()
     start = build_training_model(TrainConfig.from_recipe("fast", weights="w"), CLASSES, None)
     found = start.config
-    assert (found.encoder, found.queries, found.feature_levels, found.num_queries) == ("dense", "learned", "", 6)
+    assert (found.encoder, found.query_init, found.feature_levels, found.num_queries) == ("full", "learned", "", 6)
     assert (found.class_loss, found.set_cost_class, found.dense_head) == ("softmax", 1.0, "none")
     assert (found.lr_schedule, found.lr) == ("flat_cosine", 1e-4)  # how to train is still the recipe's
     assert start.brought["hidden_dim"] == 16

@@ -44,10 +44,10 @@ torch.save = save
 
 DIE_IN_EVALUATION = """
 import os, signal
-from detrkit.evaluation.accumulator import Collector
+from detrkit.evaluation.accumulator import DetectionAccumulator
 def add(*args):
     os.kill(os.getpid(), signal.SIGKILL)
-Collector.add = add
+DetectionAccumulator.add = add
 """
 
 

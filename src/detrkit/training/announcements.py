@@ -108,8 +108,8 @@ def conclude(
             console.print("Slurm has queued this job again.")
     elif cycle.out_of_time:
         console.print(
-            f"The time was up ({cycle.habits.max_minutes:g} minutes) in epoch {cycle.history[-1]['epoch']:.0f} of "
-            f"{cycle.habits.epochs}; a quieter or faster machine, or a higher limit, gets further"
+            f"Stopped at the limit of {cycle.habits.max_minutes:g} minutes, in epoch "
+            f"{cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}. Raise the limit to train longer."
         )
     elif cycle.stopped_early:
         console.print(
