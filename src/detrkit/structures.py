@@ -173,7 +173,7 @@ class Output:
     aux: list[Output] = field(default_factory=list)
     """The earlier decoder layers, first to last; empty without auxiliary outputs."""
     sigmoid: bool = False
-    """Each class is a yes or no of its own, without a "no object" (focal loss and its kin), instead of a softmax."""
+    """An independent sigmoid per class, without a "no object" (focal loss and its kin), instead of a softmax."""
     branches: list[Branch] = field(default_factory=list)
     """What else teaches, in training only; empty in evaluation."""
 

@@ -311,9 +311,11 @@ def test_an_empty_branch_without_objects_is_not_nan_with_softmax_either():
 
 def test_outputs_of_another_kind_than_the_loss_are_told():
     for kind in KINDS:
-        with pytest.raises(ConfigError, match="expected a model whose classes are a yes or no a class"):
+        with pytest.raises(
+            ConfigError, match="expected a model whose class scores are an independent sigmoid per class"
+        ):
             build_criterion(C, class_loss=kind)(output(sigmoid=False), some_targets(2, 1))
-    with pytest.raises(ConfigError, match="found one with a yes or no a class"):
+    with pytest.raises(ConfigError, match="found one with an independent sigmoid per class"):
         build_criterion(C)(output(), some_targets(2, 1))
     mixed = replace(output(sigmoid=False), branches=[Branch("group", output())])
     with pytest.raises(ConfigError, match="build both for the same class_loss"):

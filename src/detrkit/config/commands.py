@@ -92,8 +92,8 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
     objects than that, adds AP@K and ARK."""
     panoptic_threshold: float | None = None
-    """Score above which a query takes part in a panoptic map, 0..1; default: 0.85, or 0.4 for a model whose classes
-    are a yes or no each."""
+    """Score above which a query takes part in a panoptic map, 0..1; default: 0.85, or 0.4 for a model with an
+    independent sigmoid per class."""
     precision: Literal["plain", "auto", "fp32", "bf16", "fp16"] = "plain"
     """Arithmetic: plain, as in validation during training, so that the numbers are the same; or as in predict."""
     compile: Literal["off", "auto", "on"] = "off"
@@ -119,8 +119,8 @@ class PredictConfig(QuietChoice, DetectorChoice):
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
     threshold: float | None = None
-    """Lowest score to keep, 0..1; default: 0.5, with --panoptic 0.85, or 0.4 for a model whose classes are a yes or no
-    each."""
+    """Lowest score to keep, 0..1; default: 0.5, with --panoptic 0.85, or 0.4 for a model with an independent sigmoid
+    per class."""
     top_k: int | None = None
     """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
     original. Not given: as the model was trained."""

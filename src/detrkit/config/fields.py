@@ -146,7 +146,8 @@ class LossConfig(Settings):
     eos_coef: float = 0.1
     """Relative weight of the no-object class in the classification loss."""
     class_loss: Literal["softmax", "focal", "varifocal", "matchability"] = "softmax"
-    """softmax: cross-entropy with a no-object class; focal: a yes or no a class; varifocal and matchability: the same,
+    """softmax: cross-entropy with a no-object class; focal: an independent sigmoid per class; varifocal and
+    matchability: the same,
     with the IoU of the box as what the score should be."""
     cls_loss_coef: float = 1.0
     """Weight of the classification loss."""

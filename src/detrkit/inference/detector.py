@@ -253,7 +253,7 @@ class Detector:
         Args:
             source: see `predict`.
             threshold: score above which a query takes part, 0..1. None: 0.85 as in the original, or 0.4 for a model
-                whose classes are a yes or no each.
+                with an independent sigmoid per class.
             batch_size: see `predict`.
 
         Returns:

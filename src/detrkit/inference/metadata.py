@@ -33,7 +33,7 @@ class Card:
     std: tuple[float, float, float]
     """Their standard deviation, likewise."""
     sigmoid: bool = False
-    """Whether the logits are a yes or no a class, C of them, instead of a softmax with "no object" last."""
+    """Whether the C logits are an independent sigmoid per class instead of a softmax with "no object" last."""
     square_resize: bool = False
     """Whether both sides are to be resized to `image_size`, whatever the image's shape."""
     masks: bool = False

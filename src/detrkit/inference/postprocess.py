@@ -84,7 +84,7 @@ def postprocess(
         top_k: 0 gives every query its best class, Q detections per image in the order of the queries, as the original
             does. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors score; a
             query may then appear under several classes. None follows the model: 0 for one with softmax, Q for one
-            whose classes are a yes or no each.
+            with an independent sigmoid per class.
         processed_sizes: int [B, 2] or B pairs, height and width in pixels that the images had in the batch, without
             padding. None: `sizes`; where these cannot be those of the batch, no masks are made.
         threshold: lowest score of a detection to keep, 0..1; None: 0. A query whose class is NaN scores 0.
@@ -182,7 +182,7 @@ def query_masks(
 
 def usual_threshold(sigmoid: bool) -> float:
     """The score above which a query takes part in a panoptic map: that of the original, and a lower one for models
-    whose classes are a yes or no each, since their scores often stand for an overlap."""
+    with an independent sigmoid per class, since their scores often stand for an overlap."""
     return PANOPTIC_THRESHOLD_SIGMOID if sigmoid else PANOPTIC_THRESHOLD
 
 

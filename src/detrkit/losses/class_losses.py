@@ -1,7 +1,7 @@
 """The classification losses: what each query, or place, should say of the classes.
 
-`SoftmaxLoss` is the original's, with a class "no object". The others ask a yes or no of each class, so that nothing has
-to be said where nothing is; they differ in what a matched query is asked for:
+`SoftmaxLoss` is the original's, with a class "no object". The others have an independent sigmoid per class, so that
+nothing has to be said where nothing is; they differ in what a matched query is asked for:
 
     FocalLoss          1                              (Lin et al. 2017, equation 5)
     VarifocalLoss      the IoU q of its box           (Zhang et al. 2021, equation 2)

@@ -179,10 +179,10 @@ class Criterion(nn.Module):
     def _layers(self, out: Output) -> LayerOutputs:
         """The last layer and then the earlier ones, in float32."""
         if out.sigmoid != self.sigmoid:
-            kinds = "a softmax with a no-object class", "a yes or no a class"
+            kinds = "a softmax with a no-object class", "an independent sigmoid per class"
             raise ConfigError(
-                f"expected a model whose classes are {kinds[self.sigmoid]}, as class_loss wants them, found one with "
-                f"{kinds[out.sigmoid]}; build both for the same class_loss"
+                f"expected a model whose class scores are {kinds[self.sigmoid]}, as class_loss wants them, found "
+                f"one with {kinds[out.sigmoid]}; build both for the same class_loss"
             )
         return LayerOutputs.of((out, *out.aux))
 

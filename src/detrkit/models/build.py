@@ -109,7 +109,8 @@ def build_model(
             batch or group (nothing is frozen). Frozen statistics that were never measured cannot learn: without
             `backbone_weights` or a checkpoint to come, train with one of the others.
         activation: relu, gelu or glu, of the feed-forward blocks.
-        sigmoid: C logits, each a yes or no (for focal loss and its kin), instead of C + 1 with "no object" last.
+        sigmoid: C logits with an independent sigmoid per class (for focal loss and its kin), instead of C + 1 with "no
+            object" last.
         feature_levels: strides of the feature levels, "8,16,32"; those beyond 32 are made by convolutions. Empty: the
             last map of the backbone alone.
         encoder: full, deformable or hybrid.

@@ -69,7 +69,7 @@ class DETR(nn.Module):
             query_embed: where queries come from.
             class_embed: from D channels to class logits; a list has one head a decoder layer.
             bbox_embed: from D channels to 4 numbers; likewise.
-            sigmoid: the logits are a yes or no a class, without "no object".
+            sigmoid: the logits are an independent sigmoid per class, without "no object".
             aux_loss: whether the output has the earlier decoder layers.
             dense_head: predicts at every place; where queries are not seeded by it, in training only.
             denoising: makes queries of the objects, in training.

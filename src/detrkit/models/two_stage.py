@@ -50,7 +50,7 @@ class SelectedQueries(nn.Module):
             dim: D.
             rows: of the class logits: C, or C + 1 with a softmax.
             kind: two_stage, topk_features or mixed_selection.
-            sigmoid: a yes or no a class; False: a softmax whose last row is "no object".
+            sigmoid: an independent sigmoid per class; False: a softmax whose last row is "no object".
             own_head: rank by a head of its own; False: by the dense head.
             query_nms_iou: see `best_locations`.
             class_agnostic: rank by the first class alone, which then means "something".
