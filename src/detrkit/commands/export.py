@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import ExportConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import Split
@@ -54,14 +55,7 @@ def export(config: ExportConfig) -> Report:
         )
     output = _output(config)
     check_packages(config.format)
-    reference = Detector.load(
-        config.weights,
-        device="cpu",
-        image_size=config.image_size,
-        dilation=config.dilation,
-        nheads=config.nheads,
-        precision="plain",
-    )
+    reference = load_detector(config, precision="plain")
     card = make_card(config, reference)
     splits = _read(config, reference.value_range)
     with progress.status("Exporting"):

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from detrkit.config.commands import DetectorChoice, ExportConfig
 from detrkit.ops.value_range import ValueRange
 
 if TYPE_CHECKING:
-    from detrkit.config.commands import DetectorChoice
     from detrkit.inference import Detector
     from detrkit.structures import Categories
 
 
 def load_detector(
-    config: DetectorChoice,
+    config: DetectorChoice | ExportConfig,
     *,
     precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "auto",
-    compile: Literal["auto", "off", "on"] = "off",
+    compile: Literal["auto", "off", "on"] = "auto",
     new_classes: Callable[[], Categories] | None = None,
 ) -> Detector:
     """The detector that the settings of a command name.
 
     Args:
-        config: weights, device, image size and the values that images of more than 8 bits are scaled by.
+        config: weights, device, image size and the values that images of more than 8 bits are scaled by. An export,
+            which has neither device nor values, runs on the CPU.
         precision: see `Detector.load`.
         compile: likewise.
         new_classes: classes for a file of weights without a class head; see `Detector.load`.
@@ -34,14 +35,15 @@ def load_detector(
     """
     from detrkit.inference import Detector
 
+    chosen = config if isinstance(config, DetectorChoice) else None
     return Detector.load(
         config.weights,
-        device=config.device,
+        device=chosen.device if chosen else "cpu",
         image_size=config.image_size,
         dilation=config.dilation,
         nheads=config.nheads,
         precision=precision,
         compile=compile,
         new_classes=new_classes,
-        value_range=ValueRange.parse(config.value_range),
+        value_range=ValueRange.parse(chosen.value_range) if chosen else None,
     )
