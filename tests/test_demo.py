@@ -30,7 +30,7 @@ def test_the_demo_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert numbers["AP50"] >= 0.9  # 0.973 was seen, on two threads
     said = capsys.readouterr().out
     assert f"AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}" in said
-    assert "detrkit train --data YOUR_DATA" in said
+    assert "detrkit train YOUR_DATA" in said
 
 
 def test_what_comes_next_is_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,4 +38,4 @@ def test_what_comes_next_is_of_the_task(tmp_path: Path, capsys: pytest.CaptureFi
     after = capsys.readouterr().out.split("Next:")[-1].splitlines()
     assert after[1].endswith(".jpg --panoptic")
     assert "COCO panoptic;" in after[2]
-    assert after[3] == "  detrkit train --data YOUR_DATA --task panoptic"
+    assert after[3] == "  detrkit train YOUR_DATA --task panoptic"

@@ -81,7 +81,7 @@ def demo(config: DemoConfig) -> None:
         console.print(f"  {path!s:<28} {text}")
     first_image = shlex.quote(str(split.images[0].path))
     formats = {
-        "detect": "COCO, Pascal VOC or YOLO",
+        "detect": "COCO, Pascal VOC, YOLO, labelme or VIA",
         "instance": "COCO, YOLO or PNGs of masks",
         "panoptic": "COCO panoptic",
     }
@@ -89,7 +89,7 @@ def demo(config: DemoConfig) -> None:
         "\nNext:\n"
         f"  detrkit predict --weights {shlex.quote(str(folder))} {first_image}{' --panoptic' if panoptic else ''}\n"
         f"  detrkit check YOUR_DATA                 {formats[config.task]}; looks before it trains\n"
-        f"  detrkit train --data YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
+        f"  detrkit train YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
     )
 
 
