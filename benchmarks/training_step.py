@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py criterion
     python benchmarks/training_step.py step --model detrkit_n --size 128 --batch 16
-    python benchmarks/training_step.py step --model detr_r50 --size 800 --width 1066 --batch 16 --device cuda
+    python benchmarks/training_step.py step --model detr_resnet50 --size 800 --width 1066 --batch 16 --device cuda
 
 All ways take turns in one process; the best time of each counts. The plain criterion is that of the original: see
 `plain_criterion.py`.

@@ -96,7 +96,7 @@ def test_a_model_goes_over_the_recipe() -> None:
     published = settings("--model=dino_r50", "--recipe=classic")
     assert (published.lr, published.epochs, published.num_queries) == (1e-4, 300, 900)
     assert settings("--model", "").query_init == "learned"
-    assert settings("--model", "detr_r50").num_queries == "auto"
+    assert settings("--model", "detr_resnet50").num_queries == "auto"
 
 
 def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_original() -> None:
@@ -162,8 +162,8 @@ def test_weights_bring_their_own_model_and_low_rates() -> None:
 
 
 def test_in_python() -> None:
-    found = TrainConfig.from_recipe("fast", data="d", model="detr_r101", epochs=3)
-    assert (found.data, found.model, found.backbone, found.epochs) == ("d", "detr_r101", "resnet101", 3)
+    found = TrainConfig.from_recipe("fast", data="d", model="detr_resnet101", epochs=3)
+    assert (found.data, found.model, found.backbone, found.epochs) == ("d", "detr_resnet101", "resnet101", 3)
     assert found.lr_schedule == "flat_cosine"
     with pytest.raises(ConfigError, match="no setting 'epoch'; did you mean 'epochs'"):
         TrainConfig.from_recipe("fast", epoch=3)
@@ -188,8 +188,8 @@ def test_mistakes(detrkit: Command, argv: list[str], sentence: str) -> None:
 def test_mistakes_in_python_and_in_a_file(detrkit: Command, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe 'fats'; did you mean 'fast'"):
         TrainConfig.from_recipe("fats")
-    with pytest.raises(ConfigError, match="no model 'detr_r5'; did you mean 'detr_r50'"):
-        TrainConfig(model="detr_r5")
+    with pytest.raises(ConfigError, match="no model 'detr_resnet5'; did you mean 'detr_resnet50'"):
+        TrainConfig(model="detr_resnet5")
     (tmp_path / "run.yaml").write_text("recipe: [fast]\n")
     assert "there is no recipe ['fast']" in detrkit("train", "--config", "run.yaml").sentence
 

@@ -74,7 +74,7 @@ def shrunk(kind: str, **changes: Any) -> TrainConfig:
 
 
 def _unlike(kinds: Iterable[str]) -> list[str]:
-    """The first of each of those that are the same once shrunk, as detr_r50 and detr_r101 are."""
+    """The first of each of those that are the same once shrunk, as detr_resnet50 and detr_resnet101 are."""
     found: dict[str, str] = {}
     for kind in kinds:
         config = replace(shrunk(kind), recipe="classic", model="")

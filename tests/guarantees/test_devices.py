@@ -37,7 +37,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_learns_the_same(kind):
 
 
 @pytest.mark.parametrize("task", ["detect", "instance", "panoptic"])
-@pytest.mark.parametrize("kind", ["detr_r50", "fast"])
+@pytest.mark.parametrize("kind", ["detr_resnet50", "fast"])
 def test_post_processing_on_a_gpu_mixes_no_devices(kind, task):
     model = excited(begin(kind, task=task)).model.eval()
     images, padding = torch.rand(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)

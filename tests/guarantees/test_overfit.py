@@ -26,7 +26,7 @@ def test_overfit_as_it_comes_learns_four_images_by_heart(defects: Path, tmp_path
     assert train(config).metrics["AP"] >= 0.95
 
 
-@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50"])
+@pytest.mark.parametrize("kind", ["detr_resnet50", "detrkit_n", "dino_r50"])
 def test_strange_boxes_are_learnt_too(kind):
     """A pixel, a line, the whole image and one twice over; of the second class there is a single example."""
     start = begin(kind, num_queries=12, dn_queries=30)

@@ -69,7 +69,7 @@ def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
 
 
 def tiny(recipe: str, defects: Any, **changes: Any) -> TrainConfig:
-    kind = "detr_r50" if recipe == "classic" else "fast"
+    kind = "detr_resnet50" if recipe == "classic" else "fast"
     size = {"image_size": 64, "batch_size": 4, "data": str(defects), "num_workers": 0}
     return shrunk(kind, **{**size, **RECIPES[recipe], **changes})
 

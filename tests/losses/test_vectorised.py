@@ -19,7 +19,15 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
 
 from plain_criterion import plain_losses, plain_match
 
-KINDS = ["detr_r50", "detrkit_n", "dino_r50", "h_deformable_r50", "everything at once", "ATSS, matchability", "points"]
+KINDS = [
+    "detr_resnet50",
+    "detrkit_n",
+    "dino_r50",
+    "h_deformable_r50",
+    "everything at once",
+    "ATSS, matchability",
+    "points",
+]
 
 
 def layers(count, some_images, queries, seed, sigmoid):

@@ -140,7 +140,9 @@ def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
     return module, optimizer, ema
 
 
-@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50", "everything at once", "learned, groups, hybrid"])
+@pytest.mark.parametrize(
+    "kind", ["detr_resnet50", "detrkit_n", "dino_r50", "everything at once", "learned, groups, hybrid"]
+)
 def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     # looks at labels only where they lie in main memory, which no GPU's do
     monkeypatch.setattr("detrkit.models.arguments._check_labels", lambda labels, classes: None)
@@ -200,7 +202,7 @@ def gradients(kind: str, checkpointed: bool, dropout: float) -> tuple[Tensor, di
     return total.detach(), found, sum(kept.values())
 
 
-@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n", "dino_r50"])
+@pytest.mark.parametrize("kind", ["detr_resnet50", "detrkit_n", "dino_r50"])
 def test_checkpointed_activations_teach_the_same(kind):
     """Also with dropout, which is drawn again as it was."""
     loss, expected, kept = gradients(kind, False, 0.3)
@@ -213,7 +215,7 @@ def test_checkpointed_activations_teach_the_same(kind):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that dynamo looks at
-@pytest.mark.parametrize("kind", ["detr_r50", "detrkit_n"])
+@pytest.mark.parametrize("kind", ["detr_resnet50", "detrkit_n"])
 def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
     graphs = []
 

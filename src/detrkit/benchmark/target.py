@@ -102,7 +102,7 @@ def make_subject(config: BenchConfig, folder: Path) -> BenchmarkTarget:
             "value_range": split.value_range.to_plain() if split and split.value_range else None,
         }
         torch.save({"model": start.model.state_dict(), "detrkit": card}, checkpoint)
-        subject = config.model or "detr_r50", checkpoint, load_weights(checkpoint), start
+        subject = config.model or "detr_resnet50", checkpoint, load_weights(checkpoint), start
     if split is None:
         split = draw_images(folder / "images", max(config.images, config.batch_size), subject[2].categories)
     split = replace(split, value_range=subject[2].value_range)  # of the model, which prediction goes by as well

@@ -39,10 +39,10 @@ class ModelConfig(Settings):
     """Model."""
 
     model: str = ""
-    """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_r50, detr_r50_dc5,
-    detr_r101, detr_r101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50, rtdetr_r18 or rtdetr_r50;
-    empty: the original's, or those of --weights. Without a GPU, the recipe fast takes detrkit_n. (In Python:
-    TrainConfig.from_recipe.)"""
+    """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_resnet50,
+    detr_resnet50_dc5, detr_resnet101, detr_resnet101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50,
+    rtdetr_r18 or rtdetr_r50; empty: the original's, or those of --weights. Without a GPU, the recipe fast takes
+    detrkit_n. (In Python: TrainConfig.from_recipe.)"""
     backbone: str = "resnet50"
     """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
     resnet101vd, nano (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm extra)."""

@@ -70,22 +70,22 @@ def sigmoid_losses(class_loss: str = "focal") -> Settings:
     return {"class_loss": class_loss, "set_cost_class": 2.0}
 
 
-def detr_r50() -> Settings:
+def detr_resnet50() -> Settings:
     """DETR (Carion et al. 2020)."""
     return {}
 
 
-def detr_r50_dc5() -> Settings:
+def detr_resnet50_dc5() -> Settings:
     """DETR whose last stage is dilated."""
     return {"dilation": True}
 
 
-def detr_r101() -> Settings:
+def detr_resnet101() -> Settings:
     """DETR on ResNet-101."""
     return {"backbone": "resnet101"}
 
 
-def detr_r101_dc5() -> Settings:
+def detr_resnet101_dc5() -> Settings:
     """DETR on ResNet-101 whose last stage is dilated."""
     return {"backbone": "resnet101", "dilation": True}
 
@@ -232,10 +232,10 @@ MODELS: dict[str, Callable[[], Settings]] = {
     "detrkit_s": detrkit_s,
     "detrkit_m": detrkit_m,
     "detrkit_l": detrkit_l,
-    "detr_r50": detr_r50,
-    "detr_r50_dc5": detr_r50_dc5,
-    "detr_r101": detr_r101,
-    "detr_r101_dc5": detr_r101_dc5,
+    "detr_resnet50": detr_resnet50,
+    "detr_resnet50_dc5": detr_resnet50_dc5,
+    "detr_resnet101": detr_resnet101,
+    "detr_resnet101_dc5": detr_resnet101_dc5,
     "deformable_r50": deformable_r50,
     "h_deformable_r50": h_deformable_r50,
     "dab_r50": dab_r50,

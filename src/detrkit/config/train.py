@@ -85,7 +85,7 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     def from_recipe(cls, recipe: str, **changes: Any) -> Self:
         """A recipe's settings, with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
 
-        `model="detr_r50"` names a model; see `default_settings`.
+        `model="detr_resnet50"` names a model; see `default_settings`.
 
         Raises:
             ConfigError: there is no such recipe, model or setting.
