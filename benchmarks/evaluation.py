@@ -28,7 +28,7 @@ import torch
 from detrkit import Output, postprocess
 from detrkit.evaluation.accumulator import DetectionAccumulator
 from detrkit.evaluation.arrays import DetectionArrays
-from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
+from detrkit.evaluation.coco_metrics import compute_coco_metrics, read_detection_arrays
 from detrkit.results import Detections
 
 Rows = list[dict[str, Any]]
@@ -135,8 +135,8 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
     print(f"{images} images, {len(truth['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
     columns = DetectionArrays.from_rows(rows)
     tools: dict[str, Callable[[dict[str, Any], Rows], list[float]]] = {
-        "detrkit, from columns": lambda t, _: list(coco_numbers(t, columns).numbers.values()),
-        "detrkit, from dicts": lambda t, r: list(coco_numbers(t, r).numbers.values()),
+        "detrkit, from columns": lambda t, _: list(compute_coco_metrics(t, columns).metrics.values()),
+        "detrkit, from dicts": lambda t, r: list(compute_coco_metrics(t, r).metrics.values()),
         "faster-coco-eval": faster_coco_eval,
         "pycocotools": pycocotools,
     }
@@ -154,7 +154,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
         print(f"{name:24} {spent:7.2f} s   {best['pycocotools'] / spent:6.1f} x pycocotools")
     print("AP {:.4f}, all twelve numbers equal".format(values["pycocotools"][0]))
     memory(rows)
-    spent, _ = seconds(lambda: read_columns(truth, rows))
+    spent, _ = seconds(lambda: read_detection_arrays(truth, rows))
     print(f"of the time from dicts, {spent:.2f} s are checking and reading them")
 
 

@@ -24,7 +24,7 @@ from detrkit.data.loader import eval_loader, train_loader
 from detrkit.data.transforms.resize_crop import eval_transform, train_transform
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import NonFiniteLossError
-from detrkit.evaluation.coco_metrics import coco_numbers
+from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from peers import PEERS, Facts, Peer
 from runner import Job, Point, Run, detrkit_config, peer_recipe
 
@@ -109,10 +109,10 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
             schedule.step()
         out_of_time = 0 < 60 * job.max_minutes <= time.monotonic() - begun
         if epoch % job.eval_every == 0 or epoch == job.epochs or out_of_time:
-            numbers = coco_numbers(truth, list(detections(model, val_loader, device, ids))).numbers
+            metrics = compute_coco_metrics(truth, list(detections(model, val_loader, device, ids))).metrics
             seconds = round(time.monotonic() - begun, 2)
-            curve.append(Point(epoch=epoch, seconds=seconds, AP=numbers["AP"], AP50=numbers["AP50"]))
-            print(f"epoch {epoch}: AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}, {seconds:.0f} s", flush=True)
+            curve.append(Point(epoch=epoch, seconds=seconds, AP=metrics["AP"], AP50=metrics["AP50"]))
+            print(f"epoch {epoch}: AP {metrics['AP']:.3f} AP50 {metrics['AP50']:.3f}, {seconds:.0f} s", flush=True)
         if out_of_time:
             break
     return Run(job=job, curve=curve, parameters=count(model), memory=peak_memory(device), machine=machine(device))

@@ -12,7 +12,7 @@ from detrkit.benchmark.suites import _stand_in
 from detrkit.benchmark.target import make_subject
 from detrkit.config.commands import BenchConfig
 from detrkit.data.decode.images import read_image
-from detrkit.evaluation.coco_metrics import COCO_NAMES, coco_numbers
+from detrkit.evaluation.coco_metrics import COCO_NAMES, compute_coco_metrics
 from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.structures import Categories
 
@@ -48,8 +48,8 @@ def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
 def test_coco_numbers() -> None:
     truth, found = plain.detections_to_judge(12, 4)
     assert (len(truth["annotations"]), len(found)) == (12 * 7, 12 * 100)
-    ours = coco_numbers(truth, found).numbers
-    theirs = plain.coco_numbers(truth, found, "faster_coco_eval")
+    ours = compute_coco_metrics(truth, found).metrics
+    theirs = plain.compute_coco_metrics(truth, found, "faster_coco_eval")
     np.testing.assert_allclose([ours[name] for name in COCO_NAMES], theirs, atol=1e-6)
     assert 0.05 < ours["AP"] < 0.95
 

@@ -8,7 +8,7 @@ import torch
 from tests.conftest import ROOT
 
 from detrkit import Output, postprocess
-from detrkit.evaluation.coco_metrics import coco_numbers
+from detrkit.evaluation.coco_metrics import compute_coco_metrics
 
 SPEC = importlib.util.spec_from_file_location("benchmark_of_evaluation", ROOT / "benchmarks/evaluation.py")
 assert SPEC is not None
@@ -33,7 +33,7 @@ def test_drawn_data_have_the_statistics_of_coco() -> None:
 
 def test_the_tools_agree() -> None:
     truth, rows = evaluation.drawn(60, 100)
-    ours = list(coco_numbers(truth, rows).numbers.values())
+    ours = list(compute_coco_metrics(truth, rows).metrics.values())
     assert 0.1 < ours[0] < 0.6
     assert evaluation.faster_coco_eval(truth, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
 
@@ -41,7 +41,7 @@ def test_the_tools_agree() -> None:
 def test_the_tools_agree_with_pycocotools() -> None:
     pytest.importorskip("pycocotools", reason="the benchmark's yardstick, no dependency")
     truth, rows = evaluation.drawn(30, 50)
-    ours = list(coco_numbers(truth, rows).numbers.values())
+    ours = list(compute_coco_metrics(truth, rows).metrics.values())
     assert evaluation.pycocotools(truth, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from detrkit.evaluation import average_precision
 from detrkit.evaluation.arrays import DetectionArrays, GroundTruthArrays
-from detrkit.evaluation.average_precision import Matched, match, of_masks
-from detrkit.evaluation.coco_metrics import coco_numbers, read_columns
+from detrkit.evaluation.average_precision import MatchTable, match, of_masks
+from detrkit.evaluation.coco_metrics import compute_coco_metrics, read_detection_arrays
 from detrkit.ops.masks import as_rle
 
 from .cases import SPARSE_IDS, random_case
@@ -46,7 +46,7 @@ def official(truth: dict[str, Any], rows: list[dict[str, Any]], kind: str, steps
     return {name: np.asarray(judge.eval[name]).reshape(*shape, len(steps)) for name, shape in shapes.items()}
 
 
-def assert_equal(matched: Matched, expected: dict[str, NDArray[np.float64]], steps: tuple[int, ...] = STEPS) -> None:
+def assert_equal(matched: MatchTable, expected: dict[str, NDArray[np.float64]], steps: tuple[int, ...] = STEPS) -> None:
     for k, most in enumerate(steps):
         precision, scores = matched.precision(most)
         np.testing.assert_allclose(precision, expected["precision"][..., k], rtol=0, atol=1e-12)
@@ -94,7 +94,7 @@ def ties_and_sizes(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @given(SEEDS)
 def test_boxes_equal_the_official_tool_with_ties_crowds_and_sizes(seed: int) -> None:
     truth, rows = ties_and_sizes(seed)
-    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), 100)
+    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), 100)
     assert_equal(matched, official(truth, rows, "bbox"))
 
 
@@ -103,7 +103,7 @@ def test_boxes_equal_the_official_tool_with_ties_crowds_and_sizes(seed: int) -> 
 def test_limits_equal_the_official_tool(seed: int) -> None:
     steps = (1, 2, 4)
     truth, rows = ties_and_sizes(seed)
-    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), steps[-1])
+    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), steps[-1])
     assert_equal(matched, official(truth, rows, "bbox", steps), steps)
 
 
@@ -113,7 +113,7 @@ def test_masks_equal_the_official_tool(seed: int) -> None:
     truth, rows = random_case(seed, crowds=True)
     truth["annotations"] = [row | {"id": k, "segmentation": diamond(row)} for k, row in enumerate(truth["annotations"])]
     rows = [row | {"segmentation": as_rle(diamond(row), 100, 100)} for row in rows]
-    found, objects = read_columns(truth, rows, "segm"), GroundTruthArrays.from_coco(truth)
+    found, objects = read_detection_arrays(truth, rows, "segm"), GroundTruthArrays.from_coco(truth)
     masks = [as_rle(row["segmentation"], 100, 100) for row in truth["annotations"]]
     assert_equal(
         match(objects, found, 100, of_masks(found.segmentations or (), masks, objects)), official(truth, rows, "segm")
@@ -129,11 +129,11 @@ def diamond(row: dict[str, Any]) -> list[list[float]]:
 @given(SEEDS, st.integers(1, 7))
 def test_pairs_at_once_change_nothing(seed: int, pairs: int) -> None:
     truth, rows = ties_and_sizes(seed)
-    whole = coco_numbers(truth, rows)
+    whole = compute_coco_metrics(truth, rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(average_precision, "PAIRS_AT_ONCE", pairs)
-        parts = coco_numbers(truth, rows)
-    assert parts.numbers == whole.numbers
+        parts = compute_coco_metrics(truth, rows)
+    assert parts.metrics == whole.metrics
     assert np.array_equal(parts.precision, whole.precision)
 
 
@@ -149,7 +149,7 @@ def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
     second = [16.0 if beside_last else 4.0, 0, 20, 10]
     found = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
     rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in found]
-    matched = match(GroundTruthArrays.from_coco(truth), read_columns(truth, rows), 100)
+    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), 100)
     assert matched.recall(100)[0, 0, 0] == (0.5 if beside_last else 1)
     assert_equal(matched, official(truth, rows, "bbox"))
 
@@ -163,7 +163,7 @@ def test_more_images_than_sixteen_bits_count() -> None:
         "categories": [{"id": 1}],
     }
     rows = [row | {"score": 0.5} for row in reversed(truth["annotations"])]
-    assert coco_numbers(truth, rows).numbers["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(truth, rows).metrics["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detrkit.errors import DataError
 from detrkit.evaluation.arrays import DetectionArrays
-from detrkit.evaluation.coco_metrics import COCO_NAMES, check_detections, coco_numbers, merge_ranks, summary
+from detrkit.evaluation.coco_metrics import COCO_NAMES, check_detections, compute_coco_metrics, merge_ranks, summary
 
 from . import oracle
 from .cases import SPARSE_IDS, perfect, random_case
@@ -22,9 +22,9 @@ def load(path: Path) -> Any:
 def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> None:
     reference = load(shared / "reference/coco_mini_detections.json")
     truth = load(shared / reference["ground_truth"])
-    found = coco_numbers(truth, reference["detections"], kind)  # type: ignore[arg-type]
-    assert list(found.numbers) == list(COCO_NAMES)
-    assert list(found.numbers.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
+    found = compute_coco_metrics(truth, reference["detections"], kind)  # type: ignore[arg-type]
+    assert list(found.metrics) == list(COCO_NAMES)
+    assert list(found.metrics.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,10 +32,10 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> Non
 @example(1049)  # a recall of 7 / 25 is no more than np.linspace's 0.28
 def test_equal_to_average_precision_written_out(seed: int) -> None:
     truth, detections = random_case(seed)
-    found = coco_numbers(truth, detections)
-    assert found.numbers["AP50"] == pytest.approx(oracle.ap(truth, detections, [0.5]), abs=1e-9)
-    assert found.numbers["AP75"] == pytest.approx(oracle.ap(truth, detections, [0.75]), abs=1e-9)
-    assert found.numbers["AP"] == pytest.approx(oracle.ap(truth, detections, oracle.IOUS), abs=1e-9)
+    found = compute_coco_metrics(truth, detections)
+    assert found.metrics["AP50"] == pytest.approx(oracle.ap(truth, detections, [0.5]), abs=1e-9)
+    assert found.metrics["AP75"] == pytest.approx(oracle.ap(truth, detections, [0.75]), abs=1e-9)
+    assert found.metrics["AP"] == pytest.approx(oracle.ap(truth, detections, oracle.IOUS), abs=1e-9)
     for row in found.per_class:
         objects = [o for o in truth["annotations"] if o["category_id"] == row.id]
         mine = [d for d in detections if d["category_id"] == row.id]
@@ -46,33 +46,33 @@ def test_equal_to_average_precision_written_out(seed: int) -> None:
 
 def test_the_truth_as_detections_is_perfect_with_sparse_ids() -> None:
     truth, _ = random_case(3, images=8, crowds=True)
-    found = coco_numbers(truth, perfect(truth))
-    assert found.numbers["AP"] == pytest.approx(1)
+    found = compute_coco_metrics(truth, perfect(truth))
+    assert found.metrics["AP"] == pytest.approx(1)
     assert [row.id for row in found.per_class] == list(SPARSE_IDS)
     assert [row.AP for row in found.per_class] == pytest.approx([1, 1, -1])
 
 
 def test_the_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
     truth = load(shared_data / "coco_mini/val.json")
-    assert coco_numbers(truth, perfect(truth)).numbers["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(truth, perfect(truth)).metrics["AP"] == pytest.approx(1)
 
 
 def test_inputs_stay_as_they_were() -> None:
     truth, detections = random_case(1)
     before = json.dumps([truth, detections])
-    coco_numbers(truth, detections)
+    compute_coco_metrics(truth, detections)
     assert json.dumps([truth, detections]) == before
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_minus_one() -> None:
     truth, detections = random_case(1)
-    assert set(coco_numbers(truth, []).numbers.values()) <= {0.0, -1.0}  # no object is large
-    assert coco_numbers(truth, []).numbers["AP"] == 0
+    assert set(compute_coco_metrics(truth, []).metrics.values()) <= {0.0, -1.0}  # no object is large
+    assert compute_coco_metrics(truth, []).metrics["AP"] == 0
     empty = truth | {"annotations": []}
-    assert set(coco_numbers(empty, detections).numbers.values()) == {-1.0}
-    assert set(coco_numbers(empty, []).numbers.values()) == {-1.0}
+    assert set(compute_coco_metrics(empty, detections).metrics.values()) == {-1.0}
+    assert set(compute_coco_metrics(empty, []).metrics.values()) == {-1.0}
     nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    assert set(coco_numbers(nothing, []).numbers.values()) == {-1.0}
+    assert set(compute_coco_metrics(nothing, []).metrics.values()) == {-1.0}
 
 
 def test_more_than_a_hundred_objects_an_image() -> None:
@@ -82,20 +82,20 @@ def test_more_than_a_hundred_objects_an_image() -> None:
         "annotations": [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)],
         "categories": [{"id": 1, "name": "cell"}],
     }
-    official = coco_numbers(truth, perfect(truth))
-    assert official.numbers["AR100"] == pytest.approx(100 / 150)
-    wide = coco_numbers(truth, perfect(truth), max_dets=300)
-    assert wide.numbers["AR300"] == wide.numbers["AP@300"] == pytest.approx(1)
-    assert {name: wide.numbers[name] for name in COCO_NAMES} == official.numbers
+    official = compute_coco_metrics(truth, perfect(truth))
+    assert official.metrics["AR100"] == pytest.approx(100 / 150)
+    wide = compute_coco_metrics(truth, perfect(truth), max_dets=300)
+    assert wide.metrics["AR300"] == wide.metrics["AP@300"] == pytest.approx(1)
+    assert {name: wide.metrics[name] for name in COCO_NAMES} == official.metrics
     assert abs(wide.per_class[0].AR - 1) < 1e-9
-    assert "maxDets=300" in summary(wide.numbers)
+    assert "maxDets=300" in summary(wide.metrics)
     with pytest.raises(DataError, match="at least 100"):
-        coco_numbers(truth, [], max_dets=10)
+        compute_coco_metrics(truth, [], max_dets=10)
 
 
 def test_summary_reads_as_the_official_one() -> None:
     truth, detections = random_case(1)
-    lines = summary(coco_numbers(truth, detections).numbers).splitlines()
+    lines = summary(compute_coco_metrics(truth, detections).metrics).splitlines()
     assert len(lines) == 13
     assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0." in lines[1]
 
@@ -127,10 +127,10 @@ def test_foreign_detections_are_refused(change: dict[str, Any], sentence: str) -
 def test_incomplete_detections_are_refused() -> None:
     truth, _ = random_case(1)
     with pytest.raises(DataError, match="has no 'score'"):
-        coco_numbers(truth, [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}])
+        compute_coco_metrics(truth, [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}])
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
     with pytest.raises(DataError, match="segmentation"):
-        coco_numbers(truth, [row], "segm")
+        compute_coco_metrics(truth, [row], "segm")
 
 
 @pytest.mark.parametrize(

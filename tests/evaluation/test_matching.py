@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrkit.evaluation.coco_metrics import coco_numbers
+from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.evaluation.confusion import Confusion, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose
-from detrkit.evaluation.matching import Columns, match_detections
+from detrkit.evaluation.matching import EvalArrays, match_detections
 from detrkit.evaluation.per_class import f1_curve, f1_curves
 
 from . import oracle
@@ -19,8 +19,8 @@ from .cases import perfect, random_case
 SEEDS = st.integers(0, 10**6)
 
 
-def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[Columns, Confusion]:
-    columns = Columns.from_coco(truth, detections)
+def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[EvalArrays, Confusion]:
+    columns = EvalArrays.from_coco(truth, detections)
     return columns, confusion_matrix(columns, match_detections(columns), at)
 
 
@@ -28,7 +28,7 @@ def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float)
 @given(SEEDS)
 def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
     truth, detections = random_case(seed)
-    columns = Columns.from_coco(truth, detections)
+    columns = EvalArrays.from_coco(truth, detections)
     right = match_detections(columns).right
     for k, category in enumerate(columns.category_ids.tolist()):
         objects = [o for o in truth["annotations"] if o["category_id"] == category]
@@ -41,9 +41,9 @@ def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
 @given(SEEDS)
 def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
     truth, detections = random_case(seed, crowds=True)
-    columns = Columns.from_coco(truth, detections)
+    columns = EvalArrays.from_coco(truth, detections)
     overall, curves = f1_curves(columns, match_detections(columns))
-    official = coco_numbers(truth, detections)
+    official = compute_coco_metrics(truth, detections)
     for k, curve in enumerate(curves):
         reached = official.precision[0, :, k] > 0
         expected = official.recall_points[reached].max() if reached.any() else 0

@@ -89,7 +89,7 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path) -> None:
     for entry in result.per_class:
         numbers = {name: getattr(entry, name) for name in ("pq", "sq", "rq")}
         assert numbers == pytest.approx(expected["per_class"][str(entry.id)], abs=1e-6)
-    assert result.numbers["PQ_stuff"] == pytest.approx(expected["Stuff"]["pq"], abs=1e-6)
+    assert result.metrics["PQ_stuff"] == pytest.approx(expected["Stuff"]["pq"], abs=1e-6)
 
 
 def test_equal_to_the_paper_written_out() -> None:
@@ -106,7 +106,7 @@ def test_the_truth_is_perfect_and_ids_mean_nothing() -> None:
     truth = [[5, 5, 0], [5, 9, 9]]
     found = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
     result = measure((truth, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
-    assert result.numbers["PQ"] == result.numbers["PQ_things"] == result.numbers["PQ_stuff"] == 1
+    assert result.metrics["PQ"] == result.metrics["PQ_things"] == result.metrics["PQ_stuff"] == 1
     assert result.groups["All"]["n"] == 2
     tool = result.per_class[1]
     assert (tool.pq, tool.segments, tool.predicted) == (0, 0, 0)
@@ -136,9 +136,9 @@ def test_what_the_data_set_does_not_know_is_unlabelled() -> None:
 
 def test_nothing_found_and_nothing_to_find() -> None:
     missed = measure(([[1, 1]], rows((1, 3)), [[0, 0]], [])).result()
-    assert missed.numbers["PQ"] == missed.numbers["PQ_things"] == 0
-    assert missed.numbers["PQ_stuff"] == -1
-    assert set(PanopticSums(CATEGORIES).result().numbers.values()) == {-1.0}
+    assert missed.metrics["PQ"] == missed.metrics["PQ_things"] == 0
+    assert missed.metrics["PQ_stuff"] == -1
+    assert set(PanopticSums(CATEGORIES).result().metrics.values()) == {-1.0}
 
 
 def test_parts_add_up_to_the_whole() -> None:

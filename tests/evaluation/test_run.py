@@ -20,7 +20,7 @@ from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_batches, collect_split
 from detrkit.evaluation.class_match import match_classes
-from detrkit.evaluation.coco_metrics import coco_numbers, merge_ranks
+from detrkit.evaluation.coco_metrics import compute_coco_metrics, merge_ranks
 from detrkit.evaluation.prediction_files import find_images, read_detections
 from detrkit.structures import Batch, Categories, Output
 
@@ -187,7 +187,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     sizes = {image["id"]: [0, 0, image["width"], 100] for image in truth["images"]}
     for row in sure:
         assert row["bbox"] == pytest.approx(sizes[row["image_id"]], abs=1e-3)
-    coco_numbers(split.to_coco(), found)
+    compute_coco_metrics(split.to_coco(), found)
 
 
 def test_images_stream_through() -> None:

@@ -323,7 +323,7 @@ def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detecto
 
 
 def test_numbers_of_detections_that_come_one_by_one() -> None:
-    from detrkit.evaluation.coco_metrics import coco_numbers
+    from detrkit.evaluation.coco_metrics import compute_coco_metrics
 
     box = {"bbox": [1.0, 2.0, 10.0, 10.0], "category_id": 1, "image_id": 1}
     truth = {
@@ -331,7 +331,7 @@ def test_numbers_of_detections_that_come_one_by_one() -> None:
         "annotations": [box | {"id": 1, "iscrowd": 0, "area": 100.0}],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    assert coco_numbers(truth, (row for row in [box | {"score": 0.5}])).numbers["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(truth, (row for row in [box | {"score": 0.5}])).metrics["AP"] == pytest.approx(1)
 
 
 def generator_states() -> tuple[Any, ...]:
@@ -374,7 +374,7 @@ def test_no_public_function_disturbs_random_numbers(
             ["explain", str(some_images / "5.png"), "--output_dir", str(tmp_path / "why"), *fixed]
         ),
         "the verb eval": lambda: main(
-            ["eval", str(tmp_path / "data"), "--output_dir", str(tmp_path / "numbers"), *fixed]
+            ["eval", str(tmp_path / "data"), "--output_dir", str(tmp_path / "metrics"), *fixed]
         ),
     }
     for name, use in uses.items():

@@ -66,7 +66,7 @@ def test_who_finds_nothing_is_told_what_to_try(
 
 
 def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
-    from detrkit.evaluation.coco_metrics import coco_numbers
+    from detrkit.evaluation.coco_metrics import compute_coco_metrics
     from detrkit.evaluation.prediction_files import read_detections
 
     run(checkpoint, tmp_path, some_images / "5.png", some_images / "12.png")
@@ -82,8 +82,8 @@ def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_p
         ],
         "categories": [{"id": i, "name": str(i)} for i in (3, 7, 20)],
     }
-    assert coco_numbers(truth, list(best.values())).numbers["AP"] == pytest.approx(1)
-    assert coco_numbers(truth, rows).numbers["AR100"] == pytest.approx(1)
+    assert compute_coco_metrics(truth, list(best.values())).metrics["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(truth, rows).metrics["AR100"] == pytest.approx(1)
 
 
 def test_a_video_is_copied_with_its_rate(checkpoint: Path, make_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def numbers(monkeypatch):
         def told(*_):
             ap, ap50, green = next(rest)
             of = type("Class", (), {"name": "green", "AP": green})
-            return type("Told", (), {"numbers": {"AP": ap, "AP50": ap50}, "per_class": [of]})
+            return type("Told", (), {"metrics": {"AP": ap, "AP50": ap50}, "per_class": [of]})
 
-        monkeypatch.setattr(validation, "coco_numbers", told)
+        monkeypatch.setattr(validation, "compute_coco_metrics", told)
 
     return say
 

@@ -130,7 +130,9 @@ def test_the_clock_stops_a_run_which_evaluates_and_can_go_on(tiny, tmp_path, who
 
 def test_patience_ends_a_run(tiny, capsys, monkeypatch):
     monkeypatch.setattr(
-        validation, "coco_numbers", lambda *_: type("Same", (), {"numbers": {"AP": 0.5, "AP50": 0.5}, "per_class": []})
+        validation,
+        "compute_coco_metrics",
+        lambda *_: type("Same", (), {"metrics": {"AP": 0.5, "AP50": 0.5}, "per_class": []}),
     )
     config = tiny(patience=2, epochs=9)
     result = train(config)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from detrkit.evaluation.accumulator import DetectionAccumulator
-from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticSums
 from detrkit.losses import build_criterion
 from detrkit.ops.masks import decode_segmentation, encode_rle
 from detrkit.structures import Batch, Categories, Output
@@ -129,7 +129,7 @@ def things(image_ids: list[int]) -> dict[str, Any]:
 
 
 def validator(image_ids: list[int], **settings: Any) -> Validator:
-    settings = {"masks": True, "panoptic": PanopticTruth(CATEGORIES, scene), **settings}
+    settings = {"masks": True, "panoptic": PanopticGroundTruth(CATEGORIES, scene), **settings}
     criterion = build_criterion(num_classes=3, masks=True)
     return Validator(criterion, things(image_ids), CATEGORIES.ids, **settings)
 
@@ -143,10 +143,10 @@ def measure(image_ids: list[int], model: Any, **settings: Any) -> Validation:
 def test_one_who_sees_everything() -> None:
     found = measure(list(range(9)), Seer(perfect=True))
     for name in ("AP", "AP50", "mask_AP50", "mask_AP75", "RQ", "RQ_things", "RQ_stuff"):
-        assert found.numbers[name] == pytest.approx(1), name
+        assert found.metrics[name] == pytest.approx(1), name
     for name in ("mask_AP", "mask_AR100", "PQ", "SQ_stuff", "SQ_things"):
-        assert 0.9 < found.numbers[name] <= 1, name  # corners of rectangles come out round
-    assert len(found.numbers) == 12 + 12 + 9
+        assert 0.9 < found.metrics[name] <= 1, name  # corners of rectangles come out round
+    assert len(found.metrics) == 12 + 12 + 9
     assert found.losses["loss_dice"] < 0.1
     assert {row["category_id"] for row in found.detections} == {3, 7}  # stuff is for the maps
     for row in found.detections[:3]:
@@ -156,8 +156,8 @@ def test_one_who_sees_everything() -> None:
 def test_one_who_errs() -> None:
     ids = list(range(30))
     found = measure(ids, Seer())
-    assert 0.3 < found.numbers["mask_AP"] < found.numbers["AP"] < 0.95
-    assert 0.3 < found.numbers["PQ"] < 0.95
+    assert 0.3 < found.metrics["mask_AP"] < found.metrics["AP"] < 0.95
+    assert 0.3 < found.metrics["PQ"] < 0.95
     assert found.panoptic is not None
     assert [row.name for row in found.panoptic.per_class] == ["red", "green", "ground"]
     expected = PanopticSums(CATEGORIES)
@@ -173,15 +173,15 @@ def test_masks_are_made_where_asked_alone() -> None:
     boxes = measure([1, 2, 3], model, masks=False, panoptic=None)
     of_losses = sum(len(target_of(i)["labels"]) for i in (1, 2, 3))
     assert model.asked == of_losses  # matched pairs, for the criterion
-    assert len(boxes.numbers) == 12
+    assert len(boxes.metrics) == 12
     assert boxes.panoptic is None
     assert not any("segmentation" in row for row in boxes.detections)
     model.asked = 0
     best = measure([1, 2, 3], model, max_masks=2, panoptic=None)
     assert model.asked <= of_losses + 3 * 2
     assert sum("segmentation" in row for row in best.detections) == 3 * 2
-    assert best.numbers["AP"] == boxes.numbers["AP"]  # boxes of the others still count
-    assert "PQ" not in best.numbers
+    assert best.metrics["AP"] == boxes.metrics["AP"]  # boxes of the others still count
+    assert "PQ" not in best.metrics
 
 
 def test_objects_without_a_mask_have_their_box_as_one() -> None:
@@ -192,7 +192,7 @@ def test_objects_without_a_mask_have_their_box_as_one() -> None:
     plain = Validator(judge.criterion, truth, CATEGORIES.ids, masks=True)
     found = plain.run(Seer(perfect=True), batches([0, 1, 2, 3]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert found is not None
-    assert found.numbers["mask_AP75"] == pytest.approx(1)  # they are rectangles
+    assert found.metrics["mask_AP75"] == pytest.approx(1)  # they are rectangles
     assert "segmentation" not in truth["annotations"][0]
 
 
@@ -203,7 +203,7 @@ def one_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
     found = validator(every).run(Seer(), batches(shares[rank]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert found is not None
     torch.save(
-        {"numbers": found.numbers, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt"
+        {"metrics": found.metrics, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt"
     )
     dist.barrier()
     dist.destroy_process_group()
@@ -223,7 +223,7 @@ def test_ranks_together_find_what_one_process_finds(shares: list[list[int]], tmp
     expected = measure(sorted(i for share in shares for i in share), Seer())
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["numbers"] == expected.numbers
+        assert found["metrics"] == expected.metrics
         assert found["rows"] == list(expected.detections)
 
 
@@ -239,7 +239,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
     collector = DetectionAccumulator(
         {0: 1},
         masks=True,
-        panoptic_truth=PanopticTruth(Categories((1,), ("x",)), lambda _: truth),
+        panoptic_truth=PanopticGroundTruth(Categories((1,), ("x",)), lambda _: truth),
         panoptic_threshold=0.2,
     )
 

@@ -115,7 +115,7 @@ def panoptic_maps(
     return maps
 
 
-def coco_numbers(truth: dict[str, Any], found: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
+def compute_coco_metrics(truth: dict[str, Any], found: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
     """The twelve numbers as a package with the official interface computes them, from COCO's own form.
 
     Args:

@@ -24,7 +24,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
 from detrkit.data.transforms.resize_crop import train_transform
 from detrkit.evaluation.arrays import DetectionArrays
-from detrkit.evaluation.coco_metrics import coco_numbers
+from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.inference import Detector
 from detrkit.inference.optimized import HALVES
 from detrkit.inference.postprocess import panoptic, postprocess
@@ -326,11 +326,11 @@ def evaluation(setting: Setting) -> Iterator[list[Row]]:
     truth, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
     columns = DetectionArrays.from_rows(found)  # in which the evaluation of a model keeps what it finds
     ways = [
-        Variant(PLAIN, lambda: plain.coco_numbers(truth, found, "faster_coco_eval")),
-        Variant(FAST, lambda: coco_numbers(truth, columns)),
+        Variant(PLAIN, lambda: plain.compute_coco_metrics(truth, found, "faster_coco_eval")),
+        Variant(FAST, lambda: compute_coco_metrics(truth, columns)),
     ]
     if importlib.util.find_spec("pycocotools"):
-        ways.append(Variant("pycocotools", lambda: plain.coco_numbers(truth, found, "pycocotools")))
+        ways.append(Variant("pycocotools", lambda: plain.compute_coco_metrics(truth, found, "pycocotools")))
     timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
     yield make_rows("evaluation", "COCO numbers", timings, setting.evaluation_images, setting.machine)
 

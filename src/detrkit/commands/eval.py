@@ -17,8 +17,8 @@ from detrkit.data.validation.held_out import made_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import ClassMatch, match_classes
-from detrkit.evaluation.coco_metrics import merge_ranks, read_columns, summary
-from detrkit.evaluation.panoptic_quality import PanopticResult, PanopticTruth, panoptic_quality
+from detrkit.evaluation.coco_metrics import merge_ranks, read_detection_arrays, summary
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMetrics, panoptic_quality
 from detrkit.evaluation.prediction_files import PanopticPredictions, find_images, read_predictions
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def evaluate(
         console.print(line)
 
     things = split.categories.thing_ids
-    truth_maps = PanopticTruth.from_split(split) if all(image.panoptic for image in split.images) else None
+    truth_maps = PanopticGroundTruth.from_split(split) if all(image.panoptic for image in split.images) else None
     detections: Sequence[Mapping[str, Any]] | None
-    panoptic: PanopticResult | None = None
+    panoptic: PanopticMetrics | None = None
     if detector is not None:
         known = classes(detector.categories, split.categories) if classes else detector.categories
         known = _in_order(known, split.categories, console)
@@ -114,7 +114,7 @@ def evaluate(
     masks = detections is not None and any("segmentation" in row for row in detections) and split.has_masks
     truth = split.to_coco(masks=masks)
     if detections is not None:
-        detections = read_columns(truth, detections, where=config.detections)
+        detections = read_detection_arrays(truth, detections, where=config.detections)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
     content = write_report(
@@ -135,8 +135,8 @@ def evaluate(
             "image_size": None if detector is None else detector.image_size,
         },
     )
-    for iou_type, numbers in content.get("coco", {}).items():
-        console.print(summary(numbers, iou_type))
+    for iou_type, metrics in content.get("coco", {}).items():
+        console.print(summary(metrics, iou_type))
     for table in tables(content):
         console.print(table)
     best = content.get("best_threshold", {"score": None})
@@ -166,8 +166,12 @@ def _in_order(model: Categories, data: Categories, console: TextConsole) -> Cate
 
 
 def _read(
-    config: EvalConfig, split: Split, listed: Sequence[RawImage], truth: PanopticTruth | None, console: TextConsole
-) -> tuple[list[dict[str, Any]] | None, PanopticResult | None]:
+    config: EvalConfig,
+    split: Split,
+    listed: Sequence[RawImage],
+    truth: PanopticGroundTruth | None,
+    console: TextConsole,
+) -> tuple[list[dict[str, Any]] | None, PanopticMetrics | None]:
     """What the file of predictions says: detections, or the panoptic quality of its maps."""
     found = read_predictions(config.detections)
     left_out = {as_id(image.id) for image in listed} - {image.id for image in split.images}

@@ -17,7 +17,7 @@ from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.evaluation.arrays import DetectionArrays
-from detrkit.evaluation.panoptic_quality import PanopticSums, PanopticTruth
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticSums
 from detrkit.inference.backend import Network
 from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
 from detrkit.models import DETR
@@ -36,7 +36,7 @@ class DetectionAccumulator:
         counted: Container[int] | None = None,
         masks: bool = False,
         max_masks: int | None = None,
-        panoptic_truth: PanopticTruth | None = None,
+        panoptic_truth: PanopticGroundTruth | None = None,
         panoptic_threshold: float | None = None,
     ) -> None:
         """Prepare.

@@ -40,7 +40,7 @@ class DetectionArrays(Sequence[dict[str, Any]]):
         """From COCO results.
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing or is no number; `coco.check_detections` says what.
+            KeyError, TypeError, ValueError: a key is missing or is not a number; see `coco_metrics.check_detections`.
         """
         if isinstance(rows, cls):
             return rows

@@ -36,7 +36,7 @@ Overlap = Callable[[Ints, Ints], Floats]
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchTable:
     """N detections by class and falling score, those of one score by image; who among them found what.
 
     T thresholds of IoU, C classes, A ranges of area.
@@ -108,7 +108,7 @@ class Matched:
         return precision, scores
 
 
-def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: Overlap | None = None) -> Matched:
+def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: Overlap | None = None) -> MatchTable:
     """Match detections to objects, at every threshold and in every range of area.
 
     Args:
@@ -138,7 +138,7 @@ def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: 
     asked, right, ignored = _greedy(*pairs, groups[rows], skip, truth.crowd)
     near = by_image[asked]
     rising = np.argsort(near)
-    return Matched(
+    return MatchTable(
         classes=classes[order],
         scores=found.scores[order],
         ranks=ranks,

@@ -32,7 +32,7 @@ _NUMBERS = (int, float, np.number)
 
 
 @dataclass(frozen=True)
-class ClassNumbers:
+class ClassMetrics:
     """How well one class was found. All numbers are in 0..1, or -1 where the truth holds no object of the class."""
 
     id: int
@@ -49,12 +49,12 @@ class ClassNumbers:
 
 
 @dataclass(frozen=True)
-class CocoResult:
-    """What `coco_numbers` measured."""
+class CocoMetrics:
+    """What `compute_coco_metrics` measured."""
 
-    numbers: dict[str, float]
+    metrics: dict[str, float]
     """The twelve names of `COCO_NAMES`; with `max_dets` K above 100 also `AP@K` and `ARK`."""
-    per_class: list[ClassNumbers]
+    per_class: list[ClassMetrics]
     """One entry a category, in the order of their ids."""
     precision: NDArray[np.float64] = field(repr=False)
     """[10, 101, C]: interpolated precision at IoU 0.50:0.05:0.95 and recall 0:0.01:1; -1 without objects."""
@@ -68,13 +68,13 @@ class CocoResult:
         return RECALLS
 
 
-def coco_numbers(
+def compute_coco_metrics(
     truth: Mapping[str, Any],
     detections: Iterable[Mapping[str, Any]],
     iou_type: IouType = "bbox",
     *,
     max_dets: int = OFFICIAL_MAX_DETS,
-) -> CocoResult:
+) -> CocoMetrics:
     """Average precision and recall of detections, as the COCO evaluation defines them.
 
     Args:
@@ -92,7 +92,7 @@ def coco_numbers(
     """
     if max_dets < OFFICIAL_MAX_DETS:
         raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
-    found = read_columns(truth, detections, iou_type)
+    found = read_detection_arrays(truth, detections, iou_type)
     objects = GroundTruthArrays.from_coco(truth)
     limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
     overlap = _of_masks(truth, objects, found) if iou_type == "segm" else None
@@ -104,14 +104,14 @@ def coco_numbers(
     values += [_mean(official[..., a]) for a in (1, 2, 3)]
     values += [_mean(recalls[most][..., 0]) for most in (1, 10, OFFICIAL_MAX_DETS)]
     values += [_mean(recall[..., a]) for a in (1, 2, 3)]
-    numbers = dict(zip(COCO_NAMES, values, strict=True))
+    metrics = dict(zip(COCO_NAMES, values, strict=True))
     if max_dets > OFFICIAL_MAX_DETS:
         precision, scores = matched.precision(max_dets)
         recall = recalls[max_dets]
-        numbers[f"AP@{max_dets}"] = _mean(precision[..., 0])
-        numbers[f"AR{max_dets}"] = _mean(recall[..., 0])
-    return CocoResult(
-        numbers=numbers,
+        metrics[f"AP@{max_dets}"] = _mean(precision[..., 0])
+        metrics[f"AR{max_dets}"] = _mean(recall[..., 0])
+    return CocoMetrics(
+        metrics=metrics,
         per_class=_per_class(objects, found, precision[..., 0], recall[..., 0]),
         precision=precision[..., 0],
         scores=scores[..., 0],
@@ -119,7 +119,7 @@ def coco_numbers(
     )
 
 
-def read_columns(
+def read_detection_arrays(
     truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> DetectionArrays:
     """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
@@ -142,9 +142,9 @@ def read_columns(
     return DetectionArrays.from_rows(detections) if found is None else found
 
 
-def summary(numbers: Mapping[str, float], iou_type: str = "bbox") -> str:
-    """The numbers of `CocoResult.numbers` as text under a heading, in the official order and wording."""
-    lines = [f" {_WORDS.get(name) or _extra_words(name)} = {value:0.3f}" for name, value in numbers.items()]
+def summary(metrics: Mapping[str, float], iou_type: str = "bbox") -> str:
+    """The numbers of `CocoMetrics.metrics` as text under a heading, in the official order and wording."""
+    lines = [f" {_WORDS.get(name) or _extra_words(name)} = {value:0.3f}" for name, value in metrics.items()]
     return "\n".join([f"IoU of {'masks' if iou_type == 'segm' else 'boxes'}:", *lines])
 
 
@@ -245,10 +245,10 @@ def _of_masks(truth: Mapping[str, Any], objects: GroundTruthArrays, found: Detec
 
 def _per_class(
     objects: GroundTruthArrays, found: DetectionArrays, precision: Floats, recall: Floats
-) -> list[ClassNumbers]:
+) -> list[ClassMetrics]:
     detections = np.bincount(places(objects.category_ids, found.category_ids), minlength=len(objects.names))
     return [
-        ClassNumbers(
+        ClassMetrics(
             id=int(objects.category_ids[k]),
             name=name,
             objects=int(objects.objects_per_class()[k]),

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from detrkit.evaluation.arrays import Bools, Ints
-from detrkit.evaluation.matching import MATCH_IOU, Columns, MatchResult, box_iou, greedy
+from detrkit.evaluation.matching import MATCH_IOU, EvalArrays, MatchResult, box_iou, greedy
 
 BACKGROUND = "background"
 
@@ -42,14 +42,14 @@ class Mistake:
     severity: float
     """Missed: area in square pixels; otherwise the score. Mistakes of one kind are ranked by it."""
     detection: int
-    """Row in `Columns`, or -1 for a missed object."""
+    """Row in `EvalArrays`, or -1 for a missed object."""
     object: int
-    """Row in `Columns`, or -1 for a false alarm."""
+    """Row in `EvalArrays`, or -1 for a false alarm."""
     doubled: bool = False
     """A false alarm on an object that another detection has found already."""
 
 
-def confusion_matrix(columns: Columns, matches: MatchResult, threshold: float) -> Confusion:
+def confusion_matrix(columns: EvalArrays, matches: MatchResult, threshold: float) -> Confusion:
     """Pair detections with objects: first those of their own class, then what is left over across classes.
 
     The first step is the official matching, so the diagonal counts the true positives of `per_class`; the second goes
@@ -83,7 +83,7 @@ def confusion_matrix(columns: Columns, matches: MatchResult, threshold: float) -
     return Confusion(threshold, columns.names, counts, object_of, shown)
 
 
-def mistakes(columns: Columns, confusion: Confusion) -> dict[Kind, list[Mistake]]:
+def mistakes(columns: EvalArrays, confusion: Confusion) -> dict[Kind, list[Mistake]]:
     """Every mistake that `confusion` counts off its diagonal, worst first: misses by size, the others by score."""
     found: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
     image_ids = columns.image_ids
@@ -106,14 +106,14 @@ def mistakes(columns: Columns, confusion: Confusion) -> dict[Kind, list[Mistake]
     return found
 
 
-def _missed(columns: Columns, object_of: Ints) -> Ints:
+def _missed(columns: EvalArrays, object_of: Ints) -> Ints:
     """Rows of the objects that no detection was paired with."""
     alone = ~columns.crowd
     alone[object_of[object_of >= 0]] = False
     return np.flatnonzero(alone)
 
 
-def _doubled(columns: Columns, alone: Ints) -> Iterator[int]:
+def _doubled(columns: EvalArrays, alone: Ints) -> Iterator[int]:
     """Those rows of detections `alone` that lie on an object of their class nevertheless."""
     for found, present in columns.per_image():
         rows = alone[(alone >= found.start) & (alone < found.stop)]

@@ -14,7 +14,7 @@ import torch
 from detrkit.data.decode.images import read_image, say_nothing
 from detrkit.evaluation.arrays import Bools, Floats, Ints
 from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
-from detrkit.evaluation.matching import Columns, box_iou
+from detrkit.evaluation.matching import EvalArrays, box_iou
 from detrkit.ops.value_range import ValueRange
 from detrkit.results import Detections
 from detrkit.visualization.draw import ImageArray, Tile, as_image, save_image, sheet
@@ -40,7 +40,7 @@ def choose(ranked: Mapping[Kind, list[Mistake]], most: int) -> list[Mistake]:
     return [mistake for kind in KINDS for mistake in chosen[kind]]
 
 
-def describe(columns: Columns, mistake: Mistake, file: str) -> dict[str, Any]:
+def describe(columns: EvalArrays, mistake: Mistake, file: str) -> dict[str, Any]:
     """A mistake as JSON-like data: kind, image, classes, score, boxes x1, y1, x2, y2 in pixels."""
     entry: dict[str, Any] = {"kind": mistake.kind, "image_id": mistake.image_id, "file": file}
     if mistake.object >= 0:
@@ -57,7 +57,7 @@ def describe(columns: Columns, mistake: Mistake, file: str) -> dict[str, Any]:
 
 def draw_mistakes(
     folder: Path,
-    columns: Columns,
+    columns: EvalArrays,
     confusion: Confusion,
     chosen: Iterable[Mistake],
     image_paths: Mapping[int, Path],
@@ -88,7 +88,9 @@ def draw_mistakes(
     return written
 
 
-def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None) -> Tile:
+def _tile(
+    columns: EvalArrays, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None
+) -> Tile:
     image = int(np.searchsorted(columns.image_ids, mistake.image_id))
     boxes = [columns.object_boxes[mistake.object]] if mistake.object >= 0 else []
     boxes += [columns.boxes[mistake.detection]] if mistake.detection >= 0 else []
@@ -106,7 +108,7 @@ def _tile(columns: Columns, confusion: Confusion, mistake: Mistake, path: Path, 
     )
 
 
-def _caption(columns: Columns, mistake: Mistake, file: str) -> str:
+def _caption(columns: EvalArrays, mistake: Mistake, file: str) -> str:
     entry = describe(columns, mistake, file)
     if mistake.kind == "missed":
         x1, y1, x2, y2 = entry["truth_box"]
@@ -149,7 +151,7 @@ def _related(boxes: Floats, box: Floats) -> Bools:
 
 
 def _drawn(
-    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, columns: Columns
+    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, columns: EvalArrays
 ) -> Detections:
     """The kept boxes, in pixels of the window, with original category ids: a class has one colour everywhere."""
     left, top, _, _ = window

@@ -21,7 +21,7 @@ _SLACK = 1e-10  # the official evaluation accepts an IoU this far below its thre
 
 
 @dataclass(frozen=True)
-class Columns:
+class EvalArrays:
     """Truth and detections of a data set as arrays: N detections, M objects, C classes, I images.
 
     Classes and images are indices into `category_ids` and `image_ids`. Boxes are x1, y1, x2, y2 in pixels.
@@ -51,8 +51,8 @@ class Columns:
     """[M]: regions of many objects; detections in them are not judged."""
 
     @classmethod
-    def from_coco(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Columns:
-        """From COCO instances, and results that `coco.read_columns` has passed."""
+    def from_coco(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> EvalArrays:
+        """From COCO instances, and results that `coco_metrics.read_detection_arrays` has passed."""
         found, objects = DetectionArrays.from_rows(detections), GroundTruthArrays.from_coco(truth)
         images = places(objects.image_ids, found.image_ids)
         order = np.lexsort((-found.scores, images))  # stable, as the official evaluation breaks ties
@@ -103,7 +103,7 @@ class MatchResult:
         return self.object_of >= 0
 
 
-def match_detections(columns: Columns) -> MatchResult:
+def match_detections(columns: EvalArrays) -> MatchResult:
     """Match detections to objects of their class."""
     object_of = np.full(len(columns.scores), -1, dtype=np.int64)
     ignored = np.zeros(len(columns.scores), dtype=np.bool_)

@@ -53,7 +53,7 @@ class ClassQuality:
 
 
 @dataclass(frozen=True)
-class PanopticResult:
+class PanopticMetrics:
     """Panoptic quality of a data set."""
 
     per_class: list[ClassQuality]
@@ -76,7 +76,7 @@ class PanopticResult:
         return found
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """PQ, SQ, RQ, then PQ_things, ..., RQ_stuff, in 0..1; -1 where there is nothing to measure."""
         return {
             name.upper() + ending: self.groups[group][name]
@@ -86,7 +86,7 @@ class PanopticResult:
 
 
 @dataclass(frozen=True)
-class PanopticTruth:
+class PanopticGroundTruth:
     """Panoptic data to compare with; a map is read when its image's turn comes."""
 
     categories: Categories
@@ -175,7 +175,7 @@ class PanopticSums:
         """Take over the `sums` of another process that looked at other images."""
         self.sums = self.sums + sums
 
-    def result(self) -> PanopticResult:
+    def result(self) -> PanopticMetrics:
         """The quality over all images so far."""
         things, rows = list(self.things.values()), []
         for k, (units, tp, fp, fn) in enumerate(self.sums.tolist()):
@@ -192,12 +192,12 @@ class PanopticSums:
                     predicted=tp + fp,
                 )
             )
-        return PanopticResult(rows)
+        return PanopticMetrics(rows)
 
 
 def panoptic_quality(
-    truth: PanopticTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
-) -> PanopticResult:
+    truth: PanopticGroundTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
+) -> PanopticMetrics:
     """The quality of maps in files; images without one count as such in which nothing was found.
 
     Raises:

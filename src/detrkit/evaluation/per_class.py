@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detrkit.evaluation.arrays import Bools, Floats
-from detrkit.evaluation.matching import Columns, MatchResult
+from detrkit.evaluation.matching import EvalArrays, MatchResult
 
 DEFAULT_THRESHOLD = 0.5
 """Used where no threshold is better than another, because nothing right was found."""
@@ -71,7 +71,7 @@ def f1_curve(scores: Floats, right: Bools, objects: int) -> F1Curve:
     )
 
 
-def f1_curves(columns: Columns, matches: MatchResult) -> tuple[F1Curve, list[F1Curve]]:
+def f1_curves(columns: EvalArrays, matches: MatchResult) -> tuple[F1Curve, list[F1Curve]]:
     """Of all classes together (every object counts the same), and of each class in the order of `columns.names`.
 
     Detections in crowds are left out, as in the official numbers.

@@ -63,7 +63,7 @@ class PanopticPredictions:
 
 
 def read_predictions(path: str | Path) -> list[dict[str, Any]] | PanopticPredictions:
-    """Read a file of predictions; what is in COCO results `coco.check_detections` looks at.
+    """Read a file of predictions; what is in COCO results `coco_metrics.check_detections` looks at.
 
     Ids written as 7.0 or "7" are read as 7, as in a data set.
 

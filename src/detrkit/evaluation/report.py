@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoResult, coco_numbers, read_columns
+from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoMetrics, compute_coco_metrics, read_detection_arrays
 from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
-from detrkit.evaluation.matching import Columns, match_detections
-from detrkit.evaluation.panoptic_quality import PanopticResult
+from detrkit.evaluation.matching import EvalArrays, match_detections
+from detrkit.evaluation.panoptic_quality import PanopticMetrics
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
 from detrkit.evaluation.report_plots import plot_confusion, plot_f1, plot_pr
 from detrkit.files import write_atomic
@@ -27,7 +27,7 @@ def write_report(
     detections: Sequence[Mapping[str, Any]] | None,
     output_dir: str | Path,
     *,
-    panoptic: PanopticResult | None = None,
+    panoptic: PanopticMetrics | None = None,
     image_paths: Mapping[int, Path] | None = None,
     value_range: ValueRange | None = None,
     max_errors: int = 24,
@@ -49,7 +49,7 @@ def write_report(
         image_paths: where the image of an image id lies; None: no error images.
         value_range: values that become black and white in images of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
-        max_dets: see `coco.coco_numbers`.
+        max_dets: see `coco_metrics.compute_coco_metrics`.
         meta: what made the detections (command, weights, data, ...); stored under `made_by`.
 
     Returns:
@@ -76,22 +76,22 @@ def _of_detections(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     output_dir: Path,
-    draw: Callable[[Path, Columns, Confusion, Iterable[Mistake]], object],
+    draw: Callable[[Path, EvalArrays, Confusion, Iterable[Mistake]], object],
     max_errors: int,
     max_dets: int,
 ) -> dict[str, Any]:
     """What `metrics.json` says of detections; plots and images are written."""
-    found = read_columns(truth, detections)
-    boxes = coco_numbers(truth, found, "bbox", max_dets=max_dets)
-    coco = {"bbox": boxes.numbers}
+    found = read_detection_arrays(truth, detections)
+    boxes = compute_coco_metrics(truth, found, "bbox", max_dets=max_dets)
+    coco = {"bbox": boxes.metrics}
     of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
     masked = found.with_masks()
     if len(masked) and all(row.get("segmentation") for row in truth["annotations"]):
-        masks = coco_numbers(truth, masked, "segm", max_dets=max_dets)
-        coco["segm"] = masks.numbers
+        masks = compute_coco_metrics(truth, masked, "segm", max_dets=max_dets)
+        coco["segm"] = masks.metrics
         of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
-    columns = Columns.from_coco(truth, found)
+    columns = EvalArrays.from_coco(truth, found)
     matches = match_detections(columns)
     overall, curves = f1_curves(columns, matches)
     best = overall.best
@@ -111,8 +111,8 @@ def _of_detections(
         "coco": coco,
         "best_threshold": _operating(best),
         "per_class": [
-            {**asdict(numbers), **masks_too, "best_threshold": _operating(curve.best)}
-            for numbers, masks_too, curve in zip(boxes.per_class, of_masks, curves, strict=True)
+            {**asdict(metrics), **masks_too, "best_threshold": _operating(curve.best)}
+            for metrics, masks_too, curve in zip(boxes.per_class, of_masks, curves, strict=True)
         ],
         "confusion_matrix": {
             "threshold": threshold,
@@ -149,9 +149,9 @@ def class_table(content: Mapping[str, Any]) -> Any:
     for row in sorted(shown, key=lambda row: (-row["AP"], row["name"])):
         values = [row[name] for name in _OF_A_CLASS]
         table.add_row(one_line(row["name"]), str(row["objects"]), *_cells(*values, *_at(row["best_threshold"])))
-    numbers = content["coco"]["bbox"]
+    metrics = content["coco"]["bbox"]
     table.add_section()
-    values = [numbers["AP"], numbers["AP50"], numbers["AP75"], numbers["AR100"], *_at(content["best_threshold"])]
+    values = [metrics["AP"], metrics["AP50"], metrics["AP75"], metrics["AR100"], *_at(content["best_threshold"])]
     table.add_row("all", str(content["objects"]), *_cells(*values), style="bold")
     return table
 
@@ -164,9 +164,9 @@ def mask_table(content: Mapping[str, Any]) -> Any:
         table.add_row(
             one_line(row["name"]), str(row["objects"]), *_cells(*(row[f"mask_{name}"] for name in _OF_A_CLASS))
         )
-    numbers = content["coco"]["segm"]
+    metrics = content["coco"]["segm"]
     table.add_section()
-    values = _cells(*(numbers[name] for name in ("AP", "AP50", "AP75", "AR100")))
+    values = _cells(*(metrics[name] for name in ("AP", "AP50", "AP75", "AR100")))
     table.add_row("all", str(content["objects"]), *values, style="bold")
     return table
 
@@ -176,10 +176,10 @@ def panoptic_table(content: Mapping[str, Any]) -> Any:
 
     `segments` are those of the truth, `found` the predicted ones, right or wrong.
     """
-    numbers = content["panoptic"]
-    shown = [row for row in numbers["per_class"] if row["segments"] or row["predicted"]]
+    metrics = content["panoptic"]
+    shown = [row for row in metrics["per_class"] if row["segments"] or row["predicted"]]
     names = ("kind", "segments", "found", "PQ", "SQ", "RQ")
-    table = _table("class", names, absent=len(numbers["per_class"]) - len(shown))
+    table = _table("class", names, absent=len(metrics["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (not row["isthing"], -row["pq"], row["name"])):
         counts = ("thing" if row["isthing"] else "stuff", str(row["segments"]), str(row["predicted"]))
         table.add_row(one_line(row["name"]), *counts, *_cells(row["pq"], row["sq"], row["rq"]))
@@ -187,7 +187,7 @@ def panoptic_table(content: Mapping[str, Any]) -> Any:
     for group, kinds in (("Things", (True,)), ("Stuff", (False,)), ("All", (True, False))):
         rows = [row for row in shown if row["isthing"] in kinds]
         counts = ("", str(sum(row["segments"] for row in rows)), str(sum(row["predicted"] for row in rows)))
-        values = _cells(*(numbers[group][name] for name in ("pq", "sq", "rq")))
+        values = _cells(*(metrics[group][name] for name in ("pq", "sq", "rq")))
         table.add_row(group.lower(), *counts, *values, style="bold")
     return table
 
@@ -219,9 +219,9 @@ def _operating(point: Operating) -> dict[str, float | None]:
     return {"score": point.threshold, "f1": point.f1, "precision": point.precision, "recall": point.recall}
 
 
-def _curves(result: CocoResult) -> dict[str, Any]:
+def _curves(result: CocoMetrics) -> dict[str, Any]:
     """Precision at recall 0, 0.01, ... 1 for every class that has objects, and its mean: what plots are made from."""
-    shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
+    shown = [k for k, row in enumerate(result.per_class) if row.objects]
     tables = {"iou_0.50": result.precision[0], "iou_0.50_0.95": result.precision.mean(axis=0)}
     curves: dict[str, Any] = {"recall": [round(r, 2) for r in result.recall_points.tolist()]}
     for name, table in tables.items():

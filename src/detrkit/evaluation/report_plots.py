@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.evaluation.coco_metrics import CocoResult
+from detrkit.evaluation.coco_metrics import CocoMetrics
 from detrkit.evaluation.confusion import Confusion
 from detrkit.evaluation.per_class import F1Curve
 from detrkit.visualization.figures import as_label, figure_file
@@ -20,11 +20,11 @@ MOST_COUNTED = 40
 """With more classes than this the confusion matrix shows colours without counts."""
 
 
-def plot_pr(path: Path, result: CocoResult) -> None:
+def plot_pr(path: Path, result: CocoMetrics) -> None:
     """Precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, every class and their mean."""
     names = [row.name for row in result.per_class]
     with figure_file(path, 11.5, 4.6, names) as figure:
-        shown = [k for k, numbers in enumerate(result.per_class) if numbers.objects]
+        shown = [k for k, row in enumerate(result.per_class) if row.objects]
         styles = _styles({k: result.per_class[k].objects for k in shown})
         for place, (title, table) in enumerate(
             [

@@ -15,7 +15,7 @@ from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import match_classes
-from detrkit.evaluation.coco_metrics import IouType, coco_numbers
+from detrkit.evaluation.coco_metrics import IouType, compute_coco_metrics
 from detrkit.export.graph import BuiltinGraph, Graph
 from detrkit.inference.detector import Detector
 from detrkit.inference.metadata import Card
@@ -251,6 +251,6 @@ def compare_accuracy(
             num_workers=num_workers,
             quiet=quiet,
         )
-        found.append([coco_numbers(truth, collector.found, kind).numbers["AP"] for kind in kinds])
+        found.append([compute_coco_metrics(truth, collector.found, kind).metrics["AP"] for kind in kinds])
     names = {"bbox": "AP of boxes", "segm": "AP of masks"}
     return [Accuracy(names[kind], *pair) for kind, *pair in zip(kinds, *found, strict=True)]

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from detrkit.errors import NonFiniteLossError
 from detrkit.evaluation.accumulator import DetectionAccumulator
 from detrkit.evaluation.arrays import DetectionArrays
-from detrkit.evaluation.coco_metrics import CocoResult, coco_numbers, gather_detections
-from detrkit.evaluation.panoptic_quality import PanopticResult, PanopticTruth
+from detrkit.evaluation.coco_metrics import CocoMetrics, compute_coco_metrics, gather_detections
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMetrics
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output, Target
@@ -33,12 +33,12 @@ class Validation:
 
     losses: dict[str, float]
     """Mean over the images of each loss of the criterion, and "loss", their weighted sum."""
-    numbers: dict[str, float]
+    metrics: dict[str, float]
     """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
-    `PanopticResult.numbers`), where these were measured."""
+    `PanopticMetrics.metrics`), where these were measured."""
     detections: DetectionArrays
     """With the data set's own category ids, every image once; masks as `segmentation`."""
-    panoptic: PanopticResult | None = None
+    panoptic: PanopticMetrics | None = None
     """Panoptic quality by class, where it was measured."""
     per_class: dict[str, float] = field(default_factory=dict)
     """AP of each class that occurs, as class_AP/NAME; of masks as class_mask_AP/NAME, and class_PQ/NAME."""
@@ -46,7 +46,7 @@ class Validation:
     @property
     def row(self) -> dict[str, float]:
         """All of it by name."""
-        return {**self.losses, **self.numbers, **self.per_class}
+        return {**self.losses, **self.metrics, **self.per_class}
 
 
 class Validator:
@@ -60,7 +60,7 @@ class Validator:
         *,
         masks: bool = False,
         max_masks: int | None = MAX_MASKS,
-        panoptic: PanopticTruth | None = None,
+        panoptic: PanopticGroundTruth | None = None,
         panoptic_threshold: float | None = None,
     ) -> None:
         """Prepare.
@@ -177,29 +177,29 @@ class Validator:
             box = [self._numbers(detections)]
         if _world() > 1:
             dist.broadcast_object_list(box, src=0)
-        numbers, per_class = box[0]
+        metrics, per_class = box[0]
         total = self._collector().sums
         if total:
             for *_, part in every:
                 total.merge(part)
         panoptic = total.result() if total else None
         if panoptic:
-            numbers |= panoptic.numbers
+            metrics |= panoptic.metrics
             per_class |= class_columns("PQ", [(row.name, row.pq) for row in panoptic.per_class if row.segments])
-        return Validation(losses, numbers, detections, panoptic, per_class)
+        return Validation(losses, metrics, detections, panoptic, per_class)
 
     def _numbers(self, detections: DetectionArrays) -> tuple[dict[str, float], dict[str, float]]:
         """The numbers of all classes together, and of each."""
-        boxes = coco_numbers(self.truth, detections)
-        numbers, per_class = dict(boxes.numbers), class_columns("AP", _ap_of_classes(boxes))
+        boxes = compute_coco_metrics(self.truth, detections)
+        metrics, per_class = dict(boxes.metrics), class_columns("AP", _ap_of_classes(boxes))
         if self.masks:
-            masks = coco_numbers(self.truth, detections.with_masks(), "segm")
-            numbers |= {f"mask_{name}": value for name, value in masks.numbers.items()}
+            masks = compute_coco_metrics(self.truth, detections.with_masks(), "segm")
+            metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
             per_class |= class_columns("mask_AP", _ap_of_classes(masks))
-        return numbers, per_class
+        return metrics, per_class
 
 
-def _ap_of_classes(result: CocoResult) -> list[tuple[str, float]]:
+def _ap_of_classes(result: CocoMetrics) -> list[tuple[str, float]]:
     return [(row.name, row.AP) for row in result.per_class]
 
 

@@ -16,7 +16,7 @@ from detrkit.config.train import did_you_mean
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.coco_metrics import COCO_NAMES
-from detrkit.evaluation.panoptic_quality import PanopticResult
+from detrkit.evaluation.panoptic_quality import PanopticMetrics
 
 Task = Literal["detect", "instance", "panoptic"]
 USUAL: dict[Task, str] = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}
@@ -51,7 +51,7 @@ def measured(task: Task, val: Split) -> list[str]:
         found += [f"mask_{name}" for name in COCO_NAMES]
         classes += class_columns("mask_AP", things)
     if task == "panoptic":
-        found += PanopticResult([]).numbers
+        found += PanopticMetrics([]).metrics
         classes += class_columns("PQ", [(name, 0.0) for _, name in named])
     return [*found, LOSS, *classes]
 

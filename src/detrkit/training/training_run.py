@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, is_out_of_memory
-from detrkit.evaluation.panoptic_quality import PanopticTruth
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth
 from detrkit.files import LAST, write_atomic
 from detrkit.losses import Criterion
 from detrkit.ops.console import make_console
@@ -196,7 +196,7 @@ class _Run:
             data.val.to_coco(masks=config.masks),
             _ids_in(data),
             masks=config.masks,
-            panoptic=PanopticTruth.from_split(data.val) if config.task == "panoptic" else None,
+            panoptic=PanopticGroundTruth.from_split(data.val) if config.task == "panoptic" else None,
         )
 
     def fit(
