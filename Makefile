@@ -1,6 +1,10 @@
-# make demo   see it all work          make test   run the tests        make test-slow   the tests that take minutes
-# make check  formatter, linter, types, import contract                 make format      mend what they can
-# make test-isa  the tests that compare numbers, with the instructions of other processors (hours)
+# make demo            make a data set, train, measure and draw
+# make test            run the tests, in JOBS processes       make test-slow  run the tests that take minutes
+# make test-durations  run the tests in one process and list all that take over 5 seconds (docs/testing.md)
+# make test-isa        run the tests that compare numbers, with the instructions of other processors (hours)
+# make coverage        run the tests and measure which lines they reach
+# make check           formatter, linter, types, import contract; `make format` fixes the first two
+# make docs            build the site into site/, warnings are errors; `make docs-serve` shows it while you write
 #
 # Each target makes .venv and installs what it needs first; PYTHON chooses the interpreter (3.11 or newer).
 
@@ -11,11 +15,22 @@ BIN := .venv/bin
 demo: .venv/.demo
 	$(BIN)/detrkit demo
 
+# Most of a test's time is spent in one thread, so one process per core is quicker than one process with all of them.
+# Tests of one file share fixtures, and stay together.
+JOBS := 2
+IN_PARALLEL := --numprocesses $(JOBS) --dist loadfile
+
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-durations: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=0 --durations-min=5
+
+coverage: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-report=term --cov-report=xml --cov-report=html
 
 # Without the instructions that this processor has and others lack, sums are taken in another order and round
 # differently. `make test-isa ISAS=MKL_CBWR=COMPATIBLE THREADS=1 SUITES=tests/parity` runs less.
@@ -35,6 +50,12 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/.dev
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/.dev
+	$(BIN)/mkdocs serve
+
 format: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -53,6 +74,6 @@ format: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist site htmlcov coverage.xml .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: demo test test-slow test-isa check format clean
+.PHONY: demo test test-slow test-durations test-isa coverage check docs docs-serve format clean
