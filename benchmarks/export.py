@@ -54,9 +54,9 @@ def main() -> None:
     with torch.no_grad():
         for turn in range(options.repeats + 1):
             for way, network in networks.items():
-                network.objects(images, padding)  # not timed: threads of the way before may still be spinning
+                network.forward_detection(images, padding)  # not timed: threads of the way before may still be spinning
                 start = time.perf_counter()
-                network.objects(images, padding)
+                network.forward_detection(images, padding)
                 if turn:  # the first one warms up
                     times[way].append((time.perf_counter() - start) / options.batch_size)
     report(times, options)

@@ -90,14 +90,14 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
         exact = Buckets((min(images.shape[-2:]),), (max(images.shape[-2:]),))
         networks["compiled, fp32"] = FastNetwork(model, device, buckets=exact)
         networks["compiled, bf16"] = FastNetwork(model, device, half=torch.bfloat16, buckets=exact)
-    rows: dict[str, Variant] = {"plain": lambda: model.objects(images, padding)}
+    rows: dict[str, Variant] = {"plain": lambda: model.forward_detection(images, padding)}
     other = of_transformers(images, padding) if options.model == "classic" else None
     if other:
         rows["transformers"] = other
-    rows["last heads alone"] = lambda: model.objects(images, padding, last_only=True)
-    rows["norms folded"] = lambda: folded.objects(images, padding, last_only=True)
+    rows["last heads alone"] = lambda: model.forward_detection(images, padding, last_only=True)
+    rows["norms folded"] = lambda: folded.forward_detection(images, padding, last_only=True)
     for name, network in networks.items():
-        rows[name] = lambda network=network: network.objects(images, padding)
+        rows[name] = lambda network=network: network.forward_detection(images, padding)
     return rows
 
 

@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> Cost:
     import torch
 
     from detrkit import build_criterion, build_model
-    from detrkit.models.mask_head import every_query
+    from detrkit.models.mask_head import all_queries
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
@@ -60,9 +60,9 @@ def measure(args: argparse.Namespace) -> Cost:
         model.mask_head.register_forward_hook(lambda head, given, found: made.append(len(found)))
 
     def step() -> None:
-        out = model.objects(images, padding)
+        out = model.forward_detection(images, padding)
         if args.kind == "all":
-            found = out.segment(*every_query(out.boxes))
+            found = out.predict_masks(*all_queries(out.boxes))
             out = replace(out, masks=found.view(*out.boxes.shape[:2], *found.shape[1:]))
         criterion.weighted_sum(criterion(out, targets)).backward()
         optimizer.step()

@@ -149,7 +149,7 @@ def main() -> None:
         images = torch.rand(1, 3, *processed, device=device)
         padding = torch.zeros(1, *processed, dtype=torch.bool, device=device)
         with torch.no_grad():
-            boxes = milliseconds(lambda: model.objects(images, padding), device, args.repeats)
+            boxes = milliseconds(lambda: model.forward_detection(images, padding), device, args.repeats)
             whole = milliseconds(lambda: model(images, padding), device, args.repeats)
         print(f"detr_resnet50: {boxes:.1f} ms for boxes, {whole:.1f} ms with masks of all queries")
 

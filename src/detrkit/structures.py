@@ -5,9 +5,9 @@ Shapes: B images per batch, Q queries, C classes, n objects or detections of one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NotRequired, Protocol, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -146,14 +146,6 @@ class Batch:
         return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)  # type: ignore[arg-type]
 
 
-class Segment(Protocol):
-    """Makes the masks of chosen queries; a mask costs far more than a box, so none is made that nobody wants."""
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Which image of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float [N, h, w]."""
-        ...
-
-
 @dataclass(frozen=True)
 class Output:
     """What the model says of a batch, at its last decoder layer."""
@@ -163,10 +155,11 @@ class Output:
     boxes: Tensor
     """float [B, Q, 4]; cx, cy, w, h relative to the image without padding, in 0..1."""
     masks: Tensor | None = None
-    """float [B, Q, h, w] mask logits; None for a model without a mask head, and in training, where `segment` makes
-    those of matched queries alone."""
-    segment: Segment | None = None
-    """Makes the masks of chosen queries; None for a model without a mask head."""
+    """float [B, Q, h, w] mask logits; None for a model without a mask head, and in training, where `predict_masks` is
+    called for the matched queries alone."""
+    predict_masks: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Predicts masks for selected queries only, because masks are far more expensive than boxes: image indices int64
+    [N] and query indices int64 [N] -> mask logits float [N, h, w]. None for a model without a mask head."""
     padded_size: tuple[int, int] | None = None
     """(H, W) in pixels of the batch with its padding, which masks cover; None where nobody said, as with tensors given
     by hand."""

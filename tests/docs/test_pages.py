@@ -148,7 +148,7 @@ def test_a_translated_page_has_the_code_of_its_original(page: Page) -> None:
 
 def test_the_readme_quotes_the_forward_pass_as_it_is() -> None:
     quoted = [b.code for b in Page(ROOT / "README.md").blocks if b.code.startswith("def forward")]
-    methods = [textwrap.dedent(inspect.getsource(method)) for method in (DETR.forward, DETR.objects)]
+    methods = [textwrap.dedent(inspect.getsource(method)) for method in (DETR.forward, DETR.forward_detection)]
     assert quoted == ["\n\n".join(methods)]
 
 

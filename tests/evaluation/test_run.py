@@ -158,7 +158,7 @@ class Knowing:
     def eval(self) -> None:
         pass
 
-    def objects(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
+    def forward_detection(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
         assert not padding_mask.any()  # only images of one shape share a pass
         self.calls += 1
         logits = torch.full((len(images), 3, 4), -9.0)

@@ -125,13 +125,15 @@ def test_packages_that_are_not_there(
 def test_images_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
     network = open_exported(exported, "cpu")
     with pytest.raises(ConfigError, match="uint8"):
-        network.objects(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+        network.forward_detection(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     with pytest.raises(DataError, match="cannot run"):
-        network.objects(torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool))
+        network.forward_detection(
+            torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
+        )
     model = small_model("classic")
     write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", card(model, size=(64, 64)))
     with pytest.raises(ConfigError, match="at most 64 x 64"):
-        open_exported(tmp_path / "f.pt2", "cpu").objects(**batch((64, 96)))
+        open_exported(tmp_path / "f.pt2", "cpu").forward_detection(**batch((64, 96)))
 
 
 def test_files_that_were_cut_off(exported: Path, tmp_path: Path) -> None:

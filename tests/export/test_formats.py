@@ -30,7 +30,7 @@ def check(model: DETR, path: Path) -> None:
     network = open_exported(path, "cpu")
     for sizes in BATCHES:
         given, wanted = batch(*sizes), said(model, batch(*sizes))
-        out = network.objects(**given)
+        out = network.forward_detection(**given)
         for name, tensor in wanted.items():
             assert_close(getattr(out, name), tensor, rtol=1e-4, atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_openvino_rounds_where_it_is_told_to(classic: tuple[DETR, ExportedProgra
     network = open_exported(tmp_path / "model.xml", "cpu")
     assert network.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
     given = batch((96, 128))
-    assert_close(network.objects(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
+    assert_close(network.forward_detection(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
 
 
 def test_a_full_disk_leaves_nothing(
@@ -110,7 +110,7 @@ def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
     network = open_exported(path, "cpu")
     for sizes in ([(96, 128)], [(64, 97), (90, 64), (64, 64)]):
         given = batch(*sizes)
-        out, wanted = network.objects(**given), said(model, batch(*sizes, (96, 128)))
+        out, wanted = network.forward_detection(**given), said(model, batch(*sizes, (96, 128)))
         assert len(out.logits) == len(sizes)
         assert_close(out.logits, wanted["logits"][: len(sizes)], rtol=1e-4, atol=1e-4)
         assert_close(out.boxes, wanted["boxes"][: len(sizes)], rtol=1e-4, atol=1e-4)

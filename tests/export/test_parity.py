@@ -22,7 +22,7 @@ class Other(PlainNetwork):
         super().__init__(small_model(kind))
         self.change = change
 
-    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+    def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
         out = self.model(images, padding_mask)
         out = Output(
             *(each.flip(1) for each in (out.logits, out.boxes)),

@@ -160,4 +160,4 @@ def test_tensorrt(tmp_path: Path) -> None:
 
     with torch.no_grad():
         wanted = model(**batch((64, 64)))
-    assert torch.allclose(open_exported(path).objects(**batch((64, 64))).boxes, wanted.boxes, atol=1e-2)
+    assert torch.allclose(open_exported(path).forward_detection(**batch((64, 64))).boxes, wanted.boxes, atol=1e-2)

@@ -9,8 +9,8 @@ from torch import Tensor
 import detrkit
 from detrkit.structures import Target
 
+from .fake_gpu import GPU, DevicesMixedError, OnGpu, fake_gpu, put_on_gpu
 from .helpers import KINDS, batch, begin, excited, supervised
-from .pretended_gpu import GPU, DevicesMixedError, OnGpu, pretended_gpu, put_on_gpu
 
 
 def moved(target: Target) -> Target:
@@ -23,7 +23,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_learns_the_same(kind):
     start, taught = excited(begin(kind)), batch(3, 0, 9, seed=1)
     expected = supervised(start, taught)
     gradients = {name: p.grad for name, p in start.model.named_parameters() if p.grad is not None}
-    with pretended_gpu():
+    with fake_gpu():
         put_on_gpu(start.model)
         put_on_gpu(start.criterion)
         there = detrkit.Batch(taught.images.to(GPU), taught.padding_mask.to(GPU), [moved(t) for t in taught.targets])
@@ -42,7 +42,7 @@ def test_post_processing_on_a_gpu_mixes_no_devices(kind, task):
     model = excited(begin(kind, task=task)).model.eval()
     images, padding = torch.rand(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
     sizes = torch.tensor([[64, 96], [64, 80]])
-    with pretended_gpu(), torch.no_grad():
+    with fake_gpu(), torch.no_grad():
         put_on_gpu(model)
         out = model(images.to(GPU), padding.to(GPU))
         assert out.boxes.device == GPU
@@ -55,7 +55,7 @@ def test_post_processing_on_a_gpu_mixes_no_devices(kind, task):
 
 
 def test_a_mixture_is_found():
-    with pretended_gpu():
+    with fake_gpu():
         there, here = torch.ones(3, device=GPU), torch.arange(3)
         assert there.device == GPU
         assert (there + 1).cpu().tolist() == [2, 2, 2]

@@ -51,9 +51,9 @@ def test_only_masks_above_the_threshold_are_made(
     head = mask_detector.model.mask_head
     forward = head.forward
 
-    def spy(projected, finer, images, attention):
+    def spy(projected, high_res_features, images, attention):
         made.append(len(images))
-        return forward(projected, finer, images, attention)
+        return forward(projected, high_res_features, images, attention)
 
     monkeypatch.setattr(head, "forward", spy)
     found = mask_detector.predict(some_images / "5.png", threshold=limit)
@@ -177,13 +177,13 @@ def test_memory_that_runs_out_is_told_with_what_helps(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(mask_detector.model, "objects", full)
+    monkeypatch.setattr(mask_detector.model, "forward_detection", full)
     with pytest.raises(OutOfMemoryError, match="--threshold"):
         mask_detector.predict(some_images / "5.png")
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(mask_detector.model, "objects", broken)
+    monkeypatch.setattr(mask_detector.model, "forward_detection", broken)
     with pytest.raises(RuntimeError, match="something else"):
         mask_detector.panoptic(some_images / "5.png")

@@ -16,7 +16,7 @@ from detrkit.inference.backend import PlainNetwork
 from detrkit.inference.optimized import FastNetwork, chosen_precision, compiles
 from detrkit.inference.shape_buckets import Buckets
 from detrkit.models import DETR
-from detrkit.models.mask_head import every_query
+from detrkit.models.mask_head import all_queries
 from detrkit.structures import Output
 
 RECIPE = {
@@ -80,9 +80,9 @@ def assert_same(found: Output, expected: Output, tolerance: float) -> None:
     assert expected.logits.std() > 20 * tolerance  # else all would be the same
     torch.testing.assert_close(found.logits, expected.logits, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(found.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
-    if expected.segment is not None:
-        assert found.segment is not None
-        masks = [out.segment(*every_query(expected.boxes)) for out in (found, expected)]
+    if expected.predict_masks is not None:
+        assert found.predict_masks is not None
+        masks = [out.predict_masks(*all_queries(expected.boxes)) for out in (found, expected)]
         torch.testing.assert_close(*masks, atol=10 * tolerance, rtol=tolerance)
 
 
@@ -91,10 +91,10 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
     model = model_of(kind)
     batch = batch_of((96, 64), (70, 90))
     with torch.no_grad():
-        expected = PlainNetwork(model).objects(*batch)
-        assert_same(FastNetwork(model).objects(*batch), expected, 1e-4)
+        expected = PlainNetwork(model).forward_detection(*batch)
+        assert_same(FastNetwork(model).forward_detection(*batch), expected, 1e-4)
         normalised = model.backbone.normalise(*batch), batch[1]
-        assert_same(FastNetwork(model).objects(*normalised), expected, 1e-4)  # images that are floats already
+        assert_same(FastNetwork(model).forward_detection(*normalised), expected, 1e-4)  # images that are floats already
 
 
 def test_weights_and_maps_are_channels_last() -> None:
@@ -105,7 +105,7 @@ def test_weights_and_maps_are_channels_last() -> None:
     seen: list[torch.Tensor] = []
     network.model.backbone.register_forward_hook(lambda module, given, maps: seen.extend(maps))
     with torch.no_grad():
-        network.objects(*batch_of((96, 64)))
+        network.forward_detection(*batch_of((96, 64)))
     assert len(seen) == 3
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen)
 
@@ -115,15 +115,15 @@ def test_half_precision_is_close(kind: str) -> None:
     model = model_of(kind)
     batch = batch_of((96, 64), (70, 90))
     with torch.no_grad():
-        expected = PlainNetwork(model).objects(*batch)
-        found = FastNetwork(model, half=torch.bfloat16).objects(*batch)
+        expected = PlainNetwork(model).forward_detection(*batch)
+        found = FastNetwork(model, half=torch.bfloat16).forward_detection(*batch)
     assert found.logits.dtype == found.boxes.dtype == torch.float32
     # places that score alike may change ranks, so compare what is there whatever the order
     far = torch.cdist(expected.boxes, found.boxes, p=torch.inf).amin(2)
     assert far.median() < 0.02
     assert not torch.equal(found.logits, expected.logits)  # it did run in bf16
-    if expected.segment is not None:
-        assert found.segment(*every_query(found.boxes)).isfinite().all()
+    if expected.predict_masks is not None:
+        assert found.predict_masks(*all_queries(found.boxes)).isfinite().all()
 
 
 def test_half_weights_are_stored_so_and_norms_are_not() -> None:
@@ -140,10 +140,10 @@ def test_compiled_values_are_those_of_the_padded_batch(kind: str) -> None:
     images, padding = batch_of((96, 64), (90, 60), (96, 64))
     network = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager")
     with torch.no_grad():
-        found = network.objects(images[:, :, :90, :60], padding[:, :90, :60])
+        found = network.forward_detection(images[:, :, :90, :60], padding[:, :90, :60])
         images[:, :, 90:], images[..., 60:] = 0, 0
         padding[:, 90:], padding[..., 60:] = True, True
-        assert_same(found, FastNetwork(model).objects(images, padding), 1e-5)
+        assert_same(found, FastNetwork(model).forward_detection(images, padding), 1e-5)
     assert list(network.compiled) == [(4, 96, 64)]  # the next power of 2
     assert found.logits.shape[0] == 3
 
@@ -153,8 +153,8 @@ def test_a_image_in_its_bucket_has_the_exact_values() -> None:
     model = tiny_model()
     batch = batch_of((96, 64))
     with torch.no_grad():
-        found = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager").objects(*batch)
-        assert_same(found, PlainNetwork(model).objects(*batch), 1e-4)
+        found = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager").forward_detection(*batch)
+        assert_same(found, PlainNetwork(model).forward_detection(*batch), 1e-4)
 
 
 def test_images_of_any_size_do_not_compile_without_end() -> None:
@@ -186,7 +186,7 @@ def test_what_is_larger_than_all_buckets_runs_uncompiled() -> None:
     batch = batch_of((96, 200))
     network = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager")
     with torch.no_grad():
-        assert_same(network.objects(*batch), PlainNetwork(model).objects(*batch), 1e-4)
+        assert_same(network.forward_detection(*batch), PlainNetwork(model).forward_detection(*batch), 1e-4)
     assert network.compiled == {}
 
 
@@ -241,7 +241,7 @@ def test_a_missing_compiler_is_told() -> None:
     torch._dynamo.reset()
     network = FastNetwork(tiny_model(), buckets=Buckets.of(64, 107), backend=broken)
     with pytest.raises(ConfigError, match=r"expected a C\+\+ compiler .* --compile off"):
-        network.objects(*batch_of((64, 64)))
+        network.forward_detection(*batch_of((64, 64)))
 
 
 def test_what_auto_means() -> None:

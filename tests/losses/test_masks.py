@@ -103,9 +103,9 @@ def test_matched_queries_alone_teach_what_the_masks_of_all_do(kind: str) -> None
         model, criterion = model_and_criterion(kind)
         made: list[int] = []
         model.mask_head.register_forward_hook(lambda head, given, masks, made=made: made.append(len(masks)))
-        out = model.eval()(*batch) if every else model.eval().objects(*batch)
+        out = model.eval()(*batch) if every else model.eval().forward_detection(*batch)
         assert (out.masks is not None) is every
-        out = replace(out, segment=None) if every else out
+        out = replace(out, predict_masks=None) if every else out
         losses = criterion(out, targets)
         criterion.weighted_sum(losses).backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

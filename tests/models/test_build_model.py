@@ -48,7 +48,7 @@ def test_every_setting_gives_outputs_and_gradients(settings):
     assert out.logits.shape == (2, 6, 5)
     assert out.boxes.shape == (2, 6, 4)
     assert out.masks is None  # made in evaluation, or when asked for
-    assert (out.segment is not None) == settings.get("masks", False)
+    assert (out.predict_masks is not None) == settings.get("masks", False)
     assert [(a.logits.shape, a.boxes.shape) for a in out.aux] == [((2, 6, 5), (2, 6, 4))] * (layers - 1)
     assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
 

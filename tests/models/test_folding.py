@@ -121,10 +121,10 @@ def test_the_last_layer_alone_says_what_it_says_among_all(refines: str) -> None:
         for each in head if isinstance(head, nn.ModuleList) else [head]:
             each.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
     with torch.no_grad():
-        expected = model.objects(images, padding)
+        expected = model.forward_detection(images, padding)
         assert calls == {"class": 3, "box": 3}
         calls.update({"class": 0, "box": 0})
-        found = model.objects(images, padding, last_only=True)
+        found = model.forward_detection(images, padding, last_only=True)
     assert calls == {"class": 3 if "scores" in refines else 1, "box": 3 if "boxes" in refines else 1}
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.boxes, expected.boxes)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from detrkit.errors import ConfigError
 from detrkit.models import DETR
 from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
-from detrkit.models.mask_head import AttentionMap, MaskHead, every_query
+from detrkit.models.mask_head import AttentionMap, MaskHead, all_queries
 from models.small import small_model, some_images
 
 DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigmoid": True}
@@ -54,10 +54,10 @@ def test_masks_of_chosen_queries_are_those_among_the_masks_of_all(model: DETR) -
     assert out.padded_size == (90, 96)
     assert out.masks.std() > 1e-3
     images, queries = torch.tensor([1, 0, 1, 1]), torch.tensor([2, 5, 2, 0])
-    chosen = model.objects(*batch).segment(images, queries)
+    chosen = model.forward_detection(*batch).predict_masks(images, queries)
     torch.testing.assert_close(chosen, out.masks[images, queries], rtol=1e-5, atol=1e-5)
-    assert model.objects(*batch).masks is None
-    assert out.segment(images[:0], queries[:0]).shape == (0, 23, 24)
+    assert model.forward_detection(*batch).masks is None
+    assert out.predict_masks(images[:0], queries[:0]).shape == (0, 23, 24)
 
 
 def test_training_makes_none_unless_asked(model: DETR) -> None:
@@ -67,14 +67,14 @@ def test_training_makes_none_unless_asked(model: DETR) -> None:
     out = model.train()(*some_images((64, 64), (64, 64)))
     assert out.masks is None
     assert made == []
-    out.segment(torch.tensor([1]), torch.tensor([3]))
+    out.predict_masks(torch.tensor([1]), torch.tensor([3]))
     assert made == [1]
 
 
 def test_a_model_for_boxes_has_neither() -> None:
     model = small_model().eval()
     out = model(*some_images((64, 64)))
-    assert (out.masks, out.segment, out.padded_size, model.backbone.finer) == (None, None, None, 0)
+    assert (out.masks, out.predict_masks, out.padded_size, model.backbone.num_high_res) == (None, None, None, 0)
     assert not any(key.startswith("detr.") for key in model.state_dict())
 
 
@@ -82,7 +82,7 @@ def test_masks_teach_every_part_but_not_the_boxes() -> None:
     """What a mask is made of learns from it; the box that it is made beside has losses of its own."""
     model = with_masks("hybrid").train()
     out = model(*some_images((64, 64), (64, 64)))
-    out.segment(torch.tensor([0, 1]), torch.tensor([0, 4])).square().sum().backward()
+    out.predict_masks(torch.tensor([0, 1]), torch.tensor([0, 4])).square().sum().backward()
     taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"backbone", "input_proj", "transformer", "mask_head"} <= taught
     assert "bbox_embed" not in taught
@@ -95,24 +95,24 @@ def test_padding_changes_nothing(kind: str) -> None:
     model = with_masks(kind).eval()
     images, padding = some_images((128, 128))
     maps = model.backbone(images)
-    finer, projected = maps[: model.backbone.finer], model.input_proj(maps[model.backbone.finer :])
+    high_res, projected = maps[: model.backbone.num_high_res], model.input_proj(maps[model.backbone.num_high_res :])
     objects, boxes = torch.randn(1, 1, 32), torch.tensor([[[0.4, 0.5, 0.3, 0.6]]])
 
-    def see(finer: list[torch.Tensor], maps: list[torch.Tensor], padding: torch.Tensor) -> torch.Tensor:
+    def see(high_res: list[torch.Tensor], maps: list[torch.Tensor], padding: torch.Tensor) -> torch.Tensor:
         levels = model.backbone.place(maps, padding)
         memory = model.transformer.encoder(levels)
-        make = model._masks(objects, boxes, memory, levels, finer, padding)
+        make = model._masks(objects, boxes, memory, levels, high_res, padding)
         return make(torch.tensor([0]), torch.tensor([0]))
 
     def padded(maps: list[torch.Tensor]) -> list[torch.Tensor]:
         return [F.pad(m, (0, m.shape[3], 0, (m.shape[2] + 1) // 2), value=3.0) for m in maps]
 
-    alone = see(finer, projected, padding)
+    alone = see(high_res, projected, padding)
     wide = F.pad(padding, (0, 128, 0, 64), value=True)
-    beside = see(padded(finer), padded(projected), wide)[..., :32, :32]
+    beside = see(padded(high_res), padded(projected), wide)[..., :32, :32]
     assert alone.std() > 1e-3
     torch.testing.assert_close(beside, alone, rtol=0, atol=1e-4)
-    unmarked = see(padded(finer), padded(projected), torch.zeros_like(wide))[..., :32, :32]
+    unmarked = see(padded(high_res), padded(projected), torch.zeros_like(wide))[..., :32, :32]
     assert (unmarked - alone).abs().max() > 1e-3  # so the law is not empty
 
 
@@ -122,9 +122,9 @@ def test_half_precision_is_that_of_the_model_whenever_masks_are_made(kind: str) 
     model, batch = with_masks(kind).eval(), some_images((64, 96))
     exact = model(*batch).masks
     with torch.autocast("cpu", torch.bfloat16):
-        out = model.objects(*batch)
-        inside = out.segment(*every_query(out.boxes))
-    outside = out.segment(*every_query(out.boxes))
+        out = model.forward_detection(*batch)
+        inside = out.predict_masks(*all_queries(out.boxes))
+    outside = out.predict_masks(*all_queries(out.boxes))
     assert outside.dtype == torch.float32
     assert torch.equal(inside, outside)
     assert 0 < (outside.view_as(exact) - exact).abs().max() < 0.2 * exact.abs().max()
@@ -167,18 +167,18 @@ def test_the_classic_head_is_what_the_paper_draws() -> None:
     torch.manual_seed(0)
     head = MaskHead(32, 2, channels=(5, 6, 7))
     projected, attention = torch.randn(2, 32, 3, 4), torch.randn(3, 2, 3, 4)
-    finer = [torch.randn(2, c, 3 * 2**k, 4 * 2**k) for c, k in ((5, 3), (6, 2), (7, 1))]
+    high_res = [torch.randn(2, c, 3 * 2**k, 4 * 2**k) for c, k in ((5, 3), (6, 2), (7, 1))]
     images = torch.tensor([1, 0, 1])
     weights = attention.flatten(1).softmax(1).view(3, 2, 3, 4)
     x = torch.cat([projected[images], weights], 1)
     x = head.gn1(head.lay1(x)).relu()
     x = head.gn2(head.lay2(x)).relu()
     for k, adapter in enumerate((head.adapter1, head.adapter2, head.adapter3)):
-        fine = finer[2 - k]
+        fine = high_res[2 - k]
         x = adapter(fine)[images] + F.interpolate(x, size=fine.shape[2:], mode="nearest")
         x = getattr(head, f"gn{k + 3}")(getattr(head, f"lay{k + 3}")(x)).relu()
     expected = head.out_lay(x)[:, 0]
-    torch.testing.assert_close(head(projected, finer, images, attention), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head(projected, high_res, images, attention), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_of_a_query_sees_places_relative_to_its_box() -> None:
@@ -210,10 +210,10 @@ def _centers(count: int, *inside: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["classic", "hybrid"])
 def test_masks_compile_into_one_graph(kind: str) -> None:
     model = with_masks(kind).eval()
-    out = model.objects(*some_images((64, 64)))
-    compiled = torch.compile(out.segment.make, backend="eager", fullgraph=True)
+    out = model.forward_detection(*some_images((64, 64)))
+    compiled = torch.compile(out.predict_masks.make, backend="eager", fullgraph=True)
     pairs = torch.tensor([0, 0]), torch.tensor([1, 5])
-    torch.testing.assert_close(compiled(*pairs), out.segment(*pairs))
+    torch.testing.assert_close(compiled(*pairs), out.predict_masks(*pairs))
 
 
 def test_backbones_that_pad_images_or_have_no_fine_map() -> None:

@@ -73,7 +73,7 @@ def test_masks_are_made_only_of_what_is_kept_and_once():
     asked = []
     masks = blobs(6, (64, 80), 3).masks
 
-    def segment(images, queries):
+    def predict_masks(images, queries):
         asked.extend(zip(images.tolist(), queries.tolist(), strict=True))
         return masks.repeat(2, 1, 1, 1)[images, queries]
 
@@ -81,7 +81,7 @@ def test_masks_are_made_only_of_what_is_kept_and_once():
     logits[0, 4, :2] = 5.0  # under two classes
     logits[1, 1, 2] = logits[1, 3, 0] = 1.0
     logits[1, 1, 2] = 2.0
-    out = Output(logits, torch.rand(2, 6, 4), segment=segment, sigmoid=True)
+    out = Output(logits, torch.rand(2, 6, 4), predict_masks=predict_masks, sigmoid=True)
     sizes = torch.tensor([[64, 80]] * 2)
     first, second = postprocess(out, sizes, threshold=0.5)
     assert asked == [(0, 4), (1, 1), (1, 3)]

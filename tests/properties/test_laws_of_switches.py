@@ -96,8 +96,11 @@ def test_switches_thrown_at_random(first: int) -> None:
                     assert parameter.grad.isfinite().all(), name
         model.eval()
         with torch.no_grad():
-            out, last = model.objects(images, padding), model.objects(images, padding, last_only=True)
-            alone = model.objects(images[:1], padding[:1])
+            out, last = (
+                model.forward_detection(images, padding),
+                model.forward_detection(images, padding, last_only=True),
+            )
+            alone = model.forward_detection(images[:1], padding[:1])
         for logits, boxes in ((last.logits[:1], last.boxes[:1]), (alone.logits, alone.boxes)):
             torch.testing.assert_close(logits, out.logits[:1], rtol=0, atol=1e-4)
             torch.testing.assert_close(boxes, out.boxes[:1], rtol=0, atol=1e-4)

@@ -65,7 +65,7 @@ class Seer(nn.Module):
         super().__init__()
         self.perfect, self.asked = perfect, 0
 
-    def objects(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
+    def forward_detection(self, images: torch.Tensor, padding_mask: torch.Tensor) -> Output:
         logits = torch.zeros(len(images), QUERIES, 4)
         logits[..., 3] = 8
         boxes = torch.full((len(images), QUERIES, 4), 0.5)
@@ -85,11 +85,11 @@ class Seer(nn.Module):
                 if wrong == 3:
                     logits[i, k, 3] = 30
 
-        def segment(images: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        def predict_masks(images: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
             self.asked += len(queries)
             return masks[images, queries]
 
-        return Output(logits, boxes, segment=segment, padded_size=PADDED)
+        return Output(logits, boxes, predict_masks=predict_masks, padded_size=PADDED)
 
 
 def batches(image_ids: list[int], size: int = 2) -> list[Batch]:

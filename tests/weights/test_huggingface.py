@@ -1,4 +1,4 @@
-"""A twin of transformers gives the same results from the same weights, in both directions."""
+"""A reference model of transformers gives the same results from the same weights, in both directions."""
 
 import json
 from dataclasses import replace
@@ -30,8 +30,8 @@ SIZES = {
 TIMM = {"use_timm_backbone": True, "use_pretrained_backbone": False}
 
 
-def twin_config(kind: str) -> Any:
-    """Configurations of the twin: its own ResNet, or timm's; learned positions; dilation, which only timm's can."""
+def hf_config(kind: str) -> Any:
+    """Reference configurations: their own ResNet or timm's; learned positions; dilation, which only timm's has."""
     own: dict[str, Any] = {"backbone_config": transformers.ResNetConfig(**RESNET18)}
     kinds: dict[str, dict[str, Any]] = {
         "resnet18": own,
@@ -63,8 +63,8 @@ def agree(reference: Any, model: DETR) -> None:
     "kind",
     ["resnet18", "resnet18, learned positions, gelu", "resnet50", "timm resnet18", "timm resnet50, dilation"],
 )
-def test_twin(tmp_path: Path, kind: str) -> None:
-    reference = transformers.DetrForObjectDetection(twin_config(kind))
+def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
+    reference = transformers.DetrForObjectDetection(hf_config(kind))
     reference.load_state_dict(fill(reference.state_dict()))
     reference.save_pretrained(tmp_path / "theirs")
     weights = load_weights(tmp_path / "theirs")

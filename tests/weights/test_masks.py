@@ -104,7 +104,7 @@ def test_pth_there_and_back(tmp_path: Path, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["resnet18", "timm resnet50, dilation"])
-def test_twin(tmp_path: Path, kind: str) -> None:
+def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
     """`DetrForSegmentation` gives the same masks, in both directions."""
     transformers = pytest.importorskip("transformers")
     if "timm" in kind:

@@ -88,11 +88,11 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
 
     @torch.no_grad()
     def run_fast() -> object:
-        out = fast.network.objects(images, padding)
-        if out.masks is None and out.segment is not None:
+        out = fast.network.forward_detection(images, padding)
+        if out.masks is None and out.predict_masks is not None:
             each = min(KEPT, out.boxes.shape[1])
             places = torch.arange(size * each, device=device)
-            return out.segment(places // each, places % each)
+            return out.predict_masks(places // each, places % each)
         return out
 
     held = bytes_of([*slow.model.parameters(), *slow.model.buffers()])

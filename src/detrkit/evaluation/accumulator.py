@@ -162,4 +162,4 @@ def collect_batches(
 ) -> None:
     """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
     for batch in batches:
-        collector.add(model.objects(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)
+        collector.add(model.forward_detection(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)

@@ -1,4 +1,4 @@
-"""The graph that is exported: the model's own `objects`, with plain tensors in and out, for images of any size.
+"""The graph that is exported: the model's own `forward_detection`, with plain tensors in and out, for any image size.
 
     images uint8 [B, 3, H, W] (RGB pixels), padding_mask bool [B, H, W] (True = padding)
         -> logits [B, Q, C or C + 1], boxes [B, Q, 4] (cx, cy, w, h in 0..1), masks [B, Q, h, w] (logits)
@@ -56,7 +56,7 @@ class Graph(nn.Module):
         """What the model says, of the queries that are wanted, in float32."""
         images = self.model.backbone.normalise(images, padding_mask)
         with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
-            out = self.model.objects(images, padding_mask)
+            out = self.model.forward_detection(images, padding_mask)
             logits, boxes, masks = out.logits.float(), out.boxes.float(), None
             batch, count = logits.shape[:2]
             queries = torch.arange(count, device=logits.device).expand(batch, -1)
@@ -65,9 +65,9 @@ class Graph(nn.Module):
                 queries = known.amax(-1).topk(self.max_queries).indices
                 logits = logits.gather(1, queries[..., None].expand(-1, -1, logits.shape[-1]))
                 boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-            if out.segment:
+            if out.predict_masks:
                 image_indices = torch.arange(batch, device=logits.device)[:, None].expand(queries.shape)
-                rows = out.segment(image_indices.reshape(-1), queries.reshape(-1))
+                rows = out.predict_masks(image_indices.reshape(-1), queries.reshape(-1))
                 masks = rows.view(*queries.shape, *rows.shape[1:])
         return Output(logits, boxes, masks, sigmoid=self.model.sigmoid)
 

@@ -145,8 +145,8 @@ class _Rows:
         if out.masks is not None:
             of_all = out.masks
             masks = lambda image, queries: of_all[image, queries]  # noqa: E731
-        elif out.segment is not None:
-            segment = out.segment
+        elif out.predict_masks is not None:
+            segment = out.predict_masks
             masks = lambda image, queries: segment(torch.full_like(queries, image), queries)  # noqa: E731
         return cls(logits.sigmoid() if out.sigmoid else logits.softmax(-1)[..., :-1], out.boxes.float().cpu(), masks)
 
@@ -167,14 +167,14 @@ def _compared(
     reference: Detector, exported: Detector, card: Card | None, images: Tensor, padding_mask: Tensor
 ) -> OutputRow:
     size = images.shape[-2], images.shape[-1]
-    found, ms_found = _timed(lambda: exported.network.objects(images, padding_mask), len(images))
+    found, ms_found = _timed(lambda: exported.network.forward_detection(images, padding_mask), len(images))
     if card and card.builtin:
         assert card.size
         graph = BuiltinGraph(Graph(reference.model), card.image_size, card.size)
         told, ms_wanted = _timed(lambda: graph(images), len(images))
         wanted = _Rows.of_detections(told, len(card.categories), size)
     else:
-        out, ms_wanted = _timed(lambda: reference.network.objects(images, padding_mask), len(images))
+        out, ms_wanted = _timed(lambda: reference.network.forward_detection(images, padding_mask), len(images))
         wanted = _Rows.of_output(out)
     if any(each.isnan().any() for each in (found.logits, found.boxes, found.masks) if each is not None):
         precision = card.precision if card else "fp32"

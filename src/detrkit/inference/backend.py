@@ -25,11 +25,11 @@ class Network(Protocol):
     sigmoid: bool
     """See `Output.sigmoid`."""
     makes_masks: bool
-    """Whether outputs have `masks` or `segment`."""
+    """Whether outputs have `masks` or `predict_masks`."""
     num_queries: int
     """Q, the most objects that can be found in one image."""
 
-    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
+    def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
         """What the network says of a batch; called without gradients.
 
         Args:
@@ -37,7 +37,7 @@ class Network(Protocol):
             padding_mask: bool [B, H, W], True = padding.
 
         Returns:
-            On `device`, float32, without `aux`; masks as `masks` or, better, as `segment`.
+            On `device`, float32, without `aux`; masks as `masks` or, better, as `predict_masks`.
         """
         ...
 
@@ -52,6 +52,6 @@ class PlainNetwork:
         self.square_resize, self.sigmoid, self.num_queries = model.square_resize, model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
 
-    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Network.objects`."""
-        return self.model.objects(images.to(self.device), padding_mask.to(self.device))
+    def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `Network.forward_detection`."""
+        return self.model.forward_detection(images.to(self.device), padding_mask.to(self.device))

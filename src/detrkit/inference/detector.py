@@ -374,7 +374,7 @@ class Detector:
         """
         with memory_explained():
             processed, sizes = sizes_of(batch)
-            out = self.network.objects(batch.images, batch.padding_mask)
+            out = self.network.forward_detection(batch.images, batch.padding_mask)
             found = postprocess(
                 out,
                 sizes,
@@ -393,5 +393,5 @@ class Detector:
         things = self.categories.isthing or (True,) * len(self.categories)
         with memory_explained():
             sizes = sizes_of(batch)
-            maps = panoptic(self.network.objects(batch.images, batch.padding_mask), *sizes, things, threshold)
+            maps = panoptic(self.network.forward_detection(batch.images, batch.padding_mask), *sizes, things, threshold)
         return [with_names(each, self.categories) for each in maps]

@@ -40,8 +40,8 @@ class ExportedNetwork:
         self.square_resize, self.sigmoid, self.makes_masks = card.square_resize, card.sigmoid, card.masks
         self.num_queries = card.num_queries
 
-    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Network.objects`; images must be pixels.
+    def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `Network.forward_detection`; images must be pixels.
 
         A graph of fixed size gets smaller images padded, one of a fixed batch as many at a time as it takes.
 

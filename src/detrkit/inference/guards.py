@@ -66,7 +66,7 @@ def check_parts(model: object, categories: object) -> None:
     Raises:
         ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
     """
-    if not hasattr(model, "objects"):
+    if not hasattr(model, "forward_detection"):
         raise ConfigError(
             f"expected a model that build_model made, found a {type(model).__name__}; weights in files are loaded "
             "with Detector.load"

@@ -71,8 +71,8 @@ class FastNetwork:
         """By batch size, height and width."""
 
     @torch.no_grad()
-    def objects(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `network.Network.objects`."""
+    def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
+        """See `network.Network.forward_detection`."""
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         padding_mask = padding_mask.to(self.device, non_blocking=True)
         shape = self.buckets and self.buckets.fit(images.shape[-2], images.shape[-1])
@@ -88,7 +88,7 @@ class FastNetwork:
 
     def _look(self, images: Tensor, padding_mask: Tensor) -> Output:
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            out = self.model.objects(images, padding_mask, last_only=True)
+            out = self.model.forward_detection(images, padding_mask, last_only=True)
         return replace(out, logits=out.logits.float(), boxes=out.boxes.float())
 
     def _compiled(self, images: Tensor) -> Look:

@@ -215,7 +215,7 @@ def panoptic(
             range, `is_thing` does not know a class that was found, or an image of `processed_sizes` is larger than the
             batch.
     """
-    if expect_output(out).masks is None and out.segment is None:
+    if expect_output(out).masks is None and out.predict_masks is None:
         raise ConfigError(
             "expected the output of a model with a mask head for panoptic maps, found none; build or train it with "
             "masks (--task panoptic)"
@@ -327,13 +327,13 @@ def _mask_logits(out: Output, image: int, queries: Tensor) -> Tensor:
     """Of some queries [n] of one image, float32 [n, h, w]."""
     if out.masks is not None:
         return out.masks[image, queries].float()
-    assert out.segment is not None
-    return out.segment(torch.full_like(queries, image), queries).float()
+    assert out.predict_masks is not None
+    return out.predict_masks(torch.full_like(queries, image), queries).float()
 
 
 def _mask_sizes(out: Output, sizes: Tensor, processed_sizes: Tensor | None) -> Tensor | None:
     """The sizes in the batch of images whose masks are to be made; None: make none."""
-    if out.masks is None and out.segment is None:
+    if out.masks is None and out.predict_masks is None:
         return None
     if processed_sizes is not None:
         _check_inside(out, _pairs(processed_sizes))

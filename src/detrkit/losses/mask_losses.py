@@ -107,8 +107,8 @@ def _masks_found(out: Output, images: Tensor, queries: Tensor) -> Tensor:
     """Mask logits of pairs, float32 [M, h, w]."""
     if out.masks is not None:
         return out.masks[images, queries].float()
-    if out.segment is not None:
-        return out.segment(images, queries).float()
+    if out.predict_masks is not None:
+        return out.predict_masks(images, queries).float()
     if len(images):
         raise ConfigError("expected a model with masks=True for a criterion with masks=True, found one without")
     return out.logits.new_zeros(0, 1, 1, dtype=torch.float32)

@@ -28,7 +28,7 @@ from detrkit.models.mask_head import (
     MaskHead,
     Segmenter,
     add_prefix,
-    every_query,
+    all_queries,
     remove_prefix,
 )
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries
@@ -76,7 +76,7 @@ class DETR(nn.Module):
             k_one2many: how many of the hybrid queries each object is matched with.
             square_resize: whether images are to be resized to squares, whatever their shape; noted for those who do it.
             bbox_attention: where queries look, for a classic `mask_head`.
-            mask_head: makes masks; the backbone then gives finer maps for it, before those for `input_proj`.
+            mask_head: makes masks; the backbone then gives high-resolution maps for it, before those for `input_proj`.
         """
         super().__init__()
         self.transformer = transformer
@@ -102,13 +102,13 @@ class DETR(nn.Module):
         Images of uint8 are RGB pixels, which are normalised here: they are a quarter as large on their way.
         In training, `targets` feed the denoising queries, and nothing else; masks are made later, of matched queries.
         """
-        out = self.objects(images, padding_mask, targets)
-        if self.training or out.segment is None:
+        out = self.forward_detection(images, padding_mask, targets)
+        if self.training or out.predict_masks is None:
             return out
-        masks = out.segment(*every_query(out.boxes))
+        masks = out.predict_masks(*all_queries(out.boxes))
         return replace(out, masks=masks.view(*out.boxes.shape[:2], *masks.shape[1:]))
 
-    def objects(
+    def forward_detection(
         self,
         images: Tensor,
         padding_mask: Tensor,
@@ -116,13 +116,13 @@ class DETR(nn.Module):
         *,
         last_only: bool = False,
     ) -> Output:
-        """All that `forward` does but for the masks, which `Output.segment` makes of the queries that are wanted.
+        """All that `forward` does but for the masks, which `Output.predict_masks` makes of the queries that are wanted.
 
         With `last_only`, which is for evaluation, nothing is computed for `aux` alone, and it is empty.
         """
         images = self.backbone.normalise(images, padding_mask)
         maps = self.backbone(images)
-        finer, maps = maps[: self.backbone.finer], maps[self.backbone.finer :]  # the finer ones are for masks alone
+        high_res_features, maps = maps[: self.backbone.num_high_res], maps[self.backbone.num_high_res :]
         levels = self.backbone.place(self.input_proj(maps), padding_mask)
         memory = self.transformer.encoder(levels)
         dense = self.dense_head(memory) if self.dense_head and (self._teaching or self.seeded_by_dense) else None
@@ -131,8 +131,10 @@ class DETR(nn.Module):
         out, branches = self._split(layers, queries.runs, noised)
         if self.mask_head:
             size = images.shape[-2], images.shape[-1]
-            make = self._masks(hidden[:, : self.num_queries], out.boxes, memory, levels, finer, padding_mask)
-            out = replace(out, segment=Segmenter(make, size, images.device.type), padded_size=size)
+            make = self._masks(
+                hidden[:, : self.num_queries], out.boxes, memory, levels, high_res_features, padding_mask
+            )
+            out = replace(out, predict_masks=Segmenter(make, size, images.device.type), padded_size=size)
         if not self._teaching:
             return out
         if queries.proposals:
@@ -214,7 +216,7 @@ class DETR(nn.Module):
         boxes: Tensor,
         memory: Memory,
         levels: Sequence[Level],
-        finer: Sequence[Tensor],
+        high_res_features: Sequence[Tensor],
         padding_mask: Tensor,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes masks of pairs, images [N] and queries [N], once it is known which ones are wanted.
@@ -224,19 +226,19 @@ class DETR(nn.Module):
             boxes: its boxes, [B, Q, 4].
             memory: of the encoder.
             levels: what the encoder was given.
-            finer: the backbone's maps for masks alone, finest first.
+            high_res_features: the backbone's maps for masks alone, finest first.
             padding_mask: of the images.
         """
         maps = memory.maps()
         if isinstance(self.mask_head, DynamicMaskHead):
-            dynamic, maps = self.mask_head, [*finer, *maps]
+            dynamic, maps = self.mask_head, [*high_res_features, *maps]
             features = dynamic.features(maps, self.backbone.paddings(maps, padding_mask))
             return lambda images, queries: dynamic(features, images, objects[images, queries], boxes[images, queries])
         assert self.mask_head
         assert self.bbox_attention
         head, (level,), (seen,) = self.mask_head, levels, maps
         attention = self.bbox_attention(objects, seen, level.padding)
-        return lambda images, queries: head(level.features, finer, images, attention[images, queries])
+        return lambda images, queries: head(level.features, high_res_features, images, attention[images, queries])
 
     @property
     def seeded_by_dense(self) -> bool:

@@ -63,7 +63,7 @@ class MaskHead(nn.Module):
         Args:
             dim: D.
             heads: of the attention maps.
-            channels: of the backbone's finer maps, finest first; three.
+            channels: of the three high-resolution maps of the backbone, finest first.
         """
         super().__init__()
         half, quarter, eighth, sixteenth = (max(1, dim // k) for k in (2, 4, 8, 16))
@@ -77,12 +77,14 @@ class MaskHead(nn.Module):
             _conv(before, after, 1) for before, after in zip(reversed(channels), (half, quarter, eighth), strict=True)
         )
 
-    def forward(self, projected: Tensor, finer: Sequence[Tensor], images: Tensor, attention: Tensor) -> Tensor:
+    def forward(
+        self, projected: Tensor, high_res_features: Sequence[Tensor], images: Tensor, attention: Tensor
+    ) -> Tensor:
         """Masks of N pairs. What is of the image alone is computed once per image.
 
         Args:
             projected: the coarsest map as the encoder gets it, [B, D, h, w].
-            finer: the backbone's finer maps [B, C, h, w], finest first.
+            high_res_features: the backbone's maps at high resolution, [B, C, h, w], finest first.
             images: which image of the batch, int64 [N].
             attention: logits of where the query looks, [N, heads, h, w].
 
@@ -97,7 +99,7 @@ class MaskHead(nn.Module):
         x = image.index_select(0, images) + F.conv2d(weights, lay1.weight[:, dim:], padding=1)
         x = self.lay2(self.gn1(x).relu())
         for features, adapter, norm, conv in zip(
-            reversed(finer),
+            reversed(high_res_features),
             (self.adapter1, self.adapter2, self.adapter3),
             (self.gn2, self.gn3, self.gn4),
             (self.lay3, self.lay4, self.lay5),
@@ -123,7 +125,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class Segmenter:
-    """Masks of chosen queries: (images [N], queries [N]) -> logits [N, h, w]; see `structures.Segment`.
+    """Masks of chosen queries: (images [N], queries [N]) -> logits [N, h, w]; see `structures.MaskPredictor`.
 
     Asked at any later time, it computes in the precision that the model ran in.
     """
@@ -152,7 +154,7 @@ def _exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def every_query(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def all_queries(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs (image, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
     batch, count = boxes.shape[:2]
     images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)

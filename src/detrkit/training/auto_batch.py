@@ -101,10 +101,10 @@ def _step(model: DETR, count: int, height: int, width: int, device: torch.device
     outputs = [out, *(branch.output for branch in out.branches)]
     layers = [layer for output in outputs for layer in (output, *output.aux)]
     means = [layer.logits.float().mean() + layer.boxes.float().mean() for layer in layers]
-    if out.segment:
+    if out.predict_masks:
         each = min(MASKS, out.boxes.shape[1])
         places = torch.arange(count * each, device=device)
-        means.append(out.segment(places // each, places % each).mean())
+        means.append(out.predict_masks(places // each, places % each).mean())
     torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
 
 

@@ -127,7 +127,7 @@ class Validator:
                 continue
             batch = batch.to(device, non_blocking=True)
             with precision():
-                out = model.objects(batch.images, batch.padding_mask)
+                out = model.forward_detection(batch.images, batch.padding_mask)
             losses = self.criterion(out, batch.targets)
             losses = {"loss": self.criterion.weighted_sum(losses), **losses}
             values = torch.stack([v.float() for v in (*losses.values(), out.logits.sum(), out.boxes.sum())]).tolist()

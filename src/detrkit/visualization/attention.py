@@ -76,7 +76,7 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     encoder = _last_attention(model.transformer.encoder, "self_attn")
     try:
         with record_looks(decoder) as looks, record_looks(encoder) as exchanges:
-            out = model.objects(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
+            out = model.forward_detection(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -84,7 +84,7 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     height, width = batch.images.shape[-2:]
 
     def covered(level: int) -> tuple[float, float]:
-        stride = model.backbone.strides[model.backbone.finer] * 2**level
+        stride = model.backbone.strides[model.backbone.num_high_res] * 2**level
         return shapes[level][0] * stride / height, shapes[level][1] * stride / width
 
     def segment(query: int) -> Tensor:
@@ -97,14 +97,14 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     (look,) = looks
     asking = len(shapes) - 1 if isinstance(model.transformer.encoder, HybridEncoder) else 0
     return Attention(
-        detections=postprocess(replace(out, segment=None), torch.tensor([image.shape[1:]]), top_k=0)[0]
+        detections=postprocess(replace(out, predict_masks=None), torch.tensor([image.shape[1:]]), top_k=0)[0]
         .cpu()
         .with_categories(detector.categories),
         decoder=look if isinstance(look, Points) else Map(on_finest(look, shapes), covered(0)),
         encoder=_by_place(exchanges[0], shapes[asking:], covered(asking)) if exchanges else None,
         covered=covered(asking),
         mask_head=None if mask_look is None else Map(mask_look, covered(0)),
-        segment=segment if out.segment else None,
+        segment=segment if out.predict_masks else None,
     )
 
 

@@ -37,18 +37,18 @@ class Features(nn.Module):
         std: tuple[float, float, float] = IMAGENET_STD,
         multiple: int = 1,
         channels_last: bool = False,
-        finer: int = 0,
+        num_high_res: int = 0,
     ) -> None:
         """The channels and the stride of each map, finest first; what `body` gives must be in that order.
 
         `mean` and `std` are those of its images (RGB in 0..1), `multiple` what heights and widths must be a multiple
-        of; `channels_last` says that `body` gives maps [B, h, w, C]; the first `finer` maps are
+        of; `channels_last` says that `body` gives maps [B, h, w, C]; the first `num_high_res` maps are
         for masks alone.
         """
         super().__init__()
         self.body = body
         self.channels, self.strides, self.mean, self.std = channels, strides, mean, std
-        self.multiple, self.channels_last, self.finer = multiple, channels_last, finer
+        self.multiple, self.channels_last, self.num_high_res = multiple, channels_last, num_high_res
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> a map [B, C, h, w] for each stride, finest first; H and W are multiples of `multiple`."""

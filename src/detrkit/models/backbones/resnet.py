@@ -34,7 +34,7 @@ class Backbone(nn.Module):
         self.add_module("0", features)
         self.add_module("1", position)
         self.channels, self.strides, self.multiple = features.channels, features.strides, features.multiple
-        self.input_mean, self.input_std, self.finer = features.mean, features.std, features.finer
+        self.input_mean, self.input_std, self.num_high_res = features.mean, features.std, features.num_high_res
 
     @property
     def stride(self) -> int:
@@ -88,7 +88,7 @@ def build_features(
     dilation: bool = False,
     weights: str | None = None,
     strides: tuple[int, ...] = (),
-    finer: tuple[int, ...] = (),
+    high_res_strides: tuple[int, ...] = (),
 ) -> Features:
     """The backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
 
@@ -100,7 +100,7 @@ def build_features(
             file.
         strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
             last map alone.
-        finer: strides of further maps before these, for masks.
+        high_res_strides: strides of further maps before these, for masks.
 
     Raises:
         ConfigError: there is no such architecture, or it cannot have that norm, dilation or stride.
@@ -114,7 +114,7 @@ def build_features(
             "--dilation or --feature_levels"
         )
     if name.startswith("timm:"):
-        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides, finer)
+        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides, high_res_strides)
     known = RESNETS + RESNETS_VD
     if name not in known:
         near = get_close_matches(name, known, n=1)
@@ -128,9 +128,9 @@ def build_features(
                 f"expected a file of weights for {name}, found imagenet, but none are published under that name; give "
                 "a file as --backbone_weights PATH, or start without: --backbone_weights none"
             )
-        features = resnet_vd(name, norm, strides, finer)
+        features = resnet_vd(name, norm, strides, high_res_strides)
     else:
-        features = resnet(name, norm, dilation, strides, finer)
+        features = resnet(name, norm, dilation, strides, high_res_strides)
     if weights == "imagenet":
         load_body(features.body, published_resnet(name), f"the published weights of {name}")
     elif weights is not None:
@@ -143,15 +143,15 @@ def resnet(
     norm: str = "frozen",
     dilation: bool = False,
     strides: tuple[int, ...] = (),
-    finer: tuple[int, ...] = (),
+    high_res_strides: tuple[int, ...] = (),
 ) -> Features:
     """A torchvision ResNet without its classifier.
 
     With `norm` "frozen", the stem and layer1 stay as they are, as in the original; with "batch" and "group" all learns.
-    `strides` and `finer` as in `build_features`.
+    `strides` and `high_res_strides` as in `build_features`.
     """
     check_strides(strides, list(STAGES), name)
-    strides = finer + ((32,) if dilation or not strides else strides)
+    strides = high_res_strides + ((32,) if dilation or not strides else strides)
     net = torchvision.models.get_model(name, weights=None, norm_layer=NORM_LAYERS[norm])
     deepest = net.fc.in_features
     stages = OrderedDict((k, m) for k, m in net.named_children() if k not in ("avgpool", "fc"))
@@ -159,10 +159,10 @@ def resnet(
     channels = tuple(deepest * stride // 32 for stride in strides)  # each stage has twice those of the one before
     if dilation:
         _dilate(net.layer4)
-        strides = (*finer, 16)
+        strides = (*high_res_strides, 16)
     if norm == "frozen":
         freeze_first(body)
-    return Features(body, channels, strides, finer=len(finer))
+    return Features(body, channels, strides, num_high_res=len(high_res_strides))
 
 
 def _dilate(stage: nn.Module) -> None:

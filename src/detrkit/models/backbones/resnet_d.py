@@ -30,17 +30,19 @@ DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] =
 RESNETS_VD = tuple(DESIGNS)
 
 
-def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = (), finer: tuple[int, ...] = ()) -> Features:
+def resnet_vd(
+    name: str, norm: str = "frozen", strides: tuple[int, ...] = (), high_res_strides: tuple[int, ...] = ()
+) -> Features:
     """One of `RESNETS_VD`, without a classifier and with random weights.
 
     With `norm` "frozen", the stem and layer1 stay as they are, as in the other ResNets; with "batch" and "group" all
-    learns. `strides` and `finer` as in `build_features`.
+    learns. `strides` and `high_res_strides` as in `build_features`.
 
     Raises:
         ConfigError: there is no map of such a stride.
     """
     check_strides(strides, list(STAGES), name)
-    strides = finer + (strides or (32,))
+    strides = high_res_strides + (strides or (32,))
     block, depths, width = DESIGNS[name]
     make_norm = NORM_LAYERS[norm]
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -72,7 +74,9 @@ def resnet_vd(name: str, norm: str = "frozen", strides: tuple[int, ...] = (), fi
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if norm == "frozen":
         freeze_first(body)
-    return Features(body, tuple(channels * stride // 32 for stride in strides), strides, finer=len(finer))
+    return Features(
+        body, tuple(channels * stride // 32 for stride in strides), strides, num_high_res=len(high_res_strides)
+    )
 
 
 class Halve(nn.Module):

@@ -21,7 +21,7 @@ def timm_features(
     dilation: bool = False,
     weights: str | None = None,
     strides: tuple[int, ...] = (),
-    finer: tuple[int, ...] = (),
+    high_res_strides: tuple[int, ...] = (),
 ) -> Features:
     """Feature maps of a timm model, with the input normalisation that timm states for it.
 
@@ -40,7 +40,7 @@ def timm_features(
         hint = f"did you mean timm:{near[0]}?" if near else "`timm.list_models()` has the names"
         raise ConfigError(f"expected the name of a timm model after timm:, found {name!r}; {hint}")
 
-    indices = _indices(name, strides, finer) if strides or finer else (-1,)
+    indices = _indices(name, strides, high_res_strides) if strides or high_res_strides else (-1,)
     body, fixed = _create_timm(name, indices, dilation, pretrained=weights == "imagenet")
     if weights is not None and weights != "imagenet":
         state = read_state_dict(weights)
@@ -60,7 +60,7 @@ def timm_features(
         std=tuple(data["std"]),
         multiple=strides[-1],
         channels_last=getattr(body, "output_fmt", None) == "NHWC",
-        finer=len(finer),
+        num_high_res=len(high_res_strides),
     )
     if fixed:
         _check_takes_any_size(features, name)
@@ -99,21 +99,21 @@ _TIMM_PARTS = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
 _TIMM_PARTS_OF_THE_FIRST = ("", "", "conv_dw", "bn1", "conv_pw", "bn2")
 
 
-def _indices(name: str, strides: tuple[int, ...], finer: tuple[int, ...]) -> tuple[int, ...]:
+def _indices(name: str, strides: tuple[int, ...], high_res_strides: tuple[int, ...]) -> tuple[int, ...]:
     """The last feature map of the model at each of the strides, by its place among all that timm names.
 
-    Without strides, the last map of all; those at the strides of `finer` come before.
+    Without strides, the last map of all; those at the strides of `high_res_strides` come before.
     """
     whole: Any = _call_timm(name, {"features_only": True, "pretrained": False})
     own = tuple(int(stride) for stride in whole.feature_info.reduction())
-    lacking = [stride for stride in finer if stride not in own]
+    lacking = [stride for stride in high_res_strides if stride not in own]
     if lacking:
         raise ConfigError(
             f"expected a backbone with a map at stride {lacking[0]} for masks, found timm:{name}, which has "
             f"{', '.join(map(str, own))}; choose another backbone, or --task detect"
         )
     check_strides(strides, own, f"timm:{name}")
-    strides = finer + (strides or own[-1:])
+    strides = high_res_strides + (strides or own[-1:])
     indices = whole.feature_info.out_indices
     return tuple(int(indices[len(own) - 1 - own[::-1].index(stride)]) for stride in strides)
 

@@ -10,8 +10,8 @@ import torch
 from detrkit.errors import WeightsError
 from detrkit.models.checkpoints import load_weights
 
+from .reference_models import LABELS, RESNET18, ours, saved
 from .small import padded_batch
-from .twins import LABELS, RESNET18, ours, saved
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")
@@ -28,7 +28,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def twin_with(model: str, body: dict[str, Any], **settings: Any) -> Any:
+def hf_model(model: str, body: dict[str, Any], **settings: Any) -> Any:
     make, configure, own = MODELS[model]
     if "backbone" in body:
         body = {
@@ -51,7 +51,7 @@ def twin_with(model: str, body: dict[str, Any], **settings: Any) -> Any:
     ],
 )
 def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, body: dict[str, Any], found: str) -> None:
-    twin_with(model, body).save_pretrained(tmp_path)
+    hf_model(model, body).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=found):
         load_weights(tmp_path)
 
@@ -70,7 +70,7 @@ def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, bod
 def test_what_computes_the_same_is_read(
     tmp_path: Path, model: str, body: dict[str, Any], settings: dict[str, Any], dilated: bool
 ) -> None:
-    reference = saved(twin_with(model, body, **settings), tmp_path)
+    reference = saved(hf_model(model, body, **settings), tmp_path)
     here, weights = ours(tmp_path)
     assert weights.model_args["dilation"] is dilated
     images, padding = padded_batch()
@@ -90,7 +90,7 @@ def test_what_computes_the_same_is_read(
     ],
 )
 def test_sizes_that_others_have(tmp_path: Path, settings: dict[str, Any], image_size: int, note: str) -> None:
-    twin_with("DETR", {}).save_pretrained(tmp_path)
+    hf_model("DETR", {}).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     weights = load_weights(tmp_path)
     assert weights.image_size == image_size
@@ -100,14 +100,14 @@ def test_sizes_that_others_have(tmp_path: Path, settings: dict[str, Any], image_
 
 @pytest.mark.parametrize("settings", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
 def test_other_scales_of_pixels_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
-    twin_with("DETR", {}).save_pretrained(tmp_path)
+    hf_model("DETR", {}).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(WeightsError, match="expected pixels scaled by 1/255"):
         load_weights(tmp_path)
 
 
 def test_classes_under_words_instead_of_numbers(tmp_path: Path) -> None:
-    twin_with("DETR", {}).save_pretrained(tmp_path)
+    hf_model("DETR", {}).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"a": "cat", "b": "dog", "c": "bird"}}))
     assert len(load_weights(tmp_path).categories) == 3

@@ -84,7 +84,7 @@ class _Dispatch(TorchDispatchMode):
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
+def fake_gpu() -> Iterator[None]:
     """Inside, `cuda:0` is a device."""
     plain_tensor, plain_backward = torch.tensor, Tensor.backward
 

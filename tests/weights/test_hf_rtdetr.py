@@ -15,7 +15,7 @@ from detrkit.models.checkpoints import COCO_CATEGORIES, load_weights
 from detrkit.structures import Categories, Target
 from detrkit.training.setup import build_training_model
 
-from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
+from .reference_models import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 
 transformers = pytest.importorskip("transformers")
 
@@ -47,7 +47,7 @@ def make_twin(backbone: str, version: str = "RTDetr", **settings: Any) -> Any:
         ("nano", "RTDetr", {"freeze_backbone_batch_norms": False, "encoder_layers": 2, "num_queries": 120}),
     ],
 )
-def test_twin(tmp_path: Path, backbone: str, version: str, settings: dict[str, Any]) -> None:
+def test_equals_the_reference_model(tmp_path: Path, backbone: str, version: str, settings: dict[str, Any]) -> None:
     reference = saved(make_twin(backbone, version, **settings), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.model_args["backbone"] == backbone

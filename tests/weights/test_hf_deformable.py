@@ -13,8 +13,8 @@ from detrkit.errors import WeightsError
 from detrkit.models.checkpoints import load_weights
 from detrkit.structures import Categories
 
+from .reference_models import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 from .small import padded_batch
-from .twins import LABELS, RESNET18, agree, ours, saved, under_names_of_today
 
 transformers = pytest.importorskip("transformers")
 
@@ -54,7 +54,7 @@ def make_twin(kind: str, **changes: Any) -> Any:
 
 
 def their_layers(reference: Any, images: Tensor, padding: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Logits and boxes of each layer, which the twin itself tells of the last one alone."""
+    """Logits and boxes of each layer; the reference model itself only returns those of the last one."""
     with torch.no_grad():
         out = reference(pixel_values=images, pixel_mask=(~padding).long())
         layers = []
@@ -69,7 +69,7 @@ def their_layers(reference: Any, images: Tensor, padding: Tensor) -> list[tuple[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_twin(tmp_path: Path, kind: str) -> None:
+def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
     reference = saved(make_twin(kind), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))

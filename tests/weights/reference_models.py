@@ -1,4 +1,4 @@
-"""What the tests of twins have in common: random weights in a folder of theirs, one model of each kind of it."""
+"""Shared by the tests against transformers: reference models with random weights, saved to a folder of their own."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ RESNET18: dict[str, Any] = {
 
 
 def saved(reference: Any, folder: Path) -> Any:
-    """The twin with telling weights, after it wrote them to a folder."""
+    """Give the reference model weights that matter, save it to a folder and return it."""
     constant = ".n_points_scale"  # of RT-DETR's second version
     given = {key: value for key, value in reference.state_dict().items() if not key.endswith(constant)}
     assert all(key.endswith(constant) for key in reference.load_state_dict(fill(given), strict=False).missing_keys)
@@ -43,7 +43,7 @@ def under_names_of_today(reference: Any, folder: Path) -> None:
 
 
 def agree(model: DETR, images: Tensor, padding: Tensor, layers: list[tuple[Tensor, Tensor]]) -> None:
-    """Logits and boxes of all layers, first to last, are those of the twin within 1e-4."""
+    """Logits and boxes of all layers, first to last, are those of the reference model within 1e-4."""
     with torch.no_grad():
         out = model(images, padding)
     found = [*out.aux, out]

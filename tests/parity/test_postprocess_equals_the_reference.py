@@ -35,7 +35,7 @@ def test_masks(made_when_asked):
     out = with_masks()
     if made_when_asked:
         masks = out.masks
-        out = given(segment=lambda images, queries: masks[images, queries])
+        out = given(predict_masks=lambda images, queries: masks[images, queries])
     for i, found in enumerate(postprocess(out, SIZES, processed_sizes=PROCESSED)):
         width = int(SIZES[i, 1])
         expected = np.unpackbits(ARRAYS[f"detections{i}_masks_packed"], axis=-1)[..., :width].astype(bool)
