@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.formats.detect import open_dataset, role_of
+from detrkit.data.files.split_names import role_of
+from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
@@ -180,7 +181,7 @@ def test_several_files_for_one_split_are_ambiguous(coco: Any) -> None:
 def test_nothing_found_lists_what_was_looked_for_and_found(tmp_path: Path) -> None:
     (tmp_path / "notes.md").touch()
     (tmp_path / "scans").mkdir()
-    with pytest.raises(DataError, match=r"COCO json .*Pascal VOC .*YOLO .*found notes\.md, scans/"):
+    with pytest.raises(DataError, match=r"COCO .*Pascal VOC .*YOLO .*found notes\.md, scans/"):
         open_dataset(tmp_path)
     with pytest.raises(DataError, match="found the file"):
         open_dataset(tmp_path / "notes.md")

@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.image_finder import ImageFinder
-from detrkit.data.files.source import Source
+from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused
-from detrkit.data.formats.labelme import find_labelme, read_labelme
+from detrkit.data.formats.labelme import detect_labelme, load_labelme
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
@@ -39,10 +38,9 @@ def write(path: Path, *shapes: Any, **changes: Any) -> Path:
 
 def read(root: Path, **image_dirs: Path) -> CheckReport:
     """What the check makes of a data set; every file in it is used or named."""
-    index = FileIndex(root)
-    assert find_labelme(index)
-    source = Source(index, ImageFinder(index), {"train": None, "val": None, **image_dirs})
-    splits = read_labelme(source)
+    source = Source(FileIndex(root), ReadOptions(image_dirs={"train": None, "val": None, **image_dirs}))
+    assert detect_labelme(source)
+    splits = load_labelme(source)
     list_unused(source, splits.values(), "it belongs to nothing that was read")
     return check_dataset(RawDataset("labelme", str(root), splits, source.findings, source.notes))
 
@@ -296,7 +294,7 @@ def test_a_file_without_shapes_is_told_even_without_an_image(tmp_path: Path) -> 
 def test_json_files_of_others_are_not_labelmes(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     (tmp_path / "shapes.json").write_text('{"shapes": []}')
-    assert find_labelme(FileIndex(tmp_path)) == ""
+    assert detect_labelme(Source(FileIndex(tmp_path))) == ""
 
 
 def test_nothing_that_can_be_used_is_one_sentence(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.image_finder import ImageFinder
-from detrkit.data.files.source import Source
+from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused
 from detrkit.data.formats.raw import RawDataset
-from detrkit.data.formats.via import find_via, read_via
+from detrkit.data.formats.via import detect_via, load_via
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
 
@@ -35,10 +34,9 @@ def entry(name: str, *regions: Any, size: int = 9, **changes: Any) -> dict[str, 
 
 def read(root: Path, **image_dirs: Path) -> CheckReport:
     """What the check makes of a data set; every file in it is used or named."""
-    index = FileIndex(root)
-    assert find_via(index)
-    source = Source(index, ImageFinder(index), {"train": None, "val": None, **image_dirs})
-    splits = read_via(source)
+    source = Source(FileIndex(root), ReadOptions(image_dirs={"train": None, "val": None, **image_dirs}))
+    assert detect_via(source)
+    splits = load_via(source)
     list_unused(source, splits.values(), "it belongs to nothing that was read")
     return check_dataset(RawDataset("via", str(root), splits, source.findings, source.notes))
 
@@ -281,4 +279,4 @@ def test_files_of_others_are_not_vias(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\n")
     (tmp_path / "b.csv").write_text("")
     (tmp_path / "c.json").write_text('{"filename": 1, "regions": []}')
-    assert find_via(FileIndex(tmp_path)) == ""
+    assert detect_via(Source(FileIndex(tmp_path))) == ""

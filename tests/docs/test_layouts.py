@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.formats.detect import FORMATS, open_dataset
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.formats.registry import FORMATS
 from detrkit.data.validation.validate import check_dataset
 
 from .pages import ROOT, Page
@@ -112,4 +113,4 @@ def test_the_tree_is_found(tree, tmp_path: Path) -> None:
 
 
 def test_every_format_has_trees() -> None:
-    assert {tree.info for tree in TREES} == {f"text {name}" for name in FORMATS}
+    assert {tree.info for tree in TREES} == {f"text {row.name}" for row in FORMATS}

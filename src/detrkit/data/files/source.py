@@ -1,4 +1,4 @@
-"""What a reader of any format is given, and takes note of: the files, what the user named, findings and notes."""
+"""Input and log of the loader of a data format: the files, the user's options, findings and notes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,30 @@ from detrkit.data.validation.findings import Findings
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about a data set beside the folder that it lies in."""
+
+    file: Path | None = None
+    """The file that was named in place of a folder."""
+    annotation_files: Mapping[str, Path] = field(default_factory=dict)
+    """Split -> COCO file (`--train_json`, `--val_json`)."""
+    image_dirs: Mapping[str, Path | None] = field(default_factory=lambda: {"train": None, "val": None})
+    """Split -> folder of its images (`--train_images`, `--val_images`), or None."""
+    panoptic_json: Path | None = None
+    panoptic_dir: Path | None = None
+    segmentations: bool = True
+    """Keep polygons and RLE masks, which take most of the memory of a large COCO file."""
+    files_only: bool = False
+    """No folder was named: `annotation_files` are the whole data set."""
+
+
 @dataclass
 class Source:
-    """A data set while one reader reads it; a reader that fails leaves nothing behind in another's."""
+    """A data set while one format detects or loads it. Each format gets its own, so a failed loader leaves no trace."""
 
     index: FileIndex
-    finder: ImageFinder
-    image_dirs: dict[str, Path | None]
-    """Split -> folder of its images, where the user named one."""
+    options: ReadOptions = ReadOptions()
     findings: Findings = field(default_factory=Findings)
     """What is wrong with single files and records."""
     notes: list[str] = field(default_factory=list)
@@ -30,11 +46,21 @@ class Source:
     """Files that were used beside images and their annotation files: lists, names of classes, settings."""
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Files that were seen and not used -> kind of finding, or nothing for the usual ones, and the reason."""
+    finder: ImageFinder = field(init=False)
+    """Finds image files by the names that annotations give them."""
+
+    def __post_init__(self) -> None:
+        self.finder = ImageFinder(self.index)
 
     @property
     def root(self) -> Path:
         """The folder of the data set."""
         return self.index.root
+
+    @property
+    def image_dirs(self) -> Mapping[str, Path | None]:
+        """Split (`train`, `val`) -> folder of its images where the user named one, else None."""
+        return self.options.image_dirs
 
     def use(self, *paths: Path) -> None:
         """Count files as used."""

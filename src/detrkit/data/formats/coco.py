@@ -1,4 +1,4 @@
-"""Read COCO instance annotations: one json file and the folder of its images, into a RawSplit.
+"""COCO instance annotations: a json file per split, and the folder of its images.
 
 Format: cocodataset.org/#format-data ("Object Detection"). `bbox` is x, y, w, h in pixels.
 """
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.files.encodings import read_json
-from detrkit.data.files.image_finder import ImageFinder, Match, tidy_name
+from detrkit.data.files.image_finder import Match, tidy_name
+from detrkit.data.files.source import Source
 from detrkit.data.files.split_names import role_of
 from detrkit.data.formats.coco_shapes import box_of_segmentation, plain_segmentation
+from detrkit.data.formats.coco_splits import CocoFile, detect_json, load_json
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.rotated import coco_rotation
 from detrkit.data.validation.findings import Findings
@@ -26,36 +28,25 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 """As `int` takes them, but for the underscores of Python."""
 
 
-def read_coco(
-    path: Path,
-    folders: Sequence[Path],
-    finder: ImageFinder,
-    name: str,
-    findings: Findings,
-    *,
-    outside: Sequence[Path] = (),
-    within: Path | None = None,
-    role: str = "",
-    segmentations: bool = True,
-) -> RawSplit:
-    """Read one json file.
+def detect_coco(source: Source) -> str:
+    """Name the COCO instance files that are there, for messages; empty if there are none."""
+    return detect_json(source, panoptic=False)
 
-    Args:
-        path: the json file.
-        folders: where its images may lie, best guess first; the one that holds most of them is taken.
-        finder: finds those which are not there.
-        name: `train` or `val`.
-        findings: takes what is wrong with single records.
-        outside, within, role: of `ImageFinder.find`.
-        segmentations: keep the polygons and RLE masks; most of the memory of a large file.
+
+def load_coco(source: Source) -> dict[str, RawSplit]:
+    """Load the COCO instance files that the user named or that are found.
 
     Raises:
-        DataError: the file is no COCO json, its categories contradict each other, or no image can be found.
+        DataError: a file is no COCO json, categories contradict each other, or no image can be found.
     """
-    content = load_coco(path, findings)
-    images, by_id = read_images(
-        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
-    )
+    return load_json(source, _read_file)
+
+
+def _read_file(file: CocoFile, source: Source) -> RawSplit:
+    """Read one json file."""
+    path, findings, segmentations = file.path, source.findings, source.options.segmentations
+    content = read_content(path, findings)
+    images, by_id = read_images(content["images"], file, source)
     categories = read_categories(content, path, findings)
     annotations = content["annotations"]
     content.clear()
@@ -88,7 +79,7 @@ def read_coco(
                 coco_rotation(row) if "attributes" in row else 0.0,
             )
         )
-    return RawSplit(name, images, categories, "xywh", str(path))
+    return RawSplit(file.split, images, categories, "xywh", str(path), has_ids_and_areas=True)
 
 
 def _has_size(box: Any) -> bool:
@@ -96,26 +87,19 @@ def _has_size(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and any(box[2:])
 
 
-def read_images(
-    rows: list[Any],
-    path: Path,
-    folders: Sequence[Path],
-    finder: ImageFinder,
-    findings: Findings,
-    *,
-    outside: Sequence[Path] = (),
-    within: Path | None = None,
-    role: str = "",
-) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
-    """The images that `images` of the json file `path` lists, in its order, and the same by id, for `owner_of`.
+def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
+    """Find the images of the records under `images`, in their order, and index them by id for `owner_of`.
 
     Raises:
         DataError: no image can be found.
     """
+    path, findings = file.path, source.findings
     names = [_file_name(row) for row in rows]
-    files = finder.find(filter(None, names), folders, outside=outside, within=within, role=role)
+    files = source.finder.find(
+        filter(None, names), file.folders, outside=file.outside, within=file.within, role=file.role
+    )
     if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
-        raise DataError(_none_found(path, [*folders, *outside], files))
+        raise DataError(_none_found(path, [*file.folders, *file.outside], files))
     alike = _alike_ids(rows)
     images: list[RawImage] = []
     by_id: dict[Hashable, RawImage] = {}
@@ -188,7 +172,7 @@ def as_id(value: Any) -> int | None:
     return None
 
 
-def load_coco(path: Path, findings: Findings) -> dict[str, Any]:
+def read_content(path: Path, findings: Findings) -> dict[str, Any]:
     """The content of a COCO json, with lists under `images` (not empty), `annotations` and `categories`.
 
     Args:

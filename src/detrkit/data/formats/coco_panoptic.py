@@ -1,4 +1,4 @@
-"""Read COCO panoptic annotations: a json file, a folder of PNGs that hold segment ids, and the folder of the images.
+"""COCO panoptic annotations: a json file per split, a folder of PNGs that hold segment ids, and one of images.
 
 Format: cocodataset.org/#format-data ("Panoptic Segmentation"). A pixel's id is R + 256 G + 65536 B; 0 is void. Which
 categories are things is what the file says (`isthing`), whatever their ids are. A segment becomes an object whose mask
@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from detrkit.data.decode.mask_files import FileMask, MaskFiles, regions_of
-from detrkit.data.files.image_finder import ImageFinder, tidy_name
-from detrkit.data.formats.coco import as_id, load_coco, owner_of, read_categories, read_images
+from detrkit.data.files.image_finder import tidy_name
+from detrkit.data.files.source import Source
+from detrkit.data.formats.coco import as_id, owner_of, read_categories, read_content, read_images
+from detrkit.data.formats.coco_layout import png_folders
+from detrkit.data.formats.coco_splits import CocoFile, detect_json, load_json
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.records import ImageRecord
 from detrkit.data.validation.findings import Findings
@@ -26,42 +29,31 @@ from detrkit.structures import Categories
 _HIGHEST_ID = 256**3 - 1
 
 
-def read_panoptic(
-    path: Path,
-    folders: Sequence[Path],
-    finder: ImageFinder,
-    png_folders: Sequence[Path],
-    name: str,
-    findings: Findings,
-    *,
-    outside: Sequence[Path] = (),
-    within: Path | None = None,
-    role: str = "",
-) -> RawSplit:
-    """Read one json file.
+def detect_panoptic(source: Source) -> str:
+    """Name the COCO panoptic files that are there, for messages; empty if there are none."""
+    return detect_json(source, panoptic=True)
 
-    Args:
-        path: the json file.
-        folders: where its images may lie, best guess first; the one that holds most of them is taken.
-        finder: finds those which are not there.
-        png_folders: where its PNGs may lie, likewise.
-        name: `train` or `val`.
-        findings: takes what is wrong with single records.
-        outside, within, role: of `ImageFinder.find`.
+
+def load_panoptic(source: Source) -> dict[str, RawSplit]:
+    """Load the COCO panoptic files that the user named or that are found.
 
     Raises:
-        DataError: the file is no COCO panoptic json, or its images or PNGs cannot be found.
+        DataError: a file is no COCO panoptic json, or its images or PNGs cannot be found.
     """
-    content = load_coco(path, findings)
+    return load_json(source, _read_file, panoptic=True)
+
+
+def _read_file(file: CocoFile, source: Source) -> RawSplit:
+    """Read one json file."""
+    path, findings = file.path, source.findings
+    content = read_content(path, findings)
     entries: list[Any] = content["annotations"]
     if not any(isinstance(entry, dict) and "segments_info" in entry for entry in entries):
         found = "objects with boxes (COCO instances)" if entries else "no annotations"
         raise DataError(f"expected COCO panoptic annotations, with segments_info, in {path}, found {found}")
     categories = _with_things(read_categories(content, path, findings), content["categories"], path)
-    images, by_id = read_images(
-        content["images"], path, folders, finder, findings, outside=outside, within=within, role=role
-    )
-    folder = _png_folder(path, entries, png_folders)
+    images, by_id = read_images(content["images"], file, source)
+    folder = _png_folder(path, entries, png_folders(source.root, path, source.options.panoptic_dir))
     objects = 0
     for number, entry in enumerate(entries):
         where = f"annotations[{number}]"
@@ -83,7 +75,7 @@ def read_panoptic(
             findings.add("image_unlabelled", image.path, detail=f"{image.where} of {path}")
         else:
             labelled.append(image)
-    return RawSplit(name, labelled, categories, "xywh", str(path))
+    return RawSplit(file.split, labelled, categories, "xywh", str(path), has_ids_and_areas=True, masks_in_files=True)
 
 
 def read_panoptic_truth(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:

@@ -42,7 +42,7 @@ def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
     names = ", ".join("/".join(source.index.relative(_path(part))) for part in parts)
     source.notes.append(f"{len(parts)} files make up {role}: {names}")
     source.use(*(_path(part) for part in parts))
-    return RawSplit(role, images, parts[0].categories, parts[0].box_form, str(source.root))
+    return replace(parts[0], name=role, images=images, source=str(source.root))
 
 
 def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:

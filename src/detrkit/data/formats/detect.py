@@ -20,39 +20,19 @@ Layouts that are found by themselves, `DATA` being what the user named:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.image_finder import ImageFinder
-from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused, unreadable_files
-from detrkit.data.formats import coco_layout
-from detrkit.data.formats.coco import read_coco
-from detrkit.data.formats.coco_panoptic import read_panoptic
-from detrkit.data.formats.combine import merge_splits, share_categories, split_by_image
+from detrkit.data.formats import coco_layout, registry
+from detrkit.data.formats.combine import share_categories
 from detrkit.data.formats.foreign import name_foreign
-from detrkit.data.formats.labelme import find_labelme, read_labelme
-from detrkit.data.formats.mask_png import find_masks, read_masks
-from detrkit.data.formats.raw import RawDataset, RawSplit
-from detrkit.data.formats.via import find_via, read_via
-from detrkit.data.formats.voc import find_voc, read_voc
-from detrkit.data.formats.yolo import explain_yolo, find_yolo, read_yolo
+from detrkit.data.formats.raw import RawDataset
+from detrkit.data.formats.registry import DatasetFormat
 from detrkit.errors import ConfigError, DataError
-
-FORMATS = {
-    "coco": "COCO json (train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json)",
-    "voc": "Pascal VOC (ImageSets/Main, or xml files)",
-    "yolo": "YOLO (data.yaml, or images/ and labels/)",
-    "labelme": "labelme (a json file for each image)",
-    "via": "VIA (via_region_data.json or .csv)",
-    "masks": "masks as PNG (images/ and masks/, or a folder per image with both)",
-    "coco_panoptic": "COCO panoptic json with PNGs (panoptic_train.json and panoptic_train/, also in annotations/)",
-}
-"""Format -> what of it is looked for."""
 
 
 def open_dataset(
@@ -76,7 +56,7 @@ def open_dataset(
 
     Args:
         data: folder or file; may be empty where `train_json` or `val_json` says it all.
-        data_format: `auto`, or a key of `FORMATS`.
+        data_format: `auto`, or the name of a row of `registry.FORMATS`.
         train_json: COCO file of the training images, instances or panoptic; relative to `data` or to the working
             directory.
         val_json: the same for validation.
@@ -101,21 +81,23 @@ def open_dataset(
         raise ConfigError(f"--val_fraction must be at least 0 and below 1, found {val_fraction}")
     if not data and not (train_json or val_json):
         raise ConfigError("expected a data set, found none; name its folder or file with --data")
-    if data_format not in ("auto", *FORMATS):
-        raise ConfigError(f"--data_format must be auto, {', '.join(FORMATS)}, found {data_format!r}")
+    names = [row.name for row in registry.FORMATS]
+    if data_format not in ("auto", *names):
+        raise ConfigError(f"--data_format must be auto, {', '.join(names)}, found {data_format!r}")
     root = Path(data) if data else Path(train_json or val_json).parent
     try:
         _must_exist(root)
-        by_hand = {r: path for r, text in (("train", train_json), ("val", val_json)) if (path := _resolve(root, text))}
-        given = _Given(
-            by_hand,
+        named = {"train": train_json, "val": val_json}
+        options = ReadOptions(
+            root if root.is_file() else None,
+            {split: path for split, text in named.items() if (path := _resolve(root, text))},
             {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
             _resolve(root, panoptic_json),
             _resolve(root, panoptic_dir),
             segmentations,
-            alone=not data,
+            files_only=not data,
         )
-        dataset = _read(root, _format_of(data_format, given), given)
+        dataset = _load(root, _choose_format(data_format, options), options)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename or root}: {error.strerror or error}; look at the path and its permissions"
@@ -140,208 +122,104 @@ def _open(path: Path) -> None:
         path.open("rb").close()
 
 
-def _format_of(data_format: str, given: _Given) -> str:
-    """The format to read, by the flag and by what other flags name.
+def _choose_format(data_format: str, options: ReadOptions) -> str:
+    """The name of the format to load, or `auto`, by the flag and by the files that other flags name.
 
     Raises:
-        ConfigError: they contradict each other.
+        ConfigError: the flags contradict each other.
     """
-    by_hand, panoptic = given.files, given.panoptic_json or given.panoptic_dir
-    if data_format not in ("auto", "coco", "coco_panoptic") and (by_hand or panoptic):
-        flags = "--train_json and --val_json" if by_hand else "--panoptic_json and --panoptic_dir"
+    files, panoptic = options.annotation_files, options.panoptic_json or options.panoptic_dir
+    if data_format not in ("auto", "coco", "coco_panoptic") and (files or panoptic):
+        flags = "--train_json and --val_json" if files else "--panoptic_json and --panoptic_dir"
         raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
     if data_format == "coco" and panoptic:
         raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
-    if data_format == "auto" and (panoptic or any(map(coco_layout.holds_segments, by_hand.values()))):
+    if data_format == "auto" and (panoptic or any(map(coco_layout.holds_segments, files.values()))):
         return "coco_panoptic"
-    return data_format
+    return "coco" if data_format == "auto" and files else data_format
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What the user named beside the folder."""
-
-    files: dict[str, Path]
-    """Split -> COCO file."""
-    image_dirs: dict[str, Path | None]
-    """Split -> folder of images."""
-    panoptic_json: Path | None
-    panoptic_dir: Path | None
-    segmentations: bool
-    alone: bool
-    """Whether no folder was named, so that the files are all of the data set."""
-
-
-def _read(root: Path, data_format: str, given: _Given) -> RawDataset:
-    """Read the format that was asked for, or the first of those that are there which can be read."""
+def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
+    """Load a data set in the format of this name, or (`auto`) in the first that is there and loads."""
     index = FileIndex(root if root.is_dir() else root.parent)
-    finder = ImageFinder(index)
-    if data_format == "auto" and not given.files:
-        evidence = _evidence(root, index, FORMATS)
+    source = Source(index, options)
+    if data_format == "auto":
+        evidence = _detect(source, registry.FORMATS)
         if not evidence:
-            named = name_foreign(index, None if root.is_dir() else root)
-            told = named or explain_yolo(index) or _folder_of_file(root, index) or _nothing_found(root, "auto")
-            raise DataError(told + _unread(index))
+            raise DataError(_explain_nothing(source, root) + _unread(index))
     else:
-        chosen = "coco" if data_format == "auto" else data_format
-        evidence = {chosen: chosen} if given.files or given.panoptic_json else _evidence(root, index, (chosen,))
+        chosen = registry.format_by_name(data_format)
+        is_named = options.annotation_files or options.panoptic_json
+        evidence = {data_format: data_format} if is_named else _detect(source, (chosen,))
         if not evidence:
-            unmet = explain_yolo(index) if data_format == "yolo" else ""
-            raise DataError((unmet or _nothing_found(root, data_format)) + _unread(index))
+            raise DataError((chosen.explain(source) or _nothing_found(root, (chosen,))) + _unread(index))
     failures: dict[str, DataError] = {}
-    for chosen in evidence:
-        source = Source(index, finder, given.image_dirs)
+    for name in evidence:
+        source = Source(index, options)
         try:
-            splits = _READERS[chosen](source, root, given)
+            splits = registry.format_by_name(name).load(source)
         except DataError as error:
-            failures[chosen] = error
+            failures[name] = error
             continue
-        others = [f"{name.upper()} ({evidence[name]})" for name in evidence if name != chosen and name not in failures]
-        source.notes += [f"not read as {name.upper()}: {failure}" for name, failure in failures.items()]
-        if others:
-            source.notes.insert(
-                0,
-                f"read as {chosen.upper()} ({evidence[chosen]}); there is also {' and '.join(others)}, which "
-                "--data_format chooses",
-            )
-        if chosen in ("coco", "coco_panoptic"):
-            coco_layout.leave_other_tasks(source, panoptic=chosen == "coco_panoptic")
+        _note_other_formats(source, name, evidence, failures)
         share_categories(list(splits.values()), source.findings)
-        if root.is_dir() and not given.alone:
-            list_unused(source, splits.values(), f"no part of what was read as {chosen.upper()}")
-        return RawDataset(chosen, str(root), splits, source.findings, source.notes)
+        if root.is_dir() and not options.files_only:
+            list_unused(source, splits.values(), f"no part of what was read as {name.upper()}")
+        return RawDataset(name, str(root), splits, source.findings, source.notes)
     raise DataError(f"{next(iter(failures.values()))}{_unread(index)}")
 
 
-def _read_coco(source: Source, root: Path, given: _Given, *, panoptic: bool = False) -> dict[str, RawSplit]:
-    """Read the COCO files that were named or found; several of one split become one."""
-    maps = given.panoptic_json
-    if given.files or (maps is not None and maps.is_file()):
-        named = given.files or {role_of(str(maps and maps.stem)).replace("test", "val") or "train": maps or root}
-        files = {role: [path] for role, path in named.items()}
-        if not given.alone:
-            _add_other_split(files, source, panoptic=panoptic)
-    elif root.is_file():
-        files = {(role_of(root.stem).replace("test", "val") or "train") if panoptic else "train": [root]}
-    else:
-        files = coco_layout.split_files(source, FileIndex(maps) if maps else source.index, panoptic=panoptic)
-    splits = {}
-    for role, paths in sorted(files.items()):
-        parts = [_read_coco_file(path, role, source, given, panoptic=panoptic) for path in paths]
-        splits[role] = merge_splits(role, parts, source)
-    paths = [path for some in files.values() for path in some]
-    told = bool(given.files) or any(coco_layout.role_of_file(source.index, path) for path in paths)
-    told = told or any(folder is not None for folder in given.image_dirs.values())
-    return splits if told or len(splits) > 1 else split_by_image(splits["train"], source)
-
-
-def _read_coco_file(path: Path, role: str, source: Source, given: _Given, *, panoptic: bool) -> RawSplit:
-    """Read one file; images that lie outside of the data set are noted."""
-    within = given.image_dirs[role]
-    root, index = source.root, source.index
-    folders = coco_layout.image_folders(root, path, within)
-    inside = coco_layout.png_folders(root, path, given.panoptic_dir) if panoptic else []
-    images = (image for image in index.images if not any(image.is_relative_to(folder) for folder in inside))
-    outside = [] if within else coco_layout.folders_outside(root, path, images)
-    told = coco_layout.role_of_file(index, path)
-    if not panoptic:
-        split = read_coco(
-            path,
-            folders,
-            source.finder,
-            role,
-            source.findings,
-            outside=outside,
-            within=within,
-            role=told,
-            segmentations=given.segmentations,
+def _note_other_formats(source: Source, name: str, evidence: dict[str, str], failures: dict[str, DataError]) -> None:
+    """Note the formats that were tried before the one that loaded, and those that are there as well."""
+    source.notes += [f"not read as {other.upper()}: {failure}" for other, failure in failures.items()]
+    others = [f"{other.upper()} ({evidence[other]})" for other in evidence if other != name and other not in failures]
+    if others:
+        source.notes.insert(
+            0,
+            f"read as {name.upper()} ({evidence[name]}); there is also {' and '.join(others)}, which --data_format "
+            "chooses",
         )
-    else:
-        # images never lie where the PNGs do, which may have the same names
-        folders, outside = (
-            [folder for folder in some if folder.name != path.stem and folder != given.panoptic_dir]
-            for some in (folders, outside)
-        )
-        split = read_panoptic(
-            path, folders, source.finder, inside, role, source.findings, outside=outside, within=within, role=told
-        )
-    if outside and (far := [image.path for image in split.images if not image.path.is_relative_to(root)]):
-        source.notes.append(
-            f"{len(far)} images of {path.name} lie outside of {root}, as {far[0]}; --train_images or --val_images "
-            "names another folder"
-        )
-    return split
-
-
-def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: bool) -> None:
-    """To the files that the user named, add that of the other split where the data set has just one."""
-    known = {path.resolve() for paths in files.values() for path in paths}
-    for role in {"train", "val"} - set(files):
-        listed = coco_layout.candidates(source.index, panoptic=panoptic)
-        found = [c.path for c in listed if c.role == role and c.path.resolve() not in known]
-        if len(found) == 1:
-            files[role] = found
-            source.notes.append(f"{found[0].relative_to(source.root)} is used for {role}")
-
-
-_READERS: dict[str, Callable[[Source, Path, _Given], dict[str, RawSplit]]] = {
-    "coco": _read_coco,
-    "yolo": lambda source, root, given: read_yolo(source, root if root.is_file() else None),
-    "voc": lambda source, root, given: read_voc(source),
-    "labelme": lambda source, root, given: read_labelme(source),
-    "via": lambda source, root, given: read_via(source),
-    "masks": lambda source, root, given: read_masks(source),
-    "coco_panoptic": partial(_read_coco, panoptic=True),
-}
-
-_FINDERS: dict[str, Callable[[FileIndex], str]] = {
-    "coco": coco_layout.describe,
-    "yolo": find_yolo,
-    "voc": find_voc,
-    "labelme": find_labelme,
-    "via": find_via,
-    "masks": find_masks,
-    "coco_panoptic": partial(coco_layout.describe, panoptic=True),
-}
 
 
 def holds_panoptic(root: Path) -> bool:
     """Whether a folder or file holds COCO panoptic annotations."""
-    return bool(_evidence(root, FileIndex(root if root.is_dir() else root.parent), ("coco_panoptic",)))
+    index = FileIndex(root if root.is_dir() else root.parent)
+    options = ReadOptions(root if root.is_file() else None)
+    return bool(_detect(Source(index, options), (registry.format_by_name("coco_panoptic"),)))
 
 
-def _evidence(root: Path, index: FileIndex, formats: Iterable[str]) -> dict[str, str]:
-    """Format -> what of it is there, in the order in which they are preferred."""
-    if root.is_file():
-        kind = coco_layout.json_kind(root) if root.suffix.lower() == ".json" else ""
-        of_file = {"coco_panoptic": root.name} if kind == "panoptic" else {"coco": root.name} if kind else {}
-        if root.suffix.lower() in (".yaml", ".yml", ".data"):
-            of_file = {"yolo": root.name}
-        return {name: found for name, found in of_file.items() if name in formats}
-    return {name: found for name in formats if (found := _FINDERS[name](index))}
+def _detect(source: Source, formats: Iterable[DatasetFormat]) -> dict[str, str]:
+    """Format -> what of it is there, in the order in which formats are preferred."""
+    file = source.options.file
+    if file is not None:
+        formats = [row for row in formats if file.suffix.lower() in row.file_suffixes]
+    return {row.name: evidence for row in formats if (evidence := row.detect(source))}
 
 
-_FILES = {
-    "voc": (".xml", ".txt"),
-    "yolo": (".txt", ".names", ".labels"),
-    "labelme": (".json",),
-    "via": (".json", ".csv"),
-}
-"""Format -> endings of files, one of which may be named where the folder is meant."""
-
-
-def _folder_of_file(root: Path, index: FileIndex) -> str:
-    """The sentence for a file of a data set whose folder is to be named instead; empty for any other."""
-    if not root.is_file():
-        return ""
-    evidence = _evidence(
-        root.parent, index, (name for name, endings in _FILES.items() if root.name.lower().endswith(endings))
+def _explain_nothing(source: Source, root: Path) -> str:
+    """The sentence for a folder or file in which no format is detected, as helpful as can be."""
+    titles = [row.title for row in registry.FORMATS]
+    explained = (row.explain(source) for row in registry.FORMATS)
+    return (
+        name_foreign(source.index, source.options.file, expected=f"{', '.join(titles[:-1])} or {titles[-1]}")
+        or next(filter(None, explained), "")
+        or _name_the_folder(source)
+        or _nothing_found(root, registry.FORMATS)
     )
+
+
+def _name_the_folder(source: Source) -> str:
+    """The sentence for a file of a data set whose folder is to be named instead; empty for any other."""
+    file = source.options.file
+    if file is None:
+        return ""
+    formats = [row for row in registry.FORMATS if file.name.lower().endswith(row.folder_suffixes or "\0")]
+    evidence = _detect(Source(source.index, replace(source.options, file=None)), formats)
     if not evidence:
         return ""
     return (
-        f"expected the folder of a data set, or a COCO json or data.yaml, found the file {root}; name its folder "
-        f"{root.parent}, which holds {' and '.join(f'{name.upper()} ({what})' for name, what in evidence.items())}"
+        f"expected the folder of a data set, or a COCO json or data.yaml, found the file {file}; name its folder "
+        f"{file.parent}, which holds {' and '.join(f'{name.upper()} ({files})' for name, files in evidence.items())}"
     )
 
 
@@ -365,12 +243,14 @@ def _unread(index: FileIndex) -> str:
     return f"; cannot read {first}: {unread[first]}{more}" if first else ""
 
 
-def _nothing_found(root: Path, data_format: str) -> str:
-    looked = FORMATS.get(data_format) or ", ".join(FORMATS.values())
+def _nothing_found(root: Path, formats: Sequence[DatasetFormat]) -> str:
+    """The sentence for a folder or file that holds none of the formats."""
+    expected = ", ".join(row.description for row in formats)
     if root.is_file():
-        return f"expected {looked}, found the file {root}; name the folder of the data set or its json or yaml file"
+        return f"expected {expected}, found the file {root}; name the folder of the data set or its json or yaml file"
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir() if not p.name.startswith("."))
     shown = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
-    found = shown or "an empty folder"
-    flag = "--panoptic_json" if data_format == "coco_panoptic" else "--train_json"
-    return f"expected {looked} in {root}, found {found}; fix --data, or name COCO files with {flag}"
+    flag = "--panoptic_json" if [row.name for row in formats] == ["coco_panoptic"] else "--train_json"
+    return (
+        f"expected {expected} in {root}, found {shown or 'an empty folder'}; fix --data, or name COCO files with {flag}"
+    )

@@ -37,21 +37,19 @@ class _Kind(NamedTuple):
     """What to do."""
 
 
-def name_foreign(index: FileIndex, file: Path | None = None) -> str:
+def name_foreign(index: FileIndex, file: Path | None = None, *, expected: str = "a data set") -> str:
     """One sentence on a data set that nothing reads: what it is and what to do; empty if it is not recognised.
 
     Args:
         index: its files.
         file: the only one of them that the user named, if it is not the folder.
+        expected: the titles of the formats that are read.
     """
     look = Look(index, file)
     for kind in _KINDS:
         told = kind.detector(look)
         if told:
-            return (
-                f"expected COCO, YOLO, Pascal VOC, labelme, VIA or masks in {file or index.root}, found "
-                f"{kind.found.replace('{}', told)}; {kind.advice}"
-            )
+            return f"expected {expected} in {file or index.root}, found {kind.found.replace('{}', told)}; {kind.advice}"
     return ""
 
 

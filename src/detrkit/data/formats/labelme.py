@@ -21,7 +21,6 @@ import numpy as np
 
 from detrkit.data.files.class_names import name_files, read_names
 from detrkit.data.files.encodings import read_json
-from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.image_finder import Match, tidy_name
 from detrkit.data.files.sampling import head_of, sample_of
 from detrkit.data.files.source import Source
@@ -59,14 +58,14 @@ class _File:
     """Why it cannot be read, or nothing."""
 
 
-def find_labelme(source_index: FileIndex) -> str:
+def detect_labelme(source: Source) -> str:
     """What of labelme is there, in words; empty if nothing."""
-    files = source_index.with_suffix(".json")
+    files = source.index.with_suffix(".json")
     found = next((path for path in sample_of(files) if _looks_like_labelme(path)), None)
-    return "" if found is None else f"json files such as {'/'.join(source_index.relative(found))}"
+    return "" if found is None else f"json files such as {'/'.join(source.index.relative(found))}"
 
 
-def read_labelme(source: Source) -> dict[str, RawSplit]:
+def load_labelme(source: Source) -> dict[str, RawSplit]:
     """Read all json files of this format.
 
     Classes are numbered in the order of a labels.txt or classes.txt, if there is one, else of the alphabet.

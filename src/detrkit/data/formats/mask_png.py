@@ -36,12 +36,12 @@ _TAILS = ("", "_mask", "_masks", "_instances", "_instance", "_label", "_labels",
 _ONE_CLASS = "object"
 
 
-def find_masks(index: FileIndex) -> str:
+def detect_masks(source: Source) -> str:
     """What of images with masks is there, in words; empty if nothing."""
-    return next((_describe(base, index.root) for base in _bases(index)), "")
+    return next((_describe(base, source.root) for base in _bases(source.index)), "")
 
 
-def read_masks(source: Source) -> dict[str, RawSplit]:
+def load_masks(source: Source) -> dict[str, RawSplit]:
     """Read a data set of these layouts.
 
     Args:
@@ -93,7 +93,10 @@ def read_masks(source: Source) -> dict[str, RawSplit]:
     categories = Categories(tuple(range(len(names))), tuple(names))
     if not named:
         notes.append(f"no folder or json file names a class; all objects are of the class {names[0]!r}")
-    return {role: RawSplit(role, side, categories, "xywh", str(root)) for role, side in sorted(read.items())}
+    return {
+        role: RawSplit(role, side, categories, "xywh", str(root), masks_in_files=True, boxes_from_masks=True)
+        for role, side in sorted(read.items())
+    }
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

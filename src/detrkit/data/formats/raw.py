@@ -75,6 +75,12 @@ class RawSplit:
     categories: Categories
     box_form: BoxForm
     source: str
+    has_ids_and_areas: bool = False
+    """Whether the files give an id and an area to each object, so that missing ones are findings."""
+    masks_in_files: bool = False
+    """Whether masks lie in files beside the images, whose size tells how they lie."""
+    boxes_from_masks: bool = False
+    """Whether boxes are made from masks here, so that no file writes any."""
 
 
 @dataclass

@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detrkit.data.files.encodings import read_json, read_text
-from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.image_finder import Match, tidy_name
 from detrkit.data.files.sampling import head_of, sample_of
 from detrkit.data.files.source import Source
@@ -45,14 +44,14 @@ class _Entry:
     """Why it cannot be read, or nothing."""
 
 
-def find_via(source_index: FileIndex) -> str:
+def detect_via(source: Source) -> str:
     """What of VIA is there, in words; empty if nothing."""
-    files = source_index.with_suffix(".json", ".csv")
+    files = source.index.with_suffix(".json", ".csv")
     found = next((path for path in sample_of(files) if _looks_like_via(path)), None)
-    return "" if found is None else "/".join(source_index.relative(found))
+    return "" if found is None else "/".join(source.index.relative(found))
 
 
-def read_via(source: Source) -> dict[str, RawSplit]:
+def load_via(source: Source) -> dict[str, RawSplit]:
     """Read all files of this format.
 
     Classes are numbered in the order of the alphabet.

@@ -56,15 +56,15 @@ def _plain(tag: str) -> str:
     return tag.rpartition("}")[2].lower()
 
 
-def find_voc(index: FileIndex) -> str:
+def detect_voc(source: Source) -> str:
     """What of a Pascal VOC data set is there, in words; empty if nothing."""
-    if not find_xml(index):
+    if not find_xml(source.index):
         return ""
-    lists = [folder for folder in index.folders if folder.lower().endswith("imagesets/main")]
+    lists = [folder for folder in source.index.folders if folder.lower().endswith("imagesets/main")]
     return "ImageSets/Main" if lists else "xml files"
 
 
-def read_voc(source: Source) -> dict[str, RawSplit]:
+def load_voc(source: Source) -> dict[str, RawSplit]:
     """Read a data set with or without lists of its splits.
 
     Classes are numbered 0, 1, ... in alphabetical order, or in that of a list of names, over all splits together.

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from detrkit.data.files.encodings import read_text
-from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.pairing import Pairs, pair
 from detrkit.data.files.source import Source
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
@@ -24,27 +23,26 @@ from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 
-def find_yolo(index: FileIndex) -> str:
-    """What of a YOLO data set is there, in words; empty if nothing."""
-    return describe_layout(index)
+def detect_yolo(source: Source) -> str:
+    """Describe the YOLO data set that is there (`data.yaml`, text files of labels); empty if there is none."""
+    return source.options.file.name if source.options.file else describe_layout(source.index)
 
 
-def explain_yolo(index: FileIndex) -> str:
-    """A sentence about what looks like YOLO labels and cannot be read; empty if nothing does."""
-    return describe_unmet(index)
+def explain_yolo(source: Source) -> str:
+    """Say why files that look like YOLO labels cannot be loaded; empty if there are none."""
+    return describe_unmet(source.index)
 
 
-def read_yolo(source: Source, named: Path | None = None) -> dict[str, RawSplit]:
-    """Read a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
+def load_yolo(source: Source) -> dict[str, RawSplit]:
+    """Load a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
 
     Args:
         source: its files; takes findings and notes.
-        named: the yaml file or Darknet's data file that the user named, if any.
 
     Raises:
         DataError: a yaml file cannot be read as one, or no image is where it says.
     """
-    layout = find_layout(source, named)
+    layout = find_layout(source, source.options.file)
     if not any(layout.images.values()):
         raise DataError(f"expected images of a YOLO data set for train or val in {layout.source}, found none")
     labels = _labels(source, layout)

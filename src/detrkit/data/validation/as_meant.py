@@ -31,8 +31,8 @@ def read_as_meant(raw: RawDataset, looked: dict[str, Looked]) -> list[Doubt]:
     doubts: list[Doubt] = []
     for name, (images, facts) in looked.items():
         side = raw.splits[name]
-        read = chosen_format(raw.box_format, side, raw.format)
-        if read is None and raw.format != "masks":
+        read = chosen_format(raw.box_format, side)
+        if read is None and not side.boxes_from_masks:
             parts = [(replace(side, source=file), *part) for file, part in by_file(side, images, facts).items()]
             doubts += [doubt for part in parts if (doubt := doubt_boxes(*part)) is not None]
         elif read is not None and read != OWN[side.box_form]:

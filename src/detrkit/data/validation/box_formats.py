@@ -116,7 +116,7 @@ OWN: dict[BoxForm, BoxFormat] = {
 """How boxes of a data format are written by its definition."""
 
 
-def chosen_format(name: str, side: RawSplit, data_format: str) -> BoxFormat | None:
+def chosen_format(name: str, side: RawSplit) -> BoxFormat | None:
     """The format that the user named; None if it is left to the data format.
 
     Raises:
@@ -126,7 +126,7 @@ def chosen_format(name: str, side: RawSplit, data_format: str) -> BoxFormat | No
         return None
     if name not in FORMATS:
         raise ConfigError(f"--box_format must be auto, {', '.join(FORMATS)}, found {name!r}")
-    if data_format == "masks":
+    if side.boxes_from_masks:
         raise ConfigError(
             f"--box_format says how files write boxes, but those of {side.source} are made of its masks; leave it at "
             "auto"

@@ -131,7 +131,7 @@ def exif_choices(
         raw: the data set.
         looked: its images by split, and the facts of their files.
     """
-    if raw.format in ("masks", "coco_panoptic"):  # what PNGs are about is told by their own size
+    if any(split.masks_in_files for split in raw.splits.values()):  # what PNGs are about is told by their own size
         return {name: dict.fromkeys(by_file(raw.splits[name], *pair), UNTOLD) for name, pair in looked.items()}
     votes = {
         name: {file: votes_of(raw.splits[name], *part) for file, part in by_file(raw.splits[name], *pair).items()}

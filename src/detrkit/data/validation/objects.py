@@ -9,7 +9,7 @@ from typing import Any
 
 from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.formats.coco import as_id
-from detrkit.data.formats.raw import BoxForm, RawImage, RawObject
+from detrkit.data.formats.raw import BoxForm, RawImage, RawObject, RawSplit
 from detrkit.data.formats.rotated import around
 from detrkit.data.records import ObjectRecord
 from detrkit.data.validation.box_values import Box, as_number, parse_box
@@ -138,13 +138,14 @@ def turned(facts: ImageInfo, file_size: tuple[float, float] | None = None) -> Fr
 
 
 def clean_objects(
-    image: RawImage, frame: Frame, form: BoxForm, known: frozenset[int], findings: Findings
+    image: RawImage, frame: Frame, split: RawSplit, known: frozenset[int], findings: Findings
 ) -> tuple[list[ObjectRecord], list[str]]:
     """The usable objects of one image, and the kinds of finding of those that were left out.
 
     What is wrong with each goes to `findings`. Duplicates are not among those left out: their object is there. Ids that
     are absent become 0; the caller numbers them.
     """
+    form = split.box_form
     clean: list[ObjectRecord] = []
     lost: list[str] = []
     seen: dict[tuple[int, Box, bool], Any] = {}
@@ -182,7 +183,7 @@ def clean_objects(
         seen[key] = segmentation
         if raw.crowd:
             findings.add("difficult" if form == "xyxy" else "crowd", image.file, raw.where)
-        area = _area(raw, image, frame, box, segmentation, form, clipped, findings)
+        area = _area(raw, image, frame, box, segmentation, split, clipped, findings)
         clean.append(ObjectRecord(as_id(raw.id) or 0, category, box, area, raw.crowd, segmentation, raw.where))
     return clean, lost
 
@@ -273,13 +274,13 @@ def _area(
     frame: Frame,
     box: Box,
     segmentation: Any | None,
-    form: BoxForm,
+    split: RawSplit,
     clipped: bool,
     findings: Findings,
 ) -> float:
     """Pixels: the file's value where it is usable and the box is as it was, else that of the polygons or the box."""
     of_box = (box[2] - box[0]) * (box[3] - box[1])
-    if form != "xywh":  # no such field in these formats
+    if raw.area is None and not split.has_ids_and_areas:
         return _polygon_area(segmentation) or of_box if segmentation else of_box
     area = as_number(raw.area)
     if area is None or not isfinite(area) or area <= 0:

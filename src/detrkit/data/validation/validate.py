@@ -167,7 +167,7 @@ def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
         first = by_path.get(image.path)
         if first is not None:
             findings.add("image_listed_twice", image.file, image.where, image.file_name)
-            if side.box_form == "xywh" or image.file != first.file:  # else both are read from the same file
+            if (image.file, image.where) != (first.file, first.where):  # else it is the same record
                 first.objects += image.objects
             continue
         if image.id is not None and image.id in ids:
@@ -214,7 +214,7 @@ def _clean_split(
         if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, decode_all=decode_all):
             image.objects = []
             continue
-        objects, lost = clean_objects(image, frame, side.box_form, known, findings)
+        objects, lost = clean_objects(image, frame, side, known, findings)
         image.objects = []
         if note_lost(image, listed, objects, lost, findings):
             continue
@@ -241,7 +241,7 @@ def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findin
         for found in image.objects:
             if found.id <= 0 or found.id in taken:
                 following += 1
-                if side.box_form == "xywh":  # the other formats have no ids
+                if side.has_ids_and_areas:
                     kind = "annotation_id_twice" if found.id > 0 else "annotation_id_absent"
                     findings.add(kind, side.source, found.where, f"id {found.id}" if found.id > 0 else "")
                 found.id = following

@@ -1,0 +1,118 @@
+"""The table of data formats. To add a format, write its `detect` and `load` in a file beside this one and add a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from detrkit.data.files.source import Source
+from detrkit.data.formats.coco import detect_coco, load_coco
+from detrkit.data.formats.coco_panoptic import detect_panoptic, load_panoptic
+from detrkit.data.formats.labelme import detect_labelme, load_labelme
+from detrkit.data.formats.mask_png import detect_masks, load_masks
+from detrkit.data.formats.raw import RawSplit
+from detrkit.data.formats.via import detect_via, load_via
+from detrkit.data.formats.voc import detect_voc, load_voc
+from detrkit.data.formats.yolo import detect_yolo, explain_yolo, load_yolo
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """A format of data sets, as `--data_format` chooses it.
+
+    Args:
+        name: the value of `--data_format`.
+        title: the name of the format in messages.
+        layout: the files that make up such a data set, for the message that none is there.
+        detect: names what is there of the format, such as `data.yaml`; empty if nothing. Reads names, and little else.
+        load: reads the files as they are into `train` and `val`; nothing is checked or decoded yet.
+        file_suffixes: endings of files that may be named in place of the folder.
+        folder_suffixes: endings of files that belong to the format, but of which one alone is no data set: the user
+            who names one is told to name its folder.
+        explain: says why files that look like the format cannot be loaded; empty if there are none.
+    """
+
+    name: str
+    title: str
+    layout: str
+    detect: Callable[[Source], str]
+    load: Callable[[Source], dict[str, RawSplit]]
+    file_suffixes: tuple[str, ...] = ()
+    folder_suffixes: tuple[str, ...] = ()
+    explain: Callable[[Source], str] = lambda source: ""
+
+    @property
+    def description(self) -> str:
+        """Title and layout: `YOLO (data.yaml, or images/ and labels/)`."""
+        return f"{self.title} ({self.layout})"
+
+
+FORMATS: tuple[DatasetFormat, ...] = (
+    DatasetFormat(
+        "coco",
+        "COCO",
+        "train.json and val.json, annotations/instances_*.json, train/_annotations.coco.json",
+        detect_coco,
+        load_coco,
+        file_suffixes=(".json",),
+    ),
+    DatasetFormat(
+        "voc",
+        "Pascal VOC",
+        "ImageSets/Main, or xml files",
+        detect_voc,
+        load_voc,
+        folder_suffixes=(".xml", ".txt"),
+    ),
+    DatasetFormat(
+        "yolo",
+        "YOLO",
+        "data.yaml, or images/ and labels/",
+        detect_yolo,
+        load_yolo,
+        file_suffixes=(".yaml", ".yml", ".data"),
+        folder_suffixes=(".txt", ".names", ".labels"),
+        explain=explain_yolo,
+    ),
+    DatasetFormat(
+        "labelme",
+        "labelme",
+        "one json file per image",
+        detect_labelme,
+        load_labelme,
+        folder_suffixes=(".json",),
+    ),
+    DatasetFormat(
+        "via",
+        "VIA",
+        "via_region_data.json or .csv",
+        detect_via,
+        load_via,
+        folder_suffixes=(".json", ".csv"),
+    ),
+    DatasetFormat(
+        "masks",
+        "masks as PNG",
+        "images/ and masks/, or a folder per image with both",
+        detect_masks,
+        load_masks,
+    ),
+    DatasetFormat(
+        "coco_panoptic",
+        "COCO panoptic",
+        "panoptic_train.json and PNGs in panoptic_train/, also in annotations/",
+        detect_panoptic,
+        load_panoptic,
+        file_suffixes=(".json",),
+    ),
+)
+"""All formats; where a folder holds several, the first that loads is taken."""
+
+
+def format_by_name(name: str) -> DatasetFormat:
+    """The row of FORMATS of this name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {row.name: row for row in FORMATS}[name]
