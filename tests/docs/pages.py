@@ -76,7 +76,7 @@ class Page:
 
 
 _ROOT_PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-PAGES = [Page(path) for path in (*_ROOT_PAGES, *sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [Page(path) for path in (*_ROOT_PAGES, *sorted((ROOT / "docs").rglob("*.md")))]
 
 
 def commands_of(line: str) -> list[list[str]]:

@@ -28,10 +28,10 @@ TRIED = (
     "docs/fine-tuning.md",
     "docs/evaluation.md",
     "docs/adding-a-switch.md",
-    "docs/performance.md",
+    "docs/benchmarks/speed.md",
 )
 
-PYTHON_ALONE = ("docs/performance.md",)
+PYTHON_ALONE = ("docs/benchmarks/speed.md",)
 """Pages whose commands measure, or want a GPU; that they parse is another test's."""
 
 

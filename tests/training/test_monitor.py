@@ -222,7 +222,7 @@ def test_hardly_any_ap_says_what_to_look_at(tiny, numbers, capsys):
     assert "AP is 0.0010: next to nothing is found. What to look at, in this order:" in said
     for words in (
         "Epochs   1 of 1, of 11 images each, were 5 steps; the classic recipe is made for 300 epochs",
-        "(docs/convergence.md)",
+        "(docs/benchmarks/convergence.md)",
         "Rate     --lr 0.001, where this recipe and model have 0.0001; the training loss did not run away",
         "Sizes    at --image_size 48 half of the objects are less than 1",
         "Classes  training shows every class of the validation images (1)",

@@ -26,7 +26,7 @@ MEASURED = {
     "classic": "the classic recipe is made for 300 epochs of a hundred thousand images: from random weights it had AP "
     "0.001 after 8 epochs of 400, where detrkit train --recipe fast had 0.2 after 2 of 600",
 }
-"""By recipe what docs/convergence.md measured, on small data sets."""
+"""By recipe what docs/benchmarks/convergence.md measured, on small data sets."""
 FROM_WEIGHTS = "a whole detector as --weights should find something after one or two"
 
 
@@ -78,7 +78,7 @@ def advice_lines(config: TrainConfig, data: Data, cycle: EpochCycle, image_size:
     rate = f"--lr {config.lr:g}" + ("" if config.lr == usual else f", where this recipe and model have {usual:g}")
     found = {
         "Epochs": f"{last['epoch']:.0f} of {config.epochs}, of {len(data.train)} images each, were {last['step']:.0f} "
-        f"steps; {measured} (docs/convergence.md)",
+        f"steps; {measured} (docs/benchmarks/convergence.md)",
         "Rate": f"{rate}; {rose or 'the training loss did not run away'}",
         "Sizes": _sizes(data, image_size),
         "Classes": _classes(data),

@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 from .original_flags import MAIN_FLAGS, SUBMITIT_FLAGS
 
-PAGE = (ROOT / "docs/from-the-original.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/from-the-reference-detr.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `--(\w+)(?: ([^`]+))?` \|", PAGE, re.MULTILINE))
 """Flag -> default, as the table of main.py says."""
 
