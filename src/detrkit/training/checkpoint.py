@@ -123,7 +123,7 @@ class ResumePoint:
     """Where a checkpoint stands."""
 
     path: Path
-    card: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """Its "detrkit" entry."""
     epoch: int
     """Epochs finished."""
@@ -170,7 +170,7 @@ class ResumePoint:
         """
         parts = []
         for name, word in (("train", "training"), ("val", "validation")):
-            now, then = data[name], self.card["data"][name]
+            now, then = data[name], self.metadata["data"][name]
             if now["fingerprint"] != then["fingerprint"]:
                 count = f"{now['images']} now, {then['images']} then"
                 if now["images"] == then["images"]:
@@ -204,15 +204,15 @@ class ResumePoint:
             ConfigError: the model settings or classes are not those of the checkpoint.
         """
         for name, found in model_args.items():
-            expected = self.card["model_args"].get(name, found)
+            expected = self.metadata["model_args"].get(name, found)
             if expected != found:
                 raise ConfigError(
                     f"{self.path} was trained with {name} {expected!r}, but now it is {found!r}; "
                     "resume with the settings of its config.yaml, or start anew with --weights"
                 )
-        if [c["name"] for c in self.card["categories"]] != [c["name"] for c in categories]:
+        if [c["name"] for c in self.metadata["categories"]] != [c["name"] for c in categories]:
             raise ConfigError(
-                f"{self.path} was trained on the classes {_names(self.card['categories'])}, but the data now has "
+                f"{self.path} was trained on the classes {_names(self.metadata['categories'])}, but the data now has "
                 f"{_names(categories)}; start anew with --weights to carry the weights over"
             )
 
@@ -235,7 +235,7 @@ class ResumePoint:
             ConfigError: a setting that makes the batches differs from the checkpoint's.
         """
         for name, found in settings.items():
-            expected = self.card["batches"].get(name, found)
+            expected = self.metadata["batches"].get(name, found)
             if self.batch and expected != found:
                 raise ConfigError(
                     f"{self.path} was saved inside epoch {self.epoch + 1} with {name} {expected}, but now it is "

@@ -68,7 +68,7 @@ class EpochCycle(pl.Callback):
         self,
         run_dir: Path,
         habits: RunSchedule,
-        card: dict[str, Any],
+        metadata: dict[str, Any],
         validate: Callable[..., Validation | None],
         *,
         best_is_of: dict[str, str],
@@ -80,14 +80,14 @@ class EpochCycle(pl.Callback):
         Args:
             run_dir: folder of the checkpoints.
             habits: how often.
-            card: the "detrkit" entry of the checkpoints, without its metrics.
+            metadata: the "detrkit" entry of the checkpoints, without its metrics.
             validate: `(trainer, module, should_stop=, advance=) -> Validation | None`, over all ranks.
             best_is_of: `monitor`, which of its numbers tells the best checkpoint (see `training.monitor`), and `val`,
                 the fingerprint of the validation images. Best values of others of either are not compared.
             ema: moving average of the weights, or None.
             reporters: told about each epoch, on rank 0.
         """
-        self.run_dir, self.habits, self.card = run_dir, habits, card
+        self.run_dir, self.habits, self.metadata = run_dir, habits, metadata
         self.validate, self.ema, self.reporters = validate, ema, reporters or []
         self.best_is_of, self.monitor = best_is_of, best_is_of["monitor"]
         self.history: list[Row] = []
@@ -148,9 +148,9 @@ class EpochCycle(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what other programs read: the model under the original's keys, and the card."""
+        """Add what other programs read: the model under the original's keys, and the metadata."""
         checkpoint["model"] = dict(self.ema.average if self.ema else _ours(pl_module).model.state_dict())
-        checkpoint["detrkit"] = {**self.card, "metrics": self.metrics}
+        checkpoint["detrkit"] = {**self.metadata, "metrics": self.metrics}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make up for an evaluation that was cut short."""

@@ -29,9 +29,9 @@ def resolve_auto(
     """
     if resume:
         had = {
-            "num_queries": resume.card["model_args"]["num_queries"],
-            "image_size": resume.card["image_size"],
-            "batch_size": resume.card["batches"]["batch_size"],
+            "num_queries": resume.metadata["model_args"]["num_queries"],
+            "image_size": resume.metadata["image_size"],
+            "batch_size": resume.metadata["batches"]["batch_size"],
         }
         numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}

@@ -32,7 +32,7 @@ def find_resume(
     if original:
         return None, original
     point = ResumePoint.read(path)
-    if classes not in (None, len(point.card["categories"])):
+    if classes not in (None, len(point.metadata["categories"])):
         return None, OriginalCheckpoint.of_run(point.path)
     return point, None
 

@@ -94,7 +94,7 @@ class Data:
 
     def with_range_of(self, point: ResumePoint | None) -> Data:
         """The same images, scaled by the range of values of the checkpoint to go on from, where it has one."""
-        kept = ValueRange.from_plain(point.card.get("value_range")) if point else None
+        kept = ValueRange.from_plain(point.metadata.get("value_range")) if point else None
         if kept is None or point is None or kept == self.value_range:
             return self
         warnings.warn(
@@ -284,7 +284,7 @@ def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, A
     """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
     if weights:
         return weights.model_args
-    card: Mapping[str, Any] = resume.card["model_args"] if resume else {}
+    card: Mapping[str, Any] = resume.metadata["model_args"] if resume else {}
     return card
 
 
@@ -309,7 +309,7 @@ def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | No
     if config.backbone_norm != "auto":
         return config.backbone_norm
     if resume:
-        return str(resume.card["model_args"]["backbone_norm"])
+        return str(resume.metadata["model_args"]["backbone_norm"])
     if weights and (config.frozen_weights or weights.model_args.get("backbone_norm") == "group"):
         return str(weights.model_args.get("backbone_norm", "frozen"))  # groups have no statistics to be frozen
     return "frozen" if trained else "batch"

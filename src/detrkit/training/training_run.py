@@ -127,7 +127,7 @@ def run_training(
         if why:
             if leads:
                 make_console().print(f"Nothing is left to train in {point.path}: {why}.")
-            return TrainResult(run_dir, _plain(point.card["metrics"]))
+            return TrainResult(run_dir, _plain(point.metadata["metrics"]))
     config, reasons = resolve_auto(config, data.train, point, on_cpu=processes.accelerator == "cpu")
     start = build_training_model(config, data.categories, point, filled=original is not None)
     config = replace(start.config, output_dir=str(run_dir))
@@ -181,7 +181,7 @@ class _Run:
         assert config.image_size != "auto"
         self.image_size = config.image_size
         self.begin = (point.epoch, point.batch) if point else (start_epoch, 0)
-        self.card: dict[str, Any] = {
+        self.metadata: dict[str, Any] = {
             "version": VERSION,
             "model_args": start.model_args,
             "categories": data.categories.to_plain(),
@@ -219,7 +219,7 @@ class _Run:
             max_minutes=config.max_minutes,
             patience=config.patience,
         )
-        cycle = EpochCycle(self.run_dir, habits, self.card, self._validate, best_is_of=self.best_is_of, ema=ema)
+        cycle = EpochCycle(self.run_dir, habits, self.metadata, self._validate, best_is_of=self.best_is_of, ema=ema)
         signals = StopSignals(lambda: module.stop_flags.update(stop=True))
         final = FinalReport(cycle, self.run_dir, self.data.val, self._validate)
         callbacks: list[pl.Callback] = [signals, *([ema] if ema else []), cycle, final]
@@ -326,10 +326,10 @@ class _Run:
             ) from error
 
     def _batch_size_known(self, batch_size: int) -> None:
-        """Complete the card and write config.yaml, which `max` had to wait for."""
+        """Complete the metadata and write config.yaml, which `max` had to wait for."""
         config = replace(self.config, batch_size=batch_size, resume="", quiet=False)
-        self.card["config"] = config.to_dict()
-        self.card["batches"] = {
+        self.metadata["config"] = config.to_dict()
+        self.metadata["batches"] = {
             "batch_size": batch_size,
             "accumulate_grad_batches": config.accumulate_grad_batches,
             "world": self.processes.world,
@@ -338,7 +338,7 @@ class _Run:
             "group_by_aspect": config.group_by_aspect,
         }
         if self.point:
-            self.point.check_mid_epoch(**self.card["batches"])
+            self.point.check_mid_epoch(**self.metadata["batches"])
         if self.loaders.trainer is not None and self.loaders.trainer.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", config.to_yaml())
             if self.config.batch_size == "max":
