@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
-from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.coco_panoptic import read_panoptic_gt
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.synthetic.defects import DEFECTS, draw_image
 from detrkit.data.synthetic.generate import make_demo_dataset
@@ -107,7 +107,7 @@ def test_the_table_is_checked_and_drawn_where_it_is_said_to_be(on_table: Path) -
     assert split.categories.isthing == (*[True] * len(DEFECTS), False, False, False)
     light: dict[str, list[float]] = {"metal": [], "table": [], "shadow": []}
     for image in split.images:
-        ids, rows = read_panoptic_truth(image)
+        ids, rows = read_panoptic_gt(image)
         pixels = cv2.imread(str(image.path)).mean(axis=2)
         name_of = dict(zip(split.categories.ids, split.categories.names, strict=True))
         for row in rows:

@@ -18,11 +18,11 @@ from PIL import Image
 from detrkit import Categories
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
-from detrkit.data.decode.images import read_image, say_nothing, to_tensor
+from detrkit.data.decode.images import ignore_unknown_range, read_image, to_tensor
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.data.validation.image_probe import probe_images
-from detrkit.data.validation.measure_values import extent_of, find_value_range
+from detrkit.data.validation.value_extents import find_value_range, measure_extent
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 
@@ -100,7 +100,7 @@ def test_files_of_floats_that_pil_does_not_know(tmp_path: Path, grey: np.ndarray
         assert np.array_equal(got, expected if values.ndim == 3 else expected[..., None].repeat(3, 2))
         (facts,) = probe_images([path], values=True)
         assert (facts.width, facts.height, facts.problem, facts.deep) == (30, 20, "", True)
-        assert facts.extent == extent_of(values)
+        assert facts.extent == measure_extent(values)
 
 
 def test_transparency_of_16_bits_is_dropped(tmp_path: Path, grey: np.ndarray) -> None:
@@ -184,7 +184,7 @@ NATURAL = [
 
 @pytest.mark.parametrize(("values", "kind", "expected"), [row[1:] for row in NATURAL], ids=[row[0] for row in NATURAL])
 def test_the_natural_range_around_the_values(values: list[float], kind: type, expected: tuple[float, float]) -> None:
-    parts = [extent_of(np.array([[value]]).astype(kind)) for value in values]
+    parts = [measure_extent(np.array([[value]]).astype(kind)) for value in values]
     found = find_value_range(parts)
     assert found == ValueRange(*expected)
     assert all(find_value_range(order) == found for order in itertools.permutations(parts))
@@ -224,4 +224,4 @@ def test_the_loader_and_its_cache_scale_by_the_range_of_the_split(tmp_path: Path
                 assert np.array_equal(grey_of(dataset[k][0]), expected)
                 assert np.array_equal(grey_of(cached[k][0]), expected)
         unknown = DetectionDataset(replace(split, value_range=None), split.categories, transform)
-        assert torch.equal(unknown[0][0], read_image(images[0].path, unknown=say_nothing))
+        assert torch.equal(unknown[0][0], read_image(images[0].path, unknown=ignore_unknown_range))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detrkit.data.files.encodings import decode_text
 from detrkit.data.files.image_finder import spellings
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.tables import findings_lines
 from detrkit.data.validation.validate import CheckReport, check_dataset
@@ -379,7 +379,7 @@ def test_western_names_are_not_taken_for_chinese() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "role"),
+    ("name", "split_name"),
     [
         ("trainset", "train"),
         ("ValSet", "val"),
@@ -389,5 +389,5 @@ def test_western_names_are_not_taken_for_chinese() -> None:
         ("testing", "test"),
     ],
 )
-def test_words_of_splits(name: str, role: str) -> None:
-    assert role_of(name) == role
+def test_words_of_splits(name: str, split_name: str) -> None:
+    assert split_of_name(name) == split_name

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
@@ -105,8 +105,8 @@ def test_a_single_json_gets_a_validation_split(coco: Any, make_image: Callable[.
     (coco.root / "train.json").rename(coco.root / "labels.json")
     raw = open_dataset(coco.root)
     report = check_dataset(raw)
-    names = {role: sorted(image.file_name for image in side.images) for role, side in report.splits.items()}
-    assert {role: len(side) for role, side in names.items()} == {"train": 41, "val": 10}
+    names = {split_name: sorted(image.file_name for image in side.images) for split_name, side in report.splits.items()}
+    assert {split_name: len(side) for split_name, side in names.items()} == {"train": 41, "val": 10}
     assert not set(names["train"]) & set(names["val"])
     assert any("10 of 51 usable images were held out" in note for note in report.notes)
 
@@ -205,7 +205,7 @@ def test_settings_that_do_not_go_together(coco: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "role"),
+    ("name", "split_name"),
     [
         ("instances_val2017", "val"),
         ("train", "train"),
@@ -219,8 +219,8 @@ def test_settings_that_do_not_go_together(coco: Any) -> None:
         ("annotations", ""),
     ],
 )
-def test_roles_are_read_from_names(name: str, role: str) -> None:
-    assert role_of(name) == role
+def test_roles_are_read_from_names(name: str, split_name: str) -> None:
+    assert split_of_name(name) == split_name
 
 
 def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> None:

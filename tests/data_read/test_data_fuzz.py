@@ -28,7 +28,7 @@ NUMBERS = ("", "-1", "1e9", "nan", "abc", "0", '"7"', "null", "[]", "99999999999
 
 
 def coco(root: Path) -> None:
-    for role, first in (("train", 0), ("val", COUNT)):
+    for split_name, first in (("train", 0), ("val", COUNT)):
         names = [f"p{number}.png" for number in range(first, first + COUNT)]
         for number, name in enumerate(names):
             write_image(root / "images" / name, seed=first + number)
@@ -38,15 +38,15 @@ def coco(root: Path) -> None:
             for k in range(1, COUNT + 1)
         ]
         content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "dent"}]}
-        (root / f"{role}.json").write_text(json.dumps(content))
+        (root / f"{split_name}.json").write_text(json.dumps(content))
 
 
 def yolo(root: Path) -> None:
-    for role, first in (("train", 0), ("val", COUNT)):
+    for split_name, first in (("train", 0), ("val", COUNT)):
         for number in range(first, first + COUNT):
-            write_image(root / "images" / role / f"p{number}.png", seed=number)
-            (root / "labels" / role).mkdir(parents=True, exist_ok=True)
-            (root / "labels" / role / f"p{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.2 0.2\n")
+            write_image(root / "images" / split_name / f"p{number}.png", seed=number)
+            (root / "labels" / split_name).mkdir(parents=True, exist_ok=True)
+            (root / "labels" / split_name / f"p{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.2 0.2\n")
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [dent, scratch]\n")
 
 
@@ -77,30 +77,30 @@ def masks(root: Path) -> None:
 
 
 def panoptic(root: Path) -> None:
-    for role, first in (("train", 0), ("val", COUNT)):
+    for split_name, first in (("train", 0), ("val", COUNT)):
         rows = []
         for number in range(first, first + COUNT):
-            write_image(root / role / f"p{number}.png", seed=number)
+            write_image(root / split_name / f"p{number}.png", seed=number)
             ids = np.zeros((30, 40, 3), np.uint8)
             ids[6:18, 5:15, 0] = 1
-            (root / f"panoptic_{role}").mkdir(exist_ok=True)
-            Image.fromarray(ids).save(root / f"panoptic_{role}" / f"p{number}.png")
+            (root / f"panoptic_{split_name}").mkdir(exist_ok=True)
+            Image.fromarray(ids).save(root / f"panoptic_{split_name}" / f"p{number}.png")
             segment = {"id": 1, "category_id": 1, "bbox": [5, 6, 10, 12], "area": 120, "iscrowd": 0}
             rows.append({"image_id": number, "file_name": f"p{number}.png", "segments_info": [segment]})
         images = [{"id": n, "file_name": f"p{n}.png", "width": 40, "height": 30} for n in range(first, first + COUNT)]
         categories = [{"id": 1, "name": "dent", "isthing": 1}]
         content = {"images": images, "annotations": rows, "categories": categories}
-        (root / f"panoptic_{role}.json").write_text(json.dumps(content))
+        (root / f"panoptic_{split_name}.json").write_text(json.dumps(content))
 
 
 def labelme(root: Path) -> None:
     for number in range(2 * COUNT):
-        role = "train" if number < COUNT else "val"
-        write_image(root / role / f"p{number}.png", seed=number)
+        split_name = "train" if number < COUNT else "val"
+        write_image(root / split_name / f"p{number}.png", seed=number)
         shapes = [{"label": "dent", "points": [[5, 6], [15, 18]], "shape_type": "rectangle", "group_id": None}]
         content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": f"p{number}.png"}
         content |= {"imageData": None, "imageHeight": 30, "imageWidth": 40}
-        (root / role / f"p{number}.json").write_text(json.dumps(content))
+        (root / split_name / f"p{number}.json").write_text(json.dumps(content))
 
 
 def via(root: Path) -> None:

@@ -55,7 +55,7 @@ def test_one_usable_image_cannot_be_parted(tmp_path: Path) -> None:
     assert list(report.splits) == ["train"]
     assert report.notes == ["there is no validation split, and none can be held out of 1 usable image"]
     with pytest.raises(ConfigError, match="expected a val split"):
-        check_dataset(open_dataset(tmp_path), wanted={"val"})
+        check_dataset(open_dataset(tmp_path), required_splits={"val"})
     with pytest.raises(DataError, match=r"found none usable among the 5 listed .*5 image_unreadable"):
         split(make(tmp_path / "all", 5, damaged=5))
 
@@ -94,13 +94,13 @@ def test_what_a_run_held_out_stays_so_when_images_are_added_or_go(tmp_path: Path
 def test_a_wanted_split_is_all_that_needs_to_be_in_order(coco: Any, tmp_path: Path) -> None:
     coco.train["annotations"] = []
     coco.write()
-    report = check_dataset(open_dataset(coco.root), wanted={"val"})
+    report = check_dataset(open_dataset(coco.root), required_splits={"val"})
     assert list(report.splits) == ["val"]
     (coco.root / "train.json").unlink()
     with pytest.raises(ConfigError, match=r"expected a train split in .*, found val; choose another with --split"):
-        check_dataset(open_dataset(coco.root, val_json="val.json", val_fraction=0), wanted={"train"})
+        check_dataset(open_dataset(coco.root, val_json="val.json", val_fraction=0), required_splits={"train"})
     raw = open_dataset(make(tmp_path / "one", 10, damaged=2))
-    report = check_dataset(raw, wanted={"val"})
+    report = check_dataset(raw, required_splits={"val"})
     assert list(report.splits) == ["val"]
     listed = [image.file_name for image in listed_images(raw, "val")]
     assert set(listed) == names(report, "val") | {"000.png", "001.png"}

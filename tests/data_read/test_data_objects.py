@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.validation.findings import TREATMENTS, treatments_table
+from detrkit.data.validation.findings import ACTIONS, actions_table
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
@@ -282,10 +282,10 @@ def test_a_hundred_thousand_boxes_take_seconds(tmp_path: Path, make_image: Calla
 
 def test_every_kind_of_finding_is_brought_about_by_a_test() -> None:
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    assert [kind for kind in TREATMENTS if f'"{kind}"' not in sources] == []
+    assert [kind for kind in ACTIONS if f'"{kind}"' not in sources] == []
 
 
 def test_the_table_of_treatments_names_every_kind() -> None:
-    table = treatments_table()
-    assert all(f"| `{kind}` |" in table for kind in TREATMENTS)
-    assert len(table.splitlines()) == len(TREATMENTS) + 2
+    table = actions_table()
+    assert all(f"| `{kind}` |" in table for kind in ACTIONS)
+    assert len(table.splitlines()) == len(ACTIONS) + 2

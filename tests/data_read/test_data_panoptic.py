@@ -13,7 +13,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from detrkit.data.decode.mask_files import FileMask, MaskFiles, read_ids, regions_of, stretched
-from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.coco_panoptic import read_panoptic_gt
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError, DataError
@@ -103,7 +103,7 @@ def test_segments_are_objects_and_the_file_says_what_is_a_thing(panoptic: Panopt
 def test_truth_of_a_image(panoptic: PanopticFolder) -> None:
     panoptic.ids["train"][0, 0] = 9  # of no segment: void
     image = panoptic.check().splits["train"].images[0]
-    ids, rows = read_panoptic_truth(image)
+    ids, rows = read_panoptic_gt(image)
     wanted = panoptic.ids["train"].copy()
     wanted[0, 0] = 0
     assert np.array_equal(ids.numpy(), wanted)
@@ -193,7 +193,7 @@ def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
         panoptic.ids[side] = panoptic.ids[side][::2, ::2].repeat(2, 0).repeat(2, 1)
     report = panoptic.check(half)
     only(report, "mask_size_differs")
-    ids, _ = read_panoptic_truth(report.splits["train"].images[0])
+    ids, _ = read_panoptic_gt(report.splits["train"].images[0])
     assert np.array_equal(ids.numpy(), panoptic.ids["train"])
 
 
@@ -347,7 +347,7 @@ def test_real_panoptic_data(shared_data: Path) -> None:
     listed = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())["annotations"]
     segments_of = {entry["image_id"]: entry["segments_info"] for entry in listed}
     for image in split.images:
-        _, rows = read_panoptic_truth(image)
+        _, rows = read_panoptic_gt(image)
         wanted = {s["id"]: (s["category_id"], s["area"], s["iscrowd"], s["bbox"]) for s in segments_of[image.id]}
         assert {r["id"]: (r["category_id"], r["area"], r["iscrowd"], r["bbox"]) for r in rows} == wanted
     truth = split.to_coco(masks=False)

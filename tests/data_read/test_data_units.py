@@ -14,7 +14,7 @@ from detrkit.cli import main
 from detrkit.config.fields import DataChoice
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.rotated import around
-from detrkit.data.validation.box_formats import FORMATS, OWN
+from detrkit.data.validation.box_formats import BOX_FORMATS, FORMAT_OF_FORM
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 
@@ -90,7 +90,7 @@ def found_boxes(root: Path, **options: Any) -> list[Corners]:
 
 
 def test_the_setting_and_the_readers_know_the_same_formats() -> None:
-    assert set(get_args(get_type_hints(DataChoice)["box_format"])) == {"auto", *FORMATS}
+    assert set(get_args(get_type_hints(DataChoice)["box_format"])) == {"auto", *BOX_FORMATS}
 
 
 MISTAKES = [
@@ -111,7 +111,7 @@ def test_boxes_written_in_another_way_are_named_and_can_be_read(tmp_path: Path, 
     assert np.allclose(found_boxes(root, box_format=name), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", sorted(BOX_FORMATS))
 def test_every_format_is_read_as_said(tmp_path: Path, name: str) -> None:
     truth = some_boxes(2)
     expected = [box for found in truth for box in found]
@@ -285,7 +285,7 @@ def test_listed_sizes_with_width_and_height_exchanged_are_named(coco: Any) -> No
 
 
 def test_own_formats_are_the_definition_of_the_data_formats() -> None:
-    assert {form: read.name for form, read in OWN.items()} == {
+    assert {form: read.name for form, read in FORMAT_OF_FORM.items()} == {
         "xywh": "xywh",
         "xyxy": "xyxy",
         "relative": "cxcywh_relative",

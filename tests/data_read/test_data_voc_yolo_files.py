@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.validation.findings import TREATMENTS
+from detrkit.data.validation.findings import ACTIONS
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import DataError
 
@@ -106,7 +106,7 @@ def test_voc_defects(tmp_path: Path, make_image: Callable[..., Path], write_voc:
         "listed_without_annotation",
         "image_object_lost",
     )
-    assert report.counts() == dict.fromkeys([k for k in TREATMENTS if k in expected], 1)
+    assert report.counts() == dict.fromkeys([k for k in ACTIONS if k in expected], 1)
     first = report.splits["train"].images[0].objects
     assert [(o.box, o.crowd) for o in first] == [((5, 6, 15, 18), False), ((20, 6, 30, 18), True)]
     assert next(f.record for f in report.findings if f.kind == "box_empty") == "object 2"

@@ -253,7 +253,7 @@ def test_lists_of_splits_are_followed(tmp_path: Path, lists: dict[str, str]) -> 
     for name, text in lists.items():
         write(tmp_path / name, text)
     report = check(tmp_path)
-    sides = {role: sorted(i.path.stem for i in split.images) for role, split in report.splits.items()}
+    sides = {split_name: sorted(i.path.stem for i in split.images) for split_name, split in report.splits.items()}
     assert sides == {"train": ["0", "1", "2", "3"], "val": ["4", "5"]}
     assert not report.counts()
 

@@ -18,7 +18,7 @@ from detrkit.commands import detr as classic
 from detrkit.config.fields import CHANCES, LossConfig, ModelConfig, OptimConfig
 from detrkit.config.presets import MODELS, RECIPES
 from detrkit.config.train import TrainConfig
-from detrkit.data.validation.findings import treatments_table
+from detrkit.data.validation.findings import actions_table
 from detrkit.models import DETR
 from detrkit.structures import Categories
 from detrkit.training.setup import build_training_model
@@ -158,7 +158,7 @@ def test_the_readme_lists_every_verb() -> None:
 
 
 def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
-    assert treatments_table() in Page(ROOT / "docs/your-own-data.md").text, "put what treatments_table() says there"
+    assert actions_table() in Page(ROOT / "docs/your-own-data.md").text, "put the text of actions_table() there"
 
 
 SWITCHES = Page(ROOT / "docs/switches.md")

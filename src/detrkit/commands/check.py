@@ -22,15 +22,19 @@ def check(config: CheckConfig) -> None:
     console = make_console()
     raw = open_dataset(**config.dataset_kwargs())
     raw.strict = False  # the report comes first
-    said = len(raw.notes)
+    printed = len(raw.notes)
     _print_notes(console, raw.notes)
-    total = sum(len(side.images) for side in raw.splits.values())
-    with make_progress(make_console(quiet=config.quiet)) as progress:
-        task = progress.add_task("Reading images", total=total)
+    total = sum(len(split.images) for split in raw.splits.values())
+    with make_progress(make_console(quiet=config.quiet)) as bar:
+        task = bar.add_task("Reading images", total=total)
         report = check_dataset(
-            raw, num_queries=config.num_queries, decode_all=True, doubtful=True, tick=lambda: progress.advance(task)
+            raw,
+            num_queries=config.num_queries,
+            decode_all=True,
+            allow_doubtful=True,
+            progress=lambda: bar.advance(task),
         )
-    _print_notes(console, report.notes[said:])
+    _print_notes(console, report.notes[printed:])
     console.print(report.table())
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")

@@ -15,7 +15,7 @@ import torch
 
 from detrkit.config.commands import DemoConfig
 from detrkit.config.train import TrainConfig
-from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.coco_panoptic import read_panoptic_gt
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.synthetic.generate import make_demo_dataset
@@ -144,7 +144,7 @@ def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
     cells = []
     for image in split.images[:SHEET_IMAGES]:
-        ids, segments = read_panoptic_truth(image)
+        ids, segments = read_panoptic_gt(image)
         areas = torch.bincount(ids.flatten())
         truth = [{**row, "category_name": names[row["category_id"]], "area": int(areas[row["id"]])} for row in segments]
         drawn = [

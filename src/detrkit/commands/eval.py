@@ -72,7 +72,7 @@ def evaluate(
     report = check_dataset(
         raw,
         num_queries=100 if detector is None else detector.network.num_queries,
-        wanted={config.split},
+        required_splits={config.split},
         value_range="find" if detector is None else detector.value_range,
     )
     split = report.splits[config.split]

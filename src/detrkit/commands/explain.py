@@ -8,7 +8,7 @@ import numpy as np
 
 from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import ExplainConfig
-from detrkit.data.decode.images import say_nothing
+from detrkit.data.decode.images import ignore_unknown_range
 from detrkit.errors import ConfigError
 from detrkit.files import save_image
 from detrkit.inference.inputs import read_one
@@ -31,7 +31,7 @@ def explain(config: ExplainConfig) -> None:
             "expected a threshold in 0..1 and max_detections of at least 1, "
             f"found {config.threshold:g} and {config.max_detections}"
         )
-    read_one(config.image, unknown=say_nothing)  # what cannot be read is told before weights are loaded
+    read_one(config.image, unknown=ignore_unknown_range)  # what cannot be read is told before weights are loaded
     detector = load_detector(config, precision="plain")
     image = detector.read(config.image)
     height, width = image.shape[1:]

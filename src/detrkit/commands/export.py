@@ -120,7 +120,7 @@ def _read(config: ExportConfig, value_range: ValueRange | None) -> dict[str, Spl
     raw = open_dataset(**config.dataset_kwargs(), **made_split(config.weights))
     has_train = config.precision == "int8" and "train" in raw.splits
     wanted = {config.split, *({"train"} if has_train else ())}
-    report = check_dataset(raw, num_queries=2**31, wanted=wanted, value_range=value_range)
+    report = check_dataset(raw, num_queries=2**31, required_splits=wanted, value_range=value_range)
     splits = report.splits
     if value_range is None and "image_16bit" in report.counts():
         warnings.warn(UNKNOWN_RANGE, stacklevel=2)

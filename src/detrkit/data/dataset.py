@@ -20,13 +20,13 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from detrkit.data.decode.cache import ImageCache
-from detrkit.data.decode.images import read_image, say_nothing
+from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.decode.object_masks import decode_masks
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.mixing import select
-from detrkit.data.transforms.resize_crop import Objects, Transform, no_objects, not_empty, objects_from
+from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, no_objects, objects_from
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import Categories, Target
 
@@ -149,7 +149,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image = self.cache.get(index) if self.cache else None
         if image is None:
             try:
-                image = read_image(row["path"], self.value_range, unknown=say_nothing)
+                image = read_image(row["path"], self.value_range, unknown=ignore_unknown_range)
                 if self.cache:
                     self.cache.put(index, image)
             except DataError as error:
@@ -206,7 +206,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             if not inside.all():
                 masks = masks[inside]
             objects["masks"] = tv_tensors.Mask(masks)
-            seen = not_empty(masks)
+            seen = has_pixels(masks)
             if not seen.all():
                 objects = select(objects, seen)
         return objects

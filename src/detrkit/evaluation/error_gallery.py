@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detrkit.data.decode.images import read_image, say_nothing
+from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.evaluation.arrays import Bools, Floats, Ints
 from detrkit.evaluation.confusion import KINDS, Confusion, Kind, Mistake
 from detrkit.evaluation.matching import EvalArrays, box_iou
@@ -95,7 +95,7 @@ def _tile(
     boxes = [columns.object_boxes[mistake.object]] if mistake.object >= 0 else []
     boxes += [columns.boxes[mistake.detection]] if mistake.detection >= 0 else []
     box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
-    rgb = as_image(read_image(path, value_range, unknown=say_nothing))
+    rgb = as_image(read_image(path, value_range, unknown=ignore_unknown_range))
     window = _window(box, rgb.shape[0], rgb.shape[1])
     shown = confusion.shown & (columns.images == image) & _related(columns.boxes, box)
     present = (columns.object_images == image) & _related(columns.object_boxes, box)

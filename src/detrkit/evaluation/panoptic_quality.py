@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detrkit.data.formats.coco_panoptic import read_panoptic_truth
+from detrkit.data.formats.coco_panoptic import read_panoptic_gt
 from detrkit.data.records import Split
 from detrkit.errors import DataError
 from detrkit.evaluation.prediction_files import PanopticPredictions
@@ -98,7 +98,7 @@ class PanopticGroundTruth:
     def from_split(cls, split: Split) -> Self:
         """Of a checked split, all of whose images have `panoptic`."""
         images = {image.id: image for image in split.images}
-        return cls(split.categories, lambda image_id: read_panoptic_truth(images[image_id]))
+        return cls(split.categories, lambda image_id: read_panoptic_gt(images[image_id]))
 
 
 class PanopticSums:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrkit import __version__
 from detrkit.config.commands import ExportConfig
-from detrkit.data.decode.images import read_image, say_nothing
+from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.data.records import ImageRecord, Split
 from detrkit.errors import ConfigError
 from detrkit.export.formats import Sample, write_onnx, write_openvino, write_tensorrt, write_torch
@@ -167,7 +167,7 @@ def calibration_samples(config: ExportConfig, detector: Detector, splits: dict[s
 
 
 def _pixels(image: ImageRecord, split: Split) -> Tensor:
-    return read_image(image.path, split.value_range, unknown=say_nothing)
+    return read_image(image.path, split.value_range, unknown=ignore_unknown_range)
 
 
 def _times(one: Tensor, count: int) -> Tensor:

@@ -53,7 +53,7 @@ def warn_unknown_range(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
-def say_nothing(sentence: str) -> None:
+def ignore_unknown_range(sentence: str) -> None:
     """For readers of checked data: the check has said it."""
 
 

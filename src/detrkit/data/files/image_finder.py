@@ -22,7 +22,7 @@ from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 
 IMAGE_FOLDERS = ("images", "jpegimages", "imgs", "img", "image", "data", "pictures", "photos", "frames")
@@ -68,7 +68,7 @@ class _Name:
     """What it may mean, as relative names."""
     folders: tuple[str, ...]
     """The folders that it tells, with those of the folder in which the others of its file lie."""
-    role: str
+    split_name: str
     """The split that it is of, or nothing."""
 
 
@@ -86,7 +86,7 @@ class ImageFinder:
         *,
         outside: Sequence[Path] = (),
         within: Path | None = None,
-        role: str = "",
+        split_name: str = "",
     ) -> dict[str, Match]:
         """The file of each name.
 
@@ -114,7 +114,7 @@ class ImageFinder:
                 found[name] = match
         if lost:
             context = self._telling(best.parts if best else ())
-            named = {name: self._name(name, insides, context, role) for name, insides in lost.items()}
+            named = {name: self._name(name, insides, context, split_name) for name, insides in lost.items()}
             found |= self._by_ending(named, ordered, within, {match.path for match in found.values()})
         fallback = ordered[0] if ordered else self.index.root
         return {
@@ -138,13 +138,13 @@ class ImageFinder:
             return Match(Path(name), insides[0], "exact")
         return None
 
-    def _name(self, name: str, insides: Sequence[str], context: tuple[str, ...], role: str) -> _Name:
+    def _name(self, name: str, insides: Sequence[str], context: tuple[str, ...], split_name: str) -> _Name:
         """What a name tells; one that leads out of its folder, as on another machine, tells only its own folders."""
         told = tuple(_alike(part) for part in PurePosixPath(insides[0]).parts[:-1])
         own = tuple(part for part in told if part not in IMAGE_FOLDERS)
         if tidy_name(name)[1]:
-            return _Name(insides, own, role)
-        return _Name(insides, (*context, *own), role or role_of_parts((*context, *own)))
+            return _Name(insides, own, split_name)
+        return _Name(insides, (*context, *own), split_name or split_of_parts((*context, *own)))
 
     def _telling(self, folder: tuple[str, ...]) -> tuple[str, ...]:
         """Those parts of the path of a folder that are below the root and tell it from others."""
@@ -262,7 +262,7 @@ def _fitting(
         if not target:
             continue
         alike = files.get(_stem(target[-1]) if stems else target[-1], [])
-        own = [file for file in alike if _may_be(name.role, there, file)]
+        own = [file for file in alike if _may_be(name.split_name, there, file)]
         fits = [(1 + _shared_end(file.parts[:-1], target[:-1]), file) for file in own]
         most = max((shared for shared, _ in fits), default=0)
         best = [file for shared, file in fits if shared == most]
@@ -280,7 +280,7 @@ def _agree(name: _Name, file: _File) -> bool:
     return _shared_end(file.folders, name.folders) == len(name.folders)
 
 
-def _may_be(role: str, folders: tuple[str, ...], file: _File) -> bool:
+def _may_be(split_name: str, folders: tuple[str, ...], file: _File) -> bool:
     """Whether nothing says that another file is meant: neither its split nor a folder of the name that is there.
 
     Args:
@@ -288,14 +288,16 @@ def _may_be(role: str, folders: tuple[str, ...], file: _File) -> bool:
         folders: those of its name that hold images.
         file: what may be it.
     """
-    place = role_of_parts(file.folders)
-    if role and place and role != place:
+    place = split_of_parts(file.folders)
+    if split_name and place and split_name != place:
         return False
     shared = _shared_end(file.folders, folders)
     if shared == len(folders):
         return True
     missing = folders[-1 - shared]
-    if role and role == place and role_of(missing):  # images that were sorted into splits after they were listed
+    if (
+        split_name and split_name == place and split_of_name(missing)
+    ):  # images that were sorted into splits after they were listed
         return True
     return missing in file.folders
 

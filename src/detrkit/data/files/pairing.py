@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 
 _OF_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "pngimages", "pictures", "photos", "图片", "图像"}
@@ -119,11 +119,11 @@ def _by_name(
     for file in files:
         *folders, stem = layout_key(index.relative(file))
         here = tuple(folders)
-        role = role_of_parts(here)
+        split_name = split_of_parts(here)
         near: dict[int, list[Path]] = {}
         for others, image in free.get(stem) or free.get(_bare(stem), []):
             settled = 0 if others == here else (here in homes) + (others in homes)
-            if settled == 2 or (role and role_of_parts(others) not in ("", role)):
+            if settled == 2 or (split_name and split_of_parts(others) not in ("", split_name)):
                 continue
             near.setdefault(_shared_end(here, others), []).append(image)
             if settled:

@@ -70,14 +70,14 @@ class Source:
         """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
         self.left.update((str(path), (kind, reason)) for path in paths)
 
-    def named_folders(self, role: str) -> list[Path]:
+    def named_folders(self, split_name: str) -> list[Path]:
         """Folders of images that the user named: that of this split, else those of any."""
-        own = self.image_dirs.get(role)
+        own = self.image_dirs.get(split_name)
         return [own] if own is not None else [folder for folder in self.image_dirs.values() if folder is not None]
 
     def fold_splits(
         self,
-        by_role: Mapping[str, Sequence[Item]],
+        by_split: Mapping[str, Sequence[Item]],
         files: Callable[[Any], Iterable[Path]] = lambda path: [path],
     ) -> dict[str, list[Item]]:
         """`train` and `val` of what tells `train`, `val`, `test` or nothing by the names of its files or folders.
@@ -88,7 +88,7 @@ class Source:
             by_role: role -> files, or whatever is sorted.
             files: the files of such a thing.
         """
-        found = {role: list(items) for role, items in by_role.items() if items}
+        found = {split_name: list(items) for split_name, items in by_split.items() if items}
         unnamed = found.pop("", [])
         if "train" not in found:
             found |= {"train": unnamed} if unnamed else {}

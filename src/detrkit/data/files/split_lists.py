@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detrkit.data.files.encodings import read_json, read_lines
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 
@@ -27,7 +27,7 @@ def split_lists(index: FileIndex) -> list[tuple[Path, dict[str, list[str]]]]:
         if path.stem in index.image_stems:  # a label file
             continue
         table = path.suffix.lower() in (".csv", ".tsv")
-        if table or role_of(path.stem) or "split" in path.stem.lower():
+        if table or split_of_name(path.stem) or "split" in path.stem.lower():
             listed = _of_json(path, index) if path.suffix.lower() == ".json" else _of_text(path, index, table=table)
             if listed:
                 found.append((path, listed))
@@ -40,22 +40,24 @@ def _of_text(path: Path, index: FileIndex, *, table: bool) -> dict[str, list[str
         lines = read_lines(path)
     except (DataError, OSError):
         return {}
-    role = role_of(path.stem)
-    if not table and role and _are_images(lines[:_HEAD], index):
-        return {role: lines}
+    split_name = split_of_name(path.stem)
+    if not table and split_name and _are_images(lines[:_HEAD], index):
+        return {split_name: lines}
     rows = [[cell.strip(" \"'") for cell in re.split(r"[,;\t]" if table else r"[,;\s]+", line)] for line in lines]
     wide = min((len(row) for row in rows), default=0)
     columns = [[row[place] for row in rows] for place in range(wide)]
     named = next((column for column in columns if _are_images(column[1 : 1 + _HEAD], index)), None)
     if named is None:
         return {}
-    told = next((column for column in columns if column is not named and all(map(role_of, column[1:]))), None)
-    if told is None and not role:
+    told = next((column for column in columns if column is not named and all(map(split_of_name, column[1:]))), None)
+    if told is None and not split_name:
         return {}
     listed: dict[str, list[str]] = {}
-    for name, said in zip(named, told or [role] * len(named), strict=True):
-        if role_of(said) and (name is not named[0] or _names_image(name, index)):  # the first row may be a heading
-            listed.setdefault(role_of(said), []).append(name)
+    for name, said in zip(named, told or [split_name] * len(named), strict=True):
+        if split_of_name(said) and (
+            name is not named[0] or _names_image(name, index)
+        ):  # the first row may be a heading
+            listed.setdefault(split_of_name(said), []).append(name)
     return listed
 
 
@@ -67,7 +69,7 @@ def _of_json(path: Path, index: FileIndex) -> dict[str, list[str]]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
         return {}
-    listed = {role: value for key, value in content.items() if (role := role_of(key)) and value}
+    listed = {split_name: value for key, value in content.items() if (split_name := split_of_name(key)) and value}
     names = [name for value in listed.values() for name in value]
     return listed if all(isinstance(name, str) for name in names) and _are_images(names, index) else {}
 

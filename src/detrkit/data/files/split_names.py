@@ -17,7 +17,7 @@ _ENDINGS = ("sets", "set", "data", "images", "imgs", "split", "集")
 
 
 @lru_cache(maxsize=4096)
-def role_of(name: str) -> str:
+def split_of_name(name: str) -> str:
     """`train`, `val`, `test` or nothing, from the words of a name: `instances_val2017` and `ValSet` are val.
 
     Nothing where the words contradict each other.
@@ -28,9 +28,9 @@ def role_of(name: str) -> str:
     return splits.pop() if len(splits) == 1 else ""
 
 
-def role_of_parts(parts: Iterable[str]) -> str:
+def split_of_parts(parts: Iterable[str]) -> str:
     """The split that the last of several names tells which tells one, as the folders of a path do."""
-    return next((role for part in reversed(list(parts)) if (role := role_of(part))), "")
+    return next((split_name for part in reversed(list(parts)) if (split_name := split_of_name(part))), "")
 
 
 def _of_word(word: str) -> str:

@@ -10,7 +10,7 @@ from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.files.encodings import unreadable
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.data.formats.raw import RawSplit
 
 _ALWAYS = (".xml", ".odgt", ".jsonl", ".ndjson", ".tfrecord", ".record", ".parquet", ".arrow")
@@ -67,13 +67,13 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
 def _note_split(file: Path, why: str, source: Source) -> None:
     """Say that a split is not there because its json file is broken."""
     *folders, _ = parts = source.index.relative(file)
-    if file.suffix.lower() == ".json" and (_tells_split(file) or role_of_parts(folders)):
+    if file.suffix.lower() == ".json" and (_tells_split(file) or split_of_parts(folders)):
         source.notes.append(f"{'/'.join(parts)} seems to be of a split, and is left out: {why}")
 
 
 def _tells_split(path: Path) -> bool:
     """Whether a file is called after a split, or after splits."""
-    return bool(role_of(path.stem) or _SPLITS.match(path.stem))
+    return bool(split_of_name(path.stem) or _SPLITS.match(path.stem))
 
 
 def _no_json(path: Path) -> str:

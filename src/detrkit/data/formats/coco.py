@@ -13,7 +13,7 @@ from typing import Any
 from detrkit.data.files.encodings import read_json
 from detrkit.data.files.image_finder import Match, tidy_name
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.coco_shapes import box_of_segmentation, plain_segmentation
 from detrkit.data.formats.coco_splits import CocoFile, detect_json, load_json
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
@@ -96,7 +96,7 @@ def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[R
     path, findings = file.path, source.findings
     names = [_file_name(row) for row in rows]
     files = source.finder.find(
-        filter(None, names), file.folders, outside=file.outside, within=file.within, role=file.role
+        filter(None, names), file.folders, outside=file.outside, within=file.within, split_name=file.split_name
     )
     if files and all(match.how in ("absent", "ambiguous") for match in files.values()):
         raise DataError(_none_found(path, [*file.folders, *file.outside], files))
@@ -123,7 +123,7 @@ def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[R
         if key is None:
             findings.add("image_id_not_integer", path, where, repr(row.get("id")))
         image = RawImage(key, match.path, match.name, row.get("height"), row.get("width"), [], str(path), where)
-        image.role = role_of(str(row.get("split") or ""))
+        image.split_name = split_of_name(str(row.get("split") or ""))
         ref = text if number is None or own_spelling else number
         if ref != "":
             by_id.setdefault(ref, image)

@@ -14,7 +14,7 @@ from detrkit.data.files.encodings import decode_text
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.image_finder import IMAGE_FOLDERS
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.errors import DataError
 
 Kind = Literal["instances", "keypoints", "panoptic", ""]
@@ -32,7 +32,7 @@ class Candidate:
     """A json file that may be a split of a data set, or part of one."""
 
     path: Path
-    role: str
+    split_name: str
     """train, val, test or nothing."""
     kind: Kind
 
@@ -51,12 +51,12 @@ def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
     found: list[Candidate] = []
     for paths in by_folder.values():
         if len(paths) > _MANY:
-            named = [path for path in paths if role_of(path.stem) or "coco" in path.name.lower()]
+            named = [path for path in paths if split_of_name(path.stem) or "coco" in path.name.lower()]
             paths = sorted({*paths[:_FEW], *named[:_FEW], max(paths, key=_size)})
         for path in paths:
             kind = json_kind(path)
             if kind and (kind == "panoptic") == panoptic:
-                found.append(Candidate(path, role_of_file(index, path), kind))
+                found.append(Candidate(path, split_of_file(index, path), kind))
     return sorted(found, key=lambda c: (len(index.relative(c.path)), c.path))
 
 
@@ -126,17 +126,17 @@ def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> 
     found = candidates(index, panoptic=panoptic)
     if not found:
         raise DataError(f"expected COCO json files in {index.root}, found none")
-    by_role: dict[str, list[Candidate]] = {}
+    by_split: dict[str, list[Candidate]] = {}
     for candidate in found:
-        by_role.setdefault(candidate.role, []).append(candidate)
-    if "" in by_role and "train" not in by_role:
-        by_role["train"] = by_role.pop("")
-        if len(by_role) > 1:
-            names = _listed(source.index, (c.path for c in by_role["train"]))
+        by_split.setdefault(candidate.split_name, []).append(candidate)
+    if "" in by_split and "train" not in by_split:
+        by_split["train"] = by_split.pop("")
+        if len(by_split) > 1:
+            names = _listed(source.index, (c.path for c in by_split["train"]))
             source.notes.append(f"{names} is used for train: no file has a name that says so")
-    unnamed = by_role.pop("", [])
+    unnamed = by_split.pop("", [])
     source.leave((c.path for c in unnamed), "its name tells no split, while others do; --train_json takes it")
-    files = {role: _main_files(source, some) for role, some in by_role.items()}
+    files = {split_name: _main_files(source, some) for split_name, some in by_split.items()}
     if "test" in files:
         test = files.pop("test")
         names = _listed(source.index, test)
@@ -208,25 +208,25 @@ def folders_outside(root: Path, path: Path, images: Iterable[Path]) -> list[Path
 
 def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
     """Folders of images in these folders, and these."""
-    role = role_of(path.stem) or role_of(path.parent.name)
-    words = _role_words(path)
+    split_name = split_of_name(path.stem) or split_of_name(path.parent.name)
+    words = _split_words(path)
     folders: list[Path] = []
     for parent in parents:
         inner = _folders(parent)
         images = [folder for name in IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
         folders += [*images, parent]
         # beside the data set lie others, whose images may have the same names: there the word of a split says nothing
-        known = role if parent.is_relative_to(root) else ""
+        known = split_name if parent.is_relative_to(root) else ""
         named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
         for folder in named:
             folders += [folder, *(p for p in _folders(folder) if p.name.lower() in IMAGE_FOLDERS)]
-        folders += [p for image in images for p in _folders(image) if _names(p.name, words, role, path)]
+        folders += [p for image in images for p in _folders(image) if _names(p.name, words, split_name, path)]
     return list(dict.fromkeys(folders))
 
 
-def _names(folder: str, words: list[str], role: str, path: Path) -> bool:
+def _names(folder: str, words: list[str], split_name: str, path: Path) -> bool:
     """Whether a folder is called like a json file or its split."""
-    return folder in words or folder == path.stem or bool(role and role_of(folder) == role)
+    return folder in words or folder == path.stem or bool(split_name and split_of_name(folder) == split_name)
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -236,14 +236,16 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def role_of_file(index: FileIndex, path: Path) -> str:
+def split_of_file(index: FileIndex, path: Path) -> str:
     """The split that a file's name tells, or else its folders in the data set."""
-    return role_of(path.stem) or (role_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else "")
+    return split_of_name(path.stem) or (
+        split_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else ""
+    )
 
 
 def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
     """Where the PNGs of a panoptic json file may lie: in a folder of its name beside it, or one or two folders up."""
-    words = _role_words(path)
+    words = _split_words(path)
     names = [path.stem, *(f"panoptic_{word}" for word in words), "panoptic"]
     if given is None:  # folders of bare names such as val2017 hold images, which may be called like the PNGs
         folders = [p / n for p in (path.parent, path.parent.parent, root, root / "annotations") for n in names]
@@ -252,6 +254,6 @@ def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
-def _role_words(path: Path) -> list[str]:
+def _split_words(path: Path) -> list[str]:
     """The words of a file's name that tell its split: train2017 of instances_train2017."""
-    return [word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if role_of(word)]
+    return [word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if split_of_name(word)]

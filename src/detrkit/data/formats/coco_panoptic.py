@@ -78,7 +78,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
     return RawSplit(file.split, labelled, categories, "xywh", str(path), has_ids_and_areas=True, masks_in_files=True)
 
 
-def read_panoptic_truth(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:
+def read_panoptic_gt(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:
     """The segments of an image of panoptic data, as evaluation compares them.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats import coco_layout
 from detrkit.data.formats.combine import merge_splits, split_by_image
 from detrkit.data.formats.raw import RawSplit
@@ -27,7 +27,7 @@ class CocoFile:
     """Further folders, outside of the data set (see `ImageFinder.find`)."""
     within: Path | None = None
     """The folder that the user named for the images of this split."""
-    role: str = ""
+    split_name: str = ""
     """The split that the name of the file or of its folder tells, or nothing."""
 
 
@@ -61,7 +61,7 @@ def load_json(
     coco_layout.leave_other_tasks(source, panoptic=panoptic)
     paths = [path for some in files.values() for path in some]
     is_named = bool(source.options.annotation_files) or any(source.image_dirs.values())
-    if is_named or len(splits) > 1 or any(coco_layout.role_of_file(source.index, path) for path in paths):
+    if is_named or len(splits) > 1 or any(coco_layout.split_of_file(source.index, path) for path in paths):
         return splits
     return split_by_image(splits["train"], source)
 
@@ -82,7 +82,7 @@ def _files_of_splits(source: Source, *, panoptic: bool) -> dict[str, list[Path]]
 
 def _split_of_name(path: Path) -> str:
     """The split that a file is loaded as by its name: a test split stands in for val, no split at all for train."""
-    return role_of(path.stem).replace("test", "val") or "train"
+    return split_of_name(path.stem).replace("test", "val") or "train"
 
 
 def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: bool) -> None:
@@ -90,7 +90,7 @@ def _add_other_split(files: dict[str, list[Path]], source: Source, *, panoptic: 
     known = {path.resolve() for paths in files.values() for path in paths}
     for split in {"train", "val"} - set(files):
         candidates = coco_layout.candidates(source.index, panoptic=panoptic)
-        others = [c.path for c in candidates if c.role == split and c.path.resolve() not in known]
+        others = [c.path for c in candidates if c.split_name == split and c.path.resolve() not in known]
         if len(others) == 1:
             files[split] = others
             source.notes.append(f"{others[0].relative_to(source.root)} is used for {split}")
@@ -109,8 +109,8 @@ def _read_file(
         folders, outside = (
             [folder for folder in some if folder.name != path.stem and folder != png_dir] for some in (folders, outside)
         )
-    role = coco_layout.role_of_file(source.index, path)
-    loaded = read(CocoFile(path, split, folders, outside, within, role), source)
+    split_name = coco_layout.split_of_file(source.index, path)
+    loaded = read(CocoFile(path, split, folders, outside, within, split_name), source)
     if outside and (far := [image.path for image in loaded.images if not image.path.is_relative_to(root)]):
         source.notes.append(
             f"{len(far)} images of {path.name} lie outside of {root}, as {far[0]}; --train_images or --val_images "

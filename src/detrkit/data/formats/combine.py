@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import RawImage, RawSplit
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 
-def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
+def merge_splits(split_name: str, parts: list[RawSplit], source: Source) -> RawSplit:
     """One split out of several files with different images, as of several sites or deliveries.
 
     Raises:
@@ -27,8 +27,8 @@ def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
         if shared is not None:
             listed = ", ".join("/".join(source.index.relative(_path(p))) for p in parts)
             raise DataError(
-                f"expected one json file of the {role} images in {source.root}, found {len(parts)}: {listed}, which "
-                f"share {shared.name}; choose with --train_json and --val_json"
+                f"expected one json file of the {split_name} images in {source.root}, found {len(parts)}: {listed}, "
+                f"which share {shared.name}; choose with --train_json and --val_json"
             )
     share_categories(parts, source.findings)
     images = [image for part in parts for image in part.images]
@@ -40,9 +40,9 @@ def merge_splits(role: str, parts: list[RawSplit], source: Source) -> RawSplit:
         for number, found in enumerate(objects, start=1):
             found.id = number
     names = ", ".join("/".join(source.index.relative(_path(part))) for part in parts)
-    source.notes.append(f"{len(parts)} files make up {role}: {names}")
+    source.notes.append(f"{len(parts)} files make up {split_name}: {names}")
     source.use(*(_path(part) for part in parts))
-    return replace(parts[0], name=role, images=images, source=str(source.root))
+    return replace(parts[0], name=split_name, images=images, source=str(source.root))
 
 
 def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
@@ -54,13 +54,13 @@ def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
     """
     by_split: dict[str, list[RawImage]] = {}
     for image in split.images:
-        by_split.setdefault(image.role or role_of_parts(image.file_name.split("/")[:-1]), []).append(image)
+        by_split.setdefault(image.split_name or split_of_parts(image.file_name.split("/")[:-1]), []).append(image)
     if "train" not in by_split or not by_split.keys() & {"val", "test"}:
         return {"train": split}
     kept = source.fold_splits(by_split, lambda image: [image.path])
-    counts = ", ".join(f"{len(images)} of {role}" for role, images in by_split.items() if role)
+    counts = ", ".join(f"{len(images)} of {split_name}" for split_name, images in by_split.items() if split_name)
     source.notes.append(f"images of one file tell their split by its name in `split` or in their folders: {counts}")
-    return {role: replace(split, name=role, images=images) for role, images in kept.items()}
+    return {split_name: replace(split, name=split_name, images=images) for split_name, images in kept.items()}
 
 
 def share_categories(splits: list[RawSplit], findings: Findings) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detrkit.data.files.file_index import FileIndex
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.foreign_signs import Look
 
 _NUMBER = r"-?\d+(?:[.]\d*)?(?:[eE][-+]?\d+)?"
@@ -132,7 +132,9 @@ def _class_folders(look: Look) -> str:
         return ""
     folders = Counter(path.parent for path in look.images)
     named = [
-        f for f in folders if f.name.lower() not in _IMAGE_FOLDERS and not role_of(f.name) and f != look.index.root
+        f
+        for f in folders
+        if f.name.lower() not in _IMAGE_FOLDERS and not split_of_name(f.name) and f != look.index.root
     ]
     names = list(dict.fromkeys(folder.name for folder in named))
     if len(names) < 2 or 2 * sum(folders[folder] for folder in named) < len(look.images):

@@ -24,7 +24,7 @@ from detrkit.data.files.encodings import read_json
 from detrkit.data.files.image_finder import Match, tidy_name
 from detrkit.data.files.sampling import head_of, sample_of
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.shapes import (
     Points,
@@ -88,15 +88,18 @@ def load_labelme(source: Source) -> dict[str, RawSplit]:
             source.findings.add("image_embedded", file.path, dropped_objects=len(image.objects))
             embedded += 1
             continue
-        by_split.setdefault(_role(file.path, image.path, source), []).append((file, image))
+        by_split.setdefault(_split_of(file.path, image.path, source), []).append((file, image))
     if not by_split:
         _refuse(source, embedded)
     _note_the_unlabelled(set(assigned_gt), source)
     kept = source.fold_splits(by_split, lambda pair: [pair[0].path, pair[1].path])
-    images = {role: [image for _, image in pairs] for role, pairs in kept.items()}
-    everything = [image for side in images.values() for image in side]
+    images = {split_name: [image for _, image in pairs] for split_name, pairs in kept.items()}
+    everything = [image for split_images in images.values() for image in split_images]
     categories = number_classes(everything, _order(everything, source))
-    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in images.items()}
+    return {
+        split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
+        for split_name, split_images in images.items()
+    }
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def _places(files: list[_File], source: Source) -> dict[Path, Match]:
         )
     for folder, some in lost.items():
         ancestors = [p for p in (folder, *folder.parents) if p.is_relative_to(source.root)]
-        folders = [*source.named_folders(role_of_parts(index.relative(folder))), source.root, *ancestors]
+        folders = [*source.named_folders(split_of_parts(index.relative(folder))), source.root, *ancestors]
         by_path = {file.path: _name(file, source, bool(given)) for file in some}
         written = {file.path: file.image_path for file in some}
         found = source.finder.find(by_path.values(), folders)
@@ -227,12 +230,12 @@ def _image(file: _File, place: Match, assigned_gt: dict[Path, Path], source: Sou
     return image
 
 
-def _role(file: Path, image: Path, source: Source) -> str:
-    for role, folder in source.image_dirs.items():
+def _split_of(file: Path, image: Path, source: Source) -> str:
+    for split_name, folder in source.image_dirs.items():
         if folder is not None and image.is_relative_to(folder):
-            return role
+            return split_name
     relative = source.index.relative
-    return role_of_parts(relative(file)[:-1]) or role_of_parts(relative(image)[:-1])
+    return split_of_parts(relative(file)[:-1]) or split_of_parts(relative(image)[:-1])
 
 
 def _refuse(source: Source, embedded: int) -> None:

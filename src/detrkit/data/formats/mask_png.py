@@ -22,7 +22,7 @@ from pathlib import Path
 from detrkit.data.files.class_names import name_files, read_names
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of
+from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.mask_values import MaskedImage, read_split
 from detrkit.data.formats.raw import IMAGE_SUFFIXES, RawSplit
 from detrkit.data.validation.findings import Findings
@@ -53,9 +53,9 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
     root, findings, notes = source.root, source.findings, source.notes
     bases = _bases(source.index)
     by_split = _all_sides(source, bases)
-    for role, given in source.image_dirs.items():
+    for split_name, given in source.image_dirs.items():
         if given is not None:
-            by_split[role] = _of_pair(given, _masks_beside(given), findings)
+            by_split[split_name] = _of_pair(given, _masks_beside(given), findings)
     if "test" in by_split:
         test = by_split.pop("test")
         if not by_split.get("val"):
@@ -74,8 +74,10 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
         source.use(item.path)
         source.use(*(path.with_suffix(".json") for path, _ in item.values))
         source.use(*(path for path, _ in (*item.values, *item.objects)))
-    read = {role: read_split(items, findings) for role, items in by_split.items() if items}
-    named = sorted({o.category for side in read.values() for image in side for o in image.objects if o.category})
+    read = {split_name: read_split(items, findings) for split_name, items in by_split.items() if items}
+    named = sorted(
+        {o.category for split_images in read.values() for image in split_images for o in image.objects if o.category}
+    )
     names = order or named or [_ONE_CLASS]
     number = {name: index for index, name in enumerate(names)}
     if not named and len(names) > 1:
@@ -84,8 +86,8 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
             f"{len(names)}, found neither"
         )
     identity = 0
-    for side in read.values():
-        for image in side:
+    for split_images in read.values():
+        for image in split_images:
             for found in image.objects:
                 identity += 1
                 found.id = identity
@@ -94,8 +96,10 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
     if not named:
         notes.append(f"no folder or json file names a class; all objects are of the class {names[0]!r}")
     return {
-        role: RawSplit(role, side, categories, "xywh", str(root), masks_in_files=True, boxes_from_masks=True)
-        for role, side in sorted(read.items())
+        split_name: RawSplit(
+            split_name, split_images, categories, "xywh", str(root), masks_in_files=True, boxes_from_masks=True
+        )
+        for split_name, split_images in sorted(read.items())
     }
 
 
@@ -135,8 +139,8 @@ def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]
     """Split -> the images of all these folders."""
     by_split: dict[str, list[MaskedImage]] = {}
     for base in bases:
-        for role, items in _sides(base, source.findings).items():
-            by_split.setdefault(role, []).extend(items)
+        for split_name, items in _sides(base, source.findings).items():
+            by_split.setdefault(split_name, []).extend(items)
             for item in items if len(bases) > 1 else []:  # names of several folders may be the same
                 item.name = "/".join(source.index.relative(item.path))
     return by_split
@@ -147,21 +151,21 @@ def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
     pair = _pair(root)
     if pair is not None:
         items, masks = pair
-        inner = {role_of(p.name): p for p in _folders(items) if role_of(p.name)}
-        for role, folder in inner.items():
+        inner = {split_of_name(p.name): p for p in _folders(items) if split_of_name(p.name)}
+        for split_name, folder in inner.items():
             if _is_folder(masks / folder.name):
-                by_split[role] = _of_pair(folder, masks / folder.name, findings)
+                by_split[split_name] = _of_pair(folder, masks / folder.name, findings)
         return by_split or {"train": _of_pair(items, masks, findings)}
     for folder in _side_folders(root):
         pair = _pair(folder)
         found = _of_pair(*pair, findings) if pair else _of_folders(folder)
         if found:
-            by_split.setdefault(role_of(folder.name), []).extend(found)
+            by_split.setdefault(split_of_name(folder.name), []).extend(found)
     return by_split or {"train": _of_folders(root)}
 
 
 def _side_folders(root: Path) -> list[Path]:
-    return [p for p in _folders(root) if role_of(p.name)]
+    return [p for p in _folders(root) if split_of_name(p.name)]
 
 
 def _folders(folder: Path) -> list[Path]:

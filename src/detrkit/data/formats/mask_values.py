@@ -70,10 +70,10 @@ def _problem(kind: str, file: object, record: str = "", detail: str = "", droppe
 def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_Problem]]:
     """The record of an image, or None where its masks cannot be used, and what was noticed."""
     image = RawImage(number, item.path, item.name, None, None, [], file=str(item.path))
-    (facts,) = probe_images([item.path])
-    if facts.problem:
+    (info,) = probe_images([item.path])
+    if info.problem:
         return image, []  # the check says why
-    width, height = facts.upright
+    width, height = info.upright
     image.width, image.height = width, height
     problems: list[_Problem] = []
     for path, label, single in [(*f, False) for f in item.values] + [(*f, True) for f in item.objects]:

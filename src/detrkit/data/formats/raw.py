@@ -58,7 +58,7 @@ class RawImage:
     where: str = ""
     panoptic: Path | None = None
     """The COCO panoptic PNG of this image."""
-    role: str = ""
+    split_name: str = ""
     """The split that the record itself names (`split` of COCO images): train, val, test or nothing."""
     text_id: str = ""
     """The id as the file has it, where that is no integer of 64 bits and another one takes its place."""

@@ -21,7 +21,7 @@ from detrkit.data.files.encodings import read_json, read_text
 from detrkit.data.files.image_finder import Match, tidy_name
 from detrkit.data.files.sampling import head_of, sample_of
 from detrkit.data.files.source import Source
-from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import RawImage, RawSplit
 from detrkit.data.formats.shapes import UnreadableError, number, number_classes, printable
 from detrkit.data.formats.via_regions import Region, choose_attribute, objects_of
@@ -70,7 +70,7 @@ def load_via(source: Source) -> dict[str, RawSplit]:
     found = _images(entries, source)
     chosen = choose_attribute([region for _, regions in found.values() for region in regions], source)
     by_split: dict[str, list[RawImage]] = {}
-    for (role, _), (image, regions) in found.items():
+    for (split_name, _), (image, regions) in found.items():
         try:
             image.objects = [o for region in regions for o in objects_of(region, chosen, image, source)]
         except UnreadableError as error:
@@ -79,20 +79,23 @@ def load_via(source: Source) -> dict[str, RawSplit]:
         if regions and not image.objects:
             source.findings.add("image_shapes_unusable", image.path, detail=f"{len(regions)} regions")
             continue
-        by_split.setdefault(role, []).append(image)
+        by_split.setdefault(split_name, []).append(image)
     if not by_split:
         raise DataError(
             f"expected images with regions in the VIA files of {source.root}, found none that can be used"
             + source.findings.reasons()
         )
     kept = source.fold_splits(by_split, lambda image: [image.path])
-    everything = [image for side in kept.values() for image in side]
+    everything = [image for split_images in kept.values() for image in split_images]
     _fill_in_sizes(everything)
     bare = sum(not image.objects for image in everything)
     if bare and bare < len(everything):
         source.notes.append(f"{bare} of {len(everything)} images have no region; they count as images without objects")
     categories = number_classes(everything)
-    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in kept.items()}
+    return {
+        split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
+        for split_name, split_images in kept.items()
+    }
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -203,7 +206,7 @@ def _images(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tup
             source.findings.add("image_name_leaves_folder", entry.file, entry.where, repr(entry.name))
         elif place is not None and place.how == "moved":
             source.findings.add("image_moved", entry.file, entry.where, f"{entry.name!r}, found {path}")
-        key = (_role(entry.file, path, source), path)
+        key = (_split_of(entry.file, path, source), path)
         if key not in found:
             found[key] = image, list(entry.regions)
             news[entry.file] += 1
@@ -235,9 +238,9 @@ def _places(entries: list[_Entry], source: Source) -> list[Match | None]:
             named.setdefault(entry.file, {})[entry.name] = None
     places: dict[Path, dict[str, Match]] = {}
     for file, names in named.items():  # bare names: what is not in these folders is found by the ends of paths
-        role = _role_of_file(file, source)
-        folders = [*source.named_folders(role), file.parent, source.root]
-        places[file] = source.finder.find(names, folders, role=role)
+        split_name = _split_of_file(file, source)
+        folders = [*source.named_folders(split_name), file.parent, source.root]
+        places[file] = source.finder.find(names, folders, split_name=split_name)
     sizes: dict[tuple[Path, str], set[int]] = {}
     for entry in entries:
         sizes.setdefault((entry.file, entry.name), set()).add(entry.bytes)
@@ -260,20 +263,20 @@ def _by_size(entry: _Entry, place: Match, source: Source) -> Match:
     return Match(place.path, place.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else place
 
 
-def _role(file: Path, image: Path, source: Source) -> str:
-    for role, folder in source.image_dirs.items():
+def _split_of(file: Path, image: Path, source: Source) -> str:
+    for split_name, folder in source.image_dirs.items():
         if folder is not None and image.is_relative_to(folder):
-            return role
-    return _role_of_file(file, source) or role_of_parts(source.index.relative(image)[:-1])
+            return split_name
+    return _split_of_file(file, source) or split_of_parts(source.index.relative(image)[:-1])
 
 
-def _role_of_file(file: Path, source: Source) -> str:
+def _split_of_file(file: Path, source: Source) -> str:
     *folders, name = source.index.relative(file)
-    return role_of_parts([*folders, Path(name).stem])
+    return split_of_parts([*folders, Path(name).stem])
 
 
 def _fill_in_sizes(images: Sequence[RawImage]) -> None:
     """VIA writes no sizes: browsers show images upright, and so are its coordinates."""
-    for image, facts in zip(images, probe_images([image.path for image in images]), strict=True):
-        if not facts.problem:
-            image.width, image.height = facts.upright
+    for image, info in zip(images, probe_images([image.path for image in images]), strict=True):
+        if not info.problem:
+            image.width, image.height = info.upright

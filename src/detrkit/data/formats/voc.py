@@ -87,17 +87,17 @@ def load_voc(source: Source) -> dict[str, RawSplit]:
     splits_of_files = split_xml(source, files)
     for file in [Path(file) for file in source.left if Path(file) in file_of]:
         source.left.setdefault(str(file_of[file]), source.left[str(file)])
-    for role, listed in splits_of_files.items():
+    for split_name, listed in splits_of_files.items():
         records = [_read_file(path, file_of.get(path), source) for path in listed]
-        splits[role] = _with_images([r for r in records if r is not None], role, file_of, source)
+        splits[split_name] = _with_images([r for r in records if r is not None], split_name, file_of, source)
     _tell_apart(source, splits)
     _note_unlabelled(source, splits)
     return _with_categories(source, splits)
 
 
-def _with_images(records: list[RawImage], role: str, file_of: dict[Path, Path], source: Source) -> list[RawImage]:
+def _with_images(records: list[RawImage], split_name: str, file_of: dict[Path, Path], source: Source) -> list[RawImage]:
     """The records of a split with the files of their images: of their own name, else the one that they name."""
-    given = source.image_dirs[role]
+    given = source.image_dirs[split_name]
     folders = [given] if given is not None else [source.root, *_image_folders(source, records)]
     own_of = {
         record.file: own
@@ -128,8 +128,8 @@ def _with_images(records: list[RawImage], role: str, file_of: dict[Path, Path], 
         found.append(record)
     if others:
         source.notes.append(
-            f"{len(others)} xml files of {role} ({Path(others[0]).name} first) name another image that is there in "
-            "<filename> than the one of their own name; the one of their own name is taken"
+            f"{len(others)} xml files of {split_name} ({Path(others[0]).name} first) name another image that is there "
+            "in <filename> than the one of their own name; the one of their own name is taken"
         )
     return found
 
@@ -141,7 +141,7 @@ def _tells(record: RawImage, own: Path | None) -> bool:
 
 def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
     """Give images of one name their folders too: a split that is held out goes by names."""
-    images = [image for side in splits.values() for image in side]
+    images = [image for split_images in splits.values() for image in split_images]
     times = Counter(image.file_name for image in images)
     for image in images:
         if times[image.file_name] > 1:
@@ -150,7 +150,7 @@ def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
 
 def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
     """The splits with numbers in place of the names of classes."""
-    objects = [found for side in splits.values() for image in side for found in image.objects]
+    objects = [found for split_images in splits.values() for image in split_images for found in image.objects]
     names = names_in_order(source, {found.category for found in objects if found.category})
     alike: dict[str, list[str]] = {}
     for name in names:
@@ -162,12 +162,15 @@ def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[
     for found in objects:
         found.category = ids.get(found.category)
     categories = Categories(tuple(range(len(names))), tuple(names))
-    return {role: RawSplit(role, side, categories, "xyxy", str(source.root)) for role, side in splits.items()}
+    return {
+        split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
+        for split_name, split_images in splits.items()
+    }
 
 
 def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
     """Note the images without an xml file that lie beside images with one."""
-    used = {image.path for side in splits.values() for image in side}
+    used = {image.path for split_images in splits.values() for image in split_images}
     folders = {path.parent for path in used}
     for image in source.index.images:
         if image.parent in folders and image not in used and not {str(image)} & (source.left.keys() | source.used):
@@ -206,7 +209,7 @@ def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawIm
     name = (tree.findtext("filename") or "").strip()
     if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
         name += ".jpg"
-    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    height, width = (_number(tree.findtext(f"size/{split_images}")) for split_images in ("height", "width"))
     image = RawImage(None, xml_file, name or f"{xml_file.stem}.jpg", height or None, width or None, [], str(xml_file))
     for number, found in enumerate(tree.iter("object"), start=1):
         where = f"object {number}"
@@ -258,7 +261,7 @@ def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
 
 def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:
     """The box of an object as x1, y1, x2, y2, and its outline where it is not a box."""
-    corners = [_number(found.findtext(f"bndbox/{side}")) for side in _CORNERS]
+    corners = [_number(found.findtext(f"bndbox/{split_images}")) for split_images in _CORNERS]
     if any(corner is not None for corner in corners):
         return corners, None
     outline = _rotated(found) or _polygon(found)
@@ -271,7 +274,7 @@ def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) ->
 
 def _rotated(found: ET.Element) -> list[float] | None:
     """The corners of a rotated box: centre, size and angle in radians, as roLabelImg writes them."""
-    numbers = [_number(found.findtext(f"robndbox/{side}")) for side in ("cx", "cy", "w", "h", "angle")]
+    numbers = [_number(found.findtext(f"robndbox/{split_images}")) for split_images in ("cx", "cy", "w", "h", "angle")]
     if not all(isinstance(number, float) for number in numbers):
         return None
     cx, cy, w, h, angle = numbers

@@ -17,7 +17,7 @@ from detrkit.data.files.pairing import layout_key
 from detrkit.data.files.sampling import head_of
 from detrkit.data.files.source import Source
 from detrkit.data.files.split_lists import split_lists
-from detrkit.data.files.split_names import role_of, role_of_parts
+from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 
@@ -47,22 +47,22 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
     Raises:
         DataError: lists are there, but none that tells train or val.
     """
-    by_role: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     rest = files
     lists_of = _lists(source.index)
     if not lists_of:
-        rest = _by_tables(source, files, by_role)
+        rest = _by_tables(source, files, by_split)
     for folder, lists in lists_of.items():
         inside = [path for path in rest if path.is_relative_to(folder)] or rest
         found = _by_lists(source, folder, lists, inside)
         if not found:
             continue
-        for role, paths in found.items():
-            by_role.setdefault(role, []).extend(paths)
+        for split_name, paths in found.items():
+            by_split.setdefault(split_name, []).extend(paths)
         listed = {path for paths in found.values() for path in paths}
         unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
         source.leave(unlisted, _UNLISTED)
-        others = [path for path in lists if not _role(path)]
+        others = [path for path in lists if not _split_of(path)]
         if unlisted:
             source.leave(others, "its name tells no split")
         else:
@@ -70,25 +70,25 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
         inside_set = set(inside)
         rest = [path for path in rest if path not in inside_set]
     for path in rest:
-        by_role.setdefault(role_of_parts(source.index.relative(path)[:-1]), []).append(path)
-    _divide_trainval(source, by_role)
-    return source.fold_splits(by_role)
+        by_split.setdefault(split_of_parts(source.index.relative(path)[:-1]), []).append(path)
+    _divide_trainval(source, by_split)
+    return source.fold_splits(by_split)
 
 
-def _by_tables(source: Source, files: list[Path], by_role: dict[str, list[Path]]) -> list[Path]:
-    """Add the files that tables and json files of splits name to `by_role`; without any, all files are returned."""
+def _by_tables(source: Source, files: list[Path], by_split: dict[str, list[Path]]) -> list[Path]:
+    """Add the files that tables and json files of splits name to `by_split`; without any, all files are returned."""
     names = _Names(source.index, files)
     listed: set[Path] = set()
-    for table, of_role in split_lists(source.index):
+    for table, of_split in split_lists(source.index):
         source.use(table)
-        for role, lines in of_role.items():
-            known = set(by_role.get(role, []))
+        for split_name, lines in of_split.items():
+            known = set(by_split.get(split_name, []))
             xmls = dict.fromkeys(
                 xml
                 for number, line in enumerate(lines, start=1)
                 for xml in _of_line(source, names, table, number, line)
             )
-            by_role.setdefault(role, []).extend(xml for xml in xmls if xml not in known)
+            by_split.setdefault(split_name, []).extend(xml for xml in xmls if xml not in known)
             listed.update(xmls)
     if not listed:
         return files
@@ -109,14 +109,14 @@ def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) 
     return xmls
 
 
-def _divide_trainval(source: Source, by_role: dict[str, list[Path]]) -> None:
+def _divide_trainval(source: Source, by_split: dict[str, list[Path]]) -> None:
     """Give the files of a list of train and val together to the one of the two that has no list."""
-    both = by_role.pop("trainval", [])
-    elsewhere = {path for role in ("train", "val", "test") for path in by_role.get(role, [])}
+    both = by_split.pop("trainval", [])
+    elsewhere = {path for split_name in ("train", "val", "test") for path in by_split.get(split_name, [])}
     rest = [path for path in both if path not in elsewhere]
-    missing = [role for role in ("train", "val") if role not in by_role]
+    missing = [split_name for split_name in ("train", "val") if split_name not in by_split]
     if rest and missing:
-        by_role[missing[0]] = rest
+        by_split[missing[0]] = rest
     else:
         source.leave(rest, "only trainval names it, beside lists of train and val")
 
@@ -130,7 +130,7 @@ def _lists(index: FileIndex) -> dict[Path, list[Path]]:
         if "imagesets" in parts:
             base = Path(*path.parts[: parts.index("imagesets")])
             found.setdefault(base, []).append(path)
-        elif role_of(path.stem) or path.stem.lower() == "trainval":
+        elif split_of_name(path.stem) or path.stem.lower() == "trainval":
             others.setdefault(path.parent, []).append(path)
     for base, paths in found.items():
         main = [path for path in paths if path.parent.name.lower() == "main"]
@@ -145,8 +145,8 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
     Raises:
         DataError: lists in ImageSets, but none that tells a split.
     """
-    roles = _roles_of_lists(lists)
-    if not roles:
+    lists_of_split = _lists_of_splits(lists)
+    if not lists_of_split:
         if not any("imagesets" in (part.lower() for part in path.parts) for path in lists):
             return {}
         inside = ", ".join(sorted(path.name for path in lists)[:8])
@@ -155,41 +155,41 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
         )
     names = _Names(source.index, files)
     found: dict[str, list[Path]] = {}
-    for role, paths in roles.items():
+    for split_name, paths in lists_of_split.items():
         listed: dict[Path, None] = {}
         for path in paths:
             source.use(path)
             for number, line in enumerate(read_lines(path, source.findings), start=1):
                 listed |= dict.fromkeys(_of_line(source, names, path, number, line))
         if listed:
-            found[role] = list(listed)
-        elif role == "train":
+            found[split_name] = list(listed)
+        elif split_name == "train":
             raise DataError(
                 f"expected names of images with an xml file in {paths[0]}, found none" + source.findings.reasons()
             )
         else:
             source.notes.append(f"{paths[0].name} names no image with an xml file, as if it were not there")
-    source.use(*(path for path in lists if _role(path)))
+    source.use(*(path for path in lists if _split_of(path)))
     return found
 
 
-def _roles_of_lists(lists: list[Path]) -> dict[str, list[Path]]:
+def _lists_of_splits(lists: list[Path]) -> dict[str, list[Path]]:
     """Role -> lists: those called like a split alone, else those of single classes (CLASS_train.txt)."""
     plain: dict[str, list[Path]] = {}
     of_classes: dict[str, list[Path]] = {}
     for path in sorted(lists):
-        if role := _role(path):
+        if split_name := _split_of(path):
             alone = not re.search(r"[\W_]", path.stem.strip("_-"))
-            (plain if alone else of_classes).setdefault(role, []).append(path)
+            (plain if alone else of_classes).setdefault(split_name, []).append(path)
     return plain or of_classes
 
 
-def _role(path: Path) -> str:
+def _split_of(path: Path) -> str:
     """`train`, `val`, `test` or `trainval` by the name of a list, or nothing."""
     stem = path.stem.lower()
     if stem == "trainval" or stem.endswith("_trainval"):
         return "trainval"
-    return "train" if stem == "default" else role_of(stem)
+    return "train" if stem == "default" else split_of_name(stem)
 
 
 class _Names:

@@ -50,12 +50,12 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
     splits: dict[str, list[RawImage]] = {}
     read: dict[Path, tuple[list[RawObject], bool]] = {}
     wide: list[WideRow] = []
-    for role in ("train", "val"):
-        images = layout.images.get(role)
+    for split_name in ("train", "val"):
+        images = layout.images.get(split_name)
         if not images:
             continue
         base = _common_folder(images)
-        splits[role] = []
+        splits[split_name] = []
         for number, path in enumerate(images, start=1):
             label = labels.get(path)
             if label is not None and label not in read:
@@ -65,12 +65,15 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
                 source.use(path)  # an image of which a label was lost would teach that nothing is there
                 continue
             name = str(path)[len(base) :].replace(os.sep, "/")
-            splits[role].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
+            splits[split_name].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
     if layout.key_points is None:
         settle_points(wide, layout.source, source.findings)
     names = layout.names or _numbered(splits.values(), source.notes)
     categories = Categories(tuple(names), tuple(names.values()))
-    return {role: RawSplit(role, side, categories, "relative", str(layout.source)) for role, side in splits.items()}
+    return {
+        split_name: RawSplit(split_name, split_images, categories, "relative", str(layout.source))
+        for split_name, split_images in splits.items()
+    }
 
 
 def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
@@ -170,7 +173,7 @@ def _read_labels(
 
 def _numbered(splits: Iterable[list[RawImage]], notes: list[str]) -> dict[int, str]:
     """Names for classes that have none: their numbers."""
-    found = {o.category for side in splits for image in side for o in image.objects}
+    found = {o.category for split_images in splits for image in split_images for o in image.objects}
     count = min(max((c for c in found if isinstance(c, int)), default=-1) + 1, 10_000)
     called = f"they are called 0 to {count - 1}" if count else "there are no objects either"
     notes.append(f"the classes have no names (no data.yaml, no classes.txt); {called}")

@@ -31,12 +31,12 @@ from detrkit.data.files.pairing import Pairs, in_labels_folder, pair
 from detrkit.data.files.sampling import head_of, sample_of
 from detrkit.data.files.source import Source
 from detrkit.data.files.split_lists import split_lists
-from detrkit.data.files.split_names import role_of_parts
+from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.formats.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
 
-_ROLES = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SNIFFED, _PAIRED = 8, 1024
 """Files that are looked into, and that an image is looked for, to find out whether there are labels at all."""
@@ -111,7 +111,9 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
     _leave_configs(files, source)
     configs = [_read_config(path, source) for path in files]
     if configs:
-        images = {role: _joined(config.images.get(role, []) for config in configs) for role in _ROLES}
+        images = {
+            split_name: _joined(config.images.get(split_name, []) for config in configs) for split_name in _SPLITS
+        }
         names = merge_names([(config.path, config.names) for config in configs if config.names])
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
@@ -119,9 +121,9 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
         layout = Layout(_listed(source, labels) or _by_folder(source), labels, None, source.root)
     if layout.names is None:
         layout.names = names_beside(source)
-    for role, given in source.image_dirs.items():
+    for split_name, given in source.image_dirs.items():
         if given is not None:
-            layout.images[role] = _images_in(source, given)
+            layout.images[split_name] = _images_in(source, given)
     layout.images = source.fold_splits(layout.images)
     source.use(*files)
     return layout
@@ -184,10 +186,10 @@ def _read_config(path: Path, source: Source) -> _Config:
     shape = content.get("kpt_shape")
     if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape):
         config.key_points = shape[0] * shape[1]
-    for role in _ROLES:
-        value = next((content[key] for key in _KEYS[role] if content.get(key)), None)
+    for split_name in _SPLITS:
+        value = next((content[key] for key in _KEYS[split_name] if content.get(key)), None)
         if value is not None:
-            config.images[role] = _stated(value, role, path, content, source)
+            config.images[split_name] = _stated(value, split_name, path, content, source)
     return config
 
 
@@ -212,19 +214,19 @@ def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
     return yaml_names(path)
 
 
-def _stated(value: Any, role: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
+def _stated(value: Any, split_name: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
     """The images that `train:` (or val, test) names: folders, lists of paths, or several of them."""
     found: list[Path] = []
     for entry in value if isinstance(value, list) else [value]:
         target = _resolve(str(entry), path, content, source)
-        if target is None and role == "train":
+        if target is None and split_name == "train":
             raise DataError(
                 f"expected the train images of {path} at {str(entry)!r}, found no such file or folder there nor below "
                 f"{source.root}; correct the path in {path.name}"
             )
         if target is None:
-            what = "a validation split is made of the training images" if role == "val" else "it is not used"
-            source.notes.append(f"the {role} images of {path.name} at {str(entry)!r} are not there; {what}")
+            what = "a validation split is made of the training images" if split_name == "val" else "it is not used"
+            source.notes.append(f"the {split_name} images of {path.name} at {str(entry)!r} are not there; {what}")
             continue
         if target.is_dir():
             found += _images_in(source, target)
@@ -279,13 +281,13 @@ def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path, listed in split_lists(source.index):
         source.use(path)
-        for role, names in listed.items():
-            found.setdefault(role, []).extend(_of_list(path, source, lines=names))
+        for split_name, names in listed.items():
+            found.setdefault(split_name, []).extend(_of_list(path, source, lines=names))
     if found and "train" not in found:
         known = {path for images in found.values() for path in images}
         rest = _joined(_by_folder(source).values())
         found["train"] = [path for path in rest if path not in known]
-    return {role: list(dict.fromkeys(images)) for role, images in found.items() if images}
+    return {split_name: list(dict.fromkeys(images)) for split_name, images in found.items() if images}
 
 
 def label_pairs(index: FileIndex) -> Pairs:
@@ -301,10 +303,10 @@ def _by_folder(source: Source) -> dict[str, list[Path]]:
     pairs = label_pairs(source.index)
     folders = {path.parent for path in pairs.file_of}
     used = source.index.once(path for path in source.index.images if path.parent in folders)
-    roles = {path: role_of_parts(source.index.relative(path)[:-1]) for path in used}
+    splits = {path: split_of_parts(source.index.relative(path)[:-1]) for path in used}
     found: dict[str, list[Path]] = {}
-    for path, role in roles.items():
-        found.setdefault(role, []).append(path)
+    for path, split_name in splits.items():
+        found.setdefault(split_name, []).append(path)
     return found
 
 

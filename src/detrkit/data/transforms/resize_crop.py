@@ -154,7 +154,7 @@ def _target(image: Tensor, objects: Objects) -> Target:
     )
     if "masks" in objects:
         masks = objects["masks"].as_subclass(Tensor)
-        for k in (~not_empty(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
+        for k in (~has_pixels(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
             x, y = (centres[k] * scale[:2]).long().tolist()
             masks[k, min(y, height - 1), min(x, width - 1)] = True
         target["masks"] = masks
@@ -264,14 +264,14 @@ def crop(
     masks = None
     if "masks" in objects:
         masks = tvf.crop(objects["masks"], top, left, height, width)
-        seen &= not_empty(masks.as_subclass(Tensor))
+        seen &= has_pixels(masks.as_subclass(Tensor))
     kept = objects_from(plain[seen], objects["labels"][seen], sides.prod(dim=1)[seen], height, width)
     if masks is not None:
         kept["masks"] = tv_tensors.Mask(masks.as_subclass(Tensor)[seen])
     return tvf.crop(image, top, left, height, width), kept
 
 
-def not_empty(masks: Tensor) -> Tensor:
+def has_pixels(masks: Tensor) -> Tensor:
     """bool [n], whether the masks [n, H, W] have a pixel; numpy finds one many times quicker than torch."""
     return torch.tensor([bool(mask.any()) for mask in masks.numpy()], dtype=torch.bool)
 

@@ -106,17 +106,17 @@ def _formats() -> dict[str, BoxFormat]:
     return formats
 
 
-FORMATS = _formats()
+BOX_FORMATS = _formats()
 """Name -> format; the setting `box_format` lists the same names, and `auto`."""
-OWN: dict[BoxForm, BoxFormat] = {
-    "xywh": FORMATS["xywh"],
-    "xyxy": FORMATS["xyxy"],
-    "relative": FORMATS["cxcywh_relative"],
+FORMAT_OF_FORM: dict[BoxForm, BoxFormat] = {
+    "xywh": BOX_FORMATS["xywh"],
+    "xyxy": BOX_FORMATS["xyxy"],
+    "relative": BOX_FORMATS["cxcywh_relative"],
 }
 """How boxes of a data format are written by its definition."""
 
 
-def chosen_format(name: str, side: RawSplit) -> BoxFormat | None:
+def chosen_format(name: str, raw_split: RawSplit) -> BoxFormat | None:
     """The format that the user named; None if it is left to the data format.
 
     Raises:
@@ -124,17 +124,19 @@ def chosen_format(name: str, side: RawSplit) -> BoxFormat | None:
     """
     if name == "auto":
         return None
-    if name not in FORMATS:
-        raise ConfigError(f"--box_format must be auto, {', '.join(FORMATS)}, found {name!r}")
-    if side.boxes_from_masks:
+    if name not in BOX_FORMATS:
+        raise ConfigError(f"--box_format must be auto, {', '.join(BOX_FORMATS)}, found {name!r}")
+    if raw_split.boxes_from_masks:
         raise ConfigError(
-            f"--box_format says how files write boxes, but those of {side.source} are made of its masks; leave it at "
-            "auto"
+            f"--box_format says how files write boxes, but those of {raw_split.source} are made of its masks; "
+            "leave it at auto"
         )
-    return FORMATS[name]
+    return BOX_FORMATS[name]
 
 
-def rewrite_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo], read: BoxFormat) -> None:
+def rewrite_boxes(
+    raw_split: RawSplit, images: Sequence[RawImage], infos: Sequence[ImageInfo], reading: BoxFormat
+) -> None:
     """Write the boxes of a split, and what goes with them, as its data format has them.
 
     Boxes that are not four numbers stay as they are. Polygons are rescaled where they are in the units of the boxes,
@@ -146,30 +148,32 @@ def rewrite_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[Im
         facts: of the images.
         read: how boxes are written.
     """
-    own = OWN[side.box_form]
-    for image, fact in zip(images, facts, strict=True):
-        width, height = image_size(image, fact)
+    own = FORMAT_OF_FORM[raw_split.box_form]
+    for image, info in zip(images, infos, strict=True):
+        width, height = image_size(image, info)
         if not width or not height:
             continue
         size = np.array([width]), np.array([height])
         factors = tuple(
-            float(np.max(b)) / float(np.max(a)) for a, b in zip(read.scale(*size), own.scale(*size), strict=True)
+            float(np.max(b)) / float(np.max(a)) for a, b in zip(reading.scale(*size), own.scale(*size), strict=True)
         )
         for raw in image.objects:
-            _rewrite(raw, read, own, size, factors, outline=side.box_form == "relative" and bool(raw.segmentation))
+            _rewrite(
+                raw, reading, own, size, factors, outline=raw_split.box_form == "relative" and bool(raw.segmentation)
+            )
 
 
-def image_size(image: RawImage, fact: ImageInfo) -> tuple[float, float]:
+def image_size(image: RawImage, info: ImageInfo) -> tuple[float, float]:
     """(width, height) in pixels that boxes of an image are about: as listed, else those of the file; (0, 0) if none."""
     width, height = as_number(image.width) or 0.0, as_number(image.height) or 0.0
     if 1 <= width < np.inf and 1 <= height < np.inf:
         return width, height
-    return float(fact.upright[0]), float(fact.upright[1])
+    return float(info.upright[0]), float(info.upright[1])
 
 
 def _rewrite(
     raw: RawObject,
-    read: BoxFormat,
+    reading: BoxFormat,
     own: BoxFormat,
     size: tuple[Floats, Floats],
     factors: tuple[float, ...],
@@ -187,7 +191,7 @@ def _rewrite(
         raw.box = [value * factor for value, factor in zip(numbers, (fx, fy, fx, fy), strict=True)]  # type: ignore[operator]
         raw.segmentation = [_times(polygon, fx, fy) for polygon in raw.segmentation]
         return
-    corners = read.corners(np.array([numbers], dtype=np.float64), *size)
+    corners = reading.corners(np.array([numbers], dtype=np.float64), *size)
     raw.box = own.numbers(corners, *size)[0].tolist()
     across, down = (float(np.max(scale)) for scale in own.scale(*size))
     x1, y1, x2, y2 = (corners[0] * (across, down, across, down)).tolist()
@@ -213,13 +217,13 @@ def _nearer(before: list[Any], after: list[Any], box: tuple[float, float, float,
     """Whichever polygons have the extent that is nearer to the box."""
 
     def distance(polygons: list[Any]) -> float:
-        extent = extent_of(polygons)
+        extent = polygons_extent(polygons)
         return float("inf") if extent is None else sum(abs(a - b) for a, b in zip(extent, box, strict=True))
 
     return after if distance(after) < distance(before) else before
 
 
-def extent_of(polygons: list[Any]) -> tuple[float, float, float, float] | None:
+def polygons_extent(polygons: list[Any]) -> tuple[float, float, float, float] | None:
     """x1, y1, x2, y2 around polygons, each a list of x, y, x, y, ...; None where one is none."""
     xs: list[float] = []
     ys: list[float] = []

@@ -11,7 +11,7 @@ from detrkit.data.records import Split
 from detrkit.data.validation.findings import Findings
 
 
-def crowds_as_objects(side: RawSplit, images: Sequence[RawImage], findings: Findings) -> None:
+def crowds_as_objects(raw_split: RawSplit, images: Sequence[RawImage], findings: Findings) -> None:
     """Take crowds as objects where a split has nothing else, and each has a mask.
 
     CVAT exports every brush mask with `iscrowd` 1, which is only how it says that a mask is RLE.
@@ -26,7 +26,7 @@ def crowds_as_objects(side: RawSplit, images: Sequence[RawImage], findings: Find
         for image in images:
             for raw in image.objects:
                 raw.crowd = False
-        findings.add("crowd_as_object", side.source, detail=f"{count} of {count} objects")
+        findings.add("crowd_as_object", raw_split.source, detail=f"{count} of {count} objects")
 
 
 def note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings: Findings) -> None:

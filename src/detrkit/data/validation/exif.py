@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.validation.box_values import Box, as_number, parse_box
-from detrkit.data.validation.by_file import by_file
+from detrkit.data.validation.file_groups import group_by_file
 from detrkit.data.validation.image_probe import ImageInfo
 
 _SHAPE_TOLERANCE = 0.01
@@ -44,7 +44,7 @@ class ExifChoice:
         return bool(self.stored) if own is None else own
 
 
-UNTOLD = ExifChoice(None, False, "nothing tells whether they were drawn on the image as stored")
+UNDECIDED = ExifChoice(None, False, "nothing tells whether they were drawn on the image as stored")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Votes:
         listed = self.listed_stored + self.listed_upright
         by_boxes = self.contradicted > _FEW * listed if listed else bool(self.boxes_stored or self.boxes_upright)
         if not by_boxes and not listed:
-            return UNTOLD
+            return UNDECIDED
         stored, upright = self.listed_stored, self.listed_upright
         evidence = "{n} turned images list the size of {what}"
         if by_boxes:
@@ -86,13 +86,13 @@ class Votes:
             fit = "are in whole pixels of" if self.relative else "fit"
             evidence = f"the boxes of {{n}} turned images {fit} {{what}} alone"
         if min(stored, upright) > _FEW * max(stored, upright):
-            told = f"{stored} turned images tell that boxes are about the image as stored, {upright} about the upright"
-            return ExifChoice(None, False, f"{told} one, so the listed size of each counts")
+            vote = f"{stored} turned images tell that boxes are about the image as stored, {upright} about the upright"
+            return ExifChoice(None, False, f"{vote} one, so the listed size of each counts")
         decided = stored > upright
         return ExifChoice(decided, by_boxes, evidence.format(n=max(stored, upright), what=_AS[decided]))
 
 
-def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Votes:
+def count_votes(raw_split: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Votes:
     """Ask the turned images of a split.
 
     Args:
@@ -101,41 +101,44 @@ def votes_of(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageIn
         facts: of their files.
     """
     boxes, listed, contradicted = {True: 0, False: 0}, {True: 0, False: 0}, 0
-    relative = side.box_form == "relative"
-    for image, fact in zip(images, facts, strict=True):
-        if fact.orientation < 5 or fact.width == fact.height or fact.problem:
+    relative = raw_split.box_form == "relative"
+    for image, info in zip(images, facts, strict=True):
+        if info.orientation < 5 or info.width == info.height or info.problem:
             continue
-        corners = [box for raw in image.objects if (box := parse_box(raw.box, side.box_form)[0]) is not None]
+        corners = [box for raw in image.objects if (box := parse_box(raw.box, raw_split.box_form)[0]) is not None]
         size = as_number(image.width) or 0.0, as_number(image.height) or 0.0
-        own = None if relative else _listed_as(fact, size)
+        own = None if relative else _listed_as(info, size)
         if own is not None:
             listed[own] += 1
         if relative:
-            told = _whole_as(fact, corners)
+            vote = _whole_as(info, corners)
         else:
-            exact = not all(size) or size in ((fact.width, fact.height), fact.upright)
-            told = _fits_as(fact, corners) if exact else None
-        if told is not None:
-            boxes[told] += 1
-            contradicted += own is not None and own != told
+            exact = not all(size) or size in ((info.width, info.height), info.upright)
+            vote = _fits_as(info, corners) if exact else None
+        if vote is not None:
+            boxes[vote] += 1
+            contradicted += own is not None and own != vote
     return Votes(boxes[True], boxes[False], listed[True], listed[False], contradicted, relative)
 
 
 def exif_choices(
-    raw: RawDataset, looked: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageInfo]]]
+    raw: RawDataset, probed: Mapping[str, tuple[Sequence[RawImage], Sequence[ImageInfo]]]
 ) -> dict[str, dict[str, ExifChoice]]:
-    """For each split and file of it (see `by_file`), which image its boxes are about; one that does not tell follows
-    the others.
+    """Decide for each annotation file whether its boxes refer to the image as stored or to the upright image.
+
+    A file whose images do not tell follows the other files of its split, else those of the data set.
 
     Args:
         raw: the data set.
         looked: its images by split, and the facts of their files.
     """
     if any(split.masks_in_files for split in raw.splits.values()):  # what PNGs are about is told by their own size
-        return {name: dict.fromkeys(by_file(raw.splits[name], *pair), UNTOLD) for name, pair in looked.items()}
+        return {name: dict.fromkeys(group_by_file(raw.splits[name], *pair), UNDECIDED) for name, pair in probed.items()}
     votes = {
-        name: {file: votes_of(raw.splits[name], *part) for file, part in by_file(raw.splits[name], *pair).items()}
-        for name, pair in looked.items()
+        name: {
+            file: count_votes(raw.splits[name], *part) for file, part in group_by_file(raw.splits[name], *pair).items()
+        }
+        for name, pair in probed.items()
     }
     of_split = {name: sum(of_file.values(), Votes()) for name, of_file in votes.items()}
     together = sum(of_split.values(), Votes())
@@ -174,9 +177,9 @@ def _whole_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
     sizes = (facts.width, facts.height), facts.upright
     whole = [
         all(
-            abs(2 * value * side - round(2 * value * side)) <= _WHOLE
+            abs(2 * value * size - round(2 * value * size)) <= _WHOLE
             for box in boxes
-            for value, side in zip(box, (w, h, w, h), strict=True)
+            for value, size in zip(box, (w, h, w, h), strict=True)
         )
         for w, h in sizes
     ]

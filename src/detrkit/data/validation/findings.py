@@ -10,281 +10,279 @@ from typing import Literal, NamedTuple
 from detrkit.errors import DataError
 
 
-class Treatment(NamedTuple):
+class Action(NamedTuple):
     """What happens to a defect."""
 
-    action: Literal["repaired", "dropped", "unused", "noted"]
+    outcome: Literal["repaired", "dropped", "unused", "noted"]
     """repaired: goes on with a fixed value; dropped: left out and counted; unused: a file that nothing was read from;
     noted: nothing is changed."""
     defect: str
     """What is wrong, in a few words."""
-    done: str
+    remedy: str
     """What is done about it."""
 
 
-TREATMENTS: dict[str, Treatment] = {
+ACTIONS: dict[str, Action] = {
     # what a whole file means
-    "boxes_implausible": Treatment(
+    "boxes_implausible": Action(
         "noted",
         "boxes that look as if they were written in another way than the format has it",
         "training and evaluation refuse them if nearly all look so; --box_format says how they are to be read",
     ),
-    "classes_misnumbered": Treatment(
+    "classes_misnumbered": Action(
         "noted",
         "class ids that look as if they were counted from another number",
         "training and evaluation refuse them",
     ),
-    "crowd_as_object": Treatment(
+    "crowd_as_object": Action(
         "repaired",
         "a split whose objects are all crowds (iscrowd 1) with masks, as CVAT exports brush masks",
         "they count as objects",
     ),
-    "category_mostly_crowds": Treatment(
+    "category_mostly_crowds": Action(
         "noted",
         "a class of which most objects in train are crowds or difficult",
         "those are not trained on; set iscrowd to 0 where it is one object, as with brush masks of CVAT",
     ),
-    "val_without_objects": Treatment(
+    "val_without_objects": Action(
         "noted", "a val split without an object that counts", "average precision cannot be measured on it"
     ),
-    "box_rotated": Treatment("repaired", "a rotated rectangle", "the upright box around it counts"),
+    "box_rotated": Action("repaired", "a rotated rectangle", "the upright box around it counts"),
     # files
-    "annotations_unused": Treatment("unused", "a file that looks like annotations and was not used", "it is left out"),
-    "image_unused": Treatment("unused", "an image that was not used", "it is left out"),
-    "file_unreadable": Treatment("unused", "a file or folder that cannot be read", "it is left out"),
-    "image_format_unread": Treatment(
+    "annotations_unused": Action("unused", "a file that looks like annotations and was not used", "it is left out"),
+    "image_unused": Action("unused", "an image that was not used", "it is left out"),
+    "file_unreadable": Action("unused", "a file or folder that cannot be read", "it is left out"),
+    "image_format_unread": Action(
         "unused", "an image in a format that cannot be read", "it is left out; convert it to JPEG or PNG"
     ),
-    "other_task": Treatment(
+    "other_task": Action(
         "noted",
         "annotations of another task or format beside those that were read",
         "left alone; --data_format or --train_json reads them",
     ),
-    "set_aside": Treatment("noted", "a file of a test split", "left alone: only train and val are used"),
-    "text_encoding": Treatment("repaired", "a text file that is not UTF-8", "read in the encoding that fits its bytes"),
-    "listed_without_annotation": Treatment(
+    "set_aside": Action("noted", "a file of a test split", "left alone: only train and val are used"),
+    "text_encoding": Action("repaired", "a text file that is not UTF-8", "read in the encoding that fits its bytes"),
+    "listed_without_annotation": Action(
         "dropped", "an image in a list of Pascal VOC without an xml file", "it is left out"
     ),
-    "corners_swapped": Treatment(
-        "repaired", "a box whose first corner is not the upper left one", "corners are sorted"
-    ),
-    "box_around_outline": Treatment(
+    "corners_swapped": Action("repaired", "a box whose first corner is not the upper left one", "corners are sorted"),
+    "box_around_outline": Action(
         "repaired", "a rotated box or polygon without an upright box", "it gets the box around it"
     ),
-    "label_without_image": Treatment("dropped", "a label file whose image is not there", "it is left out"),
-    "image_without_label": Treatment(
+    "label_without_image": Action("dropped", "a label file whose image is not there", "it is left out"),
+    "image_without_label": Action(
         "noted", "an image without a label file, where most have one", "it counts as an image without objects"
     ),
-    "label_extra_columns": Treatment(
+    "label_extra_columns": Action(
         "noted",
         "a YOLO file with columns beside class and box",
         "the box is read, confidences and key points are not",
     ),
-    "label_shared": Treatment("noted", "a label file that fits several images", "all of them get its objects"),
-    "label_ambiguous": Treatment(
+    "label_shared": Action("noted", "a label file that fits several images", "all of them get its objects"),
+    "label_ambiguous": Action(
         "dropped",
         "a label file that may belong to an image in another folder, of which nothing makes certain",
         "the image is left out; give the folders of labels and of images the same names",
     ),
-    "image_ambiguous": Treatment(
+    "image_ambiguous": Action(
         "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
     ),
-    "image_moved": Treatment(
+    "image_moved": Action(
         "noted",
         "an image that is not in the folder of its name",
         "the only file whose path ends alike counts: look whether it is the same image",
     ),
-    "image_other_ending": Treatment(
+    "image_other_ending": Action(
         "repaired", "an image whose name has the ending of another format", "the file that is there counts"
     ),
-    "category_names_alike": Treatment(
+    "category_names_alike": Action(
         "noted", "classes whose names differ in letter case or blanks alone", "they stay two classes"
     ),
     # annotation files
-    "xml_malformed": Treatment(
+    "xml_malformed": Action(
         "dropped",
         "a Pascal VOC file that cannot be read, is no good XML, or has a DTD",
         "its image is left out",
     ),
-    "json_malformed": Treatment(
+    "json_malformed": Action(
         "dropped", "a json file of an image, or an entry or shape in it, that cannot be read", "its image is left out"
     ),
-    "shape_no_object": Treatment(
+    "shape_no_object": Action(
         "dropped", "a shape that encloses nothing, such as a point or a line", "the shape is left out"
     ),
-    "image_shapes_unusable": Treatment(
+    "image_shapes_unusable": Action(
         "dropped", "an image that has shapes, but none that can be an object", "it is left out"
     ),
-    "image_embedded": Treatment(
+    "image_embedded": Action(
         "dropped",
         "an image that is only inside its json file (imageData)",
         "it is left out, with its objects; write it as a file beside the json file",
     ),
-    "txt_malformed": Treatment(
+    "txt_malformed": Action(
         "dropped",
         "a YOLO file, or a line in it, that cannot be read as boxes or polygons",
         "its image is left out",
     ),
-    "record_malformed": Treatment(
+    "record_malformed": Action(
         "dropped", "a record without the fields that it must have", "the record is left out, with what refers to it"
     ),
     # classes
-    "category_name_twice": Treatment("repaired", "two categories of one name", "the id is added to the later name"),
-    "category_name_absent": Treatment("repaired", "a category without a name", "its id becomes its name"),
-    "category_listed_twice": Treatment("repaired", "the same category listed again", "it counts once"),
-    "categories_absent": Treatment(
+    "category_name_twice": Action("repaired", "two categories of one name", "the id is added to the later name"),
+    "category_name_absent": Action("repaired", "a category without a name", "its id becomes its name"),
+    "category_listed_twice": Action("repaired", "the same category listed again", "it counts once"),
+    "categories_absent": Action(
         "repaired", "a file without a list of categories", "the ids that occur become the categories"
     ),
-    "categories_differ": Treatment(
+    "categories_differ": Action(
         "repaired", "train and val list different categories without contradiction", "both use all of them"
     ),
-    "category_not_in_train": Treatment("noted", "a class in val without an object in train", "it cannot be learnt"),
-    "category_unused": Treatment("noted", "a class without any object", "it keeps its place"),
+    "category_not_in_train": Action("noted", "a class in val without an object in train", "it cannot be learnt"),
+    "category_unused": Action("noted", "a class without any object", "it keeps its place"),
     # images
-    "image_missing": Treatment("dropped", "an image that is not there", "it is left out, with its objects"),
-    "image_unreadable": Treatment("dropped", "a file that cannot be decoded", "it is left out, with its objects"),
-    "image_truncated": Treatment("dropped", "an image that ends too early", "it is left out, with its objects"),
-    "image_too_small": Treatment("dropped", "an image of less than 2 x 2 pixels", "it is left out, with its objects"),
-    "image_too_large": Treatment(
+    "image_missing": Action("dropped", "an image that is not there", "it is left out, with its objects"),
+    "image_unreadable": Action("dropped", "a file that cannot be decoded", "it is left out, with its objects"),
+    "image_truncated": Action("dropped", "an image that ends too early", "it is left out, with its objects"),
+    "image_too_small": Action("dropped", "an image of less than 2 x 2 pixels", "it is left out, with its objects"),
+    "image_too_large": Action(
         "dropped",
         "an image of more than 178 million pixels, which may be made to fill the memory",
         "it is left out, with its objects; cut it into tiles or make it smaller",
     ),
-    "image_id_twice": Treatment(
+    "image_id_twice": Action(
         "dropped", "two images of one id", "the first keeps the id and the objects; the other is left out"
     ),
-    "image_listed_twice": Treatment("repaired", "one file listed again", "it counts once, with the objects of both"),
-    "image_id_not_integer": Treatment(
+    "image_listed_twice": Action("repaired", "one file listed again", "it counts once, with the objects of both"),
+    "image_id_not_integer": Action(
         "repaired",
         'an image id that is no integer of 64 bits, or another spelling of one ("1", "01")',
         "it gets a new id",
     ),
-    "image_name_leaves_folder": Treatment(
+    "image_name_leaves_folder": Action(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the image folder",
         "it counts where it leads to a file; else the end of it is looked for in the data set",
     ),
-    "image_size_differs": Treatment(
+    "image_size_differs": Action(
         "repaired",
         "a size that disagrees with the file",
         "the file's size counts; boxes are scaled if the image was only resized, else kept and clipped",
     ),
-    "image_size_absent": Treatment("repaired", "an image without a size", "the size is read from the file"),
-    "image_rotated": Treatment(
+    "image_size_absent": Action("repaired", "an image without a size", "the size is read from the file"),
+    "image_rotated": Action(
         "repaired",
         "an image that its EXIF data turns or mirrors",
         "it is shown upright; boxes are turned with it where the file is about images as stored, which the images that "
         "tell decide for all",
     ),
-    "image_grey": Treatment("repaired", "an image with one channel", "expanded to RGB"),
-    "image_16bit": Treatment(
+    "image_grey": Action("repaired", "an image with one channel", "expanded to RGB"),
+    "image_16bit": Action(
         "repaired",
         "an image with more than 8 bits a channel",
         "scaled to 8 bits by the one range of values of the data set, which is printed",
     ),
-    "value_out_of_range": Treatment(
+    "value_out_of_range": Action(
         "noted", "a val image with values outside the range of those of train", "clipped to it"
     ),
-    "value_scale_differs": Treatment(
+    "value_scale_differs": Action(
         "noted",
         "an image whose values all lie in the lowest sixteenth of the range of the data set",
         "scaled like the others; if it was recorded on another scale, convert it first",
     ),
-    "image_cmyk": Treatment("repaired", "a CMYK image", "converted to RGB"),
-    "image_palette": Treatment("repaired", "a palette image", "converted to RGB"),
-    "image_alpha": Treatment("repaired", "an image with transparency", "converted to RGB"),
-    "image_animated": Treatment("repaired", "an image with several frames", "the first frame counts"),
-    "image_unlabelled": Treatment(
+    "image_cmyk": Action("repaired", "a CMYK image", "converted to RGB"),
+    "image_palette": Action("repaired", "a palette image", "converted to RGB"),
+    "image_alpha": Action("repaired", "an image with transparency", "converted to RGB"),
+    "image_animated": Action("repaired", "an image with several frames", "the first frame counts"),
+    "image_unlabelled": Action(
         "dropped",
         "an image without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
         "it is left out",
     ),
     # objects
-    "image_of_object_missing": Treatment("dropped", "an object of an image that is not listed", "it is left out"),
-    "box_malformed": Treatment("dropped", "a box that is not four numbers", "its image is left out"),
-    "box_not_finite": Treatment("dropped", "a box with NaN or infinity", "its image is left out"),
-    "box_empty": Treatment("dropped", "a box of zero or negative size", "the object is left out"),
-    "box_off_image": Treatment("dropped", "a box wholly outside its image", "the object is left out"),
-    "box_outside": Treatment("repaired", "a box that leaves its image by half a pixel or more", "clipped to the image"),
-    "number_as_text": Treatment("repaired", "a number written as text", "read as the number"),
-    "category_unknown": Treatment("dropped", "an object of a category that is not listed", "its image is left out"),
-    "annotation_id_twice": Treatment("repaired", "two objects of one id", "the later gets a new id"),
-    "annotation_id_absent": Treatment(
+    "image_of_object_missing": Action("dropped", "an object of an image that is not listed", "it is left out"),
+    "box_malformed": Action("dropped", "a box that is not four numbers", "its image is left out"),
+    "box_not_finite": Action("dropped", "a box with NaN or infinity", "its image is left out"),
+    "box_empty": Action("dropped", "a box of zero or negative size", "the object is left out"),
+    "box_off_image": Action("dropped", "a box wholly outside its image", "the object is left out"),
+    "box_outside": Action("repaired", "a box that leaves its image by half a pixel or more", "clipped to the image"),
+    "number_as_text": Action("repaired", "a number written as text", "read as the number"),
+    "category_unknown": Action("dropped", "an object of a category that is not listed", "its image is left out"),
+    "annotation_id_twice": Action("repaired", "two objects of one id", "the later gets a new id"),
+    "annotation_id_absent": Action(
         "repaired", "an object without a positive id (official evaluation never matches id 0)", "it gets a new id"
     ),
-    "annotation_twice": Treatment("dropped", "the same box of the same class again", "it counts once"),
-    "image_object_lost": Treatment(
+    "annotation_twice": Action("dropped", "the same box of the same class again", "it counts once"),
+    "image_object_lost": Action(
         "dropped",
         "an image with an object that cannot be read or understood, or without any object that can be used",
         "it is left out, with its other objects, so that nothing on it passes for background",
     ),
-    "area_absent": Treatment("repaired", "an object without a usable area", "computed from the box"),
-    "segmentation_malformed": Treatment(
+    "area_absent": Action("repaired", "an object without a usable area", "computed from the box"),
+    "segmentation_malformed": Action(
         "repaired",
         "a mask that is neither polygons nor RLE of the image's size",
         "the box is kept without that part of it",
     ),
-    "crowd": Treatment("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
-    "difficult": Treatment("noted", "an object marked difficult", "treated as a crowd region"),
+    "crowd": Action("noted", "a crowd region", "kept for evaluation, which ignores it; not trained on"),
+    "difficult": Action("noted", "an object marked difficult", "treated as a crowd region"),
     # masks
-    "mask_file_missing": Treatment(
+    "mask_file_missing": Action(
         "dropped", "a file of masks that is not there", "its image is left out, with its objects"
     ),
-    "mask_file_unreadable": Treatment(
+    "mask_file_unreadable": Action(
         "dropped", "a file of masks that cannot be decoded", "its image is left out, with its objects"
     ),
-    "panoptic_not_rgb": Treatment(
+    "panoptic_not_rgb": Action(
         "dropped",
         "a panoptic PNG that is not 8-bit RGB, so that its ids (R + 256 G + 65536 B) cannot be told",
         "its image is left out, with its objects",
     ),
-    "mask_size_differs": Treatment(
+    "mask_size_differs": Action(
         "repaired", "masks of another size than their image, but of its shape", "stretched to it, pixel by pixel"
     ),
-    "mask_shape_differs": Treatment(
+    "mask_shape_differs": Action(
         "dropped", "masks of another shape than their image", "the image is left out, with its objects"
     ),
-    "mask_without_image": Treatment("dropped", "a file of masks whose image is not there", "it is left out"),
-    "segment_without_pixels": Treatment(
+    "mask_without_image": Action("dropped", "a file of masks whose image is not there", "it is left out"),
+    "segment_without_pixels": Action(
         "dropped", "a panoptic segment, or a file for one object, without a pixel", "it is left out"
     ),
-    "pixels_without_segment": Treatment(
+    "pixels_without_segment": Action(
         "noted", "ids in a panoptic PNG that no segment has", "they count as void, which is never wrong"
     ),
-    "box_from_mask": Treatment("repaired", "a segment without a usable box", "it gets the box of its pixels"),
-    "mask_box_differs": Treatment(
+    "box_from_mask": Action("repaired", "a segment without a usable box", "it gets the box of its pixels"),
+    "mask_box_differs": Action(
         "noted", "a mask that disagrees with its box", "nothing; the box counts for boxes, the mask for masks"
     ),
-    "mask_tiny": Treatment("noted", "a mask of one pixel", "kept"),
-    "mask_smoothed": Treatment(
+    "mask_tiny": Action("noted", "a mask of one pixel", "kept"),
+    "mask_smoothed": Action(
         "noted",
         "a file of masks whose values look like the smooth edge of one object",
         "each value counts as an object; save the mask with hard edges",
     ),
-    "mask_in_parts": Treatment(
+    "mask_in_parts": Action(
         "noted",
         "a mask of one value whose pixels are several separate regions",
         "they count as one object; where they are several, give each a value or a file of its own",
     ),
-    "mask_empty": Treatment("repaired", "polygons or RLE without a pixel in the image", "the box counts as the mask"),
-    "mask_absent": Treatment(
+    "mask_empty": Action("repaired", "polygons or RLE without a pixel in the image", "the box counts as the mask"),
+    "mask_absent": Action(
         "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"
     ),
-    "polygon_outside": Treatment(
+    "polygon_outside": Action(
         "repaired", "a polygon that leaves its image by more than a pixel", "what is outside does not count"
     ),
     # the whole
-    "objects_exceed_queries": Treatment(
+    "objects_exceed_queries": Action(
         "noted", "more objects in an image than the model has queries", "the rest cannot be found"
     ),
-    "leakage_content": Treatment(
+    "leakage_content": Action(
         "noted", "a val image whose file is byte for byte in train", "nothing; the numbers will flatter"
     ),
-    "leakage_name": Treatment(
+    "leakage_name": Action(
         "noted", "a val image with the file name of a different train image", "nothing; look whether they repeat"
     ),
 }
-"""kind -> treatment. What is not in this table (a json that does not parse, no data set at all, contradicting
+"""Kind of finding -> action. What is not in this table (a json that does not parse, no data set at all, contradicting
 categories, no usable image) is a DataError."""
 
 
@@ -304,20 +302,20 @@ class Finding:
     """Objects that were left out together with an image."""
 
     def __post_init__(self) -> None:
-        assert self.kind in TREATMENTS, self.kind
+        assert self.kind in ACTIONS, self.kind
 
     @property
     def action(self) -> str:
         """`repaired`, `dropped`, `unused` or `noted`."""
-        return TREATMENTS[self.kind].action
+        return ACTIONS[self.kind].outcome
 
     @property
     def message(self) -> str:
         """One line for a person."""
-        treatment = TREATMENTS[self.kind]
+        entry = ACTIONS[self.kind]
         place = f"{self.file}, {self.record}" if self.record else self.file
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{place}: {treatment.defect}{detail}; {treatment.done}"
+        return f"{place}: {entry.defect}{detail}; {entry.remedy}"
 
     def to_plain(self) -> dict[str, str | int]:
         """As JSON-like data."""
@@ -347,7 +345,7 @@ class Findings:
     def counts(self) -> dict[str, int]:
         """kind -> number of findings, in the order of TREATMENTS."""
         counted = Counter(finding.kind for finding in self._all)
-        return {kind: counted[kind] for kind in TREATMENTS if kind in counted}
+        return {kind: counted[kind] for kind in ACTIONS if kind in counted}
 
     def refuse_left_out(self, source: str) -> None:
         """Raise an error where anything was left out.
@@ -370,7 +368,7 @@ class Findings:
         return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"
 
 
-def treatments_table() -> str:
+def actions_table() -> str:
     """TREATMENTS as a Markdown table; `docs/your-own-data.md` holds it."""
-    rows = [f"| `{kind}` | {t.defect} | {t.action}: {t.done} |" for kind, t in TREATMENTS.items()]
-    return "\n".join(["| finding | defect | treatment |", "|---|---|---|", *rows])
+    rows = [f"| `{kind}` | {row.defect} | {row.outcome}: {row.remedy} |" for kind, row in ACTIONS.items()]
+    return "\n".join(["| finding | defect | action |", "|---|---|---|", *rows])

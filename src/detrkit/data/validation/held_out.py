@@ -15,8 +15,8 @@ from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 
 
-def leave_wanted(raw: RawDataset, wanted: Collection[str]) -> None:
-    """Leave the splits of a raw data set that `wanted` ones are made of, so that no other need be in order.
+def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> None:
+    """Leave the splits of a raw data set that `required_splits` ones are made of, so that no other need be in order.
 
     Args:
         raw: loses the others.
@@ -25,16 +25,16 @@ def leave_wanted(raw: RawDataset, wanted: Collection[str]) -> None:
     Raises:
         ConfigError: the data set has none of that name, and none is held out.
     """
-    if not wanted:
+    if not required_splits:
         return
     if not _holds_out(raw):
-        for name in wanted:
+        for name in required_splits:
             if name not in raw.splits:
                 raise ConfigError(_no_such_split(name, raw))
-        raw.splits = {name: side for name, side in raw.splits.items() if name in wanted}
+        raw.splits = {name: raw_split for name, raw_split in raw.splits.items() if name in required_splits}
 
 
-def hold_out(raw: RawDataset, splits: dict[str, Split], wanted: Collection[str]) -> dict[str, Split]:
+def hold_out(raw: RawDataset, splits: dict[str, Split], required_splits: Collection[str]) -> dict[str, Split]:
     """The clean splits, with a validation split taken out of train where the data set has none.
 
     Those whose seeded hash of the file name is smallest are held out, so that no order of listing changes the choice,
@@ -44,7 +44,7 @@ def hold_out(raw: RawDataset, splits: dict[str, Split], wanted: Collection[str])
     Args:
         raw: what the splits were made of; its `made_split` and `notes` tell what was chosen.
         splits: checked.
-        wanted: see `leave_wanted`.
+        wanted: see `keep_required_splits`.
 
     Raises:
         ConfigError: a split is wanted that cannot be made.
@@ -57,10 +57,10 @@ def hold_out(raw: RawDataset, splits: dict[str, Split], wanted: Collection[str])
             splits = {name: replace(split, name=name, images=images) for name, images in by_split.items()}
             names = {name: sorted({image.file_name for image in images}) for name, images in by_split.items()}
             raw.made_split = {"seed": raw.seed, "val_fraction": raw.val_fraction, **names}
-    for name in wanted:
+    for name in required_splits:
         if name not in splits:
             raise ConfigError(_no_such_split(name, raw))
-    return {name: split for name, split in splits.items() if not wanted or name in wanted}
+    return {name: split for name, split in splits.items() if not required_splits or name in required_splits}
 
 
 def listed_images(raw: RawDataset, split: str) -> list[RawImage]:

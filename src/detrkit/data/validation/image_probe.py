@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.data.decode.images import deep_values, is_deep, unusual_values
 from detrkit.data.files.sampling import POINTER
-from detrkit.data.validation.measure_values import Extent, extent_of
+from detrkit.data.validation.value_extents import Extent, measure_extent
 
 _ORIENTATION_TAG = 0x0112
 _MARKS_OF_MODE = {
@@ -70,36 +70,36 @@ def probe_images(
     *,
     decode_all: bool = False,
     values: bool = False,
-    tick: Callable[[], object] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> list[ImageInfo]:
     """Look at many images; the facts are in the order of `paths`.
 
     Args:
         paths: image files, which need not exist.
-        thorough: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
+        decode_all: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
         values: decode those of more than 8 bits per channel, to measure their values.
-        tick: called once per image, perhaps from another thread.
+        progress: called once per image, perhaps from another thread.
     """
 
     def one(path: Path) -> ImageInfo:
-        facts = _facts(path, decode_all, values)
-        if tick is not None and not (values and facts.deep):
-            tick()
-        return facts
+        info = _facts(path, decode_all, values)
+        if progress is not None and not (values and info.deep):
+            progress()
+        return info
 
     def measure(pair: tuple[Path, ImageInfo]) -> None:
         _measure(*pair)
-        if tick is not None:
-            tick()
+        if progress is not None:
+            progress()
 
     with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
         warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large images
         paths = list(paths)
         # reading headers holds Python's lock: threads make it five times slower
-        looked = list(pool.map(one, paths)) if decode_all else [one(path) for path in paths]
-        deep = [(path, facts) for path, facts in zip(paths, looked, strict=True) if values and facts.deep]
+        infos = list(pool.map(one, paths)) if decode_all else [one(path) for path in paths]
+        deep = [(path, info) for path, info in zip(paths, infos, strict=True) if values and info.deep]
         list(pool.map(measure, deep))
-        return looked
+        return infos
 
 
 def content_hash(path: Path) -> str:
@@ -109,35 +109,35 @@ def content_hash(path: Path) -> str:
 
 
 def _facts(path: Path, decode_all: bool, values: bool) -> ImageInfo:
-    facts = ImageInfo()
+    info = ImageInfo()
     try:
         with path.open("rb") as file:
-            facts.bytes = file.seek(0, 2)
+            info.bytes = file.seek(0, 2)
             file.seek(0)
-            if not facts.bytes:
-                facts.problem, facts.detail = "image_unreadable", "an empty file"
-                return facts
+            if not info.bytes:
+                info.problem, info.detail = "image_unreadable", "an empty file"
+                return info
             with Image.open(file) as image:
-                whole, may_have_exif = _look_through(image, file, facts.bytes)
-                _read_header(image, file, facts, may_have_exif)
-                if (decode_all or not whole) and not (values and facts.deep):  # else they are decoded for their values
-                    _decode(image, facts)
+                whole, may_have_exif = _look_through(image, file, info.bytes)
+                _read_header(image, file, info, may_have_exif)
+                if (decode_all or not whole) and not (values and info.deep):  # else they are decoded for their values
+                    _decode(image, info)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        facts.problem = "image_missing"
+        info.problem = "image_missing"
     except UnidentifiedImageError:
-        _look_at_unusual(path, facts)
+        _look_at_unusual(path, info)
     except Image.DecompressionBombError as error:
         size = re.search(r"\d+", str(error))
-        facts.problem, facts.detail = "image_too_large", f"{size[0]} pixels" if size else ""
+        info.problem, info.detail = "image_too_large", f"{size[0]} pixels" if size else ""
     except _DAMAGE as error:
-        facts.problem, facts.detail = "image_unreadable", str(error) or type(error).__name__
-    return facts
+        info.problem, info.detail = "image_unreadable", str(error) or type(error).__name__
+    return info
 
 
-def _read_header(image: Image.Image, file: BinaryIO, facts: ImageInfo, may_have_exif: bool) -> None:
-    facts.width, facts.height = image.size
+def _read_header(image: Image.Image, file: BinaryIO, info: ImageInfo, may_have_exif: bool) -> None:
+    info.width, info.height = image.size
     if min(image.size) < 2:
-        facts.problem, facts.detail = "image_too_small", f"{image.width} x {image.height} pixels"
+        info.problem, info.detail = "image_too_small", f"{image.width} x {image.height} pixels"
     marks = list(_MARKS_OF_MODE.get(image.mode, ()))
     if image.mode.startswith("I;"):
         marks.append("image_grey")
@@ -145,17 +145,17 @@ def _read_header(image: Image.Image, file: BinaryIO, facts: ImageInfo, may_have_
     if image.format == "PNG":
         file.seek(0)
         head = file.read(25)
-    facts.deep = is_deep(image, head)
-    if facts.deep:
+    info.deep = is_deep(image, head)
+    if info.deep:
         marks.append("image_16bit")
     if image.format not in ("JPEG", "MPO", "BMP") and getattr(image, "n_frames", 1) > 1:
         marks.append("image_animated")  # the further images of an MPO are previews and depth maps
         image.seek(0)
     orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
     if orientation in range(2, 9):
-        facts.orientation = int(orientation)
+        info.orientation = int(orientation)
         marks.append("image_rotated")
-    facts.marks = tuple(marks)
+    info.marks = tuple(marks)
 
 
 def _look_through(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, bool]:
@@ -189,42 +189,42 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     return chunks
 
 
-def _look_at_unusual(path: Path, facts: ImageInfo) -> None:
+def _look_at_unusual(path: Path, info: ImageInfo) -> None:
     """Look at what PIL does not know: a few kinds of TIFF."""
     data = path.read_bytes()
     if data.startswith(POINTER):
-        facts.problem, facts.detail = "image_unreadable", "a pointer of git-lfs: run `git lfs pull`"
+        info.problem, info.detail = "image_unreadable", "a pointer of git-lfs: run `git lfs pull`"
         return
     values = unusual_values(data)
     if values is None:
-        facts.problem, facts.detail = "image_unreadable", "no known image format"
+        info.problem, info.detail = "image_unreadable", "no known image format"
         return
-    facts.height, facts.width = values.shape[:2]
-    facts.deep, facts.extent = True, extent_of(values)
-    facts.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
+    info.height, info.width = values.shape[:2]
+    info.deep, info.extent = True, measure_extent(values)
+    info.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
 
 
-def _measure(path: Path, facts: ImageInfo) -> None:
+def _measure(path: Path, info: ImageInfo) -> None:
     """Decode an image of more than 8 bits and note its values, or what is wrong with it."""
-    if facts.extent:
+    if info.extent:
         return
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            facts.extent = extent_of(deep_values(image, data))
+            info.extent = measure_extent(deep_values(image, data))
     except _DAMAGE as error:
-        _note_damage(error, facts)
+        _note_damage(error, info)
 
 
-def _decode(image: Image.Image, facts: ImageInfo) -> None:
+def _decode(image: Image.Image, info: ImageInfo) -> None:
     try:
         image.load()
     except _DAMAGE as error:
-        _note_damage(error, facts)
+        _note_damage(error, info)
 
 
-def _note_damage(error: Exception, facts: ImageInfo) -> None:
-    if not facts.problem:
+def _note_damage(error: Exception, info: ImageInfo) -> None:
+    if not info.problem:
         truncated = "truncated" in str(error) or isinstance(error, EOFError)
-        facts.problem = "image_truncated" if truncated else "image_unreadable"
-        facts.detail = str(error) or type(error).__name__
+        info.problem = "image_truncated" if truncated else "image_unreadable"
+        info.detail = str(error) or type(error).__name__

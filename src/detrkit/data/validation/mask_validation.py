@@ -11,7 +11,7 @@ from detrkit.data.formats.raw import RawImage, RawObject
 from detrkit.data.records import ImageRecord, ObjectRecord
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.image_probe import ImageInfo
-from detrkit.data.validation.objects import Frame, usable_box
+from detrkit.data.validation.object_validation import AnnotationTransform, usable_box
 from detrkit.errors import DataError
 
 BOX_IOU, BOX_SLACK = 0.7, 3.0
@@ -25,7 +25,9 @@ _NOT_RGB = {"image_grey": "one channel (grey)", "image_palette": "a palette", "i
 Box = tuple[float, float, float, float]
 
 
-def check_panoptic(image: RawImage, frame: Frame, facts: ImageInfo, findings: Findings, *, decode_all: bool) -> bool:
+def check_panoptic(
+    image: RawImage, transform: AnnotationTransform, info: ImageInfo, findings: Findings, *, decode_all: bool
+) -> bool:
     """Whether the PNG of an image of panoptic data can be used; its segments are fixed where they must be.
 
     Args:
@@ -33,9 +35,9 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageInfo, findings: Fi
         frame: how the file maps to the upright image.
         facts: of the PNG.
         findings: takes what is wrong.
-        thorough: decode the PNG in any case.
+        decode_all: decode the PNG in any case.
     """
-    problem = _problem(frame, facts)
+    problem = _problem(transform, info)
     if problem is not None:
         kind, detail = problem
         findings.add(
@@ -51,13 +53,13 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageInfo, findings: Fi
         return True
     assert image.panoptic is not None
     try:
-        regions = regions_of(MaskFiles(frame.height, frame.width).ids(image.panoptic))
+        regions = regions_of(MaskFiles(transform.height, transform.width).ids(image.panoptic))
     except DataError as error:
         findings.add(
             "mask_file_unreadable", image.panoptic, image.where, _of(image, str(error)[:120]), len(image.objects)
         )
         return False
-    _fix(image, regions, frame, findings, decode_all=decode_all)
+    _fix(image, regions, transform, findings, decode_all=decode_all)
     if decode_all:
         known = {s.segmentation.value for s in image.objects if isinstance(s.segmentation, FileMask)}
         unknown = [value for value in regions if value and value not in known]
@@ -69,7 +71,9 @@ def check_panoptic(image: RawImage, frame: Frame, facts: ImageInfo, findings: Fi
     return True
 
 
-def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, findings: Findings) -> None:
+def check_outlines(
+    objects: list[ObjectRecord], image: RawImage, transform: AnnotationTransform, findings: Findings
+) -> None:
     """Look at the polygons and RLE of clean objects; nothing is changed, see `decode_masks`.
 
     Through run lengths, without pixels: a tenth of a millisecond a mask.
@@ -79,10 +83,10 @@ def check_outlines(objects: list[ObjectRecord], image: RawImage, frame: Frame, f
     for found in objects:
         shape = found.segmentation
         if isinstance(shape, list):
-            reach = _overhang(shape, frame)
+            reach = _overhang(shape, transform)
             if reach > _OVERHANG:
                 findings.add("polygon_outside", image.file, found.where, f"by {reach:.6g} pixels")
-            rle = coco_mask.merge(coco_mask.frPyObjects(shape, frame.height, frame.width))
+            rle = coco_mask.merge(coco_mask.frPyObjects(shape, transform.height, transform.width))
         elif isinstance(shape, dict):
             rle = coco_mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
         else:
@@ -132,9 +136,9 @@ def show_box(box: Box) -> str:
     return "box " + " ".join(f"{value:.6g}" for value in box)
 
 
-def _overhang(polygons: list[list[float]], frame: Frame) -> float:
+def _overhang(polygons: list[list[float]], transform: AnnotationTransform) -> float:
     """By how many pixels polygons leave their image at most."""
-    return max(max(-min(p), max(p[0::2]) - frame.width, max(p[1::2]) - frame.height) for p in polygons)
+    return max(max(-min(p), max(p[0::2]) - transform.width, max(p[1::2]) - transform.height) for p in polygons)
 
 
 def _of(image: RawImage, detail: str) -> str:
@@ -142,23 +146,25 @@ def _of(image: RawImage, detail: str) -> str:
     return f"{detail}; image {image.file_name}" if detail else f"image {image.file_name}"
 
 
-def _problem(frame: Frame, facts: ImageInfo) -> tuple[str, str] | None:
+def _problem(transform: AnnotationTransform, info: ImageInfo) -> tuple[str, str] | None:
     """The kind of finding that the file itself is, and its detail."""
-    if facts.problem == "image_missing":
+    if info.problem == "image_missing":
         return "mask_file_missing", ""
-    if facts.problem and facts.problem != "image_too_small":
-        return "mask_file_unreadable", facts.detail
-    wrong = next((text for mark, text in _NOT_RGB.items() if mark in facts.marks), None)
+    if info.problem and info.problem != "image_too_small":
+        return "mask_file_unreadable", info.detail
+    wrong = next((text for mark, text in _NOT_RGB.items() if mark in info.marks), None)
     if wrong is not None:
         return "panoptic_not_rgb", wrong
-    detail = f"{facts.width} x {facts.height}, the image has {frame.width} x {frame.height}"
-    if frame.is_turned:
+    detail = f"{info.width} x {info.height}, the image has {transform.width} x {transform.height}"
+    if transform.is_turned:
         return "mask_shape_differs", "a map of the image as stored, which its EXIF data turns"
-    kind = size_problem((facts.width, facts.height), (frame.width, frame.height))
+    kind = size_problem((info.width, info.height), (transform.width, transform.height))
     return (kind, detail) if kind else None
 
 
-def _fix(image: RawImage, regions: dict[int, Region], frame: Frame, findings: Findings, *, decode_all: bool) -> None:
+def _fix(
+    image: RawImage, regions: dict[int, Region], transform: AnnotationTransform, findings: Findings, *, decode_all: bool
+) -> None:
     kept: list[RawObject] = []
     for segment in image.objects:
         assert isinstance(segment.segmentation, FileMask)
@@ -170,10 +176,10 @@ def _fix(image: RawImage, regions: dict[int, Region], frame: Frame, findings: Fi
         box = usable_box(segment.box)
         if box is None:
             findings.add("box_from_mask", image.file, segment.where, f"found {segment.box!r}"[:80])
-            x1, y1, x2, y2 = frame.back(region.box)
+            x1, y1, x2, y2 = transform.back(region.box)
             segment.box = [x1, y1, x2 - x1, y2 - y1]
-        elif decode_all and disagree(region.box, frame.box(box)):
-            detail = f"{show_box(region.box)} of the mask, {show_box(frame.box(box))} listed"
+        elif decode_all and disagree(region.box, transform.box(box)):
+            detail = f"{show_box(region.box)} of the mask, {show_box(transform.box(box))} listed"
             findings.add("mask_box_differs", image.file, segment.where, detail)
         if decode_all and region.area == 1:
             findings.add("mask_tiny", image.file, segment.where)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
-from detrkit.data.validation.box_formats import FORMATS, OWN, BoxFormat, Floats, extent_of
+from detrkit.data.validation.box_formats import BOX_FORMATS, FORMAT_OF_FORM, BoxFormat, Floats, polygons_extent
 from detrkit.data.validation.box_values import as_number
 from detrkit.data.validation.image_probe import ImageInfo
 
@@ -54,7 +54,7 @@ class Doubt:
     """A mistake that a file seems to have."""
 
     kind: str
-    """A key of `findings.TREATMENTS`."""
+    """A key of `findings.ACTIONS`."""
     source: str
     """The annotation file or folder."""
     expected: str
@@ -90,44 +90,49 @@ class _Boxes:
     images: int
     fits: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def fit(self, read: BoxFormat) -> NDArray[np.bool_]:
+    def fit(self, reading: BoxFormat) -> NDArray[np.bool_]:
         """Which boxes lie in their images and have a size, read so."""
-        if read.name not in self.fits:
-            x1, y1, x2, y2 = read.corners(self.values, self.width, self.height).T
+        if reading.name not in self.fits:
+            x1, y1, x2, y2 = reading.corners(self.values, self.width, self.height).T
             slack_x, slack_y = _SLACK + _SLACK_PIXELS / self.width, _SLACK + _SLACK_PIXELS / self.height
             inside = (x1 >= -slack_x) & (y1 >= -slack_y) & (x2 <= 1 + slack_x) & (y2 <= 1 + slack_y)
             wide, high = (x2 - x1) * self.width, (y2 - y1) * self.height
-            self.fits[read.name] = inside & (wide > 0) & (high > 0) & (np.maximum(wide, high) >= 1)
-        return self.fits[read.name]
+            self.fits[reading.name] = inside & (wide > 0) & (high > 0) & (np.maximum(wide, high) >= 1)
+        return self.fits[reading.name]
 
-    def share(self, read: BoxFormat) -> float:
+    def share(self, reading: BoxFormat) -> float:
         """The share of those."""
-        return float(self.fit(read).mean())
+        return float(self.fit(reading).mean())
 
-    def reach(self, read: BoxFormat) -> float:
+    def reach(self, reading: BoxFormat) -> float:
         """How far right or down the boxes reach that fit, in shares of the image: the 99th of a hundred."""
-        corners = read.corners(self.values, self.width, self.height)[self.fit(read)]
+        corners = reading.corners(self.values, self.width, self.height)[self.fit(reading)]
         return float(np.percentile(corners[:, 2:].max(axis=1), 99)) if len(corners) else 0.0
 
-    def off_center(self, read: BoxFormat) -> float:
+    def off_center(self, reading: BoxFormat) -> float:
         """How far the middle of all boxes lies from that of the images, in shares of a side: near 0 in real data."""
-        corners = read.corners(self.values, self.width, self.height)
+        corners = reading.corners(self.values, self.width, self.height)
         return float(np.abs((corners[:, :2] + corners[:, 2:]).mean(axis=0) / 2 - 0.5).max())
 
-    def surprise(self, own: BoxFormat, read: BoxFormat) -> float:
-        """The share of boxes that `read` fits, less that in images turned by a half, if boxes are what `own` says."""
+    def surprise(self, own: BoxFormat, reading: BoxFormat) -> float:
+        """Share of boxes that `reading` fits, minus its share if the images were turned by 180 degrees.
+
+        Args:
+            own: the format that the turned boxes are computed with.
+            reading: the format that is tried.
+        """
         there = own.corners(self.values, self.width, self.height)
         turned = own.numbers(1 - there[:, [2, 3, 0, 1]], self.width, self.height)
-        return self.share(read) - _Boxes(turned, self.width, self.height, [], self.images).share(read)
+        return self.share(reading) - _Boxes(turned, self.width, self.height, [], self.images).share(reading)
 
-    def spread(self, read: BoxFormat) -> float:
+    def spread(self, reading: BoxFormat) -> float:
         """Over which share of the longer way the centers of the boxes lie, but for the outermost twentieths."""
-        corners = read.corners(self.values, self.width, self.height)
+        corners = reading.corners(self.values, self.width, self.height)
         low, high = np.percentile(corners[:, :2] + corners[:, 2:], (5, 95), axis=0) / 2
         return float((high - low).max())
 
 
-def doubt_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Doubt | None:
+def doubt_boxes(raw_split: RawSplit, images: Sequence[RawImage], infos: Sequence[ImageInfo]) -> Doubt | None:
     """Whether the boxes of a split seem to be written in another way than its format has it.
 
     Args:
@@ -135,25 +140,25 @@ def doubt_boxes(side: RawSplit, images: Sequence[RawImage], facts: Sequence[Imag
         images: of it, with their objects.
         facts: of the images' files; those with a problem do not count.
     """
-    boxes = _gather(images, facts)
+    boxes = _gather(images, infos)
     if not len(boxes.values):
         return None
-    own = OWN[side.box_form]
-    areas = _areas(boxes) if side.box_form == "xywh" else None
-    extents = _extents(boxes) if side.box_form == "xywh" else None
+    own = FORMAT_OF_FORM[raw_split.box_form]
+    areas = _areas(boxes) if raw_split.box_form == "xywh" else None
+    extents = _extents(boxes) if raw_split.box_form == "xywh" else None
     leaving = len(boxes.values) - int(boxes.fit(own).sum())
     by_place = leaving >= max(2, _SUSPECT * len(boxes.values))
     if not (by_place or _disagree(areas, own) or _disagree(extents, own) or _in_a_corner(boxes, own)):
         return None
     best = _best(boxes, own, areas, extents)
     if best is None:
-        return _doubt_place(boxes, own, side, leaving)
-    return _doubt_reading(boxes, own, best, side, areas, extents)
+        return _doubt_place(boxes, own, raw_split, leaving)
+    return _doubt_reading(boxes, own, best, raw_split, areas, extents)
 
 
-def doubt_classes(side: RawSplit, images: Sequence[RawImage]) -> Doubt | None:
+def doubt_classes(raw_split: RawSplit, images: Sequence[RawImage]) -> Doubt | None:
     """Whether the class ids of a split seem to be counted from another number than its list of classes."""
-    known = set(side.categories.ids)
+    known = set(raw_split.categories.ids)
     counts: Counter[int] = Counter()
     for value, number in Counter(_plain(raw.category) for image in images for raw in image.objects).items():
         category = as_id(value)
@@ -169,7 +174,7 @@ def doubt_classes(side: RawSplit, images: Sequence[RawImage]) -> Doubt | None:
             example = ", ".join(f"class {i} {n} times" for i, n in sorted(unknown.items())[:3])
             return Doubt(
                 "classes_misnumbered",
-                side.source,
+                raw_split.source,
                 f"class ids {first} to {last}",
                 f"{used} ({example}), as if they were counted from {first + shift}",
                 "renumber them, or list the classes under the ids that are used",
@@ -183,15 +188,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else None
 
 
-def _gather(images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> _Boxes:
+def _gather(images: Sequence[RawImage], infos: Sequence[ImageInfo]) -> _Boxes:
     objects: list[RawObject] = []
     counts: list[int] = []
     sizes: list[tuple[float, float]] = []
-    for image, fact in zip(images, facts, strict=True):
-        if not fact.problem and image.objects:
+    for image, info in zip(images, infos, strict=True):
+        if not info.problem and image.objects:
             objects += image.objects
             counts.append(len(image.objects))
-            sizes.append(_largest_size(image, fact))
+            sizes.append(_largest_size(image, info))
     values = _numbers([raw.box for raw in objects], 4)
     width, height = np.repeat(np.array(sizes, dtype=np.float64).reshape(-1, 2), counts, axis=0).T
     good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
@@ -201,10 +206,10 @@ def _gather(images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> _Boxes:
     return _Boxes(values, width, height, objects, len(counts))
 
 
-def _largest_size(image: RawImage, fact: ImageInfo) -> tuple[float, float]:
+def _largest_size(image: RawImage, info: ImageInfo) -> tuple[float, float]:
     """(width, height) in pixels that boxes of an image may be about: of the file, turned or not, or before a resize."""
-    width, height = fact.upright
-    if fact.orientation >= 5:
+    width, height = info.upright
+    if info.orientation >= 5:
         width = height = max(width, height)
     listed = as_number(image.width) or 0.0, as_number(image.height) or 0.0
     if listed == (width, height) or not (1 <= listed[0] < 1e9 and 1 <= listed[1] < 1e9):
@@ -233,17 +238,17 @@ def _numbers(rows: list[Any], columns: int) -> Floats:
 
 def _areas(boxes: _Boxes) -> tuple[_Boxes, Floats] | None:
     """A sample of the boxes and the areas [n] that the file lists for them; None where there are few."""
-    some = _sample(boxes)
-    areas = np.array([as_number(raw.area) or 0.0 for raw in some.objects], dtype=np.float64)
-    return _those(some, areas, (areas > 0) & np.isfinite(areas))
+    boxes = _sample(boxes)
+    areas = np.array([as_number(raw.area) or 0.0 for raw in boxes.objects], dtype=np.float64)
+    return _those(boxes, areas, (areas > 0) & np.isfinite(areas))
 
 
 def _extents(boxes: _Boxes) -> tuple[_Boxes, Floats] | None:
     """A sample of the boxes and the extents [n, 4] of their polygons, x1, y1, x2, y2; None where there are few."""
-    some = _sample(boxes)
-    found = [extent_of(raw.segmentation) if isinstance(raw.segmentation, list) else None for raw in some.objects]
+    boxes = _sample(boxes)
+    found = [polygons_extent(raw.segmentation) if isinstance(raw.segmentation, list) else None for raw in boxes.objects]
     extents = np.array([(np.nan,) * 4 if box is None else box for box in found], dtype=np.float64)
-    return _those(some, extents, np.asarray(np.isfinite(extents).all(axis=1)))
+    return _those(boxes, extents, np.asarray(np.isfinite(extents).all(axis=1)))
 
 
 def _sample(boxes: _Boxes) -> _Boxes:
@@ -251,37 +256,39 @@ def _sample(boxes: _Boxes) -> _Boxes:
     return _Boxes(boxes.values[::step], boxes.width[::step], boxes.height[::step], boxes.objects[::step], boxes.images)
 
 
-def _those(some: _Boxes, evidence: Floats, usable: NDArray[np.bool_]) -> tuple[_Boxes, Floats] | None:
+def _those(boxes: _Boxes, evidence: Floats, usable: NDArray[np.bool_]) -> tuple[_Boxes, Floats] | None:
     if usable.sum() < max(_FEWEST, 0.5 * len(usable)):
         return None
-    return _Boxes(some.values[usable], some.width[usable], some.height[usable], [], some.images), evidence[usable]
+    return _Boxes(boxes.values[usable], boxes.width[usable], boxes.height[usable], [], boxes.images), evidence[usable]
 
 
-def _agreeing(evidence: tuple[_Boxes, Floats], read: BoxFormat) -> NDArray[np.bool_]:
+def _agreeing(evidence: tuple[_Boxes, Floats], reading: BoxFormat) -> NDArray[np.bool_]:
     """Which boxes have the listed area, or the extent of their polygons, read so."""
-    some, wanted = evidence
-    corners = read.corners(some.values, some.width, some.height)
-    x1, y1, x2, y2 = (corners * np.stack([some.width, some.height] * 2, axis=1)).T
+    boxes, expected = evidence
+    corners = reading.corners(boxes.values, boxes.width, boxes.height)
+    x1, y1, x2, y2 = (corners * np.stack([boxes.width, boxes.height] * 2, axis=1)).T
     wide, high = x2 - x1, y2 - y1
-    if wanted.ndim == 1:
-        agree: NDArray[np.bool_] = (wide > 0) & (high > 0) & (np.abs(wide * high - wanted) <= _AREA_TOLERANCE * wanted)
+    if expected.ndim == 1:
+        agree: NDArray[np.bool_] = (
+            (wide > 0) & (high > 0) & (np.abs(wide * high - expected) <= _AREA_TOLERANCE * expected)
+        )
         return agree
     slack = np.stack([wide, high, wide, high], axis=1).clip(0) * _EXTENT_TOLERANCE + _EXTENT_PIXELS
-    return np.asarray((np.abs(np.stack([x1, y1, x2, y2], axis=1) - wanted) <= slack).all(axis=1))
+    return np.asarray((np.abs(np.stack([x1, y1, x2, y2], axis=1) - expected) <= slack).all(axis=1))
 
 
 def _disagree(evidence: tuple[_Boxes, Floats] | None, own: BoxFormat) -> bool:
     """Whether evidence speaks against the format's own reading, and for another one."""
     if evidence is None or _agreeing(evidence, own).mean() > 0.1:
         return False
-    return any(_agreeing(evidence, read).mean() >= 0.9 for read in FORMATS.values())
+    return any(_agreeing(evidence, reading).mean() >= 0.9 for reading in BOX_FORMATS.values())
 
 
 def _in_a_corner(boxes: _Boxes, own: BoxFormat) -> bool:
     """Whether boxes in pixels stay in the upper left corner of large images, and are within 0 to 100."""
     if own.units != "pixels" or len(boxes.values) < 2 * _FEWEST or boxes.values.max() > 101:
         return False
-    return boxes.reach(own) <= _CORNER and boxes.reach(FORMATS[f"{own.name}_percent"]) >= _HOPELESS
+    return boxes.reach(own) <= _CORNER and boxes.reach(BOX_FORMATS[f"{own.name}_percent"]) >= _HOPELESS
 
 
 def _best(
@@ -291,29 +298,31 @@ def _best(
     scores: dict[str, float] = {}
     given = [e for e in (areas, extents) if e is not None and _disagree(e, own)]
     only_percent = not given and boxes.share(own) > 1 - _SUSPECT
-    for read in sorted(FORMATS.values(), key=lambda f: _unlikely(f, own)):
-        if read.name == own.name or boxes.share(read) < _FITTING or (only_percent and read.units != "percent"):
+    for reading in sorted(BOX_FORMATS.values(), key=lambda f: _unlikely(f, own)):
+        if reading.name == own.name or boxes.share(reading) < _FITTING or (only_percent and reading.units != "percent"):
             continue
-        scores[read.name] = boxes.share(read) + sum(float(_agreeing(e, read).mean()) for e in given)
+        scores[reading.name] = boxes.share(reading) + sum(float(_agreeing(e, reading).mean()) for e in given)
     if not scores:
         return None
     good = [name for name, score in scores.items() if score >= max(scores.values()) - 0.004]
-    return FORMATS[min(good, key=lambda name: round(boxes.off_center(FORMATS[name]), 1))]  # the first of several
+    return BOX_FORMATS[
+        min(good, key=lambda name: round(boxes.off_center(BOX_FORMATS[name]), 1))
+    ]  # the first of several
 
 
-def _unlikely(read: BoxFormat, own: BoxFormat) -> tuple[bool, ...]:
+def _unlikely(reading: BoxFormat, own: BoxFormat) -> tuple[bool, ...]:
     """Sorts readings from the likely mistakes to the unlikely ones."""
-    return read.units != own.units, read.units == "percent", read.y_first, read.shape != own.shape
+    return reading.units != own.units, reading.units == "percent", reading.y_first, reading.shape != own.shape
 
 
-def _doubt_place(boxes: _Boxes, own: BoxFormat, side: RawSplit, leaving: int) -> Doubt | None:
+def _doubt_place(boxes: _Boxes, own: BoxFormat, raw_split: RawSplit, leaving: int) -> Doubt | None:
     """Of boxes that leave their images whatever they mean."""
     total = len(boxes.values)
     if leaving < max(_FEWEST, _LEAVING * total):
         return None
     return Doubt(
         "boxes_implausible",
-        side.source,
+        raw_split.source,
         f"boxes as {own.words}",
         f"that {leaving} of {total} leave their image or have no size, and that no other way to read them fits",
         "look whether images were resized, cropped or exchanged after labelling, or go on with them as they are with "
@@ -326,7 +335,7 @@ def _doubt_reading(
     boxes: _Boxes,
     own: BoxFormat,
     best: BoxFormat,
-    side: RawSplit,
+    raw_split: RawSplit,
     areas: tuple[_Boxes, Floats] | None,
     extents: tuple[_Boxes, Floats] | None,
 ) -> Doubt | None:
@@ -363,7 +372,7 @@ def _doubt_reading(
         return None
     return Doubt(
         "boxes_implausible",
-        side.source,
+        raw_split.source,
         f"boxes as {own.words}",
         f"what looks like {best.words} ({'; '.join(reasons)})",
         f"say which it is with --box_format {best.name} or --box_format {own.name}",

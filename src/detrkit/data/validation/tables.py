@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from detrkit.data.validation.findings import TREATMENTS, Finding
+from detrkit.data.validation.findings import ACTIONS, Finding
 from detrkit.ops.text import one_line
 
 _EXAMPLES = 3
@@ -35,18 +35,16 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
     """Each kind of finding with its count, its treatment and its first places; paths are too long for a table."""
     if not findings:
         return [Text("No defects found.")]
-    order = {kind: number for number, kind in enumerate(TREATMENTS)}
+    order = {kind: number for number, kind in enumerate(ACTIONS)}
     lines: list[RenderableType] = [Text("Findings", style="italic", justify="center")]
     for kind, group in groupby(sorted(findings, key=lambda f: order[f.kind]), key=lambda f: f.kind):
         same = list(group)
-        treatment = TREATMENTS[kind]
+        entry = ACTIONS[kind]
         lost = sum(finding.dropped_objects for finding in same)
-        count = f"{len(same)} x {treatment.defect}"
+        count = f"{len(same)} x {entry.defect}"
         with_objects = f" ({lost} objects)" if lost else ""
-        lines.append(
-            Text.assemble((count, _STYLES[treatment.action]), f"; {treatment.action}: {treatment.done}{with_objects}")
-        )
-        whole_files = treatment.action == "unused" or kind in ("set_aside", "other_task")
+        lines.append(Text.assemble((count, _STYLES[entry.outcome]), f"; {entry.outcome}: {entry.remedy}{with_objects}"))
+        whole_files = entry.outcome == "unused" or kind in ("set_aside", "other_task")
         places = _folders(same) if whole_files else [_place(finding) for finding in same]
         shown = places[: _FOLDERS if whole_files else _EXAMPLES]
         # not folded: paths stay whole, to be copied

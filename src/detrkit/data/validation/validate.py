@@ -1,4 +1,4 @@
-"""The check: a raw data set in, clean splits out, with every defect named and treated as `findings.TREATMENTS` says.
+"""The check: a raw data set in, clean splits out, with every defect named and treated as `findings.ACTIONS` says.
 
 `detrkit check`, training and evaluation all go through `check_dataset`.
 """
@@ -14,18 +14,18 @@ from rich.console import Group
 
 from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.validation.as_meant import Looked, read_as_meant, refuse
-from detrkit.data.validation.by_file import file_key
 from detrkit.data.validation.crowds import note_classes
 from detrkit.data.validation.exif import ExifChoice, exif_choices
-from detrkit.data.validation.findings import TREATMENTS, Finding, Findings
-from detrkit.data.validation.held_out import hold_out, leave_wanted
+from detrkit.data.validation.file_groups import annotation_file
+from detrkit.data.validation.findings import ACTIONS, Finding, Findings
+from detrkit.data.validation.held_out import hold_out, keep_required_splits
 from detrkit.data.validation.image_probe import ImageInfo, content_hash, probe_images
+from detrkit.data.validation.interpretation import Probed, interpret_annotations, refuse
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
-from detrkit.data.validation.measure_values import resolve_value_range
-from detrkit.data.validation.objects import Frame, clean_objects, frame_of, note_lost
+from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, note_lost
 from detrkit.data.validation.statistics import split_statistics
 from detrkit.data.validation.tables import findings_lines, split_tables
+from detrkit.data.validation.value_extents import resolve_value_range
 from detrkit.errors import DataError
 from detrkit.ops.value_range import ValueRange
 
@@ -60,10 +60,10 @@ class CheckReport:
         )
         lines = [f"{self.source} ({self.format.upper()}): {sizes}", *self.notes]
         counts = self.counts()
-        for action in ("dropped", "unused", "repaired", "noted"):
-            some = [f"{n} {kind}" for kind, n in counts.items() if TREATMENTS[kind].action == action]
+        for outcome in ("dropped", "unused", "repaired", "noted"):
+            some = [f"{n} {kind}" for kind, n in counts.items() if ACTIONS[kind].outcome == outcome]
             if some:
-                lines.append(f"{action}: {', '.join(some)}")
+                lines.append(f"{outcome}: {', '.join(some)}")
         return lines
 
     def table(self) -> Group:
@@ -91,23 +91,23 @@ def check_dataset(
     decode_all: bool = False,
     masks: bool = False,
     value_range: ValueRange | Literal["find"] | None = "find",
-    wanted: Collection[str] = (),
-    doubtful: bool = False,
-    tick: Callable[[], object] | None = None,
+    required_splits: Collection[str] = (),
+    allow_doubtful: bool = False,
+    progress: Callable[[], object] | None = None,
 ) -> CheckReport:
     """Check and fix a data set that `open_dataset` read; what it returns can be trained on and evaluated.
 
     Args:
         raw: is used up: its records are not to be used afterwards.
         num_queries: of the model; images with more objects are noted.
-        thorough: decode every image, not only those whose file looks damaged at its beginning or end, and every
+        decode_all: decode every image, not only those whose file looks damaged at its beginning or end, and every
             mask.
         masks: masks shall be trained on.
         value_range: what becomes black and white in images of more than 8 bits: that of a model, None for a model
             that knows none; or "find" it in the training images, which decodes those of more than 8 bits.
-        wanted: the splits that are needed, so that no other need be in order; empty: all.
+        required_splits: the splits that are needed, so that no other need be in order; empty: all.
         doubtful: go on with files that seem to be misread, which is noted in any case.
-        tick: called once per image, for a progress bar; from any thread.
+        progress: called once per image, for a progress bar; from any thread.
 
     Raises:
         DataError: files seem to be misread, a split has no usable image, or train no object to train on, or, with
@@ -115,36 +115,36 @@ def check_dataset(
         ConfigError: there is no split that is wanted, or settings do not fit the data.
     """
     findings = raw.findings
-    leave_wanted(raw, wanted)
-    looked: dict[str, Looked] = {}
-    for name, side in raw.splits.items():
-        images = _listed_once(side, findings)
+    keep_required_splits(raw, required_splits)
+    probed: dict[str, Probed] = {}
+    for name, raw_split in raw.splits.items():
+        images = _listed_once(raw_split, findings)
         measured = decode_all or (value_range == "find" and (name == "train" or "train" not in raw.splits))
         paths = [image.path for image in images]
-        looked[name] = images, probe_images(paths, decode_all=decode_all, values=measured, tick=tick)
-    doubts = read_as_meant(raw, looked)
-    if not doubtful:
+        probed[name] = images, probe_images(paths, decode_all=decode_all, values=measured, progress=progress)
+    doubts = interpret_annotations(raw, probed)
+    if not allow_doubtful:
         refuse(doubts)
-    exif = exif_choices(raw, looked)
+    exif = exif_choices(raw, probed)
     splits: dict[str, Split] = {}
-    for name, (images, facts) in looked.items():
-        side = raw.splits[name]
-        splits[name] = _clean_split(side, images, facts, findings, num_queries, exif[name], decode_all=decode_all)
+    for name, (images, infos) in probed.items():
+        raw_split = raw.splits[name]
+        splits[name] = _clean_split(raw_split, images, infos, findings, num_queries, exif[name], decode_all=decode_all)
         if not splits[name].images:
             refuse(doubts)  # says more
-            raise DataError(_nothing_usable(name, side, findings))
+            raise DataError(_nothing_usable(name, raw_split, findings))
         _note_many_lost(raw, splits[name], images)
     if (
         "train" in splits
-        and (not wanted or "train" in wanted)
+        and (not required_splits or "train" in required_splits)
         and not any(i.has_trainable for i in splits["train"].images)
     ):
         refuse(doubts)
         raise DataError(_nothing_trainable(splits["train"], findings))
-    splits = hold_out(raw, splits, wanted)
+    splits = hold_out(raw, splits, required_splits)
     if masks:
         _need_masks(splits, raw.format)
-    known = {image.path: fact for images, facts in looked.values() for image, fact in zip(images, facts, strict=True)}
+    known = {image.path: info for images, infos in probed.values() for image, info in zip(images, infos, strict=True)}
     files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
     _note_leakage(files, findings)
     chosen, notes = resolve_value_range(files, value_range, findings)
@@ -158,12 +158,12 @@ def check_dataset(
     return CheckReport(raw.format, raw.source, splits, list(findings), statistics, notes, chosen, refused)
 
 
-def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
+def _listed_once(raw_split: RawSplit, findings: Findings) -> list[RawImage]:
     """The images without those whose file or id was listed before; ids are integers afterwards."""
     by_path: dict[Path, RawImage] = {}
     ids: set[int] = set()
     images: list[RawImage] = []
-    for image in side.images:
+    for image in raw_split.images:
         first = by_path.get(image.path)
         if first is not None:
             findings.add("image_listed_twice", image.file, image.where, image.file_name)
@@ -187,53 +187,55 @@ def _listed_once(side: RawSplit, findings: Findings) -> list[RawImage]:
 
 
 def _clean_split(
-    side: RawSplit,
+    raw_split: RawSplit,
     images: list[RawImage],
-    facts: list[ImageInfo],
+    infos: list[ImageInfo],
     findings: Findings,
     num_queries: int,
     exif: dict[str, ExifChoice],
     *,
     decode_all: bool,
 ) -> Split:
-    known = frozenset(side.categories.ids)
+    known = frozenset(raw_split.categories.ids)
     records: list[ImageRecord] = []
     sources: list[str] = []
     files = [image.panoptic for image in images if image.panoptic]
     maps = dict(zip(files, probe_images(files), strict=True))
-    for image, fact in zip(images, facts, strict=True):
-        if fact.problem:
-            findings.add(fact.problem, image.path, image.where, fact.detail, len(image.objects))
+    for image, info in zip(images, infos, strict=True):
+        if info.problem:
+            findings.add(info.problem, image.path, image.where, info.detail, len(image.objects))
             image.objects = []
             continue
-        choice = exif[file_key(side, image)]
+        choice = exif[annotation_file(raw_split, image)]
         listed = len(image.objects)
-        frame = frame_of(image, fact, side.box_form, findings, choice)
-        for mark in fact.marks:
-            findings.add(mark, image.path, detail=_turn(frame, image, choice) if mark == "image_rotated" else "")
-        if image.panoptic and not check_panoptic(image, frame, maps[image.panoptic], findings, decode_all=decode_all):
+        transform = find_transform(image, info, raw_split.box_form, findings, choice)
+        for mark in info.marks:
+            findings.add(mark, image.path, detail=_turn(transform, image, choice) if mark == "image_rotated" else "")
+        if image.panoptic and not check_panoptic(
+            image, transform, maps[image.panoptic], findings, decode_all=decode_all
+        ):
             image.objects = []
             continue
-        objects, lost = clean_objects(image, frame, side, known, findings)
+        objects, lost = clean_objects(image, transform, raw_split, known, findings)
         image.objects = []
         if note_lost(image, listed, objects, lost, findings):
             continue
         if decode_all:
-            check_outlines(objects, image, frame, findings)
+            check_outlines(objects, image, transform, findings)
         countable = sum(not found.crowd for found in objects)
         if countable > num_queries:
             detail = f"{countable} objects, {num_queries} queries"
             findings.add("objects_exceed_queries", image.path, image.where, detail)
-        size = frame.height, frame.width
+        size = transform.height, transform.width
         records.append(ImageRecord(image.id, image.path, image.file_name, *size, objects, image.panoptic))
         sources.append(image.file)
     if decode_all:
         note_absent_masks(records, sources, findings)
-    _number_objects(records, side, findings)
-    return Split(side.name, records, side.categories, side.source)
+    _number_objects(records, raw_split, findings)
+    return Split(raw_split.name, records, raw_split.categories, raw_split.source)
 
 
-def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findings) -> None:
+def _number_objects(records: list[ImageRecord], raw_split: RawSplit, findings: Findings) -> None:
     """Give a fresh id to objects whose id is absent (0) or taken."""
     following = max((found.id for image in records for found in image.objects), default=0)
     taken: set[int] = set()
@@ -241,9 +243,9 @@ def _number_objects(records: list[ImageRecord], side: RawSplit, findings: Findin
         for found in image.objects:
             if found.id <= 0 or found.id in taken:
                 following += 1
-                if side.has_ids_and_areas:
+                if raw_split.has_ids_and_areas:
                     kind = "annotation_id_twice" if found.id > 0 else "annotation_id_absent"
-                    findings.add(kind, side.source, found.where, f"id {found.id}" if found.id > 0 else "")
+                    findings.add(kind, raw_split.source, found.where, f"id {found.id}" if found.id > 0 else "")
                 found.id = following
             taken.add(found.id)
 
@@ -263,20 +265,20 @@ def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -
     train, val = files.get("train", {}), files.get("val", {})
     if not train or not val:
         return
-    shared_sizes = {fact.bytes for fact in train.values()} & {fact.bytes for fact in val.values()}
-    hashes = {content_hash(path): path for path, fact in train.items() if fact.bytes in shared_sizes}
+    shared_sizes = {info.bytes for info in train.values()} & {info.bytes for info in val.values()}
+    hashes = {content_hash(path): path for path, info in train.items() if info.bytes in shared_sizes}
     names = {path.name: path for path in train}
-    for path, fact in val.items():
-        same = hashes.get(content_hash(path)) if fact.bytes in shared_sizes else None
+    for path, info in val.items():
+        same = hashes.get(content_hash(path)) if info.bytes in shared_sizes else None
         if same is not None:
             findings.add("leakage_content", path, detail=f"equal to {same}")
         elif path.name in names:
             findings.add("leakage_name", path, detail=f"as {names[path.name]}")
 
 
-def _turn(frame: Frame, image: RawImage, exif: ExifChoice) -> str:
+def _turn(transform: AnnotationTransform, image: RawImage, exif: ExifChoice) -> str:
     """What was done with the boxes of an image that its EXIF data turn, and why."""
-    return f"boxes {'turned with it' if frame.is_turned else 'kept'}: {exif.why}" if image.objects else ""
+    return f"boxes {'turned with it' if transform.is_turned else 'kept'}: {exif.why}" if image.objects else ""
 
 
 def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> None:
@@ -291,9 +293,10 @@ def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> No
         )
 
 
-def _nothing_usable(name: str, side: RawSplit, findings: Findings) -> str:
-    return f"expected images for {name} in {side.source}, found none usable among the {len(side.images)} listed" + (
-        findings.reasons()
+def _nothing_usable(name: str, raw_split: RawSplit, findings: Findings) -> str:
+    return (
+        f"expected images for {name} in {raw_split.source}, found none usable among the {len(raw_split.images)} listed"
+        + (findings.reasons())
     )
 
 

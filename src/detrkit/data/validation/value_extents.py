@@ -51,7 +51,7 @@ class Extent:
     """Whether all values are whole numbers."""
 
 
-class Looked(Protocol):
+class ProbedImage(Protocol):
     """What a look at an image file told."""
 
     deep: bool
@@ -60,7 +60,7 @@ class Looked(Protocol):
     """Its values, where they were measured."""
 
 
-def extent_of(values: Values) -> Extent:
+def measure_extent(values: Values) -> Extent:
     """The extent of an image's values, of any shape and type."""
     whole = True
     if values.dtype.kind == "f":
@@ -100,42 +100,46 @@ def _natural_white(high: float, *, whole: bool) -> float | None:
 
 
 def resolve_value_range(
-    by_split: Mapping[str, Mapping[Path, Looked]], wanted: ValueRange | Literal["find"] | None, findings: Findings
+    by_split: Mapping[str, Mapping[Path, ProbedImage]],
+    value_range: ValueRange | Literal["find"] | None,
+    findings: Findings,
 ) -> tuple[ValueRange | None, list[str]]:
-    """The range of a data set, and what is to be said of it.
+    """Decide the value range of a data set, and explain the decision.
 
     Args:
-        sides: what was seen of the usable images, by split. The training split decides, where there is one.
-        wanted: the range that a model or the user brings, None if it is not known; or "find" it.
+        by_split: split -> usable image -> its probe. The training split decides, where there is one.
+        value_range: the range of a model or of the user, None if it is unknown; or "find" it in the images.
         findings: takes images that do not fit the range.
 
     Returns:
-        The range, None if no image needs one or none is known; and sentences for the user.
+        The range, None if no image needs one or none is known; and notes for the user.
     """
-    deep = {name: {path: fact for path, fact in side.items() if fact.deep} for name, side in by_split.items()}
+    deep = {name: {path: info for path, info in images.items() if info.deep} for name, images in by_split.items()}
     if not any(deep.values()):
-        return None if wanted == "find" else wanted, []
+        return None if value_range == "find" else value_range, []
     deciding = "train" if "train" in by_split else next(iter(by_split))
     measured = {
-        name: {path: fact.extent for path, fact in side.items() if fact.extent is not None}
-        for name, side in deep.items()
+        name: {path: info.extent for path, info in images.items() if info.extent is not None}
+        for name, images in deep.items()
     }
-    value_range = find_value_range(measured[deciding].values()) if wanted == "find" else wanted
     if value_range is None:
-        where = f"no image of {deciding} has more than 8 bits, but others have: " if wanted == "find" else ""
-        return None, [where + UNKNOWN_RANGE]
-    _note_misfits(measured, deciding, value_range, findings)
-    if wanted != "find":
+        return None, [UNKNOWN_RANGE]
+    if value_range != "find":
+        _note_misfits(measured, deciding, value_range, findings)
         return value_range, [f"in images of more than 8 bits per channel, {value_range} is mapped to 0..255"]
+    found = find_value_range(measured[deciding].values())
+    if found is None:
+        return None, [f"no image of {deciding} has more than 8 bits, but others have: {UNKNOWN_RANGE}"]
+    _note_misfits(measured, deciding, found, findings)
     count = sum(map(len, deep.values()))
-    notes = [_found_text(list(measured[deciding].values()), value_range, deciding)]
+    notes = [_range_note(list(measured[deciding].values()), found, deciding)]
     plain = sum(map(len, by_split.values())) - count
     if plain:
         notes.append(f"images of 8 bits ({plain}) beside those of more ({count}) stay as they are, 255 is white")
-    return value_range, notes
+    return found, notes
 
 
-def _found_text(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
+def _range_note(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
     low, high = min(each.low for each in extents), max(each.high for each in extents)
     text = (
         f"images of more than 8 bits per channel ({len(extents)} in {name}) hold values {number_text(low)} to "
@@ -158,8 +162,8 @@ def _note_misfits(
 ) -> None:
     """Note images with values outside the range, and those all at its low end, whose scale may be another."""
     least = OTHER_SCALE * (value_range.high - value_range.low)
-    for name, side in measured.items():
-        for path, extent in side.items():
+    for name, images in measured.items():
+        for path, extent in images.items():
             text = f"values {number_text(extent.low)} to {number_text(extent.high)}, the range is {value_range}"
             if name != deciding and not value_range.low <= extent.low <= extent.high <= value_range.high:
                 findings.add("value_out_of_range", path, detail=text)

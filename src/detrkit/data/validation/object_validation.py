@@ -13,7 +13,7 @@ from detrkit.data.formats.raw import BoxForm, RawImage, RawObject, RawSplit
 from detrkit.data.formats.rotated import around
 from detrkit.data.records import ObjectRecord
 from detrkit.data.validation.box_values import Box, as_number, parse_box
-from detrkit.data.validation.exif import UNTOLD, ExifChoice
+from detrkit.data.validation.exif import UNDECIDED, ExifChoice
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.ops.masks import is_polygon, segmentation_fault
@@ -28,7 +28,7 @@ _FAR = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class AnnotationTransform:
     """How points of the annotation file map to the upright image: axes swapped or not, then scaled and shifted."""
 
     width: int
@@ -67,7 +67,9 @@ class Frame:
         return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
 
-def frame_of(image: RawImage, facts: ImageInfo, form: BoxForm, findings: Findings, exif: ExifChoice = UNTOLD) -> Frame:
+def find_transform(
+    image: RawImage, info: ImageInfo, form: BoxForm, findings: Findings, exif: ExifChoice = UNDECIDED
+) -> AnnotationTransform:
     """Find out which image the file speaks of: upright, as stored, or before it was resized.
 
     A listed size equal to the upright one is taken at its word, and so is one equal only to the stored size: boxes
@@ -82,19 +84,21 @@ def frame_of(image: RawImage, facts: ImageInfo, form: BoxForm, findings: Finding
         findings: takes what is wrong with its size.
         exif: what the images of its file tell together.
     """
-    width, height = facts.upright
+    width, height = info.upright
     if form == "relative":
         return (
-            turned(facts, (1.0, 1.0)) if exif.stored_for(facts) else Frame(width, height, scale_x=width, scale_y=height)
+            stored_image_transform(info, (1.0, 1.0))
+            if exif.stored_for(info)
+            else AnnotationTransform(width, height, scale_x=width, scale_y=height)
         )
-    listed_width, listed_height = (_side(image, side, findings) for side in ("width", "height"))
-    stored = exif.stored_for(facts, (listed_width, listed_height))
+    listed_width, listed_height = (_listed_side(image, side, findings) for side in ("width", "height"))
+    stored = exif.stored_for(info, (listed_width, listed_height))
     if not listed_width or not listed_height:
         findings.add("image_size_absent", image.file, image.where, image.file_name)
-        return turned(facts) if stored else Frame(width, height)
-    if (listed_width, listed_height) in ((width, height), (facts.width, facts.height)):
-        return turned(facts) if stored else Frame(width, height)
-    own_width, own_height = (facts.width, facts.height) if stored else (width, height)
+        return stored_image_transform(info) if stored else AnnotationTransform(width, height)
+    if (listed_width, listed_height) in ((width, height), (info.width, info.height)):
+        return stored_image_transform(info) if stored else AnnotationTransform(width, height)
+    own_width, own_height = (info.width, info.height) if stored else (width, height)
     stretch_x, stretch_y = own_width / listed_width, own_height / listed_height
     resized = abs(stretch_x / stretch_y - 1) <= _ASPECT_TOLERANCE and _fit(image, listed_width, listed_height, form)
     exchanged = " (width and height exchanged)" if (listed_width, listed_height) == (height, width) else ""
@@ -106,11 +110,15 @@ def frame_of(image: RawImage, facts: ImageInfo, form: BoxForm, findings: Finding
         f"boxes {'scaled' if resized else 'kept'}",
     )
     if stored:
-        return turned(facts, (listed_width, listed_height) if resized else None)
-    return Frame(width, height, scale_x=stretch_x, scale_y=stretch_y) if resized else Frame(width, height)
+        return stored_image_transform(info, (listed_width, listed_height) if resized else None)
+    return (
+        AnnotationTransform(width, height, scale_x=stretch_x, scale_y=stretch_y)
+        if resized
+        else AnnotationTransform(width, height)
+    )
 
 
-def turned(facts: ImageInfo, file_size: tuple[float, float] | None = None) -> Frame:
+def stored_image_transform(info: ImageInfo, file_size: tuple[float, float] | None = None) -> AnnotationTransform:
     """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112).
 
     Args:
@@ -118,15 +126,15 @@ def turned(facts: ImageInfo, file_size: tuple[float, float] | None = None) -> Fr
         file_size: (width, height) of the stored image in the units of the boxes: (1, 1) where they are relative to
             it; None: its pixels.
     """
-    width, height = facts.upright
-    file_width, file_height = file_size or (facts.width, facts.height)
-    swap = facts.orientation >= 5
-    mirror_x = facts.orientation in (2, 3, 6, 7)
-    mirror_y = facts.orientation in (3, 4, 7, 8)
-    scale_x, scale_y = facts.width / file_width, facts.height / file_height
+    width, height = info.upright
+    file_width, file_height = file_size or (info.width, info.height)
+    swap = info.orientation >= 5
+    mirror_x = info.orientation in (2, 3, 6, 7)
+    mirror_y = info.orientation in (3, 4, 7, 8)
+    scale_x, scale_y = info.width / file_width, info.height / file_height
     if swap:
         scale_x, scale_y = scale_y, scale_x
-    return Frame(
+    return AnnotationTransform(
         width,
         height,
         swap,
@@ -138,7 +146,7 @@ def turned(facts: ImageInfo, file_size: tuple[float, float] | None = None) -> Fr
 
 
 def clean_objects(
-    image: RawImage, frame: Frame, split: RawSplit, known: frozenset[int], findings: Findings
+    image: RawImage, transform: AnnotationTransform, split: RawSplit, known: frozenset[int], findings: Findings
 ) -> tuple[list[ObjectRecord], list[str]]:
     """The usable objects of one image, and the kinds of finding of those that were left out.
 
@@ -162,20 +170,20 @@ def clean_objects(
         if raw.rotation and form != "relative":
             findings.add("box_rotated", image.file, raw.where, f"by {raw.rotation:.4g} degrees")
             box = around(box, raw.rotation)
-        if not frame.is_identity:
-            box = frame.box(box)
+        if not transform.is_identity:
+            box = transform.box(box)
         x1, y1, x2, y2 = box
-        if x2 <= 0 or y2 <= 0 or x1 >= frame.width or y1 >= frame.height:
-            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+        if x2 <= 0 or y2 <= 0 or x1 >= transform.width or y1 >= transform.height:
+            detail = f"{_show(box)} in {transform.width} x {transform.height} pixels"
             findings.add("box_off_image", image.file, raw.where, detail)
             lost.append("box_off_image")
             continue
-        clipped = max(-x1, -y1, x2 - frame.width, y2 - frame.height) >= OVERHANG
+        clipped = max(-x1, -y1, x2 - transform.width, y2 - transform.height) >= OVERHANG
         if clipped:
-            detail = f"{_show(box)} in {frame.width} x {frame.height} pixels"
+            detail = f"{_show(box)} in {transform.width} x {transform.height} pixels"
             findings.add("box_outside", image.file, raw.where, detail)
-            box = max(0.0, x1), max(0.0, y1), min(float(frame.width), x2), min(float(frame.height), y2)
-        segmentation = _segmentation(raw, image, frame, findings)
+            box = max(0.0, x1), max(0.0, y1), min(float(transform.width), x2), min(float(transform.height), y2)
+        segmentation = _segmentation(raw, image, transform, findings)
         key = (category, box, raw.crowd)
         if key in seen and seen[key] == segmentation:
             findings.add("annotation_twice", image.file, raw.where, f"category {category}, {_show(box)}")
@@ -183,7 +191,7 @@ def clean_objects(
         seen[key] = segmentation
         if raw.crowd:
             findings.add("difficult" if form == "xyxy" else "crowd", image.file, raw.where)
-        area = _area(raw, image, frame, box, segmentation, split, clipped, findings)
+        area = _area(raw, image, transform, box, segmentation, split, clipped, findings)
         clean.append(ObjectRecord(as_id(raw.id) or 0, category, box, area, raw.crowd, segmentation, raw.where))
     return clean, lost
 
@@ -216,7 +224,7 @@ def usable_box(box: Any) -> Box | None:
     return parse_box(box, "xywh")[0]
 
 
-def _side(image: RawImage, side: str, findings: Findings) -> float:
+def _listed_side(image: RawImage, side: str, findings: Findings) -> float:
     """The listed width or height in pixels, 0 where there is none to use."""
     value = getattr(image, side)
     if isinstance(value, str) and as_number(value) is not None:
@@ -239,7 +247,7 @@ def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
     return all(x2 <= width + 1 and y2 <= height + 1 for _, _, x2, y2 in boxes)
 
 
-def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findings) -> Any | None:
+def _segmentation(raw: RawObject, image: RawImage, transform: AnnotationTransform, findings: Findings) -> Any | None:
     """Polygons in pixels of the upright image, or RLE of its size; None where there is nothing to use."""
     found = raw.segmentation
     if found is None or found == []:
@@ -247,8 +255,8 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
     if isinstance(found, FileMask):
         return found
     if isinstance(found, dict):
-        fault = segmentation_fault(found, frame.height, frame.width)
-        if frame.is_identity and not fault:
+        fault = segmentation_fault(found, transform.height, transform.width)
+        if transform.is_identity and not fault:
             return found
         findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the image as stored")
         return None
@@ -256,12 +264,12 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
         findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
         return None
     polygons = [polygon for polygon in found if is_polygon(polygon)]
-    if not frame.is_identity:
+    if not transform.is_identity:
         polygons = [
-            [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in frame.point(x, y)]
+            [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in transform.point(x, y)]
             for polygon in polygons
         ]
-    far = _FAR * max(frame.width, frame.height)
+    far = _FAR * max(transform.width, transform.height)
     polygons = [polygon for polygon in polygons if -far < min(polygon) and max(polygon) < far]
     if len(polygons) < len(found):
         findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
@@ -271,7 +279,7 @@ def _segmentation(raw: RawObject, image: RawImage, frame: Frame, findings: Findi
 def _area(
     raw: RawObject,
     image: RawImage,
-    frame: Frame,
+    transform: AnnotationTransform,
     box: Box,
     segmentation: Any | None,
     split: RawSplit,
@@ -288,7 +296,7 @@ def _area(
         return of_box
     if clipped and segmentation is None:
         return of_box
-    return area if frame.is_identity else area * abs(frame.scale_x * frame.scale_y)
+    return area if transform.is_identity else area * abs(transform.scale_x * transform.scale_y)
 
 
 def _polygon_area(polygons: list[list[float]]) -> float:

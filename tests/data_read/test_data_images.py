@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from detrkit.data.decode.images import read_image
-from detrkit.data.validation.findings import TREATMENTS
+from detrkit.data.validation.findings import ACTIONS
 from detrkit.data.validation.image_probe import probe_images
 
 from .conftest import boxes, counts, only
@@ -73,7 +73,7 @@ def test_kinds_of_pixels(coco: Any, make_image: Callable[..., Path], kinds: set[
     make_image(coco.root / "images" / name, mode=mode)
     coco.train["images"][0]["file_name"] = name
     report = coco.check()
-    assert counts(report) == dict.fromkeys([k for k in TREATMENTS if k in kinds], 1)
+    assert counts(report) == dict.fromkeys([k for k in ACTIONS if k in kinds], 1)
     assert len(boxes(report)) == 2
 
 
@@ -225,12 +225,12 @@ def test_boxes_given_for_the_stored_size_are_turned(coco: Any, orientation: int)
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_turning_agrees_with_pil(tmp_path: Path, orientation: int) -> None:
     from detrkit.data.validation.image_probe import probe_images
-    from detrkit.data.validation.objects import turned
+    from detrkit.data.validation.object_validation import stored_image_transform
 
     _, expected = show_upright(orientation, tmp_path, "turned.png")
     (facts,) = probe_images([tmp_path / "turned.png"])
     assert facts.orientation == orientation
-    assert turned(facts).box((5, 6, 15, 18)) == expected
+    assert stored_image_transform(facts).box((5, 6, 15, 18)) == expected
 
 
 def test_boxes_given_for_the_upright_size_stay(coco: Any) -> None:
