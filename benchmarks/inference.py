@@ -13,12 +13,12 @@ does other things too, they are the steadier ones, and `times as fast` is of the
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from PIL import Image
 
 from detrkit import Categories, Detector, build_model
 from detrkit.config.presets import MODELS
+from detrkit.config.train import TrainConfig
 from detrkit.inference.backend import PlainNetwork
 from detrkit.inference.optimized import FastNetwork
 from detrkit.inference.shape_buckets import Buckets
@@ -73,11 +74,7 @@ def the_model(name: str) -> DETR:
     """The original's ResNet-50, or a named model; random weights."""
     if name == "classic":
         return build_model(num_classes=91)
-    settings = MODELS[name]()
-    known = inspect.signature(build_model).parameters
-    chosen = {key: value for key, value in settings.items() if key in known and value != "auto"}
-    sigmoid = settings.get("class_loss", "softmax") != "softmax"
-    return build_model(**chosen | {"num_classes": 20, "sigmoid": sigmoid, "backbone_weights": None})
+    return build_model(**asdict(TrainConfig.from_recipe("classic", model=name).model_config(num_classes=20)))
 
 
 def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argparse.Namespace) -> dict[str, Variant]:

@@ -18,15 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from detrkit import __version__
 from detrkit.config import commands as verbs
+from detrkit.config.fields import describe_type, did_you_mean
 from detrkit.config.parser import Verb, build_parser, from_home, peek, sort_words
-from detrkit.config.presets import WITHOUT_GPU
+from detrkit.config.presets import WITHOUT_GPU, default_settings
 from detrkit.config.suggestions import suggestion
-from detrkit.config.train import CONFIG_GROUPS, TrainConfig, default_settings, did_you_mean, read_settings
+from detrkit.config.train import CONFIG_GROUPS, TrainConfig
+from detrkit.config.yaml_file import read_settings
 from detrkit.errors import ConfigError, DetrkitError
 from detrkit.files import run_folder
 from detrkit.ops.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
@@ -291,7 +292,7 @@ def explain_error(message: str, verb: Verb) -> str:
     value = re.search(r'Parser key "(?P<key>[^"]+)":.*(?:Got|Given) value: (?P<found>.*)', message, re.DOTALL)
     if value and value["key"] in hints:
         name = value["key"].upper() if value["key"] in verb.positionals else f"--{value['key']}"
-        return f"{name}: expected {kind_of(hints[value['key']])}, found {value['found'].strip()!r}"
+        return f"{name}: expected {describe_type(hints[value['key']])}, found {value['found'].strip()!r}"
     missing = re.search(r"the following arguments are required: (?P<names>.*)", message)
     if missing:
         names = missing["names"].split(", ")
@@ -300,14 +301,3 @@ def explain_error(message: str, verb: Verb) -> str:
     if empty:
         return f"{empty['flag']}: expected a value, found none"
     return message
-
-
-def kind_of(hint: Any) -> str:
-    """What a setting may hold, in words: "a number", "one of sine, learned"."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if hint in words:
-        return words[hint]
-    if get_origin(hint) is Literal:
-        choices = [str(choice) for choice in get_args(hint)]
-        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-    return " or ".join(kind_of(part) for part in get_args(hint) if part is not NoneType)

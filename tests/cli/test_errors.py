@@ -32,7 +32,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bare state dict: random weights of a detector of two classes with four heads."""
     torch.manual_seed(0)
     model = build_model(
-        2, "resnet18", hidden_dim=16, nheads=4, enc_layers=1, dec_layers=1, dim_feedforward=16, num_queries=5
+        2, backbone="resnet18", hidden_dim=16, nheads=4, enc_layers=1, dec_layers=1, dim_feedforward=16, num_queries=5
     )
     path = tmp_path_factory.mktemp("weights") / "bare.pth"
     torch.save(model.state_dict(), path)

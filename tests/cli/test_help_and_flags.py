@@ -117,7 +117,7 @@ def test_choices_are_shown(detrkit: Command) -> None:
 def test_groups_of_train_come_in_reading_order(detrkit: Command) -> None:
     text = detrkit("train", "--help").out
     places = [
-        text.index(f"\n{title}:") for title in ("Data", "Optimisation", "The run", "Model", "Matching and losses")
+        text.index(f"\n{title}:") for title in ("Data", "Optimization", "The run", "Model", "Matching and losses")
     ]
     assert places == sorted(places)
 
@@ -131,12 +131,12 @@ def test_help_of_a_verb_is_quick_and_free_of_torch() -> None:
 
 
 def test_every_type_can_be_told_in_words() -> None:
-    from detrkit.cli import kind_of
+    from detrkit.config.fields import describe_type
 
     for verb in VERBS.values():
         for name, hint in get_type_hints(verb.config).items():
-            assert kind_of(hint), name
-    assert kind_of(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number or one of auto, max"
+            assert describe_type(hint), name
+    assert describe_type(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number, auto or max"
 
 
 def help_rows(text: str) -> dict[str, str]:

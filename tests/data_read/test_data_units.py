@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detrkit.cli import main
-from detrkit.config.fields import DataChoice
+from detrkit.config.data import DataChoice
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.rotated import around
 from detrkit.data.validation.box_formats import BOX_FORMATS, FORMAT_OF_FORM

@@ -15,9 +15,11 @@ import yaml
 import detrkit
 from detrkit import cli
 from detrkit.commands import detr as classic
-from detrkit.config.fields import CHANCES, LossConfig, ModelConfig, OptimConfig
+from detrkit.config.data import AugmentConfig
+from detrkit.config.loss import LossConfig
+from detrkit.config.model import ModelFlags
 from detrkit.config.presets import MODELS, RECIPES
-from detrkit.config.train import TrainConfig
+from detrkit.config.train import OptimConfig, TrainConfig
 from detrkit.data.validation.findings import actions_table
 from detrkit.models import DETR
 from detrkit.structures import Categories
@@ -170,8 +172,9 @@ ELSEWHERE = {
 
 
 def test_every_switch_and_every_choice_is_on_its_page() -> None:
-    new = {f.name for group in (ModelConfig, LossConfig, OptimConfig) for f in fields(group)}
-    new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE | {*CHANCES, "no_aug_epochs"}
+    new = {f.name for group in (ModelFlags, LossConfig, OptimConfig) for f in fields(group)}
+    new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE
+    new |= {"no_aug_epochs", *(f.name for f in fields(AugmentConfig))}
     assert {f"--{name}" for name in new} <= {word for span in SWITCHES.spans for word in span.split()}
     hints = get_type_hints(TrainConfig)
     for name in ("encoder", "decoder", "query_init", "dense_head", "denoising", "class_loss"):

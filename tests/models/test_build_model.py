@@ -1,4 +1,3 @@
-import inspect
 import re
 
 import pytest
@@ -7,17 +6,17 @@ import torch
 from detrkit import build_criterion, build_model
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, MissingExtraError
+from detrkit.models.build import default_model_args
 from detrkit.models.layers.feed_forward import ACTIVATIONS
 from models.small import SMALL, small_model, some_images, some_targets
 
 
 def test_defaults_are_the_originals():
-    defaults = {name: p.default for name, p in inspect.signature(build_model).parameters.items()}
+    defaults = default_model_args()
     classic = {
         "num_classes": 91, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "hidden_dim": 256,
         "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "dropout": 0.1, "nheads": 8, "num_queries": 100,
         "pre_norm": False, "aux_loss": True, "masks": False, "backbone_norm": "frozen", "activation": "relu",
-        "backbone_weights": None,
     }  # fmt: skip
     assert {name: defaults[name] for name in classic} == classic
     settings = TrainConfig()
@@ -99,27 +98,30 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"num_classes": 0}, "num_classes of at least 1, found 0"),
-        ({"num_queries": 0}, "num_queries of at least 1, found 0"),
-        ({"enc_layers": -1}, "enc_layers of at least 0, found -1"),
-        ({"dec_layers": 0}, "dec_layers of at least 1, found 0"),
-        ({"dim_feedforward": 0}, "dim_feedforward of at least 1, found 0"),
-        ({"dropout": 1.5}, "dropout in 0..1, found 1.5"),
-        ({"nheads": 0}, "nheads of at least 1, found 0"),
+        ({"num_classes": 0}, "num_classes must be at least 1, found 0"),
+        ({"num_queries": 0}, "num_queries must be at least 1, found 0"),
+        ({"enc_layers": -1}, "enc_layers must be at least 0, found -1"),
+        ({"dec_layers": 0}, "dec_layers must be at least 1, found 0"),
+        ({"dim_feedforward": 0}, "dim_feedforward must be at least 1, found 0"),
+        ({"dropout": 1.5}, "dropout must be at most 1, found 1.5"),
+        ({"nheads": 0}, "nheads must be at least 1, found 0"),
         ({"hidden_dim": 36, "nheads": 8}, "multiple of 4 (for the position encoding) and of nheads=8, found 36"),
         ({"hidden_dim": 30, "nheads": 2}, "found 30"),
-        ({"position_embedding": "v3"}, "position_embedding sine or learned, found 'v3'"),
+        ({"position_embedding": "v3"}, "position_embedding must be sine or learned, found 'v3'"),
         ({"position_embedding": "learned", "decoder": "deformable", "enc_layers": 0}, "position_embedding sine where"),
         (
             {"score_refine": True, "sigmoid": True, "aux_loss": False},
             "auxiliary losses with box_refine or score_refine",
         ),
-        ({"activation": "swish"}, "activation relu, gelu or glu, found 'swish'"),
-        ({"backbone_norm": "auto"}, "backbone_norm frozen, batch or group, found 'auto'"),
+        ({"activation": "swish"}, "activation must be relu, gelu or glu, found 'swish'"),
+        ({"backbone_norm": "layer"}, "backbone_norm must be auto, frozen, batch or group, found 'layer'"),
         ({"encoder": "hybrid", "encoder_expansion": 0.0}, "encoder_expansion of at least 0.0"),
         ({"encoder": "hybrid", "encoder_expansion": float("nan")}, "found nan"),
         ({"dense_head": "fcos"}, "in Python: sigmoid=True"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),
+        ({"num_queries": "auto"}, "which training resolves"),
+        ({"hidden_dim": "256"}, "hidden_dim must be a whole number, found '256'"),
+        ({"hidden_dims": 256}, "no setting 'hidden_dims' of a model; did you mean 'hidden_dim'"),
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),
     ],
 )

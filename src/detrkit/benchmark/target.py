@@ -14,8 +14,9 @@ from torch import nn
 
 from detrkit.benchmark.noise_images import draw_images
 from detrkit.config.commands import BenchConfig
+from detrkit.config.fields import check_named
 from detrkit.config.presets import MODELS
-from detrkit.config.train import TrainConfig, check_named
+from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.loader import collate

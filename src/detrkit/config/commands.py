@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from detrkit.config.fields import DataChoice, Settings
-from detrkit.config.train import check_highest, check_lowest
+from detrkit.config.data import DataChoice
+from detrkit.config.fields import Count, Index, Settings, Share, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,29 +28,21 @@ class WeightsChoice(Settings):
     """The detector: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
     dilation: bool | None = None
     """Whether the last stage is dilated (DC5), for a file that does not say; default: what the file says, else not."""
-    nheads: int | None = None
+    nheads: Count | None = None
     """Attention heads, for a file that does not say; default: what the file says, else 8."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {1: ("nheads",)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorChoice(WeightsChoice):
     """Which detector and where it runs, for the verbs that use one."""
 
-    image_size: int = 0
+    image_size: Index = 0
     """Shorter side in pixels; 0: what the weights were trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     value_range: str = "auto"
     """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {0: ("image_size",)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +51,10 @@ class CheckConfig(QuietChoice, DataChoice):
 
     data: str
     """Folder or file of the data set."""
-    num_queries: int = 100
+    num_queries: Count = 100
     """Object queries of the model to come; images with more objects are reported."""
     json: str = ""
     """Also write the report as JSON to this file."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {1: ("num_queries",)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +70,22 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     """Which images."""
     output_dir: str = ""
     """Folder of the report; empty: beside the weights or detections, in report/."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images a forward pass; only images of one shape share a pass."""
-    num_workers: int = 2
+    num_workers: Index = 2
     """Processes that load images; 0 loads in the main process."""
-    max_errors: int = 24
+    max_errors: Index = 24
     """Images of the worst errors to draw."""
-    max_dets: int = 100
+    max_dets: Count = 100
     """Most detections of one class counted in one image. The official numbers use 100; more, for images with more
     objects than that, adds AP@K and ARK."""
-    panoptic_threshold: float | None = None
+    panoptic_threshold: Share | None = None
     """Score above which a query takes part in a panoptic map, 0..1; default: 0.85, or 0.4 for a model with an
     independent sigmoid per class."""
     precision: Literal["plain", "auto", "fp32", "bf16", "fp16"] = "plain"
     """Arithmetic: plain, as in validation during training, so that the numbers are the same; or as in predict."""
     compile: Literal["off", "auto", "on"] = "off"
     """Whether to compile the model, see predict."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {1: ("batch_size", "max_dets"), 0: ("num_workers", "max_errors", "panoptic_threshold")})
-        if self.panoptic_threshold is not None:
-            check_highest(self, ("panoptic_threshold",), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +100,13 @@ class PredictConfig(QuietChoice, DetectorChoice):
     """Whether to compile the model, for few shapes, which images are padded to; auto: on CUDA."""
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
-    threshold: float | None = None
+    threshold: Share | None = None
     """Lowest score to keep, 0..1; default: 0.5, with --panoptic 0.85, or 0.4 for a model with an independent sigmoid
     per class."""
-    top_k: int | None = None
+    top_k: Index | None = None
     """Keep the best K of all pairs of query and class, as newer detectors score; 0: one class a query, as the
     original. Not given: as the model was trained."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images a forward pass; only images of one shape share a pass."""
     no_images: bool = False
     """Write only the tables and what is asked for below, no annotated copies."""
@@ -135,15 +117,11 @@ class PredictConfig(QuietChoice, DetectorChoice):
     """Write each object, cut out along its mask, as a transparent PNG: cutouts/IMAGE/NUMBER-CLASS.png."""
     polygons: bool = False
     """Write polygons.json: a COCO data set with the outlines of masks as polygons, for annotation tools."""
-    polygon_tolerance: float = 1.0
+    polygon_tolerance: Weight = 1.0
     """How far the polygons may lie off the outlines, in pixels; larger: fewer corners; 0: exact."""
     label_map: bool = False
     """Write label_maps/IMAGE.png of 16 bits: at each pixel the number of the object there, 0 where there is none.
     Entries of detections.json tell theirs as `label`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {0: ("polygon_tolerance",)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +142,9 @@ class ExplainConfig(DetectorChoice):
     """The image."""
     output_dir: str = "explanation"
     """Folder of the images."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """Lowest score of a detection to explain, 0..1; if none reaches it, the best few are shown."""
-    max_detections: int = 6
+    max_detections: Count = 6
     """Most detections to explain."""
     points: str = ""
     """Points for the encoder's self-attention, `x,y` in pixels of the image, several with spaces between them
@@ -195,38 +173,33 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
     hand)."""
     output: str = ""
     """File to write; empty: beside the weights, with the ending of the format."""
-    image_size: int = 0
+    image_size: Index = 0
     """Shorter side in pixels that images are resized to; 0: what the weights were trained with."""
     size: str = ""
     """HEIGHTxWIDTH in pixels of the only size that the graph takes, which smaller images are padded to; empty: any
     size."""
-    fixed_batch: int = 0
+    fixed_batch: Index = 0
     """The only number of images that the graph takes; 0: any."""
     builtin: bool = False
     """Put the steps before and after the model into the graph: pixels of any size in; boxes in pixels, scores and
     labels out. The model itself then works at --size, which square models know by themselves."""
-    max_queries: int = 0
+    max_queries: Index = 0
     """Give only the best so many queries of each image, and masks of these alone; 0: all."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that have it; fp16, for GPUs (OpenVINO: weights
     alone); int8 (onnx and openvino), with ranges measured on images of --data."""
-    calibration: int = 100
+    calibration: Count = 100
     """Images of --data that int8 measures ranges on, of the training split where there is one."""
     split: Literal["train", "val"] = "val"
     """Images of --data that accuracy is measured on."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images a forward pass while accuracy is measured."""
-    num_workers: int = 2
+    num_workers: Index = 2
     """Processes that load images meanwhile; 0 loads in the main process."""
-    max_images: int = 0
+    max_images: Index = 0
     """Measure accuracy on the first so many images; 0: on all."""
-    max_ap_drop: float = 0.005
+    max_ap_drop: Weight = 0.005
     """How much less AP than the model's own the file may have, 0..1; more is an error."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        lowest = ("image_size", "fixed_batch", "max_queries", "num_workers", "max_images", "max_ap_drop")
-        check_lowest(self, {1: ("calibration", "batch_size"), 0: lowest})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,9 +215,9 @@ class BenchConfig(QuietChoice, DataChoice):
     """Named model with random weights instead, as in training; empty: the classic DETR."""
     masks: bool = False
     """Let the model without weights have a mask head."""
-    image_size: int = 0
+    image_size: Index = 0
     """Shorter side in pixels; 0: what the weights were trained with, or 800."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images a forward pass or training step."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
@@ -252,18 +225,14 @@ class BenchConfig(QuietChoice, DataChoice):
     """Arithmetic of the fast path; the plain one is in fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether the fast path is compiled; auto: on GPUs, since it gains little on CPUs."""
-    images: int = 32
+    images: Count = 32
     """Most images read in one go, from files to detections."""
-    evaluation_images: int = 500
+    evaluation_images: Count = 500
     """Images, of 100 detections each, whose COCO numbers are computed."""
-    seconds: float = 3.0
+    seconds: Weight = 3.0
     """Time for each measurement of each way; slow ones are done three times in any case."""
     output_dir: str = "bench"
     """Folder of bench.json and bench.png."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {1: ("batch_size", "images", "evaluation_images"), 0: ("image_size", "seconds")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,22 +243,18 @@ class DemoConfig(QuietChoice):
     """What to learn: boxes; boxes and masks; or boxes and masks of defects and metal alike, for every pixel."""
     output_dir: str = "runs/demo"
     """Folder the demo writes to."""
-    images: int = 900
+    images: Count = 900
     """Training images to draw; a fifth of that is held out besides."""
-    size: int = 128
+    size: Count = 128
     """Side of the images in pixels."""
-    difficulty: float = 0.2
+    difficulty: Share = 0.2
     """How faint and small the defects are, 0..1."""
-    minutes: float | None = None
+    minutes: Weight | None = None
     """Minutes to train; not given: 2.5 for boxes, 5 with masks."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """Lowest score of a prediction that is drawn, 0..1."""
-    seed: int = 0
+    seed: Index = 0
     """Seed of the images and of the training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_lowest(self, {0: ("minutes", "seed")})
 
     @property
     def max_minutes(self) -> float:

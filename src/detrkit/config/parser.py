@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
-from detrkit.config.fields import at_home
+from detrkit.config.fields import expand_home, hints_of, plain_type
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 
@@ -73,7 +73,7 @@ def sort_words(argv: list[str], verb: Verb) -> list[str]:
 def from_home(argv: list[str]) -> list[str]:
     """The words with the user's folder for `~`, also in `--data=~/set`, which shells leave as it is."""
     return [
-        "=".join([flag, at_home(value)]) if value and word.startswith("--") else at_home(word)
+        "=".join([flag, expand_home(value)]) if value and word.startswith("--") else expand_home(word)
         for word in argv
         for flag, _, value in [word.partition("=")]
     ]
@@ -141,12 +141,12 @@ def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
     if get_origin(hint) is Literal:
         parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)
         return
-    parser.add_argument(name, type=str, nargs="+" if field.type == "list[str]" else None, help=text)
+    parser.add_argument(name, type=str, nargs="+" if hint == list[str] else None, help=text)
 
 
 def spell_out_switches(argv: list[str], config: type) -> list[str]:
     """A bare `--dilation` means `--dilation true`, as it did in the original."""
-    switches = {f"--{f.name}" for f in fields(config) if f.type in ("bool", "bool | None")}
+    switches = {f"--{name}" for name, hint in hints_of(config).items() if plain_type(hint) in (bool, bool | None)}
     spelled = []
     for place, word in enumerate(argv):
         given = "".join(argv[place + 1 : place + 2]).lower() in ("true", "false")

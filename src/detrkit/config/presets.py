@@ -7,8 +7,10 @@ model says what the model, its matching and its losses are, and a rate that is i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from detrkit.config.fields import check_named
 
 Settings = dict[str, Any]
 
@@ -244,3 +246,25 @@ MODELS: dict[str, Callable[[], Settings]] = {
     "rtdetr_r18": rtdetr_r18,
     "rtdetr_r50": rtdetr_r50,
 }
+
+
+def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Default settings: those of a recipe, overridden by those of a named model. Absent ones are `TrainConfig`'s.
+
+    Args:
+        chosen: settings that were given, of which `recipe` (absent: classic), `model` (absent: the recipe's; empty:
+            none) and whether there are `weights` or `frozen_weights` count.
+
+    Raises:
+        ConfigError: there is no such recipe or model.
+    """
+    recipe = chosen.get("recipe", "classic")
+    check_named("recipe", recipe, RECIPES)
+    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") or chosen.get("frozen_weights") else {}
+    settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
+    model = chosen.get("model", settings["model"])
+    if model:
+        check_named("model", model, MODELS)
+        settings |= MODELS[model]()
+        settings |= {name: rate for name, rate in from_weights.items() if name in ("lr", "lr_backbone")}
+    return settings | {"model": model}

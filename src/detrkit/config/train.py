@@ -1,72 +1,180 @@
-"""What a training run can be told: `TrainConfig` is the flags, the `--config` file and what a run folder stores.
+"""Settings of a training run: `TrainConfig` is the flags, the `--config` file and what a run folder stores.
 
-Each value has one owner and one flat name, so `lr` is `--lr` on the command line, `lr:` in YAML and `config.lr` in
-Python. The settings themselves, with their help, are in `settings.py`.
-
-Nothing here imports torch: `detrkit VERB --help` must answer at once. Below this file and `cli`, constructors take
-plain arguments and finished parts, never a config.
+Each setting has one owner and one flat name, so `lr` is `--lr` on the command line, `lr:` in YAML and `config.lr` in
+Python. Nothing here imports torch: `detrkit train --help` must answer at once. Below `config`, `commands` and `cli`,
+constructors take plain arguments and finished parts, never a config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from math import isfinite, lcm
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
-import yaml
+from annotated_types import Ge, Gt, Lt
 
-from detrkit.config.fields import CHANCES, LOWEST, DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
-from detrkit.config.presets import FROM_WEIGHTS, MODELS, RECIPES
+from detrkit.config.data import DataConfig
+from detrkit.config.fields import Count, Index, Settings, Weight, check_named
+from detrkit.config.loss import LossConfig
+from detrkit.config.model import ModelConfig, ModelFlags
+from detrkit.config.presets import MODELS, default_settings
 from detrkit.config.suggestions import suggestion
+from detrkit.config.yaml_file import dump_settings, read_settings
 from detrkit.errors import ConfigError
-
-CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelConfig, LossConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
-    """Everything a training run can be told; what it is not told is as the --recipe has it."""
+class OptimConfig(Settings):
+    """Optimization."""
+
+    lr: Annotated[float, Gt(0)] = 1e-4
+    """Learning rate of the transformer and heads per step."""
+    lr_backbone: Weight = 1e-5
+    """Learning rate of the backbone per step; 0 freezes it, running statistics included."""
+    lr_linear_proj_mult: Weight = 1.0
+    """Factor on --lr for sampling offsets and reference points (Deformable DETR: 0.1); 0 freezes them."""
+    batch_size: Count | Literal["auto", "max"] = 2
+    """Images per step and device. auto: chosen from the number of training images; max: the largest power of two that
+    fits into memory."""
+    weight_decay: Weight = 1e-4
+    """Weight decay of AdamW."""
+    norm_decay: bool = True
+    """Apply weight decay to norms and biases, too (RT-DETR: false)."""
+    epochs: Count = 300
+    """Passes over the training images."""
+    max_minutes: Weight = 0.0
+    """Stop after this many minutes, if the epochs are not done before; 0: no limit."""
+    lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
+    """step: a tenth after lr_drop epochs; cosine: down to 0 at the end; flat_cosine: full for the first half of the
+    epochs, then down to a twentieth."""
+    lr_drop: Count = 200
+    """Epoch after which the step schedule drops the learning rates to a tenth."""
+    warmup_steps: Index = 0
+    """Steps over which the learning rates rise linearly from 0, at most a tenth of the run."""
+    clip_max_norm: Weight = 0.1
+    """Largest norm of the gradient; 0: no clipping."""
+    accumulate_grad_batches: Count = 1
+    """Batches whose gradients are added up before each step."""
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay per step of an exponential moving average of the weights, which is evaluated and saved in their place. 0:
+    no average."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Arithmetic of the forward pass."""
+    compile: bool = False
+    """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Without
+    --square_resize, batches are padded to multiples of 128 pixels, so that few shapes have to be compiled."""
+    checkpoint_activations: bool = False
+    """Keep fewer activations of encoder and decoder layers for the backward pass and compute them again there: less
+    memory for more time, and the same gradients."""
+    monitor: str = ""
+    """Metric that best.ckpt and --patience go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100, ...;
+    mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss, of which
+    less is better. Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
+    patience: Index = 0
+    """Stop after this many evaluations without a better --monitor; 0: never."""
+    seed: Index = 42
+    """Seed of weights, order, augmentation and dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """The run."""
+
+    recipe: Literal["classic", "fast"] = "classic"
+    """Set of defaults. classic: those of the reference DETR; fast: for training on little data. (In Python:
+    TrainConfig.from_recipe.)"""
+    model: str = ""
+    """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_resnet50,
+    detr_resnet50_dc5, detr_resnet101, detr_resnet101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50,
+    rtdetr_r18 or rtdetr_r50. Empty: the reference DETR's, or those of --weights. Without a GPU, the recipe fast takes
+    detrkit_n. (In Python: TrainConfig.from_recipe.)"""
+    output_dir: str = ""
+    """Folder of the run; empty: runs/NAME-OF-DATA, numbered if that exists."""
+    weights: str = ""
+    """Start from these weights, classes matched by name: a published name such as detr_resnet50, a checkpoint of
+    detrkit, a .pth of the reference DETR, or a Hugging Face folder."""
+    frozen_weights: str = ""
+    """Train only the mask head, on the detector in these weights, which stays as it is (the second stage of
+    segmentation in the reference DETR)."""
+    backbone_weights: str = "imagenet"
+    """Weights of the backbone at the start, without --weights: imagenet (published ones, downloaded once), none, or
+    the path of a file."""
+    resume: str = ""
+    """Continue a run: auto (the last checkpoint in output_dir, or a new run if there is none), a run folder, which
+    means its last checkpoint, or a checkpoint."""
+    overfit: Index = 0
+    """Train and evaluate on the first N images only: the first thing to try on new data. 0: off."""
+    eval_every: Count = 1
+    """Epochs between evaluations."""
+    checkpoint_every: Index = 0
+    """Keep a further checkpoint every N epochs; 0: only best and last."""
+    save_minutes: Weight = 10.0
+    """Minutes between saves of last.ckpt inside an epoch; it is also saved at the end of each epoch."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    devices: Count = 1
+    """Processes (GPUs) per node."""
+    num_nodes: Count = 1
+    """Nodes."""
+    quiet: bool = False
+    """Print no progress: neither the settings of the run nor its epochs. The final metrics, how to continue after a
+    stop, warnings and errors are still printed."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the wandb extra)."""
+    mlflow: bool = False
+    """Also log to MLflow (needs the mlflow extra)."""
+
+
+CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelFlags, LossConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, DataConfig):
+    """All settings of a training run. Unset fields take the defaults of the recipe.
+
+        config = TrainConfig.from_recipe("fast", data="images", epochs=20)
+        config = TrainConfig.from_yaml("runs/images/config.yaml")
+
+    Raises:
+        ConfigError: a value is out of its range, or does not fit the others.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self)
-        check_lowest(self, LOWEST)
         if self.masks and self.task == "detect":
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")
         if self.frozen_weights and (self.weights or not self.masks):
             wrong = "--weights as well" if self.weights else "no --task instance or panoptic"
             raise ConfigError(f"--frozen_weights brings the detector that a mask head is trained on, found {wrong}")
-        check_named("recipe", self.recipe, RECIPES)
         if self.model:
             check_named("model", self.model, MODELS)
-        if self.hidden_dim % self.nheads:
-            width = lcm(4, self.nheads)  # the position encoding wants whole fours as well
-            raise ConfigError(
-                f"--hidden_dim must be a multiple of --nheads, found {self.hidden_dim} and {self.nheads}; "
-                f"try --hidden_dim {width * max(1, round(self.hidden_dim / width))}"
-            )
-        check_highest(self, (*CHANCES, "query_nms_iou", "dn_label_noise"), 1)
-        if not self.lr > 0:
-            raise ConfigError(f"--lr must be above 0, found {self.lr:g}")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"--ema must be at least 0 and below 1, found {self.ema:g}")
         if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
             raise ConfigError("one of --set_cost_class, --set_cost_bbox, --set_cost_giou must be above 0, found none")
-        for name, value in asdict(self).items():
-            if isinstance(value, float) and not isfinite(value):
-                raise ConfigError(f"--{name} must be a finite number, found {value}")
+        if not (self.weights or self.frozen_weights):  # which bring settings of the model
+            self.model_config(num_classes=1)
+
+    def model_config(self, num_classes: int, **others: Any) -> ModelConfig:
+        """The settings that the model is built from.
+
+        Args:
+            num_classes: C.
+            others: settings that weights or a checkpoint state, in place of those here.
+
+        Raises:
+            ConfigError: settings of the model do not fit each other.
+        """
+        flags = {field.name: getattr(self, field.name) for field in fields(ModelFlags)}
+        derived = {"sigmoid": self.class_loss != "softmax", "aux_loss": not self.no_aux_loss}
+        return ModelConfig(num_classes=num_classes, **{**flags, **derived, **others})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data: what YAML and checkpoints hold."""
+        """As plain data, which YAML and checkpoints hold."""
         return asdict(self)
 
     def to_yaml(self) -> str:
         """As the text of `config.yaml`; `from_yaml` reads it back equal."""
-        return yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
+        return dump_settings(asdict(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -83,9 +191,9 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
 
     @classmethod
     def from_recipe(cls, recipe: str, **changes: Any) -> Self:
-        """A recipe's settings, with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
+        """The settings of a recipe with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
 
-        `model="detr_resnet50"` names a model; see `default_settings`.
+        `model="detrkit_n"` names a model; see `default_settings`.
 
         Raises:
             ConfigError: there is no such recipe, model or setting.
@@ -96,117 +204,3 @@ class TrainConfig(LossConfig, ModelConfig, RunConfig, OptimConfig, DataConfig):
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a `config.yaml`."""
         return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that some readers of YAML take for a number, as `1e3`."""
-
-
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    try:
-        float(text)
-    except ValueError:
-        return dumper.represent_str(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
-
-
-_Dumper.add_representer(str, _quoted)
-
-
-def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What settings are unless told: a recipe's, and over them a named model's; absent ones are `TrainConfig`'s.
-
-    Args:
-        chosen: what was told. `recipe` (without one: classic), `model` (without one: the recipe's; empty: none) and
-            whether there are `weights` or `frozen_weights` count.
-
-    Raises:
-        ConfigError: there is no such recipe or model.
-    """
-    recipe = chosen.get("recipe", "classic")
-    check_named("recipe", recipe, RECIPES)
-    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") or chosen.get("frozen_weights") else {}
-    settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
-    model = chosen.get("model", settings["model"])
-    if model:
-        check_named("model", model, MODELS)
-        settings |= MODELS[model]()
-        settings |= {name: rate for name, rate in from_weights.items() if name in ("lr", "lr_backbone")}
-    return settings | {"model": model}
-
-
-def check_named(kind: str, name: object, known: Iterable[str]) -> None:
-    """Refuse a name that is none of `known`.
-
-    Raises:
-        ConfigError: it is none; the sentence suggests the nearest.
-    """
-    names = list(known)
-    if name not in names:
-        near = did_you_mean(str(name), names) or f"; there are {', '.join(names)}"
-        raise ConfigError(f"there is no {kind} {name!r}{near}")
-
-
-def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
-    """The settings of a YAML file, by name, with their values unchecked.
-
-    Raises:
-        ConfigError: there is no such file, it holds something else, or a key is none of `known`; the sentence suggests
-            the nearest name.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"expected a file of settings at {path}, found none") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1} of {path}" if mark else path
-        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {where}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {path}")
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"there is no setting {key!r}, found in {path}{suggestion(str(key), known, dashes='')}")
-    return values
-
-
-def check_choices(config: object) -> None:
-    """Refuse words that are none of those that a setting may be.
-
-    Raises:
-        ConfigError: one is none.
-    """
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            *first, last = map(str, get_args(hint))
-            raise ConfigError(f"--{name} must be {', '.join(first)} or {last}, found {getattr(config, name)!r}")
-
-
-def check_lowest(config: object, lowest: Mapping[int, Iterable[str]]) -> None:
-    """Refuse numbers that are too low, or are none.
-
-    Raises:
-        ConfigError: one is.
-    """
-    for low, names in lowest.items():
-        for name in names:
-            value = getattr(config, name)
-            if isinstance(value, int | float) and not value >= low:
-                raise ConfigError(f"--{name} must be at least {low}, found {value}")
-
-
-def check_highest(config: object, names: Iterable[str], high: float) -> None:
-    """Refuse numbers that are too high.
-
-    Raises:
-        ConfigError: one is.
-    """
-    for name in names:
-        if getattr(config, name) > high:
-            raise ConfigError(f"--{name} must be at most {high:g}, found {getattr(config, name):g}")
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """` (did you mean ...?)` with the nearest of `known`, or nothing."""
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""

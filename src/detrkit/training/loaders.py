@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from detrkit.config.fields import CHANCES
+from detrkit.config.data import AugmentConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
@@ -209,4 +209,4 @@ def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
     """What happens to training images: nothing at all with `--augmentation none` or `--overfit`."""
     if config.overfit or config.augmentation == "none":
         return "none", Augment()
-    return config.augmentation, Augment(**{name: getattr(config, name) for name in CHANCES})
+    return config.augmentation, Augment(**{each.name: getattr(config, each.name) for each in fields(AugmentConfig)})

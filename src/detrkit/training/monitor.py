@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from detrkit.config.train import did_you_mean
+from detrkit.config.fields import did_you_mean
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.coco_metrics import COCO_NAMES

@@ -6,13 +6,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
+from detrkit.config.fields import Travels, fields_that_travel
 from detrkit.config.presets import sigmoid_losses, softmax_losses
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
@@ -29,46 +30,10 @@ from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories
 from detrkit.training.checkpoint import ResumePoint
 
-_ARCHITECTURE = (
-    "backbone",
-    "dilation",
-    "position_embedding",
-    "enc_layers",
-    "dec_layers",
-    "dim_feedforward",
-    "hidden_dim",
-    "nheads",
-    "num_queries",
-    "pre_norm",
-    "activation",
-    "feature_levels",
-    "encoder",
-    "encoder_expansion",
-    "decoder",
-    "num_points",
-    "query_init",
-    "two_stage_head",
-    "query_nms_iou",
-    "box_refine",
-    "look_forward_twice",
-    "score_refine",
-    "dense_convs",
-    "square_resize",
-)
-"""Settings that weights bring with them; what they do not tell of is as in the classic model."""
-
-_IN_TRAINING = (
-    "dense_head",
-    "query_groups",
-    "num_queries_one2many",
-    "k_one2many",
-    "denoising",
-    "dn_queries",
-    "dn_label_noise",
-    "dn_box_noise",
-)
-"""Settings of the model that matter in training alone. Weights bring them too, but many do not tell of them."""
-
+_ARCHITECTURE = fields_that_travel(TrainConfig, Travels.IN_SHAPES, Travels.WITHOUT_TRACE, Travels.AS_SETTING)
+"""Settings that come with weights; what weights do not state is as in the reference DETR."""
+_IN_TRAINING = fields_that_travel(TrainConfig, Travels.IN_TRAINING)
+"""Settings of the model that matter in training alone, which come with weights that state them."""
 
 RANDOM_AND_FROZEN = (
     "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it weights "
@@ -192,17 +157,11 @@ def build_training_model(
     trained = filled or bool(source) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
     card = _card(weights, resume)
-    model_args: dict[str, Any] = {
-        "num_classes": len(categories),
-        **{name: getattr(config, name) for name in (*_ARCHITECTURE, *_IN_TRAINING)},
-        "sigmoid": config.class_loss != "softmax",
-        "class_agnostic": card.get("class_agnostic", False),
-        **{name: card[name] for name in ("input_mean", "input_std") if name in card},
-        "dropout": config.dropout,
-        "aux_loss": not config.no_aux_loss,
-        "masks": config.masks,
-        "backbone_norm": norm,
-    }
+    settings = config.model_config(
+        len(categories), class_agnostic=card.get("class_agnostic", False), backbone_norm=norm
+    )
+    image_args = {name: card[name] for name in ("input_mean", "input_std") if name in card}
+    model_args = {**asdict(settings), **image_args, "square_resize": config.square_resize}
     if resume:
         resume.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)

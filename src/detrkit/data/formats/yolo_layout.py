@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.config.fields import at_home
+from detrkit.config.fields import expand_home
 from detrkit.data.files.class_names import (
     is_list,
     merge_names,
@@ -240,8 +240,8 @@ def _stated(value: Any, split_name: str, path: Path, content: dict[str, Any], so
 
 def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) -> Path | None:
     """The file or folder that an entry means: where it says, or (paths of another machine) by the end of it."""
-    tail = at_home(entry.strip()).replace("\\", "/")
-    stated = at_home(str(content.get("path") or ".")).replace("\\", "/")
+    tail = expand_home(entry.strip()).replace("\\", "/")
+    stated = expand_home(str(content.get("path") or ".")).replace("\\", "/")
     here = path.parent
     roots = [here / stated, here / Path(stated).name, here, here.parent]
     # exporters write ../train/images where they mean train/images
@@ -256,7 +256,7 @@ def _of_list(
 ) -> list[Path]:
     """The images that a text file lists, one path per line, or those that its `lines` name."""
     lines = read_lines(path, source.findings) if lines is None else lines
-    stated = at_home(str((content or {}).get("path") or ".")).replace("\\", "/")
+    stated = expand_home(str((content or {}).get("path") or ".")).replace("\\", "/")
     folders = [path.parent, path.parent / stated, source.root]
     matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
     for number, line in enumerate(lines, start=1):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
-from detrkit.models.build import build_model
+from detrkit.models.build import default_model_args
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories
 
@@ -77,7 +76,7 @@ _ESSENTIAL = {
 
 def with_defaults(model_args: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of `build_model` with its defaults for those that are absent."""
-    return {name: each.default for name, each in signature(build_model).parameters.items()} | dict(model_args)
+    return default_model_args() | dict(model_args)
 
 
 def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigError, DataError, WeightsError
-from detrkit.models.build import build_model
+from detrkit.models.build import build_model, default_model_args
 from detrkit.models.checkpoints.architecture import (
     HEADS,
     MASK_PARTS,
@@ -238,7 +237,7 @@ _COUNTS = {"class_embed": "num_classes", "query_embed": "num_queries"}
 def _check_header(weights: Weights) -> None:
     """Make sure that what a checkpoint says of itself is true of its tensors."""
     told = weights.model_args
-    wrong = [f"the unknown setting {name!r}" for name in told if name not in signature(build_model).parameters]
+    wrong = [f"the unknown setting {name!r}" for name in told if name not in default_model_args()]
     if not wrong:
         seen = _seen(weights)
         wrong = [

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from detrkit.config.fields import Travels, fields_that_travel
+from detrkit.config.model import ModelConfig
 from detrkit.errors import WeightsError
 from detrkit.models.checkpoints.architecture import (
     HEADS,
@@ -321,14 +323,8 @@ def _check_fit(model: DETR, own: Mapping[str, Tensor], given: Mapping[str, Tenso
     )
 
 
-_TRACELESS = ("nheads", "activation", "score_refine")
-"""Settings that leave no trace in keys and shapes, but without which the model is another one."""
-_TRACED = (
-    "position_embedding", "hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "pre_norm",
-    "feature_levels", "encoder", "encoder_expansion", "decoder", "num_points", "query_init", "two_stage_head",
-    "box_refine",
-)  # fmt: skip
-"""Settings that matter where keys or shapes differ."""
+_TRACELESS = fields_that_travel(ModelConfig, Travels.WITHOUT_TRACE)
+_TRACED = fields_that_travel(ModelConfig, Travels.IN_SHAPES)
 
 
 def _other_settings(model: DETR, own: Mapping[str, Tensor], weights: Weights, differ: bool) -> list[str]:

@@ -1,0 +1,140 @@
+"""Settings of the data set, of loading and of augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypedDict
+
+from detrkit.config.fields import Count, Index, Settings, Share, Travels, Weight
+
+
+class DatasetKwargs(TypedDict):
+    """Keyword arguments of `open_dataset`."""
+
+    data: str
+    data_format: str
+    train_json: str
+    val_json: str
+    train_images: str
+    val_images: str
+    panoptic_json: str
+    panoptic_dir: str
+    strict: bool
+    box_format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice(Settings):
+    """Which data set."""
+
+    data: str = ""
+    """Folder or file of the data set; its format is detected (see --data_format)."""
+    data_format: Literal["auto", "coco", "voc", "yolo", "labelme", "via", "masks", "coco_panoptic"] = "auto"
+    """Format of the data set."""
+    train_json: str = ""
+    """COCO annotations of the training images, where they are not detected."""
+    val_json: str = ""
+    """COCO annotations of the validation images, where they are not detected."""
+    train_images: str = ""
+    """Folder of the training images, where it is not detected."""
+    val_images: str = ""
+    """Folder of the validation images, where it is not detected."""
+    panoptic_json: str = ""
+    """COCO panoptic annotations, where they are not detected: a file, or the folder that holds those of both splits."""
+    panoptic_dir: str = ""
+    """Folder of the panoptic PNGs, where it is not detected, or the folder above those of both splits."""
+    strict: bool = False
+    """Refuse a data set of which anything is left out: images, annotation files, objects."""
+    box_format: Literal[
+        "auto",
+        "xywh",
+        "xyxy",
+        "cxcywh",
+        "yxhw",
+        "yxyx",
+        "xywh_relative",
+        "xyxy_relative",
+        "cxcywh_relative",
+        "yxhw_relative",
+        "yxyx_relative",
+        "xywh_percent",
+        "xyxy_percent",
+        "cxcywh_percent",
+        "yxhw_percent",
+        "yxyx_percent",
+    ] = "auto"
+    """Meaning of the four numbers of a box: a corner and the size (x, y, w, h), two corners (x, y, x, y) or the center
+    and the size (cx, cy, w, h), with y first likewise; in pixels, relative to the image (0..1) or in percent (0..100).
+    auto: that of the data format (COCO xywh, VOC xyxy, YOLO cxcywh_relative); boxes that do not look so are refused."""
+
+    def dataset_kwargs(self, data_format: str = "") -> DatasetKwargs:
+        """Keyword arguments for `open_dataset`; `data_format` overrides the chosen one."""
+        return DatasetKwargs(
+            data=self.data,
+            data_format=data_format or self.data_format,
+            train_json=self.train_json,
+            val_json=self.val_json,
+            train_images=self.train_images,
+            val_images=self.val_images,
+            panoptic_json=self.panoptic_json,
+            panoptic_dir=self.panoptic_dir,
+            strict=self.strict,
+            box_format=self.box_format,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Settings):
+    """Chances of the random changes to training images."""
+
+    mosaic: Share = 0.0
+    """Chance, 0..1, that a training image is a mosaic of four, as large as one: more and smaller objects per step, for
+    the decoding of four images."""
+    mixup: Share = 0.0
+    """Chance, 0..1, that a training image is blended with another one; the objects of both count."""
+    copy_paste: Share = 0.0
+    """Chance, 0..1, that objects of another image are pasted along their masks; for data with segmentations."""
+    zoom_out: Share = 0.0
+    """Chance, 0..1, that an image is put on a grey canvas up to twice as long and wide: smaller objects."""
+    iou_crop: Share = 0.0
+    """Chance, 0..1, of a random crop that overlaps some object by a random IoU (SSD): larger objects."""
+    color_jitter: Share = 0.0
+    """Chance, 0..1, of a change of brightness, contrast, saturation and hue."""
+    vertical_flip: Share = 0.0
+    """Chance, 0..1, that an image is turned upside down; for images without an up, as from above or a microscope."""
+    multi_scale: Share = 0.0
+    """Share of image_size, 0..1, by which sizes vary in training, up and down; batches are padded to their largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(AugmentConfig, DataChoice):
+    """Data."""
+
+    task: Literal["detect", "instance", "panoptic"] = "detect"
+    """detect: boxes; instance: boxes and masks; panoptic: boxes and masks of things and stuff alike, so that every
+    pixel of an image belongs to one of them."""
+    val_fraction: Share = 0.2
+    """Share of the images held out for validation where the data set has no such split, 0..1."""
+    value_range: str = "auto"
+    """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
+    sign where LOW is negative: --value_range=-40,120); auto: measured on the training images."""
+    image_size: Count | Literal["auto"] = 800
+    """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
+    every size of the augmentation recipe scales with it. auto: chosen from the training images."""
+    square_resize: Annotated[bool, Travels.AS_SETTING] = False
+    """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
+    shapes share one."""
+    augmentation: Literal["detr", "flip", "none"] = "detr"
+    """detr: flip, random size and random crop, as in the reference DETR; flip: only mirror; none: nothing, neither
+    mosaic nor any other random change."""
+    no_aug_epochs: Index = 0
+    """Number of last epochs without mosaic, mixup and the other random changes; only vertical_flip stays, and
+    --augmentation. The images are then as at evaluation."""
+    group_by_aspect: bool = False
+    """Batch images of similar aspect ratio together, which saves padding."""
+    num_workers: Index = 2
+    """Processes that load images; 0 loads in the main process."""
+    cache_gb: Weight | Literal["auto"] = "auto"
+    """Memory per node for decoded images in GB (10^9 bytes), so that they are not decoded again in every epoch; images
+    that do not fit are decoded each time. 0: none; auto: room for all images or none, in a quarter of the free memory
+    and at most 16 GB."""

@@ -1,0 +1,212 @@
+"""The architecture of a detector: the one place where each of its settings is written down.
+
+`ModelFlags` are those that a person chooses; `ModelConfig` adds those that follow from the data, the losses and the
+weights, and is what `build_model` builds from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from math import lcm
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from detrkit.config.fields import Count, Index, Settings, Share, Travels, Weight
+from detrkit.config.suggestions import suggestion
+from detrkit.errors import ConfigError
+
+SELECTED = ("two_stage", "topk_features", "mixed_selection")
+"""Values of `query_init` with which queries come from tokens of the encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(Settings):
+    """Model."""
+
+    backbone: Annotated[str, Travels.AS_SETTING] = "resnet50"
+    """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
+    resnet101vd, nano (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm extra)."""
+    backbone_norm: Literal["auto", "frozen", "batch", "group"] = "auto"
+    """Normalization layers of the backbone. frozen: batch norm with fixed statistics, stem and layer1 without
+    gradient, as in the reference DETR; batch or group: nothing is frozen. auto: frozen where weights are loaded, else
+    batch with the whole backbone trained at --lr, since statistics that were never measured cannot be frozen."""
+    dilation: Annotated[bool, Travels.AS_SETTING] = False
+    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the image."""
+    position_embedding: Annotated[Literal["sine", "learned"], Travels.IN_SHAPES] = "sine"
+    """Position encoding added to the features."""
+    enc_layers: Annotated[Index, Travels.IN_SHAPES] = 6
+    """Encoder layers."""
+    dec_layers: Annotated[Count, Travels.IN_SHAPES] = 6
+    """Decoder layers."""
+    dim_feedforward: Annotated[Count, Travels.IN_SHAPES] = 2048
+    """Width of the feed-forward blocks."""
+    hidden_dim: Annotated[Count, Travels.IN_SHAPES] = 256
+    """Width D of the transformer: a multiple of 4 and of nheads."""
+    dropout: Share = 0.1
+    """Dropout in the transformer, 0..1."""
+    nheads: Annotated[Count, Travels.WITHOUT_TRACE] = 8
+    """Attention heads; must divide hidden_dim."""
+    num_queries: Annotated[Count | Literal["auto"], Travels.AS_SETTING] = 100
+    """Object queries per image: the most objects that can be detected in one image. auto: chosen from the training
+    images."""
+    pre_norm: Annotated[bool, Travels.IN_SHAPES] = False
+    """Normalize before each block instead of after it."""
+    activation: Annotated[Literal["relu", "gelu", "glu"], Travels.WITHOUT_TRACE] = "relu"
+    """Activation of the feed-forward blocks."""
+    masks: bool = False
+    """Add the mask head. --task instance and --task panoptic imply it; --masks alone means --task instance."""
+    feature_levels: Annotated[str, Travels.IN_SHAPES] = ""
+    """Strides of the feature levels, for example 8,16,32 or 8,16,32,64 (levels beyond stride 32 are made by
+    convolutions). Empty: the last feature map alone, as in the reference DETR."""
+    encoder: Annotated[Literal["full", "deformable", "hybrid"], Travels.IN_SHAPES] = "full"
+    """full: self-attention over all tokens; deformable: over a few sampled points of each level; hybrid: attention on
+    the coarsest level and convolutions across levels (RT-DETR)."""
+    encoder_expansion: Annotated[Weight, Travels.IN_SHAPES] = 1.0
+    """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
+    decoder: Annotated[Literal["full", "conditional", "deformable"], Travels.IN_SHAPES] = "full"
+    """Cross-attention of the decoder. full: over all tokens; conditional: over all tokens, with the position of the
+    query's anchor beside its content; deformable: over a few sampled points of each level."""
+    num_points: Annotated[Count, Travels.IN_SHAPES] = 4
+    """Points that each head of deformable attention samples on each level."""
+    query_init: Annotated[
+        Literal["learned", "anchors", "two_stage", "topk_features", "mixed_selection"], Travels.IN_SHAPES
+    ] = "learned"
+    """How queries start. learned: as vectors; anchors: as learned boxes; the others: as the boxes of the best encoder
+    tokens, with content made from those boxes (two_stage), from the features of the tokens (topk_features), or learned
+    (mixed_selection)."""
+    two_stage_head: Annotated[Literal["encoder", "dense"], Travels.IN_SHAPES] = "encoder"
+    """Head that ranks the encoder tokens: one of its own on the encoder, or the --dense_head."""
+    query_nms_iou: Annotated[Share, Travels.AS_SETTING] = 0.0
+    """Of two tokens whose boxes overlap by more than this IoU, only the better becomes a query. 0: off."""
+    box_refine: Annotated[bool, Travels.IN_SHAPES] = False
+    """Let each decoder layer refine the boxes of the layer before."""
+    look_forward_twice: Annotated[bool, Travels.AS_SETTING] = False
+    """With box_refine: let the gradient of each layer's box loss also reach the layer before (DINO)."""
+    score_refine: Annotated[bool, Travels.WITHOUT_TRACE] = False
+    """Let each decoder layer refine the class scores of the layer before, the first those of the encoder."""
+    dense_head: Annotated[Literal["none", "fcos", "atss", "tood"], Travels.IN_TRAINING] = "none"
+    """Training-only head on the encoder's levels that supervises many locations per object, assigned as in FCOS, ATSS
+    or TOOD."""
+    dense_convs: Annotated[Index, Travels.AS_SETTING] = 2
+    """Convolutions of the dense head before its predictions."""
+    query_groups: Annotated[Count, Travels.IN_TRAINING] = 1
+    """Groups of queries in training, each matched with the objects independently (Group DETR). 1: no further group."""
+    num_queries_one2many: Annotated[Index, Travels.IN_TRAINING] = 0
+    """Further queries in training that are matched one-to-many (H-DETR). 0: none."""
+    k_one2many: Annotated[Count, Travels.IN_TRAINING] = 6
+    """Queries of num_queries_one2many that each object is matched with."""
+    denoising: Annotated[Literal["none", "plain", "contrastive"], Travels.IN_TRAINING] = "none"
+    """Further queries in training that start from noised ground truth (DN-DETR). contrastive: also from boxes moved
+    too far, which are to be classified as no object (DINO)."""
+    dn_queries: Annotated[Index, Travels.IN_TRAINING] = 100
+    """Most denoising queries per image."""
+    dn_label_noise: Annotated[Share, Travels.IN_TRAINING] = 0.5
+    """Chance that a denoising query starts from a random class, halved as in DN-DETR."""
+    dn_box_noise: Annotated[Weight, Travels.IN_TRAINING] = 0.4
+    """How far the box of a denoising query is moved, relative to its size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelFlags):
+    """All settings that a detector is built from.
+
+    Raises:
+        ConfigError: a value is out of its range, or does not fit the others (see `RULES`).
+    """
+
+    prefix: ClassVar[str] = ""
+
+    num_classes: Count = 91
+    """Number C of classes."""
+    sigmoid: bool = False
+    """Class logits are C independent sigmoids per class (focal loss and its kin), instead of C + 1 with a softmax over
+    the classes and "no object"."""
+    aux_loss: bool = True
+    """Return the outputs of the earlier decoder layers, too, as `Output.aux`."""
+    class_agnostic: bool = False
+    """The encoder's own head for ranking tokens predicts object or not, as in the published two-stage Deformable DETR,
+    instead of one score per class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for breaks, expected in RULES:
+            if breaks(self):
+                width = lcm(4, self.nheads)
+                nearest, smallest = width * max(1, round(self.hidden_dim / width)), 1 / self.hidden_dim
+                raise ConfigError("expected " + expected.format(nearest=nearest, smallest=smallest, **asdict(self)))
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """The config of settings by name; absent ones have their defaults.
+
+        Raises:
+            ConfigError: a key is not a setting; the sentence suggests the nearest name.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"there is no setting {name!r} of a model{suggestion(name, known, dashes='')}")
+        return cls(**settings)
+
+    @property
+    def selects_queries(self) -> bool:
+        """Whether queries come from tokens of the encoder."""
+        return self.query_init in SELECTED
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether any attention reads the position encoding; deformable attention does not."""
+        return self.decoder != "deformable" or (self.encoder != "hybrid" and self.enc_layers > 0)
+
+
+_LEARNED = "found learned ones; use --query_init anchors, for example"
+
+RULES: tuple[tuple[Callable[[ModelConfig], bool], str], ...] = (
+    (
+        lambda m: m.hidden_dim < 4 or m.hidden_dim % m.nheads > 0 or m.hidden_dim % 4 > 0,
+        "hidden_dim to be a multiple of 4 (for the position encoding) and of nheads={nheads}, found {hidden_dim}; "
+        "try --hidden_dim {nearest}",
+    ),
+    (
+        lambda m: m.encoder == "hybrid" and m.hidden_dim * m.encoder_expansion < 1,
+        "encoder_expansion of at least {smallest:g} (one channel of hidden_dim={hidden_dim}), "
+        "found {encoder_expansion}",
+    ),
+    (
+        lambda m: m.decoder == "conditional" and m.query_init == "learned",
+        f"queries with boxes for decoder conditional, {_LEARNED}",
+    ),
+    (
+        lambda m: m.denoising != "none" and m.query_init == "learned",
+        f"queries with boxes for denoising, {_LEARNED}",
+    ),
+    (
+        lambda m: m.look_forward_twice and not m.box_refine,
+        "box_refine with look_forward_twice, found it off; add --box_refine",
+    ),
+    (
+        lambda m: (m.box_refine or m.score_refine) and not m.aux_loss,
+        "auxiliary losses with box_refine or score_refine, since the heads of each layer are trained by them alone, "
+        "found none; leave out --no_aux_loss",
+    ),
+    (
+        lambda m: m.position_embedding != "sine" and not m.reads_positions,
+        "position_embedding sine where nothing would read learned ones, as with encoder hybrid (or no encoder "
+        "layers) and decoder deformable, found {position_embedding}",
+    ),
+    (
+        lambda m: (m.dense_head != "none" or m.score_refine) and not m.sigmoid,
+        "a class loss of focal, varifocal or matchability with dense_head or score_refine, found softmax; "
+        "use --class_loss varifocal, for example (in Python: sigmoid=True)",
+    ),
+    (
+        lambda m: m.selects_queries and m.two_stage_head == "dense" and m.dense_head == "none",
+        "a dense head for --two_stage_head dense, found none; use --two_stage_head encoder, or --dense_head tood",
+    ),
+    (
+        lambda m: m.query_groups > 1 and m.query_init in ("two_stage", "topk_features"),
+        "queries with learned content for query_groups, found {query_init}; use --query_init mixed_selection, for "
+        "example",
+    ),
+)
+"""Rules between settings: when a config breaks one, and what was expected and found."""
