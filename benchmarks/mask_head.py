@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> Cost:
     import torch
 
     from detrkit import build_criterion, build_model
-    from detrkit.models.mask_head import all_queries
+    from detrkit.models.mask_predictor import all_queries
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)

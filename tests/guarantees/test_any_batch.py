@@ -54,13 +54,13 @@ def test_more_queries_than_places(kind):
     assert_finite({"logits": out.logits, "boxes": out.boxes})
 
 
-def test_hybrid_queries_where_no_place_is_left_for_one():
+def test_one2many_queries_where_no_token_is_left_for_one():
     """Processes that train together have the same branches, whatever the sizes of their images."""
     start = begin("h_deformable_r50", num_queries=300)
     taught = batch(2, 1, size=64)
     out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
-    (hybrid,) = (branch for branch in out.branches if branch.name == "hybrid")
-    assert hybrid.output.boxes.shape[1] == 0
+    (one2many,) = (branch for branch in out.branches if branch.name == "one2many")
+    assert one2many.output.boxes.shape[1] == 0
     assert supervised(start, taught) > 0
     assert_taught(start)
 

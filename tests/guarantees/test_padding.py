@@ -23,13 +23,13 @@ def test_padding_changes_nothing(kind):
     wide = F.pad(padding, (0, 128, 0, 64), value=True)
     maps_wide = [F.pad(m, (0, m.shape[3], 0, (m.shape[2] + 1) // 2), value=3.0) for m in maps]
 
-    alone = see(model, model.backbone.place(maps, padding))
-    padded = see(model, model.backbone.place(maps_wide, wide))
+    alone = see(model, model.backbone.to_levels(maps, padding))
+    padded = see(model, model.backbone.to_levels(maps_wide, wide))
     for one, other in zip(layers_of(alone), layers_of(padded), strict=True):
         torch.testing.assert_close(other.logits, one.logits, rtol=0, atol=1e-3)
         torch.testing.assert_close(other.boxes, one.boxes, rtol=0, atol=1e-4)
 
-    stretched = see(model, model.backbone.place(maps_wide, torch.zeros_like(wide)))
+    stretched = see(model, model.backbone.to_levels(maps_wide, torch.zeros_like(wide)))
     assert (stretched.logits - alone.logits).abs().max() > 1e-2  # so the law is not empty
 
 
@@ -56,7 +56,7 @@ def prefer_padding(source):
 def see(model, levels):
     """What the model makes of its levels: `DETR.forward` without the backbone."""
     memory = model.transformer.encoder(levels)
-    dense = model.dense_head(memory) if model.seeded_by_dense else None
+    dense = model.dense_head(memory) if model.dense_selects_queries else None
     queries = model.query_embed(memory, dense)
-    layers, _ = model.transformer.decoder(queries, memory, model._classes, model._boxes)
-    return model._split(layers, queries.runs, None)[0]
+    layers, _ = model.transformer.decoder(queries, memory, model._class_logits, model._box_logits)
+    return model._output(layers, queries.layout.slices["matching"])

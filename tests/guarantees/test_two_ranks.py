@@ -30,10 +30,10 @@ own images."""
 COUNTS = ((1, 4, 0, 3), (0, 0, 2, 0), (0, 0, 0, 0))
 """Objects of the four images of each step."""
 BRANCHES = {
-    "everything at once": {"groups", "hybrid", "dn", "enc", "dense"},
+    "everything at once": {"groups", "one2many", "dn", "enc", "dense"},
     "seeds of the dense head, groups": {"groups", "dn", "dense"},
-    "FCOS beside anchors": {"groups", "hybrid", "dn", "dense"},
-    "anchors, softmax": {"groups", "hybrid", "dn"},
+    "FCOS beside anchors": {"groups", "one2many", "dn", "dense"},
+    "anchors, softmax": {"groups", "one2many", "dn"},
 }
 
 

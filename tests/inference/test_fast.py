@@ -16,7 +16,7 @@ from detrkit.inference.backend import PlainNetwork
 from detrkit.inference.optimized import FastNetwork, chosen_precision, compiles
 from detrkit.inference.shape_buckets import Buckets
 from detrkit.models import DETR
-from detrkit.models.mask_head import all_queries
+from detrkit.models.mask_predictor import all_queries
 from detrkit.structures import Output
 
 RECIPE = {

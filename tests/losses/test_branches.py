@@ -50,7 +50,7 @@ def branches(batch=2, seed=10):
         Branch("dn", output(7, 3, batch, seed), pairs=pairs),
         Branch("dense", output(20, 1, batch, seed + 1), locations=grid(batch)),
         Branch("group", output(9, 2, batch, seed + 2), groups=3),
-        Branch("hybrid", output(10, 2, batch, seed + 3), repeat=3),
+        Branch("one2many", output(10, 2, batch, seed + 3), repeat=3),
         Branch("encoder", output(8, 1, batch, seed + 4, classes=1), class_agnostic=True),
     ]
 
@@ -62,7 +62,7 @@ def test_names_and_weights():
     out, targets = replace(output(), branches=branches()), some_targets(2, 1)
     criterion = build_criterion(C, class_loss="focal", cls_loss_coef=2, dn_loss_coef=0.5, dense_loss_coef=0.25)
     losses = criterion(out, targets)
-    layers = {"dn": 3, "dense": 1, "group": 2, "hybrid": 2, "encoder": 1}
+    layers = {"dn": 3, "dense": 1, "group": 2, "one2many": 2, "encoder": 1}
     expected = {
         f"{branch}/{name}{suffix}"
         for branch, count in layers.items()

@@ -1,6 +1,6 @@
 import torch
 
-from detrkit.models.layers.attention import MultiheadAttention, keys_to_keep, record_attention
+from detrkit.models.layers.attention import MultiheadAttention, padding_to_attn_mask, record_attention
 from models.small import small_model, some_images
 
 
@@ -19,7 +19,7 @@ def test_attention_and_its_weights_are_those_of_torch():
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[1, 4:] = True
     expected, weights = theirs(query, key, value, key_padding_mask=padding, average_attn_weights=False)
-    keep = keys_to_keep(padding)
+    keep = padding_to_attn_mask(padding)
     torch.testing.assert_close(ours(query, key, value, keep), expected)
     torch.testing.assert_close(ours.weights(query, key, keep), weights)
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value)[0])
@@ -29,11 +29,11 @@ def test_a_image_of_padding_alone_gives_numbers():
     ours, _ = _twin()
     padding = torch.tensor([[True] * 7, [False] * 7])
     x = torch.randn(2, 7, 16, requires_grad=True)
-    out = ours(x, x, x, keys_to_keep(padding))
+    out = ours(x, x, x, padding_to_attn_mask(padding))
     out.sum().backward()
     assert out.isfinite().all()
     assert x.grad.isfinite().all()
-    assert ours.weights(x, x, keys_to_keep(padding)).isfinite().all()
+    assert ours.weights(x, x, padding_to_attn_mask(padding)).isfinite().all()
 
 
 def test_recorded_weights_are_of_every_layer_and_leave_the_model_alone():

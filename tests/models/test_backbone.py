@@ -77,7 +77,7 @@ def test_every_map_gets_its_padding_and_places():
     assert (backbone.channels, backbone.strides, backbone.stride) == ((128, 512), (8, 32), 32)
     images, padding_mask = some_images((64, 128), (40, 70))
     maps = backbone(images)
-    levels = backbone.place([*maps, torch.zeros(2, 5, 1, 2)], padding_mask)  # and one that a mapper made
+    levels = backbone.to_levels([*maps, torch.zeros(2, 5, 1, 2)], padding_mask)  # and one that a mapper made
     assert [level.features.shape[-2:] for level in levels] == [(8, 16), (2, 4), (1, 2)]
     assert all(level.features is each for level, each in zip(levels, maps, strict=False))
     # a place is padding where the pixel at its upper left corner is
@@ -203,7 +203,7 @@ def test_timm_models_take_any_image_with_their_own_normalisation(name, mean, mul
     assert model.backbone.multiple == multiple
     with torch.no_grad():
         images, padding_mask = some_images((100, 70), (64, 130))
-        (level,) = model.backbone.place(model.backbone(images), padding_mask)
+        (level,) = model.backbone.to_levels(model.backbone(images), padding_mask)
     assert level.features.shape[1:] == (*model.backbone.channels, -(-100 // model.stride), -(-130 // model.stride))
     assert level.padding.shape == level.features[:, 0].shape
     assert level.position.shape == (2, 32, *level.features.shape[2:])

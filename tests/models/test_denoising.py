@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from detrkit.errors import ConfigError
-from detrkit.models.denoising import UNUSED, Denoising, separate
+from detrkit.models.denoising import UNUSED, Denoising
 from detrkit.models.layers.attention import MultiheadAttention
+from detrkit.models.queries import build_attn_mask
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 from models.small import some_targets
 
@@ -29,7 +30,7 @@ def same_boxes(n, box):
 
 def classes_of(noised, module):
     """The class that each content is the vector of."""
-    return torch.cdist(noised.contents, module.label_embed.weight[None]).argmin(-1)
+    return torch.cdist(noised.content, module.label_embed.weight[None]).argmin(-1)
 
 
 # --- how many -------------------------------------------------------------------------------------------------------
@@ -42,7 +43,7 @@ def classes_of(noised, module):
 def test_as_many_groups_as_the_budget_holds_each_with_every_object(objects, contrastive, groups):
     noised = denoising(100, contrastive)(seeded(objects))
     size = objects * (2 if contrastive else 1)
-    assert noised.ids.tolist() == [[g for g in range(1, groups + 1) for _ in range(size)]]
+    assert noised.group_ids.tolist() == [[g for g in range(1, groups + 1) for _ in range(size)]]
     slots, found = noised.pairs[0]
     assert found.tolist() == list(range(objects)) * groups
     expected = [start + i for start in range(0, groups * size, size) for i in range(objects)]  # near ones come first
@@ -55,7 +56,7 @@ def test_of_more_objects_than_the_budget_a_random_choice_takes_part(contrastive,
     module = denoising(100, contrastive, label_noise=0, box_noise=0)
     targets = seeded(151)
     noised = module(targets)
-    assert noised.ids.tolist() == [[1] * 100]
+    assert noised.group_ids.tolist() == [[1] * 100]
     slots, objects = noised.pairs[0]
     assert len(slots) == fit == len(set(objects.tolist()))
     torch.testing.assert_close(noised.boxes[0, slots], targets[0]["boxes"][objects])  # corners there and back round
@@ -78,9 +79,9 @@ def test_a_budget_that_holds_no_object_is_refused(contrastive, budget):
 def test_the_widest_image_sets_the_number_of_slots_and_the_rest_is_unused():
     noised = denoising(10)(seeded(3, 10, 0, 4))
     assert (~noised.unused).sum(1).tolist() == [9, 10, 0, 8]
-    assert noised.ids[0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, UNUSED]
+    assert noised.group_ids[0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, UNUSED]
     assert [len(slots) for slots, _ in noised.pairs] == [9, 10, 0, 8]
-    assert noised.contents.shape == (4, 10, DIM)
+    assert noised.content.shape == (4, 10, DIM)
 
 
 # --- what an image's queries depend on -----------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_a_image_has_the_same_queries_in_any_batch(contrastive):
         alone = module([target])
         used = int((~alone.unused).sum())
         assert together.unused[i, used:].all()
-        for field in ("contents", "boxes", "ids"):
+        for field in ("content", "boxes", "group_ids"):
             assert torch.equal(getattr(alone, field)[0, :used], getattr(together, field)[i, :used])
         assert all(map(torch.equal, alone.pairs[0], together.pairs[i]))
 
@@ -107,7 +108,7 @@ def test_noise_is_that_of_its_seed_whatever_the_state_of_torch():
     again, other = module([target]), module([{**target, "noise_seed": 1}])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.boxes, again.boxes)
-    assert torch.equal(first.contents, again.contents)
+    assert torch.equal(first.content, again.content)
     assert not torch.equal(first.boxes, other.boxes)
 
 
@@ -128,16 +129,16 @@ def test_without_a_seed_noise_is_torchs_own():
 def test_label_embed_always_has_a_gradient_which_unused_slots_alone_do_not_move(counts, contrastive):
     module = denoising(10, contrastive)
     noised = module(seeded(*counts))
-    assert noised.contents.shape[1] >= 1
+    assert noised.content.shape[1] >= 1
     assert noised.boxes.isfinite().all()
-    (noised.contents * ~noised.unused[..., None]).square().sum().backward()
+    (noised.content * ~noised.unused[..., None]).square().sum().backward()
     assert module.label_embed.weight.grad.isfinite().all()
     assert module.label_embed.weight.grad.any() == any(counts)
 
 
 def test_without_any_object_there_is_one_slot_that_nobody_is_in():
     noised = denoising()(seeded(0, 0))
-    assert noised.ids.tolist() == [[UNUSED], [UNUSED]]
+    assert noised.group_ids.tolist() == [[UNUSED], [UNUSED]]
     assert noised.boxes.tolist() == [[[0.5, 0.5, 1, 1]]] * 2
     assert [(len(slots), len(objects)) for slots, objects in noised.pairs] == [(0, 0)] * 2
 
@@ -149,7 +150,7 @@ def test_without_noise_queries_are_the_objects():
     module, targets = denoising(12, label_noise=0, box_noise=0), seeded(3)
     noised = module(targets)
     assert torch.equal(noised.boxes[0], targets[0]["boxes"].repeat(4, 1))
-    assert torch.equal(noised.contents[0], module.label_embed.weight[targets[0]["labels"]].repeat(4, 1))
+    assert torch.equal(noised.content[0], module.label_embed.weight[targets[0]["labels"]].repeat(4, 1))
 
 
 @BOTH
@@ -224,23 +225,23 @@ def may_see(row, column):
     return row > 0 and column == 0
 
 
-def test_separate_is_its_table():
+def test_the_attention_mask_is_its_table():
     torch.manual_seed(0)
     ids = torch.randint(-3, 4, (3, 40))
     ids[:, ::7] = UNUSED
-    keep = separate(ids)
-    assert keep.dtype == torch.bool
+    attn_mask = build_attn_mask(ids)
+    assert attn_mask.dtype == torch.bool
     expected = [[[[may_see(a, b) for b in row] for a in row]] for row in ids.tolist()]
-    assert keep.tolist() == expected
+    assert attn_mask.tolist() == expected
     assert {-3, -1, 0, 1, 3, UNUSED} <= set(ids.flatten().tolist())
 
 
 def test_unused_slots_see_and_are_seen_by_no_query():
     ids = torch.tensor([[UNUSED, UNUSED, *range(-1000, 1001)]])  # more groups than anyone has
-    keep = separate(ids)[0, 0]
-    assert keep[:2, :2].all()
-    assert not keep[:2, 2:].any()
-    assert not keep[2:, :2].any()
+    attn_mask = build_attn_mask(ids)[0, 0]
+    assert attn_mask[:2, :2].all()
+    assert not attn_mask[:2, 2:].any()
+    assert not attn_mask[2:, :2].any()
 
 
 def test_attention_leaks_nothing_from_denoising_queries():
@@ -250,24 +251,24 @@ def test_attention_leaks_nothing_from_denoising_queries():
     assert noised.unused.any()
     learned = torch.randn(2, 5, DIM)
     groups = torch.tensor([-1, -1, -2, -2]).expand(2, -1)
-    ids = torch.cat([torch.zeros(2, 5, dtype=torch.int64), noised.ids, groups], 1)
-    keep = separate(ids)
+    ids = torch.cat([torch.zeros(2, 5, dtype=torch.int64), noised.group_ids, groups], 1)
+    attn_mask = build_attn_mask(ids)
 
     def through(queries):
         for layer in (first, second):  # two layers: no way round either
-            queries = queries + layer(queries, queries, queries, keep)
+            queries = queries + layer(queries, queries, queries, attn_mask)
         return queries
 
-    queries = torch.cat([learned, noised.contents, torch.randn(2, 4, DIM)], 1).detach().requires_grad_()
-    for seen, blind in (
+    queries = torch.cat([learned, noised.content, torch.randn(2, 4, DIM)], 1).detach().requires_grad_()
+    for attending, blind in (
         (ids == 0, ids != 0),
         (ids == 1, (ids != 1) & (ids != 0)),
         (ids == -1, ids != -1),
         (ids == UNUSED, ids != UNUSED),
     ):
-        (gradient,) = torch.autograd.grad(through(queries)[seen].square().sum(), queries)
+        (gradient,) = torch.autograd.grad(through(queries)[attending].square().sum(), queries)
         assert (gradient[blind] == 0).all()
-        assert gradient[seen].abs().min() > 0
+        assert gradient[attending].abs().min() > 0
     (gradient,) = torch.autograd.grad(through(queries)[ids == 1].square().sum(), queries)
     assert gradient[ids == 0].abs().min() > 0  # denoising queries do see those of inference
     other = torch.where((ids == 0)[..., None], queries, torch.randn_like(queries) * 100)

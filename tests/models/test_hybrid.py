@@ -163,7 +163,7 @@ class _Pixels(torch.nn.Module):
         self.encoder = HybridEncoder(32, 4, 2, 48, 0.0, blocks=1)
 
     def forward(self, images, padding_mask):
-        return self.encoder(self.backbone.place(self.mapper(self.backbone(images)), padding_mask)).tokens
+        return self.encoder(self.backbone.to_levels(self.mapper(self.backbone(images)), padding_mask)).tokens
 
 
 def test_pixels_to_tokens_export_with_free_batch_and_image_size():

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from detrkit.errors import ConfigError
 from detrkit.models import DETR
 from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
-from detrkit.models.mask_head import AttentionMap, MaskHead, all_queries
+from detrkit.models.mask_head import AttentionMap, MaskHead
+from detrkit.models.mask_predictor import all_queries
 from models.small import small_model, some_images
 
 DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigmoid": True}
@@ -96,13 +97,13 @@ def test_padding_changes_nothing(kind: str) -> None:
     images, padding = some_images((128, 128))
     maps = model.backbone(images)
     high_res, projected = maps[: model.backbone.num_high_res], model.input_proj(maps[model.backbone.num_high_res :])
-    objects, boxes = torch.randn(1, 1, 32), torch.tensor([[[0.4, 0.5, 0.3, 0.6]]])
+    hs, boxes = torch.randn(1, 1, 32), torch.tensor([[[0.4, 0.5, 0.3, 0.6]]])
 
     def see(high_res: list[torch.Tensor], maps: list[torch.Tensor], padding: torch.Tensor) -> torch.Tensor:
-        levels = model.backbone.place(maps, padding)
+        levels = model.backbone.to_levels(maps, padding)
         memory = model.transformer.encoder(levels)
-        make = model._masks(objects, boxes, memory, levels, high_res, padding)
-        return make(torch.tensor([0]), torch.tensor([0]))
+        predictor = model._mask_predictor(hs, boxes, levels, high_res, memory, padding, padding.shape[1:])
+        return predictor.predict(torch.tensor([0]), torch.tensor([0]))
 
     def padded(maps: list[torch.Tensor]) -> list[torch.Tensor]:
         return [F.pad(m, (0, m.shape[3], 0, (m.shape[2] + 1) // 2), value=3.0) for m in maps]
@@ -130,7 +131,7 @@ def test_half_precision_is_that_of_the_model_whenever_masks_are_made(kind: str) 
     assert 0 < (outside.view_as(exact) - exact).abs().max() < 0.2 * exact.abs().max()
 
 
-def test_keys_have_the_prefix_of_the_original_and_load_with_or_without() -> None:
+def test_keys_have_the_prefix_of_the_reference_and_load_with_or_without() -> None:
     model = with_masks()
     state = model.state_dict()
     parts = {key.partition(".")[0] for key in state}
@@ -165,7 +166,7 @@ def test_attention_is_spread_over_heads_and_places_but_not_padding() -> None:
 def test_the_classic_head_is_what_the_paper_draws() -> None:
     """Beside the plain way: the image joined with the attention maps, once a pair."""
     torch.manual_seed(0)
-    head = MaskHead(32, 2, channels=(5, 6, 7))
+    head = MaskHead(32, 2, (5, 6, 7))
     projected, attention = torch.randn(2, 32, 3, 4), torch.randn(3, 2, 3, 4)
     high_res = [torch.randn(2, c, 3 * 2**k, 4 * 2**k) for c, k in ((5, 3), (6, 2), (7, 1))]
     images = torch.tensor([1, 0, 1])
@@ -211,7 +212,7 @@ def _centers(count: int, *inside: int) -> torch.Tensor:
 def test_masks_compile_into_one_graph(kind: str) -> None:
     model = with_masks(kind).eval()
     out = model.forward_detection(*some_images((64, 64)))
-    compiled = torch.compile(out.predict_masks.make, backend="eager", fullgraph=True)
+    compiled = torch.compile(out.predict_masks.predict, backend="eager", fullgraph=True)
     pairs = torch.tensor([0, 0]), torch.tensor([1, 5])
     torch.testing.assert_close(compiled(*pairs), out.predict_masks(*pairs))
 

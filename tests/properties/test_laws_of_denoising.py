@@ -99,7 +99,7 @@ def test_training_says_what_evaluation_says(model):
 
 
 def test_a_model_without_the_mask_breaks_these_laws(model, monkeypatch):
-    monkeypatch.setattr(decoder, "separate", lambda ids: torch.ones(*ids.shape, ids.shape[1]).bool()[:, None])
+    monkeypatch.setattr(decoder, "build_attn_mask", lambda ids: torch.ones(*ids.shape, ids.shape[1]).bool()[:, None])
     _, rest = apart(model(*IMAGES, targets(3, 2)))
     _, other = apart(model(*IMAGES, targets(3, 2, seed=1)))
     assert max((a - b).abs().max() for a, b in zip(rest[""], other[""], strict=True)) > 1e-3

@@ -16,12 +16,12 @@ def model(request):
 
 def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(model):
     images, padding_mask = some_images((96, 160), (160, 64), (128, 128))
-    (level,) = model.backbone.place(model.input_proj(model.backbone(images)), padding_mask)
+    (level,) = model.backbone.to_levels(model.input_proj(model.backbone(images)), padding_mask)
     assert level.padding.any(dim=(1, 2)).all()
 
     def objects(features):
         memory = model.transformer.encoder([replace(level, features=features)])
-        layers, _ = model.transformer.decoder(model.query_embed(memory), memory, model._classes, model._boxes)
+        layers, _ = model.transformer.decoder(model.query_embed(memory), memory, model._class_logits, model._box_logits)
         return torch.stack([layer.logits for layer in layers])
 
     plain = objects(level.features)

@@ -32,10 +32,10 @@ from detrkit.models.layers.position_encoding import build_position
 from detrkit.models.mask_head import AttentionMap, MaskHead
 from detrkit.models.queries import (
     AnchorQueries,
-    Counts,
     LearnedQueries,
     PlainBoxPosition,
     PointQueries,
+    QueryLayout,
     SineBoxPosition,
 )
 from detrkit.models.transformer import Transformer
@@ -156,8 +156,8 @@ def _parse_levels(config: ModelConfig) -> _Levels:
             f"found {config.feature_levels!r}"
         )
     own = tuple(stride for stride in strides if stride <= _COARSEST)
-    finer = tuple(stride for stride in (4, 8, 16) if config.masks and (not own or stride < own[0]))
-    return _Levels(own, len(strides) - len(own), finer)
+    high_res = tuple(stride for stride in (4, 8, 16) if config.masks and (not own or stride < own[0]))
+    return _Levels(own, len(strides) - len(own), high_res)
 
 
 def _build_features(config: ModelConfig, levels: _Levels, weights: str | None) -> Features:
@@ -232,7 +232,7 @@ def _block(config: ModelConfig) -> tuple[int, int, float, str, bool]:
 
 def _build_queries(config: ModelConfig) -> QuerySource:
     assert config.num_queries != "auto"
-    layout = Counts(config.num_queries, config.query_groups, config.num_queries_one2many)
+    layout = QueryLayout(config.num_queries, config.query_groups, config.num_queries_one2many)
     if config.selects_queries:
         return SelectedQueries(
             layout,
@@ -286,10 +286,10 @@ def _build_heads(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
 def _build_mask_head(config: ModelConfig, levels: _Levels, features: Features) -> MaskHead | DynamicMaskHead | None:
     if not config.masks:
         return None
-    finer_channels = features.channels[: len(levels.mask_strides)]
+    high_res_channels = features.channels[: len(levels.mask_strides)]
     if levels.pyramid:
-        return DynamicMaskHead(config.hidden_dim, (*finer_channels, *[config.hidden_dim] * levels.count))
-    return MaskHead(config.hidden_dim, config.nheads, finer_channels)
+        return DynamicMaskHead(config.hidden_dim, (*high_res_channels, *[config.hidden_dim] * levels.count))
+    return MaskHead(config.hidden_dim, config.nheads, high_res_channels)
 
 
 def _build_dense_head(config: ModelConfig, levels: _Levels) -> DenseHead | None:

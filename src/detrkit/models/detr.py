@@ -1,15 +1,19 @@
-"""DETR: backbone, transformer and heads put together (Carion et al. 2020, "End-to-End Object Detection with
+"""DETR: backbone, transformer and prediction heads put together (Carion et al. 2020, "End-to-End Object Detection with
 Transformers", figure 2), with every later idea as a part that can be left out.
 
-Shapes: B images per batch, H x W pixels, Q queries, C classes, D channels of the transformer.
+"The reference DETR" is https://github.com/facebookresearch/detr throughout this package.
+
+Shapes: B images per batch, H x W pixels, h x w cells of a feature level, S tokens of all levels, D channels, Q queries
+(N with those of training), C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from detrkit.models.arguments import as_targets
@@ -22,15 +26,8 @@ from detrkit.models.layers.feature_levels import Level, Memory
 from detrkit.models.layers.feed_forward import LayerList
 from detrkit.models.layers.input_proj import ChannelMapper, SingleLevelProj
 from detrkit.models.layers.mlp import run_in_float32
-from detrkit.models.mask_head import (
-    MASK_PARTS,
-    AttentionMap,
-    MaskHead,
-    Segmenter,
-    add_prefix,
-    all_queries,
-    remove_prefix,
-)
+from detrkit.models.mask_head import MASK_PARTS, AttentionMap, MaskHead, add_prefix, remove_prefix
+from detrkit.models.mask_predictor import AttentionMaskPredictor, DynamicMaskPredictor, MaskPredictor, all_queries
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries
 from detrkit.models.transformer import Transformer
 from detrkit.models.two_stage import SelectedQueries
@@ -40,7 +37,26 @@ QuerySource = LearnedQueries | PointQueries | AnchorQueries | SelectedQueries
 
 
 class DETR(nn.Module):
-    """Images in, a set of objects out. The state-dict keys of the classic model are those of the original's files."""
+    """Images to a set of objects. The state-dict keys of the classic model are those of the reference DETR.
+
+    `build_model` makes the parts and puts them together.
+
+    Args:
+        backbone: images to feature maps.
+        input_proj: feature maps to D channels each.
+        transformer: encoder and decoder.
+        query_embed: source of the object queries.
+        class_embed: hidden states [B, N, D] to class logits; a ModuleList has one head per decoder layer.
+        bbox_embed: hidden states [B, N, D] to box logits [B, N, 4]; likewise.
+        sigmoid: whether classes are independent sigmoids, without "no object", instead of a softmax with it.
+        aux_loss: whether the output has the earlier decoder layers.
+        dense_head: predicts at every location; in training only, unless it selects the queries.
+        denoising: makes queries from the ground-truth objects, in training only.
+        k_one2many: how often each object is matched among the one-to-many queries.
+        square_resize: whether images are to be resized to squares; a note for those who prepare the images.
+        bbox_attention: attention maps for a classic `mask_head`.
+        mask_head: predicts masks; the backbone then returns high-resolution maps for it before those for `input_proj`.
+    """
 
     def __init__(
         self,
@@ -60,24 +76,6 @@ class DETR(nn.Module):
         bbox_attention: AttentionMap | None = None,
         mask_head: MaskHead | DynamicMaskHead | None = None,
     ) -> None:
-        """Put finished parts together; `build_model` makes them.
-
-        Args:
-            backbone: images to feature maps.
-            input_proj: feature maps to D channels each.
-            transformer: encoder and decoder.
-            query_embed: where queries come from.
-            class_embed: from D channels to class logits; a list has one head a decoder layer.
-            bbox_embed: from D channels to 4 numbers; likewise.
-            sigmoid: the logits are an independent sigmoid per class, without "no object".
-            aux_loss: whether the output has the earlier decoder layers.
-            dense_head: predicts at every place; where queries are not seeded by it, in training only.
-            denoising: makes queries of the objects, in training.
-            k_one2many: how many of the hybrid queries each object is matched with.
-            square_resize: whether images are to be resized to squares, whatever their shape; noted for those who do it.
-            bbox_attention: where queries look, for a classic `mask_head`.
-            mask_head: makes masks; the backbone then gives high-resolution maps for it, before those for `input_proj`.
-        """
         super().__init__()
         self.transformer = transformer
         self.class_embed = class_embed
@@ -94,18 +92,19 @@ class DETR(nn.Module):
             self.register_state_dict_post_hook(add_prefix)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(remove_prefix)  # type: ignore[no-untyped-call]
         self.model_args: dict[str, Any] = {}
-        """The keywords of `build_model` that made it; empty where parts were put together otherwise."""
+        """Keywords of `build_model` that rebuild this model; empty where the parts were put together otherwise."""
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
-        """Normalised images [B, 3, H, W] and their padding [B, H, W] (bool, True = padding) -> Output.
+        """Detect the objects of images [B, 3, H, W] with padding [B, H, W] (bool, True = padding).
 
-        Images of uint8 are RGB pixels, which are normalised here: they are a quarter as large on their way.
-        In training, `targets` feed the denoising queries, and nothing else; masks are made later, of matched queries.
+        Float images are already normalised. uint8 images are RGB pixels, which are normalised on the device of the
+        model: the transfer to it is four times smaller. `targets` matter in training alone, for the denoising queries.
+        In evaluation the output has the masks of all queries; in training those of matched queries are predicted later.
         """
         out = self.forward_detection(images, padding_mask, targets)
         if self.training or out.predict_masks is None:
             return out
-        masks = out.predict_masks(*all_queries(out.boxes))
+        masks = out.predict_masks(*all_queries(out.boxes))  # [B * Q, H / 4, W / 4]
         return replace(out, masks=masks.view(*out.boxes.shape[:2], *masks.shape[1:]))
 
     def forward_detection(
@@ -116,145 +115,168 @@ class DETR(nn.Module):
         *,
         last_only: bool = False,
     ) -> Output:
-        """All that `forward` does but for the masks, which `Output.predict_masks` makes of the queries that are wanted.
+        """Detect as `forward` does, but leave the masks to `Output.predict_masks`.
 
-        With `last_only`, which is for evaluation, nothing is computed for `aux` alone, and it is empty.
+        With `last_only`, in evaluation, `aux` is empty and nothing is computed for it alone.
         """
-        images = self.backbone.normalise(images, padding_mask)
-        maps = self.backbone(images)
+        images = self.backbone.normalise(images, padding_mask)  # float [B, 3, H, W]
+        maps = self.backbone(images)  # [B, C_l, h_l, w_l] per stride, finest first
         high_res_features, maps = maps[: self.backbone.num_high_res], maps[self.backbone.num_high_res :]
-        levels = self.backbone.place(self.input_proj(maps), padding_mask)
-        memory = self.transformer.encoder(levels)
-        dense = self.dense_head(memory) if self.dense_head and (self._teaching or self.seeded_by_dense) else None
-        queries, noised = self._with_denoising(self.query_embed(memory, dense), targets)
-        layers, hidden = self.transformer.decoder(queries, memory, self._classes, self._boxes, last_only)
-        out, branches = self._split(layers, queries.runs, noised)
+        levels = self.backbone.to_levels(self.input_proj(maps), padding_mask)  # [B, D, h_l, w_l] per level
+        memory = self.transformer.encoder(levels)  # [B, S, D]
+
+        dense = None
+        if self.dense_head and (self.training_branches or self.dense_selects_queries):
+            dense = self.dense_head(memory)  # logits [B, S, C], boxes [B, S, 4]
+        queries = self.query_embed(memory, dense)  # [B, Q, D], in training [B, N, D]
+        queries, noised = self._add_denoising(queries, targets)
+
+        layers, hs = self.transformer.decoder(queries, memory, self._class_logits, self._box_logits, last_only)
+        matching = queries.layout.slices["matching"]
+        out = self._output(layers, matching)  # logits [B, Q, C + 1] or [B, Q, C], boxes [B, Q, 4]
         if self.mask_head:
-            size = images.shape[-2], images.shape[-1]
-            make = self._masks(
-                hidden[:, : self.num_queries], out.boxes, memory, levels, high_res_features, padding_mask
-            )
-            out = replace(out, predict_masks=Segmenter(make, size, images.device.type), padded_size=size)
-        if not self._teaching:
+            image_size = images.shape[-2], images.shape[-1]
+            features = levels, high_res_features, memory, padding_mask
+            predictor = self._mask_predictor(hs[:, matching], out.boxes, *features, image_size)
+            out = replace(out, predict_masks=predictor, padded_size=image_size)
+        if not self.training_branches:
             return out
-        if queries.proposals:
-            branches.append(queries.proposals)
-        if dense:
-            branches.append(Branch("dense", dense, locations=memory.locations))
-        return replace(out, branches=branches)
+        return replace(out, branches=self._branches(layers, queries, noised, dense, memory))
 
     def freeze_detector(self) -> None:
-        """Let nothing but the mask head learn: the original's second stage."""
+        """Freeze everything but the mask head, as in the second stage of the reference DETR."""
         freeze(parameter for name, parameter in self.named_parameters() if not name.startswith(MASK_PARTS))
         self.train(self.training)
 
     def checkpoint_activations(self) -> None:
-        """Trade time for memory in training, at the layers of encoder and decoder; see `transformer.LayerList`."""
+        """Recompute the layers of encoder and decoder in the backward pass, for less memory; see `LayerList`."""
         for layers in (self.transformer.encoder.layers, self.transformer.decoder.layers):
             assert isinstance(layers, LayerList)
             layers.checkpointed = True
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; what is frozen stays in evaluation mode, see `models.frozen`."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode, see `models.frozen`."""
         super().train(mode)
         for part in frozen_parts(self):
             part.eval()
         return self
 
     @property
-    def _teaching(self) -> bool:
-        """Whether what only teaches the detector takes part: in training, unless its decoder is frozen."""
+    def training_branches(self) -> bool:
+        """Whether the training-only branches (dense head, denoising, query groups) are active.
+
+        That is in training, unless the decoder is frozen.
+        """
         return self.training and self.transformer.decoder.training
 
-    def _with_denoising(
+    def _add_denoising(
         self, queries: Queries, targets: Sequence[Target] | None
     ) -> tuple[Queries, NoisedQueries | None]:
-        """In training, the queries and those made of the objects after them."""
-        if self.denoising is None or not self._teaching or targets is None:
+        """Append the denoising queries, in training."""
+        if self.denoising is None or not self.training_branches or targets is None:
             return queries, None
-        targets = as_targets(targets, images=len(queries.contents), device=queries.contents.device)
-        noised: NoisedQueries = self.denoising(targets)
-        position = None
+        targets = as_targets(targets, images=len(queries.content), device=queries.content.device)
+        noised: NoisedQueries = self.denoising(targets)  # content [B, T, D], boxes [B, T, 4]
+        query_pos = None
         if isinstance(self.query_embed, SelectedQueries) and self.query_embed.kind == "two_stage":
-            position, _ = self.query_embed.encode(noised.boxes)
-        return queries.join(noised, position), noised
+            query_pos, _ = self.query_embed.encode(noised.boxes)
+        return queries.join(noised, query_pos), noised
 
-    def _classes(self, layer: int, objects: Tensor) -> Tensor:
-        """Class logits of a decoder layer: [B, N, D] -> [B, N, C or C + 1]."""
+    def _class_logits(self, layer: int, hs: Tensor) -> Tensor:
+        """Class logits of one decoder layer: [B, N, D] -> [B, N, C or C + 1]."""
         head = self.class_embed[layer] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
-        return run_in_float32(head, objects)
+        return run_in_float32(head, hs)
 
-    def _boxes(self, layer: int, objects: Tensor) -> Tensor:
-        """What a decoder layer says of the boxes, before the sigmoid: [B, N, D] -> [B, N, 4]."""
+    def _box_logits(self, layer: int, hs: Tensor) -> Tensor:
+        """Box logits of one decoder layer: [B, N, D] -> [B, N, 4]."""
         head = self.bbox_embed[layer] if isinstance(self.bbox_embed, nn.ModuleList) else self.bbox_embed
-        return run_in_float32(head, objects)
+        return run_in_float32(head, hs)
 
-    def _split(
-        self, layers: Sequence[Output], runs: Mapping[str, int], noised: NoisedQueries | None
-    ) -> tuple[Output, list[Branch]]:
-        """The output for the queries of inference, and a branch for each further run of queries."""
-        outputs, start = {}, 0
-        for name, count in runs.items():
-            part = slice(start, start + count)
-            *earlier, last = [
-                Output(layer.logits[:, part], layer.boxes[:, part], sigmoid=self.sigmoid) for layer in layers
-            ]
-            outputs[name] = replace(last, aux=earlier if self.aux_loss else [])
-            start += count
-        branches = []
-        if "groups" in outputs:
-            branches.append(Branch("groups", outputs["groups"], groups=runs["groups"] // runs[""]))
-        if "hybrid" in outputs:
-            branches.append(Branch("hybrid", outputs["hybrid"], repeat=self.k_one2many))
-        if noised:
-            branches.append(Branch("dn", outputs["dn"], pairs=noised.pairs, ignored=noised.unused))
-        return outputs[""], branches
+    def _output(self, layers: Sequence[Output], part: slice) -> Output:
+        """The predictions of all decoder layers for one part of the queries."""
+        *earlier, last = [Output(each.logits[:, part], each.boxes[:, part], sigmoid=self.sigmoid) for each in layers]
+        return replace(last, aux=earlier if self.aux_loss else [])
 
-    def _masks(
+    def _branches(
         self,
-        objects: Tensor,
-        boxes: Tensor,
+        layers: Sequence[Output],
+        queries: Queries,
+        noised: NoisedQueries | None,
+        dense: Output | None,
         memory: Memory,
+    ) -> list[Branch]:
+        """The training-only outputs, in the order of their losses.
+
+        Which of them there are depends on the settings alone, not on how many queries an image can fill: all processes
+        must have the same ones.
+        """
+        part = queries.layout.slices
+        configured = self.query_embed.layout.in_mode(self.query_embed.training)
+        branches = []
+        if configured.groups > 1:
+            branches.append(Branch("groups", self._output(layers, part["groups"]), groups=configured.groups - 1))
+        if configured.one2many:
+            branches.append(Branch("one2many", self._output(layers, part["one2many"]), repeat=self.k_one2many))
+        if noised:
+            out = self._output(layers, part["denoising"])
+            branches.append(Branch("dn", out, pairs=noised.pairs, ignored=noised.unused))
+        if queries.proposals:
+            branches.append(queries.proposals)
+        if dense:
+            branches.append(Branch("dense", dense, locations=memory.locations))
+        return branches
+
+    def _mask_predictor(
+        self,
+        hs: Tensor,
+        boxes: Tensor,
         levels: Sequence[Level],
         high_res_features: Sequence[Tensor],
+        memory: Memory,
         padding_mask: Tensor,
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """What makes masks of pairs, images [N] and queries [N], once it is known which ones are wanted.
+        image_size: tuple[int, int],
+    ) -> MaskPredictor:
+        """Compute all that masks have in common, and return the predictor of single masks.
 
         Args:
-            objects: what the last decoder layer made of the queries, [B, Q, D].
-            boxes: its boxes, [B, Q, 4].
-            memory: of the encoder.
-            levels: what the encoder was given.
-            high_res_features: the backbone's maps for masks alone, finest first.
-            padding_mask: of the images.
+            hs: hidden states of the last decoder layer, [B, Q, D].
+            boxes: boxes of the last decoder layer, [B, Q, 4].
+            levels: input of the encoder.
+            high_res_features: maps of the backbone for masks alone, finest first.
+            memory: output of the encoder.
+            padding_mask: of the images, [B, H, W].
+            image_size: (H, W).
         """
-        maps = memory.maps()
+        device = hs.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        maps = memory.maps()  # [B, D, h_l, w_l] per level
         if isinstance(self.mask_head, DynamicMaskHead):
-            dynamic, maps = self.mask_head, [*high_res_features, *maps]
-            features = dynamic.features(maps, self.backbone.paddings(maps, padding_mask))
-            return lambda images, queries: dynamic(features, images, objects[images, queries], boxes[images, queries])
+            maps = [*high_res_features, *maps]
+            shared = self.mask_head.features(maps, self.backbone.paddings(maps, padding_mask))  # [B, 8, H / 4, W / 4]
+            return DynamicMaskPredictor(image_size, device, dtype, self.mask_head, shared, hs, boxes)
         assert self.mask_head
         assert self.bbox_attention
-        head, (level,), (seen,) = self.mask_head, levels, maps
-        attention = self.bbox_attention(objects, seen, level.padding)
-        return lambda images, queries: head(level.features, high_res_features, images, attention[images, queries])
+        (level,), (encoded,) = levels, maps
+        attention = self.bbox_attention(hs, encoded, level.padding)  # [B, Q, heads, h, w]
+        return AttentionMaskPredictor(
+            image_size, device, dtype, self.mask_head, level.features, high_res_features, attention
+        )
 
     @property
-    def seeded_by_dense(self) -> bool:
-        """Whether the dense head picks the queries, and so is part of inference."""
+    def dense_selects_queries(self) -> bool:
+        """Whether the dense head selects the queries, and so is part of inference."""
         return isinstance(self.query_embed, SelectedQueries) and not self.query_embed.own_head
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         head = self.class_embed[-1] if isinstance(self.class_embed, nn.ModuleList) else self.class_embed
         assert isinstance(head, nn.Linear)
         return head.out_features - (not self.sigmoid)
 
     @property
     def exact_heads(self) -> list[nn.Module]:
-        """The heads that compute in float32 also under autocast."""
+        """Heads that compute in float32, also under autocast."""
         heads = [self.class_embed, self.bbox_embed]
         if self.dense_head:
             heads += [self.dense_head.class_embed, self.dense_head.bbox_embed]
@@ -264,20 +286,20 @@ class DETR(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q, the most objects that can be found in one image."""
-        return self.query_embed.counts.queries
+        """Q, the largest number of objects that can be detected in one image."""
+        return self.query_embed.layout.matching
 
     @property
     def input_mean(self) -> tuple[float, float, float]:
-        """Mean of each colour channel (RGB, in 0..1) to subtract from an image."""
+        """Mean of each color channel (RGB, in 0..1), which is subtracted from an image."""
         return self.backbone.input_mean
 
     @property
     def input_std(self) -> tuple[float, float, float]:
-        """Standard deviation of each colour channel (RGB, in 0..1) to divide by afterwards."""
+        """Standard deviation of each color channel (RGB, in 0..1), by which it is divided then."""
         return self.backbone.input_std
 
     @property
     def stride(self) -> int:
-        """Pixels of the image, in each direction, that one place of the backbone's last map stands for."""
+        """Stride of the last map of the backbone in pixels."""
         return self.backbone.stride

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from detrkit.models.layers.attention import MultiheadAttention, keys_to_keep
+from detrkit.models.layers.attention import MultiheadAttention, padding_to_attn_mask
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feature_levels import Level, Memory, flatten
 from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialise
@@ -77,6 +77,6 @@ class EncoderLayer(FeedForward):
         if isinstance(self.self_attn, DeformableAttention):
             found = self.self_attn(located, memory.locations.centers, replace(memory, tokens=x))
         else:
-            found = self.self_attn(located, located, x, keys_to_keep(memory.padding))
+            found = self.self_attn(located, located, x, padding_to_attn_mask(memory.padding))
         out: Tensor = self.dropout(found)
         return out

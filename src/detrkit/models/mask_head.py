@@ -1,30 +1,37 @@
 """The mask head of the classic model (Carion et al. 2020, section 4.4 and figure 8; appendix A.3, "Panoptic
-segmentation"): where each query looks in the encoder's memory, made finer by convolutions in the manner of a feature
-pyramid (Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
+segmentation"): attention maps of the queries, upsampled by convolutions in the manner of a feature pyramid network
+(Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
 
-A mask is made for one query alone: nothing in it, its norms included, sees another query. So masks of chosen queries
-are the same as those among the masks of all, and no more are made than somebody asks for.
+The mask of a query depends on no other query: neither the convolutions nor the norms mix them. So masks of chosen
+queries equal those among the masks of all queries, and only the requested ones are computed.
 
-Shapes: B batch, Q queries, D channels, h x w places of the coarsest map, N chosen pairs of an image and a query.
+Shapes: B batch, Q queries, D channels, H heads, h x w cells of the coarsest map, S = h * w, P pairs of an image and a
+query.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.models.layers.attention import keys_to_keep
+from detrkit.models.layers.attention import padding_to_attn_mask
+
+MASK_PARTS = ("bbox_attention", "mask_head")
+"""Attributes of a DETR that belong to its mask head."""
 
 
 class AttentionMap(nn.Module):
-    """Where each query looks: attention weights without values, under the original's keys.
+    """Attention maps of the queries: the logits q k^T / sqrt(D / H) of each head, under the keys of the reference DETR.
 
-    The softmax over heads and places together that makes weights of them is left to `MaskHead`, which takes it for the
-    chosen queries alone.
+    `MaskHead` takes the softmax of these, over heads and cells together, for the chosen queries alone.
+
+    Args:
+        dim: D.
+        heads: H.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -35,36 +42,36 @@ class AttentionMap(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, objects: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
-        """The logits of the weights, for all queries; -inf at padded places.
+    def forward(self, hs: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+        """Compute the attention logits of all queries; -inf at padded cells.
 
         Args:
-            objects: of the last decoder layer, [B, Q, D].
-            memory: the encoder's, [B, D, h, w].
+            hs: hidden states of the last decoder layer, [B, Q, D].
+            memory: output of the encoder as a map, [B, D, h, w].
             padding: bool [B, h, w], True = padding.
 
         Returns:
-            float32 [B, Q, heads, h, w].
+            At least float32 [B, Q, H, h, w].
         """
-        shape = memory.shape[2:]
-        q = self.q_linear(objects).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, Q, D/heads]
-        k = self.k_linear(memory.flatten(2).transpose(1, 2)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        logits = _exact(q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2))
-        keep = keys_to_keep(padding.flatten(1))
-        return logits.masked_fill(~keep, -math.inf).transpose(1, 2).reshape(*objects.shape[:2], self.heads, *shape)
+        tokens = memory.flatten(2).transpose(1, 2)  # [B, S, D]
+        q = self.q_linear(hs).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, Q, D / H]
+        k = self.k_linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, S, D / H]
+        logits = q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)  # [B, H, Q, S]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.masked_fill(~padding_to_attn_mask(padding.flatten(1)), -math.inf)
+        return logits.transpose(1, 2).reshape(*hs.shape[:2], self.heads, *memory.shape[2:])
 
 
 class MaskHead(nn.Module):
-    """Attention maps and the image to masks at stride 4, under the original's keys."""
+    """Attention maps and feature maps to masks at stride 4, under the keys of the reference DETR.
 
-    def __init__(self, dim: int, heads: int, channels: Sequence[int]) -> None:
-        """Prepare.
+    Args:
+        dim: D.
+        heads: H.
+        high_res_channels: channels of the three high-resolution maps of the backbone, finest first.
+    """
 
-        Args:
-            dim: D.
-            heads: of the attention maps.
-            channels: of the three high-resolution maps of the backbone, finest first.
-        """
+    def __init__(self, dim: int, heads: int, high_res_channels: Sequence[int]) -> None:
         super().__init__()
         half, quarter, eighth, sixteenth = (max(1, dim // k) for k in (2, 4, 8, 16))
         self.lay1, self.gn1 = _conv(dim + heads, dim + heads, 3), _norm(dim + heads)
@@ -73,42 +80,41 @@ class MaskHead(nn.Module):
         self.lay4, self.gn4 = _conv(quarter, eighth, 3), _norm(eighth)
         self.lay5, self.gn5 = _conv(eighth, sixteenth, 3), _norm(sixteenth)
         self.out_lay = _conv(sixteenth, 1, 3)
-        self.adapter1, self.adapter2, self.adapter3 = (
-            _conv(before, after, 1) for before, after in zip(reversed(channels), (half, quarter, eighth), strict=True)
-        )
+        coarsest_first = zip(reversed(high_res_channels), (half, quarter, eighth), strict=True)
+        self.adapter1, self.adapter2, self.adapter3 = (_conv(before, after, 1) for before, after in coarsest_first)
 
     def forward(
-        self, projected: Tensor, high_res_features: Sequence[Tensor], images: Tensor, attention: Tensor
+        self, features: Tensor, high_res_features: Sequence[Tensor], images: Tensor, attention: Tensor
     ) -> Tensor:
-        """Masks of N pairs. What is of the image alone is computed once per image.
+        """Predict the masks of P pairs; the share of the image alone is computed once per image.
 
         Args:
-            projected: the coarsest map as the encoder gets it, [B, D, h, w].
-            high_res_features: the backbone's maps at high resolution, [B, C, h, w], finest first.
-            images: which image of the batch, int64 [N].
-            attention: logits of where the query looks, [N, heads, h, w].
+            features: the projected coarsest map, as the encoder gets it, [B, D, h, w].
+            high_res_features: high-resolution maps of the backbone, [B, C, h', w'] each, finest first.
+            images: index of the image of each pair, int64 [P].
+            attention: attention logits of each pair, [P, H, h, w].
 
         Returns:
-            Logits [N, h, w] at the size of the finest map.
+            Logits [P, h', w'] at the size of the finest map.
         """
-        # over heads and places together, as the original
-        weights = attention.flatten(1).softmax(-1).view_as(attention).to(projected.dtype)
-        dim = projected.shape[1]
-        lay1 = self.lay1
-        image = F.conv2d(projected, lay1.weight[:, :dim], lay1.bias, padding=1)
-        x = image.index_select(0, images) + F.conv2d(weights, lay1.weight[:, dim:], padding=1)
-        x = self.lay2(self.gn1(x).relu())
-        for features, adapter, norm, conv in zip(
+        # softmax over heads and cells together, as in the reference DETR
+        weights = attention.flatten(1).softmax(-1).view_as(attention).to(features.dtype)  # [P, H, h, w]
+        dim = features.shape[1]
+        # lay1 of [features, weights] side by side is the sum of both halves, so the first runs once per image
+        of_image = F.conv2d(features, self.lay1.weight[:, :dim], self.lay1.bias, padding=1)  # [B, D + H, h, w]
+        of_query = F.conv2d(weights, self.lay1.weight[:, dim:], padding=1)  # [P, D + H, h, w]
+        x = of_image.index_select(0, images) + of_query
+        x = self.lay2(self.gn1(x).relu())  # [P, D / 2, h, w]
+        for finer, adapter, norm, conv in zip(
             reversed(high_res_features),
             (self.adapter1, self.adapter2, self.adapter3),
             (self.gn2, self.gn3, self.gn4),
             (self.lay3, self.lay4, self.lay5),
             strict=True,
         ):
-            wide = F.interpolate(norm(x).relu(), size=features.shape[-2:])
-            x = conv(wide + adapter(features).index_select(0, images))
-        logits: Tensor = self.out_lay(self.gn5(x).relu())
-        return logits[:, 0]
+            x = F.interpolate(norm(x).relu(), size=finer.shape[-2:])  # nearest, to the next finer map
+            x = conv(x + adapter(finer).index_select(0, images))  # half the channels
+        return self.out_lay(self.gn5(x).relu())[:, 0]
 
 
 def _conv(channels: int, out: int, kernel: int) -> nn.Conv2d:
@@ -120,50 +126,12 @@ def _conv(channels: int, out: int, kernel: int) -> nn.Conv2d:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """With the 8 groups of the original, or as many of these as divide the channels."""
+    """Group norm with the 8 groups of the reference DETR, or as many of these as divide the channels."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-class Segmenter:
-    """Masks of chosen queries: (images [N], queries [N]) -> logits [N, h, w]; see `structures.MaskPredictor`.
-
-    Asked at any later time, it computes in the precision that the model ran in.
-    """
-
-    def __init__(self, make: Callable[[Tensor, Tensor], Tensor], size: tuple[int, int], device: str) -> None:
-        """Prepare, under the autocast of the model.
-
-        Args:
-            make: (images [N], queries [N]) -> logits [N, h, w], or larger, of a backbone that pads images.
-            size: (H, W) of the batch in pixels; h and w are a quarter, rounded up.
-            device: type of the device that the model runs on.
-        """
-        self.make, self.shape = make, ((size[0] + 3) // 4, (size[1] + 3) // 4)
-        self.device = device
-        self.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
-        """Which image of the batch, int64 [N], and which query of it, int64 [N] -> mask logits, float32 [N, h, w]."""
-        with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
-            masks = self.make(images, queries)[:, : self.shape[0], : self.shape[1]]
-        return _exact(masks)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """In float32 where it was less exact."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def all_queries(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs (image, query) of all boxes [B, Q, 4], int64 [B * Q] each."""
-    batch, count = boxes.shape[:2]
-    images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
-    queries = torch.arange(count, device=boxes.device).expand(batch, -1)
-    return images.reshape(-1), queries.reshape(-1)
-
-
 def add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """State-dict hook: everything but the mask head is called `detr.`, as in the original's files."""
+    """State-dict hook: prefix everything but the mask head with `detr.`, as in the files of the reference DETR."""
     for key in list(state_dict):
         name = key.removeprefix(prefix)
         if key.startswith(prefix) and not name.startswith(MASK_PARTS):
@@ -173,10 +141,7 @@ def add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_
 
 
 def remove_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Hook before loading: the inverse of `add_prefix`; names without the prefix are fine too."""
+    """Hook before loading: the inverse of `add_prefix`; names without the prefix are accepted too."""
     for key in list(state_dict):
         if key.startswith(f"{prefix}detr."):
             state_dict[prefix + key.removeprefix(f"{prefix}detr.")] = state_dict.pop(key)
-
-
-MASK_PARTS = ("bbox_attention", "mask_head")

@@ -1,7 +1,9 @@
-"""Where the decoder's queries come from: learned vectors, learned anchors, or the best places of the image.
+"""Object queries: learned vectors or learned anchors; those selected from the image are in `two_stage`.
 
-A query has a content [D], a position [D] and, but for the classic ones, a reference box that says where it looks.
-Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S places of all levels.
+A query has a content, a position and, but for those of the classic model, a reference box or point that tells where in
+the image it looks.
+
+Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S tokens of all levels.
 """
 
 from __future__ import annotations
@@ -21,134 +23,177 @@ from detrkit.structures import Branch, Output
 
 
 @dataclass(frozen=True)
+class QueryLayout:
+    """How the N queries of the decoder divide into parts, which lie one after another in this order."""
+
+    matching: int
+    """Q, the queries of inference; in training they are matched one-to-one."""
+    groups: int = 1
+    """Groups of Q queries in training, the `matching` ones being the first (Chen et al. 2023, "Group DETR")."""
+    one2many: int = 0
+    """Further queries in training, for one-to-many matching (Jia et al. 2023, "H-DETR")."""
+    denoising: int = 0
+    """Slots of denoising queries in training; see `denoising`."""
+
+    @property
+    def total(self) -> int:
+        """N."""
+        return self.groups * self.matching + self.one2many + self.denoising
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """The rows of each part among the N queries; "groups" are those after the first."""
+        sizes = {
+            "matching": self.matching,
+            "groups": (self.groups - 1) * self.matching,
+            "one2many": self.one2many,
+            "denoising": self.denoising,
+        }
+        parts, start = {}, 0
+        for name, size in sizes.items():
+            parts[name] = slice(start, start + size)
+            start += size
+        return parts
+
+    def in_mode(self, training: bool) -> QueryLayout:
+        """This layout in training; in evaluation, that of the `matching` queries alone."""
+        return self if training else QueryLayout(self.matching)
+
+    def group_ids(self, batch: int, device: torch.device) -> Tensor:
+        """Ids for `build_attn_mask`, int64 [B, N]: 0 for the first Q, then -1, -2, ... per group and for one2many.
+
+        Denoising queries bring their own.
+        """
+        ids = torch.arange(self.groups, device=device).repeat_interleave(self.matching)
+        if self.one2many:
+            ids = torch.cat([ids, ids.new_full((self.one2many,), self.groups)])
+        return -ids.expand(batch, -1)
+
+
+def build_attn_mask(group_ids: Tensor) -> Tensor:
+    """Self-attention mask of the queries: group ids int64 [B, N] -> bool [B, 1, N, N], True = row may attend to column.
+
+    Queries attend to those of their own id. Id 0 are the queries of inference. Ids above 0 are denoising groups, which
+    attend to id 0 too; no other query attends to them, since they know the objects. Ids below 0 are the other groups
+    of training, and unused slots.
+    """
+    same_group = group_ids[:, :, None] == group_ids[:, None, :]  # [B, N, N]
+    denoising_to_matching = (group_ids > 0)[:, :, None] & (group_ids == 0)[:, None, :]
+    return (same_group | denoising_to_matching)[:, None]
+
+
+@dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from. The Q queries of inference come first, those of training alone after them."""
+    """Input of the decoder: N queries, divided as `layout` tells."""
 
-    contents: Tensor
-    """[B, N, D]."""
-    ids: Tensor
-    """int64 [B, N], who may see whom; see `denoising.separate`."""
-    runs: dict[str, int]
-    """How many queries of each kind there are, in their order: "" (inference), "groups", "hybrid", "dn"."""
-    position: Tensor | None = None
-    """[B, N, D]; None: computed from the reference at each decoder layer."""
+    content: Tensor
+    """float [B, N, D], the initial embeddings, which the decoder layers change."""
+    group_ids: Tensor
+    """int64 [B, N], which queries may attend to which; see `build_attn_mask`."""
+    layout: QueryLayout
+    query_pos: Tensor | None = None
+    """float [B, N, D], the position embeddings; None: each decoder layer computes them from `reference`."""
     reference: Tensor | None = None
-    """[B, N, 4], or [B, N, 2] for a point, in 0..1; None: none."""
+    """float [B, N, 4], boxes cx, cy, w, h, or [B, N, 2], points x, y, in 0..1; None for the classic model."""
     logits: Tensor | None = None
-    """[B, N, C], the scores of the places that the queries come from; None: none."""
+    """float [B, N, C], class logits of the tokens that the queries were selected from; None: not selected."""
     proposals: Branch | None = None
-    """What the encoder's own head said of the chosen places."""
+    """Predictions of the encoder's own head for the selected tokens, to be supervised; None without that head."""
 
-    def join(self, noised: NoisedQueries, position: Tensor | None) -> Queries:
-        """These queries and the denoising ones after them, at `position` where positions are given."""
+    def join(self, noised: NoisedQueries, query_pos: Tensor | None) -> Queries:
+        """Append denoising queries, at `query_pos` [B, slots, D] where queries have explicit positions."""
         assert self.reference is not None
         logits = None
         if self.logits is not None:
-            said_nothing = self.logits.new_full((*noised.ids.shape, self.logits.shape[-1]), PRIOR)
-            logits = torch.cat([self.logits, said_nothing], 1)
+            no_evidence = self.logits.new_full((*noised.group_ids.shape, self.logits.shape[-1]), PRIOR)
+            logits = torch.cat([self.logits, no_evidence], 1)
+        if self.query_pos is not None and query_pos is not None:
+            query_pos = torch.cat([self.query_pos, query_pos], 1)
         return replace(
             self,
-            contents=torch.cat([self.contents, noised.contents.to(self.contents.dtype)], 1),
-            ids=torch.cat([self.ids, noised.ids], 1),
-            runs={**self.runs, "dn": noised.ids.shape[1]},
-            position=None if self.position is None or position is None else torch.cat([self.position, position], 1),
+            content=torch.cat([self.content, noised.content.to(self.content.dtype)], 1),
+            group_ids=torch.cat([self.group_ids, noised.group_ids], 1),
+            layout=replace(self.layout, denoising=noised.group_ids.shape[1]),
+            query_pos=query_pos,
             reference=torch.cat([self.reference, noised.boxes], 1),
             logits=logits,
         )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many queries there are."""
-
-    queries: int
-    """Q, in inference and training."""
-    groups: int = 1
-    """Groups of Q queries in training (Chen et al. 2023, "Group DETR")."""
-    hybrid: int = 0
-    """Further queries in training, for one-to-many matching (Jia et al. 2023, "H-DETR")."""
-
-    @property
-    def total(self) -> int:
-        """N."""
-        return self.groups * self.queries + self.hybrid
-
-    def runs(self, training: bool) -> dict[str, int]:
-        """How many of each kind, in their order."""
-        if not training:
-            return {"": self.queries}
-        runs = {"": self.queries, "groups": (self.groups - 1) * self.queries, "hybrid": self.hybrid}
-        return {name: count for name, count in runs.items() if count or not name}
-
-    def ids(self, training: bool, batch: int, device: torch.device) -> Tensor:
-        """Who may see whom, int64 [B, N]: 0 for the first Q, then -1, -2, ... for each group and the hybrid ones."""
-        ids = torch.arange(self.groups, device=device).repeat_interleave(self.queries)
-        if training and self.hybrid:
-            ids = torch.cat([ids, ids.new_full((self.hybrid,), self.groups)])
-        return -(ids if training else ids[: self.queries]).expand(batch, -1)
-
-
 class LearnedQueries(nn.Embedding):
-    """The classic ones: a learned vector that is added as a position; contents start at zero (DETR, section 3.2)."""
+    """Queries of the classic model (DETR, section 3.2): learned position embeddings; contents start at zero.
 
-    def __init__(self, counts: Counts, dim: int) -> None:
-        super().__init__(counts.total, dim)
-        self.counts = counts
+    Args:
+        layout: of the queries in training.
+        dim: D.
+    """
 
-    def forward(  # type: ignore[override]  # it gives all its rows
+    def __init__(self, layout: QueryLayout, dim: int) -> None:
+        super().__init__(layout.total, dim)
+        self.layout = layout
+
+    def forward(  # type: ignore[override]  # all rows, not those of given indices
         self, memory: Memory, dense: Output | None = None
     ) -> Queries:
-        """Memory, of which only the batch size matters -> Queries without a reference."""
-        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
-        position = self.weight[: sum(runs.values())].expand(batch, -1, -1)
-        ids = self.counts.ids(self.training, batch, position.device)
-        return Queries(torch.zeros_like(position), ids, runs, position)
+        """Return Queries without reference for `memory`, of which only the batch size matters."""
+        batch, layout = memory.tokens.shape[0], self.layout.in_mode(self.training)
+        query_pos = self.weight[: layout.total].expand(batch, -1, -1)  # [B, N, D]
+        return Queries(torch.zeros_like(query_pos), layout.group_ids(batch, query_pos.device), layout, query_pos)
 
 
 class PointQueries(nn.Module):
-    """Learned contents and positions, the latter also telling a point (Deformable DETR, section 4.1)."""
+    """Queries of one-stage Deformable DETR (section 4.1): learned content and position, and a point predicted from it.
 
-    def __init__(self, counts: Counts, dim: int) -> None:
+    Args:
+        layout: of the queries in training.
+        dim: D.
+    """
+
+    def __init__(self, layout: QueryLayout, dim: int) -> None:
         super().__init__()
-        self.counts = counts
-        self.query = nn.Embedding(counts.total, 2 * dim)
+        self.layout = layout
+        self.query = nn.Embedding(layout.total, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
-        """Memory, of which only the batch size matters -> Queries whose references are points."""
-        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
-        rows = self.query.weight[: sum(runs.values())].expand(batch, -1, -1)
-        position, contents = rows.chunk(2, dim=-1)
-        ids = self.counts.ids(self.training, batch, position.device)
-        return Queries(contents, ids, runs, position, self.reference_points(position).sigmoid())
+        """Return Queries whose references are points for `memory`, of which only the batch size matters."""
+        batch, layout = memory.tokens.shape[0], self.layout.in_mode(self.training)
+        rows = self.query.weight[: layout.total].expand(batch, -1, -1)  # [B, N, 2 * D]
+        query_pos, content = rows.chunk(2, dim=-1)
+        points = self.reference_points(query_pos).sigmoid()  # [B, N, 2], x and y
+        return Queries(content, layout.group_ids(batch, content.device), layout, query_pos, points)
 
 
 class AnchorQueries(nn.Module):
-    """Learned boxes and contents (Liu et al. 2022, "DAB-DETR", section 4.2)."""
+    """Learned anchor boxes and contents (Liu et al. 2022, "DAB-DETR", section 4.2).
 
-    def __init__(self, counts: Counts, dim: int) -> None:
+    Args:
+        layout: of the queries in training.
+        dim: D.
+    """
+
+    def __init__(self, layout: QueryLayout, dim: int) -> None:
         super().__init__()
-        self.counts = counts
-        self.contents = nn.Embedding(counts.total, dim)
-        self.anchors = nn.Embedding(counts.total, 4)
+        self.layout = layout
+        self.contents = nn.Embedding(layout.total, dim)
+        self.anchors = nn.Embedding(layout.total, 4)  # logits of cx, cy, w, h
         nn.init.uniform_(self.anchors.weight, 0.05, 0.95)
         with torch.no_grad():
-            self.anchors.weight[:, 2:].mul_(0.4)
+            self.anchors.weight[:, 2:].mul_(0.4)  # sides of 0.02 to 0.38 of the image
             self.anchors.weight.copy_(inverse_sigmoid(self.anchors.weight))
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
-        """Memory, of which only the batch size matters -> Queries."""
-        batch, runs = memory.tokens.shape[0], self.counts.runs(self.training)
-        count = sum(runs.values())
-        contents = self.contents.weight[:count].expand(batch, -1, -1)
-        ids = self.counts.ids(self.training, batch, contents.device)
-        return Queries(contents, ids, runs, reference=self.anchors.weight[:count].sigmoid().expand(batch, -1, -1))
+        """Return Queries at the anchors for `memory`, of which only the batch size matters."""
+        batch, layout = memory.tokens.shape[0], self.layout.in_mode(self.training)
+        content = self.contents.weight[: layout.total].expand(batch, -1, -1)  # [B, N, D]
+        anchors = self.anchors.weight[: layout.total].sigmoid().expand(batch, -1, -1)  # [B, N, 4]
+        return Queries(content, layout.group_ids(batch, content.device), layout, reference=anchors)
 
 
 class SineBoxPosition(nn.Module):
-    """The position of a query from its box: its sines through an MLP (DAB-DETR, equation 4)."""
+    """Position embedding of a box: MLP(PE(cx, cy, w, h)), PE being sines and cosines (DAB-DETR, equation 4)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -156,19 +201,17 @@ class SineBoxPosition(nn.Module):
         self.mlp = MLP(2 * dim, dim, dim, num_layers=2)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """[B, N, 4] -> [B, N, D]."""
-        encoded: Tensor = self.mlp(sine_of_boxes(boxes, self.dim // 2))
-        return encoded
+        """Boxes [B, N, 4] -> [B, N, D]."""
+        return self.mlp(sine_of_boxes(boxes, self.dim // 2))  # D / 2 channels per number: [B, N, 2 * D] -> [B, N, D]
 
 
 class PlainBoxPosition(nn.Module):
-    """The position of a query from its box: the four numbers through an MLP (RT-DETR)."""
+    """Position embedding of a box: MLP(cx, cy, w, h) (Zhao et al. 2024, "RT-DETR")."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.mlp = MLP(4, 2 * dim, dim, num_layers=2)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """[B, N, 4] -> [B, N, D]."""
-        encoded: Tensor = self.mlp(boxes)
-        return encoded
+        """Boxes [B, N, 4] -> [B, N, D]."""
+        return self.mlp(boxes)

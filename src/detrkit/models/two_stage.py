@@ -1,6 +1,7 @@
-"""Queries from the best places of the image (Deformable DETR, section 4.2, "two-stage").
+"""Queries selected from the tokens of the image (Zhu et al. 2021, "Deformable DETR", section 4.2, "two-stage").
 
-Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S tokens of all levels.
+Shapes: B batch, N queries in all, of which Q are those of inference, K selected tokens, D channels, C classes, S tokens
+of all levels.
 """
 
 from __future__ import annotations
@@ -14,28 +15,44 @@ from detrkit.models.dense_head import PRIOR, best_locations
 from detrkit.models.layers.feature_levels import Memory
 from detrkit.models.layers.mlp import MLP, run_in_float32
 from detrkit.models.layers.position_encoding import sine_of_boxes
-from detrkit.models.queries import Counts, Queries
+from detrkit.models.queries import Queries, QueryLayout
 from detrkit.structures import Branch, Output
 
 
 class SelectedQueries(nn.Module):
-    """The best places of the image (Deformable DETR, section 4.2, "two-stage").
+    """Queries made of the K tokens with the highest class scores (Deformable DETR, section 4.2 and appendix A.4).
 
-    Places are ranked by a head of its own on the encoder's tokens or, where the model has one that shall seed, by the
-    dense head. What is made of the chosen boxes and features depends on `kind`:
+    A head predicts for token i, with features m_i and anchor a_i (see `proposal_anchors`),
 
-        two_stage         position and content encode the box (Deformable DETR, appendix A.4)
-        topk_features     the content is the feature of the location (Zhao et al. 2024, "RT-DETR")
-        mixed_selection   the content is learned (Zhang et al. 2023, "DINO", section 3.4, mixed query selection)
+        f_i = LayerNorm(Linear(m_i))    p_i = sigmoid(Linear(f_i))    b_i = sigmoid(MLP(f_i) + logit(a_i))
 
-    Groups share their boxes and differ in their contents, so they need `mixed_selection`.
+    `enc_output` and `enc_norm` are those of f, `enc_class` of p, `enc_bbox` of b. Without a head of its own, the dense
+    head of the model predicts p_i and b_i, and f_i = m_i. The K tokens of highest max_c p_ic become queries, whose
+    references are their b_i. Their content and position depend on `kind`:
+
+        two_stage         (position, content) = LayerNorm(Linear(PE(b_i)))  (Deformable DETR, appendix A.4)
+        topk_features     content f_i                                     (Zhao et al. 2024, "RT-DETR")
+        mixed_selection   content learned                                 (Zhang et al. 2023, "DINO", section 3.4)
+
+    K is Q, and `one2many` more in training. Groups share their boxes and differ in their learned contents alone, so
+    they need `mixed_selection`.
+
+    Args:
+        layout: of the queries in training.
+        dim: D.
+        num_logits: class logits per token: C, or C + 1 with a softmax.
+        kind: two_stage, topk_features or mixed_selection.
+        sigmoid: whether classes are independent sigmoids; False: a softmax whose last class is "no object".
+        own_head: whether a head of its own ranks the tokens; False: the dense head of the model.
+        query_nms_iou: see `best_locations`.
+        class_agnostic: whether the head ranks by the first class alone, which then stands for any object.
     """
 
     def __init__(
         self,
-        counts: Counts,
+        layout: QueryLayout,
         dim: int,
-        rows: int,
+        num_logits: int,
         kind: str,
         *,
         sigmoid: bool,
@@ -43,25 +60,13 @@ class SelectedQueries(nn.Module):
         query_nms_iou: float = 0.0,
         class_agnostic: bool = False,
     ) -> None:
-        """Prepare.
-
-        Args:
-            counts: of the queries.
-            dim: D.
-            rows: of the class logits: C, or C + 1 with a softmax.
-            kind: two_stage, topk_features or mixed_selection.
-            sigmoid: an independent sigmoid per class; False: a softmax whose last row is "no object".
-            own_head: rank by a head of its own; False: by the dense head.
-            query_nms_iou: see `best_locations`.
-            class_agnostic: rank by the first class alone, which then means "something".
-        """
         super().__init__()
-        self.counts, self.kind, self.query_nms_iou, self.class_agnostic = counts, kind, query_nms_iou, class_agnostic
+        self.layout, self.kind, self.query_nms_iou, self.class_agnostic = layout, kind, query_nms_iou, class_agnostic
         self.own_head, self.sigmoid = own_head, sigmoid
         if own_head:
             self.enc_output, self.enc_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
             nn.init.xavier_uniform_(self.enc_output.weight)
-            self.enc_class, self.enc_bbox = nn.Linear(dim, rows), MLP(dim, dim, 4, num_layers=3)
+            self.enc_class, self.enc_bbox = nn.Linear(dim, num_logits), MLP(dim, dim, 4, num_layers=3)
             if sigmoid:
                 nn.init.constant_(self.enc_class.bias, PRIOR)
             for parameter in self.enc_bbox.layers[-1].parameters():  # an untrained head proposes the anchors
@@ -69,95 +74,106 @@ class SelectedQueries(nn.Module):
         if kind == "two_stage":
             self.box_trans, self.box_norm = nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim)
         if kind == "mixed_selection":
-            self.contents = nn.Embedding(counts.total, dim)
+            self.contents = nn.Embedding(layout.total, dim)
 
     def forward(self, memory: Memory, dense: Output | None = None) -> Queries:
-        """Memory and, where it seeds, what the dense head said -> Queries."""
-        counts = self._fitting(memory.tokens.shape[1])
-        fitted = counts.runs(self.training)
-        # if need be empty ones: all processes must have the same, whatever the sizes of their images
-        runs = {name: fitted.get(name, 0) for name in self.counts.runs(self.training)}
+        """Select queries from `memory`; `dense` has the predictions of the dense head, where that ranks the tokens."""
+        layout = self._fit(memory.tokens.shape[1])
+        # Predictions per token: logits [B, S, C], boxes [B, S, 4]; features [B, S, D]
         if self.own_head:
-            anchors, usable = proposal_anchors(memory)
+            anchors, usable = proposal_anchors(memory)  # logits [B, S, 4], bool [B, S, 1]
             features = self.enc_norm(self.enc_output(memory.tokens * usable))
             boxes = (run_in_float32(self.enc_bbox, features).float() + anchors).sigmoid()
-            said = Output(run_in_float32(self.enc_class, features), boxes, sigmoid=self.sigmoid)
+            preds = Output(run_in_float32(self.enc_class, features), boxes, sigmoid=self.sigmoid)
         else:
             assert dense is not None
-            said = dense
-            features = memory.tokens
+            features, preds = memory.tokens, dense
+
+        # The K best tokens, best first: indices [B, K]; `single` [B, K] is False for duplicates
         with torch.no_grad():
-            scores = said.logits if said.sigmoid else said.logits.softmax(-1)[..., :-1]
-            ranks = scores[..., 0] if self.class_agnostic else scores.amax(-1)
-            if not self.class_agnostic:  # published two-stage models rank padding with the rest
-                ranks = ranks.masked_fill(memory.padding, -torch.inf)
-            places, single = best_locations(
-                ranks, said.boxes, counts.queries + runs.get("hybrid", 0), self.query_nms_iou
+            indices, single = best_locations(
+                self._ranks(preds, memory.padding), preds.boxes, layout.matching + layout.one2many, self.query_nms_iou
             )
-        logits, boxes = _take(said.logits, places), _take(said.boxes, places)
-        found = _take(features, places)
+        logits, boxes, features = (gather_tokens(x, indices) for x in (preds.logits, preds.boxes, features))
+
+        # An own head is supervised through the first Q tokens; the losses of the decoder do not reach it
         proposals = None
         if self.own_head:
-            chosen = Output(logits[:, : counts.queries], boxes[:, : counts.queries], sigmoid=self.sigmoid)
+            first = slice(layout.matching)
+            chosen = Output(logits[:, first], boxes[:, first], sigmoid=self.sigmoid)
             proposals = Branch("enc", chosen, class_agnostic=self.class_agnostic)
-            found = found.detach()  # taught by the losses of that head, not by those of the decoder
+            features = features.detach()
         logits, boxes = logits.detach(), boxes.detach().clamp(0, 1)
-        logits = logits.where(single[..., None], logits.new_tensor(PRIOR))
-        order = self._order(counts, places.device)
-        boxes, logits, found = boxes[:, order], logits[:, order], found[:, order]
-        position = None
+        logits = logits.where(single[..., None], logits.new_tensor(PRIOR))  # a duplicate starts without evidence
+
+        # From K tokens to N queries: every group takes the first Q
+        order = self._order(layout, indices.device)  # [N]
+        boxes, logits, features = boxes[:, order], logits[:, order], features[:, order]
+        query_pos = None
         if self.kind == "two_stage":
-            position, contents = self.encode(boxes)
+            query_pos, content = self.encode(boxes)
+        elif self.kind == "topk_features":
+            content = features
         else:
-            contents = found if self.kind == "topk_features" else self._contents(counts).expand(boxes.shape[0], -1, -1)
-        ids = counts.ids(self.training, boxes.shape[0], boxes.device)
-        return Queries(contents, ids, runs, position, boxes, logits, proposals)
+            content = self._learned_content(layout).expand(boxes.shape[0], -1, -1)  # [B, N, D]
+        group_ids = layout.group_ids(boxes.shape[0], boxes.device)
+        return Queries(content, group_ids, layout, query_pos, boxes, logits, proposals)
 
     def encode(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Position and content of queries at boxes [B, N, 4], each [B, N, D]; for two_stage."""
-        encoded = self.box_norm(self.box_trans(sine_of_boxes(boxes, self.box_trans.in_features // 4)))
-        position, content = encoded.chunk(2, dim=-1)
-        return position, content
+        """Position and content of two_stage queries at boxes [B, N, 4], [B, N, D] each."""
+        sines = sine_of_boxes(boxes, self.box_trans.in_features // 4)  # [B, N, 2 * D]
+        query_pos, content = self.box_norm(self.box_trans(sines)).chunk(2, dim=-1)
+        return query_pos, content
 
-    def _fitting(self, places: int) -> Counts:
-        """No more queries than there are places. Padded places count: where an image has fewer of its own than there
-        are queries, padded ones fill up, as the last."""
-        queries = min(self.counts.queries, places)
-        return replace(self.counts, queries=queries, hybrid=min(self.counts.hybrid, places - queries))
+    def _fit(self, tokens: int) -> QueryLayout:
+        """The layout of this mode with no more queries than there are tokens.
 
-    def _order(self, counts: Counts, device: torch.device) -> Tensor:
-        """Which chosen place each query takes: every group the same, the hybrid ones those that follow."""
-        ranks = torch.arange(counts.queries, device=device)
+        Padded tokens count: where an image has fewer tokens of its own than there are queries, padded ones come last.
+        """
+        layout = self.layout.in_mode(self.training)
+        matching = min(layout.matching, tokens)
+        return replace(layout, matching=matching, one2many=min(layout.one2many, tokens - matching))
+
+    def _ranks(self, preds: Output, padding: Tensor) -> Tensor:
+        """Scores to rank the tokens by, [B, S]."""
+        scores = preds.logits if preds.sigmoid else preds.logits.softmax(-1)[..., :-1]  # [B, S, C]
+        if self.class_agnostic:  # published two-stage models rank padding with the rest
+            return scores[..., 0]
+        return scores.amax(-1).masked_fill(padding, -torch.inf)
+
+    def _order(self, layout: QueryLayout, device: torch.device) -> Tensor:
+        """The rank of the token that each query takes, int64 [N]: 0..Q-1 in every group, then Q.. for one2many."""
+        ranks = torch.arange(layout.matching, device=device)
         if not self.training:
             return ranks
-        further = torch.arange(counts.queries, counts.queries + counts.hybrid, device=device)
-        return torch.cat([ranks.repeat(counts.groups), further])
+        one2many = torch.arange(layout.matching, layout.matching + layout.one2many, device=device)
+        return torch.cat([ranks.repeat(layout.groups), one2many])
 
-    def _contents(self, counts: Counts) -> Tensor:
-        """The learned contents of as many queries as there are, [N, D]."""
-        learned: Tensor = self.contents.weight
+    def _learned_content(self, layout: QueryLayout) -> Tensor:
+        """The learned contents of a layout that may have fewer queries than the full one, [N, D]."""
+        learned, full = self.contents.weight, self.layout
         if not self.training:
-            return learned[: counts.queries]
-        starts = [group * self.counts.queries for group in range(self.counts.groups)]
-        further = self.counts.groups * self.counts.queries
-        rows = [learned[start : start + counts.queries] for start in starts]
-        return torch.cat([*rows, learned[further : further + counts.hybrid]])
+            return learned[: layout.matching]
+        starts = [group * full.matching for group in range(full.groups)]
+        one2many = full.groups * full.matching
+        rows = [learned[start : start + layout.matching] for start in starts]
+        return torch.cat([*rows, learned[one2many : one2many + layout.one2many]])
 
 
 def proposal_anchors(memory: Memory, size: float = 0.05, margin: float = 0.01) -> tuple[Tensor, Tensor]:
-    """A box at every place, as logits [B, S, 4], and which places can be used [B, S, 1].
+    """Anchor boxes of the tokens as logits [B, S, 4], and a mask of the usable tokens, bool [B, S, 1].
 
-    Its side is 0.05 of the image on the finest level and doubles with each level; places in the padding or within
-    `margin` of the image's border are not used (Deformable DETR, appendix A.4).
+    The side of an anchor is `size` of the image on the finest level and doubles with each level. Tokens in the padding
+    and those within `margin` of the border of the image are not usable (Deformable DETR, appendix A.4); the logits of
+    their anchors are infinite.
     """
-    located = memory.locations
-    sides = [located.centers.new_full((n, 2), size * 2**level) for level, n in enumerate(located.level_sizes)]
-    side = torch.cat(sides).expand(located.centers.shape)
-    boxes = torch.cat([located.centers, side], -1)
-    usable = ((boxes > margin) & (boxes < 1 - margin)).all(-1, keepdim=True) & ~located.padding[..., None]
+    locations = memory.locations
+    sides = [locations.centers.new_full((n, 2), size * 2**level) for level, n in enumerate(locations.level_sizes)]
+    boxes = torch.cat([locations.centers, torch.cat(sides).expand(locations.centers.shape)], -1)  # [B, S, 4]
+    usable = ((boxes > margin) & (boxes < 1 - margin)).all(-1, keepdim=True) & ~locations.padding[..., None]
     return (boxes / (1 - boxes)).log().masked_fill(~usable, torch.inf), usable
 
 
-def _take(rows: Tensor, places: Tensor) -> Tensor:
-    """The rows [B, S, K] at places [B, N] -> [B, N, K]."""
-    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))
+def gather_tokens(x: Tensor, indices: Tensor) -> Tensor:
+    """Select the tokens [B, S, X] at indices [B, K] -> [B, K, X]."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))

@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         )
         return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
 
-    def place(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
+    def to_levels(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
         """Maps [B, ?, h, w] of any strides and the padding of the images [B, H, W] -> each with its padding and places.
 
         The maps are those of `forward`, projected, and perhaps further ones made from these.

@@ -294,7 +294,7 @@ def _without_training_parts(
 def _in_training_alone(key: str, of: DETR | Weights) -> bool:
     """Whether a tensor of a model or of a checkpoint is of no use in inference."""
     if isinstance(of, DETR):
-        seeds = of.seeded_by_dense
+        seeds = of.dense_selects_queries
     else:
         seeds = (
             of.model_args.get("two_stage_head") == "dense" and of.model_args.get("query_init", "learned") != "learned"

@@ -1,6 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2) over `scaled_dot_product_attention`.
 
-The fast path never forms the attention weights. Whoever wants to see them wraps a forward pass:
+The fast path never forms the attention weights. To see them, wrap a forward pass:
 
     with record_attention([layer.multihead_attn for layer in model.transformer.decoder.layers]) as weights:
         model(images, padding_mask)
@@ -22,7 +22,13 @@ from torch.nn import functional as F
 
 
 class MultiheadAttention(nn.Module):
-    """Attention with the parameter names of `torch.nn.MultiheadAttention`, batch first."""
+    """softmax(q k^T / sqrt(D / h)) v in each of h heads; parameters as in `torch.nn.MultiheadAttention`, batch first.
+
+    Args:
+        dim: D, a multiple of `heads`.
+        heads: h.
+        dropout: of the attention weights, in 0..1.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -33,46 +39,49 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Query [B, L, D], key and value [B, S, D], `keep` bool [B, 1, 1, S] (see `keys_to_keep`) -> [B, L, D]."""
-        q, k, v = (self._project(i, x) for i, x in enumerate((query, key, value)))
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Attend from `query` [B, L, D] to `key` and `value` [B, S, D] -> [B, L, D].
 
-    def weights(self, query: Tensor, key: Tensor, keep: Tensor | None = None) -> Tensor:
-        """How much each query looks at each key: [B, h, L, S], rows summing to 1. For images, not for training."""
+        `attn_mask`, as in `scaled_dot_product_attention`, is bool, True = attend, [B, 1, 1, S] (see
+        `padding_to_attn_mask`) or [B, 1, L, S].
+        """
+        q, k, v = (self._project(i, x) for i, x in enumerate((query, key, value)))  # [B, h, L or S, D / h]
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)  # [B, h, L, D / h]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, key: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Attention weights [B, h, L, S], rows summing to 1; to draw attention maps, not for training."""
         q, k = self._project(0, query), self._project(1, key)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        if keep is not None:
-            scores = scores.masked_fill(~keep, -math.inf)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, h, L, S]
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
         return scores.softmax(-1)
 
     def _project(self, part: int, x: Tensor) -> Tensor:
-        """One of the three input projections, split into heads: [B, L, D] -> [B, h, L, D/h]."""
+        """One of the three input projections, split into heads: [B, L, D] -> [B, h, L, D / h]."""
         weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
         return F.linear(x, weight, bias).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def keys_to_keep(padding: Tensor) -> Tensor:
-    """Padding [B, S] (True = padding) as a mask of keys to attend to, [B, 1, 1, S].
+def padding_to_attn_mask(key_padding_mask: Tensor) -> Tensor:
+    """Turn a padding mask [B, S] (True = padding) into an attention mask [B, 1, 1, S] (True = attend).
 
     An image that is padding throughout keeps all its keys: a softmax over nothing would be NaN.
     """
-    return (~padding | padding.all(-1, keepdim=True))[:, None, None, :]
+    return (~key_padding_mask | key_padding_mask.all(-1, keepdim=True))[:, None, None, :]
 
 
 @contextlib.contextmanager
 def record_attention(attentions: Sequence[MultiheadAttention]) -> Iterator[list[Tensor]]:
-    """The weights [B, h, L, S] of the given modules, in order of their calls, while a model runs in this block."""
+    """Record the weights [B, h, L, S] of the given modules, in order of their calls, while the block runs a model."""
     recorded: list[Tensor] = []
 
     def record(module: MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         query, key = args[:2]
-        keep = args[3] if len(args) > 3 else kwargs.get("keep")
+        attn_mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
         with torch.no_grad():
-            recorded.append(module.weights(query, key, keep))
+            recorded.append(module.weights(query, key, attn_mask))
 
     hooks = [module.register_forward_pre_hook(record, with_kwargs=True) for module in attentions]
     try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.models.layers.attention import keys_to_keep
+from detrkit.models.layers.attention import padding_to_attn_mask
 from detrkit.models.layers.feature_levels import Memory
 from detrkit.models.layers.mlp import MLP
 from detrkit.models.layers.position_encoding import sine_of_boxes
@@ -73,7 +73,7 @@ class ConditionalAttention(nn.Module):
         value = self._split(self.value_proj(memory.tokens))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=keys_to_keep(memory.padding), dropout_p=dropout
+            query, key, value, attn_mask=padding_to_attn_mask(memory.padding), dropout_p=dropout
         )
         out: Tensor = self.output_proj(mixed.transpose(1, 2).flatten(2))
         return out
@@ -85,7 +85,7 @@ class ConditionalAttention(nn.Module):
         """
         query, key = self._queries_and_keys(content, reference, memory)
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        return scores.masked_fill(~keys_to_keep(memory.padding), -math.inf).softmax(-1)
+        return scores.masked_fill(~padding_to_attn_mask(memory.padding), -math.inf).softmax(-1)
 
     def positions(self, content: Tensor, reference: Tensor) -> Tensor:
         """Where queries look, comparable with the position of the places: [B, Q, D]; arguments as in `forward`.
