@@ -74,9 +74,29 @@ class Page:
         headings = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
         return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
+    @cached_property
+    def levels(self) -> list[int]:
+        """The level of each heading."""
+        return [len(marks) for marks in re.findall(r"^(#+) ", self.prose, re.MULTILINE)]
 
-_ROOT_PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+    @cached_property
+    def table_numbers(self) -> list[list[str]]:
+        """The cells of each table row that hold a number alone."""
+        rows = re.findall(r"^\|(.+)\|$", self.prose, re.MULTILINE)
+        return [[cell.strip() for cell in row.split("|") if re.fullmatch(r" *[\d.]+ *", cell)] for row in rows]
+
+
+_IN_ROOT = ("README", "README.zh-CN", "ARCHITECTURE", "CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING")
+_ROOT_PAGES = [ROOT / f"{name}.md" for name in _IN_ROOT]
 PAGES = [Page(path) for path in (*_ROOT_PAGES, *sorted((ROOT / "docs").rglob("*.md")))]
+
+_TRANSLATION = re.compile(r"\.zh(-CN)?\.md$")
+TRANSLATIONS = {
+    Page(page.path): Page(page.path.with_name(_TRANSLATION.sub(".md", page.path.name)))
+    for page in PAGES
+    if _TRANSLATION.search(page.name)
+}
+"""Translated page -> the page in English."""
 
 
 def commands_of(line: str) -> list[list[str]]:

@@ -25,7 +25,7 @@ from detrkit.models import DETR
 from detrkit.structures import Categories
 from detrkit.training.setup import build_training_model
 
-from .pages import PAGES, ROOT, Page, commands_of, detrkit_arguments
+from .pages import PAGES, ROOT, TRANSLATIONS, Page, commands_of, detrkit_arguments
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -139,30 +139,49 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {page.path for page in PAGES} <= reached
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name.endswith(".zh.md")], ids=lambda page: page.name)
-def test_a_translated_page_has_the_code_of_its_original(page: Page) -> None:
-    original = Page(page.path.with_name(page.path.name.replace(".zh.md", ".md")))
-    assert [(b.info, b.code) for b in page.blocks] == [(b.info, b.code) for b in original.blocks]
-    assert len(page.anchors) == len(original.anchors)
-    assert page.path.name in original.links
-    assert original.path.name in page.links
+@pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
+def test_a_translated_page_has_the_code_links_and_headings_of_the_english_one(page: Page) -> None:
+    english = TRANSLATIONS[page]
+    assert [(b.info, b.code) for b in page.blocks] == [(b.info, b.code) for b in english.blocks]
+    assert page.levels == english.levels
+    assert page.path.name in english.links
+    assert english.path.name in page.links
 
 
-def test_the_readme_quotes_the_forward_pass_as_it_is() -> None:
-    quoted = [b.code for b in Page(ROOT / "README.md").blocks if b.code.startswith("def forward")]
+def test_the_two_readmes_hold_the_same_figures_and_lead_to_the_same_pages() -> None:
+    chinese, english = (Page(ROOT / name) for name in ("README.zh-CN.md", "README.md"))
+    assert chinese.table_numbers == english.table_numbers
+    links = {page: {link.replace(".zh.md", ".md") for link in page.links if "README" not in link} for page in PAGES}
+    assert links[chinese] == links[english]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(Page(ROOT / "README.md").text.splitlines()) <= 130
+
+
+def test_the_concepts_quote_the_forward_pass_as_it_is() -> None:
+    quoted = [b.code for b in Page(ROOT / "docs/concepts.md").blocks if b.code.startswith("def forward")]
     methods = [textwrap.dedent(inspect.getsource(method)) for method in (DETR.forward, DETR.forward_detection)]
     assert quoted == ["\n\n".join(methods)]
 
 
-def test_the_readme_lists_every_verb() -> None:
-    rows = re.findall(r"^\| `detrkit (\w+)` \|", Page(ROOT / "README.md").text, re.MULTILINE)
+def test_the_page_of_the_command_line_lists_every_command() -> None:
+    rows = re.findall(r"^\| `detrkit (\w+)` \|", Page(ROOT / "docs/commands.md").text, re.MULTILINE)
     assert rows == [*cli.VERBS, "detr"]
+
+
+def test_the_readme_s_table_is_an_extract_of_the_measured_one() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", MODELS_PAGE.text, re.MULTILINE))
+    assert [*rows] == [*MODELS]
+    for name, rest in re.findall(r"^\| `(\w+)` \|[^|]*\|(.*)$", Page(ROOT / "README.md").text, re.MULTILINE):
+        assert rest.startswith(rows[name]), name
 
 
 def test_the_findings_in_the_docs_are_those_of_the_check() -> None:
     assert actions_table() in Page(ROOT / "docs/your-own-data.md").text, "put the text of actions_table() there"
 
 
+MODELS_PAGE = Page(ROOT / "docs/benchmarks/models.md")
 SWITCHES = Page(ROOT / "docs/switches.md")
 ELSEWHERE = {
     "backbone_norm", "max_minutes", "accumulate_grad_batches", "precision", "patience", "monitor", "compile",

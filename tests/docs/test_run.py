@@ -23,6 +23,7 @@ REPLACED = {
 }
 TRIED = (
     "README.md",
+    "docs/concepts.md",
     "docs/quickstart.md",
     "docs/your-own-data.md",
     "docs/fine-tuning.md",
