@@ -182,16 +182,16 @@ class Ways:
 def seconds(ways: dict[str, Load], ways_of: Ways, rounds: int) -> dict[str, float]:
     """Processor seconds per image of each way, the least of all rounds; every round sees other random choices."""
     firsts = range(0, len(ways_of.split), ways_of.batch)
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(rounds + 1):
         for name, load in ways.items():
             begun = time.process_time()
             for first in firsts:
                 load(epoch % 2, first)
             if epoch:  # the first one warms up, and fills caches
-                found[name].append((time.process_time() - begun) / len(ways_of.split))
+                times[name].append((time.process_time() - begun) / len(ways_of.split))
     # epochs come in two kinds, of different random choices; the mean of the best of both
-    return {name: (min(times[0::2]) + min(times[1::2])) / 2 for name, times in found.items()}
+    return {name: (min(both[0::2]) + min(both[1::2])) / 2 for name, both in times.items()}
 
 
 @contextmanager
@@ -259,11 +259,11 @@ def main() -> None:
         split = Split(split.name, split.images[: args.images], split.categories, split.source)
         ways = Ways(split, args.size, args.batch_size)
         print(f"{len(split)} images, the first of {split.images[0].width} x {split.images[0].height}, to {args.size}")
-        found = seconds(ways.ways, ways, args.rounds)
-        plain = next(iter(found.values()))
+        per_image = seconds(ways.ways, ways, args.rounds)
+        plain = next(iter(per_image.values()))
         print("\n| one change after another | ms per image | images/s a core | times the original's |")
         print("|---|---:|---:|---:|")
-        for name, each in found.items():
+        for name, each in per_image.items():
             print(f"| {name} | {1000 * each:.2f} | {1 / each:.0f} | {plain / each:.1f} |")
         print("\n| stage of ours | ms per image |\n|---|---:|")
         for name, each in stages_of(ways, args.rounds).items():

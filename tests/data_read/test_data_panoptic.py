@@ -270,7 +270,7 @@ def test_what_a_person_must_mend(panoptic: PanopticFolder) -> None:
     assert open_dataset(
         panoptic.root, train_json="panoptic_train.json", train_images="train", panoptic_dir="elsewhere"
     ).splits["train"]
-    with pytest.raises(ConfigError, match="want --data_format coco_panoptic"):
+    with pytest.raises(ConfigError, match="need --data_format coco_panoptic"):
         open_dataset(panoptic.root, data_format="coco", panoptic_json="panoptic_train.json")
 
 

@@ -34,7 +34,7 @@ def suggest_settings(split: Split, *, on_cpu: bool = False, square_resize: bool 
         on_cpu: choose smaller images, at most 640 pixels a side instead of 800.
         square_resize: images will be resized to squares.
     """
-    fullest = max(sum(not found.crowd for found in image.objects) for image in split.images)
+    fullest = max(sum(not obj.crowd for obj in image.objects) for image in split.images)
     queries, why_queries = _queries(fullest)
     size, why_size = _image_size(split, on_cpu=on_cpu, square_resize=square_resize)
     batch, why_batch = _batch_size(len(split))
@@ -79,11 +79,11 @@ def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int
         if not o.crowd
     ]
     small = float(np.percentile(relative, 10)) if relative else 1.0
-    wanted = 16 / small
+    target = 16 / small
     if not on_cpu:
-        wanted = max(wanted, min(2 * wanted, own))
+        target = max(target, min(2 * target, own))
     most = min(1.5 * own, 640 if on_cpu else 800)
-    size = max(64, round(min(max(wanted, min(own, 320)), most) / 32) * 32)
+    size = max(64, round(min(max(target, min(own, 320)), most) / 32) * 32)
     why = f"the images' own size is {own:.0f} in the median"
     if relative:
         why += f", and nine of ten objects are at least {small * size:.0f} pixels large then"

@@ -90,7 +90,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.dropped = 0
         index_of = categories.index_map_from(split.categories)
         rows = [self._pack(image, index_of) for image in split.images]
-        objects = sum(not found.crowd for image in split.images for found in image.objects)
+        objects = sum(not obj.crowd for image in split.images for obj in image.objects)
         if objects and self.dropped == objects:
             raise DataError(
                 f"expected objects of the model's classes ({_some(categories.names)}) in {split.source}, found only "
@@ -160,19 +160,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
         """What one item needs of its record, as JSON."""
-        known = [found for found in image.objects if not found.crowd and found.category_id in index_of]
-        self.dropped += sum(not found.crowd and found.category_id not in index_of for found in image.objects)
+        objects = [obj for obj in image.objects if not obj.crowd and obj.category_id in index_of]
+        self.dropped += sum(not obj.crowd and obj.category_id not in index_of for obj in image.objects)
         row: dict[str, Any] = {
             "id": image.id,
             "path": str(image.path),
             "size": (image.height, image.width),
-            "labels": [index_of[found.category_id] for found in known],
-            "boxes": [found.box for found in known],
-            "area": [found.area for found in known],
+            "labels": [index_of[obj.category_id] for obj in objects],
+            "boxes": [obj.box for obj in objects],
+            "area": [obj.area for obj in objects],
         }
         if self._outlined:
             files: dict[str, int] = {}
-            row["segmentations"] = [_plain(found.segmentation, files) for found in known]
+            row["segmentations"] = [_plain(obj.segmentation, files) for obj in objects]
             row["files"] = list(files)
         return json.dumps(row, separators=(",", ":")).encode()
 

@@ -226,15 +226,15 @@ class EpochLoader(DataLoader[Any]):
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         self._waited = self._worked = 0.0
         while True:
-            asked = time.perf_counter()
+            before = time.perf_counter()
             batch = next(batches, None)
-            given = time.perf_counter()
-            self._waited += given - asked
+            after = time.perf_counter()
+            self._waited += after - before
             if batch is None:
                 return
             self._taken += 1
             yield batch
-            self._worked += time.perf_counter() - given
+            self._worked += time.perf_counter() - after
 
 
 def train_loader(

@@ -64,7 +64,7 @@ class ImageRecord:
     @property
     def has_trainable(self) -> bool:
         """Whether it has an object that is trained on and counted: crowds are neither."""
-        return any(not found.crowd for found in self.objects)
+        return any(not obj.crowd for obj in self.objects)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Split:
     @property
     def has_masks(self) -> bool:
         """Whether an object that counts has a mask, so that masks can be measured."""
-        return any(found.segmentation and not found.crowd for image in self.images for found in image.objects)
+        return any(obj.segmentation and not obj.crowd for image in self.images for obj in image.objects)
 
     def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
         """The truth as a COCO instances dictionary: original ids, `bbox` as x, y, w, h in pixels.
@@ -107,17 +107,17 @@ class Split:
         stuff = {i for i, thing in zip(self.categories.ids, self.categories.isthing, strict=False) if not thing}
         annotations: list[dict[str, Any]] = []
         for image in self.images:
-            things = [found for found in image.objects if found.category_id not in stuff]
+            things = [obj for obj in image.objects if obj.category_id not in stuff]
             shapes = _as_coco(image, things) if masks else [None] * len(things)
-            for found, shape in zip(things, shapes, strict=True):
-                x1, y1, x2, y2 = found.box
+            for obj, shape in zip(things, shapes, strict=True):
+                x1, y1, x2, y2 = obj.box
                 row = {
-                    "id": found.id,
+                    "id": obj.id,
                     "image_id": image.id,
-                    "category_id": found.category_id,
+                    "category_id": obj.category_id,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1) if found.area is None else found.area,
-                    "iscrowd": int(found.crowd),
+                    "area": (x2 - x1) * (y2 - y1) if obj.area is None else obj.area,
+                    "iscrowd": int(obj.crowd),
                 }
                 if shape is not None:
                     row["segmentation"] = shape
@@ -137,10 +137,10 @@ def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
     """The segmentations of objects of an image as polygons or RLE."""
     files = MaskFiles(image.height, image.width)
     shapes: list[Any] = []
-    for found in objects:
-        if isinstance(found.segmentation, FileMask):
-            shapes.append(encode_rle(torch.from_numpy(files.mask(found.segmentation))))
+    for obj in objects:
+        if isinstance(obj.segmentation, FileMask):
+            shapes.append(encode_rle(torch.from_numpy(files.mask(obj.segmentation))))
         else:
-            x1, y1, x2, y2 = found.box
-            shapes.append(found.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]])
+            x1, y1, x2, y2 = obj.box
+            shapes.append(obj.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]])
     return shapes

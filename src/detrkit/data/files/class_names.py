@@ -1,7 +1,6 @@
-"""Names of classes in files of their own, as all formats have them: lists of text, and yaml files that name no images.
+"""Class names from files of their own (classes.txt, obj.names, a yaml file without images), for all formats.
 
-One list says what such files are called, whatever the format. In a list of text the number of a line is that of its
-class, so that an empty line between two names keeps its number.
+In a text file the line number is the class number, so an empty line between two names counts.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ _CALLED = (
     *("labelnames", "names", "categories", "category", "objectnames", "类别", "类名", "标签", "labelmap"),
     "predefinedclasses",
 )
-"""What lists are called, in lower case and without blanks, hyphens and the like; the best known name first."""
+"""Names of such files, in lower case and without blanks or punctuation; the most common name first."""
 _ENDINGS = (".txt", ".names", ".labels")
 _GUESSES = ("labelmap", "predefinedclasses")
-"""Lists of the labelling program, whose numbers may be others than those of the files: their order counts at most."""
+"""Lists of labelling programs, whose numbers may differ from those in the label files: only their order is used."""
 
 
 def name_files(index: FileIndex) -> list[Path]:
-    """Files with names of classes: the best known name first, then the one nearest to the root; yaml files last."""
-    found = [path for path in index.with_suffix(*_ENDINGS) if is_list(index, path)]
-    found.sort(key=lambda path: (_rank(path), len(path.parts), path))
-    return found + [path for path in index.with_suffix(".yaml", ".yml") if _names_alone(path)]
+    """Find the files with class names: the most common file name first, then the least deep; yaml files last."""
+    files = [path for path in index.with_suffix(*_ENDINGS) if is_list(index, path)]
+    files.sort(key=lambda path: (_rank(path), len(path.parts), path))
+    return files + [path for path in index.with_suffix(".yaml", ".yml") if _names_alone(path)]
 
 
 def is_list(index: FileIndex, path: Path) -> bool:
-    """Whether a text file is called as lists of class names are, and not as an image."""
+    """Whether a text file has the name of a list of class names, and not that of an image."""
     if path.stem in index.image_stems:  # of a hundred thousand label files
         return False
     ending = path.suffix.lower()
@@ -47,7 +46,7 @@ def is_list(index: FileIndex, path: Path) -> bool:
 
 
 def read_names(path: Path, findings: Findings | None = None) -> dict[int, str]:
-    """Number -> name of the classes of a file; none where it lists images instead.
+    """Read class number -> name from a file; empty if the file lists images instead.
 
     Raises:
         DataError: the file holds no text.
@@ -62,7 +61,7 @@ def read_names(path: Path, findings: Findings | None = None) -> dict[int, str]:
 
 
 def yaml_names(path: Path) -> dict[int, str] | None:
-    """Number -> name of the classes of a yaml file, as they are written; None where it names none.
+    """Read class number -> name from a yaml file, as written; None if the file has no names.
 
     Raises:
         DataError: the names are neither a list nor numbered.
@@ -84,7 +83,7 @@ def yaml_names(path: Path) -> dict[int, str] | None:
 
 
 def names_beside(source: Source) -> dict[int, str] | None:
-    """Number -> name, by the lists of names in the data set, or by Label Studio's notes.json.
+    """Read class number -> name from the name files of a data set, or from Label Studio's notes.json.
 
     Raises:
         DataError: two lists contradict each other.
@@ -104,10 +103,10 @@ def names_beside(source: Source) -> dict[int, str] | None:
 
 
 def unique(names: dict[int, str], path: Path) -> dict[int, str]:
-    """The names, each of which occurs once.
+    """Return the names if each occurs once.
 
     Raises:
-        DataError: one occurs again.
+        DataError: a name occurs twice.
     """
     texts = list(names.values())
     twice = next((name for name in texts if texts.count(name) > 1), None)
@@ -117,21 +116,21 @@ def unique(names: dict[int, str], path: Path) -> dict[int, str]:
 
 
 def merge_names(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | None:
-    """The longest of several lists of names, which the others begin with.
+    """Return the longest of several lists of names, if the others are its beginnings.
 
     Raises:
         DataError: they contradict each other.
     """
     if not named:
         return None
-    first, known = max(named, key=lambda found: len(found[1]))
+    path_of_longest, longest = max(named, key=lambda pair: len(pair[1]))
     for path, names in named:
-        if names != dict(list(known.items())[: len(names)]):
+        if names != dict(list(longest.items())[: len(names)]):
             raise DataError(
-                f"expected the same class names in {first} and {path}, found {_some(known)} and {_some(names)}; number "
-                "the classes alike in both, or name the folder of one with --data"
+                f"expected the same class names in {path_of_longest} and {path}, found {_some(longest)} and "
+                f"{_some(names)}; number the classes alike in both, or name the folder of one with --data"
             )
-    return known
+    return longest
 
 
 def _letters(path: Path) -> str:
@@ -144,7 +143,7 @@ def _rank(path: Path) -> int:
 
 
 def _names_alone(path: Path) -> bool:
-    """Whether a yaml file has names of classes, and no images that would make it a data set's."""
+    """Whether a yaml file has class names but no `train` or `val` entry, as a data set file would."""
     try:
         keys = top_keys(read_text(path))
         return "names" in keys and not keys & {"train", "val"} and bool(yaml_names(path))
@@ -153,12 +152,12 @@ def _names_alone(path: Path) -> bool:
 
 
 def top_keys(text: str) -> set[str]:
-    """What stands before a colon in the lines of a yaml file."""
+    """Text before the first colon of each line of a yaml file: its keys, at any depth."""
     return {line.split(":")[0].strip("'\" ") for line in text.splitlines() if ":" in line}
 
 
 def _notes(path: Path) -> dict[int, str] | None:
-    """The categories of a notes.json; None where it has none."""
+    """Class names from a notes.json; None if it has none."""
     try:
         rows = read_json(path).get("categories")
         return {int(row["id"]): str(row["name"]) for row in rows}

@@ -1,4 +1,4 @@
-"""Text files in whatever encoding the tool that wrote them used: UTF-8, UTF-16, and those of older Windows programs."""
+"""Read text files in the encoding that their bytes suggest: UTF-8, UTF-16, GB18030 or cp1252."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks; those of UTF-32 before those of UTF-16, which begin them."""
+"""Byte order marks; UTF-32 before UTF-16, whose mark is a prefix of it."""
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _SAMPLE = 4096
 
 
 def read_text(path: Path, findings: Findings | None = None) -> str:
-    """The text of a file.
+    """Read a text file.
 
     Args:
         path: the file.
-        findings: is told where the file is not UTF-8, since its encoding is an assumption then.
+        findings: takes a finding if the file is not UTF-8, since its encoding is a guess then.
 
     Raises:
         DataError: the file holds no text, or cannot be read.
@@ -40,7 +40,7 @@ def read_text(path: Path, findings: Findings | None = None) -> str:
 
 
 def read_json(path: Path, findings: Findings | None = None) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
@@ -65,7 +65,7 @@ def read_json(path: Path, findings: Findings | None = None) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+    """Read the bytes of a file.
 
     Raises:
         DataError: it cannot be read.
@@ -77,7 +77,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def unreadable(path: Path) -> str:
-    """Why a file cannot be read, as the system says it; nothing where it can."""
+    """The system's reason why a file cannot be read; empty if it can."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -86,13 +86,11 @@ def unreadable(path: Path) -> str:
 
 
 def read_lines(path: Path, findings: Findings | None = None) -> list[str]:
-    """The lines of a list or of class names, without white space around them and without empty ones.
-
-    A file that cannot be read has none: such lists are left out like those that are not there.
+    """Read the lines of a text file, stripped and without empty ones; none if the file cannot be read.
 
     Args:
         path: the file.
-        findings: is told of such a file, and of text that is not UTF-8.
+        findings: takes a finding if the file cannot be read or is not UTF-8.
 
     Raises:
         DataError: the file holds no text.
@@ -105,7 +103,7 @@ def read_lines(path: Path, findings: Findings | None = None) -> list[str]:
 
 
 def decode_text(data: bytes, source: object) -> tuple[str, str]:
-    """The text in `data`, and its encoding: `utf-8` where that needs no assumption.
+    """Decode text, and return it with the name of its encoding (`utf-8` if that is certain).
 
     A byte order mark decides; then UTF-8; then UTF-16, which has zeros in every second byte; then GB18030 (Chinese
     Windows), whose letters take two bytes, or cp1252 (western Windows), whose accented letters mostly stand alone.
@@ -115,7 +113,7 @@ def decode_text(data: bytes, source: object) -> tuple[str, str]:
         source: the file, for the message.
 
     Raises:
-        DataError: it is no text in any of these.
+        DataError: the bytes are no text in any of these encodings.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -126,7 +124,7 @@ def decode_text(data: bytes, source: object) -> tuple[str, str]:
     if b"\0" in data[:_SAMPLE]:
         candidates = ["utf-16-le" if data[1:_SAMPLE:2].count(0) > data[0:_SAMPLE:2].count(0) else "utf-16-be"]
         if max(data[0:_SAMPLE:2].count(0), data[1:_SAMPLE:2].count(0)) < len(data[:_SAMPLE]) // 4:
-            candidates = []  # zeros here and there are no text
+            candidates = []  # zeros at random positions: binary data
     else:
         try:
             return data.decode("utf-8"), "utf-8"

@@ -1,7 +1,7 @@
-"""Every file of a data set, listed once: what the readers of all formats look through, and what was used in the end.
+"""Index of all files below a folder: the folder is walked once, and all format loaders search the index.
 
-Hidden files and folders are passed over, with what operating systems and notebooks leave behind (`._x.jpg`,
-`__MACOSX`, `.ipynb_checkpoints`). Linked folders are followed, a folder at most twice, so that loops end.
+Hidden files and folders are skipped, as are those that operating systems and notebooks leave behind (`._x.jpg`,
+`__MACOSX`, `.ipynb_checkpoints`). Symbolic links to folders are followed, each folder at most twice, so that loops end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 """First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
 _TIMES = 2
-"""How often one folder may be met through links: data sets link `images` to a folder that lies in them as well."""
+"""How often one folder may be visited through links: `images` may be a link to a folder of the same data set."""
 
 
 class FileIndex:
@@ -28,8 +28,8 @@ class FileIndex:
     Attributes:
         root: the folder.
         folders: folder -> sorted names of the files directly in it; all as text, folders from the root on.
-        memo: what a format found out about the files, so that recognising and reading it do so once.
-        unread: what cannot be read -> why: folders, and files that are links to nothing, pipes and the like.
+        memo: results of a format's detection, which its loader uses again.
+        unread: path -> reason, of unreadable folders, broken links, pipes and the like.
     """
 
     def __init__(self, root: Path) -> None:
@@ -69,7 +69,7 @@ class FileIndex:
             return []
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
-        """`file`, `folder`, or nothing for what must not be opened, since a pipe waits for somebody to write."""
+        """`file`, `folder`, or empty for what must not be opened, such as a pipe, which would block."""
         try:
             if entry.is_dir():
                 return "folder"
@@ -83,7 +83,7 @@ class FileIndex:
         return "" if target else "file"
 
     def _may_follow(self, link: str, met: Counter[str]) -> bool:
-        """Whether a linked folder is to be walked through: not one that the link lies in, and none too often."""
+        """Whether to follow a link to a folder: not to one that contains the link, and to none too often."""
         self._linked = True
         target = os.path.realpath(link)
         met[target] += 1
@@ -105,37 +105,37 @@ class FileIndex:
 
     @cached_property
     def images(self) -> list[Path]:
-        """Files with the ending of an image that can be read, or with none and its first bytes, in order of `files`."""
+        """Image files, by their ending, or by their first bytes if they have no ending; in the order of `files`."""
         return [Path(file) for file in self.files if file.lower().endswith(IMAGE_SUFFIXES) or _begins_as_image(file)]
 
     @cached_property
     def image_set(self) -> set[Path]:
-        """The same as a set."""
+        """`images` as a set."""
         return set(self.images)
 
     @cached_property
     def image_names(self) -> set[str]:
-        """Their names without folders."""
+        """Names of `images`, without folders."""
         return {path.name for path in self.images}
 
     @cached_property
     def image_stems(self) -> set[str]:
-        """Their names without folders and endings."""
+        """Names of `images`, without folders and endings."""
         return {path.stem for path in self.images}
 
     @cached_property
     def other_images(self) -> list[Path]:
-        """Files with the ending of an image that cannot be read."""
+        """Files with the ending of an image format that cannot be decoded here."""
         return [Path(file) for file in self.files if file.lower().endswith(OTHER_IMAGE_SUFFIXES)]
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Files of these endings, whatever their letter case."""
+        """Files with one of these endings, in upper or lower case."""
         if suffixes not in self._by_suffix:
             self._by_suffix[suffixes] = [Path(file) for file in self.files if file.lower().endswith(suffixes)]
         return list(self._by_suffix[suffixes])
 
     def holds(self, path: str) -> bool:
-        """Whether there is such a file; outside of the root the disk is asked."""
+        """Whether a file exists; outside of the root the file system is queried."""
         if path in self._known:
             return True
         try:
@@ -144,25 +144,25 @@ class FileIndex:
             return False
 
     def relative(self, path: Path) -> tuple[str, ...]:
-        """The parts of a path below the root, none for the root itself; those of the whole path outside of it."""
+        """Parts of a path relative to the root (none for the root itself); all parts of a path outside of the root."""
         text = str(path)  # not its parts, which take ten times as long
         if self.holds_below(path):
             return tuple(text[len(self._prefix) :].split(os.sep))  # noqa: PTH206
         return () if path == self.root else path.parts
 
     def holds_below(self, path: Path) -> bool:
-        """Whether a path lies below the root; by its text, a hundred thousand times."""
+        """Whether a path lies below the root, compared as text, since this is called for every file."""
         text = str(path)
         return text.startswith(self._prefix) if self._prefix else not text.startswith((os.sep, ".."))
 
     def once(self, paths: Iterable[Path]) -> list[Path]:
-        """The paths without those that links make lead to a file named before."""
+        """The paths without those that are links to a file listed before."""
         if not self._linked:
             return list(paths)
         return list({os.path.realpath(path): path for path in reversed(list(paths))}.values())[::-1]
 
     def same_files(self, paths: Iterable[str]) -> set[str]:
-        """The paths, and with links all other paths of the same files."""
+        """The paths, and all other paths that links give to the same files."""
         known = set(paths)
         if self._linked:
             real = {os.path.realpath(path) for path in known}
@@ -171,7 +171,7 @@ class FileIndex:
 
 
 def _begins_as_image(file: str) -> bool:
-    """Whether a file has no ending and begins like an image that can be read."""
+    """Whether a file without an ending begins with the signature of an image format."""
     if "." in file[file.rfind(os.sep) :]:
         return False
     try:

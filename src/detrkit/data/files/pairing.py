@@ -1,10 +1,11 @@
-"""Which annotation file belongs to which image, in formats with one file per image.
+"""Pair images with their annotation files, in formats with one annotation file per image.
 
-The folders of both are compared without the words that only tell images from annotations: `images/train/a.jpg`,
-`train/images/a.JPG` and `train/a.jpg` all belong to `labels/train/a.txt`. Upper and lower case are alike, unless names
-differ in nothing else. What is left is paired by its name and the end of its folders, where only one file and one
-image can be meant: never across splits, and never where one of both lies in a folder whose other files have partners.
-What may belong together, but is not certain to, is told apart from what has no partner.
+Paths are compared without folder names such as `images` and `labels`: `images/train/a.jpg`, `train/images/a.JPG` and
+`train/a.jpg` all belong to `labels/train/a.txt`. Case is ignored, unless names differ in nothing else.
+
+The rest is paired by file name and the end of the folders, if only one file and one image come into question: never
+across splits, and never if one of the two lies in a folder whose other files are paired. Pairs that are likely but not
+certain are reported as ambiguous.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ _OF_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "pngimages", "pict
 _OF_FILES = {"labels", "label", "lables", "lable", "annotations", "annotation", "xml", "xmls", "txt", "标签", "标注"}
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Prefix that Label Studio adds to the name of an uploaded file."""
 
 
 @dataclass
 class Pairs:
-    """What belongs together."""
+    """The pairs of images and annotation files, and what could not be paired."""
 
     file_of: dict[Path, Path] = field(default_factory=dict)
     """Image -> its annotation file."""
     shared: dict[Path, list[Path]] = field(default_factory=dict)
-    """Annotation file -> its images, where it fits several."""
+    """Annotation file -> its images, if it has several."""
     doubled: dict[Path, Path] = field(default_factory=dict)
-    """Annotation file that is not used -> the one that was preferred for the same image."""
+    """Unused annotation file -> the one that is used for the same image."""
     alone: list[Path] = field(default_factory=list)
     """Annotation files without an image."""
     ambiguous: dict[Path, list[Path]] = field(default_factory=dict)
-    """Annotation file without an image of its own -> images without a file, of which nothing tells the one meant."""
+    """Annotation file -> unpaired images that may belong to it, none for certain."""
 
 
 def pair(index: FileIndex, files: Iterable[Path], images: Iterable[Path]) -> Pairs:
@@ -74,7 +75,7 @@ def pair(index: FileIndex, files: Iterable[Path], images: Iterable[Path]) -> Pai
 
 
 def _share_out(pairs: Pairs, index: FileIndex, files: list[Path], images: list[Path]) -> None:
-    """Pair files and images that are alike but for upper and lower case and endings; the first file is preferred."""
+    """Pair files and images whose paths differ in case and endings only; the first file is preferred."""
     if len(images) > 1:  # A.jpg and a.jpg are two images with a file each; a.jpg and a.png may share one
         for file in files:
             key = layout_key(index.relative(file), fold=False)
@@ -100,53 +101,53 @@ def _by_name(
     images: list[tuple[tuple[str, ...], Path]],
     homes: set[tuple[str, ...]],
 ) -> None:
-    """Pair what has no partner by the name and the end of the folders, where one of each can be meant.
+    """Pair the remaining files and images by name and the end of their folders, if the pair is unique.
 
     Args:
-        pairs: is filled.
+        pairs: takes the pairs.
         index: the data set.
-        files: without a partner.
-        images: with their keys, likewise.
-        homes: folders, as in the keys, whose files have partners.
+        files: unpaired annotation files.
+        images: unpaired images, each after its `layout_key`.
+        homes: folders, as in the keys, whose files are paired already.
     """
     if not files:
         return
     free: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
     for key, image in images:
         free.setdefault(key[-1], []).append((key[:-1], image))
-    wanted: dict[Path, list[Path]] = {}
+    candidates: dict[Path, list[Path]] = {}
     unsure: set[Path] = set()
     for file in files:
         *folders, stem = layout_key(index.relative(file))
         here = tuple(folders)
         split_name = split_of_parts(here)
-        near: dict[int, list[Path]] = {}
+        by_overlap: dict[int, list[Path]] = {}
         for others, image in free.get(stem) or free.get(_bare(stem), []):
-            settled = 0 if others == here else (here in homes) + (others in homes)
-            if settled == 2 or (split_name and split_of_parts(others) not in ("", split_name)):
+            paired_folders = 0 if others == here else (here in homes) + (others in homes)
+            if paired_folders == 2 or (split_name and split_of_parts(others) not in ("", split_name)):
                 continue
-            near.setdefault(_shared_end(here, others), []).append(image)
-            if settled:
+            by_overlap.setdefault(_shared_end(here, others), []).append(image)
+            if paired_folders:
                 unsure.add(file)
-        if near:
-            wanted[file] = near[max(near)]
-    claims = Counter(image for some in wanted.values() for image in some)
+        if by_overlap:
+            candidates[file] = by_overlap[max(by_overlap)]
+    claims = Counter(image for nearest in candidates.values() for image in nearest)
     for file in files:
-        some = wanted.get(file, [])
-        if len(some) == 1 and claims[some[0]] == 1 and file not in unsure:
-            pairs.file_of[some[0]] = file
-        elif some:
-            pairs.ambiguous[file] = some
+        nearest = candidates.get(file, [])
+        if len(nearest) == 1 and claims[nearest[0]] == 1 and file not in unsure:
+            pairs.file_of[nearest[0]] = file
+        elif nearest:
+            pairs.ambiguous[file] = nearest
         else:
             pairs.alone.append(file)
 
 
 def layout_key(parts: tuple[str, ...], *, fold: bool = True) -> tuple[str, ...]:
-    """What the paths of an image and its annotation file share: folders less the usual words, name without ending.
+    """The key that an image and its annotation file share: path parts without `images`, `labels` and the ending.
 
     Args:
-        parts: of the path.
-        fold: take upper and lower case for alike.
+        parts: the parts of the path.
+        fold: ignore case.
     """
     folders = [part for part in parts[:-1] if (key := _key(part)) not in _OF_IMAGES and key not in _OF_FILES]
     if fold:
@@ -155,23 +156,23 @@ def layout_key(parts: tuple[str, ...], *, fold: bool = True) -> tuple[str, ...]:
 
 
 def stem_key(name: str) -> str:
-    """A name without its ending, upper and lower case and composed and decomposed letters being alike."""
+    """A file name without its ending, case-folded and with composed letters."""
     return _key(os.path.splitext(name)[0])  # noqa: PTH122 - a name, not a path; a hundred thousand times
 
 
 def _bare(stem: str) -> str:
-    """`0` of `0.jpg.txt` and `1a2b3c4d-0.txt`: tools keep the ending of the image, or put a number before its name."""
+    """`0` for `0.jpg.txt` and `1a2b3c4d-0.txt`: without an image ending and without the prefix of an upload."""
     inner, ending = os.path.splitext(stem)  # noqa: PTH122 - a name, not a path
     return _UPLOAD_PREFIX.sub("", inner if ending in IMAGE_SUFFIXES else stem)
 
 
 def _shared_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """How many of their last folders two keys share."""
+    """Number of last folders that two keys have in common."""
     return next((k for k, (x, y) in enumerate(zip(a[::-1], b[::-1], strict=False)) if x != y), min(len(a), len(b)))
 
 
 def in_labels_folder(index: FileIndex, file: Path) -> bool:
-    """Whether a folder above a file is called as those of annotations are."""
+    """Whether a file lies below a folder named like `labels` or `annotations`."""
     return any(_key(part) in _OF_FILES for part in index.relative(file)[:-1])
 
 

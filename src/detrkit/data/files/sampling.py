@@ -1,4 +1,4 @@
-"""A cheap look at a data set: a few files out of many, and the beginnings of them."""
+"""Sample a few of many files, and read only the first bytes of each."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HEAD = 1 << 16
-"""Bytes at the beginning of a file, and at its end, that are looked at."""
+"""Bytes read from the beginning of a file, and from its end."""
 POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that git-lfs has left in place of another."""
+"""First bytes of a git-lfs pointer, which stands in place of a file that was not downloaded."""
 
 
 def sample_of(paths: Sequence[Path], count: int = 32) -> list[Path]:
-    """At most `count` of the files: one of each folder, then others from the beginning to the end."""
+    """Choose at most `count` files: one of each folder, then others evenly spaced over the list."""
     firsts = list({path.parent: path for path in reversed(paths)}.values())[::-1]
     return list(dict.fromkeys([*firsts, *paths[:: max(1, len(paths) // count)]]))[:count]
 
 
 def head_of(path: Path, *, tail: bool = False) -> bytes:
-    """The beginning of a file, with `tail` also its end, without the zeros of UTF-16; nothing if it cannot be read."""
+    """Read the first bytes of a file, with `tail` also the last, without zero bytes (UTF-16); empty if unreadable."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

@@ -39,13 +39,13 @@ class Source:
     index: FileIndex
     options: ReadOptions = ReadOptions()
     findings: Findings = field(default_factory=Findings)
-    """What is wrong with single files and records."""
+    """Defects of single files and records."""
     notes: list[str] = field(default_factory=list)
-    """A sentence for each choice that was made."""
+    """One sentence per decision that the user should know of."""
     used: set[str] = field(default_factory=set)
-    """Files that were used beside images and their annotation files: lists, names of classes, settings."""
+    """Files that were used besides images and annotation files: lists, class names, settings."""
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Files that were seen and not used -> kind of finding, or nothing for the usual ones, and the reason."""
+    """Unused file -> (kind of finding, or empty for the default kind, and the reason)."""
     finder: ImageFinder = field(init=False)
     """Finds image files by the names that annotations give them."""
 
@@ -63,15 +63,15 @@ class Source:
         return self.options.image_dirs
 
     def use(self, *paths: Path) -> None:
-        """Count files as used."""
+        """Mark files as used."""
         self.used.update(map(str, paths))
 
     def leave(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
-        """Say why files are not used; `kind` of finding: default: `image_unused` or `annotations_unused`."""
+        """Record why files are not used; `kind` of finding, by default `image_unused` or `annotations_unused`."""
         self.left.update((str(path), (kind, reason)) for path in paths)
 
     def named_folders(self, split_name: str) -> list[Path]:
-        """Folders of images that the user named: that of this split, else those of any."""
+        """Image folders that the user named: the one of this split, else those of all splits."""
         own = self.image_dirs.get(split_name)
         return [own] if own is not None else [folder for folder in self.image_dirs.values() if folder is not None]
 
@@ -80,25 +80,26 @@ class Source:
         by_split: Mapping[str, Sequence[Item]],
         files: Callable[[Any], Iterable[Path]] = lambda path: [path],
     ) -> dict[str, list[Item]]:
-        """`train` and `val` of what tells `train`, `val`, `test` or nothing by the names of its files or folders.
+        """Reduce items grouped by split name (`train`, `val`, `test` or empty) to `train` and `val`.
 
-        What tells nothing is train where nothing else is, and left out else. test stands in for a missing val.
+        Items without a split name become train if there is no train, else they are left out. A test split is used as
+        val if there is no val.
 
         Args:
-            by_role: role -> files, or whatever is sorted.
-            files: the files of such a thing.
+            by_split: split name -> items.
+            files: returns the files of an item; by default the item is a path.
         """
-        found = {split_name: list(items) for split_name, items in by_split.items() if items}
-        unnamed = found.pop("", [])
-        if "train" not in found:
-            found |= {"train": unnamed} if unnamed else {}
+        splits = {split_name: list(items) for split_name, items in by_split.items() if items}
+        unnamed = splits.pop("", [])
+        if "train" not in splits:
+            splits |= {"train": unnamed} if unnamed else {}
         else:
             self.leave((p for item in unnamed for p in files(item)), "its folder names no split, while others do")
-        test = found.pop("test", [])
-        if test and "val" in found:
+        test = splits.pop("test", [])
+        if test and "val" in splits:
             self.notes.append("test is left alone: only train and val are used")
             self.leave((p for item in test for p in files(item)), "", "set_aside")
         elif test:
-            found["val"] = test
+            splits["val"] = test
             self.notes.append("there is no validation split; test is used for it")
-        return found
+        return splits

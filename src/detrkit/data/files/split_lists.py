@@ -1,4 +1,4 @@
-"""Lists beside a data set that say which split each image belongs to.
+"""Files that list the images of each split: train.txt, split.csv, splits.json.
 
 Files called like a split (`train.txt`, `val.lst`, `test.csv`) name its images; a table (`split.csv`) names an image and
 its split in each row; a json file (`splits.json`) has names under each split. Images are named by their files, with
@@ -21,8 +21,8 @@ _HEAD = 50
 
 
 def split_lists(index: FileIndex) -> list[tuple[Path, dict[str, list[str]]]]:
-    """Files that list images -> split -> names of images, as they stand there."""
-    found = []
+    """Find the files that list images, each with split -> image names as written."""
+    lists = []
     for path in index.with_suffix(".txt", ".lst", ".csv", ".tsv", ".json"):
         if path.stem in index.image_stems:  # a label file
             continue
@@ -30,12 +30,12 @@ def split_lists(index: FileIndex) -> list[tuple[Path, dict[str, list[str]]]]:
         if table or split_of_name(path.stem) or "split" in path.stem.lower():
             listed = _of_json(path, index) if path.suffix.lower() == ".json" else _of_text(path, index, table=table)
             if listed:
-                found.append((path, listed))
-    return found
+                lists.append((path, listed))
+    return lists
 
 
 def _of_text(path: Path, index: FileIndex, *, table: bool) -> dict[str, list[str]]:
-    """Split -> names in a list, or in a table that may have the split in a column."""
+    """Read split -> image names from a list, or from a table that may have a column for the split."""
     try:
         lines = read_lines(path)
     except (DataError, OSError):
@@ -49,20 +49,22 @@ def _of_text(path: Path, index: FileIndex, *, table: bool) -> dict[str, list[str
     named = next((column for column in columns if _are_images(column[1 : 1 + _HEAD], index)), None)
     if named is None:
         return {}
-    told = next((column for column in columns if column is not named and all(map(split_of_name, column[1:]))), None)
-    if told is None and not split_name:
+    split_column = next(
+        (column for column in columns if column is not named and all(map(split_of_name, column[1:]))), None
+    )
+    if split_column is None and not split_name:
         return {}
     listed: dict[str, list[str]] = {}
-    for name, said in zip(named, told or [split_name] * len(named), strict=True):
-        if split_of_name(said) and (
+    for name, split_word in zip(named, split_column or [split_name] * len(named), strict=True):
+        if split_of_name(split_word) and (
             name is not named[0] or _names_image(name, index)
         ):  # the first row may be a heading
-            listed.setdefault(split_of_name(said), []).append(name)
+            listed.setdefault(split_of_name(split_word), []).append(name)
     return listed
 
 
 def _of_json(path: Path, index: FileIndex) -> dict[str, list[str]]:
-    """Split -> names, of a json file that is nothing but these."""
+    """Read split -> image names from a json file that holds nothing else."""
     try:
         content = read_json(path)
     except DataError:

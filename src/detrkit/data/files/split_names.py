@@ -1,4 +1,4 @@
-"""Which split a file or folder belongs to, from the words of its name: one rule for all formats."""
+"""Tell the split (train, val, test) from the words of a file or folder name: one rule for all formats."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ENDINGS = ("sets", "set", "data", "images", "imgs", "split", "集")
 
 @lru_cache(maxsize=4096)
 def split_of_name(name: str) -> str:
-    """`train`, `val`, `test` or nothing, from the words of a name: `instances_val2017` and `ValSet` are val.
+    """`train`, `val`, `test` or empty, from the words of a name: `instances_val2017` and `ValSet` are val.
 
-    Nothing where the words contradict each other.
+    Empty if the words contradict each other.
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     splits = {split for word in re.split(r"[\W_]+", spaced) if (split := _of_word(word.lower()))}
@@ -29,7 +29,7 @@ def split_of_name(name: str) -> str:
 
 
 def split_of_parts(parts: Iterable[str]) -> str:
-    """The split that the last of several names tells which tells one, as the folders of a path do."""
+    """The split of a path by its parts: the last part that tells a split decides; empty if none does."""
     return next((split_name for part in reversed(list(parts)) if (split_name := split_of_name(part))), "")
 
 

@@ -1,4 +1,4 @@
-"""Nothing is left out in silence: what looked like images or annotations and was not used is listed."""
+"""Report every file that looks like an image or annotations and was not used."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
     """Add a finding for each file that looked like an image or annotations and was not used.
 
     Args:
-        source: what was read, with the files that its reader used or left for a reason; takes the findings.
-        splits: what the reader made of it.
-        reason: why a file is not used of which nothing else is known.
+        source: the loaded data set, with the files that its loader used or left out for a reason; takes the findings.
+        splits: the loaded splits.
+        reason: the reason for files of which no other reason is recorded.
     """
     known = _mentioned(source, splits)
     for path, (kind, why) in sorted(source.left.items()):
@@ -65,19 +65,19 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
 
 
 def _note_split(file: Path, why: str, source: Source) -> None:
-    """Say that a split is not there because its json file is broken."""
+    """Note that a split is missing because its json file is broken."""
     *folders, _ = parts = source.index.relative(file)
     if file.suffix.lower() == ".json" and (_tells_split(file) or split_of_parts(folders)):
         source.notes.append(f"{'/'.join(parts)} seems to be of a split, and is left out: {why}")
 
 
 def _tells_split(path: Path) -> bool:
-    """Whether a file is called after a split, or after splits."""
+    """Whether a file name contains the name of a split, or a word such as `splits`."""
     return bool(split_of_name(path.stem) or _SPLITS.match(path.stem))
 
 
 def _no_json(path: Path) -> str:
-    """Why a json file is none, from its beginning: nothing for one that may be, and for other files."""
+    """Why a .json file is not JSON, judged by its first bytes; empty if it may be JSON, and for other files."""
     if path.suffix.lower() != ".json":
         return ""
     with path.open("rb") as file:
@@ -89,7 +89,7 @@ def _no_json(path: Path) -> str:
 
 
 def unreadable_files(index: FileIndex) -> dict[str, str]:
-    """What cannot be read of the folders, links, and files that may be annotations -> why."""
+    """Path -> reason, of all folders, links and possible annotation files that cannot be read."""
     files = index.with_suffix(*_ALWAYS, *_MAYBE)
     return index.unread | {
         str(file): why for file in files if str(file) not in index.unread and (why := unreadable(file))
@@ -97,7 +97,7 @@ def unreadable_files(index: FileIndex) -> dict[str, str]:
 
 
 def looks_like_annotations(path: Path, source: Source) -> bool:
-    """Whether a file seems to hold annotations, or a list of images or classes, from its beginning."""
+    """Whether a file seems to hold annotations or a list of images or classes, judged by its first bytes."""
     ending = path.suffix.lower()
     if ending in _ALWAYS or ending in _ARCHIVES:
         return True
@@ -132,7 +132,7 @@ def _kind(path: str, source: Source) -> str:
 
 
 def _mentioned(source: Source, splits: Iterable[RawSplit]) -> set[str]:
-    """Files that were used, or that a finding names already."""
+    """Files that were used or already have a finding."""
     known = set(source.used)
     for split in splits:
         known.add(split.source)

@@ -23,9 +23,9 @@ from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 _LARGEST_ID = 2**63 - 1
-"""What a tensor of integers holds."""
+"""The largest 64-bit integer: ids must fit into an int64 tensor."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
-"""As `int` takes them, but for the underscores of Python."""
+"""Integers as text, without the underscores that Python's `int` accepts."""
 
 
 def detect_coco(source: Source) -> str:
@@ -52,7 +52,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
     content.clear()
     annotations.reverse()
     for number in range(len(annotations)):
-        row = annotations.pop()  # freed one by one: a large file would otherwise be in memory twice
+        row = annotations.pop()  # free each row at once: a large file would otherwise be in memory twice
         where = f"annotations[{number}]"
         if not isinstance(row, dict):
             findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
@@ -83,7 +83,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
 
 
 def _has_size(box: Any) -> bool:
-    """Whether a box is more than a placeholder: absent, empty or all zeros where a mask says it all."""
+    """Whether a box has a width or height; tools leave it out or write zeros where there is a mask."""
     return isinstance(box, list) and len(box) == 4 and any(box[2:])
 
 
@@ -134,7 +134,7 @@ def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[R
 
 
 def _file_name(row: Any) -> str:
-    """The name of an image's file; of LVIS, which has none, that in its address. Empty where there is none."""
+    """The file name of an image record; LVIS has only a URL (`coco_url`). Empty if there is none."""
     if not isinstance(row, dict):
         return ""
     name = next((row[key] for key in ("file_name", "coco_url", "path") if isinstance(row.get(key), str)), "")
@@ -142,17 +142,17 @@ def _file_name(row: Any) -> str:
 
 
 def _none_found(path: Path, folders: Sequence[Path], files: dict[str, Match]) -> str:
-    """The sentence for a file none of whose images is there."""
+    """Write the error sentence for a json file of which no image is found."""
     name, match = next(iter(files.items()))
     if match.how == "ambiguous":
         return (
             f"expected one file for each of the {len(files)} images of {path}, found that {_rivals(name, match)}; "
             "write the folder into file_name as well"
         )
-    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders if folder.is_dir())) or "no existing folder"
+    searched = ", ".join(dict.fromkeys(str(folder) for folder in folders if folder.is_dir())) or "no existing folder"
     return (
         f"expected the {len(files)} images of {path} in one of its usual folders, found none such as {match.name!r} in "
-        f"{looked}; name their folder with --train_images or --val_images"
+        f"{searched}; name their folder with --train_images or --val_images"
     )
 
 
@@ -162,7 +162,7 @@ def _rivals(name: str, match: Match) -> str:
 
 
 def as_id(value: Any) -> int | None:
-    """An integer id out of 7, 7.0, "7", "007" or True; None for anything else, such as "1_2"."""
+    """Convert 7, 7.0, "7", "007" or True to an integer id; None for anything else, such as "1_2"."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -173,14 +173,14 @@ def as_id(value: Any) -> int | None:
 
 
 def read_content(path: Path, findings: Findings) -> dict[str, Any]:
-    """The content of a COCO json, with lists under `images` (not empty), `annotations` and `categories`.
+    """Read a COCO json, with lists under `images` (not empty), `annotations` and `categories`.
 
     Args:
         path: the json file.
-        findings: is told where its text is not UTF-8.
+        findings: takes a finding if the file is not UTF-8.
 
     Raises:
-        DataError: it is none.
+        DataError: the file is no COCO json.
     """
     content = read_json(path, findings)
     if not isinstance(content, dict):
@@ -205,7 +205,7 @@ def read_content(path: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _list_advice(content: Any) -> str:
-    """What a file that is a list may be, and what to do."""
+    """Guess what a json file that is a list may be, and what to do about it, as the end of an error sentence."""
     first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
     if "images" in first:
         return f" of {len(content)}, the first with images; write each into a file of its own, without the list"
@@ -215,7 +215,7 @@ def _list_advice(content: Any) -> str:
 
 
 def _nested(images: Any) -> str:
-    """Where images hold their objects themselves, or nothing."""
+    """The place of the first list of objects inside an image record, as `images[0].objects`, or empty."""
     for position, row in enumerate(images if isinstance(images, list) else []):
         for key in ("annotations", "objects"):
             if isinstance(row, dict) and isinstance(row.get(key), list):
@@ -224,15 +224,15 @@ def _nested(images: Any) -> str:
 
 
 def owner_of(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:
-    """The image of an `image_id`: that of the very text, else of its number."""
-    if isinstance(value, str) and (found := by_id.get(value.strip())) is not None:
-        return found
+    """Find the image of an `image_id`: by its text, else by its number."""
+    if isinstance(value, str) and (image := by_id.get(value.strip())) is not None:
+        return image
     number = as_id(value)
     return None if number is None else by_id.get(number)
 
 
 def _alike_ids(rows: list[Any]) -> set[int]:
-    """Numbers that ids of several spellings have, such as "1" and "01", which are two images."""
+    """Numbers of which ids have several spellings, such as "1" and "01": these are different images."""
     if not any(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
         return set()
     spelt: dict[int, set[str]] = {}
@@ -245,12 +245,12 @@ def _alike_ids(rows: list[Any]) -> set[int]:
 
 
 def _printable(text: str) -> str:
-    """The text, with what cannot be written as UTF-8 (halves of characters, which JSON allows) spelt out."""
+    """The text with lone surrogates, which JSON allows and UTF-8 does not, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_categories(content: dict[str, Any], path: Path, findings: Findings) -> Categories:
-    """The categories that a COCO json lists, or else the ids that occur in it; ids are integers, names differ.
+    """Read the categories of a COCO json, or make them from the ids that occur; ids are integers, names unique.
 
     Raises:
         DataError: an entry has no integer id, or an id has two names.
@@ -281,8 +281,8 @@ def read_categories(content: dict[str, Any], path: Path, findings: Findings) -> 
             name = f"{name} ({category_id})"
         names[category_id] = name
     if not names:
-        found = {as_id(row.get("category_id")) for row in content["annotations"] if isinstance(row, dict)}
-        names = {category_id: str(category_id) for category_id in sorted(i for i in found if i is not None)}
+        ids = {as_id(row.get("category_id")) for row in content["annotations"] if isinstance(row, dict)}
+        names = {category_id: str(category_id) for category_id in sorted(i for i in ids if i is not None)}
         if content["annotations"]:
             findings.add("categories_absent", path, "categories", f"{len(names)} ids occur")
     return Categories(tuple(names), tuple(names.values()))

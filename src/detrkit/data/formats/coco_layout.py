@@ -1,4 +1,4 @@
-"""Which json files of a data set are COCO's, instances or panoptic, which split each is, and where their images lie."""
+"""Find the COCO json files of a data set, the split of each, and the folders of their images."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ Kind = Literal["instances", "keypoints", "panoptic", ""]
 
 _LISTS = (re.compile(rb'"images"\s*:\s*\['), re.compile(rb'"annotations"\s*:\s*\['))
 _MANY = 50
-"""Json files in one folder from which on they are taken for one file per image, of which a few are looked into."""
+"""With more json files than this in one folder, they are taken for one file per image, and only a few are opened."""
 _FEW = 8
 _OTHER_TASKS = ("captions_", "image_info_")
-"""How COCO calls its files without objects."""
+"""Prefixes of COCO's files without objects."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A json file that may be a split of a data set, or part of one."""
+    """A COCO json file that may be a split of the data set, or a part of one."""
 
     path: Path
     split_name: str
-    """train, val, test or nothing."""
+    """train, val, test or empty."""
     kind: Kind
 
 
 def describe(index: FileIndex, *, panoptic: bool = False) -> str:
-    """The COCO files there, in words; empty if there are none."""
-    found = candidates(index, panoptic=panoptic)
-    return ", ".join("/".join(index.relative(c.path)) for c in found[:4])
+    """Name the first COCO files, for messages; empty if there are none."""
+    files = candidates(index, panoptic=panoptic)
+    return ", ".join("/".join(index.relative(c.path)) for c in files[:4])
 
 
 def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
-    """The COCO instance files of a data set, whatever folder they lie in; with `panoptic` the panoptic ones."""
+    """Find the COCO instance files of a data set in any folder; with `panoptic` the panoptic files."""
     by_folder: dict[Path, list[Path]] = {}
     for path in index.with_suffix(".json"):
         by_folder.setdefault(path.parent, []).append(path)
-    found: list[Candidate] = []
+    coco_files: list[Candidate] = []
     for paths in by_folder.values():
         if len(paths) > _MANY:
             named = [path for path in paths if split_of_name(path.stem) or "coco" in path.name.lower()]
@@ -56,8 +56,8 @@ def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:
         for path in paths:
             kind = json_kind(path)
             if kind and (kind == "panoptic") == panoptic:
-                found.append(Candidate(path, split_of_file(index, path), kind))
-    return sorted(found, key=lambda c: (len(index.relative(c.path)), c.path))
+                coco_files.append(Candidate(path, split_of_file(index, path), kind))
+    return sorted(coco_files, key=lambda c: (len(index.relative(c.path)), c.path))
 
 
 def _size(path: Path) -> int:
@@ -68,7 +68,7 @@ def _size(path: Path) -> int:
 
 
 def json_kind(path: Path) -> Kind:
-    """What of COCO a json file is, from the keys that occur anywhere in it; nothing for others and unreadable ones."""
+    """The kind of a COCO json file, by the keys that occur anywhere in it; empty for other and unreadable files."""
     if not _size(path):
         return ""
     try:
@@ -93,8 +93,8 @@ def holds_segments(path: Path) -> bool:
 
 
 def _kind(content: bytes | mmap.mmap) -> Kind:
-    found = [bool(key.search(content)) for key in _LISTS]
-    if not any(found) or (not all(found) and _parses(content)):
+    has_list = [bool(key.search(content)) for key in _LISTS]
+    if not any(has_list) or (not all(has_list) and _parses(content)):
         return ""
     if content.find(b'"segments_info"') >= 0:
         return "panoptic"
@@ -104,7 +104,7 @@ def _kind(content: bytes | mmap.mmap) -> Kind:
 
 
 def _parses(content: bytes | mmap.mmap) -> bool:
-    """Whether it is JSON; what has one of the lists and is none may be a COCO file cut short, which is to be told."""
+    """Whether the content is valid JSON. A truncated COCO file is not, and should be reported as such."""
     try:
         json.loads(content[:])
     except ValueError:
@@ -113,21 +113,21 @@ def _parses(content: bytes | mmap.mmap) -> bool:
 
 
 def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> dict[str, list[Path]]:
-    """Role (`train`, `val`) -> the COCO files that make it up; the others are left for a reason.
+    """Return split (`train`, `val`) -> its COCO files; the other files are left out with a reason.
 
     Args:
-        source: takes reasons and notes.
-        index: the files to choose from: those of the data set, or of another folder of annotations.
+        source: takes notes, and the reasons why files are left out.
+        index: the files to choose from: those of the data set, or of another annotation folder.
         panoptic: look for panoptic files instead of instances.
 
     Raises:
         DataError: there are none.
     """
-    found = candidates(index, panoptic=panoptic)
-    if not found:
+    coco_files = candidates(index, panoptic=panoptic)
+    if not coco_files:
         raise DataError(f"expected COCO json files in {index.root}, found none")
     by_split: dict[str, list[Candidate]] = {}
-    for candidate in found:
+    for candidate in coco_files:
         by_split.setdefault(candidate.split_name, []).append(candidate)
     if "" in by_split and "train" not in by_split:
         by_split["train"] = by_split.pop("")
@@ -150,15 +150,15 @@ def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> 
     return files
 
 
-def _main_files(source: Source, found: list[Candidate]) -> list[Path]:
-    """Of the files of one split those of objects, where the others are further annotations of the same images."""
-    official = [c for c in found if c.path.name.startswith("panoptic_" if c.kind == "panoptic" else "instances_")]
-    objects = [c for c in found if c.kind != "keypoints"]
-    kept = official or objects or found
-    for candidate in found:
+def _main_files(source: Source, coco_files: list[Candidate]) -> list[Path]:
+    """Choose the files with objects among those of one split; the others annotate the same images for other tasks."""
+    official = [c for c in coco_files if c.path.name.startswith("panoptic_" if c.kind == "panoptic" else "instances_")]
+    objects = [c for c in coco_files if c.kind != "keypoints"]
+    kept = official or objects or coco_files
+    for candidate in coco_files:
         if candidate not in kept:
-            what = "key points" if candidate.kind == "keypoints" else "annotations"
-            source.leave([candidate.path], f"further {what} beside {kept[0].path.name}", "other_task")
+            content = "key points" if candidate.kind == "keypoints" else "annotations"
+            source.leave([candidate.path], f"further {content} beside {kept[0].path.name}", "other_task")
     if kept[0].kind == "keypoints":
         names = _listed(source.index, (c.path for c in kept))
         source.notes.append(f"{names} holds key points; its boxes are used, its key points are not")
@@ -170,10 +170,10 @@ def _listed(index: FileIndex, paths: Iterable[Path]) -> str:
 
 
 def leave_other_tasks(source: Source, *, panoptic: bool = False) -> None:
-    """Leave COCO's annotations of other tasks, with their PNGs: those of captions, and panoptic ones or objects."""
+    """Leave out COCO annotations of other tasks (captions, and either panoptic or instances), with their PNGs."""
     for candidate in candidates(source.index, panoptic=not panoptic):
-        what = "objects" if panoptic else "COCO panoptic annotations"
-        source.leave([candidate.path], what, "other_task")
+        content = "objects" if panoptic else "COCO panoptic annotations"
+        source.leave([candidate.path], content, "other_task")
         folders = [] if panoptic else png_folders(source.root, candidate.path, None)
         inside = (path for path in source.index.images if path.parent in folders)
         source.leave(inside, f"of {candidate.path.name}", "other_task")
@@ -182,7 +182,7 @@ def leave_other_tasks(source: Source, *, panoptic: bool = False) -> None:
 
 
 def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
-    """Where the images of a json file may lie, best guess first: in the data set, or beside a file that is outside."""
+    """Folders where the images of a json file may lie, best guess first."""
     if given is not None:
         return [given]
     above = [path.parent.parent] if path.parent.parent.is_relative_to(root) else []
@@ -190,14 +190,14 @@ def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
 
 
 def folders_outside(root: Path, path: Path, images: Iterable[Path]) -> list[Path]:
-    """Where the images may lie outside of the data set, if that holds annotations alone or the file is outside, too.
+    """Folders outside of the data set where images may lie, if it holds only annotations or the file is outside too.
 
-    A data set with images, or with a folder for them, has its own: those beside it are others, maybe of the same names.
+    None if the data set has images or a folder for them: images beside it may be others of the same names.
 
     Args:
         root: the data set.
         path: the json file.
-        images: of the data set, without masks.
+        images: the images of the data set, without masks.
     """
     above = path.parent.parent
     own = next(iter(images), None) or [p for p in _folders(root) if p.name.lower() in IMAGE_FOLDERS]
@@ -207,7 +207,7 @@ def folders_outside(root: Path, path: Path, images: Iterable[Path]) -> list[Path
 
 
 def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
-    """Folders of images in these folders, and these."""
+    """Likely image folders inside the parents, and the parents themselves, best guess first."""
     split_name = split_of_name(path.stem) or split_of_name(path.parent.name)
     words = _split_words(path)
     folders: list[Path] = []
@@ -215,7 +215,7 @@ def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
         inner = _folders(parent)
         images = [folder for name in IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
         folders += [*images, parent]
-        # beside the data set lie others, whose images may have the same names: there the word of a split says nothing
+        # folders beside the data set may belong to others, with the same image names: a split name says nothing there
         known = split_name if parent.is_relative_to(root) else ""
         named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
         for folder in named:
@@ -225,7 +225,7 @@ def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
 
 
 def _names(folder: str, words: list[str], split_name: str, path: Path) -> bool:
-    """Whether a folder is called like a json file or its split."""
+    """Whether a folder has the name of a json file or of its split."""
     return folder in words or folder == path.stem or bool(split_name and split_of_name(folder) == split_name)
 
 
@@ -237,14 +237,14 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def split_of_file(index: FileIndex, path: Path) -> str:
-    """The split that a file's name tells, or else its folders in the data set."""
+    """The split that a file name tells, or else its folders; empty if neither does."""
     return split_of_name(path.stem) or (
         split_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else ""
     )
 
 
 def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
-    """Where the PNGs of a panoptic json file may lie: in a folder of its name beside it, or one or two folders up."""
+    """Folders where the PNGs of a panoptic json may lie: named like the json, beside it or up to two folders above."""
     words = _split_words(path)
     names = [path.stem, *(f"panoptic_{word}" for word in words), "panoptic"]
     if given is None:  # folders of bare names such as val2017 hold images, which may be called like the PNGs
@@ -255,5 +255,5 @@ def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
 
 
 def _split_words(path: Path) -> list[str]:
-    """The words of a file's name that tell its split: train2017 of instances_train2017."""
+    """The words of a file name that tell a split: `train2017` for `instances_train2017`."""
     return [word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if split_of_name(word)]

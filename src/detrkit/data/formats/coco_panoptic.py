@@ -1,8 +1,8 @@
 """COCO panoptic annotations: a json file per split, a folder of PNGs that hold segment ids, and one of images.
 
 Format: cocodataset.org/#format-data ("Panoptic Segmentation"). A pixel's id is R + 256 G + 65536 B; 0 is void. Which
-categories are things is what the file says (`isthing`), whatever their ids are. A segment becomes an object whose mask
-is a `FileMask`: nothing is decoded here.
+categories are things is read from the file (`isthing`). A segment becomes an object whose mask is a `FileMask`; no PNG
+is decoded here.
 """
 
 from __future__ import annotations
@@ -79,26 +79,26 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
 
 
 def read_panoptic_gt(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The segments of an image of panoptic data, as evaluation compares them.
+    """Decode the ground-truth segments of a panoptic image, as evaluation compares them.
 
     Args:
         image: a checked record with `panoptic`.
 
     Returns:
-        int64 [H, W], the segment id of each pixel, 0 (void) where there is none, and a row a segment: `id`,
-        `category_id` (the data set's own), `area` in pixels, `iscrowd` (0 or 1) and `bbox` (x, y, w, h), both as
-        counted. Ids of the PNG that no segment has are void; segments without pixels are left out.
+        The segment id of each pixel, int64 [H, W], with 0 for void; and one row per segment: `id`, `category_id` (of
+        the data set), `area` in pixels, `iscrowd` (0 or 1) and `bbox` (x, y, w, h), both measured on the PNG. Ids of
+        the PNG that no segment has are void; segments without pixels are left out.
 
     Raises:
-        DataError: the PNG cannot be read any more.
+        DataError: the PNG can no longer be read.
     """
     assert image.panoptic is not None, "not of panoptic data"
     ids = MaskFiles(image.height, image.width).ids(image.panoptic)
-    found = regions_of(ids)
+    regions = regions_of(ids)
     rows = []
     for segment in image.objects:
         assert isinstance(segment.segmentation, FileMask)
-        region = found.pop(segment.segmentation.value, None)
+        region = regions.pop(segment.segmentation.value, None)
         if region is not None:
             x1, y1, x2, y2 = region.box
             rows.append(
@@ -110,17 +110,17 @@ def read_panoptic_gt(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                 }
             )
-    truth = torch.from_numpy(ids).to(torch.int64)
-    unknown = [value for value in found if value]
+    gt_ids = torch.from_numpy(ids).to(torch.int64)
+    unknown = [value for value in regions if value]
     if unknown:
-        truth[torch.isin(truth, torch.tensor(unknown))] = 0
-    return truth, rows
+        gt_ids[torch.isin(gt_ids, torch.tensor(unknown))] = 0
+    return gt_ids, rows
 
 
 def _read_segments(
     segments: list[Any], owner: RawImage, path: Path, where: str, objects: int, findings: Findings
 ) -> int:
-    """Give an image its segments; the number of objects read so far goes in and out."""
+    """Add the segments of an image as objects; takes and returns the number of objects so far, for their ids."""
     assert owner.panoptic is not None
     seen: set[int] = set()
     for number, row in enumerate(segments):
@@ -148,10 +148,10 @@ def _read_segments(
 
 
 def _with_things(categories: Categories, rows: list[Any], path: Path) -> Categories:
-    """The categories with what the file says of things and stuff.
+    """Add the `isthing` flags to the categories.
 
     Raises:
-        DataError: it does not say so of each.
+        DataError: a category has no such flag.
     """
     things = {as_id(row.get("id")): row.get("isthing") for row in rows if isinstance(row, dict)}
     for category_id, name in zip(categories.ids, categories.names, strict=True):
@@ -169,20 +169,20 @@ def _file_name(entry: dict[str, Any]) -> str:
 
 
 def _png_folder(path: Path, entries: list[Any], folders: Sequence[Path]) -> Path:
-    """The folder that holds most of a sample of the PNGs.
+    """Choose the folder that holds most of a sample of the PNGs.
 
     Raises:
-        DataError: none holds any.
+        DataError: no folder holds any.
     """
     names = [tidy_name(entry["file_name"])[0] for entry in entries if isinstance(entry, dict) and _file_name(entry)]
     sample = names[:: max(1, len(names) // 32)]
     hits = {folder: sum((folder / name).is_file() for name in sample) for folder in folders}
     best = max(hits, key=lambda folder: hits[folder], default=None)
     if best is None or not hits[best]:
-        looked = ", ".join(map(str, folders)) or "no existing folder"
+        searched = ", ".join(map(str, folders)) or "no existing folder"
         example = repr(sample[0]) if sample else "those it lists"
         raise DataError(
-            f"expected the PNGs of {path} in a folder beside it, found none such as {example} in {looked}; "
+            f"expected the PNGs of {path} in a folder beside it, found none such as {example} in {searched}; "
             "name their folder with --panoptic_dir"
         )
     return best

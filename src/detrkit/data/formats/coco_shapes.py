@@ -1,4 +1,4 @@
-"""Masks and boxes of COCO records in the spellings that tools write, as COCO's own lists of numbers."""
+"""Convert COCO masks and boxes, in the variants that tools write, to the numbers of the COCO format."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from detrkit.ops.masks import decode_segmentation, is_polygon, segmentation_fault
 
 _LEAST = 6
-"""Numbers of the smallest polygon: three points."""
+"""Number of values of the smallest polygon: three points."""
 
 
 def plain_segmentation(value: Any) -> Any:
-    """A segmentation as a list of polygons [x, y, x, y, ...] or an RLE; what is neither stays as it is.
+    """Convert a segmentation to a list of polygons [x, y, x, y, ...] or an RLE; anything else is returned as it is.
 
-    Tools write one flat polygon (VIA), points as pairs or as {"x": .., "y": ..}, numbers or all of it as text.
+    Tools write one flat polygon (VIA), points as pairs or as {"x": .., "y": ..}, and numbers or all of it as text.
     """
     if isinstance(value, str):
         try:
@@ -31,7 +31,7 @@ def plain_segmentation(value: Any) -> Any:
 
 
 def box_of_segmentation(segmentation: Any) -> list[float] | None:
-    """x, y, w, h in pixels around polygons or the pixels of an RLE; None where there is nothing to go round."""
+    """The box x, y, w, h in pixels around polygons or an RLE; None if the segmentation is empty."""
     if isinstance(segmentation, dict):
         return _box_of_rle(segmentation)
     if not isinstance(segmentation, list):
@@ -68,7 +68,7 @@ def _is_point(value: Any) -> bool:
 
 
 def _flat(polygon: list[Any]) -> list[Any]:
-    """The numbers of a polygon one after the other; as it is where some are none."""
+    """The polygon as a flat list of numbers; unchanged if it contains anything else."""
     flat: list[Any] = []
     for part in polygon:
         if isinstance(part, dict) and {"x", "y"} <= part.keys():

@@ -1,4 +1,4 @@
-"""Several annotation files as one data set: one list of classes, ids that are unique, no image twice."""
+"""Combine several annotation files into one data set: shared classes, unique ids, no image twice."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from detrkit.structures import Categories
 
 
 def merge_splits(split_name: str, parts: list[RawSplit], source: Source) -> RawSplit:
-    """One split out of several files with different images, as of several sites or deliveries.
+    """Merge several files with different images, such as those of several sites, into one split.
 
     Raises:
-        DataError: two files list the same images, so that one of them is meant; their categories contradict.
+        DataError: two files list the same image, so that only one of them can be right; categories contradict.
     """
     if len(parts) == 1:
         return parts[0]
@@ -35,10 +35,10 @@ def merge_splits(split_name: str, parts: list[RawSplit], source: Source) -> RawS
     if len({image.id for image in images}) < len(images):
         for number, image in enumerate(images, start=1):
             image.id = number
-    objects = [found for image in images for found in image.objects]
-    if len({repr(found.id) for found in objects}) < len(objects):
-        for number, found in enumerate(objects, start=1):
-            found.id = number
+    objects = [raw for image in images for raw in image.objects]
+    if len({repr(raw.id) for raw in objects}) < len(objects):
+        for number, raw in enumerate(objects, start=1):
+            raw.id = number
     names = ", ".join("/".join(source.index.relative(_path(part))) for part in parts)
     source.notes.append(f"{len(parts)} files make up {split_name}: {names}")
     source.use(*(_path(part) for part in parts))
@@ -46,11 +46,11 @@ def merge_splits(split_name: str, parts: list[RawSplit], source: Source) -> RawS
 
 
 def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
-    """The splits of a file that tells none, where its images do: by a field, or by the folders of their names.
+    """Divide the images of one file into splits by their field `split`, or by the folders in their names.
 
     Args:
-        split: all of it, called train.
-        source: takes notes and reasons.
+        split: all images, as `train`.
+        source: takes notes, and the reasons why images are left out.
     """
     by_split: dict[str, list[RawImage]] = {}
     for image in split.images:
@@ -64,10 +64,10 @@ def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
 
 
 def share_categories(splits: list[RawSplit], findings: Findings) -> None:
-    """Give all splits the union of their categories, in the order of their first mention.
+    """Give all splits the union of their categories, in the order of first occurrence.
 
     Raises:
-        DataError: an id with two names, or a name with two ids.
+        DataError: an id has two names, or a name two ids.
     """
     if len({split.categories for split in splits}) < 2:
         return

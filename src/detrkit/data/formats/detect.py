@@ -1,21 +1,21 @@
-"""Find out what a data set is and read it: `open_dataset` is the one way from a path to a raw data set.
+"""Detect the format of a data set and load it: `open_dataset` turns a path into a raw data set.
 
-Layouts that are found by themselves, `DATA` being what the user named:
+Layouts that are detected (`DATA` is the path that the user named):
 
     COCO   DATA/train.json, DATA/val.json and images beside them, in images/, or in a folder of the split's name
-           DATA/annotations/instances_train2017.json with DATA/train2017/ (the original's layout)
+           DATA/annotations/instances_train2017.json with DATA/train2017/ (the layout of COCO)
            DATA/train/_annotations.coco.json with the images beside it, likewise valid/ (Roboflow)
-           a single json file, or a folder with one: a validation split is made
+           a single json file, or a folder with one: a validation split is held out
     VOC    DATA/ImageSets/Main/*.txt, Annotations/, JPEGImages/ (also one level down, as in VOCdevkit/VOC2007)
            a folder of xml files, with the images beside them or in a folder next to it
     YOLO   DATA/data.yaml, or images/ and labels/ without one
     labelme
-           a json file beside each image, or json files in a folder apart
+           a json file beside each image, or json files in a separate folder
     VIA    via_region_data.json or .csv, or a project of versions 1 and 2
-    masks  DATA/images/ and DATA/masks/, also in train/ and val/, or with these in them; see `mask_folders`
+    masks  DATA/images/ and DATA/masks/, inside train/ and val/ or with these inside; see `mask_png`
     COCO panoptic
            DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and images as above; or all of it in
-           annotations/ (the original's layout)
+           annotations/ (the layout of COCO)
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused, unreadable_files
 from detrkit.data.formats import coco_layout, registry
 from detrkit.data.formats.combine import share_categories
-from detrkit.data.formats.foreign import name_foreign
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.formats.registry import DatasetFormat
+from detrkit.data.formats.unsupported import explain_unsupported
 from detrkit.errors import ConfigError, DataError
 
 
@@ -52,30 +52,30 @@ def open_dataset(
     segmentations: bool = True,
     strict: bool = False,
 ) -> RawDataset:
-    """Find the format of a data set and read it; `check_dataset` makes it usable.
+    """Detect the format of a data set and load it, unchecked; `check_dataset` makes it usable.
 
     Args:
-        data: folder or file; may be empty where `train_json` or `val_json` says it all.
+        data: folder or file; may be empty if `train_json` or `val_json` is given.
         data_format: `auto`, or the name of a row of `registry.FORMATS`.
         train_json: COCO file of the training images, instances or panoptic; relative to `data` or to the working
             directory.
         val_json: the same for validation.
         train_images: folder of the training images.
         val_images: folder of the validation images.
-        panoptic_json: COCO panoptic file, whose name tells its split, or the folder of those of both splits.
-        panoptic_dir: folder of their PNGs, or the folder above those of both splits.
-        val_fraction: share of the images that the check holds out for validation where there is no such split, 0..1;
-            0 makes none.
-        seed: of that choice, which depends only on it and on the file names.
-        held_out: file names of the images to take instead: those that a run held out.
-        box_format: how boxes are written, where it is not as the format has it: `auto`, or a key of
-            `box_formats.FORMATS`.
+        panoptic_json: COCO panoptic file, whose name tells its split, or the folder of the files of both splits.
+        panoptic_dir: folder of the panoptic PNGs, or the folder above those of both splits.
+        val_fraction: share of the images, 0..1, that the check holds out for validation if there is no such split; 0
+            holds out none.
+        seed: of the held-out split, which depends on it and on the file names alone.
+        held_out: file names of the images to hold out instead: those that a training run held out.
+        box_format: how boxes are written, if not as the data format says: `auto`, or a key of
+            `box_formats.BOX_FORMATS`.
         segmentations: keep polygons and RLE masks.
-        strict: let `check_dataset` refuse what leaves anything out.
+        strict: let `check_dataset` raise an error if anything is left out.
 
     Raises:
-        DataError: nothing, or nothing unambiguous, was found; a file does not parse; train and val contradict.
-        ConfigError: settings that do not go together.
+        DataError: no data set is there, or files contradict each other; a file does not parse.
+        ConfigError: settings contradict each other.
     """
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"--val_fraction must be at least 0 and below 1, found {val_fraction}")
@@ -108,14 +108,14 @@ def open_dataset(
 
 
 def _must_exist(root: Path) -> None:
-    """Raise an error where there is no such data set, or it cannot be read."""
+    """Raise an error if the path does not exist or cannot be read."""
     if not root.exists():
         raise DataError(f"expected a data set at {root}, found no such file or folder; look at the path")
     _open(root)
 
 
 def _open(path: Path) -> None:
-    """Raise the OSError of a file or folder that the user named and that cannot be read."""
+    """Raise the OSError of a file or folder that cannot be read."""
     if path.is_dir():
         next(path.iterdir(), None)
     else:
@@ -133,7 +133,7 @@ def _choose_format(data_format: str, options: ReadOptions) -> str:
         flags = "--train_json and --val_json" if files else "--panoptic_json and --panoptic_dir"
         raise ConfigError(f"{flags} name COCO files, but --data_format is {data_format}")
     if data_format == "coco" and panoptic:
-        raise ConfigError("--panoptic_json and --panoptic_dir want --data_format coco_panoptic, found coco")
+        raise ConfigError("--panoptic_json and --panoptic_dir need --data_format coco_panoptic, found coco")
     if data_format == "auto" and (panoptic or any(map(coco_layout.holds_segments, files.values()))):
         return "coco_panoptic"
     return "coco" if data_format == "auto" and files else data_format
@@ -189,7 +189,7 @@ def holds_panoptic(root: Path) -> bool:
 
 
 def _detect(source: Source, formats: Iterable[DatasetFormat]) -> dict[str, str]:
-    """Format -> what of it is there, in the order in which formats are preferred."""
+    """Return format name -> detected files, in words, in the order of preference."""
     file = source.options.file
     if file is not None:
         formats = [row for row in formats if file.suffix.lower() in row.file_suffixes]
@@ -197,11 +197,11 @@ def _detect(source: Source, formats: Iterable[DatasetFormat]) -> dict[str, str]:
 
 
 def _explain_nothing(source: Source, root: Path) -> str:
-    """The sentence for a folder or file in which no format is detected, as helpful as can be."""
+    """Write the error sentence for a folder or file in which no format is detected."""
     titles = [row.title for row in registry.FORMATS]
     explained = (row.explain(source) for row in registry.FORMATS)
     return (
-        name_foreign(source.index, source.options.file, expected=f"{', '.join(titles[:-1])} or {titles[-1]}")
+        explain_unsupported(source.index, source.options.file, expected=f"{', '.join(titles[:-1])} or {titles[-1]}")
         or next(filter(None, explained), "")
         or _name_the_folder(source)
         or _nothing_found(root, registry.FORMATS)
@@ -209,7 +209,7 @@ def _explain_nothing(source: Source, root: Path) -> str:
 
 
 def _name_the_folder(source: Source) -> str:
-    """The sentence for a file of a data set whose folder is to be named instead; empty for any other."""
+    """Write the error sentence for a file whose folder should be named instead; empty for any other file."""
     file = source.options.file
     if file is None:
         return ""
@@ -224,7 +224,7 @@ def _name_the_folder(source: Source) -> str:
 
 
 def _resolve(root: Path, path: str) -> Path | None:
-    """A path that the user gave: as it stands, or under the data set."""
+    """Resolve a path of the user: relative to the working directory, or else to the data set."""
     if not path:
         return None
     folder = root if root.is_dir() else root.parent
@@ -236,7 +236,7 @@ def _resolve(root: Path, path: str) -> Path | None:
 
 
 def _unread(index: FileIndex) -> str:
-    """What cannot be read, after a sentence that says what is missing."""
+    """Name the files that cannot be read, as the end of an error sentence; empty if there are none."""
     unread = unreadable_files(index)
     first = next(iter(unread), "")
     more = f", nor {len(unread) - 1} more" if len(unread) > 1 else ""
@@ -244,7 +244,7 @@ def _unread(index: FileIndex) -> str:
 
 
 def _nothing_found(root: Path, formats: Sequence[DatasetFormat]) -> str:
-    """The sentence for a folder or file that holds none of the formats."""
+    """Write the error sentence for a folder or file that holds none of the formats."""
     expected = ", ".join(row.description for row in formats)
     if root.is_file():
         return f"expected {expected}, found the file {root}; name the folder of the data set or its json or yaml file"

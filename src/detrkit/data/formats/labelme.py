@@ -1,8 +1,8 @@
-"""Read labelme's annotations, which AnyLabeling and X-AnyLabeling write as well: a json file per image, into RawSplits.
+"""labelme annotations, which AnyLabeling and X-AnyLabeling write as well: one json file per image.
 
-The json lies beside its image or in a folder apart. Its image is the one beside it that has its name, else the one
-that `imagePath` names, else one of its own name elsewhere. Polygons of one label and one `group_id` are one object.
-Points and lines enclose nothing and are no objects. An image without a json file is one that nobody looked at.
+The json file lies beside its image or in another folder. Its image is the one beside it of the same name, else the one
+that `imagePath` names, else one of the same name elsewhere. Polygons with the same label and `group_id` are one object.
+Points and lines enclose no area and are no objects. An image without a json file counts as unlabelled.
 """
 
 from __future__ import annotations
@@ -45,57 +45,57 @@ _NO_CLASSES = {"__ignore__", "_background_"}
 
 @dataclass
 class _File:
-    """A json file, and what of it is needed."""
+    """The needed content of a json file."""
 
     path: Path
     image_path: str = ""
     height: Any = None
     width: Any = None
     embedded: bool = False
-    """Whether it holds the image itself."""
+    """Whether the file contains the image itself (`imageData`)."""
     shapes: list[Any] = field(default_factory=list)
     fault: str = ""
-    """Why it cannot be read, or nothing."""
+    """Why the file cannot be read, or empty."""
 
 
 def detect_labelme(source: Source) -> str:
-    """What of labelme is there, in words; empty if nothing."""
+    """Name a labelme json file, for messages; empty if there is none."""
     files = source.index.with_suffix(".json")
-    found = next((path for path in sample_of(files) if _looks_like_labelme(path)), None)
-    return "" if found is None else f"json files such as {'/'.join(source.index.relative(found))}"
+    example = next((path for path in sample_of(files) if _looks_like_labelme(path)), None)
+    return "" if example is None else f"json files such as {'/'.join(source.index.relative(example))}"
 
 
 def load_labelme(source: Source) -> dict[str, RawSplit]:
-    """Read all json files of this format.
+    """Load all labelme json files.
 
-    Classes are numbered in the order of a labels.txt or classes.txt, if there is one, else of the alphabet.
+    Classes are numbered in the order of a labels.txt or classes.txt, if there is one, else alphabetically.
 
     Raises:
-        DataError: no file can be read, or the images are nowhere but in the json files.
+        DataError: no file can be read, or the images exist only inside the json files.
     """
     index = source.index
     paths = index.once(index.with_suffix(".json"))
     files = [_load(p, source) for p in paths if p.stem in index.image_stems or _looks_like_labelme(p, shapes=False)]
-    places = _places(files, source)
+    matches = _match_images(files, source)
     by_split: dict[str, list[tuple[_File, RawImage]]] = {}
-    assigned_gt: dict[Path, Path] = {}
+    label_files: dict[Path, Path] = {}
     embedded = 0
     for file in files:
-        image = _image(file, places[file.path], assigned_gt, source)
+        image = _make_image(file, matches[file.path], label_files, source)
         if image is None:
             continue
-        if file.embedded and places[file.path].how == "absent":
+        if file.embedded and matches[file.path].how == "absent":
             source.findings.add("image_embedded", file.path, dropped_objects=len(image.objects))
             embedded += 1
             continue
         by_split.setdefault(_split_of(file.path, image.path, source), []).append((file, image))
     if not by_split:
-        _refuse(source, embedded)
-    _note_the_unlabelled(set(assigned_gt), source)
+        _raise_nothing_usable(source, embedded)
+    _note_the_unlabelled(set(label_files), source)
     kept = source.fold_splits(by_split, lambda pair: [pair[0].path, pair[1].path])
     images = {split_name: [image for _, image in pairs] for split_name, pairs in kept.items()}
     everything = [image for split_images in images.values() for image in split_images]
-    categories = number_classes(everything, _order(everything, source))
+    categories = number_classes(everything, _class_order(everything, source))
     return {
         split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
         for split_name, split_images in images.items()
@@ -106,8 +106,8 @@ def load_labelme(source: Source) -> dict[str, RawSplit]:
 
 
 def _looks_like_labelme(path: Path, *, shapes: bool = True) -> bool:
-    """Whether a file has the keys of this format, with `shapes` also that of its shapes."""
-    some = head_of(path, tail=True)  # an image may lie between the two, as text
+    """Whether a file has the keys of labelme; with `shapes`, the key of its shapes is required too."""
+    some = head_of(path, tail=True)  # base64 image data may lie between the first and the last keys
     if shapes and not re.search(rb'"shapes"\s*:\s*\[|"shape_type"\s*:', some):
         return False
     return bool(re.search(rb'"(imagePath|imageData|imageHeight)"\s*:', some))
@@ -131,14 +131,14 @@ def _load(path: Path, source: Source) -> _File:
     )
 
 
-def _places(files: list[_File], source: Source) -> dict[Path, Match]:
-    """The image of each json file."""
+def _match_images(files: list[_File], source: Source) -> dict[Path, Match]:
+    """Match each json file to its image."""
     index = source.index
     given = source.named_folders("")
     beside: dict[tuple[Path, str], list[Path]] = {}
     for image in [] if given else index.images:
         beside.setdefault((image.parent, image.stem), []).append(image)
-    places: dict[Path, Match] = {}
+    matches: dict[Path, Match] = {}
     others: list[Path] = []
     lost: dict[Path, list[_File]] = {}
     for file in files:
@@ -148,7 +148,7 @@ def _places(files: list[_File], source: Source) -> dict[Path, Match]:
         if len(exact) != 1:
             lost.setdefault(file.path.parent, []).append(file)
             continue
-        places[file.path] = Match(exact[0], "/".join(index.relative(exact[0])), "exact")
+        matches[file.path] = Match(exact[0], "/".join(index.relative(exact[0])), "exact")
         if file.image_path and named.name != exact[0].name:
             if named.stem == exact[0].stem:
                 source.findings.add(
@@ -166,21 +166,21 @@ def _places(files: list[_File], source: Source) -> dict[Path, Match]:
         folders = [*source.named_folders(split_of_parts(index.relative(folder))), source.root, *ancestors]
         by_path = {file.path: _name(file, source, bool(given)) for file in some}
         written = {file.path: file.image_path for file in some}
-        found = source.finder.find(by_path.values(), folders)
-        own = {p: _own_name(p, by_path[p], source, bool(given)) for p in by_path if found[by_path[p]].how == "absent"}
+        by_name = source.finder.find(by_path.values(), folders)
+        own = {p: _own_name(p, by_path[p], source, bool(given)) for p in by_path if by_name[by_path[p]].how == "absent"}
         again = source.finder.find(own.values(), folders)
         for path, name in by_path.items():
             second = again[own[path]] if path in own else None
-            places[path] = second if second and second.how != "absent" else found[name]
-            if places[path].how == "other_ending":
-                source.findings.add("image_other_ending", path, "imagePath", f"{name}, found {places[path].path.name}")
-            elif places[path].how == "moved" and PurePosixPath(tidy_name(written[path])[0]).parent.parts:
-                source.findings.add("image_moved", path, "imagePath", f"{written[path]}, found {places[path].path}")
-    return places
+            matches[path] = second if second and second.how != "absent" else by_name[name]
+            if matches[path].how == "other_ending":
+                source.findings.add("image_other_ending", path, "imagePath", f"{name}, found {matches[path].path.name}")
+            elif matches[path].how == "moved" and PurePosixPath(tidy_name(written[path])[0]).parent.parts:
+                source.findings.add("image_moved", path, "imagePath", f"{written[path]}, found {matches[path].path}")
+    return matches
 
 
 def _name(file: _File, source: Source, bare: bool) -> str:
-    """`imagePath`, which starts at the json file, as a name that starts at the data set."""
+    """Convert `imagePath`, which is relative to the json file, to a name relative to the data set."""
     tidy, leaves = tidy_name(file.image_path)
     if not file.image_path or tidy == ".":
         return _own_name(file.path, "x.jpg", source, bare)
@@ -192,39 +192,39 @@ def _name(file: _File, source: Source, bare: bool) -> str:
 
 
 def _own_name(path: Path, like: str, source: Source, bare: bool) -> str:
-    """The image of the json file's own name, with the ending of another name."""
+    """Name of the image that is called like the json file, with the ending of `like`."""
     name = path.stem + (Path(like).suffix or ".jpg")
     return name if bare else "/".join([*source.index.relative(path.parent), name])
 
 
-def _image(file: _File, place: Match, assigned_gt: dict[Path, Path], source: Source) -> RawImage | None:
-    """The image with its objects, or None with a finding."""
+def _make_image(file: _File, match: Match, label_files: dict[Path, Path], source: Source) -> RawImage | None:
+    """Make the raw image with its objects; None, with a finding, if it cannot be used."""
     findings = source.findings
-    if place.how == "ambiguous":
-        rivals = ", ".join("/".join(source.index.relative(path)) for path in place.rivals[:4])
-        findings.add("image_ambiguous", file.path, "imagePath", f"{place.name}: {rivals}", len(file.shapes))
+    if match.how == "ambiguous":
+        rivals = ", ".join("/".join(source.index.relative(path)) for path in match.rivals[:4])
+        findings.add("image_ambiguous", file.path, "imagePath", f"{match.name}: {rivals}", len(file.shapes))
         return None
     if file.fault:
-        findings.add("json_malformed", file.path, detail=f"{file.fault}; image {place.path.name}")
-        if place.how != "absent":
-            assigned_gt.setdefault(place.path, file.path)
-            source.use(place.path)
+        findings.add("json_malformed", file.path, detail=f"{file.fault}; image {match.path.name}")
+        if match.how != "absent":
+            label_files.setdefault(match.path, file.path)
+            source.use(match.path)
         return None
-    if place.path in assigned_gt:
-        other = "/".join(source.index.relative(assigned_gt[place.path]))
-        source.leave([file.path], f"its image {place.name} has its labels from {other}")
+    if match.path in label_files:
+        other = "/".join(source.index.relative(label_files[match.path]))
+        source.leave([file.path], f"its image {match.name} has its labels from {other}")
         return None
-    assigned_gt[place.path] = file.path
-    image = RawImage(None, place.path, place.name, file.height, file.width, [], file=str(file.path))
+    label_files[match.path] = file.path
+    image = RawImage(None, match.path, match.name, file.height, file.width, [], file=str(file.path))
     try:
-        image.objects = _objects(file, source)
+        image.objects = _make_objects(file, source)
     except UnreadableError as error:
         where, _, detail = str(error).partition(": ")
-        findings.add("json_malformed", file.path, where, f"{detail}; image {place.path.name}")
-        source.use(place.path)
+        findings.add("json_malformed", file.path, where, f"{detail}; image {match.path.name}")
+        source.use(match.path)
         return None
     if file.shapes and not image.objects:
-        findings.add("image_shapes_unusable", place.path, detail=f"{len(file.shapes)} shapes in {file.path.name}")
+        findings.add("image_shapes_unusable", match.path, detail=f"{len(file.shapes)} shapes in {file.path.name}")
         source.use(file.path)
         return None
     return image
@@ -238,7 +238,7 @@ def _split_of(file: Path, image: Path, source: Source) -> str:
     return split_of_parts(relative(file)[:-1]) or split_of_parts(relative(image)[:-1])
 
 
-def _refuse(source: Source, embedded: int) -> None:
+def _raise_nothing_usable(source: Source, embedded: int) -> None:
     if embedded:
         raise DataError(
             f"expected the images of labelme json files in {source.root}, found the images of {embedded} only inside "
@@ -251,7 +251,7 @@ def _refuse(source: Source, embedded: int) -> None:
 
 
 def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
-    """Images without a json file, in folders where others have one: nobody says that nothing is on them."""
+    """Report images without a json file in folders where others have one: they may hold objects."""
     folders = {path.parent for path in labelled}
     known = source.index.same_files(map(str, labelled))
     for image in source.index.images:
@@ -259,9 +259,9 @@ def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
             source.findings.add("image_unlabelled", image, detail="no json file")
 
 
-def _order(images: list[RawImage], source: Source) -> list[str]:
-    """The classes in the order of a list beside the data, if there is one of these classes."""
-    names = {found.category for image in images for found in image.objects if found.category}
+def _class_order(images: list[RawImage], source: Source) -> list[str]:
+    """Class names in the order of a list beside the data, if such a list names any of the classes."""
+    names = {raw.category for image in images for raw in image.objects if raw.category}
     for path in sorted(name_files(source.index), key=lambda p: len(p.parts)):
         try:
             order = [printable(line) for line in read_names(path).values() if line not in _NO_CLASSES]
@@ -280,11 +280,11 @@ def _order(images: list[RawImage], source: Source) -> list[str]:
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def _objects(file: _File, source: Source) -> list[RawObject]:
-    """The objects of a file.
+def _make_objects(file: _File, source: Source) -> list[RawObject]:
+    """Make the objects of a file.
 
     Raises:
-        UnreadableError: a shape that says nothing, so that the image may hold more than is known.
+        UnreadableError: a shape cannot be understood, so that the image may hold objects that are not known.
     """
     objects: list[RawObject] = []
     groups: dict[tuple[str, str], RawObject] = {}
@@ -296,11 +296,11 @@ def _objects(file: _File, source: Source) -> list[RawObject]:
         if any(isinstance(value, str) for pair in shape["points"] for value in pair):
             source.findings.add("number_as_text", file.path, where, "points")
         kind = shape.get("shape_type") or "polygon"
-        found = _outline(kind, points, shape, file, where, source)
-        if found is None:
+        shape_outline = _box_and_polygon(kind, points, shape, file, where, source)
+        if shape_outline is None:
             source.findings.add("shape_no_object", file.path, where, f"shape type {kind!r}")
             continue
-        box, outline = found
+        box, outline = shape_outline
         label = printable(shape.get("label"))
         group = shape.get("group_id")
         first = groups.get((label, repr(group))) if kind == "polygon" and group is not None else None
@@ -315,10 +315,10 @@ def _objects(file: _File, source: Source) -> list[RawObject]:
     return objects
 
 
-def _outline(
+def _box_and_polygon(
     kind: Any, points: Points, shape: dict[str, Any], file: _File, where: str, source: Source
 ) -> tuple[list[float], Any] | None:
-    """Box and segmentation of a shape; None for one that is no object."""
+    """Box (x1, y1, x2, y2) and segmentation of a shape; None if it is no object, such as a point."""
     if kind == "rectangle":
         return extent(points), None
     if kind == "circle" and len(points) >= 2:
@@ -327,7 +327,7 @@ def _outline(
         box, ring = oval(cx, cy, radius, radius)
         return box, [flat(ring)]
     if kind == "mask":
-        box, outline, fault = _mask(shape.get("mask"), extent(points))
+        box, outline, fault = _decode_mask(shape.get("mask"), extent(points))
         if fault:
             source.findings.add("segmentation_malformed", file.path, where, fault)
         return box, outline
@@ -339,8 +339,8 @@ def _outline(
     return None
 
 
-def _mask(text: Any, corners: list[float]) -> tuple[list[float], Any, str]:
-    """Box, polygons and what is wrong, of a PNG as text that covers the pixels from the first corner to the second."""
+def _decode_mask(text: Any, corners: list[float]) -> tuple[list[float], Any, str]:
+    """Decode a base64 PNG mask that spans two corners; return its box, its polygons, and an error text or empty."""
     import torch
     from PIL import Image
 
@@ -350,7 +350,7 @@ def _mask(text: Any, corners: list[float]) -> tuple[list[float], Any, str]:
     box = [x1, y1, x2 + 1, y2 + 1]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images: the size is compared at once
+            warnings.simplefilter("ignore")  # warnings about large images: the size is compared at once
             with Image.open(io.BytesIO(base64.b64decode(text))) as image:
                 if abs(image.width - (x2 - x1 + 1)) > 1 or abs(image.height - (y2 - y1 + 1)) > 1:
                     return box, None, f"a mask of {image.width} x {image.height} pixels between other corners"

@@ -1,15 +1,15 @@
-"""Read folders of images beside folders of mask PNGs, into RawSplits.
+"""Masks as PNG: folders of images beside folders of mask files.
 
-A mask file is that of a whole image, each object with a value of its own and 0 for the background, or that of one
-object, whose pixels are not 0. It belongs to the image of its name, or to that of the folder it lies in:
+A mask file holds all objects of an image, each with a value of its own and 0 for the background, or a single object,
+whose pixels are not 0. It belongs to the image of its own name, or of the name of its folder:
 
-    masks/NAME.png, masks/NAME_mask.png      values of the objects of images/NAME.jpg
-    masks/NAME/ANY.png                       one object of it
-    masks/CLASS/..., masks/NAME/CLASS/...    either, of a class
-    NAME/images/ANY.png, NAME/masks/ANY.png  one folder per image, as in the Data Science Bowl of 2018
+    masks/NAME.png, masks/NAME_mask.png      all objects of images/NAME.jpg
+    masks/NAME/ANY.png                       one object of images/NAME.jpg
+    masks/CLASS/..., masks/NAME/CLASS/...    the same, of a class
+    NAME/images/ANY.png, NAME/masks/ANY.png  one folder per image, as in the Data Science Bowl 2018
 
-Classes are the folders, or what masks/NAME.json says of the values ({"1": "cat"}); without both there is one class.
-Boxes are those of the masks, so every mask is read once.
+Classes are the folder names, or the entries of masks/NAME.json ({"1": "cat"}); without both there is one class. Boxes
+are computed from the masks, so every mask is read once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from detrkit.structures import Categories
 
 _IMAGES = ("images", "imgs", "image", "img", "jpegimages", "pngimages")
 _SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-"""Formats that keep values as they are; JPEG and WebP do not."""
+"""Lossless formats; JPEG and WebP change values."""
 _TAILS = ("", "_mask", "_masks", "_instances", "_instance", "_label", "_labels", "-mask", "-masks")
 _ONE_CLASS = "object"
 
 
 def detect_masks(source: Source) -> str:
-    """What of images with masks is there, in words; empty if nothing."""
+    """Name the folders of images and masks that are there, for messages; empty if there are none."""
     return next((_describe(base, source.root) for base in _bases(source.index)), "")
 
 
 def load_masks(source: Source) -> dict[str, RawSplit]:
-    """Read a data set of these layouts.
+    """Load a data set of these layouts.
 
     Args:
         source: its files; takes findings and notes.
@@ -52,7 +52,7 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
     """
     root, findings, notes = source.root, source.findings, source.notes
     bases = _bases(source.index)
-    by_split = _all_sides(source, bases)
+    by_split = _items_by_split(source, bases)
     for split_name, given in source.image_dirs.items():
         if given is not None:
             by_split[split_name] = _of_pair(given, _masks_beside(given), findings)
@@ -85,13 +85,13 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
             f"expected the classes of masks as folders or in json files beside them, since {listed} has "
             f"{len(names)}, found neither"
         )
-    identity = 0
+    object_id = 0
     for split_images in read.values():
         for image in split_images:
-            for found in image.objects:
-                identity += 1
-                found.id = identity
-                found.category = 0 if not named and found.category == "" else number.get(found.category, found.category)
+            for raw in image.objects:
+                object_id += 1
+                raw.id = object_id
+                raw.category = 0 if not named and raw.category == "" else number.get(raw.category, raw.category)
     categories = Categories(tuple(range(len(names))), tuple(names))
     if not named:
         notes.append(f"no folder or json file names a class; all objects are of the class {names[0]!r}")
@@ -107,9 +107,9 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
 
 
 def _bases(index: FileIndex) -> list[Path]:
-    """The folders, however deep, that hold images and their masks in one of the layouts, or splits that do.
+    """Find the folders, at any depth, that hold images and masks in one of the layouts, or splits of these.
 
-    None lies in another.
+    No such folder lies in another one of the list.
     """
     above: set[Path] = set()
     for path in map(Path, index.folders):
@@ -124,8 +124,8 @@ def _bases(index: FileIndex) -> list[Path]:
 
 
 def _describe(base: Path, root: Path) -> str:
-    """What of images with masks lies in a folder or its splits, in words; empty if nothing."""
-    for folder in (base, *_side_folders(base)):
+    """Name the images and masks of a folder or its splits, for messages; empty if there are none."""
+    for folder in (base, *_split_folders(base)):
         pair = _pair(folder)
         if pair is not None:
             return " and ".join(f"{inner.relative_to(root).as_posix()}/" for inner in pair)
@@ -135,18 +135,18 @@ def _describe(base: Path, root: Path) -> str:
     return ""
 
 
-def _all_sides(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]]:
-    """Split -> the images of all these folders."""
+def _items_by_split(source: Source, bases: list[Path]) -> dict[str, list[MaskedImage]]:
+    """Return split -> the images of all these folders."""
     by_split: dict[str, list[MaskedImage]] = {}
     for base in bases:
-        for split_name, items in _sides(base, source.findings).items():
+        for split_name, items in _items_of_base(base, source.findings).items():
             by_split.setdefault(split_name, []).extend(items)
-            for item in items if len(bases) > 1 else []:  # names of several folders may be the same
+            for item in items if len(bases) > 1 else []:  # different folders may hold the same names
                 item.name = "/".join(source.index.relative(item.path))
     return by_split
 
 
-def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
+def _items_of_base(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
     by_split: dict[str, list[MaskedImage]] = {}
     pair = _pair(root)
     if pair is not None:
@@ -156,20 +156,20 @@ def _sides(root: Path, findings: Findings) -> dict[str, list[MaskedImage]]:
             if _is_folder(masks / folder.name):
                 by_split[split_name] = _of_pair(folder, masks / folder.name, findings)
         return by_split or {"train": _of_pair(items, masks, findings)}
-    for folder in _side_folders(root):
+    for folder in _split_folders(root):
         pair = _pair(folder)
-        found = _of_pair(*pair, findings) if pair else _of_folders(folder)
-        if found:
-            by_split.setdefault(split_of_name(folder.name), []).extend(found)
+        of_split = _of_pair(*pair, findings) if pair else _of_folders(folder)
+        if of_split:
+            by_split.setdefault(split_of_name(folder.name), []).extend(of_split)
     return by_split or {"train": _of_folders(root)}
 
 
-def _side_folders(root: Path) -> list[Path]:
+def _split_folders(root: Path) -> list[Path]:
     return [p for p in _folders(root) if split_of_name(p.name)]
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in it; none of one that cannot be opened, which the index of the data set tells of."""
+    """Subfolders of a folder; none if it cannot be opened, which the file index reports."""
     try:
         return sorted(p for p in folder.iterdir() if _is_folder(p))
     except OSError:
@@ -177,12 +177,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; `Path.is_dir` raises an error in a folder that must not be searched."""
+    """Whether a path is a folder; unlike `Path.is_dir`, False inside a folder without permission."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
-    """The folder of images and that of their masks in it, where there is one of each."""
+    """The image folder and the mask folder inside a folder, if there is exactly one of each."""
     inner = _folders(folder)
     items = [p for p in inner if p.name.lower() in _IMAGES]
     masks = [p for p in inner if _names_masks(p)]
@@ -194,7 +194,7 @@ def _names_masks(folder: Path) -> bool:
 
 
 def _image_folders(folder: Path) -> Iterable[Path]:
-    """The folders in it that are one image each, with images/, which holds that alone, and masks/."""
+    """Subfolders that hold one image each: images/ with a single file, and masks/."""
     for path in _folders(folder):
         if _is_folder(path / "images") and _is_folder(path / "masks"):
             images = (p for p in (path / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -203,7 +203,7 @@ def _image_folders(folder: Path) -> Iterable[Path]:
 
 
 def _masks_beside(items: Path) -> Path:
-    """The folder of masks that belongs to a folder of images.
+    """Find the mask folder of an image folder.
 
     Raises:
         DataError: there is none.
@@ -216,22 +216,22 @@ def _masks_beside(items: Path) -> Path:
 
 
 def _of_folders(folder: Path) -> list[MaskedImage]:
-    found = []
+    masked = []
     for path in _image_folders(folder):
         for item in _files(path / "images", IMAGE_SUFFIXES)[:1]:
             objects = [(mask, "") for mask in _files(path / "masks", _SUFFIXES)]
-            found.append(MaskedImage(item, item.relative_to(folder).as_posix(), objects=objects, labelled=True))
-    return found
+            masked.append(MaskedImage(item, item.relative_to(folder).as_posix(), objects=objects, labelled=True))
+    return masked
 
 
 def _of_pair(items: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
-    """The images of a folder, with the masks of another one."""
-    found = [MaskedImage(path, path.relative_to(items).as_posix()) for path in _files(items, IMAGE_SUFFIXES)]
+    """Pair the images of one folder with the mask files of another."""
+    masked = [MaskedImage(path, path.relative_to(items).as_posix()) for path in _files(items, IMAGE_SUFFIXES)]
     by_name: dict[str, MaskedImage | None] = {}
-    for item in found:
+    for item in masked:
         stem = Path(item.name).stem
-        by_name[stem] = None if stem in by_name else item  # of two of one name, neither is meant by it
-    by_name |= {Path(item.name).with_suffix("").as_posix(): item for item in found}
+        by_name[stem] = None if stem in by_name else item  # a name of two images stands for neither
+    by_name |= {Path(item.name).with_suffix("").as_posix(): item for item in masked}
     files = _files(masks, _SUFFIXES)
     if not files:
         other = next(iter(_files(masks, IMAGE_SUFFIXES)), None)
@@ -239,7 +239,7 @@ def _of_pair(items: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
             f"expected masks as PNG in {masks}, found "
             + (f"{other.name}, whose format changes values a little; save them again as PNG" if other else "none")
         )
-    for folder in masks.rglob("*"):  # an empty folder of an image says that there is nothing on it
+    for folder in masks.rglob("*"):  # an empty folder means that the image has no objects
         empty = by_name.get(folder.name) if folder.is_dir() else None
         if empty is not None:
             empty.labelled = True
@@ -257,11 +257,11 @@ def _of_pair(items: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
             continue
         own.values.append((file, label))
         own.labelled = True
-    return found
+    return masked
 
 
 def _by_stem(file: Path, parents: list[str], by_name: dict[str, MaskedImage | None]) -> tuple[MaskedImage | None, str]:
-    """The image of a file with values, and the class of its folder."""
+    """The image of a mask file with several objects, and the class, which is the name of its folder."""
     for tail in _TAILS:
         stem = file.stem.removesuffix(tail)
         whole = by_name.get("/".join([*parents, stem]))

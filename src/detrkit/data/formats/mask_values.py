@@ -1,4 +1,4 @@
-"""What the values of mask files say: the objects of an image, with the boxes around them."""
+"""Read mask files into objects: one per pixel value, with the box around its pixels."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from detrkit.errors import DataError
 
 _WHITE = 255
 _EDGE_VALUES = 8
-"""Values beside white from which on a mask looks smoothed."""
+"""Number of values besides white from which on a mask looks antialiased."""
 
 
 @dataclass
 class MaskedImage:
-    """An image and the files of its masks."""
+    """An image and its mask files."""
 
     path: Path
     name: str
     values: list[tuple[Path, str]] = field(default_factory=list)
-    """Files with values of objects, and the class of their folder, or nothing."""
+    """Files with one value per object, each with the class of its folder, or empty."""
     objects: list[tuple[Path, str]] = field(default_factory=list)
-    """Files of one object each, likewise."""
+    """Files with one object each, likewise with a class."""
     labelled: bool = False
 
 
 def read_split(items: list[MaskedImage], findings: Findings) -> list[RawImage]:
-    """The images of a split as records with boxes and areas; categories are names for now, or nothing."""
+    """Read the masks of a split into raw images; categories are class names, or empty."""
     kept = []
     for item in items:
         if item.labelled:
             kept.append(item)
         else:
             findings.add("image_unlabelled", item.path)
-    with ThreadPoolExecutor(8) as pool:  # decoding lets go of Python's lock
-        found = list(pool.map(_read_image, range(1, len(kept) + 1), kept))
+    with ThreadPoolExecutor(8) as pool:  # decoding releases the GIL
+        results = list(pool.map(_read_image, range(1, len(kept) + 1), kept))
     images = []
-    for image, problems in found:
+    for image, problems in results:
         for add in problems:
             add(findings)
         if image is not None:
@@ -68,11 +68,11 @@ def _problem(kind: str, file: object, record: str = "", detail: str = "", droppe
 
 
 def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_Problem]]:
-    """The record of an image, or None where its masks cannot be used, and what was noticed."""
+    """Read the masks of one image; return its record, or None if they cannot be used, and the findings to add."""
     image = RawImage(number, item.path, item.name, None, None, [], file=str(item.path))
     (info,) = probe_images([item.path])
     if info.problem:
-        return image, []  # the check says why
+        return image, []  # the check reports the problem
     width, height = info.upright
     image.width, image.height = width, height
     problems: list[_Problem] = []
@@ -100,19 +100,19 @@ def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_
             category = classes.get(value) if classes else label
             where = "" if single else f"value {value}"
             shape = (width / ids.shape[1], height / ids.shape[0])
-            image.objects.append(_object(path, value, region, category, where, shape))
+            image.objects.append(_make_object(path, value, region, category, where, shape))
     return image, problems
 
 
 def _looks_smoothed(regions: dict[int, Region]) -> bool:
-    """Whether values are those between black and white that resizing leaves, rather than numbers of objects."""
+    """Whether the values look like grey edge pixels of one antialiased mask, rather than like object numbers."""
     pixels = sum(region.area for region in regions.values())
     white = regions[_WHITE].area if _WHITE in regions else 0
     return 2 * white > pixels and _EDGE_VALUES <= len(regions) - 1 < _WHITE - 1
 
 
 def _separate_parts(ids: Ids) -> int:
-    """How many regions of a mask do not touch, corners included."""
+    """Number of connected regions of a mask (8-connectivity)."""
     count, _ = cv2.connectedComponents((ids != 0).astype(np.uint8), connectivity=8)
     return int(count) - 1
 
@@ -122,7 +122,7 @@ def _regions(ids: Ids, single: bool) -> dict[int, Region]:
     return {0: regions[1]} if single and 1 in regions else {} if single else {v: r for v, r in regions.items() if v}
 
 
-def _object(
+def _make_object(
     path: Path, value: int, region: Region, category: str | None, where: str, scale: tuple[float, float]
 ) -> RawObject:
     x1, y1, x2, y2 = region.box
@@ -132,10 +132,10 @@ def _object(
 
 
 def class_names_of(path: Path) -> dict[int, str]:
-    """Value -> class, as the json file beside a mask says; empty where there is none.
+    """Read value -> class from the json file beside a mask; empty if there is no such file.
 
     Raises:
-        DataError: it is something else.
+        DataError: the file has another content.
     """
     file = path.with_suffix(".json")
     if not file.is_file():

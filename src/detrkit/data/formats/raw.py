@@ -1,4 +1,4 @@
-"""What the readers hand to the check: exactly what the files say, right or wrong."""
+"""Raw records: the content of annotation files, unchecked, as the loaders of all formats return it."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ IMAGE_SUFFIXES = (
     *(".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".ras", ".qoi"),
 )
-"""Endings, in lower case, of the image files that the decoders read: what the finders of images look for."""
+"""Endings, in lower case, of the image files that can be decoded."""
 OTHER_IMAGE_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dcm", ".nii", ".svs", ".ndpi", ".czi"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
-"""Endings of image files that cannot be read here: named with their number, never passed over in silence."""
+"""Endings of image files that cannot be decoded; such files are reported."""
 
 
 @dataclass(slots=True)
 class RawObject:
-    """An object as the file has it; nothing is known to be right."""
+    """One annotation as the file has it; any value may be wrong."""
 
     id: Any
     category: Any
-    """The file's category id."""
+    """The category id of the file."""
     box: Any
     area: Any
     crowd: bool
     segmentation: Any
     where: str
     rotation: float = 0.0
-    """Degrees by which the box is to be turned clockwise about its centre, as some tools write rotated rectangles."""
+    """Clockwise rotation of the box about its center, in degrees."""
 
 
 @dataclass(slots=True)
 class RawImage:
-    """An image as the file lists it."""
+    """One image as the annotation file lists it."""
 
     id: Any
     path: Path
     file_name: str
     height: Any
     width: Any
-    """None where the format has no sizes."""
+    """None if the format has no sizes."""
     objects: list[RawObject]
     file: str
-    """The annotation file of this image, for messages."""
+    """The annotation file, for messages."""
     where: str = ""
     panoptic: Path | None = None
     """The COCO panoptic PNG of this image."""
     split_name: str = ""
-    """The split that the record itself names (`split` of COCO images): train, val, test or nothing."""
+    """The split that the record itself names (`split` of COCO images): train, val, test or empty."""
     text_id: str = ""
-    """The id as the file has it, where that is no integer of 64 bits and another one takes its place."""
+    """The id as written, if it is no 64-bit integer and was replaced by one."""
     unread: int = 0
-    """How many records of objects on it could not be read at all."""
+    """Number of object records that could not be read at all."""
 
 
 @dataclass
 class RawSplit:
-    """One side of a data set as read."""
+    """One split of a data set as loaded, unchecked."""
 
     name: str
     images: list[RawImage]
@@ -78,14 +78,14 @@ class RawSplit:
     has_ids_and_areas: bool = False
     """Whether the files give an id and an area to each object, so that missing ones are findings."""
     masks_in_files: bool = False
-    """Whether masks lie in files beside the images, whose size tells how they lie."""
+    """Whether masks lie in files of their own, whose size tells the orientation."""
     boxes_from_masks: bool = False
-    """Whether boxes are made from masks here, so that no file writes any."""
+    """Whether boxes were computed from masks by the loader, so that no file contains boxes."""
 
 
 @dataclass
 class RawDataset:
-    """A data set as read, with what was noticed on the way."""
+    """A data set as loaded, unchecked, with findings and notes."""
 
     format: str
     source: str
@@ -93,16 +93,16 @@ class RawDataset:
     """`train` and `val`; either may be absent."""
     findings: Findings
     notes: list[str] = field(default_factory=list)
-    """What was chosen where there was a choice, each a sentence to print."""
+    """Decisions of the loader, one sentence each, to be printed."""
     strict: bool = False
-    """Refuse it where anything of it is left out."""
+    """Refuse the data set if anything of it is left out (`--strict`)."""
     val_fraction: float = 0.0
-    """Share of the usable images, 0..1, that the check holds out where there is no `val`."""
+    """Share of the usable images, 0..1, that the check holds out if there is no `val`."""
     seed: int = 42
-    """Of that choice."""
+    """Seed of the held-out split."""
     held_out: Collection[str] = ()
-    """File names of the images that a run held out, where they are known: these are taken instead."""
+    """File names of the images to hold out instead of a random share: those that a training run held out."""
     box_format: str = "auto"
-    """How boxes are written, where the user says it: a name of `box_formats.FORMATS`."""
+    """Box format that the user named, a name of `box_formats.BOX_FORMATS`; auto: that of the data format."""
     made_split: dict[str, Any] | None = None
-    """Where the check held a validation split out: the seed, the fraction, and the file names of both splits."""
+    """The split that the check held out, if any: seed, fraction, and the file names of both splits."""

@@ -1,4 +1,4 @@
-"""The table of data formats. To add a format, write its `detect` and `load` in a file beside this one and add a row."""
+"""The table of data formats. To add one, write `detect` and `load` in a file beside this one, and add a row."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class DatasetFormat:
         name: the value of `--data_format`.
         title: the name of the format in messages.
         layout: the files that make up such a data set, for the message that none is there.
-        detect: names what is there of the format, such as `data.yaml`; empty if nothing. Reads names, and little else.
-        load: reads the files as they are into `train` and `val`; nothing is checked or decoded yet.
+        detect: names the files of the format that are there, such as `data.yaml`; empty if there are none. It looks at
+            file names and at the first bytes of few files.
+        load: reads the annotation files into the splits `train` and `val`, without checking or decoding anything.
         file_suffixes: endings of files that may be named in place of the folder.
-        folder_suffixes: endings of files that belong to the format, but of which one alone is no data set: the user
-            who names one is told to name its folder.
-        explain: says why files that look like the format cannot be loaded; empty if there are none.
+        folder_suffixes: endings of files of the format that are no data set by themselves. A user who names one gets
+            the advice to name its folder.
+        explain: says why files that look like the format cannot be loaded; empty if there are no such files.
     """
 
     name: str

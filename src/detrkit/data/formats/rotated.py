@@ -1,4 +1,4 @@
-"""Rotated rectangles, of which detection takes the upright box around them."""
+"""Rotated rectangles: read the angle, and compute the axis-aligned box around them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Box = tuple[float, float, float, float]
 
 
 def around(box: Box, rotation: float) -> Box:
-    """The upright box around a rectangle that is turned about its center.
+    """The axis-aligned box x1, y1, x2, y2 around a rectangle rotated about its center.
 
     Args:
-        box: x1, y1, x2, y2 before it is turned, in pixels.
-        rotation: degrees, either way round.
+        box: x1, y1, x2, y2 before the rotation, in pixels.
+        rotation: degrees; the sign does not matter.
     """
     x1, y1, x2, y2 = box
     across, down = abs(cos(radians(rotation))), abs(sin(radians(rotation)))
@@ -24,13 +24,13 @@ def around(box: Box, rotation: float) -> Box:
 
 
 def coco_rotation(annotation: dict[str, Any]) -> float:
-    """Degrees by which the box of a COCO annotation is turned: CVAT writes `attributes: {"rotation": 60.0}`."""
+    """Rotation of a COCO annotation in degrees, as CVAT writes it: `attributes: {"rotation": 60.0}`."""
     attributes = annotation.get("attributes")
     return _angle(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
 
 
 def voc_rotation(element: Element) -> float:
-    """Degrees by which the box of a VOC object is turned: an attribute of CVAT."""
+    """Rotation of a VOC object in degrees, an attribute that CVAT writes."""
     for attribute in element.iterfind("attributes/attribute"):
         if (attribute.findtext("name") or "").strip() == "rotation":
             return _angle(attribute.findtext("value"))
@@ -38,7 +38,7 @@ def voc_rotation(element: Element) -> float:
 
 
 def _angle(value: Any) -> float:
-    """A finite number or its text; 0 for anything else."""
+    """Convert a number or its text to degrees; 0 for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""Shapes as people draw them: points out of whatever a file has, boxes around them, ovals as polygons, class names."""
+"""Convert shapes of labelling tools: parse points, compute boxes, turn ellipses into polygons, number classes."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from detrkit.structures import Categories
 
 Points = list[tuple[float, float]]
 _CORNERS = 64
-"""Of the polygon that stands for a circle: its area is a sixth of a percent too small."""
+"""Corners of the polygon that replaces an ellipse; its area is 0.16 % too small."""
 
 
 class UnreadableError(ValueError):
-    """A record of an annotation file that says nothing, so that its image may hold more than is known."""
+    """A record that cannot be understood, so that its image may hold objects that are not known."""
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or the one that a text writes; None for anything else."""
+    """Convert a number or its text to a finite float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if isfinite(found) else None
+    return parsed if isfinite(parsed) else None
 
 
 def points_of(value: Any) -> Points | None:
-    """Points of a list of [x, y]; None where there are none, or something that is no point among them."""
+    """Convert a list of [x, y] to points; None if it is empty or contains anything else."""
     if not isinstance(value, list) or not value:
         return None
     points: Points = []
@@ -45,25 +45,25 @@ def points_of(value: Any) -> Points | None:
 
 
 def extent(points: Points) -> list[float]:
-    """x1, y1, x2, y2 of the smallest box that holds all points."""
+    """The box x1, y1, x2, y2 around all points."""
     xs, ys = zip(*points, strict=True)
     return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def flat(points: Points) -> list[float]:
-    """x, y, x, y, ... as COCO polygons have them."""
+    """The points as a COCO polygon: x, y, x, y, ..."""
     return [value for point in points for value in point]
 
 
 def oval(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> tuple[list[float], Points]:
-    """The exact box of an ellipse, and a polygon for it.
+    """The exact box (x1, y1, x2, y2) of an ellipse, and a polygon that approximates it.
 
     Args:
-        cx: x of its centre, in pixels.
-        cy: y of it.
-        rx: half of its first axis.
-        ry: half of its second axis.
-        angle: by which the first axis is turned from x towards y, in radians.
+        cx: x of the center, in pixels.
+        cy: y of the center.
+        rx: half of the first axis.
+        ry: half of the second axis.
+        angle: rotation of the first axis from x towards y, in radians.
     """
     c, s = cos(angle), sin(angle)
     wide, high = hypot(rx * c, ry * s), hypot(rx * s, ry * c)
@@ -73,20 +73,20 @@ def oval(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> tupl
 
 
 def printable(value: Any) -> str:
-    """A name as text: numbers are written out, anything else but text is none; halves of characters are spelt out."""
+    """Convert a name to text; numbers are written out, other types give an empty text, surrogates become escapes."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return " ".join(str(value).encode("utf-8", "backslashreplace").decode().split())
 
 
 def number_classes(images: Iterable[RawImage], order: Sequence[str] = ()) -> Categories:
-    """Number the classes of objects, whose categories are names: those of `order` first, then the alphabet.
+    """Replace class names in the objects by numbers: those of `order` first, then in alphabetical order.
 
-    Objects without a name keep None as category, which the check finds.
+    Objects without a class name get None as category, which the check reports.
     """
-    objects = [found for image in images for found in image.objects]
-    names = list(dict.fromkeys([*order, *sorted({found.category for found in objects if found.category})]))
+    objects = [raw for image in images for raw in image.objects]
+    names = list(dict.fromkeys([*order, *sorted({raw.category for raw in objects if raw.category})]))
     ids = {name: index for index, name in enumerate(names)}
-    for found in objects:
-        found.category = ids.get(found.category)
+    for raw in objects:
+        raw.category = ids.get(raw.category)
     return Categories(tuple(range(len(names))), tuple(names))

@@ -1,8 +1,8 @@
-"""Read what the VGG Image Annotator (VIA, versions 1 and 2) writes, into RawSplits: its json, its csv, its projects.
+"""Annotations of the VGG Image Annotator (VIA, versions 1 and 2): its json, its csv, its projects.
 
-One file holds the regions of many images, which it names without folders, or by URL. A region has attributes that its
-annotator made up; the class is the attribute that regions have throughout. Points and lines are no objects. Several
-files that name the same image (a project and its export) are read as one.
+One file holds the regions of many images, named without folders or by URL. Regions have attributes of free choice; the
+class is the attribute that nearly all regions have. Points and lines are no objects. Files that name the same image (a
+project and its export) are merged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST_CELL = 1 << 24
 
 @dataclass
 class _Entry:
-    """An image as one file has it."""
+    """One image of one file."""
 
     file: Path
     where: str
@@ -41,20 +41,18 @@ class _Entry:
     bytes: int
     regions: list[Region] = field(default_factory=list)
     fault: str = ""
-    """Why it cannot be read, or nothing."""
+    """Why the record cannot be read, or empty."""
 
 
 def detect_via(source: Source) -> str:
-    """What of VIA is there, in words; empty if nothing."""
+    """Name a VIA file, for messages; empty if there is none."""
     files = source.index.with_suffix(".json", ".csv")
-    found = next((path for path in sample_of(files) if _looks_like_via(path)), None)
-    return "" if found is None else "/".join(source.index.relative(found))
+    example = next((path for path in sample_of(files) if _looks_like_via(path)), None)
+    return "" if example is None else "/".join(source.index.relative(example))
 
 
 def load_via(source: Source) -> dict[str, RawSplit]:
-    """Read all files of this format.
-
-    Classes are numbered in the order of the alphabet.
+    """Load all VIA files, with classes in alphabetical order.
 
     Raises:
         DataError: a file cannot be read, or none names an image.
@@ -67,10 +65,10 @@ def load_via(source: Source) -> dict[str, RawSplit]:
         source.use(path)
     if not entries:
         raise DataError(f"expected VIA files (via_region_data.json or .csv) in {source.root}, found none with images")
-    found = _images(entries, source)
-    chosen = choose_attribute([region for _, regions in found.values() for region in regions], source)
+    by_image = _merge_entries(entries, source)
+    chosen = choose_attribute([region for _, regions in by_image.values() for region in regions], source)
     by_split: dict[str, list[RawImage]] = {}
-    for (split_name, _), (image, regions) in found.items():
+    for (split_name, _), (image, regions) in by_image.items():
         try:
             image.objects = [o for region in regions for o in objects_of(region, chosen, image, source)]
         except UnreadableError as error:
@@ -112,10 +110,10 @@ def _looks_like_via(path: Path) -> bool:
 
 
 def _load(path: Path, source: Source) -> list[_Entry]:
-    """The images that a file names.
+    """Read the image records of a file.
 
     Raises:
-        DataError: it is cut short, or no text.
+        DataError: the file is truncated, or no text.
     """
     if path.suffix.lower() == ".csv":
         return _from_csv(read_text(path, source.findings), path)
@@ -125,10 +123,10 @@ def _load(path: Path, source: Source) -> list[_Entry]:
     rows = dict(enumerate(content)) if isinstance(content, list) else content
     if not isinstance(rows, dict):
         raise DataError(f"expected images with filename and regions in the VIA file {path}, found {rows!r}"[:300])
-    return [_entry(path, printable(key), row) for key, row in rows.items()]
+    return [_read_entry(path, printable(key), row) for key, row in rows.items()]
 
 
-def _entry(path: Path, key: str, row: Any) -> _Entry:
+def _read_entry(path: Path, key: str, row: Any) -> _Entry:
     named = row.get("filename") if isinstance(row, dict) else None
     if not isinstance(named, str) or not named.strip() or "\0" in named:
         return _Entry(path, key, "", 0, fault="expected a filename and regions")
@@ -151,7 +149,7 @@ def _entry(path: Path, key: str, row: Any) -> _Entry:
 
 def _from_csv(text: str, path: Path) -> list[_Entry]:
     text = text.lstrip("#\ufeff")
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of some countries write semicolons
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets of some locales write semicolons
     csv.field_size_limit(_LONGEST_CELL)
     entries: dict[tuple[str, str], _Entry] = {}
     try:
@@ -173,7 +171,7 @@ def _from_csv(text: str, path: Path) -> list[_Entry]:
 
 
 def _cell(text: Any) -> Any:
-    """What a cell of a csv file holds as JSON; nothing where it is empty; None where it is something else."""
+    """Parse the JSON in a csv cell; an empty cell is {}, and anything else None."""
     if not isinstance(text, str) or not text.strip():
         return {}
     try:
@@ -185,33 +183,33 @@ def _cell(text: Any) -> Any:
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def _images(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tuple[RawImage, list[Region]]]:
-    """Role and path -> image and its regions, of all files together."""
-    found: dict[tuple[str, Path], tuple[RawImage, list[Region]]] = {}
+def _merge_entries(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tuple[RawImage, list[Region]]]:
+    """Merge the records of all files: (split, path) -> image and its regions."""
+    by_image: dict[tuple[str, Path], tuple[RawImage, list[Region]]] = {}
     news: Counter[Path] = Counter()
-    for entry, place in zip(entries, _places(entries, source), strict=True):
-        if place is not None and place.how == "ambiguous":
-            rivals = ", ".join("/".join(source.index.relative(path)) for path in place.rivals[:4])
+    for entry, match in zip(entries, _match_images(entries, source), strict=True):
+        if match is not None and match.how == "ambiguous":
+            rivals = ", ".join("/".join(source.index.relative(path)) for path in match.rivals[:4])
             source.findings.add("image_ambiguous", entry.file, entry.where, rivals, len(entry.regions))
             continue
-        path = source.root if place is None else place.path
+        path = source.root if match is None else match.path
         name = "/".join(source.index.relative(path)) if path.is_relative_to(source.root) else path.name
         image = RawImage(None, path, name, None, None, [], str(entry.file), entry.where)
         if entry.fault:
             _leave_out(image, f"{entry.where}: {entry.fault}", source)
             continue
-        if place is not None and place.how == "other_ending":
+        if match is not None and match.how == "other_ending":
             source.findings.add("image_other_ending", entry.file, entry.where, f"found {path.name}")
         elif tidy_name(entry.name)[1]:
             source.findings.add("image_name_leaves_folder", entry.file, entry.where, repr(entry.name))
-        elif place is not None and place.how == "moved":
+        elif match is not None and match.how == "moved":
             source.findings.add("image_moved", entry.file, entry.where, f"{entry.name!r}, found {path}")
         key = (_split_of(entry.file, path, source), path)
-        if key not in found:
-            found[key] = image, list(entry.regions)
+        if key not in by_image:
+            by_image[key] = image, list(entry.regions)
             news[entry.file] += 1
             continue
-        first, known = found[key]
+        first, known = by_image[key]
         keys = {region.key for region in known}
         more = [region for region in entry.regions if region.key not in keys]
         known += more
@@ -221,7 +219,7 @@ def _images(entries: list[_Entry], source: Source) -> dict[tuple[str, Path], tup
     for file in dict.fromkeys(entry.file for entry in entries):
         if not news[file]:
             source.notes.append(f"{'/'.join(source.index.relative(file))} says nothing that another VIA file does not")
-    return found
+    return by_image
 
 
 def _leave_out(image: RawImage, fault: str, source: Source) -> None:
@@ -230,37 +228,37 @@ def _leave_out(image: RawImage, fault: str, source: Source) -> None:
     source.use(image.path)
 
 
-def _places(entries: list[_Entry], source: Source) -> list[Match | None]:
-    """The image of each entry; one name with several sizes of files is that of several images."""
+def _match_images(entries: list[_Entry], source: Source) -> list[Match | None]:
+    """Match each record to its image; records of one name with different file sizes are different images."""
     named: dict[Path, dict[str, None]] = {}
     for entry in entries:
         if entry.name:
             named.setdefault(entry.file, {})[entry.name] = None
     places: dict[Path, dict[str, Match]] = {}
-    for file, names in named.items():  # bare names: what is not in these folders is found by the ends of paths
+    for file, names in named.items():  # names have no folders: images elsewhere are found by the ends of their paths
         split_name = _split_of_file(file, source)
         folders = [*source.named_folders(split_name), file.parent, source.root]
         places[file] = source.finder.find(names, folders, split_name=split_name)
     sizes: dict[tuple[Path, str], set[int]] = {}
     for entry in entries:
         sizes.setdefault((entry.file, entry.name), set()).add(entry.bytes)
-    found: list[Match | None] = []
+    matches: list[Match | None] = []
     for entry in entries:
-        place = places[entry.file][entry.name] if entry.name else None
-        if place is not None and (place.how == "ambiguous" or len(sizes[entry.file, entry.name]) > 1):
-            place = _by_size(entry, place, source)
-        found.append(place)
-    return found
+        match = places[entry.file][entry.name] if entry.name else None
+        if match is not None and (match.how == "ambiguous" or len(sizes[entry.file, entry.name]) > 1):
+            match = _by_size(entry, match, source)
+        matches.append(match)
+    return matches
 
 
-def _by_size(entry: _Entry, place: Match, source: Source) -> Match:
-    """The only image of this name whose file is as long as VIA says, if there is one."""
+def _by_size(entry: _Entry, match: Match, source: Source) -> Match:
+    """Choose among images of one name the one whose file has the recorded number of bytes."""
     name = PurePosixPath(tidy_name(entry.name)[0]).name
     rivals = [path for path in source.index.images if path.name == name]
     fits = [path for path in rivals if entry.bytes > 0 and path.is_file() and path.stat().st_size == entry.bytes]
     if len(fits) == 1:
         return Match(fits[0], "/".join(source.index.relative(fits[0])), "by_name")
-    return Match(place.path, place.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else place
+    return Match(match.path, match.name, "ambiguous", tuple(rivals)) if len(rivals) > 1 else match
 
 
 def _split_of(file: Path, image: Path, source: Source) -> str:
@@ -276,7 +274,7 @@ def _split_of_file(file: Path, source: Source) -> str:
 
 
 def _fill_in_sizes(images: Sequence[RawImage]) -> None:
-    """VIA writes no sizes: browsers show images upright, and so are its coordinates."""
+    """Set image sizes, which VIA does not write. Browsers show images upright, so coordinates refer to that."""
     for image, info in zip(images, probe_images([image.path for image in images]), strict=True):
         if not info.problem:
             image.width, image.height = info.upright

@@ -1,4 +1,4 @@
-"""The regions of the VGG Image Annotator (VIA): their shapes, and which of their attributes is the class."""
+"""Convert VIA regions to objects: shapes to boxes and polygons, and one of the attributes to the class."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from detrkit.data.formats.raw import RawImage, RawObject
 from detrkit.data.formats.shapes import Points, UnreadableError, extent, flat, number, oval, printable
 
 _CLASS_WORDS = ("class", "label", "category", "type", "name", "object", "species", "defect")
-"""Attributes that name classes, where several attributes could."""
+"""Words in the names of attributes that hold classes, the most likely first."""
 _THROUGHOUT = 0.9
 _ONE_CLASS = "object"
 
 
 @dataclass
 class Region:
-    """What was drawn, and what was said of it."""
+    """A shape and its attributes."""
 
     where: str
     shape: dict[str, Any]
@@ -27,12 +27,12 @@ class Region:
 
     @property
     def key(self) -> str:
-        """The same for the same region in another file."""
+        """Equal for equal regions of different files."""
         return json.dumps([self.shape, self.attributes], sort_keys=True)
 
 
 def choose_attribute(regions: Sequence[Region], source: Source) -> str:
-    """The attribute that is the class; empty where there is none."""
+    """Choose the attribute that holds the class; empty if there are no attributes."""
     values: dict[str, list[str]] = {}
     for region in regions:
         for attribute, value in region.attributes.items():
@@ -62,7 +62,7 @@ def choose_attribute(regions: Sequence[Region], source: Source) -> str:
 
 
 def _names(value: Any) -> list[str]:
-    """The classes that a value of an attribute names: a text, or the options that are ticked."""
+    """Class names in the value of an attribute: its text, or its selected options."""
     if isinstance(value, dict):
         value = [option for option, ticked in value.items() if ticked and ticked != "false"]
     values: Iterable[Any] = value if isinstance(value, list) else [value]
@@ -70,9 +70,9 @@ def _names(value: Any) -> list[str]:
 
 
 def objects_of(region: Region, chosen: str, image: RawImage, source: Source) -> list[RawObject]:
-    """The objects that a region is: none, one, or one of each class."""
+    """Make the objects of a region: none, one, or one per class."""
     kind = region.shape.get("name")
-    outline = _outline(kind, region)
+    outline = _box_and_polygon(kind, region)
     if outline is None:
         source.findings.add("shape_no_object", image.file, region.where, f"shape {kind!r}")
         return []
@@ -83,11 +83,11 @@ def objects_of(region: Region, chosen: str, image: RawImage, source: Source) -> 
     return [RawObject(None, name, box, None, False, polygon, region.where) for name in names]
 
 
-def _outline(kind: Any, region: Region) -> tuple[list[float], Any] | None:
-    """Box and polygons of a shape; None for one that is no object.
+def _box_and_polygon(kind: Any, region: Region) -> tuple[list[float], Any] | None:
+    """Box (x1, y1, x2, y2) and polygons of a shape; None if it is no object, such as a point.
 
     Raises:
-        UnreadableError: it lacks numbers, so that the image may hold more than is known.
+        UnreadableError: numbers are missing, so that the image may hold objects that are not known.
     """
     if kind == "rect":
         x, y, width, height = _numbers(region, "x", "y", "width", "height")
@@ -115,8 +115,8 @@ def _outline(kind: Any, region: Region) -> tuple[list[float], Any] | None:
 
 
 def _numbers(region: Region, *keys: str) -> list[float]:
-    found = [number(region.shape.get(key)) for key in keys]
-    numbers = [value for value in found if value is not None]
-    if len(numbers) < len(keys):
+    values = [number(region.shape.get(key)) for key in keys]
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(keys):
         raise UnreadableError(f"{region.where}: expected numbers for {', '.join(keys)}")
-    return numbers
+    return finite

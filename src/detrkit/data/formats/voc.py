@@ -1,4 +1,4 @@
-"""Read Pascal VOC annotations: one xml file per image, into RawSplits.
+"""Pascal VOC annotations: one xml file per image.
 
 Format: host.robots.ox.ac.uk/pascal/VOC. Corners are taken as they stand, without the one-pixel shift of VOC's
 1-based inclusive convention, as most tools write and read them. Rotated boxes (`robndbox` of roLabelImg) and polygons
@@ -31,14 +31,14 @@ from detrkit.structures import Categories
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
 _OF_WINDOWS = {"shift_jis": "cp932", "big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
-"""Encoding -> what Windows writes under its name, which has more letters."""
+"""Encoding -> the superset of it that Windows writes under the same name."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _PlainTree(ET.TreeBuilder):
-    """A tree without name spaces, which some tools declare, and with tags in lower case, whatever theirs.
+    """Builds an XML tree without namespaces and with tags in lower case.
 
-    And without a document type: entities, and with them every way of blowing up a small file, need one.
+    A document type is an error: entity expansion attacks need one, and annotations do not.
     """
 
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
@@ -57,7 +57,7 @@ def _plain(tag: str) -> str:
 
 
 def detect_voc(source: Source) -> str:
-    """What of a Pascal VOC data set is there, in words; empty if nothing."""
+    """Name the Pascal VOC files that are there, for messages; empty if there are none."""
     if not find_xml(source.index):
         return ""
     lists = [folder for folder in source.index.folders if folder.lower().endswith("imagesets/main")]
@@ -65,15 +65,15 @@ def detect_voc(source: Source) -> str:
 
 
 def load_voc(source: Source) -> dict[str, RawSplit]:
-    """Read a data set with or without lists of its splits.
+    """Load a data set with or without lists of its splits.
 
-    Classes are numbered 0, 1, ... in alphabetical order, or in that of a list of names, over all splits together.
+    Classes of all splits together are numbered 0, 1, ... in the order of a list of names, else alphabetically.
 
     Args:
         source: its files; takes findings and notes.
 
     Raises:
-        DataError: nothing to read was found, or no list tells a split.
+        DataError: there are no xml files, or no list tells a split.
     """
     files = find_xml(source.index)
     if not files:
@@ -90,13 +90,13 @@ def load_voc(source: Source) -> dict[str, RawSplit]:
     for split_name, listed in splits_of_files.items():
         records = [_read_file(path, file_of.get(path), source) for path in listed]
         splits[split_name] = _with_images([r for r in records if r is not None], split_name, file_of, source)
-    _tell_apart(source, splits)
+    _make_names_unique(source, splits)
     _note_unlabelled(source, splits)
     return _with_categories(source, splits)
 
 
 def _with_images(records: list[RawImage], split_name: str, file_of: dict[Path, Path], source: Source) -> list[RawImage]:
-    """The records of a split with the files of their images: of their own name, else the one that they name."""
+    """Set the image file of each record: the image of the xml file's name, else the one in <filename>."""
     given = source.image_dirs[split_name]
     folders = [given] if given is not None else [source.root, *_image_folders(source, records)]
     own_of = {
@@ -104,12 +104,14 @@ def _with_images(records: list[RawImage], split_name: str, file_of: dict[Path, P
         for record in records
         if (own := file_of.get(Path(record.file))) is not None and (given is None or own.is_relative_to(given))
     }
-    told = {r.file: r.file_name if given else _beside(r, source) for r in records if _tells(r, own_of.get(r.file))}
-    named = source.finder.find(told.values(), folders, within=given)
-    found: list[RawImage] = []
+    names = {
+        r.file: r.file_name if given else _beside(r, source) for r in records if _needs_search(r, own_of.get(r.file))
+    }
+    named = source.finder.find(names.values(), folders, within=given)
+    placed: list[RawImage] = []
     others: list[str] = []
     for record in records:
-        own, match = own_of.get(record.file), named.get(told.get(record.file, ""))
+        own, match = own_of.get(record.file), named.get(names.get(record.file, ""))
         if own is not None:
             if match is not None and match.how not in ("absent", "ambiguous") and match.path != own:
                 others.append(record.file)
@@ -124,23 +126,23 @@ def _with_images(records: list[RawImage], split_name: str, file_of: dict[Path, P
                 source.findings.add("image_other_ending", record.file, detail=detail)
             record.path = match.path
         record.file_name = record.path.name
-        record.id = len(found) + 1
-        found.append(record)
+        record.id = len(placed) + 1
+        placed.append(record)
     if others:
         source.notes.append(
             f"{len(others)} xml files of {split_name} ({Path(others[0]).name} first) name another image that is there "
             "in <filename> than the one of their own name; the one of their own name is taken"
         )
-    return found
+    return placed
 
 
-def _tells(record: RawImage, own: Path | None) -> bool:
-    """Whether the name in a file is to be looked for: no image has the file's own name, or it is another one."""
+def _needs_search(record: RawImage, own: Path | None) -> bool:
+    """Whether to search for <filename>: no image has the xml file's name, or <filename> differs from it."""
     return own is None or stem_key(PurePosixPath(record.file_name.replace("\\", "/")).name) != stem_key(own.name)
 
 
-def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
-    """Give images of one name their folders too: a split that is held out goes by names."""
+def _make_names_unique(source: Source, splits: dict[str, list[RawImage]]) -> None:
+    """Add folders to the names of images that share a name, since held-out splits are stored by name."""
     images = [image for split_images in splits.values() for image in split_images]
     times = Counter(image.file_name for image in images)
     for image in images:
@@ -149,9 +151,9 @@ def _tell_apart(source: Source, splits: dict[str, list[RawImage]]) -> None:
 
 
 def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[str, RawSplit]:
-    """The splits with numbers in place of the names of classes."""
-    objects = [found for split_images in splits.values() for image in split_images for found in image.objects]
-    names = names_in_order(source, {found.category for found in objects if found.category})
+    """Replace class names by numbers, and return the splits."""
+    objects = [raw for split_images in splits.values() for image in split_images for raw in image.objects]
+    names = names_in_order(source, {raw.category for raw in objects if raw.category})
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
@@ -159,8 +161,8 @@ def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[
         if len(some) > 1:
             source.findings.add("category_names_alike", source.root, detail=", ".join(map(repr, some)))
     ids = {name: index for index, name in enumerate(names)}
-    for found in objects:
-        found.category = ids.get(found.category)
+    for raw in objects:
+        raw.category = ids.get(raw.category)
     categories = Categories(tuple(range(len(names))), tuple(names))
     return {
         split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
@@ -169,7 +171,7 @@ def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[
 
 
 def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
-    """Note the images without an xml file that lie beside images with one."""
+    """Report images without an xml file that lie beside images with one."""
     used = {image.path for split_images in splits.values() for image in split_images}
     folders = {path.parent for path in used}
     for image in source.index.images:
@@ -178,13 +180,13 @@ def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
 
 
 def _beside(record: RawImage, source: Source) -> str:
-    """The name of an image in the folder of its xml file, relative to the data set."""
+    """<filename> relative to the data set, as if the image lay beside its xml file."""
     tidy, leaves = tidy_name(record.file_name)
     return record.file_name if leaves else "/".join([*source.index.relative(Path(record.file).parent), tidy])
 
 
 def _image_folders(source: Source, records: list[RawImage]) -> list[Path]:
-    """Where the images of xml files may lie: beside them, or in the folder beside theirs."""
+    """Likely image folders: those of the xml files, and JPEGImages/ or images/ beside them."""
     parents = list(dict.fromkeys(Path(record.file).parent for record in records))
     beside = [
         folder
@@ -196,39 +198,39 @@ def _image_folders(source: Source, records: list[RawImage]) -> list[Path]:
 
 
 def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawImage | None:
-    """The record of one file, whose image may be known; its `file_name` is what the file says."""
+    """Read one xml file; `file_name` of the record is its <filename>. None, with a finding, if it is unreadable."""
     findings = source.findings
     try:
         tree = _parse(xml_file, findings)
     except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
-        _left_out(xml_file, image_file, str(error), source)
+        _report_unreadable(xml_file, image_file, str(error), source)
         return None
     if tree.tag != "annotation":
-        _left_out(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
+        _report_unreadable(xml_file, image_file, f"<{tree.tag}> where <annotation> is expected", source)
         return None
     name = (tree.findtext("filename") or "").strip()
     if name and Path(name.replace("\\", "/")).suffix.lower() not in IMAGE_SUFFIXES:
         name += ".jpg"
-    height, width = (_number(tree.findtext(f"size/{split_images}")) for split_images in ("height", "width"))
+    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
     image = RawImage(None, xml_file, name or f"{xml_file.stem}.jpg", height or None, width or None, [], str(xml_file))
-    for number, found in enumerate(tree.iter("object"), start=1):
+    for number, element in enumerate(tree.iter("object"), start=1):
         where = f"object {number}"
-        box, outline = _shape(found, xml_file, where, findings)
-        category = " ".join((found.findtext("name") or "").split())
-        difficult = (found.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
-        image.objects.append(RawObject(None, category, box, None, difficult, outline, where, voc_rotation(found)))
+        box, outline = _box_and_outline(element, xml_file, where, findings)
+        category = " ".join((element.findtext("name") or "").split())
+        difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
+        image.objects.append(RawObject(None, category, box, None, difficult, outline, where, voc_rotation(element)))
     return image
 
 
-def _left_out(xml_file: Path, image_file: Path | None, reason: str, source: Source) -> None:
-    """Note that a file cannot be read, and that its image is left out with it."""
+def _report_unreadable(xml_file: Path, image_file: Path | None, reason: str, source: Source) -> None:
+    """Report that an xml file cannot be read, and that its image is left out."""
     source.use(xml_file, *([image_file] if image_file else []))
     name = f"; image {image_file.name}" if image_file else ""
     source.findings.add("xml_malformed", xml_file, detail=reason + name)
 
 
 def _parse(xml_file: Path, findings: Findings) -> ET.Element:
-    """The tree of a file, whatever encoding it has and says that it has."""
+    """Parse an xml file, also if its declared encoding is wrong or unknown."""
     data = read_bytes(xml_file)
     try:
         return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
@@ -242,12 +244,12 @@ def _parse(xml_file: Path, findings: Findings) -> ET.Element:
 
 
 def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
-    """The text of a file, and its encoding: `utf-8` where that needs no assumption.
+    """Decode the text of a file, and name its encoding: `utf-8` if no guess was needed.
 
-    What the file declares counts, but where its bytes are UTF-8: programs that write it anew forget the declaration.
+    UTF-8 comes before the declared encoding, since programs that rewrite a file may keep a stale declaration.
 
     Raises:
-        DataError: it is no text.
+        DataError: the file is no text.
     """
     with suppress(UnicodeDecodeError):
         return data.decode("utf-8-sig"), "utf-8"
@@ -259,12 +261,14 @@ def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
     return decode_text(data, xml_file)
 
 
-def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) -> tuple[Any, list[list[float]] | None]:
-    """The box of an object as x1, y1, x2, y2, and its outline where it is not a box."""
-    corners = [_number(found.findtext(f"bndbox/{split_images}")) for split_images in _CORNERS]
+def _box_and_outline(
+    element: ET.Element, xml_file: Path, where: str, findings: Findings
+) -> tuple[Any, list[list[float]] | None]:
+    """The box of an object as x1, y1, x2, y2, and its outline if it is a rotated box or a polygon."""
+    corners = [_number(element.findtext(f"bndbox/{corner}")) for corner in _CORNERS]
     if any(corner is not None for corner in corners):
         return corners, None
-    outline = _rotated(found) or _polygon(found)
+    outline = _rotated(element) or _polygon(element)
     if outline is None:
         return None, None
     xs, ys = outline[0::2], outline[1::2]
@@ -272,9 +276,9 @@ def _shape(found: ET.Element, xml_file: Path, where: str, findings: Findings) ->
     return [min(xs), min(ys), max(xs), max(ys)], [outline]
 
 
-def _rotated(found: ET.Element) -> list[float] | None:
-    """The corners of a rotated box: centre, size and angle in radians, as roLabelImg writes them."""
-    numbers = [_number(found.findtext(f"robndbox/{split_images}")) for split_images in ("cx", "cy", "w", "h", "angle")]
+def _rotated(element: ET.Element) -> list[float] | None:
+    """Corners of a rotated box, which roLabelImg writes as center, size and angle in radians."""
+    numbers = [_number(element.findtext(f"robndbox/{field}")) for field in ("cx", "cy", "w", "h", "angle")]
     if not all(isinstance(number, float) for number in numbers):
         return None
     cx, cy, w, h, angle = numbers
@@ -286,9 +290,9 @@ def _rotated(found: ET.Element) -> list[float] | None:
 _AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 
 
-def _polygon(found: ET.Element) -> list[float] | None:
-    """The points of a polygon, written as x1, y1, x2, y2, ... or as pt with x and y."""
-    polygon = found.find("polygon")
+def _polygon(element: ET.Element) -> list[float] | None:
+    """Points of a polygon, written as <x1>, <y1>, <x2>, ... or as <pt> with <x> and <y>."""
+    polygon = element.find("polygon")
     if polygon is None:
         return None
     points = [(_number(p.findtext("x")), _number(p.findtext("y"))) for p in polygon.iter("pt")]
@@ -300,7 +304,7 @@ def _polygon(found: ET.Element) -> list[float] | None:
 
 
 def _number(text: str | None) -> Any:
-    """The number in an element; its text where that is none."""
+    """The number in the text of an element; the text itself if it is no number."""
     if text is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Which Pascal VOC files a data set has, which split each belongs to, and which image.
+"""Find the Pascal VOC files of a data set, and the split of each.
 
-Lists tell the split: those of `ImageSets/Main` (VOC, CVAT; one per class in VoTT's exports), of `ImageSets`, and lists
-of images and xml files side by side (PaddleDetection). What no list names is told by its folders.
+Lists tell the splits: those of `ImageSets/Main` (VOC, CVAT; one per class in exports of VoTT), of `ImageSets`, and
+lists with an image and an xml file per line (PaddleDetection). Without lists, the folders tell the splits.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
 
 
 def find_xml(index: FileIndex) -> list[Path]:
-    """The xml files of a data set that are Pascal VOC's, as far as a sample of them tells; else none."""
+    """All xml files, if a sample of them holds a Pascal VOC annotation; else none."""
     files = index.with_suffix(".xml")
     sample = files[:: max(1, len(files) // _SNIFFED)]
     return files if any(is_annotation(path) for path in sample) else []
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file begins like an annotation of Pascal VOC, in any encoding."""
+    """Whether a file begins with an <annotation> element, in any encoding."""
     return bool(_ANNOTATION.search(head_of(path)[:_HEAD]))
 
 
 def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
-    """`train` and `val` -> xml files, by the lists of the data set and else by its folders.
+    """Return `train` and `val` -> xml files, by the lists of the data set, else by its folders.
 
-    Those that no list of their folder names are left.
+    If there are lists, the files that none of them names are left out.
 
     Raises:
-        DataError: lists are there, but none that tells train or val.
+        DataError: there are lists, but none for train or val.
     """
     by_split: dict[str, list[Path]] = {}
     rest = files
@@ -54,12 +54,12 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
         rest = _by_tables(source, files, by_split)
     for folder, lists in lists_of.items():
         inside = [path for path in rest if path.is_relative_to(folder)] or rest
-        found = _by_lists(source, folder, lists, inside)
-        if not found:
+        by_list = _by_lists(source, folder, lists, inside)
+        if not by_list:
             continue
-        for split_name, paths in found.items():
+        for split_name, paths in by_list.items():
             by_split.setdefault(split_name, []).extend(paths)
-        listed = {path for paths in found.values() for path in paths}
+        listed = {path for paths in by_list.values() for path in paths}
         unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
         source.leave(unlisted, _UNLISTED)
         others = [path for path in lists if not _split_of(path)]
@@ -76,7 +76,7 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
 
 
 def _by_tables(source: Source, files: list[Path], by_split: dict[str, list[Path]]) -> list[Path]:
-    """Add the files that tables and json files of splits name to `by_split`; without any, all files are returned."""
+    """Add files by split tables (split.csv, splits.json) to `by_split`; return the files that remain to be split."""
     names = _Names(source.index, files)
     listed: set[Path] = set()
     for table, of_split in split_lists(source.index):
@@ -97,7 +97,7 @@ def _by_tables(source: Source, files: list[Path], by_split: dict[str, list[Path]
 
 
 def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) -> list[Path]:
-    """The file that a line of a list names, or nothing, which is told."""
+    """The xml file of a line of a list; none, with a finding, if there is none or several."""
     xmls = names.of_line(line)
     if not xmls:
         source.findings.add("listed_without_annotation", path, f"line {number}", line)
@@ -110,7 +110,7 @@ def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) 
 
 
 def _divide_trainval(source: Source, by_split: dict[str, list[Path]]) -> None:
-    """Give the files of a list of train and val together to the one of the two that has no list."""
+    """Give the files that only trainval lists to train or val, whichever has no list of its own."""
     both = by_split.pop("trainval", [])
     elsewhere = {path for split_name in ("train", "val", "test") for path in by_split.get(split_name, [])}
     rest = [path for path in both if path not in elsewhere]
@@ -122,28 +122,28 @@ def _divide_trainval(source: Source, by_split: dict[str, list[Path]]) -> None:
 
 
 def _lists(index: FileIndex) -> dict[Path, list[Path]]:
-    """Folder of a VOC data set -> its lists: those in ImageSets, else text files called after splits."""
-    found: dict[Path, list[Path]] = {}
+    """Find the lists: folder of a VOC data set -> those in ImageSets, else text files named like splits."""
+    in_image_sets: dict[Path, list[Path]] = {}
     others: dict[Path, list[Path]] = {}
     for path in index.with_suffix(".txt"):
         parts = [part.lower() for part in path.parts]
         if "imagesets" in parts:
             base = Path(*path.parts[: parts.index("imagesets")])
-            found.setdefault(base, []).append(path)
+            in_image_sets.setdefault(base, []).append(path)
         elif split_of_name(path.stem) or path.stem.lower() == "trainval":
             others.setdefault(path.parent, []).append(path)
-    for base, paths in found.items():
+    for base, paths in in_image_sets.items():
         main = [path for path in paths if path.parent.name.lower() == "main"]
         flat = [path for path in paths if path.parent.name.lower() == "imagesets"]
-        found[base] = main or flat or paths
-    return found or others
+        in_image_sets[base] = main or flat or paths
+    return in_image_sets or others
 
 
 def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]) -> dict[str, list[Path]]:
-    """Role -> the xml files that the lists of one folder name.
+    """Return split -> the xml files that the lists of one folder name.
 
     Raises:
-        DataError: lists in ImageSets, but none that tells a split.
+        DataError: there are lists in ImageSets, but none tells a split.
     """
     lists_of_split = _lists_of_splits(lists)
     if not lists_of_split:
@@ -154,7 +154,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
             f"expected train.txt, trainval.txt, val.txt, test.txt or default.txt in {lists[0].parent}, found {inside}"
         )
     names = _Names(source.index, files)
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for split_name, paths in lists_of_split.items():
         listed: dict[Path, None] = {}
         for path in paths:
@@ -162,7 +162,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
             for number, line in enumerate(read_lines(path, source.findings), start=1):
                 listed |= dict.fromkeys(_of_line(source, names, path, number, line))
         if listed:
-            found[split_name] = list(listed)
+            by_split[split_name] = list(listed)
         elif split_name == "train":
             raise DataError(
                 f"expected names of images with an xml file in {paths[0]}, found none" + source.findings.reasons()
@@ -170,11 +170,11 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
         else:
             source.notes.append(f"{paths[0].name} names no image with an xml file, as if it were not there")
     source.use(*(path for path in lists if _split_of(path)))
-    return found
+    return by_split
 
 
 def _lists_of_splits(lists: list[Path]) -> dict[str, list[Path]]:
-    """Role -> lists: those called like a split alone, else those of single classes (CLASS_train.txt)."""
+    """Group lists by split: those named like a split alone, else those of single classes (CLASS_train.txt)."""
     plain: dict[str, list[Path]] = {}
     of_classes: dict[str, list[Path]] = {}
     for path in sorted(lists):
@@ -185,7 +185,7 @@ def _lists_of_splits(lists: list[Path]) -> dict[str, list[Path]]:
 
 
 def _split_of(path: Path) -> str:
-    """`train`, `val`, `test` or `trainval` by the name of a list, or nothing."""
+    """`train`, `val`, `test` or `trainval`, by the name of a list; empty for other names."""
     stem = path.stem.lower()
     if stem == "trainval" or stem.endswith("_trainval"):
         return "trainval"
@@ -193,7 +193,7 @@ def _split_of(path: Path) -> str:
 
 
 class _Names:
-    """The xml files that lines of lists may name."""
+    """Finds the xml file that a line of a list names."""
 
     def __init__(self, index: FileIndex, files: list[Path]) -> None:
         self._by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
@@ -203,10 +203,9 @@ class _Names:
         self._folders = {key[-2] for some in self._by_stem.values() for key, _ in some if len(key) > 1}
 
     def of_line(self, line: str) -> list[Path]:
-        """The files of a line: a name, perhaps with blanks, ending, folders, or a -1, 0 or 1 after it.
+        """Find the files of a line: a name, perhaps with blanks, ending or folders, and perhaps followed by -1, 0 or 1.
 
-        Folders count where files of one name lie in several; a name without them is that of a single file, or it may be
-        any of several, which are all returned.
+        If files of one name lie in several folders, those whose folders match best are returned.
         """
         text = line.replace("\\", "/")
         words = text.split()
@@ -214,38 +213,38 @@ class _Names:
             *folders, name = guess.split("/")
             ending = "." + name.rpartition(".")[2].lower()
             key = layout_key((*folders, name if ending in (*IMAGE_SUFFIXES, ".xml") else name + ".xml"))
-            if found := self._by_stem.get(key[-1]):
-                return self._nearest(key, found)
+            if xmls := self._by_stem.get(key[-1]):
+                return self._nearest(key, xmls)
         return []
 
-    def _nearest(self, key: tuple[str, ...], found: list[tuple[tuple[str, ...], Path]]) -> list[Path]:
-        """The files whose folders are those of a line, from the end on, as far as any are."""
-        alike = [_common_tail(key, own) for own, _ in found]
+    def _nearest(self, key: tuple[str, ...], candidates: list[tuple[tuple[str, ...], Path]]) -> list[Path]:
+        """The files whose folders have most in common with the line, counted from the end."""
+        alike = [_common_tail(key, own) for own, _ in candidates]
         if max(alike) == 1 and len(key) > 1 and key[-2] in self._folders:
-            return []  # its own folder is there, and holds no such file
-        return [path for (_, path), length in zip(found, alike, strict=True) if length == max(alike)]
+            return []  # the folder that the line names exists, and holds no such file
+        return [path for (_, path), length in zip(candidates, alike, strict=True) if length == max(alike)]
 
 
 def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many parts are the same, from the end on."""
+    """Number of equal parts, counted from the end."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
-    """The names of classes: in the order of a list beside the data where one has all of them, else alphabetical.
+    """Order class names by a list beside the data that has all of them (see `class_names`), else alphabetically.
 
-    See `class_names`; labelmap.txt is that of CVAT (`name:colour:...`).
+    labelmap.txt is the list of CVAT, with lines `name:colour:...`.
     """
-    found = sorted(names)
+    alphabetical = sorted(names)
     for path in name_files(source.index):
         source.use(path)
         lines = [line for line in read_names(path, source.findings).values() if not line.startswith("#")]
         if path.name.lower() == "labelmap.txt":
             lines = [line.split(":")[0] for line in lines]
-            lines = [line for line in lines if line != "background" or line in found]
-        if set(found) <= set(lines):
+            lines = [line for line in lines if line != "background" or line in alphabetical]
+        if set(alphabetical) <= set(lines):
             return list(dict.fromkeys(lines))
-        missing = ", ".join(sorted(set(found) - set(lines))[:5])
+        missing = ", ".join(sorted(set(alphabetical) - set(lines))[:5])
         source.notes.append(f"{path.name} does not name the classes {missing}; classes are in alphabetical order")
-    return found
+    return alphabetical

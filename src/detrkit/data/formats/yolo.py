@@ -1,8 +1,8 @@
-"""Read YOLO labels: one text file per image, into RawSplits.
+"""YOLO labels: one text file per image.
 
-Read are the folders of Ultralytics (`data.yaml`), Darknet (`obj.data`, `obj.names`, lists of images), the exports of
-CVAT, LabelImg, Label Studio and Roboflow, and any folder of images with such text files. An image without a text file
-has no objects, as the format's tools hold it. Lines: see `yolo_lines`.
+Supported are the layouts of Ultralytics (`data.yaml`) and Darknet (`obj.data`, `obj.names`, lists of images), the
+exports of CVAT, LabelImg, Label Studio and Roboflow, and any folder of images with such text files. An image without a
+text file has no objects, as in the tools of the format. See `yolo_lines` for the lines.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from detrkit.data.files.source import Source
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.yolo_layout import Layout, describe_layout, describe_unmet, find_layout, label_pairs
 from detrkit.data.formats.yolo_lines import as_ids, parse_line
-from detrkit.data.formats.yolo_points import WideRow, settle_points
+from detrkit.data.formats.yolo_points import WideRow, resolve_key_points
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
 from detrkit.structures import Categories
 
 
 def detect_yolo(source: Source) -> str:
-    """Describe the YOLO data set that is there (`data.yaml`, text files of labels); empty if there is none."""
+    """Name the YOLO files that are there, for messages; empty if there are none."""
     return source.options.file.name if source.options.file else describe_layout(source.index)
 
 
 def explain_yolo(source: Source) -> str:
-    """Say why files that look like YOLO labels cannot be loaded; empty if there are none."""
+    """Say why files that look like YOLO labels cannot be loaded; empty if there are no such files."""
     return describe_unmet(source.index)
 
 
@@ -40,7 +40,7 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
         source: its files; takes findings and notes.
 
     Raises:
-        DataError: a yaml file cannot be read as one, or no image is where it says.
+        DataError: a yaml file does not parse, or no image is where the file says.
     """
     layout = find_layout(source, source.options.file)
     if not any(layout.images.values()):
@@ -62,12 +62,12 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
                 read[label] = _read_labels(label, path, source.findings, layout.key_points or 0, ids, wide)
             objects, broken = read[label] if label is not None else ([], False)
             if broken:
-                source.use(path)  # an image of which a label was lost would teach that nothing is there
+                source.use(path)  # with a label lost, the image would train the object as background
                 continue
             name = str(path)[len(base) :].replace(os.sep, "/")
             splits[split_name].append(RawImage(number, path, name, None, None, list(objects), str(label or path)))
     if layout.key_points is None:
-        settle_points(wide, layout.source, source.findings)
+        resolve_key_points(wide, layout.source, source.findings)
     names = layout.names or _numbered(splits.values(), source.notes)
     categories = Categories(tuple(names), tuple(names.values()))
     return {
@@ -77,10 +77,10 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
 
 
 def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
-    """Image -> label file; what does not meet is noted."""
+    """Return image -> label file, and report labels and images that could not be paired."""
     images = list(dict.fromkeys(path for some in layout.images.values() for path in some))
     inside = [path for path in images if source.index.holds_below(path)]
-    # all images of the data set, so that the labels of images that are not used are not taken for lost ones
+    # pair all images of the data set, so that labels of unused images are not reported as labels without image
     if source.index.image_set.issuperset(inside):
         pairs = label_pairs(source.index)
     else:
@@ -101,21 +101,21 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
     unsure = _leave_ambiguous(source, pairs)
     for some in layout.images.values():
         some[:] = [path for path in some if path not in unsure]
-    # a listed image that is not there is told of as such
+    # a listed image that does not exist gets its own finding later
     without = [p for p in images if p not in labels and p not in unsure and source.index.holds(str(p))]
     if without and 2 * len(without) < len(images):
         for path in without:
             source.findings.add("image_without_label", path)
     elif without:
-        looked = f"; labels are looked for in folders labels/ and beside images, as {_expected(without[0])}"
         source.notes.append(
-            f"{len(without)} of {len(images)} images have no label file and count as images without objects{looked}"
+            f"{len(without)} of {len(images)} images have no label file and count as images without objects; labels "
+            f"are looked for in folders labels/ and beside images, as {_expected(without[0])}"
         )
     return labels
 
 
 def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
-    """Images that may belong to a label file which may be another's: nobody knows what is on them."""
+    """Report label files that may belong to several images, and return these images, whose objects are unknown."""
     for file, rivals in pairs.ambiguous.items():
         names = ", ".join("/".join(source.index.relative(path)) for path in rivals[:5])
         more = f" and {len(rivals) - 5} more" if len(rivals) > 5 else ""
@@ -126,14 +126,14 @@ def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
 
 
 def _label_outside(image: Path) -> Path | None:
-    """The label file of an image outside of the data set's folder: under labels/ instead of images/, else beside it."""
+    """Label file of an image outside of the data set: under labels/ instead of images/, else beside the image."""
     places = (_expected(image), image.with_suffix(".txt"))
-    # a link to what is not there is no sign that nothing is on the image
+    # a broken link does not mean that the image has no objects
     return next((path for path in places if path.is_file() or path.is_symlink()), None)
 
 
 def _expected(image: Path) -> Path:
-    """Where the labels of an image usually lie: under `labels` instead of the last `images` of its path."""
+    """The usual label file of an image: with `labels` in place of the last `images` of its path."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() == "images":
@@ -144,7 +144,7 @@ def _expected(image: Path) -> Path:
 def _read_labels(
     path: Path, image: Path, findings: Findings, key_points: int, ids: dict[str, int], wide: list[WideRow]
 ) -> tuple[list[RawObject], bool]:
-    """The objects of the label file of an image, and whether a line of it could not be read; `wide` takes rows."""
+    """Read a label file; return its objects, and whether a line could not be read. `wide` takes ambiguous rows."""
     try:
         lines = read_text(path, findings).splitlines()
     except DataError as error:
@@ -172,17 +172,17 @@ def _read_labels(
 
 
 def _numbered(splits: Iterable[list[RawImage]], notes: list[str]) -> dict[int, str]:
-    """Names for classes that have none: their numbers."""
-    found = {o.category for split_images in splits for image in split_images for o in image.objects}
-    count = min(max((c for c in found if isinstance(c, int)), default=-1) + 1, 10_000)
+    """Name classes by their numbers, if no file names them."""
+    classes = {o.category for split_images in splits for image in split_images for o in image.objects}
+    count = min(max((c for c in classes if isinstance(c, int)), default=-1) + 1, 10_000)
     called = f"they are called 0 to {count - 1}" if count else "there are no objects either"
     notes.append(f"the classes have no names (no data.yaml, no classes.txt); {called}")
     return {index: str(index) for index in range(count)}
 
 
 def _common_folder(images: list[Path]) -> str:
-    """The deepest folder above all of them, to cut off: file names are relative to it."""
-    folders = {os.path.dirname(path) for path in map(str, images)}  # noqa: PTH120 - text, a hundred thousand times
+    """The deepest common folder of the images, with a separator at its end; file names are relative to it."""
+    folders = {os.path.dirname(path) for path in map(str, images)}  # noqa: PTH120 - text is faster than Path
     if len({os.path.isabs(folder) for folder in folders}) > 1:  # noqa: PTH117
         return ""
     shared = os.path.commonpath(folders)

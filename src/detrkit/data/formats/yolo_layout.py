@@ -1,8 +1,7 @@
-"""Where a YOLO data set says its images are, and what its classes are called.
+"""Find the images, splits and class names of a YOLO data set.
 
-In the order in which they are looked for: a yaml file (`train`, `val`, `names`); Darknet's `obj.data` (the same as
-`key = value`); lists of images (`train.txt`, `valid.txt`); else all images that have a label file, whose folders tell
-the split.
+Sources, in this order: a yaml file (`train`, `val`, `names`); Darknet's `obj.data` (the same as `key = value`); lists
+of images (`train.txt`, `valid.txt`); else all images that have a label file, whose folders tell the split.
 """
 
 from __future__ import annotations
@@ -39,33 +38,33 @@ from detrkit.errors import DataError
 _SPLITS = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SNIFFED, _PAIRED = 8, 1024
-"""Files that are looked into, and that an image is looked for, to find out whether there are labels at all."""
+"""Number of label files that are opened, and that are paired with images, to detect the format."""
 _SNIFFED_BYTES = 1 << 16
 _CLASSES = 100_000
-"""More classes than any data set has: a first number from here on is none."""
+"""More classes than any data set has: a larger first number is no class."""
 _USUAL_CLASSES = 100
-"""More than most have."""
+"""More classes than most data sets have."""
 
 
 @dataclass
 class Layout:
-    """What there is to read."""
+    """Images, label files and class names of a data set."""
 
     images: dict[str, list[Path]]
     """`train` and `val` -> their images."""
     labels: list[Path]
-    """Text files that may be labels."""
+    """Text files that may be label files."""
     names: dict[int, str] | None
-    """Class id -> name, where any file says it."""
+    """Class id -> name; None if no file has names."""
     source: Path
-    """The file or folder that this was read from, for messages."""
+    """The file or folder of this layout, for messages."""
     key_points: int | None = None
-    """Numbers of key points that follow each box, where a file says it."""
+    """Number of values of key points after each box; None if no file says it."""
 
 
 @dataclass
 class _Config:
-    """What a yaml file or Darknet's data file says."""
+    """Content of a yaml file or of Darknet's data file."""
 
     path: Path
     images: dict[str, list[Path]] = field(default_factory=dict)
@@ -74,7 +73,7 @@ class _Config:
 
 
 def describe_layout(index: FileIndex) -> str:
-    """What of a YOLO data set is there, in words; empty if nothing."""
+    """Name the YOLO files that are there, for messages; empty if there are none."""
     configs = _config_files(index)
     if configs:
         return ", ".join("/".join(index.relative(path)) for path in configs[:3])
@@ -85,7 +84,7 @@ def describe_layout(index: FileIndex) -> str:
 
 
 def describe_unmet(index: FileIndex) -> str:
-    """A sentence about label files of which none belongs to an image for certain; empty if there are none."""
+    """Write the error sentence for label files of which none can be paired with an image; empty if there are none."""
     labels = [path for path in _label_files(index) if _looks_like_label(path)]
     if not labels or not index.images or pair(index, labels, index.images).file_of:
         return ""
@@ -98,14 +97,14 @@ def describe_unmet(index: FileIndex) -> str:
 
 
 def find_layout(source: Source, named: Path | None = None) -> Layout:
-    """Find out what to read; by what the user named, by what files say, else by the folders.
+    """Find the layout of a data set: by the file that the user named, by config files and lists, else by folders.
 
     Args:
-        source: the files.
-        named: the yaml file or Darknet's data file that the user named.
+        source: the data set.
+        named: the yaml file or Darknet's data file that the user named, if any.
 
     Raises:
-        DataError: a file cannot be read, names contradict each other, or the training images are not where it says.
+        DataError: a file cannot be read, names contradict each other, or the training images are missing.
     """
     files = [named] if named and (_is_yaml_config(named) or _is_darknet(named)) else _config_files(source.index)
     _leave_configs(files, source)
@@ -118,7 +117,7 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
         layout = Layout(images, _label_files(source.index), names, files[0], _key_points(configs))
     else:
         labels = _label_files(source.index)
-        layout = Layout(_listed(source, labels) or _by_folder(source), labels, None, source.root)
+        layout = Layout(_images_by_lists(source, labels) or _images_by_folder(source), labels, None, source.root)
     if layout.names is None:
         layout.names = names_beside(source)
     for split_name, given in source.image_dirs.items():
@@ -133,12 +132,12 @@ def find_layout(source: Source, named: Path | None = None) -> Layout:
 
 
 def _config_files(index: FileIndex) -> list[Path]:
-    """The yaml files of a data set, else Darknet's data files, of the folder nearest to the root that has any."""
+    """The yaml files of a data set, else Darknet's data files, at the smallest depth that has any."""
     for suffixes, fits in (((".yaml", ".yml"), _is_yaml_config), ((".data",), _is_darknet)):
-        found = [path for path in index.with_suffix(*suffixes) if fits(path)]
-        if found:
-            depth = min(len(path.parts) for path in found)
-            nearest = [path for path in found if len(path.parts) == depth]
+        configs = [path for path in index.with_suffix(*suffixes) if fits(path)]
+        if configs:
+            depth = min(len(path.parts) for path in configs)
+            nearest = [path for path in configs if len(path.parts) == depth]
             by_folder: dict[Path, Path] = {}
             for path in sorted(nearest, key=lambda p: (p.stem not in ("data", "dataset"), p)):
                 by_folder.setdefault(path.parent, path)  # one per folder; several folders are several sites
@@ -147,7 +146,7 @@ def _config_files(index: FileIndex) -> list[Path]:
 
 
 def _leave_configs(files: list[Path], source: Source) -> None:
-    """Say of the other files that look alike why they are not read."""
+    """Leave out the other config files, with the reason."""
     others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
     others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
     used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
@@ -176,7 +175,7 @@ def _darknet(path: Path) -> dict[str, str]:
 
 
 def _read_config(path: Path, source: Source) -> _Config:
-    """Images and names of one file."""
+    """Read the images and class names of one config file."""
     darknet = path.suffix.lower() == ".data"
     content: dict[str, Any] = dict(_darknet(path)) if darknet else _load_yaml(path, source)
     config = _Config(path, names=None if darknet else _names(content, path))
@@ -189,7 +188,7 @@ def _read_config(path: Path, source: Source) -> _Config:
     for split_name in _SPLITS:
         value = next((content[key] for key in _KEYS[split_name] if content.get(key)), None)
         if value is not None:
-            config.images[split_name] = _stated(value, split_name, path, content, source)
+            config.images[split_name] = _images_of_entry(value, split_name, path, content, source)
     return config
 
 
@@ -208,15 +207,15 @@ def _load_yaml(path: Path, source: Source) -> dict[str, Any]:
 
 
 def _names(config: dict[str, Any], path: Path) -> dict[int, str] | None:
-    """Class id -> name; None where the yaml file has neither names nor their number."""
+    """Class id -> name; None if the yaml file has neither `names` nor `nc`."""
     if config.get("names") is None and isinstance(config.get("nc"), int):
         return {index: str(index) for index in range(config["nc"])}
     return yaml_names(path)
 
 
-def _stated(value: Any, split_name: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
-    """The images that `train:` (or val, test) names: folders, lists of paths, or several of them."""
-    found: list[Path] = []
+def _images_of_entry(value: Any, split_name: str, path: Path, content: dict[str, Any], source: Source) -> list[Path]:
+    """The images of an entry `train:` (or val, test): a folder, a list of paths, or several of these."""
+    images: list[Path] = []
     for entry in value if isinstance(value, list) else [value]:
         target = _resolve(str(entry), path, content, source)
         if target is None and split_name == "train":
@@ -225,21 +224,25 @@ def _stated(value: Any, split_name: str, path: Path, content: dict[str, Any], so
                 f"{source.root}; correct the path in {path.name}"
             )
         if target is None:
-            what = "a validation split is made of the training images" if split_name == "val" else "it is not used"
-            source.notes.append(f"the {split_name} images of {path.name} at {str(entry)!r} are not there; {what}")
+            consequence = (
+                "a validation split is made of the training images" if split_name == "val" else "it is not used"
+            )
+            source.notes.append(
+                f"the {split_name} images of {path.name} at {str(entry)!r} are not there; {consequence}"
+            )
             continue
         if target.is_dir():
-            found += _images_in(source, target)
+            images += _images_in(source, target)
         elif target.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(target)
+            images.append(target)
         else:
             source.use(target)
-            found += _of_list(target, source, content)
-    return list(dict.fromkeys(found))
+            images += _images_of_list(target, source, content)
+    return list(dict.fromkeys(images))
 
 
 def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) -> Path | None:
-    """The file or folder that an entry means: where it says, or (paths of another machine) by the end of it."""
+    """The file or folder of an entry: at its path, or (paths of another machine) at the end of its path."""
     tail = expand_home(entry.strip()).replace("\\", "/")
     stated = expand_home(str(content.get("path") or ".")).replace("\\", "/")
     here = path.parent
@@ -248,13 +251,13 @@ def _resolve(entry: str, path: Path, content: dict[str, Any], source: Source) ->
     tries = [root / tail for root in roots] + [here / tail.removeprefix("../")]
     parts = [part for part in re.split("/+", tail) if part and part not in (".", "..") and not part.endswith(":")]
     tries += [base / Path(*parts[k:]) for k in range(len(parts)) for base in dict.fromkeys((here, source.root))]
-    return next((found for found in tries if found.exists()), None)
+    return next((candidate for candidate in tries if candidate.exists()), None)
 
 
-def _of_list(
+def _images_of_list(
     path: Path, source: Source, content: dict[str, Any] | None = None, lines: list[str] | None = None
 ) -> list[Path]:
-    """The images that a text file lists, one path per line, or those that its `lines` name."""
+    """The images that a text file lists, one path per line, or those of the given `lines`."""
     lines = read_lines(path, source.findings) if lines is None else lines
     stated = expand_home(str((content or {}).get("path") or ".")).replace("\\", "/")
     folders = [path.parent, path.parent / stated, source.root]
@@ -276,59 +279,59 @@ def _images_in(source: Source, folder: Path) -> list[Path]:
 # --- without such a file ---------------------------------------------------------------------------------------------
 
 
-def _listed(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
-    """The images of lists of splits, as CVAT, Darknet and people write them. Without a list of train the rest is it."""
-    found: dict[str, list[Path]] = {}
+def _images_by_lists(source: Source, labels: list[Path]) -> dict[str, list[Path]]:
+    """Return split -> images of lists such as train.txt; if there is no list of train, the rest is train."""
+    by_split: dict[str, list[Path]] = {}
     for path, listed in split_lists(source.index):
         source.use(path)
         for split_name, names in listed.items():
-            found.setdefault(split_name, []).extend(_of_list(path, source, lines=names))
-    if found and "train" not in found:
-        known = {path for images in found.values() for path in images}
-        rest = _joined(_by_folder(source).values())
-        found["train"] = [path for path in rest if path not in known]
-    return {split_name: list(dict.fromkeys(images)) for split_name, images in found.items() if images}
+            by_split.setdefault(split_name, []).extend(_images_of_list(path, source, lines=names))
+    if by_split and "train" not in by_split:
+        known = {path for images in by_split.values() for path in images}
+        rest = _joined(_images_by_folder(source).values())
+        by_split["train"] = [path for path in rest if path not in known]
+    return {split_name: list(dict.fromkeys(images)) for split_name, images in by_split.items() if images}
 
 
 def label_pairs(index: FileIndex) -> Pairs:
-    """Which of the text files that may be labels belongs to which image of the data set; found once."""
+    """Pair the text files that may be labels with the images of the data set; computed once per index."""
     if "pairs" not in index.memo:
         index.memo["pairs"] = pair(index, _label_files(index), index.images)
     pairs: Pairs = index.memo["pairs"]
     return pairs
 
 
-def _by_folder(source: Source) -> dict[str, list[Path]]:
-    """Images with a label file, and those beside them without one; their folders tell the split."""
+def _images_by_folder(source: Source) -> dict[str, list[Path]]:
+    """Return split -> images with a label file, and the images beside them; folders tell the split."""
     pairs = label_pairs(source.index)
     folders = {path.parent for path in pairs.file_of}
     used = source.index.once(path for path in source.index.images if path.parent in folders)
     splits = {path: split_of_parts(source.index.relative(path)[:-1]) for path in used}
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for path, split_name in splits.items():
-        found.setdefault(split_name, []).append(path)
-    return found
+        by_split.setdefault(split_name, []).append(path)
+    return by_split
 
 
 def _label_files(index: FileIndex) -> list[Path]:
-    """Text files that may be labels: not lists, names of classes, or what people read."""
+    """Text files that may be labels: not lists of images or classes, and not a readme."""
     if "labels" in index.memo:
-        known: list[Path] = index.memo["labels"]
-        return known
+        cached: list[Path] = index.memo["labels"]
+        return cached
     others = {"readme.txt", "license.txt", "requirements.txt"}
-    found: list[Path] = []
-    index.memo["labels"] = found
+    labels: list[Path] = []
+    index.memo["labels"] = labels
     for path in index.with_suffix(".txt"):
         name = path.name.lower()
         if name in others or name.startswith("readme") or is_list(index, path):
             continue
         if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
-            found.append(path)
-    return found
+            labels.append(path)
+    return labels
 
 
 def _labelled(index: FileIndex, labels: list[Path]) -> bool:
-    """Whether some text files lie as labels do, and read as labels do."""
+    """Whether text files can be paired with images, and most of a sample of them hold labels."""
     pairs = pair(index, sample_of(labels, _PAIRED), index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]
     ids = as_ids({row: name for path in name_files(index)[:1] for row, name in read_names(path).items()})
@@ -337,7 +340,7 @@ def _labelled(index: FileIndex, labels: list[Path]) -> bool:
 
 
 def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
-    """Whether most of the first lines of a file are labels; an empty file is none."""
+    """Whether most of the first lines of a file are labels; False for an empty file."""
     try:
         with path.open("rb") as file:
             text = file.read(_SNIFFED_BYTES).decode("utf-8", errors="replace")
@@ -350,7 +353,8 @@ def _looks_like_label(path: Path, ids: dict[str, int] | None = None) -> bool:
 
 
 def _plausible(line: Line, classes: int) -> bool:
-    """Whether a line may be a label. In pixels that takes corners and a usual class: others write numbers, too."""
+    """Whether a line may be a label; in pixels it must be a polygon of a small class number, since other files hold
+    numbers too."""
     if line.polygon is None or all(-0.5 <= number <= 1.5 for number in line.polygon):
         return 0 <= line.category < _CLASSES
     corners = len(line.polygon) >= 8 and not line.extra and min(line.polygon) >= 0

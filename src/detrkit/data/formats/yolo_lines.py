@@ -1,4 +1,4 @@
-"""Lines of YOLO label files: `class cx cy w h` and what else tools write into them, one object per line."""
+"""Parse lines of YOLO label files, one object per line: `class cx cy w h`, and variants that tools write."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SEPARATORS = re.compile(r"[\s,;]+")
 _DECIMAL_COMMA = re.compile(r"^-?\d*,\d+$")
 
 
-@dataclass(slots=True)  # not frozen, which takes three times as long to make
+@dataclass(slots=True)  # not frozen: three times slower to create
 class Line:
-    """What a line says."""
+    """The object of one line."""
 
     category: int
     box: list[float]
@@ -20,24 +20,24 @@ class Line:
     polygon: list[float] | None = None
     """x, y, x, y, ..., relative to the image."""
     extra: str = ""
-    """Numbers that were read over: `confidence` or `key points`."""
+    """Values that were ignored: `confidence` or `key points`."""
     wide: list[float] | None = None
-    """What follows the class, where it may be a polygon or a box with key points, which one line does not tell."""
+    """The values after the class, if they may be a polygon or a box with key points: one line does not tell."""
 
 
 def parse_line(line: str, *, key_points: int = 0, ids: dict[str, int] | None = None) -> Line | str | None:
-    """Read one line.
+    """Parse one line.
 
-    Numbers are separated by blanks, tabs, commas or semicolons; what follows a # is a comment. After the class there
-    are a box, a box and a confidence, a box and key points, or a polygon, perhaps with a confidence.
+    Values are separated by blanks, tabs, commas or semicolons; a # starts a comment. The class is followed by a box, a
+    box and a confidence, a box and key points, or a polygon, perhaps with a confidence.
 
     Args:
         line: the text.
-        key_points: how many numbers of key points follow each box (`kpt_shape` of the yaml file), 0 for none.
-        ids: class name -> id, for files that name the class.
+        key_points: number of key point values after each box (`kpt_shape` of the yaml file), 0 for none.
+        ids: class name -> id, for files that write the class name.
 
     Returns:
-        What it says; None for an empty line; a sentence about what is wrong with it.
+        The object; None for an empty line; an error text for a line that cannot be parsed.
     """
     text = line.split("#")[0].strip()
     if not text:
@@ -74,11 +74,11 @@ def parse_line(line: str, *, key_points: int = 0, ids: dict[str, int] | None = N
 
 
 def has_visibilities(numbers: list[float], needed: tuple[float, ...] = (2.0,)) -> bool:
-    """Whether a box is followed by points of x, y and 0, 1 or 2 (visible).
+    """Whether the values are a box and points of x, y and a visibility of 0, 1 or 2.
 
     Args:
-        numbers: what follows the class.
-        needed: what is to be among the visibilities; no polygon has 2.
+        numbers: the values after the class.
+        needed: visibilities that must occur; a polygon never contains a 2.
     """
     flags = numbers[6::3]
     return (
@@ -91,13 +91,13 @@ def has_visibilities(numbers: list[float], needed: tuple[float, ...] = (2.0,)) -
 
 
 def is_box(numbers: list[float]) -> bool:
-    """Whether the first four numbers are a box that lies in its image, but for rounding."""
+    """Whether the first four values are a box inside its image, up to rounding."""
     cx, cy, w, h = numbers[:4]
     return 0 < w <= 1 and 0 < h <= 1 and all(c - s / 2 > -0.01 and c + s / 2 < 1.01 for c, s in ((cx, w), (cy, h)))
 
 
 def as_ids(names: dict[int, str]) -> dict[str, int]:
-    """Class name -> id, for `parse_line`; names that are numbers are left out, since those are ids."""
+    """Invert id -> name for `parse_line`, without names that are numbers, which would be read as ids."""
     return {name: number for number, name in names.items() if not _is_number(name)}
 
 

@@ -111,9 +111,9 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
         stem = f"{image_id:06d}"
         _encode(image_dir / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
         rows.append({"id": image_id, "file_name": f"{name}/{stem}.jpg", "height": size, "width": size})
-        found = _instances(drawing, image_id, first_id=len(instances) + 1)
-        instances += found
-        panoptic_map, segments = _segments(drawing, found)
+        annotations = _instances(drawing, image_id, first_id=len(instances) + 1)
+        instances += annotations
+        panoptic_map, segments = _segments(drawing, annotations)
         _encode(maps / f"{stem}.png", panoptic_map, [])
         panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
     things = [{**category, "isthing": 1} for category in _CATEGORIES]

@@ -131,7 +131,7 @@ def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:
         return image, objects
     x1, y1, x2, y2 = boxes.numpy().T
     areas = (x2 - x1) * (y2 - y1)
-    wanted = rng.choice((0.0, 0.1, 0.3, 0.5, 0.7, 0.9))
+    min_iou = rng.choice((0.0, 0.1, 0.3, 0.5, 0.7, 0.9))
     for _ in range(40):
         tall, wide = rng.uniform(0.3, 1), rng.uniform(0.3, 1)
         if not 0.5 <= wide / tall <= 2:
@@ -141,7 +141,7 @@ def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:
         across = np.minimum(x2, left + w) - np.maximum(x1, left)
         down = np.minimum(y2, top + h) - np.maximum(y1, top)
         inside = across.clip(0) * down.clip(0)
-        if (inside / (areas + h * w - inside)).max() < wanted:
+        if (inside / (areas + h * w - inside)).max() < min_iou:
             continue
         cut, kept = crop(image, objects, top, left, h, w, least=LEAST)
         if len(kept["labels"]):

@@ -206,12 +206,12 @@ def resize_to(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[T
     return tvf.resize(image, list(size), antialias=True), objects
 
 
-def nearest(wanted: int, given: int) -> npt.NDArray[np.int64]:
-    """Which of `given` pixels in a row lies nearest to the middle of each of `wanted` pixels, int64 [wanted].
+def nearest(target: int, source: int) -> npt.NDArray[np.int64]:
+    """Which of `source` pixels in a row lies nearest to the middle of each of `target` pixels, int64 [wanted].
 
     "nearest-exact" of torch. The original takes "nearest", which moves masks by up to half a pixel against their boxes.
     """
-    return (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+    return (2 * np.arange(target) + 1) * source // (2 * target)
 
 
 def _resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:

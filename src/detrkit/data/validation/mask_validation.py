@@ -80,38 +80,38 @@ def check_outlines(
     """
     from faster_coco_eval.core import mask as coco_mask
 
-    for found in objects:
-        shape = found.segmentation
+    for obj in objects:
+        shape = obj.segmentation
         if isinstance(shape, list):
             reach = _overhang(shape, transform)
             if reach > _OVERHANG:
-                findings.add("polygon_outside", image.file, found.where, f"by {reach:.6g} pixels")
+                findings.add("polygon_outside", image.file, obj.where, f"by {reach:.6g} pixels")
             rle = coco_mask.merge(coco_mask.frPyObjects(shape, transform.height, transform.width))
         elif isinstance(shape, dict):
             rle = coco_mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
         else:
-            if isinstance(shape, FileMask) and not image.panoptic and found.area == 1:
-                findings.add("mask_tiny", image.file, found.where)
+            if isinstance(shape, FileMask) and not image.panoptic and obj.area == 1:
+                findings.add("mask_tiny", image.file, obj.where)
             continue
         area = int(coco_mask.area(rle))
         if not area:
-            findings.add("mask_empty", image.file, found.where)
+            findings.add("mask_empty", image.file, obj.where)
             continue
         if area == 1:
-            findings.add("mask_tiny", image.file, found.where)
+            findings.add("mask_tiny", image.file, obj.where)
         x, y, w, h = (float(v) for v in coco_mask.toBbox(rle))
-        if disagree((x, y, x + w, y + h), found.box):
-            detail = f"{show_box((x, y, x + w, y + h))} of the mask, {show_box(found.box)} listed"
-            findings.add("mask_box_differs", image.file, found.where, detail)
+        if disagree((x, y, x + w, y + h), obj.box):
+            detail = f"{show_box((x, y, x + w, y + h))} of the mask, {show_box(obj.box)} listed"
+            findings.add("mask_box_differs", image.file, obj.where, detail)
 
 
 def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Findings) -> None:
     """Name the objects without a mask, where some of their split have one; each image has its annotation file."""
-    if any(found.segmentation is not None and not found.crowd for image in images for found in image.objects):
+    if any(obj.segmentation is not None and not obj.crowd for image in images for obj in image.objects):
         for image, file in zip(images, files, strict=True):
-            for found in image.objects:
-                if found.segmentation is None and not found.crowd:
-                    findings.add("mask_absent", file, found.where, image.file_name)
+            for obj in image.objects:
+                if obj.segmentation is None and not obj.crowd:
+                    findings.add("mask_absent", file, obj.where, image.file_name)
 
 
 def size_problem(mask: tuple[int, int], whole: tuple[int, int]) -> str:

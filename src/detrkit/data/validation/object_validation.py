@@ -249,21 +249,21 @@ def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
 
 def _segmentation(raw: RawObject, image: RawImage, transform: AnnotationTransform, findings: Findings) -> Any | None:
     """Polygons in pixels of the upright image, or RLE of its size; None where there is nothing to use."""
-    found = raw.segmentation
-    if found is None or found == []:
+    segmentation = raw.segmentation
+    if segmentation is None or segmentation == []:
         return None
-    if isinstance(found, FileMask):
-        return found
-    if isinstance(found, dict):
-        fault = segmentation_fault(found, transform.height, transform.width)
+    if isinstance(segmentation, FileMask):
+        return segmentation
+    if isinstance(segmentation, dict):
+        fault = segmentation_fault(segmentation, transform.height, transform.width)
         if transform.is_identity and not fault:
-            return found
+            return segmentation
         findings.add("segmentation_malformed", image.file, raw.where, fault or "an RLE of the image as stored")
         return None
-    if not isinstance(found, list):
-        findings.add("segmentation_malformed", image.file, raw.where, f"found {found!r}"[:80])
+    if not isinstance(segmentation, list):
+        findings.add("segmentation_malformed", image.file, raw.where, f"found {segmentation!r}"[:80])
         return None
-    polygons = [polygon for polygon in found if is_polygon(polygon)]
+    polygons = [polygon for polygon in segmentation if is_polygon(polygon)]
     if not transform.is_identity:
         polygons = [
             [value for x, y in zip(polygon[0::2], polygon[1::2], strict=True) for value in transform.point(x, y)]
@@ -271,8 +271,8 @@ def _segmentation(raw: RawObject, image: RawImage, transform: AnnotationTransfor
         ]
     far = _FAR * max(transform.width, transform.height)
     polygons = [polygon for polygon in polygons if -far < min(polygon) and max(polygon) < far]
-    if len(polygons) < len(found):
-        findings.add("segmentation_malformed", image.file, raw.where, f"{len(found) - len(polygons)} polygons")
+    if len(polygons) < len(segmentation):
+        findings.add("segmentation_malformed", image.file, raw.where, f"{len(segmentation) - len(polygons)} polygons")
     return polygons or None
 
 

@@ -246,8 +246,10 @@ def _areas(boxes: _Boxes) -> tuple[_Boxes, Floats] | None:
 def _extents(boxes: _Boxes) -> tuple[_Boxes, Floats] | None:
     """A sample of the boxes and the extents [n, 4] of their polygons, x1, y1, x2, y2; None where there are few."""
     boxes = _sample(boxes)
-    found = [polygons_extent(raw.segmentation) if isinstance(raw.segmentation, list) else None for raw in boxes.objects]
-    extents = np.array([(np.nan,) * 4 if box is None else box for box in found], dtype=np.float64)
+    polygon_boxes = [
+        polygons_extent(raw.segmentation) if isinstance(raw.segmentation, list) else None for raw in boxes.objects
+    ]
+    extents = np.array([(np.nan,) * 4 if box is None else box for box in polygon_boxes], dtype=np.float64)
     return _those(boxes, extents, np.asarray(np.isfinite(extents).all(axis=1)))
 
 

@@ -20,19 +20,19 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
     Objects are counted without crowd regions, except for `crowds`. Sizes are in pixels of the file; `side` is the
     square root of the box area, `aspect` is width / height.
     """
-    objects = [found for image in split.images for found in image.objects if not found.crowd]
-    each = np.array([sum(not found.crowd for found in image.objects) for image in split.images], dtype=np.int64)
-    boxes = np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4)
-    areas = np.array([found.area for found in objects], dtype=np.float64)
+    objects = [obj for image in split.images for obj in image.objects if not obj.crowd]
+    each = np.array([sum(not obj.crowd for obj in image.objects) for image in split.images], dtype=np.int64)
+    boxes = np.array([obj.box for obj in objects], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([obj.area for obj in objects], dtype=np.float64)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    sides = np.array([(image.width, image.height) for image in split.images], dtype=np.int64).reshape(-1, 2)
+    sizes = np.array([(image.width, image.height) for image in split.images], dtype=np.int64).reshape(-1, 2)
     name_of = dict(zip(split.categories.ids, split.categories.names, strict=True))
     per_class = dict.fromkeys(split.categories.names, 0)
     images_of = dict.fromkeys(split.categories.names, 0)
-    for found in objects:
-        per_class[name_of[found.category_id]] += 1
+    for obj in objects:
+        per_class[name_of[obj.category_id]] += 1
     for image in split.images:
-        for category_id in {found.category_id for found in image.objects if not found.crowd}:
+        for category_id in {obj.category_id for obj in image.objects if not obj.crowd}:
             images_of[name_of[category_id]] += 1
     return {
         "images": len(split.images),
@@ -47,8 +47,8 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
         "side": _percentiles(np.sqrt(width * height)),
         "relative_side": _percentiles(_relative_sides(split)),
         "aspect": _percentiles(width / height),
-        "image_width": _percentiles(sides[:, 0]),
-        "image_height": _percentiles(sides[:, 1]),
+        "image_width": _percentiles(sizes[:, 0]),
+        "image_height": _percentiles(sizes[:, 1]),
         "objects_per_class": per_class,
         "images_per_class": images_of,
     }
@@ -58,10 +58,10 @@ def _relative_sides(split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Square root of box area over image area: what remains comparable when images are resized."""
     return np.array(
         [
-            ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) / (image.width * image.height)) ** 0.5
+            ((obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1]) / (image.width * image.height)) ** 0.5
             for image in split.images
-            for o in image.objects
-            if not o.crowd
+            for obj in image.objects
+            if not obj.crowd
         ],
         dtype=np.float64,
     )

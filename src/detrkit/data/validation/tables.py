@@ -50,8 +50,8 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         # not folded: paths stay whole, to be copied
         lines += [Text(f"    {place}", no_wrap=True, overflow="ignore") for place in shown]
         if len(places) > len(shown):
-            what = "folders" if whole_files else "more"
-            lines.append(Text(f"    and {len(places) - len(shown)} {what} (all with --json)"))
+            unit = "folders" if whole_files else "more"
+            lines.append(Text(f"    and {len(places) - len(shown)} {unit} (all with --json)"))
     return lines
 
 

@@ -222,7 +222,7 @@ def _clean_split(
             continue
         if decode_all:
             check_outlines(objects, image, transform, findings)
-        countable = sum(not found.crowd for found in objects)
+        countable = sum(not obj.crowd for obj in objects)
         if countable > num_queries:
             detail = f"{countable} objects, {num_queries} queries"
             findings.add("objects_exceed_queries", image.path, image.where, detail)
@@ -237,23 +237,23 @@ def _clean_split(
 
 def _number_objects(records: list[ImageRecord], raw_split: RawSplit, findings: Findings) -> None:
     """Give a fresh id to objects whose id is absent (0) or taken."""
-    following = max((found.id for image in records for found in image.objects), default=0)
+    following = max((obj.id for image in records for obj in image.objects), default=0)
     taken: set[int] = set()
     for image in records:
-        for found in image.objects:
-            if found.id <= 0 or found.id in taken:
+        for obj in image.objects:
+            if obj.id <= 0 or obj.id in taken:
                 following += 1
                 if raw_split.has_ids_and_areas:
-                    kind = "annotation_id_twice" if found.id > 0 else "annotation_id_absent"
-                    findings.add(kind, raw_split.source, found.where, f"id {found.id}" if found.id > 0 else "")
-                found.id = following
-            taken.add(found.id)
+                    kind = "annotation_id_twice" if obj.id > 0 else "annotation_id_absent"
+                    findings.add(kind, raw_split.source, obj.where, f"id {obj.id}" if obj.id > 0 else "")
+                obj.id = following
+            taken.add(obj.id)
 
 
 def _need_masks(splits: dict[str, Split], data_format: str) -> None:
     for split in splits.values():
-        objects = [found for image in split.images for found in image.objects if not found.crowd]
-        if objects and all(found.segmentation is None for found in objects):
+        objects = [obj for image in split.images for obj in image.objects if not obj.crowd]
+        if objects and all(obj.segmentation is None for obj in objects):
             raise DataError(
                 f"expected masks of the objects in {split.source}, found only boxes ({data_format.upper()}); give "
                 "polygons, RLE or PNGs of masks, or train with --task detect"

@@ -1,4 +1,4 @@
-"""A data set as the detectors of foreign formats see it: the names of its files, and the beginnings of a few."""
+"""The part of a data set that format detectors look at: file names, and the first bytes of a few files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from detrkit.data.files.sampling import POINTER, head_of, sample_of
 from detrkit.data.formats.raw import OTHER_IMAGE_SUFFIXES
 
 _LINES, _WIDTH = 20, 400
-"""How much of a text is looked at: lines, and characters of each."""
+"""Lines of a text file that are read, and characters per line."""
 
 
-class Look:
-    """A data set as detectors see it: each file is opened once, and few are."""
+class DatasetPreview:
+    """File names of a data set, and the first bytes of a sample of its files; each sampled file is opened once."""
 
     def __init__(self, index: FileIndex, file: Path | None = None) -> None:
         self.index = index
@@ -24,42 +24,42 @@ class Look:
         self.other_images = index.other_images if file is None else self.with_suffix(*OTHER_IMAGE_SUFFIXES)
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Files of these endings, whatever their letter case."""
+        """Files with one of these endings, in upper or lower case."""
         return [Path(file) for file in self.files if file.lower().endswith(suffixes)]
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of all files without folders."""
+        """Names of all files, without folders."""
         return [os.path.basename(file) for file in self.files]  # noqa: PTH119 - text is what we have, many times
 
     def name(self, path: Path) -> str:
-        """As the message calls it."""
+        """The path relative to the data set, for messages."""
         return "/".join(self.index.relative(path))
 
     @cached_property
     def jsons(self) -> list[tuple[Path, bytes]]:
-        """Files of JSON, or of JSON a line, and their beginnings and ends."""
+        """A sample of JSON and JSON-lines files, each with its first and last bytes."""
         files = self.with_suffix(".json", ".jsonl", ".ndjson")
         return [(path, head_of(path, tail=True)) for path in sample_of(files)]
 
     @cached_property
     def xmls(self) -> list[tuple[Path, bytes]]:
-        """XML files and their beginnings."""
+        """A sample of XML files, each with its first bytes."""
         return [(path, head_of(path)) for path in sample_of(self.with_suffix(".xml"))]
 
     @cached_property
     def texts(self) -> list[tuple[Path, list[str]]]:
-        """Text files and their first lines."""
+        """A sample of text files, each with its first lines."""
         return [(path, _lines(path)) for path in sample_of(self.with_suffix(".txt"))]
 
     @cached_property
     def tables(self) -> list[tuple[Path, list[str]]]:
-        """Tables and their first lines."""
+        """A sample of CSV and TSV tables, each with its first lines."""
         return [(path, _lines(path)) for path in sample_of(self.with_suffix(".csv", ".tsv"))]
 
     @cached_property
     def pointer(self) -> str:
-        """A file that is a pointer of git-lfs, if there is one among a sample of those of each ending."""
+        """Name of a file that is a git-lfs pointer, if a sample of each file type holds one, else empty."""
         some = [*self.jsons, *self.xmls]
         some += [(p, head_of(p)) for p in sample_of(self.with_suffix(".txt", ".csv", ".yaml", ".parquet"), 8)]
         some += [(p, head_of(p)) for p in sample_of(self.images, 8)]
@@ -67,7 +67,7 @@ class Look:
 
     @cached_property
     def folder_names(self) -> set[tuple[str, str]]:
-        """Name of each folder, in lower case, after that of the folder that it lies in."""
+        """(name of the parent, name) of each folder, in lower case."""
         parts = [("", *self.index.relative(Path(folder))) for folder in self.index.folders]
         whole = len(self.files) == len(self.index.files)
         return {(p[-2].lower(), p[-1].lower()) for p in parts if len(p) > 1 and whole}

@@ -11,7 +11,7 @@ import pytest
 
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.formats.foreign import name_foreign
+from detrkit.data.formats.unsupported import explain_unsupported
 from detrkit.data.validation.image_probe import probe_images
 from detrkit.errors import DataError
 
@@ -158,7 +158,7 @@ def fill(root: Path, files: dict[str, Any]) -> FileIndex:
 @pytest.mark.parametrize("name", CASES)
 def test_a_format_that_is_not_read_is_named_with_what_works(tmp_path: Path, name: str) -> None:
     files, found, advice = CASES[name]
-    message = name_foreign(fill(tmp_path, files))
+    message = explain_unsupported(fill(tmp_path, files))
     assert message.startswith(f"expected a data set in {tmp_path}, found ")
     assert found in message.partition("; ")[0]
     assert advice in message.partition("; ")[2]
@@ -180,7 +180,7 @@ def test_a_format_that_is_not_read_is_named_with_what_works(tmp_path: Path, name
     ],
 )
 def test_other_data_is_not_taken_for_one_of_them(tmp_path: Path, files: dict[str, Any]) -> None:
-    assert name_foreign(fill(tmp_path, files)) == ""
+    assert explain_unsupported(fill(tmp_path, files)) == ""
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_other_data_is_not_taken_for_one_of_them(tmp_path: Path, files: dict[str
 )
 def test_a_single_file(tmp_path: Path, name: str, content: Any, found: str) -> None:
     files = {name: content, "a.odgt": "", "train/good/b.png": "", "ground_truth/b.png": ""}
-    message = name_foreign(fill(tmp_path, files), tmp_path / name)
+    message = explain_unsupported(fill(tmp_path, files), tmp_path / name)
     assert found in message
     assert message.startswith(f"expected a data set in {tmp_path / name}, ") or (not found and not message)
 
@@ -206,7 +206,7 @@ def test_garbage_of_every_ending_is_survived(tmp_path: Path) -> None:
         (tmp_path / f"{k}.{ending}").write_bytes(dice.randbytes(dice.choice((0, 1, 50, 70_000))))
     (tmp_path / "long.txt").write_text("a 1 2 3" * 30_000)
     (tmp_path / "long.csv").write_text("\n" + "1," * 60_000)
-    assert name_foreign(FileIndex(tmp_path)) == ""
+    assert explain_unsupported(FileIndex(tmp_path)) == ""
 
 
 @pytest.mark.parametrize(
