@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 from tests.data_read.conftest import write_image
 
-from detrkit.config.fields import DataChoice
+from detrkit.config.data import DataChoice
 from detrkit.data.files.source import Source
 from detrkit.data.formats import registry
 from detrkit.data.formats.detect import open_dataset
