@@ -70,9 +70,10 @@ class Page:
 
     @cached_property
     def anchors(self) -> set[str]:
-        """The headings as GitHub makes anchors of them."""
+        """The headings as GitHub makes anchors of them, and the Python names that the site documents here."""
         headings = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
-        return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+        names = re.findall(r"^::: (\S+)$", self.prose, re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings} | {*names}
 
     @cached_property
     def levels(self) -> list[int]:

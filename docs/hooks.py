@@ -1,0 +1,94 @@
+"""Hooks of the site: pages that lie outside `docs/`, notebooks, the table of settings, and links to other files.
+
+MkDocs knows only the Markdown below `docs/`. Here the pages in the root of the repository join it, each notebook
+becomes a page, and links are written for the site: to such a page, or, where the target is source code, to the
+repository, if `repo_url` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOT_PAGES = ("README", "README.zh-CN", "ARCHITECTURE", "CONTRIBUTING", "CODE_OF_CONDUCT", "CHANGELOG")
+SETTINGS = "<!-- settings -->"
+"""The comment in docs/api/settings.md that the table of settings replaces."""
+
+_LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from the root of the repository, and a page for each notebook."""
+    for name in ROOT_PAGES:
+        content = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        page = File.generated(config, f"{name}.md", content=content)
+        if name == "README":
+            page.dest_uri = page.url = "index.html"
+        files.append(page)
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        notebook = json.loads(Path(str(file.abs_src_path)).read_text(encoding="utf-8"))
+        files.append(File.generated(config, file.src_uri.replace(".ipynb", ".md"), content=notebook_page(notebook)))
+    return files
+
+
+def notebook_page(notebook: dict[str, Any]) -> str:
+    """A notebook as Markdown: its text, and its code in fences."""
+    cells = ((cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"])
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Write the links of a page for the site, and the table of settings into its page."""
+    parts = _FENCE.split(markdown.replace(SETTINGS, settings_table() if SETTINGS in markdown else ""))
+    uri = page.file.src_uri
+    return "".join(
+        part if part.startswith("```") else _LINK.sub(lambda m: _link(m, uri, config), part) for part in parts
+    )
+
+
+def _link(match: re.Match[str], uri: str, config: MkDocsConfig) -> str:
+    text, (target, _, anchor) = match["text"], match["target"].partition("#")
+    if not target or re.match(r"[a-z]+:", target):
+        return match[0]
+    folder = "" if posixpath.splitext(uri)[0] in ROOT_PAGES else posixpath.join("docs", posixpath.dirname(uri))
+    path = posixpath.normpath(posixpath.join(folder, target))  # from the root of the repository
+    if path.startswith("docs/") or posixpath.splitext(path)[0] in ROOT_PAGES:
+        path = path.removeprefix("docs/").replace(".ipynb", ".md")
+        return f"[{text}]({posixpath.relpath(path, posixpath.dirname(uri) or '.')}{'#' + anchor if anchor else ''})"
+    return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})" if config.repo_url else text
+
+
+def settings_table() -> str:
+    """The settings of `TrainConfig` by group: values, default and help of each, from the fields themselves."""
+    from docstring_parser import parse
+    from docstring_parser.attrdoc import add_attribute_docstrings
+
+    from detrkit.config.fields import describe_range, describe_type, hints_of
+    from detrkit.config.train import CONFIG_GROUPS
+
+    lines: list[str] = []
+    for group in CONFIG_GROUPS:
+        docs = parse(group.__doc__ or "")
+        add_attribute_docstrings(group, docs)
+        texts = {each.arg_name: " ".join((each.description or "").split()) for each in docs.params}
+        lines += [f"## {docs.short_description}", "", "| setting | values | default | meaning |", "|---|---|---|---|"]
+        for field in fields(group):
+            hint = hints_of(group)[field.name]
+            values = ", ".join(filter(None, (describe_type(hint), describe_range(hint))))
+            made = field.default_factory is not MISSING
+            default = field.default_factory() if made else field.default  # type: ignore[misc]
+            shown = f"`{json.dumps(default)}`" if default not in ("", None) else ""
+            lines.append(f"| `{field.name}` | {values} | {shown} | {texts.get(field.name, '')} |".replace("  ", " "))
+        lines.append("")
+    return "\n".join(lines)
