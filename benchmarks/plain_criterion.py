@@ -1,5 +1,5 @@
-"""The criterion as the original computes it: one decoder layer after another, each with a matching of its own whose
-costs are those of all queries with all objects of the batch. `detrkit.losses.Criterion` is measured and tested against
+"""The criterion as the reference DETR computes it: one decoder layer after another, each with its own matching, whose
+costs are those of all queries and all objects of the batch. `detrkit.losses.Criterion` is measured and tested against
 it.
 """
 
@@ -13,32 +13,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.losses import Criterion
-from detrkit.losses.box_losses import Matched
 from detrkit.losses.mask_losses import pair_masks
 from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, Pairs
+from detrkit.losses.supervision import Matched
 from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 from detrkit.structures import Branch, Output, Target
 
 
 def plain_losses(criterion: Criterion, out: Output, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """What `criterion(out, targets)` gives, for one process."""
+    """The same losses as `criterion(out, targets)`, for one process."""
     losses = {}
     parts: list[tuple[str, Output, Branch | None]] = [("", out, None)]
     parts += [(f"{branch.name}/", branch.output, branch) for branch in out.branches]
     for prefix, output, branch in parts:
-        wanted = targets
+        of_branch = targets
         if branch and branch.class_agnostic:
-            wanted = [Target(labels=torch.zeros_like(t["labels"]), boxes=t["boxes"]) for t in targets]
+            of_branch = [Target(labels=torch.zeros_like(t["labels"]), boxes=t["boxes"]) for t in targets]
         for i, layer in enumerate((output, *output.aux)):
             layer = Output(layer.logits.float(), layer.boxes.float(), sigmoid=layer.sigmoid)
-            pairs, ignored = plain_pairs(criterion, layer, wanted, branch)
-            matched, objects = _gather(layer, wanted, pairs, ignored, branch)
+            pairs, ignored = plain_pairs(criterion, layer, of_branch, branch)
+            matched, objects = _gather(layer, of_branch, pairs, ignored, branch)
             for term in criterion.terms:
                 if (i and not term.every_layer) or (prefix and (term.masks or not term.weight)):
                     continue
                 if term.masks:
-                    places = (matched.images, matched.queries, objects)
-                    masks = pair_masks(out, targets, *places, criterion.mask_padding)
+                    indices = (matched.images, matched.queries, objects)
+                    masks = pair_masks(out, targets, *indices, criterion.mask_padding)
                     matched = Matched(**{**vars(matched), "masks": masks})
                 losses[prefix + term.name + (f"_{i - 1}" if i else "")] = term.term(matched)[0]
     return losses
@@ -47,7 +47,7 @@ def plain_losses(criterion: Criterion, out: Output, targets: Sequence[Target]) -
 def plain_pairs(
     criterion: Criterion, layer: Output, targets: Sequence[Target], branch: Branch | None
 ) -> tuple[Pairs, Tensor | None]:
-    """The pairs of one layer, and the queries that teach nothing, by the rule of its branch."""
+    """The pairs of one layer by the rule of its branch, and the queries without any loss."""
     ignored = branch.ignored if branch else None
     if branch and branch.pairs is not None:
         return branch.pairs, ignored
@@ -57,13 +57,13 @@ def plain_pairs(
         pairs = []
         for i, target in enumerate(targets):
             one = Output(layer.logits[i : i + 1], layer.boxes[i : i + 1], sigmoid=layer.sigmoid)
-            place = type(branch.locations)(
+            locations = type(branch.locations)(
                 branch.locations.centers[i : i + 1],
                 branch.locations.cells[i : i + 1],
                 padding[i : i + 1],
                 branch.locations.level_sizes,
             )
-            pairs += criterion.assigner(one, place, [target])
+            pairs += criterion.assigner(one, locations, [target])
         return pairs, padding if ignored is None else padding | ignored
     groups, repeat = (branch.groups, branch.repeat) if branch else (1, 1)
     return plain_match(criterion.matcher, layer, targets, groups, repeat), ignored
@@ -76,17 +76,17 @@ def plain_match(
     """Hungarian matching of one layer, with a transfer of its own."""
     batch, queries = layer.logits.shape[:2]
     labels = torch.cat([target["labels"] for target in targets])
-    wanted, boxes = torch.cat([target["boxes"] for target in targets]), layer.boxes.flatten(0, 1)
+    target_boxes, boxes = torch.cat([target["boxes"] for target in targets]), layer.boxes.flatten(0, 1)
     logits = layer.logits.flatten(0, 1)
     if layer.sigmoid:
         p = logits.sigmoid()
-        yes = 0.25 * (1 - p) ** 2 * -F.logsigmoid(logits)
-        no = 0.75 * p**2 * -F.logsigmoid(-logits)
-        cost_class = (yes - no)[:, labels]
+        positive = 0.25 * (1 - p) ** 2 * -F.logsigmoid(logits)
+        negative = 0.75 * p**2 * -F.logsigmoid(-logits)
+        cost_class = (positive - negative)[:, labels]
     else:
         cost_class = -logits.softmax(-1)[:, labels]
-    cost = matcher.cost_bbox * torch.cdist(boxes, wanted, p=1) + matcher.cost_class * cost_class
-    cost -= matcher.cost_giou * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
+    cost = matcher.cost_bbox * torch.cdist(boxes, target_boxes, p=1) + matcher.cost_class * cost_class
+    cost -= matcher.cost_giou * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
     cost = cost.view(batch, queries, -1).cpu()
     pairs = []
     for i, table in enumerate(cost.split([len(target["labels"]) for target in targets], -1)):
@@ -103,23 +103,23 @@ def plain_match(
 def _gather(
     layer: Output, targets: Sequence[Target], pairs: Pairs, ignored: Tensor | None, branch: Branch | None
 ) -> tuple[Matched, Tensor]:
-    device, sizes = layer.logits.device, [len(target["labels"]) for target in targets]
+    device, num_objects = layer.logits.device, [len(target["labels"]) for target in targets]
     images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)]).to(device)
     queries = torch.cat([queries for queries, _ in pairs]).to(device)
-    objects = torch.cat([objects + sum(sizes[:i]) for i, (_, objects) in enumerate(pairs)]).to(device)
-    labels = torch.cat([target["labels"] for target in targets])[objects]
-    boxes = torch.cat([target["boxes"] for target in targets])[objects]
-    asked = layer.logits.shape[0] * layer.logits.shape[1] - (0 if ignored is None else int(ignored.sum()))
-    counts = [max(1, len(labels) if branch else sum(sizes)), len(labels), asked]
+    objects = torch.cat([objects + sum(num_objects[:i]) for i, (_, objects) in enumerate(pairs)]).to(device)
+    target_labels = torch.cat([target["labels"] for target in targets])[objects]
+    target_boxes = torch.cat([target["boxes"] for target in targets])[objects]
+    num_queries = layer.logits.shape[0] * layer.logits.shape[1] - (0 if ignored is None else int(ignored.sum()))
+    counts = [max(1, len(objects) if branch else sum(num_objects)), len(objects), num_queries]
     matched = Matched(
         LayerOutputs.of([layer]),
         torch.zeros_like(images),
         images,
         queries,
-        labels,
         layer.boxes[images, queries],
-        boxes,
-        sizes,
+        target_labels,
+        target_boxes,
+        num_objects,
         *torch.tensor(counts, dtype=torch.float32, device=device),
         ignored,
         branch is not None and branch.class_agnostic,

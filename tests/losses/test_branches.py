@@ -324,7 +324,7 @@ def test_outputs_of_another_kind_than_the_loss_are_told():
 
 def test_places_without_a_rule_to_choose_them_are_told():
     out = replace(output(), branches=[branches()[1]])
-    with pytest.raises(ConfigError, match='the branch "dense" needs a dense_head'):
+    with pytest.raises(ConfigError, match=r'expected a dense_head .* the branch "dense" to objects, found "none"'):
         build_criterion(C, class_loss="focal", dense_head="none")(out, some_targets(2, 1))
 
 

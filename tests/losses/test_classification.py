@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from detrkit import Output, build_criterion
-from detrkit.losses.box_losses import Matched
 from detrkit.losses.class_losses import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
 from detrkit.losses.matcher import LayerOutputs
+from detrkit.losses.supervision import Matched
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 
 B, Q, C = 2, 5, 3
 
 
-def matched(logits, boxes=None, ignored=None, *, num_boxes=4.0, found=None, class_agnostic=False):
+def matched(logits, boxes=None, ignored=None, *, num_boxes=4.0, class_agnostic=False):
     """Pairs (image, query, class): (0, 1, 2), (0, 3, 0), (1, 0, 2)."""
     images, queries, labels = torch.tensor([[0, 0, 1], [1, 3, 0], [2, 0, 2]])
-    wanted = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.3], [0.6, 0.6, 0.3, 0.3]], dtype=logits.dtype)
+    target_boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.3], [0.6, 0.6, 0.3, 0.3]], dtype=logits.dtype)
     if boxes is None:
         boxes = torch.full((B, Q, 4), 0.4, dtype=logits.dtype)
-        boxes[images, queries] = wanted * 1.1
+        boxes[images, queries] = target_boxes * 1.1
     counts = (torch.tensor(value, dtype=logits.dtype) for value in (num_boxes, 3.0, float(B * Q)))
-    output, found = LayerOutputs(logits[None], boxes[None], sigmoid=True), boxes[images, queries]
-    pairs = (torch.zeros_like(images), images, queries, labels)
-    return Matched(output, *pairs, found, wanted, [2, 1], *counts, ignored, class_agnostic)
+    preds, pred_boxes = LayerOutputs(logits[None], boxes[None], sigmoid=True), boxes[images, queries]
+    pairs = (torch.zeros_like(images), images, queries)
+    return Matched(preds, *pairs, pred_boxes, labels, target_boxes, [2, 1], *counts, ignored, class_agnostic)
 
 
 def random_logits():
@@ -37,17 +37,17 @@ def by_hand(case, positive, negative):
     pairs = {
         (i, k, c): n
         for n, (i, k, c) in enumerate(
-            zip(case.images.tolist(), case.queries.tolist(), case.labels.tolist(), strict=True)
+            zip(case.images.tolist(), case.queries.tolist(), case.target_labels.tolist(), strict=True)
         )
     }
-    quality = iou(cxcywh_to_xyxy(case.found), cxcywh_to_xyxy(case.boxes))
+    quality = iou(cxcywh_to_xyxy(case.pred_boxes), cxcywh_to_xyxy(case.target_boxes))
     total = 0.0
     for i in range(B):
         for k in range(Q):
             for c in range(C):
                 if case.ignored is not None and case.ignored[i, k]:
                     continue
-                p = 1 / (1 + math.exp(-case.output.logits[0, i, k, c].item()))
+                p = 1 / (1 + math.exp(-case.preds.logits[0, i, k, c].item()))
                 total += positive(p, quality[pairs[i, k, c]].item()) if (i, k, c) in pairs else negative(p)
     return total / case.num_boxes.item()
 
@@ -87,7 +87,7 @@ def test_known_values():
     """All probabilities 1/2, the matched boxes exact: 3 cells say yes, 27 say no, 4 boxes."""
     logits, ln2 = torch.zeros(B, Q, C, dtype=torch.float64), math.log(2)
     case = matched(logits)
-    case.found.copy_(case.boxes)
+    case.pred_boxes.copy_(case.target_boxes)
     assert FocalLoss(C)(case).item() == pytest.approx((3 * 0.25 + 27 * 0.75) / 4 * ln2 / 4)
     assert VarifocalLoss(C)(case).item() == pytest.approx((3 + 27 * 0.75 / 4) * ln2 / 4)
     assert MatchabilityLoss(C)(case).item() == pytest.approx((3 + 27 * 0.5**1.5) * ln2 / 4)
@@ -99,7 +99,7 @@ def test_gradients(loss):
     logits = random_logits()
     case = matched(logits)
     loss(case).backward()
-    place = (case.images, case.queries, case.labels)
+    place = (case.images, case.queries, case.target_labels)
     no = torch.ones_like(logits, dtype=torch.bool).index_put(place, torch.tensor(False))
     p = logits.detach().sigmoid()
     if isinstance(loss, FocalLoss):

@@ -9,8 +9,8 @@ import torch
 
 from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError, DataError
-from detrkit.losses.box_losses import MaskPairs, Matched
 from detrkit.losses.mask_losses import mask_dice, mask_focal
+from detrkit.losses.supervision import MaskPairs, Matched
 from models.small import small_model, some_images, some_targets
 
 LEVELS: dict[str, Any] = {

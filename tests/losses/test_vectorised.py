@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 
 from detrkit import Output, build_criterion
-from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, in_main_memory
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, to_numpy
 from guarantees.helpers import batch as some_batch
 from guarantees.helpers import begin, excited
 from models.small import some_targets
@@ -62,7 +62,7 @@ def test_threads_find_the_same_pairs(monkeypatch):
     outs, targets = layers(3, 4, 40, 0, True), some_targets(9, 0, 30, 4)
     matcher, found = HungarianMatcher(), []
     for least in (0, 10**9):
-        monkeypatch.setattr("detrkit.losses.matcher._WORTH_THREADS", least)
+        monkeypatch.setattr("detrkit.losses.matcher._MIN_COSTS_FOR_THREADS", least)
         found.append(matcher.match_layers(outs, targets))
     for one, other in zip(*found, strict=True):
         for (queries, objects), (others, theirs) in zip(one, other, strict=True):
@@ -84,7 +84,7 @@ def test_costs_are_of_own_images_alone():
 
 def test_what_is_fetched_together_keeps_shapes_and_values():
     one, other = torch.arange(6).view(2, 3), torch.tensor([[-1.0], [2.0**24]])
-    found = in_main_memory([one, other, one[:0]])
+    found = to_numpy([one, other, one[:0]])
     assert [part.tolist() for part in found] == [one.tolist(), other.tolist(), []]
 
 

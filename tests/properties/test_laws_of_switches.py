@@ -51,9 +51,9 @@ def started(seed: int) -> ModelSetup | None:
     small = {"backbone": "nano", "backbone_weights": "none", "hidden_dim": 64, "nheads": 4, "dim_feedforward": 32}
     usual = {"num_queries": 10, "image_size": 64, "batch_size": 2, "masks": thrown.get("task", "detect") != "detect"}
     recipe, model = rng.choice(("fast", "classic")), rng.choice(("detrkit_n", "deformable_r50", "dino_r50", "dab_r50"))
-    config = TrainConfig.from_recipe(recipe, model=model, data="data", **{**small, **usual, **thrown})
     torch.manual_seed(seed)
     try:
+        config = TrainConfig.from_recipe(recipe, model=model, data="data", **{**small, **usual, **thrown})
         start = build_training_model(config, CLASSES, None)
     except ConfigError as error:
         refused = str(error)

@@ -6,11 +6,12 @@ from typing import Literal
 
 from detrkit.errors import ConfigError
 from detrkit.losses.assigner import DenseAssigner
-from detrkit.losses.box_losses import Term, box_giou, box_l1, cardinality_error, class_error
+from detrkit.losses.box_losses import box_giou, box_l1, cardinality_error, class_error
 from detrkit.losses.class_losses import FocalLoss, MatchabilityLoss, SoftmaxLoss, VarifocalLoss
 from detrkit.losses.criterion import Criterion, WeightedTerm
 from detrkit.losses.mask_losses import mask_dice, mask_focal
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.supervision import Term
 from detrkit.models.arguments import weight_number, whole_number
 
 
@@ -32,25 +33,26 @@ def build_criterion(
     dense_head: Literal["none", "fcos", "atss", "tood"] = "tood",
     mask_padding: bool = True,
 ) -> Criterion:
-    """The set prediction loss with the original's names and defaults; with those it is the original's.
+    """Build the set prediction loss. Names and defaults are those of the reference DETR; with the defaults, the loss
+    is too.
 
     Args:
-        num_classes: that of the model. With `class_loss="softmax"` its outputs have one class more, "no object".
+        num_classes: C, that of the model. With `class_loss="softmax"` its outputs have one class more, "no object".
         set_cost_class, set_cost_bbox, set_cost_giou: weights of the matching cost.
         bbox_loss_coef, giou_loss_coef, cls_loss_coef: weights of the losses, at every layer and in every branch.
         eos_coef: weight of "no object" in the softmax loss.
         mask_loss_coef, dice_loss_coef: weights of the mask losses, at the last layer.
-        masks: teach masks as well; for a model with a mask head, and targets with masks.
-        class_loss: see `losses.classification`. All but softmax want a model whose classes are sigmoids.
+        masks: whether to add the mask losses; for a model with a mask head, and targets with masks.
+        class_loss: see `losses.class_losses`. All but softmax are for a model with an independent sigmoid per class.
         dense_loss_coef: further weight of the branch "dense".
         dn_loss_coef: further weight of the branch "dn".
-        dense_head: how places are chosen in branches that have locations; see `DenseAssigner`.
-        mask_padding: whether masks shall say that nothing is where an image is padded, as in the original; False
-            leaves padded areas out of the mask losses, so that they do not depend on what an image is batched with.
+        dense_head: how locations are assigned in branches that have them; see `DenseAssigner`.
+        mask_padding: whether the target of masks is 0 in the padding of an image, as in the reference DETR; False
+            leaves the padding out of the mask losses, so that they do not depend on the other images of the batch.
 
     Raises:
-        ConfigError: for a class_loss or dense_head that is none, a weight that is no number of at least 0, and if no
-            loss weighs anything.
+        ConfigError: class_loss or dense_head is unknown, a weight is not a number of at least 0, or all losses have
+            weight 0.
     """
     num_classes = whole_number(num_classes, "num_classes", 1)
     for name, weight in {

@@ -1,13 +1,15 @@
-"""The classification losses: what each query, or place, should say of the classes.
+"""Classification losses of all queries, or locations of a dense head.
 
-`SoftmaxLoss` is the original's, with a class "no object". The others have an independent sigmoid per class, so that
-nothing has to be said where nothing is; they differ in what a matched query is asked for:
+`SoftmaxLoss` is that of the reference DETR, with a class "no object". The others have an independent sigmoid per class,
+whose target is 0 but for the class of a matched query; for that it is
 
     FocalLoss          1                              (Lin et al. 2017, equation 5)
     VarifocalLoss      the IoU q of its box           (Zhang et al. 2021, equation 2)
     MatchabilityLoss   q^1.5, at full weight          (Huang et al. 2025, "DEIM", section 3.3)
 
-p is the predicted probability. Queries that are `ignored` have no part in any.
+p is the predicted probability. `ignored` queries count in none of them.
+
+Shapes: L layers, B images, Q queries, C classes, M matched pairs of all layers and images.
 """
 
 from __future__ import annotations
@@ -19,43 +21,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.errors import ConfigError
-from detrkit.losses.box_losses import Matched
+from detrkit.losses.supervision import Matched
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 
-_NOT_ASKED = -100  # the class of ignored queries, to cross-entropy
+_IGNORE_INDEX = -100  # target class of ignored queries
 
 
 @dataclass(frozen=True)
 class SoftmaxLoss:
-    """Cross-entropy over all queries; the unmatched ones should say "no object", at weight `eos_coef`."""
+    """Cross-entropy over all queries; the class of unmatched ones is "no object", at weight `eos_coef`."""
 
     num_classes: int = 91
     eos_coef: float = 0.1
 
     def __call__(self, matched: Matched) -> Tensor:
-        """The mean over the queries of a layer in all processes, weighted by their class; [L].
+        """Mean over the queries of a layer in all processes, weighted by class; [L].
 
-        The original divides by the weights of its own process, so that a query's share depends on what it is
-        processed beside; for one process the two are the same.
+        The reference DETR divides by the weights of each process alone, so that the weight of a query depends on the
+        other queries of its process; for one process the two are the same.
 
         Raises:
             ConfigError: the model has another number of classes.
         """
-        logits = matched.output.logits
+        logits = matched.preds.logits  # [L, B, Q, C + 1]
         no_object = logits.shape[-1] - 1
-        _expect(self.num_classes, no_object, matched)
-        wanted = logits.new_full(logits.shape[:3], no_object, dtype=torch.int64)
-        wanted[matched.layers, matched.images, matched.queries] = matched.labels
+        _check_classes(self.num_classes, no_object, matched)
+        targets = logits.new_full(logits.shape[:3], no_object, dtype=torch.int64)  # [L, B, Q]
+        targets[matched.layers, matched.images, matched.queries] = matched.target_labels
         if matched.ignored is not None:
-            wanted = wanted.masked_fill(matched.ignored, _NOT_ASKED)
-        weight = logits.new_ones(no_object + 1)
+            targets = targets.masked_fill(matched.ignored, _IGNORE_INDEX)
+        weight = logits.new_ones(no_object + 1)  # per class
         weight[-1:].fill_(self.eos_coef)
         loss = F.cross_entropy(
-            logits.flatten(0, 2), wanted.flatten(), weight, reduction="none", ignore_index=_NOT_ASKED
+            logits.flatten(0, 2), targets.flatten(), weight, reduction="none", ignore_index=_IGNORE_INDEX
         )
-        weights = matched.num_matched + self.eos_coef * (matched.num_queries - matched.num_matched)
-        # a branch may have no query, or none that weighs anything
-        return loss.view(*logits.shape[:3]).flatten(1).sum(1) / weights.clamp(min=1e-6)
+        total_weight = matched.num_matched + self.eos_coef * (matched.num_queries - matched.num_matched)
+        # a branch may have no query, or only queries of weight 0
+        return loss.view(*logits.shape[:3]).flatten(1).sum(1) / total_weight.clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,14 @@ class FocalLoss:
         Raises:
             ConfigError: the model has another number of classes.
         """
-        logits = matched.output.logits
-        _expect(self.num_classes, logits.shape[-1], matched)
-        wanted = torch.zeros_like(logits).index_put(matched.places, torch.ones_like(matched.boxes[:, 0]))
-        loss = _cross_entropy(logits, wanted)
-        wrong = -torch.expm1(-loss)  # 1 - the probability of what is wanted
-        alpha = torch.where(wanted > 0, self.alpha, 1 - self.alpha)
-        return _sum_per_pair(alpha * wrong**self.gamma * loss, matched)
+        logits = matched.preds.logits  # [L, B, Q, C]
+        _check_classes(self.num_classes, logits.shape[-1], matched)
+        ones = torch.ones_like(matched.target_boxes[:, 0])  # [M]
+        targets = torch.zeros_like(logits).index_put(matched.class_indices, ones)
+        loss = _cross_entropy(logits, targets)
+        error = -torch.expm1(-loss)  # 1 - p_t, p_t the probability of the target
+        alpha = torch.where(targets > 0, self.alpha, 1 - self.alpha)
+        return _sum_per_pair(alpha * error**self.gamma * loss, matched)
 
 
 @dataclass(frozen=True)
@@ -98,19 +101,19 @@ class VarifocalLoss:
         Raises:
             ConfigError: the model has another number of classes.
         """
-        logits = matched.output.logits
-        _expect(self.num_classes, logits.shape[-1], matched)
-        places, quality = matched.places, _quality(matched)
-        weight = (self.alpha * logits.detach().sigmoid() ** self.gamma).index_put(places, quality)
-        wanted = torch.zeros_like(logits).index_put(places, quality)
-        return _sum_per_pair(weight * _cross_entropy(logits, wanted), matched)
+        logits = matched.preds.logits  # [L, B, Q, C]
+        _check_classes(self.num_classes, logits.shape[-1], matched)
+        quality = _quality(matched)  # q, [M]
+        weight = (self.alpha * logits.detach().sigmoid() ** self.gamma).index_put(matched.class_indices, quality)
+        targets = torch.zeros_like(logits).index_put(matched.class_indices, quality)
+        return _sum_per_pair(weight * _cross_entropy(logits, targets), matched)
 
 
 @dataclass(frozen=True)
 class MatchabilityLoss:
     """-q^gamma log p - (1 - q^gamma) log(1 - p) for the class of a matched query, -p^gamma log(1 - p) for all others.
 
-    Unlike in the varifocal loss, a match of low IoU weighs as much as any: it is what there is to learn from early on.
+    Unlike in the varifocal loss, a match of low IoU weighs as much as any: early in training there are no others.
     As DEIM trains with it: p^gamma is a weight, without a gradient of its own.
     """
 
@@ -123,16 +126,17 @@ class MatchabilityLoss:
         Raises:
             ConfigError: the model has another number of classes.
         """
-        logits = matched.output.logits
-        _expect(self.num_classes, logits.shape[-1], matched)
-        places, wanted_there = matched.places, _quality(matched) ** self.gamma
-        weight = (logits.detach().sigmoid() ** self.gamma).index_put(places, torch.ones_like(wanted_there))
-        wanted = torch.zeros_like(logits).index_put(places, wanted_there)
-        return _sum_per_pair(weight * _cross_entropy(logits, wanted), matched)
+        logits = matched.preds.logits  # [L, B, Q, C]
+        _check_classes(self.num_classes, logits.shape[-1], matched)
+        quality = _quality(matched) ** self.gamma  # q^gamma, [M]
+        weight = logits.detach().sigmoid() ** self.gamma
+        weight = weight.index_put(matched.class_indices, torch.ones_like(quality))
+        targets = torch.zeros_like(logits).index_put(matched.class_indices, quality)
+        return _sum_per_pair(weight * _cross_entropy(logits, targets), matched)
 
 
-def _expect(num_classes: int, found: int, matched: Matched) -> None:
-    """Make sure that the model has as many classes as the criterion; class-agnostic outputs may have any number."""
+def _check_classes(num_classes: int, found: int, matched: Matched) -> None:
+    """Check that the model has as many classes as the criterion; class-agnostic outputs may have any number."""
     if found != num_classes and not matched.class_agnostic:
         raise ConfigError(
             f"expected a model of num_classes={num_classes}, as the criterion has, found one of {found}; "
@@ -142,15 +146,16 @@ def _expect(num_classes: int, found: int, matched: Matched) -> None:
 
 def _quality(matched: Matched) -> Tensor:
     """IoU of each matched box with that of its object, [M], without gradient."""
-    return iou(cxcywh_to_xyxy(matched.found.detach()), cxcywh_to_xyxy(matched.boxes))
+    return iou(cxcywh_to_xyxy(matched.pred_boxes.detach()), cxcywh_to_xyxy(matched.target_boxes))
 
 
-def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each logit, [L, B, Q, C]."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def _sum_per_pair(loss: Tensor, matched: Matched) -> Tensor:
-    """[L, B, Q, C] -> [L]."""
+    """Sum over the queries that are not ignored, divided by `num_boxes`: [L, B, Q, C] -> [L]."""
     if matched.ignored is not None:
         loss = loss.masked_fill(matched.ignored[..., None], 0)
     return loss.flatten(1).sum(1) / matched.num_boxes

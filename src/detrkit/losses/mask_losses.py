@@ -1,7 +1,9 @@
-"""The mask losses (Carion et al. 2020, section 4.4 and appendix A.2): focal loss over pixels, and dice loss.
+"""Mask losses (Carion et al. 2020, section 4.4 and appendix A.2): focal loss over pixels, and dice loss.
 
-They compare at the resolution of the target masks, of the last decoder layer and of matched queries alone. M is the
-number of matched pairs in the batch, H x W the size that the batch is padded to.
+They compare masks at the resolution of the targets, for matched queries of the last decoder layer alone.
+
+Shapes: M matched pairs of the batch, H x W its padded size in pixels, h x w a mask of the model, n objects of an image,
+G of all images.
 """
 
 from __future__ import annotations
@@ -13,66 +15,66 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.errors import ConfigError, DataError
-from detrkit.losses.box_losses import MaskPairs, Matched
+from detrkit.losses.supervision import MaskPairs, Matched
 from detrkit.structures import Output, Target
 
 
 def mask_focal(matched: Matched, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al. 2017, equation 5): the mean over the pixels of each pair, summed, per object; [1]."""
     assert matched.masks
-    logits, wanted, inside = matched.masks
-    loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    probability = logits.sigmoid()
-    wrong = probability + wanted - 2 * probability * wanted  # 1 - the probability of what is wanted
-    loss = (alpha * wanted + (1 - alpha) * (1 - wanted)) * wrong**gamma * loss
-    if inside is None:
+    logits, targets, valid = matched.masks  # [M, H, W] each
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p = logits.sigmoid()
+    error = p + targets - 2 * p * targets  # 1 - p_t, p_t the probability of the target
+    loss = (alpha * targets + (1 - alpha) * (1 - targets)) * error**gamma * loss
+    if valid is None:
         return loss.mean((1, 2)).sum()[None] / matched.num_boxes
-    return ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum()[None] / matched.num_boxes
+    return ((loss * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).sum()[None] / matched.num_boxes
 
 
 def mask_dice(matched: Matched) -> Tensor:
     """Dice loss (Milletari et al. 2016, section 3, with 1 added above and below): summed, per object; [1]."""
     assert matched.masks
-    logits, wanted, inside = matched.masks
-    found = logits.sigmoid() if inside is None else logits.sigmoid() * inside
-    overlap, total = (found * wanted).sum((1, 2)), found.sum((1, 2)) + wanted.sum((1, 2))
+    logits, targets, valid = matched.masks  # [M, H, W] each
+    p = logits.sigmoid() if valid is None else logits.sigmoid() * valid
+    overlap, total = (p * targets).sum((1, 2)), p.sum((1, 2)) + targets.sum((1, 2))  # [M] each
     return (1 - (2 * overlap + 1) / (total + 1)).sum()[None] / matched.num_boxes
 
 
 def pair_masks(
     out: Output, targets: Sequence[Target], images: Tensor, queries: Tensor, objects: Tensor, mask_padding: bool
 ) -> MaskPairs:
-    """The masks of pairs; the output makes those of matched queries now, unless it has them already.
+    """Predicted and target masks of pairs; the masks of matched queries are predicted now, unless `out` has them.
 
     Args:
         out: of the model.
         targets: with `masks` at the size of their images, without padding; those without objects may lack them.
-        images: which image, int64 [M].
-        queries: which query of it, int64 [M].
-        objects: which object of the whole batch, int64 [M].
-        mask_padding: whether padded pixels teach that nothing is there.
+        images: index of the image of each pair, int64 [M].
+        queries: index of the query of each pair, int64 [M].
+        objects: index of the object of each pair among those of the whole batch, int64 [M].
+        mask_padding: whether padded pixels count in the loss, with target 0.
 
     Raises:
         DataError: a target has objects but not a mask for each, or masks larger than the batch.
         ConfigError: the model has no mask head.
     """
-    masks = [_masks_of(target, i) for i, target in enumerate(targets)]
-    height, width = _size(out, masks)
+    masks = [_target_masks(target, i) for i, target in enumerate(targets)]  # [n, h_i, w_i] per image
+    height, width = _padded_size(out, masks)
 
-    def padded(mask: Tensor) -> Tensor:
+    def pad(mask: Tensor) -> Tensor:
         return F.pad(mask, (0, width - mask.shape[2], 0, height - mask.shape[1]))
 
-    wanted = torch.cat([padded(mask) for mask in masks])[objects].float()
-    inside = None
+    target_masks = torch.cat([pad(mask) for mask in masks])[objects].float()  # [G, H, W] -> [M, H, W]
+    valid = None
     if not mask_padding:
-        inside = torch.cat([padded(mask.new_ones(1, *mask.shape[1:])) for mask in masks])[images]
-    logits = _masks_found(out, images, queries)[:, None]
+        valid = torch.cat([pad(mask.new_ones(1, *mask.shape[1:])) for mask in masks])[images]  # [B, H, W] -> [M, H, W]
+    logits = _mask_logits(out, images, queries)[:, None]  # [M, 1, h, w]
     logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-    return MaskPairs(logits[:, 0], wanted, inside)
+    return MaskPairs(logits[:, 0], target_masks, valid)
 
 
-def _size(out: Output, masks: Sequence[Tensor]) -> tuple[int, int]:
-    """H and W: those that the model's images were padded to, or what holds all targets."""
+def _padded_size(out: Output, masks: Sequence[Tensor]) -> tuple[int, int]:
+    """(H, W) of the padded batch; where the output does not have it, the smallest that holds all targets."""
     height, width = (max(1, *(mask.shape[side] for mask in masks)) for side in (1, 2))
     if out.padded_size is None:
         return height, width
@@ -84,8 +86,8 @@ def _size(out: Output, masks: Sequence[Tensor]) -> tuple[int, int]:
     return out.padded_size
 
 
-def _masks_of(target: Target, image: int) -> Tensor:
-    """The masks of a target, bool [n, h, w]."""
+def _target_masks(target: Target, image: int) -> Tensor:
+    """The masks of a target, bool [n, h, w]; `image` is its index in the batch, for messages."""
     labels = target["labels"]
     masks = target.get("masks")
     if masks is None:
@@ -103,7 +105,7 @@ def _masks_of(target: Target, image: int) -> Tensor:
     return masks.bool()
 
 
-def _masks_found(out: Output, images: Tensor, queries: Tensor) -> Tensor:
+def _mask_logits(out: Output, images: Tensor, queries: Tensor) -> Tensor:
     """Mask logits of pairs, float32 [M, h, w]."""
     if out.masks is not None:
         return out.masks[images, queries].float()

@@ -1,6 +1,12 @@
-"""Bipartite matching of predictions with objects: each object gets the one query that suits it best together.
+"""Bipartite matching of predictions and ground-truth objects at the lowest total cost.
 
-Paper, section 3.1, equation 1; the cost is that of its appendix A.2, or the focal one where classes are sigmoids.
+Paper, section 3.1, equation 1. With sigma the matched query of each object i of class c_i and box b_i, it minimises
+
+    sum_i  cost_class * C(p_sigma(i), c_i) + cost_bbox * |b_i - b_sigma(i)|_1 - cost_giou * GIoU(b_i, b_sigma(i))
+
+C(p, c) = -p_c with a softmax; with sigmoids, the focal cost (`_focal_cost`).
+
+Shapes: L decoder layers, B images, Q queries, C classes, n objects of one image, G of all images.
 """
 
 from __future__ import annotations
@@ -24,23 +30,23 @@ from detrkit.ops.boxes import cxcywh_to_xyxy, giou
 from detrkit.structures import Output, Target
 
 Pairs = list[tuple[Tensor, Tensor]]
-"""One (query indices, target indices) an image, int64 in main memory; query indices ascend."""
+"""(query indices, object indices) of each image, int64 on the CPU; query indices ascend."""
 
-_WORST = 1e6
-"""The most a pair may cost. What is NaN, infinite or larger costs this: such a query is matched last, and scipy, which
-refuses NaN, never sees one."""
-_NEVER = 2 * _WORST
-"""Cost of a query that shall not be matched. Above `_WORST`, so one is chosen only where nothing else is left, and then
-the pair is dropped."""
+_MAX_COST = 1e6
+"""Largest cost of a pair. NaN, infinite and larger costs become this: such a query is matched last, and scipy, which
+refuses NaN, never gets one."""
+_FORBIDDEN = 2 * _MAX_COST
+"""Cost of an ignored query. Above `_MAX_COST`, so it is chosen only where no other is left, and then the pair is
+dropped."""
 
-_WORTH_THREADS = 4000
-"""Costs of a problem, on average, from which on threads solve them sooner than one after the other would."""
+_MIN_COSTS_FOR_THREADS = 4000
+"""Average number of costs per problem from which on threads are faster than solving one problem after the other."""
 
-Costs = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 class LayerOutputs(NamedTuple):
-    """What decoder layers say of a batch, L layers in one tensor, the last one first."""
+    """Predictions of several decoder layers in one tensor each, the last layer first."""
 
     logits: Tensor
     """float32 [L, B, Q, C + 1], or [L, B, Q, C] where `sigmoid`."""
@@ -50,32 +56,38 @@ class LayerOutputs(NamedTuple):
 
     @classmethod
     def of(cls, outputs: Sequence[Output]) -> Self:
-        """Outputs of one kind and size, in their order."""
+        """Stack outputs of one kind and size, in their order."""
         logits = torch.stack([out.logits for out in outputs]).float()
         return cls(logits, torch.stack([out.boxes for out in outputs]).float(), outputs[0].sigmoid)
 
 
 class MatchingProblem(NamedTuple):
-    """Layers whose queries are to be matched with the objects of their images, each layer for itself."""
+    """Decoder layers whose queries are to be matched with the objects of their images, each layer independently."""
 
     layers: LayerOutputs
     targets: Sequence[Target]
     groups: int = 1
-    """So many equal runs of queries are matched with all objects, each for itself (Chen et al. 2023, "Group DETR")."""
+    """Number of equal groups of queries; each is matched with all objects (Chen et al. 2023, "Group DETR")."""
     repeat: int = 1
-    """So often an object may be matched within a group (Jia et al. 2023, "H-DETR", its hybrid branch)."""
+    """How often an object may be matched within a group (Jia et al. 2023, "H-DETR", its one-to-many branch)."""
     ignored: Tensor | None = None
-    """bool [B, Q], queries that are never matched."""
+    """bool [B, Q], queries that are never matched; None: none."""
 
 
 class HungarianMatcher:
-    """Minimum-cost matching within each image, by class probability, L1 distance and generalised IoU of the boxes."""
+    """Minimum-cost matching within each image, by class scores, L1 distance and generalised IoU of the boxes.
+
+    Args:
+        cost_class: weight of the class cost.
+        cost_bbox: weight of the L1 distance.
+        cost_giou: weight of the generalised IoU.
+    """
 
     def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0) -> None:
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
 
     def __call__(self, out: Output, targets: Sequence[Target]) -> Pairs:
-        """The pairs of each image at the last decoder layer; min(Q, n) pairs for n objects.
+        """Match the last decoder layer: min(Q, n) pairs for an image with n objects.
 
         Raises:
             DataError: the targets are not one per image of the output, or not what `Target` describes.
@@ -83,14 +95,14 @@ class HungarianMatcher:
         return self.match_layers([out], targets)[0]
 
     def match_layers(self, layers: Sequence[Output], targets: Sequence[Target]) -> list[Pairs]:
-        """The pairs of each image for each of several decoder layers; see `__call__`."""
+        """Match each of several decoder layers; see `__call__`."""
         logits = expect_output(layers[0]).logits
         classes = logits.shape[-1] - (not layers[0].sigmoid)
         targets = as_targets(targets, images=len(logits), classes=classes, device=logits.device)
         return self.solve([MatchingProblem(LayerOutputs.of(layers), targets)])[0]
 
     def solve(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
-        """The pairs of each image, for each layer of each problem, with a single transfer from the device.
+        """Match each layer of each problem, with a single transfer from the device.
 
         An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
         groups * repeat of them, a query in one at most.
@@ -100,17 +112,16 @@ class HungarianMatcher:
             DataError: a box is not finite, or not relative to its image.
         """
         costs = [self.costs(problem) for problem in problems]
-        given = [boxes_of(problem.targets) for problem in problems]
-        told = in_main_memory([*costs, *given])
-        for problem, boxes in zip(problems, told[len(costs) :], strict=True):
+        arrays = to_numpy([*costs, *(concat_boxes(problem.targets) for problem in problems)])
+        for problem, boxes in zip(problems, arrays[len(costs) :], strict=True):
             check_boxes(boxes, [len(target["labels"]) for target in problem.targets])
-        return [self.assign(problem, cost) for problem, cost in zip(problems, told[: len(costs)], strict=True)]
+        return [self.assign(problem, array) for problem, array in zip(problems, arrays[: len(costs)], strict=True)]
 
     @torch.no_grad()
     def costs(self, problem: MatchingProblem) -> Tensor:
-        """What each pair of a query and an object of its image costs, float32 [M, L, Q], M objects of all images.
+        """Compute the cost of each pair of an object and a query of its image, float32 [G, L, Q].
 
-        No query is held against the objects of other images, which would be most of a batch's pairs.
+        Pairs across images, most pairs of a batch, are left out.
 
         Raises:
             ConfigError: the queries do not divide into the groups.
@@ -120,44 +131,45 @@ class HungarianMatcher:
         if queries % problem.groups:
             raise ConfigError(f"expected queries that divide into {problem.groups} equal groups, found {queries}")
         sizes = torch.tensor([len(target["labels"]) for target in problem.targets])
-        images = torch.arange(len(sizes)).repeat_interleave(sizes).to(device, non_blocking=True)
-        labels = torch.cat([target["labels"] for target in problem.targets])
-        wanted = boxes_of(problem.targets)[:, None, None]  # [M, 1, 1, 4]
-        said = logits if sigmoid else -logits.softmax(-1)
-        cost_class = said[:, images, :, labels]  # [M, L, Q]
+        images = torch.arange(len(sizes)).repeat_interleave(sizes).to(device, non_blocking=True)  # [G]
+        labels = torch.cat([target["labels"] for target in problem.targets])  # [G]
+        scores = logits if sigmoid else -logits.softmax(-1)  # [L, B, Q, C or C + 1]
+        cost_class = scores[:, images, :, labels]  # [G, L, Q]: only the class of each object
         if sigmoid:
             cost_class = _focal_cost(cost_class)
-        found = boxes.transpose(0, 1)[images]  # [M, L, Q, 4]
-        distance = (found - wanted).abs().sum(-1)
-        overlap = giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
+        pred_boxes = boxes.transpose(0, 1)[images]  # [G, L, Q, 4]
+        target_boxes = concat_boxes(problem.targets)[:, None, None]  # [G, 1, 1, 4]
+        distance = (pred_boxes - target_boxes).abs().sum(-1)  # [G, L, Q]
+        overlap = giou(cxcywh_to_xyxy(pred_boxes), cxcywh_to_xyxy(target_boxes))  # [G, L, Q]
         total = self.cost_bbox * distance + self.cost_class * cost_class - self.cost_giou * overlap
-        total = total.nan_to_num(_WORST, _WORST, _WORST).clamp(max=_WORST)
+        total = total.nan_to_num(_MAX_COST, _MAX_COST, _MAX_COST).clamp(max=_MAX_COST)
         if problem.ignored is not None:
-            total = total.masked_fill(problem.ignored[images][:, None], _NEVER)
+            total = total.masked_fill(problem.ignored[images][:, None], _FORBIDDEN)
         return total
 
-    def assign(self, problem: MatchingProblem, costs: Costs) -> list[Pairs]:
-        """The cheapest pairs of each image, for each layer: `costs` in main memory -> as `solve`."""
+    def assign(self, problem: MatchingProblem, costs: Array) -> list[Pairs]:
+        """Find the cheapest pairs of each image for each layer, from `costs` [G, L, Q] on the CPU; see `solve`."""
+        # one table [Q, n] per layer and image
         ends = np.cumsum([0, *(len(target["labels"]) for target in problem.targets)])
         tables = [costs[start:end, k].T for k in range(costs.shape[1]) for start, end in pairwise(ends)]
 
-        def solve(table: Costs) -> tuple[Tensor, Tensor]:
+        def solve(table: Array) -> tuple[Tensor, Tensor]:
             return _assign(table, problem.groups, problem.repeat)
 
-        # scipy lets other threads run meanwhile
-        worthwhile = problem.repeat * costs.size > _WORTH_THREADS * len(tables)
-        pairs = list(_threads().map(solve, tables) if worthwhile else map(solve, tables))
+        # scipy releases the interpreter lock
+        threaded = problem.repeat * costs.size > _MIN_COSTS_FOR_THREADS * len(tables)
+        pairs = list(_threads().map(solve, tables) if threaded else map(solve, tables))
         images = len(problem.targets)
         return [pairs[first : first + images] for first in range(0, len(pairs), images)]
 
 
-def boxes_of(targets: Sequence[Target]) -> Tensor:
-    """The boxes of all images, float32 [M, 4]."""
+def concat_boxes(targets: Sequence[Target]) -> Tensor:
+    """The boxes of all images, float32 [G, 4]."""
     return torch.cat([target["boxes"].float() for target in targets])
 
 
-def in_main_memory(tensors: Sequence[Tensor]) -> list[Costs]:
-    """Tensors of numbers up to 2^24 as float32 arrays of the same shapes, in one transfer from their device."""
+def to_numpy(tensors: Sequence[Tensor]) -> list[Array]:
+    """Fetch tensors of numbers up to 2^24 as float32 arrays of the same shapes, in one transfer from their device."""
     flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors]).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
     return [part.reshape(tensor.shape) for part, tensor in zip(np.split(flat, ends), tensors, strict=True)]
@@ -165,30 +177,30 @@ def in_main_memory(tensors: Sequence[Tensor]) -> list[Costs]:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Made when first needed; they wait for work and end with the process."""
+    """The pool of threads, made when first needed; it ends with the process."""
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="matching")
 
 
 def _focal_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2) -> Tensor:
-    """What the focal loss would be for saying yes, less what it would be for no, as in Zhu et al. 2021 ("Deformable
-    DETR") and Zhang et al. 2023 ("DINO")."""
-    probability = logits.sigmoid()
-    yes = alpha * (1 - probability) ** gamma * -F.logsigmoid(logits)
-    no = (1 - alpha) * probability**gamma * -F.logsigmoid(-logits)
-    return yes - no
+    """Focal loss of the positive label minus that of the negative label, as in Zhu et al. 2021 ("Deformable DETR") and
+    Zhang et al. 2023 ("DINO")."""
+    p = logits.sigmoid()
+    positive = alpha * (1 - p) ** gamma * -F.logsigmoid(logits)
+    negative = (1 - alpha) * p**gamma * -F.logsigmoid(-logits)
+    return positive - negative
 
 
-def _assign(cost: Costs, groups: int, repeat: int) -> tuple[Tensor, Tensor]:
-    """Costs [Q, n] -> (query indices, object indices)."""
+def _assign(cost: Array, groups: int, repeat: int) -> tuple[Tensor, Tensor]:
+    """Solve one image and layer: costs [Q, n] -> (query indices, object indices)."""
     size, objects = len(cost) // groups, cost.shape[1]
     pairs = []
     for first in range(0, len(cost), max(size, 1)):
-        part = cost[first : first + size]
-        part = np.tile(part, (1, repeat)) if repeat > 1 else part
+        part = cost[first : first + size]  # [Q / groups, n]
+        part = np.tile(part, (1, repeat)) if repeat > 1 else part  # each object several times
         rows, columns = linear_sum_assignment(part)
-        meant = part[rows, columns] < _NEVER
-        pairs.append((rows[meant] + first, columns[meant] % max(objects, 1)))
-    if not pairs:  # no query
+        allowed = part[rows, columns] < _FORBIDDEN
+        pairs.append((rows[allowed] + first, columns[allowed] % max(objects, 1)))
+    if not pairs:  # there is no query
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     rows, columns = (np.concatenate(half) for half in zip(*pairs, strict=True))
     return torch.as_tensor(rows, dtype=torch.int64), torch.as_tensor(columns, dtype=torch.int64)
