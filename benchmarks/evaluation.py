@@ -51,7 +51,7 @@ def drawn(images: int, detections: int, seed: int = 0) -> tuple[dict[str, Any], 
     crowd = rng.random(len(where)) < 0.012
     columns = (where + 1, ids[classes], boxes, areas, crowd.astype(int))
     keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    truth = {
+    gt = {
         "images": [{"id": k + 1, "height": HEIGHT, "width": WIDTH} for k in range(images)],
         "categories": [{"id": i, "name": f"class {i}"} for i in ids.tolist()],
         "annotations": [
@@ -75,18 +75,16 @@ def drawn(images: int, detections: int, seed: int = 0) -> tuple[dict[str, Any], 
         np.where(near[:, 0], rng.beta(2, 2, len(where)), rng.beta(1, 12, len(where))).astype(np.float32),
     )
     keys = ("image_id", "category_id", "bbox", "score")
-    return truth, [
-        dict(zip(keys, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    return gt, [dict(zip(keys, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def pycocotools(truth: dict[str, Any], rows: Rows) -> list[float]:
+def pycocotools(gt: dict[str, Any], rows: Rows) -> list[float]:
     """The twelve numbers as everyone computes them; the tool writes into what it is given."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     objects = COCO()
-    objects.dataset = truth
+    objects.dataset = gt
     objects.createIndex()
     judge = COCOeval(objects, objects.loadRes(rows), "bbox")
     judge.evaluate()
@@ -95,12 +93,12 @@ def pycocotools(truth: dict[str, Any], rows: Rows) -> list[float]:
     return [float(value) for value in judge.stats]
 
 
-def faster_coco_eval(truth: dict[str, Any], rows: Rows) -> list[float]:
+def faster_coco_eval(gt: dict[str, Any], rows: Rows) -> list[float]:
     """The same in C++."""
     from faster_coco_eval import COCO
     from faster_coco_eval.core import COCOeval_faster
 
-    objects = COCO(truth)
+    objects = COCO(gt)
     judge = COCOeval_faster(objects, objects.loadRes(rows), "bbox")
     judge.evaluate()
     judge.accumulate()
@@ -130,9 +128,9 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
     """Print the time of each tool, and stop where they disagree."""
-    truth, rows = drawn(images, detections)
-    crowds = sum(row["iscrowd"] for row in truth["annotations"])
-    print(f"{images} images, {len(truth['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
+    gt, rows = drawn(images, detections)
+    crowds = sum(row["iscrowd"] for row in gt["annotations"])
+    print(f"{images} images, {len(gt['annotations'])} objects ({crowds} crowds), {len(rows)} detections")
     columns = DetectionArrays.from_rows(rows)
     tools: dict[str, Callable[[dict[str, Any], Rows], list[float]]] = {
         "detrkit, from columns": lambda t, _: list(compute_coco_metrics(t, columns).metrics.values()),
@@ -146,7 +144,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
         for name, tool in tools.items():
             if k and name == "pycocotools" and best[name] > 20:
                 continue  # once is enough of this
-            given = (truth, rows) if name.startswith("detrkit") else copy.deepcopy((truth, rows))
+            given = (gt, rows) if name.startswith("detrkit") else copy.deepcopy((gt, rows))
             spent, values[name] = seconds(lambda tool=tool, given=given: tool(*given))
             best[name] = min(best[name], spent)
     for name, spent in best.items():
@@ -154,7 +152,7 @@ def numbers_beside_others(images: int, detections: int, repeats: int) -> None:
         print(f"{name:24} {spent:7.2f} s   {best['pycocotools'] / spent:6.1f} x pycocotools")
     print("AP {:.4f}, all twelve numbers equal".format(values["pycocotools"][0]))
     memory(rows)
-    spent, _ = seconds(lambda: read_detection_arrays(truth, rows))
+    spent, _ = seconds(lambda: read_detection_arrays(gt, rows))
     print(f"of the time from dicts, {spent:.2f} s are checking and reading them")
 
 

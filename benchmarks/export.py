@@ -20,10 +20,10 @@ import torch
 
 from detrkit import Categories, Detector
 from detrkit.config.commands import ExportConfig
-from detrkit.export.writing import make_card, write
+from detrkit.export.writing import make_metadata, write
 from detrkit.files import SUFFIX_OF_FORMAT
-from detrkit.inference.backend import PlainNetwork
-from detrkit.inference.optimized import FastNetwork
+from detrkit.inference.backend import PlainBackend
+from detrkit.inference.optimized import OptimizedBackend
 from inference import the_model
 
 WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
@@ -42,21 +42,21 @@ def main() -> None:
         detector = Detector(model, Categories.unnamed(model.num_classes), min(size))
     images = torch.randint(0, 256, (options.batch_size, 3, *size), dtype=torch.uint8)
     padding = torch.zeros(options.batch_size, *size, dtype=torch.bool)
-    networks = {}
+    backends = {}
     for way in options.ways.split(","):
         if way == "plain":
-            networks[way] = PlainNetwork(detector.model)
+            backends[way] = PlainBackend(detector.model)
         elif way == "fast":
-            networks[way] = FastNetwork(detector.model, torch.device("cpu"))
+            backends[way] = OptimizedBackend(detector.model, torch.device("cpu"))
         else:
-            networks[way] = Detector.load(exported(way, detector, options), device="cpu").network
-    times: dict[str, list[float]] = {way: [] for way in networks}
+            backends[way] = Detector.load(exported(way, detector, options), device="cpu").backend
+    times: dict[str, list[float]] = {way: [] for way in backends}
     with torch.no_grad():
         for turn in range(options.repeats + 1):
-            for way, network in networks.items():
-                network.forward_detection(images, padding)  # not timed: threads of the way before may still be spinning
+            for way, backend in backends.items():
+                backend.forward_detection(images, padding)  # not timed: threads of the way before may still be spinning
                 start = time.perf_counter()
-                network.forward_detection(images, padding)
+                backend.forward_detection(images, padding)
                 if turn:  # the first one warms up
                     times[way].append((time.perf_counter() - start) / options.batch_size)
     report(times, options)
@@ -98,7 +98,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
     for _ in range(4 if precision == "int8" else 0):
         noise = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
         samples.append({"images": noise, "padding_mask": torch.zeros(shape, dtype=torch.bool)})
-    write(detector, path, make_card(config, detector), config, samples)
+    write(detector, path, make_metadata(config, detector), config, samples)
     return path
 
 

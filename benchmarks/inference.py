@@ -29,9 +29,9 @@ from PIL import Image
 from detrkit import Categories, Detector, build_model
 from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig
-from detrkit.inference.backend import PlainNetwork
-from detrkit.inference.optimized import FastNetwork
-from detrkit.inference.shape_buckets import Buckets
+from detrkit.inference.backend import PlainBackend
+from detrkit.inference.optimized import OptimizedBackend
+from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.models import DETR
 from detrkit.models.fuse_bn import fold_norms
 
@@ -81,20 +81,20 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
     """Each row of the table; every one keeps what the rows before it have."""
     device = images.device
     folded = fold_norms(model)
-    networks: dict[str, PlainNetwork | FastNetwork] = {"channels-last": FastNetwork(model, device)}
-    networks["bf16"] = FastNetwork(model, device, half=torch.bfloat16)
+    backends: dict[str, PlainBackend | OptimizedBackend] = {"channels-last": OptimizedBackend(model, device)}
+    backends["bf16"] = OptimizedBackend(model, device, half=torch.bfloat16)
     if options.compile:
-        exact = Buckets((min(images.shape[-2:]),), (max(images.shape[-2:]),))
-        networks["compiled, fp32"] = FastNetwork(model, device, buckets=exact)
-        networks["compiled, bf16"] = FastNetwork(model, device, half=torch.bfloat16, buckets=exact)
+        exact = ShapeBuckets((min(images.shape[-2:]),), (max(images.shape[-2:]),))
+        backends["compiled, fp32"] = OptimizedBackend(model, device, buckets=exact)
+        backends["compiled, bf16"] = OptimizedBackend(model, device, half=torch.bfloat16, buckets=exact)
     rows: dict[str, Variant] = {"plain": lambda: model.forward_detection(images, padding)}
     other = of_transformers(images, padding) if options.model == "classic" else None
     if other:
         rows["transformers"] = other
     rows["last heads alone"] = lambda: model.forward_detection(images, padding, last_only=True)
     rows["norms folded"] = lambda: folded.forward_detection(images, padding, last_only=True)
-    for name, network in networks.items():
-        rows[name] = lambda network=network: network.forward_detection(images, padding)
+    for name, backend in backends.items():
+        rows[name] = lambda backend=backend: backend.forward_detection(images, padding)
     return rows
 
 
@@ -123,7 +123,7 @@ def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Variant]:
     categories, side = Categories.unnamed(model.num_classes), min(options.size)
     half = torch.bfloat16 if options.device.startswith("cuda") else None
     plain = Detector(model, categories, side, options.device)
-    fast = Detector(FastNetwork(model, options.device, half=half), categories, side)
+    fast = Detector(OptimizedBackend(model, options.device, half=half), categories, side)
     batches = [fast.prepare([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)]) for path in paths]
 
     def repeated(run: Callable[[Any], object], items: list[Any]) -> Variant:

@@ -26,7 +26,7 @@ def limited_copy(data: str, limit: int, folder: Path) -> str:
         return str(copy)
     (copy / "images").mkdir(parents=True, exist_ok=True)
     for name, split in check_dataset(open_dataset(data)).splits.items():
-        truth = split.to_coco()
+        gt = split.to_coco()
         total = len(split.images)
         chosen = {k * total // limit for k in range(limit)} if limit < total else set(range(total))
         rows = []
@@ -34,9 +34,9 @@ def limited_copy(data: str, limit: int, folder: Path) -> str:
             image = split.images[index]
             file_name = f"{name}-{image.id}{image.path.suffix}"
             shutil.copyfile(image.path, copy / "images" / file_name)
-            rows.append({**truth["images"][index], "file_name": file_name})
+            rows.append({**gt["images"][index], "file_name": file_name})
         kept = {row["id"] for row in rows}
-        annotations = [row for row in truth["annotations"] if row["image_id"] in kept]
-        content = {"images": rows, "annotations": annotations, "categories": truth["categories"]}
+        annotations = [row for row in gt["annotations"] if row["image_id"] in kept]
+        content = {"images": rows, "annotations": annotations, "categories": gt["categories"]}
         write_atomic(copy / f"{name}.json", json.dumps(content))
     return str(copy)

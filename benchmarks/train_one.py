@@ -92,7 +92,7 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
         return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    truth, ids = val.to_coco(), train.categories.ids
+    gt, ids = val.to_coco(), train.categories.ids
     curve: list[Point] = []
     begun = time.monotonic()
     for epoch in range(1, job.epochs + 1):
@@ -109,7 +109,7 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
             schedule.step()
         out_of_time = 0 < 60 * job.max_minutes <= time.monotonic() - begun
         if epoch % job.eval_every == 0 or epoch == job.epochs or out_of_time:
-            metrics = compute_coco_metrics(truth, list(detections(model, val_loader, device, ids))).metrics
+            metrics = compute_coco_metrics(gt, list(detections(model, val_loader, device, ids))).metrics
             seconds = round(time.monotonic() - begun, 2)
             curve.append(Point(epoch=epoch, seconds=seconds, AP=metrics["AP"], AP50=metrics["AP50"]))
             print(f"epoch {epoch}: AP {metrics['AP']:.3f} AP50 {metrics['AP50']:.3f}, {seconds:.0f} s", flush=True)

@@ -232,7 +232,7 @@ def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
 def ground_truth_detections(
     boxes: Iterable[Sequence[float]], category_ids: Iterable[int], categories: Categories
 ) -> Detections:
-    """Annotated boxes in the form of detections, to be drawn as truth.
+    """Annotated boxes in the form of detections, to be drawn as ground truth.
 
     Args:
         boxes: x1, y1, x2, y2 in pixels, one per object.

@@ -46,10 +46,10 @@ def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
 
 
 def test_coco_numbers() -> None:
-    truth, found = plain.detections_to_judge(12, 4)
-    assert (len(truth["annotations"]), len(found)) == (12 * 7, 12 * 100)
-    ours = compute_coco_metrics(truth, found).metrics
-    theirs = plain.compute_coco_metrics(truth, found, "faster_coco_eval")
+    gt, found = plain.detections_to_judge(12, 4)
+    assert (len(gt["annotations"]), len(found)) == (12 * 7, 12 * 100)
+    ours = compute_coco_metrics(gt, found).metrics
+    theirs = plain.compute_coco_metrics(gt, found, "faster_coco_eval")
     np.testing.assert_allclose([ours[name] for name in COCO_NAMES], theirs, atol=1e-6)
     assert 0.05 < ours["AP"] < 0.95
 

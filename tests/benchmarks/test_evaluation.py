@@ -18,8 +18,8 @@ SPEC.loader.exec_module(evaluation)
 
 
 def test_drawn_data_have_the_statistics_of_coco() -> None:
-    truth, rows = evaluation.drawn(2000, 10)
-    objects = truth["annotations"]
+    gt, rows = evaluation.drawn(2000, 10)
+    objects = gt["annotations"]
     assert len(objects) / 2000 == pytest.approx(7.3, rel=0.1)
     assert len(rows) == 20_000
     areas = np.array([row["area"] for row in objects])
@@ -32,17 +32,17 @@ def test_drawn_data_have_the_statistics_of_coco() -> None:
 
 
 def test_the_tools_agree() -> None:
-    truth, rows = evaluation.drawn(60, 100)
-    ours = list(compute_coco_metrics(truth, rows).metrics.values())
+    gt, rows = evaluation.drawn(60, 100)
+    ours = list(compute_coco_metrics(gt, rows).metrics.values())
     assert 0.1 < ours[0] < 0.6
-    assert evaluation.faster_coco_eval(truth, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
+    assert evaluation.faster_coco_eval(gt, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
 
 
 def test_the_tools_agree_with_pycocotools() -> None:
     pytest.importorskip("pycocotools", reason="the benchmark's yardstick, no dependency")
-    truth, rows = evaluation.drawn(30, 50)
-    ours = list(compute_coco_metrics(truth, rows).metrics.values())
-    assert evaluation.pycocotools(truth, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
+    gt, rows = evaluation.drawn(30, 50)
+    ours = list(compute_coco_metrics(gt, rows).metrics.values())
+    assert evaluation.pycocotools(gt, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
 
 
 def test_the_loop_over_images_gives_what_the_batch_gives() -> None:

@@ -50,15 +50,15 @@ def random_case(
                     "score": float(next(scores)),
                 }
             )
-    truth = {
+    gt = {
         "images": [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 100} for i in image_ids],
         "annotations": annotations,
         "categories": [{"id": i, "name": f"class {i}"} for i in SPARSE_IDS],
     }
-    return truth, found
+    return gt, found
 
 
-def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
+def perfect(gt: dict[str, Any]) -> list[dict[str, Any]]:
     """The truth itself as detections; crowds are no objects."""
     keys = ("image_id", "category_id", "bbox")
-    return [{k: row[k] for k in keys} | {"score": 0.9} for row in truth["annotations"] if not row.get("iscrowd")]
+    return [{k: row[k] for k in keys} | {"score": 0.9} for row in gt["annotations"] if not row.get("iscrowd")]

@@ -50,11 +50,11 @@ def average_precision(objects: list[dict[str, Any]], detections: list[dict[str, 
     return total / 101
 
 
-def ap(truth: dict[str, Any], detections: list[dict[str, Any]], ious: list[float]) -> float:
+def ap(gt: dict[str, Any], detections: list[dict[str, Any]], ious: list[float]) -> float:
     """Mean over classes that have objects, and over `ious`."""
     values = []
-    for category in truth["categories"]:
-        objects = [o for o in truth["annotations"] if o["category_id"] == category["id"]]
+    for category in gt["categories"]:
+        objects = [o for o in gt["annotations"] if o["category_id"] == category["id"]]
         found = [d for d in detections if d["category_id"] == category["id"]]
         values += [average_precision(objects, found, at) for at in ious if objects]
     return sum(values) / len(values) if values else -1.0

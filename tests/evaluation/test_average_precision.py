@@ -20,28 +20,26 @@ SEEDS = st.integers(0, 10**6)
 STEPS = (1, 10, 100)
 
 
-def official(truth: dict[str, Any], rows: list[dict[str, Any]], kind: str, steps: tuple[int, ...] = STEPS) -> Any:
+def official(gt: dict[str, Any], rows: list[dict[str, Any]], kind: str, steps: tuple[int, ...] = STEPS) -> Any:
     """Precision [T, 101, C, A, steps], scores likewise, and recall [T, C, A, steps]."""
     from faster_coco_eval import COCO
     from faster_coco_eval.core import COCOeval_faster
 
-    objects = [
-        {"area": row["bbox"][2] * row["bbox"][3], **row, "id": k} for k, row in enumerate(truth["annotations"], 1)
-    ]
+    objects = [{"area": row["bbox"][2] * row["bbox"][3], **row, "id": k} for k, row in enumerate(gt["annotations"], 1)]
     found = [
         row | {"id": k, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "bbox": list(row["bbox"])}
         for k, row in enumerate(rows, 1)
     ]
     judge = COCOeval_faster(
-        COCO(truth | {"annotations": objects}, print_function=str),
-        COCO(truth | {"annotations": found}, print_function=str),
+        COCO(gt | {"annotations": objects}, print_function=str),
+        COCO(gt | {"annotations": found}, print_function=str),
         kind,
         print_function=str,
     )
     judge.params.maxDets = list(steps)
     judge.evaluate()
     judge.accumulate()
-    classes = len(truth["categories"])
+    classes = len(gt["categories"])
     shapes = {"precision": (10, 101, classes, 4), "scores": (10, 101, classes, 4), "recall": (10, classes, 4)}
     return {name: np.asarray(judge.eval[name]).reshape(*shape, len(steps)) for name, shape in shapes.items()}
 
@@ -82,41 +80,41 @@ def ties_and_sizes(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             category_id = int(rng.choice(SPARSE_IDS, p=[0.6, 0.3, 0.1]))
             found.append({"image_id": image_id, "category_id": category_id, "bbox": box(near), "score": score})
     order = rng.permutation(len(found)).tolist()
-    truth = {
+    gt = {
         "images": [{"id": i, "height": 200, "width": 200} for i in image_ids],
         "annotations": objects,
         "categories": [{"id": i, "name": f"class {i}"} for i in SPARSE_IDS],
     }
-    return truth, [found[k] for k in order]
+    return gt, [found[k] for k in order]
 
 
 @settings(max_examples=80, deadline=None)
 @given(SEEDS)
 def test_boxes_equal_the_official_tool_with_ties_crowds_and_sizes(seed: int) -> None:
-    truth, rows = ties_and_sizes(seed)
-    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), 100)
-    assert_equal(matched, official(truth, rows, "bbox"))
+    gt, rows = ties_and_sizes(seed)
+    matched = match(GroundTruthArrays.from_coco(gt), read_detection_arrays(gt, rows), 100)
+    assert_equal(matched, official(gt, rows, "bbox"))
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_limits_equal_the_official_tool(seed: int) -> None:
     steps = (1, 2, 4)
-    truth, rows = ties_and_sizes(seed)
-    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), steps[-1])
-    assert_equal(matched, official(truth, rows, "bbox", steps), steps)
+    gt, rows = ties_and_sizes(seed)
+    matched = match(GroundTruthArrays.from_coco(gt), read_detection_arrays(gt, rows), steps[-1])
+    assert_equal(matched, official(gt, rows, "bbox", steps), steps)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_masks_equal_the_official_tool(seed: int) -> None:
-    truth, rows = random_case(seed, crowds=True)
-    truth["annotations"] = [row | {"id": k, "segmentation": diamond(row)} for k, row in enumerate(truth["annotations"])]
+    gt, rows = random_case(seed, crowds=True)
+    gt["annotations"] = [row | {"id": k, "segmentation": diamond(row)} for k, row in enumerate(gt["annotations"])]
     rows = [row | {"segmentation": as_rle(diamond(row), 100, 100)} for row in rows]
-    found, objects = read_detection_arrays(truth, rows, "segm"), GroundTruthArrays.from_coco(truth)
-    masks = [as_rle(row["segmentation"], 100, 100) for row in truth["annotations"]]
+    found, objects = read_detection_arrays(gt, rows, "segm"), GroundTruthArrays.from_coco(gt)
+    masks = [as_rle(row["segmentation"], 100, 100) for row in gt["annotations"]]
     assert_equal(
-        match(objects, found, 100, of_masks(found.segmentations or (), masks, objects)), official(truth, rows, "segm")
+        match(objects, found, 100, of_masks(found.segmentations or (), masks, objects)), official(gt, rows, "segm")
     )
 
 
@@ -128,11 +126,11 @@ def diamond(row: dict[str, Any]) -> list[list[float]]:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(1, 7))
 def test_pairs_at_once_change_nothing(seed: int, pairs: int) -> None:
-    truth, rows = ties_and_sizes(seed)
-    whole = compute_coco_metrics(truth, rows)
+    gt, rows = ties_and_sizes(seed)
+    whole = compute_coco_metrics(gt, rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(average_precision, "PAIRS_AT_ONCE", pairs)
-        parts = compute_coco_metrics(truth, rows)
+        parts = compute_coco_metrics(gt, rows)
     assert parts.metrics == whole.metrics
     assert np.array_equal(parts.precision, whole.precision)
 
@@ -141,7 +139,7 @@ def test_pairs_at_once_change_nothing(seed: int, pairs: int) -> None:
 def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
     """The better detection lies between two objects, the other on one of them: it comes too late for the last."""
     boxes = [[5.0, 0, 20, 10], [15.0, 0, 20, 10]]
-    truth = {
+    gt = {
         "images": [{"id": 1}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": box, "iscrowd": 0} for box in boxes],
         "categories": [{"id": 1, "name": "x"}],
@@ -149,21 +147,21 @@ def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
     second = [16.0 if beside_last else 4.0, 0, 20, 10]
     found = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
     rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in found]
-    matched = match(GroundTruthArrays.from_coco(truth), read_detection_arrays(truth, rows), 100)
+    matched = match(GroundTruthArrays.from_coco(gt), read_detection_arrays(gt, rows), 100)
     assert matched.recall(100)[0, 0, 0] == (0.5 if beside_last else 1)
-    assert_equal(matched, official(truth, rows, "bbox"))
+    assert_equal(matched, official(gt, rows, "bbox"))
 
 
 def test_more_images_than_sixteen_bits_count() -> None:
     """Sorting takes 16 bits where they suffice."""
     ids = [0, 65_536, 65_537]
-    truth = {
+    gt = {
         "images": [{"id": i} for i in range(70_000)],
         "annotations": [{"image_id": i, "category_id": 1, "bbox": [0, 0, 10 + k, 10]} for k, i in enumerate(ids)],
         "categories": [{"id": 1}],
     }
-    rows = [row | {"score": 0.5} for row in reversed(truth["annotations"])]
-    assert compute_coco_metrics(truth, rows).metrics["AP"] == pytest.approx(1)
+    rows = [row | {"score": 0.5} for row in reversed(gt["annotations"])]
+    assert compute_coco_metrics(gt, rows).metrics["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -21,8 +21,8 @@ def load(path: Path) -> Any:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> None:
     reference = load(shared / "reference/coco_mini_detections.json")
-    truth = load(shared / reference["ground_truth"])
-    found = compute_coco_metrics(truth, reference["detections"], kind)  # type: ignore[arg-type]
+    gt = load(shared / reference["ground_truth"])
+    found = compute_coco_metrics(gt, reference["detections"], kind)  # type: ignore[arg-type]
     assert list(found.metrics) == list(COCO_NAMES)
     assert list(found.metrics.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
 
@@ -31,13 +31,13 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> Non
 @given(st.integers(0, 10**6))
 @example(1049)  # a recall of 7 / 25 is no more than np.linspace's 0.28
 def test_equal_to_average_precision_written_out(seed: int) -> None:
-    truth, detections = random_case(seed)
-    found = compute_coco_metrics(truth, detections)
-    assert found.metrics["AP50"] == pytest.approx(oracle.ap(truth, detections, [0.5]), abs=1e-9)
-    assert found.metrics["AP75"] == pytest.approx(oracle.ap(truth, detections, [0.75]), abs=1e-9)
-    assert found.metrics["AP"] == pytest.approx(oracle.ap(truth, detections, oracle.IOUS), abs=1e-9)
+    gt, detections = random_case(seed)
+    found = compute_coco_metrics(gt, detections)
+    assert found.metrics["AP50"] == pytest.approx(oracle.ap(gt, detections, [0.5]), abs=1e-9)
+    assert found.metrics["AP75"] == pytest.approx(oracle.ap(gt, detections, [0.75]), abs=1e-9)
+    assert found.metrics["AP"] == pytest.approx(oracle.ap(gt, detections, oracle.IOUS), abs=1e-9)
     for row in found.per_class:
-        objects = [o for o in truth["annotations"] if o["category_id"] == row.id]
+        objects = [o for o in gt["annotations"] if o["category_id"] == row.id]
         mine = [d for d in detections if d["category_id"] == row.id]
         assert (row.objects, row.detections) == (len(objects), len(mine))
         expected = oracle.average_precision(objects, mine, 0.5)
@@ -45,30 +45,30 @@ def test_equal_to_average_precision_written_out(seed: int) -> None:
 
 
 def test_the_truth_as_detections_is_perfect_with_sparse_ids() -> None:
-    truth, _ = random_case(3, images=8, crowds=True)
-    found = compute_coco_metrics(truth, perfect(truth))
+    gt, _ = random_case(3, images=8, crowds=True)
+    found = compute_coco_metrics(gt, perfect(gt))
     assert found.metrics["AP"] == pytest.approx(1)
     assert [row.id for row in found.per_class] == list(SPARSE_IDS)
     assert [row.AP for row in found.per_class] == pytest.approx([1, 1, -1])
 
 
 def test_the_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
-    truth = load(shared_data / "coco_mini/val.json")
-    assert compute_coco_metrics(truth, perfect(truth)).metrics["AP"] == pytest.approx(1)
+    gt = load(shared_data / "coco_mini/val.json")
+    assert compute_coco_metrics(gt, perfect(gt)).metrics["AP"] == pytest.approx(1)
 
 
 def test_inputs_stay_as_they_were() -> None:
-    truth, detections = random_case(1)
-    before = json.dumps([truth, detections])
-    compute_coco_metrics(truth, detections)
-    assert json.dumps([truth, detections]) == before
+    gt, detections = random_case(1)
+    before = json.dumps([gt, detections])
+    compute_coco_metrics(gt, detections)
+    assert json.dumps([gt, detections]) == before
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_minus_one() -> None:
-    truth, detections = random_case(1)
-    assert set(compute_coco_metrics(truth, []).metrics.values()) <= {0.0, -1.0}  # no object is large
-    assert compute_coco_metrics(truth, []).metrics["AP"] == 0
-    empty = truth | {"annotations": []}
+    gt, detections = random_case(1)
+    assert set(compute_coco_metrics(gt, []).metrics.values()) <= {0.0, -1.0}  # no object is large
+    assert compute_coco_metrics(gt, []).metrics["AP"] == 0
+    empty = gt | {"annotations": []}
     assert set(compute_coco_metrics(empty, detections).metrics.values()) == {-1.0}
     assert set(compute_coco_metrics(empty, []).metrics.values()) == {-1.0}
     nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
@@ -77,25 +77,25 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_minus_one() -> None:
 
 def test_more_than_a_hundred_objects_an_image() -> None:
     boxes = [[float(10 * (k % 20)), float(10 * (k // 20)), 8.0, 8.0] for k in range(150)]
-    truth = {
+    gt = {
         "images": [{"id": 1, "height": 200, "width": 200}],
         "annotations": [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)],
         "categories": [{"id": 1, "name": "cell"}],
     }
-    official = compute_coco_metrics(truth, perfect(truth))
+    official = compute_coco_metrics(gt, perfect(gt))
     assert official.metrics["AR100"] == pytest.approx(100 / 150)
-    wide = compute_coco_metrics(truth, perfect(truth), max_dets=300)
+    wide = compute_coco_metrics(gt, perfect(gt), max_dets=300)
     assert wide.metrics["AR300"] == wide.metrics["AP@300"] == pytest.approx(1)
     assert {name: wide.metrics[name] for name in COCO_NAMES} == official.metrics
     assert abs(wide.per_class[0].AR - 1) < 1e-9
     assert "maxDets=300" in summary(wide.metrics)
     with pytest.raises(DataError, match="at least 100"):
-        compute_coco_metrics(truth, [], max_dets=10)
+        compute_coco_metrics(gt, [], max_dets=10)
 
 
 def test_summary_reads_as_the_official_one() -> None:
-    truth, detections = random_case(1)
-    lines = summary(compute_coco_metrics(truth, detections).metrics).splitlines()
+    gt, detections = random_case(1)
+    lines = summary(compute_coco_metrics(gt, detections).metrics).splitlines()
     assert len(lines) == 13
     assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0." in lines[1]
 
@@ -104,7 +104,7 @@ def test_summary_reads_as_the_official_one() -> None:
     ("change", "sentence"),
     [
         ({"image_id": 4}, "image id 4, which is not among the 4 images"),
-        ({"category_id": 1}, "category id 1, which is not among the ids of the truth .3, 7, 90."),
+        ({"category_id": 1}, "category id 1, which is not among the ids of the ground truth .3, 7, 90."),
         ({"bbox": [0, 0, float("nan"), 1]}, "finite box"),
         ({"bbox": [0, 0, 1]}, "finite box"),
         ({"score": float("inf")}, "finite box"),
@@ -116,31 +116,31 @@ def test_summary_reads_as_the_official_one() -> None:
     ],
 )
 def test_foreign_detections_are_refused(change: dict[str, Any], sentence: str) -> None:
-    truth, _ = random_case(1)
+    gt, _ = random_case(1)
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
-    check_detections(truth, [row], where="found.json")
+    check_detections(gt, [row], where="found.json")
     with pytest.raises(DataError, match=sentence) as caught:
-        check_detections(truth, [row, row | change], where="found.json")
+        check_detections(gt, [row, row | change], where="found.json")
     assert "detection 1 of found.json" in str(caught.value)
 
 
 def test_incomplete_detections_are_refused() -> None:
-    truth, _ = random_case(1)
+    gt, _ = random_case(1)
     with pytest.raises(DataError, match="has no 'score'"):
-        compute_coco_metrics(truth, [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}])
+        compute_coco_metrics(gt, [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}])
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}
     with pytest.raises(DataError, match="segmentation"):
-        compute_coco_metrics(truth, [row], "segm")
+        compute_coco_metrics(gt, [row], "segm")
 
 
 @pytest.mark.parametrize(
     "mask", ["outline", [1, 2, 3], {"size": [9, 9], "counts": [81]}, {"size": [100, 100], "counts": "zz"}]
 )
 def test_masks_that_are_none_are_refused(mask: Any) -> None:
-    truth, _ = random_case(1)
+    gt, _ = random_case(1)
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5, "segmentation": mask}
     with pytest.raises(DataError, match=r"detection 0 of found\.json has"):
-        check_detections(truth, [row], "segm", where="found.json")
+        check_detections(gt, [row], "segm", where="found.json")
 
 
 def test_ranks_are_merged_without_duplicates() -> None:

@@ -19,19 +19,19 @@ from .cases import perfect, random_case
 SEEDS = st.integers(0, 10**6)
 
 
-def confused(truth: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[EvalArrays, Confusion]:
-    columns = EvalArrays.from_coco(truth, detections)
+def confused(gt: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[EvalArrays, Confusion]:
+    columns = EvalArrays.from_coco(gt, detections)
     return columns, confusion_matrix(columns, match_detections(columns), at)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
-    truth, detections = random_case(seed)
-    columns = EvalArrays.from_coco(truth, detections)
+    gt, detections = random_case(seed)
+    columns = EvalArrays.from_coco(gt, detections)
     right = match_detections(columns).right
     for k, category in enumerate(columns.category_ids.tolist()):
-        objects = [o for o in truth["annotations"] if o["category_id"] == category]
+        objects = [o for o in gt["annotations"] if o["category_id"] == category]
         found = [d for d in detections if d["category_id"] == category]
         ours = sorted(zip(columns.scores[columns.classes == k], right[columns.classes == k], strict=True), reverse=True)
         assert ours == oracle.hits(objects, found, 0.5)
@@ -40,10 +40,10 @@ def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
-    truth, detections = random_case(seed, crowds=True)
-    columns = EvalArrays.from_coco(truth, detections)
+    gt, detections = random_case(seed, crowds=True)
+    columns = EvalArrays.from_coco(gt, detections)
     overall, curves = f1_curves(columns, match_detections(columns))
-    official = compute_coco_metrics(truth, detections)
+    official = compute_coco_metrics(gt, detections)
     for k, curve in enumerate(curves):
         reached = official.precision[0, :, k] > 0
         expected = official.recall_points[reached].max() if reached.any() else 0
@@ -83,8 +83,8 @@ def test_best_threshold_equals_brute_force(judged: list[tuple[float, bool]], mis
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from([0.0, 0.3, 0.6, 1.1]), st.booleans())
 def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
-    truth, detections = random_case(seed, crowds=crowds)
-    columns, confusion = confused(truth, detections, at)
+    gt, detections = random_case(seed, crowds=crowds)
+    columns, confusion = confused(gt, detections, at)
     counts = confusion.counts
     matches = match_detections(columns)
     assert counts[:-1].sum(axis=1).tolist() == columns.objects_per_class().tolist()
@@ -102,8 +102,8 @@ def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
 
 
 def test_confusion_of_a_perfect_detector_is_diagonal() -> None:
-    truth, _ = random_case(5, crowds=True)
-    columns, confusion = confused(truth, perfect(truth), 0.5)
+    gt, _ = random_case(5, crowds=True)
+    columns, confusion = confused(gt, perfect(gt), 0.5)
     assert confusion.counts.tolist() == np.diag([*columns.objects_per_class(), 0]).tolist()
 
 
@@ -111,7 +111,7 @@ def test_who_is_paired_with_whom() -> None:
     def box(x: float) -> list[float]:
         return [x, 0.0, 10.0, 10.0]
 
-    truth = {
+    gt = {
         "images": [{"id": 9}],
         "categories": [{"id": 2, "name": "cat"}, {"id": 4, "name": "dog"}],
         "annotations": [
@@ -131,7 +131,7 @@ def test_who_is_paired_with_whom() -> None:
     ]
     ids = {"cat": 2, "dog": 4}
     found = [{"image_id": 9, "category_id": ids[n], "bbox": box(x), "score": s} for n, x, s in rows]
-    columns, confusion = confused(truth, found, 0.5)
+    columns, confusion = confused(gt, found, 0.5)
     assert confusion.counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
     ranked = mistakes(columns, confusion)
     assert [(m.severity, m.doubled) for m in ranked["false alarm"]] == [(0.9, False), (0.6, True)]
@@ -142,8 +142,8 @@ def test_who_is_paired_with_whom() -> None:
 
 
 def test_nothing_at_all() -> None:
-    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    columns, confusion = confused(truth, [], 0.5)
+    gt: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    columns, confusion = confused(gt, [], 0.5)
     assert confusion.counts.tolist() == [[0]]
     assert mistakes(columns, confusion) == {"missed": [], "wrong class": [], "false alarm": []}
     overall, curves = f1_curves(columns, match_detections(columns))

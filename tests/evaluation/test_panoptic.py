@@ -16,8 +16,8 @@ CATEGORIES = Categories((3, 7, 20), ("cell", "tool", "ground"), (True, True, Fal
 
 def measure(*some_images: tuple[Any, Any, Any, Any]) -> PanopticSums:
     sums = PanopticSums(CATEGORIES)
-    for truth_ids, truth, ids, segments in some_images:
-        sums.add(np.array(truth_ids), truth, np.array(ids), segments)
+    for gt_ids, gt, ids, segments in some_images:
+        sums.add(np.array(gt_ids), gt, np.array(ids), segments)
     return sums
 
 
@@ -44,14 +44,14 @@ def random_map(seed: int) -> tuple[np.ndarray, list[dict[str, int]]]:
     ]
 
 
-def oracle(truth_ids: Any, truth: Any, ids: Any, segments: Any) -> np.ndarray:
+def oracle(gt_ids: Any, gt: Any, ids: Any, segments: Any) -> np.ndarray:
     """The paper's words with sets of pixels; of several crowds of a class the last counts, as in the official tool."""
     sums = np.zeros((3, 4))
-    void = set(np.flatnonzero(truth_ids == 0))
-    there = {row["id"]: set(np.flatnonzero(truth_ids == row["id"])) for row in truth}
+    void = set(np.flatnonzero(gt_ids == 0))
+    there = {row["id"]: set(np.flatnonzero(gt_ids == row["id"])) for row in gt}
     guessed = {row["id"]: set(np.flatnonzero(ids == row["id"])) for row in segments}
     found, hits = set(), set()
-    for a in truth:
+    for a in gt:
         for b in segments:
             if a["iscrowd"] or a["category_id"] != b["category_id"]:
                 continue
@@ -62,11 +62,11 @@ def oracle(truth_ids: Any, truth: Any, ids: Any, segments: Any) -> np.ndarray:
                 hits.add(b["id"])
                 sums[CATEGORIES.index_of_id[a["category_id"]], :2] += iou, 1
     for b in segments:
-        crowds = [a["id"] for a in truth if a["iscrowd"] and a["category_id"] == b["category_id"]]
+        crowds = [a["id"] for a in gt if a["iscrowd"] and a["category_id"] == b["category_id"]]
         free = guessed[b["id"]] & (void | (there[crowds[-1]] if crowds else set()))
         if b["id"] not in hits and len(free) / len(guessed[b["id"]]) <= 0.5:
             sums[CATEGORIES.index_of_id[b["category_id"]], 2] += 1
-    for a in truth:
+    for a in gt:
         if not a["iscrowd"] and a["id"] not in found:
             sums[CATEGORIES.index_of_id[a["category_id"]], 3] += 1
     return sums
@@ -80,8 +80,8 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path) -> None:
     sums = PanopticSums(Categories.from_plain(content["categories"]))
     for row in content["annotations"]:
         found = predictions[row["image_id"]]
-        truth_ids = read_ids(annotations / "panoptic_val2017" / row["file_name"])
-        sums.add(truth_ids, row["segments_info"], read_ids(made / "png" / found["file_name"]), found["segments_info"])
+        gt_ids = read_ids(annotations / "panoptic_val2017" / row["file_name"])
+        sums.add(gt_ids, row["segments_info"], read_ids(made / "png" / found["file_name"]), found["segments_info"])
     result = sums.result()
     for group, numbers in result.groups.items():
         assert numbers == pytest.approx(expected[group], abs=1e-6)
@@ -103,9 +103,9 @@ def test_equal_to_the_paper_written_out() -> None:
 
 
 def test_the_truth_is_perfect_and_ids_mean_nothing() -> None:
-    truth = [[5, 5, 0], [5, 9, 9]]
+    gt = [[5, 5, 0], [5, 9, 9]]
     found = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
-    result = measure((truth, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
+    result = measure((gt, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
     assert result.metrics["PQ"] == result.metrics["PQ_things"] == result.metrics["PQ_stuff"] == 1
     assert result.groups["All"]["n"] == 2
     tool = result.per_class[1]
@@ -113,19 +113,19 @@ def test_the_truth_is_perfect_and_ids_mean_nothing() -> None:
 
 
 def test_void_is_left_out_of_the_union_and_forgives() -> None:
-    truth = [[1, 1, 1, 0, 0, 0, 0, 0]]
-    quality = measure((truth, rows((1, 3)), [[4, 4, 4, 4, 4, 4, 4, 4]], rows((4, 3)))).result().per_class[0]
+    gt = [[1, 1, 1, 0, 0, 0, 0, 0]]
+    quality = measure((gt, rows((1, 3)), [[4, 4, 4, 4, 4, 4, 4, 4]], rows((4, 3)))).result().per_class[0]
     assert quality.pq == 1
-    forgiven = measure((truth, rows((1, 3)), [[4, 4, 6, 6, 6, 6, 6, 6]], rows((4, 3), (6, 7)))).result()
+    forgiven = measure((gt, rows((1, 3)), [[4, 4, 6, 6, 6, 6, 6, 6]], rows((4, 3), (6, 7)))).result()
     assert forgiven.per_class[0].pq == pytest.approx(2 / 3)
     assert forgiven.per_class[1].predicted == 0  # 5 of 6 pixels in void
-    half = measure((truth, rows((1, 3)), [[4, 4, 6, 6, 0, 0, 0, 0]], rows((4, 3), (6, 7)))).result()
+    half = measure((gt, rows((1, 3)), [[4, 4, 6, 6, 0, 0, 0, 0]], rows((4, 3), (6, 7)))).result()
     assert half.per_class[1].predicted == 1  # no more than half of it
 
 
 def test_a_crowd_need_not_be_found_and_forgives_its_class_alone() -> None:
-    truth, ids = [[1, 1, 1, 1, 2, 2, 2, 2]], [[5, 5, 5, 6, 7, 7, 7, 7]]
-    sums = measure((truth, rows((1, 3), (2, 20), crowd=(1,)), ids, rows((5, 3), (6, 7), (7, 20))))
+    gt, ids = [[1, 1, 1, 1, 2, 2, 2, 2]], [[5, 5, 5, 6, 7, 7, 7, 7]]
+    sums = measure((gt, rows((1, 3), (2, 20), crowd=(1,)), ids, rows((5, 3), (6, 7), (7, 20))))
     assert plain(sums).tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
 
 
@@ -150,10 +150,10 @@ def test_parts_add_up_to_the_whole() -> None:
 
 
 def test_tensors_are_fine() -> None:
-    ids, truth = random_map(1)
+    ids, gt = random_map(1)
     sums = PanopticSums(CATEGORIES)
-    sums.add(torch.from_numpy(ids), truth, torch.from_numpy(ids), truth)
-    assert np.array_equal(sums.sums, measure((ids, truth, ids, truth)).sums)
+    sums.add(torch.from_numpy(ids), gt, torch.from_numpy(ids), gt)
+    assert np.array_equal(sums.sums, measure((ids, gt, ids, gt)).sums)
 
 
 def test_a_map_of_another_size_is_refused() -> None:

@@ -25,10 +25,8 @@ def some_images(tmp_path: Path) -> dict[int, Path]:
 
 
 def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> None:
-    truth, detections = random_case(15, crowds=True)
-    content = write_report(
-        truth, detections, tmp_path / "report", image_paths=some_images, meta={"weights": "best.ckpt"}
-    )
+    gt, detections = random_case(15, crowds=True)
+    content = write_report(gt, detections, tmp_path / "report", image_paths=some_images, meta={"weights": "best.ckpt"})
     written = {p.relative_to(tmp_path / "report").as_posix() for p in (tmp_path / "report").rglob("*") if p.is_file()}
     assert written == {
         "metrics.json",
@@ -58,19 +56,19 @@ def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr("detrkit.evaluation.error_gallery.sheet", sheet)
-    truth, detections = random_case(15)
-    write_report(truth, detections, tmp_path / "report", image_paths=some_images)
-    names = {row["id"]: row["name"] for row in truth["categories"]}
-    drawn = [found for tile in tiles for found in (tile.detections, tile.truth) if found is not None and len(found)]
+    gt, detections = random_case(15)
+    write_report(gt, detections, tmp_path / "report", image_paths=some_images)
+    names = {row["id"]: row["name"] for row in gt["categories"]}
+    drawn = [found for tile in tiles for found in (tile.detections, tile.gt) if found is not None and len(found)]
     assert drawn
     for found in drawn:
         assert tuple(names[i] for i in found.class_ids.tolist()) == found.class_names
 
 
 def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, some_images: dict[int, Path]) -> None:
-    truth, detections = random_case(2)
-    write_report(truth, detections, tmp_path / "report", image_paths=some_images)
-    content = write_report(truth, perfect(truth), tmp_path / "report", image_paths=some_images)
+    gt, detections = random_case(2)
+    write_report(gt, detections, tmp_path / "report", image_paths=some_images)
+    content = write_report(gt, perfect(gt), tmp_path / "report", image_paths=some_images)
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
     assert content["best_threshold"]["f1"] == 1
     assert content["worst_mistakes"] == []
@@ -79,14 +77,14 @@ def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, some_images
 
 @pytest.mark.parametrize("what", ["no detections", "no objects", "nothing", "no images"])
 def test_a_report_of_little(tmp_path: Path, what: str) -> None:
-    truth, detections = random_case(4)
+    gt, detections = random_case(4)
     if what == "no detections":
         detections = []
     elif what == "no objects":
-        truth = truth | {"annotations": []}
+        gt = gt | {"annotations": []}
     elif what == "nothing":
-        truth, detections = {"images": [], "annotations": [], "categories": []}, []
-    content = write_report(truth, detections, tmp_path)
+        gt, detections = {"images": [], "annotations": [], "categories": []}, []
+    content = write_report(gt, detections, tmp_path)
     assert "NaN" not in (tmp_path / "metrics.json").read_text(encoding="utf-8")
     Console(width=100, quiet=True).print(class_table(content))
     if what == "no objects":
@@ -95,23 +93,23 @@ def test_a_report_of_little(tmp_path: Path, what: str) -> None:
 
 
 def test_masks_are_measured_where_both_sides_have_them(tmp_path: Path) -> None:
-    truth, _ = random_case(2)
-    for row in truth["annotations"]:
+    gt, _ = random_case(2)
+    for row in gt["annotations"]:
         x, y, w, h = row["bbox"]
         row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    detections: list[dict[str, Any]] = perfect(truth)
+    detections: list[dict[str, Any]] = perfect(gt)
     for row in detections:
         x, y, w, h = row["bbox"]
         row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    content = write_report(truth, detections, tmp_path)
+    content = write_report(gt, detections, tmp_path)
     assert content["coco"]["segm"]["AP"] == pytest.approx(1)
 
 
 def test_the_table_names_the_classes(tmp_path: Path) -> None:
-    truth, detections = random_case(2)
+    gt, detections = random_case(2)
     console = Console(width=120, record=True, file=(tmp_path / "out.txt").open("w", encoding="utf-8"))
     with console.file:
-        console.print(class_table(write_report(truth, detections, tmp_path)))
+        console.print(class_table(write_report(gt, detections, tmp_path)))
     text = console.export_text()
     assert "class 3" in text
     assert "1 more without an object" in text
@@ -122,7 +120,7 @@ def test_half_a_million_detections_take_seconds(tmp_path: Path) -> None:
     import time
 
     rng = np.random.default_rng(0)
-    truth: dict[str, Any] = {
+    gt: dict[str, Any] = {
         "images": [{"id": i, "height": 480, "width": 640} for i in range(500)],
         "categories": [{"id": c, "name": str(c)} for c in range(80)],
         "annotations": [
@@ -135,5 +133,5 @@ def test_half_a_million_detections_take_seconds(tmp_path: Path) -> None:
         for k, box in enumerate(rng.uniform(10, 300, (50_000, 4)))
     ]
     start = time.process_time()
-    write_report(truth, detections, tmp_path)
+    write_report(gt, detections, tmp_path)
     assert time.process_time() - start < 30  # about 3 s

@@ -32,27 +32,27 @@ def dataset(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     """A folder in COCO form with sparse ids, and its truth; images of two shapes."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
-    truth, _ = random_case(8)
-    for k, image in enumerate(truth["images"]):
+    gt, _ = random_case(8)
+    for k, image in enumerate(gt["images"]):
         image["width"] = 100 if k % 2 else 120
         noise = np.random.default_rng(k).integers(0, 255, (100, image["width"], 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / "images" / image["file_name"])
-    for number, row in enumerate(truth["annotations"], 1):
+    for number, row in enumerate(gt["annotations"], 1):
         x, y, w, h = row["bbox"]
         row["id"] = number
         row["bbox"] = [x, y, min(w, 100 - x), min(h, 100 - y)]
         row["area"] = row["bbox"][2] * row["bbox"][3]
-    (folder / "val.json").write_text(json.dumps(truth), encoding="utf-8")
-    return folder, truth
+    (folder / "val.json").write_text(json.dumps(gt), encoding="utf-8")
+    return folder, gt
 
 
 def test_a_detections_file_without_any_model(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     found = tmp_path / "mine" / "found.json"
     found.parent.mkdir()
-    found.write_text(json.dumps(perfect(truth)), encoding="utf-8")
+    found.write_text(json.dumps(perfect(gt)), encoding="utf-8")
     content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
     assert content["made_by"]["detections"] == str(found)
@@ -81,9 +81,9 @@ def test_the_reference_file_through_the_verb(shared: Path, tmp_path: Path) -> No
 def test_ids_of_detections_may_be_written_as_in_a_data_set(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, kind: type
 ) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     found = tmp_path / "found.json"
-    rows = [row | {key: kind(row[key]) for key in ("image_id", "category_id")} for row in perfect(truth)]
+    rows = [row | {key: kind(row[key]) for key in ("image_id", "category_id")} for row in perfect(gt)]
     found.write_text(json.dumps(rows), encoding="utf-8")
     assert evaluate(EvalConfig(detections=str(found), data=str(folder)))["coco"]["bbox"]["AP"] == pytest.approx(1)
 
@@ -98,18 +98,18 @@ def test_an_image_id_that_is_none_is_an_error(dataset: tuple[Path, dict[str, Any
 def test_detections_for_images_that_the_check_drops(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, truth = dataset
-    (folder / "images" / truth["images"][0]["file_name"]).unlink()
+    folder, gt = dataset
+    (folder / "images" / gt["images"][0]["file_name"]).unlink()
     found = tmp_path / "found.json"
-    row = {"image_id": truth["images"][0]["id"], "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.9}
-    found.write_text(json.dumps([*perfect(truth), row]), encoding="utf-8")
+    row = {"image_id": gt["images"][0]["id"], "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.9}
+    found.write_text(json.dumps([*perfect(gt), row]), encoding="utf-8")
     content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
     assert "detections are left out" in capsys.readouterr().out
 
 
 def test_what_a_user_can_get_wrong(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     with pytest.raises(ConfigError, match="either --weights or --detections, found neither"):
         evaluate(EvalConfig(data=str(folder)))
     with pytest.raises(ConfigError, match="found both"):
@@ -118,7 +118,7 @@ def test_what_a_user_can_get_wrong(dataset: tuple[Path, dict[str, Any]], tmp_pat
     found.write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected a train split"):
         evaluate(EvalConfig(data=str(folder), detections=str(found), split="train"))
-    found.write_text(json.dumps([*perfect(truth)[:1], perfect(truth)[0] | {"image_id": 77}]), encoding="utf-8")
+    found.write_text(json.dumps([*perfect(gt)[:1], perfect(gt)[0] | {"image_id": 77}]), encoding="utf-8")
     with pytest.raises(DataError, match=r"detection 1 of .*found.json is for image id 77"):
         evaluate(EvalConfig(data=str(folder), detections=str(found)))
     with pytest.raises(DataError, match="no such file"):
@@ -126,7 +126,7 @@ def test_what_a_user_can_get_wrong(dataset: tuple[Path, dict[str, Any]], tmp_pat
     found.write_text("[{", encoding="utf-8")
     with pytest.raises(DataError, match="not JSON"):
         read_detections(found)
-    found.write_text(json.dumps(truth), encoding="utf-8")
+    found.write_text(json.dumps(gt), encoding="utf-8")
     with pytest.raises(DataError, match="found an object with the keys images"):
         read_detections(found)
     found.write_text("[1]", encoding="utf-8")
@@ -170,7 +170,7 @@ class Knowing:
 
 
 def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     split = check_dataset(open_dataset(folder)).splits["val"]
     categories = Categories(ids=(0, 1, 2), names=("class 3", "class 7", "unicorn"))
     match = match_classes(categories, split.categories)
@@ -179,12 +179,12 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
     found = merge_ranks([(collector.seen, collector.found)])
     assert model.calls == 2  # four images of two shapes
-    assert {row["image_id"] for row in found} == {image["id"] for image in truth["images"]}
+    assert {row["image_id"] for row in found} == {image["id"] for image in gt["images"]}
     assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
     assert {row["category_id"] for row in found} == {3, 7}  # the no-object query says its best class, faintly
     sure = [row for row in found if row["score"] > 0.9]
     assert {row["category_id"] for row in sure} == {7}
-    sizes = {image["id"]: [0, 0, image["width"], 100] for image in truth["images"]}
+    sizes = {image["id"]: [0, 0, image["width"], 100] for image in gt["images"]}
     for row in sure:
         assert row["bbox"] == pytest.approx(sizes[row["image_id"]], abs=1e-3)
     compute_coco_metrics(split.to_coco(), found)
@@ -235,9 +235,9 @@ def test_the_report_of_a_run_is_its_own(tmp_path: Path) -> None:
 
 
 def test_detections_with_file_names_find_their_images(dataset: tuple[Path, dict[str, Any]]) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     images = open_dataset(folder).splits["val"].images
-    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    ids = {image["file_name"]: image["id"] for image in gt["images"]}
     name = images[0].file_name
     rows = [{"image_id": 12345, "file_name": str(images[0].path)}, {"image_id": 3, "file_name": f"elsewhere/{name}"}]
     found = find_images([*rows, {"image_id": 8}], images, where="x.json")
@@ -279,13 +279,13 @@ def test_a_detector_through_the_verb(
         "metrics": {},
     }
     torch.save({"model": model.state_dict(), "detrkit": plain}, tmp_path / "best.ckpt")
-    folder, truth = dataset
+    folder, gt = dataset
     config = EvalConfig(
         weights=str(tmp_path / "best.ckpt"), data=str(folder), num_workers=0, batch_size=2, device="cpu"
     )
     content = evaluate(config)
     found = {row["name"]: row["detections"] for row in content["per_class"]}
-    assert 0 < found["class 7"] <= 8 * len(truth["images"])
+    assert 0 < found["class 7"] <= 8 * len(gt["images"])
     assert found["class 3"] == found["class 90"] == 0
     assert content["made_by"]["image_size"] == 64
     text = " ".join(capsys.readouterr().out.split())
@@ -299,7 +299,7 @@ def test_a_detector_through_the_verb(
 def test_the_images_that_a_run_held_out_are_the_ones_it_is_measured_on(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder, truth = dataset
+    folder, gt = dataset
     (folder / "val.json").rename(folder / "all.json")
     raw = open_dataset(folder, val_fraction=0.5, seed=7)
     held_out = check_dataset(raw).splits["val"].images
@@ -310,4 +310,4 @@ def test_the_images_that_a_run_held_out_are_the_ones_it_is_measured_on(
     known = {"seed": 7, "val_fraction": 0.5, "held_out": sorted(names)}
     assert made_split(str(tmp_path / "run" / "best.ckpt")) == known
     assert made_split("") == made_split("detr_resnet50") == {}
-    assert len(held_out) == len(truth["images"]) / 2
+    assert len(held_out) == len(gt["images"]) / 2

@@ -45,7 +45,7 @@ def write_maps(file: Path, folder: Path, maps: dict[int, np.ndarray], kinds: dic
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
 
 
-def truth_of(image_id: int) -> tuple[np.ndarray, dict[int, int]]:
+def gt_of(image_id: int) -> tuple[np.ndarray, dict[int, int]]:
     ids = np.full(SIZES[image_id], 70_000)
     ids[8:24, 8:24] = 300
     ids[28:36, 12:30] = 301
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     for image_id, (height, width) in SIZES.items():
         noise = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "val" / f"{image_id}.jpg")
-    found = {image_id: truth_of(image_id) for image_id in SIZES}
+    found = {image_id: gt_of(image_id) for image_id in SIZES}
     maps, kinds = ({i: pair[k] for i, pair in found.items()} for k in (0, 1))
     write_maps(root / "panoptic_val.json", root / "panoptic_val", maps, kinds)
     return root
@@ -71,7 +71,7 @@ def predicted(root: Path, change: Callable[[dict[int, Any], dict[int, Any]], obj
     """A file of predictions: the truth under other ids, then changed."""
     maps, kinds = {}, {}
     for image_id in SIZES:
-        ids, rows = truth_of(image_id)
+        ids, rows = gt_of(image_id)
         maps[image_id] = np.searchsorted([0, 300, 301, 70_000], ids)
         kinds[image_id] = dict(zip((1, 2, 3), (rows[300], rows[301], rows[70_000]), strict=True))
     change(maps, kinds)
@@ -199,7 +199,7 @@ def test_detections_on_panoptic_data(folder: Path, tmp_path: Path, capsys: pytes
     """COCO results are compared with the things, by box and, of those that have one, by mask."""
     rows = []
     for image_id in SIZES:
-        ids, kinds = truth_of(image_id)
+        ids, kinds = gt_of(image_id)
         for segment, category_id in kinds.items():
             y, x = np.nonzero(ids == segment)
             box = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]

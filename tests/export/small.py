@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit import Categories, build_model
-from detrkit.inference.metadata import Card
+from detrkit.inference.metadata import ExportMetadata
 from detrkit.models import DETR
 
 SMALL: dict[str, Any] = {
@@ -75,7 +75,7 @@ def small_model(kind: str, **settings: Any) -> DETR:
     return model.eval()
 
 
-def card(model: DETR, **settings: Any) -> Card:
+def metadata(model: DETR, **settings: Any) -> ExportMetadata:
     """What would travel with it."""
     told: dict[str, Any] = {
         "categories": CATEGORIES,
@@ -88,7 +88,7 @@ def card(model: DETR, **settings: Any) -> Card:
         "square_resize": model.square_resize,
         "masks": model.mask_head is not None,
     }
-    return Card(**{**told, **settings})
+    return ExportMetadata(**{**told, **settings})
 
 
 def batch(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Tensor]:

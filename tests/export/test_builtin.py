@@ -12,7 +12,7 @@ from detrkit.export.formats import write_onnx
 from detrkit.export.graph import BuiltinGraph, Graph, fitted, resized, trace
 from detrkit.structures import Batch, Target
 
-from .small import CATEGORIES, batch, card, small_model
+from .small import CATEGORIES, batch, metadata, small_model
 
 
 @pytest.mark.parametrize("size", [(50, 80), (480, 640), (1000, 700), (300, 2000), (333, 501)])
@@ -48,7 +48,7 @@ def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model, canvas = small_model(kind), (107, 107)
     path = tmp_path / "model.onnx"
-    inside = card(model, builtin=True, size=canvas)
+    inside = metadata(model, builtin=True, size=canvas)
     write_onnx(trace(BuiltinGraph(Graph(model), 64, canvas), size=None, batch_size=None), path, inside)
     session = onnxruntime.InferenceSession(path)
     plain, exported = Detector(model, CATEGORIES, 64), Detector.load(path, device="cpu")

@@ -12,16 +12,16 @@ from detrkit.errors import ConfigError, DataError, MissingExtraError, WeightsErr
 from detrkit.export.formats import write_torch
 from detrkit.export.graph import Graph, trace
 from detrkit.inference.exported import is_exported, open_exported
-from detrkit.inference.metadata import Card
+from detrkit.inference.metadata import ExportMetadata
 
-from .small import CATEGORIES, batch, card, small_model
+from .small import CATEGORIES, batch, metadata, small_model
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = small_model("masks")
     path = tmp_path_factory.mktemp("exported") / "model.pt2"
-    write_torch(trace(Graph(model), size=None, batch_size=None), path, card(model, weights="best.ckpt"))
+    write_torch(trace(Graph(model), size=None, batch_size=None), path, metadata(model, weights="best.ckpt"))
     return path
 
 
@@ -50,8 +50,8 @@ def test_a_model_of_parts_is_asked_for_in_a_sentence(exported: Path) -> None:
 
 def test_the_card_comes_back() -> None:
     model = small_model("classic")
-    for inside in (card(model), card(model, size=(64, 96), batch_size=2, precision="int8", builtin=True)):
-        assert Card.from_json(inside.to_json(), "here") == inside
+    for inside in (metadata(model), metadata(model, size=(64, 96), batch_size=2, precision="int8", builtin=True)):
+        assert ExportMetadata.from_json(inside.to_json(), "here") == inside
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_the_card_comes_back() -> None:
     ],
 )
 def test_cards_that_cannot_be(change: dict[str, object], words: str) -> None:
-    rows = json.loads(card(small_model("classic")).to_json()) | change
+    rows = json.loads(metadata(small_model("classic")).to_json()) | change
     with pytest.raises(WeightsError, match=words):
-        Card.from_json(json.dumps(rows), "here")
+        ExportMetadata.from_json(json.dumps(rows), "here")
     for text in ("{", "[]", "{}"):
         with pytest.raises(WeightsError, match="garbles"):
-            Card.from_json(text, "here")
+            ExportMetadata.from_json(text, "here")
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,13 @@ def test_packages_that_are_not_there(
 
 
 def test_images_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
-    network = open_exported(exported, "cpu")
+    backend = open_exported(exported, "cpu")
     with pytest.raises(ConfigError, match="uint8"):
-        network.forward_detection(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+        backend.forward_detection(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     with pytest.raises(DataError, match="cannot run"):
-        network.forward_detection(
-            torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
-        )
+        backend.forward_detection(torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool))
     model = small_model("classic")
-    write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", card(model, size=(64, 64)))
+    write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", metadata(model, size=(64, 64)))
     with pytest.raises(ConfigError, match="at most 64 x 64"):
         open_exported(tmp_path / "f.pt2", "cpu").forward_detection(**batch((64, 96)))
 

@@ -13,7 +13,7 @@ from detrkit import Detector
 from detrkit.export.formats import write_onnx, write_openvino, write_torch
 from detrkit.export.graph import BuiltinGraph, Graph, trace
 
-from .small import CATEGORIES, card, small_model
+from .small import CATEGORIES, metadata, small_model
 
 BLOCKS = [block for block in Page(ROOT / "docs/deploy.md").blocks if block.info == "python"]
 
@@ -36,11 +36,11 @@ def prepare(code: str, folder: Path) -> None:
     if "built." in code:
         program = trace(BuiltinGraph(Graph(model), 64, (64, 90)), size=None, batch_size=None)
         path = folder / ("built.xml" if "built.xml" in code else "built.onnx")
-        inside = card(model, builtin=True, size=(64, 90))
+        inside = metadata(model, builtin=True, size=(64, 90))
     else:
         program = trace(Graph(model), size=None, batch_size=None)
         path = folder / "runs/mine" / ("best.pt2" if "best.pt2" in code else "best.onnx")
-        inside = card(model)
+        inside = metadata(model)
     {".xml": write_openvino, ".onnx": write_onnx, ".pt2": write_torch}[path.suffix](program, path, inside)
 
 

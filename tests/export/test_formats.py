@@ -14,7 +14,7 @@ from detrkit.export.graph import Graph, trace
 from detrkit.inference.exported import open_exported
 from detrkit.models import DETR
 
-from .small import KINDS, batch, card, small_model
+from .small import KINDS, batch, metadata, small_model
 
 BATCHES = ([(96, 128)], [(64, 97), (90, 64), (64, 64)], [(101, 75), (128, 70)])
 WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_torch}
@@ -27,10 +27,10 @@ def said(model: DETR, given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check(model: DETR, path: Path) -> None:
-    network = open_exported(path, "cpu")
+    backend = open_exported(path, "cpu")
     for sizes in BATCHES:
         given, wanted = batch(*sizes), said(model, batch(*sizes))
-        out = network.forward_detection(**given)
+        out = backend.forward_detection(**given)
         for name, tensor in wanted.items():
             assert_close(getattr(out, name), tensor, rtol=1e-4, atol=1e-4)
 
@@ -49,7 +49,7 @@ def test_every_format_says_what_the_classic_model_says(
     if suffix != ".pt2":
         pytest.importorskip("onnxscript")
     model, program = classic
-    WRITERS[suffix](program, tmp_path / f"model{suffix}", card(model))
+    WRITERS[suffix](program, tmp_path / f"model{suffix}", metadata(model))
     check(model, tmp_path / f"model{suffix}")
     if suffix == ".onnx":  # which tells nothing of where it was made
         content = (tmp_path / "model.onnx").read_bytes()
@@ -61,11 +61,11 @@ def test_openvino_rounds_where_it_is_told_to(classic: tuple[DETR, ExportedProgra
     pytest.importorskip("onnxscript")
     openvino = pytest.importorskip("openvino")
     model, program = classic
-    write_openvino(program, tmp_path / "model.xml", card(model, precision="bf16"))
-    network = open_exported(tmp_path / "model.xml", "cpu")
-    assert network.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+    write_openvino(program, tmp_path / "model.xml", metadata(model, precision="bf16"))
+    backend = open_exported(tmp_path / "model.xml", "cpu")
+    assert backend.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
     given = batch((96, 128))
-    assert_close(network.forward_detection(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
+    assert_close(backend.forward_detection(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
 
 
 def test_a_full_disk_leaves_nothing(
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        write_torch(classic[1], tmp_path / "model.pt2", card(classic[0]))
+        write_torch(classic[1], tmp_path / "model.pt2", metadata(classic[0]))
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +89,7 @@ def test_every_format_says_what_the_model_says(kind: str, tmp_path: Path) -> Non
     model = small_model(kind)
     program = trace(Graph(model), size=None, batch_size=None)
     for suffix, write in WRITERS.items():
-        write(program, tmp_path / f"model{suffix}", card(model))
+        write(program, tmp_path / f"model{suffix}", metadata(model))
         check(model, tmp_path / f"model{suffix}")
 
 
@@ -101,16 +101,16 @@ def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
     model = small_model("fast")
     path = tmp_path / "model.onnx"
     program = trace(Graph(model), size=(96, 128), batch_size=2)
-    write_onnx(program, path, card(model, size=(96, 128), batch_size=2))
+    write_onnx(program, path, metadata(model, size=(96, 128), batch_size=2))
     proto = onnx.load(path)
     known = {each.name for each in proto.graph.initializer}
     known |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
     assert all(node.input[1] in known for node in proto.graph.node if node.op_type == "TopK")
     assert not {node.op_type for node in proto.graph.node} & (REFUSED | {"Shape", "Range"})
-    network = open_exported(path, "cpu")
+    backend = open_exported(path, "cpu")
     for sizes in ([(96, 128)], [(64, 97), (90, 64), (64, 64)]):
         given = batch(*sizes)
-        out, wanted = network.forward_detection(**given), said(model, batch(*sizes, (96, 128)))
+        out, wanted = backend.forward_detection(**given), said(model, batch(*sizes, (96, 128)))
         assert len(out.logits) == len(sizes)
         assert_close(out.logits, wanted["logits"][: len(sizes)], rtol=1e-4, atol=1e-4)
         assert_close(out.boxes, wanted["boxes"][: len(sizes)], rtol=1e-4, atol=1e-4)
@@ -121,7 +121,7 @@ def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
 def test_graphs_keep_to_operators_that_compilers_take(kind: str) -> None:
     pytest.importorskip("onnxscript")
     model = small_model(kind)
-    proto = to_onnx(trace(Graph(model), size=None, batch_size=None), card(model))
+    proto = to_onnx(trace(Graph(model), size=None, batch_size=None), metadata(model))
     assert not {node.op_type for node in proto.graph.node} & REFUSED
     assert not proto.functions
 

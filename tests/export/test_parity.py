@@ -9,13 +9,13 @@ from torch import Tensor
 from detrkit import Detector
 from detrkit.errors import ConfigError
 from detrkit.export.parity import compare_outputs
-from detrkit.inference.backend import PlainNetwork
+from detrkit.inference.backend import PlainBackend
 from detrkit.structures import Output
 
 from .small import CATEGORIES, batch, small_model
 
 
-class Other(PlainNetwork):
+class Other(PlainBackend):
     """A model whose queries come in another order, with what a test does to its output."""
 
     def __init__(self, kind: str, **change: float) -> None:

@@ -21,7 +21,7 @@ from detrkit.export.graph import Graph, trace
 from detrkit.export.parity import Accuracy, Report
 from detrkit.inference.exported import open_exported
 
-from .small import CATEGORIES, card, checkpoint, small_model
+from .small import CATEGORIES, checkpoint, metadata, small_model
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def exported(data: Path, weights: Path) -> Report:
 
 
 def test_export_writes_a_file_and_what_it_is_worth(exported: Report, weights: Path) -> None:
-    inside = open_exported(weights.with_suffix(".pt2"), "cpu").card
+    inside = open_exported(weights.with_suffix(".pt2"), "cpu").metadata
     assert (inside.categories, inside.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
     written = json.loads(weights.with_name("best.pt2.parity.json").read_text())
     assert written["passed"]
@@ -96,7 +96,7 @@ def test_int8_is_calibrated_on_the_data(data: Path, weights: Path, tmp_path: Pat
     kinds = [node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node]
     assert "QuantizeLinear" in kinds
     assert 1e-6 < report.outputs[0].scores < 0.2
-    assert open_exported(tmp_path / "best.onnx", "cpu").card.precision == "int8"
+    assert open_exported(tmp_path / "best.onnx", "cpu").metadata.precision == "int8"
 
 
 def test_half_precision_is_near_and_small(exported: Report, weights: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_tensorrt(tmp_path: Path) -> None:
     model = small_model("classic")
     program = trace(Graph(model), size=(64, 64), batch_size=1)
     path = tmp_path / "model.engine"
-    write_tensorrt(program, path, card(model, size=(64, 64), batch_size=1), [(64, 64)] * 3)
+    write_tensorrt(program, path, metadata(model, size=(64, 64), batch_size=1), [(64, 64)] * 3)
     from .small import batch
 
     with torch.no_grad():

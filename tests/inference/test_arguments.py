@@ -326,12 +326,12 @@ def test_numbers_of_detections_that_come_one_by_one() -> None:
     from detrkit.evaluation.coco_metrics import compute_coco_metrics
 
     box = {"bbox": [1.0, 2.0, 10.0, 10.0], "category_id": 1, "image_id": 1}
-    truth = {
+    gt = {
         "images": [{"id": 1, "height": 20, "width": 20}],
         "annotations": [box | {"id": 1, "iscrowd": 0, "area": 100.0}],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    assert compute_coco_metrics(truth, (row for row in [box | {"score": 0.5}])).metrics["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(gt, (row for row in [box | {"score": 0.5}])).metrics["AP"] == pytest.approx(1)
 
 
 def generator_states() -> tuple[Any, ...]:

@@ -145,8 +145,8 @@ def test_videos_and_images_without_objects(
     mask_checkpoint: Path, make_video: Callable[..., Path], tmp_path: Path, panoptic: bool
 ) -> None:
     clip = make_video(tmp_path / "clip.mp4", frames=3)
-    wanted = {"cutouts": True, "polygons": True, "label_map": True, "panoptic": panoptic}
-    rows = run(mask_checkpoint, tmp_path / "out", clip, threshold=0.4, **wanted)
+    extras = {"cutouts": True, "polygons": True, "label_map": True, "panoptic": panoptic}
+    rows = run(mask_checkpoint, tmp_path / "out", clip, threshold=0.4, **extras)
     assert {row["file_name"] for row in rows} <= {f"{clip}#{k}" for k in range(3)}
     assert rows
     files = files_in(tmp_path / "out")
@@ -158,7 +158,7 @@ def test_videos_and_images_without_objects(
     copy = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     copy.release()
-    nothing = run(mask_checkpoint, tmp_path / "none", clip, threshold=1.0, **wanted)
+    nothing = run(mask_checkpoint, tmp_path / "none", clip, threshold=1.0, **extras)
     assert nothing == []
     assert json.loads((tmp_path / "none" / "polygons.json").read_text())["annotations"] == []
     assert not np.array(Image.open(tmp_path / "none" / "label_maps" / "clip" / "000000.png")).any()

@@ -16,7 +16,7 @@ from PIL import Image
 from detrkit import Detector
 from detrkit.cli import main
 from detrkit.errors import ConfigError, DataError
-from detrkit.inference.sources import Found, find_sources, image_ids
+from detrkit.inference.sources import SourceFile, find_sources, image_ids
 from inference.helpers import files_in, run
 
 
@@ -74,7 +74,7 @@ def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_p
     best = {
         image_id: max((r for r in rows if r["image_id"] == image_id), key=lambda r: r["score"]) for image_id in (5, 12)
     }
-    truth = {
+    gt = {
         "images": [{"id": i, "file_name": f"{i}.png", "height": 60, "width": 80} for i in (5, 12)],
         "annotations": [
             {"id": n, "image_id": i, "category_id": r["category_id"], "bbox": r["bbox"], "iscrowd": 0, "area": 10000.0}
@@ -82,8 +82,8 @@ def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_p
         ],
         "categories": [{"id": i, "name": str(i)} for i in (3, 7, 20)],
     }
-    assert compute_coco_metrics(truth, list(best.values())).metrics["AP"] == pytest.approx(1)
-    assert compute_coco_metrics(truth, rows).metrics["AR100"] == pytest.approx(1)
+    assert compute_coco_metrics(gt, list(best.values())).metrics["AP"] == pytest.approx(1)
+    assert compute_coco_metrics(gt, rows).metrics["AR100"] == pytest.approx(1)
 
 
 def test_a_video_is_copied_with_its_rate(checkpoint: Path, make_video: Callable[..., Path], tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_endings_that_cannot_be_written_become_png(tmp_path: Path) -> None:
 
 def test_image_ids_are_the_numbers_files_are_named_by() -> None:
     names = ["x/000000000139.jpg", "y/139.jpg", "cat.jpg", "1.jpg", "²3.jpg"]
-    found = [Found(Path(name), name) for name in names]
+    found = [SourceFile(Path(name), name) for name in names]
     assert list(image_ids(found).values()) == [139, 2, 3, 1, 4]
 
 

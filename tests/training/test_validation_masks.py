@@ -186,14 +186,14 @@ def test_masks_are_made_where_asked_alone() -> None:
 
 def test_objects_without_a_mask_have_their_box_as_one() -> None:
     judge = validator([0, 1, 2, 3])
-    truth = things([0, 1, 2, 3])
-    for row in truth["annotations"]:
+    gt = things([0, 1, 2, 3])
+    for row in gt["annotations"]:
         del row["segmentation"]
-    plain = Validator(judge.criterion, truth, CATEGORIES.ids, masks=True)
+    plain = Validator(judge.criterion, gt, CATEGORIES.ids, masks=True)
     found = plain.run(Seer(perfect=True), batches([0, 1, 2, 3]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert found is not None
     assert found.metrics["mask_AP75"] == pytest.approx(1)  # they are rectangles
-    assert "segmentation" not in truth["annotations"][0]
+    assert "segmentation" not in gt["annotations"][0]
 
 
 def one_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
@@ -235,11 +235,11 @@ def test_memory_does_not_grow_with_the_images() -> None:
         masks[0, k, k : k + 30, 2 * k : 2 * k + 30] = 20
     logits = torch.zeros(1, queries, 2)
     out = Output(logits, torch.full((1, queries, 4), 0.5), masks=masks, padded_size=size)
-    truth = torch.ones(size, dtype=torch.int64), [{"id": 1, "category_id": 1}]
+    gt = torch.ones(size, dtype=torch.int64), [{"id": 1, "category_id": 1}]
     collector = DetectionAccumulator(
         {0: 1},
         masks=True,
-        panoptic_truth=PanopticGroundTruth(Categories((1,), ("x",)), lambda _: truth),
+        panoptic_gt=PanopticGroundTruth(Categories((1,), ("x",)), lambda _: gt),
         panoptic_threshold=0.2,
     )
 

@@ -23,10 +23,10 @@ from detrkit.data.decode.images import read_image
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.accumulator import collect_split
-from detrkit.export.writing import make_card
+from detrkit.export.writing import make_metadata
 from detrkit.inference import detector as detector_module
-from detrkit.inference.exported import ExportedNetwork
-from detrkit.inference.metadata import Card
+from detrkit.inference.exported import ExportedBackend
+from detrkit.inference.metadata import ExportMetadata
 from detrkit.models.checkpoints import load_weights
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.training import train
@@ -124,13 +124,13 @@ def test_exported_files_and_converted_weights_keep_it(
 ) -> None:
     config = ExportConfig(weights=str(run), precision="int8", data=str(thermal), calibration=2)
     reference = Detector.load(run, device="cpu", precision="plain")
-    card = make_card(config, reference)
-    again = Card.from_json(card.to_json(), "a.onnx")
-    assert again == card
-    older = {name: value for name, value in json.loads(card.to_json()).items() if name != "value_range"}
-    assert Card.from_json(json.dumps(older), "a.onnx").value_range is None
-    network = ExportedNetwork(lambda inputs: {}, again, tmp_path / "a.onnx")  # type: ignore[arg-type]
-    monkeypatch.setattr(detector_module, "open_exported", lambda path, device: network)
+    metadata = make_metadata(config, reference)
+    again = ExportMetadata.from_json(metadata.to_json(), "a.onnx")
+    assert again == metadata
+    older = {name: value for name, value in json.loads(metadata.to_json()).items() if name != "value_range"}
+    assert ExportMetadata.from_json(json.dumps(older), "a.onnx").value_range is None
+    backend = ExportedBackend(lambda inputs: {}, again, tmp_path / "a.onnx")  # type: ignore[arg-type]
+    monkeypatch.setattr(detector_module, "open_exported", lambda path, device: backend)
     exported = Detector.load(tmp_path / "a.onnx", device="cpu")
     image = thermal / "images" / "val1.png"
     assert torch.equal(exported.read(image), read_image(image, TWELVE))

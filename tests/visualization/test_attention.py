@@ -16,19 +16,27 @@ from detrkit.commands.explain import explain
 from detrkit.config.commands import ExplainConfig
 from detrkit.data.decode.images import read_image
 from detrkit.errors import ConfigError
-from detrkit.visualization.attention import Attention, attend, draw_decoder, overlay, parse_point, place_of, strongest
-from detrkit.visualization.attention_maps import Map
+from detrkit.visualization.attention import (
+    Attention,
+    compute_attention,
+    draw_decoder,
+    overlay,
+    parse_point,
+    strongest,
+    token_at,
+)
+from detrkit.visualization.attention_maps import AttentionMap
 from inference.conftest import MODEL
 from visualization.conftest import size_of
 
 
 def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector, some_images: Path) -> None:
     image = read_image(some_images / "wide.png")  # 40 x 100, resized to 43 x 107, so features of 2 x 4
-    attention = attend(detector, image)
+    attention = compute_attention(detector, image)
     height, width = detector.transform.output_size(40, 100)
     h, w = math.ceil(height / 32), math.ceil(width / 32)
-    assert isinstance(attention.decoder, Map)
-    assert isinstance(attention.encoder, Map)
+    assert isinstance(attention.decoder, AttentionMap)
+    assert isinstance(attention.encoder, AttentionMap)
     assert attention.decoder.weights.shape == (9, h, w)
     assert attention.encoder.weights.shape == (h, w, h, w)
     for weights in (attention.decoder.weights, attention.encoder.weights):
@@ -40,7 +48,7 @@ def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector,
 
 def test_looking_does_not_change_what_is_found(detector: Detector, some_images: Path) -> None:
     path = some_images / "5.png"
-    found = attend(detector, read_image(path)).detections
+    found = compute_attention(detector, read_image(path)).detections
     order = found.scores.argsort(descending=True, stable=True)
     plain = detector.predict(path, threshold=0)
     assert torch.equal(found[order].xyxy, plain.xyxy)
@@ -61,7 +69,7 @@ def test_the_weights_are_those_that_make_the_output(
     hook = module.register_forward_hook(lambda module, given, out: seen.update(value=given[2], out=out))
     try:
         with record_attention([module]) as weights:
-            attention = attend(detector, image)
+            attention = compute_attention(detector, image)
     finally:
         hook.remove()
     dim, heads = MODEL["hidden_dim"], MODEL["nheads"]
@@ -74,13 +82,13 @@ def test_the_weights_are_those_that_make_the_output(
 
 
 def test_points_fall_on_the_place_that_covers_them(found: Detections) -> None:
-    looks = Map(torch.full((3, 5, 3, 5), 1 / 15), (1.0, 1.0))
-    exact = Attention(found, looks, looks, covered=(1.0, 1.0))
-    assert place_of((0, 0), 30, 50, exact) == (0, 0)
-    assert place_of((49.9, 29.9), 30, 50, exact) == (2, 4)
-    assert place_of((19.9, 10.1), 30, 50, exact) == (1, 1)
+    recorded = AttentionMap(torch.full((3, 5, 3, 5), 1 / 15), (1.0, 1.0))
+    exact = Attention(found, recorded, recorded, covered=(1.0, 1.0))
+    assert token_at((0, 0), 30, 50, exact) == (0, 0)
+    assert token_at((49.9, 29.9), 30, 50, exact) == (2, 4)
+    assert token_at((19.9, 10.1), 30, 50, exact) == (1, 1)
     reaching_over = replace(exact, covered=(1.5, 1.25))
-    assert place_of((49.9, 29.9), 30, 50, reaching_over) == (1, 3)  # the last ones lie outside the image
+    assert token_at((49.9, 29.9), 30, 50, reaching_over) == (1, 3)  # the last ones lie outside the image
 
 
 def test_heat_is_where_the_weight_is() -> None:
@@ -95,7 +103,7 @@ def test_heat_is_where_the_weight_is() -> None:
 
 
 def test_the_strongest_or_else_a_few(detector: Detector, some_images: Path) -> None:
-    found = attend(detector, read_image(some_images / "5.png")).detections
+    found = compute_attention(detector, read_image(some_images / "5.png")).detections
     order = found.scores.argsort(descending=True, stable=True).tolist()
     assert strongest(found, 0.0, 6) == order[:6]
     assert strongest(found, float(found.scores.max()), 6) == order[:1]
@@ -126,7 +134,7 @@ def test_explain_draws_both(
 
 def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, some_images: Path) -> None:
     image = read_image(some_images / "wide.png")
-    attention = attend(mask_detector, image)
+    attention = compute_attention(mask_detector, image)
     plain = mask_detector.predict(some_images / "wide.png", threshold=0)
     order = attention.detections.scores.argsort(descending=True, stable=True).tolist()
     assert attention.segment is not None

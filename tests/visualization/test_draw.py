@@ -143,10 +143,10 @@ def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
 
 def test_truth_detections_take_original_ids() -> None:
     categories = Categories((3, 7), ("scratch", "pit"))
-    truth = ground_truth_detections([(1, 2, 3, 4), (5, 6, 7, 8)], [7, 99], categories)
-    assert truth.class_ids.tolist() == [7, 99]
-    assert truth.class_names == ("pit", "99")
-    assert truth.xyxy.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    gt = ground_truth_detections([(1, 2, 3, 4), (5, 6, 7, 8)], [7, 99], categories)
+    assert gt.class_ids.tolist() == [7, 99]
+    assert gt.class_names == ("pit", "99")
+    assert gt.xyxy.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert len(ground_truth_detections([], [], categories)) == 0
 
 

@@ -115,11 +115,11 @@ def panoptic_maps(
     return maps
 
 
-def compute_coco_metrics(truth: dict[str, Any], found: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
+def compute_coco_metrics(gt: dict[str, Any], found: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
     """The twelve numbers as a package with the official interface computes them, from COCO's own form.
 
     Args:
-        truth: COCO instances.
+        gt: COCO instances.
         found: COCO results.
         package: pycocotools or faster_coco_eval.
     """
@@ -127,7 +127,7 @@ def compute_coco_metrics(truth: dict[str, Any], found: list[dict[str, Any]], pac
     judge = importlib.import_module(f"{package}.cocoeval" if package == "pycocotools" else f"{package}.core")
     with contextlib.redirect_stdout(io.StringIO()):
         objects = theirs.COCO()
-        objects.dataset = truth
+        objects.dataset = gt
         objects.createIndex()
         results = objects.loadRes([dict(row) for row in found])  # which it adds to
         kind = judge.COCOeval if package == "pycocotools" else judge.COCOeval_faster
@@ -140,9 +140,9 @@ def compute_coco_metrics(truth: dict[str, Any], found: list[dict[str, Any]], pac
 
 
 def detections_to_judge(images: int, classes: int, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO truth of 7 objects per image, and 100 detections of each: some near the objects, most anywhere."""
+    """COCO ground truth of 7 objects per image, and 100 detections of each: some near the objects, most anywhere."""
     rng = np.random.default_rng(seed)
-    truth: dict[str, Any] = {
+    gt: dict[str, Any] = {
         "images": [{"id": i, "height": 480, "width": 640} for i in range(images)],
         "categories": [{"id": c, "name": str(c)} for c in range(classes)],
         "annotations": [],
@@ -153,7 +153,7 @@ def detections_to_judge(images: int, classes: int, seed: int = 0) -> tuple[dict[
         kinds = rng.integers(classes, size=7)
         for k, (box, kind) in enumerate(zip(boxes.tolist(), kinds.tolist(), strict=True)):
             row = {"id": 7 * image + k + 1, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": 0}
-            truth["annotations"].append(row | {"area": box[2] * box[3]})
+            gt["annotations"].append(row | {"area": box[2] * box[3]})
         others = np.concatenate([rng.uniform(0, 300, (86, 2)), rng.uniform(8, 180, (86, 2))], axis=1)
         moved = np.concatenate([boxes, boxes]) + rng.normal(0, 6, (14, 4))
         guesses = np.concatenate([moved, others]).clip(1)
@@ -161,4 +161,4 @@ def detections_to_judge(images: int, classes: int, seed: int = 0) -> tuple[dict[
         scores = np.concatenate([rng.uniform(0.2, 1, 14), rng.uniform(0, 0.5, 86)])
         for box, kind, score in zip(guesses.tolist(), guessed.tolist(), scores.tolist(), strict=True):
             found.append({"image_id": image, "category_id": kind, "bbox": box, "score": score})
-    return truth, found
+    return gt, found

@@ -88,7 +88,7 @@ def inference(setting: Setting) -> Iterator[list[Row]]:
 
     @torch.no_grad()
     def run_fast() -> object:
-        out = fast.network.forward_detection(images, padding)
+        out = fast.backend.forward_detection(images, padding)
         if out.masks is None and out.predict_masks is not None:
             each = min(KEPT, out.boxes.shape[1])
             places = torch.arange(size * each, device=device)
@@ -323,14 +323,14 @@ def _stand_in(subject: BenchmarkTarget, batch: Batch, device: torch.device) -> O
 
 def evaluation(setting: Setting) -> Iterator[list[Row]]:
     """The twelve COCO numbers of 100 detections per image, on one core."""
-    truth, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
+    gt, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
     columns = DetectionArrays.from_rows(found)  # in which the evaluation of a model keeps what it finds
     ways = [
-        Variant(PLAIN, lambda: plain.compute_coco_metrics(truth, found, "faster_coco_eval")),
-        Variant(FAST, lambda: compute_coco_metrics(truth, columns)),
+        Variant(PLAIN, lambda: plain.compute_coco_metrics(gt, found, "faster_coco_eval")),
+        Variant(FAST, lambda: compute_coco_metrics(gt, columns)),
     ]
     if importlib.util.find_spec("pycocotools"):
-        ways.append(Variant("pycocotools", lambda: plain.compute_coco_metrics(truth, found, "pycocotools")))
+        ways.append(Variant("pycocotools", lambda: plain.compute_coco_metrics(gt, found, "pycocotools")))
     timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
     yield make_rows("evaluation", "COCO numbers", timings, setting.evaluation_images, setting.machine)
 

@@ -72,7 +72,7 @@ def demo(config: DemoConfig) -> None:
     found = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
     console.print(f"\nOn {len(split.images)} held-out images: {found}")
     rows = [
-        (heldout, "held-out images: truth at the left, predictions at the right"),
+        (heldout, "held-out images: ground truth at the left, predictions at the right"),
         (folder / "report", "training curves, precision-recall curves, confusion matrix, worst errors"),
         (folder / "best.ckpt", "the detector"),
         (folder / "metrics.csv", "one row per epoch; config.yaml holds the settings"),
@@ -127,39 +127,39 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
 
 
 def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> ImageArray:
-    """Images nobody trained on, with truth and predictions side by side, as uint8 RGB [H, W, 3].
+    """Images nobody trained on, with ground truth and predictions side by side, as uint8 RGB [H, W, 3].
 
     The first images of the split, whatever they are; nothing is picked.
     """
     tiles = []
     for image in split.images[:SHEET_IMAGES]:
         detections = detector.predict(image.path, threshold=threshold)
-        truth = truth_of(image, split, masks=detections.masks is not None)
-        tiles.append(Tile(image.path, detections, truth, caption=image.file_name))
+        gt = gt_of(image, split, masks=detections.masks is not None)
+        tiles.append(Tile(image.path, detections, gt, caption=image.file_name))
     return sheet(tiles, columns=3)
 
 
 def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
-    """The same with panoptic maps: truth at the left, predictions at the right."""
+    """The same with panoptic maps: ground truth at the left, predictions at the right."""
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
     cells = []
     for image in split.images[:SHEET_IMAGES]:
         ids, segments = read_panoptic_gt(image)
         areas = torch.bincount(ids.flatten())
-        truth = [{**row, "category_name": names[row["category_id"]], "area": int(areas[row["id"]])} for row in segments]
+        gt = [{**row, "category_name": names[row["category_id"]], "area": int(areas[row["id"]])} for row in segments]
         drawn = [
             draw_panoptic(image.path, panoptic, side=SIDE)
-            for panoptic in (PanopticMap(ids, truth), detector.panoptic(image.path))
+            for panoptic in (PanopticMap(ids, gt), detector.panoptic(image.path))
         ]
         cells.append(grid(drawn, columns=2))
     return grid(cells, columns=3)
 
 
-def truth_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
+def gt_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
     """The annotated objects of an image, to be drawn."""
     objects = [o for o in image.objects if not o.crowd]
-    truth = ground_truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
+    gt = ground_truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
     if not masks:
-        return truth
+        return gt
     shapes = [decode_segmentation(o.segmentation, image.height, image.width) for o in objects]
-    return replace(truth, masks=torch.stack(shapes) if shapes else torch.zeros(0, image.height, image.width).bool())
+    return replace(gt, masks=torch.stack(shapes) if shapes else torch.zeros(0, image.height, image.width).bool())

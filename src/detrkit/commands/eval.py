@@ -71,7 +71,7 @@ def evaluate(
     raw = open_dataset(**config.dataset_kwargs(data_format), **made_split(config.weights))
     report = check_dataset(
         raw,
-        num_queries=100 if detector is None else detector.network.num_queries,
+        num_queries=100 if detector is None else detector.backend.num_queries,
         required_splits={config.split},
         value_range="find" if detector is None else detector.value_range,
     )
@@ -81,7 +81,7 @@ def evaluate(
         console.print(line)
 
     things = split.categories.thing_ids
-    truth_maps = PanopticGroundTruth.from_split(split) if all(image.panoptic for image in split.images) else None
+    gt_maps = PanopticGroundTruth.from_split(split) if all(image.panoptic for image in split.images) else None
     detections: Sequence[Mapping[str, Any]] | None
     panoptic: PanopticMetrics | None = None
     if detector is not None:
@@ -92,12 +92,12 @@ def evaluate(
         collector = DetectionAccumulator(
             match.id_of,
             counted=things,
-            masks=detector.network.makes_masks and split.has_masks,
-            panoptic_truth=truth_maps if detector.network.makes_masks else None,
+            masks=detector.backend.makes_masks and split.has_masks,
+            panoptic_gt=gt_maps if detector.backend.makes_masks else None,
             panoptic_threshold=config.panoptic_threshold,
         )
         collect_split(
-            detector.network,
+            detector.backend,
             split,
             known,
             collector,
@@ -110,15 +110,15 @@ def evaluate(
         detections = merge_ranks([(collector.seen, collector.found)])
         panoptic = collector.sums.result() if collector.sums else None
     else:
-        detections, panoptic = _read(config, split, listed, truth_maps, console)
+        detections, panoptic = _read(config, split, listed, gt_maps, console)
     masks = detections is not None and any("segmentation" in row for row in detections) and split.has_masks
-    truth = split.to_coco(masks=masks)
+    gt = split.to_coco(masks=masks)
     if detections is not None:
-        detections = read_detection_arrays(truth, detections, where=config.detections)
+        detections = read_detection_arrays(gt, detections, where=config.detections)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
     content = write_report(
-        truth,
+        gt,
         detections,
         output_dir,
         panoptic=panoptic,
@@ -169,7 +169,7 @@ def _read(
     config: EvalConfig,
     split: Split,
     listed: Sequence[RawImage],
-    truth: PanopticGroundTruth | None,
+    gt: PanopticGroundTruth | None,
     console: TextConsole,
 ) -> tuple[list[dict[str, Any]] | None, PanopticMetrics | None]:
     """What the file of predictions says: detections, or the panoptic quality of its maps."""
@@ -193,7 +193,7 @@ def _read(
         if len(counted) < len(detections):
             console.print(f"{len(detections) - len(counted)} detections of stuff are left out: only things are counted")
         return counted, None
-    if truth is None:
+    if gt is None:
         raise DataError(
             f"expected COCO panoptic data to compare the maps in {config.detections} with, found none in "
             f"{split.source}; see --panoptic_json"
@@ -202,7 +202,7 @@ def _read(
     missing = len(split) - len(predictions.rows)
     if missing > 0:
         console.print(f"{missing} images have no map in {config.detections}; their segments count as missed")
-    return None, panoptic_quality(truth, predictions, [image.id for image in split.images])
+    return None, panoptic_quality(gt, predictions, [image.id for image in split.images])
 
 
 def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:

@@ -13,7 +13,14 @@ from detrkit.errors import ConfigError
 from detrkit.files import save_image
 from detrkit.inference.inputs import read_one
 from detrkit.ops.console import make_console
-from detrkit.visualization.attention import attend, draw_decoder, draw_encoder, parse_point, points_to_show, strongest
+from detrkit.visualization.attention import (
+    compute_attention,
+    draw_decoder,
+    draw_encoder,
+    parse_point,
+    points_to_show,
+    strongest,
+)
 
 
 def explain(config: ExplainConfig) -> None:
@@ -36,7 +43,7 @@ def explain(config: ExplainConfig) -> None:
     image = detector.read(config.image)
     height, width = image.shape[1:]
     asked = [parse_point(text, height, width) for text in config.points.split()]
-    attention = attend(detector, image)
+    attention = compute_attention(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 
     console = make_console()

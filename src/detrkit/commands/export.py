@@ -19,7 +19,7 @@ from detrkit.export.formats import (
     check_packages,
 )
 from detrkit.export.parity import Report
-from detrkit.export.writing import calibration_samples, compare, has_data, make_card, write
+from detrkit.export.writing import calibration_samples, compare, has_data, make_metadata, write
 from detrkit.files import SUFFIX_OF_FORMAT, write_atomic
 from detrkit.inference.detector import Detector
 from detrkit.inference.exported import is_exported
@@ -56,17 +56,19 @@ def export(config: ExportConfig) -> Report:
     output = _output(config)
     check_packages(config.format)
     reference = load_detector(config, precision="plain")
-    card = make_card(config, reference)
+    metadata = make_metadata(config, reference)
     splits = _read(config, reference.value_range)
     with progress.status("Exporting"):
-        write(reference, output, card, config, calibration_samples(config, reference, splits))
+        write(reference, output, metadata, config, calibration_samples(config, reference, splits))
     size = sum(path.stat().st_size for path in (output, output.with_suffix(".bin")) if path.is_file()) / 2**20
-    console.print(f"Wrote {output} ({size:.1f} MiB), {card.precision}")
+    console.print(f"Wrote {output} ({size:.1f} MiB), {metadata.precision}")
     with progress.status("Comparing"):
         exported = Detector.load(output, device="cuda" if config.format == "tensorrt" else "cpu")
         report = compare(config, reference, exported, splits.get(config.split))
     path = output.with_name(f"{output.name}.parity.json")
-    write_atomic(path, json.dumps({"file": output.name, "card": json.loads(card.to_json())} | report.to_plain()))
+    write_atomic(
+        path, json.dumps({"file": output.name, "metadata": json.loads(metadata.to_json())} | report.to_plain())
+    )
     _show(console, report, output)
     console.print(f"Report: {path}")
     for row in report.failed:

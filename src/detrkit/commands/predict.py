@@ -19,11 +19,11 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_image
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
-from detrkit.inference.prefetch import ahead
-from detrkit.inference.sources import Found, find_sources, image_ids
-from detrkit.inference.streaming import AHEAD
+from detrkit.inference.prefetch import prefetch
+from detrkit.inference.sources import SourceFile, find_sources, image_ids
+from detrkit.inference.streaming import PREFETCH
 from detrkit.inference.video import Video, video_writer
-from detrkit.inference.writers import Results, Wanted, png_names, segments_as_detections
+from detrkit.inference.writers import ExtraOutputs, PredictionWriter, png_names, segments_as_detections
 from detrkit.results import Detections, PanopticMap
 
 if TYPE_CHECKING:
@@ -53,20 +53,20 @@ def predict(config: PredictConfig) -> None:
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
         raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")
-    wanted = Wanted(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
+    extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
     found = find_sources(config.source, output_dir=output_dir)
-    _keep_originals(found, output_dir, wanted, config)
+    _keep_originals(found, output_dir, extras, config)
     detector = load_detector(config, precision=config.precision, compile=config.compile)
-    masks = detector.network.makes_masks
-    if not masks and wanted != Wanted(polygon_tolerance=config.polygon_tolerance):
+    masks = detector.backend.makes_masks
+    if not masks and extras != ExtraOutputs(polygon_tolerance=config.polygon_tolerance):
         raise ConfigError(
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
             f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
         )
-    results = Results(output_dir, detector.categories, wanted, masks=masks)
-    with results, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
-        job = _Job(config, detector, results, progress, found)
+    writer = PredictionWriter(output_dir, detector.categories, extras, masks=masks)
+    with writer, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
+        job = _Job(config, detector, writer, progress, found)
         job.look_at_images([item for item in found if not item.is_video])
         for item in found:
             if item.is_video:
@@ -75,13 +75,13 @@ def predict(config: PredictConfig) -> None:
             first = job.broken[0]
             raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
     done = make_console()
-    what = ("segment" if config.panoptic else "detection") + ("" if results.rows == 1 else "s")
+    what = ("segment" if config.panoptic else "detection") + ("" if writer.rows == 1 else "s")
     done.print(
-        f"{results.rows} {what} with a score of at least {job.threshold:g} in {job.images} "
+        f"{writer.rows} {what} with a score of at least {job.threshold:g} in {job.images} "
         f"{'image' if job.images == 1 else 'images'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
-        + ("" if results.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
+        + ("" if writer.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
     )
     done.print(f"Written to {output_dir}")
 
@@ -90,9 +90,14 @@ class _Job:
     """One run of the verb."""
 
     def __init__(
-        self, config: PredictConfig, detector: Detector, results: Results, progress: Progress, found: list[Found]
+        self,
+        config: PredictConfig,
+        detector: Detector,
+        writer: PredictionWriter,
+        progress: Progress,
+        found: list[SourceFile],
     ) -> None:
-        self.config, self.detector, self.results, self.progress = config, detector, results, progress
+        self.config, self.detector, self.writer, self.progress = config, detector, writer, progress
         self.output_dir = Path(config.output_dir)
         self.alone = len(found) == 1  # a single file that cannot be read is an error, told as such
         self.names = png_names(item.name for item in found)
@@ -103,15 +108,15 @@ class _Job:
         self.broken: list[str] = []
         self.images = self.frames = 0
 
-    def look_at_images(self, found: list[Found]) -> None:
+    def look_at_images(self, found: list[SourceFile]) -> None:
         """Detect, write down and draw each image; broken ones are noted."""
         ids = image_ids(found)
         self.next_id = max(ids.values(), default=0) + 1
         task = self.progress.add_task("Images", total=len(found))
-        readable: list[Found] = []
+        readable: list[SourceFile] = []
 
         def images() -> Iterator[tuple[Tensor, str | None]]:
-            for item, image in ahead(self._read, found, AHEAD):
+            for item, image in prefetch(self._read, found, PREFETCH):
                 if isinstance(image, DataError):
                     self._pass_over(str(image))
                     self.progress.advance(task)
@@ -122,14 +127,14 @@ class _Job:
         for k, (image, detections, segments) in enumerate(self._look(images())):
             item = readable[k]
             source = replace(detections, source=str(item.path))
-            self.results.write(source, ids[item.path], self.names[item.name], image, segments)
+            self.writer.write(source, ids[item.path], self.names[item.name], image, segments)
             if not self.config.no_images:
                 save_image(self.output_dir / item.name, _drawn(image, detections, segments))
             self.images += 1
             self.progress.advance(task)
         self.progress.remove_task(task)
 
-    def look_at_video(self, item: Found) -> None:
+    def look_at_video(self, item: SourceFile) -> None:
         """Detect and write down every frame, and write the annotated video."""
         task = None
         try:
@@ -148,7 +153,7 @@ class _Job:
                     number, time = numbers[k], video.time_of(numbers[k])
                     source = replace(detections, source=f"{item.path}#{number}")
                     name = f"{self.names[item.name]}/{number:06d}"
-                    self.results.write(source, self.next_id, name, image, segments, time)
+                    self.writer.write(source, self.next_id, name, image, segments, time)
                     self.next_id += 1
                     self.frames += 1
                     if not self.config.no_images:
@@ -172,7 +177,7 @@ class _Job:
         if first is None:
             return
         images = chain([first], images)
-        sizes = self.config.batch_size, max(AHEAD, self.config.batch_size)
+        sizes = self.config.batch_size, max(PREFETCH, self.config.batch_size)
         if self.config.panoptic:
             for image, segments in self.detector.stream_panoptic(images, self.threshold, *sizes):
                 yield image, segments_as_detections(segments), segments
@@ -180,7 +185,7 @@ class _Job:
             for image, found in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
                 yield image, found, None
 
-    def _read(self, item: Found) -> tuple[Found, Tensor | DataError]:
+    def _read(self, item: SourceFile) -> tuple[SourceFile, Tensor | DataError]:
         """An image, or why it cannot be read."""
         try:
             return item, self.detector.read(item.path)
@@ -199,7 +204,7 @@ def _drawn(image: Tensor, found: Detections, segments: PanopticMap | None) -> np
     return drawn
 
 
-def _keep_originals(found: list[Found], output_dir: Path, wanted: Wanted, config: PredictConfig) -> None:
+def _keep_originals(found: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
     """Make sure that nothing which is to be written would take the place of something to be read, or of each other."""
     originals = {item.path.resolve() for item in found}
     for item in found:
@@ -208,7 +213,7 @@ def _keep_originals(found: list[Found], output_dir: Path, wanted: Wanted, config
                 f"the annotated copy of {item.path} would replace an image to be looked at; "
                 f"choose another folder than --output_dir {config.output_dir}"
             )
-        for name in wanted.folders():
+        for name in extras.folders():
             if item.path.resolve().is_relative_to((output_dir / name).resolve()):
                 raise ConfigError(
                     f"{item.path} lies where results are to be written; "

@@ -18,7 +18,7 @@ from detrkit.data.records import Split
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticSums
-from detrkit.inference.backend import Network
+from detrkit.inference.backend import Backend
 from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
 from detrkit.models import DETR
 from detrkit.ops.console import track
@@ -36,7 +36,7 @@ class DetectionAccumulator:
         counted: Container[int] | None = None,
         masks: bool = False,
         max_masks: int | None = None,
-        panoptic_truth: PanopticGroundTruth | None = None,
+        panoptic_gt: PanopticGroundTruth | None = None,
         panoptic_threshold: float | None = None,
     ) -> None:
         """Prepare.
@@ -47,16 +47,16 @@ class DetectionAccumulator:
                 are dropped from detections. None: all are there.
             masks: give detections their masks, which `segm` numbers need.
             max_masks: of so many of an image, the best; None: of all.
-            panoptic_truth: also make panoptic maps, and compare them with these.
+            panoptic_gt: also make panoptic maps, and compare them with these.
             panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
         """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
-        self.truth, self.threshold = panoptic_truth, panoptic_threshold
+        self.gt, self.threshold = panoptic_gt, panoptic_threshold
         self.seen: list[int] = []
         """Ids of the images, in the order they came in."""
         self._parts: list[DetectionArrays] = []
-        self.sums = PanopticSums(panoptic_truth.categories) if panoptic_truth else None
-        """Where there is panoptic truth."""
+        self.sums = PanopticSums(panoptic_gt.categories) if panoptic_gt else None
+        """Where there is panoptic ground truth."""
         self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
 
     @property
@@ -77,7 +77,7 @@ class DetectionAccumulator:
         processed = torch.tensor([target["size"] for target in targets])
         self._parts.append(self._detections(out, targets, sizes, processed))
         self.seen += [target["image_id"] for target in targets]
-        if self.truth and self.sums:
+        if self.gt and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
             threshold = usual_threshold(out.sigmoid) if self.threshold is None else self.threshold
@@ -88,7 +88,7 @@ class DetectionAccumulator:
                     for row in segments
                     if row["category_id"] in self.id_of
                 ]
-                self.sums.add(*self.truth.of(target["image_id"]), ids, known)
+                self.sums.add(*self.gt.of(target["image_id"]), ids, known)
 
     def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> DetectionArrays:
         """Those of the classes that are counted, image by image; sizes int [B, 2] of files and in the batch."""
@@ -123,7 +123,7 @@ class DetectionAccumulator:
 
 
 def collect_split(
-    model: DETR | Network,
+    model: DETR | Backend,
     split: Split,
     categories: Categories,
     collector: DetectionAccumulator,
@@ -158,7 +158,7 @@ def collect_split(
 
 @torch.no_grad()
 def collect_batches(
-    model: DETR | Network, batches: Iterable[Batch], collector: DetectionAccumulator, *, device: torch.device | str
+    model: DETR | Backend, batches: Iterable[Batch], collector: DetectionAccumulator, *, device: torch.device | str
 ) -> None:
     """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
     for batch in batches:

@@ -129,12 +129,12 @@ class GroundTruthArrays:
     """[M]: regions of many objects."""
 
     @classmethod
-    def from_coco(cls, truth: Mapping[str, Any]) -> GroundTruthArrays:
+    def from_coco(cls, gt: Mapping[str, Any]) -> GroundTruthArrays:
         """From COCO instances whose annotations are of its images and categories."""
-        names = {int(row["id"]): str(row.get("name", row["id"])) for row in truth["categories"]}
-        image_ids = np.unique(np.array([int(row["id"]) for row in truth["images"]], dtype=np.int64))
+        names = {int(row["id"]): str(row.get("name", row["id"])) for row in gt["categories"]}
+        image_ids = np.unique(np.array([int(row["id"]) for row in gt["images"]], dtype=np.int64))
         category_ids = np.array(sorted(names), dtype=np.int64)
-        rows = truth["annotations"]
+        rows = gt["annotations"]
         boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
         areas = np.array([row.get("area") for row in rows], dtype=np.float64)  # None is NaN
         return cls(

@@ -108,18 +108,18 @@ class MatchTable:
         return precision, scores
 
 
-def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: Overlap | None = None) -> MatchTable:
+def match(gt: GroundTruthArrays, found: DetectionArrays, most: int, overlap: Overlap | None = None) -> MatchTable:
     """Match detections to objects, at every threshold and in every range of area.
 
     Args:
-        truth: M objects.
+        gt: M objects.
         found: detections of its images and classes.
         most: of so many detections of one class in one image, the best.
         overlap: of what to compare; None: the boxes. It is asked for all pairs of one class and image in a row, the
             first detection with each object, then the second, and so on.
     """
-    classes, images = places(truth.category_ids, found.category_ids), places(truth.image_ids, found.image_ids)
-    groups = images * len(truth.names) + classes
+    classes, images = places(gt.category_ids, found.category_ids), places(gt.image_ids, found.image_ids)
+    groups = images * len(gt.names) + classes
     order = np.argsort(images, kind="stable")
     order = order[np.argsort(-found.scores[order], kind="stable")]
     order = order[np.argsort(_short(classes[order]), kind="stable")]
@@ -131,11 +131,11 @@ def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: 
     order, ranks = order[kept], ranks[kept]
 
     low, high = np.array(AREAS).T
-    skip = (truth.areas[:, None] < low) | (truth.areas[:, None] > high) | truth.crowd[:, None]  # [M, A]
+    skip = (gt.areas[:, None] < low) | (gt.areas[:, None] > high) | gt.crowd[:, None]  # [M, A]
     area = (found.boxes[order, 2] * found.boxes[order, 3])[:, None]  # of the box, even where masks are compared
     rows = order[by_image]
-    pairs = _pairs(rows, groups[rows], truth, overlap or _of_boxes(found.boxes, truth))
-    asked, right, ignored = _greedy(*pairs, groups[rows], skip, truth.crowd)
+    pairs = _pairs(rows, groups[rows], gt, overlap or _of_boxes(found.boxes, gt))
+    asked, right, ignored = _greedy(*pairs, groups[rows], skip, gt.crowd)
     near = by_image[asked]
     rising = np.argsort(near)
     return MatchTable(
@@ -146,23 +146,23 @@ def match(truth: GroundTruthArrays, found: DetectionArrays, most: int, overlap: 
         near=near[rising],
         right=right[rising],
         ignored=ignored[rising],
-        objects=np.stack([np.bincount(truth.classes[~s], minlength=len(truth.names)) for s in skip.T], axis=1),
+        objects=np.stack([np.bincount(gt.classes[~s], minlength=len(gt.names)) for s in skip.T], axis=1),
     )
 
 
-def _pairs(rows: Ints, groups: Ints, truth: GroundTruthArrays, overlap: Overlap) -> tuple[Ints, Ints, Floats]:
+def _pairs(rows: Ints, groups: Ints, gt: GroundTruthArrays, overlap: Overlap) -> tuple[Ints, Ints, Floats]:
     """Detections and objects of one class and image that overlap by the lowest threshold or more.
 
     Args:
         rows: [N], the detections.
         groups: [N], rising: image and class of each.
-        truth: the objects.
+        gt: the objects.
         overlap: see `match`.
 
     Returns:
         Indices into `rows` [P], rising; objects [P], rising for each detection; and the overlap [P].
     """
-    of_object = truth.images * len(truth.names) + truth.classes
+    of_object = gt.images * len(gt.names) + gt.classes
     by_group = np.argsort(of_object, kind="stable")
     first, last = (np.searchsorted(of_object[by_group], groups, side) for side in ("left", "right"))
     met = np.flatnonzero(last > first)
@@ -225,16 +225,16 @@ def _greedy(
     return rows, right, skipped
 
 
-def _of_boxes(boxes: Floats, truth: GroundTruthArrays) -> Overlap:
+def _of_boxes(boxes: Floats, gt: GroundTruthArrays) -> Overlap:
     """Intersection over union of boxes x, y, w, h, in COCO's order of operations; with a crowd the share of the
     detection that lies inside."""
 
     def overlap(detections: Ints, objects: Ints) -> Floats:
-        (x, y, w, h), (gx, gy, gw, gh) = boxes[detections].T, truth.boxes[objects].T
+        (x, y, w, h), (gx, gy, gw, gh) = boxes[detections].T, gt.boxes[objects].T
         width = np.minimum(x + w, gx + gw) - np.maximum(x, gx)
         height = np.minimum(y + h, gy + gh) - np.maximum(y, gy)
         shared = width * height
-        union = np.where(truth.crowd[objects], w * h, w * h + gw * gh - shared)
+        union = np.where(gt.crowd[objects], w * h, w * h + gw * gh - shared)
         meet = (width > 0) & (height > 0)
         result: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=meet)
         return result
@@ -242,19 +242,19 @@ def _of_boxes(boxes: Floats, truth: GroundTruthArrays) -> Overlap:
     return overlap
 
 
-def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], truth: GroundTruthArrays) -> Overlap:
+def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], gt: GroundTruthArrays) -> Overlap:
     """Of masks as compressed RLE: those of all detections, and of all objects."""
     from faster_coco_eval.core import mask as coco_mask
 
     def overlap(detections: Ints, objects: Ints) -> Floats:
         parts = [np.zeros(0)]
-        of_pair = truth.images[objects] * len(truth.names) + truth.classes[objects]
+        of_pair = gt.images[objects] * len(gt.names) + gt.classes[objects]
         starts = np.flatnonzero(np.diff(of_pair, prepend=-1))
         for begin, end in zip(starts, np.append(starts, len(objects))[1:], strict=True):
             count = int(np.argmax(np.append(detections[begin:end] != detections[begin], True)))  # objects of each
             here = objects[begin : begin + count]
             found = [masks[k] for k in detections[begin:end:count]]
-            table = coco_mask.iou(found, [object_masks[k] for k in here], truth.crowd[here].astype(np.uint8).tolist())
+            table = coco_mask.iou(found, [object_masks[k] for k in here], gt.crowd[here].astype(np.uint8).tolist())
             parts.append(np.asarray(table, dtype=np.float64).ravel())
         return np.concatenate(parts)
 

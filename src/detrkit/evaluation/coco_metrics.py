@@ -33,13 +33,14 @@ _NUMBERS = (int, float, np.number)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class was found. All numbers are in 0..1, or -1 where the truth holds no object of the class."""
+    """How well one class was found. All numbers are in 0..1, or -1 where the ground truth holds no object of the
+    class."""
 
     id: int
     """The data set's own category id."""
     name: str
     objects: int
-    """Objects in the truth, crowds not counted."""
+    """Objects in the ground truth, crowds not counted."""
     detections: int
     AP: float
     AP50: float
@@ -69,7 +70,7 @@ class CocoMetrics:
 
 
 def compute_coco_metrics(
-    truth: Mapping[str, Any],
+    gt: Mapping[str, Any],
     detections: Iterable[Mapping[str, Any]],
     iou_type: IouType = "bbox",
     *,
@@ -78,7 +79,7 @@ def compute_coco_metrics(
     """Average precision and recall of detections, as the COCO evaluation defines them.
 
     Args:
-        truth: COCO instances: `images`, `annotations` (`bbox` x, y, w, h in pixels), `categories`, original ids. An
+        gt: COCO instances: `images`, `annotations` (`bbox` x, y, w, h in pixels), `categories`, original ids. An
             absent `area` is the box's; crowds (`iscrowd`) are neither asked for nor counted against a detection.
         detections: COCO results: `image_id`, `category_id`, `bbox` x, y, w, h in pixels, `score`; with
             `segmentation` (RLE) for `segm`. May be empty.
@@ -87,15 +88,15 @@ def compute_coco_metrics(
             a larger value, for images with more objects than that, adds `AP@K` and `ARK`.
 
     Raises:
-        DataError: a detection has an image or category that the truth does not know, lacks a key, or is not finite;
-            or masks are to be compared and one is missing.
+        DataError: a detection has an image or category that the ground truth does not know, lacks a key, or is not
+            finite; or masks are to be compared and one is missing.
     """
     if max_dets < OFFICIAL_MAX_DETS:
         raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
-    found = read_detection_arrays(truth, detections, iou_type)
-    objects = GroundTruthArrays.from_coco(truth)
+    found = read_detection_arrays(gt, detections, iou_type)
+    objects = GroundTruthArrays.from_coco(gt)
     limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
-    overlap = _of_masks(truth, objects, found) if iou_type == "segm" else None
+    overlap = _of_masks(gt, objects, found) if iou_type == "segm" else None
     matched = match(objects, found, limits[-1], overlap)
     precision, scores = official, _ = matched.precision(OFFICIAL_MAX_DETS)
     recalls = {most: matched.recall(most) for most in limits}
@@ -120,16 +121,16 @@ def compute_coco_metrics(
 
 
 def read_detection_arrays(
-    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+    gt: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> DetectionArrays:
-    """Detections as columns, once it is sure that they belong to the truth; see `check_detections`."""
+    """Detections as columns, once it is sure that they belong to the ground truth; see `check_detections`."""
     if not isinstance(detections, DetectionArrays):
         detections = list(detections)
     try:
         found = DetectionArrays.from_rows(detections)
     except (KeyError, TypeError, ValueError, OverflowError):
         found = None
-    images, categories = ([int(row["id"]) for row in truth[key]] for key in ("images", "categories"))
+    images, categories = ([int(row["id"]) for row in gt[key]] for key in ("images", "categories"))
     if (
         found is None
         or iou_type == "segm"
@@ -138,7 +139,7 @@ def read_detection_arrays(
         or not np.isfinite(found.boxes).all()
         or not np.isfinite(found.scores).all()
     ):
-        check_detections(truth, detections, iou_type, where=where)  # one after another, to name the one that is wrong
+        check_detections(gt, detections, iou_type, where=where)  # one after another, to name the one that is wrong
     return DetectionArrays.from_rows(detections) if found is None else found
 
 
@@ -149,12 +150,12 @@ def summary(metrics: Mapping[str, float], iou_type: str = "bbox") -> str:
 
 
 def check_detections(
-    truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
+    gt: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> None:
-    """Refuse detections that do not belong to the truth.
+    """Refuse detections that do not belong to the ground truth.
 
     Args:
-        truth: COCO instances.
+        gt: COCO instances.
         detections: COCO results.
         iou_type: `segm` also asks for a mask.
         where: name of the file they come from, for the message.
@@ -162,8 +163,8 @@ def check_detections(
     Raises:
         DataError: in one sentence, with the first offending entry.
     """
-    images = {int(image["id"]): image for image in truth["images"]}
-    categories = {int(category["id"]) for category in truth["categories"]}
+    images = {int(image["id"]): image for image in gt["images"]}
+    categories = {int(category["id"]) for category in gt["categories"]}
     needed = ("image_id", "category_id", "bbox", "score") + (("segmentation",) if iou_type == "segm" else ())
     of = f" of {where}" if where else ""
     for position, row in enumerate(detections):
@@ -176,12 +177,12 @@ def check_detections(
         if not isinstance(row["image_id"], _INTEGERS) or row["image_id"] not in images:
             raise DataError(
                 f"detection {position}{of} is for image id {row['image_id']!r}, which is not among the "
-                f"{len(images)} images of the truth; evaluate against the split these detections were made on"
+                f"{len(images)} images of the ground truth; evaluate against the split these detections were made on"
             )
         if not isinstance(row["category_id"], _INTEGERS) or row["category_id"] not in categories:
             raise DataError(
                 f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
-                f"truth ({_some(sorted(categories))}); detections must carry the data set's original category ids"
+                f"ground truth ({_some(sorted(categories))}); write the data set's original category ids"
             )
         box = row["bbox"]
         if np.ndim(box) != 1 or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
@@ -227,11 +228,11 @@ def gather_detections(seen: Sequence[int], found: DetectionArrays) -> DetectionA
     return merge_ranks(parts)
 
 
-def _of_masks(truth: Mapping[str, Any], objects: GroundTruthArrays, found: DetectionArrays) -> Overlap:
+def _of_masks(gt: Mapping[str, Any], objects: GroundTruthArrays, found: DetectionArrays) -> Overlap:
     """How masks overlap; every object must have one."""
-    sizes = {int(image["id"]): (image["height"], image["width"]) for image in truth["images"]}
+    sizes = {int(image["id"]): (image["height"], image["width"]) for image in gt["images"]}
     of_objects = []
-    for number, row in enumerate(truth["annotations"], 1):
+    for number, row in enumerate(gt["annotations"], 1):
         if not row.get("segmentation"):
             raise DataError(
                 f"expected a segmentation in every annotation to compare masks, but annotation "

@@ -25,8 +25,8 @@ class Confusion:
     names: tuple[str, ...]
     """[C] classes; the matrix has one more row and column, for background."""
     counts: Ints
-    """[C + 1, C + 1]: rows are the truth, columns the prediction. The last column holds missed objects, the last row
-    false alarms; their corner is 0. A row of a class sums to its objects."""
+    """[C + 1, C + 1]: rows are the ground truth, columns the prediction. The last column holds missed objects, the last
+    row false alarms; their corner is 0. A row of a class sums to its objects."""
     object_of: Ints
     """[N]: row of the object a detection was paired with, right or wrong class; -1: none."""
     shown: Bools
@@ -56,7 +56,7 @@ def confusion_matrix(columns: EvalArrays, matches: MatchResult, threshold: float
     by falling score to the free object of any class that overlaps most.
 
     Args:
-        columns: truth and detections.
+        columns: ground truth and detections.
         matches: their matching within classes.
         threshold: lowest score of a detection to count, 0..1.
     """

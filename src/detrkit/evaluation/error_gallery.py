@@ -1,4 +1,4 @@
-"""Images of the worst mistakes: each a close-up, truth beside prediction, what it is about left bright.
+"""Images of the worst mistakes: each a close-up, ground truth beside prediction, what it is about left bright.
 
 Only boxes that overlap the mistake are drawn, so that crowded images stay readable."""
 
@@ -44,8 +44,8 @@ def describe(columns: EvalArrays, mistake: Mistake, file: str) -> dict[str, Any]
     """A mistake as JSON-like data: kind, image, classes, score, boxes x1, y1, x2, y2 in pixels."""
     entry: dict[str, Any] = {"kind": mistake.kind, "image_id": mistake.image_id, "file": file}
     if mistake.object >= 0:
-        entry["truth"] = columns.names[columns.object_classes[mistake.object]]
-        entry["truth_box"] = [round(v, 2) for v in columns.object_boxes[mistake.object].tolist()]
+        entry["gt"] = columns.names[columns.object_classes[mistake.object]]
+        entry["gt_box"] = [round(v, 2) for v in columns.object_boxes[mistake.object].tolist()]
     if mistake.detection >= 0:
         entry["prediction"] = columns.names[columns.classes[mistake.detection]]
         entry["score"] = float(columns.scores[mistake.detection])
@@ -103,7 +103,7 @@ def _tile(
     return Tile(
         image=_spotlight(rgb, box, window),
         detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns),
-        truth=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns),
+        gt=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns),
         caption=_caption(columns, mistake, path.name),
     )
 
@@ -111,10 +111,10 @@ def _tile(
 def _caption(columns: EvalArrays, mistake: Mistake, file: str) -> str:
     entry = describe(columns, mistake, file)
     if mistake.kind == "missed":
-        x1, y1, x2, y2 = entry["truth_box"]
-        words = f"missed {entry['truth']}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
+        x1, y1, x2, y2 = entry["gt_box"]
+        words = f"missed {entry['gt']}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
     elif mistake.kind == "wrong class":
-        words = f"{entry['truth']} taken for {entry['prediction']}, score {entry['score']:.2f}"
+        words = f"{entry['gt']} taken for {entry['prediction']}, score {entry['score']:.2f}"
     elif mistake.doubled:
         words = f"{entry['prediction']} found twice, score {entry['score']:.2f}"
     else:

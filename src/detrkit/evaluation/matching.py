@@ -1,7 +1,7 @@
 """Which detection found which object, at one IoU: what thresholds, confusion matrix and error images are made of.
 
-COCO results and truth become columns of numbers here (structure of arrays), sorted by image and falling score, so
-that half a million detections are judged in seconds.
+COCO results and ground truth become columns of numbers here (structure of arrays), sorted by image and falling score,
+so that half a million detections are judged in seconds.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class EvalArrays:
     """[M]: regions of many objects; detections in them are not judged."""
 
     @classmethod
-    def from_coco(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> EvalArrays:
+    def from_coco(cls, gt: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> EvalArrays:
         """From COCO instances, and results that `coco_metrics.read_detection_arrays` has passed."""
-        found, objects = DetectionArrays.from_rows(detections), GroundTruthArrays.from_coco(truth)
+        found, objects = DetectionArrays.from_rows(detections), GroundTruthArrays.from_coco(gt)
         images = places(objects.image_ids, found.image_ids)
         order = np.lexsort((-found.scores, images))  # stable, as the official evaluation breaks ties
         by_image = np.argsort(objects.images, kind="stable")

@@ -1,12 +1,13 @@
 """Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation", section 4), counted as the official evaluation does.
 
-A predicted segment finds one of the truth of its class where their IoU is above 0.5, which can be true of one only. Of
-each class, over the true positives (pairs), false positives and false negatives,
+A predicted segment finds one of the ground truth of its class where their IoU is above 0.5, which can be true of one
+only. Of each class, over the true positives (pairs), false positives and false negatives,
 
     PQ = sum of IoU / (TP + FP / 2 + FN / 2) = SQ * RQ,    SQ = sum of IoU / TP,    RQ = TP / (TP + FP / 2 + FN / 2)
 
-Void, the pixels without a segment in the truth, does not count in a union. Crowds of the truth need not be found, and a
-prediction that finds nothing is forgiven where more than half of it lies in void or in a crowd of its class.
+Void, the pixels without a segment in the ground truth, does not count in a union. Crowds of the ground truth need not
+be found, and a prediction that finds nothing is forgiven where more than half of it lies in void or in a crowd of its
+class.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from detrkit.evaluation.prediction_files import PanopticPredictions
 from detrkit.structures import Categories
 
 Segments = Sequence[Mapping[str, Any]]
-"""Rows with `id` and `category_id`; those of the truth may have `iscrowd`."""
+"""Rows with `id` and `category_id`; those of the ground truth may have `iscrowd`."""
 
 
 UNIT = 2**40
@@ -36,7 +37,8 @@ UNIT = 2**40
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """How well the segments of one class were found; all 0 for one that is neither in the truth nor predicted."""
+    """How well the segments of one class were found; all 0 for one that is neither in the ground truth nor
+    predicted."""
 
     id: int
     """The data set's own category id."""
@@ -47,7 +49,7 @@ class ClassQuality:
     sq: float
     rq: float
     segments: int
-    """In the truth, crowds not counted."""
+    """In the ground truth, crowds not counted."""
     predicted: int
     """Predicted segments, those that are forgiven not counted."""
 
@@ -119,37 +121,37 @@ class PanopticSums:
 
     def add(
         self,
-        truth_ids: Tensor | NDArray[Any],
-        truth_segments: Segments,
+        gt_ids: Tensor | NDArray[Any],
+        gt_segments: Segments,
         ids: Tensor | NDArray[Any],
         segments: Segments,
     ) -> None:
-        """Compare one image with its truth.
+        """Compare one image with its ground truth.
 
         Args:
-            truth_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
-            truth_segments: its segments.
+            gt_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
+            gt_segments: its segments.
             ids: int [H, W], the predicted segment of each pixel; unlabelled where there is no row of that id.
             segments: its segments, with the category ids of the data set; those of another count as unlabelled.
 
         Raises:
-            DataError: the maps differ in size, or the truth has a category that the data set does not know.
+            DataError: the maps differ in size, or the ground truth has a category that the data set does not know.
         """
-        if truth_ids.shape != ids.shape:
+        if gt_ids.shape != ids.shape:
             raise DataError(
-                f"expected a panoptic map of the image's size {_size(truth_ids)}, found {_size(ids)}; predict at the "
+                f"expected a panoptic map of the image's size {_size(gt_ids)}, found {_size(ids)}; predict at the "
                 "size of the image's file"
             )
         index_of = self.categories.index_of_id
-        unknown = [row["category_id"] for row in truth_segments if row["category_id"] not in index_of]
+        unknown = [row["category_id"] for row in gt_segments if row["category_id"] not in index_of]
         if unknown:
             raise DataError(f"expected only categories of the data set in its panoptic maps, found id {unknown[0]}")
         segments = [row for row in segments if row["category_id"] in index_of]
-        kinds = np.array([index_of[row["category_id"]] for row in truth_segments], dtype=np.int64)
+        kinds = np.array([index_of[row["category_id"]] for row in gt_segments], dtype=np.int64)
         guesses = np.array([index_of[row["category_id"]] for row in segments], dtype=np.int64)
-        crowd = np.array([bool(row.get("iscrowd")) for row in truth_segments], dtype=np.bool_)
+        crowd = np.array([bool(row.get("iscrowd")) for row in gt_segments], dtype=np.bool_)
 
-        shared = _shared(truth_ids, truth_segments, ids, segments)
+        shared = _shared(gt_ids, gt_segments, ids, segments)
         there, guessed = shared.sum(1)[:-1] > 0, shared.sum(0)[:-1] > 0  # a row without pixels is no segment
         overlap, void = shared[:-1, :-1], shared[-1, :-1]
         union = shared.sum(1)[:-1, None] + (shared.sum(0)[:-1] - void)[None] - overlap
@@ -196,14 +198,14 @@ class PanopticSums:
 
 
 def panoptic_quality(
-    truth: PanopticGroundTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
+    gt: PanopticGroundTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
 ) -> PanopticMetrics:
     """The quality of maps in files; images without one count as such in which nothing was found.
 
     Raises:
         DataError: a map is of no such image, of another size, has an unknown category, or comes twice.
     """
-    sums = PanopticSums(truth.categories)
+    sums = PanopticSums(gt.categories)
     missing = set(image_ids)
     for image_id, ids, segments in predictions.maps():
         if image_id not in missing:
@@ -219,19 +221,20 @@ def panoptic_quality(
                 f"image id {image_id}; write them as the data set's json file has them"
             )
         missing.remove(image_id)
-        sums.add(*truth.of(image_id), ids, segments)
+        sums.add(*gt.of(image_id), ids, segments)
     for image_id in sorted(missing):
-        truth_ids, truth_segments = truth.of(image_id)
-        sums.add(truth_ids, truth_segments, torch.zeros_like(truth_ids), [])
+        gt_ids, gt_segments = gt.of(image_id)
+        sums.add(gt_ids, gt_segments, torch.zeros_like(gt_ids), [])
     return sums.result()
 
 
 def _shared(
-    truth_ids: Tensor | NDArray[Any], truth_segments: Segments, ids: Tensor | NDArray[Any], segments: Segments
+    gt_ids: Tensor | NDArray[Any], gt_segments: Segments, ids: Tensor | NDArray[Any], segments: Segments
 ) -> NDArray[np.int64]:
-    """[T + 1, P + 1]: pixels that each segment of the truth shares with each predicted one; last those of neither."""
-    rows, columns = _positions(truth_ids, truth_segments), _positions(ids, segments)
-    shape = len(truth_segments) + 1, len(segments) + 1
+    """[T + 1, P + 1]: pixels that each segment of the ground truth shares with each predicted one; last those of
+    neither."""
+    rows, columns = _positions(gt_ids, gt_segments), _positions(ids, segments)
+    shape = len(gt_segments) + 1, len(segments) + 1
     return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
 
 

@@ -23,7 +23,7 @@ from detrkit.ops.value_range import ValueRange
 
 
 def write_report(
-    truth: Mapping[str, Any],
+    gt: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]] | None,
     output_dir: str | Path,
     *,
@@ -41,9 +41,10 @@ def write_report(
     `errors/missed.jpg`, `errors/wrong_class.jpg`, `errors/false_alarm.jpg`.
 
     Args:
-        truth: COCO instances with the data set's own ids.
-        detections: COCO results. Where every object of the truth has a `segmentation`, those with one are measured by
-            their masks too. None: there are panoptic maps alone, and `metrics.json` is all there is to write.
+        gt: COCO instances with the data set's own ids.
+        detections: COCO results. Where every object of the ground truth has a `segmentation`, those with one are
+            measured by their masks too. None: there are panoptic maps alone, and `metrics.json` is all there is to
+            write.
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
         image_paths: where the image of an image id lies; None: no error images.
@@ -56,16 +57,16 @@ def write_report(
         The content of `metrics.json`. A number is -1 where there is nothing to find (see `coco`).
 
     Raises:
-        DataError: the detections do not belong to the truth, or an image to draw on cannot be read.
+        DataError: the detections do not belong to the ground truth, or an image to draw on cannot be read.
     """
     output_dir = Path(output_dir)
     content: dict[str, Any] = {
         "made_by": {"detrkit": detrkit.__version__, **(meta or {})},
-        "images": len(truth["images"]),
+        "images": len(gt["images"]),
     }
     if detections is not None:
         draw = partial(draw_mistakes, image_paths=image_paths or {}, value_range=value_range)
-        content |= _of_detections(truth, detections, output_dir, draw, max_errors, max_dets)
+        content |= _of_detections(gt, detections, output_dir, draw, max_errors, max_dets)
     if panoptic is not None:
         content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
     write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -73,7 +74,7 @@ def write_report(
 
 
 def _of_detections(
-    truth: Mapping[str, Any],
+    gt: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     output_dir: Path,
     draw: Callable[[Path, EvalArrays, Confusion, Iterable[Mistake]], object],
@@ -81,17 +82,17 @@ def _of_detections(
     max_dets: int,
 ) -> dict[str, Any]:
     """What `metrics.json` says of detections; plots and images are written."""
-    found = read_detection_arrays(truth, detections)
-    boxes = compute_coco_metrics(truth, found, "bbox", max_dets=max_dets)
+    found = read_detection_arrays(gt, detections)
+    boxes = compute_coco_metrics(gt, found, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.metrics}
     of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
     masked = found.with_masks()
-    if len(masked) and all(row.get("segmentation") for row in truth["annotations"]):
-        masks = compute_coco_metrics(truth, masked, "segm", max_dets=max_dets)
+    if len(masked) and all(row.get("segmentation") for row in gt["annotations"]):
+        masks = compute_coco_metrics(gt, masked, "segm", max_dets=max_dets)
         coco["segm"] = masks.metrics
         of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
-    columns = EvalArrays.from_coco(truth, found)
+    columns = EvalArrays.from_coco(gt, found)
     matches = match_detections(columns)
     overall, curves = f1_curves(columns, matches)
     best = overall.best
@@ -99,7 +100,7 @@ def _of_detections(
     confusion = confusion_matrix(columns, matches, threshold)
     ranked = mistakes(columns, confusion)
     chosen = choose(ranked, max_errors)
-    files = {int(image["id"]): str(image.get("file_name", "")) for image in truth["images"]}
+    files = {int(image["id"]): str(image.get("file_name", "")) for image in gt["images"]}
 
     plot_pr(output_dir / "pr_curves.png", boxes)
     plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
@@ -118,7 +119,7 @@ def _of_detections(
             "threshold": threshold,
             "iou": 0.5,
             "labels": [*columns.names, BACKGROUND],
-            "rows_truth_columns_prediction": confusion.counts.tolist(),
+            "rows_gt_columns_prediction": confusion.counts.tolist(),
         },
         "mistakes": {kind: len(found) for kind, found in ranked.items()},
         "worst_mistakes": [describe(columns, mistake, files[mistake.image_id]) for mistake in chosen],
@@ -174,7 +175,7 @@ def mask_table(content: Mapping[str, Any]) -> Any:
 def panoptic_table(content: Mapping[str, Any]) -> Any:
     """Panoptic quality of each class of a report, best PQ first, things before stuff.
 
-    `segments` are those of the truth, `found` the predicted ones, right or wrong.
+    `segments` are those of the ground truth, `found` the predicted ones, right or wrong.
     """
     metrics = content["panoptic"]
     shown = [row for row in metrics["per_class"] if row["segments"] or row["predicted"]]

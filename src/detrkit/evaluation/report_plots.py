@@ -93,7 +93,7 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
         axes.axhline(len(missed) - 1.5, color="grey", linewidth=0.8)
         axes.axvline(len(missed) - 1.5, color="grey", linewidth=0.8)
         axes.set_xlabel("prediction")
-        axes.set_ylabel("truth")
+        axes.set_ylabel("ground truth")
         axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
         figure.colorbar(image, ax=axes, fraction=0.03, aspect=40, pad=0.01, label="share of the row")
 

@@ -1,4 +1,4 @@
-"""Writing the frozen graph: torch.export, ONNX, and from ONNX OpenVINO and TensorRT; each with its card inside."""
+"""Writing the frozen graph: torch.export, ONNX, and from ONNX OpenVINO and TensorRT; each with its metadata inside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.export.graph import OUTPUTS
 from detrkit.export.int8 import quantized_onnx
 from detrkit.files import ONNX_OPSET, write_atomic
-from detrkit.inference.metadata import KEY, Card
+from detrkit.inference.metadata import METADATA_KEY, ExportMetadata
 from detrkit.inference.runtimes import ENGINE_HEADER
 
 if TYPE_CHECKING:
@@ -62,49 +62,53 @@ def check_packages(kind: Format) -> None:
         raise MissingExtraError(f"--format {kind}", kind)
 
 
-def write_torch(program: ExportedProgram, path: Path, card: Card) -> None:
+def write_torch(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
     """A program of torch.export (.pt2)."""
     made = io.BytesIO()  # since PyTorch aborts the process where a disk is full
-    torch.export.save(program, made, extra_files={KEY: card.to_json()})
+    torch.export.save(program, made, extra_files={METADATA_KEY: metadata.to_json()})
     write_atomic(path, made.getvalue())
 
 
-def write_onnx(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
+def write_onnx(program: ExportedProgram, path: Path, metadata: ExportMetadata, samples: Sequence[Sample] = ()) -> None:
     """An ONNX file; with `samples`, of 8 bits where that can be had."""
-    proto = to_onnx(program, card)
-    if card.precision == "int8":
+    proto = to_onnx(program, metadata)
+    if metadata.precision == "int8":
         proto = quantized_onnx(proto, samples)
     entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, card.to_json()
+    entry.key, entry.value = METADATA_KEY, metadata.to_json()
     write_atomic(path, proto.SerializeToString())
 
 
-def write_openvino(program: ExportedProgram, path: Path, card: Card, samples: Sequence[Sample] = ()) -> None:
-    """An OpenVINO file, and its weights (.bin) beside it; weights of float16 where the card says fp16."""
+def write_openvino(
+    program: ExportedProgram, path: Path, metadata: ExportMetadata, samples: Sequence[Sample] = ()
+) -> None:
+    """An OpenVINO file, and its weights (.bin) beside it; weights of float16 where the metadata says fp16."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
-        proto = to_onnx(program, card)
-        if card.precision == "int8":
+        proto = to_onnx(program, metadata)
+        if metadata.precision == "int8":
             proto = quantized_onnx(proto, samples)
         graph.write_bytes(proto.SerializeToString())
         model = openvino.convert_model(graph)
-        model.set_rt_info(card.to_json(), [KEY])
+        model.set_rt_info(metadata.to_json(), [METADATA_KEY])
         path.parent.mkdir(parents=True, exist_ok=True)
         made = Path(folder) / path.name
-        openvino.save_model(model, made, compress_to_fp16=card.precision == "fp16")
+        openvino.save_model(model, made, compress_to_fp16=metadata.precision == "fp16")
         write_atomic(path.with_suffix(".bin"), made.with_suffix(".bin").read_bytes())
         write_atomic(path, made.read_bytes())
 
 
-def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequence[tuple[int, int]]) -> None:
+def write_tensorrt(
+    program: ExportedProgram, path: Path, metadata: ExportMetadata, sizes: Sequence[tuple[int, int]]
+) -> None:
     """A TensorRT engine for the GPU at hand, built through ONNX. Never run on a GPU yet.
 
     Args:
         program: the graph; its types are kept, so fp16 is what it was traced with.
-        path: of the file; the card stands before the engine.
-        card: its card.
+        path: of the file; the metadata stands before the engine.
+        metadata: stands in the file.
         sizes: the smallest, the usual and the largest (H, W) in pixels of a graph of any size.
 
     Raises:
@@ -116,10 +120,10 @@ def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequ
     builder = tensorrt.Builder(logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(to_onnx(program, card).SerializeToString()):
+    if not parser.parse(to_onnx(program, metadata).SerializeToString()):
         raise ConfigError(f"TensorRT {tensorrt.__version__} refuses the graph: {parser.get_error(0)}")
     settings, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    batches = (card.batch_size,) * 3 if card.batch_size else (1, 1, 8)
+    batches = (metadata.batch_size,) * 3 if metadata.batch_size else (1, 1, 8)
     for k in range(network.num_inputs):
         given = network.get_input(k)
         shapes = []
@@ -131,16 +135,16 @@ def write_tensorrt(program: ExportedProgram, path: Path, card: Card, sizes: Sequ
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         raise ConfigError(f"TensorRT {tensorrt.__version__} could not build an engine; its log says why")
-    text = card.to_json().encode()
+    text = metadata.to_json().encode()
     write_atomic(path, ENGINE_HEADER.pack(len(text)) + text + bytes(plan))
 
 
-def to_onnx(program: ExportedProgram, card: Card) -> onnx.ModelProto:
+def to_onnx(program: ExportedProgram, metadata: ExportMetadata) -> onnx.ModelProto:
     """The graph in ONNX, checked, without the traces of source code that the exporter leaves in it."""
     import onnx
 
     with _quiet():
-        names = [*OUTPUTS[card.builtin], *["masks"] * card.masks]
+        names = [*OUTPUTS[metadata.builtin], *["masks"] * metadata.masks]
         made = torch.onnx.export(program, output_names=names, opset_version=ONNX_OPSET, dynamo=True, verbose=False)
     assert made is not None
     proto = made.model_proto

@@ -18,7 +18,7 @@ from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import IouType, compute_coco_metrics
 from detrkit.export.graph import BuiltinGraph, Graph
 from detrkit.inference.detector import Detector
-from detrkit.inference.metadata import Card
+from detrkit.inference.metadata import ExportMetadata
 from detrkit.structures import Output
 
 Result = TypeVar("Result")
@@ -107,16 +107,16 @@ def compare_outputs(
     Raises:
         ConfigError: the file gives what is no number.
     """
-    card: Card | None = getattr(exported.network, "card", None)
-    if card and card.builtin:
+    metadata: ExportMetadata | None = getattr(exported.backend, "metadata", None)
+    if metadata and metadata.builtin:
         shown = [each for each in samples if each.shape == samples[0].shape]  # since it takes no padding
         batches = [torch.stack([shown[k % len(shown)] for k in range(count)]) for count in counts]
         given = [(images, torch.zeros(images[:, 0].shape, dtype=torch.bool)) for images in batches]
     else:
         prepared = [reference.prepare([samples[k % len(samples)] for k in range(count)]) for count in counts]
-        size = card.size if card else None
+        size = metadata.size if metadata else None
         given = [fill_up(each.images, each.padding_mask, size) for each in prepared]
-    return [_compared(reference, exported, card, *each) for each in given]
+    return [_compared(reference, exported, metadata, *each) for each in given]
 
 
 def fill_up(images: Tensor, padding_mask: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
@@ -164,20 +164,20 @@ class _Rows:
 
 @torch.no_grad()
 def _compared(
-    reference: Detector, exported: Detector, card: Card | None, images: Tensor, padding_mask: Tensor
+    reference: Detector, exported: Detector, metadata: ExportMetadata | None, images: Tensor, padding_mask: Tensor
 ) -> OutputRow:
     size = images.shape[-2], images.shape[-1]
-    found, ms_found = _timed(lambda: exported.network.forward_detection(images, padding_mask), len(images))
-    if card and card.builtin:
-        assert card.size
-        graph = BuiltinGraph(Graph(reference.model), card.image_size, card.size)
+    found, ms_found = _timed(lambda: exported.backend.forward_detection(images, padding_mask), len(images))
+    if metadata and metadata.builtin:
+        assert metadata.size
+        graph = BuiltinGraph(Graph(reference.model), metadata.image_size, metadata.size)
         told, ms_wanted = _timed(lambda: graph(images), len(images))
-        wanted = _Rows.of_detections(told, len(card.categories), size)
+        wanted = _Rows.of_detections(told, len(metadata.categories), size)
     else:
-        out, ms_wanted = _timed(lambda: reference.network.forward_detection(images, padding_mask), len(images))
+        out, ms_wanted = _timed(lambda: reference.backend.forward_detection(images, padding_mask), len(images))
         wanted = _Rows.of_output(out)
     if any(each.isnan().any() for each in (found.logits, found.boxes, found.masks) if each is not None):
-        precision = card.precision if card else "fp32"
+        precision = metadata.precision if metadata else "fp32"
         why = "though the model gives none; export it in another --format"
         if wanted.scores.isnan().any() or wanted.boxes.isnan().any():
             why = "and from the model as well: its weights are broken, so export an earlier checkpoint"
@@ -234,14 +234,14 @@ def compare_accuracy(
     reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int, quiet: bool = False
 ) -> list[Accuracy]:
     """AP of both on checked records, of boxes and, where both have masks, of masks."""
-    masks = exported.network.makes_masks and split.has_masks
+    masks = exported.backend.makes_masks and split.has_masks
     match = match_classes(reference.categories, split.categories)
-    truth, kinds = split.to_coco(masks=masks), KINDS[: 1 + masks]
+    gt, kinds = split.to_coco(masks=masks), KINDS[: 1 + masks]
     found = []
     for detector in (reference, exported):
         collector = DetectionAccumulator(match.id_of, counted=split.categories.thing_ids, masks=masks)
         collect_split(
-            detector.network,
+            detector.backend,
             split,
             detector.categories,
             collector,
@@ -251,6 +251,6 @@ def compare_accuracy(
             num_workers=num_workers,
             quiet=quiet,
         )
-        found.append([compute_coco_metrics(truth, collector.found, kind).metrics["AP"] for kind in kinds])
+        found.append([compute_coco_metrics(gt, collector.found, kind).metrics["AP"] for kind in kinds])
     names = {"bbox": "AP of boxes", "segm": "AP of masks"}
     return [Accuracy(names[kind], *pair) for kind, *pair in zip(kinds, *found, strict=True)]

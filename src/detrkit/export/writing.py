@@ -17,7 +17,7 @@ from detrkit.export.formats import Sample, write_onnx, write_openvino, write_ten
 from detrkit.export.graph import BuiltinGraph, Graph, trace
 from detrkit.export.parity import Report, compare_accuracy, compare_outputs, fill_up
 from detrkit.inference.detector import Detector
-from detrkit.inference.metadata import Card
+from detrkit.inference.metadata import ExportMetadata
 from detrkit.inference.optimized import HALVES
 from detrkit.models.fuse_bn import fold_norms
 
@@ -25,7 +25,7 @@ BATCHES = (1, 2, 5)
 """Numbers of images that outputs are compared on."""
 
 
-def make_card(config: ExportConfig, detector: Detector) -> Card:
+def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
     """What shall travel inside the file.
 
     Raises:
@@ -64,7 +64,7 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
     if config.precision == "int8" and not has_data(config):
         raise ConfigError("expected --data for --precision int8, to measure ranges on, found none")
     count = min(config.max_queries or model.num_queries, model.num_queries)
-    return Card(
+    return ExportMetadata(
         categories=detector.categories,
         image_size=detector.image_size,
         num_queries=count,
@@ -84,33 +84,35 @@ def make_card(config: ExportConfig, detector: Detector) -> Card:
     )
 
 
-def write(detector: Detector, output: Path, card: Card, config: ExportConfig, samples: list[Sample]) -> None:
+def write(
+    detector: Detector, output: Path, metadata: ExportMetadata, config: ExportConfig, samples: list[Sample]
+) -> None:
     """Trace the model and write it in the format that is asked for.
 
     Args:
         detector: whose model it is.
         output: file to write.
-        card: what travels inside.
+        metadata: what travels inside.
         config: the format, and `max_queries`.
         samples: what int8 is calibrated with.
     """
     # in OpenVINO it is the runtime that rounds
-    half = HALVES.get(card.precision) if config.format != "openvino" else None
+    half = HALVES.get(metadata.precision) if config.format != "openvino" else None
     inner = Graph(fold_norms(detector.model), config.max_queries, half)
     graph: Graph | BuiltinGraph = inner
-    if card.builtin:
-        assert card.size
-        graph = BuiltinGraph(inner, card.image_size, card.size)
-    program = trace(graph, size=card.size, batch_size=card.batch_size)
+    if metadata.builtin:
+        assert metadata.size
+        graph = BuiltinGraph(inner, metadata.image_size, metadata.size)
+    program = trace(graph, size=metadata.size, batch_size=metadata.batch_size)
     if config.format == "torch":
-        write_torch(program, output, card)
+        write_torch(program, output, metadata)
     elif config.format == "onnx":
-        write_onnx(program, output, card, samples)
+        write_onnx(program, output, metadata, samples)
     elif config.format == "openvino":
-        write_openvino(program, output, card, samples)
+        write_openvino(program, output, metadata, samples)
     else:
-        low, usual, high = card.image_size // 2, card.image_size, detector.transform.longest
-        write_tensorrt(program, output, card, [(low, low), (usual, usual * 4 // 3), (high, high)])
+        low, usual, high = metadata.image_size // 2, metadata.image_size, detector.transform.longest
+        write_tensorrt(program, output, metadata, [(low, low), (usual, usual * 4 // 3), (high, high)])
 
 
 def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
@@ -179,7 +181,7 @@ def _noise(detector: Detector, config: ExportConfig) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     side, size = detector.image_size, None if config.builtin else parse_size(config.size)
     shapes = [(side, side * 4 // 3), (side, side)]
-    if size and size[1] < shapes[0][1] and not detector.network.square_resize:
+    if size and size[1] < shapes[0][1] and not detector.backend.square_resize:
         shapes[0] = (side, side)
     coarse = [torch.randint(0, 256, (1, 3, 6, 6), generator=generator).float() for _ in range(max(BATCHES))]
     return [

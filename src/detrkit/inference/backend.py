@@ -1,6 +1,6 @@
 """What runs inside a `Detector`: images of one padded batch in, `Output` out.
 
-A detector prepares images before and makes detections after. Between the two is a `Network`: a model in PyTorch, as
+A detector prepares images before and makes detections after. Between the two is a `Backend`: a model in PyTorch, as
 it is or made fast, or a file that was exported.
 """
 
@@ -15,7 +15,7 @@ from detrkit.models import DETR
 from detrkit.structures import Output
 
 
-class Network(Protocol):
+class Backend(Protocol):
     """The part of a detector that an exported file can be, instead of a model."""
 
     device: torch.device
@@ -30,7 +30,7 @@ class Network(Protocol):
     """Q, the most objects that can be found in one image."""
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """What the network says of a batch; called without gradients.
+        """Predict a batch; called without gradients.
 
         Args:
             images: [B, 3, H, W] on any device, uint8 RGB pixels, or float32 that is normalised already; 0 where padded.
@@ -42,7 +42,7 @@ class Network(Protocol):
         ...
 
 
-class PlainNetwork:
+class PlainBackend:
     """A model as it is: float32, the same operations as in training."""
 
     def __init__(self, model: DETR, device: torch.device | str = "cpu") -> None:
@@ -53,5 +53,5 @@ class PlainNetwork:
         self.makes_masks = model.mask_head is not None
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Network.forward_detection`."""
+        """See `Backend.forward_detection`."""
         return self.model.forward_detection(images.to(self.device), padding_mask.to(self.device))

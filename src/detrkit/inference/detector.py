@@ -20,13 +20,13 @@ from torch import Tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.errors import ConfigError, DataError
-from detrkit.inference.backend import Network, PlainNetwork
+from detrkit.inference.backend import Backend, PlainBackend
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
-from detrkit.inference.inputs import Given, OneImage, OneOrMany, read_one, taken_apart
-from detrkit.inference.optimized import Compile, FastNetwork, Precision, chosen_precision, compiles
+from detrkit.inference.inputs import ImageInput, OneImage, OneOrMany, open_source, read_one
+from detrkit.inference.optimized import Compile, OptimizedBackend, Precision, chosen_precision, compiles
 from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
-from detrkit.inference.shape_buckets import Buckets
+from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.inference.streaming import blank_batch, run_batched, sizes_of, stream_batches, with_names
 from detrkit.models import DETR, build_model
 from detrkit.models.arguments import size_pairs, whole_number
@@ -41,7 +41,7 @@ class Detector:
 
     def __init__(
         self,
-        model: DETR | Network,
+        model: DETR | Backend,
         categories: Categories,
         image_size: int,
         device: torch.device | str = "cpu",
@@ -63,13 +63,13 @@ class Detector:
         """
         check_parts(model, categories)
         image_size = whole_number(image_size, "an image_size", 1)
-        self.network: Network = PlainNetwork(model, device) if isinstance(model, DETR) else model
-        self.device = self.network.device
+        self.backend: Backend = PlainBackend(model, device) if isinstance(model, DETR) else model
+        self.device = self.backend.device
         self.categories = categories
         self.image_size = image_size
         self.value_range = value_range
         self._warned = False
-        self.transform = eval_transform(image_size, square_resize=self.network.square_resize)
+        self.transform = eval_transform(image_size, square_resize=self.backend.square_resize)
 
     @property
     def model(self) -> DETR:
@@ -78,7 +78,7 @@ class Detector:
         Raises:
             ConfigError: an exported file runs, which has no parts that could be looked at.
         """
-        model = getattr(self.network, "model", None)
+        model = getattr(self.backend, "model", None)
         if not isinstance(model, DETR):
             raise ConfigError(
                 "expected a detector whose model runs in PyTorch, found that of an exported file; load the checkpoint "
@@ -116,7 +116,7 @@ class Detector:
             precision: of matrices and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto, which is fp32,
                 but bf16 on CUDA (fp16 on GPUs without it). plain: float32, and the model as it is in training, with
                 nothing made fast; what evaluation takes by default.
-            compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`Buckets`), so
+            compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`ShapeBuckets`), so
                 that images of any size do not compile without end. That changes values a little where convolutions
                 meet the padding, as in a padded batch. The first image of each shape takes long; see `warmup`.
             value_range: values that become black and white in images of more than 8 bits (`Detector.read`); None:
@@ -136,8 +136,13 @@ class Detector:
         given = ValueRange.of(value_range)
         if is_exported(source):
             exported = open_exported(source, "auto" if device is None else str(device))
-            card = exported.card
-            return cls(exported, card.categories, image_size or card.image_size, value_range=given or card.value_range)
+            metadata = exported.metadata
+            return cls(
+                exported,
+                metadata.categories,
+                image_size or metadata.image_size,
+                value_range=given or metadata.value_range,
+            )
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
@@ -155,9 +160,9 @@ class Detector:
             return cls(model, weights.categories, image_size, chosen, given)
         buckets = None
         if compiled:
-            buckets = Buckets.of(image_size, eval_transform(image_size).longest, square_resize=model.square_resize)
-        network = FastNetwork(model, chosen, half=half, buckets=buckets)
-        return cls(network, weights.categories, image_size, value_range=given)
+            buckets = ShapeBuckets.of(image_size, eval_transform(image_size).longest, square_resize=model.square_resize)
+        backend = OptimizedBackend(model, chosen, half=half, buckets=buckets)
+        return cls(backend, weights.categories, image_size, value_range=given)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Look at blank images, so that the first real ones do not wait for what a first call does.
@@ -176,7 +181,7 @@ class Detector:
         given = list(sizes)
         pairs = size_pairs(given, len(given), "sizes")[1] if given else []
         counts = [whole_number(count, "a batch size", 1) for count in batch_sizes]
-        buckets = self.network.buckets if isinstance(self.network, FastNetwork) else None
+        buckets = self.backend.buckets if isinstance(self.backend, OptimizedBackend) else None
         shapes = [self.transform.output_size(height, width) for height, width in pairs]
         if not shapes:
             shapes = buckets.shapes() if buckets else [self.transform.output_size(480, 640)]
@@ -273,12 +278,12 @@ class Detector:
         Raises:
             ConfigError: the model makes no masks.
         """
-        if not self.network.makes_masks:
+        if not self.backend.makes_masks:
             raise ConfigError(
                 "expected a model with a mask head for panoptic maps, found one that knows boxes alone; train one "
                 "with --task panoptic, or ask this one for detections"
             )
-        return usual_threshold(self.network.sigmoid) if threshold is None else threshold
+        return usual_threshold(self.backend.sigmoid) if threshold is None else threshold
 
     def stream(
         self,
@@ -286,7 +291,7 @@ class Detector:
         threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
-        ahead: int = 0,
+        prefetch: int = 0,
     ) -> Iterator[tuple[Tensor, Detections]]:
         """Detections of a stream of images, in its order; few images are held at a time.
 
@@ -294,8 +299,8 @@ class Detector:
             source: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
                 what to note as the `source` of its detections.
             threshold, top_k, batch_size: see `predict`.
-            ahead: how many images to take before they are needed, and to decode and resize in threads while the model
-                looks at those before. 0 suits a live stream, where the next one is yet to come.
+            prefetch: images that are taken early, and decoded and resized in threads while the model runs on those
+                before. 0 suits a live stream, where the next image is yet to come.
 
         Yields:
             Each image, uint8 [3, H, W] (RGB), with its detections.
@@ -304,9 +309,9 @@ class Detector:
             DataError, ConfigError: see `predict`.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(source, pairs=True)
+        prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
         looked = stream_batches(
-            images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, ahead
+            images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, prefetch
         )
         return ((pixels, replace(found, source=source)) for pixels, source, found in looked)
 
@@ -315,20 +320,20 @@ class Detector:
         source: OneImage | Iterable[OneImage | tuple[OneImage, str | None]],
         threshold: float | None = None,
         batch_size: int = 1,
-        ahead: int = 0,
+        prefetch: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
         """Panoptic maps of a stream of images, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        ahead, (_, images) = whole_number(ahead, "ahead", 0), taken_apart(source, pairs=True)
+        prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
         looked = stream_batches(
-            images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, ahead
+            images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, prefetch
         )
         return ((pixels, found) for pixels, _, found in looked)
 
     def prepare(self, source: Iterable[OneImage]) -> Batch:
         """Images in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
         there is none."""
-        samples = [self._sample(self._read(image)[0]) for image in taken_apart(source)[1]]
+        samples = [self._sample(self._read(image)[0]) for image in open_source(source)[1]]
         if not samples:
             raise DataError("expected at least one image, found none")
         return collate(samples)
@@ -345,7 +350,7 @@ class Detector:
         """
         return read_one(source, self.value_range, self._warn_once)
 
-    def _read(self, image: Given) -> tuple[Tensor, str | None]:
+    def _read(self, image: ImageInput) -> tuple[Tensor, str | None]:
         return image.read(self.value_range, self._warn_once)
 
     def _warn_once(self, sentence: str) -> None:
@@ -374,7 +379,7 @@ class Detector:
         """
         with memory_explained():
             processed, sizes = sizes_of(batch)
-            out = self.network.forward_detection(batch.images, batch.padding_mask)
+            out = self.backend.forward_detection(batch.images, batch.padding_mask)
             found = postprocess(
                 out,
                 sizes,
@@ -393,5 +398,5 @@ class Detector:
         things = self.categories.isthing or (True,) * len(self.categories)
         with memory_explained():
             sizes = sizes_of(batch)
-            maps = panoptic(self.network.forward_detection(batch.images, batch.padding_mask), *sizes, things, threshold)
+            maps = panoptic(self.backend.forward_detection(batch.images, batch.padding_mask), *sizes, things, threshold)
         return [with_names(each, self.categories) for each in maps]

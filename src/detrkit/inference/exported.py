@@ -1,4 +1,4 @@
-"""Exported files as the network of a `Detector`: ONNX, OpenVINO, torch.export and TensorRT."""
+"""Exported files as the backend of a `Detector`: ONNX, OpenVINO, torch.export and TensorRT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memory
 from detrkit.files import SUFFIX_OF_FORMAT
 from detrkit.inference import runtimes
-from detrkit.inference.metadata import Card
+from detrkit.inference.metadata import ExportMetadata
 from detrkit.models.checkpoints.safe import check_content
 from detrkit.structures import Output
 
@@ -22,26 +22,26 @@ from detrkit.structures import Output
 class Session(Protocol):
     """A graph that was loaded."""
 
-    card: str | None
-    """The text of its card, see `Card.from_json`."""
+    metadata: str | None
+    """The JSON text of its metadata, see `ExportMetadata.from_json`."""
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs by name, on the CPU -> outputs by name, on the CPU."""
         ...
 
 
-class ExportedNetwork:
-    """A `Network` that is an exported file."""
+class ExportedBackend:
+    """A `Backend` that is an exported file."""
 
-    def __init__(self, session: Session, card: Card, path: Path) -> None:
+    def __init__(self, session: Session, metadata: ExportMetadata, path: Path) -> None:
         """Take over a session; `path` is named in messages."""
-        self.session, self.card, self.path = session, card, path
+        self.session, self.metadata, self.path = session, metadata, path
         self.device = torch.device("cpu")
-        self.square_resize, self.sigmoid, self.makes_masks = card.square_resize, card.sigmoid, card.masks
-        self.num_queries = card.num_queries
+        self.square_resize, self.sigmoid, self.makes_masks = metadata.square_resize, metadata.sigmoid, metadata.masks
+        self.num_queries = metadata.num_queries
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Network.forward_detection`; images must be pixels.
+        """See `Backend.forward_detection`; images must be pixels.
 
         A graph of fixed size gets smaller images padded, one of a fixed batch as many at a time as it takes.
 
@@ -52,31 +52,31 @@ class ExportedNetwork:
         """
         if images.dtype != torch.uint8:
             raise ConfigError(f"expected pixels of uint8 for {self.path}, which normalises them, found {images.dtype}")
-        if self.card.builtin and padding_mask.any():
+        if self.metadata.builtin and padding_mask.any():
             raise ConfigError(
                 f"expected images of one size for {self.path}, which resizes them itself, found padded ones"
             )
         images, padding_mask = images.cpu(), padding_mask.cpu()
         size = images.shape[-2], images.shape[-1]
-        if self.card.size and not self.card.builtin:
-            images, padding_mask = self._padded(images, padding_mask, self.card.size)
-            size = self.card.size
-        count = self.card.batch_size or len(images)
+        if self.metadata.size and not self.metadata.builtin:
+            images, padding_mask = self._padded(images, padding_mask, self.metadata.size)
+            size = self.metadata.size
+        count = self.metadata.batch_size or len(images)
         parts = [
             self._run(part, padding, count)
             for part, padding in zip(torch.split(images, count), torch.split(padding_mask, count), strict=True)
         ]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if self.card.builtin:
+        if self.metadata.builtin:
             return self._from_detections(found, size)
-        out = Output(found["logits"].float(), found["boxes"].float(), sigmoid=self.card.sigmoid)
-        return replace(out, masks=found["masks"].float(), padded_size=size) if self.card.masks else out
+        out = Output(found["logits"].float(), found["boxes"].float(), sigmoid=self.metadata.sigmoid)
+        return replace(out, masks=found["masks"].float(), padded_size=size) if self.metadata.masks else out
 
     def _run(self, images: Tensor, padding_mask: Tensor, count: int) -> dict[str, Tensor]:
         """The outputs of at most `count` images; the graph gets exactly so many, the last one several times."""
         given = len(images)
         rows = torch.arange(count).clamp(max=given - 1)
-        inputs = {"images": images[rows]} | ({} if self.card.builtin else {"padding_mask": padding_mask[rows]})
+        inputs = {"images": images[rows]} | ({} if self.metadata.builtin else {"padding_mask": padding_mask[rows]})
         try:
             found = self.session(inputs)
         except Exception as problem:  # each runtime has its own
@@ -87,8 +87,8 @@ class ExportedNetwork:
                 f"{self.path} cannot run on a batch of shape {list(inputs['images'].shape)}; images may be too small "
                 f"for it, or not of the size it was exported for: {reason}"
             ) from problem
-        wanted = ["boxes", "scores", "labels"] if self.card.builtin else ["logits", "boxes"]
-        missing = [name for name in [*wanted, *["masks"] * self.card.masks] if name not in found]
+        expected = ["boxes", "scores", "labels"] if self.metadata.builtin else ["logits", "boxes"]
+        missing = [name for name in [*expected, *["masks"] * self.metadata.masks] if name not in found]
         if missing:
             raise WeightsError(f"expected the output {missing[0]!r} of {self.path}, found {', '.join(found)}")
         return {name: tensor[:given] for name, tensor in found.items()}
@@ -107,13 +107,13 @@ class ExportedNetwork:
     def _from_detections(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> Output:
         """Detections of the graph as the output of a model whose every query knows one class alone."""
         scores, labels = found["scores"].float(), found["labels"].long()
-        logits = scores.new_full((*scores.shape, len(self.card.categories)), -torch.inf)
+        logits = scores.new_full((*scores.shape, len(self.metadata.categories)), -torch.inf)
         logits.scatter_(2, labels[..., None], scores.logit()[..., None])
         x1, y1, x2, y2 = found["boxes"].float().unbind(-1)
         height, width = size
         boxes = torch.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], -1)
         out = Output(logits, boxes, sigmoid=True)
-        return replace(out, masks=found["masks"].float(), padded_size=size) if self.card.masks else out
+        return replace(out, masks=found["masks"].float(), padded_size=size) if self.metadata.masks else out
 
 
 def is_exported(source: str | Path) -> bool:
@@ -121,8 +121,8 @@ def is_exported(source: str | Path) -> bool:
     return Path(source).suffix.lower() in SUFFIX_OF_FORMAT.values()
 
 
-def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
-    """The network of an exported file; its `card` says the rest.
+def open_exported(path: str | Path, device: str = "auto") -> ExportedBackend:
+    """The backend of an exported file; its `metadata` says the rest.
 
     Args:
         path: a file with a suffix of `SUFFIX_OF_FORMAT`; beside .xml lies its .bin.
@@ -144,4 +144,4 @@ def open_exported(path: str | Path, device: str = "auto") -> ExportedNetwork:
         SUFFIX_OF_FORMAT["tensorrt"]: runtimes.TensorRTSession,
     }
     session = opener[path.suffix.lower()](path, device)
-    return ExportedNetwork(session, Card.from_json(session.card, path), path)
+    return ExportedBackend(session, ExportMetadata.from_json(session.metadata, path), path)

@@ -39,7 +39,7 @@ Kind = Literal["one", "several", "video"]
 
 
 @dataclass(frozen=True)
-class Given:
+class ImageInput:
     """One image to look at, not decoded yet."""
 
     image: Any
@@ -70,7 +70,7 @@ class Given:
             raise DataError(f"image {self.place}: {error}") from error
 
 
-def taken_apart(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Given]]:
+def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[ImageInput]]:
     """What a source stands for, and the images one after another, which are taken from it as they are asked for.
 
     Args:
@@ -86,11 +86,11 @@ def taken_apart(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Giv
         path = as_path(source)
         if not path.is_file():
             raise DataError(f"expected a video at {path}, found no file; look at the path")
-        return kind, (Given(frame, name) for frame, name in read_frames(path))
+        return kind, (ImageInput(frame, name) for frame, name in read_frames(path))
     if kind == "one":
-        return kind, iter([_given(source)])
+        return kind, iter([_image_input(source)])
     if _is_path(source):
-        return kind, (Given(path, str(path)) for path in find_images(as_path(source)))
+        return kind, (ImageInput(path, str(path)) for path in find_images(as_path(source)))
     return kind, _members(source, pairs)
 
 
@@ -100,7 +100,7 @@ def read_one(source: Any, value_range: ValueRange | None = None, unknown: Unknow
     Raises:
         DataError: it cannot be read, or the source stands for several images or a video.
     """
-    kind, images = taken_apart(source)
+    kind, images = open_source(source)
     if kind != "one":
         name = source if _is_path(source) else f"a {type(source).__name__}"
         raise DataError(f"expected one image, found {'several in' if kind == 'several' else 'the video'} {name}")
@@ -130,7 +130,7 @@ def _kind_of(source: Any) -> Kind:
     )
 
 
-def _members(source: Any, pairs: bool) -> Iterator[Given]:
+def _members(source: Any, pairs: bool) -> Iterator[ImageInput]:
     """The images of something that can be iterated over, each taken when it is asked for."""
     place = 0
     for place, member in enumerate(source, start=1):
@@ -146,12 +146,12 @@ def _members(source: Any, pairs: bool) -> Iterator[Given]:
         if kind == "video":
             raise DataError(f"expected images in a list, found the video {os.fsdecode(image)}; give it by itself")
         if kind == "one":
-            given = _given(image, place)
-            yield given if name is None else Given(given.image, name, given.place)
+            given = _image_input(image, place)
+            yield given if name is None else ImageInput(given.image, name, given.place)
         elif _is_path(image):
-            yield from (Given(path, str(path)) for path in find_images(as_path(image)))
+            yield from (ImageInput(path, str(path)) for path in find_images(as_path(image)))
         elif isinstance(image, np.ndarray | Tensor):
-            yield from (Given(each, name, place) for each in image)
+            yield from (ImageInput(each, name, place) for each in image)
         else:
             raise DataError(f"image {place}: expected an image, found {_no_image(image)}; give the images in one list")
     if not place and not isinstance(source, Sized):
@@ -161,11 +161,11 @@ def _members(source: Any, pairs: bool) -> Iterator[Given]:
         )
 
 
-def _given(image: Any, place: int | None = None) -> Given:
+def _image_input(image: Any, place: int | None = None) -> ImageInput:
     """One image as it can wait for a thread: what is read from an open file is read now, while it is open."""
     if _is_path(image):
         path = as_path(image)
-        return Given(path, str(path))
+        return ImageInput(path, str(path))
     where = "" if place is None else f"image {place}: "
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)
@@ -174,13 +174,13 @@ def _given(image: Any, place: int | None = None) -> Given:
         name = next(
             (n for n in (getattr(image, key, None) for key in ("filename", "name")) if isinstance(n, str)), None
         )
-        return Given(_bytes_of(file, f"{where}{name or f'a {type(image).__name__}'}"), name or None, place)
+        return ImageInput(_bytes_of(file, f"{where}{name or f'a {type(image).__name__}'}"), name or None, place)
     if isinstance(image, Image):
         try:
             image.load()  # PIL opens files and reads them later, when they may be closed
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise DataError(f"{where}expected an image, but what PIL opened cannot be decoded: {error}") from error
-    return Given(image, None, place)
+    return ImageInput(image, None, place)
 
 
 def _file_of(source: Any) -> Any:

@@ -10,14 +10,14 @@ from detrkit.errors import DataError, WeightsError
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories
 
-KEY = "detrkit"
-"""The name under which a file holds its card, as JSON text."""
-FORMAT = 1
-"""Version of the card; a newer one is not read."""
+METADATA_KEY = "detrkit"
+"""The name under which a file holds its metadata, as JSON text."""
+METADATA_VERSION = 1
+"""Version of the metadata; a newer one is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ExportMetadata:
     """What travels inside an exported file beside its graph."""
 
     categories: Categories
@@ -57,14 +57,14 @@ class Card:
         """As text; `from_json` reads it again."""
         rows = asdict(self) | {"categories": self.categories.to_plain()}
         rows["value_range"] = self.value_range and self.value_range.to_plain()
-        return json.dumps({"format": FORMAT} | rows)
+        return json.dumps({"format": METADATA_VERSION} | rows)
 
     @classmethod
     def from_json(cls, text: str | None, where: object) -> Self:
-        """The card of a file.
+        """The metadata of a file.
 
         Args:
-            text: what the file holds under `KEY`; None: nothing.
+            text: what the file holds under `METADATA_KEY`; None: nothing.
             where: the file, for messages.
 
         Raises:
@@ -77,19 +77,19 @@ class Card:
             )
         try:
             rows: dict[str, Any] = json.loads(text)
-            if rows.pop("format") > FORMAT:
+            if rows.pop("format") > METADATA_VERSION:
                 raise WeightsError(f"{where} was written by a newer detrkit ({rows.get('detrkit')}); upgrade")
             rows.setdefault("value_range", None)  # files of version 0.1.0 have none
             rows = {field.name: rows[field.name] for field in fields(cls)}
             rows["value_range"] = ValueRange.from_plain(rows["value_range"])
             rows["categories"] = Categories.from_plain(rows["categories"])
             rows |= {name: tuple(rows[name]) for name in ("mean", "std", "size") if rows[name] is not None}
-            card = cls(**rows)
-            numbers = (card.image_size, card.num_queries, *(card.size or ()), card.batch_size or 1)
-            if not all(isinstance(number, int) and number > 0 for number in numbers) or not len(card.categories):
+            metadata = cls(**rows)
+            numbers = (metadata.image_size, metadata.num_queries, *(metadata.size or ()), metadata.batch_size or 1)
+            if not all(isinstance(number, int) and number > 0 for number in numbers) or not len(metadata.categories):
                 raise ValueError("an image_size, num_queries, size, batch_size or number of classes below 1")
         except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
             raise WeightsError(
-                f"what {where} says of itself (its entry {KEY!r}) lacks or garbles {problem}; export it again"
+                f"what {where} says of itself (its entry {METADATA_KEY!r}) lacks or garbles {problem}; export it again"
             ) from problem
-        return card
+        return metadata

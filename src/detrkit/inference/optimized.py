@@ -1,6 +1,6 @@
 """A model made fast for evaluation, with the values of the plain one.
 
-What is done, and where; each is held against `PlainNetwork` by a test:
+What is done, and where; each is held against `PlainBackend` by a test:
 
     batch norms folded into convolutions          everywhere
     channels-last memory                          everywhere
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.errors import ConfigError, is_out_of_memory
-from detrkit.inference.shape_buckets import Buckets, batch_bucket
+from detrkit.inference.shape_buckets import ShapeBuckets, batch_bucket
 from detrkit.models import DETR
 from detrkit.models.fuse_bn import fold_norms
 from detrkit.models.layers.attention import MultiheadAttention
@@ -37,8 +37,8 @@ Look = Callable[[Tensor, Tensor], Output]
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class FastNetwork:
-    """A model made fast; see `network.Network`."""
+class OptimizedBackend:
+    """A model made fast; see `backend.Backend`."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class FastNetwork:
         device: torch.device | str = "cpu",
         *,
         half: torch.dtype | None = None,
-        buckets: Buckets | None = None,
-        backend: str | Callable[..., Any] = "inductor",
+        buckets: ShapeBuckets | None = None,
+        compile_backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         """Make a model fast; the model itself stays as it is.
 
@@ -57,14 +57,14 @@ class FastNetwork:
             half: bfloat16 or float16 for matrices and convolutions; None: float32 throughout.
             buckets: compile, for these shapes alone: images are padded to the next one, batches to the next power of
                 2. What is too large for all runs uncompiled. None: do not compile.
-            backend: of `torch.compile`.
+            compile_backend: backend of `torch.compile`.
         """
         self.device = torch.device(device)
         self.model = fold_norms(model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.square_resize, self.sigmoid, self.num_queries = model.square_resize, model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
-        self.half, self.buckets, self.backend = half, buckets, backend
+        self.half, self.buckets, self.compile_backend = half, buckets, compile_backend
         if half is not None:
             halve(self.model, half)
         self.compiled: dict[tuple[int, int, int], Look] = {}
@@ -72,7 +72,7 @@ class FastNetwork:
 
     @torch.no_grad()
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `network.Network.forward_detection`."""
+        """See `backend.Backend.forward_detection`."""
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         padding_mask = padding_mask.to(self.device, non_blocking=True)
         shape = self.buckets and self.buckets.fit(images.shape[-2], images.shape[-1])
@@ -96,11 +96,11 @@ class FastNetwork:
         shape = (len(images), images.shape[-2], images.shape[-1])
         if shape not in self.compiled:
             options: dict[str, str | int | bool | Callable[..., Any]] | None = None
-            if self.backend == "inductor" and self.device.type == "cpu":
+            if self.compile_backend == "inductor" and self.device.type == "cpu":
                 options = {"freezing": True}  # weights as constants
-            elif self.backend == "inductor" and len(images) == 1 and not self.makes_masks:
+            elif self.compile_backend == "inductor" and len(images) == 1 and not self.makes_masks:
                 options = {"triton.cudagraphs": self.device.type == "cuda"}
-            run: Look = torch.compile(self._look, dynamic=False, backend=self.backend, options=options)
+            run: Look = torch.compile(self._look, dynamic=False, backend=self.compile_backend, options=options)
             self.compiled[shape] = _first_call_explained(run, len(self.compiled) + 1)
         return self.compiled[shape]
 

@@ -147,12 +147,12 @@ def _masks(
     out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, mask_threshold: float
 ) -> Tensor:
     """Of some queries [n] of one image, which may be there under several classes; bool [n, H, W] on their device."""
-    wanted, place = torch.unique(queries, return_inverse=True)
+    unique, inverse = torch.unique(queries, return_inverse=True)
     masks = torch.zeros(len(queries), *size, dtype=torch.bool, device=queries.device)
     done = 0
-    for part in query_masks(out, image, wanted.to(out.boxes.device), processed_sizes, size, mask_threshold):
-        rows = ((place >= done) & (place < done + len(part))).nonzero().flatten()
-        masks[rows] = part.to(masks.device)[place[rows] - done]
+    for part in query_masks(out, image, unique.to(out.boxes.device), processed_sizes, size, mask_threshold):
+        rows = ((inverse >= done) & (inverse < done + len(part))).nonzero().flatten()
+        masks[rows] = part.to(masks.device)[inverse[rows] - done]
         done += len(part)
     return masks
 
@@ -227,7 +227,7 @@ def panoptic(
     things = is_thing if isinstance(is_thing, Mapping) else list(is_thing)
     threshold = usual_threshold(out.sigmoid) if threshold is None else unit_number(threshold, "a threshold")
     _, processed = size_pairs(processed_sizes, len(out.boxes), "processed_sizes")
-    _, wanted = size_pairs(target_sizes, len(out.boxes), "target_sizes")
+    _, targets = size_pairs(target_sizes, len(out.boxes), "target_sizes")
     _check_inside(out, processed)
     logits = out.logits.float()
     probabilities = (logits.sigmoid() if out.sigmoid else logits.softmax(-1)).nan_to_num(0.0)
@@ -235,7 +235,7 @@ def panoptic(
     sure = (scores > threshold) & (labels < logits.shape[-1] - (not out.sigmoid))
     return [
         _panoptic_map(out, i, sure[i].nonzero().flatten(), scores[i], labels[i], processed[i], size, things)
-        for i, size in enumerate(wanted)
+        for i, size in enumerate(targets)
     ]
 
 
@@ -263,7 +263,7 @@ def _panoptic_map(
     firsts: dict[int, int] = {}
     owner = [k if thing else firsts.setdefault(c, k) for k, (c, thing) in enumerate(zip(kinds, things, strict=True))]
     assigned_gt, kept = torch.tensor(owner, device=labels.device), torch.arange(len(kinds), device=labels.device)
-    places = [_places(*sides, labels.device) for sides in zip(processed, size, strict=True)]
+    places = [_nearest_pixels(*sides, labels.device) for sides in zip(processed, size, strict=True)]
     while True:
         ids = assigned_gt[kept][_claimed(logits[kept], out.padded_size or processed, places)]
         area = torch.bincount(ids.flatten(), minlength=len(kinds))
@@ -312,13 +312,13 @@ def _claimed(logits: Tensor, covered: Size, places: Sequence[Tensor]) -> Tensor:
     return ids[again_y][:, again_x]
 
 
-def _places(count: int, wanted: int, device: torch.device) -> Tensor:
-    """Which of `count` pixels is the nearest to each of `wanted` that cover the same, int64 [wanted].
+def _nearest_pixels(count: int, target: int, device: torch.device) -> Tensor:
+    """Which of `count` pixels is the nearest to each of `target` that cover the same, int64 [target].
 
     As PIL resizes, through which the original's maps go, down to the rounding of its running sum.
     """
-    step = count / wanted
-    steps = np.full(wanted, step)
+    step = count / target
+    steps = np.full(target, step)
     steps[0] = step / 2
     return torch.from_numpy(steps.cumsum().astype(np.int64)).clamp(max=count - 1).to(device)
 

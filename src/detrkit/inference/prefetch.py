@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Given], Made], items: Iterable[Given], limit: int = 8) -> Generator[Made, None, None]:
+def prefetch(make: Callable[[Item], Made], items: Iterable[Item], limit: int = 8) -> Generator[Made, None, None]:
     """What `make` makes of each item, in order; at most `limit` of them are made or in the making at a time.
 
     Decoding and resizing let go of Python's lock, so threads suffice. Items are taken in the calling thread. An error
@@ -30,7 +30,7 @@ def ahead(make: Callable[[Given], Made], items: Iterable[Given], limit: int = 8)
         return
     remaining = iter(items)
     waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(min(limit, os.cpu_count() or 1), "detrkit-ahead")
+    pool = ThreadPoolExecutor(min(limit, os.cpu_count() or 1), "detrkit-prefetch")
     failed: Exception | None = None
 
     def take(count: int) -> None:

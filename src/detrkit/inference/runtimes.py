@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigError, MissingExtraError, WeightsError
-from detrkit.inference.metadata import KEY, Card
+from detrkit.inference.metadata import METADATA_KEY, ExportMetadata
 
 
 class OnnxSession:
@@ -41,7 +41,7 @@ class OnnxSession:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as problem:  # its errors have no common base
             raise _unreadable(path, "ONNX", problem) from problem
-        self.card: str | None = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.metadata: str | None = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.names = [each.name for each in self.session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,12 +66,16 @@ class OpenVinoSession:
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            self.card: str | None = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            self.metadata: str | None = (
+                model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
+            )
             settings = {
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "PERFORMANCE_HINT": "LATENCY",
                 # without this, a processor that has bf16 would use it for every model
-                "INFERENCE_PRECISION_HINT": "bf16" if Card.from_json(self.card, path).precision == "bf16" else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16"
+                if ExportMetadata.from_json(self.metadata, path).precision == "bf16"
+                else "f32",
             }
             self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as problem:
@@ -88,7 +92,7 @@ class TorchSession:
 
     def __init__(self, path: Path, device: str) -> None:
         """Load, and move to the device."""
-        extra = {KEY: ""}
+        extra = {METADATA_KEY: ""}
         cuda = _is_cuda(device, path, auto=torch.cuda.is_available())
         self.device = torch.device("cpu" if not cuda else "cuda" if device == "auto" else device)
         try:
@@ -100,7 +104,7 @@ class TorchSession:
             self.run = program.module()
         except Exception as problem:  # zip, JSON, pickle and version errors alike
             raise _unreadable(path, "torch.export", problem) from problem
-        self.card: str | None = extra[KEY] or None
+        self.metadata: str | None = extra[METADATA_KEY] or None
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,7 +114,7 @@ class TorchSession:
 
 
 ENGINE_HEADER = struct.Struct("<I")
-"""Before a TensorRT plan, which has no place for a card, stands the length of the card, and the card."""
+"""Before a TensorRT plan, which has no place for metadata, stands the length of the metadata, and the metadata."""
 
 
 class TensorRTSession:
@@ -130,7 +134,7 @@ class TensorRTSession:
         start = ENGINE_HEADER.size + length
         if start >= len(content):
             raise WeightsError(f"expected an engine that detrkit export has written, found something else in {path}")
-        self.card: str | None = content[ENGINE_HEADER.size : start].decode(errors="replace")
+        self.metadata: str | None = content[ENGINE_HEADER.size : start].decode(errors="replace")
         engine = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR)).deserialize_cuda_engine(content[start:])
         if engine is None:
             raise WeightsError(

@@ -13,7 +13,7 @@ SLACK = 8
 
 
 @dataclass(frozen=True)
-class Buckets:
+class ShapeBuckets:
     """Shapes that images are padded to.
 
     After resizing, an image has its shorter side at `image_size`, or its longer side at the limit (in a long thin one
@@ -26,7 +26,7 @@ class Buckets:
     longer: tuple[int, ...]
 
     @classmethod
-    def of(cls, image_size: int, longest: int, *, square_resize: bool = False) -> Buckets:
+    def of(cls, image_size: int, longest: int, *, square_resize: bool = False) -> ShapeBuckets:
         """Those for images resized to a shorter side of `image_size` and a longer one of at most `longest` pixels.
 
         `square_resize` images have one shape, which is left as it is.

@@ -35,7 +35,7 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, err
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceFile:
     """One image or video to look at."""
 
     path: Path
@@ -90,7 +90,7 @@ def find_images(source: str | Path) -> list[Path]:
     return _chosen(source, _expand(source), IMAGE_SUFFIXES, "images")
 
 
-def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Found]:
+def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[SourceFile]:
     """Everything that the command line names, each file once, with a name for its annotated copy.
 
     A file is named as it is; what a folder or glob holds, by its place in there, under the folder's own name if there
@@ -120,11 +120,11 @@ def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Foun
             copy = _copy_name(name.with_stem(f"{name.stem}-{number}"))
             number += 1
         taken.add(copy.as_posix().casefold())
-        found.append(Found(path, copy.as_posix()))
+        found.append(SourceFile(path, copy.as_posix()))
     return found
 
 
-def image_ids(found: Iterable[Found]) -> dict[Path, int]:
+def image_ids(found: Iterable[SourceFile]) -> dict[Path, int]:
     """COCO image ids for images: the number a file is named by (000000000139.jpg is 139), else the next free one.
 
     Of images with the same number, in two folders say, all but the first get the next free one.

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from detrkit.data.loader import collate
 from detrkit.errors import ConfigError
-from detrkit.inference.inputs import Given, taken_apart
-from detrkit.inference.prefetch import ahead as in_threads
+from detrkit.inference.inputs import ImageInput, open_source
+from detrkit.inference.prefetch import prefetch
 from detrkit.results import Detections, PanopticMap
 from detrkit.structures import Batch, Categories, Target
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", Detections, PanopticMap)
-Read = Callable[[Given], tuple[Tensor, str | None]]
+Read = Callable[[ImageInput], tuple[Tensor, str | None]]
 """Decodes an image, and says its source."""
 
 Sample = Callable[[Tensor], tuple[Tensor, Target]]
 """Resizes an image uint8 [3, H, W] and notes its sizes."""
 
-AHEAD = 4
+PREFETCH = 4
 """Images that are decoded and resized ahead of the model; more where a batch is larger."""
 
 WINDOW = 4
@@ -39,7 +39,7 @@ def run_batched(
     """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.
 
     Args:
-        source: in any form, see `forms.taken_apart`.
+        source: in any form, see `forms.open_source`.
         read: makes a tensor, uint8 [3, H, W], of an image.
         sample: resizes it.
         look: gives a result for each image of a batch.
@@ -48,10 +48,10 @@ def run_batched(
     Raises:
         DataError: there is nothing at `source`, it cannot be read, or a video is among several.
     """
-    kind, images = taken_apart(source)
+    kind, images = open_source(source)
 
     def results() -> Iterator[Result]:
-        for _, name, result in stream_batches(images, read, sample, look, batch_size, max(AHEAD, batch_size)):
+        for _, name, result in stream_batches(images, read, sample, look, batch_size, max(PREFETCH, batch_size)):
             yield replace(result, source=name) if isinstance(result, Detections) else result
 
     if kind == "video":
@@ -61,7 +61,7 @@ def run_batched(
 
 
 def stream_batches(
-    images: Iterable[Given],
+    images: Iterable[ImageInput],
     read: Read,
     sample: Sample,
     look: Callable[[Batch], list[Result]],
@@ -79,12 +79,12 @@ def stream_batches(
         limit: images that are read and resized ahead, in threads; 0: none.
     """
 
-    def prepared(image: Given) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
+    def prepared(image: ImageInput) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
         pixels, source = read(image)
         return pixels, source, sample(pixels)
 
     window = batch_size if batch_size == 1 else WINDOW * batch_size
-    with contextlib.closing(in_threads(prepared, images, limit)) as ready:
+    with contextlib.closing(prefetch(prepared, images, limit)) as ready:
         for held in _batched(ready, window):
             found: dict[int, Result] = {}
             for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):

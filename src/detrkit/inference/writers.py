@@ -30,7 +30,7 @@ CUTOUTS, LABEL_MAPS, PANOPTIC = "cutouts", "label_maps", "panoptic"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExtraOutputs:
     """What is to be written besides the tables."""
 
     cutouts: bool = False
@@ -45,38 +45,38 @@ class Wanted:
         return [name for name, there in asked if there]
 
 
-class Results:
+class PredictionWriter:
     """Files of results, written as images come in and named when all of them are.
 
     Used as a context: nothing that was begun is left behind where the block ends with an error, apart from the files
     of single images that are whole.
     """
 
-    def __init__(self, folder: Path, categories: Categories, wanted: Wanted, *, masks: bool) -> None:
+    def __init__(self, folder: Path, categories: Categories, extras: ExtraOutputs, *, masks: bool) -> None:
         """Prepare.
 
         Args:
             folder: where to write.
             categories: the model's classes.
-            wanted: what to write besides `detections.json` and `detections.csv`.
+            extras: what to write besides `detections.json` and `detections.csv`.
             masks: whether detections have masks; their area is then the last column of the csv file.
         """
         self.rows = 0
-        self._folder, self._categories, self._wanted, self._masks = folder, categories, wanted, masks
+        self._folder, self._categories, self._extras, self._masks = folder, categories, extras, masks
         self._stack = contextlib.ExitStack()
         self._images: list[dict[str, Any]] = []
         self._polygons: _Rows | None = None
         self._panoptic: _Rows | None = None
 
-    def __enter__(self) -> Results:
+    def __enter__(self) -> PredictionWriter:
         with contextlib.ExitStack() as stack:
             self._json = _Rows(_open(stack, self._folder / "detections.json"), "[")
             # with the mark by which spreadsheets know UTF-8
             table = _open(stack, self._folder / "detections.csv", "utf-8-sig")
             self._csv = csv.writer(table, lineterminator="\n")
-            if self._wanted.polygons:
+            if self._extras.polygons:
                 self._polygons = _Rows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
-            if self._wanted.panoptic:
+            if self._extras.panoptic:
                 self._panoptic = _Rows(_open(stack, self._folder / "panoptic.json"), '{"annotations": [')
             self._stack = stack.pop_all()
         self._csv.writerow((*CSV_COLUMNS, "area") if self._masks else CSV_COLUMNS)
@@ -116,11 +116,11 @@ class Results:
         self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
         self._write_rows(found, image_id, when)
         if self._polygons is not None:
-            for row in polygon_rows(found, image_id, self._wanted.polygon_tolerance):
+            for row in polygon_rows(found, image_id, self._extras.polygon_tolerance):
                 self._polygons.add({"id": self._polygons.count + 1} | row)
-        if self._wanted.label_map:
+        if self._extras.label_map:
             write_png(self._folder / LABEL_MAPS / f"{name}.png", label_map(found, height, width))
-        if self._wanted.cutouts:
+        if self._extras.cutouts:
             digits = len(str(len(found)))
             for k, (cutout, class_name) in enumerate(zip(cutouts(found, image), found.class_names, strict=True), 1):
                 if cutout.size:
@@ -135,7 +135,7 @@ class Results:
         areas = [] if found.masks is None else [[int(mask.sum())] for mask in found.masks]
         for k, (row, box, name) in enumerate(zip(rows, found.xyxy.tolist(), found.class_names, strict=True)):
             entry = row | {"file_name": found.source, "category_name": name} | when
-            self._json.add(entry | {"label": k + 1} if self._wanted.label_map else entry)
+            self._json.add(entry | {"label": k + 1} if self._extras.label_map else entry)
             corners = [f"{value:.2f}" for value in box]
             self._csv.writerow(
                 [found.source, row["category_id"], name, f"{row['score']:.4f}", *corners, *(areas[k] if areas else ())]

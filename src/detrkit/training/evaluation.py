@@ -55,7 +55,7 @@ class Validator:
     def __init__(
         self,
         criterion: Criterion,
-        truth: dict[str, Any],
+        gt: dict[str, Any],
         category_ids: tuple[int | None, ...],
         *,
         masks: bool = False,
@@ -67,23 +67,23 @@ class Validator:
 
         Args:
             criterion: whose losses to report.
-            truth: COCO instances with the data set's own ids; of panoptic data its things alone.
+            gt: COCO instances with the data set's own ids; of panoptic data its things alone.
             category_ids: own id of each class of the model; None for one that the data set does not know, whose
                 detections are left out.
-            masks: also measure the masks of detections. Objects of the truth without one have their box as mask, as in
-                training.
+            masks: also measure the masks of detections. Objects of the ground truth without one have their box as mask,
+                as in training.
             max_masks: of so many detections of an image, the best; None: of all.
             panoptic: also measure panoptic quality, on these.
             panoptic_threshold: a query takes part in a panoptic map if its score is above this, 0..1; None: the usual
                 one, as in prediction.
         """
         self.criterion, self.category_ids, self.masks = criterion, category_ids, masks
-        self.truth = _with_box_masks(truth) if masks else truth
+        self.gt = _with_box_masks(gt) if masks else gt
         self.collecting: dict[str, Any] = {
-            "counted": {int(row["id"]) for row in truth["categories"]},
+            "counted": {int(row["id"]) for row in gt["categories"]},
             "masks": masks,
             "max_masks": max_masks,
-            "panoptic_truth": panoptic,
+            "panoptic_gt": panoptic,
             "panoptic_threshold": panoptic_threshold,
         }
 
@@ -190,10 +190,10 @@ class Validator:
 
     def _numbers(self, detections: DetectionArrays) -> tuple[dict[str, float], dict[str, float]]:
         """The numbers of all classes together, and of each."""
-        boxes = compute_coco_metrics(self.truth, detections)
+        boxes = compute_coco_metrics(self.gt, detections)
         metrics, per_class = dict(boxes.metrics), class_columns("AP", _ap_of_classes(boxes))
         if self.masks:
-            masks = compute_coco_metrics(self.truth, detections.with_masks(), "segm")
+            masks = compute_coco_metrics(self.gt, detections.with_masks(), "segm")
             metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
             per_class |= class_columns("mask_AP", _ap_of_classes(masks))
         return metrics, per_class
@@ -225,14 +225,14 @@ def _then_empty(loader: Iterable[Batch], length: int) -> Iterable[Batch | None]:
     yield from [None] * (length - given)
 
 
-def _with_box_masks(truth: dict[str, Any]) -> dict[str, Any]:
+def _with_box_masks(gt: dict[str, Any]) -> dict[str, Any]:
     """COCO instances in which every object has a mask: those without one the rectangle of their box."""
     rows = []
-    for row in truth["annotations"]:
+    for row in gt["annotations"]:
         x, y, w, h = row["bbox"]
         corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         rows.append(row if row.get("segmentation") else {**row, "segmentation": corners})
-    return {**truth, "annotations": rows}
+    return {**gt, "annotations": rows}
 
 
 def _copy_buffers_of_rank_zero(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from detrkit.inference import Detector
 from detrkit.inference.postprocess import postprocess, query_masks
 from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.results import Detections
-from detrkit.visualization.attention_maps import Map, Points, on_finest, record_looks
+from detrkit.visualization.attention_maps import AttentionMap, SampledPoints, record_attention, to_finest_level
 from detrkit.visualization.draw import ImageArray, color_of, draw_detections, grid, resized, titled
 from detrkit.visualization.fonts import name_of, write
 from detrkit.visualization.matplotlib_backend import import_matplotlib
@@ -48,14 +48,14 @@ class Attention:
 
     detections: Detections
     """Best class of each query, in the order of the queries, with original ids and names."""
-    decoder: Map | Points
+    decoder: AttentionMap | SampledPoints
     """What each query looks at, in the last decoder layer: weights [Q, h, w], or [Q, P] of points."""
-    encoder: Map | Points | None
+    encoder: AttentionMap | SampledPoints | None
     """What each place looks at, in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The places
     are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
     covered: tuple[float, float]
     """Height and width that these places cover, in heights and widths of the image: 1 or a little more."""
-    mask_head: Map | None = None
+    mask_head: AttentionMap | None = None
     """What each query looks at to make its mask, added up over the heads: weights [Q, h, w]. None: nothing, in a model
     without a mask head or with one that looks everywhere alike."""
     segment: Callable[[int], Tensor] | None = None
@@ -63,19 +63,19 @@ class Attention:
 
 
 @torch.no_grad()
-def attend(detector: Detector, image: Tensor) -> Attention:
+def compute_attention(detector: Detector, image: Tensor) -> Attention:
     """Run a detector on an image, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
     model = detector.model
     maps: list[Tensor] = []
     hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
-    of_masks: list[Tensor] = []
+    mask_logits: list[Tensor] = []
     if model.bbox_attention is not None:  # its logits [1, Q, heads, h, w]; the softmax is over heads and places
-        hooks.append(model.bbox_attention.register_forward_hook(lambda module, given, out: of_masks.append(out[0])))
+        hooks.append(model.bbox_attention.register_forward_hook(lambda module, given, out: mask_logits.append(out[0])))
     batch = detector.prepare([image])
     decoder = _last_attention(model.transformer.decoder, "multihead_attn")
     encoder = _last_attention(model.transformer.encoder, "self_attn")
     try:
-        with record_looks(decoder) as looks, record_looks(encoder) as exchanges:
+        with record_attention(decoder) as recorded, record_attention(encoder) as encoder_recorded:
             out = model.forward_detection(batch.images.to(detector.device), batch.padding_mask.to(detector.device))
     finally:
         for hook in hooks:
@@ -84,7 +84,7 @@ def attend(detector: Detector, image: Tensor) -> Attention:
     height, width = batch.images.shape[-2:]
 
     def covered(level: int) -> tuple[float, float]:
-        stride = model.backbone.strides[model.backbone.num_high_res] * 2**level
+        stride = model.backbone.strides[model.backbone.finer] * 2**level
         return shapes[level][0] * stride / height, shapes[level][1] * stride / width
 
     def segment(query: int) -> Tensor:
@@ -93,27 +93,35 @@ def attend(detector: Detector, image: Tensor) -> Attention:
         (mask,) = query_masks(out, 0, queries, torch.tensor([[height, width]]), size)
         return mask.cpu()
 
-    mask_look = of_masks[0].float().flatten(1).softmax(1).view_as(of_masks[0]).sum(1).cpu() if of_masks else None
-    (look,) = looks
+    mask_map = (
+        mask_logits[0].float().flatten(1).softmax(1).view_as(mask_logits[0]).sum(1).cpu() if mask_logits else None
+    )
+    (attention_map,) = recorded
     asking = len(shapes) - 1 if isinstance(model.transformer.encoder, HybridEncoder) else 0
     return Attention(
         detections=postprocess(replace(out, predict_masks=None), torch.tensor([image.shape[1:]]), top_k=0)[0]
         .cpu()
         .with_categories(detector.categories),
-        decoder=look if isinstance(look, Points) else Map(on_finest(look, shapes), covered(0)),
-        encoder=_by_place(exchanges[0], shapes[asking:], covered(asking)) if exchanges else None,
+        decoder=attention_map
+        if isinstance(attention_map, SampledPoints)
+        else AttentionMap(to_finest_level(attention_map, shapes), covered(0)),
+        encoder=_by_token(encoder_recorded[0], shapes[asking:], covered(asking)) if encoder_recorded else None,
         covered=covered(asking),
-        mask_head=None if mask_look is None else Map(mask_look, covered(0)),
+        mask_head=None if mask_map is None else AttentionMap(mask_map, covered(0)),
         segment=segment if out.predict_masks else None,
     )
 
 
-def _by_place(look: Tensor | Points, shapes: Sequence[tuple[int, int]], covered: tuple[float, float]) -> Map | Points:
+def _by_token(
+    attention_map: Tensor | SampledPoints, shapes: Sequence[tuple[int, int]], covered: tuple[float, float]
+) -> AttentionMap | SampledPoints:
     """What the places of the first of some levels look at in all of them, by row and column."""
     h, w = shapes[0]
-    if isinstance(look, Points):
-        return Points(look.places[: h * w].reshape(h, w, -1, 2), look.weights[: h * w].reshape(h, w, -1))
-    return Map(on_finest(look[: h * w], shapes).reshape(h, w, h, w), covered)
+    if isinstance(attention_map, SampledPoints):
+        return SampledPoints(
+            attention_map.locations[: h * w].reshape(h, w, -1, 2), attention_map.weights[: h * w].reshape(h, w, -1)
+        )
+    return AttentionMap(to_finest_level(attention_map[: h * w], shapes).reshape(h, w, h, w), covered)
 
 
 def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
@@ -138,7 +146,7 @@ def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
     return x, y
 
 
-def place_of(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
+def token_at(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
     """Row and column, among the encoder's places, of a point x, y in pixels of an image of height x width."""
     assert attention.encoder is not None
     h, w = attention.encoder.weights.shape[:2]
@@ -155,16 +163,16 @@ def draw_decoder(rgb: ImageArray, attention: Attention, chosen: list[int]) -> Im
     for k in chosen:
         one = attention.detections[[k]]
         name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
-        look, color = attention.decoder[k], color_of(int(one.class_ids[0]))
-        looked = draw_look(small, look, color)
+        attention_map, color = attention.decoder[k], color_of(int(one.class_ids[0]))
+        looked = draw_attention(small, attention_map, color)
         _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
         if attention.segment:
             one = replace(one, masks=attention.segment(k))
         parts = [("detection", draw_detections(rgb, one, side=PANEL))]
-        parts.append((f"where its query looks, {_peak(look.weights)}", looked))
+        parts.append((f"where its query looks, {_peak(attention_map.weights)}", looked))
         if attention.mask_head:
-            of_mask = attention.mask_head[k]
-            parts.append((f"where its mask looks, {_peak(of_mask.weights)}", draw_look(small, of_mask, color)))
+            mask_map = attention.mask_head[k]
+            parts.append((f"where its mask looks, {_peak(mask_map.weights)}", draw_attention(small, mask_map, color)))
         cells.append(titled(parts, f"{name_of(name)} {float(one.scores[0]):.2f}, query {k}"))
     return grid(cells, columns=1 if len(cells) == 1 else 2)
 
@@ -180,21 +188,23 @@ def draw_encoder(rgb: ImageArray, attention: Attention, points: list[tuple[float
     for number, point in enumerate(points, start=1):
         place = (point[0] * scale, point[1] * scale)
         _mark(marked, place, str(number))
-        look = attention.encoder[place_of(point, height, width, attention)]
-        looked = draw_look(small, look, SAMPLED)
+        attention_map = attention.encoder[token_at(point, height, width, attention)]
+        looked = draw_attention(small, attention_map, SAMPLED)
         _mark(looked, place, str(number))
-        cells.append(titled([(f"where point {number} looks, {_peak(look.weights)}", looked)]))
+        cells.append(titled([(f"where point {number} looks, {_peak(attention_map.weights)}", looked)]))
     return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
 
 
-def draw_look(rgb: ImageArray, look: Map | Points, color: tuple[int, int, int]) -> ImageArray:
+def draw_attention(
+    rgb: ImageArray, attention_map: AttentionMap | SampledPoints, color: tuple[int, int, int]
+) -> ImageArray:
     """What one query or place looks at, over the greyed image: a map as heat, points as dots of a colour."""
-    if isinstance(look, Map):
-        return overlay(rgb, look.weights, look.covered)
-    return dotted(rgb, look, color)
+    if isinstance(attention_map, AttentionMap):
+        return overlay(rgb, attention_map.weights, attention_map.covered)
+    return dotted(rgb, attention_map, color)
 
 
-def dotted(rgb: ImageArray, points: Points, color: tuple[int, int, int]) -> ImageArray:
+def dotted(rgb: ImageArray, points: SampledPoints, color: tuple[int, int, int]) -> ImageArray:
     """Points [P] as dots over the greyed image; the more one weighs, the larger and clearer it is.
 
     Those outside of the image are not to be seen.
@@ -204,7 +214,7 @@ def dotted(rgb: ImageArray, points: Points, color: tuple[int, int, int]) -> Imag
     pen = ImageDraw.Draw(canvas, "RGBA")  # so that dots let through what lies below
     level = points.weights / points.weights.max().clamp(min=1e-12)
     for k in level.argsort().tolist():
-        x, y = (points.places[k] * torch.tensor([width, height])).tolist()
+        x, y = (points.locations[k] * torch.tensor([width, height])).tolist()
         radius = DOT * max(height, width) * (0.2 + 0.8 * float(level[k]) ** 0.5)
         opacity = 70 + round(185 * float(level[k]))
         if np.isfinite([x, y]).all():
@@ -255,7 +265,7 @@ def points_to_show(attention: Attention, chosen: list[int], height: int, width: 
     """Centres x, y in pixels of the first few chosen detections that lie at different places of the features.
 
     Args:
-        attention: what `attend` returned.
+        attention: what `compute_attention` returned.
         chosen: indices of its detections, best first.
         height: of the image in pixels.
         width: likewise.
@@ -263,7 +273,7 @@ def points_to_show(attention: Attention, chosen: list[int], height: int, width: 
     points = _centres(attention.detections[chosen], height, width)
     by_place: dict[tuple[int, int], tuple[float, float]] = {}
     for point in points:
-        by_place.setdefault(place_of(point, height, width, attention), point)
+        by_place.setdefault(token_at(point, height, width, attention), point)
     return list(by_place.values())[:POINTS]
 
 

@@ -22,7 +22,7 @@ from detrkit.models.layers.feature_levels import Memory
 
 
 @dataclass(frozen=True)
-class Map:
+class AttentionMap:
     """How much is looked at each place of a grid, mean over the heads."""
 
     weights: Tensor
@@ -31,33 +31,33 @@ class Map:
     """Height and width that the grid covers, in heights and widths of the image: 1 or, since the last places reach
     over the border, a little more."""
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Map:
+    def __getitem__(self, index: int | tuple[int, int]) -> AttentionMap:
         """That of one query, or of the place in one row and column."""
-        return Map(self.weights[index], self.covered)
+        return AttentionMap(self.weights[index], self.covered)
 
 
 @dataclass(frozen=True)
-class Points:
+class SampledPoints:
     """Where all heads sample all levels, and how much each sample counts."""
 
-    places: Tensor
+    locations: Tensor
     """float32 [..., P, 2]; x, y relative to the image without padding, 0..1 inside."""
     weights: Tensor
     """float32 [..., P]; sums to 1 over the points."""
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Points:
+    def __getitem__(self, index: int | tuple[int, int]) -> SampledPoints:
         """Those of one query, or of the place in one row and column."""
-        return Points(self.places[index], self.weights[index])
+        return SampledPoints(self.locations[index], self.weights[index])
 
 
 @contextlib.contextmanager
-def record_looks(attention: nn.Module | None) -> Iterator[list[Tensor | Points]]:
-    """What a module of attention looks at while a model runs in this block, one image at a time; nothing of None.
+def record_attention(attention: nn.Module | None) -> Iterator[list[Tensor | SampledPoints]]:
+    """Record the attention of a module while a model runs in this block, one image at a time; of None, nothing.
 
-    Each call of the module gives one entry, on the CPU: of deformable attention Points [Q, P], of any other float32
-    [Q, S], mean over the heads.
+    Each call of the module adds one entry, on the CPU: `SampledPoints` [Q, P] of deformable attention, else weights
+    [Q, S], float32, mean over the heads.
     """
-    recorded: list[Tensor | Points] = []
+    recorded: list[Tensor | SampledPoints] = []
 
     @torch.no_grad()
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -77,18 +77,18 @@ def record_looks(attention: nn.Module | None) -> Iterator[list[Tensor | Points]]
             hook.remove()
 
 
-def sampled_points(attention: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> Points:
-    """Where deformable attention samples the first image of a batch: Points [Q, P], on the CPU.
+def sampled_points(attention: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> SampledPoints:
+    """Where deformable attention samples the first image of a batch: SampledPoints [Q, P], on the CPU.
 
     Arguments as in `DeformableAttention.forward`. The model takes a map, without its padding, to be the image, also
     where the last places reach a little over the border; so do these places.
     """
     locations, weights = attention.sampling(query, reference, memory)
-    places = locations[0].float() / memory.valid[0, :, None].float()  # [Q, M, L, K, 2]
-    return Points(places.flatten(1, 3).cpu(), weights[0].float().flatten(1).cpu() / attention.heads)
+    points = locations[0].float() / memory.valid[0, :, None].float()  # [Q, M, L, K, 2]
+    return SampledPoints(points.flatten(1, 3).cpu(), weights[0].float().flatten(1).cpu() / attention.heads)
 
 
-def on_finest(weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+def to_finest_level(weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Weights [Q, S] of the places of levels (h, w), finest first, as one map of the finest level, [Q, h, w].
 
     What a coarser level is given is spread over the places that it covers, so the sum stays.

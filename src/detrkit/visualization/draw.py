@@ -1,4 +1,4 @@
-"""Detections -> images: boxes, labels and masks on an image, and contact sheets of truth beside prediction.
+"""Detections -> images: boxes, labels and masks on an image, and contact sheets of ground truth beside prediction.
 
 Images are uint8 RGB arrays [H, W, 3]. Line widths and letters follow the size of the image; an image too small
 to be read is enlarged first, so what comes back may be a whole multiple of the size that went in.
@@ -88,19 +88,19 @@ class Tile:
     """Path, PIL image or uint8 RGB array [H, W, 3]."""
     detections: Drawable
     """What the model found, in pixels of `image`."""
-    truth: Drawable | None = None
+    gt: Drawable | None = None
     """What is really there (see `results.ground_truth_detections`); None: the tile shows the predictions only."""
     caption: str = ""
     """One line above the tile."""
 
 
-def draw_detections(image: Any, detections: Drawable, truth: Drawable | None = None, *, side: int = 0) -> ImageArray:
+def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None, *, side: int = 0) -> ImageArray:
     """The image with every detection on it: its mask, or else its box, and class name with score.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
         detections: what to draw, in pixels of `image`; the strongest end up on top.
-        truth: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
+        gt: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
         side: pixels of the longer side of what comes back; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
 
@@ -111,11 +111,11 @@ def draw_detections(image: Any, detections: Drawable, truth: Drawable | None = N
         DataError: the image cannot be read.
     """
     rgb = as_image(image)
-    return _draw(rgb, side or enlarged_side(rgb), detections, truth)
+    return _draw(rgb, side or enlarged_side(rgb), detections, gt)
 
 
 def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArray:
-    """A contact sheet: every tile shows the truth at the left and the prediction at the right, under a caption.
+    """A contact sheet: every tile shows the ground truth at the left and the prediction at the right, under a caption.
 
     Args:
         tiles: the images; any mixture of sizes.
@@ -169,7 +169,7 @@ def titled(parts: Sequence[tuple[str, ImageArray]], caption: str = "") -> ImageA
 
 
 def _draw(
-    rgb: ImageArray, side: int, detections: Drawable, truth: Drawable | None, with_scores: bool = True
+    rgb: ImageArray, side: int, detections: Drawable, gt: Drawable | None, with_scores: bool = True
 ) -> ImageArray:
     """The image with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
     scene = Image.fromarray(resized(rgb, side))
@@ -177,8 +177,8 @@ def _draw(
     from_size = (rgb.shape[0], rgb.shape[1])
     thickness = max(2, round(max(height, width) / 400))
     letters = max(11, round(max(height, width) / 50))
-    if truth is not None:
-        _draw_truth(scene, _fitted(truth, from_size, (height, width)), thickness, letters)
+    if gt is not None:
+        _draw_gt(scene, _fitted(gt, from_size, (height, width)), thickness, letters)
     found = _fitted(detections, from_size, (height, width))
     labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(found.names, found.scores, strict=True)]
     if found.masks is not None:
@@ -207,10 +207,10 @@ def _annotate(scene: Image.Image, found: _Objects, thickness: int, letters: int,
     return annotated
 
 
-def _draw_truth(scene: Image.Image, truth: _Objects, thickness: int, letters: int) -> None:
+def _draw_gt(scene: Image.Image, gt: _Objects, thickness: int, letters: int) -> None:
     """Dashed white boxes over a dark line, each with its name inside at the bottom."""
     pen = ImageDraw.Draw(scene)
-    for (x1, y1, x2, y2), name in zip(truth.xyxy.tolist(), truth.names, strict=True):
+    for (x1, y1, x2, y2), name in zip(gt.xyxy.tolist(), gt.names, strict=True):
         pen.rectangle((x1, y1, x2, y2), outline=(0, 0, 0), width=thickness)
         for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
             _dashes(pen, start, end, thickness)
@@ -228,10 +228,10 @@ def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[flo
 
 
 def _cell(tile: Tile, side: int) -> ImageArray:
-    """One tile: caption, then truth | prediction, each headed by its name."""
+    """One tile: caption, then ground truth | prediction, each headed by its name."""
     rgb = as_image(tile.image)
     parts = []
-    for name, objects in (("truth", tile.truth), ("prediction", tile.detections)):
+    for name, objects in (("ground truth", tile.gt), ("prediction", tile.detections)):
         if objects is not None:
             title = f"{name}: {len(objects)} object{'' if len(objects) == 1 else 's'}"
             parts.append((title, _draw(rgb, side, objects, None, with_scores=name == "prediction")))

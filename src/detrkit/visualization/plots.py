@@ -186,8 +186,8 @@ def read_pr(run: Path) -> Mapping[str, Any] | None:
 
 
 def _add(curves: Curves, name: str, epoch: float, value: float) -> None:
-    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so are -1 (no truth)
-    and the numbers of single classes (class_AP/NAME), which would be a panel each.
+    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so are -1 (no ground
+    truth) and the numbers of single classes (class_AP/NAME), which would be a panel each.
 
     Those of what else teaches keep its name: `train/dense/loss_ce` is the quantity dense/loss_ce.
     """

@@ -12,9 +12,9 @@ from torch._dynamo.testing import CompileCounter
 
 from detrkit import Categories, Detector
 from detrkit.errors import ConfigError
-from detrkit.inference.backend import PlainNetwork
-from detrkit.inference.optimized import FastNetwork, chosen_precision, compiles
-from detrkit.inference.shape_buckets import Buckets
+from detrkit.inference.backend import PlainBackend
+from detrkit.inference.optimized import OptimizedBackend, chosen_precision, compiles
+from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.models import DETR
 from detrkit.models.mask_predictor import all_queries
 from detrkit.structures import Output
@@ -80,9 +80,9 @@ def assert_same(found: Output, expected: Output, tolerance: float) -> None:
     assert expected.logits.std() > 20 * tolerance  # else all would be the same
     torch.testing.assert_close(found.logits, expected.logits, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(found.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
-    if expected.predict_masks is not None:
-        assert found.predict_masks is not None
-        masks = [out.predict_masks(*all_queries(expected.boxes)) for out in (found, expected)]
+    if expected.segment is not None:
+        assert found.segment is not None
+        masks = [out.predict_masks(*every_query(expected.boxes)) for out in (found, expected)]
         torch.testing.assert_close(*masks, atol=10 * tolerance, rtol=tolerance)
 
 
@@ -91,21 +91,21 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
     model = model_of(kind)
     batch = batch_of((96, 64), (70, 90))
     with torch.no_grad():
-        expected = PlainNetwork(model).forward_detection(*batch)
-        assert_same(FastNetwork(model).forward_detection(*batch), expected, 1e-4)
+        expected = PlainBackend(model).forward_detection(*batch)
+        assert_same(OptimizedBackend(model).forward_detection(*batch), expected, 1e-4)
         normalised = model.backbone.normalise(*batch), batch[1]
-        assert_same(FastNetwork(model).forward_detection(*normalised), expected, 1e-4)  # images that are floats already
+        assert_same(OptimizedBackend(model).forward_detection(*normalised), expected, 1e-4)  # images that are floats already
 
 
 def test_weights_and_maps_are_channels_last() -> None:
-    network = FastNetwork(model_of("fast recipe"))
-    weights = [p for p in network.model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    backend = OptimizedBackend(model_of("fast recipe"))
+    weights = [p for p in backend.model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert len(weights) > 10
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     seen: list[torch.Tensor] = []
-    network.model.backbone.register_forward_hook(lambda module, given, maps: seen.extend(maps))
+    backend.model.backbone.register_forward_hook(lambda module, given, maps: seen.extend(maps))
     with torch.no_grad():
-        network.forward_detection(*batch_of((96, 64)))
+        backend.forward_detection(*batch_of((96, 64)))
     assert len(seen) == 3
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen)
 
@@ -115,22 +115,22 @@ def test_half_precision_is_close(kind: str) -> None:
     model = model_of(kind)
     batch = batch_of((96, 64), (70, 90))
     with torch.no_grad():
-        expected = PlainNetwork(model).forward_detection(*batch)
-        found = FastNetwork(model, half=torch.bfloat16).forward_detection(*batch)
+        expected = PlainBackend(model).forward_detection(*batch)
+        found = OptimizedBackend(model, half=torch.bfloat16).forward_detection(*batch)
     assert found.logits.dtype == found.boxes.dtype == torch.float32
     # places that score alike may change ranks, so compare what is there whatever the order
     far = torch.cdist(expected.boxes, found.boxes, p=torch.inf).amin(2)
     assert far.median() < 0.02
     assert not torch.equal(found.logits, expected.logits)  # it did run in bf16
-    if expected.predict_masks is not None:
-        assert found.predict_masks(*all_queries(found.boxes)).isfinite().all()
+    if expected.segment is not None:
+        assert found.segment(*every_query(found.boxes)).isfinite().all()
 
 
 def test_half_weights_are_stored_so_and_norms_are_not() -> None:
-    network = FastNetwork(model_of("classic"), half=torch.bfloat16)
-    layer = network.model.transformer.decoder.layers[0]
+    backend = OptimizedBackend(model_of("classic"), half=torch.bfloat16)
+    layer = backend.model.transformer.decoder.layers[0]
     assert layer.linear1.weight.dtype == layer.self_attn.in_proj_weight.dtype == torch.bfloat16
-    assert layer.norm1.weight.dtype == network.model.query_embed.weight.dtype == torch.float32
+    assert layer.norm1.weight.dtype == backend.model.query_embed.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["classic", pytest.param("dynamic masks", marks=pytest.mark.slow)])
@@ -138,13 +138,13 @@ def test_compiled_values_are_those_of_the_padded_batch(kind: str) -> None:
     torch._dynamo.reset()
     model = model_of(kind)
     images, padding = batch_of((96, 64), (90, 60), (96, 64))
-    network = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager")
+    backend = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager")
     with torch.no_grad():
-        found = network.forward_detection(images[:, :, :90, :60], padding[:, :90, :60])
+        found = backend.forward_detection(images[:, :, :90, :60], padding[:, :90, :60])
         images[:, :, 90:], images[..., 60:] = 0, 0
         padding[:, 90:], padding[..., 60:] = True, True
-        assert_same(found, FastNetwork(model).forward_detection(images, padding), 1e-5)
-    assert list(network.compiled) == [(4, 96, 64)]  # the next power of 2
+        assert_same(found, OptimizedBackend(model).forward_detection(images, padding), 1e-5)
+    assert list(backend.compiled) == [(4, 96, 64)]  # the next power of 2
     assert found.logits.shape[0] == 3
 
 
@@ -153,24 +153,24 @@ def test_a_image_in_its_bucket_has_the_exact_values() -> None:
     model = tiny_model()
     batch = batch_of((96, 64))
     with torch.no_grad():
-        found = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager").forward_detection(*batch)
-        assert_same(found, PlainNetwork(model).forward_detection(*batch), 1e-4)
+        found = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager").forward_detection(*batch)
+        assert_same(found, PlainBackend(model).forward_detection(*batch), 1e-4)
 
 
 def test_images_of_any_size_do_not_compile_without_end() -> None:
     torch._dynamo.reset()
     counter = CompileCounter()
-    buckets = Buckets.of(32, 53)
-    network = FastNetwork(tiny_model(), buckets=buckets, backend=counter)
-    detector = Detector(network, Categories.unnamed(4), 32)
+    buckets = ShapeBuckets.of(32, 53)
+    backend = OptimizedBackend(tiny_model(), buckets=buckets, compile_backend=counter)
+    detector = Detector(backend, Categories.unnamed(4), 32)
     generator = torch.Generator().manual_seed(0)
     sizes = [tuple(torch.randint(20, 200, (2,), generator=generator).tolist()) for _ in range(39)] + [(50, 50)]
     assert len({detector.transform.output_size(*size) for size in sizes}) > 20
     detector.warmup([(90, 60)])
-    assert list(network.compiled) == [(1, 64, 32)]
+    assert list(backend.compiled) == [(1, 64, 32)]
     for size in sizes:
         detector.predict(torch.zeros(3, *size, dtype=torch.uint8))
-    assert set(network.compiled) == {(1, *shape) for shape in buckets.shapes()}
+    assert set(backend.compiled) == {(1, *shape) for shape in buckets.shapes()}
     assert counter.frame_count == len(buckets.shapes()) == 3
     detector.warmup()  # all there is
     assert counter.frame_count == 3
@@ -184,10 +184,10 @@ def tiny_model() -> DETR:
 def test_what_is_larger_than_all_buckets_runs_uncompiled() -> None:
     model = model_of("classic")
     batch = batch_of((96, 200))
-    network = FastNetwork(model, buckets=Buckets.of(64, 107), backend="eager")
+    backend = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager")
     with torch.no_grad():
-        assert_same(network.forward_detection(*batch), PlainNetwork(model).forward_detection(*batch), 1e-4)
-    assert network.compiled == {}
+        assert_same(backend.forward_detection(*batch), PlainBackend(model).forward_detection(*batch), 1e-4)
+    assert backend.compiled == {}
 
 
 @pytest.mark.parametrize("image_size", [64, 256, 480, 800, 1024])
@@ -195,7 +195,7 @@ def test_buckets_hold_every_image_and_are_few(image_size: int) -> None:
     from detrkit.data.transforms.resize_crop import eval_transform
 
     transform = eval_transform(image_size)
-    buckets = Buckets.of(image_size, transform.longest)
+    buckets = ShapeBuckets.of(image_size, transform.longest)
     assert len(buckets.shapes()) <= 15
     for ratio in torch.logspace(-1, 1, 41).tolist():
         height, width = transform.output_size(round(500 * max(1, ratio)), round(500 * max(1, 1 / ratio)))
@@ -208,7 +208,7 @@ def test_buckets_hold_every_image_and_are_few(image_size: int) -> None:
 
 
 def test_square_images_have_one_shape() -> None:
-    buckets = Buckets.of(100, 167, square_resize=True)
+    buckets = ShapeBuckets.of(100, 167, square_resize=True)
     assert buckets.shapes() == [(100, 100)]
     assert buckets.fit(100, 100) == (100, 100)
     assert buckets.fit(101, 100) is None
@@ -225,10 +225,10 @@ def test_warm_up_runs_also_where_nothing_is_compiled() -> None:
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["classic", "fast recipe"])
 def test_images_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torch.dtype | None) -> None:
-    detector = Detector(FastNetwork(model_of(kind), half=half), Categories.unnamed(4), 32)
+    detector = Detector(OptimizedBackend(model_of(kind), half=half), Categories.unnamed(4), 32)
     for height, width in [(1, 1), (1, 300), (300, 1), (3, 7), (97, 131), (1500, 1499)]:
         found = detector.predict(torch.full((3, height, width), 90, dtype=torch.uint8), threshold=0)
-        assert len(found.scores) == detector.network.num_queries
+        assert len(found.scores) == detector.backend.num_queries
         assert found.scores.isfinite().all()
         assert found.xyxy.isfinite().all()
         assert found.image_size == (height, width)
@@ -239,9 +239,9 @@ def test_a_missing_compiler_is_told() -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx: (None, 'g++')")
 
     torch._dynamo.reset()
-    network = FastNetwork(tiny_model(), buckets=Buckets.of(64, 107), backend=broken)
+    backend = OptimizedBackend(tiny_model(), buckets=ShapeBuckets.of(64, 107), compile_backend=broken)
     with pytest.raises(ConfigError, match=r"expected a C\+\+ compiler .* --compile off"):
-        network.forward_detection(*batch_of((64, 64)))
+        backend.forward_detection(*batch_of((64, 64)))
 
 
 def test_what_auto_means() -> None:

@@ -17,8 +17,8 @@ from detrkit.data.decode.images import read_image
 from detrkit.models.layers.attention import record_attention
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feature_levels import Level, Memory, flatten
-from detrkit.visualization.attention import attend, dotted, place_of
-from detrkit.visualization.attention_maps import Map, Points, on_finest, sampled_points
+from detrkit.visualization.attention import compute_attention, dotted, token_at
+from detrkit.visualization.attention_maps import AttentionMap, SampledPoints, sampled_points, to_finest_level
 from inference.conftest import CATEGORIES, MODEL
 from visualization.conftest import size_of
 
@@ -76,14 +76,14 @@ def test_points_are_relative_to_the_image_without_its_padding() -> None:
     query = torch.randn(1, 1, 16)
 
     box = torch.tensor([[[0.5, 0.25, 0.2, 0.4]]])
-    places = sampled_points(attention, query, box, padded_memory()).places.view(HEADS, LEVELS, K, 2)
+    places = sampled_points(attention, query, box, padded_memory()).locations.view(HEADS, LEVELS, K, 2)
     expected = [[0.6, 0.25], [0.5, 0.05], [0.45, 0.35], [0.5, 0.25]]  # the right edge, the top, half way, the centre
     torch.testing.assert_close(places, torch.tensor(expected)[:, None, None].expand_as(places))
 
     point = torch.tensor([[[0.5, 0.25]]])  # now offsets count places, of 6 x 4 and 3 x 2 that the image has
     found = sampled_points(attention, query, point, padded_memory())
     for level, inside in enumerate(((6, 4), (3, 2))):
-        steps = found.places.view(HEADS, LEVELS, K, 2)[:, level] - point[0]
+        steps = found.locations.view(HEADS, LEVELS, K, 2)[:, level] - point[0]
         torch.testing.assert_close(steps, (OFFSETS / torch.tensor(inside))[:, None].expand_as(steps))
     torch.testing.assert_close(found.weights.view(HEADS, -1)[:, 0], torch.full((HEADS,), 1 / HEADS))
 
@@ -93,8 +93,8 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
     detector = made(**SAMPLING)  # untrained heads refine nothing, so what is found is where the last layer looked
     fix_offsets(detector.model.transformer.decoder.layers[-1].multihead_attn)
     image = read_image(some_images / name)
-    attention = attend(detector, image)
-    assert isinstance(attention.decoder, Points)
+    attention = compute_attention(detector, image)
+    assert isinstance(attention.decoder, SampledPoints)
     assert attention.decoder.weights.shape == (9, HEADS * LEVELS * K)
     torch.testing.assert_close(attention.decoder.weights.sum(1), torch.ones(9))
 
@@ -102,7 +102,7 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
     x1, y1, x2, y2 = attention.detections.xyxy.unbind(1)
     centre = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2], 1)
     sides = torch.stack([x2 - x1, y2 - y1], 1)
-    pixels = attention.decoder.places.view(9, HEADS, -1, 2) * torch.tensor([width, height])
+    pixels = attention.decoder.locations.view(9, HEADS, -1, 2) * torch.tensor([width, height])
     expected = centre[:, None] + OFFSETS * sides[:, None] / 4
     torch.testing.assert_close(pixels, expected[:, :, None].expand_as(pixels), atol=1e-3, rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
 def test_looking_at_points_does_not_change_what_is_found(some_images: Path) -> None:
     detector = made(**SAMPLING)
     image = read_image(some_images / "5.png")
-    found = attend(detector, image).detections
+    found = compute_attention(detector, image).detections
     plain = detector.detect(detector.prepare([image]), top_k=0)[0]
     assert torch.equal(found[found.scores.argsort(descending=True, stable=True)].xyxy, plain.xyxy)
     attention = detector.model.transformer.decoder.layers[-1].multihead_attn
@@ -121,12 +121,12 @@ def test_the_places_of_a_deformable_encoder_look_around_themselves(some_images: 
     detector = made(**KINDS["deformable, deformable"])
     attention_module = detector.model.transformer.encoder.layers[-1].self_attn
     fix_offsets(attention_module)
-    attention = attend(detector, read_image(some_images / "wide.png"))
-    assert isinstance(attention.encoder, Points)
+    attention = compute_attention(detector, read_image(some_images / "wide.png"))
+    assert isinstance(attention.encoder, SampledPoints)
     h, w = 3, 7  # 43 x 107 at stride 16
     assert attention.covered == (h * 16 / 43, w * 16 / 107)
     assert attention.encoder.weights.shape == (h, w, HEADS * LEVELS * K)
-    here = attention.encoder[place_of((50, 20), 40, 100, attention)].places.view(HEADS, LEVELS, K, 2)
+    here = attention.encoder[token_at((50, 20), 40, 100, attention)].locations.view(HEADS, LEVELS, K, 2)
     centre = torch.tensor([(3 + 0.5) / w, (1 + 0.5) / h])  # the pixel lies in row 1, column 3
     torch.testing.assert_close(here[3], centre.expand(LEVELS, K, 2))
     torch.testing.assert_close(here[0, 0], (centre + torch.tensor([2 / w, 0])).expand(K, 2))
@@ -135,9 +135,9 @@ def test_the_places_of_a_deformable_encoder_look_around_themselves(some_images: 
 def test_the_hybrid_encoder_shows_its_coarsest_level(some_images: Path) -> None:
     detector = made(**SAMPLING)
     with record_attention([detector.model.transformer.encoder.layers[-1].self_attn]) as weights:
-        attention = attend(detector, read_image(some_images / "wide.png"))
+        attention = compute_attention(detector, read_image(some_images / "wide.png"))
     h, w = 2, 4
-    assert isinstance(attention.encoder, Map)
+    assert isinstance(attention.encoder, AttentionMap)
     assert attention.encoder.weights.shape == (h, w, h, w)
     assert attention.covered == attention.encoder.covered == (h * 32 / 43, w * 32 / 107)
     torch.testing.assert_close(attention.encoder.weights.flatten(), weights[0][0].mean(0).flatten())
@@ -147,7 +147,7 @@ def test_coarser_levels_are_spread_over_the_finest() -> None:
     weights = torch.zeros(2, 4 * 8 + 2 * 4)
     weights[0, 5], weights[0, 32 + 7] = 0.25, 0.75  # row 0 of the finest; the last place of the coarser
     weights[1, 9] = 1
-    shown = on_finest(weights, [(4, 8), (2, 4)])
+    shown = to_finest_level(weights, [(4, 8), (2, 4)])
     torch.testing.assert_close(shown.sum((1, 2)), torch.ones(2))
     assert shown[0, 0, 5] == 0.25
     assert shown[0, 2:, 6:].sum() > 0.5  # most of it where the coarse place is
@@ -158,7 +158,7 @@ def test_coarser_levels_are_spread_over_the_finest() -> None:
 def test_dots_are_where_the_points_are() -> None:
     places = torch.tensor([[0.25, 0.5], [0.75, 0.5], [1.5, 0.5], [float("nan"), 0.5]])
     one_image = np.full((100, 200, 3), 100, dtype=np.uint8)
-    drawn = dotted(one_image, Points(places, torch.tensor([0.6, 0.1, 0.2, 0.1])), (255, 0, 0)).astype(int)
+    drawn = dotted(one_image, SampledPoints(places, torch.tensor([0.6, 0.1, 0.2, 0.1])), (255, 0, 0)).astype(int)
     redder = drawn[..., 0] - drawn[..., 1]
     rows, columns = np.nonzero(redder > 0)
     assert abs(rows - 50).max() <= 4

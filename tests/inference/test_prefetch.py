@@ -13,11 +13,11 @@ import torch
 
 from detrkit import Detector
 from detrkit.errors import DataError
-from detrkit.inference.prefetch import ahead
+from detrkit.inference.prefetch import prefetch
 
 
 def waiting_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("detrkit-ahead")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("detrkit-prefetch")]
 
 
 def test_order_is_kept_whatever_takes_long() -> None:
@@ -25,8 +25,8 @@ def test_order_is_kept_whatever_takes_long() -> None:
         time.sleep(0.05 if k == 0 else 0)
         return 2 * k
 
-    assert list(ahead(slow_first, range(20), limit=5)) == list(range(0, 40, 2))
-    assert list(ahead(slow_first, range(3), limit=0)) == [0, 2, 4]
+    assert list(prefetch(slow_first, range(20), limit=5)) == list(range(0, 40, 2))
+    assert list(prefetch(slow_first, range(3), limit=0)) == [0, 2, 4]
     assert waiting_threads() == []
 
 
@@ -38,7 +38,7 @@ def test_it_works_while_the_caller_does() -> None:
             begun.set()
         return k
 
-    made = ahead(make, range(3), limit=2)
+    made = prefetch(make, range(3), limit=2)
     assert next(made) == 0
     assert begun.wait(5)  # nobody has asked for it
     assert list(made) == [1, 2]
@@ -47,7 +47,7 @@ def test_it_works_while_the_caller_does() -> None:
 def test_little_is_taken_from_an_endless_source() -> None:
     taken = count()
     source = (next(taken) for _ in count())
-    made = ahead(lambda k: k, source, limit=3)
+    made = prefetch(lambda k: k, source, limit=3)
     assert list(islice(made, 5)) == [0, 1, 2, 3, 4]
     assert next(taken) == 3 + 5
     made.close()
@@ -62,7 +62,7 @@ def test_errors_come_in_their_place() -> None:
 
     got = []
     with pytest.raises(DataError, match="broken"):
-        take_all(ahead(make, range(9), limit=4), got)
+        take_all(prefetch(make, range(9), limit=4), got)
     assert got == [0, 1]
     assert waiting_threads() == []
 
@@ -73,7 +73,7 @@ def test_errors_come_in_their_place() -> None:
 
     got = []
     with pytest.raises(DataError, match="no more"):
-        take_all(ahead(lambda k: k, source(), limit=4), got)
+        take_all(prefetch(lambda k: k, source(), limit=4), got)
     assert got == [0, 1]
 
 
@@ -91,7 +91,7 @@ def test_an_interrupt_waits_only_for_what_was_begun() -> None:
         return k
 
     def interrupted() -> None:
-        for k in ahead(make, range(1000), limit=8):
+        for k in prefetch(make, range(1000), limit=8):
             if k == 1:
                 raise KeyboardInterrupt
 
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read_is_told_as_before(detector: Detector, some_i
 def test_a_stream_can_be_prepared_ahead(detector: Detector) -> None:
     some_images = [(torch.full((3, 40, 40 + 10 * (k % 2)), 20 * k, dtype=torch.uint8), str(k)) for k in range(10)]
     plain = list(detector.stream(some_images, threshold=0, batch_size=2))
-    ready = list(detector.stream(some_images, threshold=0, batch_size=2, ahead=4))
+    ready = list(detector.stream(some_images, threshold=0, batch_size=2, prefetch=4))
     for (one_image, found), (other, expected) in zip(ready, plain, strict=True):
         assert torch.equal(one_image, other)
         assert found.source == expected.source
