@@ -127,7 +127,9 @@ def test_images_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="uint8"):
         backend.forward_detection(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     with pytest.raises(DataError, match="cannot run"):
-        backend.forward_detection(torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool))
+        backend.forward_detection(
+            torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
+        )
     model = small_model("classic")
     write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", metadata(model, size=(64, 64)))
     with pytest.raises(ConfigError, match="at most 64 x 64"):

@@ -80,8 +80,8 @@ def assert_same(found: Output, expected: Output, tolerance: float) -> None:
     assert expected.logits.std() > 20 * tolerance  # else all would be the same
     torch.testing.assert_close(found.logits, expected.logits, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(found.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
-    if expected.segment is not None:
-        assert found.segment is not None
+    if expected.predict_masks is not None:
+        assert found.predict_masks is not None
         masks = [out.predict_masks(*every_query(expected.boxes)) for out in (found, expected)]
         torch.testing.assert_close(*masks, atol=10 * tolerance, rtol=tolerance)
 
@@ -94,7 +94,9 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
         expected = PlainBackend(model).forward_detection(*batch)
         assert_same(OptimizedBackend(model).forward_detection(*batch), expected, 1e-4)
         normalised = model.backbone.normalise(*batch), batch[1]
-        assert_same(OptimizedBackend(model).forward_detection(*normalised), expected, 1e-4)  # images that are floats already
+        assert_same(
+            OptimizedBackend(model).forward_detection(*normalised), expected, 1e-4
+        )  # images that are floats already
 
 
 def test_weights_and_maps_are_channels_last() -> None:
@@ -122,8 +124,8 @@ def test_half_precision_is_close(kind: str) -> None:
     far = torch.cdist(expected.boxes, found.boxes, p=torch.inf).amin(2)
     assert far.median() < 0.02
     assert not torch.equal(found.logits, expected.logits)  # it did run in bf16
-    if expected.segment is not None:
-        assert found.segment(*every_query(found.boxes)).isfinite().all()
+    if expected.predict_masks is not None:
+        assert found.predict_masks(*every_query(found.boxes)).isfinite().all()
 
 
 def test_half_weights_are_stored_so_and_norms_are_not() -> None:
@@ -153,7 +155,9 @@ def test_a_image_in_its_bucket_has_the_exact_values() -> None:
     model = tiny_model()
     batch = batch_of((96, 64))
     with torch.no_grad():
-        found = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager").forward_detection(*batch)
+        found = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager").forward_detection(
+            *batch
+        )
         assert_same(found, PlainBackend(model).forward_detection(*batch), 1e-4)
 
 

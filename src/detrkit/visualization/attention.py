@@ -84,7 +84,7 @@ def compute_attention(detector: Detector, image: Tensor) -> Attention:
     height, width = batch.images.shape[-2:]
 
     def covered(level: int) -> tuple[float, float]:
-        stride = model.backbone.strides[model.backbone.finer] * 2**level
+        stride = model.backbone.strides[model.backbone.num_high_res] * 2**level
         return shapes[level][0] * stride / height, shapes[level][1] * stride / width
 
     def segment(query: int) -> Tensor:
