@@ -82,7 +82,7 @@ def assert_same(found: Output, expected: Output, tolerance: float) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
     if expected.predict_masks is not None:
         assert found.predict_masks is not None
-        masks = [out.predict_masks(*every_query(expected.boxes)) for out in (found, expected)]
+        masks = [out.predict_masks(*all_queries(expected.boxes)) for out in (found, expected)]
         torch.testing.assert_close(*masks, atol=10 * tolerance, rtol=tolerance)
 
 
@@ -125,7 +125,7 @@ def test_half_precision_is_close(kind: str) -> None:
     assert far.median() < 0.02
     assert not torch.equal(found.logits, expected.logits)  # it did run in bf16
     if expected.predict_masks is not None:
-        assert found.predict_masks(*every_query(found.boxes)).isfinite().all()
+        assert found.predict_masks(*all_queries(found.boxes)).isfinite().all()
 
 
 def test_half_weights_are_stored_so_and_norms_are_not() -> None:
