@@ -20,8 +20,8 @@ import torch
 
 from detrkit import Categories, Detector
 from detrkit.config.commands import ExportConfig
-from detrkit.export.writing import make_metadata, write
-from detrkit.files import SUFFIX_OF_FORMAT
+from detrkit.exporting.formats.table import export_format
+from detrkit.exporting.writing import make_metadata, write_file
 from detrkit.inference.backend import PlainBackend
 from detrkit.inference.optimized import OptimizedBackend
 from inference import the_model
@@ -82,7 +82,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
     kind, _, precision = way.partition("-")
     name = Path(options.weights).name or options.model
     fixed = f"-{options.size[0]}x{options.size[1]}-{options.batch_size}" if options.fixed else ""
-    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{SUFFIX_OF_FORMAT[kind]}"
+    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{export_format(kind).suffix}"
     if path.exists():
         return path
     config = ExportConfig(
@@ -98,7 +98,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
     for _ in range(4 if precision == "int8" else 0):
         noise = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
         samples.append({"images": noise, "padding_mask": torch.zeros(shape, dtype=torch.bool)})
-    write(detector, path, make_metadata(config, detector), config, samples)
+    write_file(detector, path, make_metadata(config, detector), config, samples)
     return path
 
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-SUFFIX_OF_FORMAT = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine"}
-"""Of exported models, which can be run but not trained."""
-
 ONNX_OPSET = 18
 """Of exported ONNX files. The first with all that the graph needs; the older, the more runtimes can read it."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit import Categories, build_model
-from detrkit.inference.metadata import ExportMetadata
+from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.models import DETR
 
 SMALL: dict[str, Any] = {

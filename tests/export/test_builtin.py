@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from detrkit import Detector
 from detrkit.data.transforms.resize_crop import resized_size
-from detrkit.export.formats import write_onnx
-from detrkit.export.graph import BuiltinGraph, Graph, fitted, resized, trace
+from detrkit.exporting.formats.export_format import TracedGraph
+from detrkit.exporting.formats.onnx import write_onnx
+from detrkit.exporting.graph import BuiltinGraph, Graph, fitted, resized, trace
 from detrkit.structures import Batch, Target
 
 from .small import CATEGORIES, batch, metadata, small_model
@@ -49,7 +50,8 @@ def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
     model, canvas = small_model(kind), (107, 107)
     path = tmp_path / "model.onnx"
     inside = metadata(model, builtin=True, size=canvas)
-    write_onnx(trace(BuiltinGraph(Graph(model), 64, canvas), size=None, batch_size=None), path, inside)
+    program = trace(BuiltinGraph(Graph(model), 64, canvas), size=None, batch_size=None)
+    write_onnx(TracedGraph(program, inside), path)
     session = onnxruntime.InferenceSession(path)
     plain, exported = Detector(model, CATEGORIES, 64), Detector.load(path, device="cpu")
     for height, width in ((64, 80), (150, 111)):

@@ -9,10 +9,11 @@ from torch.testing import assert_close
 
 from detrkit import Detector
 from detrkit.errors import ConfigError, DataError, MissingExtraError, WeightsError
-from detrkit.export.formats import write_torch
-from detrkit.export.graph import Graph, trace
+from detrkit.exporting.formats.export_format import TracedGraph
+from detrkit.exporting.formats.metadata import ExportMetadata
+from detrkit.exporting.formats.torch_program import write_torch
+from detrkit.exporting.graph import Graph, trace
 from detrkit.inference.exported import is_exported, open_exported
-from detrkit.inference.metadata import ExportMetadata
 
 from .small import CATEGORIES, batch, metadata, small_model
 
@@ -21,7 +22,8 @@ from .small import CATEGORIES, batch, metadata, small_model
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = small_model("masks")
     path = tmp_path_factory.mktemp("exported") / "model.pt2"
-    write_torch(trace(Graph(model), size=None, batch_size=None), path, metadata(model, weights="best.ckpt"))
+    program = trace(Graph(model), size=None, batch_size=None)
+    write_torch(TracedGraph(program, metadata(model, weights="best.ckpt")), path)
     return path
 
 
@@ -48,7 +50,7 @@ def test_a_model_of_parts_is_asked_for_in_a_sentence(exported: Path) -> None:
         _ = Detector.load(exported, device="cpu").model
 
 
-def test_the_card_comes_back() -> None:
+def test_the_metadata_comes_back() -> None:
     model = small_model("classic")
     for inside in (metadata(model), metadata(model, size=(64, 96), batch_size=2, precision="int8", builtin=True)):
         assert ExportMetadata.from_json(inside.to_json(), "here") == inside
@@ -65,7 +67,7 @@ def test_the_card_comes_back() -> None:
         ({"mean": None, "image_size": "large"}, "garbles"),
     ],
 )
-def test_cards_that_cannot_be(change: dict[str, object], words: str) -> None:
+def test_metadata_that_cannot_be(change: dict[str, object], words: str) -> None:
     rows = json.loads(metadata(small_model("classic")).to_json()) | change
     with pytest.raises(WeightsError, match=words):
         ExportMetadata.from_json(json.dumps(rows), "here")
@@ -92,7 +94,7 @@ def test_files_that_are_no_models(
 def test_models_of_somebody_else(tmp_path: Path) -> None:
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     torch.export.save(program, str(tmp_path / "other.pt2"))
-    with pytest.raises(WeightsError, match="somebody else"):
+    with pytest.raises(WeightsError, match="no detrkit metadata"):
         Detector.load(tmp_path / "other.pt2", device="cpu")
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -100,7 +102,7 @@ def test_models_of_somebody_else(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "other", value[:1], value[1:])
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(proto, tmp_path / "other.onnx")
-    with pytest.raises(WeightsError, match="somebody else"):
+    with pytest.raises(WeightsError, match="no detrkit metadata"):
         Detector.load(tmp_path / "other.onnx", device="cpu")
 
 
@@ -131,7 +133,8 @@ def test_images_that_a_file_cannot_take(exported: Path, tmp_path: Path) -> None:
             torch.zeros(1, 4, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
         )
     model = small_model("classic")
-    write_torch(trace(Graph(model), size=(64, 64), batch_size=1), tmp_path / "f.pt2", metadata(model, size=(64, 64)))
+    program = trace(Graph(model), size=(64, 64), batch_size=1)
+    write_torch(TracedGraph(program, metadata(model, size=(64, 64))), tmp_path / "f.pt2")
     with pytest.raises(ConfigError, match="at most 64 x 64"):
         open_exported(tmp_path / "f.pt2", "cpu").forward_detection(**batch((64, 96)))
 

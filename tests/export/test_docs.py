@@ -10,8 +10,11 @@ from PIL import Image
 from tests.docs.pages import ROOT, Page
 
 from detrkit import Detector
-from detrkit.export.formats import write_onnx, write_openvino, write_torch
-from detrkit.export.graph import BuiltinGraph, Graph, trace
+from detrkit.exporting.formats.export_format import TracedGraph
+from detrkit.exporting.formats.onnx import write_onnx
+from detrkit.exporting.formats.openvino import write_openvino
+from detrkit.exporting.formats.torch_program import write_torch
+from detrkit.exporting.graph import BuiltinGraph, Graph, trace
 
 from .small import CATEGORIES, metadata, small_model
 
@@ -41,7 +44,7 @@ def prepare(code: str, folder: Path) -> None:
         program = trace(Graph(model), size=None, batch_size=None)
         path = folder / "runs/mine" / ("best.pt2" if "best.pt2" in code else "best.onnx")
         inside = metadata(model)
-    {".xml": write_openvino, ".onnx": write_onnx, ".pt2": write_torch}[path.suffix](program, path, inside)
+    {".xml": write_openvino, ".onnx": write_onnx, ".pt2": write_torch}[path.suffix](TracedGraph(program, inside), path)
 
 
 @pytest.mark.parametrize("k", range(len(BLOCKS)))

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.testing import assert_close
 
-from detrkit.export.formats import REFUSED, to_onnx, write_onnx, write_openvino, write_torch
-from detrkit.export.graph import Graph, trace
+from detrkit.exporting.formats.export_format import TracedGraph
+from detrkit.exporting.formats.onnx import REFUSED, to_onnx, write_onnx
+from detrkit.exporting.formats.openvino import write_openvino
+from detrkit.exporting.formats.torch_program import write_torch
+from detrkit.exporting.graph import Graph, trace
 from detrkit.inference.exported import open_exported
 from detrkit.models import DETR
 
@@ -49,7 +52,7 @@ def test_every_format_says_what_the_classic_model_says(
     if suffix != ".pt2":
         pytest.importorskip("onnxscript")
     model, program = classic
-    WRITERS[suffix](program, tmp_path / f"model{suffix}", metadata(model))
+    WRITERS[suffix](TracedGraph(program, metadata(model)), tmp_path / f"model{suffix}")
     check(model, tmp_path / f"model{suffix}")
     if suffix == ".onnx":  # which tells nothing of where it was made
         content = (tmp_path / "model.onnx").read_bytes()
@@ -61,7 +64,7 @@ def test_openvino_rounds_where_it_is_told_to(classic: tuple[DETR, ExportedProgra
     pytest.importorskip("onnxscript")
     openvino = pytest.importorskip("openvino")
     model, program = classic
-    write_openvino(program, tmp_path / "model.xml", metadata(model, precision="bf16"))
+    write_openvino(TracedGraph(program, metadata(model, precision="bf16")), tmp_path / "model.xml")
     backend = open_exported(tmp_path / "model.xml", "cpu")
     assert backend.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
     given = batch((96, 128))
@@ -76,7 +79,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        write_torch(classic[1], tmp_path / "model.pt2", metadata(classic[0]))
+        write_torch(TracedGraph(classic[1], metadata(classic[0])), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +92,7 @@ def test_every_format_says_what_the_model_says(kind: str, tmp_path: Path) -> Non
     model = small_model(kind)
     program = trace(Graph(model), size=None, batch_size=None)
     for suffix, write in WRITERS.items():
-        write(program, tmp_path / f"model{suffix}", metadata(model))
+        write(TracedGraph(program, metadata(model)), tmp_path / f"model{suffix}")
         check(model, tmp_path / f"model{suffix}")
 
 
@@ -101,7 +104,7 @@ def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
     model = small_model("fast")
     path = tmp_path / "model.onnx"
     program = trace(Graph(model), size=(96, 128), batch_size=2)
-    write_onnx(program, path, metadata(model, size=(96, 128), batch_size=2))
+    write_onnx(TracedGraph(program, metadata(model, size=(96, 128), batch_size=2)), path)
     proto = onnx.load(path)
     known = {each.name for each in proto.graph.initializer}
     known |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
@@ -121,7 +124,7 @@ def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
 def test_graphs_keep_to_operators_that_compilers_take(kind: str) -> None:
     pytest.importorskip("onnxscript")
     model = small_model(kind)
-    proto = to_onnx(trace(Graph(model), size=None, batch_size=None), metadata(model))
+    proto = to_onnx(TracedGraph(trace(Graph(model), size=None, batch_size=None), metadata(model)))
     assert not {node.op_type for node in proto.graph.node} & REFUSED
     assert not proto.functions
 

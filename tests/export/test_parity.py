@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detrkit import Detector
 from detrkit.errors import ConfigError
-from detrkit.export.parity import compare_outputs
+from detrkit.exporting.parity import compare_outputs
 from detrkit.inference.backend import PlainBackend
 from detrkit.structures import Output
 

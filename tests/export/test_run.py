@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from detrkit import cli
-from detrkit.commands import export as run
 from detrkit.commands.eval import evaluate
 from detrkit.commands.export import export
 from detrkit.config.commands import EvalConfig, ExportConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError, MissingExtraError
-from detrkit.export import writing
-from detrkit.export.formats import write_tensorrt
-from detrkit.export.graph import Graph, trace
-from detrkit.export.parity import Accuracy, Report
+from detrkit.exporting import export_detector, parity
+from detrkit.exporting.formats.export_format import ExportFormat, TracedGraph
+from detrkit.exporting.formats.tensorrt import write_tensorrt
+from detrkit.exporting.graph import Graph, trace
+from detrkit.exporting.parity import Accuracy, Report
 from detrkit.inference.exported import open_exported
 
 from .small import CATEGORIES, checkpoint, metadata, small_model
@@ -74,8 +74,10 @@ def test_too_great_a_loss_is_an_error(
     data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [Accuracy("AP of boxes", 0.5, 0.48)]
-    monkeypatch.setattr(writing, "compare_accuracy", lambda *of, **settings: rows)
-    monkeypatch.setattr(run, "write", lambda _, path, *rest: shutil.copy(weights.with_suffix(".pt2"), path))
+    monkeypatch.setattr(parity, "compare_accuracy", lambda *of, **settings: rows)
+    monkeypatch.setattr(
+        export_detector, "write_file", lambda _, path, *rest: shutil.copy(weights.with_suffix(".pt2"), path)
+    )
     words = ["export", "--weights", str(weights), "--format", "torch", "--data", str(data), "--num_workers", "0"]
     words += ["--output", str(tmp_path / "worse.pt2")]
     assert cli.main([*words, "--max_ap_drop", "0.03"]) == 0
@@ -126,13 +128,13 @@ def _of(weights: Path) -> str:
 def test_settings_that_do_not_fit(
     settings: dict[str, object], words: str, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "check_packages", lambda kind: None)
+    monkeypatch.setattr(ExportFormat, "check_packages", lambda self: None)
     with pytest.raises(ConfigError, match=words):
         export(ExportConfig(weights=str(weights), **settings))
 
 
 def test_squares_have_one_size_and_masks_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "check_packages", lambda kind: None)
+    monkeypatch.setattr(ExportFormat, "check_packages", lambda self: None)
     square_weights = checkpoint(tmp_path / "square.ckpt", "classic", square_resize=True)
     with pytest.raises(ConfigError, match="64x64 or none"):
         export(ExportConfig(weights=str(square_weights), size="64x96"))
@@ -155,7 +157,7 @@ def test_tensorrt(tmp_path: Path) -> None:
     model = small_model("classic")
     program = trace(Graph(model), size=(64, 64), batch_size=1)
     path = tmp_path / "model.engine"
-    write_tensorrt(program, path, metadata(model, size=(64, 64), batch_size=1), [(64, 64)] * 3)
+    write_tensorrt(TracedGraph(program, metadata(model, size=(64, 64), batch_size=1)), path)
     from .small import batch
 
     with torch.no_grad():

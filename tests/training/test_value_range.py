@@ -13,7 +13,6 @@ from PIL import Image
 
 from detrkit import Detector
 from detrkit.commands import eval as evaluation
-from detrkit.commands import export as exporting
 from detrkit.commands.convert import convert
 from detrkit.commands.explain import explain
 from detrkit.commands.predict import predict
@@ -23,10 +22,11 @@ from detrkit.data.decode.images import read_image
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.accumulator import collect_split
-from detrkit.export.writing import make_metadata
+from detrkit.exporting.export_detector import _read_splits
+from detrkit.exporting.formats.metadata import ExportMetadata
+from detrkit.exporting.writing import calibration_samples, make_metadata
 from detrkit.inference import detector as detector_module
 from detrkit.inference.exported import ExportedBackend
-from detrkit.inference.metadata import ExportMetadata
 from detrkit.models.checkpoints import load_weights
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 from detrkit.training import train
@@ -127,8 +127,6 @@ def test_exported_files_and_converted_weights_keep_it(
     metadata = make_metadata(config, reference)
     again = ExportMetadata.from_json(metadata.to_json(), "a.onnx")
     assert again == metadata
-    older = {name: value for name, value in json.loads(metadata.to_json()).items() if name != "value_range"}
-    assert ExportMetadata.from_json(json.dumps(older), "a.onnx").value_range is None
     backend = ExportedBackend(lambda inputs: {}, again, tmp_path / "a.onnx")  # type: ignore[arg-type]
     monkeypatch.setattr(detector_module, "open_exported", lambda path, device: backend)
     exported = Detector.load(tmp_path / "a.onnx", device="cpu")
@@ -136,8 +134,8 @@ def test_exported_files_and_converted_weights_keep_it(
     assert torch.equal(exported.read(image), read_image(image, TWELVE))
     assert Detector.load(tmp_path / "a.onnx", device="cpu", value_range=(0, 9)).value_range == ValueRange(0, 9)
 
-    splits = exporting._read(config, reference.value_range)
-    samples = exporting.calibration_samples(config, reference, splits)
+    splits = _read_splits(config, reference.value_range)
+    samples = calibration_samples(config, reference, splits)
     images = [read_image(image.path, TWELVE) for image in splits["train"].images[::2]]
     assert all(torch.equal(s["images"], reference.prepare([i]).images) for s, i in zip(samples, images, strict=True))
 

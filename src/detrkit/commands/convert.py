@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from detrkit.errors import ConfigError
-from detrkit.files import SUFFIX_OF_FORMAT, atomic_path
+from detrkit.exporting.formats.table import format_of_suffix
+from detrkit.files import atomic_path
 from detrkit.models.checkpoints import Weights, load_weights, write_huggingface
 from detrkit.models.checkpoints.architecture import with_prefix
 from detrkit.models.checkpoints.file_kinds import VERSION
@@ -56,11 +57,11 @@ def check_output(config: ConvertConfig) -> None:
         return
     if output.is_dir():
         return
-    formats = [name for name, suffix in SUFFIX_OF_FORMAT.items() if suffix == ending]
-    if formats:
+    file_format = format_of_suffix(ending)
+    if file_format:
         raise ConfigError(
             f"{expected}; {ending} files are written by detrkit export --weights {shlex.quote(config.weights)} "
-            f"--format {formats[0]} --output {shlex.quote(config.output)}"
+            f"--format {file_format.name} --output {shlex.quote(config.output)}"
         )
     if output.is_file() or ending[1:2].isalpha():
         raise ConfigError(

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import EvalConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.coco import as_id
@@ -20,6 +19,7 @@ from detrkit.evaluation.class_match import ClassMatch, match_classes
 from detrkit.evaluation.coco_metrics import merge_ranks, read_detection_arrays, summary
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMetrics, panoptic_quality
 from detrkit.evaluation.prediction_files import PanopticPredictions, find_images, read_predictions
+from detrkit.inference.load_detector import load_detector
 
 if TYPE_CHECKING:
     from detrkit.data.formats.raw import RawImage

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import ExplainConfig
 from detrkit.data.decode.images import ignore_unknown_range
 from detrkit.errors import ConfigError
 from detrkit.files import save_image
 from detrkit.inference.inputs import read_one
+from detrkit.inference.load_detector import load_detector
 from detrkit.ops.console import make_console
 from detrkit.visualization.attention import (
     compute_attention,

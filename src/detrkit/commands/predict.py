@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detrkit.commands.load_detector import load_detector
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import save_image
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
+from detrkit.inference.load_detector import load_detector
 from detrkit.inference.prefetch import prefetch
 from detrkit.inference.sources import SourceFile, find_sources, image_ids
 from detrkit.inference.streaming import PREFETCH

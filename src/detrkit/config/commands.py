@@ -168,7 +168,7 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
 
     weights: str
     """What to export: a checkpoint, a run folder, a published name, a .pth of the original or a Hugging Face folder."""
-    format: Literal["onnx", "openvino", "torch", "tensorrt"] = "onnx"
+    format: str = "onnx"
     """onnx (.onnx), openvino (.xml with .bin), torch (torch.export, .pt2) or tensorrt (.engine, for the GPU at
     hand)."""
     output: str = ""

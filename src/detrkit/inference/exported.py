@@ -1,49 +1,42 @@
-"""Exported files as the backend of a `Detector`: ONNX, OpenVINO, torch.export and TensorRT."""
+"""Exported files as the backend of a `Detector`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.errors import ConfigError, DataError, WeightsError, is_out_of_memory
-from detrkit.files import SUFFIX_OF_FORMAT
-from detrkit.inference import runtimes
-from detrkit.inference.metadata import ExportMetadata
+from detrkit.exporting.formats.export_format import Session
+from detrkit.exporting.formats.metadata import ExportMetadata
+from detrkit.exporting.formats.table import format_of_suffix
 from detrkit.models.checkpoints.safe import check_content
 from detrkit.structures import Output
 
 
-class Session(Protocol):
-    """A graph that was loaded."""
-
-    metadata: str | None
-    """The JSON text of its metadata, see `ExportMetadata.from_json`."""
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs by name, on the CPU -> outputs by name, on the CPU."""
-        ...
-
-
 class ExportedBackend:
-    """A `Backend` that is an exported file."""
+    """A `Backend` that runs an exported file.
+
+    Args:
+        session: the opened file.
+        metadata: of the file.
+        path: of the file, for messages.
+    """
 
     def __init__(self, session: Session, metadata: ExportMetadata, path: Path) -> None:
-        """Take over a session; `path` is named in messages."""
         self.session, self.metadata, self.path = session, metadata, path
         self.device = torch.device("cpu")
         self.square_resize, self.sigmoid, self.makes_masks = metadata.square_resize, metadata.sigmoid, metadata.masks
         self.num_queries = metadata.num_queries
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Backend.forward_detection`; images must be pixels.
+        """Predict a batch, see `Backend.forward_detection`; images must be uint8 pixels.
 
-        A graph of fixed size gets smaller images padded, one of a fixed batch as many at a time as it takes.
+        For a graph of fixed size, smaller images are padded; for one of a fixed batch, the batch is split.
 
         Raises:
             ConfigError: the images are normalised already, larger than a fixed size, or padded for a graph that
@@ -66,19 +59,19 @@ class ExportedBackend:
             self._run(part, padding, count)
             for part, padding in zip(torch.split(images, count), torch.split(padding_mask, count), strict=True)
         ]
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if self.metadata.builtin:
-            return self._from_detections(found, size)
-        out = Output(found["logits"].float(), found["boxes"].float(), sigmoid=self.metadata.sigmoid)
-        return replace(out, masks=found["masks"].float(), padded_size=size) if self.metadata.masks else out
+            return self._from_detections(outputs, size)
+        out = Output(outputs["logits"].float(), outputs["boxes"].float(), sigmoid=self.metadata.sigmoid)
+        return replace(out, masks=outputs["masks"].float(), padded_size=size) if self.metadata.masks else out
 
     def _run(self, images: Tensor, padding_mask: Tensor, count: int) -> dict[str, Tensor]:
-        """The outputs of at most `count` images; the graph gets exactly so many, the last one several times."""
+        """The outputs for at most `count` images; the graph gets exactly so many, the last one repeated."""
         given = len(images)
         rows = torch.arange(count).clamp(max=given - 1)
         inputs = {"images": images[rows]} | ({} if self.metadata.builtin else {"padding_mask": padding_mask[rows]})
         try:
-            found = self.session(inputs)
+            outputs = self.session(inputs)
         except Exception as problem:  # each runtime has its own
             if is_out_of_memory(problem):
                 raise
@@ -87,11 +80,10 @@ class ExportedBackend:
                 f"{self.path} cannot run on a batch of shape {list(inputs['images'].shape)}; images may be too small "
                 f"for it, or not of the size it was exported for: {reason}"
             ) from problem
-        expected = ["boxes", "scores", "labels"] if self.metadata.builtin else ["logits", "boxes"]
-        missing = [name for name in [*expected, *["masks"] * self.metadata.masks] if name not in found]
+        missing = [name for name in [*self.metadata.outputs, *["masks"] * self.metadata.masks] if name not in outputs]
         if missing:
-            raise WeightsError(f"expected the output {missing[0]!r} of {self.path}, found {', '.join(found)}")
-        return {name: tensor[:given] for name, tensor in found.items()}
+            raise WeightsError(f"expected the output {missing[0]!r} of {self.path}, found {', '.join(outputs)}")
+        return {name: tensor[:given] for name, tensor in outputs.items()}
 
     def _padded(self, images: Tensor, padding_mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         height, width = size[0] - images.shape[-2], size[1] - images.shape[-1]
@@ -104,29 +96,29 @@ class ExportedBackend:
         missing = (0, width, 0, height)
         return F.pad(images, missing), F.pad(padding_mask, missing, value=True)
 
-    def _from_detections(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> Output:
-        """Detections of the graph as the output of a model whose every query knows one class alone."""
-        scores, labels = found["scores"].float(), found["labels"].long()
+    def _from_detections(self, outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Output:
+        """Turn the graph's detections into the output of a model each of whose queries knows a single class."""
+        scores, labels = outputs["scores"].float(), outputs["labels"].long()  # [B, K]
         logits = scores.new_full((*scores.shape, len(self.metadata.categories)), -torch.inf)
         logits.scatter_(2, labels[..., None], scores.logit()[..., None])
-        x1, y1, x2, y2 = found["boxes"].float().unbind(-1)
+        x1, y1, x2, y2 = outputs["boxes"].float().unbind(-1)
         height, width = size
         boxes = torch.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], -1)
         out = Output(logits, boxes, sigmoid=True)
-        return replace(out, masks=found["masks"].float(), padded_size=size) if self.metadata.masks else out
+        return replace(out, masks=outputs["masks"].float(), padded_size=size) if self.metadata.masks else out
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether a path is the name of an exported file."""
-    return Path(source).suffix.lower() in SUFFIX_OF_FORMAT.values()
+    """Whether a path ends like an exported file."""
+    return format_of_suffix(Path(source).suffix) is not None
 
 
 def open_exported(path: str | Path, device: str = "auto") -> ExportedBackend:
-    """The backend of an exported file; its `metadata` says the rest.
+    """Open an exported file; the `metadata` of the backend has its classes and image size.
 
     Args:
-        path: a file with a suffix of `SUFFIX_OF_FORMAT`; beside .xml lies its .bin.
-        device: cpu, cuda, cuda:1, or auto: a GPU where there is one that its runtime can use.
+        path: a file with the suffix of an export format.
+        device: cpu, cuda, cuda:1, or auto: a GPU where there is one that the file's runtime can use.
 
     Raises:
         WeightsError: there is no such file, it cannot be read, or detrkit has not written it.
@@ -134,14 +126,9 @@ def open_exported(path: str | Path, device: str = "auto") -> ExportedBackend:
         ConfigError: the runtime has no such device.
     """
     path = Path(path)
-    if not path.is_file():
+    file_format = format_of_suffix(path.suffix)
+    if file_format is None or not path.is_file():
         raise WeightsError(f"expected an exported model at {path}, found no such file; look at the path")
     check_content(path, exported=True)
-    opener: dict[str, Callable[[Path, str], Session]] = {
-        SUFFIX_OF_FORMAT["onnx"]: runtimes.OnnxSession,
-        SUFFIX_OF_FORMAT["openvino"]: runtimes.OpenVinoSession,
-        SUFFIX_OF_FORMAT["torch"]: runtimes.TorchSession,
-        SUFFIX_OF_FORMAT["tensorrt"]: runtimes.TensorRTSession,
-    }
-    session = opener[path.suffix.lower()](path, device)
+    session = file_format.open(path, device)
     return ExportedBackend(session, ExportMetadata.from_json(session.metadata, path), path)

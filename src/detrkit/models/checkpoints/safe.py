@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
-from detrkit.files import SUFFIX_OF_FORMAT
 
 # What the original's training checkpoints pickle besides tensors and plain data: the namespace of its arguments and,
 # after a Slurm run, paths in it. Paths become pure ones, so that a checkpoint from another system can be read.
@@ -37,6 +36,9 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]
 
 # All that torch.load is known to raise on files that are cut off, or something else altogether.
+FROZEN_GRAPHS = (".onnx", ".xml", ".pt2", ".engine", ".plan", ".trt", ".tflite", ".mlmodel", ".mlpackage")
+"""Suffixes of exported models, which can be run but not trained."""
+
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError,
     struct.error,
@@ -55,7 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"expected a checkpoint file at {path}, found none")
-    if path.suffix.lower() in SUFFIX_OF_FORMAT.values():
+    if path.suffix.lower() in FROZEN_GRAPHS:
         raise WeightsError(
             f"expected a checkpoint, found {path}, a frozen graph that predict and eval can run but nothing can train "
             "or take apart; use the checkpoint that it was exported from"

@@ -22,9 +22,6 @@ from detrkit.models import DETR
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Output
 
-OUTPUTS = {False: ("logits", "boxes"), True: ("boxes", "scores", "labels")}
-"""Names of the outputs, without and with built-in steps; a mask head adds masks."""
-
 
 class Graph(nn.Module):
     """A model as it is, but for tensors by name instead of an `Output`."""

@@ -1,0 +1,1 @@
+"""File formats of exported models: one file per format, which writes and opens its files, and the table of them."""
