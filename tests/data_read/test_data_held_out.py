@@ -46,8 +46,10 @@ def test_damaged_images_are_never_held_out(tmp_path: Path) -> None:
     raw, report = split(make(tmp_path, 40, damaged=30))
     assert {name: len(side) for name, side in report.splits.items()} == {"train": 8, "val": 2}
     assert report.notes[-1] == "there is no validation split; 2 of 10 usable images were held out (seed 42)"
-    assert raw.made_split is not None
-    assert set(raw.made_split["train"]) | set(raw.made_split["val"]) == names(report, "train") | names(report, "val")
+    assert raw.held_out_split is not None
+    assert set(raw.held_out_split["train"]) | set(raw.held_out_split["val"]) == names(report, "train") | names(
+        report, "val"
+    )
 
 
 def test_one_usable_image_cannot_be_parted(tmp_path: Path) -> None:

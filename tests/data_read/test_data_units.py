@@ -235,7 +235,7 @@ def test_check_shows_all_and_fails_where_training_does(tmp_path: Path, capsys: p
 def test_class_ids_counted_from_another_number(tmp_path: Path) -> None:
     root = make(tmp_path / "yolo", "yolo", "cxcywh_relative", some_boxes(), label=1)
     with pytest.raises(
-        DataError, match=r"expected class ids 0 to 0 .*found 1 alone \(class 1 24 times\), as if .* from 1"
+        DataError, match=r"expected class ids 0 to 0 .*found 1 alone \(class 1 24 times\), as if .* at 1"
     ):
         found_boxes(root)
     (root / "classes.txt").write_text("dent\nscratch\n")

@@ -54,7 +54,7 @@ def test_the_verb_prints_it(coco: Any, capsys: pytest.CaptureFixture[str]) -> No
     check(CheckConfig(data=str(coco.root)))
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("29000..31000 is mapped to 0..255 in every image") == 1
-    assert "scaled to 8 bits by the one range of values of the data set" in said
+    assert "scaled to 8 bits by the value range of the data set" in said
 
 
 def test_without_training_images_those_of_validation_decide(coco: Any) -> None:

@@ -15,7 +15,7 @@ from detrkit.commands.eval import default_folder, evaluate
 from detrkit.config.commands import EvalConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.validation.held_out import made_split, write_split
+from detrkit.data.validation.held_out import read_split, write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_batches, collect_split
@@ -304,10 +304,10 @@ def test_the_images_that_a_run_held_out_are_the_ones_it_is_measured_on(
     raw = open_dataset(folder, val_fraction=0.5, seed=7)
     held_out = check_dataset(raw).splits["val"].images
     write_split(tmp_path / "run" / "split.json", raw)
-    again = check_dataset(open_dataset(folder, **made_split(str(tmp_path / "run")))).splits["val"].images
+    again = check_dataset(open_dataset(folder, **read_split(str(tmp_path / "run")))).splits["val"].images
     names = [image.file_name for image in held_out]
     assert [image.file_name for image in again] == names
     known = {"seed": 7, "val_fraction": 0.5, "held_out": sorted(names)}
-    assert made_split(str(tmp_path / "run" / "best.ckpt")) == known
-    assert made_split("") == made_split("detr_resnet50") == {}
+    assert read_split(str(tmp_path / "run" / "best.ckpt")) == known
+    assert read_split("") == read_split("detr_resnet50") == {}
     assert len(held_out) == len(gt["images"]) / 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detrkit.config.commands import EvalConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.coco import as_id
-from detrkit.data.validation.held_out import made_split
+from detrkit.data.validation.held_out import read_split
 from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import ClassMatch, match_classes
@@ -62,13 +62,13 @@ def evaluate(
 
         def new_classes() -> Categories:
             """Those of the data, for a file without a class head."""
-            data = open_dataset(**config.dataset_kwargs(""), **made_split(config.weights))
+            data = open_dataset(**config.dataset_kwargs(""), **read_split(config.weights))
             found = data.splits.get(config.split, next(iter(data.splits.values()))).categories
             return classes(Categories((), ()), found) if classes else found
 
         detector = load_detector(config, precision=config.precision, compile=config.compile, new_classes=new_classes)
     data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
-    raw = open_dataset(**config.dataset_kwargs(data_format), **made_split(config.weights))
+    raw = open_dataset(**config.dataset_kwargs(data_format), **read_split(config.weights))
     report = check_dataset(
         raw,
         num_queries=100 if detector is None else detector.backend.num_queries,

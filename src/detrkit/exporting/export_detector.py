@@ -15,7 +15,7 @@ from detrkit.config.commands import ExportConfig
 from detrkit.config.options import config_from_options
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import Split
-from detrkit.data.validation.held_out import made_split
+from detrkit.data.validation.held_out import read_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError
 from detrkit.exporting.formats.export_format import ExportFormat
@@ -171,7 +171,7 @@ def _read_splits(config: ExportConfig, value_range: ValueRange | None) -> dict[s
     """
     if not has_data(config):
         return {}
-    raw = open_dataset(**config.dataset_kwargs(), **made_split(config.weights))
+    raw = open_dataset(**config.dataset_kwargs(), **read_split(config.weights))
     has_train = config.precision == "int8" and "train" in raw.splits
     names = {config.split, *({"train"} if has_train else ())}
     report = check_dataset(raw, num_queries=2**31, required_splits=names, value_range=value_range)

@@ -104,5 +104,5 @@ class RawDataset:
     """File names of the images to hold out instead of a random share: those that a training run held out."""
     box_format: str = "auto"
     """Box format that the user named, a name of `box_formats.BOX_FORMATS`; auto: that of the data format."""
-    made_split: dict[str, Any] | None = None
+    held_out_split: dict[str, Any] | None = None
     """The split that the check held out, if any: seed, fraction, and the file names of both splits."""

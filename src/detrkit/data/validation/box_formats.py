@@ -1,4 +1,4 @@
-"""How the four numbers of a box may be written, and boxes rewritten from one way into that of their data format."""
+"""The ways to write a box as four numbers, and the conversion of boxes from one of them to that of the data format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNITS: dict[Units, str] = {
     "percent": "in percent of the image (0 to 100)",
 }
 _AREA_SLACK = 1.02
-"""What an area may be above that of its box: rounding."""
+"""Largest ratio of an area to the area of its box, with rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,30 @@ class BoxFormat:
 
     name: str
     shape: Shape
-    """Of the four numbers, with x first."""
+    """Meaning of the four numbers, as if x came first."""
     y_first: bool
     units: Units
 
     @property
     def words(self) -> str:
-        """For messages: `x1, y1, x2, y2 in pixels`."""
+        """Description for messages: `x1, y1, x2, y2 in pixels`."""
         order = {"xywh": "yxhw", "xyxy": "yxyx"}[self.shape] if self.y_first else self.shape
         return f"{_WORDS[order]} {_UNITS[self.units]}"
 
     def scale(self, width: Floats, height: Floats) -> tuple[Any, Any]:
-        """What x and y are divided by to be shares of the image, of this size in pixels."""
+        """Divisors that make x and y relative to an image of this size in pixels."""
         if self.units == "pixels":
             return width, height
         share = 1.0 if self.units == "relative" else 100.0
         return share, share
 
     def corners(self, boxes: Floats, width: Floats, height: Floats) -> Floats:
-        """Corners of boxes as shares of their image.
+        """Convert boxes to corners relative to their image.
 
         Args:
-            boxes: [n, 4] as the file has them.
-            width: [n], of the images in pixels.
-            height: [n], likewise.
+            boxes: [n, 4] as written in the file.
+            width: [n], width of the images in pixels.
+            height: [n], height of the images in pixels.
 
         Returns:
             [n, 4], x1, y1, x2, y2; 0..1 inside the image.
@@ -79,7 +79,7 @@ class BoxFormat:
         return np.stack([a / across, b / down, c / across, d / down], axis=1)
 
     def numbers(self, corners: Floats, width: Floats, height: Floats) -> Floats:
-        """The numbers [n, 4] of boxes whose corners are shares of their image: the inverse of `corners`."""
+        """Convert relative corners [n, 4] to the numbers of this format [n, 4]: the inverse of `corners`."""
         across, down = self.scale(width, height)
         a, b, c, d = corners.T
         a, b, c, d = a * across, b * down, c * across, d * down
@@ -107,20 +107,20 @@ def _formats() -> dict[str, BoxFormat]:
 
 
 BOX_FORMATS = _formats()
-"""Name -> format; the setting `box_format` lists the same names, and `auto`."""
+"""Name -> format; the choices of the setting `box_format` are these and `auto`."""
 FORMAT_OF_FORM: dict[BoxForm, BoxFormat] = {
     "xywh": BOX_FORMATS["xywh"],
     "xyxy": BOX_FORMATS["xyxy"],
     "relative": BOX_FORMATS["cxcywh_relative"],
 }
-"""How boxes of a data format are written by its definition."""
+"""Form of the boxes of a data format -> how its definition writes them."""
 
 
 def chosen_format(name: str, raw_split: RawSplit) -> BoxFormat | None:
-    """The format that the user named; None if it is left to the data format.
+    """The box format that the user named; None for `auto`.
 
     Raises:
-        ConfigError: there is no such format, or no box in the files.
+        ConfigError: there is no such format, or the files contain no boxes.
     """
     if name == "auto":
         return None
@@ -137,34 +137,40 @@ def chosen_format(name: str, raw_split: RawSplit) -> BoxFormat | None:
 def rewrite_boxes(
     raw_split: RawSplit, images: Sequence[RawImage], infos: Sequence[ImageInfo], reading: BoxFormat
 ) -> None:
-    """Write the boxes of a split, and what goes with them, as its data format has them.
+    """Convert the boxes of a split, with polygons and areas, to the box format of its data format.
 
-    Boxes that are not four numbers stay as they are. Polygons are rescaled where they are in the units of the boxes,
-    and areas that fit neither way become those of the boxes.
+    Boxes that are not four numbers stay as they are. Polygons are rescaled if they have the units of the boxes, and
+    areas that fit neither unit are replaced by those of the boxes.
 
     Args:
-        side: its `box_form` is what boxes become.
-        images: of it, whose objects are changed.
-        facts: of the images.
-        read: how boxes are written.
+        raw_split: the split; boxes get its `box_form`.
+        images: its images, whose objects are changed.
+        infos: properties of the image files.
+        reading: how the boxes are written.
     """
-    own = FORMAT_OF_FORM[raw_split.box_form]
+    declared = FORMAT_OF_FORM[raw_split.box_form]
     for image, info in zip(images, infos, strict=True):
         width, height = image_size(image, info)
         if not width or not height:
             continue
         size = np.array([width]), np.array([height])
         factors = tuple(
-            float(np.max(b)) / float(np.max(a)) for a, b in zip(reading.scale(*size), own.scale(*size), strict=True)
+            float(np.max(b)) / float(np.max(a))
+            for a, b in zip(reading.scale(*size), declared.scale(*size), strict=True)
         )
         for raw in image.objects:
             _rewrite(
-                raw, reading, own, size, factors, outline=raw_split.box_form == "relative" and bool(raw.segmentation)
+                raw,
+                reading,
+                declared,
+                size,
+                factors,
+                outline=raw_split.box_form == "relative" and bool(raw.segmentation),
             )
 
 
 def image_size(image: RawImage, info: ImageInfo) -> tuple[float, float]:
-    """(width, height) in pixels that boxes of an image are about: as listed, else those of the file; (0, 0) if none."""
+    """(width, height) in pixels that boxes of an image refer to: as listed, else of the file, else (0, 0)."""
     width, height = as_number(image.width) or 0.0, as_number(image.height) or 0.0
     if 1 <= width < np.inf and 1 <= height < np.inf:
         return width, height
@@ -174,13 +180,13 @@ def image_size(image: RawImage, info: ImageInfo) -> tuple[float, float]:
 def _rewrite(
     raw: RawObject,
     reading: BoxFormat,
-    own: BoxFormat,
+    declared: BoxFormat,
     size: tuple[Floats, Floats],
     factors: tuple[float, ...],
     *,
     outline: bool,
 ) -> None:
-    """Rewrite one object. With `outline` its box is that of its polygon, of which only the units can be others."""
+    """Convert one object. With `outline` its box was computed from its polygon, so only the units can differ."""
     if not isinstance(raw.box, list | tuple) or len(raw.box) != 4:
         return
     numbers = [as_number(value) for value in raw.box]
@@ -192,8 +198,8 @@ def _rewrite(
         raw.segmentation = [_times(polygon, fx, fy) for polygon in raw.segmentation]
         return
     corners = reading.corners(np.array([numbers], dtype=np.float64), *size)
-    raw.box = own.numbers(corners, *size)[0].tolist()
-    across, down = (float(np.max(scale)) for scale in own.scale(*size))
+    raw.box = declared.numbers(corners, *size)[0].tolist()
+    across, down = (float(np.max(scale)) for scale in declared.scale(*size))
     x1, y1, x2, y2 = (corners[0] * (across, down, across, down)).tolist()
     if isinstance(raw.segmentation, list) and (fx, fy) != (1, 1):
         raw.segmentation = _nearer(raw.segmentation, [_times(p, fx, fy) for p in raw.segmentation], (x1, y1, x2, y2))
@@ -205,7 +211,7 @@ def _rewrite(
 
 
 def _times(polygon: Any, fx: float, fy: float) -> Any:
-    """A polygon with x and y multiplied; anything else as it is."""
+    """Scale the x and y of a polygon; anything else is returned as it is."""
     if not isinstance(polygon, list) or any(
         isinstance(value, bool) or not isinstance(value, int | float) for value in polygon
     ):
@@ -214,7 +220,7 @@ def _times(polygon: Any, fx: float, fy: float) -> Any:
 
 
 def _nearer(before: list[Any], after: list[Any], box: tuple[float, float, float, float]) -> list[Any]:
-    """Whichever polygons have the extent that is nearer to the box."""
+    """Return the polygons, before or after scaling, whose extent is closer to the box."""
 
     def distance(polygons: list[Any]) -> float:
         extent = polygons_extent(polygons)
@@ -224,7 +230,7 @@ def _nearer(before: list[Any], after: list[Any], box: tuple[float, float, float,
 
 
 def polygons_extent(polygons: list[Any]) -> tuple[float, float, float, float] | None:
-    """x1, y1, x2, y2 around polygons, each a list of x, y, x, y, ...; None where one is none."""
+    """The box x1, y1, x2, y2 around polygons [x, y, x, y, ...]; None if one of them is no polygon."""
     xs: list[float] = []
     ys: list[float] = []
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Numbers and boxes out of what annotation files hold."""
+"""Parse numbers and boxes of annotation files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LARGEST = 1e9
 
 
 def as_number(value: Any) -> float | None:
-    """A float out of a number or its text; None for anything else. Too large for a float is infinite."""
+    """Convert a number or its text to a float (infinite if it is too large); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -23,7 +23,7 @@ def as_number(value: Any) -> float | None:
 
 
 def parse_box(values: Any, form: BoxForm) -> tuple[Box | None, str]:
-    """x1, y1, x2, y2 in the units of the file, where there are such, and the kind of finding, if any."""
+    """Parse a box to x1, y1, x2, y2 in the units of the file, or None; and the kind of its finding, if any."""
     if not isinstance(values, list | tuple) or len(values) != 4:
         return None, "box_malformed"
     numbers = [number for value in values if (number := as_number(value)) is not None]

@@ -1,4 +1,4 @@
-"""Crowds are no objects: what of them is said, and where they are objects after all."""
+"""Crowd regions: treat them as objects if a split has nothing else, and report classes without trainable objects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from detrkit.data.validation.findings import Findings
 
 
 def crowds_as_objects(raw_split: RawSplit, images: Sequence[RawImage], findings: Findings) -> None:
-    """Take crowds as objects where a split has nothing else, and each has a mask.
+    """Turn crowds into objects if a split has nothing else, and each crowd has a mask.
 
-    CVAT exports every brush mask with `iscrowd` 1, which is only how it says that a mask is RLE.
+    CVAT exports every brush mask with `iscrowd` 1, only to say that the mask is an RLE.
     """
     count = 0
     for image in images:
@@ -30,12 +30,12 @@ def crowds_as_objects(raw_split: RawSplit, images: Sequence[RawImage], findings:
 
 
 def note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings: Findings) -> None:
-    """Note the classes that cannot be learnt or measured: without objects, or with crowds instead of them.
+    """Report classes that cannot be trained or measured: those without objects, or mostly with crowds.
 
     Args:
-        splits: clean.
-        statistics: of each, see `split_statistics`.
-        findings: takes what is wrong.
+        splits: the checked splits.
+        statistics: of each split, see `split_statistics`.
+        findings: takes the classes.
     """
     categories = next(iter(splits.values())).categories
     counts = {name: numbers["objects_per_class"] for name, numbers in statistics.items()}

@@ -1,8 +1,8 @@
-"""Which image the boxes of a file are about where EXIF data turn it: the one as stored, or the upright one.
+"""Decide whether boxes refer to the image as stored or to the upright image, if EXIF data rotate it.
 
-Tools differ, but one tool wrote the whole file. So the images that tell decide for all: those that list the size of
-one of the two alone, or whose boxes fit one alone, where no sizes are listed or boxes contradict them. Images that are
-square, mirrored or turned by a half have one size both ways and tell nothing.
+Tools differ, but one tool wrote the whole annotation file, so its images vote: those whose listed size is that of only
+one of the two, or whose boxes fit only one (if no sizes are listed, or boxes contradict them). Images that are square,
+mirrored or rotated by 180 degrees have the same size both ways and do not vote.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from detrkit.data.validation.image_probe import ImageInfo
 
 _SHAPE_TOLERANCE = 0.01
 _MARGIN = 0.05
-"""Share of a side by which a box must leave an image to tell that it was not drawn on it."""
+"""Share of a side by which a box must leave an image to show that it was not drawn on it."""
 _WHOLE = 0.02
-"""Pixels from which twice a whole number is not one: what six decimals leave of 13,000 pixels."""
+"""Tolerance in pixels for whole numbers: the error of six decimals on 13,000 pixels."""
 _FEW = 0.1
-"""Share of the votes up to which the fewer are taken for slips."""
+"""Share of the votes up to which a minority is ignored."""
 _AS = {True: "the image as stored", False: "the upright image"}
 
 
 @dataclass(frozen=True)
 class ExifChoice:
-    """What the images of a file tell together."""
+    """The decision for all images of an annotation file."""
 
     stored: bool | None
-    """Whether boxes are about the image as stored; None: it is not decided."""
+    """Whether boxes refer to the image as stored; None: undecided."""
     by_boxes: bool
-    """Whether boxes told, which is more than listed sizes tell."""
+    """Whether boxes decided, which count more than listed sizes."""
     why: str
     """The evidence, for the finding."""
 
     def stored_for(self, facts: ImageInfo, listed: tuple[float, float] = (0.0, 0.0)) -> bool:
-        """Whether the boxes of one image are about it as stored; `listed` is its (width, height), 0 for none."""
+        """Whether the boxes of one image refer to it as stored; `listed` is its listed (width, height), or zeros."""
         if facts.orientation == 1:
             return False
         own = None if self.by_boxes else _listed_as(facts, listed)
@@ -49,16 +49,16 @@ UNDECIDED = ExifChoice(None, False, "nothing tells whether they were drawn on th
 
 @dataclass(frozen=True)
 class Votes:
-    """How many images tell each of the two."""
+    """Votes of the images of an annotation file."""
 
     boxes_stored: int = 0
     boxes_upright: int = 0
     listed_stored: int = 0
     listed_upright: int = 0
     contradicted: int = 0
-    """Images whose boxes fit the one alone, but which list the size of the other."""
+    """Number of images whose boxes fit one of the two, but which list the size of the other."""
     relative: bool = False
-    """Whether the boxes are relative to the image, so that they tell by their pixels being whole."""
+    """Whether boxes are relative, so that they vote by being whole pixels of one of the two."""
 
     def __bool__(self) -> bool:
         return any((self.boxes_stored, self.boxes_upright, self.listed_stored, self.listed_upright))
@@ -74,7 +74,7 @@ class Votes:
         )
 
     def choice(self) -> ExifChoice:
-        """The decision, which is none where they contradict each other."""
+        """Decide by majority; undecided if the votes contradict each other."""
         listed = self.listed_stored + self.listed_upright
         by_boxes = self.contradicted > _FEW * listed if listed else bool(self.boxes_stored or self.boxes_upright)
         if not by_boxes and not listed:
@@ -93,12 +93,12 @@ class Votes:
 
 
 def count_votes(raw_split: RawSplit, images: Sequence[RawImage], facts: Sequence[ImageInfo]) -> Votes:
-    """Ask the turned images of a split.
+    """Count the votes of the rotated images.
 
     Args:
-        side: their split, whose boxes are as its `box_form` says.
-        images: as read.
-        facts: of their files.
+        raw_split: their split, for its `box_form`.
+        images: the raw images.
+        facts: properties of their files.
     """
     boxes, listed, contradicted = {True: 0, False: 0}, {True: 0, False: 0}, 0
     relative = raw_split.box_form == "relative"
@@ -130,9 +130,9 @@ def exif_choices(
 
     Args:
         raw: the data set.
-        looked: its images by split, and the facts of their files.
+        probed: split -> its images, and the properties of their files.
     """
-    if any(split.masks_in_files for split in raw.splits.values()):  # what PNGs are about is told by their own size
+    if any(split.masks_in_files for split in raw.splits.values()):  # the size of mask files tells what they refer to
         return {name: dict.fromkeys(group_by_file(raw.splits[name], *pair), UNDECIDED) for name, pair in probed.items()}
     votes = {
         name: {
@@ -149,7 +149,7 @@ def exif_choices(
 
 
 def _listed_as(facts: ImageInfo, listed: tuple[float, float]) -> bool | None:
-    """Whether a listed size has the shape of the image as stored (True) or upright (False); None where it tells not."""
+    """Whether a listed size has the aspect ratio of the stored image (True) or upright one (False); None if unclear."""
     width, height = listed
     if not (1 <= width < 1e9 and 1 <= height < 1e9):
         return None
@@ -161,7 +161,7 @@ def _listed_as(facts: ImageInfo, listed: tuple[float, float]) -> bool | None:
 
 
 def _fits_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
-    """Whether boxes in pixels lie in the image as stored alone (True), in the upright one alone (False), or neither."""
+    """Whether boxes in pixels fit only the stored image (True) or only the upright one (False); None if unclear."""
     if not boxes:
         return None
     right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
@@ -171,7 +171,7 @@ def _fits_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
 
 
 def _whole_as(facts: ImageInfo, boxes: Sequence[Box]) -> bool | None:
-    """Whether relative boxes are in half and whole pixels of the stored image alone (True), or of the upright one."""
+    """Whether relative boxes are whole pixels only of the stored image (True) or upright image (False), else None."""
     if not boxes:
         return None
     sizes = (facts.width, facts.height), facts.upright

@@ -1,4 +1,4 @@
-"""The images of a split by the annotation file that tells of them: what one tool wrote at once."""
+"""Group the images of a split by annotation file: one tool wrote all boxes of a file in the same way."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from detrkit.data.validation.image_probe import ImageInfo
 
 
 def annotation_file(raw_split: RawSplit, image: RawImage) -> str:
-    """The annotation file of an image; that of its whole split where each image has one of its own."""
+    """The annotation file of an image; the source of its split if each image has a file of its own."""
     return image.file if raw_split.box_form == "xywh" else raw_split.source
 
 
 def group_by_file(
     raw_split: RawSplit, images: Sequence[RawImage], infos: Sequence[ImageInfo]
 ) -> dict[str, tuple[list[RawImage], list[ImageInfo]]]:
-    """Annotation file -> the images of a split that it lists, and the facts of their files."""
+    """Return annotation file -> (the images that it lists, the properties of their files)."""
     groups: dict[str, tuple[list[RawImage], list[ImageInfo]]] = {}
     for image, info in zip(images, infos, strict=True):
         group = groups.setdefault(annotation_file(raw_split, image), ([], []))

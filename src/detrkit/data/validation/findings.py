@@ -1,4 +1,4 @@
-"""Every defect that a data set can have, and what is done about each: one table, and the findings that refer to it."""
+"""The table of all defects that a data set can have, with the action on each, and the findings that refer to it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from detrkit.errors import DataError
 
 
 class Action(NamedTuple):
-    """What happens to a defect."""
+    """A kind of defect, and what is done about it."""
 
     outcome: Literal["repaired", "dropped", "unused", "noted"]
-    """repaired: goes on with a fixed value; dropped: left out and counted; unused: a file that nothing was read from;
-    noted: nothing is changed."""
+    """repaired: used with a corrected value; dropped: left out and counted; unused: a file that was not read; noted:
+    nothing is changed."""
     defect: str
-    """What is wrong, in a few words."""
+    """The defect, in a few words."""
     remedy: str
-    """What is done about it."""
+    """What is done about it, or what the user can do."""
 
 
 ACTIONS: dict[str, Action] = {
     # what a whole file means
     "boxes_implausible": Action(
         "noted",
-        "boxes that look as if they were written in another way than the format has it",
-        "training and evaluation refuse them if nearly all look so; --box_format says how they are to be read",
+        "boxes that seem to be written in another format than that of the data format",
+        "training and evaluation reject the data if nearly all boxes are so; --box_format names their format",
     ),
     "classes_misnumbered": Action(
         "noted",
-        "class ids that look as if they were counted from another number",
-        "training and evaluation refuse them",
+        "class ids that seem to start at another number than the list of classes",
+        "training and evaluation reject the data",
     ),
     "crowd_as_object": Action(
         "repaired",
@@ -42,12 +42,12 @@ ACTIONS: dict[str, Action] = {
     "category_mostly_crowds": Action(
         "noted",
         "a class of which most objects in train are crowds or difficult",
-        "those are not trained on; set iscrowd to 0 where it is one object, as with brush masks of CVAT",
+        "crowds are not trained on; set iscrowd to 0 for single objects, as with brush masks of CVAT",
     ),
     "val_without_objects": Action(
         "noted", "a val split without an object that counts", "average precision cannot be measured on it"
     ),
-    "box_rotated": Action("repaired", "a rotated rectangle", "the upright box around it counts"),
+    "box_rotated": Action("repaired", "a rotated rectangle", "the upright box around it is used"),
     # files
     "annotations_unused": Action("unused", "a file that looks like annotations and was not used", "it is left out"),
     "image_unused": Action("unused", "an image that was not used", "it is left out"),
@@ -67,7 +67,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "corners_swapped": Action("repaired", "a box whose first corner is not the upper left one", "corners are sorted"),
     "box_around_outline": Action(
-        "repaired", "a rotated box or polygon without an upright box", "it gets the box around it"
+        "repaired", "a rotated box or polygon without an upright box", "the box around it is used"
     ),
     "label_without_image": Action("dropped", "a label file whose image is not there", "it is left out"),
     "image_without_label": Action(
@@ -81,27 +81,25 @@ ACTIONS: dict[str, Action] = {
     "label_shared": Action("noted", "a label file that fits several images", "all of them get its objects"),
     "label_ambiguous": Action(
         "dropped",
-        "a label file that may belong to an image in another folder, of which nothing makes certain",
+        "a label file that may belong to an image in another folder, without certainty",
         "the image is left out; give the folders of labels and of images the same names",
     ),
     "image_ambiguous": Action(
-        "dropped", "an image name that several files of the data set have", "it is left out, with its objects"
+        "dropped", "an image name that several files of the data set match", "it is left out, with its objects"
     ),
     "image_moved": Action(
         "noted",
-        "an image that is not in the folder of its name",
-        "the only file whose path ends alike counts: look whether it is the same image",
+        "an image that is not in the folder that its name says",
+        "the only file whose path has the same end is used; check that it is the same image",
     ),
     "image_other_ending": Action(
-        "repaired", "an image whose name has the ending of another format", "the file that is there counts"
+        "repaired", "an image whose name has the ending of another format", "the existing file is used"
     ),
-    "category_names_alike": Action(
-        "noted", "classes whose names differ in letter case or blanks alone", "they stay two classes"
-    ),
+    "category_names_alike": Action("noted", "classes whose names differ only in case or blanks", "kept as two classes"),
     # annotation files
     "xml_malformed": Action(
         "dropped",
-        "a Pascal VOC file that cannot be read, is no good XML, or has a DTD",
+        "a Pascal VOC file that cannot be read, is invalid XML, or has a DTD",
         "its image is left out",
     ),
     "json_malformed": Action(
@@ -136,7 +134,7 @@ ACTIONS: dict[str, Action] = {
     "categories_differ": Action(
         "repaired", "train and val list different categories without contradiction", "both use all of them"
     ),
-    "category_not_in_train": Action("noted", "a class in val without an object in train", "it cannot be learnt"),
+    "category_not_in_train": Action("noted", "a class in val without an object in train", "it cannot be learned"),
     "category_unused": Action("noted", "a class without any object", "it keeps its place"),
     # images
     "image_missing": Action("dropped", "an image that is not there", "it is left out, with its objects"),
@@ -145,7 +143,7 @@ ACTIONS: dict[str, Action] = {
     "image_too_small": Action("dropped", "an image of less than 2 x 2 pixels", "it is left out, with its objects"),
     "image_too_large": Action(
         "dropped",
-        "an image of more than 178 million pixels, which may be made to fill the memory",
+        "an image of more than 178 million pixels, which might exhaust the memory",
         "it is left out, with its objects; cut it into tiles or make it smaller",
     ),
     "image_id_twice": Action(
@@ -160,25 +158,25 @@ ACTIONS: dict[str, Action] = {
     "image_name_leaves_folder": Action(
         "repaired",
         "a file name that is absolute, a URL, or leads out of the image folder",
-        "it counts where it leads to a file; else the end of it is looked for in the data set",
+        "used if it leads to a file; else the end of its path is searched for in the data set",
     ),
     "image_size_differs": Action(
         "repaired",
         "a size that disagrees with the file",
-        "the file's size counts; boxes are scaled if the image was only resized, else kept and clipped",
+        "the size of the file is used; boxes are scaled if the image was only resized, else kept and clipped",
     ),
     "image_size_absent": Action("repaired", "an image without a size", "the size is read from the file"),
     "image_rotated": Action(
         "repaired",
-        "an image that its EXIF data turns or mirrors",
-        "it is shown upright; boxes are turned with it where the file is about images as stored, which the images that "
-        "tell decide for all",
+        "an image that its EXIF data rotate or mirror",
+        "used upright; boxes are rotated with it if the annotation file refers to images as stored, which its images "
+        "decide together",
     ),
     "image_grey": Action("repaired", "an image with one channel", "expanded to RGB"),
     "image_16bit": Action(
         "repaired",
-        "an image with more than 8 bits a channel",
-        "scaled to 8 bits by the one range of values of the data set, which is printed",
+        "an image with more than 8 bits per channel",
+        "scaled to 8 bits by the value range of the data set, which is printed",
     ),
     "value_out_of_range": Action(
         "noted", "a val image with values outside the range of those of train", "clipped to it"
@@ -191,7 +189,7 @@ ACTIONS: dict[str, Action] = {
     "image_cmyk": Action("repaired", "a CMYK image", "converted to RGB"),
     "image_palette": Action("repaired", "a palette image", "converted to RGB"),
     "image_alpha": Action("repaired", "an image with transparency", "converted to RGB"),
-    "image_animated": Action("repaired", "an image with several frames", "the first frame counts"),
+    "image_animated": Action("repaired", "an image with several frames", "the first frame is used"),
     "image_unlabelled": Action(
         "dropped",
         "an image without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
@@ -214,7 +212,7 @@ ACTIONS: dict[str, Action] = {
     "image_object_lost": Action(
         "dropped",
         "an image with an object that cannot be read or understood, or without any object that can be used",
-        "it is left out, with its other objects, so that nothing on it passes for background",
+        "it is left out, with its other objects, so that no object on it is trained as background",
     ),
     "area_absent": Action("repaired", "an object without a usable area", "computed from the box"),
     "segmentation_malformed": Action(
@@ -233,7 +231,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "panoptic_not_rgb": Action(
         "dropped",
-        "a panoptic PNG that is not 8-bit RGB, so that its ids (R + 256 G + 65536 B) cannot be told",
+        "a panoptic PNG that is not 8-bit RGB, so that its ids (R + 256 G + 65536 B) cannot be read",
         "its image is left out, with its objects",
     ),
     "mask_size_differs": Action(
@@ -251,7 +249,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "box_from_mask": Action("repaired", "a segment without a usable box", "it gets the box of its pixels"),
     "mask_box_differs": Action(
-        "noted", "a mask that disagrees with its box", "nothing; the box counts for boxes, the mask for masks"
+        "noted", "a mask that disagrees with its box", "both are kept: the box for boxes, the mask for masks"
     ),
     "mask_tiny": Action("noted", "a mask of one pixel", "kept"),
     "mask_smoothed": Action(
@@ -266,40 +264,44 @@ ACTIONS: dict[str, Action] = {
     ),
     "mask_empty": Action("repaired", "polygons or RLE without a pixel in the image", "the box counts as the mask"),
     "mask_absent": Action(
-        "repaired", "an object without a mask, where others have one", "the box counts as the mask, if masks are learnt"
+        "repaired",
+        "an object without a mask, where others have one",
+        "the box counts as the mask, if masks are trained",
     ),
     "polygon_outside": Action(
         "repaired", "a polygon that leaves its image by more than a pixel", "what is outside does not count"
     ),
     # the whole
     "objects_exceed_queries": Action(
-        "noted", "more objects in an image than the model has queries", "the rest cannot be found"
+        "noted", "more objects in an image than the model has queries", "the rest cannot be detected"
     ),
     "leakage_content": Action(
-        "noted", "a val image whose file is byte for byte in train", "nothing; the numbers will flatter"
+        "noted", "a val image whose file is byte for byte in train", "kept; metrics will be too good"
     ),
     "leakage_name": Action(
-        "noted", "a val image with the file name of a different train image", "nothing; look whether they repeat"
+        "noted",
+        "a val image with the file name of a different train image",
+        "kept; check whether the images are the same",
     ),
 }
-"""Kind of finding -> action. What is not in this table (a json that does not parse, no data set at all, contradicting
-categories, no usable image) is a DataError."""
+"""Kind of finding -> action. Defects of a whole data set (a json file that does not parse, contradicting
+categories, no usable image) are not in the table but raise a DataError."""
 
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """One defect at one place."""
+    """One defect in one file or record."""
 
     kind: str
-    """A key of TREATMENTS."""
+    """A key of ACTIONS."""
     file: str
     """The annotation file or the image."""
     record: str = ""
-    """The record in it: `annotations[17]`, `line 3`, or nothing for the file as a whole."""
+    """The record in the file: `annotations[17]`, `line 3`, or empty for the whole file."""
     detail: str = ""
-    """What was found there."""
+    """The value that was found, or further details."""
     dropped_objects: int = 0
-    """Objects that were left out together with an image."""
+    """Number of objects that were left out together with an image."""
 
     def __post_init__(self) -> None:
         assert self.kind in ACTIONS, self.kind
@@ -311,14 +313,14 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """One line for a person."""
+        """The finding as one line."""
         entry = ACTIONS[self.kind]
         place = f"{self.file}, {self.record}" if self.record else self.file
         detail = f" ({self.detail})" if self.detail else ""
         return f"{place}: {entry.defect}{detail}; {entry.remedy}"
 
     def to_plain(self) -> dict[str, str | int]:
-        """As JSON-like data."""
+        """The finding as JSON-like data."""
         plain: dict[str, str | int] = {"kind": self.kind, "action": self.action, "file": self.file}
         plain |= {"record": self.record, "detail": self.detail}
         if self.dropped_objects:
@@ -327,13 +329,13 @@ class Finding:
 
 
 class Findings:
-    """The findings of one check, in the order they were met."""
+    """The findings of one data set, in the order in which they were added."""
 
     def __init__(self, findings: Iterable[Finding] = ()) -> None:
         self._all: list[Finding] = list(findings)
 
     def add(self, kind: str, file: object, record: str = "", detail: str = "", dropped_objects: int = 0) -> None:
-        """Note a defect."""
+        """Add a finding."""
         self._all.append(Finding(kind, str(file), record, detail, dropped_objects))
 
     def __iter__(self) -> Iterator[Finding]:
@@ -343,15 +345,15 @@ class Findings:
         return len(self._all)
 
     def counts(self) -> dict[str, int]:
-        """kind -> number of findings, in the order of TREATMENTS."""
+        """Kind -> number of findings, in the order of ACTIONS."""
         counted = Counter(finding.kind for finding in self._all)
         return {kind: counted[kind] for kind in ACTIONS if kind in counted}
 
     def refuse_left_out(self, source: str) -> None:
-        """Raise an error where anything was left out.
+        """Raise an error if anything was left out.
 
         Raises:
-            DataError: images, objects or files were.
+            DataError: images, objects or files were left out.
         """
         left = [finding for finding in self if finding.action in ("dropped", "unused")]
         if left:
@@ -362,13 +364,13 @@ class Findings:
             )
 
     def reasons(self) -> str:
-        """What was left out, in brackets after an error that says what is missing."""
+        """Summarize what was left out, as the end of an error sentence that says what is missing."""
         dropped = [finding for finding in self if finding.action == "dropped" or finding.kind == "file_unreadable"]
         counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
         return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"
 
 
 def actions_table() -> str:
-    """TREATMENTS as a Markdown table; `docs/your-own-data.md` holds it."""
+    """ACTIONS as a Markdown table, which `docs/your-own-data.md` contains."""
     rows = [f"| `{kind}` | {row.defect} | {row.outcome}: {row.remedy} |" for kind, row in ACTIONS.items()]
     return "\n".join(["| finding | defect | action |", "|---|---|---|", *rows])

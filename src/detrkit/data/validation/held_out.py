@@ -1,4 +1,4 @@
-"""Hold images out for validation where a data set has no such split: among the usable ones, so after the check."""
+"""Hold out a validation split of the usable images, if a data set has none."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from detrkit.files import write_atomic
 
 
 def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> None:
-    """Leave the splits of a raw data set that `required_splits` ones are made of, so that no other need be in order.
+    """Drop the splits that are not required, so that they need not be valid.
 
     Args:
-        raw: loses the others.
-        wanted: `train`, `val`; empty: all that there are.
+        raw: the data set; it loses the other splits, unless a split has to be held out of train.
+        required_splits: `train`, `val`; empty: all splits.
 
     Raises:
-        ConfigError: the data set has none of that name, and none is held out.
+        ConfigError: a required split does not exist, and none is held out.
     """
     if not required_splits:
         return
@@ -35,28 +35,28 @@ def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> N
 
 
 def hold_out(raw: RawDataset, splits: dict[str, Split], required_splits: Collection[str]) -> dict[str, Split]:
-    """The clean splits, with a validation split taken out of train where the data set has none.
+    """Divide train into train and val, if the data set has no validation split, and return the required splits.
 
-    Those whose seeded hash of the file name is smallest are held out, so that no order of listing changes the choice,
-    and the same share of the images with and of those without an object to train on. Where the images that a run
-    held out are known (`raw.held_out`), it is these.
+    The images with the smallest seeded hash of their file name are held out, so the choice does not depend on their
+    order; the share is the same of images with and without trainable objects. If `raw.held_out` names images, these
+    are held out instead.
 
     Args:
-        raw: what the splits were made of; its `made_split` and `notes` tell what was chosen.
-        splits: checked.
-        wanted: see `keep_required_splits`.
+        raw: the raw data set; its `held_out_split` and `notes` take the choice.
+        splits: the checked splits.
+        required_splits: see `keep_required_splits`.
 
     Raises:
-        ConfigError: a split is wanted that cannot be made.
+        ConfigError: a required split can be neither found nor held out.
     """
     if _holds_out(raw) and (split := splits.get("train")) is not None:
-        by_split = _sides(raw, split)
+        by_split = _divide(raw, split)
         if by_split is None:
             raw.notes.append(f"there is no validation split, and none can be held out of {_many(len(split))}")
         else:
             splits = {name: replace(split, name=name, images=images) for name, images in by_split.items()}
             names = {name: sorted({image.file_name for image in images}) for name, images in by_split.items()}
-            raw.made_split = {"seed": raw.seed, "val_fraction": raw.val_fraction, **names}
+            raw.held_out_split = {"seed": raw.seed, "val_fraction": raw.val_fraction, **names}
     for name in required_splits:
         if name not in splits:
             raise ConfigError(_no_such_split(name, raw))
@@ -64,38 +64,38 @@ def hold_out(raw: RawDataset, splits: dict[str, Split], required_splits: Collect
 
 
 def listed_images(raw: RawDataset, split: str) -> list[RawImage]:
-    """The images that the files list for a checked split, usable or not; without those of the side it was parted from.
+    """All images that the annotation files list for a split, usable or not.
 
     Args:
-        raw: after the check.
+        raw: the raw data set, after `check_dataset`.
         split: `train` or `val`.
     """
-    if raw.made_split is None:
+    if raw.held_out_split is None:
         return raw.splits[split].images
-    other = set(raw.made_split["train" if split == "val" else "val"])
+    other = set(raw.held_out_split["train" if split == "val" else "val"])
     return [image for image in raw.splits["train"].images if image.file_name not in other]
 
 
 def write_split(path: str | Path, raw: RawDataset) -> None:
-    """Write down which images a made validation split took: seed, fraction and the file names of both splits.
+    """Write a held-out split to a json file: seed, fraction, and the file names of both splits.
 
-    Does nothing where the data set brought its own split.
+    Does nothing if the data set has its own validation split.
     """
-    if raw.made_split is not None:
-        write_atomic(path, json.dumps(raw.made_split, indent=1) + "\n")
+    if raw.held_out_split is not None:
+        write_atomic(path, json.dumps(raw.held_out_split, indent=1) + "\n")
 
 
 def _holds_out(raw: RawDataset) -> bool:
     return "train" in raw.splits and "val" not in raw.splits and raw.val_fraction > 0
 
 
-def _sides(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None:
-    """The images of both splits; None where there are too few."""
+def _divide(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None:
+    """Divide the images of train into both splits; None if there are too few."""
     known = set(raw.held_out)
     held_out = {image.file_name for image in split.images if image.file_name in known}
     note = "the {count} that the run held out are used"
     if not 0 < len(held_out) < len(split.images):
-        held_out = {image.file_name for image in _chosen(split.images, raw.val_fraction, raw.seed)}
+        held_out = {image.file_name for image in _choose(split.images, raw.val_fraction, raw.seed)}
         note = f"{{count}} of {_many(len(split))} were held out (seed {raw.seed})"
     by_split: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in split.images:
@@ -106,8 +106,8 @@ def _sides(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None
     return by_split
 
 
-def _chosen(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[ImageRecord]:
-    """A share of the images, at least one and never all, and never the only one with an object to train on."""
+def _choose(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[ImageRecord]:
+    """Choose a share of the images: at least one, never all, and never the only one with a trainable object."""
     ranked = sorted(images, key=lambda image: _hash(f"{seed}:{image.file_name}"))
     count = min(len(ranked) - 1, max(1, round(fraction * len(ranked))))
     full = [image for image in ranked if image.has_trainable]
@@ -118,7 +118,7 @@ def _chosen(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[I
 
 
 def _hash(text: str) -> bytes:
-    """SHA-256 of a text, which may hold bytes of a file name that are no UTF-8."""
+    """SHA-256 of a file name, which may contain bytes that are no UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -131,11 +131,10 @@ def _many(images: int) -> str:
     return f"{images} usable image{'' if images == 1 else 's'}"
 
 
-def made_split(weights: str) -> dict[str, Any]:
-    """Which images the run behind some weights held out for validation, where its data set had no such split.
+def read_split(weights: str) -> dict[str, Any]:
+    """Read the split that the training run of some weights held out, as keyword arguments of `open_dataset`.
 
-    So that a detector is never measured on images it was trained on. Empty where nothing was made; keywords of
-    `open_dataset`.
+    With it, a detector is never evaluated on images it was trained on. Empty if the run held out no split.
     """
     path = Path(weights)
     written = (path if path.is_dir() else path.parent) / "split.json"

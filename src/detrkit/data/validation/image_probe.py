@@ -1,4 +1,4 @@
-"""Look at image files without decoding them, where that can be avoided: size, rotation, kind of pixels, damage."""
+"""Read size, EXIF orientation, pixel type and damage of image files, without decoding them where possible."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ _MARKS_OF_MODE = {
     "F": ("image_grey",),
 }
 _EXIF_CHUNKS = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
-"""Where PNG files keep the orientation: EXIF proper, a raw profile in a text, or XMP in a text."""
+"""PNG chunks that may hold the orientation: EXIF, a raw profile in a text, or XMP in a text."""
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
-"""What PIL raises on damaged files, depending on the format and the damage."""
+"""Exceptions that PIL raises on damaged files, depending on the format and the damage."""
 
 
 @dataclass(slots=True)
 class ImageInfo:
-    """What a look at one image file told."""
+    """Properties of one image file."""
 
     width: int = 0
     """Pixels, as stored."""
     height: int = 0
     orientation: int = 1
-    """The EXIF value, 1..8; from 5 on, width and height change places when the image is shown upright."""
+    """EXIF orientation, 1..8; from 5 on, width and height are swapped in the upright image."""
     marks: tuple[str, ...] = ()
-    """Kinds of findings that do not hinder: `image_grey`, ..."""
+    """Kinds of findings that leave the image usable: `image_grey`, ..."""
     problem: str = ""
-    """The kind of finding that makes it unusable, or nothing."""
+    """Kind of the finding that makes the image unusable, or empty."""
     detail: str = ""
     bytes: int = 0
     """Size of the file."""
     deep: bool = False
-    """Whether it has more than 8 bits per channel."""
+    """Whether the image has more than 8 bits per channel."""
     extent: Extent | None = None
-    """The values of such an image, where they were measured."""
+    """Value range of a deep image, if it was measured."""
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -72,17 +72,20 @@ def probe_images(
     values: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> list[ImageInfo]:
-    """Look at many images; the facts are in the order of `paths`.
+    """Probe image files.
 
     Args:
         paths: image files, which need not exist.
-        decode_all: decode every one of them; else only the suspicious ones, which takes a tenth of a millisecond each.
-        values: decode those of more than 8 bits per channel, to measure their values.
-        progress: called once per image, perhaps from another thread.
+        decode_all: decode every image; else only those whose structure looks damaged, at 0.1 ms per other image.
+        values: decode images of more than 8 bits per channel, to measure their values.
+        progress: called once per image, from any thread.
+
+    Returns:
+        One `ImageInfo` per path, in the order of `paths`.
     """
 
     def one(path: Path) -> ImageInfo:
-        info = _facts(path, decode_all, values)
+        info = _probe(path, decode_all, values)
         if progress is not None and not (values and info.deep):
             progress()
         return info
@@ -93,9 +96,9 @@ def probe_images(
             progress()
 
     with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
-        warnings.simplefilter("ignore")  # PIL's remarks about odd metadata and large images
+        warnings.simplefilter("ignore")  # PIL's warnings about unusual metadata and large images
         paths = list(paths)
-        # reading headers holds Python's lock: threads make it five times slower
+        # reading headers holds the GIL: threads would make it five times slower
         infos = list(pool.map(one, paths)) if decode_all else [one(path) for path in paths]
         deep = [(path, info) for path, info in zip(paths, infos, strict=True) if values and info.deep]
         list(pool.map(measure, deep))
@@ -108,7 +111,7 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(path: Path, decode_all: bool, values: bool) -> ImageInfo:
+def _probe(path: Path, decode_all: bool, values: bool) -> ImageInfo:
     info = ImageInfo()
     try:
         with path.open("rb") as file:
@@ -118,14 +121,14 @@ def _facts(path: Path, decode_all: bool, values: bool) -> ImageInfo:
                 info.problem, info.detail = "image_unreadable", "an empty file"
                 return info
             with Image.open(file) as image:
-                whole, may_have_exif = _look_through(image, file, info.bytes)
+                whole, may_have_exif = _inspect_structure(image, file, info.bytes)
                 _read_header(image, file, info, may_have_exif)
                 if (decode_all or not whole) and not (values and info.deep):  # else they are decoded for their values
                     _decode(image, info)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         info.problem = "image_missing"
     except UnidentifiedImageError:
-        _look_at_unusual(path, info)
+        _probe_unusual_tiff(path, info)
     except Image.DecompressionBombError as error:
         size = re.search(r"\d+", str(error))
         info.problem, info.detail = "image_too_large", f"{size[0]} pixels" if size else ""
@@ -158,10 +161,10 @@ def _read_header(image: Image.Image, file: BinaryIO, info: ImageInfo, may_have_e
     info.marks = tuple(marks)
 
 
-def _look_through(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, bool]:
-    """Whether the file is whole, as far as its structure tells, and whether it may have EXIF data.
+def _inspect_structure(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, bool]:
+    """Whether the file is complete, judged by its structure, and whether it may have EXIF data.
 
-    Only JPEG and PNG tell; other formats are decoded to find out.
+    Only JPEG and PNG can be judged; other formats count as incomplete, so that they are decoded.
     """
     position = file.tell()
     whole, may_have_exif = False, True
@@ -177,7 +180,7 @@ def _look_through(image: Image.Image, file: BinaryIO, size: int) -> tuple[bool, 
 
 
 def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
-    """The types of a PNG's chunks, up to the first that leaves the file."""
+    """Chunk types of a PNG, up to the first chunk that reaches beyond the end of the file."""
     chunks: list[bytes] = []
     position = 8
     while position + 12 <= size and chunks[-1:] != [b"IEND"]:
@@ -189,8 +192,8 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
     return chunks
 
 
-def _look_at_unusual(path: Path, info: ImageInfo) -> None:
-    """Look at what PIL does not know: a few kinds of TIFF."""
+def _probe_unusual_tiff(path: Path, info: ImageInfo) -> None:
+    """Probe a file that PIL does not know: a few kinds of TIFF and PFM."""
     data = path.read_bytes()
     if data.startswith(POINTER):
         info.problem, info.detail = "image_unreadable", "a pointer of git-lfs: run `git lfs pull`"
@@ -205,7 +208,7 @@ def _look_at_unusual(path: Path, info: ImageInfo) -> None:
 
 
 def _measure(path: Path, info: ImageInfo) -> None:
-    """Decode an image of more than 8 bits and note its values, or what is wrong with it."""
+    """Decode a deep image and record its value range, or its damage."""
     if info.extent:
         return
     try:

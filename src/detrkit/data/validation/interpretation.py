@@ -1,4 +1,4 @@
-"""Read a whole file as it is meant: boxes, classes and crowds, by what the user says or what all of it shows."""
+"""Interpret whole annotation files: apply the user's box format, doubt boxes and classes that cannot be right."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from detrkit.data.validation.plausibility import Doubt, doubt_boxes, doubt_class
 from detrkit.errors import DataError
 
 Probed = tuple[list[RawImage], list[ImageInfo]]
-"""The images of a split, each once, and what a look at their files told."""
+"""The images of a split, each once, and the properties of their files."""
 
 
 def interpret_annotations(raw: RawDataset, probed: dict[str, Probed]) -> list[Doubt]:
-    """Rewrite boxes as the user says, else doubt those that do not look as the format has them; doubt classes, and
-    take crowds as objects where there is nothing else.
+    """Convert boxes from the format that the user named, or else doubt boxes that do not fit the data format.
+
+    Also doubts class ids that seem shifted, and turns crowds into objects if a split has nothing else.
 
     Args:
         raw: the data set; takes findings and notes.
-        looked: its images by split, whose objects are changed, and the facts of their files.
+        probed: split -> its images, whose objects are changed, and the properties of their files.
 
     Raises:
         ConfigError: the box format that the user named does not fit the data.
@@ -49,11 +50,11 @@ def interpret_annotations(raw: RawDataset, probed: dict[str, Probed]) -> list[Do
     return doubts
 
 
-def refuse(doubts: Sequence[Doubt]) -> None:
-    """Raise the first doubt that nearly everything in a file shows.
+def raise_doubt(doubts: Sequence[Doubt]) -> None:
+    """Raise the first doubt that is strong enough to reject the data.
 
     Raises:
-        DataError: there is one.
+        DataError: there is such a doubt.
     """
     for doubt in doubts:
         if doubt.refuse:

@@ -1,7 +1,7 @@
-"""The check of masks: of COCO panoptic PNGs, whose json tells what they should hold, and of polygons and RLE.
+"""Validate masks: COCO panoptic PNGs against their json, and polygons and RLE against boxes.
 
-What must be fixed is fixed whenever a data set is opened. What is only worth knowing needs every mask, and is looked
-for by `detrkit check` alone.
+Defects that must be repaired are repaired whenever a data set is opened. Findings that only inform need every mask to
+be decoded, which `detrkit check` alone does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from detrkit.data.validation.object_validation import AnnotationTransform, usabl
 from detrkit.errors import DataError
 
 BOX_IOU, BOX_SLACK = 0.7, 3.0
-"""A mask disagrees with its box if the IoU of its own box with that one is lower, and some side is farther away, in
-pixels. COCO's own polygons and boxes differ by a few pixels."""
+"""A mask disagrees with its box if the IoU of its extent and the box is lower, and a side is off by more pixels.
+Polygons and boxes of COCO itself differ by a few pixels."""
 _OVERHANG = 1.0
-"""Pixels by which a polygon may leave its image: corners lie between pixels, as some tools count them."""
+"""Pixels by which a polygon may leave its image, since tools differ in where pixel coordinates start."""
 _ASPECT_TOLERANCE = 0.01
-_NOT_RGB = {"image_grey": "one channel (grey)", "image_palette": "a palette", "image_16bit": "16 bits a channel"}
+_NOT_RGB = {"image_grey": "one channel (grey)", "image_palette": "a palette", "image_16bit": "16 bits per channel"}
 
 Box = tuple[float, float, float, float]
 
@@ -28,13 +28,13 @@ Box = tuple[float, float, float, float]
 def check_panoptic(
     image: RawImage, transform: AnnotationTransform, info: ImageInfo, findings: Findings, *, decode_all: bool
 ) -> bool:
-    """Whether the PNG of an image of panoptic data can be used; its segments are fixed where they must be.
+    """Whether the PNG of a panoptic image is usable; repairs its segments.
 
     Args:
-        image: as read; segments without a usable box get that of their pixels, those without pixels go.
-        frame: how the file maps to the upright image.
-        facts: of the PNG.
-        findings: takes what is wrong.
+        image: the raw image; segments without a usable box get that of their pixels, those without pixels are dropped.
+        transform: maps annotations to the upright image.
+        info: properties of the PNG.
+        findings: takes defects.
         decode_all: decode the PNG in any case.
     """
     problem = _problem(transform, info)
@@ -74,9 +74,9 @@ def check_panoptic(
 def check_outlines(
     objects: list[ObjectRecord], image: RawImage, transform: AnnotationTransform, findings: Findings
 ) -> None:
-    """Look at the polygons and RLE of clean objects; nothing is changed, see `decode_masks`.
+    """Report defects of the polygons and RLE of clean objects, without changing them.
 
-    Through run lengths, without pixels: a tenth of a millisecond a mask.
+    Works on run lengths, without pixels: 0.1 ms per mask.
     """
     from faster_coco_eval.core import mask as coco_mask
 
@@ -106,7 +106,7 @@ def check_outlines(
 
 
 def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Findings) -> None:
-    """Name the objects without a mask, where some of their split have one; each image has its annotation file."""
+    """Report objects without a mask, if others of their split have one; `files` has the annotation file per image."""
     if any(obj.segmentation is not None and not obj.crowd for image in images for obj in image.objects):
         for image, file in zip(images, files, strict=True):
             for obj in image.objects:
@@ -115,7 +115,7 @@ def note_absent_masks(images: list[ImageRecord], files: list[str], findings: Fin
 
 
 def size_problem(mask: tuple[int, int], whole: tuple[int, int]) -> str:
-    """The kind of finding that masks of another size than their image are, both (width, height); or nothing."""
+    """Kind of finding for a mask of another size than its image, both (width, height); empty if sizes are equal."""
     if mask == whole:
         return ""
     ratio = mask[0] / mask[1] / (whole[0] / whole[1])
@@ -123,7 +123,7 @@ def size_problem(mask: tuple[int, int], whole: tuple[int, int]) -> str:
 
 
 def disagree(mask: Box, box: Box) -> bool:
-    """Whether the box of a mask is too far from the box that its object has; both x1, y1, x2, y2."""
+    """Whether the extent of a mask is too far from the box of its object; both x1, y1, x2, y2."""
     if max(abs(a - b) for a, b in zip(mask, box, strict=True)) <= BOX_SLACK:
         return False
     both = max(0.0, min(mask[2], box[2]) - max(mask[0], box[0])) * max(0.0, min(mask[3], box[3]) - max(mask[1], box[1]))
@@ -132,22 +132,22 @@ def disagree(mask: Box, box: Box) -> bool:
 
 
 def show_box(box: Box) -> str:
-    """A box as findings write it."""
+    """Format a box for findings."""
     return "box " + " ".join(f"{value:.6g}" for value in box)
 
 
 def _overhang(polygons: list[list[float]], transform: AnnotationTransform) -> float:
-    """By how many pixels polygons leave their image at most."""
+    """Largest distance in pixels by which polygons leave their image."""
     return max(max(-min(p), max(p[0::2]) - transform.width, max(p[1::2]) - transform.height) for p in polygons)
 
 
 def _of(image: RawImage, detail: str) -> str:
-    """What was found, and of which image."""
+    """Add the name of the image to the detail of a finding."""
     return f"{detail}; image {image.file_name}" if detail else f"image {image.file_name}"
 
 
 def _problem(transform: AnnotationTransform, info: ImageInfo) -> tuple[str, str] | None:
-    """The kind of finding that the file itself is, and its detail."""
+    """Kind and detail of the finding that makes a mask file unusable; None if it is usable."""
     if info.problem == "image_missing":
         return "mask_file_missing", ""
     if info.problem and info.problem != "image_too_small":

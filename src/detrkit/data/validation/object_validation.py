@@ -1,4 +1,4 @@
-"""One image's objects, from what the file says to clean records: the treatments of `findings` that concern boxes."""
+"""Validate the objects of one image: map boxes and masks to the upright image, clip, and report defects."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.ops.masks import is_polygon, segmentation_fault
 
 OVERHANG = 0.5
-"""Pixels by which a box may leave its image untouched: what rounding leaves."""
+"""Pixels by which a box may leave its image without being clipped: the rounding errors of tools."""
 _NOT_UNDERSTOOD = {"category_unknown", "box_malformed", "box_not_finite"}
-"""Findings of objects that are somewhere on their image, nobody knows where or what."""
+"""Findings of objects whose place or class is unknown, though they are somewhere on the image."""
 _ASPECT_TOLERANCE = 0.01
 _FAR = 10
-"""Sides of an image that a polygon may lie away from it: drawing one takes as long as it is large."""
+"""Image sides by which a polygon may reach beyond its image: the time to rasterize one grows with its size."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationTransform:
-    """How points of the annotation file map to the upright image: axes swapped or not, then scaled and shifted."""
+    """Maps points of the annotation file to the upright image: swaps the axes or not, then scales and shifts."""
 
     width: int
-    """Of the upright image, in pixels."""
+    """Width of the upright image, in pixels."""
     height: int
     swap: bool = False
     scale_x: float = 1.0
@@ -42,27 +42,27 @@ class AnnotationTransform:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the file speaks of the upright image already."""
+        """Whether annotations refer to the upright image in pixels already."""
         return (self.swap, self.scale_x, self.shift_x, self.scale_y, self.shift_y) == (False, 1, 0, 1, 0)
 
     @property
     def is_turned(self) -> bool:
-        """Whether the file speaks of the image as stored, and is turned or mirrored."""
+        """Whether annotations refer to the image as stored, which is rotated or mirrored."""
         return self.swap or self.scale_x < 0 or self.scale_y < 0
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the file in pixels of the upright image."""
+        """Map a point to pixels of the upright image."""
         if self.swap:
             x, y = y, x
         return self.scale_x * x + self.shift_x, self.scale_y * y + self.shift_y
 
     def box(self, box: Box) -> Box:
-        """A box of the file, corners in order."""
+        """Map a box x1, y1, x2, y2 to the upright image, with its corners in order."""
         (xa, ya), (xb, yb) = self.point(*box[:2]), self.point(*box[2:])
         return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
 
     def back(self, box: Box) -> Box:
-        """A box of the upright image in the units of the file, where that is not turned."""
+        """Map a box of the upright image back to the units of the file, if that is not rotated."""
         x1, y1, x2, y2 = box
         return x1 / self.scale_x, y1 / self.scale_y, x2 / self.scale_x, y2 / self.scale_y
 
@@ -70,19 +70,19 @@ class AnnotationTransform:
 def find_transform(
     image: RawImage, info: ImageInfo, form: BoxForm, findings: Findings, exif: ExifChoice = UNDECIDED
 ) -> AnnotationTransform:
-    """Find out which image the file speaks of: upright, as stored, or before it was resized.
+    """Decide which image the annotations refer to: upright, as stored, or before it was resized.
 
-    A listed size equal to the upright one is taken at its word, and so is one equal only to the stored size: boxes
-    were drawn without regard to the EXIF rotation, and are turned. Where the size does not tell, or boxes tell
-    otherwise, `exif` counts. Another size of the same shape, with all boxes inside it, means an image resized after
-    labelling, so that the boxes are scaled. Otherwise boxes stay as they are.
+    If the listed size equals the upright size, annotations refer to the upright image. If it equals only the stored
+    size, boxes were drawn without regard to the EXIF orientation, and are rotated. If the size does not tell, or the
+    boxes contradict it, `exif` decides. A listed size of the same aspect ratio, with all boxes inside it, means that
+    the image was resized after labelling, and boxes are scaled. Otherwise boxes stay as they are.
 
     Args:
-        image: as read.
-        facts: of its file.
-        form: of its boxes.
-        findings: takes what is wrong with its size.
-        exif: what the images of its file tell together.
+        image: the raw image.
+        info: of its file.
+        form: form of its boxes.
+        findings: takes defects of its size.
+        exif: the decision for all images of its annotation file.
     """
     width, height = info.upright
     if form == "relative":
@@ -119,12 +119,12 @@ def find_transform(
 
 
 def stored_image_transform(info: ImageInfo, file_size: tuple[float, float] | None = None) -> AnnotationTransform:
-    """The frame of boxes that were drawn on the pixels as stored (EXIF 2.32, tag 0x0112).
+    """The transform of boxes that were drawn on the image as stored (EXIF 2.32, tag 0x0112).
 
     Args:
-        facts: of the image file.
-        file_size: (width, height) of the stored image in the units of the boxes: (1, 1) where they are relative to
-            it; None: its pixels.
+        info: of the image file.
+        file_size: (width, height) of the stored image in the units of the boxes: (1, 1) if they are relative; None:
+            pixels.
     """
     width, height = info.upright
     file_width, file_height = file_size or (info.width, info.height)
@@ -148,10 +148,9 @@ def stored_image_transform(info: ImageInfo, file_size: tuple[float, float] | Non
 def clean_objects(
     image: RawImage, transform: AnnotationTransform, split: RawSplit, known: frozenset[int], findings: Findings
 ) -> tuple[list[ObjectRecord], list[str]]:
-    """The usable objects of one image, and the kinds of finding of those that were left out.
+    """Return the usable objects of one image, and the kinds of findings of those that were left out.
 
-    What is wrong with each goes to `findings`. Duplicates are not among those left out: their object is there. Ids that
-    are absent become 0; the caller numbers them.
+    Duplicates do not count as left out, since their object is kept. Absent ids become 0; the caller numbers them.
     """
     form = split.box_form
     clean: list[ObjectRecord] = []
@@ -196,18 +195,19 @@ def clean_objects(
     return clean, lost
 
 
-def note_lost(image: RawImage, listed: int, clean: list[ObjectRecord], lost: list[str], findings: Findings) -> bool:
-    """Whether an image is to be left out, which `findings` is told, since something on it would pass for background.
+def must_leave_out(
+    image: RawImage, listed: int, clean: list[ObjectRecord], lost: list[str], findings: Findings
+) -> bool:
+    """Whether an image must be left out, because a lost object would be trained as background; reports it then.
 
-    That is so where an object on it could not be read or understood, so that it may be anywhere, and where all of its
-    objects were left out, whatever the reason. An object without size or outside of the image, beside others that can
-    be used, leaves nothing behind.
+    That is so if an object could not be read or understood, so that its place or class is unknown, or if all objects
+    were left out. An empty box or a box outside of the image is harmless beside usable objects.
 
     Args:
-        image: as read.
-        listed: how many objects its file has.
-        clean: those that can be used.
-        lost: why the others were left out; see `clean_objects`.
+        image: the raw image.
+        listed: number of objects in its file.
+        clean: the usable objects.
+        lost: the findings of the others; see `clean_objects`.
         findings: takes the image that is left out.
     """
     understood = not image.unread and _NOT_UNDERSTOOD.isdisjoint(lost)
@@ -220,12 +220,12 @@ def note_lost(image: RawImage, listed: int, clean: list[ObjectRecord], lost: lis
 
 
 def usable_box(box: Any) -> Box | None:
-    """x1, y1, x2, y2 of x, y, w, h as a file has them, None where they are no box."""
+    """Convert x, y, w, h to x1, y1, x2, y2; None if they are no box."""
     return parse_box(box, "xywh")[0]
 
 
 def _listed_side(image: RawImage, side: str, findings: Findings) -> float:
-    """The listed width or height in pixels, 0 where there is none to use."""
+    """The listed width or height in pixels; 0 if there is no usable value."""
     value = getattr(image, side)
     if isinstance(value, str) and as_number(value) is not None:
         findings.add("number_as_text", image.file, image.where, f"{side} {value!r}")
@@ -234,7 +234,7 @@ def _listed_side(image: RawImage, side: str, findings: Findings) -> float:
 
 
 def _corners(raw: RawObject, image: RawImage, form: BoxForm, findings: Findings) -> tuple[Box | None, str]:
-    """x1, y1, x2, y2 in the units of the file, or None, and the kind of the finding if there is one."""
+    """Parse a box to x1, y1, x2, y2 in the units of the file, or None; and the kind of its finding, if any."""
     box, problem = parse_box(raw.box, form)
     if problem:
         findings.add(problem, image.file, raw.where, f"found {raw.box!r}"[:80])
@@ -248,7 +248,7 @@ def _fit(image: RawImage, width: float, height: float, form: BoxForm) -> bool:
 
 
 def _segmentation(raw: RawObject, image: RawImage, transform: AnnotationTransform, findings: Findings) -> Any | None:
-    """Polygons in pixels of the upright image, or RLE of its size; None where there is nothing to use."""
+    """Polygons in pixels of the upright image, or an RLE of its size; None if there is nothing usable."""
     segmentation = raw.segmentation
     if segmentation is None or segmentation == []:
         return None
@@ -286,7 +286,7 @@ def _area(
     clipped: bool,
     findings: Findings,
 ) -> float:
-    """Pixels: the file's value where it is usable and the box is as it was, else that of the polygons or the box."""
+    """Area in pixels: that of the file if it is usable and the box was not clipped, else of the polygons or the box."""
     of_box = (box[2] - box[0]) * (box[3] - box[1])
     if raw.area is None and not split.has_ids_and_areas:
         return _polygon_area(segmentation) or of_box if segmentation else of_box
@@ -300,7 +300,7 @@ def _area(
 
 
 def _polygon_area(polygons: list[list[float]]) -> float:
-    """Sum of the polygons' areas in square pixels, by the shoelace formula."""
+    """Sum of the areas of polygons in square pixels, by the shoelace formula."""
     total = 0.0
     for polygon in polygons:
         xs, ys = polygon[0::2], polygon[1::2]

@@ -1,4 +1,4 @@
-"""Numbers about a clean split: sizes, shapes, classes, crowding."""
+"""Statistics of a checked split: image and object sizes, aspect ratios, objects per class and per image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from detrkit.data.records import Split
 
 SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2
-"""COCO's limits between small, medium and large objects, in square pixels."""
+"""Limits of COCO between small, medium and large objects, in square pixels."""
 _PERCENTILES = (5, 50, 95)
 
 
 def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
-    """What `detrkit check` shows of one split, as plain data.
+    """Compute the statistics that `detrkit check` prints for one split, as JSON-like data.
 
     Objects are counted without crowd regions, except for `crowds`. Sizes are in pixels of the file; `side` is the
     square root of the box area, `aspect` is width / height.
@@ -55,7 +55,7 @@ def split_statistics(split: Split, num_queries: int) -> dict[str, Any]:
 
 
 def _relative_sides(split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Square root of box area over image area: what remains comparable when images are resized."""
+    """Square root of box area / image area, per object: a size that does not change when images are resized."""
     return np.array(
         [
             ((obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1]) / (image.width * image.height)) ** 0.5
@@ -72,7 +72,7 @@ def _median(values: np.ndarray[Any, Any]) -> float:
 
 
 def _percentiles(values: Iterable[float]) -> dict[str, float]:
-    """5th, 50th and 95th percentile; empty without values."""
+    """5th, 50th and 95th percentile; empty if there are no values."""
     values = np.asarray(values)
     if not len(values):
         return {}

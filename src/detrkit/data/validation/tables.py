@@ -1,4 +1,4 @@
-"""The report of the check as tables for a terminal."""
+"""Tables of `detrkit check` for the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = {"dropped": "bold red", "unused": "bold red", "repaired": "bold yellow
 
 
 def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:
-    """One table of the numbers of all splits, and one of their classes."""
+    """Make a table of the statistics of all splits, and one of their classes."""
     names = list(statistics)
     numbers = Table(title="Data set", caption="three values: 5th, 50th and 95th percentile", box=SIMPLE_HEAD)
     numbers.add_column("", no_wrap=True)
@@ -32,7 +32,7 @@ def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:
 
 
 def findings_lines(findings: list[Finding]) -> list[RenderableType]:
-    """Each kind of finding with its count, its treatment and its first places; paths are too long for a table."""
+    """Make lines of all findings: kind, number, action and first places. Paths are too long for a table."""
     if not findings:
         return [Text("No defects found.")]
     order = {kind: number for number, kind in enumerate(ACTIONS)}
@@ -47,7 +47,7 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         whole_files = entry.outcome == "unused" or kind in ("set_aside", "other_task")
         places = _folders(same) if whole_files else [_place(finding) for finding in same]
         shown = places[: _FOLDERS if whole_files else _EXAMPLES]
-        # not folded: paths stay whole, to be copied
+        # never wrapped, so that paths can be copied
         lines += [Text(f"    {place}", no_wrap=True, overflow="ignore") for place in shown]
         if len(places) > len(shown):
             unit = "folders" if whole_files else "more"
@@ -56,7 +56,7 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
 
 
 def _folders(findings: list[Finding]) -> list[str]:
-    """Folder by folder, how many files were not used and why, so that nobody has to read a hundred thousand lines."""
+    """Summarize unused files per folder and reason: there may be a hundred thousand."""
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         folder, _, name = finding.file.rpartition("/")

@@ -1,6 +1,6 @@
-"""The check: a raw data set in, clean splits out, with every defect named and treated as `findings.ACTIONS` says.
+"""Validate a raw data set: `check_dataset` returns clean splits, and acts on each defect as `findings.ACTIONS` says.
 
-`detrkit check`, training and evaluation all go through `check_dataset`.
+`detrkit check`, training and evaluation all call `check_dataset`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from detrkit.data.validation.file_groups import annotation_file
 from detrkit.data.validation.findings import ACTIONS, Finding, Findings
 from detrkit.data.validation.held_out import hold_out, keep_required_splits
 from detrkit.data.validation.image_probe import ImageInfo, content_hash, probe_images
-from detrkit.data.validation.interpretation import Probed, interpret_annotations, refuse
+from detrkit.data.validation.interpretation import Probed, interpret_annotations, raise_doubt
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
-from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, note_lost
+from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, must_leave_out
 from detrkit.data.validation.statistics import split_statistics
 from detrkit.data.validation.tables import findings_lines, split_tables
 from detrkit.data.validation.value_extents import resolve_value_range
@@ -32,28 +32,28 @@ from detrkit.ops.value_range import ValueRange
 
 @dataclass
 class CheckReport:
-    """A data set that can be used, and what was found on the way."""
+    """A validated data set, with its findings and statistics."""
 
     format: str
     source: str
     splits: dict[str, Split]
-    """`train` and `val`, where the data set has them; clean, with one `Categories`."""
+    """`train` and `val`, as far as the data set has them, with the same `Categories`."""
     findings: list[Finding]
     statistics: dict[str, Any]
-    """Plain data: split -> see `split_statistics`."""
+    """Split -> statistics, see `split_statistics`; JSON-like."""
     notes: list[str] = field(default_factory=list)
-    """What was chosen where there was a choice; sentences."""
+    """Decisions that the user should know of, one sentence each."""
     value_range: ValueRange | None = None
-    """Also in the splits; see `Split.value_range`."""
+    """Value range of all splits; see `Split.value_range`."""
     refused: str = ""
-    """Why training and evaluation refuse the data, as the sentence of an error; nothing if they do not."""
+    """Why training and evaluation reject the data, as an error sentence; empty if they accept it."""
 
     def counts(self) -> dict[str, int]:
-        """Kind of finding -> how many, in the order of TREATMENTS."""
+        """Kind of finding -> number, in the order of ACTIONS."""
         return Findings(self.findings).counts()
 
     def summary(self) -> list[str]:
-        """A few lines for the start of a run: the choices made, and what was dropped or repaired."""
+        """Lines for the start of a run: sizes, notes, and the numbers of dropped and repaired items."""
         sizes = ", ".join(
             f"{name} {numbers['images']} images with {numbers['objects']} objects"
             for name, numbers in self.statistics.items()
@@ -95,24 +95,23 @@ def check_dataset(
     allow_doubtful: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> CheckReport:
-    """Check and fix a data set that `open_dataset` read; what it returns can be trained on and evaluated.
+    """Validate and repair a raw data set, so that it can be used for training and evaluation.
 
     Args:
-        raw: is used up: its records are not to be used afterwards.
-        num_queries: of the model; images with more objects are noted.
-        decode_all: decode every image, not only those whose file looks damaged at its beginning or end, and every
-            mask.
-        masks: masks shall be trained on.
-        value_range: what becomes black and white in images of more than 8 bits: that of a model, None for a model
-            that knows none; or "find" it in the training images, which decodes those of more than 8 bits.
-        required_splits: the splits that are needed, so that no other need be in order; empty: all.
-        doubtful: go on with files that seem to be misread, which is noted in any case.
-        progress: called once per image, for a progress bar; from any thread.
+        raw: the data set from `open_dataset`; its records are consumed and must not be used afterwards.
+        num_queries: number of queries of the model; images with more objects are reported.
+        decode_all: decode every image and every mask, not only images whose file looks damaged.
+        masks: require masks, for training on them.
+        value_range: the range that is mapped to 0..255 in images of more than 8 bits: that of a model, None if the
+            model has none, or "find" to measure it on the training images, which decodes those of more than 8 bits.
+        required_splits: the splits that are needed; others need not be valid. Empty: all.
+        allow_doubtful: accept files that seem to be misread; they are reported in any case.
+        progress: called once per image, from any thread.
 
     Raises:
-        DataError: files seem to be misread, a split has no usable image, or train no object to train on, or, with
-            `masks`, none that has a mask; with `raw.strict` also where anything is left out.
-        ConfigError: there is no split that is wanted, or settings do not fit the data.
+        DataError: files seem to be misread; a split has no usable image; train has no trainable object, or, with
+            `masks`, none with a mask; or, with `raw.strict`, anything is left out.
+        ConfigError: a required split does not exist, or settings do not fit the data.
     """
     findings = raw.findings
     keep_required_splits(raw, required_splits)
@@ -124,14 +123,14 @@ def check_dataset(
         probed[name] = images, probe_images(paths, decode_all=decode_all, values=measured, progress=progress)
     doubts = interpret_annotations(raw, probed)
     if not allow_doubtful:
-        refuse(doubts)
+        raise_doubt(doubts)
     exif = exif_choices(raw, probed)
     splits: dict[str, Split] = {}
     for name, (images, infos) in probed.items():
         raw_split = raw.splits[name]
         splits[name] = _clean_split(raw_split, images, infos, findings, num_queries, exif[name], decode_all=decode_all)
         if not splits[name].images:
-            refuse(doubts)  # says more
+            raise_doubt(doubts)  # the more specific error
             raise DataError(_nothing_usable(name, raw_split, findings))
         _note_many_lost(raw, splits[name], images)
     if (
@@ -139,7 +138,7 @@ def check_dataset(
         and (not required_splits or "train" in required_splits)
         and not any(i.has_trainable for i in splits["train"].images)
     ):
-        refuse(doubts)
+        raise_doubt(doubts)
         raise DataError(_nothing_trainable(splits["train"], findings))
     splits = hold_out(raw, splits, required_splits)
     if masks:
@@ -159,7 +158,7 @@ def check_dataset(
 
 
 def _listed_once(raw_split: RawSplit, findings: Findings) -> list[RawImage]:
-    """The images without those whose file or id was listed before; ids are integers afterwards."""
+    """Drop images whose file or id was listed before, and number those without an id."""
     by_path: dict[Path, RawImage] = {}
     ids: set[int] = set()
     images: list[RawImage] = []
@@ -218,7 +217,7 @@ def _clean_split(
             continue
         objects, lost = clean_objects(image, transform, raw_split, known, findings)
         image.objects = []
-        if note_lost(image, listed, objects, lost, findings):
+        if must_leave_out(image, listed, objects, lost, findings):
             continue
         if decode_all:
             check_outlines(objects, image, transform, findings)
@@ -236,7 +235,7 @@ def _clean_split(
 
 
 def _number_objects(records: list[ImageRecord], raw_split: RawSplit, findings: Findings) -> None:
-    """Give a fresh id to objects whose id is absent (0) or taken."""
+    """Give a new id to objects without an id (0) or with a used one."""
     following = max((obj.id for image in records for obj in image.objects), default=0)
     taken: set[int] = set()
     for image in records:
@@ -261,7 +260,7 @@ def _need_masks(splits: dict[str, Split], data_format: str) -> None:
 
 
 def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -> None:
-    """Compare val with train by content, hashing only files whose size occurs on both sides, and by name."""
+    """Report val images that are also in train, by content (only files of equal size are hashed) and by name."""
     train, val = files.get("train", {}), files.get("val", {})
     if not train or not val:
         return
@@ -277,12 +276,12 @@ def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -
 
 
 def _turn(transform: AnnotationTransform, image: RawImage, exif: ExifChoice) -> str:
-    """What was done with the boxes of an image that its EXIF data turn, and why."""
+    """Say whether the boxes of an image with an EXIF orientation were rotated, and why."""
     return f"boxes {'turned with it' if transform.is_turned else 'kept'}: {exif.why}" if image.objects else ""
 
 
 def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> None:
-    """Say it in a sentence where objects that cannot be used cost most of the images of a split."""
+    """Add a note if most images of a split are left out because of unusable objects."""
     paths = {str(image.path) for image in images}
     lost = [f for f in raw.findings if f.kind == "image_object_lost" and f.file in paths]
     if 2 * len(lost) > len(images):

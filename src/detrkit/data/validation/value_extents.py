@@ -1,12 +1,13 @@
-"""The range of values of a data set whose images have more than 8 bits per channel.
+"""Find the value range of a data set whose images have more than 8 bits per channel.
 
-It is found over all images of the training split, and never over one image: the least and the largest value, widened
-to the natural range around them. Natural are 0..255, 0..1023, 0..4095, ... (8 bits and every two more) for whole
-numbers, 0..1 and 0..255 for others. So the range does not depend on which images happen to be there, and a hot pixel of
-a camera, which has the largest value of its bit depth, changes nothing. Where the values fill less than a quarter of
-the natural range, as the counts of a thermal camera do, or some are negative, the range is the least to the largest
-value, since most of the 256 levels would be lost otherwise. Percentiles are not used: bright or hot spots of few pixels
-are what many such data sets are about. Where the least and the largest value are outliers, a note says so.
+The range is found over all images of the training split, never over a single image: from the smallest to the largest
+value, widened to the natural range around them. Natural ranges are 0..255, 0..1023, 0..4095, ... (8 bits and every two
+more) for integers, and 0..1 and 0..255 for floats. So the range depends little on which images are there, and a hot
+pixel of a camera, which has the largest value of its bit depth, does not change it.
+
+If the values fill less than a quarter of the natural range (such as the counts of a thermal camera), or some are
+negative, the range is that of the values, since most of the 256 levels would be lost otherwise. Percentiles are not
+used: few bright or hot pixels are the objects of many such data sets. A note says if the extremes are outliers.
 """
 
 from __future__ import annotations
@@ -23,45 +24,45 @@ from detrkit.data.validation.findings import Findings
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, number_text
 
 SAMPLES = 65536
-"""Pixels of an image that its percentiles are taken of."""
+"""Pixels of an image that are sampled for its percentiles."""
 
 LEAST_FILLED = 1 / 4
-"""Share of a natural range that the values must fill."""
+"""Share of a natural range that the values must fill to be widened to it."""
 
 FEW_LEVELS = 32
-"""Of 256, in which nearly all pixels of all images are crowded if the range is due to outliers."""
+"""If nearly all pixels of all images lie within fewer of the 256 levels, the range is due to outliers."""
 
 OTHER_SCALE = 1 / 16
-"""An image whose values fill less than this share of the range may be of another scale."""
+"""An image whose values fill less than this share of the range may have another scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The values of one image."""
+    """Value range of one image."""
 
     low: float
-    """The least finite value; infinity if there is none."""
+    """Smallest finite value; infinity if there is none."""
     high: float
-    """The largest finite value."""
+    """Largest finite value."""
     usual_low: float
-    """The value that 1 % of the pixels are below."""
+    """1st percentile of the pixels."""
     usual_high: float
-    """The value that 1 % of the pixels are above."""
+    """99th percentile of the pixels."""
     whole: bool
     """Whether all values are whole numbers."""
 
 
 class ProbedImage(Protocol):
-    """What a look at an image file told."""
+    """The part of `ImageInfo` that is used here."""
 
     deep: bool
-    """Whether it has more than 8 bits per channel."""
+    """Whether the image has more than 8 bits per channel."""
     extent: Extent | None
-    """Its values, where they were measured."""
+    """Its value range, if it was measured."""
 
 
 def measure_extent(values: Values) -> Extent:
-    """The extent of an image's values, of any shape and type."""
+    """Measure the value range of an image of any shape and type."""
     whole = True
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
@@ -75,7 +76,7 @@ def measure_extent(values: Values) -> Extent:
 
 
 def find_value_range(extents: Iterable[Extent]) -> ValueRange | None:
-    """The range of a data set by the extents of its images, in any order; None: there are none."""
+    """The value range of a data set, from the extents of its images in any order; None if there are no images."""
     extents = list(extents)
     if not extents:
         return None
@@ -90,7 +91,7 @@ def find_value_range(extents: Iterable[Extent]) -> ValueRange | None:
 
 
 def _natural_white(high: float, *, whole: bool) -> float | None:
-    """The least natural white that is not below a value."""
+    """The smallest natural maximum that is not below a value."""
     if not whole:
         return 1.0 if high <= 1 else 255.0 if high <= 255 else None
     bits = 8
@@ -160,7 +161,7 @@ def _range_note(extents: Sequence[Extent], value_range: ValueRange, name: str) -
 def _note_misfits(
     measured: Mapping[str, Mapping[Path, Extent]], deciding: str, value_range: ValueRange, findings: Findings
 ) -> None:
-    """Note images with values outside the range, and those all at its low end, whose scale may be another."""
+    """Report images with values outside the range, and those within its lowest part, which may have another scale."""
     least = OTHER_SCALE * (value_range.high - value_range.low)
     for name, images in measured.items():
         for path, extent in images.items():
