@@ -6,13 +6,14 @@ Shapes: B images per batch, Q queries, C classes, n objects or detections of one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NotRequired, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from detrkit.errors import DataError
+from detrkit.ops.value_range import ValueRange
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,39 @@ class Categories:
     def unnamed(cls, num_classes: int) -> Self:
         """Classes 0..C-1 whose names are their numbers: what a bare state dict allows."""
         return cls(tuple(range(num_classes)), tuple(str(i) for i in range(num_classes)))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of a model; it travels beside the weights, in checkpoints and exported files."""
+
+    image_size: int = 800
+    """Shorter side in pixels to which images are resized."""
+    square_resize: bool = False
+    """Resize both sides to `image_size`, whatever the image's shape."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each color channel (RGB in 0..1) by which images are normalized; None: that of the backbone."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation, likewise."""
+    value_range: ValueRange | None = None
+    """Values that become 0 and 255 in images of more than 8 bits; None: no range is known."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON-like data; `from_plain` reads it back equal."""
+        return asdict(self) | {"value_range": self.value_range and self.value_range.to_plain()}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_plain`.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or garbled.
+        """
+        mean, std = (values[name] and tuple(map(float, values[name])) for name in ("mean", "std"))
+        if not isinstance(values["image_size"], int) or values["image_size"] < 1:
+            raise ValueError(f"an image_size of {values['image_size']}")
+        value_range = ValueRange.from_plain(values["value_range"])
+        return cls(values["image_size"], bool(values["square_resize"]), mean, std, value_range)
 
 
 class Target(TypedDict):

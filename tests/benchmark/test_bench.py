@@ -21,7 +21,7 @@ from detrkit.benchmark.target import find_reference, make_subject
 from detrkit.commands import bench as run
 from detrkit.config.commands import BenchConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 QUICK = ["--image_size=64", "--seconds=0", "--images=2", "--evaluation_images=4", "--device=cpu", "--output_dir=out"]
 NANO = [*QUICK, "--model=detrkit_n"]
@@ -70,7 +70,7 @@ def write_weights(path: Path, classes: int = 3, **changes: Any) -> Path:
         "version": 1,
         "model_args": {"num_classes": classes, **args},
         "categories": Categories.unnamed(classes).to_plain(),
-        "image_size": 96,
+        "preprocessing": Preprocessing(96).to_plain(),
     }
     torch.save({"model": model.state_dict(), "detrkit": card}, path)
     return path
@@ -166,7 +166,7 @@ def test_without_transformers_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("speed", "PART: expected one of all, inference, training, data, postprocessing, evaluation, found 'speed'"),
+        ("speed", "PART: expected all, inference, training, data, postprocessing or evaluation, found 'speed'"),
         ("--model detrkit_x", "there is no model 'detrkit_x'; did you mean 'detrkit_"),
         ("--model detrkit_n --weights a", "expected either --weights or --model, found both"),
         ("--masks --weights a", "--masks is for a model without weights"),
@@ -174,7 +174,7 @@ def test_without_transformers_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -
         ("--data nowhere", "expected a data set at nowhere, found no such file or folder"),
         ("--batch_size 0", "--batch_size must be at least 1, found 0"),
         ("--device cuda", "--device cuda: PyTorch"),
-        ("--compile yes", "--compile: expected one of auto, on, off, found 'yes'"),
+        ("--compile yes", "--compile: expected auto, on or off, found 'yes'"),
     ],
 )
 def test_mistakes_are_one_sentence(said: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
         (["--lrr", "3"], "main.py has no flag --lrr; did you mean '--lr'?"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many' (see detrkit detr --help)"),
         (["--position_embedding", "v4"], "invalid choice: 'v4'"),
-        (["--hidden_dim", "100"], "--hidden_dim must be a multiple of --nheads"),
+        (["--hidden_dim", "100"], "and of nheads=8, found 100; try --hidden_dim 96"),
         (["--device", "quantum"], "--device must be cuda, cuda:NUMBER, cpu, mps or auto, found 'quantum'"),
         (["--dist_url", "file:///shared/init"], "--dist_url must be env:// or tcp://HOST:PORT, found 'file:///"),
         (["--eval"], "--eval measures a checkpoint; name it with --resume"),
@@ -287,4 +287,4 @@ def test_on_images_of_coco(
     assert set(log_of(tmp_path / "out")[0]) == log_keys(MODEL["dec_layers"])
     kept = torch.load(tmp_path / "out/last.ckpt", weights_only=True)["detrkit"]
     assert Categories.from_plain(kept["categories"]).names == COCO_CATEGORIES.names
-    assert kept["image_size"] == 800
+    assert kept["preprocessing"]["image_size"] == 800

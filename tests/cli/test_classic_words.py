@@ -53,6 +53,7 @@ def test_every_setting_reaches_training() -> None:
         for name, default in MAIN_FLAGS.items()
         if isinstance(default, int | float) and not isinstance(default, bool) and hasattr(TrainConfig, name)
     } | {"hidden_dim": 288, "nheads": 9, "position_embedding": "learned", "backbone": "resnet18", "resume": "x.pth"}
+    given |= {"dropout": 0.2}
     switches = dict.fromkeys(("dilation", "pre_norm", "no_aux_loss"), True)
     argv = [f"--{name}={value}" for name, value in given.items()] + [f"--{name}" for name in switches]
     flags = classic.build_parser().parse_args([*argv, "--coco_path", "d"])

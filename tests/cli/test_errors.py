@@ -93,7 +93,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
             "folder, glob or video at nowhere.jpg, found nothing",
         ),
         ("predict empty --weights junk", "expected images or videos in empty, found none"),
-        ("predict photo.png --weights junk --threshold 3", "expected a threshold in 0..1, found 3"),
+        ("predict photo.png --weights junk --threshold 3", "--threshold must be at most 1, found 3"),
         ("plot nowhere", "expected a run folder at nowhere, found none"),
         ("plot empty", "expected metrics.csv, log.txt or report/metrics.json in empty"),
         ("explain photo.png --weights junk", JUNK),
@@ -104,7 +104,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("convert cut.pth out", JUNK),
         ("convert bare.pth out --nheads 3", "hidden_dim 16, which 3 heads do not divide"),
         ("demo --output_dir text", "expected a folder, or nothing yet, at text"),
-        ("demo --images 0", "a demo set needs images >= 1"),
+        ("demo --images 0", "--images must be at least 1, found 0"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")

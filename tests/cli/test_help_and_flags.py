@@ -117,7 +117,8 @@ def test_choices_are_shown(detrkit: Command) -> None:
 def test_groups_of_train_come_in_reading_order(detrkit: Command) -> None:
     text = detrkit("train", "--help").out
     places = [
-        text.index(f"\n{title}:") for title in ("Data", "Optimization", "The run", "Model", "Matching and losses")
+        text.index(f"\n{title}:")
+        for title in ("Data", "Augmentation", "Optimization", "The run", "Model", "Matching and losses")
     ]
     assert places == sorted(places)
 

@@ -22,7 +22,7 @@ from detrkit.evaluation.accumulator import DetectionAccumulator, collect_batches
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import compute_coco_metrics, merge_ranks
 from detrkit.evaluation.prediction_files import find_images, read_detections
-from detrkit.structures import Batch, Categories, Output
+from detrkit.structures import Batch, Categories, Output, Preprocessing
 
 from .cases import perfect, random_case
 
@@ -148,10 +148,6 @@ def test_classes_are_matched_by_name() -> None:
 class Knowing:
     """Stands for a DETR: finds the same three things in every image."""
 
-    input_mean = (0.0, 0.0, 0.0)
-    input_std = (1.0, 1.0, 1.0)
-    square_resize = False
-
     def __init__(self) -> None:
         self.calls = 0
 
@@ -176,7 +172,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     match = match_classes(categories, split.categories)
     model: Any = Knowing()
     collector = DetectionAccumulator(match.id_of)
-    collect_split(model, split, categories, collector, image_size=50, device="cpu", batch_size=2)
+    collect_split(model, split, categories, collector, preprocessing=Preprocessing(50), device="cpu", batch_size=2)
     found = merge_ranks([(collector.seen, collector.found)])
     assert model.calls == 2  # four images of two shapes
     assert {row["image_id"] for row in found} == {image["id"] for image in gt["images"]}
@@ -274,7 +270,7 @@ def test_a_detector_through_the_verb(
         "version": 1,
         "model_args": args,
         "categories": [{"id": 1, "name": "unicorn"}, {"id": 2, "name": "class 7"}],
-        "image_size": 64,
+        "preprocessing": Preprocessing(64).to_plain(),
         "config": {},
         "metrics": {},
     }

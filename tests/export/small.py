@@ -9,6 +9,7 @@ from torch import Tensor
 from detrkit import Categories, build_model
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.models import DETR
+from detrkit.structures import Preprocessing
 
 SMALL: dict[str, Any] = {
     "num_classes": 3,
@@ -79,13 +80,10 @@ def metadata(model: DETR, **settings: Any) -> ExportMetadata:
     """What would travel with it."""
     told: dict[str, Any] = {
         "categories": CATEGORIES,
-        "image_size": 64,
+        "preprocessing": Preprocessing(64, mean=model.backbone.mean, std=model.backbone.std),
         "num_queries": model.num_queries,
         "top_k": model.num_queries if model.sigmoid else 0,
-        "mean": model.input_mean,
-        "std": model.input_std,
         "sigmoid": model.sigmoid,
-        "square_resize": model.square_resize,
         "masks": model.mask_head is not None,
     }
     return ExportMetadata(**{**told, **settings})
@@ -103,14 +101,14 @@ def batch(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Tensor]:
     return {"images": images, "padding_mask": padding}
 
 
-def checkpoint(path: Path, kind: str, **settings: Any) -> Path:
+def checkpoint(path: Path, kind: str, *, square_resize: bool = False, **settings: Any) -> Path:
     """As training writes it, without Lightning's part."""
     model = small_model(kind, **settings)
     header = {
         "version": 1,
         "model_args": {**SMALL, **KINDS[kind], **settings},
         "categories": CATEGORIES.to_plain(),
-        "image_size": 64,
+        "preprocessing": Preprocessing(64, square_resize).to_plain(),
     }
     torch.save({"model": model.state_dict(), "detrkit": header}, path)
     return path

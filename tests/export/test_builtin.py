@@ -11,7 +11,7 @@ from detrkit.data.transforms.resize_crop import resized_size
 from detrkit.exporting.formats.export_format import TracedGraph
 from detrkit.exporting.formats.onnx import write_onnx
 from detrkit.exporting.graph import BuiltinGraph, Graph, fitted, resized, trace
-from detrkit.structures import Batch, Target
+from detrkit.structures import Batch, Preprocessing, Target
 
 from .small import CATEGORIES, batch, metadata, small_model
 
@@ -50,7 +50,7 @@ def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
     model, canvas = small_model(kind), (107, 107)
     path = tmp_path / "model.onnx"
     inside = metadata(model, builtin=True, size=canvas)
-    program = trace(BuiltinGraph(Graph(model), 64, canvas), size=None, batch_size=None)
+    program = trace(BuiltinGraph(Graph(model), Preprocessing(64), canvas), size=None, batch_size=None)
     write_onnx(TracedGraph(program, inside), path)
     session = onnxruntime.InferenceSession(path)
     plain, exported = Detector(model, CATEGORIES, 64), Detector.load(path, device="cpu")

@@ -14,6 +14,7 @@ from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.torch_program import write_torch
 from detrkit.exporting.graph import Graph, trace
 from detrkit.inference.exported import is_exported, open_exported
+from detrkit.structures import Preprocessing
 
 from .small import CATEGORIES, batch, metadata, small_model
 
@@ -62,9 +63,9 @@ def test_the_metadata_comes_back() -> None:
         ({"format": 99}, "newer detrkit"),
         ({"categories": []}, "garbles"),
         ({"categories": "scratch"}, "garbles"),
-        ({"image_size": 0}, "garbles"),
+        ({"preprocessing": Preprocessing(64).to_plain() | {"image_size": 0}}, "garbles"),
         ({"size": 5}, "garbles"),
-        ({"mean": None, "image_size": "large"}, "garbles"),
+        ({"preprocessing": {"image_size": "large"}}, "garbles"),
     ],
 )
 def test_metadata_that_cannot_be(change: dict[str, object], words: str) -> None:

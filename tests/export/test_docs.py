@@ -15,6 +15,7 @@ from detrkit.exporting.formats.onnx import write_onnx
 from detrkit.exporting.formats.openvino import write_openvino
 from detrkit.exporting.formats.torch_program import write_torch
 from detrkit.exporting.graph import BuiltinGraph, Graph, trace
+from detrkit.structures import Preprocessing
 
 from .small import CATEGORIES, metadata, small_model
 
@@ -37,7 +38,7 @@ def prepare(code: str, folder: Path) -> None:
     """The file that a piece of code opens."""
     model = small_model("classic")
     if "built." in code:
-        program = trace(BuiltinGraph(Graph(model), 64, (64, 90)), size=None, batch_size=None)
+        program = trace(BuiltinGraph(Graph(model), Preprocessing(64), (64, 90)), size=None, batch_size=None)
         path = folder / ("built.xml" if "built.xml" in code else "built.onnx")
         inside = metadata(model, builtin=True, size=(64, 90))
     else:

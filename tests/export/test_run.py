@@ -42,7 +42,7 @@ def exported(data: Path, weights: Path) -> Report:
 
 def test_export_writes_a_file_and_what_it_is_worth(exported: Report, weights: Path) -> None:
     inside = open_exported(weights.with_suffix(".pt2"), "cpu").metadata
-    assert (inside.categories, inside.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
+    assert (inside.categories, inside.preprocessing.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
     written = json.loads(weights.with_name("best.pt2.parity.json").read_text())
     assert written["passed"]
     assert written["images"] == 2

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from detrkit import Categories, Detector, build_model
+from detrkit.structures import Preprocessing
 
 MODEL = {
     "num_classes": 3,
@@ -43,7 +44,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.query_embed.weight.mul_(3)
         model.class_embed.weight.mul_(4)
         model.bbox_embed.layers[-1].weight.mul_(4)
-    header = {"version": 1, "model_args": MODEL, "categories": CATEGORIES.to_plain(), "image_size": 64}
+    header = {
+        "version": 1,
+        "model_args": MODEL,
+        "categories": CATEGORIES.to_plain(),
+        "preprocessing": Preprocessing(64).to_plain(),
+    }
     path = tmp_path_factory.mktemp("weights") / "best.ckpt"
     torch.save({"model": model.state_dict(), "detrkit": header}, path)
     return path
@@ -74,7 +80,12 @@ def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, some_images: Path)
         model.class_embed.weight.copy_(weight)
         model.class_embed.bias.copy_(-weight @ seen.mean(0))
     categories = Categories(CATEGORIES.ids, CATEGORIES.names, (True, True, False))
-    header = {"version": 1, "model_args": args, "categories": categories.to_plain(), "image_size": 64}
+    header = {
+        "version": 1,
+        "model_args": args,
+        "categories": categories.to_plain(),
+        "preprocessing": Preprocessing(64).to_plain(),
+    }
     path = tmp_path_factory.mktemp("mask-weights") / "best.ckpt"
     torch.save({"model": model.state_dict(), "detrkit": header}, path)
     return path

@@ -14,6 +14,7 @@ from PIL import Image
 from detrkit import Detections, Detector, build_model
 from detrkit.errors import ConfigError, DataError, WeightsError
 from detrkit.inference.streaming import WINDOW
+from detrkit.structures import Preprocessing
 
 
 def same(a: Detections, b: Detections, tolerance: float = 0.0) -> bool:
@@ -156,7 +157,7 @@ def test_it_sees_what_evaluation_sees(detector: Detector, some_images: Path) -> 
     ]
     split = Split("val", images, detector.categories, "test")
     collector = DetectionAccumulator(dict(enumerate(detector.categories.ids)))
-    collect_split(detector.model, split, detector.categories, collector, image_size=64, device="cpu")
+    collect_split(detector.model, split, detector.categories, collector, preprocessing=Preprocessing(64), device="cpu")
     rows = list(collector.found)
     for image in images:
         mine = detector.predict(image.path, threshold=0).to_coco(image.id)

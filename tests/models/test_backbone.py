@@ -199,7 +199,7 @@ def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
 def test_timm_models_take_any_image_with_their_own_normalisation(name, mean, multiple):
     pytest.importorskip("timm")
     model = small_model(backbone=f"timm:{name}")
-    assert model.input_mean == mean
+    assert model.backbone.mean == mean
     assert model.backbone.multiple == multiple
     with torch.no_grad():
         images, padding_mask = some_images((100, 70), (64, 130))

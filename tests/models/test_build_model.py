@@ -171,7 +171,7 @@ def test_pixels_and_normalised_images_give_the_same() -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 70:] = True
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.input_mean, model.input_std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.backbone.mean, model.backbone.std))
     images = ((pixels / 255 - mean) / std).masked_fill(padding[:, None], 0)
     with torch.no_grad():
         plain, same = model(images, padding), model(pixels, padding)

@@ -252,7 +252,7 @@ def test_squares_are_not_filled_up():
     seen = []
     module.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
     for square_resize in (True, False):
-        module.model.square_resize = square_resize
+        module.square_resize = square_resize
         module.training_step(batch(3, 2, size=96), 0)
     assert seen == [(96, 96), (128, 128)]
 

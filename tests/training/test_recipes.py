@@ -131,7 +131,7 @@ def weights_of(monkeypatch):
         config = TrainConfig.from_recipe("classic", **{"backbone": "resnet18", **SMALL, **settings})
         start = build_training_model(config, CLASSES, None)
         told = {name: value for name, value in start.model_args.items() if name not in untold}
-        weights = Weights(start.model.state_dict(), told, CLASSES, 64, "w")
+        weights = Weights(start.model.state_dict(), told, CLASSES, start.preprocessing, "w")
         monkeypatch.setattr(parts, "load_weights", lambda source, **told: weights)
         return config
 

@@ -60,7 +60,7 @@ def test_a_checkpoint_keeps_its_contract(tiny):
     card = kept["detrkit"]
     assert card["version"] == 1
     assert card["categories"] == [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}]
-    assert card["image_size"] == 48
+    assert card["preprocessing"]["image_size"] == 48
     assert TrainConfig.from_dict(card["config"]).lr == 1e-3
     assert "val/AP" in card["metrics"]
     build_model(**card["model_args"]).load_state_dict(kept["model"])

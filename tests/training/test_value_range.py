@@ -69,7 +69,7 @@ def run(thermal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_checkpoint_keeps_it_and_every_form_of_an_image_follows(run: Path, thermal: Path) -> None:
-    assert torch.load(run / "best.ckpt", weights_only=True)["detrkit"]["value_range"] == [0, 4095]
+    assert torch.load(run / "best.ckpt", weights_only=True)["detrkit"]["preprocessing"]["value_range"] == [0, 4095]
     detector = Detector.load(run, device="cpu")
     assert detector.value_range == TWELVE
     path = thermal / "images" / "val1.png"
@@ -140,7 +140,7 @@ def test_exported_files_and_converted_weights_keep_it(
     assert all(torch.equal(s["images"], reference.prepare([i]).images) for s, i in zip(samples, images, strict=True))
 
     convert(ConvertConfig(weights=str(run), output=str(tmp_path / "a.pth")))
-    assert load_weights(tmp_path / "a.pth").value_range == TWELVE
+    assert load_weights(tmp_path / "a.pth").preprocessing.value_range == TWELVE
 
 
 def test_a_resumed_run_keeps_the_range_of_its_checkpoint(thermal: Path, tmp_path: Path) -> None:
@@ -151,12 +151,15 @@ def test_a_resumed_run_keeps_the_range_of_its_checkpoint(thermal: Path, tmp_path
         UserWarning, match=r"0\.\.2000 is mapped to 0\.\.255, since .*last\.ckpt was trained so; 0\.\.4095"
     ):
         train(again)
-    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["detrkit"]["value_range"] == [0, 2000]
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["detrkit"]["preprocessing"]["value_range"] == [
+        0,
+        2000,
+    ]
 
 
 def test_a_model_that_knows_no_range_says_once_what_it_does(run: Path, thermal: Path, tmp_path: Path) -> None:
     content = torch.load(run / "best.ckpt", weights_only=True)
-    del content["detrkit"]["value_range"]  # as version 0.1.0 wrote it
+    content["detrkit"]["preprocessing"]["value_range"] = None
     weights = tmp_path / "old.ckpt"
     torch.save(content, weights)
     detector = Detector.load(weights, device="cpu")

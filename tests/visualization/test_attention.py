@@ -16,6 +16,7 @@ from detrkit.commands.explain import explain
 from detrkit.config.commands import ExplainConfig
 from detrkit.data.decode.images import read_image
 from detrkit.errors import ConfigError
+from detrkit.structures import Preprocessing
 from detrkit.visualization.attention import (
     Attention,
     compute_attention,
@@ -168,7 +169,8 @@ def test_a_model_without_encoder_shows_its_decoder(
 
     args = {**MODEL, "enc_layers": 0}
     header = {"version": 1, "model_args": args, "categories": [{"id": k, "name": f"c{k}"} for k in range(3)]}
-    torch.save({"model": build_model(**args).state_dict(), "detrkit": header | {"image_size": 64}}, tmp_path / "x.ckpt")
+    header["preprocessing"] = Preprocessing(64).to_plain()
+    torch.save({"model": build_model(**args).state_dict(), "detrkit": header}, tmp_path / "x.ckpt")
     explain(ExplainConfig(weights=str(tmp_path / "x.ckpt"), image=str(some_images / "5.png"), output_dir=str(tmp_path)))
     assert "no encoder" in capsys.readouterr().out
     assert not (tmp_path / "encoder_attention.png").exists()
@@ -186,4 +188,4 @@ def test_the_command_line(
     said = capsys.readouterr().err
     assert "80 x 60" in said
     assert "no.png" in said
-    assert "threshold in 0..1" in said
+    assert "--threshold must be at most 1, found 7" in said

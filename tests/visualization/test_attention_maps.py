@@ -17,6 +17,7 @@ from detrkit.data.decode.images import read_image
 from detrkit.models.layers.attention import record_attention
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feature_levels import Level, Memory, flatten
+from detrkit.structures import Preprocessing
 from detrkit.visualization.attention import compute_attention, dotted, token_at
 from detrkit.visualization.attention_maps import AttentionMap, SampledPoints, sampled_points, to_finest_level
 from inference.conftest import CATEGORIES, MODEL
@@ -44,7 +45,7 @@ KINDS = {
 
 def made(**changes: Any) -> Detector:
     torch.manual_seed(0)
-    return Detector(build_model(**{**MODEL, **changes}), CATEGORIES, image_size=64)
+    return Detector(build_model(**{**MODEL, **changes}), CATEGORIES, 64)
 
 
 def fix_offsets(attention: nn.Module) -> None:
@@ -171,7 +172,12 @@ def test_dots_are_where_the_points_are() -> None:
 def test_explain_draws_every_kind(some_images: Path, tmp_path: Path, kind: str) -> None:
     args = {**MODEL, **KINDS[kind]}
     torch.manual_seed(0)
-    header = {"version": 1, "model_args": args, "categories": CATEGORIES.to_plain(), "image_size": 64}
+    header = {
+        "version": 1,
+        "model_args": args,
+        "categories": CATEGORIES.to_plain(),
+        "preprocessing": Preprocessing(64).to_plain(),
+    }
     torch.save({"model": build_model(**args).state_dict(), "detrkit": header}, tmp_path / "x.ckpt")
     explain(
         ExplainConfig(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detrkit.models import DETR, build_model
 from detrkit.models.checkpoints import Weights
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 SMALL: dict[str, Any] = {
     "num_classes": 3, "backbone": "resnet18", "hidden_dim": 32, "enc_layers": 1, "dec_layers": 2,
@@ -41,7 +41,9 @@ def small_model(**changes: Any) -> DETR:
 def small_weights(names: tuple[str, ...] = ("cat", "dog", "bird"), **changes: Any) -> Weights:
     model = small_model(num_classes=len(names), **changes)
     categories = Categories(tuple(range(1, len(names) + 1)), names)
-    return Weights(model.state_dict(), SMALL | changes | {"num_classes": len(names)}, categories, 320, "test")
+    return Weights(
+        model.state_dict(), SMALL | changes | {"num_classes": len(names)}, categories, Preprocessing(320), "test"
+    )
 
 
 def padded_batch() -> tuple[Tensor, Tensor]:

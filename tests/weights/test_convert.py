@@ -16,7 +16,9 @@ from .small import small_model, small_weights
 
 
 def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = replace(small_weights(dilation=True), value_range=ValueRange(-40, 120))
+    weights = small_weights(dilation=True)
+    images = replace(weights.preprocessing, value_range=ValueRange(-40, 120))
+    weights = replace(weights, preprocessing=images)
     write_original(weights, tmp_path / "run" / "best.ckpt")
     convert(ConvertConfig(weights=str(tmp_path / "run"), output=str(tmp_path / "folder")))
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
@@ -25,8 +27,8 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     convert(ConvertConfig(weights=str(tmp_path / "folder"), output=str(tmp_path / "back.pth")))
     back = load_weights(tmp_path / "back.pth")
     assert back.categories == weights.categories
-    assert back.image_size == weights.image_size
-    assert back.value_range == weights.value_range
+    assert back.preprocessing.image_size == weights.preprocessing.image_size
+    assert back.preprocessing.value_range == weights.preprocessing.value_range
     assert weights.model_args.items() <= back.model_args.items()
     assert all(torch.equal(back.state_dict[key], value) for key, value in weights.state_dict.items())
     assert "back.pth" in capsys.readouterr().out

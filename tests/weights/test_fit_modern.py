@@ -11,7 +11,7 @@ from detrkit.commands.convert import write_original
 from detrkit.errors import WeightsError
 from detrkit.models import DETR, build_model
 from detrkit.models.checkpoints import Weights, fit_weights, load_weights, write_huggingface
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 from .small import SMALL, fill, padded_batch, small_weights
 
@@ -41,7 +41,7 @@ def made(args: dict[str, Any], names: tuple[str, ...] = PETS, **changes: Any) ->
     args = args | {"num_classes": len(names)} | changes
     model = build_model(**args)
     model.load_state_dict(fill(model.state_dict()))
-    return model.eval(), Weights(model.state_dict(), args, named(*names), 320, "test")
+    return model.eval(), Weights(model.state_dict(), args, named(*names), Preprocessing(320), "test")
 
 
 def fitted(args: dict[str, Any], weights: Weights, *names: str, **changes: Any) -> tuple[DETR, dict[str, torch.Tensor]]:
@@ -198,11 +198,12 @@ def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[s
 
 
 def test_normalisation_stays_with_the_model(tmp_path: Path) -> None:
-    _, weights = made(RTDETR, input_mean=(0.0, 0.0, 0.0), input_std=(1.0, 1.0, 1.0))
-    write_original(weights, tmp_path / "w.ckpt")
-    model = build_model(**load_weights(tmp_path / "w.ckpt").model_args)
-    assert model.input_mean == (0.0, 0.0, 0.0)
-    assert model.input_std == (1.0, 1.0, 1.0)
+    _, weights = made(RTDETR)
+    zero_to_one = replace(weights.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    write_original(replace(weights, preprocessing=zero_to_one), tmp_path / "w.ckpt")
+    model = load_weights(tmp_path / "w.ckpt").build_model()
+    assert model.backbone.mean == (0.0, 0.0, 0.0)
+    assert model.backbone.std == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("args", [RTDETR, ANCHORS | {"backbone": "resnet18"}], ids=["rtdetr", "dab"])

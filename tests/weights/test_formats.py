@@ -15,7 +15,7 @@ from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.models.checkpoints import COCO_CATEGORIES, Weights, load_weights, read_checkpoint
 from detrkit.models.checkpoints.architecture import infer_model_args
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 from .small import SMALL, padded_batch, small_model, small_weights
 
@@ -65,7 +65,7 @@ def test_state_dict_of_the_original(tmp_path: Path, form: str, legacy: bool) -> 
     weights = load_weights(tmp_path / "w.pth")
     same_model(weights, model)
     assert weights.categories == Categories.unnamed(3)
-    assert weights.image_size == 800
+    assert weights.preprocessing.image_size == 800
     assert "dilation" not in weights.model_args
     assert "nheads" not in weights.model_args
     assert any("dilation" in note for note in weights.notes)
@@ -153,7 +153,7 @@ def test_our_checkpoint_and_run_folder(tmp_path: Path) -> None:
     found = load_weights(tmp_path)
     assert found.source == str(tmp_path / "best.ckpt")
     assert found.categories == weights.categories
-    assert found.image_size == 320
+    assert found.preprocessing == weights.preprocessing
     assert found.model_args == weights.model_args
     same_model(found, small_model(dilation=True, backbone_norm="batch"))
 
@@ -185,7 +185,7 @@ def test_checkpoint_of_a_newer_detrkit(tmp_path: Path) -> None:
         ({"model_args": {"num_classes": 77}}, "num_classes 77 where the weights have"),
         ({"categories": [{"id": 1, "name": "x"}]}, "1 categories where the weights have"),
         ({"categories": [{"id": 1, "name": "x"}] * 2}, "unique category ids"),
-        ({"image_size": 0}, "image_size of 0"),
+        ({"preprocessing": Preprocessing(64).to_plain() | {"image_size": 0}}, "image_size of 0"),
         ({"version": "new"}, "lacks or garbles"),
     ],
 )

@@ -93,7 +93,7 @@ def test_sizes_that_others_have(tmp_path: Path, settings: dict[str, Any], image_
     hf_model("DETR", {}).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     weights = load_weights(tmp_path)
-    assert weights.image_size == image_size
+    assert weights.preprocessing.image_size == image_size
     assert note in " ".join(weights.notes)
     assert bool(note) == bool(weights.notes)
 

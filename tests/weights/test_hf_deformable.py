@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
+from detrkit.models.backbones.base import IMAGENET_MEAN
 from detrkit.models.checkpoints import load_weights
 from detrkit.structures import Categories
 
@@ -97,8 +98,8 @@ def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
     assert weights.model_args["feature_levels"] == "8,16,32,64"
     assert weights.model_args["query_init"] == "two_stage"
     assert weights.model_args["class_agnostic"] is True
-    assert "input_mean" not in weights.model_args  # ImageNet's
-    assert weights.image_size == 800
+    assert weights.preprocessing.mean == IMAGENET_MEAN
+    assert weights.preprocessing.image_size == 800
     under_names_of_today(reference, tmp_path)
     again = load_weights(tmp_path).state_dict
     assert again.keys() == weights.state_dict.keys()

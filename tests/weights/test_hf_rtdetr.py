@@ -11,6 +11,7 @@ import torch
 from detrkit.config.train import TrainConfig
 from detrkit.errors import WeightsError
 from detrkit.inference import Detector
+from detrkit.models.backbones.base import IMAGENET_MEAN
 from detrkit.models.checkpoints import COCO_CATEGORIES, load_weights
 from detrkit.structures import Categories, Target
 from detrkit.training.setup import build_training_model
@@ -81,9 +82,9 @@ def change(folder: Path, file: str = "config.json", **settings: Any) -> None:
 
 def test_images_are_not_normalised(folder: Path) -> None:
     weights = load_weights(folder)
-    assert weights.image_size == 640
-    assert (weights.model_args["input_mean"], weights.model_args["input_std"]) == ((0.0,) * 3, (1.0,) * 3)
-    assert weights.model_args["square_resize"]  # as it was trained
+    assert weights.preprocessing.image_size == 640
+    assert (weights.preprocessing.mean, weights.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert weights.preprocessing.square_resize  # as it was trained
     detector = Detector.load(folder, device="cpu", image_size=64)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = detector.prepare([image])
@@ -92,14 +93,14 @@ def test_images_are_not_normalised(folder: Path) -> None:
     assert detector.prepare([image[:, :30], image]).images.shape == (2, 3, 64, 64)
     change(folder, "preprocessor_config.json", do_normalize=True, size={"shortest_edge": 320})
     weights = load_weights(folder)
-    assert "input_mean" not in weights.model_args  # ImageNet's, as ever
-    assert weights.image_size == 320
+    assert weights.preprocessing.mean == IMAGENET_MEAN
+    assert weights.preprocessing.image_size == 320
     assert weights.notes == ()
     change(folder, "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
-    assert load_weights(folder).model_args["input_mean"] == (0.5, 0.5, 0.5)
+    assert load_weights(folder).preprocessing.mean == (0.5, 0.5, 0.5)
     (folder / "preprocessor_config.json").unlink()
-    assert load_weights(folder).image_size == 640
-    assert load_weights(folder).model_args["input_std"] == (1.0, 1.0, 1.0)
+    assert load_weights(folder).preprocessing.image_size == 640
+    assert load_weights(folder).preprocessing.std == (1.0, 1.0, 1.0)
 
 
 def test_names_of_all_versions(folder: Path) -> None:
@@ -118,7 +119,7 @@ def test_training_goes_on_with_other_classes(folder: Path) -> None:
     assert [row.kept_from for row in start.kept] == ["bird", None]
     assert start.model_args["num_queries"] == 4
     assert start.model_args["denoising"] == "contrastive"
-    assert start.model.input_mean == (0.0, 0.0, 0.0)
+    assert start.model.backbone.mean == (0.0, 0.0, 0.0)
     theirs = load_weights(folder).state_dict
     for key in ("class_embed.0.weight", "query_embed.enc_class.weight", "denoising.label_embed.weight"):
         assert torch.equal(start.model.state_dict()[key][0], theirs[key][2])

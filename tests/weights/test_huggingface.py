@@ -96,7 +96,7 @@ def test_our_model_becomes_theirs(tmp_path: Path, norm: str) -> None:
     assert reference.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
     back = load_weights(tmp_path)
     assert back.categories == weights.categories
-    assert back.image_size == weights.image_size
+    assert back.preprocessing.image_size == weights.preprocessing.image_size
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert processor["size"] == {"shortest_edge": 320, "longest_edge": 533}
 
@@ -108,7 +108,7 @@ def test_processor_of_theirs_makes_our_input(tmp_path: Path) -> None:
     one_image = torch.full((3, 320, 320), 128, dtype=torch.uint8)
     made = processor(images=one_image, return_tensors="pt")
     model = build_model(backbone="resnet18")
-    mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.backbone.mean, model.backbone.std))
     expected = ((one_image / 255 - mean) / std)[None]
     torch.testing.assert_close(made["pixel_values"], expected, rtol=0, atol=1e-4)
 
@@ -147,7 +147,7 @@ def test_old_folder(tmp_path: Path) -> None:
     rebuilt.load_state_dict(weights.state_dict)
     with torch.no_grad():
         assert torch.equal(rebuilt(*padded_batch()).logits, model(*padded_batch()).logits)
-    assert weights.image_size == 600
+    assert weights.preprocessing.image_size == 600
     assert weights.categories.names[12:14] == ("N/A 12", "c13")
     assert weights.model_args["dilation"] is False
 

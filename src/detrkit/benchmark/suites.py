@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,7 +70,9 @@ class Setting:
                 model = copy.deepcopy(self.subject.start.model).requires_grad_(False)
                 size = self.subject.image_size
                 weights = self.subject.weights
-                self._detectors[way] = Detector(model, weights.categories, size, self.device, weights.value_range)
+                self._detectors[way] = Detector(
+                    model, weights.categories, replace(weights.preprocessing, image_size=size), self.device
+                )
         return self._detectors[way]
 
 
@@ -236,13 +238,13 @@ def data(setting: Setting) -> Iterator[list[Row]]:
     but the first where the cache keeps what was decoded."""
     subject = setting.subject
     count = min(setting.images, len(subject.split))
-    transform = train_transform("detr", subject.image_size, square_resize=subject.start.model.square_resize)
+    transform = train_transform("detr", subject.image_size, square_resize=subject.weights.preprocessing.square_resize)
     sizes = [(image.height, image.width) for image in subject.split.images]
     dataset, cached = (
         DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks, cache=cache)
         for cache in (None, ImageCache(sizes[:count], CACHE))
     )
-    recipe = plain.PilRecipe(subject.image_size, square_resize=subject.start.model.square_resize)
+    recipe = plain.PilRecipe(subject.image_size, square_resize=subject.weights.preprocessing.square_resize)
     epochs = {PLAIN: 0, FAST: 0, CACHED: 0}  # each call is another epoch, since sizes are drawn anew
 
     def run(way: str, load: Callable[[int, int], object]) -> None:

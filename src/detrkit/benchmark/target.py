@@ -56,7 +56,7 @@ class BenchmarkTarget:
 
     def batch(self, size: int) -> Batch:
         """The first images, again and again if they are too few, as evaluation prepares them, with their objects."""
-        transform = eval_transform(self.image_size, square_resize=self.start.model.square_resize)
+        transform = eval_transform(self.image_size, square_resize=self.weights.preprocessing.square_resize)
         dataset = DetectionDataset(self.split, self.weights.categories, transform, with_masks=self.masks)
         return collate([dataset[k % len(dataset)] for k in range(size)])
 
@@ -99,15 +99,17 @@ def make_subject(config: BenchConfig, folder: Path) -> BenchmarkTarget:
             "version": VERSION,
             "model_args": start.model_args,
             "categories": categories.to_plain(),
-            "image_size": IMAGE_SIZE,
-            "value_range": split.value_range.to_plain() if split and split.value_range else None,
+            "preprocessing": replace(
+                start.preprocessing, image_size=IMAGE_SIZE, value_range=split.value_range if split else None
+            ).to_plain(),
         }
         torch.save({"model": start.model.state_dict(), "detrkit": card}, checkpoint)
         subject = config.model or "detr_resnet50", checkpoint, load_weights(checkpoint), start
     if split is None:
         split = draw_images(folder / "images", max(config.images, config.batch_size), subject[2].categories)
-    split = replace(split, value_range=subject[2].value_range)  # of the model, which prediction goes by as well
-    return BenchmarkTarget(*subject, config.image_size or subject[2].image_size, split)
+    images = subject[2].preprocessing
+    split = replace(split, value_range=images.value_range)  # of the model, which prediction goes by as well
+    return BenchmarkTarget(*subject, config.image_size or images.image_size, split)
 
 
 def _start(categories: Categories, weights: str, masks: bool, model: str = "") -> ModelSetup:

@@ -84,8 +84,7 @@ def write_original(weights: Weights, path: str | Path) -> None:
         "version": VERSION,
         "model_args": weights.model_args,
         "categories": weights.categories.to_plain(),
-        "image_size": weights.image_size,
-        "value_range": weights.value_range and weights.value_range.to_plain(),
+        "preprocessing": weights.preprocessing.to_plain(),
     }
     with atomic_path(path) as aside:
         torch.save({"model": with_prefix(weights.state_dict), "detrkit": header}, aside)

@@ -101,7 +101,7 @@ def evaluate(
             split,
             known,
             collector,
-            image_size=detector.image_size,
+            preprocessing=detector.preprocessing,
             device=detector.device,
             batch_size=config.batch_size,
             num_workers=config.num_workers,

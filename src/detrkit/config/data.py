@@ -85,8 +85,11 @@ class DataChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Settings):
-    """Chances of the random changes to training images."""
+    """Augmentation."""
 
+    augmentation: Literal["detr", "flip", "none"] = "detr"
+    """detr: flip, random size and random crop, as in the reference DETR; flip: only mirror; none: nothing, neither
+    mosaic nor any other random change."""
     mosaic: Share = 0.0
     """Chance, 0..1, that a training image is a mosaic of four, as large as one: more and smaller objects per step, for
     the decoding of four images."""
@@ -104,10 +107,13 @@ class AugmentConfig(Settings):
     """Chance, 0..1, that an image is turned upside down; for images without an up, as from above or a microscope."""
     multi_scale: Share = 0.0
     """Share of image_size, 0..1, by which sizes vary in training, up and down; batches are padded to their largest."""
+    no_aug_epochs: Index = 0
+    """Number of last epochs without mosaic, mixup and the other random changes; only vertical_flip stays, and
+    --augmentation. The images are then as at evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(AugmentConfig, DataChoice):
+class DataConfig(DataChoice):
     """Data."""
 
     task: Literal["detect", "instance", "panoptic"] = "detect"
@@ -124,12 +130,6 @@ class DataConfig(AugmentConfig, DataChoice):
     square_resize: Annotated[bool, Travels.AS_SETTING] = False
     """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
     shapes share one."""
-    augmentation: Literal["detr", "flip", "none"] = "detr"
-    """detr: flip, random size and random crop, as in the reference DETR; flip: only mirror; none: nothing, neither
-    mosaic nor any other random change."""
-    no_aug_epochs: Index = 0
-    """Number of last epochs without mosaic, mixup and the other random changes; only vertical_flip stays, and
-    --augmentation. The images are then as at evaluation."""
     group_by_aspect: bool = False
     """Batch images of similar aspect ratio together, which saves padding."""
     num_workers: Index = 2

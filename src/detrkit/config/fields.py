@@ -150,7 +150,7 @@ def _check(name: str, value: object, hint: Any) -> None:
         raise ConfigError(f"{name} must be a finite number, found {value}")
     for words, fits in _bounds(hint):
         if not fits(value):
-            raise ConfigError(f"{name} must be {words}, found {value}")
+            raise ConfigError(f"{name} must be {words}, found {value if isinstance(value, int) else f'{value:g}'}")
 
 
 def _is_of(value: object, part: Any) -> bool:

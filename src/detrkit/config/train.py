@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
 
-from detrkit.config.data import DataConfig
+from detrkit.config.data import AugmentConfig, DataConfig
 from detrkit.config.fields import Count, Index, Settings, Weight, check_named
 from detrkit.config.loss import LossConfig
 from detrkit.config.model import ModelConfig, ModelFlags
@@ -125,11 +125,11 @@ class RunConfig(Settings):
     """Also log to MLflow (needs the mlflow extra)."""
 
 
-CONFIG_GROUPS = (DataConfig, OptimConfig, RunConfig, ModelFlags, LossConfig)
+CONFIG_GROUPS = (DataConfig, AugmentConfig, OptimConfig, RunConfig, ModelFlags, LossConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, DataConfig):
+class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, AugmentConfig, DataConfig):
     """All settings of a training run. Unset fields take the defaults of the recipe.
 
         config = TrainConfig.from_recipe("fast", data="images", epochs=20)

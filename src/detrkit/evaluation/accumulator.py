@@ -23,7 +23,7 @@ from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usu
 from detrkit.models import DETR
 from detrkit.ops.console import track
 from detrkit.ops.masks import encode_rles
-from detrkit.structures import Batch, Categories, Output, Target
+from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
 
 
 class DetectionAccumulator:
@@ -128,7 +128,7 @@ def collect_split(
     categories: Categories,
     collector: DetectionAccumulator,
     *,
-    image_size: int,
+    preprocessing: Preprocessing,
     device: torch.device | str,
     batch_size: int = 1,
     num_workers: int = 0,
@@ -143,13 +143,13 @@ def collect_split(
         split: checked records.
         categories: the model's classes.
         collector: takes what it finds.
-        image_size: shorter side of the images in pixels.
+        preprocessing: how images are prepared.
         device: where the model is.
         batch_size: most images a forward pass; only images of one shape share one.
         num_workers: processes that load images; 0: this one.
         quiet: show no bar.
     """
-    transform = eval_transform(image_size, square_resize=model.square_resize)
+    transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DETR):
         model.eval()

@@ -20,7 +20,7 @@ from detrkit.inference.optimized import halve
 from detrkit.inference.postprocess import best_pairs
 from detrkit.models import DETR
 from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.structures import Output
+from detrkit.structures import Output, Preprocessing
 
 
 class Graph(nn.Module):
@@ -77,22 +77,24 @@ class BuiltinGraph(nn.Module):
     """The same with resizing before, and with detections in pixels after it. The model inside sees one size only, as
     runtimes like it best: images are resized to fit it, and what is missing is padding."""
 
-    def __init__(self, graph: Graph, image_size: int, size: tuple[int, int]) -> None:
+    def __init__(self, graph: Graph, preprocessing: Preprocessing, size: tuple[int, int]) -> None:
         """Build around a graph.
 
         Args:
             graph: of a model without masks.
-            image_size: shorter side in pixels to which images are resized, or less where `size` wants it.
+            preprocessing: how images are resized; the shorter side may become less where `size` requires it.
             size: (H, W) in pixels of what the model gets; where it is `square_resize`, images are resized to just that.
         """
         super().__init__()
-        self.core, self.image_size, self.size = graph, image_size, size
+        self.core, self.preprocessing, self.size = graph, preprocessing, size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the head of this file."""
         height, width = images.shape[-2:]
-        square_resize = self.core.model.square_resize
-        inner = torch.tensor(self.size) if square_resize else fitted(height, width, self.image_size, self.size)
+        if self.preprocessing.square_resize:
+            inner = torch.tensor(self.size)
+        else:
+            inner = fitted(height, width, self.preprocessing.image_size, self.size)
         pixels = resized(images.float(), inner, self.size)
         y, x = (torch.arange(side, device=images.device) for side in self.size)
         padding = (y[:, None] >= inner[0]) | (x >= inner[1])

@@ -121,7 +121,7 @@ def _noise(detector: Detector, size: tuple[int, int] | None) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     side = detector.image_size
     shapes = [(side, side * 4 // 3), (side, side)]
-    if size and size[1] < shapes[0][1] and not detector.backend.square_resize:
+    if size and size[1] < shapes[0][1] and not detector.preprocessing.square_resize:
         shapes[0] = (side, side)
     coarse = [torch.randint(0, 256, (1, 3, 6, 6), generator=generator).float() for _ in range(max(BATCHES))]
     return [
@@ -210,7 +210,7 @@ def _compared(
     out, ms = _timed(lambda: exported.backend.forward_detection(images, padding_mask), len(images))
     if metadata and metadata.builtin:
         assert metadata.size
-        graph = BuiltinGraph(Graph(reference.model), metadata.image_size, metadata.size)
+        graph = BuiltinGraph(Graph(reference.model), metadata.preprocessing, metadata.size)
         detections, reference_ms = _timed(lambda: graph(images), len(images))
         expected = _Predictions.of_detections(detections, len(metadata.categories), size)
     else:
@@ -285,7 +285,7 @@ def compare_accuracy(
             split,
             detector.categories,
             collector,
-            image_size=detector.image_size,
+            preprocessing=detector.preprocessing,
             device=detector.device,
             batch_size=batch_size,
             num_workers=num_workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -30,7 +31,7 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
     """
     model = detector.model
     size = parse_size(config.size)
-    if model.square_resize:
+    if detector.preprocessing.square_resize:
         own = (detector.image_size, detector.image_size)
         if size not in (None, own):
             raise ConfigError(
@@ -62,15 +63,11 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
     count = min(config.max_queries or model.num_queries, model.num_queries)
     return ExportMetadata(
         categories=detector.categories,
-        image_size=detector.image_size,
+        preprocessing=replace(detector.preprocessing, mean=model.backbone.mean, std=model.backbone.std),
         num_queries=count,
         top_k=count if model.sigmoid else 0,
-        mean=model.input_mean,
-        std=model.input_std,
         sigmoid=model.sigmoid,
-        square_resize=model.square_resize,
         masks=model.mask_head is not None,
-        value_range=detector.value_range,
         builtin=config.builtin,
         size=size,
         batch_size=config.fixed_batch or None,
@@ -98,7 +95,7 @@ def write_file(
     graph: Graph | BuiltinGraph = inner
     if metadata.builtin:
         assert metadata.size
-        graph = BuiltinGraph(inner, metadata.image_size, metadata.size)
+        graph = BuiltinGraph(inner, metadata.preprocessing, metadata.size)
     program = trace(graph, size=metadata.size, batch_size=metadata.batch_size)
     file_format.write(TracedGraph(program, metadata, calibration), path)
 

@@ -20,8 +20,6 @@ class Backend(Protocol):
 
     device: torch.device
     """Where outputs are; those of exported files are on the CPU."""
-    square_resize: bool
-    """Whether images are to be resized to squares, whatever their shape."""
     sigmoid: bool
     """See `Output.sigmoid`."""
     makes_masks: bool
@@ -49,7 +47,7 @@ class PlainBackend:
         """Take over a model: it is moved to `device` and put into evaluation mode."""
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
-        self.square_resize, self.sigmoid, self.num_queries = model.square_resize, model.sigmoid, model.num_queries
+        self.sigmoid, self.num_queries = model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:

@@ -28,12 +28,12 @@ from detrkit.inference.optimized import Compile, OptimizedBackend, Precision, ch
 from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
 from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.inference.streaming import blank_batch, run_batched, sizes_of, stream_batches, with_names
-from detrkit.models import DETR, build_model
+from detrkit.models import DETR
 from detrkit.models.arguments import size_pairs, whole_number
 from detrkit.models.checkpoints import fit_weights, load_weights, with_new_heads
 from detrkit.ops.value_range import ValueRange
 from detrkit.results import Detections, PanopticMap
-from detrkit.structures import Batch, Categories, Target
+from detrkit.structures import Batch, Categories, Preprocessing, Target
 
 
 class Detector:
@@ -43,9 +43,8 @@ class Detector:
         self,
         model: DETR | Backend,
         categories: Categories,
-        image_size: int,
+        preprocessing: Preprocessing | int,
         device: torch.device | str = "cpu",
-        value_range: ValueRange | None = None,
     ) -> None:
         """Take over a model.
 
@@ -53,23 +52,32 @@ class Detector:
             model: a model, which is moved to `device`, put into evaluation mode and run as it is; or anything else that
                 makes outputs of batches, such as an exported file, which runs where it says.
             categories: its C classes.
-            image_size: shorter side in pixels to which images are resized.
+            preprocessing: how images are prepared; or the shorter side in pixels alone. Without a range of values,
+                images of more than 8 bits are scaled from the range of their type, with a warning.
             device: where the model shall run.
-            value_range: values that become black and white in images of more than 8 bits; None: none are known, and
-                those of the type of number count, with a warning.
 
         Raises:
             ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
         """
         check_parts(model, categories)
-        image_size = whole_number(image_size, "an image_size", 1)
+        if not isinstance(preprocessing, Preprocessing):
+            preprocessing = Preprocessing(whole_number(preprocessing, "an image_size", 1))
         self.backend: Backend = PlainBackend(model, device) if isinstance(model, DETR) else model
         self.device = self.backend.device
         self.categories = categories
-        self.image_size = image_size
-        self.value_range = value_range
+        self.preprocessing = preprocessing
         self._warned = False
-        self.transform = eval_transform(image_size, square_resize=self.backend.square_resize)
+        self.transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
+
+    @property
+    def image_size(self) -> int:
+        """Shorter side in pixels to which images are resized."""
+        return self.preprocessing.image_size
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """Values that become black and white in images of more than 8 bits; None: no range is known."""
+        return self.preprocessing.value_range
 
     @property
     def model(self) -> DETR:
@@ -133,36 +141,33 @@ class Detector:
         """
         source = weights_source(source)
         image_size = whole_number(image_size or 0, "an image_size", 0)
-        given = ValueRange.of(value_range)
+        given: dict[str, Any] = {"image_size": image_size} if image_size else {}
+        given |= {"value_range": ValueRange.of(value_range)} if value_range else {}
         if is_exported(source):
             exported = open_exported(source, "auto" if device is None else str(device))
             metadata = exported.metadata
-            return cls(
-                exported,
-                metadata.categories,
-                image_size or metadata.image_size,
-                value_range=given or metadata.value_range,
-            )
+            return cls(exported, metadata.categories, replace(metadata.preprocessing, **given))
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
             weights = load_weights(source, dilation=dilation, nheads=nheads, headless=new_classes is not None)
             if weights.absent and new_classes:
                 weights = with_new_heads(weights, new_classes())
-            model = build_model(**weights.model_args)
+            model = weights.build_model()
             fit_weights(model, weights, weights.categories)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-        image_size, given = image_size or weights.image_size, given or weights.value_range
+        preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":
             if compile == "on":
                 raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
-            return cls(model, weights.categories, image_size, chosen, given)
+            return cls(model, weights.categories, preprocessing, chosen)
         buckets = None
         if compiled:
-            buckets = ShapeBuckets.of(image_size, eval_transform(image_size).longest, square_resize=model.square_resize)
+            size = preprocessing.image_size
+            buckets = ShapeBuckets.of(size, eval_transform(size).longest, square_resize=preprocessing.square_resize)
         backend = OptimizedBackend(model, chosen, half=half, buckets=buckets)
-        return cls(backend, weights.categories, image_size, value_range=given)
+        return cls(backend, weights.categories, preprocessing)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Look at blank images, so that the first real ones do not wait for what a first call does.

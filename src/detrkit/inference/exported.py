@@ -30,7 +30,7 @@ class ExportedBackend:
     def __init__(self, session: Session, metadata: ExportMetadata, path: Path) -> None:
         self.session, self.metadata, self.path = session, metadata, path
         self.device = torch.device("cpu")
-        self.square_resize, self.sigmoid, self.makes_masks = metadata.square_resize, metadata.sigmoid, metadata.masks
+        self.sigmoid, self.makes_masks = metadata.sigmoid, metadata.masks
         self.num_queries = metadata.num_queries
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:

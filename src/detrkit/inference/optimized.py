@@ -62,7 +62,7 @@ class OptimizedBackend:
         self.device = torch.device(device)
         self.model = fold_norms(model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
-        self.square_resize, self.sigmoid, self.num_queries = model.square_resize, model.sigmoid, model.num_queries
+        self.sigmoid, self.num_queries = model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
         self.half, self.buckets, self.compile_backend = half, buckets, compile_backend
         if half is not None:

@@ -45,7 +45,18 @@ _COARSEST = 32
 """Stride of the backbone's last feature map."""
 
 
-def build_model(num_classes: int = 91, *, backbone_weights: str | None = None, **settings: Any) -> DETR:
+Color = tuple[float, float, float]
+"""A value for each channel: red, green, blue."""
+
+
+def build_model(
+    num_classes: int = 91,
+    *,
+    backbone_weights: str | None = None,
+    image_mean: Color | None = None,
+    image_std: Color | None = None,
+    **settings: Any,
+) -> DETR:
     """A DETR with random weights. By default it is the reference DETR, under its names and values.
 
         model = build_model(num_classes=91, backbone="resnet101", dilation=True)
@@ -55,46 +66,35 @@ def build_model(num_classes: int = 91, *, backbone_weights: str | None = None, *
         backbone_weights: None or "none" for random weights, "imagenet" for the published ones (may download), or the
             path of a file. Statistics of `backbone_norm="frozen"` (the default) that were never measured cannot be
             trained: without weights, or a checkpoint to come, train with "batch" or "group".
-        settings: fields of `ModelConfig`, which lists them with their ranges; in addition `input_mean` and `input_std`
-            (mean and standard deviation of each RGB channel in 0..1 by which images are normalized; None: the
-            backbone's), and `square_resize` (images are resized to squares, whatever their shape).
+        image_mean: mean of each color channel (RGB in 0..1) by which pixels are normalized; None: the backbone's.
+        image_std: standard deviation, likewise.
+        settings: fields of `ModelConfig`, which lists them with their ranges.
 
     Raises:
         ConfigError: a setting does not exist, is out of its range or does not fit the others.
         WeightsError: the backbone's weights cannot be loaded or do not fit.
         MissingExtraError: a timm backbone without timm.
     """
-    image_args = {name: settings.pop(name, default) for name, default in IMAGE_ARGS.items()}
     config = ModelConfig.from_settings({"num_classes": num_classes, **settings})
     if config.num_queries == "auto":
         raise ConfigError("num_queries must be a whole number, found 'auto', which training resolves by its images")
     if config.backbone_norm == "auto":
         config = replace(config, backbone_norm="frozen")
-    model = _build(config, backbone_weights, **image_args)
-    model.model_args = {**asdict(config), **image_args}
+    model = _build(config, backbone_weights, image_mean, image_std)
+    model.model_args = asdict(config)
     return model
 
 
 def default_model_args() -> dict[str, Any]:
     """The keywords of `build_model` with their defaults, in the form of `DETR.model_args`."""
-    return {**asdict(ModelConfig(backbone_norm="frozen")), **IMAGE_ARGS}
+    return asdict(ModelConfig(backbone_norm="frozen"))
 
 
-IMAGE_ARGS: dict[str, Any] = {"input_mean": None, "input_std": None, "square_resize": False}
-"""Keywords of `build_model` that are no settings of the architecture, with their defaults."""
-
-
-def _build(
-    config: ModelConfig,
-    backbone_weights: str | None,
-    input_mean: tuple[float, float, float] | None,
-    input_std: tuple[float, float, float] | None,
-    square_resize: bool,
-) -> DETR:
+def _build(config: ModelConfig, backbone_weights: str | None, mean: Color | None, std: Color | None) -> DETR:
     """Build the parts in the order of the forward pass and put them together."""
     levels = _parse_levels(config)
     features = _build_features(config, levels, backbone_weights)
-    features.mean, features.std = input_mean or features.mean, input_std or features.std
+    features.mean, features.std = mean or features.mean, std or features.std
     input_proj = _build_input_proj(config, levels, features)
     transformer = Transformer(_build_encoder(config, levels), _build_decoder(config, levels))
     query_embed = _build_queries(config)
@@ -112,7 +112,6 @@ def _build(
         dense_head=_build_dense_head(config, levels),
         denoising=_build_denoising(config),
         k_one2many=config.k_one2many,
-        square_resize=square_resize,
         bbox_attention=AttentionMap(config.hidden_dim, config.nheads) if isinstance(mask_head, MaskHead) else None,
         mask_head=mask_head,
     )

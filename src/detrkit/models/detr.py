@@ -53,7 +53,6 @@ class DETR(nn.Module):
         dense_head: predicts at every location; in training only, unless it selects the queries.
         denoising: makes queries from the ground-truth objects, in training only.
         k_one2many: how often each object is matched among the one-to-many queries.
-        square_resize: whether images are to be resized to squares; a note for those who prepare the images.
         bbox_attention: attention maps for a classic `mask_head`.
         mask_head: predicts masks; the backbone then returns high-resolution maps for it before those for `input_proj`.
     """
@@ -72,7 +71,6 @@ class DETR(nn.Module):
         dense_head: DenseHead | None = None,
         denoising: Denoising | None = None,
         k_one2many: int = 1,
-        square_resize: bool = False,
         bbox_attention: AttentionMap | None = None,
         mask_head: MaskHead | DynamicMaskHead | None = None,
     ) -> None:
@@ -85,7 +83,7 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.dense_head = dense_head
         self.denoising = denoising
-        self.sigmoid, self.aux_loss, self.k_one2many, self.square_resize = sigmoid, aux_loss, k_one2many, square_resize
+        self.sigmoid, self.aux_loss, self.k_one2many = sigmoid, aux_loss, k_one2many
         self.bbox_attention = bbox_attention
         self.mask_head = mask_head
         if mask_head is not None:
@@ -288,16 +286,6 @@ class DETR(nn.Module):
     def num_queries(self) -> int:
         """Q, the largest number of objects that can be detected in one image."""
         return self.query_embed.layout.matching
-
-    @property
-    def input_mean(self) -> tuple[float, float, float]:
-        """Mean of each color channel (RGB, in 0..1), which is subtracted from an image."""
-        return self.backbone.input_mean
-
-    @property
-    def input_std(self) -> tuple[float, float, float]:
-        """Standard deviation of each color channel (RGB, in 0..1), by which it is divided then."""
-        return self.backbone.input_std
 
     @property
     def stride(self) -> int:

@@ -3,7 +3,7 @@
 A checkpoint is Lightning's, and holds besides:
 
     "model"     the weights under the original's keys (their moving average where there is one)
-    "detrkit"   {"version", "model_args", "categories", "image_size", "value_range" (see `Split.value_range`), "config",
+    "detrkit"   {"version", "model_args", "categories", "preprocessing" (see `Preprocessing`), "config",
                 "data", "metrics"}, all plain data
 
 It loads with `weights_only=True`.

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from detrkit.config.data import AugmentConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
@@ -125,11 +124,11 @@ def make_loaders(
         ready: told the batch size, before the first step.
     """
     assert config.batch_size != "auto"
-    square_resize = module.model.square_resize
+    square_resize = config.square_resize
     augmentation, augment = augmentation_of(config)
     kept, kept_val = make_caches(config, data.train, data.val)
     if augment.zoom_out:
-        red, green, blue = (round(255 * channel) for channel in module.model.input_mean)
+        red, green, blue = (round(255 * channel) for channel in module.model.backbone.mean)
         augment = replace(augment, ground=(red, green, blue))
     train = DetectionDataset(
         data.train,
@@ -209,4 +208,6 @@ def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
     """What happens to training images: nothing at all with `--augmentation none` or `--overfit`."""
     if config.overfit or config.augmentation == "none":
         return "none", Augment()
-    return config.augmentation, Augment(**{each.name: getattr(config, each.name) for each in fields(AugmentConfig)})
+    return config.augmentation, Augment(
+        **{each.name: getattr(config, each.name) for each in fields(Augment) if each.name != "ground"}
+    )

@@ -59,6 +59,7 @@ class DetectionTraining(pl.LightningModule):
         clip_max_norm: float,
         seed: int,
         compiled: bool = False,
+        square_resize: bool = False,
     ) -> None:
         """Prepare.
 
@@ -69,10 +70,11 @@ class DetectionTraining(pl.LightningModule):
             schedule: of the optimiser's rates.
             clip_max_norm: largest norm of the gradient; 0: any.
             seed: of what is random in a step.
-            compiled: compile the model, and pad batches that are no squares to few shapes; see `training.compiling`.
+            compiled: compile the model, and pad batches that are no squares to few shapes; see `training.compilation`.
+            square_resize: batches are squares.
         """
         super().__init__()
-        self.model, self.criterion = model, criterion
+        self.model, self.criterion, self.square_resize = model, criterion, square_resize
         self._optimizer, self._schedule = optimizer, schedule
         self.clip_max_norm, self.seed, self.compiled = clip_max_norm, seed, compiled
         if compiled:
@@ -91,9 +93,7 @@ class DetectionTraining(pl.LightningModule):
 
     def forward(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
         """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the objects -> Output."""
-        if (
-            self.compiled and not self.model.square_resize
-        ):  # squares have few shapes as they are, and learn better unpadded
+        if self.compiled and not self.square_resize:  # squares have few shapes as they are, and learn better unpadded
             images, padding_mask = fill_up(images, padding_mask)
         if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision like their channels last
             images = images.contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ def resolve_auto(
     if resume:
         had = {
             "num_queries": resume.metadata["model_args"]["num_queries"],
-            "image_size": resume.metadata["image_size"],
+            "image_size": resume.metadata["preprocessing"]["image_size"],
             "batch_size": resume.metadata["batches"]["batch_size"],
         }
         numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}

@@ -27,7 +27,7 @@ from detrkit.losses import Criterion, build_criterion
 from detrkit.models import DETR, build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
 from detrkit.ops.value_range import ValueRange
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 from detrkit.training.checkpoint import ResumePoint
 
 _ARCHITECTURE = fields_that_travel(TrainConfig, Travels.IN_SHAPES, Travels.WITHOUT_TRACE, Travels.AS_SETTING)
@@ -59,7 +59,7 @@ class Data:
 
     def with_range_of(self, point: ResumePoint | None) -> Data:
         """The same images, scaled by the range of values of the checkpoint to go on from, where it has one."""
-        kept = ValueRange.from_plain(point.metadata.get("value_range")) if point else None
+        kept = ValueRange.from_plain(point.metadata["preprocessing"]["value_range"]) if point else None
         if kept is None or point is None or kept == self.value_range:
             return self
         warnings.warn(
@@ -121,6 +121,8 @@ class ModelSetup:
     """What these changed."""
     model_args: dict[str, Any]
     """Keywords of `build_model` that make the same model again."""
+    preprocessing: Preprocessing
+    """How images are prepared for the model; the range of values is the data's."""
     lr_backbone: float
     norm: str
     """One line for the user: the normalisation of the backbone, why, and at which rate it learns."""
@@ -152,7 +154,10 @@ def build_training_model(
         weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-    brought = _brought(config, weights.model_args) if weights else {}
+    brought = {}
+    if weights:
+        stated = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
+        brought = _brought(config, stated)
     config = replace(config, **brought)
     trained = filled or bool(source) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
@@ -160,13 +165,18 @@ def build_training_model(
     settings = config.model_config(
         len(categories), class_agnostic=card.get("class_agnostic", False), backbone_norm=norm
     )
-    image_args = {name: card[name] for name in ("input_mean", "input_std") if name in card}
-    model_args = {**asdict(settings), **image_args, "square_resize": config.square_resize}
+    model_args = asdict(settings)
+    images = _stored_preprocessing(weights, resume)
     if resume:
         resume.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)
     fresh = weights is None and resume is None and not filled and trained
-    model = build_model(**model_args, backbone_weights=config.backbone_weights if fresh else None)
+    model = build_model(
+        **model_args,
+        backbone_weights=config.backbone_weights if fresh else None,
+        image_mean=images.mean,
+        image_std=images.std,
+    )
     kept = fit_weights(model, weights, categories) if weights else []
     for note in fit_notes(model, weights) if weights else ():
         warnings.warn(note, stacklevel=2)
@@ -201,6 +211,12 @@ def build_training_model(
         config,
         brought,
         model_args,
+        Preprocessing(
+            images.image_size if config.image_size == "auto" else config.image_size,
+            config.square_resize,
+            model.backbone.mean,
+            model.backbone.std,
+        ),
         lr_backbone,
         "as it is, like the whole detector; only the mask head learns"
         if config.frozen_weights
@@ -245,6 +261,13 @@ def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, A
         return weights.model_args
     card: Mapping[str, Any] = resume.metadata["model_args"] if resume else {}
     return card
+
+
+def _stored_preprocessing(weights: Weights | None, resume: ResumePoint | None) -> Preprocessing:
+    """The preprocessing of the loaded model; the defaults for a new one."""
+    if weights:
+        return weights.preprocessing
+    return Preprocessing.from_plain(resume.metadata["preprocessing"]) if resume else Preprocessing()
 
 
 def warn_of_crowds(data: Data, num_queries: int) -> None:

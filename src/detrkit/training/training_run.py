@@ -185,8 +185,7 @@ class _Run:
             "version": VERSION,
             "model_args": start.model_args,
             "categories": data.categories.to_plain(),
-            "image_size": self.image_size,
-            "value_range": data.value_range and data.value_range.to_plain(),
+            "preprocessing": replace(start.preprocessing, value_range=data.value_range).to_plain(),
             "config": {},
             "data": marks,
             "batches": {},
@@ -278,6 +277,7 @@ class _Run:
             clip_max_norm=config.clip_max_norm,
             seed=config.seed,
             compiled=config.compile,
+            square_resize=config.square_resize,
         )
 
     def _report_to(self, cycle: EpochCycle, trainer: pl.Trainer, loggers: list[Any], *, classic_log: bool) -> None:

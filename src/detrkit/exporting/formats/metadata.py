@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from detrkit.errors import DataError, WeightsError
-from detrkit.ops.value_range import ValueRange
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 METADATA_KEY = "detrkit"
 """The name under which a file holds its metadata, as JSON text."""
@@ -22,24 +21,16 @@ class ExportMetadata:
 
     categories: Categories
     """The C classes, in the order of the logits."""
-    image_size: int
-    """Shorter side in pixels to which images are resized."""
+    preprocessing: Preprocessing
+    """How images are prepared; the graph normalizes their pixels itself."""
     num_queries: int
     """Q, the number of object queries, which is the most objects that can be detected in one image."""
     top_k: int
     """How scores become detections. 0: the best class of each query; K: the best K of all pairs of query and class."""
-    mean: tuple[float, float, float]
-    """Means of red, green and blue (in 0..1) by which the graph normalises the pixels that it is given."""
-    std: tuple[float, float, float]
-    """Standard deviations of the colours, likewise."""
     sigmoid: bool = False
     """Whether the C logits are an independent sigmoid per class instead of a softmax with "no object" last."""
-    square_resize: bool = False
-    """Whether images are resized to squares of `image_size`, whatever their shape."""
     masks: bool = False
     """Whether the graph has masks among its outputs."""
-    value_range: ValueRange | None = None
-    """Values that become 0 and 255 in images of more than 8 bits, before they go in; None: no range is known."""
     builtin: bool = False
     """Whether the graph resizes images itself and gives detections in pixels instead of logits."""
     size: tuple[int, int] | None = None
@@ -60,8 +51,8 @@ class ExportMetadata:
 
     def to_json(self) -> str:
         """As JSON text, which `from_json` reads."""
-        rows = asdict(self) | {"categories": self.categories.to_plain()}
-        rows["value_range"] = self.value_range and self.value_range.to_plain()
+        rows = asdict(self)
+        rows |= {"categories": self.categories.to_plain(), "preprocessing": self.preprocessing.to_plain()}
         return json.dumps({"format": METADATA_VERSION} | rows)
 
     @classmethod
@@ -85,13 +76,13 @@ class ExportMetadata:
             if rows.pop("format") > METADATA_VERSION:
                 raise WeightsError(f"{where} was written by a newer detrkit ({rows.get('detrkit')}); upgrade")
             rows = {field.name: rows[field.name] for field in fields(cls)}
-            rows["value_range"] = ValueRange.from_plain(rows["value_range"])
+            rows["preprocessing"] = Preprocessing.from_plain(rows["preprocessing"])
             rows["categories"] = Categories.from_plain(rows["categories"])
-            rows |= {name: tuple(rows[name]) for name in ("mean", "std", "size") if rows[name] is not None}
+            rows["size"] = rows["size"] and tuple(rows["size"])
             metadata = cls(**rows)
-            counts = (metadata.image_size, metadata.num_queries, *(metadata.size or ()), metadata.batch_size or 1)
+            counts = (metadata.num_queries, *(metadata.size or ()), metadata.batch_size or 1)
             if not all(isinstance(count, int) and count > 0 for count in counts) or not len(metadata.categories):
-                raise ValueError("an image_size, num_queries, size, batch_size or number of classes below 1")
+                raise ValueError("a num_queries, size, batch_size or number of classes below 1")
         except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
             raise WeightsError(
                 f"the metadata of {where} (its entry {METADATA_KEY!r}) lacks or garbles {problem}; export it again"

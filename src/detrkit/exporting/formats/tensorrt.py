@@ -39,7 +39,8 @@ def write_tensorrt(graph: TracedGraph, path: Path) -> None:
     if not parser.parse(to_onnx(graph).SerializeToString()):
         raise ConfigError(f"TensorRT {tensorrt.__version__} refuses the graph: {parser.get_error(0)}")
     # the smallest, the usual and the largest input of a graph that takes any
-    side, longest = metadata.image_size, eval_transform(metadata.image_size).longest
+    side = metadata.preprocessing.image_size
+    longest = eval_transform(side).longest
     sizes = [(side // 2, side // 2), (side, side * 4 // 3), (longest, longest)]
     batches = (metadata.batch_size,) * 3 if metadata.batch_size else (1, 1, 8)
     settings, profile = builder.create_builder_config(), builder.create_optimization_profile()

@@ -34,7 +34,7 @@ class Backbone(nn.Module):
         self.add_module("0", features)
         self.add_module("1", position)
         self.channels, self.strides, self.multiple = features.channels, features.strides, features.multiple
-        self.input_mean, self.input_std, self.num_high_res = features.mean, features.std, features.num_high_res
+        self.mean, self.std, self.num_high_res = features.mean, features.std, features.num_high_res
 
     @property
     def stride(self) -> int:
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         return maps
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Pixels uint8 [B, 3, H, W] (RGB) -> float32, by `input_mean` and `input_std`; 0 where padded [B, H, W].
+        """Pixels uint8 [B, 3, H, W] (RGB) -> float32, by `mean` and `std`; 0 where padded [B, H, W].
 
         Images of float are taken to be so already, and come back as they are.
         """
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
             return images
         mean, std = (
             torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
-            for values in (self.input_mean, self.input_std)
+            for values in (self.mean, self.std)
         )
         return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
-from detrkit.models.build import default_model_args
-from detrkit.ops.value_range import ValueRange
-from detrkit.structures import Categories
+from detrkit.models.build import build_model, default_model_args
+from detrkit.models.detr import DETR
+from detrkit.structures import Categories, Preprocessing
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint of any format, read: `build_model(**model_args).load_state_dict(state_dict)` gives its model."""
+    """A checkpoint of any format, read: `weights.build_model().load_state_dict(weights.state_dict)` gives its model."""
 
     state_dict: dict[str, Tensor]
     """On the CPU, under the keys of the original's detector; those of masks are `mask_head.` and `bbox_attention.`. A
@@ -27,17 +27,25 @@ class Weights:
     """Keywords of `build_model`. What the file does not tell (`dilation`, `nheads`) is absent, see `notes`."""
     categories: Categories
     """Its classes."""
-    image_size: int
-    """Shorter side in pixels that it was trained for."""
+    preprocessing: Preprocessing
+    """How its images are prepared."""
     source: str
     """Where it came from, for messages."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be assumed, for the user."""
-    value_range: ValueRange | None = None
-    """Values that become 0 and 255 in images of more than 8 bits; None: it knows of no such images."""
     absent: tuple[str, ...] = ()
     """Parts of `HEADS` that the file lacks, in whole or in part, so that they can only start anew. Without a class head
     there is no `num_classes` in `model_args`, without queries no `num_queries`."""
+
+    def build_model(self) -> DETR:
+        """The model of this architecture and normalization, with random weights.
+
+        Raises:
+            ConfigError: the settings make no model.
+            MissingExtraError: a timm backbone without timm.
+        """
+        images = self.preprocessing
+        return build_model(image_mean=images.mean, image_std=images.std, **self.model_args)
 
 
 # Blocks of the four stages, and whether a block is a bottleneck (He et al. 2016, table 1).

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigError, DataError, WeightsError
-from detrkit.models.build import build_model, default_model_args
+from detrkit.models.build import default_model_args
 from detrkit.models.checkpoints.architecture import (
     HEADS,
     MASK_PARTS,
@@ -39,8 +39,7 @@ from detrkit.models.checkpoints.architecture import (
 from detrkit.models.checkpoints.huggingface import is_huggingface_folder, read_huggingface
 from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
 from detrkit.models.checkpoints.safe import check_content, read_checkpoint
-from detrkit.ops.value_range import ValueRange
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 VERSION = 1
 """Version of the "detrkit" entry of a checkpoint."""
@@ -112,7 +111,7 @@ def _read(source: str | Path) -> Weights:
         weights,
         model_args=weights.model_args | entry.model_args,
         categories=entry.categories,
-        image_size=entry.image_size,
+        preprocessing=Preprocessing(entry.image_size),
         source=entry.name,
         notes=(),
     )
@@ -198,7 +197,7 @@ def _without_heads(state_dict: dict[str, Tensor], path: Path, notes: Sequence[st
         without_parts(state_dict, missing),
         {},
         Categories((), ()),
-        800,
+        Preprocessing(),
         source=str(path),
         notes=(*notes, *told),
         absent=tuple(missing),
@@ -219,8 +218,7 @@ def _ours(weights: Weights, header: Any) -> Weights:
             weights,
             model_args={name: value for name, value in dict(header["model_args"]).items() if name not in gone},
             categories=Categories.from_plain([] if "class_embed" in weights.absent else header["categories"]),
-            image_size=int(header["image_size"]),
-            value_range=ValueRange.from_plain(header.get("value_range")),
+            preprocessing=Preprocessing.from_plain(header["preprocessing"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
         raise WeightsError(
@@ -247,8 +245,6 @@ def _check_header(weights: Weights) -> None:
         ]
         if len(weights.categories) != seen.get("num_classes", 0):
             wrong.append(f"{len(weights.categories)} categories where the weights have {seen.get('num_classes', 0)}")
-    if weights.image_size < 1:
-        wrong.append(f"an image_size of {weights.image_size}")
     if not wrong and not is_classic(weights.state_dict):
         wrong = _other_shapes(weights)
     if wrong:
@@ -281,7 +277,7 @@ def _other_shapes(weights: Weights) -> list[str]:
         return []  # not all of timm's models can be built so; `fit_weights` will tell
     try:
         with torch.device("meta"):
-            made = without_prefix(build_model(**weights.model_args).state_dict())
+            made = without_prefix(weights.build_model().state_dict())
     except (ConfigError, TypeError) as problem:
         return [f"settings that make no model ({problem})"]
     found = weights.state_dict

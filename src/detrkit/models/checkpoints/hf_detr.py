@@ -107,7 +107,7 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
     Raises:
         WeightsError: the format has no place for something in this model.
     """
-    folder, args = Path(folder), with_defaults(weights.model_args)
+    folder, args, images = Path(folder), with_defaults(weights.model_args), weights.preprocessing
     for name, expected in _WRITTEN.items():
         if args[name] not in expected:
             raise WeightsError(
@@ -126,16 +126,16 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_panoptic" if weights.categories.isthing else "coco_detection",
         "do_resize": True,
-        "size": {"shortest_edge": weights.image_size, "longest_edge": round(weights.image_size * 1333 / 800)},
+        "size": {"shortest_edge": images.image_size, "longest_edge": round(images.image_size * 1333 / 800)},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(args["input_mean"] or IMAGENET_MEAN),
-        "image_std": list(args["input_std"] or IMAGENET_STD),
+        "image_mean": list(images.mean or IMAGENET_MEAN),
+        "image_std": list(images.std or IMAGENET_STD),
         "do_pad": True,
     }
-    if weights.value_range:
-        processor["value_range"] = weights.value_range.to_plain()
+    if images.value_range:
+        processor["value_range"] = images.value_range.to_plain()
     write_atomic(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
     write_atomic(folder / "config.json", json.dumps(_config(weights.categories, args), indent=2) + "\n")
 

@@ -15,7 +15,7 @@ from detrkit.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.models.checkpoints.safe import read_checkpoint, read_safetensors
 from detrkit.ops.value_range import ValueRange
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Preprocessing
 
 _COCO_THINGS = Categories(
     *zip(*[(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")], strict=True)
@@ -127,7 +127,7 @@ def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
     return Categories(tuple(range(num_classes)), tuple(names))
 
 
-def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+def read_preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[Preprocessing, tuple[str, ...]]:
     """How images are made ready, by preprocessor_config.json.
 
     Args:
@@ -136,8 +136,7 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
         normalised: whether images are normalised where it does not say.
 
     Returns:
-        The shorter side in pixels; the keywords of `build_model` about images: `square_resize` where they are
-        stretched to squares, `input_mean` and `input_std` unless they are ImageNet's; notes.
+        The preprocessing, and notes on what had to be assumed.
 
     Raises:
         WeightsError: pixels are scaled in a way that our models do not know.
@@ -154,21 +153,18 @@ def preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[in
     if settings.get("do_normalize", normalised):
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
         std = tuple(settings.get("image_std", IMAGENET_STD))
-    input_args: dict[str, Any] = {"square_resize": True} if square_resize else {}
-    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
-        input_args |= {"input_mean": mean, "input_std": std}
-    return size, input_args, (f"{folder} was trained on {note}",) if note else ()
+    notes = (f"{folder} was trained on {note}",) if note else ()
+    return Preprocessing(size, square_resize, mean, std, _value_range(settings, path)), notes
 
 
-def value_range_of(folder: Path) -> ValueRange | None:
+def _value_range(settings: Mapping[str, Any], path: Path) -> ValueRange | None:
     """The range of values of images of more than 8 bits, where `write_huggingface` has noted one; transformers leaves
     the entry alone.
 
     Raises:
         WeightsError: it is garbled.
     """
-    path = folder / "preprocessor_config.json"
-    found = read_json(path).get("value_range") if path.is_file() else None
+    found = settings.get("value_range")
     try:
         return ValueRange.from_plain(found)
     except (TypeError, ValueError) as problem:

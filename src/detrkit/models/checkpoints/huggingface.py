@@ -14,7 +14,7 @@ from detrkit.errors import WeightsError
 from detrkit.models.checkpoints.architecture import Weights, missing_heads, without_parts
 from detrkit.models.checkpoints.hf_deformable import read_deformable
 from detrkit.models.checkpoints.hf_detr import read_detr, write_huggingface
-from detrkit.models.checkpoints.hf_files import categories_of, preprocessing, read_json, read_tensors, value_range_of
+from detrkit.models.checkpoints.hf_files import categories_of, read_json, read_preprocessing, read_tensors
 from detrkit.models.checkpoints.hf_rtdetr import read_rtdetr
 from detrkit.structures import Categories
 
@@ -74,14 +74,13 @@ def read_huggingface(folder: str | Path) -> Weights:
         ) from problem
     absent = tuple(missing_heads(state_dict)) if kind.read is read_detr else ()
     state_dict = without_parts(state_dict, absent)
-    image_size, input_args, more_notes = preprocessing(folder, kind.size, kind.normalised)
+    preprocessing, more_notes = read_preprocessing(folder, kind.size, kind.normalised)
     return Weights(
         state_dict,
-        model_args | input_args,
+        model_args,
         Categories((), ()) if "class_embed" in absent else categories_of(config, model_args["num_classes"]),
-        image_size,
+        preprocessing,
         str(folder),
         (*notes, *more_notes),
         absent=absent,
-        value_range=value_range_of(folder),
     )

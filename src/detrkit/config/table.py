@@ -1,0 +1,75 @@
+"""The table of all settings of a training run as Markdown, made from their fields; docs/settings.md is its output."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+from docstring_parser import parse
+from docstring_parser.attrdoc import add_attribute_docstrings
+
+from detrkit.config.fields import Travels, describe_range, describe_type, hints_of, markers_of
+from detrkit.config.train import CONFIG_GROUPS
+
+HEAD = """# Settings
+
+Every setting of `detrkit train`: as a flag (`--lr 1e-4`), as a line of YAML (`lr: 1e-4`) and as an argument of
+`detrkit.TrainConfig` (`lr=1e-4`). The defaults are those of the recipe `classic`, which are the reference DETR's;
+the recipe `fast` and named models have others (see [switches](switches.md)).
+
+Settings marked ● belong to the architecture: `--weights` bring them, unless they are given. Those marked ○ matter in
+training only: weights bring them where they state them.
+
+This page is made by `python -m detrkit.config.table > docs/settings.md`.
+"""
+
+
+def settings_page() -> str:
+    """The whole page: a table for each group of settings."""
+    parts = [HEAD]
+    for group in CONFIG_GROUPS:
+        title = (inspect.getdoc(group) or "").rstrip(".")
+        parts.append(f"\n## {title}\n\n| setting | default | values | meaning |\n|---|---|---|---|\n")
+        parts += [_row(group, name) for name in hints_of(group)]
+    return "".join(parts)
+
+
+def _row(group: type, name: str) -> str:
+    hint = hints_of(group)[name]
+    default = next(field.default for field in fields(group) if field.name == name)
+    cells = (f"`{name}`{_mark(hint)}", _default(default), _values(hint), help_of(group)[name])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def help_of(group: type) -> dict[str, str]:
+    """The help of each field of a dataclass, base classes included: the text under the field, on one line."""
+    texts: dict[str, str] = {}
+    for each in reversed(group.__mro__[:-1]):
+        documented = parse("")
+        add_attribute_docstrings(each, documented)
+        texts |= {row.arg_name: " ".join((row.description or "").split()) for row in documented.params}
+    return texts
+
+
+def _mark(hint: Any) -> str:
+    how = [marker for marker in markers_of(hint) if isinstance(marker, Travels)]
+    if not how:
+        return ""
+    return " ○" if how[0] is Travels.IN_TRAINING else " ●"
+
+
+def _default(value: object) -> str:
+    if value == "":
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _values(hint: Any) -> str:
+    """Type, and range where it is not any value of the type."""
+    words = [describe_type(hint), describe_range(hint)]
+    return ", ".join(filter(None, words))
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")
