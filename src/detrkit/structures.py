@@ -1,6 +1,7 @@
-"""The nouns that travel between the stages: Categories, Target, Batch, Output, Branch, Locations.
+"""Data structures that pass between the stages: Categories, Target, Batch, Output, Branch, Locations.
 
-Shapes: B images per batch, Q queries, C classes, n objects or detections of one image, H x W pixels.
+Shapes: B images per batch, Q queries, C classes, n objects of one image, H x W pixels, h x w pixels of a predicted
+mask, S locations of all feature levels.
 """
 
 from __future__ import annotations
@@ -18,22 +19,25 @@ from detrkit.ops.value_range import ValueRange
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a data set; the one owner of `num_classes` and of the mapping from class index to original id.
+    """The classes of a data set: the owner of `num_classes` and of the mapping from class index to original id.
 
-    Class index k (what the model and the targets hold, 0..C-1) stands for original id `ids[k]` and `names[k]`.
-    Ids may be sparse and start anywhere; they are unique. Names are unique too, except for unused entries.
+    Class index k, 0..C-1, as in models and targets, stands for original id `ids[k]` and name `names[k]`. Ids may be
+    sparse and start anywhere; they are unique. Names are unique too, except for unused entries.
     """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
     isthing: tuple[bool, ...] = ()
-    """Panoptic data only: whether class k is a countable thing; empty means that all are."""
+    """Whether class k is a countable thing, in panoptic data; empty: all are."""
 
     def __post_init__(self) -> None:
-        for name in ("ids", "names", "isthing"):  # of lists and iterators as well
+        for name in ("ids", "names", "isthing"):  # lists and iterators are accepted too
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.ids) != len(self.names) or len(self.isthing) not in (0, len(self.ids)):
-            raise DataError(f"expected as many category names as ids, found {len(self.names)} and {len(self.ids)}")
+            raise DataError(
+                f"expected as many category names (and isthing flags, if any) as ids, found {len(self.names)} names, "
+                f"{len(self.isthing)} flags and {len(self.ids)} ids"
+            )
         if len(set(self.ids)) != len(self.ids):
             twice = next(i for i in self.ids if self.ids.count(i) > 1)
             raise DataError(f"expected unique category ids, found id {twice} more than once")
@@ -43,19 +47,19 @@ class Categories:
 
     @property
     def index_of_id(self) -> dict[int, int]:
-        """Original id -> class index."""
+        """Class index of each original id."""
         return {category_id: index for index, category_id in enumerate(self.ids)}
 
     @property
     def thing_ids(self) -> set[int]:
-        """Original ids of the things; of all classes where nobody says."""
+        """Original ids of the things; of all classes if `isthing` is empty."""
         return {i for i, thing in zip(self.ids, self.isthing or (True,) * len(self), strict=True) if thing}
 
     def index_map_from(self, other: Categories) -> dict[int, int]:
-        """Original id in `other` -> class index here; matched by name where both are named, else by id.
+        """Map original ids of `other` to class indices of this; by name if any name is common, else by id.
 
-        Ids of `other` that have no counterpart are absent. This is how a model meets a data set that numbers the
-        same classes differently.
+        Ids of `other` without a counterpart are absent. So a model can be used with a data set that numbers the same
+        classes differently.
         """
         by_name = {name: index for index, name in enumerate(self.names)}
         if any(name in by_name for name in other.names):
@@ -63,13 +67,13 @@ class Categories:
         return {i: index for i, index in self.index_of_id.items() if i in set(other.ids)}
 
     def by_id(self) -> Self:
-        """The same classes in the order of their ids."""
+        """Return the same classes in the order of their ids."""
         order = sorted(range(len(self)), key=lambda index: self.ids[index])
         isthing = tuple(self.isthing[k] for k in order) if self.isthing else ()
         return type(self)(tuple(self.ids[k] for k in order), tuple(self.names[k] for k in order), isthing)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """As JSON-like data, one entry per class: what checkpoints and COCO files hold."""
+        """Convert to JSON-like data, one entry per class, as in checkpoints and COCO files."""
         things = self.isthing or (True,) * len(self)
         rows: list[dict[str, Any]] = [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
         if self.isthing:
@@ -79,14 +83,14 @@ class Categories:
 
     @classmethod
     def from_plain(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
-        """The inverse of `to_plain`; entries keep their order."""
+        """Invert `to_plain`; entries keep their order."""
         rows = list(rows)
         things = tuple(bool(row["isthing"]) for row in rows) if rows and all("isthing" in r for r in rows) else ()
         return cls(tuple(int(r["id"]) for r in rows), tuple(str(r["name"]) for r in rows), things)
 
     @classmethod
     def unnamed(cls, num_classes: int) -> Self:
-        """Classes 0..C-1 whose names are their numbers: what a bare state dict allows."""
+        """Make classes 0..C-1 whose names are their numbers, for a state dict without names."""
         return cls(tuple(range(num_classes)), tuple(str(i) for i in range(num_classes)))
 
 
@@ -124,7 +128,7 @@ class Preprocessing:
 
 
 class Target(TypedDict):
-    """What one training image teaches. Only `labels` and `boxes` reach the criterion; the rest is for evaluation."""
+    """Ground truth of one image. The criterion uses `labels`, `boxes` and `masks`; the rest is for other stages."""
 
     labels: Tensor
     """int64 [n], class indices 0..C-1."""
@@ -133,9 +137,9 @@ class Target(TypedDict):
     masks: NotRequired[Tensor]
     """bool [n, H, W], at the size of the image without padding."""
     area: NotRequired[Tensor]
-    """float32 [n], in pixels of the transformed image."""
+    """float32 [n], in square pixels of the transformed image."""
     image_id: NotRequired[int]
-    """The data set's own id of the image."""
+    """Id of the image in the data set."""
     file: NotRequired[str]
     """Path of the image, for messages."""
     original_size: NotRequired[tuple[int, int]]
@@ -143,15 +147,15 @@ class Target(TypedDict):
     size: NotRequired[tuple[int, int]]
     """(h, w) in pixels after the transforms, without padding."""
     noise_seed: NotRequired[int]
-    """Seed of the noise that denoising queries put on this image's objects; absent: torch's own generator."""
+    """Seed of the noise of the denoising queries of this image; absent: torch's default generator."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of different sizes, padded at the right and bottom to one."""
+    """Images of different sizes, padded at the right and bottom to a common one."""
 
     images: Tensor
-    """uint8 [B, 3, H, W], RGB pixels, which the model normalises; 0 where padded."""
+    """uint8 [B, 3, H, W], RGB pixels, which the model normalises; 0 in the padding."""
     padding_mask: Tensor
     """bool [B, H, W], True = padding."""
     targets: list[Target]
@@ -160,7 +164,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """Copy the batch to another device."""
         targets = [
             {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in target.items()}
             for target in self.targets
@@ -173,7 +177,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; the data loader calls this when asked to."""
+        """Copy the batch to page-locked memory; the data loader calls this if `pin_memory` is set."""
         targets = [
             {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in target.items()} for target in self.targets
         ]
@@ -182,10 +186,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Output:
-    """What the model says of a batch, at its last decoder layer."""
+    """Predictions of the model for a batch, at its last decoder layer."""
 
     logits: Tensor
-    """float [B, Q, C + 1], the last class is "no object"; or, where `sigmoid`, [B, Q, C]."""
+    """float [B, Q, C + 1], the last class being "no object"; or, if `sigmoid`, [B, Q, C]."""
     boxes: Tensor
     """float [B, Q, 4]; cx, cy, w, h relative to the image without padding, in 0..1."""
     masks: Tensor | None = None
@@ -195,54 +199,53 @@ class Output:
     """Predicts masks for selected queries only, because masks are far more expensive than boxes: image indices int64
     [N] and query indices int64 [N] -> mask logits float [N, h, w]. None for a model without a mask head."""
     padded_size: tuple[int, int] | None = None
-    """(H, W) in pixels of the batch with its padding, which masks cover; None where nobody said, as with tensors given
-    by hand."""
+    """(H, W) of the padded batch in pixels, which masks cover; None: unknown, as for tensors made by hand."""
     aux: list[Output] = field(default_factory=list)
-    """The earlier decoder layers, first to last; empty without auxiliary outputs."""
+    """Predictions of the earlier decoder layers, first to last; empty without auxiliary losses."""
     sigmoid: bool = False
-    """An independent sigmoid per class, without a "no object" (focal loss and its kin), instead of a softmax."""
+    """Whether classes are independent sigmoids (focal loss and its variants) instead of a softmax with "no object"."""
     branches: list[Branch] = field(default_factory=list)
-    """What else teaches, in training only; empty in evaluation."""
+    """Auxiliary outputs, in training only; empty in evaluation."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Further outputs that teach in training only, and the rule by which they meet the objects.
+    """An auxiliary training output and how it is assigned to ground-truth objects.
 
-    The same loss terms apply to them as to the decoder layers; only the pairs are found differently:
+    The loss terms are those of the decoder layers; only the assignment differs (see `losses.supervision`):
 
-        pairs given           these pairs, at every layer (denoising: each query comes from a known object)
-        locations given       many places per object, by `--dense_head` (dense supervision)
-        otherwise             Hungarian matching, in each of `groups` equal runs of queries for itself, where each
-                              object may be matched `repeat` times
+        pairs given           by construction: each denoising query was made from a known object
+        locations given       dense assignment: many locations per object, by `--dense_head`
+        otherwise             Hungarian matching in each of `groups` equal groups of queries, where each object may be
+                              matched `repeat` times
     """
 
     name: str
-    """Losses are called `name/loss_ce`, `name/loss_ce_0`, ..."""
+    """Its losses are called `name/loss_ce`, `name/loss_ce_0`, ..."""
     output: Output
     """Its last layer; earlier ones are in `aux`."""
     pairs: list[tuple[Tensor, Tensor]] | None = None
     """(query indices, object indices) of each image, int64."""
     locations: Locations | None = None
-    """Where on the image each query of the output stands."""
+    """The locations of the feature levels that the queries of the output belong to."""
     groups: int = 1
     repeat: int = 1
     class_agnostic: bool = False
-    """Teach only whether there is something: every object counts as class 0."""
+    """Whether it only tells objects from background: every object counts as class 0."""
     ignored: Tensor | None = None
-    """bool [B, Q], queries that teach nothing, not even that there is nothing; None: all teach. Places in the padding
-    of `locations` are ignored as well."""
+    """bool [B, Q], queries without any loss, not even that of "no object"; None: none. Locations in the padding are
+    ignored as well."""
 
 
 @dataclass(frozen=True)
 class Locations:
-    """The places of all feature levels, one after another; S in all."""
+    """The locations of all feature levels, one after another; S in all."""
 
     centers: Tensor
-    """float [B, S, 2], x, y relative to the image without padding; places in the padding lie beyond 1."""
+    """float [B, S, 2], x, y relative to the image without padding; locations in the padding lie beyond 1."""
     cells: Tensor
-    """float [B, S, 2], width and height of the cell of each place, relative to the image without padding."""
+    """float [B, S, 2], width and height of the cell of each location, relative to the image without padding."""
     padding: Tensor
     """bool [B, S], True = padding."""
     level_sizes: tuple[int, ...]
-    """Number of places of each level; they add up to S."""
+    """Number of locations of each level; their sum is S."""

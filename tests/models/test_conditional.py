@@ -236,7 +236,7 @@ def test_onnx_gives_the_same_numbers(tmp_path):
         pytest.importorskip(name)
     runtime = pytest.importorskip("onnxruntime")
     attention, content, reference, memory = _setting(dtype=torch.float32)
-    inputs = (content, reference, memory.tokens, memory.position, memory.padding, memory.valid)
+    inputs = (content, reference, memory.tokens, memory.position, memory.padding, memory.valid_ratios)
     module = _Tensors(attention, memory.shapes).eval()
     torch.onnx.export(module, inputs, tmp_path / "attention.onnx", opset_version=18, dynamo=True, verbose=False)
     session = runtime.InferenceSession(tmp_path / "attention.onnx", providers=["CPUExecutionProvider"])

@@ -69,7 +69,7 @@ def _naive(attention, query, reference, memory):
                 mixed = 0
                 for level, (height, width) in enumerate(memory.shapes):
                     grid = values[b, starts[level] : starts[level] + height * width, channels].view(height, width, -1)
-                    wide, high = memory.valid[b, level].tolist()
+                    wide, high = memory.valid_ratios[b, level].tolist()
                     for point in range(points):
                         dx, dy = offsets[head, level, point]
                         if reference.shape[-1] == 2:
@@ -173,7 +173,7 @@ def test_equals_deformable_detr_of_transformers(numbers):
     fresh = DeformableAttention(DIM, HEADS, LEVELS, POINTS)
     assert {k: v.shape for k, v in theirs.state_dict().items()} == {k: v.shape for k, v in fresh.state_dict().items()}
     theirs.load_state_dict(attention.state_dict())
-    valid = memory.valid.repeat(1, 1, numbers // 2)
+    valid = memory.valid_ratios.repeat(1, 1, numbers // 2)
     expected, _ = theirs(
         query,
         attention_mask=~memory.padding,
@@ -191,7 +191,9 @@ def test_equals_rt_detr_of_transformers():
     from transformers.models.rt_detr import modeling_rt_detr as published
 
     attention, query, reference, memory = _setting(4, dtype=torch.float32)
-    memory = replace(memory, valid=torch.ones_like(memory.valid), padding=torch.zeros_like(memory.padding))
+    memory = replace(
+        memory, valid_ratios=torch.ones_like(memory.valid_ratios), padding=torch.zeros_like(memory.padding)
+    )
     config = RTDetrConfig(d_model=DIM, num_feature_levels=LEVELS)
     theirs = published.RTDetrMultiscaleDeformableAttention(config, num_heads=HEADS, n_points=POINTS)
     theirs.load_state_dict(attention.state_dict())
@@ -256,7 +258,7 @@ def test_onnx_gives_the_same_numbers(numbers, tmp_path):
         pytest.importorskip(name)
     runtime = pytest.importorskip("onnxruntime")
     attention, query, reference, memory = _setting(numbers, dtype=torch.float32)
-    inputs = (query, reference, memory.tokens, memory.padding, memory.valid)
+    inputs = (query, reference, memory.tokens, memory.padding, memory.valid_ratios)
     module = _Tensors(attention, memory.shapes).eval()
     torch.onnx.export(module, inputs, tmp_path / "attention.onnx", opset_version=18, dynamo=True, verbose=False)
     session = runtime.InferenceSession(tmp_path / "attention.onnx", providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Models: images to `Output`. `build_model` is the door; each noun of the paper has the file of its name."""
+"""Models: images to `Output`. `build_model` makes them; each noun of the paper has the file of that name."""
 
 from __future__ import annotations
 

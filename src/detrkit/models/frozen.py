@@ -1,9 +1,9 @@
-"""What frozen means: a part of which no parameter learns stays as it is, whatever else is trained.
+"""Frozen parts of a model: those without any trainable parameter, which training leaves as they are.
 
-Whether a parameter learns is told by `requires_grad`, and by nothing else. All that follows from it is decided here: a
-frozen part gets no group of the optimiser, and it runs as in evaluation also while the rest trains. So its batch norms
-normalise by their running statistics and leave these alone, are not synchronised between processes, and its dropout is
-off. A moving average of weights that stay as they are is those weights.
+A parameter is trainable if `requires_grad` is set; nothing else decides it. A frozen part has no parameter group in the
+optimiser, and runs in evaluation mode also while the rest trains: its batch norms use their running statistics, do not
+update them and are not synchronised between processes, and its dropout is off. The moving average of frozen weights is
+those weights.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import nn
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Let parameters learn no more; call `train` of the model afterwards, which asks `frozen_parts`."""
+    """Freeze parameters. Call `train` of the model afterwards, which sets the mode of `frozen_parts`."""
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
 def is_frozen(part: nn.Module) -> bool:
-    """Whether a part has parameters, and none of them learns."""
-    learns = [parameter.requires_grad for parameter in part.parameters()]
-    return bool(learns) and not any(learns)
+    """Whether a part has parameters, and none of them is trainable."""
+    trainable = [parameter.requires_grad for parameter in part.parameters()]
+    return bool(trainable) and not any(trainable)
 
 
 def frozen_parts(model: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a model that are frozen, the model itself not among them."""
+    """Yield the largest frozen parts of a model, the model itself excluded."""
     for part in model.children():
         if is_frozen(part):
             yield part

@@ -1,8 +1,8 @@
-"""Batch norms folded into the convolutions before them: the same function in fewer operations.
+"""Fold batch norms into the convolutions before them: the same function in fewer operations.
 
-In evaluation a batch norm is a scale and a shift a channel, and so is the end of a convolution (Jacob et al. 2018,
-"Quantization and Training of Neural Networks", section 3.2). The two branches of a RepVGG block become one convolution
-besides (Ding et al. 2021, section 3.3).
+In evaluation a batch norm is a scale and a shift per channel, which the weight and bias of a convolution can include
+(Jacob et al. 2018, "Quantization and Training of Neural Networks", section 3.2). In addition the two branches of a
+RepVGG block become one convolution (Ding et al. 2021, section 3.3).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from detrkit.models.detr import DETR
 from detrkit.models.hybrid_encoder import ConvNorm, RepVGGBlock
 
 IN_ORDER = (nn.Sequential, Stages, BasicBlock, Bottleneck, ConvNorm)
-"""Modules in which a norm has what the child before it gives, and nothing else has that."""
+"""Modules whose norms take the output of the child before, which has no other use."""
 
 
 def fold_norms(model: DETR) -> DETR:
-    """A copy of a model, for evaluation alone, without the batch norms that can be folded.
+    """Copy a model, for evaluation alone, without the batch norms that can be folded.
 
-    These are all of our own parts: backbones, channel mapper and hybrid encoder. Backbones of timm keep theirs. Outputs
-    are those of the model up to rounding; the keys of the copy are not those of the model.
+    These are the batch norms of backbones, channel mapper and hybrid encoder; backbones of timm keep theirs. Outputs
+    are those of the model up to rounding; state-dict keys are not.
     """
     folded = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -42,6 +42,7 @@ def fold_norms(model: DETR) -> DETR:
 
 
 def _fold_children(module: nn.Module) -> None:
+    """Fold each norm of a module whose predecessor is, or ends with, a convolution."""
     before: nn.Module | None = None
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d):
@@ -53,14 +54,18 @@ def _fold_children(module: nn.Module) -> None:
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
-    """Let a convolution do what a norm after it does; in float64, so that it is rounded once."""
+    """Change a convolution to include the norm after it; in float64, so that weights are rounded once.
+
+    gamma (W x + b - mean) / sqrt(var + eps) + beta = W' x + b', with s = gamma / sqrt(var + eps), W' = s W and
+    b' = s (b - mean) + beta.
+    """
     mean, variance = _double(norm.running_mean), _double(norm.running_var)
     scale = (variance + norm.eps).rsqrt()
     shift = -mean
     if conv.bias is not None:
         shift = shift + _double(conv.bias)
     shift = shift * scale
-    if norm.weight is not None:  # a batch norm need not have them
+    if norm.weight is not None:  # gamma and beta are optional
         scale, shift = scale * _double(norm.weight), shift * _double(norm.weight) + _double(norm.bias)
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter((_double(conv.weight) * scale[:, None, None, None]).to(dtype))
@@ -68,8 +73,8 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
 
 
 def _one_branch(block: RepVGGBlock) -> nn.Conv2d:
-    """The one 3x3 convolution that does what the 3x3 and the 1x1 convolution of a folded block do together."""
-    wide, narrow = block.conv1.conv, block.conv2.conv
+    """The 3x3 convolution that equals the sum of the 3x3 and the 1x1 convolution of a folded block."""
+    wide, narrow = block.conv1.conv, block.conv2.conv  # a 1x1 kernel is the centre of a 3x3 one
     assert wide.bias is not None
     assert narrow.bias is not None
     wide.weight = nn.Parameter(wide.weight + F.pad(narrow.weight, (1, 1, 1, 1)))

@@ -1,13 +1,10 @@
 """The efficient hybrid encoder (Zhao et al. 2024, "DETRs Beat YOLOs on Real-time Object Detection", section 4.2 and
-figure 4): attention where places are few, convolutions where they are many.
+figure 4): attention on the coarsest level, which has few tokens, convolutions on the finer ones, which have many.
 
-Self-attention works on the coarsest level alone (eq. 1). Then convolutions carry what was found there down to the finer
-levels, and what these see back up, as in PANet (Liu et al. 2018).
+Padding is not attended to, and is 0 in the input of each 3x3 convolution, as beyond the border of an image. So an image
+in a padded batch gives the same features as alone.
 
-Padding is not attended to, and padded places are set to 0 wherever a 3x3 convolution looks, as what lies beyond the
-border of an image is. So an image in a padded batch gives what it gives alone.
-
-Shapes: B batch, D channels, h x w places of one level, S places of all levels.
+Shapes: B batch, L levels, D channels, h x w cells of one level (level 1 the finest), S tokens of all levels.
 """
 
 from __future__ import annotations
@@ -27,7 +24,29 @@ from detrkit.models.layers.position_encoding import GridPosition
 
 
 class HybridEncoder(nn.Module):
-    """Feature levels of D channels -> Memory of as many levels, each of which knows of the others."""
+    """Intra-scale attention and cross-scale fusion of feature levels (Zhao et al. 2024, section 4.2, equation 1).
+
+    With S_l the input at level l, level L the coarsest, the fusion is that of PANet (Liu et al. 2018):
+
+        F_L = self-attention(S_L)                                 AIFI, equation 1
+        P_l = fuse(upsample(lateral(P_{l+1})), S_l), P_L = F_L    top-down path, as in a feature pyramid network
+        N_l = fuse(downsample(N_{l-1}), lateral(P_l)), N_1 = P_1  bottom-up path
+
+    and the output is a 1x1 convolution of each N_l. `layers` is AIFI; `lateral_convs` and `fpn_blocks` are lateral and
+    fuse of the top-down path, `downsample_convs` and `pan_blocks` downsample and fuse of the bottom-up path (together
+    CCFF), `out_projs` the convolutions of the output.
+
+    Args:
+        dim: D, a multiple of 4 and of `heads`.
+        heads: of the self-attention.
+        levels: L, at least 1.
+        dim_feedforward: width of the feed-forward network after the self-attention.
+        dropout: in the self-attention, in 0..1.
+        activation: of that feed-forward network; the convolutions have SiLU.
+        enc_layers: layers of self-attention; 0 for convolutions alone.
+        expansion: width of the fusion blocks, relative to `dim`.
+        blocks: convolutions per fusion block.
+    """
 
     def __init__(
         self,
@@ -41,19 +60,6 @@ class HybridEncoder(nn.Module):
         expansion: float = 1.0,
         blocks: int = 3,
     ) -> None:
-        """Prepare.
-
-        Args:
-            dim: D, a multiple of 4 and of `heads`.
-            heads: of the self-attention.
-            levels: how many, at least 1.
-            dim_feedforward: width of the feed-forward block of the self-attention.
-            dropout: in the self-attention, in 0..1.
-            activation: of that feed-forward block; the convolutions have SiLU.
-            enc_layers: layers of self-attention; 0 for convolutions alone.
-            expansion: width of the blocks of the fusion, relative to `dim`.
-            blocks: convolutions of each block of the fusion.
-        """
         super().__init__()
         self.position = GridPosition(dim)
         self.layers = LayerList(
@@ -70,42 +76,44 @@ class HybridEncoder(nn.Module):
         # bottom-up, finest first
         self.downsample_convs = nn.ModuleList(ConvNorm(dim, dim, 3, stride=2, act=True) for _ in steps)
         self.pan_blocks = nn.ModuleList(CSPBlock(dim, expansion, blocks) for _ in steps)
-        # what the published model counts as the decoder's, finest first
+        # finest first; the published model counts these among the parameters of the decoder
         self.out_projs = nn.ModuleList(ConvNorm(dim, dim, 1) for _ in range(levels))
 
     def forward(self, levels: Sequence[Level]) -> Memory:
-        """Levels, finest first, each about half as wide and high as the one before -> Memory."""
+        """Encode levels, finest first, each about half as wide and high as the one before."""
         *finer, coarsest = levels
-        maps = [level.features for level in (*finer, self._attend(coarsest))]
+        maps = [level.features for level in (*finer, self._self_attention(coarsest))]  # [B, D, h, w] each
 
-        down = [maps[-1]]  # coarsest first
+        # top-down: P_L, ..., P_1; each but the last is replaced by its lateral
+        down = [maps[-1]]
         for level, features, lateral, fuse in zip(
             reversed(finer), reversed(maps[:-1]), self.lateral_convs, self.fpn_blocks, strict=True
         ):
             down[-1] = lateral(down[-1])
-            wide = F.interpolate(down[-1], size=features.shape[-2:])
-            down.append(fuse(torch.cat([wide, features], 1), level.padding))
+            upsampled = F.interpolate(down[-1], size=features.shape[-2:])
+            down.append(fuse(torch.cat([upsampled, features], 1), level.padding))  # [B, 2 * D, h, w] -> [B, D, h, w]
 
+        # bottom-up: N_1, ..., N_L
         finest, *coarser = reversed(down)
         up = [finest]
-        for level, features, shrink, fuse in zip(
+        for level, features, downsample, fuse in zip(
             levels[1:], coarser, self.downsample_convs, self.pan_blocks, strict=True
         ):
-            narrow = F.interpolate(shrink(up[-1]), size=features.shape[-2:])  # smaller by one, if sizes round down
-            up.append(fuse(torch.cat([narrow, features], 1), level.padding))
+            smaller = F.interpolate(downsample(up[-1]), size=features.shape[-2:])  # by one cell, if sizes round down
+            up.append(fuse(torch.cat([smaller, features], 1), level.padding))
         out = [project(features) for project, features in zip(self.out_projs, up, strict=True)]
         return flatten([replace(level, features=features) for level, features in zip(levels, out, strict=True)])
 
-    def _attend(self, level: Level) -> Level:
-        """Self-attention of the places of one level, with the encoder's own position encoding."""
-        memory = flatten([replace(level, position=self.position(level.padding))])
+    def _self_attention(self, level: Level) -> Level:
+        """Self-attention of the tokens of one level, with the position encoding of this encoder."""
+        memory = flatten([replace(level, position=self.position(level.padding))])  # tokens [B, h * w, D]
         for layer in self.layers:
             memory = replace(memory, tokens=self.layers.run(layer, memory))
         return replace(level, features=memory.maps()[0])
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm, then SiLU if asked for."""
+    """Convolution and batch norm, with SiLU if `act`."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, act: bool = False) -> None:
         super().__init__()
@@ -120,7 +128,7 @@ class ConvNorm(nn.Module):
 
 
 class RepVGGBlock(nn.Module):
-    """The sum of a 3x3 and a 1x1 convolution, which train better than the one that could do the same.
+    """The sum of a 3x3 and a 1x1 convolution, which trains better than the equivalent single one.
 
     Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", section 3.2; here without the identity branch.
     """
@@ -136,9 +144,12 @@ class RepVGGBlock(nn.Module):
 
 
 class CSPBlock(nn.Module):
-    """Two maps of D channels become one: a part goes through convolutions and is added to a part that does not.
+    """The fusion block (Zhao et al. 2024, figure 5): x -> conv3(RepVGG^n(conv1(x)) + conv2(x)), 2 D channels to D.
 
-    The fusion block, figure 5 of Zhao et al. 2024.
+    Args:
+        dim: D.
+        expansion: width inside, relative to D.
+        blocks: n.
     """
 
     def __init__(self, dim: int, expansion: float, blocks: int) -> None:
@@ -150,10 +161,9 @@ class CSPBlock(nn.Module):
         self.conv3 = nn.Identity() if width == dim else ConvNorm(width, dim, 1, act=True)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        """[B, 2 * D, h, w] and padding bool [B, h, w] -> [B, D, h, w], 0 where padded."""
+        """[B, 2 * D, h, w] and padding bool [B, h, w] -> [B, D, h, w], 0 in the padding."""
         padding = padding[:, None]
-        deep = self.conv1(x)
+        deep = self.conv1(x)  # [B, expansion * D, h, w]
         for block in self.bottlenecks:
             deep = block(deep.masked_fill(padding, 0))
-        out: Tensor = self.conv3(deep + self.conv2(x))
-        return out.masked_fill(padding, 0)
+        return self.conv3(deep + self.conv2(x)).masked_fill(padding, 0)

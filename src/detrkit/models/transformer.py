@@ -8,7 +8,7 @@ from detrkit.models.decoder import Decoder
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder, under the original's keys."""
+    """Encoder and decoder, under the keys of the reference DETR."""
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()

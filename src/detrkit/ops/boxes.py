@@ -1,8 +1,8 @@
 """Box arithmetic: pure functions over tensors whose last dimension is 4.
 
-The one convention of this package: boxes are `x1, y1, x2, y2` in absolute pixels, x to the right and y downwards,
-x2 and y2 exclusive. The single exception is what the model speaks (its outputs and the training targets):
-`cx, cy, w, h` relative to the image without padding, in 0..1. COCO's `x, y, w, h` exists only in files.
+The convention of this package: boxes are `x1, y1, x2, y2` in absolute pixels, x to the right and y downwards, x2 and y2
+exclusive. The only exception are the outputs of the model and the training targets: `cx, cy, w, h` relative to the
+image without padding, in 0..1. COCO's `x, y, w, h` occurs only in files.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ _TINY = 1e-12  # keeps a quotient of areas finite where both are zero; far below
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size to corners; [..., 4], any unit."""
+    """Convert centre and size to corners; [..., 4], any unit."""
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Corners to centre and size; [..., 4], any unit."""
+    """Convert corners to centre and size; [..., 4], any unit."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=-1)
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """COCO's corner and size, as in files, to corners; [..., 4], any unit."""
+    """Convert COCO's corner and size, as in files, to corners; [..., 4], any unit."""
     x, y, w, h = boxes.unbind(-1)
     return torch.stack([x, y, x + w, y + h], dim=-1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """Corners to COCO's corner and size, as in files; [..., 4], any unit."""
+    """Convert corners to COCO's corner and size, as in files; [..., 4], any unit."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=-1)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area of corner boxes [..., 4] -> [...]; a box turned inside out has none."""
+    """Area of corner boxes [..., 4] -> [...]; 0 for a box whose corners are swapped."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union, in 0..1, of corner boxes that correspond: [..., 4] and [..., 4] broadcast to [...].
+    """Intersection over union, in 0..1, of corresponding corner boxes: [..., 4] and [..., 4] broadcast to [...].
 
-    Boxes without area are no error: their union with nothing is taken as 0.
+    The IoU of two boxes without area is 0.
     """
     overlap, union = _overlap_and_union(a, b)
     return overlap / union.clamp(min=_TINY)
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU, in -1..1, of corner boxes that correspond: [..., 4] and [..., 4] broadcast to [...].
+    """Generalised IoU, in -1..1, of corresponding corner boxes: [..., 4] and [..., 4] broadcast to [...].
 
     IoU minus the share of the smallest enclosing box that neither covers (Rezatofighi et al. 2019, algorithm 1).
     Finite for every finite box, also for boxes without area.
@@ -76,7 +76,7 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    # side by side instead of [..., 2] at once, so that innermost loops run over boxes and not over two numbers
+    # one coordinate after another instead of [..., 2], so that inner loops run over boxes and not over two numbers
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
@@ -85,6 +85,6 @@ def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of numbers in 0..1, which are kept `eps` away from both ends."""
+    """Logit of numbers in 0..1, clamped to at least `eps` from both ends."""
     x = x.clamp(0, 1)
     return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()

@@ -1,4 +1,4 @@
-"""Mask arithmetic: pure functions over mask logits, boolean masks [..., H, W] and COCO's run-length code."""
+"""Mask arithmetic: pure functions over mask logits, boolean masks [..., H, W] and COCO's run-length encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from detrkit.errors import DataError
 
 BYTES_AT_ONCE = 2**26
-"""Most bytes of masks that are copied together to encode them."""
+"""Largest number of bytes of masks that are copied together to be encoded."""
 
 
 def resize_masks(
@@ -23,93 +23,102 @@ def resize_masks(
     size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Tensor:
-    """Masks of one image at its own size, as the original makes them: resized bilinearly to what the model saw, cut
-    off where padding begins, and then the nearest pixel.
+    """Resize the masks of one image to its original size, as the reference DETR does.
 
-    Only the part of the image that an object lies in is computed, and there only the pixels that are taken.
+    That is bilinearly to the padded batch, cropped to the image, and then by nearest pixel to the original size. Only
+    the part of the image that contains the object is computed, and of it only the pixels that are in the result.
 
     Args:
         logits: float [n, h, w], covering the padded batch.
         padded_size: (H, W) of the padded batch in pixels.
         processed_size: (H, W) of the image in it, without padding.
-        size: (H, W) to give masks at, that of the image's file.
+        size: (H, W) of the result, that of the image file.
         threshold: a pixel belongs to the object where the sigmoid is above this, 0..1.
 
     Returns:
-        bool [n, H, W]; NaN belongs to nothing.
+        bool [n, H, W]; False for NaN.
     """
     border = torch.tensor(threshold).logit().item()
-    inside = logits > border
+    inside = logits > border  # [n, h, w]
     axes = zip((2, 1), logits.shape[1:], padded_size, processed_size, size, strict=True)
     rows, columns = (_Axis.of(inside.any(dim), *lengths) for dim, *lengths in axes)
     masks = torch.zeros(len(logits), *size, dtype=torch.bool, device=logits.device)
-    for mask, values, y, x in zip(masks, logits.float(), rows.wanted, columns.wanted, strict=True):
+    for mask, values, y, x in zip(masks, logits.float(), rows.spans, columns.spans, strict=True):
         if y.start < y.stop and x.start < x.stop:
-            wide = torch.lerp(values[:, columns.low[x]], values[:, columns.high[x]], columns.part[x])
-            high = torch.lerp(wide[rows.low[y]], wide[rows.high[y]], rows.part[y, None])
-            torch.gt(high, border, out=mask[y, x])
+            # bilinear interpolation, first along x, then along y
+            along_x = torch.lerp(values[:, columns.low[x]], values[:, columns.high[x]], columns.part[x])
+            resized = torch.lerp(along_x[rows.low[y]], along_x[rows.high[y]], rows.part[y, None])
+            torch.gt(resized, border, out=mask[y, x])
     return masks
 
 
 class _Axis(NamedTuple):
-    """How the H rows, or the W columns, of masks are computed."""
+    """Bilinear weights of the H rows, or the W columns, of resized masks, and the part that each mask occupies."""
 
     low: Tensor
     """int64 [H], see `between`."""
     high: Tensor
     part: Tensor
-    wanted: list[slice]
-    """For each mask which of them may hold something of it."""
+    spans: list[slice]
+    """The rows of each mask that can be True."""
 
     @classmethod
-    def of(cls, occupied: Tensor, count: int, padded: int, processed: int, wanted: int) -> _Axis:
-        """From the rows of logits that have something above the border, bool [n, count]."""
+    def of(cls, occupied: Tensor, count: int, padded: int, processed: int, size: int) -> _Axis:
+        """Make the axis.
+
+        Args:
+            occupied: bool [n, h], rows of the logits with a value above the border.
+            count: h.
+            padded: pixels of the padded batch along the axis.
+            processed: pixels of the image in it.
+            size: pixels of the result.
+        """
         pixels = torch.arange(processed, dtype=torch.float32, device=occupied.device)
-        nearest = functional.interpolate(pixels[None, None], size=wanted, mode="nearest")[0, 0].long()
+        nearest = functional.interpolate(pixels[None, None], size=size, mode="nearest")[0, 0].long()  # [H]
         low, high, part = between(nearest, count, padded)
-        near = occupied[:, low] | occupied[:, high]
+        near = occupied[:, low] | occupied[:, high]  # [n, H]
         first = near.byte().argmax(1)
         last = near.shape[1] - near.flip(1).byte().argmax(1)
         spans = zip(first.tolist(), (last * near.any(1)).tolist(), strict=True)
         return cls(low, high, part, [slice(start, stop) for start, stop in spans])
 
 
-def between(places: Tensor, count: int, covered: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Between which two of `count` samples each of `covered` pixels lies, and how far towards the second, 0..1.
+def between(pixels: Tensor, count: int, covered: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the two of `count` samples that each pixel lies between, and its distance from the first, 0..1.
 
     As in `torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)`.
 
     Args:
-        places: pixels, int64 [P].
-        count: samples.
-        covered: pixels that they cover.
+        pixels: indices of pixels, int64 [P].
+        count: number of samples.
+        covered: number of pixels that the samples cover.
     """
-    at = ((places + 0.5) * (count / covered) - 0.5).clamp(min=0)
+    at = ((pixels + 0.5) * (count / covered) - 0.5).clamp(min=0)
     low = at.long().clamp(max=count - 1)
     return low, (low + 1).clamp(max=count - 1), at - low
 
 
 def encode_rle(mask: Tensor) -> dict[str, Any]:
-    """COCO's compressed RLE of one mask [H, W] (bool): `{"size": [H, W], "counts": str}`."""
+    """Encode one mask [H, W] (bool) as COCO's compressed RLE: `{"size": [H, W], "counts": str}`."""
     return encode_rles(mask[None])[0]
 
 
 def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
-    """`encode_rle` of many masks of one image, bool [n, H, W]."""
+    """Encode many masks of one image, bool [n, H, W], as `encode_rle` does."""
     from faster_coco_eval.core import mask as coco_mask
 
     size = [int(side) for side in masks.shape[1:]]
-    found = []
+    rles = []
     for part in torch.split(masks, max(1, BYTES_AT_ONCE // max(1, size[0] * size[1]))) if len(masks) else ():
         columns = part.cpu().transpose(1, 2).contiguous().numpy()  # RLE runs down the columns
         for rle in coco_mask.encode(columns.view(np.uint8).transpose(2, 1, 0)):
             counts = rle["counts"]
-            found.append({"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts})
-    return found
+            rles.append({"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts})
+    return rles
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
-    """The mask of one object, bool [H, W], from what COCO files hold.
+    """Decode the segmentation of one object in a COCO file to a mask, bool [H, W].
 
     Args:
         segmentation: polygons (lists of x, y, x, y, ... in pixels, whose union is the object), or an RLE with `size`
@@ -118,7 +127,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
         width: its W.
 
     Raises:
-        DataError: it is neither, or `segmentation_fault` finds something.
+        DataError: it is neither, or `segmentation_fault` finds a defect.
     """
     from faster_coco_eval.core import mask as coco_mask
 
@@ -129,7 +138,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
 
 
 def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """The mask of one object in compressed run lengths, see `decode_segmentation`; nothing is checked."""
+    """Convert the segmentation of one object, as of `decode_segmentation`, to compressed RLE; without any check."""
     from faster_coco_eval.core import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -142,9 +151,9 @@ def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
-    """What is wrong with the polygons or the RLE of an object, in words; empty if nothing is.
+    """Describe the defect of the polygons or the RLE of an object; empty if there is none.
 
-    Without decoding it, so that a large data set is looked through in seconds.
+    The segmentation is not decoded, so that a large data set is checked in seconds.
 
     Args:
         segmentation: see `decode_segmentation`.
@@ -167,7 +176,7 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
 
 
 def is_polygon(polygon: Any) -> bool:
-    """Whether it is a list of x, y, x, y, ...: three or more corners, all finite and below 1e9 pixels."""
+    """Whether a value is a list of x, y, x, y, ...: three or more corners, all finite and below 1e9 pixels."""
     return (
         isinstance(polygon, list)
         and len(polygon) >= 6
@@ -179,11 +188,11 @@ def is_polygon(polygon: Any) -> bool:
 
 
 def run_lengths(counts: Any) -> list[int] | None:
-    """The run lengths in COCO's compressed RLE (text or bytes), None where it is none.
+    """Decode the run lengths of COCO's compressed RLE (text or bytes); None if it is not one.
 
-    They run down the columns, in turn outside and inside the mask. Five bits a letter from "0" on, lowest first, the
-    sixth telling that more follow; from the third run on, what stands there is the difference to the run before the
-    last.
+    Runs go down the columns, in turn outside and inside the mask. Each character has five bits of a number, lowest
+    first, counted from "0"; the sixth bit is set if more follow. From the third run on, the number is the difference to
+    the last run but one.
     """
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     if not isinstance(text, bytes):
@@ -205,16 +214,16 @@ def run_lengths(counts: Any) -> list[int] | None:
 
 
 def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]]:
-    """The outline of a mask as COCO's polygons, with few corners: what annotation tools edit.
+    """Convert a mask to COCO's polygons, with few corners, as annotation tools edit them.
 
-    Their union is the object; a part of a mask that hangs together by pixels' corners is one polygon. COCO's polygons
-    know no holes, so each hole is joined to the outline around it by a cut of no width: filling the polygon leaves the
-    hole out, and its outline runs along the cut and back. The inverse is `decode_segmentation`.
+    Their union is the object; parts of a mask that are connected, if only by corners of pixels, are one polygon. COCO's
+    polygons have no holes, so each hole is joined to the outline around it by a cut of width 0: filling the polygon
+    leaves the hole out, and its outline runs along the cut and back. The inverse is `decode_segmentation`.
 
     Args:
         mask: bool [H, W].
-        tolerance: how far the outline may lie off the true one in pixels; less for small and for thin objects, so
-            that about a twentieth of their area changes at most. 0: exact.
+        tolerance: largest distance of the outline from the true one in pixels; less for small and for thin objects, so
+            that at most about a twentieth of their area changes. 0: exact.
 
     Returns:
         x, y, x, y, ... of three corners or more, in pixels from the image's upper left corner: the first pixel
@@ -227,8 +236,7 @@ def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]
     rows, columns = (mask.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
     top, left = rows[0], columns[0]
     part = mask[top : rows[-1] + 1, left : columns[-1] + 1].cpu().numpy()
-    # A grid of half pixels, where pixel k spans 2k..2k+2, so that outlines run along the borders of pixels; OpenCV's
-    # run through their middles.
+    # a grid of half pixels, where pixel k spans 2k..2k+2, since outlines of OpenCV run through the centres of pixels
     grid = np.zeros((2 * part.shape[0] + 1, 2 * part.shape[1] + 1), dtype=np.uint8)
     grid[1::2, 1::2] = part
     grid = np.asarray(cv2.dilate(grid, np.ones((3, 3), np.uint8)), dtype=np.uint8)
@@ -245,10 +253,10 @@ def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]
 
 
 def _simplified(ring: Any, tolerance: float) -> Any:
-    """A closed outline, int [n, 1, 2], with fewer corners [m, 2]."""
+    """Reduce the corners of a closed outline, int [n, 1, 2] -> [m, 2]."""
     import cv2
 
-    # What a tolerance takes off or adds grows with the length of the outline; keep that small beside the area.
+    # the change in area grows with the length of the outline; keep it small relative to the area
     tolerance = min(tolerance, 0.15 * cv2.contourArea(ring) / cv2.arcLength(ring, closed=True))
     fewer = cv2.approxPolyDP(ring, tolerance, closed=True)
     if tolerance > 0 and len(fewer) > 2:
@@ -257,9 +265,9 @@ def _simplified(ring: Any, tolerance: float) -> Any:
 
 
 def _joined(rings: list[Any]) -> Any:
-    """One ring [n, 2] of an outer one and its holes, each entered at its left end, from the nearest corner outside.
+    """Join an outer ring and its holes to one ring [n, 2].
 
-    A cut may cross another hole: it is walked there and back, which leaves what is inside as it is.
+    Each hole is entered at its left end, from the nearest corner of the outer ring. A cut may cross another hole: as it is walked there and back, the filled area does not change.
     """
     from scipy.spatial import cKDTree
 

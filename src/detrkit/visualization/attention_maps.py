@@ -84,7 +84,7 @@ def sampled_points(attention: DeformableAttention, query: Tensor, reference: Ten
     where the last places reach a little over the border; so do these places.
     """
     locations, weights = attention.sampling(query, reference, memory)
-    points = locations[0].float() / memory.valid[0, :, None].float()  # [Q, M, L, K, 2]
+    points = locations[0].float() / memory.valid_ratios[0, :, None].float()  # [Q, M, L, K, 2]
     return SampledPoints(points.flatten(1, 3).cpu(), weights[0].float().flatten(1).cpu() / attention.heads)
 
 

@@ -1,1 +1,1 @@
-"""Backbones that give feature maps, and their pretrained weights."""
+"""Backbones: images to feature maps; and their pretrained weights."""

@@ -1,4 +1,4 @@
-"""Features: images to the maps of a backbone at some of its strides; what all backbones have in common."""
+"""Common parts of all backbones: `Features` turns images into feature maps at some of the strides of a backbone."""
 
 from __future__ import annotations
 
@@ -22,11 +22,22 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 NORMS = tuple(NORM_LAYERS)
 
 STAGES = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
-"""Stride of each stage of a ResNet."""
+"""Name of the ResNet stage at each stride."""
 
 
 class Features(nn.Module):
-    """Images [B, 3, H, W] to the feature maps of `body`, with what has to be known of them."""
+    """Images [B, 3, H, W] to the feature maps of `body`, with their channels, strides and normalisation.
+
+    Args:
+        body: module that returns the maps, finest first.
+        channels: of each map.
+        strides: of each map, relative to the image.
+        mean: of the images that the weights are for, per color channel (RGB in 0..1).
+        std: standard deviation of these, likewise.
+        multiple: heights and widths of images must be multiples of this.
+        channels_last: whether `body` returns maps [B, h, w, C].
+        num_high_res: number of first maps that are for masks alone.
+    """
 
     def __init__(
         self,
@@ -39,25 +50,24 @@ class Features(nn.Module):
         channels_last: bool = False,
         num_high_res: int = 0,
     ) -> None:
-        """The channels and the stride of each map, finest first; what `body` gives must be in that order.
-
-        `mean` and `std` are those of its images (RGB in 0..1), `multiple` what heights and widths must be a multiple
-        of; `channels_last` says that `body` gives maps [B, h, w, C]; the first `num_high_res` maps are
-        for masks alone.
-        """
         super().__init__()
         self.body = body
         self.channels, self.strides, self.mean, self.std = channels, strides, mean, std
         self.multiple, self.channels_last, self.num_high_res = multiple, channels_last, num_high_res
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> a map [B, C, h, w] for each stride, finest first; H and W are multiples of `multiple`."""
-        maps: list[Tensor] = list(self.body(images))
+        """[B, 3, H, W] -> one map [B, C, h, w] per stride, finest first; H and W are multiples of `multiple`."""
+        maps = list(self.body(images))
         return [each.permute(0, 3, 1, 2) for each in maps] if self.channels_last else maps
 
 
 class Stages(nn.Sequential):
-    """Modules in a row that gives what comes out of some of them. What lies behind the last of these is left out."""
+    """A sequence of modules that returns the outputs of some of them; those after the last of these are left out.
+
+    Args:
+        stages: the modules by name, in their order.
+        out_indices: names of the modules whose outputs are returned.
+    """
 
     def __init__(self, stages: OrderedDict[str, nn.Module], out_indices: Sequence[str]) -> None:
         names = list(stages)
@@ -66,7 +76,7 @@ class Stages(nn.Sequential):
         self.out_indices = tuple(out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, C, H, W] -> what comes out of each of `out_indices`, in the order of the row."""
+        """[B, C, H, W] -> the outputs of `out_indices`, in the order of the sequence."""
         outputs = []
         for name, stage in self.named_children():
             x = stage(x)
@@ -76,23 +86,22 @@ class Stages(nn.Sequential):
 
 
 def freeze_first(body: nn.Module) -> None:
-    """Keep the stem and layer1 of a ResNet as they are, as the original does."""
+    """Freeze the stem and layer1 of a ResNet, as the reference DETR does."""
     later = ("layer2.", "layer3.", "layer4.")
     freeze(parameter for key, parameter in body.named_parameters() if not key.startswith(later))
 
 
 def check_strides(strides: tuple[int, ...], own: Sequence[int], name: str) -> None:
-    """Make sure that a backbone has these strides.
+    """Check that a backbone has these strides.
 
     Raises:
-        ConfigError: it lacks one, or they do not grow.
+        ConfigError: one is missing, or they do not increase.
     """
-    lacking = [stride for stride in strides if stride not in own]
-    if lacking:
-        had = ", ".join(map(str, sorted(set(own))))
+    missing = [stride for stride in strides if stride not in own]
+    if missing:
+        available = ", ".join(map(str, sorted(set(own))))
         raise ConfigError(
-            f"expected feature levels at strides of {name} ({had}), found {lacking[0]}, which it has not; change "
-            "--feature_levels"
+            f"expected feature levels at strides of {name} ({available}), found {missing[0]}; change --feature_levels"
         )
     if list(strides) != sorted(set(strides)):
         raise ConfigError(f"expected the strides of the feature levels from finest to coarsest, found {list(strides)}")

@@ -1,4 +1,4 @@
-"""Weights of a backbone alone: published ones and files, fitted by name."""
+"""Weights of a backbone alone, published ones or files, matched by name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from detrkit.files import checkpoint_in
 
 
 def published_resnet(name: str) -> dict[str, Tensor]:
-    """The weights that the original starts from: torchvision's first ones for ImageNet, downloaded once.
+    """Download the weights that the reference DETR starts from, once: torchvision's first ones for ImageNet.
 
     Raises:
-        WeightsError: they cannot be had.
+        WeightsError: the download failed.
     """
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     try:
@@ -36,12 +36,12 @@ def published_resnet(name: str) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: str) -> Mapping[str, Any]:
-    """The state dict in a file: bare, or under "model" or "state_dict"; .pth or .safetensors. Or that of a run folder.
+    """Read the state dict of a file (bare, or under "model" or "state_dict"; .pth or .safetensors) or a run folder.
 
     Raises:
-        WeightsError: there is no such file, or it is none of these.
+        WeightsError: there is no such file, or it is of another kind.
     """
-    # that package builds models, so not at the top
+    # imported here, since that package imports models
     from detrkit.models.checkpoints.safe import read_checkpoint, read_safetensors
 
     if path.endswith(".safetensors") and Path(path).is_file():
@@ -54,34 +54,34 @@ def read_state_dict(path: str) -> Mapping[str, Any]:
 
 
 def load_body(body: nn.Module, state: Mapping[str, Any], source: str) -> None:
-    """Load every entry of `body` from a classifier's or a DETR's weights; what else these hold is left.
+    """Load every entry of `body` from weights of a classifier or a DETR; other entries of these are ignored.
 
     Raises:
-        WeightsError: an entry is missing or has another shape; the sentence names `source`.
+        WeightsError: an entry is missing or has another shape; the message names `source`.
     """
-    found = {_plain(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    wanted = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
-    missing = [key for key in wanted if _plain(key) not in found]
+    available = {_plain(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    expected = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
+    missing = [key for key in expected if _plain(key) not in available]
     if missing:
         raise WeightsError(
-            f"expected weights for the backbone in {source}, found none for {len(missing)} of {len(wanted)} entries, "
+            f"expected weights for the backbone in {source}, found none for {len(missing)} of {len(expected)} entries, "
             f"the first {missing[0]}; check that --backbone names the architecture of the file"
         )
-    for key, value in wanted.items():
-        if found[_plain(key)].shape != value.shape:
+    for key, value in expected.items():
+        if available[_plain(key)].shape != value.shape:
             raise WeightsError(
-                f"expected {key} of shape {list(value.shape)} in {source}, found {list(found[_plain(key)].shape)}; "
+                f"expected {key} of shape {list(value.shape)} in {source}, found {list(available[_plain(key)].shape)}; "
                 "check that --backbone names the architecture of the file"
             )
-    if any(isinstance(m, nn.GroupNorm) for m in body.modules()) and any(k.endswith("running.mean") for k in found):
+    if any(isinstance(m, nn.GroupNorm) for m in body.modules()) and any(k.endswith("running.mean") for k in available):
         raise WeightsError(
             f"expected weights that were trained with group norm, found batch-norm statistics in {source}; "
             "use --backbone_norm frozen or batch with them"
         )
-    body.load_state_dict(body.state_dict() | {key: found[_plain(key)] for key in wanted})
+    body.load_state_dict(body.state_dict() | {key: available[_plain(key)] for key in expected})
 
 
 def _plain(key: str) -> str:
-    """A key without the wrappers it may have been saved in; timm's extractors also write _ for some dots."""
+    """A key without the prefixes of wrappers; timm's feature extractors also write _ for some dots."""
     key = re.sub(r"^(module\.|model\.|net\.|backbone\.)+", "", key.rpartition("backbone.0.body.")[2])
     return key.replace("_", ".")

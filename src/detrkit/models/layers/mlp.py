@@ -1,4 +1,4 @@
-"""Prediction heads, shared by all decoder layers (paper, section 3.2: prediction feed-forward networks)."""
+"""Multi-layer perceptrons of the prediction heads (paper, section 3.2: prediction feed-forward networks)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them: [..., D] -> [..., out]."""
+    """Linear layers with ReLU between them.
+
+    Args:
+        dim: D, channels of the input.
+        hidden: channels between the layers.
+        out: channels of the output.
+        num_layers: number of linear layers.
+    """
 
     def __init__(self, dim: int, hidden: int, out: int, num_layers: int) -> None:
         super().__init__()
@@ -21,17 +28,16 @@ class MLP(nn.Module):
         """[..., D] -> [..., out]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        last: Tensor = self.layers[-1](x)
-        return last
+        return self.layers[-1](x)
 
 
 def run_in_float32(head: nn.Module, x: Tensor) -> Tensor:
-    """What a head says of x, in float32 also under autocast: boxes and the ranks of places need more than bf16's 8 bits
-    (half a point of AP on the demo's images), and heads cost next to nothing."""
-    out: Tensor
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            out = head(x.float())
-    else:  # exporters do not know autocast, even to turn it off
-        out = head(x)
-    return out
+    """Run a prediction head in float32, also under autocast.
+
+    Boxes and the ranks of tokens need more than the 8 bits of bfloat16 (half a point of AP on the demo's images), and
+    heads cost next to nothing.
+    """
+    if not torch.is_autocast_enabled(x.device.type):  # exporters do not support autocast, even to disable it
+        return head(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.float())

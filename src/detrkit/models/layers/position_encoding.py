@@ -1,7 +1,7 @@
-"""Position encodings: where in the image each feature lies (paper, section 3.2 and appendix A.4).
+"""Position encodings of the cells of feature maps (paper, section 3.2 and appendix A.4), and of boxes.
 
-The two modules go from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W]; `sine_of_boxes` encodes
-the boxes that queries stand for.
+The modules go from padding [B, H, W] (bool, True = padding) to an encoding [B, D, H, W]; `sine_of_boxes` encodes the
+reference boxes of queries.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from torch.nn import functional as F
 
 
 class SinePosition(nn.Module):
-    """Fixed sines and cosines of the row and of the column, normalised to the image without its padding.
+    """Fixed sines and cosines of y and x, normalised to the image without padding.
 
-    Half of the `dim` channels tells y, the other half x (Parmar et al. 2018, in two dimensions). `dim` is a multiple
-    of 4. A place is where it ends, as in the classic model, or, `centered`, where its middle is (Deformable DETR), so
-    that a point of the image has the same encoding on every level.
+    Half of the channels encode y, the other half x (Parmar et al. 2018, in two dimensions).
+
+    Args:
+        dim: D, a multiple of 4.
+        temperature: ratio of the slowest and fastest wave lengths, about.
+        centered: whether the position of a cell is its centre (Deformable DETR), so that a point of the image has the
+            same encoding on every level; False: its lower right corner, as in the classic model.
     """
 
     def __init__(self, dim: int, temperature: float = 10000.0, centered: bool = False) -> None:
@@ -28,18 +32,22 @@ class SinePosition(nn.Module):
     def forward(self, padding: Tensor) -> Tensor:
         """Padding [B, H, W] -> encoding [B, D, H, W], float32."""
         inside = (~padding).float()
-        back = 0.5 if self.centered else 0.0
-        y, x = inside.cumsum(1), inside.cumsum(2)
-        y = (y - back) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-        x = (x - back) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        shift = 0.5 if self.centered else 0.0
+        y, x = inside.cumsum(1), inside.cumsum(2)  # [B, H, W] each, 1, 2, ... in the image
+        y = (y - shift) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)  # 0..2 pi
+        x = (x - shift) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         return _waves(torch.stack([y, x], dim=-1), self.dim // 2, self.temperature).permute(0, 3, 1, 2)
 
 
 class GridPosition(nn.Module):
-    """Fixed sines and cosines of the row and of the column, counted in places and not normalised (RT-DETR's encoder).
+    """Fixed sines and cosines of the row and the column, counted in cells, not normalised (encoder of RT-DETR).
 
-    The first quarter of the `dim` channels (a multiple of 4) has the sines of the row, the others have its cosines, the
-    sines of the column and its cosines; each of ever slower waves.
+    The four quarters of the channels are the sines of the row, its cosines, the sines of the column and its cosines,
+    from fast to slow waves.
+
+    Args:
+        dim: D, a multiple of 4.
+        temperature: ratio of the slowest and fastest wave lengths, about.
     """
 
     def __init__(self, dim: int, temperature: float = 10000.0) -> None:
@@ -47,31 +55,31 @@ class GridPosition(nn.Module):
         self.dim, self.temperature = dim, temperature
 
     def forward(self, padding: Tensor) -> Tensor:
-        """Padding [B, H, W] -> encoding [B, D, H, W], float32; where the padding lies does not matter."""
+        """Padding [B, H, W] -> encoding [B, D, H, W], float32; only the shape of the padding matters."""
         batch, height, width = padding.shape
         quarter = self.dim // 4
         speed = self.temperature ** -(torch.arange(quarter, device=padding.device) / quarter)
         y = torch.arange(height, device=padding.device)[:, None] * speed  # [H, D/4]
-        x = torch.arange(width, device=padding.device)[:, None] * speed
-        rows = torch.cat([y.sin(), y.cos()], 1).T[:, :, None].expand(-1, -1, width)
-        columns = torch.cat([x.sin(), x.cos()], 1).T[:, None, :].expand(-1, height, -1)
+        x = torch.arange(width, device=padding.device)[:, None] * speed  # [W, D/4]
+        rows = torch.cat([y.sin(), y.cos()], 1).T[:, :, None].expand(-1, -1, width)  # [D/2, H, W]
+        columns = torch.cat([x.sin(), x.cos()], 1).T[:, None, :].expand(-1, height, -1)  # [D/2, H, W]
         return torch.cat([rows, columns])[None].expand(batch, -1, -1, -1)
 
 
 def sine_of_boxes(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Numbers in 0..1, such as cx, cy, w, h, as sines and cosines: [..., k] -> [..., k * dim].
+    """Encode numbers in 0..1, such as cx, cy, w, h, as sines and cosines: [..., k] -> [..., k * dim].
 
-    Each number is spread over `dim` channels (an even number) as SinePosition spreads y and x, so (cy, cx) with half of
-    the channels each is comparable with the position of the features. The numbers come one after another, in the order
-    given (Deformable DETR, appendix A.4, for proposals; DAB-DETR, eq. 4, for anchors). Float32 also where `boxes` are
-    less exact, as under autocast: the fastest wave is too fast for half precision.
+    Each number has `dim` channels (an even number), encoded as SinePosition does y and x, so (cy, cx) with D / 2
+    channels each is comparable with the encoding of the features. The numbers keep their order (Deformable DETR,
+    appendix A.4, for proposals; DAB-DETR, equation 4, for anchors). At least float32, also under autocast: the fastest
+    wave is too fast for half precision.
     """
-    exact = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    return _waves(exact * (2 * math.pi), dim, temperature)
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    return _waves(boxes * (2 * math.pi), dim, temperature)
 
 
 def _waves(angles: Tensor, dim: int, temperature: float) -> Tensor:
-    """Angles [..., k] -> sines and cosines, taking turns, of ever slower waves: [..., k * dim]."""
+    """Angles [..., k] -> sines and cosines in turn, from fast to slow waves: [..., k * dim]."""
     exponent = torch.arange(dim // 2, dtype=angles.dtype, device=angles.device) * 2 / dim
     period = temperature**exponent  # one for each pair of a sine and a cosine
     phases = angles[..., None] / period  # [..., k, dim/2]
@@ -79,12 +87,16 @@ def _waves(angles: Tensor, dim: int, temperature: float) -> Tensor:
 
 
 class LearnedPosition(nn.Module):
-    """A learned vector for each column and each row, up to 50 of them; beyond, the table is interpolated.
+    """A learned vector for each column and each row, up to 50 of them; larger maps interpolate the table.
 
-    The original fails on features larger than 50 x 50, which DC5 at 1333 pixels has.
+    The reference DETR fails on feature maps larger than 50 x 50, which DC5 at 1333 pixels has.
+
+    Args:
+        dim: D, an even number.
     """
 
     SIZE = 50
+    """Rows of each table."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -94,21 +106,20 @@ class LearnedPosition(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, padding: Tensor) -> Tensor:
-        """Padding [B, H, W] -> encoding [B, D, H, W]; the padding itself does not matter."""
+        """Padding [B, H, W] -> encoding [B, D, H, W]; only the shape of the padding matters."""
         batch, height, width = padding.shape
         x = _rows_for(self.col_embed.weight, width).T[:, None, :].expand(-1, height, -1)  # [D/2, H, W]
-        y = _rows_for(self.row_embed.weight, height).T[:, :, None].expand(-1, -1, width)
+        y = _rows_for(self.row_embed.weight, height).T[:, :, None].expand(-1, -1, width)  # [D/2, H, W]
         return torch.cat([x, y])[None].expand(batch, -1, -1, -1)
 
 
 def _rows_for(table: Tensor, length: int) -> Tensor:
-    """The first `length` rows of a table [N, D], or the table stretched to `length` rows where it is too short."""
+    """The first `length` rows of a table [N, D], or the table interpolated to `length` rows where it is too short."""
     if length <= len(table):
         return table[:length]
-    stretched: Tensor = F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)
-    return stretched[0].T
+    return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T
 
 
 def build_position(position_embedding: str, dim: int, centered: bool = False) -> SinePosition | LearnedPosition:
-    """The encoding named "sine", whose places may be `centered`, or "learned"."""
+    """Build the encoding named "sine" (see `SinePosition` for `centered`) or "learned"."""
     return SinePosition(dim, centered=centered) if position_embedding == "sine" else LearnedPosition(dim)
