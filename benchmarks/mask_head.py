@@ -1,4 +1,4 @@
-"""What masks cost in a training step: of matched queries alone, as detrkit makes them, and of all, as the original did.
+"""Cost of masks in a training step: for matched queries alone, as in detrkit, and for all, as in the reference DETR.
 
     python benchmarks/mask_head.py                # DETR on ResNet-50, batch 4, 256 pixels: two minutes on a core
     python benchmarks/mask_head.py --size 800 --device cuda
@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace) -> Cost:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    for parameter in model.parameters():  # states of the optimiser, and a place for every gradient
+    for parameter in model.parameters():  # states of the optimiser, and every gradient
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     before = torch.cuda.memory_allocated() if cuda else _resident()
@@ -86,8 +86,8 @@ def measure(args: argparse.Namespace) -> Cost:
 def _target(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Random objects of an image, with the rectangles of their boxes as masks."""
     centre, extent = 0.3 + 0.4 * torch.rand(args.objects, 2), 0.1 + 0.3 * torch.rand(args.objects, 2)
-    place = (torch.arange(args.size) + 0.5) / args.size
-    inside = [((place - centre[:, i, None]).abs() * 2 < extent[:, i, None]) for i in (0, 1)]
+    pixels = (torch.arange(args.size) + 0.5) / args.size
+    inside = [((pixels - centre[:, i, None]).abs() * 2 < extent[:, i, None]) for i in (0, 1)]
     target = {
         "labels": torch.randint(0, args.classes, (args.objects,)),
         "boxes": torch.cat([centre, extent], 1),

@@ -1,4 +1,4 @@
-"""How long masks and panoptic maps take after the model has spoken, beside the plain way of making them.
+"""Time of masks and panoptic maps after the forward pass, beside a plain implementation.
 
     python benchmarks/postprocessing.py [--queries 100] [--size 800x1066] [--device cuda] [--forward]
 
@@ -75,7 +75,7 @@ def _through_png(ids: Any, size: Size) -> Tensor:
 
 
 def blobs(queries: int, processed: Size, classes: int, seed: int = 0) -> Output:
-    """What a trained model might say of one image: each query is sure of a class and of a round region of its own,
+    """Outputs as of a trained model for one image: each query is sure of a class and of a round region of its own,
     with a wavy border; some regions are tiny or lie behind others."""
     random = torch.Generator().manual_seed(seed)
     h, w = -(-processed[0] // 4), -(-processed[1] // 4)

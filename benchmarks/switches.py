@@ -160,31 +160,31 @@ def _compare(flags: argparse.Namespace) -> int:
     found: dict[str, list[Run]] = {}
     failures: list[str] = []
     for data in flags.data:
-        open_dataset(data)  # what is no data set shall be told once, not by every training
+        open_dataset(data)  # an error in the data set is reported once, not by every training
     for name, data in zip(names, flags.data, strict=True):
-        place = folder / name
+        out_dir = folder / name
         # one training a name: `fast` heads two series
         once = {variant.name: variant for series in rows.values() for variant in series}
         jobs = make_jobs(
             list(once.values()),
             flags,
-            data=limited_copy(data, flags.limit, place) if flags.limit else data,
+            data=limited_copy(data, flags.limit, out_dir) if flags.limit else data,
             epochs=epochs,
             image_size=flags.image_size or 320,
             batch_size=flags.batch_size or 16,
             eval_every=math.gcd(*(flags.eval_epochs or (epochs,))),
         )
-        _refuse_other_data(place, jobs[0].data)
+        _refuse_other_data(out_dir, jobs[0].data)
 
-        def finished(runs: list[Run], name: str = name, place: Path = place) -> None:
+        def finished(runs: list[Run], name: str = name, out_dir: Path = out_dir) -> None:
             found[name] = runs
             write_atomic(folder / "switches.md", tables(rows, found))
             for series, members in rows.items():
                 shown = _of(members, runs)
                 if shown:
-                    draw_curves(place / f"{series}.png", shown, f"{name}: {series}")
+                    draw_curves(out_dir / f"{series}.png", shown, f"{name}: {series}")
 
-        _, failed = run_jobs(jobs, place, parallel=flags.parallel or 1, finished=finished)
+        _, failed = run_jobs(jobs, out_dir, parallel=flags.parallel or 1, finished=finished)
         failures += failed
     if found:
         print("\n" + (folder / "switches.md").read_text(encoding="utf-8"))
@@ -204,8 +204,8 @@ def tables(rows: Mapping[str, Sequence[Variant]], found: Mapping[str, Sequence[R
         for data in found:
             head += [f"{data} AP", f"against {before}", "s / epoch"]
         body = []
-        for place, variant in enumerate(members):
-            other = members[max(0, place - 1)] if series == "added" else members[0]
+        for k, variant in enumerate(members):
+            other = members[max(0, k - 1)] if series == "added" else members[0]
             cells = [variant.name]
             for data in found:
                 cells += _cells(groups[data].get(variant.name, []), groups[data].get(other.name, []))
@@ -239,10 +239,10 @@ def _chosen(rows: dict[str, list[Variant]], only: Sequence[str]) -> dict[str, li
     return {series: [v for v in members if v is members[0] or v.name in only] for series, members in rows.items()}
 
 
-def _refuse_other_data(place: Path, data: str) -> None:
-    for run in Results(place).runs:
+def _refuse_other_data(out_dir: Path, data: str) -> None:
+    for run in Results(out_dir).runs:
         if run.job.data != data:
-            raise ConfigError(f"{place} holds results on {run.job.data}, now it is {data}; name another --output_dir")
+            raise ConfigError(f"{out_dir} holds results on {run.job.data}, now it is {data}; name another --output_dir")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Which places learn which objects: hand-made cases, and the three rules again as loops."""
+"""Dense assignment: hand-made cases, and the three rules once more as loops."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ KINDS = ["fcos", "atss", "tood"]
 GRIDS = ((4, 4), (2, 2))
 
 
-def places(grids=GRIDS, batch=1, width=1.0):
-    """Locations of square maps of (h, w) places; of each only the left `width` is image, the rest padding."""
+def make_locations(grids=GRIDS, batch=1, width=1.0):
+    """Locations of square maps of (h, w) cells; only the left `width` of each is image, the rest padding."""
     centers, cells, padding = [], [], []
     for height, columns in grids:
         valid = round(columns * width)
@@ -28,7 +28,7 @@ def places(grids=GRIDS, batch=1, width=1.0):
 
 
 def blank(locations, classes=3, cells=4.0):
-    """What a dense head says at first: nothing of the classes, boxes of some cells around each place."""
+    """Predictions of an untrained dense head: equal scores, boxes of some cells around each location."""
     boxes = torch.cat([locations.centers, cells * locations.cells], -1)
     return Output(torch.full((*boxes.shape[:2], classes), -4.6), boxes, sigmoid=True)
 
@@ -47,18 +47,18 @@ def many(count, seed=0, low=0.02, high=0.3):
 
 
 def assign(kind, target, locations=None, out=None):
-    """{object: its places} of a single image."""
-    locations = locations or places()
+    """The set of locations of each object of a single image."""
+    locations = locations or make_locations()
     chosen, assigned_gt = DenseAssigner(kind)(out or blank(locations), locations, [target])[0]
     assert chosen.dtype == assigned_gt.dtype == torch.int64
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     found = {}
-    for place, owner in zip(chosen.tolist(), assigned_gt.tolist(), strict=True):
-        found.setdefault(owner, set()).add(place)
+    for location, gt in zip(chosen.tolist(), assigned_gt.tolist(), strict=True):
+        found.setdefault(gt, set()).add(location)
     return found
 
 
-# Places of the 4x4 + 2x2 grid, by row: 0..3, 4..7, 8..11, 12..15, then 16 17 / 18 19.
+# Locations of the 4x4 + 2x2 grid, by row: 0..3, 4..7, 8..11, 12..15, then 16 17 / 18 19.
 
 
 def test_what_each_rule_picks_on_a_small_grid():
@@ -66,31 +66,31 @@ def test_what_each_rule_picks_on_a_small_grid():
     nine = {0, 1, 2, 4, 5, 6, 8, 9, 10}
     assert assign("fcos", box) == {0: nine}  # all nine within 1.5 cells; too small for the coarse level
     assert assign("tood", box) == {0: {*nine, 16}}  # all that lie inside, being fewer than 13
-    # Candidates are 9 of the fine places, whose anchors have 2 x 2 in size, and the 4 coarse ones, of 4 x 4. The object
-    # lies in each of them, so that fine places have IoU 0.3025 / 4 and coarse ones 0.3025 / 16. Mean 0.0582 + standard
-    # deviation 0.0273 is more than any has, and the object is left with the nearest place.
+    # Candidates are 9 of the fine locations, whose anchors have 2 x 2 in size, and the 4 coarse ones, of 4 x 4. The
+    # object lies in each of them, so that fine locations have IoU 0.3025 / 4 and coarse ones 0.3025 / 16. Mean 0.0582 +
+    # standard deviation 0.0273 is more than any has, and the object is left with the nearest location.
     assert assign("atss", box) == {0: {5}}
 
 
 def test_atss_takes_the_level_whose_anchor_fits():
     """Anchors of 8 cells: 0.25 and 0.5 wide. The coarse ones around the centre fit an object of 0.5."""
     grids = ((32, 32), (16, 16))
-    found = assign("atss", objects([0.5, 0.5, 0.5, 0.5]), places(grids))[0]
+    found = assign("atss", objects([0.5, 0.5, 0.5, 0.5]), make_locations(grids))[0]
     assert found == {1024 + 16 * row + column for row in (7, 8) for column in (7, 8)}
     # One of 0.25, at the centre of a fine cell: that one, and its neighbours by side and corner.
-    found = assign("atss", objects([16.5 / 32, 16.5 / 32, 0.25, 0.25]), places(grids))[0]
+    found = assign("atss", objects([16.5 / 32, 16.5 / 32, 0.25, 0.25]), make_locations(grids))[0]
     assert {32 * 16 + 16, 32 * 16 + 15, 32 * 15 + 16} <= found
     assert max(found) < 1024
 
 
 def test_fcos_divides_sizes_among_levels_without_gaps():
     """Cells of 1/32 and, four times as large, 1/8: the coarse level begins where the fine one ends, at 8/32."""
-    locations, center = places(((32, 32), (8, 8))), 16.5 / 32
+    locations, center = make_locations(((32, 32), (8, 8))), 16.5 / 32
     levels = {}
     for size in (0.2, 0.3, 0.4, 0.49, 0.51, 0.6, 0.9):
         found = assign("fcos", objects([center, center, size, size]), locations)[0]
         assert len(found) > 1  # not by the last resort, which gives one
-        levels[size] = {place >= 1024 for place in found}
+        levels[size] = {location >= 1024 for location in found}
     assert levels[0.2] == levels[0.3] == {False}
     assert levels[0.51] == levels[0.6] == levels[0.9] == {True}
 
@@ -98,17 +98,20 @@ def test_fcos_divides_sizes_among_levels_without_gaps():
 def test_fcos_keeps_to_the_middle_and_the_smaller_object_wins():
     grids = ((8, 8),)
     # Centres of cells within 1.5 cells of 0.5: the four in the middle.
-    assert assign("fcos", objects([0.5, 0.5, 0.9, 0.9]), places(grids)) == {0: {27, 28, 35, 36}}
+    assert assign("fcos", objects([0.5, 0.5, 0.9, 0.9]), make_locations(grids)) == {0: {27, 28, 35, 36}}
     # 0.4375 = column 3: the inner object takes the 9 cells around it but those outside it; the outer is left 35 and 36,
     # which lie below the inner one.
     inner, outer = [0.4375, 0.4375, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9]
     for first, second, small in ((inner, outer, 0), (outer, inner, 1)):
-        found = assign("fcos", objects(first, second), places(grids))
+        found = assign("fcos", objects(first, second), make_locations(grids))
         assert found == {small: {27}, 1 - small: {28, 35, 36}}
 
 
-def test_aligned_takes_the_places_that_say_it_best():
-    locations, box = places(((8, 8),)), objects([0.5, 0.5, 0.7, 0.7])  # 36 centres inside, rows and columns 1 to 6
+def test_tood_takes_the_best_predictions():
+    locations, box = (
+        make_locations(((8, 8),)),
+        objects([0.5, 0.5, 0.7, 0.7]),
+    )  # 36 centres inside, rows and columns 1 to 6
     out = blank(locations)  # score 0.01
     out.boxes[:] = torch.tensor([0.5, 0.5, 0.5, 0.5])  # IoU 0.25 / 0.49 = 0.51
     right, sure, outside = [9, 10, 11, 12, 13, 14, 17, 18, 19, 20], [49, 50, 51], [0, 7, 56, 63]
@@ -120,9 +123,9 @@ def test_aligned_takes_the_places_that_say_it_best():
     assert assign("tood", box, locations, out) == {0: {*right, *sure}}
 
 
-def test_aligned_gives_a_place_to_the_object_it_fits_better():
+def test_tood_gives_a_location_to_the_object_it_fits_better():
     """Two objects that share columns 3 and 4 of rows 2 to 5; the upper half speaks of the first."""
-    locations = places(((8, 8),))
+    locations = make_locations(((8, 8),))
     both = objects([0.4, 0.5, 0.5, 0.5], [0.6, 0.5, 0.5, 0.5])
     out = blank(locations)
     out.boxes[0, :32], out.boxes[0, 32:] = both["boxes"][0], both["boxes"][1]
@@ -131,13 +134,13 @@ def test_aligned_gives_a_place_to_the_object_it_fits_better():
     assert {35, 36, 43, 44} <= found[1]
 
 
-@pytest.mark.parametrize("classes_say", [-4.6, 3.0])
-def test_aligned_at_the_very_start_when_no_box_meets_any_object(classes_say):
-    """All scores alike and all boxes in a corner: places near the centre, on the level whose cells suit the object."""
+@pytest.mark.parametrize("logit", [-4.6, 3.0])
+def test_tood_at_the_very_start_when_no_box_meets_any_object(logit):
+    """Equal scores and all boxes in a corner: locations near the centre, on the level whose cells suit the object."""
     grids = ((32, 32), (16, 16), (8, 8))
-    locations = places(grids)
+    locations = make_locations(grids)
     out = blank(locations)
-    out.logits[:] = classes_say
+    out.logits[:] = logit
     out.boxes[:] = torch.tensor([0.01, 0.01, 0.005, 0.005])
     small, large = objects([0.703125, 0.703125, 0.2, 0.2]), objects([0.5625, 0.5625, 0.8, 0.8])
     for target, level in ((small, range(1024)), (large, range(1280, 1344))):
@@ -161,7 +164,7 @@ def test_an_object_smaller_than_a_cell_gets_the_nearest_place(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_nearest_place_is_so_in_pixels_and_not_in_the_padding(kind):
     """A map of 4 x 8 of which the left half is image: what lies on its right edge goes to column 3."""
-    locations = places(((4, 8), (2, 4)), width=0.5)
+    locations = make_locations(((4, 8), (2, 4)), width=0.5)
     assert locations.padding[0].tolist() == 4 * (4 * [False] + 4 * [True]) + 2 * (2 * [False] + 2 * [True])
     assert assign(kind, objects([0.999, 0.1, 0.002, 0.002]), locations) == {0: {3}}
     found = assign(kind, many(15), locations)
@@ -177,22 +180,22 @@ def test_the_nearest_place_is_so_in_pixels_and_not_in_the_padding(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_object_of_many_gets_a_place_unless_outnumbered(kind):
     grids = ((40, 40), (20, 20), (10, 10))
-    found = assign(kind, many(151, high=0.1), places(grids))
+    found = assign(kind, many(151, high=0.1), make_locations(grids))
     assert set(found) == set(range(151))
     same = objects(*[[0.5, 0.5, 0.4, 0.4]] * 12)  # one on another
     assert set(assign(kind, same)) == set(range(12))
     found = assign(kind, many(25))
-    assert len(found) == 20  # as many as there are places
+    assert len(found) == 20  # as many as there are locations
     assert {len(mine) for mine in found.values()} == {1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_a_batch_are_assigned_as_if_alone(kind):
-    locations = places(((16, 16), (8, 8)), batch=3)
+    locations = make_locations(((16, 16), (8, 8)), batch=3)
     targets = [many(7), many(0), many(30, seed=1)]
     together = DenseAssigner(kind)(blank(locations), locations, targets)
     assert len(together[1][0]) == len(together[1][1]) == 0
-    alone = places(((16, 16), (8, 8)))
+    alone = make_locations(((16, 16), (8, 8)))
     for (chosen, assigned_gt), target in zip(together, targets, strict=True):
         one = DenseAssigner(kind)(blank(alone), alone, [target])[0]
         assert torch.equal(chosen, one[0])
@@ -202,7 +205,7 @@ def test_images_of_a_batch_are_assigned_as_if_alone(kind):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_predictions_do_not_crash(kind, bad):
-    locations = places()
+    locations = make_locations()
     out = blank(locations)
     out.logits[:, ::2], out.boxes[:, 1::3] = bad, bad
     assert set(assign(kind, many(5), locations, out)) == set(range(5))
@@ -213,7 +216,7 @@ def test_an_unknown_rule_is_told():
         DenseAssigner("retina")
 
 
-# The rules once more, one place and one object at a time.
+# The rules once more, one location and one object at a time.
 
 
 def naive(kind, target, locations, out):
@@ -276,7 +279,7 @@ def naive(kind, target, locations, out):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rules_equal_their_loops(kind, seed):
-    locations = places(((24, 24), (12, 12), (6, 6)))
+    locations = make_locations(((24, 24), (12, 12), (6, 6)))
     target = many(9, seed, low=0.05, high=0.8)
     generator = torch.Generator().manual_seed(seed)
     out = blank(locations)

@@ -1,4 +1,4 @@
-"""What teaches beside the decoder layers: pairs, names, weights, and what each branch is divided by."""
+"""Auxiliary outputs: their pairs, names and weights, and the number that each loss is divided by."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def output(queries=6, layers=2, batch=2, seed=0, classes=C, sigmoid=True):
 
 
 def grid(batch=2, padded=False):
-    """4 x 4 and 2 x 2 places; with `padded`, the last column of the second image is padding."""
+    """4 x 4 and 2 x 2 locations; with `padded`, the last column of the second image is padding."""
     centers, cells = [], []
     for n in (4, 2):
         y, x = torch.meshgrid(torch.arange(n) + 0.5, torch.arange(n) + 0.5, indexing="ij")
@@ -93,9 +93,9 @@ def test_branches_change_nothing_in_the_decoder_layers():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_branch_is_what_its_pairs_make_it(kind):
-    """Given pairs, groups, repeats and places all come down to a list of pairs, divided by their number."""
+    """Given pairs, groups, repeats and locations all come down to a list of pairs, divided by their number."""
     criterion, targets = build_criterion(C, class_loss=kind, dense_head="fcos"), some_targets(2, 1)
-    dn, dense, group, hybrid, encoder = branches()
+    dn, dense, group, one2many, encoder = branches()
 
     def matching(branch, **rule):
         return criterion.matcher.solve([MatchingProblem(LayerOutputs.of([branch.output]), targets, **rule)])[0][0]
@@ -105,16 +105,16 @@ def test_a_branch_is_what_its_pairs_make_it(kind):
         (dn, dn.pairs, 4),
         (dense, DenseAssigner("fcos")(dense.output, dense.locations, targets), None),
         (group, matching(group, groups=3), 3 * 3),
-        (hybrid, matching(hybrid, repeat=3), 3 * 3),
+        (one2many, matching(one2many, repeat=3), 3 * 3),
         (encoder, criterion.matcher(encoder.output, agnostic), 3),
     ]
     for branch, pairs, count in cases:
         losses = criterion(replace(output(), branches=[branch]), targets)
-        found = torch.cat([branch.output.boxes[i, queries] for i, (queries, _) in enumerate(pairs)])
-        wanted = torch.cat([targets[i]["boxes"][objects] for i, (_, objects) in enumerate(pairs)])
-        assert count in (None, len(found))
-        assert len(found) >= 3
-        expected = (found - wanted).abs().sum() / len(found)
+        pred_boxes = torch.cat([branch.output.boxes[i, queries] for i, (queries, _) in enumerate(pairs)])
+        target_boxes = torch.cat([targets[i]["boxes"][objects] for i, (_, objects) in enumerate(pairs)])
+        assert count in (None, len(pred_boxes))
+        assert len(pred_boxes) >= 3
+        expected = (pred_boxes - target_boxes).abs().sum() / len(pred_boxes)
         torch.testing.assert_close(losses[f"{branch.name}/loss_bbox"], expected)
         if kind == "focal":
             yes = torch.zeros_like(branch.output.logits)
@@ -123,7 +123,7 @@ def test_a_branch_is_what_its_pairs_make_it(kind):
                 yes[i, queries, labels[i]["labels"][objects]] = 1
             p = branch.output.logits.sigmoid()
             each = yes * 0.25 * (1 - p) ** 2 * -p.log() + (1 - yes) * 0.75 * p**2 * -(1 - p).log()
-            torch.testing.assert_close(losses[f"{branch.name}/loss_ce"], each.sum() / len(found))
+            torch.testing.assert_close(losses[f"{branch.name}/loss_ce"], each.sum() / len(pred_boxes))
 
 
 def test_given_pairs_hold_at_every_layer_and_matching_finds_them_anew():
@@ -140,7 +140,7 @@ def test_given_pairs_hold_at_every_layer_and_matching_finds_them_anew():
 
 
 @pytest.mark.parametrize("kind", ["softmax", *KINDS])
-def test_ignored_queries_neither_learn_nor_count(kind):
+def test_ignored_queries_have_no_loss_and_do_not_count(kind):
     """A branch with queries that are ignored is the branch without them."""
     sigmoid = kind != "softmax"
     targets = some_targets(2, 1)
@@ -157,14 +157,14 @@ def test_ignored_queries_neither_learn_nor_count(kind):
         torch.testing.assert_close(losses[f"a/{name}"], losses[f"b/{name}"])
 
 
-def test_places_in_the_padding_are_ignored():
+def test_locations_in_the_padding_are_ignored():
     targets = some_targets(2, 3)
     criterion = build_criterion(C, class_loss="focal")
-    place = grid(padded=True)
+    locations = grid(padded=True)
     out = output(20, 1)
-    other = replace(out, logits=out.logits.masked_fill(place.padding[..., None], 9.0))
+    other = replace(out, logits=out.logits.masked_fill(locations.padding[..., None], 9.0))
     losses = [
-        criterion(replace(output(), branches=[Branch("dense", one, locations=place)]), targets)["dense/loss_ce"]
+        criterion(replace(output(), branches=[Branch("dense", one, locations=locations)]), targets)["dense/loss_ce"]
         for one in (out, other)
     ]
     assert losses[0] == losses[1]
@@ -322,7 +322,7 @@ def test_outputs_of_another_kind_than_the_loss_are_told():
         build_criterion(C)(mixed, some_targets(2, 1))
 
 
-def test_places_without_a_rule_to_choose_them_are_told():
+def test_locations_without_a_rule_to_assign_them_are_refused():
     out = replace(output(), branches=[branches()[1]])
     with pytest.raises(ConfigError, match=r'expected a dense_head .* the branch "dense" to objects, found "none"'):
         build_criterion(C, class_loss="focal", dense_head="none")(out, some_targets(2, 1))

@@ -99,8 +99,8 @@ def test_gradients(loss):
     logits = random_logits()
     case = matched(logits)
     loss(case).backward()
-    place = (case.images, case.queries, case.target_labels)
-    no = torch.ones_like(logits, dtype=torch.bool).index_put(place, torch.tensor(False))
+    indices = (case.images, case.queries, case.target_labels)
+    no = torch.ones_like(logits, dtype=torch.bool).index_put(indices, torch.tensor(False))
     p = logits.detach().sigmoid()
     if isinstance(loss, FocalLoss):
         assert torch.autograd.gradcheck(lambda x: loss(matched(x)), (random_logits(),))
@@ -130,11 +130,11 @@ def test_saturated_logits_have_finite_losses_and_gradients(loss, level):
 def test_a_match_of_low_iou_still_weighs_in_matchability_but_not_in_varifocal():
     logits = torch.zeros(B, Q, C, requires_grad=True)
     far = torch.full((B, Q, 4), 0.01)  # all IoU 0
-    place = (torch.tensor([0, 0, 1]), torch.tensor([1, 3, 0]), torch.tensor([2, 0, 2]))
+    indices = (torch.tensor([0, 0, 1]), torch.tensor([1, 3, 0]), torch.tensor([2, 0, 2]))
     (grad,) = torch.autograd.grad(VarifocalLoss(C)(matched(logits, far)), logits)
-    assert (grad[place] == 0).all()
+    assert (grad[indices] == 0).all()
     (grad,) = torch.autograd.grad(MatchabilityLoss(C)(matched(logits, far)), logits)
-    torch.testing.assert_close(grad[place], torch.full((3,), 0.5 / 4))
+    torch.testing.assert_close(grad[indices], torch.full((3,), 0.5 / 4))
 
 
 def test_ignored_queries_teach_nothing_whatever_they_say():

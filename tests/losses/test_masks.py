@@ -36,18 +36,18 @@ def output(masks: torch.Tensor | None, **further: Any) -> Output:
 
 
 def test_both_by_hand() -> None:
-    logits, wanted = torch.randn(2, 3, 4, dtype=torch.float64), torch.rand(2, 3, 4) > 0.5
+    logits, targets = torch.randn(2, 3, 4, dtype=torch.float64), torch.rand(2, 3, 4) > 0.5
     inside = torch.ones(2, 3, 4, dtype=torch.bool)
     inside[1, 2:] = inside[1, :, 3:] = False
-    wanted &= inside
+    targets &= inside
     p = 1 / (1 + (-logits).exp())
-    focal = torch.where(wanted, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+    focal = torch.where(targets, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
     for mask, keep in ((None, torch.ones_like(inside)), (inside, inside)):
         pairs = Matched(*[None] * 8, num_boxes=5.0, num_matched=None, num_queries=None)
-        pairs = replace(pairs, masks=MaskPairs(logits, wanted.double(), mask))
+        pairs = replace(pairs, masks=MaskPairs(logits, targets.double(), mask))
         expected = sum(focal[k][keep[k]].mean() for k in range(2)) / 5
         torch.testing.assert_close(mask_focal(pairs)[0], expected)
-        overlap, total = (sum_of(p * wanted, keep), sum_of(p + wanted.double(), keep))
+        overlap, total = (sum_of(p * targets, keep), sum_of(p + targets.double(), keep))
         torch.testing.assert_close(mask_dice(pairs)[0], (1 - (2 * overlap + 1) / (total + 1)).sum() / 5)
 
 
@@ -55,7 +55,7 @@ def sum_of(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return torch.stack([value[k].sum() for value, k in zip(values, keep, strict=True)])
 
 
-def test_padding_teaches_that_nothing_is_there_or_nothing() -> None:
+def test_padding_counts_as_background_or_not_at_all() -> None:
     targets = some_targets(1, 2, mask_sizes=SIZES)
     masks = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     other = masks.clone()
@@ -94,7 +94,7 @@ def test_masks_cover_what_the_images_were_padded_to() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classic", "levels"])
-def test_matched_queries_alone_teach_what_the_masks_of_all_do(kind: str) -> None:
+def test_masks_of_matched_queries_give_the_losses_of_the_masks_of_all(kind: str) -> None:
     """The same losses and gradients, of a fraction of the masks."""
     targets = some_targets(2, 1, mask_sizes=SIZES)
     batch = some_images(*SIZES)

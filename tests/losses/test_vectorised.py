@@ -90,8 +90,8 @@ def test_what_is_fetched_together_keeps_shapes_and_values():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_those_of_one_layer_after_another(kind):
-    start, taught = excited(begin(kind)), some_batch(3, 0, 5)
-    out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
+    start, batch = excited(begin(kind)), some_batch(3, 0, 5)
+    out = start.model.train()(batch.images, batch.padding_mask, batch.targets)
     leaves = [
         leaf
         for output in (out, *(branch.output for branch in out.branches))
@@ -99,7 +99,7 @@ def test_losses_and_gradients_are_those_of_one_layer_after_another(kind):
         for leaf in (layer.logits, layer.boxes)
     ]
     found, gradients = [], []
-    for losses in (start.criterion(out, taught.targets), plain_losses(start.criterion, out, taught.targets)):
+    for losses in (start.criterion(out, batch.targets), plain_losses(start.criterion, out, batch.targets)):
         found.append(losses)
         total = start.criterion.weighted_sum(losses)
         gradients.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True))

@@ -44,7 +44,7 @@ def test_recorded_weights_are_of_every_layer_and_leave_the_model_alone():
     with record_attention(layers) as weights:
         recorded = model(*batch).logits
     assert torch.equal(plain, recorded)
-    assert [w.shape for w in weights] == [(2, 2, 6, 9)] * 2  # images, heads, queries, 3 x 3 places
+    assert [w.shape for w in weights] == [(2, 2, 6, 9)] * 2  # images, heads, queries, 3 x 3 cells
     torch.testing.assert_close(weights[0].sum(-1), torch.ones(2, 2, 6))
     assert (weights[0].unflatten(-1, (3, 3))[0, :, :, 2] == 0).all()  # the last row is padding in the first image
     model(*batch)

@@ -34,7 +34,7 @@ def test_dilation_is_that_of_torchvision():
 
 
 def test_dilation_keeps_what_a_basic_block_sees():
-    """At every second place, a dilated stage computes what the strided one does."""
+    """At every second cell, a dilated stage computes what the strided one does."""
     torch.manual_seed(0)
     plain, dilated = resnet("resnet18").eval(), resnet("resnet18", dilation=True).eval()
     dilated.load_state_dict(plain.state_dict())
@@ -63,7 +63,7 @@ def test_feature_levels_are_the_outputs_of_the_stages(strides):
 
 def test_strides_that_are_refused():
     for settings, sentence in (
-        ({"strides": (2, 8)}, r"strides of resnet18 \(4, 8, 16, 32\), found 2,"),
+        ({"strides": (2, 8)}, r"strides of resnet18 \(4, 8, 16, 32\), found 2;"),
         ({"strides": (16, 8)}, r"from finest to coarsest, found \[16, 8\]"),
         ({"strides": (8, 8)}, r"from finest to coarsest, found \[8, 8\]"),
         ({"strides": (8, 16), "dilation": True}, "expected dilation=False with feature levels, found True with 8,16"),
@@ -80,7 +80,7 @@ def test_every_map_gets_its_padding_and_places():
     levels = backbone.to_levels([*maps, torch.zeros(2, 5, 1, 2)], padding_mask)  # and one that a mapper made
     assert [level.features.shape[-2:] for level in levels] == [(8, 16), (2, 4), (1, 2)]
     assert all(level.features is each for level, each in zip(levels, maps, strict=False))
-    # a place is padding where the pixel at its upper left corner is
+    # a cell is padding where the pixel at its upper left corner is
     inside = [(~level.padding[1]).nonzero().max(0).values.tolist() for level in levels]
     assert inside == [[4, 8], [1, 2], [0, 1]]
     assert not any(level.padding[0].any() for level in levels)
@@ -163,15 +163,15 @@ def test_a_weights_file_cannot_run_code(tmp_path):
 
 
 def test_published_weights_are_those_of_the_original(monkeypatch):
-    asked, state = [], _classifier()
+    requests, state = [], _classifier()
 
     def serve(url, **settings):
-        asked.append((url, settings["weights_only"], settings["check_hash"]))
+        requests.append((url, settings["weights_only"], settings["check_hash"]))
         return state
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", serve)
     body = build_features("resnet18", weights="imagenet").body
-    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", True, True)]
+    assert requests == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", True, True)]
     torch.testing.assert_close(body.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"])
     urls = [torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url for name in ("resnet50", "resnet101")]
     assert [url.rsplit("/")[-1] for url in urls] == ["resnet50-0676ba61.pth", "resnet101-63fe2227.pth"]

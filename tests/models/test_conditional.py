@@ -56,7 +56,7 @@ def _wave(number, channels):
 
 
 def _naive(attention, content, reference, memory):
-    """Each query of each image for itself, with its unpadded places alone."""
+    """Each query of each image for itself, with its unpadded tokens alone."""
     out = []
     for b in range(len(content)):
         inside = ~memory.padding[b]
@@ -121,7 +121,7 @@ def test_a_image_of_padding_alone_gives_numbers():
 
 
 def _look(attention, box, height=16, width=16):
-    """How much a query without content looks at each place, [M, h, w]: every place holds a value of its own."""
+    """How much a query without content attends to each cell, [M, h, w]: every cell holds a value of its own."""
     padding = torch.zeros(1, height, width, dtype=torch.bool)
     dim = attention.output_proj.in_features
     position = SinePosition(dim)(padding)
@@ -140,10 +140,10 @@ def _look(attention, box, height=16, width=16):
 
 
 def _spread(weights):
-    """Standard deviation of a distribution [n] over places."""
-    places = torch.arange(len(weights)) / len(weights)
-    mean = (weights * places).sum()
-    return ((weights * (places - mean) ** 2).sum()).sqrt().item()
+    """Standard deviation of a distribution [n] over cells."""
+    cells = torch.arange(len(weights)) / len(weights)
+    mean = (weights * cells).sum()
+    return ((weights * (cells - mean) ** 2).sum()).sqrt().item()
 
 
 def test_a_narrower_anchor_narrows_the_attention_along_x():
@@ -167,7 +167,7 @@ def test_starts_with_every_head_around_the_anchor(dim, heads):
     row, column = look.sum(2).argmax(1), look.sum(1).argmax(1)
     whole = look.flatten(1).argmax(1)
     if dim % (4 * heads) == 0:
-        assert whole.tolist() == [11 * 16 + 3] * heads  # places count from 1: (11 + 1) / 16 and (3 + 1) / 16
+        assert whole.tolist() == [11 * 16 + 3] * heads  # cells count from 1: (11 + 1) / 16 and (3 + 1) / 16
     assert row.float().mean() == 11
     assert column.float().mean() == 3
 

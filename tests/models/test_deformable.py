@@ -150,8 +150,8 @@ def test_a_image_reads_the_same_with_padding_around():
         padding[:, :height, :width] = False
         small.append(Level(features, torch.zeros(1, height, width, dtype=torch.bool), features))
         large.append(Level(grown, padding, grown))
-    for place in (reference, reference[..., :2]):
-        torch.testing.assert_close(attention(query, place, flatten(large)), attention(query, place, flatten(small)))
+    for given in (reference, reference[..., :2]):
+        torch.testing.assert_close(attention(query, given, flatten(large)), attention(query, given, flatten(small)))
 
 
 def test_a_image_of_padding_alone_reads_nothing():
@@ -213,7 +213,7 @@ def test_half_precision_keeps_the_places_exact(whole):
     torch.manual_seed(0)
     attention = DeformableAttention(DIM, HEADS, 1, POINTS)
     nn.init.zeros_(attention.sampling_offsets.bias)
-    width = 1024  # bf16 knows multiples of 4 places there
+    width = 1024  # bf16 knows multiples of 4 cells there
     memory = flatten([_whole(1, DIM, 1, width)])
     query = torch.randn(1, 40, DIM)
     reference = torch.stack([torch.linspace(0.9, 0.91, 40), torch.full((40,), 0.5)], -1)[None]

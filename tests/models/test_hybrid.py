@@ -59,15 +59,15 @@ def test_outputs_are_those_of_transformers(expansion):
             torch.nn.init.normal_(parameter, std=0.3)
     given, renamed = theirs.state_dict(), {}
     for key in [key for key in given if key.startswith("aifi.")]:
-        place, leaf = key.removeprefix("aifi.0.").rsplit(".", 1)
+        module, leaf = key.removeprefix("aifi.0.").rsplit(".", 1)
         for there, here in (
             ("self_attn_layer_norm", "norm1"),
             ("final_layer_norm", "norm2"),
             ("mlp.fc", "linear"),
             ("o_proj", "out_proj"),
         ):
-            place = place.replace(there, here)
-        renamed[f"{place}.{leaf}"] = given.pop(key)
+            module = module.replace(there, here)
+        renamed[f"{module}.{leaf}"] = given.pop(key)
     for layer in range(2):
         for leaf in ("weight", "bias"):
             parts = [renamed.pop(f"layers.{layer}.self_attn.{part}_proj.{leaf}") for part in "qkv"]

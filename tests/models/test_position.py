@@ -61,7 +61,9 @@ def test_learned_position_is_exact_to_50_and_interpolated_beyond():
     wide = learned(torch.zeros(1, 30, 99, dtype=torch.bool))[0]
     assert wide.shape == (8, 30, 99)
     assert torch.equal(wide[4:, :, 0], learned.row_embed.weight[:30].T)
-    torch.testing.assert_close(wide[:4, 0, ::2], learned.col_embed.weight.T)  # 99 places, every second on an old one
+    torch.testing.assert_close(
+        wide[:4, 0, ::2], learned.col_embed.weight.T
+    )  # 99 cells, every second at an original one
     between = (learned.col_embed.weight[10] + learned.col_embed.weight[11]) / 2
     torch.testing.assert_close(wide[:4, 0, 21], between)
     wide.sum().backward()

@@ -7,7 +7,7 @@ from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
 
 
 def randomise(module):
-    """Norms that are no identity, so that a wrong place of one shows."""
+    """Norms that are no identity, so that one in a wrong position shows."""
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):

@@ -1,5 +1,5 @@
 """The mask heads: of chosen queries alone, in every kind of model, with padding, in half precision, under the
-original's keys."""
+keys of the reference DETR."""
 
 import copy
 from typing import Any
@@ -84,9 +84,9 @@ def test_masks_teach_every_part_but_not_the_boxes() -> None:
     model = with_masks("hybrid").train()
     out = model(*some_images((64, 64), (64, 64)))
     out.predict_masks(torch.tensor([0, 1]), torch.tensor([0, 4])).square().sum().backward()
-    taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"backbone", "input_proj", "transformer", "mask_head"} <= taught
-    assert "bbox_embed" not in taught
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"backbone", "input_proj", "transformer", "mask_head"} <= trained
+    assert "bbox_embed" not in trained
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def test_keys_have_the_prefix_of_the_reference_and_load_with_or_without() -> Non
         model.load_state_dict({**state, "detr.further": torch.zeros(1)})
 
 
-def test_attention_is_spread_over_heads_and_places_but_not_padding() -> None:
+def test_attention_is_spread_over_heads_and_cells_but_not_padding() -> None:
     """By hand: q k / sqrt(D / heads) of each head."""
     torch.manual_seed(0)
     part = AttentionMap(8, heads=2)
@@ -182,8 +182,8 @@ def test_the_classic_head_is_what_the_paper_draws() -> None:
     torch.testing.assert_close(head(projected, high_res, images, attention), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_of_a_query_sees_places_relative_to_its_box() -> None:
-    """Weights by which a logit is how far the place lies to the right of, or below, the centre, in box sizes."""
+def test_the_network_of_a_query_gets_pixels_relative_to_its_box() -> None:
+    """Weights by which a logit is how far the pixel lies to the right of, or below, the centre, in box sizes."""
     head = DynamicMaskHead(8, channels=(3,))
     features = PixelFeatures(torch.zeros(2, 8, 4, 8), x=_centers(8, 8, 4), y=_centers(4, 4, 2))
     parameters = torch.zeros(len(head.controller.layers[-1].bias))

@@ -1,4 +1,4 @@
-"""The model cases of the reference results: what goes in, what came out of the original."""
+"""The model cases of the reference results: inputs, and outputs of the reference DETR."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Case:
 
     def model(self) -> detrkit.models.DETR:
         """A fresh model with the case's weights."""
-        # which the original also told the model, for its number of classes
+        # which also sets the number of classes in the reference DETR
         options = {name: value for name, value in self.expected["options"].items() if name != "dataset_file"}
         model = detrkit.build_model(self.expected["num_classes"], dropout=0.0, **options)
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), self.expected["salt"]))
@@ -81,5 +81,5 @@ class Case:
         return self.expected["options"].get("masks", False)
 
     def criterion(self) -> detrkit.losses.Criterion:
-        """The original's."""
+        """That of the reference DETR."""
         return detrkit.build_criterion(self.expected["num_classes"], masks=self.masks)

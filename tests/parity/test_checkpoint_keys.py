@@ -33,7 +33,7 @@ def _keys_of(name, published=KEYS):
 
 @pytest.mark.parametrize("name", ["detr_resnet50", "detr_resnet50_dc5", "detr_resnet101"])
 def test_keys_and_shapes_with_masks(name):
-    """Those of the detector under the original's prefix, of 250 classes, and a mask head."""
+    """Those of the detector under the prefix of the reference DETR, with 250 classes, and those of a mask head."""
     classes = {"class_embed.weight": [251, 256], "class_embed.bias": [251]}
     expected = {f"detr.{key}": shape for key, shape in (_keys_of(name) | classes).items()} | MASKS
     assert _shapes_of(f"{name}_panoptic") == expected

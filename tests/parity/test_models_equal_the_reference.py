@@ -1,4 +1,4 @@
-"""Every number of a forward, backward and training pass beside the original's (issue line 7)."""
+"""Every number of a forward, backward and training pass beside those of the reference DETR."""
 
 import pytest
 import torch
@@ -47,10 +47,10 @@ def test_masks(case, passed):
 
 
 def test_assignments(case, passed):
-    """Those of the original, or others that cost the same but for rounding.
+    """Those of the reference DETR, or others that cost the same but for rounding.
 
     Queries start alike in post-norm models, so exchanging two of them may change the sum of the costs by less than
-    rounding does: a choice of the original's is 1.4e-7 of 27 above the best even by its own outputs in float64.
+    rounding does: a choice of the reference DETR is 1.4e-7 of 27 above the best even by its own outputs in float64.
     """
     _, criterion, out, _, _ = passed
     for i, (target, found) in enumerate(zip(case.targets, criterion.match(out, case.targets), strict=True)):
@@ -64,11 +64,11 @@ def test_assignments(case, passed):
 
 
 def costs_in_float64(out, i, target):
-    """The costs [Q, n] of image i by the paper's formula, with the weights that the original has by default."""
-    found, wanted = out.boxes[i].detach().double(), target["boxes"].double()
+    """The costs [Q, n] of image i by the formula of the paper, with the default weights of the reference DETR."""
+    pred_boxes, target_boxes = out.boxes[i].detach().double(), target["boxes"].double()
     likely = out.logits[i].detach().double().softmax(-1)[:, target["labels"]]
-    overlap = pairwise_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
-    return 5 * torch.cdist(found, wanted, p=1) - likely - 2 * overlap
+    overlap = pairwise_giou(cxcywh_to_xyxy(pred_boxes), cxcywh_to_xyxy(target_boxes))
+    return 5 * torch.cdist(pred_boxes, target_boxes, p=1) - likely - 2 * overlap
 
 
 def test_losses(case, passed):

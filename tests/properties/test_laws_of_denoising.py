@@ -47,14 +47,14 @@ def targets(*counts, seed=0):
 
 def parts(out):
     """Everything the model says, by branch: the logits and boxes of all layers."""
-    said = {"": out, **{branch.name: branch.output for branch in out.branches}}
-    return {k: [x for layer in (*v.aux, v) for x in (layer.logits, layer.boxes)] for k, v in said.items()}
+    parts_of_out = {"": out, **{branch.name: branch.output for branch in out.branches}}
+    return {k: [x for layer in (*v.aux, v) for x in (layer.logits, layer.boxes)] for k, v in parts_of_out.items()}
 
 
 def apart(out):
     """What denoising queries say, and all else."""
-    said = parts(out)
-    return said.pop("dn"), said
+    parts_of_out = parts(out)
+    return parts_of_out.pop("dn"), parts_of_out
 
 
 def test_other_objects_change_nothing_but_what_denoising_queries_say(model):
@@ -90,11 +90,11 @@ def test_denoising_changes_nothing_of_the_rest(model, counts):
 
 
 def test_training_says_what_evaluation_says(model):
-    said = parts(model(*IMAGES, targets(3, 2)))[""]
+    parts_of_out = parts(model(*IMAGES, targets(3, 2)))[""]
     evaluated = model.eval()(*IMAGES, targets(3, 2))
     model.train()
     assert not evaluated.branches
-    for training, evaluation in zip(said, parts(evaluated)[""], strict=True):
+    for training, evaluation in zip(parts_of_out, parts(evaluated)[""], strict=True):
         torch.testing.assert_close(training, evaluation, rtol=0, atol=2e-5)
 
 

@@ -70,11 +70,11 @@ def test_padding_changes_nothing():
 
 
 def test_masks_are_made_only_of_what_is_kept_and_once():
-    asked = []
+    requested = []
     masks = blobs(6, (64, 80), 3).masks
 
     def predict_masks(images, queries):
-        asked.extend(zip(images.tolist(), queries.tolist(), strict=True))
+        requested.extend(zip(images.tolist(), queries.tolist(), strict=True))
         return masks.repeat(2, 1, 1, 1)[images, queries]
 
     logits = torch.full((2, 6, 3), -5.0)
@@ -84,7 +84,7 @@ def test_masks_are_made_only_of_what_is_kept_and_once():
     out = Output(logits, torch.rand(2, 6, 4), predict_masks=predict_masks, sigmoid=True)
     sizes = torch.tensor([[64, 80]] * 2)
     first, second = postprocess(out, sizes, threshold=0.5)
-    assert asked == [(0, 4), (1, 1), (1, 3)]
+    assert requested == [(0, 4), (1, 1), (1, 3)]
     assert first.class_ids.tolist() == [0, 1]
     assert first.masks.shape == (2, 64, 80)
     assert torch.equal(first.masks[0], first.masks[1])

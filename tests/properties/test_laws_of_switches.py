@@ -1,4 +1,4 @@
-"""Switches thrown at random: what fits together works, and what does not is said in one sentence."""
+"""Switches thrown at random: combinations either work or are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def some_objects(count: int) -> Target:
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_switches_thrown_at_random(first: int) -> None:
-    """Two steps, with and without objects, teach every parameter, as processes that exchange gradients need it; and in
-    evaluation a batch gives what its images give alone, with or without the heads of earlier layers."""
+    """Two steps, with and without objects, give every parameter a gradient, which processes that exchange gradients
+    need; and in evaluation a batch equals its images alone, with or without the heads of earlier layers."""
     fitting = [start for seed in range(first, first + 10) if (start := started(seed))]
     assert len(fitting) >= 3  # of ten
     for model, criterion in ((start.model, start.criterion) for start in fitting):

@@ -55,9 +55,9 @@ class DenseHead(nn.Module):
         """Predict logits [B, S, C] (independent sigmoids) and boxes [B, S, 4] for `memory`."""
         logits, distances = [], []
         inside = memory.tokens.new_ones(()) * ~memory.padding  # [B, S], 0 in the padding, as beyond the border
-        for level, keep, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
-            logits.append(run_in_float32(self.class_embed, self.classes(level, keep)).flatten(2))  # [B, C, h * w]
-            sides = run_in_float32(self.bbox_embed, self.sides(level, keep)).float()  # [B, 4, h, w]
+        for level, mask, scale in zip(memory.maps(), memory.split(inside[..., None]), self.scales, strict=True):
+            logits.append(run_in_float32(self.class_embed, self.classes(level, mask)).flatten(2))  # [B, C, h * w]
+            sides = run_in_float32(self.bbox_embed, self.sides(level, mask)).float()  # [B, 4, h, w]
             distances.append((scale * sides).clamp(max=6).exp().flatten(2))  # [B, 4, h * w], in cells
         locations = memory.locations
         left, top, right, bottom = torch.cat(distances, 2).unbind(1)  # [B, S] each

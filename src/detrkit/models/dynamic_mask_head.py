@@ -100,7 +100,7 @@ class DynamicMaskHead(nn.Module):
         w1_features, w1_xy, b1, w2, b2, w3, b3 = (
             part.reshape(-1, *each) for part, each in zip(parts, _WEIGHTS, strict=True)
         )
-        cx, cy, w, h = boxes.detach().float().clamp(min=1e-2).unbind(-1)  # masks do not teach the box; [P] each
+        cx, cy, w, h = boxes.detach().float().clamp(min=1e-2).unbind(-1)  # [P] each; no gradient to boxes
         dx = ((features.x[images] - cx[:, None]) / w[:, None]).clamp(-FAR, FAR)  # [P, w]
         dy = ((features.y[images] - cy[:, None]) / h[:, None]).clamp(-FAR, FAR)  # [P, h]
         # W1 of the coordinates is a row for x plus a column for y, so no map of coordinates is needed

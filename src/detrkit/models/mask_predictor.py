@@ -27,7 +27,7 @@ class MaskPredictor:
     device_type: str
     """Type of the device that the model ran on."""
     autocast_dtype: torch.dtype | None
-    """Precision that the model ran in, which masks are computed in whenever they are asked for; None: its own."""
+    """Autocast precision that the model ran in, in which masks are computed too; None: without autocast."""
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         """Image indices int64 [P] and query indices int64 [P] -> mask logits, at least float32 [P, h, w]."""
@@ -52,7 +52,7 @@ class AttentionMaskPredictor(MaskPredictor):
     high_res_features: Sequence[Tensor]
     """float [B, C, h, w] each, maps of the backbone at strides 4, 8 and 16 (16 also for DC5), finest first."""
     attention: Tensor
-    """float32 [B, Q, heads, h_c, w_c], logits of where each query looks; see `AttentionMap`."""
+    """float32 [B, Q, heads, h_c, w_c], attention logits of the queries; see `AttentionMap`."""
 
     def predict(self, images: Tensor, queries: Tensor) -> Tensor:
         """See `MaskPredictor`."""

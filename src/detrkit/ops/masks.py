@@ -267,7 +267,8 @@ def _simplified(ring: Any, tolerance: float) -> Any:
 def _joined(rings: list[Any]) -> Any:
     """Join an outer ring and its holes to one ring [n, 2].
 
-    Each hole is entered at its left end, from the nearest corner of the outer ring. A cut may cross another hole: as it is walked there and back, the filled area does not change.
+    Each hole is entered at its left end, from the nearest corner of the outer ring. A cut may cross another hole: as it
+    is walked there and back, the filled area does not change.
     """
     from scipy.spatial import cKDTree
 

@@ -89,8 +89,8 @@ class DeformableAttention(nn.Module):
             # sum over the points level by level, which saves memory: [B * M, D / M, Q, K] -> [B * M, D / M, Q]
             per_level.append((sampled * level_weights[:, None]).sum(-1))
         batch, queries, dim = query.shape
-        heads = torch.stack(per_level).sum(0).view(batch, dim, queries).transpose(1, 2)  # [B, Q, D]
-        return self.output_proj(heads.to(query.dtype))
+        mixed = torch.stack(per_level).sum(0).view(batch, dim, queries).transpose(1, 2)  # [B, Q, D]
+        return self.output_proj(mixed.to(query.dtype))
 
     def sampling(self, query: Tensor, reference: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Compute the sampling locations and attention weights; arguments as in `forward`.
