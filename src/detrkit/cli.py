@@ -30,7 +30,14 @@ from detrkit.config.train import CONFIG_GROUPS, TrainConfig
 from detrkit.config.yaml_file import read_settings
 from detrkit.errors import ConfigError, DetrkitError
 from detrkit.files import run_folder
-from detrkit.ops.text import degrading_output, drop_output, flush_output, give_up_output, one_line, say
+from detrkit.ops.text import (
+    degrading_output,
+    discard_output,
+    discard_unwritable_output,
+    flush_output,
+    one_line,
+    print_text,
+)
 
 VERBS = {
     "demo": Verb(
@@ -108,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush_output()
             return status
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
-            drop_output(sys.stdout)
-            drop_output(sys.stderr)
+            discard_output(sys.stdout)
+            discard_output(sys.stderr)
             return 141
 
 
@@ -124,7 +131,7 @@ def attempt(argv: list[str]) -> int:
     except DetrkitError as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        say("interrupted", stderr=True)
+        print_text("interrupted", stderr=True)
         return 130
     except SystemExit as stop:  # how --help and --print_config end, once they have printed
         return int(stop.code or 0)
@@ -132,7 +139,7 @@ def attempt(argv: list[str]) -> int:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            give_up_output()
+            discard_unwritable_output()
             return complain(f"no space is left on the disk of {error.filename or 'the output folder'}; free some")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return complain(f"expected a place that may be read and written, found no permission for {error.filename}")
@@ -143,7 +150,7 @@ def attempt(argv: list[str]) -> int:
 
 def complain(sentence: str) -> int:
     """Print an error for the user, on one line; the exit status that goes with it."""
-    say(f"detrkit: error: {one_line(sentence)}", stderr=True)
+    print_text(f"detrkit: error: {one_line(sentence)}", stderr=True)
     return 2
 
 
@@ -151,7 +158,7 @@ def show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Print a warning as one line, without the source line that raised it."""
-    say(f"detrkit: warning: {one_line(str(message))}", stderr=True)
+    print_text(f"detrkit: warning: {one_line(str(message))}", stderr=True)
 
 
 def run(argv: list[str]) -> int:
@@ -161,10 +168,10 @@ def run(argv: list[str]) -> int:
         DetrkitError: what the user can fix.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
-        say(overview())
+        print_text(overview())
         return 0
     if argv[0] in ("-V", "--version"):
-        say(f"detrkit {__version__}")
+        print_text(f"detrkit {__version__}")
         return 0
     name, rest = argv[0], from_home(argv[1:])
     if name == "detr":

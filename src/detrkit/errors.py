@@ -1,20 +1,20 @@
-"""Everything detrkit raises on purpose, for a person to read.
+"""All errors that detrkit raises for its users.
 
-    DetrkitError                 what the user can fix; the command line prints it as one sentence and exits with 2
+    DetrkitError                 errors that the user can fix; the command line prints one sentence and exits with 2
     ├── ConfigError              a setting or flag that does not exist, or cannot be combined with another
-    ├── DataError                a data set, annotation file or image that cannot be read as asked
+    ├── DataError                a data set, annotation file or image that cannot be read or used
     ├── WeightsError             a checkpoint that cannot be found, read, trusted or fitted to the model
     ├── MissingExtraError        a feature whose optional package is not installed
-    └── TrainingError            a training run that cannot go on
+    └── TrainingError            a training run that cannot continue
         ├── NonFiniteLossError   the loss became NaN or infinite
-        └── OutOfMemoryError     the device's memory does not hold the batch
+        └── OutOfMemoryError     the batch does not fit into the memory of the device
 
-Each message says what was expected, what was found and where, and what to do. Anything else that escapes is our bug.
+Each message says what was expected, what was found and where, and what to do. Any other exception is a bug of detrkit.
 """
 
 
 class DetrkitError(Exception):
-    """Base of every error that the user can fix."""
+    """Base class of all errors that the user can fix."""
 
 
 class ConfigError(DetrkitError):
@@ -22,7 +22,7 @@ class ConfigError(DetrkitError):
 
 
 class DataError(DetrkitError):
-    """A data set, annotation file or image cannot be read as asked."""
+    """A data set, annotation file or image cannot be read or used."""
 
 
 class WeightsError(DetrkitError):
@@ -37,7 +37,7 @@ class MissingExtraError(DetrkitError):
 
 
 class TrainingError(DetrkitError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -45,12 +45,12 @@ class NonFiniteLossError(TrainingError):
 
 
 class OutOfMemoryError(TrainingError):
-    """The memory of the device does not hold the batch."""
+    """The batch does not fit into the memory of the device."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python or PyTorch says that the memory of the machine or its accelerator ran out."""
-    import torch  # heavy, and here already where this is asked
+    """Whether an error of Python or PyTorch means that the memory of the machine or its accelerator ran out."""
+    import torch  # a heavy import, already loaded by the callers
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

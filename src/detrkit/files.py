@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files atomically: a file is either complete or absent. Also the names of files in run folders."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ ONNX_OPSET = 18
 
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-"""Of a run folder: where to go on, and the checkpoint that did best."""
+"""Checkpoints of a run folder: the latest, to resume from, and the best."""
 
 
 def run_folder(source: str | Path) -> Path:
-    """The run folder that a checkpoint lies in; of a folder, itself."""
+    """The run folder of a checkpoint; a folder is returned as it is."""
     path = Path(source)
     return path if path.is_dir() else path.parent
 
 
 def checkpoint_in(source: str | Path, names: Sequence[str] = (BEST, LAST)) -> Path:
-    """The file that a run folder stands for: the first of `names` that it has, or would have; of a file, itself."""
+    """The checkpoint of a run folder: the first of `names` that exists, else the first; a file is returned as it is."""
     path = Path(source)
     if not path.is_dir():
         return path
@@ -41,39 +41,39 @@ def checkpoint_in(source: str | Path, names: Sequence[str] = (BEST, LAST)) -> Pa
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` only if the block ends without an error.
+    """Yield a temporary path beside `path`, which is renamed to `path` if the block ends without an error.
 
-    A kill, a full disk or an exception on the way leaves the old file as it was.
+    If the process is killed, the disk is full or an exception is raised, the old file stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
-    aside = Path(name)
+    temporary = Path(name)
     try:
-        yield aside
-        with aside.open("rb+") as written:
+        yield temporary
+        with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        aside.chmod(0o666 & ~_umask())
-        aside.replace(path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path`, all or nothing.
+    """Write text (UTF-8) or bytes to `path` atomically.
 
-    What is no letter of a file name, a byte in another encoding, becomes `\\udcff`, which JSON and YAML read back.
+    Bytes of file names that are no valid text are written as `\\udcff`, which JSON and YAML read back.
     """
-    with atomic_path(path) as aside:
-        aside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def save_image(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write an image (uint8 RGB [H, W, 3]) to `path`, all or nothing; the ending chooses the format (.jpg, .png, ...).
+    """Write an image, uint8 RGB [H, W, 3], to `path` atomically, in the format of its ending (.jpg, .png, ...).
 
     Raises:
-        DataError: the ending names no format that can be written.
+        DataError: the ending is that of no writable format.
     """
     from PIL import Image
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from tests.conftest import ROOT
 
 from detrkit.ops.console import TaskText, make_console, make_progress, track
-from detrkit.ops.text import degrading_output, fit, one_line, say, shortened, visible
+from detrkit.ops.text import degrading_output, escape_controls, one_line, print_text, shorten, to_encoding
 
 NAMES = ["[bold]x[/bold]", "[/]", ":smile:", "127.0.0.1 'str' None", "裂纹", "é–×…", "\x1b[31mred", "50% {0} %s"]
 ENCODINGS = ["utf-8", "ascii", "cp1252", "cp437", "cp932", "cp949", "latin-1", "no-such-encoding"]
@@ -43,11 +43,11 @@ def test_any_text_on_any_output(monkeypatch: pytest.MonkeyPatch, encoding: str) 
         table.add_row(name, "0.123 / 0.456 / 0.789")
         console.print(name)
         console.row("Data", name)
-        say(name)
+        print_text(name)
     console.print(Group(table, Text(NAMES[4])))
     text = text_of(written)
     for name in NAMES:
-        shown = fit(visible(name), written.encoding)
+        shown = to_encoding(escape_controls(name), written.encoding)
         assert text.count(f"{shown}\n") >= 3
         assert all(letter in text for letter in shown.split()[:1])
     assert "\x1b" not in text
@@ -55,20 +55,20 @@ def test_any_text_on_any_output(monkeypatch: pytest.MonkeyPatch, encoding: str) 
 
 
 def test_what_an_output_lacks_has_a_likeness() -> None:
-    assert fit("a – b … × é ß “q”", "ascii") == 'a - b ... x e ss "q"'
-    assert fit("裂😀\udcff", "cp437") == "\\u88c2\\U0001f600\\xff"
-    assert fit("裂纹é", "cp932") == "裂\\u7eb9e"
-    assert fit("裂 –", "utf-8") == "裂 –"
-    assert fit("裂", "no-such-encoding") == "\\u88c2"
-    assert fit("\udcff", None) == "\\xff"
+    assert to_encoding("a – b … × é ß “q”", "ascii") == 'a - b ... x e ss "q"'
+    assert to_encoding("裂😀\udcff", "cp437") == "\\u88c2\\U0001f600\\xff"
+    assert to_encoding("裂纹é", "cp932") == "裂\\u7eb9e"
+    assert to_encoding("裂 –", "utf-8") == "裂 –"
+    assert to_encoding("裂", "no-such-encoding") == "\\u88c2"
+    assert to_encoding("\udcff", None) == "\\xff"
 
 
 def test_names_cannot_steer_a_terminal() -> None:
-    assert visible("a\tb\n") == "a\tb\n"
-    assert visible("\x1b[2J\x07\u202eabc") == "\\x1b[2J\\x07\\u202eabc"
+    assert escape_controls("a\tb\n") == "a\tb\n"
+    assert escape_controls("\x1b[2J\x07\u202eabc") == "\\x1b[2J\\x07\\u202eabc"
     assert one_line(" two\nlines\t\r\nof it ") == "two lines of it"
-    assert shortened("abcdefghij", 5) == "ab…ij"
-    assert shortened("abcde", 5) == "abcde"
+    assert shorten("abcdefghij", 5) == "ab…ij"
+    assert shorten("abcde", 5) == "abcde"
 
 
 def test_columns_stay_straight_where_letters_are_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_no_bar_outside_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_program_without_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    say("x")
+    print_text("x")
     make_console().print("x")
     assert list(track([1], "x")) == [1]
 

@@ -6,7 +6,7 @@ import torch
 from torchvision import tv_tensors
 
 from detrkit.data.transforms.mixing import Sample
-from detrkit.data.transforms.resize_crop import Objects, objects_from
+from detrkit.data.transforms.resize_crop import Objects, make_objects
 
 Rectangle = tuple[int, int, int, int]
 BRIGHT = 230
@@ -24,7 +24,7 @@ def scene(height: int, width: int, rectangles: dict[int, Rectangle], *, ground: 
         shapes[row, y1:y2, x1:x2] = True
     boxes = torch.tensor(list(rectangles.values()), dtype=torch.float32).reshape(-1, 4)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    objects = objects_from(boxes, torch.tensor(list(rectangles), dtype=torch.int64), area, height, width)
+    objects = make_objects(boxes, torch.tensor(list(rectangles), dtype=torch.int64), area, height, width)
     if masks:
         objects["masks"] = tv_tensors.Mask(shapes)
     return image, objects

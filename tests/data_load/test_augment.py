@@ -15,7 +15,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import train_loader
 from detrkit.data.records import ImageRecord, Split
-from detrkit.data.transforms.augment import Augment, iou_crop, recolour, upside_down, zoom_out
+from detrkit.data.transforms.augment import Augment, flip_vertical, iou_crop, jitter_color, zoom_out
 from detrkit.data.transforms.mixing import Sample
 from detrkit.data.transforms.resize_crop import eval_transform, no_objects, resized_size, train_transform
 from detrkit.errors import ConfigError
@@ -25,7 +25,7 @@ from detrkit.training.loaders import augmentation_of
 from .conftest import CATEGORIES, found
 from .scenes import assert_boxes_follow, rectangles, scene
 
-CHANCES = [each.name for each in fields(Augment) if each.name != "ground"]
+CHANCES = [each.name for each in fields(Augment) if each.name != "fill"]
 FLIP = train_transform("flip", 64)
 ALL = Augment(mosaic=0.5, mixup=0.5, zoom_out=0.5, iou_crop=0.5, color_jitter=0.5, vertical_flip=0.5, multi_scale=0.25)
 GREY = torch.tensor([124, 116, 104], dtype=torch.uint8)
@@ -116,7 +116,7 @@ def test_without_objects_or_luck_the_image_stays_as_it_is() -> None:
 
 def test_upside_down() -> None:
     image, objects = scene(60, 90, {1: (10, 5, 40, 20)}, masks=True)
-    turned, moved = upside_down(image, objects)
+    turned, moved = flip_vertical(image, objects)
     assert moved["boxes"].tolist() == [[10, 40, 40, 55]]
     assert_boxes_follow(turned, moved, least=0.999)
     assert moved["masks"][0, 45, 20]
@@ -126,7 +126,7 @@ def test_upside_down() -> None:
 def recoloured(colours: list[tuple[int, int, int]], *numbers: float) -> list[list[int]]:
     """Colours after brightness, contrast, saturation and hue; each fills one column."""
     image = torch.tensor(colours, dtype=torch.uint8).T[:, None].repeat(1, 4, 1)
-    return recolour(image, Told(*numbers))[:, 2].T.tolist()
+    return jitter_color(image, Told(*numbers))[:, 2].T.tolist()
 
 
 def test_recolour_does_what_it_says() -> None:
@@ -144,7 +144,7 @@ def test_recolour_does_what_it_says() -> None:
 def test_recolour_leaves_the_source_alone() -> None:
     image = torch.randint(0, 256, (3, 40, 50), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     before = image.clone()
-    changed = recolour(image, random.Random(1))
+    changed = jitter_color(image, random.Random(1))
     assert changed.shape == image.shape
     assert changed.dtype == torch.uint8
     assert not torch.equal(changed, image)
@@ -164,7 +164,7 @@ def test_sizes_lie_evenly_around_the_middle() -> None:
 @pytest.mark.parametrize("augmentation", ["flip", "detr"])
 def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> None:
     """All but mix-up and colours, after which the pixels say no more where an object is."""
-    augment = replace(ALL, mosaic=0.4, mixup=0, color_jitter=0, ground=(0, 0, 0))
+    augment = replace(ALL, mosaic=0.4, mixup=0, color_jitter=0, fill=(0, 0, 0))
     pool = scenes(60)
     seen = 0
     for seed in range(60):

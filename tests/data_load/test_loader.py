@@ -95,7 +95,7 @@ def test_few_images_still_make_one_batch(n: int, batch_size: int, world: int) ->
 
 @pytest.mark.parametrize(("n", "passes"), [(1, 4), (7, 4), (8, 4), (9, 4), (16, 2), (25, 2), (32, 1), (90, 1)])
 def test_too_few_images_come_several_times_an_epoch(n: int, passes: int) -> None:
-    sampler, once = EpochBatchSampler(n, 8, least=4), EpochBatchSampler(n, 8)
+    sampler, once = EpochBatchSampler(n, 8, min_batches=4), EpochBatchSampler(n, 8)
     batches = indices(sampler)
     assert len(batches) == len(sampler) == passes * len(once) >= 4
     assert batches[: len(once)] == indices(once)
@@ -104,7 +104,7 @@ def test_too_few_images_come_several_times_an_epoch(n: int, passes: int) -> None
     assert set(shown.values()) <= {passes} or n % 8
     if passes > 1 and n > 1:
         assert len({str(batch) for batch in batches}) > len(once)
-    shares = [indices(EpochBatchSampler(n, 4, least=4, rank=r, world=2)) for r in range(2)]
+    shares = [indices(EpochBatchSampler(n, 4, min_batches=4, rank=r, world=2)) for r in range(2)]
     assert [sorted({*a, *b}) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in batches]
 
 

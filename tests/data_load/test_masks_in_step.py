@@ -20,8 +20,8 @@ from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.mixing import mosaic
 from detrkit.data.transforms.resize_crop import (
     Augmentation,
+    make_objects,
     no_objects,
-    objects_from,
     resize_to,
     resized_size,
     train_transform,
@@ -81,10 +81,10 @@ AUGMENTATIONS: dict[str, tuple[Augmentation, Augment]] = {
     "flip": ("flip", Augment()),
     "detr": ("detr", Augment()),
     **{
-        name: ("flip", Augment(**{name: 1.0}, ground=DARK))
+        name: ("flip", Augment(**{name: 1.0}, fill=DARK))
         for name in ("mosaic", "copy_paste", "zoom_out", "iou_crop", "vertical_flip", "mixup", "multi_scale")
     },
-    "all": ("detr", Augment(mosaic=0.5, copy_paste=0.5, zoom_out=0.5, iou_crop=0.5, vertical_flip=0.5, ground=DARK)),
+    "all": ("detr", Augment(mosaic=0.5, copy_paste=0.5, zoom_out=0.5, iou_crop=0.5, vertical_flip=0.5, fill=DARK)),
 }
 
 
@@ -139,7 +139,7 @@ def test_masks_at_another_size_are_the_nearest_pixels() -> None:
         masks = torch.from_numpy(rng.random((4, height, width)) < 0.3)
         masks[1] = False
         objects = no_objects(height, width)
-        objects = objects_from(torch.ones(4, 4), torch.zeros(4), torch.zeros(4), height, width)
+        objects = make_objects(torch.ones(4, 4), torch.zeros(4), torch.zeros(4), height, width)
         objects["masks"] = type(scene(2, 2, {}, masks=True)[1]["masks"])(masks)
         got = resize_to(torch.zeros(3, height, width, dtype=torch.uint8), objects, (h, w))[1]["masks"]
         wanted = functional.interpolate(masks[None].float(), size=(h, w), mode="nearest-exact")[0] > 0
@@ -188,7 +188,7 @@ def test_a_mosaic_of_crowded_images() -> None:
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
     image = torch.zeros(3, side, side, dtype=torch.uint8)
-    objects = objects_from(boxes, torch.zeros(each, dtype=torch.int64), torch.full((each,), 36.0), side, side)
+    objects = make_objects(boxes, torch.zeros(each, dtype=torch.int64), torch.full((each,), 36.0), side, side)
     objects["masks"] = type(scene(2, 2, {}, masks=True)[1]["masks"])(masks)
     _, mixed = mosaic([(image, objects)] * 4, lambda h, w: resized_size(h, w, 100, None), random.Random(0))
     count = len(mixed["labels"])

@@ -5,7 +5,16 @@ import random
 import pytest
 import torch
 
-from detrkit.data.transforms.mixing import LEAST, copy_paste, join, mixup, mosaic, select, tighten, window
+from detrkit.data.transforms.mixing import (
+    MIN_VISIBLE,
+    concat_objects,
+    copy_paste,
+    fit_boxes_to_masks,
+    mixup,
+    mosaic,
+    random_window,
+    select_objects,
+)
 from detrkit.data.transforms.resize_crop import crop, no_objects, resized_size
 
 from .scenes import BRIGHT, assert_boxes_follow, extent, iou, pixels_of, rectangles, scene
@@ -91,7 +100,7 @@ def test_window_keeps_what_it_shows_whole() -> None:
         rng = random.Random(seed)
         image, objects = scene(100, 140, rectangles(rng, 100, 140, [1, 2, 4]))
         size = (rng.randint(20, 90), rng.randint(20, 90))
-        shown, kept = window(image, objects, size, rng.uniform(0.3, 2), rng)
+        shown, kept = random_window(image, objects, size, rng.uniform(0.3, 2), rng)
         assert tuple(shown.shape[1:]) == size
         assert_boxes_follow(shown, kept, least=0.85)
         for label in {1, 2, 4} - set(kept["labels"].tolist()):
@@ -105,7 +114,7 @@ def test_cut_objects_stay_while_a_quarter_and_two_pixels_are_left() -> None:
     image, objects = scene(40, 40, {1: (0, 0, 20, 20), 2: (0, 20, 4, 40), 3: (30, 30, 31, 31), 4: (38, 0, 39, 40)})
 
     def labels(top: int, left: int) -> list[int]:
-        return crop(image, objects, top, left, 40 - top, 40 - left, least=LEAST)[1]["labels"].tolist()
+        return crop(image, objects, top, left, 40 - top, 40 - left, min_visible=MIN_VISIBLE)[1]["labels"].tolist()
 
     assert labels(0, 0) == [1, 2, 3, 4]  # a pixel that was small from the start is no scrap
     assert labels(0, 2) == [1, 2, 3, 4]
@@ -114,7 +123,7 @@ def test_cut_objects_stay_while_a_quarter_and_two_pixels_are_left() -> None:
     assert labels(0, 16) == [3, 4]
     assert labels(30, 0) == [2, 3, 4]
     assert labels(31, 0) == [2]
-    _, kept = crop(image, objects, 0, 15, 40, 25, least=LEAST)
+    _, kept = crop(image, objects, 0, 15, 40, 25, min_visible=MIN_VISIBLE)
     assert kept["boxes"][0].tolist() == [0, 0, 5, 20]
 
 
@@ -159,7 +168,7 @@ def test_pasted_objects_cover_what_was_there() -> None:
         for row, label in enumerate((1, 2)):
             before = first[1]["masks"][row].bool()
             left = pixels_of(image, label).sum() / before.sum()
-            assert (label in shown) == bool(left >= LEAST)
+            assert (label in shown) == bool(left >= MIN_VISIBLE)
             lost += label not in shown
             untouched += bool(left == 1)
             if left == 1:
@@ -183,7 +192,7 @@ def test_paste_nothing_is_the_image_itself() -> None:
 def test_select_and_join_are_inverse() -> None:
     _, objects = scene(60, 90, {1: (5, 5, 30, 30), 2: (40, 6, 60, 50), 4: (70, 8, 80, 20)}, masks=True)
     which = torch.tensor([True, False, True])
-    again = join([select(objects, which), select(objects, ~which)])
+    again = concat_objects([select_objects(objects, which), select_objects(objects, ~which)])
     assert again["labels"].tolist() == [1, 4, 2]
     assert again["boxes"].tolist() == [objects["boxes"][k].tolist() for k in (0, 2, 1)]
     assert torch.equal(again["masks"][2], objects["masks"][1])
@@ -192,10 +201,10 @@ def test_select_and_join_are_inverse() -> None:
 def test_tighten_takes_the_extent_of_the_mask() -> None:
     _, objects = scene(60, 90, {1: (5, 5, 30, 30), 2: (40, 6, 60, 50)}, masks=True)
     objects["masks"][:, :10] = False
-    tight = tighten(objects, torch.tensor([False, True]))
+    tight = fit_boxes_to_masks(objects, torch.tensor([False, True]))
     assert tight["boxes"].tolist() == [[5, 5, 30, 30], [40, 10, 60, 50]]
     assert tight["area"].tolist() == [625, 800]
-    assert tighten(objects)["boxes"][0].tolist() == [5, 10, 30, 30]
+    assert fit_boxes_to_masks(objects)["boxes"][0].tolist() == [5, 10, 30, 30]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (500, 7)])

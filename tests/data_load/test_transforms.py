@@ -15,9 +15,9 @@ from detrkit.data.transforms.resize_crop import (
     Objects,
     crop,
     eval_transform,
-    mirror,
+    flip_horizontal,
+    make_objects,
     no_objects,
-    objects_from,
     resize,
     resized_size,
     train_transform,
@@ -36,7 +36,7 @@ def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) 
         masks[k, y1:y2, x1:x2] = True
     boxes = torch.tensor(rectangles, dtype=torch.float32).reshape(-1, 4)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    objects = objects_from(boxes, torch.arange(len(rectangles)), area, height, width)
+    objects = make_objects(boxes, torch.arange(len(rectangles)), area, height, width)
     objects["masks"] = tv_tensors.Mask(masks)
     return image, objects
 
@@ -101,7 +101,7 @@ def test_masks_are_resized_to_the_nearest_pixel() -> None:
 
 def test_mirror_resize_crop_follow_the_image() -> None:
     image, objects = scene(120, 200, [(20, 30, 80, 70), (100, 10, 180, 110), (0, 0, 200, 120)])
-    image, objects = mirror(image, objects)
+    image, objects = flip_horizontal(image, objects)
     assert objects["boxes"].tolist() == [[120, 30, 180, 70], [20, 10, 100, 110], [0, 0, 200, 120]]
     image, objects = resize(image, objects, 240, None)
     assert objects["boxes"].tolist() == [[240, 60, 360, 140], [40, 20, 200, 220], [0, 0, 400, 240]]
@@ -213,7 +213,7 @@ def test_squares(augmentation: Any) -> None:
     """Both sides become the size, and boxes and masks are stretched with the image."""
     image = torch.zeros(3, 60, 100, dtype=torch.uint8)
     image[:, 15:45, 20:70] = 255
-    objects = objects_from(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
+    objects = make_objects(torch.tensor([[20.0, 15.0, 70.0, 45.0]]), torch.tensor([1]), torch.tensor([1500.0]), 60, 100)
     objects["masks"] = tv_tensors.Mask(image[:1] > 0)
     transform = train_transform(augmentation, 80, square_resize=True)
     for seed in range(8):

@@ -163,7 +163,7 @@ def test_a_model_that_knows_no_range_says_once_what_it_does(run: Path, thermal: 
     weights = tmp_path / "old.ckpt"
     torch.save(content, weights)
     detector = Detector.load(weights, device="cpu")
-    with pytest.warns(UserWarning, match="no range of values is known") as said:
+    with pytest.warns(UserWarning, match="no value range is known") as said:
         found = detector.predict(thermal / "images")
     assert len(found) == 6
     assert [str(each.message) for each in said] == [UNKNOWN_RANGE]

@@ -1,4 +1,4 @@
-"""`detrkit check`: look through a data set before training."""
+"""`detrkit check`: validate a data set before training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from detrkit.ops.console import TextConsole, make_console, make_progress
 
 
 def check(config: CheckConfig) -> None:
-    """Print what is in a data set and what is wrong with it: the verb `detrkit check`.
+    """Print the statistics of a data set and all findings: the command `detrkit check`.
 
     Raises:
-        DataError: it cannot be used at all, or training refuses it.
+        DataError: the data set cannot be used at all, or training would reject it.
     """
     console = make_console()
     raw = open_dataset(**config.dataset_kwargs())

@@ -26,7 +26,7 @@ from detrkit.config.commands import EvalConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DetrkitError
-from detrkit.ops.text import say
+from detrkit.ops.text import print_text
 
 if TYPE_CHECKING:
     from detrkit.structures import Categories
@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
             _run(flags, Path(flags.output_dir))
             return
         with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-            say(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
+            print_text(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
             _run(flags, Path(nowhere))
 
 
@@ -227,7 +227,7 @@ def _train(flags: argparse.Namespace, output_dir: Path) -> None:
         chosen = choose_classes(data, flags.num_classes)
         note = "" if flags.num_classes else rows_note(data, chosen)
         if note and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            say(f"Classes   {note}")
+            print_text(f"Classes   {note}")
         return chosen
 
     result = run_training(

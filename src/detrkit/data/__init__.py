@@ -1,5 +1,5 @@
-"""Files to batches.
+"""From annotation files to batches.
 
-`find.open_dataset` finds the format and reads what the files say (`coco`, `voc`, `yolo`), `check.check_dataset` turns
-that into clean `records`, and everything after it (`dataset`, `transforms`, `loader`) relies on them.
+`formats.detect.open_dataset` detects the format and loads raw records, `validation.validate.check_dataset` turns them
+into checked `records`, and `dataset`, `transforms` and `loader` make batches of these.
 """

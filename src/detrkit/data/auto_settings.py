@@ -1,4 +1,4 @@
-"""Settings that the training images themselves suggest, each with its reason in a sentence."""
+"""Suggest `num_queries`, `image_size` and `batch_size` from statistics of the training images, with reasons."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from detrkit.data.records import ImageRecord, Split
 
 QUERIES = (20, 300)
-"""Fewest and most queries that are proposed."""
+"""Smallest and largest suggested number of queries."""
 BATCHES = (2, 16)
-"""Least and greatest batch size that is proposed."""
+"""Smallest and largest suggested batch size."""
 
 
 @dataclass(frozen=True)
 class SuggestedSettings:
-    """Three settings, named as in `TrainConfig`."""
+    """Suggested settings, named as in `TrainConfig`, and the reason of each."""
 
     num_queries: int
     image_size: int
     """Shorter side in pixels."""
     batch_size: int
     reasons: dict[str, str]
-    """Setting -> why, as `VALUE: ...`; one sentence without a full stop."""
+    """Setting -> reason, as `VALUE: ...`; one sentence without a full stop."""
 
 
 def suggest_settings(split: Split, *, on_cpu: bool = False, square_resize: bool = False) -> SuggestedSettings:
-    """Choose what depends on the data rather than on taste.
+    """Suggest the settings that depend on the data.
 
     Args:
         split: the training images, at least one.
-        on_cpu: choose smaller images, at most 640 pixels a side instead of 800.
+        on_cpu: suggest smaller images, with a shorter side of at most 640 pixels instead of 800.
         square_resize: images will be resized to squares.
     """
     fullest = max(sum(not obj.crowd for obj in image.objects) for image in split.images)
@@ -47,10 +47,10 @@ def suggest_settings(split: Split, *, on_cpu: bool = False, square_resize: bool 
 
 
 def _queries(fullest: int) -> tuple[int, str]:
-    """Three times the objects of the fullest image, in tens.
+    """Three queries per object of the fullest image, rounded up to tens.
 
-    That is the field's 300 for the 93 of COCO. Queries begin at the best places of an image, of which several may be
-    of one object, and images to come may be fuller. A mosaic, of about twice the objects, has room as well.
+    For COCO, with up to 93 objects, that is the usual 300. Several of the best tokens may belong to one object, later
+    images may have more objects, and a mosaic has about twice as many.
     """
     low, high = QUERIES
     queries = -(-3 * fullest // 10) * 10
@@ -63,12 +63,12 @@ def _queries(fullest: int) -> tuple[int, str]:
 
 
 def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int, str]:
-    """The size at which nine of ten objects are 16 pixels large, in multiples of 32.
+    """The size at which nine of ten objects are at least 16 pixels large, in multiples of 32.
 
-    Sixteen pixels are two places of the finest usual feature level, stride 8. On a GPU twice that, as far as the files
-    have it to show. Images become smaller than 320 only if they are, since classes are told apart by details; and
-    half as large again at most, since enlarging adds nothing to see. But of less than 64 pixels the coarsest level
-    would have a single place, from which batch norms cannot learn.
+    16 pixels are two tokens of the finest usual feature level, with stride 8. On a GPU it is twice that, up to the own
+    size of the images. The size is below 320 only for images that are smaller, since classes differ in details; and at
+    most 1.5 times the own size, since enlarging adds no information. It is at least 64: below, the coarsest level has
+    a single token, on which batch norm cannot be trained.
     """
     own_size = _own_square if square_resize else _own_size
     own = float(np.median([own_size(image) for image in split.images]))
@@ -91,23 +91,23 @@ def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int
 
 
 def _own_size(image: ImageRecord) -> float:
-    """The `image_size` at which an image keeps its pixels: its shorter side, unless it is long (see `Transform`)."""
+    """The `image_size` that leaves an image as it is: its shorter side, or more for a long one (see `Transform`)."""
     return max(min(image.height, image.width), max(image.height, image.width) * 800 / 1333)
 
 
 def _own_square(image: ImageRecord) -> float:
-    """The side of a square of as many pixels as an image has."""
+    """Side of the square with as many pixels as the image."""
     return float((image.height * image.width) ** 0.5)
 
 
 def _batch_size(num_images: int) -> tuple[int, str]:
-    """The largest power of two with 16 steps per epoch."""
+    """The largest power of two within BATCHES that leaves 16 steps per epoch."""
     low, high = BATCHES
     batch = high
     while batch > low and num_images // batch < 16:
         batch //= 2
     makes = "makes" if num_images == 1 else "make"
-    return batch, f"{_many(num_images, 'image')} {makes} {_many(max(1, num_images // batch), 'step')} an epoch"
+    return batch, f"{_many(num_images, 'image')} {makes} {_many(max(1, num_images // batch), 'step')} per epoch"
 
 
 def _many(number: int, word: str) -> str:

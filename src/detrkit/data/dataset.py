@@ -1,8 +1,8 @@
-"""A checked split as a sequence of images and targets.
+"""A checked split as a PyTorch dataset of images and targets.
 
-What item (epoch, index) is depends on (seed, epoch, index) alone: not on worker processes, batch size, order or what
-was loaded before, and neither do the other images that a mosaic or the like takes. This is what makes a resumed run,
-and a run over several processes, see exactly the same images.
+Item (epoch, index), with the other images of its mosaic, depends on (seed, epoch, index) alone: not on worker
+processes, batch size, order or items loaded before. So a resumed run, or a run over several processes, gets exactly the
+same images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.decode.object_masks import decode_masks
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.augment import Augment
-from detrkit.data.transforms.mixing import select
-from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, no_objects, objects_from
+from detrkit.data.transforms.mixing import select_objects
+from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, make_objects, no_objects
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import Categories, Target
 
@@ -35,19 +35,33 @@ Key = int | tuple[int, int]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """The images of a split under a transform.
+    """Images and targets of a split, augmented and resized.
 
-    `dataset[index]` is the image in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
+    `dataset[index]` is the item in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
     itself. The samplers of `detrkit.data.loader` use the second form, because worker processes hold copies of the
     dataset that `set_epoch` does not reach.
 
-    Crowd regions are left out of the targets, as in the original. An image that cannot be decoded any more (it could
-    when the data set was checked) never stops an epoch: it warns, and comes as plain grey without objects.
+    Crowd regions are left out of the targets, as in the reference DETR. An image that can no longer be decoded (it was
+    readable when the data set was checked) does not stop an epoch: it gives a warning and a grey image without objects.
+
+    Args:
+        split: checked records.
+        categories: the model's classes; those of the split are matched to them by name, else by id.
+        transform: the last step for each image.
+        seed: of the augmentation.
+        with_masks: targets get `masks`, none of them empty; the mask of an object without a segmentation is its box.
+        augment: augmentation before the transform; None: none.
+        augmented_epochs: number of epochs after which only `augment.plain()` is applied; None: never.
+        cache: cache of the decoded images of the split, in their order; None: images are decoded for every item.
 
     Attributes:
-        dropped: how many objects were left out because the model has no class for them.
+        dropped: number of objects left out because the model has no class for them.
         shapes: (h, w) of each image after a transform without randomness.
         aspect_ratios: width / height of each image.
+
+    Raises:
+        DataError: the split has objects, but none of a class of the model.
+        ConfigError: `copy_paste` is on, but no object has a segmentation.
     """
 
     def __init__(
@@ -62,22 +76,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         augmented_epochs: int | None = None,
         cache: ImageCache | None = None,
     ) -> None:
-        """Prepare the items; nothing is decoded yet.
-
-        Args:
-            split: checked records.
-            categories: the model's classes; the split's are matched to them by name, else by id.
-            transform: what happens to each image.
-            seed: of the augmentation.
-            with_masks: also give `masks`, none of them empty; objects without a segmentation get their box as mask.
-            augment: what happens to each image before the transform; None: nothing.
-            augmented_epochs: after so many epochs only `augment.plain()` happens; None: never.
-            cache: of the split's images, in their order; None: each is decoded whenever it is needed.
-
-        Raises:
-            DataError: the split has objects, but none of a class that the model knows.
-            ConfigError: objects shall be pasted by their masks, but none has a segmentation.
-        """
         self.transform = transform
         self.seed = seed
         self.with_masks = with_masks
@@ -101,8 +99,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 f"--copy_paste needs objects with segmentations, found none in {split.source}; "
                 "leave it at 0, and see --mosaic and --mixup"
             )
-        # One block of bytes instead of many Python objects: worker processes share it, where the reference count of
-        # each object would make them copy its page.
+        # One block of bytes instead of many Python objects: forked workers share it, while the reference counts of
+        # objects would make them copy every page.
         self._rows = np.frombuffer(b"".join(rows), np.uint8)
         self._ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
         self.shapes = [transform.output_size(image.height, image.width) for image in split.images]
@@ -112,7 +110,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return len(self._ends)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch plain indices mean, in this process."""
+        """Set the epoch of items that are requested by index alone, in this process."""
         self.epoch = epoch
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
@@ -132,7 +130,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             objects.pop("masks", None)
         pixels, target = transform(image, objects, rng)
         if self.cache and self.cache.holds(pixels):
-            pixels = pixels.clone()  # whoever gets it may write to it
+            pixels = pixels.clone()  # the caller may write to it
         target["image_id"] = row["id"]
         target["file"] = row["path"]
         target["original_size"] = original_size
@@ -144,7 +142,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return self._load(rng.randrange(len(self)))[1:]
 
     def _load(self, index: int) -> tuple[dict[str, Any], Tensor, Objects]:
-        """What is packed of an image, its pixels, and its objects with masks if anything needs them."""
+        """The packed record of an image, its pixels, and its objects (with masks if needed)."""
         row = self._unpack(index)
         image = self.cache.get(index) if self.cache else None
         if image is None:
@@ -159,7 +157,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
-        """What one item needs of its record, as JSON."""
+        """Encode the needed part of a record as JSON."""
         objects = [obj for obj in image.objects if not obj.crowd and obj.category_id in index_of]
         self.dropped += sum(not obj.crowd and obj.category_id not in index_of for obj in image.objects)
         row: dict[str, Any] = {
@@ -182,14 +180,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return row
 
     def _objects(self, row: dict[str, Any], height: int, width: int) -> Objects:
-        """The objects inside the image, boxes clipped to it."""
+        """Make the objects of an image, with boxes clipped to it; objects outside are dropped."""
         boxes = torch.tensor(row["boxes"], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 0::2].clamp_(0, width)
         boxes[:, 1::2].clamp_(0, height)
         sides = boxes[:, 2:] - boxes[:, :2]
         inside = (sides > 0).all(dim=1)
         areas = [w * h if a is None else a for a, (w, h) in zip(row["area"], sides.tolist(), strict=True)]
-        objects = objects_from(
+        objects = make_objects(
             boxes[inside],
             torch.tensor(row["labels"], dtype=torch.int64)[inside],
             torch.tensor(areas, dtype=torch.float32)[inside],
@@ -208,16 +206,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             objects["masks"] = tv_tensors.Mask(masks)
             seen = has_pixels(masks)
             if not seen.all():
-                objects = select(objects, seen)
+                objects = select_objects(objects, seen)
         return objects
 
 
 def _plain(segmentation: Any, files: dict[str, int]) -> Any:
-    """A segmentation that JSON can hold: run lengths as text instead of bytes, files by number; an empty one is none.
+    """Convert a segmentation to JSON-like data: run lengths as text, files by number; None if it is empty.
 
     Args:
         segmentation: see `ObjectRecord`.
-        files: path -> number; takes further ones.
+        files: path -> number; takes new paths.
     """
     if not segmentation:
         return None

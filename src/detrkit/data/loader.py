@@ -1,7 +1,7 @@
-"""Which images meet in a batch, in what order, on which process; and the one place that pads.
+"""Batch samplers, loaders with exact resume, and `collate`, the one place that pads.
 
-The order of an epoch is a function of (seed, epoch), so the state of a loader is two numbers, the epoch and how many
-batches of it were taken. This gives, exactly:
+The order of an epoch is a function of (seed, epoch), so the state of a loader is two numbers, the epoch and the number
+of batches taken of it. This gives, exactly:
 
 - Resume in the middle of an epoch. `EpochLoader` has the `state_dict`/`load_state_dict` that Lightning saves and
   restores by itself. The epoch travels to the workers with every index, so persistent workers follow it, and
@@ -31,13 +31,13 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.structures import Batch, Target
 
 _WINDOW = 32
-"""Global batches whose images are sorted by aspect ratio together."""
+"""Number of global batches whose images are sorted by aspect ratio together."""
 
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
-    """Pad images, uint8 [3, h, w], at the right and bottom with 0 to one size, and say where.
+    """Pad images, uint8 [3, h, w], with 0 at the right and bottom to one size, and make a batch with a padding mask.
 
-    Masks of targets stay at the size of their own image.
+    Target masks keep the size of their own image.
     """
     height = max(image.shape[1] for image, _ in samples)
     width = max(image.shape[2] for image, _ in samples)
@@ -56,17 +56,28 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) for training.
+    """Samples batches of (epoch, index) for training.
 
     Each epoch shuffles all n images by (seed, epoch) and cuts them into global batches of world x batch_size, of
-    which each rank takes its share; what is left over at the end waits for another epoch's order, as in the original.
-    Where there are fewer images than one global batch, there is one batch of all of them, spread over the ranks;
-    some come twice if they cannot be spread evenly. All ranks have the same number of batches. Where that is less than
-    `least`, an epoch goes through the images several times, each time in another order.
+    which each rank takes its share; an incomplete last batch is dropped, as in the reference DETR. If there are fewer
+    images than one global batch, there is one batch of all of them, spread over the ranks; some occur twice if they
+    cannot be spread evenly. All ranks have the same number of batches. If that is less than `min_batches`, an epoch
+    passes through the images several times, each time in another order.
+
+    Args:
+        n: number of images, at least 1.
+        batch_size: images per batch and rank.
+        seed: of the order.
+        rank: of this process, 0..world-1.
+        world: number of processes.
+        shuffle: False: the order of the data set in every epoch.
+        aspect_ratios: width / height of each image. Batches are then made of images of similar ratio: within every 32
+            shuffled global batches the images are sorted by ratio, and then the batches are shuffled.
+        min_batches: least number of batches per epoch.
 
     Attributes:
-        epoch: of the next pass.
-        start_batch: batches to leave out at the beginning of the next pass.
+        epoch: epoch of the next pass.
+        start_batch: number of batches to skip at the beginning of the next pass.
     """
 
     def __init__(
@@ -79,28 +90,15 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         world: int = 1,
         shuffle: bool = True,
         aspect_ratios: Sequence[float] | np.ndarray[Any, Any] | None = None,
-        least: int = 1,
+        min_batches: int = 1,
     ) -> None:
-        """Prepare the order.
-
-        Args:
-            n: number of images, at least 1.
-            batch_size: images per batch and rank.
-            seed: of the order.
-            rank: this process, 0..world-1.
-            world: number of processes.
-            shuffle: False: the order of the data set in every epoch.
-            aspect_ratios: width / height of each image; batches are then made of images of similar ratio: within
-                every 32 shuffled global batches the images are sorted by it, and then the batches are shuffled.
-            least: batches an epoch has at the least.
-        """
         assert n >= 1
         assert batch_size >= 1
         assert 0 <= rank < world
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.shuffle = shuffle
         self.aspect_ratios = None if aspect_ratios is None else np.asarray(aspect_ratios)
-        self.passes = -(-least // max(1, n // (batch_size * world)))
+        self.passes = -(-min_batches // max(1, n // (batch_size * world)))
         self.epoch = 0
         self.start_batch = 0
 
@@ -110,31 +108,31 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
+        """Set the epoch of the next pass."""
         if epoch != self.epoch:
             self.epoch, self.start_batch = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever the next one starts."""
+        """Number of batches of a whole epoch, wherever the next pass starts."""
         return self.passes * max(1, self.n // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # Not a generator: the epoch is that of the moment when the pass begins, not of its first batch.
+        # Not a generator, so that the epoch is read when the pass begins, and not at its first batch.
         return iter([[(self.epoch, int(i)) for i in batch] for batch in self._batches()[self.start_batch :]])
 
     def _batches(self) -> list[np.ndarray[Any, Any]]:
-        """This rank's indices, a batch each, for the whole epoch."""
+        """Indices of this rank for the whole epoch, one array per batch."""
         rng = np.random.default_rng((self.seed, self.epoch))
         return [batch for _ in range(self.passes) for batch in self._pass(rng)]
 
     def _pass(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-        """The same of once through the images, [batches, images]."""
+        """Indices of this rank for one pass through the images, [batches, images]."""
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
         whole = self.batch_size * self.world
         if self.n < whole:
             whole = -(-self.n // self.world) * self.world
             order = np.resize(order, whole)
-        batches = order[: len(order) // whole * whole].reshape(-1, whole)
+        batches = order[: len(order) // whole * whole].reshape(-1, whole)  # [global batches, images]
         if self.aspect_ratios is not None:
             ratios = self.aspect_ratios
             sorted_windows = []
@@ -148,21 +146,19 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (0, index) for evaluation, each of images of one shape, so that nothing is padded.
+    """Samples batches of (0, index) for evaluation, each of images of one shape, so that nothing is padded.
 
-    Every image comes exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
+    Every image occurs exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
     one batch. Within a shape, the order is that of the data set.
+
+    Args:
+        shapes: (h, w) of each image at the input of the model.
+        batch_size: largest number of images per batch.
+        rank: of this process, 0..world-1.
+        world: number of processes.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        """Group the images.
-
-        Args:
-            shapes: (h, w) of each image as the model gets it.
-            batch_size: most images per batch.
-            rank: this process, 0..world-1.
-            world: number of processes.
-        """
         assert batch_size >= 1
         assert 0 <= rank < world
         groups: dict[tuple[int, int], list[int]] = {}
@@ -179,11 +175,11 @@ class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """A `DataLoader` over an `EpochBatchSampler` that can be saved and go on exactly where it was.
+    """A `DataLoader` over an `EpochBatchSampler` that resumes exactly where it was saved.
 
-    `state_dict` counts the batches that were handed out, not those that workers prepared ahead. After
-    `load_state_dict`, the next pass yields the rest of that epoch (or the whole next one, if nothing was left).
-    `len` is always that of a whole epoch.
+    `state_dict` counts the batches that were yielded, not those that workers prefetched. After `load_state_dict`, the
+    next pass yields the rest of that epoch, or the whole next epoch if nothing is left. `len` is always that of a whole
+    epoch.
     """
 
     batch_sampler: EpochBatchSampler
@@ -195,9 +191,9 @@ class EpochLoader(DataLoader[Any]):
 
     @property
     def share(self) -> float:
-        """Share of the time, 0..1, that whoever takes the batches waited for them in the last pass.
+        """Share of the last pass, 0..1, that the consumer waited for batches.
 
-        Where a GPU is still at work meanwhile, it is what would be waited for at most.
+        An upper limit if a GPU is still working in the meantime.
         """
         return self._waited / max(self._waited + self._worked, 1e-9)
 
@@ -206,11 +202,11 @@ class EpochLoader(DataLoader[Any]):
         self.batch_sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the current pass is: `epoch`, and `batch`, the number of batches taken of it."""
+        """State of the current pass: `epoch`, and `batch`, the number of batches taken of it."""
         return {"epoch": self._epoch, "batch": self._taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass begin where `state` was."""
+        """Let the next pass start at a saved state."""
         epoch, batch = state["epoch"], state["batch"]
         if batch >= len(self):
             epoch, batch = epoch + 1, 0
@@ -220,7 +216,7 @@ class EpochLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._epoch, self._taken = self.batch_sampler.epoch, self.batch_sampler.start_batch
         batches = super().__iter__()
-        self.batch_sampler.start_batch = 0  # it was meant for this pass
+        self.batch_sampler.start_batch = 0  # it applies to this pass alone
         return self._counted(batches)
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -246,23 +242,23 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     group_by_aspect: bool = False,
-    least: int = 1,
+    min_batches: int = 1,
 ) -> EpochLoader:
-    """Batches for training; see `EpochBatchSampler` for their order and `EpochLoader` for resuming.
+    """Make the loader for training; see `EpochBatchSampler` for the order and `EpochLoader` for resuming.
 
     Args:
-        dataset: what to load.
+        dataset: the training set.
         batch_size: images per batch and rank.
-        num_workers: processes that load, 0: this one.
+        num_workers: number of worker processes; 0: load in this process.
         seed: of the order.
         rank: this process, 0..world-1.
         world: number of processes.
         group_by_aspect: make batches of images of similar aspect ratio, which saves padding.
-        least: batches an epoch has at the least; too few images come several times.
+        min_batches: least number of batches per epoch; images are repeated if there are too few.
     """
     ratios = dataset.aspect_ratios if group_by_aspect else None
     sampler = EpochBatchSampler(
-        len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios, least=least
+        len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios, min_batches=min_batches
     )
     return EpochLoader(dataset, sampler, **_loading(num_workers))
 
@@ -270,9 +266,9 @@ def train_loader(
 def eval_loader(
     dataset: DetectionDataset, *, batch_size: int, num_workers: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """Batches for evaluation, each of images of one shape; see `ShapeBatchSampler`.
+    """Make the loader for evaluation, with batches of images of one shape; see `ShapeBatchSampler`.
 
-    Arguments are those of `train_loader`; the dataset's transform must be without randomness.
+    Arguments are those of `train_loader`; the transform of the dataset must be without randomness.
     """
     sampler = ShapeBatchSampler(dataset.shapes, batch_size, rank=rank, world=world)
     return DataLoader(dataset, batch_sampler=sampler, **_loading(num_workers))
@@ -291,12 +287,12 @@ def _loading(num_workers: int) -> dict[str, Any]:
 def _begin_worker(worker: int) -> None:
     """Tie a worker to the main process.
 
-    Let what is sent to all processes of a run, such as Ctrl-C or the SIGTERM of `timeout`, reach the main one alone,
-    which saves before it ends; workers end with it, also where it is killed. PyTorch looks at the parent of a worker
-    for that, which under forkserver, the default of Python 3.14, is a server that lives as long as any worker.
+    Signals to all processes of a run, such as Ctrl-C or the SIGTERM of `timeout`, should reach the main process alone,
+    which saves before it ends. Workers end with the main process, also if it is killed: PyTorch watches the parent
+    process for that, which under forkserver (the default of Python 3.14) is a server that outlives the main process.
 
-    Torch has one thread in a worker by itself. OpenCV's are left alone: to set their number in a process forked
-    from one that has some never returns.
+    PyTorch sets one thread per worker by itself. The number of OpenCV threads is left alone: setting it in a process
+    that was forked from one with OpenCV threads blocks forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):  # Windows has no groups

@@ -1,8 +1,8 @@
-"""What a checked data set is made of: ObjectRecord, ImageRecord, Split.
+"""Records of a checked data set: ObjectRecord, ImageRecord, Split.
 
-Records are what readers and `check_dataset` hand to training and evaluation: plain data with slots, small enough for
-the 860,000 objects of COCO. Nothing in them needs checking again. Masks that lie in files are named by `FileMask` and
-decoded when they are asked for, an image at a time.
+`check_dataset` makes them, and training and evaluation rely on them without further checks. They are plain data with
+slots, small enough for the 860,000 objects of COCO. Masks in files are referenced by `FileMask` and decoded when they
+are needed, one image at a time.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from detrkit.structures import Categories
 
 @dataclass(slots=True)
 class ObjectRecord:
-    """One labelled object of one image."""
+    """One annotated object of one image."""
 
     id: int
     """Annotation id, unique in its split."""
     category_id: int
-    """The data set's own id; `Categories.index_of_id` gives the class index."""
+    """Category id of the data set; `Categories.index_of_id` gives the class index."""
     box: tuple[float, float, float, float]
-    """x1, y1, x2, y2 in pixels of the upright image, with x1 < x2 and y1 < y2. Inside the image, except that an
-    overhang of less than half a pixel, which rounding leaves in COCO's own files, stays as official evaluation sees
-    it: clamp before training on it."""
+    """x1, y1, x2, y2 in pixels of the upright image, with x1 < x2 and y1 < y2. It lies inside the image, up to half a
+    pixel: rounding errors of COCO's own files are kept, as the official evaluation uses them. Clamp before training."""
     area: float | None
-    """Pixels of the object: the file's value (that of the mask, where there is one), else that of the box."""
+    """Area in pixels: the value of the file (usually that of the mask), else that of the box."""
     crowd: bool
-    """Not one object but a region of many, or one too hard to label (`difficult` in Pascal VOC): not trained on, and
-    neither rewarded nor punished in evaluation."""
+    """A region of many objects, or an object marked `difficult` in Pascal VOC: not trained on, and ignored in
+    evaluation."""
     segmentation: Any | None
     """COCO polygons (lists of x, y, x, y, ... in pixels), RLE (`{"size": [h, w], "counts": ...}`), a `FileMask`, or
     None."""
@@ -45,31 +44,31 @@ class ObjectRecord:
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One image whose file exists, was found readable and has this size."""
+    """One image; its file exists, is readable and has this size."""
 
     id: int
-    """The data set's own id, or 1, 2, ... where its format has none; unique in its split."""
+    """Image id of the data set, or 1, 2, ... if its format has none; unique in its split."""
     path: Path
     file_name: str
-    """The name that the data set uses: relative, with forward slashes, never leading out of its folder."""
+    """Name in the data set: relative, with forward slashes and without `..`."""
     height: int
     """Pixels, after the EXIF rotation, checked against the file."""
     width: int
     """Pixels, after the EXIF rotation, checked against the file."""
     objects: list[ObjectRecord]
-    """In panoptic data the segments, things and stuff; each has a `FileMask` of `panoptic`."""
+    """In panoptic data the segments of things and stuff, each with a `FileMask` of `panoptic`."""
     panoptic: Path | None = None
-    """The COCO panoptic PNG, whose pixels hold the ids of segments, or 0 (void); None for other data."""
+    """The COCO panoptic PNG, whose pixels are segment ids or 0 (void); None for other data."""
 
     @property
     def has_trainable(self) -> bool:
-        """Whether it has an object that is trained on and counted: crowds are neither."""
+        """Whether the image has an object that is no crowd."""
         return any(not obj.crowd for obj in self.objects)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One side of a data set, ready to be loaded."""
+    """One checked split of a data set, train or val."""
 
     name: str
     """`train` or `val`."""
@@ -77,31 +76,31 @@ class Split:
     categories: Categories
     """The same for all splits of a data set."""
     source: str
-    """The file or folder it was read from, for messages."""
+    """The file or folder that it was loaded from, for messages."""
     value_range: ValueRange | None = None
-    """Values that become black and white in images of more than 8 bits; the same for all splits. None: there are no
-    such images, or no range is known and that of their type counts."""
+    """Values that become 0 and 255 in images of more than 8 bits; the same for all splits. None: there are no such
+    images, or the range is unknown and that of their data type is used."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def has_masks(self) -> bool:
-        """Whether an object that counts has a mask, so that masks can be measured."""
+        """Whether any object that is no crowd has a mask, so that masks can be evaluated."""
         return any(obj.segmentation and not obj.crowd for image in self.images for obj in image.objects)
 
     def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
-        """The truth as a COCO instances dictionary: original ids, `bbox` as x, y, w, h in pixels.
+        """The ground truth as a COCO instances dictionary, with original ids and `bbox` as x, y, w, h in pixels.
 
-        What the official evaluation takes. Of panoptic data it holds the things alone, as categories too: average
-        precision counts objects, and stuff has none.
+        The official evaluation takes it. Of panoptic data it contains only the things and their categories, since
+        average precision counts objects.
 
         Args:
-            masks: with `segmentation`, if any object of the split has one; those without get their box as polygon, as
-                in training. Masks in files become RLE here, which reads those files, one image at a time.
+            masks: add `segmentation`, if any object of the split has one; objects without one get their box as
+                polygon, as in training. Masks in files become RLE, which reads these files one image at a time.
 
         Raises:
-            DataError: a file with masks cannot be read any more.
+            DataError: a mask file can no longer be read.
         """
         masks = masks and self.has_masks
         stuff = {i for i, thing in zip(self.categories.ids, self.categories.isthing, strict=False) if not thing}
@@ -134,7 +133,7 @@ class Split:
 
 
 def _as_coco(image: ImageRecord, objects: list[ObjectRecord]) -> list[Any]:
-    """The segmentations of objects of an image as polygons or RLE."""
+    """Convert the segmentations of objects of an image to polygons or RLE."""
     files = MaskFiles(image.height, image.width)
     shapes: list[Any] = []
     for obj in objects:

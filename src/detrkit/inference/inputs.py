@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 from torch import Tensor
 
-from detrkit.data.decode.images import Unknown, decode_image, read_image, to_tensor, warn_unknown_range
+from detrkit.data.decode.images import UnknownRangeHandler, decode_image, read_image, to_tensor, warn_unknown_range
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.inference.sources import VIDEO_SUFFIXES, as_path, find_images, is_several, is_video
@@ -50,7 +50,7 @@ class ImageInput:
     """Its number among several, from 1, for messages; None: it is alone, or its name says where it is."""
 
     def read(
-        self, value_range: ValueRange | None = None, unknown: Unknown = warn_unknown_range
+        self, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range
     ) -> tuple[Tensor, str | None]:
         """The image, uint8 [3, H, W], and its source; for the arguments see `data.decode.read_image`.
 
@@ -94,7 +94,9 @@ def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Ima
     return kind, _members(source, pairs)
 
 
-def read_one(source: Any, value_range: ValueRange | None = None, unknown: Unknown = warn_unknown_range) -> Tensor:
+def read_one(
+    source: Any, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range
+) -> Tensor:
     """A single image in any form as uint8 [3, H, W], RGB.
 
     Raises:
@@ -213,7 +215,7 @@ def _bytes_of(file: Any, name: str) -> bytes:
     return bytes(data)
 
 
-def _read_file(path: Path, value_range: ValueRange | None, unknown: Unknown) -> Tensor:
+def _read_file(path: Path, value_range: ValueRange | None, unknown: UnknownRangeHandler) -> Tensor:
     try:
         return read_image(path, value_range, unknown=unknown)
     except DataError as error:

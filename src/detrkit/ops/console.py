@@ -1,7 +1,7 @@
-"""The console of all commands: tables, coloured words and progress bars on any terminal, file or pipe.
+"""Console of all commands: tables, bold text and progress bars on any terminal, file or pipe.
 
-What is printed is text and never markup, emoji codes or anything to be highlighted, for it holds names that users
-wrote. Nothing is cut off: a line that is too long is left to the terminal, and a table takes the width that it needs.
+Printed text is never parsed for markup, emoji codes or highlighting, since it contains names that users wrote. Nothing
+is cut off: long lines are wrapped by the terminal, and a table takes the width that it needs.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
-from detrkit.ops.text import fit, visible
+from detrkit.ops.text import escape_controls, to_encoding
 
 T = TypeVar("T")
 
 UNBOUNDED = 10_000
-"""Columns of a terminal on which everything fits."""
+"""Terminal columns for measuring tables: wider than any table."""
 
 FOLDED = 12
-"""Columns of names of users in a table at the least."""
+"""Smallest width of table columns that wrap, which hold names that users wrote."""
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> TextConsole:
-    """A console on stdout or stderr, whatever these are when something is printed; a quiet one prints nothing."""
+    """Make a console on stdout or stderr, as they are at the time of printing; a quiet one prints nothing."""
     return TextConsole(stderr=stderr, quiet=quiet)
 
 
 class TextConsole(Console):
-    """rich's console, to which a str is text."""
+    """A rich console that prints strings as plain text."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         stream = cast(IO[str], _Stream(stderr))
@@ -43,30 +43,30 @@ class TextConsole(Console):
         self.quiet = quiet
 
     def row(self, head: str, text: str) -> None:
-        """Print a line that begins with a word in bold."""
+        """Print a line that starts with a bold word."""
         self.print(Text.assemble((f"{head:<9}", "bold"), " ", text))
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Print text as it stands, or tables as wide as they need to be."""
-        laid_out = [each for each in objects if not isinstance(each, str | Text)]
-        if laid_out:
-            how = {"soft_wrap": False, "crop": False} | how
-        given = self._width
-        self._width = max([self.width, *(self._least_width(each) for each in laid_out)])
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print text unchanged, and tables as wide as they need to be."""
+        tables = [each for each in objects if not isinstance(each, str | Text)]
+        if tables:
+            options = {"soft_wrap": False, "crop": False} | options
+        previous = self._width
+        self._width = max([self.width, *(self._least_width(each) for each in tables)])
         try:
-            super().print(*objects, **how)
+            super().print(*objects, **options)
         finally:
-            self._width = given
+            self._width = previous
 
     def _least_width(self, renderable: Any) -> int:
-        """Width of a table in which no cell is cut off or wrapped, but for columns that fold, which may be narrow."""
+        """Width of a table without cut or wrapped cells, except for columns that fold, which may be narrow."""
         if isinstance(renderable, Group):
             return max((self._least_width(each) for each in renderable.renderables), default=0)
         if not isinstance(renderable, Table):
             return 0
         folding = [column for column in renderable.columns if column.overflow == "fold"]
         for column in renderable.columns:
-            column.no_wrap = column not in folding  # so that these give way first
+            column.no_wrap = column not in folding  # so that folding columns give way first
         for column in folding:
             column.max_width = column.min_width or FOLDED
         try:
@@ -87,36 +87,36 @@ class TextConsole(Console):
         highlight: bool | None = None,
         highlighter: Any = None,
     ) -> Text:
-        """Text of a str: never markup, and as the output can show it, so that columns of a table stay straight."""
-        return Text(fit(visible(text), self.encoding), style=style, justify=justify, overflow=overflow)
+        """Convert a string to text without markup, in letters that the output can show, so that table columns align."""
+        return Text(to_encoding(escape_controls(text), self.encoding), style=style, justify=justify, overflow=overflow)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments of anything, text as the output can show it."""
+        """Render anything, with text in letters that the output can show."""
         if isinstance(renderable, Text):
-            renderable = self._shown(renderable)
+            renderable = self._encodable(renderable)
         return super().render(renderable, options)
 
-    def status(self, status: RenderableType, *, spinner: str = "line", **how: Any) -> Status:
-        """A line that says what goes on, with a spinner of ASCII."""
-        return super().status(status, spinner=spinner, **how)
+    def status(self, status: RenderableType, *, spinner: str = "line", **options: Any) -> Status:
+        """Show a status line with an ASCII spinner."""
+        return super().status(status, spinner=spinner, **options)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line that the reader of the output has gone."""
+        """Let the command line handle a closed output pipe."""
         raise BrokenPipeError
 
-    def _shown(self, text: Text) -> Text:
-        plain = fit(visible(text.plain), self.encoding)
+    def _encodable(self, text: Text) -> Text:
+        plain = to_encoding(escape_controls(text.plain), self.encoding)
         if plain == text.plain:
             return text
         shown = text.blank_copy()
         for part in text.divide(sorted({place for span in text.spans for place in (span.start, span.end)})):
             style = part.spans[0].style if part.spans else None
-            shown.append(fit(visible(part.plain), self.encoding), style)
+            shown.append(to_encoding(escape_controls(part.plain), self.encoding), style)
         return shown
 
 
 class _Stream:
-    """stdout or stderr as they are now, degrading what they cannot show."""
+    """Writes to the current stdout or stderr, with substitutes for letters that they cannot show."""
 
     def __init__(self, stderr: bool) -> None:
         self._stderr = stderr
@@ -127,7 +127,7 @@ class _Stream:
 
     def write(self, text: str) -> int:
         stream = self._stream()
-        return 0 if stream is None else stream.write(fit(text, self.encoding))
+        return 0 if stream is None else stream.write(to_encoding(text, self.encoding))
 
     def flush(self) -> None:
         stream = self._stream()
@@ -151,9 +151,9 @@ class _Stream:
 
 
 def make_progress(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:
-    """A progress bar: the task's description, a bar, then the given columns; of none, count and time left.
+    """Make a progress bar: description, bar, and the given columns (default: count and remaining time).
 
-    Where the output is no terminal, nothing is shown.
+    Nothing is shown if the output is no terminal.
     """
     rest = columns or (MofNCompleteColumn(), TimeRemainingColumn())
     shown = console.is_terminal or console.is_jupyter
@@ -162,23 +162,22 @@ def make_progress(console: Console, *columns: ProgressColumn, transient: bool = 
 
 
 class TaskText(ProgressColumn):
-    """A column of a progress bar: a field of the task as text."""
+    """Column of a progress bar that shows a field of the task as plain text.
+
+    Args:
+        field: name of a keyword of `add_task`, such as `note`; empty: the description.
+    """
 
     def __init__(self, field: str = "") -> None:
-        """Prepare.
-
-        Args:
-            field: `note` of what was given as `add_task(note=...)`; empty: the description.
-        """
         self.field = field
         super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> str:
-        """The text, as it stands now."""
+        """The current text of the field."""
         return str(task.fields[self.field] if self.field else task.description)
 
 
 def track(items: Iterable[T], description: str, *, quiet: bool = False) -> Iterator[T]:
-    """The items, with a bar that shows how many have come."""
+    """Iterate over the items with a progress bar."""
     with make_progress(make_console(quiet=quiet)) as progress:
         yield from progress.track(items, description=description)

@@ -1,8 +1,8 @@
-"""The range of pixel values that becomes black to white, for images with more than 8 bits per channel.
+"""The range of pixel values that is mapped to 0..255, for images with more than 8 bits per channel.
 
-A camera of 12 bits writes 0..4095 into files of 16 bits, a thermal one numbers around 29,000, others negative ones or
-floats. Which value is white cannot be told from one image: the range is a property of the data set and of the model
-that was trained on it, so it lies in checkpoints and exported files. Images of 8 bits have no need of it.
+A 12-bit camera writes 0..4095 into 16-bit files, a thermal camera numbers around 29,000, others negative values or
+floats. A single image does not tell which value is white: the range is a property of the data set and of the model
+trained on it, and is stored in checkpoints and exported files. 8-bit images do not need it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import numpy.typing as npt
 from detrkit.errors import ConfigError
 
 Values = npt.NDArray[Any]
-"""Pixel values as stored, of any type of number."""
+"""Pixel values as stored, of any numeric type."""
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Stored pixel values that become 0 and 255; values beyond are clipped."""
+    """Pixel values that are mapped to 0 and 255; values outside are clipped."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"a range of values from {self.low:g} to {self.high:g}")
+            raise ValueError(f"expected finite low < high, found {self.low:g} and {self.high:g}")
 
     def __str__(self) -> str:
-        return f"{number_text(self.low)}..{number_text(self.high)}"
+        return f"{format_number(self.low)}..{format_number(self.high)}"
 
     def to_plain(self) -> list[float]:
-        """As JSON-like data; `from_plain` reads it back equal."""
+        """Convert to JSON-like data; `from_plain` is the inverse."""
         return [self.low, self.high]
 
     @classmethod
@@ -45,7 +45,7 @@ class ValueRange:
         """The inverse of `to_plain`; None stays None.
 
         Raises:
-            ValueError, TypeError: it is no pair of ascending finite numbers.
+            ValueError, TypeError: `pair` is no pair of ascending finite numbers.
         """
         if pair is None:
             return None
@@ -54,10 +54,10 @@ class ValueRange:
 
     @classmethod
     def of(cls, given: Self | tuple[float, float] | None) -> Self | None:
-        """A range that a user gives in Python.
+        """Convert a range that a user passed in Python.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: `given` is no range.
         """
         if given is None or isinstance(given, cls):
             return given
@@ -68,10 +68,10 @@ class ValueRange:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """What `--value_range` says: `auto` (None) or `LOW,HIGH`.
+        """Parse `--value_range`: `auto` (None) or `LOW,HIGH`.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: `text` is neither.
         """
         if text == "auto":
             return None
@@ -83,30 +83,30 @@ class ValueRange:
             ) from None
 
     def to_8_bits(self, values: Values) -> npt.NDArray[np.uint8]:
-        """Values of any shape as 0..255, rounded; NaN becomes 0."""
+        """Map values of any shape to 0..255, rounded; NaN becomes 0."""
         if values.dtype == np.uint16:
             return _table(self)[values]
         return _scaled(values, self.low, self.high)
 
 
 UNKNOWN_RANGE = (
-    "no range of values is known for images of more than 8 bits, since the model was trained on 8 bits or without "
-    "keeping a range; that of the type of number is taken as black to white: 0..65535 for integers, 0..1 for floats; "
-    "if the values fill another range, say so with --value_range LOW,HIGH, or value_range in Detector.load"
+    "no value range is known for images of more than 8 bits, since the model was trained on 8-bit images or without "
+    "storing a range; that of the data type is mapped to black and white: 0..65535 for integers, 0..1 for floats; if "
+    "the values fill another range, set it with --value_range LOW,HIGH, or value_range in Detector.load"
 )
-"""For the user, when `default_range` is used."""
+"""Message for the user when `default_range` is used."""
 
 
 def default_range(dtype: np.dtype[Any]) -> ValueRange:
-    """The range for a type of numbers where none is known: that of the type, never of an image.
+    """The range of a data type, used if no range is known.
 
-    Integers of 32 bits count as 16, which is what they are used for: in all their own range every image would be grey.
+    32-bit integers get the range of 16 bits, which they usually hold: in their own range every image would be grey.
     """
     return ValueRange(0, 1) if dtype.kind == "f" else ValueRange(0, 65535)
 
 
-def number_text(value: float) -> str:
-    """A number for people: whole ones with all their digits, others with six."""
+def format_number(value: float) -> str:
+    """Format a number: integers with all digits, others with six."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
@@ -117,5 +117,5 @@ def _scaled(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=8)
 def _table(value_range: ValueRange) -> npt.NDArray[np.uint8]:
-    """uint8 [65536]: looking values up is several times faster than computing them."""
+    """Lookup table uint8 [65536], several times faster than computing each value."""
     return _scaled(np.arange(65536), value_range.low, value_range.high)

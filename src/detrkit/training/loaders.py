@@ -78,7 +78,7 @@ class TrainingData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             group_by_aspect=self.group_by_aspect,
-            least=self.least,
+            min_batches=self.least,
         )
         self._ready(self.batch_size)
         epoch, batch = self.start
@@ -129,7 +129,7 @@ def make_loaders(
     kept, kept_val = make_caches(config, data.train, data.val)
     if augment.zoom_out:
         red, green, blue = (round(255 * channel) for channel in module.model.backbone.mean)
-        augment = replace(augment, ground=(red, green, blue))
+        augment = replace(augment, fill=(red, green, blue))
     train = DetectionDataset(
         data.train,
         data.categories,
@@ -209,5 +209,5 @@ def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
     if config.overfit or config.augmentation == "none":
         return "none", Augment()
     return config.augmentation, Augment(
-        **{each.name: getattr(config, each.name) for each in fields(Augment) if each.name != "ground"}
+        **{each.name: getattr(config, each.name) for each in fields(Augment) if each.name != "fill"}
     )

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageDraw, ImageFont
 
-from detrkit.ops.text import one_line, shortened
+from detrkit.ops.text import one_line, shorten
 from detrkit.visualization.matplotlib_backend import import_matplotlib
 
 Color = tuple[int, int, int]
@@ -36,7 +36,7 @@ IDEOGRAPHIC = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDT
 
 def name_of(text: str) -> str:
     """A name as it is drawn: on one line, of at most 40 letters, never empty."""
-    return shortened(one_line(text), LONGEST_NAME) or UNNAMED
+    return shorten(one_line(text), LONGEST_NAME) or UNNAMED
 
 
 def text_width(text: str, size: int) -> float:

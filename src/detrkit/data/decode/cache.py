@@ -1,8 +1,8 @@
-"""Decoded images kept in memory, so that a small data set is decoded once and not in every epoch.
+"""Cache of decoded images in memory, so that a small data set is decoded once and not in every epoch.
 
-Pixels are kept as the decoder gives them, so that a run with a cache is the same run, bit for bit. Which images are
-kept is decided beforehand and never changes: as many as fit, in the order of the data set. Nothing is ever thrown out
-for another one, which in an epoch that visits every image once would only mean that the next is missing.
+Pixels are kept as decoded, so that a run with a cache is the same run, bit for bit. The cached images are fixed: as
+many as fit, in the order of the data set. None is replaced, which would gain nothing in epochs that visit every image
+once.
 """
 
 from __future__ import annotations
@@ -16,32 +16,29 @@ import torch
 from torch import Tensor
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps memory that processes share. It may be small in a container, and writing beyond it kills."""
+"""Shared memory of Linux. It may be small in a container, and a process that writes beyond it is killed."""
 
 LEFT_FREE = 2**30
+"""Bytes of shared memory that stay free, for the batches of worker processes."""
 
 
 class ImageCache:
-    """The pixels of some images, one after another in one block of memory, filled as they are first met.
+    """Pixels of images in one block of memory, filled when an image is first decoded.
 
-    Worker processes, forked or spawned, fill and read the same block where it is `shared`. Two that meet an image at
-    once write the same bytes. Shared memory is taken at once, so that it cannot run out later, other memory page by
-    page as it is filled.
+    If `shared`, worker processes, forked or spawned, fill and read the same block; two that decode the same image write
+    the same bytes. Shared memory is allocated at once, so that it cannot run out later; other memory page by page.
+
+    Args:
+        sizes: (h, w) in pixels of every image of the data set, as decoded.
+        limit: largest number of bytes.
+        shared: use shared memory; `limit` is then lowered to half of the free shared memory, minus 1 GB for batches.
 
     Attributes:
-        count: how many images there is room for.
-        nbytes: what they take, all together.
+        count: number of images that fit.
+        nbytes: bytes of these images.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], limit: int, *, shared: bool = False) -> None:
-        """Find room.
-
-        Args:
-            sizes: (h, w) in pixels of every image of the data set, as decoded.
-            limit: most bytes to take.
-            shared: let other processes use it too; `limit` is then lowered to half of what is free for that, after a GB
-                for the batches that workers hand over.
-        """
         if shared:
             limit = min(limit, max(0, free_shared_memory() - LEFT_FREE) // 2)
         lengths = 3 * np.array(sizes, dtype=np.int64).reshape(-1, 2).prod(axis=1)
@@ -53,19 +50,19 @@ class ImageCache:
         self._filled.zero_()
 
     def get(self, index: int) -> Tensor | None:
-        """Image `index`, uint8 [3, H, W], if it is there. It is the cache's own memory, not to be written to."""
+        """Image `index`, uint8 [3, H, W], a view of the cache that must not be changed; None if it is not cached."""
         if index >= self.count or not self._filled[index]:
             return None
         return self._place(index)
 
     def put(self, index: int, image: Tensor) -> None:
-        """Keep an image, uint8 [3, H, W], if there is room for it; one of another size than was said is not kept."""
+        """Cache an image, uint8 [3, H, W], if there is room for it and it has the size given at construction."""
         if index < self.count and tuple(image.shape[1:]) == tuple(self._sizes[index]):
             self._place(index).copy_(image)
-            self._filled[index] = 1  # after its pixels, for those who look at the same time
+            self._filled[index] = 1  # after the pixels, since other processes may read meanwhile
 
     def holds(self, image: Tensor) -> bool:
-        """Whether a tensor is part of this memory."""
+        """Whether a tensor is a view of this memory."""
         return image.untyped_storage().data_ptr() == self._pixels.untyped_storage().data_ptr()
 
     def _place(self, index: int) -> Tensor:
@@ -75,14 +72,14 @@ class ImageCache:
 
 
 def _memory(length: int, *, shared: bool) -> Tensor:
-    """uint8 [length], of any content."""
+    """Uninitialized memory, uint8 [length]."""
     if not shared or not length:
         return torch.empty(length, dtype=torch.uint8)
-    # `share_memory_` would take private memory first
+    # `share_memory_` would allocate private memory first
     storage = torch.UntypedStorage._new_shared(length)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def free_shared_memory() -> int:
-    """Bytes that processes may still share; where the system has no limit for that, very many."""
+    """Bytes of free shared memory; 2**62 if the system has no limit."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 2**62

@@ -1,15 +1,15 @@
-"""Image files to tensors: whatever the file holds, out come 8-bit RGB pixels the way a viewer shows them.
+"""Decode image files to 8-bit RGB tensors, upright, as an image viewer shows them.
 
 OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and colour of more than 8 bits,
-which PIL would cut to 8; PIL reads everything else.
+which PIL would reduce to 8; PIL reads everything else.
 
     EXIF rotation      applied
     grey, 1-bit        repeated over the three channels
     palette, CMYK      converted to RGB
-    transparency       dropped: the colour stored under it is kept, as PIL's convert("RGB") does
-    16, 32 bit, float  scaled by a `ValueRange`, without one by that of the type of number; never by the image's own
+    transparency       dropped: the stored colour is kept, as PIL's convert("RGB") does
+    16, 32 bit, float  scaled by a `ValueRange`, by default that of the data type; never by the range of the image
     several frames     the first one
-    truncated          decoded as far as it goes, with a warning; the rest is grey or black
+    truncated          decoded as far as possible, with a warning; the rest is grey or black
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ from detrkit.errors import DataError
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, default_range
 
 Pixels = npt.NDArray[Any]
-Unknown = Callable[[str], object]
-"""Told a sentence when values of more than 8 bits are met without a known range."""
+UnknownRangeHandler = Callable[[str], object]
+"""Called with a message when an image has more than 8 bits and no value range is known."""
 
 TOO_LARGE = (
-    "it has more than 178 million pixels, and is not decoded since it may be made to fill the memory; cut it "
-    "into tiles or make it smaller"
+    "it has more than 178 million pixels, and is not decoded since it might exhaust the memory; cut it into tiles or "
+    "make it smaller"
 )
 """The limit is PIL's: twice `Image.MAX_IMAGE_PIXELS`."""
 
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _TOLERANCE_LOCK = threading.Lock()
-_REMARKS_LOCK = threading.Lock()
+_WARNINGS_LOCK = threading.Lock()
 
 
 def warn_unknown_range(sentence: str) -> None:
-    """What is done by default when no range of values is known: warn."""
+    """Warn that no value range is known: the default handler."""
     warnings.warn(sentence, stacklevel=2)
 
 
 def ignore_unknown_range(sentence: str) -> None:
-    """For readers of checked data: the check has said it."""
+    """Do nothing: for checked data, whose check has reported it."""
 
 
 def read_image(
-    path: str | Path, value_range: ValueRange | None = None, *, unknown: Unknown = warn_unknown_range
+    path: str | Path, value_range: ValueRange | None = None, *, unknown: UnknownRangeHandler = warn_unknown_range
 ) -> Tensor:
     """Read an image file.
 
     Args:
         path: the file.
-        value_range: values that become black and white in images of more than 8 bits; None: those of the type of
-            number, see `default_range`. Images of 8 bits stay as they are.
-        unknown: told a sentence if it is None and such an image is met.
+        value_range: values that become 0 and 255 in images of more than 8 bits; None: the range of the data type, see
+            `default_range`. Images of 8 bits stay as they are.
+        unknown: called with a message if `value_range` is None and the image has more than 8 bits.
 
     Returns:
-        uint8 [3, H, W], RGB, upright. Its memory may be laid out [H, W, 3], which resizing likes best.
+        uint8 [3, H, W], RGB, upright. The memory layout may be [H, W, 3], which is fastest to resize.
 
     Raises:
         DataError: the file is missing, or holds no image that can be decoded.
@@ -86,7 +86,7 @@ def decode_image(
     path: str | Path,
     value_range: ValueRange | None = None,
     *,
-    unknown: Unknown = warn_unknown_range,
+    unknown: UnknownRangeHandler = warn_unknown_range,
 ) -> Tensor:
     """Decode the content of an image file.
 
@@ -102,12 +102,12 @@ def decode_image(
         DataError: the bytes hold no image that can be decoded.
     """
     try:
-        with _without_remarks(), Image.open(io.BytesIO(data)) as image:
+        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
             plain, size = _is_plain(image, data), image.size
             orientation = _orientation(image, data) if plain else 1
         pixels, whole = _decode_plain(data, size) if plain else None, True
         if pixels is None:
-            with _without_remarks(), Image.open(io.BytesIO(data)) as image:
+            with _without_warnings(), Image.open(io.BytesIO(data)) as image:
                 pixels, whole = _decode_any(image, data)
                 orientation = _orientation(image, data)
     except Image.DecompressionBombError as error:
@@ -119,8 +119,8 @@ def decode_image(
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DataError(f"expected an image in {path}, but it cannot be decoded: {error}") from error
     if not whole:
-        with _REMARKS_LOCK:  # else it could fall among the remarks
-            warnings.warn(f"the image {path} is truncated; what is missing stays grey or black", stacklevel=2)
+        with _WARNINGS_LOCK:  # `_without_warnings` of another thread could swallow it
+            warnings.warn(f"the image {path} is truncated; the missing part is grey or black", stacklevel=2)
     return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
 
 
@@ -128,20 +128,20 @@ def to_tensor(
     image: str | Path | Image.Image | Pixels | Tensor,
     value_range: ValueRange | None = None,
     *,
-    unknown: Unknown = warn_unknown_range,
+    unknown: UnknownRangeHandler = warn_unknown_range,
 ) -> Tensor:
-    """Any usual form of an image as uint8 [3, H, W], RGB.
+    """Convert an image in any usual form to uint8 [3, H, W], RGB.
 
     Args:
         image: a path; a PIL image; a numpy array [H, W, 3] or [H, W] in RGB order (a fourth channel is taken for
-            transparency and dropped); or a tensor [3, H, W] or [1, H, W]. Arrays and tensors hold uint8, or integers
-            of 16 or 32 bits or floats, which are scaled by `value_range`. Float tensors whose values lie in 0..1 are
-            scaled by that, as torchvision makes them of 8 bits.
-        value_range: see `read_image`. Floats in memory must lie in 0..1 without one.
+            transparency and dropped); or a tensor [3, H, W] or [1, H, W]. Arrays and tensors are uint8, or integers of
+            16 or 32 bits or floats, which are scaled by `value_range`. Float tensors with values in 0..1 are scaled
+            from 0..1, as torchvision makes them.
+        value_range: see `read_image`. Without one, floats in memory must lie in 0..1.
         unknown: see `read_image`.
 
     Raises:
-        DataError: the file cannot be read, or the array has another shape or type, or is empty, or it is none of these.
+        DataError: the file cannot be read, or the array has another shape or type or is empty, or `image` is none.
     """
     if isinstance(image, str | Path):
         return read_image(image, value_range, unknown=unknown)
@@ -191,7 +191,7 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]  # on TIFF files only
         return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
-    if image.format == "PPM":  # of which PIL keeps the value of white among the settings of its decoder
+    if image.format == "PPM":  # PIL keeps the maximum value among the settings of its decoder
         tile = getattr(image, "tile", ())
         settings = tile[0].args if tile else None
         return isinstance(settings, tuple) and isinstance(settings[-1], int) and settings[-1] > 255
@@ -199,20 +199,20 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
 
 
 def deep_values(image: Image.Image, data: bytes) -> Values:
-    """The values of an image for which `is_deep` holds, as stored: [H, W], or RGB [H, W, 3]; transparency is dropped.
+    """The stored values of an image for which `is_deep` holds: [H, W], or RGB [H, W, 3]; transparency is dropped.
 
     Args:
         image: as PIL opened it.
         data: the bytes of its file.
 
     Raises:
-        what PIL does on damaged files.
+        OSError and others: those that PIL raises on damaged files.
     """
     of_pil = image.mode == "F" or image.mode.startswith("I;") or (image.mode == "I" and image.format != "PPM")
-    values = None if of_pil else _stored_values(data)  # PIL cuts colour to 8 bits, and stretches PGM to 16
+    values = None if of_pil else _stored_values(data)  # PIL reduces colour to 8 bits, and scales PGM to 16
     if values is not None and values.dtype != np.uint8 and values.shape[1::-1] == image.size:
         return values
-    image.load()  # whose errors numpy would hide
+    image.load()  # raises on damage, which numpy would hide
     values = np.asarray(image)
     if values.dtype == np.uint8:  # colour of a kind that OpenCV cannot read
         return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
@@ -220,7 +220,7 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
 
 
 def unusual_values(data: bytes) -> Values | None:
-    """As `deep_values`, of TIFF and PFM files that PIL does not know (float64, floats in colour); None: it is none."""
+    """As `deep_values`, for TIFF and PFM files that PIL cannot open (float64, float colour); None for other files."""
     if data[:4] not in (b"II*\0", b"MM\0*") and data[:2] != b"PF":
         return None
     values = _stored_values(data)
@@ -228,7 +228,7 @@ def unusual_values(data: bytes) -> Values | None:
 
 
 def _stored_values(data: bytes) -> Values | None:
-    """What OpenCV finds in a file: [H, W], or RGB [H, W, 3]; None: it cannot read it."""
+    """Decode with OpenCV, without conversion: [H, W], or RGB [H, W, 3]; None if it cannot read the file."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         return None
@@ -238,7 +238,7 @@ def _stored_values(data: bytes) -> Values | None:
 def _of_pil(image: Image.Image) -> Pixels:
     """Deep values, or [H, W, 3] of 8 bits, of an image that PIL has opened.
 
-    As long as its pixels are not loaded, deep colour can be had from its file; afterwards PIL has cut it to 8 bits.
+    Deep colour is read from the file if its pixels are not loaded yet; afterwards PIL has reduced it to 8 bits.
     """
     file = getattr(image, "fp", None)
     if image.format in ("PNG", "TIFF", "PPM") and file and getattr(image, "tile", ()) and image.tell() == 0:
@@ -252,14 +252,14 @@ def _of_pil(image: Image.Image) -> Pixels:
 
 
 def _is_known(dtype: np.dtype[Any] | None) -> bool:
-    """Whether numbers of a type can be pixels: uint8, integers of 16 or 32 bits, floats."""
+    """Whether a data type can hold pixels: uint8, integers of 16 or 32 bits, floats."""
     if dtype is None:
         return False
     return dtype == np.uint8 or dtype.kind == "f" or (dtype.kind in "iu" and dtype.itemsize in (2, 4))
 
 
 def _numpy_type(image: Tensor) -> np.dtype[Any] | None:
-    """The type of a tensor's numbers as numpy has it; all floats are alike. None: it has none."""
+    """The numpy type of a tensor (float64 for all floats); None if numpy has no such type."""
     if image.is_floating_point():
         return np.dtype(np.float64)
     name = str(image.dtype).removeprefix("torch.")
@@ -272,26 +272,26 @@ def _in_unit(values: Tensor) -> bool:
 
 
 def _range_in_memory(values: Values, value_range: ValueRange | None) -> ValueRange | None:
-    """The range of an array: of floats, 0..1 where none is known, as everywhere in Python.
+    """The value range of an array in memory: for floats 0..1, if no range is given.
 
     Raises:
-        DataError: floats are not in 0..1, and nothing says what they are.
+        DataError: floats lie outside of 0..1, and no range is given.
     """
     if value_range or values.dtype.kind != "f":
         return value_range
     if not (values.min() >= 0 and values.max() <= 1):
         raise DataError(
             f"expected a float image with values in 0..1, found {values.min():.4g} to {values.max():.4g}; give them "
-            "as uint8, or say which range they fill: value_range in Detector.load"
+            "as uint8, or name their range: value_range in Detector.load"
         )
     return default_range(values.dtype)
 
 
-def _as_rgb8(pixels: Pixels, value_range: ValueRange | None, unknown: Unknown) -> Pixels:
-    """uint8 [H, W, 3] of values of any type, [H, W] or [H, W, C]: 1 channel is repeated, a fourth dropped."""
+def _as_rgb8(pixels: Pixels, value_range: ValueRange | None, unknown: UnknownRangeHandler) -> Pixels:
+    """Convert values of any type, [H, W] or [H, W, C], to uint8 [H, W, 3]; a fourth channel is dropped."""
     if pixels.dtype != np.uint8:
         if value_range is None:
-            with _REMARKS_LOCK:
+            with _WARNINGS_LOCK:
                 unknown(UNKNOWN_RANGE)
         pixels = (value_range or default_range(pixels.dtype)).to_8_bits(pixels)
     if pixels.ndim == 2:
@@ -300,26 +300,28 @@ def _as_rgb8(pixels: Pixels, value_range: ValueRange | None, unknown: Unknown) -
 
 
 @contextmanager
-def _without_remarks() -> Iterator[None]:
-    """PIL keeps its remarks about odd metadata to itself inside this block, where one thread is at a time: Python's
-    list of warnings to ignore is one per process."""
-    with _REMARKS_LOCK, warnings.catch_warnings():
+def _without_warnings() -> Iterator[None]:
+    """Ignore warnings of PIL about unusual metadata inside this block.
+
+    One thread at a time is in the block, since the warning filters of Python are global.
+    """
+    with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is too large
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # raised at half of the limit
         yield
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:
-    """Whether OpenCV can decode it as well as PIL: a whole JPEG, PNG or WebP in 8-bit RGB or grey."""
+    """Whether OpenCV decodes the image as PIL does: a complete JPEG, PNG or WebP in 8-bit RGB or grey."""
     if image.format not in ("JPEG", "PNG", "WEBP") or image.mode not in ("RGB", "L") or is_deep(image, data):
         return False
     if getattr(image, "n_frames", 1) > 1 or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**30):
         return False
-    return image.format != "JPEG" or data.endswith(b"\xff\xd9")  # else perhaps truncated, which only PIL reports
+    return image.format != "JPEG" or data.endswith(b"\xff\xd9")  # else it may be truncated, which only PIL reports
 
 
 def _decode_plain(data: bytes, size: tuple[int, int]) -> Pixels | None:
-    """[H, W, 3] of a plain image of (width, height), or None where PIL must do it after all."""
+    """Decode a plain image of (width, height) to [H, W, 3] with OpenCV; None if PIL has to decode it."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.shape[1::-1] != size:
         return None
@@ -327,7 +329,7 @@ def _decode_plain(data: bytes, size: tuple[int, int]) -> Pixels | None:
 
 
 def _decode_any(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
-    """[H, W, 3] of 8 bits through PIL, or deep values, and whether the file was whole."""
+    """Decode with PIL to [H, W, 3] of 8 bits, or to deep values; also returns whether the file was complete."""
     deep = is_deep(image, data)
     try:
         return deep_values(image, data) if deep else _to_rgb8(image), True
@@ -338,7 +340,7 @@ def _decode_any(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """PIL decodes truncated files inside this block. The switch is PIL's, one per process."""
+    """Let PIL decode truncated files inside this block; the switch of PIL is global."""
     with _TOLERANCE_LOCK:
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
         try:
@@ -348,14 +350,14 @@ def _tolerant() -> Iterator[None]:
 
 
 def _to_rgb8(image: Image.Image) -> Pixels:
-    """uint8 [H, W, 3] of a PIL image of 8 bits in any mode."""
+    """Convert a PIL image of 8 bits in any mode to uint8 [H, W, 3]."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    """The EXIF orientation, 1 (upright) to 8. PIL decodes a whole PNG to look for it, so look for a trace first."""
+    """The EXIF orientation, 1 (upright) to 8. PIL decodes a whole PNG to find it, so search for its keys first."""
     if image.format == "PNG" and not any(
         trace in data for trace in (b"eXIf", b"Raw profile type", b"tiff:Orientation")
     ):
@@ -364,7 +366,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """[H, W, 3] turned as EXIF says (TIFF 6.0, tag 274): 2-4 mirror and turn by 180 degrees, 5-8 swap the axes too."""
+    """Rotate [H, W, 3] upright by the EXIF orientation: 2-4 mirror or rotate by 180 degrees, 5-8 swap the axes too."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

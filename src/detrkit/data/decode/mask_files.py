@@ -1,4 +1,4 @@
-"""Masks in image files: a value for every pixel, which says the object that it belongs to."""
+"""Mask files: images whose pixel values are object ids (COCO panoptic PNGs, instance masks)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Bools = npt.NDArray[np.bool_]
 
 _ONE_CHANNEL = ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
-"""What PIL raises on damaged files, depending on the format and the damage."""
+"""Exceptions that PIL raises on damaged files, depending on the format and the damage."""
 
 
 @dataclass(slots=True, frozen=True)
 class FileMask:
-    """A mask in an image file: the pixels of one value."""
+    """A mask in a file: the pixels of one value."""
 
     path: Path
     value: int
-    """What the pixels of the object hold: the value of a file with one channel, R + 256 G + 65536 B of one with three
-    (COCO panoptic). 0 stands for every pixel that is not 0: a file of its own for this object."""
+    """Value of the pixels of the object: that of the channel, or R + 256 G + 65536 B (COCO panoptic). 0 stands for all
+    pixels that are not 0: the file holds this object alone."""
 
 
 class Region(NamedTuple):
@@ -39,41 +39,45 @@ class Region(NamedTuple):
     area: int
     """Pixels."""
     box: tuple[float, float, float, float]
-    """x1, y1, x2, y2 around them, in pixels."""
+    """x1, y1, x2, y2 around the pixels."""
 
 
 class MaskFiles:
-    """The files with masks of one image; one that several masks lie in is read once, if they come together."""
+    """Reads the mask files of one image; a file is read once if its masks are requested one after another.
+
+    Args:
+        height: of the image; files of another size are resized to it, to the nearest pixel.
+        width: of the image.
+    """
 
     def __init__(self, height: int, width: int) -> None:
-        """Of an image of this size; a file of another size is stretched to it, pixel by pixel."""
         self.size = height, width
         self._last: tuple[Path, Ids] | None = None
 
     def ids(self, path: Path) -> Ids:
-        """int32 [H, W]; see `read_ids`."""
+        """Read the ids of a file, int32 [H, W]; see `read_ids`."""
         if self._last is None or self._last[0] != path:
-            self._last = path, stretched(read_ids(path), *self.size)
+            self._last = path, resize_ids(read_ids(path), *self.size)
         return self._last[1]
 
     def mask(self, shape: FileMask) -> Bools:
-        """bool [H, W]."""
+        """Read one mask, bool [H, W]."""
         ids = self.ids(shape.path)
         return np.asarray(ids == shape.value if shape.value else ids != 0)
 
 
 def read_ids(path: Path) -> Ids:
-    """The value of each pixel: that of the channel, the index into a palette, or R + 256 G + 65536 B.
+    """Read the id of each pixel: the value of the channel, the palette index, or R + 256 G + 65536 B.
 
     Returns:
-        int32 [H, W]. Transparency does not count.
+        int32 [H, W]; transparency is ignored.
 
     Raises:
-        DataError: the file is missing, or is no image of these kinds.
+        DataError: the file is missing, or is no such image.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks about odd metadata
+            warnings.simplefilter("ignore")  # PIL's warnings about unusual metadata
             with Image.open(path) as image:
                 mode, pixels = image.mode, np.asarray(image)
     except FileNotFoundError:
@@ -93,8 +97,8 @@ def read_ids(path: Path) -> Ids:
     raise DataError(f"expected masks as an image with one channel or as RGB in {path}, found the mode {mode}")
 
 
-def stretched(ids: Ids, height: int, width: int) -> Ids:
-    """At another size, each pixel taking the value of the nearest."""
+def resize_ids(ids: Ids, height: int, width: int) -> Ids:
+    """Resize ids to the nearest pixel."""
     if ids.shape == (height, width):
         return ids
     rows, columns = nearest(height, ids.shape[0]), nearest(width, ids.shape[1])
@@ -102,14 +106,16 @@ def stretched(ids: Ids, height: int, width: int) -> Ids:
 
 
 def regions_of(ids: npt.NDArray[Any]) -> dict[int, Region]:
-    """The values that occur [H, W], 0 among them, and where."""
+    """Return each value of [H, W], including 0, with its area and box."""
     from scipy.ndimage import find_objects
 
-    flat = ids.ravel()
+    flat = ids.ravel()  # [H * W]
+    # run-length encode: a map has far fewer runs than pixels
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]])) if flat.size else np.zeros(0, np.int64)
     lengths = np.diff(np.append(starts, flat.size))
-    values, numbers = np.unique(flat[starts], return_inverse=True)  # of runs: a map has few, next to its pixels
+    values, numbers = np.unique(flat[starts], return_inverse=True)  # [values], [runs]
     areas = np.bincount(numbers, weights=lengths, minlength=len(values))
+    # consecutive numbers from 1 in place of ids, [H, W], as find_objects needs them: one slice per value
     places = find_objects(np.repeat(numbers + 1, lengths).reshape(ids.shape))
     return {
         value: Region(int(area), (float(x.start), float(y.start), float(x.stop), float(y.stop)))

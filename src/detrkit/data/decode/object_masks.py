@@ -1,4 +1,4 @@
-"""From what records say of masks to pixels, for all objects of an image at once."""
+"""Decode the masks of all objects of an image: polygons, RLE and mask files to pixels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.data.decode.mask_files import Bools, FileMask, Ids, Region, read_ids, regions_of, stretched
+from detrkit.data.decode.mask_files import Bools, FileMask, Ids, Region, read_ids, regions_of, resize_ids
 from detrkit.ops.masks import run_lengths
 
 
 def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) -> Tensor:
-    """The masks of n objects.
+    """Decode the masks of n objects.
 
-    Objects without one get their box as mask; so do those whose polygons or RLE have no pixel, as very small polygons
-    have none. A `FileMask` without pixels stays empty: there is no such object in the image.
+    The mask of an object without one is its box, also if its polygons or RLE have no pixel, as very small polygons. A
+    `FileMask` without pixels stays empty: the image has no such object.
 
     Args:
-        shapes: n of polygons, RLE, `FileMask` and None, as in `ObjectRecord.segmentation`.
+        shapes: n polygons, RLE, `FileMask` or None, as in `ObjectRecord.segmentation`.
         boxes: float [n, 4], x1, y1, x2, y2 in pixels.
         height: H of the image.
-        width: its W.
+        width: W of the image.
 
     Returns:
-        bool [n, H, W]. RLE of another size is cut or filled up with False; a file of another size is stretched.
+        bool [n, H, W]. RLE of another size is cut or padded with False; files of another size are resized.
 
     Raises:
         DataError: a file cannot be read.
@@ -40,7 +40,7 @@ def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) 
         elif not shape or not _draw(masks[k], shape):
             _draw_box(masks[k], boxes[k].tolist())
     for path, members in in_files.items():
-        ids = stretched(read_ids(path), height, width)
+        ids = resize_ids(read_ids(path), height, width)
         if len(members) == 1:
             value = shapes[members[0]].value
             masks[members[0]] = ids == value if value else ids != 0
@@ -50,7 +50,7 @@ def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) 
 
 
 def _draw(mask: Bools, shape: Any) -> bool:
-    """Set the pixels of polygons or RLE; whether there are any."""
+    """Draw polygons or RLE into a mask; returns whether they have any pixel."""
     from faster_coco_eval.core import mask as coco_mask
 
     if isinstance(shape, list):
@@ -66,30 +66,30 @@ def _draw(mask: Bools, shape: Any) -> bool:
 
 
 def _patch(runs: Sequence[int], height: int) -> tuple[Bools, int, int]:
-    """The part of a mask of `height` rows that is not empty, bool [h, w], and its first column and row.
+    """Decode the part of an RLE of `height` rows that is not empty, bool [h, w], with its first column and row.
 
-    A tenth of the time of decoding the whole, since most objects are small.
+    This takes a tenth of the time of decoding the whole mask, since most objects are small.
     """
-    runs = runs[: len(runs) // 2 * 2]  # a last run outside says nothing
+    runs = runs[: len(runs) // 2 * 2]  # drop a last run of zeros
     if not any(runs[1::2]):
         return np.zeros((0, 0), bool), 0, 0
-    start, stop = runs[0], sum(runs)
-    first, last = start // height, -(-stop // height)
-    lengths = [start - first * height, *runs[1:], last * height - stop]
-    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(last - first, height)
+    start, stop = runs[0], sum(runs)  # first pixel of the object and end of it, column by column
+    first, last = start // height, -(-stop // height)  # its columns
+    lengths = [start - first * height, *runs[1:], last * height - stop]  # padded to whole columns
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(last - first, height)  # [w, height]
     rows = np.flatnonzero(columns.any(axis=0))
     return columns[:, rows[0] : rows[-1] + 1].T, first, int(rows[0])
 
 
 def _draw_box(mask: Bools, box: list[float]) -> None:
-    """Set the pixels of a box, one at least."""
+    """Draw a box into a mask, at least one pixel."""
     x1, y1, x2, y2 = (round(v) for v in box)
     x1, y1 = min(x1, mask.shape[1] - 1), min(y1, mask.shape[0] - 1)
     mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
 
 
 def _draw_regions(masks: Bools, ids: Ids, regions: dict[int, Region], values: dict[int, int]) -> None:
-    """Set the pixels of several values of one file, looking for each only where it is."""
+    """Draw several values of one file into masks, each within its box."""
     for k, value in values.items():
         if not value:
             masks[k] = ids != 0

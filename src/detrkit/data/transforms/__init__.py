@@ -1,1 +1,1 @@
-"""Resizing, cropping and augmentation of images with their targets."""
+"""Resizing, cropping and augmentation of images with their objects."""

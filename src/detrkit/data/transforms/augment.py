@@ -1,9 +1,9 @@
-"""Augmentations of a training image before `transforms.resize_crop`, each with a chance of its own.
+"""Augmentations of a training image before `transforms.resize_crop`, each with its own probability.
 
-In this order: a mosaic of four images, or else zooming out and SSD's crop; then copy-paste, mix-up, mirroring upside
-down, and other colours. All off is the classic recipe. Those that need other images are in `transforms.mixing`.
+In this order: a mosaic of four images, or else zooming out and SSD's crop; then copy-paste, mixup, vertical flip and
+color jitter. Without any of them it is the classic recipe. `transforms.mixing` has those that combine several images.
 
-Randomness comes from the `random.Random` that each call is given and from nowhere else.
+All randomness comes from the `random.Random` passed to each call.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from detrkit.data.transforms.mixing import LEAST, Fit, Sample, copy_paste, mixup, mosaic, place
+from detrkit.data.transforms.mixing import MIN_VISIBLE, OutputSize, Sample, copy_paste, mixup, mosaic, paste_on_canvas
 from detrkit.data.transforms.resize_crop import Objects, Transform, crop, resize_to
 
 
 @dataclass(frozen=True)
 class Augment:
-    """The chances, 0..1, and how much sizes vary."""
+    """Probabilities of the augmentations, 0..1, and the range of image sizes."""
 
     mosaic: float = 0.0
-    """Four images in one, as large as one; see `mixing.mosaic`."""
+    """Four images in one of the usual size; see `mixing.mosaic`."""
     mixup: float = 0.0
     """The mean with another image; see `mixing.mixup`."""
     copy_paste: float = 0.0
-    """Objects of another image, by their masks; see `mixing.copy_paste`. Images must come with masks."""
+    """Objects of another image, cut out by their masks; see `mixing.copy_paste`. Images must have masks."""
     zoom_out: float = 0.0
-    """The image somewhere on a grey canvas; see `zoom_out`."""
+    """The image at a random place of a larger canvas; see `zoom_out`."""
     iou_crop: float = 0.0
     """SSD's crop; see `iou_crop`."""
     color_jitter: float = 0.0
-    """Brightness, contrast, saturation and hue; see `recolour`."""
+    """Brightness, contrast, saturation and hue; see `jitter_color`."""
     vertical_flip: float = 0.0
-    """Upside down."""
+    """Top and bottom exchanged."""
     multi_scale: float = 0.0
-    """Share of the image size by which it varies, up and down."""
-    ground: tuple[int, int, int] = (124, 116, 104)
-    """Colour around a zoomed out image, 0..255: the mean that the model takes off. As it is, ImageNet's."""
+    """Share of the image size by which it varies in both directions."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """Color of the canvas around a zoomed-out image, 0..255: the mean of the model's normalization, here ImageNet's."""
 
     def plain(self) -> Augment:
-        """What is left of it in the last epochs: mirroring alone."""
+        """The augmentation of the last epochs: vertical flips alone."""
         return Augment(vertical_flip=self.vertical_flip)
 
     def sizes(self, image_size: int) -> range:
-        """The image sizes that `multi_scale` draws from, `image_size` in their middle.
+        """The image sizes that `multi_scale` chooses from, centered at `image_size`.
 
-        They are 32 pixels apart, or half that so often until there are two on either side.
+        They are 32 pixels apart, or 16, 8, ... until there are two on each side.
         """
-        reach = self.multi_scale * image_size
-        step = next((s for s in (32, 16, 8, 4, 2) if 2 * s <= reach), 1)
-        count = min(int(reach / step), (image_size - 1) // step)
+        margin = self.multi_scale * image_size
+        step = next((s for s in (32, 16, 8, 4, 2) if 2 * s <= margin), 1)
+        count = min(int(margin / step), (image_size - 1) // step)
         return range(image_size - count * step, image_size + count * step + 1, step)
 
     def __call__(
@@ -67,69 +67,69 @@ class Augment:
         Args:
             image: uint8 [3, H, W].
             objects: its objects, with masks if `copy_paste` is on.
-            transform: what comes afterwards; it tells how large images become.
-            another: draws another image of the data set, with masks where `objects` has them.
+            transform: the transform that follows; it determines the size of the image.
+            another: returns a random image of the data set with its objects, with masks if `objects` has masks.
             rng: source of all randomness.
 
         Returns:
-            The image, its objects, and the transform for them, which has the size that was drawn.
+            The image, its objects, and the transform for them, with the image size that was chosen.
         """
         if self.multi_scale:
             transform = replace(transform, image_size=rng.choice(self.sizes(transform.image_size)))
-        fit = transform.output_size
+        output_size = transform.output_size
         if rng.random() < self.mosaic:
-            image, objects = mosaic([(image, objects), *(another() for _ in range(3))], fit, rng)
+            image, objects = mosaic([(image, objects), *(another() for _ in range(3))], output_size, rng)
         else:
             if rng.random() < self.zoom_out:
-                image, objects = zoom_out(image, objects, fit, torch.tensor(self.ground, dtype=torch.uint8), rng)
+                image, objects = zoom_out(image, objects, output_size, torch.tensor(self.fill, dtype=torch.uint8), rng)
             if rng.random() < self.iou_crop:
                 image, objects = iou_crop(image, objects, rng)
         if rng.random() < self.copy_paste:
-            image, objects = _fitted(image, objects, fit)
-            image, objects = copy_paste((image, objects), another(), fit, rng)
+            image, objects = _resize_to_output(image, objects, output_size)
+            image, objects = copy_paste((image, objects), another(), output_size, rng)
         if rng.random() < self.mixup:
-            image, objects = _fitted(image, objects, fit)
+            image, objects = _resize_to_output(image, objects, output_size)
             image, objects = mixup((image, objects), another(), rng)
         if rng.random() < self.vertical_flip:
-            image, objects = upside_down(image, objects)
+            image, objects = flip_vertical(image, objects)
         if rng.random() < self.color_jitter:
-            image, objects = _fitted(image, objects, fit)
-            image = recolour(image, rng)
+            image, objects = _resize_to_output(image, objects, output_size)
+            image = jitter_color(image, rng)
         return image, objects, transform
 
 
-def zoom_out(image: Tensor, objects: Objects, fit: Fit, grey: Tensor, rng: random.Random) -> Sample:
-    """The image at a random place of a canvas once to twice as long and wide (SSD, Liu et al. 2016, section 3.6).
+def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, grey: Tensor, rng: random.Random) -> Sample:
+    """Put the image on a canvas with 1 to 2 times its side lengths (SSD, Liu et al. 2016, section 3.6).
 
-    SSD goes to four times, where next to nothing is left of objects that are small already.
+    The position is random. SSD goes up to 4 times, which leaves almost nothing of small objects.
 
     Args:
         image: uint8 [3, H, W].
         objects: its objects.
-        fit: the size (h, w) that an image has for the model; the canvas comes in that size.
-        grey: colour of the canvas, uint8 [3].
+        output_size: maps the size (h, w) of an image to that at the input of the model, which the canvas gets.
+        grey: color of the canvas, uint8 [3].
         rng: source of all randomness.
     """
     ratio = rng.uniform(1, 2)
     height, width = image.shape[-2:]
-    size = fit(round(height * ratio), round(width * ratio))
+    size = output_size(round(height * ratio), round(width * ratio))
     h, w = (max(1, round(side / ratio)) for side in size)
     image, objects = resize_to(image, objects, (h, w))
-    return place(image, objects, rng.randint(0, size[0] - h), rng.randint(0, size[1] - w), size, grey)
+    return paste_on_canvas(image, objects, rng.randint(0, size[0] - h), rng.randint(0, size[1] - w), size, grey)
 
 
 def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:
-    """A random window that overlaps some object by a random IoU at least (SSD, Liu et al. 2016, section 2.2).
+    """Crop a random window whose IoU with an object is at least a random value (SSD, Liu et al. 2016, section 2.2).
 
-    The window has 0.3 to 1 of each side and at most twice the image's ratio of sides, either way. Of objects that it
-    cuts, those stay of which `mixing.LEAST` is left, and one at least does. Without objects, and where 40 windows were
-    tried in vain (small objects never reach a high IoU with a window), the image stays as it is.
+    The window has 0.3 to 1 of each side, and at most twice the aspect ratio of the image, either way. Cut objects are
+    kept if `mixing.MIN_VISIBLE` of their box is left; at least one object is kept. The image stays as it is if it has
+    no objects, or if 40 windows fail: small objects never have a high IoU with a window.
     """
     height, width = image.shape[-2:]
     boxes = objects["boxes"].as_subclass(Tensor)
     if not len(boxes):
         return image, objects
-    x1, y1, x2, y2 = boxes.numpy().T
+    x1, y1, x2, y2 = boxes.numpy().T  # [n] each
     areas = (x2 - x1) * (y2 - y1)
     min_iou = rng.choice((0.0, 0.1, 0.3, 0.5, 0.7, 0.9))
     for _ in range(40):
@@ -140,17 +140,17 @@ def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:
         top, left = rng.randint(0, height - h), rng.randint(0, width - w)
         across = np.minimum(x2, left + w) - np.maximum(x1, left)
         down = np.minimum(y2, top + h) - np.maximum(y1, top)
-        inside = across.clip(0) * down.clip(0)
+        inside = across.clip(0) * down.clip(0)  # [n], intersection of each box and the window
         if (inside / (areas + h * w - inside)).max() < min_iou:
             continue
-        cut, kept = crop(image, objects, top, left, h, w, least=LEAST)
+        cut, kept = crop(image, objects, top, left, h, w, min_visible=MIN_VISIBLE)
         if len(kept["labels"]):
             return cut, kept
     return image, objects
 
 
-def upside_down(image: Tensor, objects: Objects) -> Sample:
-    """Top becomes bottom."""
+def flip_vertical(image: Tensor, objects: Objects) -> Sample:
+    """Exchange top and bottom."""
     objects = objects.copy()
     objects["boxes"] = tvf.vertical_flip(objects["boxes"])
     if "masks" in objects:
@@ -158,11 +158,11 @@ def upside_down(image: Tensor, objects: Objects) -> Sample:
     return tvf.vertical_flip(image), objects
 
 
-def recolour(image: Tensor, rng: random.Random) -> Tensor:
-    """Another brightness, contrast, saturation and hue, within the ranges of SSD (its photometric distortions).
+def jitter_color(image: Tensor, rng: random.Random) -> Tensor:
+    """Change brightness, contrast, saturation and hue at random, within the ranges of SSD's photometric distortions.
 
-    Brightness changes by up to an eighth of white, contrast and saturation by up to half, hue by up to a twentieth of
-    the circle. Through tables of 256 values, which takes a tenth of the time of torchvision's functions.
+    Brightness changes by up to 1/8 of the maximum, contrast and saturation by up to 1/2, hue by up to 1/20 of the
+    circle. Lookup tables of 256 values take a tenth of the time of torchvision's functions.
 
     Args:
         image: uint8 [3, H, W], RGB.
@@ -172,14 +172,15 @@ def recolour(image: Tensor, rng: random.Random) -> Tensor:
     hue = rng.randint(-9, 9)  # of OpenCV's 180
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     levels = np.arange(256)
-    middle = sum(cv2.sumElems(pixels)) / pixels.size
+    middle = sum(cv2.sumElems(pixels)) / pixels.size  # contrast changes around the mean of the image
     light = (levels - middle) * contrast + middle + brightness
     pixels = cv2.cvtColor(cv2.LUT(pixels, light.round().clip(0, 255).astype(np.uint8)), cv2.COLOR_RGB2HSV)
+    # [256, 3]: new H, S and V of each old value
     tables = np.stack([(levels + hue) % 180, (levels * saturation).clip(0, 255), levels], axis=-1)
     pixels = cv2.LUT(pixels, tables.astype(np.uint8)[None])
     return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB)).permute(2, 0, 1)
 
 
-def _fitted(image: Tensor, objects: Objects, fit: Fit) -> Sample:
-    """The image in the size it has for the model."""
-    return resize_to(image, objects, fit(image.shape[-2], image.shape[-1]))
+def _resize_to_output(image: Tensor, objects: Objects, output_size: OutputSize) -> Sample:
+    """Resize the image to its size at the input of the model."""
+    return resize_to(image, objects, output_size(image.shape[-2], image.shape[-1]))

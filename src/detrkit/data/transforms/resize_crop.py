@@ -1,12 +1,12 @@
-"""From decoded images to what the model sees: size and augmentation, boxes and masks in step.
+"""Resize, crop and flip images together with boxes and masks, and make the target of the model.
 
-Images stay uint8 all the way, which is a quarter of the bytes; the model normalises them, on its own device.
+Images stay uint8, which is a quarter of the bytes of float32; the model normalizes them on its device.
 
-The recipe "detr" is that of the DETR paper (appendix A.4): mirror; then, with even chances, either resize the shorter
-side to one of 480..800, or resize it to one of 400, 500, 600, cut out a random window of 384..600 a side and resize
-that. The longer side stays within 1333. All these sizes are for `image_size` 800 and scale with it.
+The augmentation "detr" is that of the DETR paper (appendix A.4): flip horizontally; then, with probability 1/2 each,
+resize the shorter side to one of 480..800, or resize it to one of 400, 500, 600, crop a random window with sides of
+384..600 and resize that. The longer side is at most 1333. These sizes are for `image_size` 800 and scale with it.
 
-Randomness comes from the `random.Random` that each call is given and from nowhere else.
+All randomness comes from the `random.Random` passed to each call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Augmentation = Literal["detr", "flip", "none"]
 
 
 class Objects(TypedDict):
-    """The n objects of one image of H x W pixels on their way through the transforms."""
+    """The n objects of one image of H x W pixels, as the transforms take and return them."""
 
     boxes: tv_tensors.BoundingBoxes
     """float32 [n, 4], x1, y1, x2, y2 in pixels; the canvas is (H, W)."""
@@ -41,7 +41,7 @@ class Objects(TypedDict):
 
 
 def no_objects(height: int, width: int, *, with_masks: bool = False) -> Objects:
-    """The objects of an empty image."""
+    """Make the objects of an image without any."""
     objects = Objects(
         boxes=_boxes(torch.zeros(0, 4), height, width),
         labels=torch.zeros(0, dtype=torch.int64),
@@ -52,15 +52,15 @@ def no_objects(height: int, width: int, *, with_masks: bool = False) -> Objects:
     return objects
 
 
-def objects_from(boxes: Tensor, labels: Tensor, area: Tensor, height: int, width: int) -> Objects:
-    """Objects of an image of `height` x `width`; `boxes` [n, 4] are x1, y1, x2, y2 in pixels."""
+def make_objects(boxes: Tensor, labels: Tensor, area: Tensor, height: int, width: int) -> Objects:
+    """Make the objects of an image of `height` x `width`; `boxes` [n, 4] are x1, y1, x2, y2 in pixels."""
     return Objects(boxes=_boxes(boxes, height, width), labels=labels, area=area)
 
 
 def resized_size(height: int, width: int, shorter: int, longest: int | None) -> tuple[int, int]:
-    """(h, w) after the shorter side became `shorter`, or less where the longer one would exceed `longest`.
+    """(h, w) with the shorter side `shorter`, or less if the longer side would exceed `longest`.
 
-    Rounds as the original does, so that an image gets the same pixels here and there.
+    Rounds as the reference DETR, so that images get the same size in both.
     """
     low, high = min(height, width), max(height, width)
     if longest is not None and high / low * shorter > longest:
@@ -73,20 +73,20 @@ def resized_size(height: int, width: int, shorter: int, longest: int | None) -> 
 
 @dataclass(frozen=True)
 class Transform:
-    """Image and objects to the model's image and target; see `train_transform`, `eval_transform`."""
+    """Turns an image and its objects into input and target of the model; see `train_transform`, `eval_transform`."""
 
     augmentation: Augmentation
     image_size: int
     square_resize: bool = False
-    """Both sides become `image_size`, whatever the image's shape: a batch needs no padding then."""
+    """Resize both sides to `image_size`, whatever the aspect ratio, so that batches need no padding."""
 
     @property
     def longest(self) -> int:
-        """Upper limit of the longer side in pixels."""
+        """Largest length of the longer side in pixels."""
         return self._scaled(1333)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) that an image of `height` x `width` has afterwards where nothing is left to chance."""
+        """(h, w) of an image of `height` x `width` after the transform without randomness."""
         if self.square_resize:
             return self.image_size, self.image_size
         return resized_size(height, width, self.image_size, self.longest)
@@ -110,7 +110,7 @@ class Transform:
         if self.augmentation != "none":
             assert rng is not None, "augmentation needs a source of randomness"
             if rng.random() < 0.5:
-                image, objects = mirror(image, objects)
+                image, objects = flip_horizontal(image, objects)
         if self.augmentation == "detr":
             assert rng is not None
             image, objects = self._detr(image, objects, rng)
@@ -119,7 +119,7 @@ class Transform:
         return image.as_subclass(Tensor), _target(image, objects)
 
     def _detr(self, image: Tensor, objects: Objects, rng: random.Random) -> tuple[Tensor, Objects]:
-        """The paper's choice between resizing alone and a random crop between two resizings."""
+        """Resize alone, or crop at random between two resizings, with probability 1/2 each, as in the paper."""
         if rng.random() >= 0.5:
             image, objects = resize(image, objects, self._scaled(rng.choice((400, 500, 600))), None)
             low, high = self._scaled(384), self._scaled(600)
@@ -131,7 +131,7 @@ class Transform:
         return self._resize(image, objects, self._scaled(rng.choice(range(480, 801, 32))))
 
     def _resize(self, image: Tensor, objects: Objects, size: int) -> tuple[Tensor, Objects]:
-        """Resize both sides to `size`, or the shorter one, as far as the longer one is not too long then."""
+        """Resize both sides to `size`, or the shorter side, limited by the length of the longer one."""
         if self.square_resize:
             return resize_to(image, objects, (size, size))
         return resize(image, objects, size, self.longest)
@@ -141,10 +141,10 @@ class Transform:
 
 
 def _target(image: Tensor, objects: Objects) -> Target:
-    """What an image teaches, in the model's terms: boxes relative to it, and no mask without a pixel."""
+    """Make the target of an image: boxes as cx, cy, w, h relative to it, and no mask without a pixel."""
     height, width = image.shape[-2:]
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # resizing rounds a little beyond
+    boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # rounding errors of resizing
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     target = Target(
         labels=objects["labels"],
@@ -154,7 +154,7 @@ def _target(image: Tensor, objects: Objects) -> Target:
     )
     if "masks" in objects:
         masks = objects["masks"].as_subclass(Tensor)
-        for k in (~has_pixels(masks)).nonzero().flatten().tolist():  # so small that no pixel was the nearest
+        for k in (~has_pixels(masks)).nonzero().flatten().tolist():  # so small that resizing left no pixel
             x, y = (centres[k] * scale[:2]).long().tolist()
             masks[k, min(y, height - 1), min(x, width - 1)] = True
         target["masks"] = masks
@@ -162,24 +162,27 @@ def _target(image: Tensor, objects: Objects) -> Target:
 
 
 def train_transform(augmentation: Augmentation, image_size: int, *, square_resize: bool = False) -> Transform:
-    """The training recipe.
+    """Make the transform for training.
 
     Args:
-        augmentation: "detr": the paper's; "flip": mirror with probability 1/2; "none".
-        image_size: the largest shorter side in pixels ("detr"), else the shorter side.
-        square_resize: resize both sides, whatever the image's shape.
+        augmentation: "detr": that of the paper; "flip": horizontal flip with probability 1/2; "none".
+        image_size: shorter side in pixels; the largest one for "detr".
+        square_resize: resize both sides, whatever the aspect ratio.
     """
     return Transform(augmentation, image_size, square_resize)
 
 
 def eval_transform(image_size: int, *, square_resize: bool = False) -> Transform:
-    """Resize the shorter side to `image_size` (the longer one at most 1333/800 of it), or with `square_resize` both
-    sides; no randomness."""
+    """Make the transform for evaluation, without randomness.
+
+    It resizes the shorter side to `image_size`, with the longer side at most 1333/800 of it, or, with `square_resize`,
+    both sides.
+    """
     return Transform("none", image_size, square_resize)
 
 
-def mirror(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
-    """Left becomes right."""
+def flip_horizontal(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
+    """Exchange left and right."""
     objects = objects.copy()
     objects["boxes"] = tvf.horizontal_flip(objects["boxes"])
     if "masks" in objects:
@@ -194,7 +197,7 @@ def resize(image: Tensor, objects: Objects, shorter: int, longest: int | None) -
 
 
 def resize_to(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[Tensor, Objects]:
-    """Resize to exactly `size` = (h, w), as `resize` does; the ratio of the sides may change."""
+    """Resize to exactly `size` = (h, w), as `resize` does; the aspect ratio may change."""
     height, width = image.shape[-2:]
     if size == (height, width):
         return image, objects
@@ -207,41 +210,44 @@ def resize_to(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[T
 
 
 def nearest(target: int, source: int) -> npt.NDArray[np.int64]:
-    """Which of `source` pixels in a row lies nearest to the middle of each of `target` pixels, int64 [wanted].
+    """Index of the nearest of `source` pixels to the center of each of `target` pixels, int64 [target].
 
-    "nearest-exact" of torch. The original takes "nearest", which moves masks by up to half a pixel against their boxes.
+    It is "nearest-exact" of torch. The reference DETR uses "nearest", which shifts masks by up to half a pixel against
+    their boxes.
     """
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 
 def _resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks [n, H, W] at another size, each pixel that of the nearest.
+    """Resize masks [n, H, W] to the nearest pixel.
 
-    Each is looked at only where it is not empty: most objects are small, and there may be hundreds of them.
+    Only the non-empty part of each mask is resized: most objects are small, and there may be hundreds.
     """
     height, width = masks.shape[1:]
-    rows, columns = nearest(size[0], height), nearest(size[1], width)
+    rows, columns = nearest(size[0], height), nearest(size[1], width)  # [h], [w]: source index of each pixel
     resized = np.zeros((len(masks), *size), bool)
-    for mask, place in zip(masks.numpy(), resized, strict=True):
+    for mask, resized_mask in zip(masks.numpy(), resized, strict=True):
         down = np.flatnonzero(mask.any(axis=1))
         if not len(down):
             continue
-        mask = mask[down[0] : down[-1] + 1]
+        mask = mask[down[0] : down[-1] + 1]  # the non-empty rows
         across = np.flatnonzero(mask.any(axis=0))
+        # the target rows and columns whose source lies in the non-empty part
         top, bottom = np.searchsorted(rows, (down[0], down[-1] + 1))
         left, right = np.searchsorted(columns, (across[0], across[-1] + 1))
-        place[top:bottom, left:right] = mask.take(columns[left:right], axis=1).take(rows[top:bottom] - down[0], axis=0)
+        resized_mask[top:bottom, left:right] = mask.take(columns[left:right], axis=1).take(
+            rows[top:bottom] - down[0], axis=0
+        )
     return torch.from_numpy(resized)
 
 
 def crop(
-    image: Tensor, objects: Objects, top: int, left: int, height: int, width: int, *, least: float = 0.0
+    image: Tensor, objects: Objects, top: int, left: int, height: int, width: int, *, min_visible: float = 0.0
 ) -> tuple[Tensor, Objects]:
-    """Cut out a window; boxes are clipped to it, and objects of which it shows nothing are dropped.
+    """Crop a window; boxes are clipped to it, and objects outside are dropped.
 
-    An object stays if its clipped box has an area and, where there are masks, some pixel of its mask is in the window.
-    The area of what stays becomes that of its clipped box, as in the original. The window may reach beyond the
-    image; there it is black.
+    An object is kept if its clipped box has an area and, with masks, if a pixel of its mask is in the window. Its area
+    becomes that of the clipped box, as in the reference DETR. The window may reach beyond the image, where it is black.
 
     Args:
         image: uint8 [3, H, W].
@@ -250,29 +256,31 @@ def crop(
         left: its first column.
         height: its rows.
         width: its columns.
-        least: above 0, an object that is cut stays only if this share of its box (0..1), and two pixels of each side,
-            are in the window. One that lies in it wholly always stays.
+        min_visible: if above 0, a cut object is kept only if this share of its box (0..1), and two pixels of each side,
+            are in the window. Objects that are not cut are always kept.
     """
-    whole = objects["boxes"].as_subclass(Tensor)
+    whole = objects["boxes"].as_subclass(Tensor)  # [n, 4], before
     boxes = tvf.crop(objects["boxes"], top, left, height, width)
-    plain = boxes.as_subclass(Tensor)
-    sides = plain[:, 2:] - plain[:, :2]
-    seen = (sides > 0).all(dim=1)
-    if least:
+    plain = boxes.as_subclass(Tensor)  # [n, 4], clipped to the window
+    sides = plain[:, 2:] - plain[:, :2]  # [n, 2], w and h
+    seen = (sides > 0).all(dim=1)  # [n]
+    if min_visible:
         before = whole[:, 2:] - whole[:, :2]
-        seen &= (sides.prod(dim=1) >= least * before.prod(dim=1)) & (sides >= 0.99 * before.clamp(max=2)).all(dim=1)
+        seen &= (sides.prod(dim=1) >= min_visible * before.prod(dim=1)) & (sides >= 0.99 * before.clamp(max=2)).all(
+            dim=1
+        )
     masks = None
     if "masks" in objects:
         masks = tvf.crop(objects["masks"], top, left, height, width)
         seen &= has_pixels(masks.as_subclass(Tensor))
-    kept = objects_from(plain[seen], objects["labels"][seen], sides.prod(dim=1)[seen], height, width)
+    kept = make_objects(plain[seen], objects["labels"][seen], sides.prod(dim=1)[seen], height, width)
     if masks is not None:
         kept["masks"] = tv_tensors.Mask(masks.as_subclass(Tensor)[seen])
     return tvf.crop(image, top, left, height, width), kept
 
 
 def has_pixels(masks: Tensor) -> Tensor:
-    """bool [n], whether the masks [n, H, W] have a pixel; numpy finds one many times quicker than torch."""
+    """Whether each of the masks [n, H, W] has a pixel, bool [n]; numpy finds one many times faster than torch."""
     return torch.tensor([bool(mask.any()) for mask in masks.numpy()], dtype=torch.bool)
 
 

@@ -177,13 +177,14 @@ def clean_objects(
             findings.add("box_off_image", image.file, raw.where, detail)
             lost.append("box_off_image")
             continue
+        # smaller overhangs are rounding errors, which official evaluation keeps as well
         clipped = max(-x1, -y1, x2 - transform.width, y2 - transform.height) >= OVERHANG
         if clipped:
             detail = f"{_show(box)} in {transform.width} x {transform.height} pixels"
             findings.add("box_outside", image.file, raw.where, detail)
             box = max(0.0, x1), max(0.0, y1), min(float(transform.width), x2), min(float(transform.height), y2)
         segmentation = _segmentation(raw, image, transform, findings)
-        key = (category, box, raw.crowd)
+        key = (category, box, raw.crowd)  # duplicates: the same class, box and mask
         if key in seen and seen[key] == segmentation:
             findings.add("annotation_twice", image.file, raw.where, f"category {category}, {_show(box)}")
             continue

@@ -197,9 +197,9 @@ def _gather(images: Sequence[RawImage], infos: Sequence[ImageInfo]) -> _Boxes:
             objects += image.objects
             counts.append(len(image.objects))
             sizes.append(_largest_size(image, info))
-    values = _numbers([raw.box for raw in objects], 4)
+    values = _numbers([raw.box for raw in objects], 4)  # [n, 4]
     width, height = np.repeat(np.array(sizes, dtype=np.float64).reshape(-1, 2), counts, axis=0).T
-    good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
+    good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))  # [n]
     if not good.all():
         values, width, height = values[good], width[good], height[good]
         objects = [raw for raw, usable in zip(objects, good.tolist(), strict=True) if usable]

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from detrkit.data.validation.findings import Findings
-from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, number_text
+from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, format_number
 
 SAMPLES = 65536
 """Pixels of an image that are sampled for its percentiles."""
@@ -143,18 +143,18 @@ def resolve_value_range(
 def _range_note(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
     low, high = min(each.low for each in extents), max(each.high for each in extents)
     text = (
-        f"images of more than 8 bits per channel ({len(extents)} in {name}) hold values {number_text(low)} to "
-        f"{number_text(high)}: {value_range} is mapped to 0..255 in every image, kept in the checkpoint, and the same "
-        "in evaluation and prediction"
+        f"images of more than 8 bits per channel ({len(extents)} in {name}) hold values {format_number(low)} to "
+        f"{format_number(high)}: {value_range} is mapped to 0..255 in every image, kept in the checkpoint, and the "
+        "same in evaluation and prediction"
     )
     usual_low, usual_high = min(each.usual_low for each in extents), max(each.usual_high for each in extents)
     levels = 255 * (usual_high - usual_low) / (value_range.high - value_range.low)
     if levels >= FEW_LEVELS:
         return text
     return (
-        f"{text}; but 98 % of the pixels of each image lie within {number_text(usual_low)} to "
-        f"{number_text(usual_high)}, which are only {levels:.0f} of the 256 levels: if the others are defects of the "
-        f"sensor, train with --value_range={number_text(usual_low)},{number_text(usual_high)}"
+        f"{text}; but 98 % of the pixels of each image lie within {format_number(usual_low)} to "
+        f"{format_number(usual_high)}, which are only {levels:.0f} of the 256 levels: if the others are defects of the "
+        f"sensor, train with --value_range={format_number(usual_low)},{format_number(usual_high)}"
     )
 
 
@@ -165,7 +165,7 @@ def _note_misfits(
     least = OTHER_SCALE * (value_range.high - value_range.low)
     for name, images in measured.items():
         for path, extent in images.items():
-            text = f"values {number_text(extent.low)} to {number_text(extent.high)}, the range is {value_range}"
+            text = f"values {format_number(extent.low)} to {format_number(extent.high)}, the range is {value_range}"
             if name != deciding and not value_range.low <= extent.low <= extent.high <= value_range.high:
                 findings.add("value_out_of_range", path, detail=text)
             elif extent.low < extent.high < value_range.low + least:
