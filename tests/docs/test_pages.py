@@ -16,7 +16,7 @@ import detrkit
 from detrkit import cli
 from detrkit.commands import detr as classic
 from detrkit.config.data import AugmentConfig
-from detrkit.config.loss import LossConfig
+from detrkit.config.loss import LossFlags
 from detrkit.config.model import ModelFlags
 from detrkit.config.presets import MODELS, RECIPES
 from detrkit.config.train import OptimConfig, TrainConfig
@@ -191,7 +191,7 @@ ELSEWHERE = {
 
 
 def test_every_switch_and_every_choice_is_on_its_page() -> None:
-    new = {f.name for group in (ModelFlags, LossConfig, OptimConfig) for f in fields(group)}
+    new = {f.name for group in (ModelFlags, LossFlags, OptimConfig) for f in fields(group)}
     new = {name for name in new if f"--{name}" not in FLAGS["detr"]} - ELSEWHERE
     new |= {f.name for f in fields(AugmentConfig)} - {"augmentation"}
     assert {f"--{name}" for name in new} <= {word for span in SWITCHES.spans for word in span.split()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.config.loss import LossConfig
+from detrkit.config.loss import LossFlags
 from detrkit.config.model import ModelFlags
 from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig
@@ -79,7 +79,7 @@ def _unlike(kinds: Iterable[str]) -> list[str]:
     found: dict[str, str] = {}
     for kind in kinds:
         config = replace(shrunk(kind), recipe="classic", model="")
-        model = {f.name: getattr(config, f.name) for base in (ModelFlags, LossConfig) for f in fields(base)}
+        model = {f.name: getattr(config, f.name) for base in (ModelFlags, LossFlags) for f in fields(base)}
         found.setdefault(str(model), kind)
     return list(found.values())
 

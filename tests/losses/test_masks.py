@@ -60,15 +60,15 @@ def test_padding_counts_as_background_or_not_at_all() -> None:
     masks = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     other = masks.clone()
     other[0, :, 17:], other[1, :, :, 17:] = 9.0, 9.0  # beyond the images, and what their pixels are mixed of
-    for mask_padding in (True, False):
-        criterion = build_criterion(4, masks=True, mask_padding=mask_padding)
+    for ignored in (False, True):
+        criterion = build_criterion(4, masks=True, ignore_mask_padding=ignored)
         found, changed = (criterion(output(each), targets) for each in (masks, other))
         same = [torch.allclose(found[name], changed[name]) for name in ("loss_mask", "loss_dice")]
-        assert same == [not mask_padding] * 2
+        assert same == [ignored] * 2
 
 
 def test_without_padding_a_loss_does_not_depend_on_the_batch() -> None:
-    criterion = build_criterion(4, masks=True, mask_padding=False)
+    criterion = build_criterion(4, masks=True, ignore_mask_padding=True)
     targets = some_targets(1, 2, mask_sizes=((64, 64), (64, 64)))
     masks = torch.randn(2, 3, 16, 16)
     alone = criterion(output(masks, padded_size=(64, 64)), targets)

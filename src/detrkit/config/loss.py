@@ -1,19 +1,18 @@
-"""Settings of the matching and the losses."""
+"""Settings of the matching and the losses: `LossFlags` are those that a person chooses, `LossConfig` all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from detrkit.config.fields import Settings, Weight
+from detrkit.config.fields import Count, Settings, Weight
+from detrkit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(Settings):
+class LossFlags(Settings):
     """Matching and losses."""
 
-    no_aux_loss: bool = False
-    """Leave out the losses at the earlier decoder layers."""
     set_cost_class: Weight = 1.0
     """Weight of the class probability in the matching cost."""
     set_cost_bbox: Weight = 5.0
@@ -41,3 +40,27 @@ class LossConfig(Settings):
     """Weight of the losses of the dense head."""
     dn_loss_coef: Weight = 1.0
     """Weight of the losses of the denoising queries."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for names in (
+            ("set_cost_class", "set_cost_bbox", "set_cost_giou"),
+            ("cls_loss_coef", "bbox_loss_coef", "giou_loss_coef"),
+        ):
+            if not any(getattr(self, name) for name in names):
+                known = ", ".join(self.prefix + name for name in names)
+                raise ConfigError(f"one of {known} must be above 0, found none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(LossFlags):
+    """All settings that a criterion is built from."""
+
+    prefix: ClassVar[str] = ""
+
+    num_classes: Count = 91
+    """Number C of classes."""
+    masks: bool = False
+    """Add the mask losses; for a model with a mask head, and targets with masks."""
+    dense_head: Literal["none", "fcos", "atss", "tood"] = "tood"
+    """How locations are assigned in branches that have them (see `DenseAssigner`)."""

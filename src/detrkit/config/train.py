@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Lt
 
 from detrkit.config.data import AugmentConfig, DataConfig
 from detrkit.config.fields import Count, Index, Settings, Weight, check_named
-from detrkit.config.loss import LossConfig
+from detrkit.config.loss import LossConfig, LossFlags
 from detrkit.config.model import ModelConfig, ModelFlags
 from detrkit.config.presets import MODELS, default_settings
 from detrkit.config.suggestions import suggestion
@@ -51,6 +51,8 @@ class OptimConfig(Settings):
     """Epoch after which the step schedule drops the learning rates to a tenth."""
     warmup_steps: Index = 0
     """Steps over which the learning rates rise linearly from 0, at most a tenth of the run."""
+    no_aux_loss: bool = False
+    """Leave out the losses at the earlier decoder layers."""
     clip_max_norm: Weight = 0.1
     """Largest norm of the gradient; 0: no clipping."""
     accumulate_grad_batches: Count = 1
@@ -125,11 +127,11 @@ class RunConfig(Settings):
     """Also log to MLflow (needs the mlflow extra)."""
 
 
-CONFIG_GROUPS = (DataConfig, AugmentConfig, OptimConfig, RunConfig, ModelFlags, LossConfig)
+CONFIG_GROUPS = (DataConfig, AugmentConfig, OptimConfig, RunConfig, ModelFlags, LossFlags)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, AugmentConfig, DataConfig):
+class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, DataConfig):
     """All settings of a training run. Unset fields take the defaults of the recipe.
 
         config = TrainConfig.from_recipe("fast", data="images", epochs=20)
@@ -149,8 +151,6 @@ class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, AugmentConfig,
             raise ConfigError(f"--frozen_weights brings the detector that a mask head is trained on, found {wrong}")
         if self.model:
             check_named("model", self.model, MODELS)
-        if self.set_cost_class == self.set_cost_bbox == self.set_cost_giou == 0:
-            raise ConfigError("one of --set_cost_class, --set_cost_bbox, --set_cost_giou must be above 0, found none")
         if not (self.weights or self.frozen_weights):  # which bring settings of the model
             self.model_config(num_classes=1)
 
@@ -167,6 +167,11 @@ class TrainConfig(LossConfig, ModelFlags, RunConfig, OptimConfig, AugmentConfig,
         flags = {field.name: getattr(self, field.name) for field in fields(ModelFlags)}
         derived = {"sigmoid": self.class_loss != "softmax", "aux_loss": not self.no_aux_loss}
         return ModelConfig(num_classes=num_classes, **{**flags, **derived, **others})
+
+    def loss_config(self, num_classes: int) -> LossConfig:
+        """The settings that the criterion is built from, for C = `num_classes`."""
+        flags = {field.name: getattr(self, field.name) for field in fields(LossFlags)}
+        return LossConfig(num_classes=num_classes, masks=self.masks, dense_head=self.dense_head, **flags)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, which YAML and checkpoints hold."""

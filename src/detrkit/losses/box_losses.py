@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detrkit.losses.supervision import Matched
+from detrkit.losses.supervision import Matched, Term
 from detrkit.ops.boxes import cxcywh_to_xyxy, giou
 
 
@@ -46,3 +46,10 @@ def cardinality_error(matched: Matched) -> Tensor:
     num_preds = is_object.sum(2)  # [L, B]
     num_objects = torch.tensor(matched.num_objects).to(logits.device, non_blocking=True)  # [B]
     return (num_preds - num_objects).abs().float().mean(1)
+
+
+BOX_TERMS: tuple[tuple[str, str, Term], ...] = (
+    ("loss_bbox", "bbox_loss_coef", box_l1),
+    ("loss_giou", "giou_loss_coef", box_giou),
+)
+"""Terms of the boxes: name in the logs, field of `LossFlags` that is its weight, function."""

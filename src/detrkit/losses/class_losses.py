@@ -14,14 +14,16 @@ Shapes: L layers, B images, Q queries, C classes, M matched pairs of all layers 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrkit.config.loss import LossConfig
 from detrkit.errors import ConfigError
-from detrkit.losses.supervision import Matched
+from detrkit.losses.supervision import Matched, Term
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
 
 _IGNORE_INDEX = -100  # target class of ignored queries
@@ -159,3 +161,12 @@ def _sum_per_pair(loss: Tensor, matched: Matched) -> Tensor:
     if matched.ignored is not None:
         loss = loss.masked_fill(matched.ignored[..., None], 0)
     return loss.flatten(1).sum(1) / matched.num_boxes
+
+
+CLASS_LOSSES: dict[str, Callable[[LossConfig], Term]] = {
+    "softmax": lambda config: SoftmaxLoss(config.num_classes, config.eos_coef),
+    "focal": lambda config: FocalLoss(config.num_classes),
+    "varifocal": lambda config: VarifocalLoss(config.num_classes),
+    "matchability": lambda config: MatchabilityLoss(config.num_classes),
+}
+"""The classification losses by the values of `class_loss`."""

@@ -183,24 +183,7 @@ def build_training_model(
     if config.frozen_weights:
         _check_known(kept, config.frozen_weights)
         model.freeze_detector()
-    criterion = build_criterion(
-        num_classes=len(categories),
-        set_cost_class=config.set_cost_class,
-        set_cost_bbox=config.set_cost_bbox,
-        set_cost_giou=config.set_cost_giou,
-        bbox_loss_coef=config.bbox_loss_coef,
-        giou_loss_coef=config.giou_loss_coef,
-        eos_coef=config.eos_coef,
-        mask_loss_coef=config.mask_loss_coef,
-        dice_loss_coef=config.dice_loss_coef,
-        masks=config.masks,
-        class_loss=config.class_loss,
-        cls_loss_coef=config.cls_loss_coef,
-        dense_loss_coef=config.dense_loss_coef,
-        dn_loss_coef=config.dn_loss_coef,
-        dense_head=config.dense_head,
-        mask_padding=not config.ignore_mask_padding,
-    )
+    criterion = build_criterion(**asdict(config.loss_config(len(categories))))
     if not (trained or resume or config.lr_backbone):
         warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
     whole = norm != "frozen" and not trained and config.lr_backbone > 0

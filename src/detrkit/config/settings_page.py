@@ -21,7 +21,7 @@ the recipe `fast` and named models have others (see [switches](switches.md)).
 Settings marked ● belong to the architecture: `--weights` bring them, unless they are given. Those marked ○ matter in
 training only: weights bring them where they state them.
 
-This page is made by `python -m detrkit.config.table > docs/settings.md`.
+This page is made by `python -m detrkit.config.settings_page > docs/settings.md`.
 """
 
 
