@@ -37,8 +37,8 @@ def colour(label: int) -> torch.Tensor:
 def pixels_of(image: torch.Tensor, label: int) -> torch.Tensor:
     """bool [h, w]: where the image, uint8, has the colour of a label."""
     bright = image > BRIGHT // 2
-    wanted = torch.tensor([bool(label >> c & 1) for c in range(3)]).view(3, 1, 1)
-    return (bright == wanted).all(dim=0)
+    expected = torch.tensor([bool(label >> c & 1) for c in range(3)]).view(3, 1, 1)
+    return (bright == expected).all(dim=0)
 
 
 def extent(mask: torch.Tensor) -> tuple[float, float, float, float]:

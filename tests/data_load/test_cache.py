@@ -64,9 +64,9 @@ def test_the_same_images_with_and_without(split: Split, limit: int, decoded: lis
     plain, kept = made(split, None), made(split, cache)
     for epoch in range(4):
         for k in range(11):
-            (one_image, target), (image, wanted) = kept[epoch, k], plain[epoch, k]
+            (one_image, target), (image, expected) = kept[epoch, k], plain[epoch, k]
             assert torch.equal(one_image, image)
-            assert torch.equal(target["boxes"], wanted["boxes"])
+            assert torch.equal(target["boxes"], expected["boxes"])
             one_image.zero_()  # whoever has it may write to it
     decoded.clear()
     for k in range(11):
@@ -159,8 +159,8 @@ def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.Mon
     train, val = make_caches(TrainConfig(cache_gb=1.5 * total / 1e9, num_workers=0), split, split)
     assert train.nbytes == total
     assert 0 < val.nbytes <= total / 2
-    said = describe_cache(made(split, train), made(split, val))
-    assert said == f"{11 + val.count} of 22 images decoded once, 0.01 GB"
+    message = describe_cache(made(split, train), made(split, val))
+    assert message == f"{11 + val.count} of 22 images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=1.0, num_workers=0, devices=2), split, split)
     assert describe_cache(made(split, train), made(split, val)) == "all 22 images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=0, num_workers=0), split, split)

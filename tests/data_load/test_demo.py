@@ -71,10 +71,10 @@ def on_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", ["demo", "on_table"])
 def test_boxes_masks_and_panoptic_maps_agree(request: pytest.FixtureRequest, kind: str, name: str) -> None:
     folder: Path = request.getfixturevalue(kind)
-    truth = json.loads((folder / f"{name}.json").read_text())
+    gt = json.loads((folder / f"{name}.json").read_text())
     panoptic = json.loads((folder / f"panoptic_{name}.json").read_text())
-    by_image: dict[int, list[dict]] = {image["id"]: [] for image in truth["images"]}
-    for row in truth["annotations"]:
+    by_image: dict[int, list[dict]] = {image["id"]: [] for image in gt["images"]}
+    for row in gt["annotations"]:
         by_image[row["image_id"]].append(row)
     counts = [len(rows) for rows in by_image.values()]
     assert 0 in counts or name == "val"

@@ -128,8 +128,8 @@ def test_values_without_augmentation(tmp_path: Path, source: str) -> None:
         for found, mask in zip(split.images[0].objects, target["masks"], strict=True):
             plane = pixels_of(torch.from_numpy(own).permute(2, 0, 1), found.category_id).numpy().astype(np.uint8)
             h, w = one_image.shape[1:]
-            wanted = cv2.resize(plane, (w, h), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-            assert np.array_equal(mask.numpy(), wanted)
+            expected = cv2.resize(plane, (w, h), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+            assert np.array_equal(mask.numpy(), expected)
 
 
 def test_masks_at_another_size_are_the_nearest_pixels() -> None:
@@ -142,8 +142,8 @@ def test_masks_at_another_size_are_the_nearest_pixels() -> None:
         objects = make_objects(torch.ones(4, 4), torch.zeros(4), torch.zeros(4), height, width)
         objects["masks"] = type(scene(2, 2, {}, masks=True)[1]["masks"])(masks)
         got = resize_to(torch.zeros(3, height, width, dtype=torch.uint8), objects, (h, w))[1]["masks"]
-        wanted = functional.interpolate(masks[None].float(), size=(h, w), mode="nearest-exact")[0] > 0
-        assert (got.as_subclass(torch.Tensor) ^ wanted).float().mean() < 0.02  # but where two are as near
+        expected = functional.interpolate(masks[None].float(), size=(h, w), mode="nearest-exact")[0] > 0
+        assert (got.as_subclass(torch.Tensor) ^ expected).float().mean() < 0.02  # but where two are as near
 
 
 def test_objects_without_a_visible_pixel_are_dropped_by_crops_and_kept_by_resizing(tmp_path: Path) -> None:

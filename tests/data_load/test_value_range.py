@@ -151,9 +151,9 @@ def test_without_a_range_that_of_the_type_counts_with_a_warning(tmp_path: Path, 
         (torch.from_numpy(grey)[None], grey / 65535),
     ]
     for form, expected in cases:
-        with pytest.warns(UserWarning, match="no value range is known") as said:
+        with pytest.warns(UserWarning, match="no value range is known") as message:
             got = to_tensor(form)  # type: ignore[arg-type]
-        assert [str(each.message) for each in said] == [UNKNOWN_RANGE]
+        assert [str(each.message) for each in message] == [UNKNOWN_RANGE]
         assert np.array_equal(grey_of(got), np.rint(expected * 255))
 
 

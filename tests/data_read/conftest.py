@@ -30,10 +30,10 @@ class CocoFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.content: dict[str, dict[str, Any]] = {}
-        for number, side in enumerate(("train", "val"), start=1):
-            name = f"{side}.png"
+        for number, split_name in enumerate(("train", "val"), start=1):
+            name = f"{split_name}.png"
             write_image(root / "images" / name, seed=number)
-            self.content[side] = {
+            self.content[split_name] = {
                 "images": [{"id": 7, "file_name": name, "width": 40, "height": 30}],
                 "annotations": [self.box(1)],
                 "categories": [{"id": 3, "name": "scratch"}, {"id": 9, "name": "dent"}],
@@ -55,8 +55,8 @@ class CocoFolder:
         self.train["annotations"].append(self.box(**({"number": number, "bbox": [1, 1, 6, 6], "area": 36} | changes)))
 
     def write(self) -> None:
-        for side, content in self.content.items():
-            (self.root / f"{side}.json").write_text(json.dumps(content))
+        for split_name, content in self.content.items():
+            (self.root / f"{split_name}.json").write_text(json.dumps(content))
 
     def check(self, **options: Any) -> CheckReport:
         self.write()

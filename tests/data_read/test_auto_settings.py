@@ -72,7 +72,7 @@ def test_small_sets_get_small_batches(some_images: int, batch: int, steps: int) 
     suggested = suggest_settings(Split("train", split.images * some_images, split.categories, "here"))
     assert suggested.batch_size == batch
     word, many = ("image makes", "") if some_images == 1 else ("images make", "s" if steps > 1 else "")
-    assert suggested.reasons["batch_size"] == f"{batch}: {some_images} {word} {steps} step{many} an epoch"
+    assert suggested.reasons["batch_size"] == f"{batch}: {some_images} {word} {steps} step{many} per epoch"
 
 
 def test_images_without_objects() -> None:

@@ -53,8 +53,8 @@ def test_a_name_that_could_be_two_files_is_none(root: Path) -> None:
 
 
 def test_the_files_of_the_split_come_first(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    for side in ("train", "val"):
-        make_image(tmp_path / side / "deep" / "1.png")
+    for split_name in ("train", "val"):
+        make_image(tmp_path / split_name / "deep" / "1.png")
     files = find_files(tmp_path, ["1.png"], [tmp_path, tmp_path / "val"])
     assert files["1.png"].path == tmp_path / "val" / "deep" / "1.png"
 

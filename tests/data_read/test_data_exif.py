@@ -154,10 +154,10 @@ def test_a_split_that_tells_nothing_follows_the_other(tmp_path: Path) -> None:
         write(tmp_path, "coco", name, boxes[0], (40, 30))
         expected[name] = boxes[1]
     content = json.loads((tmp_path / "train.json").read_text())
-    for side, numbers in (("train", (1, 2)), ("val", (3,))):
+    for split_name, numbers in (("train", (1, 2)), ("val", (3,))):
         images = [image for image in content["images"] if image["id"] in numbers]
         rows = [row for row in content["annotations"] if row["image_id"] in numbers]
-        (tmp_path / f"{side}.json").write_text(json.dumps(content | {"images": images, "annotations": rows}))
+        (tmp_path / f"{split_name}.json").write_text(json.dumps(content | {"images": images, "annotations": rows}))
     report = check_dataset(open_dataset(tmp_path))
     (image,) = report.splits["val"].images
     assert image.objects[0].box == expected["2.png"][0]

@@ -105,8 +105,10 @@ def test_a_single_json_gets_a_validation_split(coco: Any, make_image: Callable[.
     (coco.root / "train.json").rename(coco.root / "labels.json")
     raw = open_dataset(coco.root)
     report = check_dataset(raw)
-    names = {split_name: sorted(image.file_name for image in side.images) for split_name, side in report.splits.items()}
-    assert {split_name: len(side) for split_name, side in names.items()} == {"train": 41, "val": 10}
+    names = {
+        split_name: sorted(image.file_name for image in split.images) for split_name, split in report.splits.items()
+    }
+    assert {split_name: len(listed) for split_name, listed in names.items()} == {"train": 41, "val": 10}
     assert not set(names["train"]) & set(names["val"])
     assert any("10 of 51 usable images were held out" in note for note in report.notes)
 

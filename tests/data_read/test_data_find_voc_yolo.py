@@ -84,11 +84,11 @@ def test_voc_without_lists_gets_a_split(voc: Path) -> None:
 
 def test_voc_in_folders_of_the_split(voc: Path) -> None:
     root = voc.parent / "roboflow"
-    for side, names in (("train", "ab"), ("valid", "c")):
-        (root / side).mkdir(parents=True)
+    for split_name, names in (("train", "ab"), ("valid", "c")):
+        (root / split_name).mkdir(parents=True)
         for name in names:
-            shutil.move(voc / "JPEGImages" / f"{name}.jpg", root / side)
-            shutil.move(voc / "Annotations" / f"{name}.xml", root / side)
+            shutil.move(voc / "JPEGImages" / f"{name}.jpg", root / split_name)
+            shutil.move(voc / "Annotations" / f"{name}.xml", root / split_name)
     assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
 
 
@@ -106,11 +106,11 @@ def test_voc_and_yolo_images_may_lie_elsewhere(voc: Path, yolo: Path) -> None:
 @pytest.fixture
 def yolo(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
     root = tmp_path / "yolo"
-    for side, names in (("train", "ab"), ("val", "c")):
+    for split_name, names in (("train", "ab"), ("val", "c")):
         for name in names:
-            make_image(root / "images" / side / f"{name}.jpg")
-            (root / "labels" / side).mkdir(parents=True, exist_ok=True)
-            (root / "labels" / side / f"{name}.txt").write_text("1 0.25 0.4 0.25 0.4\n")
+            make_image(root / "images" / split_name / f"{name}.jpg")
+            (root / "labels" / split_name).mkdir(parents=True, exist_ok=True)
+            (root / "labels" / split_name / f"{name}.txt").write_text("1 0.25 0.4 0.25 0.4\n")
     return root
 
 
@@ -129,17 +129,17 @@ def test_yolo_flat_folders_get_a_split(yolo: Path) -> None:
     for kind in ("images", "labels"):
         for path in [*(yolo / kind).glob("*/*.*")]:
             shutil.move(path, yolo / kind / path.name)
-        for side in ("train", "val"):
-            (yolo / kind / side).rmdir()
+        for split_name in ("train", "val"):
+            (yolo / kind / split_name).rmdir()
     assert sizes(open_dataset(yolo)) == {"train": (2, 2), "val": (1, 1)}
 
 
 def test_yolo_side_folders_without_yaml(yolo: Path) -> None:
     root = yolo.parent / "sides"
-    for side, new in (("train", "train"), ("val", "valid")):
+    for split_name, new in (("train", "train"), ("val", "valid")):
         for kind in ("images", "labels"):
             (root / new).mkdir(parents=True, exist_ok=True)
-            shutil.move(yolo / kind / side, root / new / kind)
+            shutil.move(yolo / kind / split_name, root / new / kind)
     assert sizes(open_dataset(root)) == {"train": (2, 2), "val": (1, 1)}
 
 

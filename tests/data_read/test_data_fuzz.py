@@ -131,34 +131,34 @@ def change(root: Path, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         return
     file = draw(st.sampled_from(files))
     text = file.suffix.lower() not in IMAGE_SUFFIXES
-    what = draw(
+    change = draw(
         st.sampled_from(["rename", "move", "upper", "delete", "copy", "cut", "empty", "number", "encode", "line"])
     )
-    if what == "rename":
+    if change == "rename":
         target = file.with_name(
             draw(st.sampled_from(["x y.png", "Ä[1] #2.JPG", "b.txt", "c.json", "d.XML", "train.txt"]))
         )
         file.rename(target)
-    elif what == "move":
+    elif change == "move":
         folder = root / draw(st.sampled_from(["test", "sub/deep", "Images", ".hidden", "labels"]))
         if not folder.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             file.rename(folder / file.name)
-    elif what == "upper":
+    elif change == "upper":
         file.rename(file.with_name(file.stem + file.suffix.upper()))
-    elif what == "delete":
+    elif change == "delete":
         file.unlink()
-    elif what == "copy":
+    elif change == "copy":
         shutil.copy(file, file.with_name("copy_" + file.name))
-    elif what == "cut":
+    elif change == "cut":
         file.write_bytes(file.read_bytes()[: draw(st.integers(0, max(1, file.stat().st_size)))])
-    elif what == "empty":
+    elif change == "empty":
         file.write_bytes(b"")
-    elif text and what == "number":
+    elif text and change == "number":
         words = file.read_text(errors="replace").split(" ")
         words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(NUMBERS))
         file.write_text(" ".join(words))
-    elif text and what == "encode":
+    elif text and change == "encode":
         content = file.read_text(errors="replace").replace("dent", "零件")
         file.write_bytes(content.encode(draw(st.sampled_from(["utf-16", "gb18030", "utf-8-sig"])), "replace"))
     elif text:
@@ -173,7 +173,7 @@ def outcome(root: Path) -> tuple[CheckReport | None, set[str], str]:
     """The report and the annotation files that were read, or the sentence that stands for them."""
     try:
         raw = open_dataset(root)
-        read = {image.file for side in raw.splits.values() for image in side.images}
+        read = {image.file for split in raw.splits.values() for image in split.images}
         return check_dataset(raw, decode_all=True), read, ""
     except DetrkitError as error:
         return None, set(), str(error)
@@ -186,14 +186,14 @@ def unmentioned(root: Path, report: CheckReport, known: set[str]) -> list[Path]:
             known |= {str(image.path), str(image.panoptic)}
             for found in image.objects:
                 known.add(str(getattr(found.segmentation, "path", "")))
-    said = " ".join([*known, *(finding.message for finding in report.findings)]).lower()
+    message = " ".join([*known, *(finding.message for finding in report.findings)]).lower()
     files = [path for path in root.rglob("*") if path.is_file() and not any(p.startswith(".") for p in path.parts[-3:])]
     pixels = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     masks = [path for path in pixels if path.parts[-2].startswith(("masks", "panoptic"))]
     images = [path for path in pixels if path not in masks]
     labels = [path for path in files if path.suffix.lower() == ".xml" or path.match("labels/**/*.txt")]
-    lost = [path for path in images if path.name.lower() not in said]
-    return lost + [path for path in (*labels, *masks) if path.stem.lower() not in said]
+    lost = [path for path in images if path.name.lower() not in message]
+    return lost + [path for path in (*labels, *masks) if path.stem.lower() not in message]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -38,13 +38,13 @@ def split(root: Path, **options: Any) -> tuple[RawDataset, CheckReport]:
     return raw, check_dataset(raw)
 
 
-def names(report: CheckReport, side: str) -> set[str]:
-    return {image.file_name for image in report.splits[side].images}
+def names(report: CheckReport, split_name: str) -> set[str]:
+    return {image.file_name for image in report.splits[split_name].images}
 
 
 def test_damaged_images_are_never_held_out(tmp_path: Path) -> None:
     raw, report = split(make(tmp_path, 40, damaged=30))
-    assert {name: len(side) for name, side in report.splits.items()} == {"train": 8, "val": 2}
+    assert {name: len(split) for name, split in report.splits.items()} == {"train": 8, "val": 2}
     assert report.notes[-1] == "there is no validation split; 2 of 10 usable images were held out (seed 42)"
     assert raw.held_out_split is not None
     assert set(raw.held_out_split["train"]) | set(raw.held_out_split["val"]) == names(report, "train") | names(

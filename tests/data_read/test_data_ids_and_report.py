@@ -65,12 +65,12 @@ def test_masks_that_cannot_be_decoded_are_left_out(coco: Any, counts: Any) -> No
 def test_crowds_and_masks_reach_the_truth(coco: Any) -> None:
     coco.add(iscrowd=1, segmentation={"size": [30, 40], "counts": [0, 36, 1164]})
     coco.add(bbox=[1, 1, 7, 7], area=24.5, segmentation=[[1, 1, 8, 1, 8, 8]])
-    truth = coco.check().splits["train"].to_coco()
-    assert [row["iscrowd"] for row in truth["annotations"]] == [0, 0, 1, 0]
-    assert truth["annotations"][2]["segmentation"]["counts"] == [0, 36, 1164]
-    assert truth["annotations"][3]["segmentation"] == [[1, 1, 8, 1, 8, 8]]
-    assert truth["annotations"][3]["area"] == 24.5
-    assert truth["images"] == [{"id": 7, "file_name": "train.png", "height": 30, "width": 40}]
+    gt = coco.check().splits["train"].to_coco()
+    assert [row["iscrowd"] for row in gt["annotations"]] == [0, 0, 1, 0]
+    assert gt["annotations"][2]["segmentation"]["counts"] == [0, 36, 1164]
+    assert gt["annotations"][3]["segmentation"] == [[1, 1, 8, 1, 8, 8]]
+    assert gt["annotations"][3]["area"] == 24.5
+    assert gt["images"] == [{"id": 7, "file_name": "train.png", "height": 30, "width": 40}]
 
 
 def test_masks_can_be_left_out_to_save_memory(coco: Any) -> None:
@@ -203,12 +203,12 @@ def test_voc_and_coco_forms_of_one_data_set_agree(shared_data: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("side", ["train", "val"])
-def test_round_trip_of_sparse_ids_scores_one(shared_data: Path, side: str) -> None:
+@pytest.mark.parametrize("split_name", ["train", "val"])
+def test_round_trip_of_sparse_ids_scores_one(shared_data: Path, split_name: str) -> None:
     """coco_mini's truth, through class indices and back as detections, by the official evaluation: AP 1."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    split = check_dataset(open_dataset(shared_data / "coco_mini")).splits[side]
+    split = check_dataset(open_dataset(shared_data / "coco_mini")).splits[split_name]
     assert len(split.categories) == 80
     assert split.categories.ids[-1] == 90
     detections = []
@@ -219,9 +219,9 @@ def test_round_trip_of_sparse_ids_scores_one(shared_data: Path, side: str) -> No
                 x1, y1, x2, y2 = found.box
                 row = {"image_id": image.id, "category_id": split.categories.ids[class_index], "score": 0.9}
                 detections.append({**row, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-    original = json.loads((shared_data / "coco_mini" / f"{side}.json").read_text())
-    for truth in (split.to_coco(), original):  # our own truth, and the file itself
-        coco = COCO(truth)
+    original = json.loads((shared_data / "coco_mini" / f"{split_name}.json").read_text())
+    for gt in (split.to_coco(), original):  # our own truth, and the file itself
+        coco = COCO(gt)
         evaluation = COCOeval_faster(coco, coco.loadRes(detections), "bbox", print_function=lambda *_: None)
         evaluation.evaluate()
         evaluation.accumulate()

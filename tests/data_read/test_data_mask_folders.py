@@ -51,9 +51,9 @@ def check(root: Path, **options: Any) -> CheckReport:
     return report
 
 
-def objects(report: CheckReport, side: str = "train") -> list[tuple[str, tuple[float, ...], float]]:
+def objects(report: CheckReport, split_name: str = "train") -> list[tuple[str, tuple[float, ...], float]]:
     """Class, box and area of each, image by image."""
-    split = report.splits[side]
+    split = report.splits[split_name]
     names = split.categories.names
     return [(names[o.category_id], o.box, o.area) for image in split.images for o in image.objects]
 
@@ -124,8 +124,8 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
 
 @pytest.mark.parametrize("inner", ["images/{}", "{}/images", "{}"])
 def test_sides(tmp_path: Path, inner: str) -> None:
-    for side in ("train", "valid"):
-        folder = tmp_path / inner.format(side)
+    for split_name in ("train", "valid"):
+        folder = tmp_path / inner.format(split_name)
         if inner == "{}":
             write_image(folder / "a" / "images" / "a.png")
             save(folder / "a" / "masks" / "1.png", values(v1=FIRST))
@@ -133,7 +133,7 @@ def test_sides(tmp_path: Path, inner: str) -> None:
             write_image(folder / "b" / "images" / "b.png")
         else:
             write_image(folder / "a.png")
-            save(tmp_path / inner.replace("images", "masks").format(side) / "a.png", values(v1=FIRST))
+            save(tmp_path / inner.replace("images", "masks").format(split_name) / "a.png", values(v1=FIRST))
     report = check_dataset(open_dataset(tmp_path))
     assert {name: len(split) for name, split in report.splits.items()} == dict.fromkeys(
         ("train", "val"), 2 if inner == "{}" else 1
@@ -253,8 +253,8 @@ def test_records_are_small_and_ids_are_unique(tmp_path: Path) -> None:
     found = [o for image in split.images for o in image.objects]
     assert [o.id for o in found] == [1, 2, 3]
     assert found[0].segmentation == FileMask(tmp_path / "masks" / "a.png", 3)
-    truth = split.to_coco()
-    assert [row["segmentation"]["size"] for row in truth["annotations"]] == [[30, 40]] * 3
+    gt = split.to_coco()
+    assert [row["segmentation"]["size"] for row in gt["annotations"]] == [[30, 40]] * 3
 
 
 @pytest.mark.parametrize("above", ["export", "set/export", "a/b/c"])
@@ -272,8 +272,8 @@ def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
 
 def test_several_folders_and_splits_down(tmp_path: Path) -> None:
     for site in ("site A", "site B"):
-        for side in ("train", "val"):
-            add_good(tmp_path / site / side)
+        for split_name in ("train", "val"):
+            add_good(tmp_path / site / split_name)
     report = check(tmp_path)
     assert {name: len(split) for name, split in report.splits.items()} == {"train": 2, "val": 2}
     assert [image.file_name for image in report.splits["train"].images] == [

@@ -120,9 +120,9 @@ def test_any_run_lengths_decode() -> None:
 
 @pytest.mark.parametrize("shape", [None, [], [[3.2, 3.2, 3.4, 3.2, 3.4, 3.4]], {"size": [30, 40], "counts": [1200]}])
 def test_where_there_is_no_mask_the_box_is_one(shape: Any) -> None:
-    wanted = torch.zeros(30, 40, dtype=torch.bool)
-    wanted[1:7, 1:7] = True
-    assert torch.equal(decode_masks([shape], BOX, 30, 40)[0], wanted)
+    expected = torch.zeros(30, 40, dtype=torch.bool)
+    expected[1:7, 1:7] = True
+    assert torch.equal(decode_masks([shape], BOX, 30, 40)[0], expected)
     for tiny in ([3.1, 3.1, 3.2, 3.2], [39.8, 29.8, 40, 30], [0, 0, 0.1, 30]):
         assert decode_masks([shape], torch.tensor([tiny]), 30, 40).any()
 
@@ -130,18 +130,18 @@ def test_where_there_is_no_mask_the_box_is_one(shape: Any) -> None:
 def test_what_a_polygon_has_outside_its_image_does_not_count() -> None:
     polygon = [[-8, -8, 10, -8, 10, 10, -8, 10], [30, 20, 60, 20, 60, 50, 30, 50]]
     mask = decode_masks([polygon], BOX, 30, 40)[0]
-    wanted = torch.zeros(30, 40, dtype=torch.bool)
-    wanted[:10, :10] = True
-    wanted[20:, 30:] = True
-    assert torch.equal(mask, wanted)
+    expected = torch.zeros(30, 40, dtype=torch.bool)
+    expected[:10, :10] = True
+    expected[20:, 30:] = True
+    assert torch.equal(mask, expected)
 
 
 def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_image: Callable[..., Path]) -> None:
-    for side, number in (("train", 1), ("val", 2)):
-        make_image(tmp_path / "images" / side / "a.png", seed=number)
-        (tmp_path / "labels" / side).mkdir(parents=True)
+    for split_name, number in (("train", 1), ("val", 2)):
+        make_image(tmp_path / "images" / split_name / "a.png", seed=number)
+        (tmp_path / "labels" / split_name).mkdir(parents=True)
         lines = ["1 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6", "0 0.75 0.5 0.25 0.4", "0 0.5 0.5 0.9 0.5 0.9 1.3 0.5 1.3"]
-        (tmp_path / "labels" / side / "a.txt").write_text("\n".join(lines))
+        (tmp_path / "labels" / split_name / "a.txt").write_text("\n".join(lines))
     report = check_dataset(open_dataset(tmp_path), decode_all=True, masks=True)
     assert report.counts() == {"box_outside": 2, "mask_absent": 2, "polygon_outside": 2, "leakage_name": 1}
     assert {(Path(f.file).name, f.record) for f in report.findings if f.kind == "mask_absent"} == {("a.txt", "line 2")}
@@ -152,9 +152,9 @@ def test_yolo_polygons_are_masks_with_boxes_around_them(tmp_path: Path, make_ima
     assert third.box == pytest.approx((20, 15, 36, 30))
     boxes = torch.tensor([o.box for o in (first, second, third)])
     masks = decode_masks([o.segmentation for o in (first, second, third)], boxes, 30, 40)
-    wanted = torch.zeros(30, 40, dtype=torch.bool)
-    wanted[6:18, 4:20] = True
-    assert torch.equal(masks[0], wanted)
+    expected = torch.zeros(30, 40, dtype=torch.bool)
+    expected[6:18, 4:20] = True
+    assert torch.equal(masks[0], expected)
     assert masks[2][15:, 20:36].all()
     assert masks[2].sum() == 15 * 16
 

@@ -181,14 +181,15 @@ def test_one_coco_file_is_split_as_its_images_are(tmp_path: Path, how: str) -> N
     sides = {"train": "ab", "val": "c", "test": "d"}
     place = {"folders": "images/{}/{}.png", "field": "images/{1}.png", "subfolder": "{}/x/{}.png"}[how]
     name = {"folders": "{}/{}.png", "field": "{1}.png", "subfolder": "{}/x/{}.png"}[how]
-    images(tmp_path, *(place.format(side, letter) for side, some in sides.items() for letter in some))
+    images(tmp_path, *(place.format(split_name, letter) for split_name, some in sides.items() for letter in some))
     path = write_coco(
-        tmp_path / "labels.json", *(name.format(side, letter) for side, some in sides.items() for letter in some)
+        tmp_path / "labels.json",
+        *(name.format(split_name, letter) for split_name, some in sides.items() for letter in some),
     )
     if how == "field":
         content = json.loads(path.read_text())
-        for row, side in zip(content["images"], ("train", "train", "val", "test"), strict=True):
-            row["split"] = side
+        for row, split_name in zip(content["images"], ("train", "train", "val", "test"), strict=True):
+            row["split"] = split_name
         path.write_text(json.dumps(content))
     report = check(tmp_path)
     assert (read(report), read(report, "val")) == (["a.png", "b.png"], ["c.png"])

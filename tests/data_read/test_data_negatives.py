@@ -118,10 +118,10 @@ def test_other_images_stay(tmp_path: Path, write: Callable[[Path, Any], None], g
 def of_two_splits(root: Path, lines: str) -> Path:
     """A YOLO data set: a good image per side, and two more of which the label files hold these lines."""
     (root / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [cat]\n")
-    for side in ("train", "val"):
+    for split_name in ("train", "val"):
         for name in ("good", "x", "y"):
-            write_image(root / side / "images" / f"{side}{name}.png")
-            label = root / side / "labels" / f"{side}{name}.txt"
+            write_image(root / split_name / "images" / f"{split_name}{name}.png")
+            label = root / split_name / "labels" / f"{split_name}{name}.txt"
             label.parent.mkdir(exist_ok=True)
             label.write_text(lines if name in "xy" else "0 0.5 0.5 0.2 0.2\n")
     return root
@@ -134,9 +134,9 @@ def images_of(report: CheckReport) -> dict[str, list[str]]:
 def test_val_has_the_same_rule_and_a_sentence_says_how_many_are_lost(tmp_path: Path) -> None:
     report = check_dataset(open_dataset(of_two_splits(tmp_path, "4 0.5 0.5 0.2 0.2\n")))
     assert images_of(report) == {"train": ["traingood.png"], "val": ["valgood.png"]}
-    said = [note for note in report.notes if "are left out for objects that cannot be used" in note]
-    assert [note.split(" are")[0] for note in said] == ["2 of 3 images of train", "2 of 3 images of val"]
-    assert "1 category_unknown" in said[0]
+    message = [note for note in report.notes if "are left out for objects that cannot be used" in note]
+    assert [note.split(" are")[0] for note in message] == ["2 of 3 images of train", "2 of 3 images of val"]
+    assert "1 category_unknown" in message[0]
 
 
 def test_where_nothing_is_left_the_sentence_says_why(tmp_path: Path) -> None:

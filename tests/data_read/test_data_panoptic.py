@@ -12,7 +12,7 @@ import pytest
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
-from detrkit.data.decode.mask_files import FileMask, MaskFiles, read_ids, regions_of, stretched
+from detrkit.data.decode.mask_files import FileMask, MaskFiles, read_ids, regions_of, resize_ids
 from detrkit.data.formats.coco_panoptic import read_panoptic_gt
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.validate import CheckReport, check_dataset
@@ -36,19 +36,19 @@ class PanopticFolder:
         self.root = root
         self.ids: dict[str, np.ndarray[Any, Any]] = {}
         self.content: dict[str, dict[str, Any]] = {}
-        for number, side in enumerate(("train", "val"), start=1):
-            write_image(root / side / "a.png", seed=number)
+        for number, split_name in enumerate(("train", "val"), start=1):
+            write_image(root / split_name / "a.png", seed=number)
             ids = np.zeros((30, 40), np.int64)
             ids[:10] = SKY
             ids[12:20, 5:15] = CAT
             ids[20:30, 30:40] = CROWD
-            self.ids[side] = ids
+            self.ids[split_name] = ids
             segments = [
                 {"id": SKY, "category_id": 7, "area": 400, "bbox": [0, 0, 40, 10], "iscrowd": 0},
                 {"id": CAT, "category_id": 200, "area": 80, "bbox": [5, 12, 10, 8], "iscrowd": 0},
                 {"id": CROWD, "category_id": 90, "area": 100, "bbox": [30, 20, 10, 10], "iscrowd": 1},
             ]
-            self.content[side] = {
+            self.content[split_name] = {
                 "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
                 "annotations": [{"image_id": 7, "file_name": "a.png", "segments_info": segments}],
                 "categories": [dict(row) for row in CATEGORIES],
@@ -60,12 +60,12 @@ class PanopticFolder:
         return self.content["train"]["annotations"][0]["segments_info"]
 
     def write(self) -> None:
-        for side, content in self.content.items():
-            (self.root / f"panoptic_{side}.json").write_text(json.dumps(content))
-            ids = self.ids[side]
+        for split_name, content in self.content.items():
+            (self.root / f"panoptic_{split_name}.json").write_text(json.dumps(content))
+            ids = self.ids[split_name]
             pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-            (self.root / f"panoptic_{side}").mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(self.root / f"panoptic_{side}" / "a.png")
+            (self.root / f"panoptic_{split_name}").mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(self.root / f"panoptic_{split_name}" / "a.png")
 
     def check(self, change: Callable[[Path], object] | None = None, **options: Any) -> CheckReport:
         """The report, less what is in the set on purpose; `change` gets the training PNG once all is written."""
@@ -104,9 +104,9 @@ def test_truth_of_a_image(panoptic: PanopticFolder) -> None:
     panoptic.ids["train"][0, 0] = 9  # of no segment: void
     image = panoptic.check().splits["train"].images[0]
     ids, rows = read_panoptic_gt(image)
-    wanted = panoptic.ids["train"].copy()
-    wanted[0, 0] = 0
-    assert np.array_equal(ids.numpy(), wanted)
+    expected = panoptic.ids["train"].copy()
+    expected[0, 0] = 0
+    assert np.array_equal(ids.numpy(), expected)
     assert str(ids.dtype) == "torch.int64"
     assert [(r["id"], r["category_id"], r["area"], r["iscrowd"], r["bbox"]) for r in rows] == [
         (SKY, 7, 399, 0, [0, 0, 40, 10]),
@@ -117,10 +117,10 @@ def test_truth_of_a_image(panoptic: PanopticFolder) -> None:
 
 def test_average_precision_is_over_things(panoptic: PanopticFolder) -> None:
     split = panoptic.check().splits["train"]
-    truth = split.to_coco()
-    assert [row["id"] for row in truth["categories"]] == [200, 90]
-    assert [(row["category_id"], row["iscrowd"]) for row in truth["annotations"]] == [(200, 0), (90, 1)]
-    for row, segment in zip(truth["annotations"], (CAT, CROWD), strict=True):
+    gt = split.to_coco()
+    assert [row["id"] for row in gt["categories"]] == [200, 90]
+    assert [(row["category_id"], row["iscrowd"]) for row in gt["annotations"]] == [(200, 0), (90, 1)]
+    for row, segment in zip(gt["annotations"], (CAT, CROWD), strict=True):
         assert np.array_equal(coco_mask.decode(row["segmentation"]), panoptic.ids["train"] == segment)
     assert all("segmentation" not in row for row in split.to_coco(masks=False)["annotations"])
 
@@ -189,8 +189,8 @@ def test_no_usable_png_is_one_sentence(panoptic: PanopticFolder) -> None:
 
 
 def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
-    for side in panoptic.ids:  # odd rows and columns are then the even ones before them
-        panoptic.ids[side] = panoptic.ids[side][::2, ::2].repeat(2, 0).repeat(2, 1)
+    for split_name in panoptic.ids:  # odd rows and columns are then the even ones before them
+        panoptic.ids[split_name] = panoptic.ids[split_name][::2, ::2].repeat(2, 0).repeat(2, 1)
     report = panoptic.check(half)
     only(report, "mask_size_differs")
     ids, _ = read_panoptic_gt(report.splits["train"].images[0])
@@ -283,15 +283,15 @@ def test_layouts(panoptic: PanopticFolder, tmp_path: Path) -> None:
     assert by_hand.notes == ["panoptic_train.json is used for train"]
     maps = tmp_path / "maps"
     (maps / "annotations").mkdir(parents=True)
-    for side in ("train", "val"):
-        (root / f"panoptic_{side}.json").rename(maps / "annotations" / f"panoptic_{side}2017.json")
-        (root / f"panoptic_{side}").rename(maps / f"panoptic_{side}2017")
-        (root / side).rename(root / f"{side}2017")
+    for split_name in ("train", "val"):
+        (root / f"panoptic_{split_name}.json").rename(maps / "annotations" / f"panoptic_{split_name}2017.json")
+        (root / f"panoptic_{split_name}").rename(maps / f"panoptic_{split_name}2017")
+        (root / split_name).rename(root / f"{split_name}2017")
     raw = open_dataset(root, panoptic_json=str(maps))
     assert {k: v.images[0].path.parent.name for k, v in raw.splits.items()} == {"train": "train2017", "val": "val2017"}
     assert raw.splits["val"].images[0].panoptic == maps / "panoptic_val2017" / "a.png"
-    for side in ("train", "val"):
-        (maps / f"panoptic_{side}2017").rename(maps / "annotations" / f"panoptic_{side}2017")
+    for split_name in ("train", "val"):
+        (maps / f"panoptic_{split_name}2017").rename(maps / "annotations" / f"panoptic_{split_name}2017")
     (maps / "annotations").rename(root / "annotations")
     assert check_dataset(open_dataset(root)).format == "coco_panoptic"
 
@@ -299,9 +299,9 @@ def test_layouts(panoptic: PanopticFolder, tmp_path: Path) -> None:
 def test_instances_come_first_where_there_are_both(panoptic: PanopticFolder) -> None:
     panoptic.write()
     row = {"id": 1, "image_id": 7, "category_id": 200, "bbox": [5, 12, 10, 8], "area": 80, "iscrowd": 0}
-    for side in ("train", "val"):
-        content = {**panoptic.content[side], "annotations": [row]}
-        (panoptic.root / f"{side}.json").write_text(json.dumps(content))
+    for split_name in ("train", "val"):
+        content = {**panoptic.content[split_name], "annotations": [row]}
+        (panoptic.root / f"{split_name}.json").write_text(json.dumps(content))
     raw = open_dataset(panoptic.root)
     assert raw.format == "coco"
     assert "there is also COCO_PANOPTIC (panoptic_train.json, panoptic_val.json)" in raw.notes[0]
@@ -325,7 +325,7 @@ def test_ids_regions_and_sizes(tmp_path: Path) -> None:
     for value, region in regions.items():
         ys, xs = np.nonzero(ids == value)
         assert region == (len(ys), (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
-    assert np.array_equal(stretched(ids, 26, 34), ids.repeat(2, 0).repeat(2, 1))
+    assert np.array_equal(resize_ids(ids, 26, 34), ids.repeat(2, 0).repeat(2, 1))
     files = MaskFiles(13, 17)
     assert np.array_equal(files.mask(FileMask(tmp_path / "rgb.png", 140_002)), ids == 140_002)
     assert np.array_equal(files.mask(FileMask(tmp_path / "rgb.png", 0)), ids != 0)
@@ -348,8 +348,8 @@ def test_real_panoptic_data(shared_data: Path) -> None:
     segments_of = {entry["image_id"]: entry["segments_info"] for entry in listed}
     for image in split.images:
         _, rows = read_panoptic_gt(image)
-        wanted = {s["id"]: (s["category_id"], s["area"], s["iscrowd"], s["bbox"]) for s in segments_of[image.id]}
-        assert {r["id"]: (r["category_id"], r["area"], r["iscrowd"], r["bbox"]) for r in rows} == wanted
-    truth = split.to_coco(masks=False)
-    assert len(truth["annotations"]) == 174
-    assert len(truth["categories"]) == 80
+        expected = {s["id"]: (s["category_id"], s["area"], s["iscrowd"], s["bbox"]) for s in segments_of[image.id]}
+        assert {r["id"]: (r["category_id"], r["area"], r["iscrowd"], r["bbox"]) for r in rows} == expected
+    gt = split.to_coco(masks=False)
+    assert len(gt["annotations"]) == 174
+    assert len(gt["categories"]) == 80

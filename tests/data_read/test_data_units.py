@@ -52,10 +52,10 @@ def written(box: Corners, name: str) -> list[float]:
     return [units * value / side for value, side in zip(numbers, sides, strict=True)]
 
 
-def make(root: Path, data_format: str, name: str, truth: list[list[Corners]], **extra: Any) -> Path:
+def make(root: Path, data_format: str, name: str, gt: list[list[Corners]], **extra: Any) -> Path:
     """A data set of a format whose boxes are written in the way `name`."""
     rows: list[dict[str, Any]] = []
-    for number, found in enumerate(truth):
+    for number, found in enumerate(gt):
         write_image(root / "images" / f"{number}.png", WIDTH, HEIGHT, seed=number)
         numbers = [written(box, name) for box in found]
         if data_format == "yolo":
@@ -76,7 +76,7 @@ def make(root: Path, data_format: str, name: str, truth: list[list[Corners]], **
                 for k, row in enumerate(numbers, start=1)
             ]
     if data_format == "coco":
-        images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(len(truth))]
+        images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(len(gt))]
         content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "dent"}]}
         (root / "train.json").write_text(json.dumps(content))
     elif data_format == "yolo":
@@ -102,21 +102,21 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("data_format", "name"), MISTAKES)
 def test_boxes_written_in_another_way_are_named_and_can_be_read(tmp_path: Path, data_format: str, name: str) -> None:
-    truth = some_boxes()
-    root = make(tmp_path, data_format, name, truth)
+    gt = some_boxes()
+    root = make(tmp_path, data_format, name, gt)
     own = {"coco": "xywh", "voc": "xyxy", "yolo": "cxcywh_relative"}[data_format]
     with pytest.raises(DataError, match=rf"as the first, 0 as the second.*--box_format {name} or --box_format {own}$"):
         check_dataset(open_dataset(root))
-    expected = [box for found in truth for box in found]
+    expected = [box for found in gt for box in found]
     assert np.allclose(found_boxes(root, box_format=name), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(BOX_FORMATS))
 def test_every_format_is_read_as_said(tmp_path: Path, name: str) -> None:
-    truth = some_boxes(2)
-    expected = [box for found in truth for box in found]
+    gt = some_boxes(2)
+    expected = [box for found in gt for box in found]
     for data_format in ("coco", "voc", "yolo"):
-        root = make(tmp_path / data_format, data_format, name, truth)
+        root = make(tmp_path / data_format, data_format, name, gt)
         assert np.allclose(found_boxes(root, box_format=name), expected, atol=1e-4)
 
 
@@ -125,55 +125,55 @@ def test_boxes_as_the_format_has_them_raise_no_doubt(tmp_path: Path, data_format
     own = {"coco": "xywh", "voc": "xyxy", "yolo": "cxcywh_relative"}[data_format]
     large = [[(2.0, 3.0, 95.0, 71.0)], [(0.0, 0.0, 96.0, 72.0)], [(5.0, 1.0, 90.0, 73.5)]] * 4
     corner = [[(4.0 + k, 5.0, 30.0 + k, 25.0)] for k in range(12)]
-    for number, truth in enumerate((some_boxes(12), large, corner)):
-        root = make(tmp_path / str(number), data_format, own, truth)
+    for number, gt in enumerate((some_boxes(12), large, corner)):
+        root = make(tmp_path / str(number), data_format, own, gt)
         counts = check_dataset(open_dataset(root, val_fraction=0)).counts()
         assert not {"boxes_implausible", "classes_misnumbered"} & set(counts)
 
 
 def test_the_areas_of_a_file_tell_where_no_box_leaves_its_image(tmp_path: Path) -> None:
     """Corners of objects near the upper left, as case 43 has them."""
-    truth = [[(10.0 + k, 8.0, 30.0 + 2 * k, 20.0 + k)] for k in range(8)]
-    root = make(tmp_path, "coco", "xyxy", truth)
+    gt = [[(10.0 + k, 8.0, 30.0 + 2 * k, 20.0 + k)] for k in range(8)]
+    root = make(tmp_path, "coco", "xyxy", gt)
     content = json.loads((root / "train.json").read_text())
-    for row, ((x1, y1, x2, y2),) in zip(content["annotations"], truth, strict=True):
+    for row, ((x1, y1, x2, y2),) in zip(content["annotations"], gt, strict=True):
         row["area"] = (x2 - x1) * (y2 - y1)
     (root / "train.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="0 of 8 boxes have the area listed for them as the first, 8 as the second"):
         found_boxes(root)
-    for row, ((x1, y1, x2, y2),) in zip(content["annotations"], truth, strict=True):
+    for row, ((x1, y1, x2, y2),) in zip(content["annotations"], gt, strict=True):
         row |= {"area": 0, "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]]}
     (root / "train.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="0 of 8 boxes have the extent of their polygons as the first, 8 as the second"):
         found_boxes(root)
     report = check_dataset(open_dataset(root, val_fraction=0, box_format="xyxy"))
-    assert boxes(report) == [box for (box,) in truth]
+    assert boxes(report) == [box for (box,) in gt]
     assert all(
         found.area == 0.5 or found.area > 1 for image in report.splits["train"].images for found in image.objects
     )
 
 
 def test_percent_of_large_images(tmp_path: Path) -> None:
-    truth = [
+    gt = [
         [(x / WIDTH * 100, y / HEIGHT * 100, u / WIDTH * 100, v / HEIGHT * 100) for x, y, u, v in found]
         for found in some_boxes()
     ]
-    root = make(tmp_path, "voc", "xyxy", truth)
-    for number in range(len(truth)):
+    root = make(tmp_path, "voc", "xyxy", gt)
+    for number in range(len(gt)):
         write_image(root / "images" / f"{number}.png", 640, 480, seed=number)
         path = root / "images" / f"{number}.xml"
         path.write_text(path.read_text().replace(">96<", ">640<").replace(">72<", ">480<"))
     with pytest.raises(DataError, match="looks like x1, y1, x2, y2 in percent"):
         found_boxes(root)
-    x1, y1, x2, y2 = truth[0][0]
+    x1, y1, x2, y2 = gt[0][0]
     assert found_boxes(root, box_format="xyxy_percent")[0] == pytest.approx((6.4 * x1, 4.8 * y1, 6.4 * x2, 4.8 * y2))
 
 
 def test_polygons_are_rescaled_with_their_boxes(tmp_path: Path) -> None:
-    truth = some_boxes(2)
-    root = make(tmp_path / "coco", "coco", "xywh_relative", truth, area=0.01)
+    gt = some_boxes(2)
+    root = make(tmp_path / "coco", "coco", "xywh_relative", gt, area=0.01)
     content = json.loads((root / "train.json").read_text())
-    for row, (x1, y1, x2, y2) in zip(content["annotations"], [box for found in truth for box in found], strict=True):
+    for row, (x1, y1, x2, y2) in zip(content["annotations"], [box for found in gt for box in found], strict=True):
         across, down = (WIDTH, HEIGHT) if row["id"] % 2 else (1, 1)  # half of them in pixels already
         row["segmentation"] = [[x1 / across, y1 / down, x2 / across, y1 / down, x2 / across, y2 / down]]
     (root / "train.json").write_text(json.dumps(content))
@@ -196,15 +196,15 @@ def test_polygons_are_rescaled_with_their_boxes(tmp_path: Path) -> None:
 
 
 def test_boxes_that_fit_no_image_in_any_way(tmp_path: Path) -> None:
-    truth = [[(x + 300, y - 200, u + 300, v - 200) for x, y, u, v in found] for found in some_boxes()]
-    root = make(tmp_path, "coco", "xywh", truth)
+    gt = [[(x + 300, y - 200, u + 300, v - 200) for x, y, u, v in found] for found in some_boxes()]
+    root = make(tmp_path, "coco", "xywh", gt)
     with pytest.raises(
         DataError, match="24 of 24 leave their image or have no size, and that no other way to read them"
     ):
         found_boxes(root)
-    for row in truth[2:]:
+    for row in gt[2:]:
         row[:] = [(10.0, 10.0, 30.0, 30.0)]
-    make(tmp_path, "coco", "xywh", truth)
+    make(tmp_path, "coco", "xywh", gt)
     assert check_dataset(open_dataset(root, val_fraction=0)).counts()["boxes_implausible"] == 1
     assert len(found_boxes(root, box_format="xywh")) == 6
 

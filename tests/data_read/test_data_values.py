@@ -17,14 +17,14 @@ from detrkit.errors import DataError
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
 
 
-def fill(coco: Any, side: str, **files: np.ndarray) -> None:
+def fill(coco: Any, split_name: str, **files: np.ndarray) -> None:
     """Put images of 40 x 30 in place of the one of a split; those of 8 bits end in png too."""
     images = []
     for number, (name, values) in enumerate(files.items(), start=7):
-        file_name = f"{side}-{name}.{'tif' if values.dtype.kind == 'f' else 'png'}"
+        file_name = f"{split_name}-{name}.{'tif' if values.dtype.kind == 'f' else 'png'}"
         Image.fromarray(values).save(coco.root / "images" / file_name)
         images.append({"id": number, "file_name": file_name, "width": 40, "height": 30})
-    coco.content[side]["images"] = images
+    coco.content[split_name]["images"] = images
 
 
 def noise(low: float, high: float, kind: Any = np.uint16) -> np.ndarray:
@@ -52,9 +52,9 @@ def test_the_verb_prints_it(coco: Any, capsys: pytest.CaptureFixture[str]) -> No
     fill(coco, "val", a=noise(29500, 30500))
     coco.write()
     check(CheckConfig(data=str(coco.root)))
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("29000..31000 is mapped to 0..255 in every image") == 1
-    assert "scaled to 8 bits by the value range of the data set" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert message.count("29000..31000 is mapped to 0..255 in every image") == 1
+    assert "scaled to 8 bits by the value range of the data set" in message
 
 
 def test_without_training_images_those_of_validation_decide(coco: Any) -> None:

@@ -276,11 +276,11 @@ def test_a_list_of_other_names_is_no_order(tmp_path: Path) -> None:
 
 def test_named_folders_of_images(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for seed, side in enumerate(("train", "val")):
-        write_image(tmp_path / f"{side}_images" / "a.png", seed=seed)
-        write(data / side / "a.json", RECTANGLE)
-        write_image(tmp_path / f"{side}_images" / f"{side}_b.png")
-        write(data / f"{side}_b.json", RECTANGLE)
+    for seed, split_name in enumerate(("train", "val")):
+        write_image(tmp_path / f"{split_name}_images" / "a.png", seed=seed)
+        write(data / split_name / "a.json", RECTANGLE)
+        write_image(tmp_path / f"{split_name}_images" / f"{split_name}_b.png")
+        write(data / f"{split_name}_b.json", RECTANGLE)
     report = read(data, train=tmp_path / "train_images", val=tmp_path / "val_images")
     assert (len(report.splits["train"]), len(report.splits["val"])) == (2, 2)
     assert report.counts() == {"leakage_name": 1}

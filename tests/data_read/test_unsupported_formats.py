@@ -234,9 +234,9 @@ def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: st
     fill(tmp_path, {"0.jpg": "", "readme.md": "", **label, name: content})
     with pytest.raises(DataError) as caught:
         open_dataset(tmp_path / name)
-    said = str(caught.value)
-    assert f"found the file {tmp_path / name}; name its folder {tmp_path}, which holds " in said
-    assert holds in said
+    message = str(caught.value)
+    assert f"found the file {tmp_path / name}; name its folder {tmp_path}, which holds " in message
+    assert holds in message
 
 
 def test_a_pointer_in_place_of_an_image_says_what_to_do(tmp_path: Path) -> None:

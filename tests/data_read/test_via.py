@@ -228,7 +228,7 @@ def test_the_image_of_an_entry(tmp_path: Path, file_name: str, image_name: str, 
 
 
 def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
-    one_, two = (write_image(tmp_path / f"{side}/a.png", width) for side, width in (("x", 40), ("y", 50)))
+    one_, two = (write_image(tmp_path / f"{split_name}/a.png", width) for split_name, width in (("x", 40), ("y", 50)))
     rows = entry("a.png", region(type="dent"), size=two.stat().st_size)
     rows |= entry("a.png", size=one_.stat().st_size) | entry("a.png", region(type="dent"), size=1)
     (tmp_path / "via.json").write_text(json.dumps(rows))
@@ -238,10 +238,10 @@ def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
 
 
 def test_folders_and_names_of_files_tell_the_splits(tmp_path: Path) -> None:
-    for side in ("train", "val", "test"):
-        write_image(tmp_path / side / f"{side}.png")
-        rows = entry(f"{side}.png", region(type="dent"))
-        where = tmp_path / side / "via_region_data.json" if side != "val" else tmp_path / "via_val.json"
+    for split_name in ("train", "val", "test"):
+        write_image(tmp_path / split_name / f"{split_name}.png")
+        rows = entry(f"{split_name}.png", region(type="dent"))
+        where = tmp_path / split_name / "via_region_data.json" if split_name != "val" else tmp_path / "via_val.json"
         where.write_text(json.dumps(rows))
     report = read(tmp_path)
     assert (names(report), names(report, "val")) == (["train/train.png"], ["val/val.png"])
@@ -250,10 +250,10 @@ def test_folders_and_names_of_files_tell_the_splits(tmp_path: Path) -> None:
 
 def test_named_folders_of_images(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for seed, side in enumerate(("train", "val")):
-        write_image(tmp_path / f"{side}_images" / "a.png", seed=seed)
-        (data / side).mkdir(parents=True)
-        (data / side / "via.json").write_text(json.dumps(entry("a.png", region(type="dent"))))
+    for seed, split_name in enumerate(("train", "val")):
+        write_image(tmp_path / f"{split_name}_images" / "a.png", seed=seed)
+        (data / split_name).mkdir(parents=True)
+        (data / split_name / "via.json").write_text(json.dumps(entry("a.png", region(type="dent"))))
     report = read(data, train=tmp_path / "train_images", val=tmp_path / "val_images")
     assert (len(report.splits["train"]), len(report.splits["val"])) == (1, 1)
     assert report.counts() == {"leakage_name": 1}

@@ -176,8 +176,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def _unpack(self, index: int) -> dict[str, Any]:
         start = 0 if index == 0 else int(self._ends[index - 1])
-        row: dict[str, Any] = json.loads(self._rows[start : int(self._ends[index])].tobytes())
-        return row
+        return json.loads(self._rows[start : int(self._ends[index])].tobytes())
 
     def _objects(self, row: dict[str, Any], height: int, width: int) -> Objects:
         """Make the objects of an image, with boxes clipped to it; objects outside are dropped."""

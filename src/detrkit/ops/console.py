@@ -146,8 +146,7 @@ class _Stream:
 
     def _stream(self) -> IO[str] | None:
         stream = sys.stderr if self._stderr else sys.stdout
-        proxied: IO[str] | None = getattr(stream, "rich_proxied_file", stream)  # while a progress bar is shown
-        return proxied
+        return getattr(stream, "rich_proxied_file", stream)  # set by rich while a progress bar is shown
 
 
 def make_progress(console: Console, *columns: ProgressColumn, transient: bool = True) -> Progress:

@@ -297,8 +297,7 @@ def label_pairs(index: FileIndex) -> Pairs:
     """Pair the text files that may be labels with the images of the data set; computed once per index."""
     if "pairs" not in index.memo:
         index.memo["pairs"] = pair(index, _label_files(index), index.images)
-    pairs: Pairs = index.memo["pairs"]
-    return pairs
+    return index.memo["pairs"]
 
 
 def _images_by_folder(source: Source) -> dict[str, list[Path]]:
@@ -316,8 +315,7 @@ def _images_by_folder(source: Source) -> dict[str, list[Path]]:
 def _label_files(index: FileIndex) -> list[Path]:
     """Text files that may be labels: not lists of images or classes, and not a readme."""
     if "labels" in index.memo:
-        cached: list[Path] = index.memo["labels"]
-        return cached
+        return index.memo["labels"]
     others = {"readme.txt", "license.txt", "requirements.txt"}
     labels: list[Path] = []
     index.memo["labels"] = labels

@@ -26,9 +26,9 @@ def write(path: Path, text: str) -> Path:
 def yolo(root: Path, *, classes: str = "dent\nscratch\n", row: str = BOX) -> Path:
     """images/train/0..3.png and images/val/4..5.png with labels, of classes 0 and 1 by turns."""
     for number in range(6):
-        side = "train" if number < 4 else "val"
-        write_image(root / "images" / side / f"{number}.png", seed=number)
-        write(root / "labels" / side / f"{number}.txt", f"{number % 2} {row}\n")
+        split_name = "train" if number < 4 else "val"
+        write_image(root / "images" / split_name / f"{number}.png", seed=number)
+        write(root / "labels" / split_name / f"{number}.txt", f"{number % 2} {row}\n")
     if classes:
         write(root / "classes.txt", classes)
     return root
@@ -223,8 +223,8 @@ def test_a_list_of_names_may_go_on_where_another_ends(tmp_path: Path) -> None:
 
 def test_the_yaml_file_that_is_named_is_read_and_the_others_are_listed(tmp_path: Path) -> None:
     yolo(tmp_path, classes="")
-    for name, said in (("a.yaml", "[x, y]"), ("b.yaml", "[dent, scratch]"), ("old/c.yaml", "[hole]")):
-        write(tmp_path / name, f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {said}\n")
+    for name, message in (("a.yaml", "[x, y]"), ("b.yaml", "[dent, scratch]"), ("old/c.yaml", "[hole]")):
+        write(tmp_path / name, f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {message}\n")
     assert list(names(check(tmp_path / "b.yaml")).values()) == ["dent", "scratch"]
     report = check(tmp_path)
     assert list(names(report).values()) == ["x", "y"]

@@ -82,7 +82,7 @@ def test_annotations_of_other_tasks_are_noted_and_not_refused(coco: Any) -> None
 
 
 def test_the_keys_of_a_file_may_come_late_and_decide(coco: Any) -> None:
-    coco.content = {side: {"info": "x" * (1 << 21), **content} for side, content in coco.content.items()}
+    coco.content = {split_name: {"info": "x" * (1 << 21), **content} for split_name, content in coco.content.items()}
     coco.write()
     (coco.root / "notes.json").write_text('{"categories": [], "info": {}}')
     assert open_dataset(coco.root).format == "coco"

@@ -203,7 +203,7 @@ def test_a_filename_that_contradicts_the_name_of_the_file_is_told(tmp_path: Path
 def test_images_of_one_name_can_be_held_out(tmp_path: Path) -> None:
     pairs(tmp_path, [f"frame{k}/rgb" for k in range(5)], ("", ""))
     report = check_dataset(open_dataset(tmp_path))
-    names = {side: [image.file_name for image in split.images] for side, split in report.splits.items()}
+    names = {split_name: [image.file_name for image in split.images] for split_name, split in report.splits.items()}
     assert len(names["val"]) == 1
     assert sorted(names["train"] + names["val"]) == [f"frame{k}/rgb.jpg" for k in range(5)]
 

@@ -83,10 +83,10 @@ def test_files_that_were_not_used_are_shown_by_folder(coco: Any) -> None:
 def test_several_files_make_up_a_split(coco: Any) -> None:
     coco.write()
     for site in ("a", "b"):
-        for side in ("train", "val"):
+        for split_name in ("train", "val"):
             (coco.root.parent / "all" / site).mkdir(parents=True, exist_ok=True)
-            shutil.copy(coco.root / f"{side}.json", coco.root.parent / "all" / site / f"{side}.json")
-            write_image(coco.root.parent / "all" / site / "images" / f"{side}.png", seed=ord(site))
+            shutil.copy(coco.root / f"{split_name}.json", coco.root.parent / "all" / site / f"{split_name}.json")
+            write_image(coco.root.parent / "all" / site / "images" / f"{split_name}.png", seed=ord(site))
     report = check(coco.root.parent / "all")
     assert counted(report) == {"train": 2, "val": 2}
     assert report.counts().get("image_id_twice") is None
