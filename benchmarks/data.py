@@ -1,12 +1,12 @@
-"""How many training images a core loads a second, beside the original's recipe made of PIL and torchvision.
+"""Training images loaded per second and core, compared with the reference DETR's recipe in PIL and torchvision.
 
     python benchmarks/data.py                           # 48 drawn JPEGs of 640 x 480, as COCO has them: a minute
     python benchmarks/data.py --data path/to/dataset --size 640
 
-All ways load the same images with the same random choices, from JPEG to padded batch, in turns, in one process on one
-thread. Time is that of the processor, which other work changes little; of all rounds the quickest counts. The first
-table goes from the original's recipe to ours, one change after another. The second says where ours spends its time, and
-the third what mosaics and mix-up take, which load several images for one, without and with the cache.
+All variants load the same images with the same random choices, from JPEG to padded batch, in turns, in one process on
+one thread. Times are processor times, which other work changes little, of the fastest round. The first table goes from
+the reference recipe to detrkit, one change at a time; the second shows the time per stage of detrkit; the third the
+cost of mosaic and mixup, which load several images per item, without and with the cache.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Load = Callable[[int, int], Any]
 
 
 def draw_split(folder: Path, count: int, seed: int = 0) -> Split:
-    """JPEGs of 640 x 480 pixels and some 100 kB, with seven boxes each."""
+    """Draw JPEGs of 640 x 480 pixels and about 100 kB, with seven boxes each."""
     rng = np.random.default_rng(seed)
     images = []
     for k in range(count):
@@ -64,10 +64,10 @@ def draw_split(folder: Path, count: int, seed: int = 0) -> Split:
     return Split("train", images, Categories((1, 2, 3), ("a", "b", "c")), str(folder))
 
 
-def original_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-    """One image by the paper's recipe (appendix A.4) with PIL and torchvision's functions for it.
+def reference_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
+    """Load one image by the recipe of the paper (appendix A.4), with PIL and the functions of torchvision for it.
 
-    Random choices are taken in the order of `detrkit.data.transforms.resize_crop`, so that both do the same work.
+    Random choices are made in the order of `detrkit.data.transforms.resize_crop`, so that both do the same work.
     """
     with Image.open(image.path) as file:
         pixels = file.convert("RGB")
@@ -108,7 +108,7 @@ def original_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[Te
 
 
 def pad(num_images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The plain way to a batch: a tensor of zeros of the images' type, and copies."""
+    """Make a batch in the plain way: copy images into a tensor of zeros."""
     height, width = (max(pixels.shape[d] for pixels in num_images) for d in (1, 2))
     images = torch.zeros(len(num_images), 3, height, width, dtype=num_images[0].dtype)
     padding = torch.ones(len(num_images), height, width, dtype=torch.bool)
@@ -118,8 +118,8 @@ def pad(num_images: list[Tensor]) -> tuple[Tensor, Tensor]:
     return images, padding
 
 
-def by_pil(path: str, *_: object, planes: bool, **__: object) -> Tensor:
-    """An image of 8 bits through PIL, its memory laid out [3, H, W] or [H, W, 3]; its range of values is known."""
+def read_with_pil(path: str, *_: object, planes: bool, **__: object) -> Tensor:
+    """Read an 8-bit image with PIL, in the memory layout [3, H, W] or [H, W, 3]."""
     with Image.open(path) as file:
         pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
     return pixels.contiguous() if planes else pixels
@@ -131,65 +131,65 @@ def normalised(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
 
 
-class Ways:
-    """The ways to load a batch, by name, from the original's to ours."""
+class Variants:
+    """The variants to load a batch, by name, from the reference recipe to detrkit."""
 
     def __init__(self, split: Split, size: int, batch: int) -> None:
         self.split, self.size, self.batch = split, size, batch
         self.sizes = [(image.height, image.width) for image in split.images]
-        self.ours = self.dataset()
+        self.detrkit = self.dataset()
         self.cached = self.dataset(cache=ImageCache(self.sizes, 10**10))
-        self.ways: dict[str, Load] = {
-            "original's recipe: PIL, ToTensor, Normalize": self.original,
+        self.loads: dict[str, Load] = {
+            "reference recipe: PIL, ToTensor, Normalize": self.reference,
             "tensors resized by torchvision": partial(self.tensors, planes=True, floats=True),
             "not normalised: uint8 batches": partial(self.tensors, planes=True, floats=False),
             "pixels stay [H, W, 3]": partial(self.tensors, planes=False, floats=False),
             "batches filled by OpenCV": partial(self.tensors, planes=False, floats=False, fill=True),
-            "OpenCV decodes: detrkit": partial(self.load, self.ours),
+            "OpenCV decodes: detrkit": partial(self.load, self.detrkit),
             "decoded once: the cache": partial(self.load, self.cached),
         }
 
     def dataset(self, augment: Augment | None = None, cache: ImageCache | None = None) -> DetectionDataset:
-        """Ours."""
+        """Make the dataset of detrkit."""
         transform = train_transform("detr", self.size)
         return DetectionDataset(self.split, self.split.categories, transform, augment=augment, cache=cache)
 
     def keys(self, epoch: int, first: int) -> list[tuple[int, int]]:
-        """The items of a batch."""
+        """Keys of the items of a batch."""
         return [(epoch, k) for k in range(first, min(first + self.batch, len(self.split)))]
 
-    def original(self, epoch: int, first: int) -> Any:
-        """A batch of the original's recipe."""
+    def reference(self, epoch: int, first: int) -> Any:
+        """Load a batch by the reference recipe."""
         items = [
-            original_item(self.split.images[k], self.size, random.Random(f"0 {epoch} {k}"))
+            reference_item(self.split.images[k], self.size, random.Random(f"0 {epoch} {k}"))
             for epoch, k in self.keys(epoch, first)
         ]
         return *pad([pixels for pixels, _ in items]), [target for _, target in items]
 
     def load(self, dataset: DetectionDataset, epoch: int, first: int) -> Any:
-        """A batch of ours."""
+        """Load a batch with detrkit."""
         return collate([dataset[key] for key in self.keys(epoch, first)])
 
     def tensors(self, epoch: int, first: int, *, planes: bool, floats: bool, fill: bool = False) -> Any:
-        """A batch of something in between."""
-        with patch("detrkit.data.dataset.read_image", partial(by_pil, planes=planes)):
-            items = [self.ours[key] for key in self.keys(epoch, first)]
+        """Load a batch with detrkit's transforms, but as in the reference in the given respects."""
+        with patch("detrkit.data.dataset.read_image", partial(read_with_pil, planes=planes)):
+            items = [self.detrkit[key] for key in self.keys(epoch, first)]
         if fill:
             return collate(items)
         return *pad([normalised(p) if floats else p for p, _ in items]), [target for _, target in items]
 
 
-def seconds(ways: dict[str, Load], ways_of: Ways, rounds: int) -> dict[str, float]:
-    """Processor seconds per image of each way, the least of all rounds; every round sees other random choices."""
-    firsts = range(0, len(ways_of.split), ways_of.batch)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def seconds(loads: dict[str, Load], variants: Variants, rounds: int) -> dict[str, float]:
+    """Processor seconds per image of each variant, the least of all rounds, which have different random choices."""
+    firsts = range(0, len(variants.split), variants.batch)
+    times: dict[str, list[float]] = {name: [] for name in loads}
     for epoch in range(rounds + 1):
-        for name, load in ways.items():
+        for name, load in loads.items():
             begun = time.process_time()
             for first in firsts:
                 load(epoch % 2, first)
             if epoch:  # the first one warms up, and fills caches
-                times[name].append((time.process_time() - begun) / len(ways_of.split))
+                times[name].append((time.process_time() - begun) / len(variants.split))
     # epochs come in two kinds, of different random choices; the mean of the best of both
     return {name: (min(both[0::2]) + min(both[1::2])) / 2 for name, both in times.items()}
 
@@ -222,16 +222,16 @@ def timed(stages: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def stages_of(ways: Ways, rounds: int) -> dict[str, float]:
-    """Milliseconds an image of ours, by stage; the round of the least sum."""
+def stages_of(variants: Variants, rounds: int) -> dict[str, float]:
+    """Milliseconds per image of detrkit, by stage, in the fastest round."""
     best: dict[str, float] = {}
     for epoch in range(rounds):
         stages: dict[str, float] = {}
         begun = time.process_time()
         padding = 0.0
         with timed(stages):
-            for first in range(0, len(ways.split), ways.batch):
-                items = [ways.ours[key] for key in ways.keys(epoch % 2, first)]
+            for first in range(0, len(variants.split), variants.batch):
+                items = [variants.detrkit[key] for key in variants.keys(epoch % 2, first)]
                 before = time.process_time()
                 collate(items)
                 padding += time.process_time() - before
@@ -239,7 +239,7 @@ def stages_of(ways: Ways, rounds: int) -> dict[str, float]:
         stages |= {"batch": padding, "the rest": total - padding - sum(stages.values()), "total": total}
         if not best or total < best["total"]:
             best = stages
-    return {name: 1000 * value / len(ways.split) for name, value in best.items()}
+    return {name: 1000 * value / len(variants.split) for name, value in best.items()}
 
 
 def main() -> None:
@@ -257,24 +257,24 @@ def main() -> None:
         split = check_dataset(open_dataset(args.data)).splits["train"] if args.data else None
         split = split or draw_split(Path(folder), args.images)
         split = Split(split.name, split.images[: args.images], split.categories, split.source)
-        ways = Ways(split, args.size, args.batch_size)
+        variants = Variants(split, args.size, args.batch_size)
         print(f"{len(split)} images, the first of {split.images[0].width} x {split.images[0].height}, to {args.size}")
-        per_image = seconds(ways.ways, ways, args.rounds)
+        per_image = seconds(variants.loads, variants, args.rounds)
         plain = next(iter(per_image.values()))
-        print("\n| one change after another | ms per image | images/s a core | times the original's |")
+        print("\n| one change at a time | ms per image | images/s per core | times the reference |")
         print("|---|---:|---:|---:|")
         for name, each in per_image.items():
             print(f"| {name} | {1000 * each:.2f} | {1 / each:.0f} | {plain / each:.1f} |")
-        print("\n| stage of ours | ms per image |\n|---|---:|")
-        for name, each in stages_of(ways, args.rounds).items():
+        print("\n| stage of detrkit | ms per image |\n|---|---:|")
+        for name, each in stages_of(variants, args.rounds).items():
             print(f"| {name} | {each:.2f} |")
         mixed = Augment(mosaic=0.5, mixup=0.3)
         both = {
-            "without": partial(ways.load, ways.dataset(mixed)),
-            "with": partial(ways.load, ways.dataset(mixed, ImageCache(ways.sizes, 10**10))),
+            "without": partial(variants.load, variants.dataset(mixed)),
+            "with": partial(variants.load, variants.dataset(mixed, ImageCache(variants.sizes, 10**10))),
         }
-        print("\n| mosaic 0.5, mix-up 0.3 | ms per image |\n|---|---:|")
-        for name, each in seconds(both, ways, args.rounds).items():
+        print("\n| mosaic 0.5, mixup 0.3 | ms per image |\n|---|---:|")
+        for name, each in seconds(both, variants, args.rounds).items():
             print(f"| {name} the cache | {1000 * each:.2f} |")
 
 

@@ -1,4 +1,4 @@
-"""The ground of the demo set's images: where the metal ends, the table it lies on, and the shadow it throws there."""
+"""Background of the demo images: the edge of the metal, the table below, and the shadow of the metal on it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 GROUND = ("metal", "table", "shadow")
-"""What a pixel without a defect shows."""
+"""Stuff classes: the content of a pixel without a defect."""
 
 Array = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 
 def lay_on_table(image: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Cut an image of metal, float32 [S, S, 3], off along one or two straight edges and draw a table beyond them.
+    """Cut off an image of metal, float32 [S, S, 3], at one or two straight edges, and draw a table beyond them.
 
     Returns:
         The image, and uint8 [S, S], index into `GROUND` of each pixel.
@@ -31,24 +31,24 @@ def lay_on_table(image: Array, rng: Rng) -> tuple[Array, npt.NDArray[np.uint8]]:
     width = rng.uniform(0.05, 0.1) * size if rng.random() < 0.8 else 0.0
     shade = _cover(width - beyond)[..., None] if width else 0.0
     table = table * (1 - 0.62 * shade)
-    metal = image + 0.16 * np.exp(-((beyond + 1) ** 2) / 2)[..., None]  # the edge is broken, and catches light
+    metal = image + 0.16 * np.exp(-((beyond + 1) ** 2) / 2)[..., None]  # a bevelled edge, which reflects light
     cover = _cover(-beyond)[..., None]
     ground = np.where(beyond <= 0, 0, np.where(beyond <= width, 2, 1))
     return np.asarray(cover * metal + (1 - cover) * table, np.float32), ground.astype(np.uint8)
 
 
 def _beyond(x: npt.NDArray[Any], y: npt.NDArray[Any], angle: float, distance: float) -> npt.NDArray[Any]:
-    """Pixels by which each pixel lies beyond a line at `distance` from the middle; negative before it."""
+    """Signed distance in pixels of each pixel from a line at `distance` from the center; negative before the line."""
     return np.asarray(x * np.cos(angle) + y * np.sin(angle) - distance)
 
 
 def _cover(inside: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Share of each pixel before an edge that is so many pixels away."""
+    """Share of each pixel that lies inside an edge, from its signed distance in pixels."""
     return np.clip(inside + 0.5, 0, 1)
 
 
 def _felt(size: int, rng: Rng) -> Array:
-    """A dark mat, green, blue or brown, woven and a little worn."""
+    """Texture of a dark mat: green, blue or brown, and slightly worn."""
     colour = np.array([(0.16, 0.27, 0.22), (0.17, 0.22, 0.33), (0.3, 0.21, 0.15)][int(rng.integers(3))])
     noise = rng.normal(size=(size, size)).astype(np.float32)
     worn = cv2.GaussianBlur(noise, (0, 0), max(size / 16, 1.0))

@@ -1,7 +1,7 @@
-"""Drawing the demo set's images: machined metal under uneven light, with five kinds of surface defects on it.
+"""Draw the demo images: machined metal under uneven light, with five kinds of surface defects.
 
-An image is a float32 array [S, S, 3], RGB, about 0..1. A defect is drawn as a `Patch`: how much of each pixel it
-covers, and the light it adds and takes away there.
+An image is a float32 array [S, S, 3], RGB, about 0..1. A defect is drawn as a `Patch`: the share of each pixel that it
+covers, and the light that it adds or removes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Array = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 _FINE = 4
-"""Shapes are drawn this many times finer than the image, then averaged."""
+"""Supersampling: shapes are drawn at this many times the resolution, then averaged."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One defect on a square of P x P pixels."""
+    """A defect on a square of P x P pixels."""
 
     cover: Array
-    """[P, P], share of the pixel that belongs to the defect, 0..1."""
+    """[P, P], share of each pixel that the defect covers, 0..1."""
     gain: Array
-    """[P, P, 3], factor on the light where it is covered."""
+    """[P, P, 3], factor on the brightness of covered pixels."""
     glow: Array
-    """[P, P], light added; may be negative (shadow)."""
+    """[P, P], brightness that is added; negative for shadows."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished image and what is on it."""
+    """A finished image and its annotations."""
 
     pixels: npt.NDArray[np.uint8]
     """[S, S, 3], RGB."""
@@ -46,7 +46,7 @@ class Drawing:
     masks: list[npt.NDArray[np.bool_]]
     """[S, S] of each defect; they do not overlap."""
     ground: npt.NDArray[np.uint8]
-    """[S, S], index into `GROUND` of what is there, or was before a defect."""
+    """[S, S], index into `GROUND` of each pixel, below any defect."""
 
 
 def draw_image(size: int, difficulty: float, rng: Rng, table: Rng | None = None) -> Drawing:
@@ -54,10 +54,9 @@ def draw_image(size: int, difficulty: float, rng: Rng, table: Rng | None = None)
 
     Args:
         size: side in pixels, at least 32.
-        difficulty: 0: large and bold to 1: small, faint, blurred and noisy.
-        rng: source of all randomness.
-        table: let the metal end in the image, so that the table it lies on is seen and, mostly, its shadow; the
-            source of that randomness. None: metal everywhere.
+        difficulty: from 0 (large, high contrast) to 1 (small, faint, blurred and noisy).
+        rng: source of randomness.
+        table: source of randomness for a table below the metal and its shadow; None: metal fills the image.
     """
     image = _metal(size, difficulty, rng)
     ground = np.zeros((size, size), np.uint8)
@@ -90,7 +89,7 @@ def draw_image(size: int, difficulty: float, rng: Rng, table: Rng | None = None)
 
 
 def _free_spot(taken: npt.NDArray[np.bool_], patch: Patch, rng: Rng) -> tuple[slice, slice] | None:
-    """Where the patch lies inside the image and its defect touches no other; None if twenty tries find nothing."""
+    """Find a place inside the image where the defect touches no other; None after 20 failed tries."""
     size, side = len(taken), len(patch.cover)
     if side > size:
         return None
@@ -106,7 +105,7 @@ def _free_spot(taken: npt.NDArray[np.bool_], patch: Patch, rng: Rng) -> tuple[sl
 
 
 def _metal(size: int, difficulty: float, rng: Rng) -> Array:
-    """Brushed, turned or cast metal, its tint, and light that falls off to one side."""
+    """Draw brushed, turned or cast metal with a tint, under light that falls off to one side."""
     texture = (_brushed, _turned, _cast)[int(rng.integers(3))](size, rng)
     texture *= (0.028 + 0.022 * difficulty) / max(float(texture.std()), 1e-6)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
@@ -120,7 +119,7 @@ def _metal(size: int, difficulty: float, rng: Rng) -> Array:
 
 
 def _brushed(size: int, rng: Rng) -> Array:
-    """Fine parallel lines, straight across or along."""
+    """Texture of fine parallel lines, horizontal or vertical."""
     noise = rng.normal(size=(size, size * 2)).astype(np.float32)
     lines = cv2.blur(noise, (size // 2 | 1, 1))[:, size // 2 : size // 2 + size]
     lines = lines / lines.std() + 0.35 * noise[:, :size]
@@ -128,7 +127,7 @@ def _brushed(size: int, rng: Rng) -> Array:
 
 
 def _turned(size: int, rng: Rng) -> Array:
-    """Arcs around a centre outside the image, as a lathe leaves them."""
+    """Texture of arcs around a center outside the image, as from a lathe."""
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 2.0) * size
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     radius = np.hypot(x - size / 2 - distance * np.cos(angle), y - size / 2 - distance * np.sin(angle))
@@ -138,7 +137,7 @@ def _turned(size: int, rng: Rng) -> Array:
 
 
 def _cast(size: int, rng: Rng) -> Array:
-    """Grain without direction."""
+    """Texture of isotropic grain."""
     noise = rng.normal(size=(size, size)).astype(np.float32)
     fine, coarse = cv2.GaussianBlur(noise, (0, 0), 0.9), cv2.GaussianBlur(noise, (0, 0), max(size / 24, 1.0))
     return np.asarray(fine / fine.std() + 0.6 * coarse / coarse.std(), np.float32)
@@ -148,7 +147,7 @@ def _cast(size: int, rng: Rng) -> Array:
 
 
 def _scratch(extent: float, rng: Rng) -> Patch:
-    """A long, slightly bent groove: one bright flank, one dark."""
+    """A long, slightly bent groove with a bright and a dark side."""
     side, angle = _side(extent), rng.uniform(0, np.pi)
     along = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-along[1], along[0]])
@@ -181,7 +180,7 @@ def _crack(extent: float, rng: Rng) -> Patch:
 
 
 def _pit(extent: float, rng: Rng) -> Patch:
-    """A round hollow: shadow on the side of the light, a bright rim on the other."""
+    """A round hollow, shaded on the side of the light, with a bright rim on the other."""
     side = _side(extent)
     x, y = _grid(side)
     turn, squeeze = rng.uniform(0, np.pi), rng.uniform(0.75, 1.0)
@@ -195,7 +194,7 @@ def _pit(extent: float, rng: Rng) -> Patch:
 
 
 def _stain(extent: float, rng: Rng) -> Patch:
-    """A soft, coloured spot with a darker edge, as rust or burnt oil leaves it."""
+    """A soft, colored spot with a darker edge, such as rust or burnt oil."""
     side = _side(extent)
     x, y = _grid(side)
     theta, r = np.arctan2(y, x), np.hypot(x, y)
@@ -212,7 +211,7 @@ def _stain(extent: float, rng: Rng) -> Patch:
 
 
 def _inclusion(extent: float, rng: Rng) -> Patch:
-    """A foreign grain pressed into the surface: angular, sharp, black with one bright facet."""
+    """A foreign grain in the surface: angular, sharp, black, with one bright facet."""
     side = _side(extent)
     corners = int(rng.integers(5, 8))
     theta = np.sort((np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) * 2 * np.pi / corners)
@@ -232,16 +231,16 @@ DEFECTS: dict[str, Callable[[float, Rng], Patch]] = {
     "stain": _stain,
     "inclusion": _inclusion,
 }
-"""Name -> function of (extent in pixels, source of randomness)."""
+"""Class name -> function (extent in pixels, source of randomness) that draws it."""
 
 
 def _side(extent: float) -> int:
-    """Side of the patch: room for lines that run a little beyond their extent."""
+    """Side of the patch, with a margin for lines that reach beyond the extent."""
     return int(np.ceil(extent * 1.15)) + 4
 
 
 def _grid(side: int) -> tuple[Array, Array]:
-    """x and y [P, P] in pixels from the middle of the patch."""
+    """Coordinates x and y, [P, P] each, in pixels from the center of the patch."""
     middle = np.arange(side, dtype=np.float32) - (side - 1) / 2
     x, y = np.meshgrid(middle, middle)
     return np.asarray(x, np.float32), np.asarray(y, np.float32)
@@ -252,13 +251,13 @@ def _ones(side: int) -> Array:
 
 
 def _smooth(values: npt.NDArray[Any]) -> Array:
-    """0 below 0, 1 above 1, smooth between."""
+    """Smoothstep: 0 below 0, 1 above 1, cubic between."""
     t = np.clip(values, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def _polygon(points: npt.NDArray[Any], side: int) -> Array:
-    """Cover of a filled polygon, points [k, 2] x, y in pixels of the patch."""
+    """Cover of a filled polygon with points [k, 2], x and y in pixels of the patch."""
     fine = np.zeros((side * _FINE, side * _FINE), np.uint8)
     cv2.fillPoly(fine, [np.rint(points * _FINE).astype(np.int32)], 255)
     return _averaged(fine, side)

@@ -1,4 +1,4 @@
-"""The demo set: images of surface defects with boxes, instance masks and panoptic maps, made from a seed.
+"""Generate the demo data set: images of surface defects with boxes, instance masks and panoptic maps.
 
 FOLDER/images/train/*.jpg, images/val/*.jpg
 FOLDER/train.json, val.json                      COCO instances: five classes of defects, masks as RLE
@@ -42,25 +42,25 @@ def make_demo_dataset(
     seed: int = 0,
     panoptic: bool = False,
 ) -> Path:
-    """Draw the demo set, or keep it if it is already there with the same settings.
+    """Generate the demo data set, unless the folder already holds it with the same settings.
 
-    The same settings give the same files, byte for byte. The folder appears under its name only when it is complete.
+    The same settings give the same files, byte for byte. The folder gets its name only when it is complete.
 
     Args:
-        folder: where it shall be; it must not hold anything else.
-        images: training images; a fifth of that, at least one, is drawn for validation besides.
+        folder: the folder of the data set; it must be absent or empty.
+        images: number of training images; a fifth of that, at least one, is generated for validation.
         size: side of the images in pixels, at least 32.
         difficulty: how small, faint, blurred and noisy the defects are, 0..1.
-        seed: of everything.
-        panoptic: let the metal end in each image, so that there is a table and mostly a shadow too: three classes
-            of stuff. Otherwise it fills the image.
+        seed: source of all randomness.
+        panoptic: show the edge of the metal in each image, with a table and mostly a shadow: three classes of stuff.
+            Otherwise metal fills the image.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: a setting is out of range.
-        DataError: the folder holds something else.
+        DataError: the folder holds other files.
     """
     if images < 1 or size < 32 or not 0 <= difficulty <= 1 or seed < 0:
         raise ConfigError(
@@ -75,7 +75,7 @@ def make_demo_dataset(
         "size": size,
         "difficulty": difficulty,
         "seed": seed,
-        **({"panoptic": True} if panoptic else {}),  # without it, the files of a set are what they always were
+        **({"panoptic": True} if panoptic else {}),  # without it, the files of older sets stay the same
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if _info(folder) != info:
@@ -96,7 +96,7 @@ def make_demo_dataset(
 
 
 def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> None:
-    """Draw and write one split; image `id` depends on the settings and its id alone."""
+    """Draw and write one split; an image depends on the settings and its id alone."""
     size = info["size"]
     image_dir, maps = root / "images" / name, root / f"panoptic_{name}"
     image_dir.mkdir(parents=True)
@@ -124,7 +124,7 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
 
 
 def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of one image; boxes are those of the masks."""
+    """Make the COCO annotations of one image, with the boxes of the masks."""
     rows = []
     for number, (kind, mask) in enumerate(zip(drawing.classes, drawing.masks, strict=True), start=first_id):
         ys, xs = np.nonzero(mask)
@@ -144,9 +144,9 @@ def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str,
 
 
 def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
-    """The panoptic map, uint8 [S, S, 3], whose red is the segment id, and its table.
+    """Make the panoptic map, uint8 [S, S, 3], with segment ids in the red channel, and its list of segments.
 
-    Metal is 1, the defects follow, then what else of the ground there is.
+    Id 1 is metal; the defects follow, then table and shadow.
     """
     ids = np.ones(drawing.ground.shape, np.uint8)
     table = []
@@ -162,7 +162,7 @@ def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.nda
 
 
 def _stuff(segment: int, kind: int, ids: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """A row of the table for a part of the ground."""
+    """Make the segment of a stuff class."""
     ys, xs = np.nonzero(ids == segment)
     x, y = int(xs.min()), int(ys.min())
     box = [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
@@ -187,7 +187,7 @@ def _write(
 
 
 def _info(folder: Path) -> Any:
-    """The settings that a demo set was made with, or None."""
+    """The settings of an existing demo set, or None."""
     try:
         return json.loads((folder / "train.json").read_text(encoding="utf-8"))["info"]
     except (OSError, ValueError, KeyError, TypeError):
