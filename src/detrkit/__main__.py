@@ -1,4 +1,4 @@
-"""`python -m detrkit` is `detrkit`."""
+"""Run the command line as `python -m detrkit`."""
 
 import sys
 

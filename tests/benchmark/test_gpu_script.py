@@ -45,11 +45,11 @@ def test_targets_are_judged() -> None:
 def test_every_run_can_be_told_to_detrkit() -> None:
     for name in gpu.RUNS:
         _, *said = gpu.arguments(name, Path("out"), dry_run=False)
-        config = cli.parse("bench", cli.VERBS["bench"], said)
+        config = cli.parse("bench", cli.COMMANDS["bench"], said)
         assert (config.image_size, config.device, config.compile, config.precision) == (800, "cuda", "auto", "auto")
         assert config.output_dir == f"out/{name}"
         _, *said = gpu.arguments(name, Path("out"), dry_run=True)
-        small = cli.parse("bench", cli.VERBS["bench"], said)
+        small = cli.parse("bench", cli.COMMANDS["bench"], said)
         assert (small.image_size, small.device, small.part, small.masks) == (64, "cpu", config.part, config.masks)
         assert small.batch_size <= 2
 

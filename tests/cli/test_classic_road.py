@@ -222,8 +222,8 @@ def test_a_file_without_a_class_head_elsewhere(
         "--nheads=2",
         "--image_size=64",
     ]
-    for verb in (["eval", *evaluated], ["detr", "--coco_path", folder, *FLAGS, "--eval", "--resume", path]):
-        shown = detrkit(*verb, "--output_dir", "report")
+    for command in (["eval", *evaluated], ["detr", "--coco_path", folder, *FLAGS, "--eval", "--resume", path]):
+        shown = detrkit(*command, "--output_dir", "report")
         assert shown.status == 0, shown.err
         assert "has no class head; with new ones, from random numbers, results mean nothing before" in shown.err
     started = ["--weights", path, "--data", folder, "--device=cpu", "--num_workers=0", "--epochs=1", "--image_size=64"]

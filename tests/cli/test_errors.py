@@ -117,10 +117,10 @@ def test_what_a_user_can_mend_is_one_sentence(detrkit: Command, place: Path, com
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="an Apple GPU is there")
 @pytest.mark.parametrize(
-    "verb", ["train --data shapes", "eval --data shapes", "predict photo.png", "explain photo.png"]
+    "words", ["train --data shapes", "eval --data shapes", "predict photo.png", "explain photo.png"]
 )
-def test_a_device_that_is_not_there(detrkit: Command, place: Path, verb: str) -> None:
-    argv = [*verb.split(), *([] if verb.startswith("train") else BARE)]
+def test_a_device_that_is_not_there(detrkit: Command, place: Path, words: str) -> None:
+    argv = [*words.split(), *([] if words.startswith("train") else BARE)]
     assert "--device mps: PyTorch" in detrkit(*argv, "--device", "mps").sentence
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from detrkit import __version__
-from detrkit.cli import VERBS
+from detrkit.cli import COMMANDS
 from detrkit.config.train import TrainConfig
 
 from .conftest import Command
@@ -46,7 +46,7 @@ FLAGS = {
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
     "precision quiet seconds weights",
 }
-"""Every setting of every verb. A new one belongs in the documentation, and then here."""
+"""Every setting of every command. A new one belongs in the documentation, and then here."""
 
 UNITS = {
     "pixels": ("image_size", "size", "points"),
@@ -61,7 +61,7 @@ UNITS = {
 
 
 def test_no_setting_appears_unnoticed() -> None:
-    found = {name: sorted(f.name for f in fields(verb.config)) for name, verb in VERBS.items()}
+    found = {name: sorted(f.name for f in fields(command.config)) for name, command in COMMANDS.items()}
     assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
 
 
@@ -69,20 +69,20 @@ def test_the_overview_lists_every_verb(detrkit: Command) -> None:
     for ask in ([], ["--help"], ["-h"], ["help"]):
         shown = detrkit(*ask)
         assert (shown.status, shown.err) == (0, "")
-        for verb in [*VERBS, "detr"]:
-            assert re.search(rf"^  {verb} +\w", shown.out, re.MULTILINE), verb
+        for command in [*COMMANDS, "detr"]:
+            assert re.search(rf"^  {command} +\w", shown.out, re.MULTILINE), command
     assert detrkit("--version").out == f"detrkit {__version__}\n"
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_setting(detrkit: Command, name: str) -> None:
     shown = detrkit(name, "--help")
     assert (shown.status, shown.err) == (0, "")
-    verb = VERBS[name]
+    command = COMMANDS[name]
     rows = help_rows(shown.out)
-    assert set(rows) - {"help", "config", "print_config"} == {f.name for f in fields(verb.config)}
+    assert set(rows) - {"help", "config", "print_config"} == {f.name for f in fields(command.config)}
     fast = TrainConfig.from_recipe("fast")
-    for field in fields(verb.config):
+    for field in fields(command.config):
         row = rows[field.name]
         assert len(row) > 8, f"{field.name} is not explained"
         assert not re.search(r"default: *\)|default: None|type:|Literal|%\(", row), row
@@ -94,7 +94,7 @@ def test_help_explains_every_setting(detrkit: Command, name: str) -> None:
             assert row.endswith(f"(default: {text})"), row
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_units(detrkit: Command, name: str) -> None:
     rows = help_rows(detrkit(name, "--help").out)
     if name == "train":
@@ -134,10 +134,10 @@ def test_help_of_a_verb_is_quick_and_free_of_torch() -> None:
 def test_every_type_can_be_told_in_words() -> None:
     from detrkit.config.fields import describe_type
 
-    for verb in VERBS.values():
-        for name, hint in get_type_hints(verb.config).items():
+    for command in COMMANDS.values():
+        for name, hint in get_type_hints(command.config).items():
             assert describe_type(hint), name
-    assert describe_type(get_type_hints(VERBS["train"].config)["batch_size"]) == "a whole number, auto or max"
+    assert describe_type(get_type_hints(COMMANDS["train"].config)["batch_size"]) == "a whole number, auto or max"
 
 
 def help_rows(text: str) -> dict[str, str]:

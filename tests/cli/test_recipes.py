@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from detrkit.cli import VERBS, parse
+from detrkit.cli import COMMANDS, parse
 from detrkit.config import presets as recipes
 from detrkit.config.presets import MODELS, RECIPES, default_settings
 from detrkit.config.train import RunConfig, TrainConfig
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def settings(*argv: str | Path) -> TrainConfig:
-    config = parse("train", VERBS["train"], [str(word) for word in argv])
+    config = parse("train", COMMANDS["train"], [str(word) for word in argv])
     assert isinstance(config, TrainConfig)
     return config
 
@@ -142,14 +142,14 @@ def test_a_stored_recipe_is_not_applied_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", ["--recipe=classic", "--model=dino_r50"])
 def test_a_recipe_beside_a_whole_file_is_no_quiet_nothing(tmp_path: Path, flag: str) -> None:
     (tmp_path / "config.yaml").write_text(TrainConfig.from_recipe("fast").to_yaml())
-    with pytest.raises(ConfigError, match=r"would change nothing, since .*config\.yaml gives every setting"):
+    with pytest.raises(ConfigError, match=r"would change nothing, since .*config\.yaml sets every setting"):
         settings("--config", tmp_path / "config.yaml", flag)
 
 
 def test_a_run_that_goes_on_takes_no_other_recipe(tmp_path: Path, detrkit: Command) -> None:
     (tmp_path / "config.yaml").write_text(TrainConfig.from_recipe("fast", data="d").to_yaml())
     said = detrkit("train", "--resume", "auto", "--output_dir", str(tmp_path), "--recipe", "classic").sentence
-    assert "a run goes on with its own settings, so --recipe classic would change nothing; leave it out" in said
+    assert "a resumed run keeps its own settings, so --recipe classic would change nothing; leave it out" in said
 
 
 def test_weights_bring_their_own_model_and_low_rates() -> None:

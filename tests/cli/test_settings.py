@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from detrkit.cli import VERBS, parse, with_stored_settings
+from detrkit.cli import COMMANDS, parse, with_stored_settings
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 
@@ -13,7 +13,7 @@ from .conftest import TINY_FLAGS, Command
 
 
 def settings(*argv: str | Path) -> TrainConfig:
-    config = parse("train", VERBS["train"], [str(word) for word in argv])
+    config = parse("train", COMMANDS["train"], [str(word) for word in argv])
     assert isinstance(config, TrainConfig)
     return config
 
@@ -114,7 +114,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["tran"], "there is no verb 'tran'; did you mean 'train'? (see detrkit --help)"),
+        (["tran"], "there is no command 'tran'; did you mean 'train'? (see detrkit --help)"),
         (["train", "--datta", "x"], "there is no flag --datta; did you mean '--data'? (see detrkit train --help)"),
         (["train", "--batch-size=2"], "there is no flag --batch-size; did you mean '--batch_size'?"),
         (["train", "--data_form", "coco"], "there is no flag --data_form; did you mean '--data_format'?"),

@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from detrkit.cli import VERBS, parse
+from detrkit.cli import COMMANDS, parse
 from detrkit.commands.detr import build_parser
 from detrkit.config.commands import CheckConfig, PlotConfig, PredictConfig
 from detrkit.config.parser import from_home
@@ -15,16 +15,16 @@ from detrkit.errors import ConfigError
 
 from .conftest import Command
 
-SETTINGS = {name: list(get_type_hints(verb.config)) for name, verb in VERBS.items()}
+SETTINGS = {name: list(get_type_hints(command.config)) for name, command in COMMANDS.items()}
 
 
-def parsed(verb: str, *argv: str) -> Any:
-    return parse(verb, VERBS[verb], list(argv))
+def parsed(command: str, *argv: str) -> Any:
+    return parse(command, COMMANDS[command], list(argv))
 
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
-    ("verb", "argv"),
+    ("command", "argv"),
     [
         ("train", ["set"]),
         ("train", ["set", "--epochs", "3", "--dilation"]),
@@ -40,8 +40,8 @@ def parsed(verb: str, *argv: str) -> Any:
         ("check", ["--num_queries", "5", "set", "--json", "j"]),
     ],
 )
-def test_the_data_set_needs_no_flag(verb: str, argv: list[str]) -> None:
-    assert parsed(verb, *argv).data == "set"
+def test_the_data_set_needs_no_flag(command: str, argv: list[str]) -> None:
+    assert parsed(command, *argv).data == "set"
 
 
 def test_words_may_stand_anywhere_among_the_flags() -> None:
@@ -103,7 +103,7 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("verb", "flag", "meant"),
+    ("command", "flag", "meant"),
     [
         ("train", "--learning_rate", "did you mean '--lr'?"),
         ("train", "--early_stopping", "did you mean '--patience'?"),
@@ -131,26 +131,26 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("export", "--device", "it belongs to detrkit train, eval, predict, explain and bench"),
     ],
 )
-def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, verb: str, flag: str, meant: str) -> None:
+def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, command: str, flag: str, meant: str) -> None:
     for argv in ([flag, "x"], [f"{flag}=x"]):
-        sentence = detrkit(verb, *argv).sentence
+        sentence = detrkit(command, *argv).sentence
         assert sentence.startswith(f"there is no flag {flag}")
         assert meant in sentence
-        assert sentence.endswith(f"(see detrkit {verb} --help)")
+        assert sentence.endswith(f"(see detrkit {command} --help)")
 
 
-@pytest.mark.parametrize("verb", [name for name, settings in SETTINGS.items() if "quiet" not in settings])
-def test_quiet_is_answered_where_it_is_none(detrkit: Command, verb: str) -> None:
-    assert "a progress bar is shown in a terminal alone" in detrkit(verb, "--quiet").sentence
+@pytest.mark.parametrize("command", [name for name, settings in SETTINGS.items() if "quiet" not in settings])
+def test_quiet_is_answered_where_it_is_none(detrkit: Command, command: str) -> None:
+    assert "a progress bar is shown in a terminal alone" in detrkit(command, "--quiet").sentence
 
 
 def test_the_table_of_meanings_names_settings_that_there_are() -> None:
     known = {name for settings in SETTINGS.values() for name in settings} | {"config", "quiet"}
     assert set(WORDS) <= known
-    for verb, settings in SETTINGS.items():
+    for command, settings in SETTINGS.items():
         for name in settings:
             answer = suggestion(name, settings)
-            assert name in answer, f"{verb} --{name}"  # a setting is never answered by another
+            assert name in answer, f"{command} --{name}"  # a setting is never answered by another
     for words in [*WORDS.values(), *NONE]:
         assert len(words.split()) == len(set(words.split())), words
     flags = {word.strip(",;") for text in NONE.values() for word in text.split() if word.startswith("--")}

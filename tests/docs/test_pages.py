@@ -30,26 +30,26 @@ from .pages import PAGES, ROOT, TRANSLATIONS, Page, commands_of, detrkit_argumen
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def flags_of_verbs() -> dict[str, set[str]]:
-    """Verb -> its flags."""
+def flags_of_commands() -> dict[str, set[str]]:
+    """Command -> its flags."""
     common = {"--help", "--version"}
-    flags = {name: {f"--{f.name}" for f in fields(verb.config)} | common for name, verb in cli.VERBS.items()}
+    flags = {name: {f"--{f.name}" for f in fields(command.config)} | common for name, command in cli.COMMANDS.items()}
     flags["train"] |= {"--config", "--print_config"}
     flags["detr"] = {word for action in classic.build_parser()._actions for word in action.option_strings}
     return flags
 
 
-FLAGS = flags_of_verbs()
+FLAGS = flags_of_commands()
 
 
 def parse(words: list[str]) -> object:
     """Parse as the command line does, which complains of what it does not know."""
-    verb, *rest = words
+    command, *rest = words
     if "--help" in words or "--print_config" in words:
-        return verb
-    if verb == "detr":
+        return command
+    if command == "detr":
         return classic.build_parser().parse_args(rest)
-    return cli.parse(verb, cli.VERBS[verb], rest)
+    return cli.parse(command, cli.COMMANDS[command], rest)
 
 
 @each_page
@@ -90,7 +90,7 @@ def test_every_flag_and_verb_in_the_text_exists(page: Page) -> None:
             continue
         said = detrkit_arguments(words)
         if said and re.fullmatch(r"[a-z]+", said[0]):
-            assert said[0] in FLAGS, f"there is no verb {said[0]} ({page.name})"
+            assert said[0] in FLAGS, f"there is no command {said[0]} ({page.name})"
             known = FLAGS[said[0]]
         elif span.startswith("--"):
             said, known = words, every
@@ -167,7 +167,7 @@ def test_the_concepts_quote_the_forward_pass_as_it_is() -> None:
 
 def test_the_page_of_the_command_line_lists_every_command() -> None:
     rows = re.findall(r"^\| `detrkit (\w+)` \|", Page(ROOT / "docs/commands.md").text, re.MULTILINE)
-    assert rows == [*cli.VERBS, "detr"]
+    assert rows == [*cli.COMMANDS, "detr"]
 
 
 def test_the_readme_s_table_is_an_extract_of_the_measured_one() -> None:

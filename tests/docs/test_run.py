@@ -38,15 +38,15 @@ PYTHON_ALONE = ("docs/benchmarks/speed.md",)
 
 def smaller(said: list[str]) -> list[str]:
     """The arguments with flags added that make it quick; flags given later win."""
-    verb, *rest = said
+    name, *rest = said
     settings: dict[str, Any] = {}
-    if verb == "demo":
+    if name == "demo":
         settings = SMALL_DEMO
-    elif verb == "train" and "--print_config" not in rest:
+    elif name == "train" and "--print_config" not in rest:
         settings = dict(SMALL_RUN)
         if not {"--weights", "--resume"} & set(rest):
             settings |= SMALL_MODEL | {"backbone_weights": "none"}
-    elif verb == "eval":
+    elif name == "eval":
         settings = {"num_workers": 0, "max_errors": 2}
     return [*said, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 

@@ -1,4 +1,4 @@
-"""The verb: a file of detections or a detector, on a data set on disk."""
+"""The command `eval`: a file of detections or a detector, on a data set on disk."""
 
 import json
 import weakref

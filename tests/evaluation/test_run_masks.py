@@ -1,4 +1,4 @@
-"""The verb on data with masks and on panoptic data: a detector with a mask head, and files of predictions."""
+"""The command `eval` on data with masks and on panoptic data: a detector with a mask head, and files of predictions."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The verb `export`: file, report, exit status."""
+"""The command `export`: file, report, exit status."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The verb `predict` as its tests call it."""
+"""The command `predict` as its tests call it."""
 
 import json
 from pathlib import Path

@@ -366,14 +366,14 @@ def test_no_public_function_disturbs_random_numbers(
         "draw a map": lambda: segments.draw(some_images / "5.png"),
         "to_supervision": lambda: mask_detector.predict(some_images / "5.png").to_supervision(),
         "demo data": lambda: make_demo_dataset(tmp_path / "data", images=4, size=64),
-        "the verb check": lambda: main(["check", str(tmp_path / "data")]),
-        "the verb predict": lambda: main(
+        "the command check": lambda: main(["check", str(tmp_path / "data")]),
+        "the command predict": lambda: main(
             ["predict", str(some_images / "5.png"), "--output_dir", str(tmp_path / "out"), *fixed]
         ),
-        "the verb explain": lambda: main(
+        "the command explain": lambda: main(
             ["explain", str(some_images / "5.png"), "--output_dir", str(tmp_path / "why"), *fixed]
         ),
-        "the verb eval": lambda: main(
+        "the command eval": lambda: main(
             ["eval", str(tmp_path / "data"), "--output_dir", str(tmp_path / "metrics"), *fixed]
         ),
     }

@@ -297,8 +297,8 @@ def test_the_verbs_tell_the_same(
         ("rtsp://10.0.0.5/live", "live stream"),
         (str(tmp_path / "no.jpg"), "found nothing"),
     ):
-        for verb in ("predict", "explain"):
-            assert main([verb, source, *fixed]) == 2
+        for command in ("predict", "explain"):
+            assert main([command, source, *fixed]) == 2
             assert sentence in capsys.readouterr().err
     for source, sentence in ((some_images, "several"), ("clip.mp4", "found nothing")):
         assert main(["explain", str(source), *fixed]) == 2

@@ -1,4 +1,4 @@
-"""The verb: settings in, a table, bench.json and bench.png out."""
+"""`detrkit bench`: measure the speed of a model, print a table, write bench.json and bench.png."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from detrkit.training.setup import find_processes
 
 
 def bench(config: BenchConfig) -> Report:
-    """Measure what the settings ask for; print a table, and write bench.json and bench.png to `config.output_dir`.
+    """Measure the speed of a model, print a table, and write bench.json and bench.png to `config.output_dir`.
 
-    What was measured before an error or Ctrl-C is printed and written all the same.
+    Rows measured before an error or Ctrl-C are printed and written too.
 
     Raises:
-        ConfigError: settings that do not go together, no such model or device.
+        ConfigError: the settings contradict each other, or there is no such model or device.
         WeightsError: the weights cannot be read.
         DataError: the data set cannot be read.
-        OutOfMemoryError: the device does not hold the batch.
+        OutOfMemoryError: the batch does not fit the memory of the device.
     """
     console, progress = make_console(), make_console(quiet=config.quiet)
     device = torch.device(find_processes(replace(TrainConfig(), device=config.device)).accelerator)
@@ -76,7 +76,7 @@ def bench(config: BenchConfig) -> Report:
             report.machine = machine.best(measure_machine(device, precisions))
             report.rows = beside(report.rows, report.machine)
         except KeyboardInterrupt:
-            report.notes.append(f"interrupted while {part} was measured; what came before is here")
+            report.notes.append(f"interrupted while {part} was measured; the rows before it are complete")
             raise
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -87,7 +87,7 @@ def predict(config: PredictConfig) -> None:
 
 
 class _Job:
-    """One run of the verb."""
+    """One run of the command."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""From the words of a command line to the parser of a verb and what it is given."""
+"""The argument parser of each command, built from its settings dataclass, and the preparation of its arguments."""
 
 from __future__ import annotations
 
@@ -17,36 +17,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verb:
-    """One thing the command line can do."""
+class Command:
+    """A command of the command line, such as `train`."""
 
     config: type
-    """Dataclass of its settings."""
+    """Dataclass of the settings."""
     function: str
-    """`module:name` of the function that takes them."""
+    """The function that takes the settings, as `module:name`."""
     help: str
-    """One line for the list of verbs."""
+    """One line for the list of commands."""
     usage: str = ""
-    """What it cannot do without, as in a shell command."""
+    """The required arguments, as a user types them."""
     positionals: tuple[str, ...] = ()
     """The fields that are given without a flag, in their order."""
     takes_data: bool = False
-    """Whether the data set may be given without its flag `--data`, before or after all others."""
+    """Whether the data set may be given without its flag `--data`, before or after all other arguments."""
     groups: tuple[type, ...] = ()
-    """Base classes of `config`, in the order of the help; empty: `config` alone."""
+    """Base classes of `config`, one per group of the help, in order; empty: `config` alone."""
 
 
-def sort_words(argv: list[str], verb: Verb) -> list[str]:
-    """A command line with its flags first, each with its value, then the words without one, wherever these stood.
-
-    A data set without its flag gets it.
+def sort_words(argv: list[str], command: Command) -> list[str]:
+    """Sort arguments: flags with their values, then positional ones. A data set without a flag gets `--data`.
 
     Raises:
-        ConfigError: there is a word that belongs to nothing, or a second data set.
+        ConfigError: a word belongs to no flag, or there is a second data set.
     """
     flags: list[str] = []
     words: list[str] = []
-    left = spell_out_switches(argv, verb.config)
+    left = spell_out_switches(argv, command.config)
     while left:
         word = left.pop(0)
         if word == "--":
@@ -58,20 +56,20 @@ def sort_words(argv: list[str], verb: Verb) -> list[str]:
             alone = "=" in word or word.startswith(("-h", "--help", "--print_config"))
             if left and not alone and (not left[0].startswith("-") or re.match(r"-[.\d]", left[0])):
                 flags.append(left.pop(0))
-    if verb.takes_data and words:
-        given = peek(flags, "data")
-        if given:
-            raise ConfigError(f"expected the data set once, found {words[0]} and --data {given[-1]}; leave one out")
+    if command.takes_data and words:
+        datasets = peek(flags, "data")
+        if datasets:
+            raise ConfigError(f"expected the data set once, found {words[0]} and --data {datasets[-1]}; leave one out")
         flags.append(f"--data={words.pop(0)}")
-    if words and not verb.positionals:
-        known = "weights" in get_type_hints(verb.config) and not verb.takes_data
-        meant = f"; did you mean --weights {words[0]}?" if known else ""
-        raise ConfigError(f"expected a flag, found the word {words[0]!r}{meant}")
+    if words and not command.positionals:
+        known = "weights" in get_type_hints(command.config) and not command.takes_data
+        hint = f"did you mean --weights {words[0]}?" if known else "give its flag before it, or leave it out"
+        raise ConfigError(f"expected a flag, found the word {words[0]!r}; {hint}")
     return [*flags, *words]
 
 
 def from_home(argv: list[str]) -> list[str]:
-    """The words with the user's folder for `~`, also in `--data=~/set`, which shells leave as it is."""
+    """Replace `~` by the home folder of the user, also in `--data=~/set`, which shells leave alone."""
     return [
         "=".join([flag, expand_home(value)]) if value and word.startswith("--") else expand_home(word)
         for word in argv
@@ -80,21 +78,20 @@ def from_home(argv: list[str]) -> list[str]:
 
 
 def peek(argv: list[str], flag: str) -> list[str]:
-    """The values given to one flag, before anything is checked."""
+    """The values of one flag, read before the arguments are checked."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(f"--{flag}", dest="values", action="append", default=[])
     try:
-        values: list[str] = parser.parse_known_args(argv)[0].values
-    except argparse.ArgumentError:  # without a value; the real parser will say so
+        return parser.parse_known_args(argv)[0].values
+    except argparse.ArgumentError:  # a flag without a value; the real parser reports it
         return []
-    return values
 
 
-def build_parser(name: str, verb: Verb) -> ArgumentParser:
-    """The argument parser of one verb; its help is made of the docstrings under the fields."""
+def build_parser(name: str, command: Command) -> ArgumentParser:
+    """Build the argument parser of one command. The docstrings under the fields are its help."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-    hints = get_type_hints(verb.config)
+    hints = get_type_hints(command.config)
 
     class HelpFormatter(DefaultHelpFormatter):
         def _get_help_string(self, action: Any) -> str:
@@ -102,7 +99,7 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
                 return str(super()._get_help_string(action))
             if action.required:
                 return f"{action.help} (required)"
-            if action.default in ("", None):  # the text itself explains what happens then
+            if action.default in ("", None):  # the help text itself explains this default
                 return str(action.help)
             return f"{action.help} (default: {plain(action.default)})"
 
@@ -114,23 +111,23 @@ def build_parser(name: str, verb: Verb) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"detrkit {name}",
-        usage=f"detrkit {name} {verb.usage} [settings]".replace("  ", " "),
-        description=verb.config.__doc__,
+        usage=f"detrkit {name} {command.usage} [settings]".replace("  ", " "),
+        description=command.config.__doc__,
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
-    if verb.config is TrainConfig:
+    if command.config is TrainConfig:
         parser.add_argument("--config", action="config", help="YAML file of settings; flags after it override it.")
-    for positional in verb.positionals:
-        add_positional(parser, verb.config, positional)
-    for group in verb.groups or (verb.config,):
-        parser.add_class_arguments(group, None, as_group=bool(verb.groups), skip=set(verb.positionals))
+    for positional in command.positionals:
+        add_positional(parser, command.config, positional)
+    for group in command.groups or (command.config,):
+        parser.add_class_arguments(group, None, as_group=bool(command.groups), skip=set(command.positionals))
     return parser
 
 
 def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
-    """Add a field that is given without its flag; a list takes one value or more, and a choice may be left out."""
+    """Add a field as a positional argument. A list takes one or more values; a choice may be left out."""
     from docstring_parser import parse as parse_docstring
     from docstring_parser.attrdoc import add_attribute_docstrings
 
@@ -145,15 +142,15 @@ def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
 
 
 def spell_out_switches(argv: list[str], config: type) -> list[str]:
-    """A bare `--dilation` means `--dilation true`, as it did in the original."""
+    """Replace a bare switch such as `--dilation` by `--dilation=true`, for the flags of the reference DETR."""
     switches = {f"--{name}" for name, hint in hints_of(config).items() if plain_type(hint) in (bool, bool | None)}
     spelled = []
-    for place, word in enumerate(argv):
-        given = "".join(argv[place + 1 : place + 2]).lower() in ("true", "false")
-        spelled.append(f"{word}=true" if word in switches and not given else word)
+    for index, word in enumerate(argv):
+        has_value = "".join(argv[index + 1 : index + 2]).lower() in ("true", "false")
+        spelled.append(f"{word}=true" if word in switches and not has_value else word)
     return spelled
 
 
 def plain(value: object) -> str:
-    """A default as one would type it."""
+    """A default value as a user would type it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

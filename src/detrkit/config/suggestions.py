@@ -197,7 +197,7 @@ def suggestion(
     for words, reason in NONE.items():
         if plain in words.split():
             return f"; {reason}"
-    others = [verb for verb, settings in (elsewhere or {}).items() if plain in settings]
+    others = [command for command, settings in (elsewhere or {}).items() if plain in settings]
     if others:
         return f"; it belongs to detrkit {' and '.join([', '.join(others[:-1])] * (len(others) > 1) + others[-1:])}"
     near = get_close_matches(plain, names, n=1, cutoff=NEAR)
