@@ -119,7 +119,7 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "--batch-size=2"], "there is no flag --batch-size; did you mean '--batch_size'?"),
         (["train", "--data_form", "coco"], "there is no flag --data_form; did you mean '--data_format'?"),
         (["check", "d", "--jsom", "x"], "there is no flag --jsom; did you mean '--json'? (see detrkit check --help)"),
-        (["check", "d", "--zzz"], "there is no flag --zzz, nor one that is like it (see detrkit check --help)"),
+        (["check", "d", "--zzz"], "there is no flag --zzz, nor one of a similar name (see detrkit check --help)"),
         (["demo", "word"], "expected a flag, found the word 'word'"),
         (["export", "runs/a"], "expected a flag, found the word 'runs/a'; did you mean --weights runs/a?"),
         (["train", "a", "b"], "expected a flag, found the word 'b'"),

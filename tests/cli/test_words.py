@@ -9,7 +9,7 @@ from detrkit.cli import COMMANDS, parse
 from detrkit.commands.detr import build_parser
 from detrkit.config.commands import CheckConfig, PlotConfig, PredictConfig
 from detrkit.config.parser import from_home
-from detrkit.config.suggestions import NONE, WORDS, suggestion
+from detrkit.config.suggestions import NOT_NEEDED, SYNONYMS, suggestion
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 
@@ -119,12 +119,12 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("train", "--num_classes", "; the classes are those of the data set"),
         ("train", "--optimizer", "the optimizer is AdamW"),
         ("train", "--eval", "detrkit eval measures a detector"),
-        ("train", "--label_smoothing", "nor one that is like it"),
+        ("train", "--label_smoothing", "nor one of a similar name"),
         ("eval", "--num_classes", "; the classes are those of the data set"),
         ("eval", "--epochs", "it belongs to detrkit train"),
         ("predict", "--conf", "did you mean '--threshold'?"),
         ("predict", "--iou", "a DETR needs no non-maximum suppression"),
-        ("predict", "--input", "SOURCE is given without a flag"),
+        ("predict", "--input", "give SOURCE without a flag"),
         ("predict", "--device_", "did you mean '--device'?"),
         ("export", "--opset", "ONNX files have opset 18"),
         ("export", "--imgsz", "did you mean '--image_size'?"),
@@ -146,14 +146,14 @@ def test_quiet_is_answered_where_it_is_none(detrkit: Command, command: str) -> N
 
 def test_the_table_of_meanings_names_settings_that_there_are() -> None:
     known = {name for settings in SETTINGS.values() for name in settings} | {"config", "quiet"}
-    assert set(WORDS) <= known
+    assert set(SYNONYMS) <= known
     for command, settings in SETTINGS.items():
         for name in settings:
             answer = suggestion(name, settings)
             assert name in answer, f"{command} --{name}"  # a setting is never answered by another
-    for words in [*WORDS.values(), *NONE]:
+    for words in [*SYNONYMS.values(), *NOT_NEEDED]:
         assert len(words.split()) == len(set(words.split())), words
-    flags = {word.strip(",;") for text in NONE.values() for word in text.split() if word.startswith("--")}
+    flags = {word.strip(",;") for text in NOT_NEEDED.values() for word in text.split() if word.startswith("--")}
     assert {flag.removeprefix("--") for flag in flags} <= known
 
 

@@ -1,8 +1,8 @@
-"""Settings that belong together: how to train (`--recipe`), and named models (`--model`).
+"""Recipes (`--recipe`: how to train) and named models (`--model`: what to train).
 
-Each function returns, by name, only what differs from the defaults of `TrainConfig`, which are the original's. A named
-model says what the model, its matching and its losses are, and a rate that is its own; a recipe says the rest;
-`config.default_settings` joins them. A new one is a function and a row of the table under it.
+Each function returns the settings that differ from the defaults of `TrainConfig`, which are those of the reference DETR
+(facebookresearch/detr). A named model sets architecture, matching, losses and, if it needs its own, a learning rate; a
+recipe sets the rest; `default_settings` joins the two. To add one, write a function and a row of the table below it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Settings = dict[str, Any]
 
 
 def classic() -> Settings:
-    """DETR as published: 300 epochs or more, on a hundred thousand images."""
+    """DETR as published: 300 epochs or more on a hundred thousand images."""
     return {}
 
 
 def fast() -> Settings:
-    """What converges on a few hundred images, from scratch, within tens of epochs."""
+    """Settings that converge from scratch on a few hundred images within tens of epochs."""
     return {
         "model": "detrkit_s",
         "num_queries": "auto",
@@ -49,26 +49,29 @@ def fast() -> Settings:
 
 
 def fast_from_weights() -> Settings:
-    """Beside `fast`, where `--weights` are given: the architecture is theirs, and low rates do not undo them."""
+    """Settings over `fast` for fine-tuning (`--weights`): the architecture of the weights and low learning rates."""
     return {"model": "", "lr": 1e-4, "lr_backbone": 1e-5, **sigmoid_losses("varifocal")}
 
 
 RECIPES: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast}
 FROM_WEIGHTS: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast_from_weights}
-"""What changes in each recipe where training starts from a whole detector."""
+"""Settings of each recipe for training that starts from the weights of a whole detector."""
 
 
 WITHOUT_GPU = {"fast": "detrkit_n"}
-"""The model of `detrkit train` under a recipe where there is no GPU."""
+"""Default model of a recipe on a machine without a GPU."""
 
 
 def softmax_losses() -> Settings:
-    """Of models with a no-object class: the losses of DETR."""
+    """Losses of models with a no-object class: those of DETR."""
     return {"class_loss": "softmax", "set_cost_class": 1.0, "cls_loss_coef": 1.0}
 
 
 def sigmoid_losses(class_loss: str = "focal") -> Settings:
-    """Of models without one: the weights of Deformable DETR (appendix A.4) and all after it, but for its loss's."""
+    """Losses of models with independent sigmoids, with the matching cost of Deformable DETR (appendix A.4).
+
+    The weight of the class loss stays at its default of 1, as in most later models; Deformable DETR itself uses 2.
+    """
     return {"class_loss": class_loss, "set_cost_class": 2.0}
 
 
@@ -78,7 +81,7 @@ def detr_resnet50() -> Settings:
 
 
 def detr_resnet50_dc5() -> Settings:
-    """DETR whose last stage is dilated."""
+    """DETR with a dilated last stage (DC5)."""
     return {"dilation": True}
 
 
@@ -88,7 +91,7 @@ def detr_resnet101() -> Settings:
 
 
 def detr_resnet101_dc5() -> Settings:
-    """DETR on ResNet-101 whose last stage is dilated."""
+    """DETR on ResNet-101 with a dilated last stage (DC5)."""
     return {"backbone": "resnet101", "dilation": True}
 
 
@@ -109,7 +112,7 @@ def deformable_r50() -> Settings:
 
 
 def h_deformable_r50() -> Settings:
-    """H-Deformable-DETR (Jia et al. 2023): a hybrid branch in training, and what it calls its tricks."""
+    """H-Deformable-DETR (Jia et al. 2023): one-to-many training queries, mixed query selection, look forward twice."""
     return {
         **deformable_r50(),
         "dim_feedforward": 2048,
@@ -183,7 +186,7 @@ def rtdetr_r18() -> Settings:
 
 
 def detrkit_s() -> Settings:
-    """Ours on ResNet-18, about 20 M parameters: every place of the encoder is taught, and the best become queries."""
+    """detrkit's model on ResNet-18, about 20 M parameters: a dense head trains every token and selects the queries."""
     return {
         "backbone": "resnet18",
         "feature_levels": "8,16,32",
@@ -204,7 +207,7 @@ def detrkit_s() -> Settings:
 
 
 def detrkit_n() -> Settings:
-    """The smallest of ours, for the CPU. Small as it is, it stands higher rates."""
+    """detrkit's smallest model, for CPUs; a small model trains well with a higher learning rate."""
     return {
         **detrkit_s(),
         "lr": 2e-3,
@@ -220,12 +223,12 @@ def detrkit_n() -> Settings:
 
 
 def detrkit_m() -> Settings:
-    """Ours on ResNet-34."""
+    """detrkit's model on ResNet-34."""
     return {**detrkit_s(), "backbone": "resnet34", "dec_layers": 4}
 
 
 def detrkit_l() -> Settings:
-    """Ours on ResNet-50."""
+    """detrkit's model on ResNet-50."""
     return {**detrkit_s(), "backbone": "resnet50", "encoder_expansion": 1.0, "dec_layers": 6}
 
 
@@ -249,11 +252,11 @@ MODELS: dict[str, Callable[[], Settings]] = {
 
 
 def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Default settings: those of a recipe, overridden by those of a named model. Absent ones are `TrainConfig`'s.
+    """The settings of a recipe, overridden by those of a named model. Settings in neither keep `TrainConfig`'s default.
 
     Args:
-        chosen: settings that were given, of which `recipe` (absent: classic), `model` (absent: the recipe's; empty:
-            none) and whether there are `weights` or `frozen_weights` count.
+        chosen: settings that the user chose. Used are `recipe` (absent: classic), `model` (absent: the recipe's; empty:
+            none) and whether there are `weights` or `frozen_weights`.
 
     Raises:
         ConfigError: there is no such recipe or model.

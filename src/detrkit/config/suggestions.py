@@ -1,4 +1,4 @@
-"""Words that other tools have for settings, by which an unknown flag is answered by its meaning."""
+"""Names of settings in other tools, from which an unknown flag gets a suggestion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from detrkit.files import ONNX_OPSET
 
-WORDS = {
+SYNONYMS = {
     "lr": "learning_rate learn_rate lr0 base_lr initial_lr init_lr eta lr_transformer",
     "lr_backbone": "backbone_lr lr_encoder",
     "weight_decay": "wd l2 decay weightdecay",
@@ -125,16 +125,16 @@ WORDS = {
     "json": "output output_dir out report save_json o",
     "quiet": "q silent verbose v no_progress no_bar progress",
 }
-"""For each setting, what it is called elsewhere. A command takes the first of these that it has."""
+"""Setting -> its names in other tools. Of several settings that match, the first that the command has is suggested."""
 
 CLASSES = "the classes are those of the data set or, without one, of the weights"
 LOGS = "TensorBoard's files are always written, to tensorboard/ in the run folder"
 TABLES = "detections.json and detections.csv are always written"
 
-NEAR = 0.7
-"""How much alike, 0..1, two names are spelled at the least for one to be a slip of the other."""
+MIN_SIMILARITY = 0.7
+"""Lowest similarity of spelling, 0..1, at which a name counts as a misspelling of another."""
 
-NONE = {
+NOT_NEEDED = {
     "eval evaluate evaluation test test_only eval_only val validate validation": "detrkit eval measures a detector",
     "dynamic dynamic_axes dynamic_shapes": "a file takes images of any size and number unless "
     "--size and --fixed_batch say otherwise",
@@ -152,7 +152,7 @@ NONE = {
     "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "a DETR has no anchor boxes",
     "tensorboard tb use_tensorboard logger": LOGS,
     "save_txt save_json save_csv save_conf": TABLES,
-    "show view view_img display plot plots visualize": "what is drawn is written to the output folder",
+    "show view view_img display plot plots visualize": "drawn images are written to the output folder",
     "exist_ok overwrite force": "choose another --output_dir",
     "distributed ddp launcher dist_url dist_backend sync_bn local_rank rank": "--devices and "
     "--num_nodes start the processes in training",
@@ -162,7 +162,7 @@ NONE = {
     "mean std normalize image_mean image_std": "images are normalised as in ImageNet",
     "conf confidence threshold conf_thres score_threshold": "detections of every score count here",
 }
-"""Why there is no such setting."""
+"""Names of settings in other tools -> why detrkit has no such setting."""
 
 
 def suggestion(
@@ -173,32 +173,32 @@ def suggestion(
     positionals: Iterable[str] = (),
     dashes: str = "--",
 ) -> str:
-    """What to write instead of an unknown setting: the end of a sentence that says that there is none of its name.
+    """Suggest a setting in place of an unknown one, as the end of an error message.
 
     Args:
-        word: as it was written, with or without dashes.
-        known: names of the settings that there are.
-        elsewhere: those of other commands.
-        positionals: the settings that are given without a flag.
-        dashes: what stands before a name where it was written.
+        word: the unknown setting, with or without dashes.
+        known: names of the settings of this command.
+        elsewhere: names of the settings of other commands, by command.
+        positionals: settings of this command that are given without a flag.
+        dashes: prefix of a suggested name: `--` for flags, empty for YAML keys.
 
     Returns:
-        `; did you mean '--lr'?`, `; a DETR needs no ...`, or nothing where nothing is like it.
+        `; did you mean '--lr'?`, `; a DETR needs no ...`, or `, nor one that is like it`.
     """
     names = list(known)
     plain = word.lstrip("-").replace("-", "_").casefold()
     if plain in names:
         return f"; did you mean {dashes + plain!r}?"
-    for name, words in WORDS.items():
-        if name in names and plain in words.split():
+    for name, synonyms in SYNONYMS.items():
+        if name in names and plain in synonyms.split():
             if name in positionals:
-                return f"; {name.upper()} is given without a flag"
+                return f"; give {name.upper()} without a flag"
             return f"; did you mean {dashes + name!r}?"
-    for words, reason in NONE.items():
-        if plain in words.split():
+    for synonyms, reason in NOT_NEEDED.items():
+        if plain in synonyms.split():
             return f"; {reason}"
     others = [command for command, settings in (elsewhere or {}).items() if plain in settings]
     if others:
         return f"; it belongs to detrkit {' and '.join([', '.join(others[:-1])] * (len(others) > 1) + others[-1:])}"
-    near = get_close_matches(plain, names, n=1, cutoff=NEAR)
-    return f"; did you mean {dashes + near[0]!r}?" if near else ", nor one that is like it"
+    close = get_close_matches(plain, names, n=1, cutoff=MIN_SIMILARITY)
+    return f"; did you mean {dashes + close[0]!r}?" if close else ", nor one of a similar name"
