@@ -102,7 +102,7 @@ def test_help_names_units(detrkit: Command, name: str) -> None:
     for unit, names in UNITS.items():
         for setting in set(names) & rows.keys():
             words = rows[setting].lower()
-            assert unit in words or (unit == "per step" and "a forward pass" in words), f"{setting}: {rows[setting]}"
+            assert unit in words or (unit == "per step" and "per forward pass" in words), f"{setting}: {rows[setting]}"
 
 
 def test_choices_are_shown(detrkit: Command) -> None:
