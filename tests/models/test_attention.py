@@ -19,9 +19,9 @@ def test_attention_and_its_weights_are_those_of_torch():
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[1, 4:] = True
     expected, weights = theirs(query, key, value, key_padding_mask=padding, average_attn_weights=False)
-    keep = padding_to_attn_mask(padding)
-    torch.testing.assert_close(ours(query, key, value, keep), expected)
-    torch.testing.assert_close(ours.weights(query, key, keep), weights)
+    attn_mask = padding_to_attn_mask(padding)
+    torch.testing.assert_close(ours(query, key, value, attn_mask), expected)
+    torch.testing.assert_close(ours.weights(query, key, attn_mask), weights)
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value)[0])
 
 

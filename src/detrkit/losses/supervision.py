@@ -1,15 +1,15 @@
 """Supervision: which predictions answer for which ground-truth objects, at every decoder layer and in every branch.
 
-Predictions meet objects in four ways. The fields of a `Branch` choose one; all but the first are for training only:
+Predictions meet objects in four ways. The fields of a `Branch` choose one; the decoder layers have the first:
 
-    field         rule                class here          pairs of an object, per layer
-    -             one-to-one          `HungarianRule`     1: Hungarian matching (DETR, section 3.1, equation 1)
-    groups=G                                              G: one in each of G equal groups of queries (Group DETR)
-    repeat=k      one-to-many         `HungarianRule`     up to k: matching with every object k times (H-DETR)
-    pairs         by construction     `GivenRule`         one per denoising group: the query was made from the object
-    locations     dense assignment    `DenseRule`         many: by position, size and prediction (FCOS, ATSS, TOOD)
+    way                  fields          rule here          pairs of an object, per layer
+    one-to-one           none, groups    `HungarianRule`    1 per group of queries (DETR; Group DETR)
+    one-to-many          repeat=k        `HungarianRule`    up to k: matching with k copies of it (H-DETR)
+    by construction      pairs           `GivenRule`        1 per denoising group: queries made from it (DN-DETR)
+    dense assignment     locations       `DenseRule`        many: by position, size and prediction (FCOS, ATSS, TOOD)
 
-Chen et al. 2023, "Group DETR"; Jia et al. 2023, "H-DETR"; Li et al. 2022, "DN-DETR"; for the last see `assigner`.
+DETR, section 3.1, equation 1; Chen et al. 2023, "Group DETR"; Jia et al. 2023, "H-DETR"; Li et al. 2022, "DN-DETR";
+for the last see `assigner`.
 
 Rules run on the device of the model as far as they can, and on the CPU where an algorithm needs it. A single transfer
 serves all layers and branches. Afterwards all pairs of an output, of whatever origin, are one `Matched`, to which every
