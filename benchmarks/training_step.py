@@ -156,8 +156,7 @@ class Step:
         self.half, self.at_once = half, at_once
         rates = {"lr": 1e-4, "lr_backbone": 1e-5, "weight_decay": 1e-4}
         self.optimizer = build_optimizer(self.model, **rates, fused=at_once)
-        self.ema = Ema(0.998)
-        self.ema.average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.ema = Ema(0.998, self.model)
         if more == "checkpointed":
             self.model.checkpoint_activations()
         if more == "compiled":

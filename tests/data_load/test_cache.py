@@ -150,7 +150,7 @@ def test_resuming_with_a_cache(split: Split) -> None:
     whole.set_epoch(1)
     expected = list(whole)
     resumed = train_loader(made(split, ImageCache(sizes(split), 6 * ONE)), batch_size=2, seed=1)
-    resumed.load_state_dict({"epoch": 1, "batch": 2})
+    resumed.set_epoch(1, 2)
     assert all(same(a, b) for a, b in zip(resumed, expected[2:], strict=True))
 
 

@@ -38,7 +38,7 @@ def test_importing_detrkit_and_its_command_line_stays_light() -> None:
     heavy = [
         "torch",
         "torchvision",
-        "pytorch_lightning",
+        "lightning_fabric",
         "matplotlib",
         "supervision",
         "cv2",

@@ -35,7 +35,7 @@ def losses_and_gradients(objects: tuple[int, ...], rank: int | None) -> dict[str
     """Of the images with so many objects: all of them, or that of one rank."""
     torch.manual_seed(0)
     model = build_model(
-        2, "timm:test_resnet", hidden_dim=16, enc_layers=1, dec_layers=2, dim_feedforward=16, dropout=0.0,
+        2, backbone="timm:test_resnet", hidden_dim=16, enc_layers=1, dec_layers=2, dim_feedforward=16, dropout=0.0,
         nheads=2, num_queries=6,
     )  # fmt: skip
     with torch.no_grad():  # queries of a new model are so alike that rounding would choose among them
@@ -144,7 +144,7 @@ def test_evaluation_over_two_ranks_equals_evaluation_on_one(square_run, tmp_path
     config = replace(square_run, output_dir=str(tmp_path / "source"), epochs=1)
     train(config)
     content = torch.load(tmp_path / "source" / "last.ckpt", weights_only=True)
-    content["callbacks"]["EpochCycle"].update(evaluation_due=True, best_value=float("-inf"), best_epoch=0)
+    content["progress"].update(evaluation_due=True, best_value=float("-inf"), best_epoch=0)
     rows = {}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -162,14 +162,14 @@ def test_evaluation_over_two_ranks_equals_evaluation_on_one(square_run, tmp_path
 
 DIE_TOGETHER = """
 import os, signal
-from detrkit.training import module
-whole, calls = module.DetectionTraining.training_step, []
-def training_step(self, batch, batch_idx):
-    calls.append(batch_idx)
+from detrkit.training import loop
+whole, calls = loop.Trainer.train_step, []
+def train_step(self, batch):
+    calls.append(batch)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, batch, batch_idx)
-module.DetectionTraining.training_step = training_step
+    return whole(self, batch)
+loop.Trainer.train_step = train_step
 """
 
 
@@ -185,7 +185,7 @@ def test_a_killed_run_over_two_ranks_ends_like_a_whole_one(square_run, tmp_path)
 def test_a_signal_to_one_rank_stops_and_saves_all(square_run, tmp_path):
     before = DIE_TOGETHER.replace("== 3:", "== 3 and os.environ['RANK'] == '1':").replace("SIGKILL", "SIGTERM")
     assert in_processes(2, square_run, before) == [1, 1]  # KeyboardInterrupt, after saving
-    assert torch.load(tmp_path / "two" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert torch.load(tmp_path / "two" / "last.ckpt", weights_only=True)["progress"]["step"] == 3
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all(square_run, tmp_path):

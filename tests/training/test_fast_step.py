@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.ema import Ema
-from detrkit.training.loaders import TrainingData
-from detrkit.training.module import DetectionTraining
+from detrkit.training.loop import Trainer
 from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.state import RunSchedule, TrainingState
+from detrkit.training.step import DetectionLoss
 from guarantees.helpers import batch, begin
 
 WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "bincount"}
@@ -117,27 +119,30 @@ def _line() -> str:
     return f"{frames[-1].filename.rpartition('/')[2]}: {frames[-1].line}" if frames else "?"
 
 
-def step(module: DetectionTraining, optimizer: torch.optim.Optimizer, ema: Ema, taught: Any) -> None:
-    """What Lightning does with a batch."""
-    taught = TrainingData.transfer_batch_to_device(None, taught, torch.device("cpu"), 0)  # type: ignore[arg-type]
-    loss = module.training_step(taught, 0)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    module.configure_gradient_clipping(optimizer)
-    optimizer.step()
-    module.on_train_batch_end(None, taught, 0)
-    ema.update(module.model)
-
-
-def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
+def trainer_of(kind: str, **settings: Any) -> Trainer:
+    """The loop of a run on the CPU that is about to take its first step."""
     start = begin(kind)
     optimizer = build_optimizer(start.model, lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4)
-    schedule = Schedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0)
-    module = DetectionTraining(start.model.train(), start.criterion, optimizer, schedule, clip_max_norm=0.1, seed=0)
-    module._trainer = SimpleNamespace(world_size=1, precision="32-true", global_step=0)  # type: ignore[assignment]
-    ema = Ema(0.9)
-    ema.average = {name: value.clone() for name, value in start.model.state_dict().items()}
-    return module, optimizer, ema
+    return Trainer(
+        Fabric(accelerator="cpu", devices=1),
+        DetectionLoss(start.model.train(), start.criterion),
+        optimizer,
+        Schedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0),
+        range(100),  # type: ignore[arg-type]  # of a loader, a step needs the length
+        lambda **_: None,
+        TrainingState({"monitor": "AP"}),
+        RunSchedule(epochs=2, **settings),
+        run_dir=Path(),
+        metadata={},
+        clip_max_norm=0.1,
+        seed=0,
+        ema=Ema(0.9, start.model),
+    )
+
+
+def loss_of(kind: str) -> DetectionLoss:
+    start = begin(kind)
+    return DetectionLoss(start.model.train(), start.criterion)
 
 
 @pytest.mark.parametrize(
@@ -146,20 +151,39 @@ def prepared(kind: str) -> tuple[DetectionTraining, torch.optim.Optimizer, Ema]:
 def test_a_step_waits_for_its_device_twice(kind, monkeypatch):
     # looks at labels only where they lie in main memory, which no GPU's do
     monkeypatch.setattr("detrkit.models.arguments._check_labels", lambda labels, classes: None)
-    module, optimizer, ema = prepared(kind)
-    taught = batch(3, 2)
-    step(module, optimizer, ema, taught)  # the optimiser makes its moments
+    trainer = trainer_of(kind)
+    assert trainer.ema
+    images = batch(3, 2)
+    trainer.train_step(images)  # the optimizer makes its moments
     device = PretendDevice()
-    device.put(*module.model.parameters(), *module.model.buffers(), *ema.average.values())
-    device.put(*(value for state in optimizer.state.values() for value in state.values()))
+    device.put(*trainer.model.parameters(), *trainer.model.buffers(), *trainer.ema.average.values())
+    device.put(*(value for state in trainer.optimizer.state.values() for value in state.values()))
     with device:
-        step(module, optimizer, ema, taught)
-    asked = {line.partition(":")[0]: count for (_, line), count in device.waits.items()}
-    assert asked.pop("assigner.py", 0) <= 1  # more only where the dense head's rule leaves an object out
-    assert asked == {"matcher.py": 1, "module.py": 1}, device.waits
+        trainer.train_step(images)
+    waits = {line.partition(":")[0]: count for (_, line), count in device.waits.items()}
+    assert waits.pop("assigner.py", 0) <= 1  # more only where the dense head's rule leaves an object out
+    assert waits == {"matcher.py": 1, "step.py": 1}, device.waits
     assert not device.blocking
-    assert module.steps_summed == 2
-    assert module.grad_norm > 0
+    assert (trainer.state.step, trainer.state.batches_summed) == (2, 2)
+
+
+def test_the_last_batches_of_an_epoch_step_though_they_are_fewer_and_count_as_much_as_any(monkeypatch):
+    trainer, gradients = trainer_of("detr_resnet50", accumulate_grad_batches=3), []
+    monkeypatch.setattr(trainer, "loader", range(2))
+    clip = trainer.clip_gradients
+
+    def look() -> Tensor:
+        gradients.extend(p.grad.clone() for p in trainer.model.parameters() if p.grad is not None)
+        return clip()
+
+    monkeypatch.setattr(trainer, "clip_gradients", look)
+    assert [trainer.train_step(batch(3, seed=k)) for k in range(2)] == [False, True]
+    loss = loss_of("detr_resnet50")
+    for k in range(2):
+        loss(batch(3, seed=k)).total.div(3).backward()
+    expected = [p.grad for p in loss.parameters() if p.grad is not None]
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_pretended_device_sees_what_waits():
@@ -226,7 +250,7 @@ def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
     torch._dynamo.reset()
     losses = []
     for compiled in (False, True):
-        module, optimizer, _ = prepared(kind)
+        module = loss_of(kind)
         if compiled:
             compile_parts(module.model, backend)
         module.compiled = True
@@ -234,11 +258,11 @@ def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
         counts = []
         for size in (96, 128, 60):
             taught = batch(3, 2, size=size)
-            loss = module.training_step(taught, 0)
+            loss = module(taught).total
             loss.backward()
             of_this.append(loss.detach())
             counts.append(len(graphs))
-        of_this += [p.grad for group in optimizer.param_groups for p in group["params"]]
+        of_this += [p.grad for p in module.model.parameters() if p.grad is not None]
         losses.append(of_this)
     assert counts[0] > 0
     assert counts[-1] == counts[0]  # all of them were padded to one shape
@@ -247,13 +271,13 @@ def test_a_compiled_model_teaches_the_same_and_few_shapes_are_compiled(kind):
 
 
 def test_squares_are_not_filled_up():
-    module, _, _ = prepared("detrkit_n")
+    module = loss_of("detrkit_n")
     module.compiled = True  # nothing is: its parts are as they were
     seen = []
     module.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
     for square_resize in (True, False):
         module.square_resize = square_resize
-        module.training_step(batch(3, 2, size=96), 0)
+        module(batch(3, 2, size=96))
     assert seen == [(96, 96), (128, 128)]
 
 
@@ -292,8 +316,7 @@ def test_a_fused_step_is_a_plain_one_and_takes_up_its_state():
 
 def test_the_average_of_all_weights_at_once_is_that_of_each():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    ema = Ema(0.9)
-    ema.average = {name: value.clone() for name, value in model.state_dict().items()}
+    ema = Ema(0.9, model)
     expected = {name: value.clone() for name, value in ema.average.items()}
     for n in range(3):
         model(torch.randn(4, 3))

@@ -87,7 +87,7 @@ def test_a_run_with_a_frozen_backbone(tiny, tmp_path, ema, recwarn):
     before = read(started / "best.ckpt")["model"]
     after = read(train(config).run_dir / "last.ckpt")
     for name, value in before.items():
-        for kept in (after["model"][name], after["state_dict"][f"model.{name}"]):
+        for kept in (after["model"][name], (after["ema"] or {"raw_model": after["model"]})["raw_model"][name]):
             assert torch.equal(value, kept) or not name.startswith("backbone.0."), name
     assert not torch.equal(before["class_embed.weight"], after["model"]["class_embed.weight"])
     assert not any("random weights" in str(each.message) for each in recwarn)

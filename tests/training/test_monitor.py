@@ -29,7 +29,7 @@ def splits(data: Path) -> dict[str, Split]:
 
 
 def cycle(path: Path) -> dict:
-    return torch.load(path, weights_only=True)["callbacks"]["EpochCycle"]
+    return torch.load(path, weights_only=True)["progress"]
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_classes_that_training_never_shows_are_named(tiny, tiny_data):
         replace(image, objects=[o for o in image.objects if o.category_id == 3]) for image in data["train"].images
     ]
     given = type("Data", (), {"train": replace(data["train"], images=without), "val": data["val"]})
-    cycle = type("Cycle", (), {"history": [{"epoch": 2.0, "step": 10.0}]})
-    said = advice_lines(tiny(), given, cycle, 12, "")
+    history = [{"epoch": 2.0, "step": 10.0}]
+    said = advice_lines(tiny(), given, history, 12, "")
     assert said["Classes"] == "the validation images have 1 of which training shows none: green"
     assert "raise --image_size" in said["Sizes"]

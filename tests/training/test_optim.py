@@ -10,8 +10,8 @@ from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.training import run_training, train
 from detrkit.training.ema import Ema
-from detrkit.training.module import seed_of
 from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.step import seed_of
 
 from .conftest import TINY
 
@@ -111,8 +111,7 @@ def test_parts_learn_at_rates_of_their_own_behind_the_two_groups_of_the_original
 
 def test_the_moving_average_is_that_of_its_formula():
     model = build_model(2, **MODEL)
-    ema = Ema(0.5)
-    ema.average = {name: value.clone() for name, value in model.state_dict().items()}
+    ema = Ema(0.5, model)
     expected = model.class_embed.bias.detach().clone()
     for step in range(20):
         torch.nn.init.constant_(model.class_embed.bias, float(step))
@@ -158,13 +157,13 @@ def test_a_run_of_the_original_goes_on(tiny, original, tmp_path, capsys):
     run_dir = run_training(config, classic_log=True).run_dir
     assert "at epoch 2" in capsys.readouterr().out
     kept = torch.load(run_dir / "last.ckpt", weights_only=True)
-    states = kept["optimizer_states"][0]
+    states = kept["optimizer"]
     assert {int(state["step"]) for state in states["state"].values()} == {1 + 5}
     assert [group["lr"] for group in states["param_groups"]] == [1e-3, 1e-5]  # those given now
     assert (run_dir / "log.txt").read_text().count("\n") == 1
     assert '"epoch": 1' in (run_dir / "log.txt").read_text()
     again = run_training(tiny(resume="auto", backbone_norm="frozen", epochs=3)).run_dir
-    assert torch.load(again / "last.ckpt", weights_only=True)["global_step"] == 10
+    assert torch.load(again / "last.ckpt", weights_only=True)["progress"]["step"] == 10
 
 
 def test_an_original_that_does_not_fit_is_refused(tiny, original):

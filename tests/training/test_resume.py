@@ -20,14 +20,14 @@ OFTEN = 1e-9  # minutes between saves: after every step
 
 DIE_IN_STEP = """
 import os, signal
-from detrkit.training import module
-whole, calls = module.DetectionTraining.training_step, []
-def training_step(self, batch, batch_idx):
-    calls.append(batch_idx)
+from detrkit.training import loop
+whole, calls = loop.Trainer.train_step, []
+def train_step(self, batch):
+    calls.append(batch)
     if len(calls) == %d:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, batch, batch_idx)
-module.DetectionTraining.training_step = training_step
+    return whole(self, batch)
+loop.Trainer.train_step = train_step
 """
 
 DIE_IN_SAVE = """
@@ -93,7 +93,7 @@ def test_resume_inside_an_epoch_with_accumulation(tiny, tmp_path):
     whole = train(replace(config, output_dir=str(tmp_path / "whole"))).run_dir
     assert in_a_process(config, DIE_IN_STEP % 4) == -signal.SIGKILL
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
-    assert kept["loss_sums"]["steps"] == 2  # the save after batch 3 would have lost a gradient
+    assert kept["progress"]["batches_summed"] == 2  # the save after batch 3 would have lost a gradient
     train(replace(config, resume="auto"))
     assert_same_run(tmp_path / "run", whole)
 
@@ -123,7 +123,7 @@ def test_a_new_learning_rate_is_honoured(tiny):
     train(tiny(epochs=1))
     run_dir = train(tiny(epochs=2, resume="auto", lr=5e-4)).run_dir
     kept = torch.load(run_dir / "last.ckpt", weights_only=True)
-    assert kept["optimizer_states"][0]["param_groups"][0]["lr"] == 5e-4
+    assert kept["optimizer"]["param_groups"][0]["lr"] == 5e-4
 
 
 def test_other_settings_are_refused_with_their_name(tiny, tmp_path):

@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 import yaml
-from pytorch_lightning.loggers.logger import DummyLogger
 
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, DataError, MissingExtraError
@@ -64,7 +63,7 @@ def test_a_checkpoint_keeps_its_contract(tiny):
     assert TrainConfig.from_dict(card["config"]).lr == 1e-3
     assert "val/AP" in card["metrics"]
     build_model(**card["model_args"]).load_state_dict(kept["model"])
-    raw = {name.removeprefix("model."): v for name, v in kept["state_dict"].items()}
+    raw = kept["ema"]["raw_model"]
     assert raw.keys() == kept["model"].keys()
     assert not torch.equal(raw["class_embed.weight"], kept["model"]["class_embed.weight"])  # the moving average
 
@@ -149,17 +148,22 @@ def test_processes_that_torchrun_started_are_taken(monkeypatch):
 
 def test_loggers_get_rows_and_steps_under_names_that_do_not_collide(tiny, monkeypatch):
     """MLflow keeps a metric in a file of its name: `step` and `step/loss` could not live together."""
-    told: dict[str, float] = {}
+    logged: dict[str, float] = {}
+    closed = []
 
-    class Recorder(DummyLogger):
+    class Recorder:
         def log_metrics(self, metrics, step):
-            told.update(metrics)
+            logged.update(metrics)
 
-    monkeypatch.setattr("detrkit.training.training_run.make_loggers", lambda *_: [Recorder()])
+        def close(self, *, failed):
+            closed.append(failed)
+
+    monkeypatch.setattr("detrkit.training.process.make_loggers", lambda *_: [Recorder()])
     train(tiny(epochs=1))
-    assert {"now/loss", "now/grad_norm", "train/loss", "train/loss_ce_0", "val/AP", "lr", "epoch"} <= told.keys()
-    folders = {name.rpartition("/")[0] for name in told}
-    assert not folders & told.keys()
+    assert {"now/loss", "now/grad_norm", "train/loss", "train/loss_ce_0", "val/AP", "lr", "epoch"} <= logged.keys()
+    folders = {name.rpartition("/")[0] for name in logged}
+    assert not folders & logged.keys()
+    assert closed == [False]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

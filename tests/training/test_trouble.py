@@ -10,7 +10,8 @@ from detrkit.losses import Criterion
 from detrkit.models import build_model
 from detrkit.training import train
 from detrkit.training.auto_batch import explain_out_of_memory, find_batch_size
-from detrkit.training.module import DetectionTraining
+from detrkit.training.loop import Trainer
+from detrkit.training.step import DetectionLoss
 
 from .conftest import TINY
 
@@ -40,9 +41,13 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tiny, monkeypatch, tmp_
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypatch):
-    monkeypatch.setattr(
-        DetectionTraining, "on_after_backward", lambda self: self.model.class_embed.bias.grad.fill_(float("inf"))
-    )
+    clip = Trainer.clip_gradients
+
+    def spoil(self):
+        self.model.class_embed.bias.grad.fill_(float("inf"))
+        return clip(self)
+
+    monkeypatch.setattr(Trainer, "clip_gradients", spoil)
     with pytest.raises(
         NonFiniteLossError, match=r"gradient became (inf|nan) at step 0 .* no checkpoint was saved yet"
     ) as caught:
@@ -53,15 +58,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
 
 def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
     """The loss of the last step was fine, the step itself was not."""
-    whole = DetectionTraining.on_train_batch_end
+    close = Trainer.close_epoch
 
-    def spoil(self, outputs, batch, batch_idx):
-        whole(self, outputs, batch, batch_idx)
-        if batch_idx + 1 == self.trainer.num_training_batches:
-            with torch.no_grad():
-                self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
+    def spoil(self):
+        close(self)
+        with torch.no_grad():
+            self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
 
-    monkeypatch.setattr(DetectionTraining, "on_train_batch_end", spoil)
+    monkeypatch.setattr(Trainer, "close_epoch", spoil)
     with pytest.raises(NonFiniteLossError, match=r"validation images is not finite .* start again with a lower rate"):
         train(tiny())
 
@@ -83,7 +87,7 @@ def test_memory_that_runs_out_is_a_sentence_with_flags(tiny, monkeypatch, error)
     def forward(*_):
         raise error
 
-    monkeypatch.setattr(DetectionTraining, "forward", forward)
+    monkeypatch.setattr(DetectionLoss, "predict", forward)
     with pytest.raises(
         OutOfMemoryError, match=r"--batch_size 2 --image_size 48 .*try --batch_size 1 --accumulate_grad_batches 2"
     ):
@@ -95,7 +99,7 @@ def test_other_errors_stay_what_they_are(tiny, monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     assert not is_out_of_memory(ValueError("memory"))
-    monkeypatch.setattr(DetectionTraining, "forward", forward)
+    monkeypatch.setattr(DetectionLoss, "predict", forward)
     with pytest.raises(RuntimeError, match="mat1"):
         train(tiny())
 

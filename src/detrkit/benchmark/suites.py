@@ -31,8 +31,8 @@ from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.losses import Criterion
 from detrkit.models import DETR
 from detrkit.structures import Batch, Output
-from detrkit.training.module import DetectionTraining
-from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.optim import build_optimizer
+from detrkit.training.step import DetectionLoss
 
 FAST, CACHED, REFERENCE = "fast", "cached", "transformers"
 CACHE = 2**30
@@ -203,13 +203,11 @@ def _own_step(
     model.to(device).train()
     optimizer = build_optimizer(model, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=fused)
     dtype = HALVES.get(precision)
-    schedule = Schedule((1e-6,) * len(optimizer.param_groups), "step", epochs=1, lr_drop=1, warmup_steps=0)
-    module = DetectionTraining(model, criterion, optimizer, schedule, clip_max_norm=0.1, seed=0, compiled=compiled)
+    loss_of = DetectionLoss(model, criterion, compiled=compiled)
 
     def forward() -> Output:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            out: Output = module(batch.images, batch.padding_mask, batch.targets)
-        return out
+            return loss_of.predict(batch.images, batch.padding_mask, batch.targets)
 
     def loss(out: Any) -> Tensor:
         return criterion.weighted_sum(criterion(out, batch.targets))

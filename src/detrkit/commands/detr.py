@@ -219,7 +219,7 @@ def _run(flags: argparse.Namespace, output_dir: Path) -> None:
 
 
 def _train(flags: argparse.Namespace, output_dir: Path) -> None:
-    from pytorch_lightning.utilities import rank_zero_only
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from detrkit.training import run_training
 

@@ -1,14 +1,11 @@
 """Batch samplers, loaders with exact resume, and `collate`, the one place that pads.
 
-The order of an epoch is a function of (seed, epoch), so the state of a loader is two numbers, the epoch and the number
-of batches taken of it. This gives, exactly:
+The order of an epoch is a function of (seed, epoch), so the position of a loader is two numbers, the epoch and the
+number of batches taken of it. This gives, exactly:
 
-- Resume in the middle of an epoch. `EpochLoader` has the `state_dict`/`load_state_dict` that Lightning saves and
-  restores by itself. The epoch travels to the workers with every index, so persistent workers follow it, and
-  augmentation goes on where it stopped, since it depends on (seed, epoch, index) alone.
+- Resume in the middle of an epoch: `set_epoch(epoch, batch)`. The epoch travels to the workers with every index, so
+  persistent workers follow it, and augmentation continues, since it depends on (seed, epoch, index) alone.
 - Several processes. Batch k of all ranks together is batch k of a single process with a batch that many times larger.
-
-With Lightning, pass `use_distributed_sampler=False` to the trainer: these loaders know their rank.
 """
 
 from __future__ import annotations
@@ -77,7 +74,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     Attributes:
         epoch: epoch of the next pass.
-        start_batch: number of batches to skip at the beginning of the next pass.
+        start_batch: first batch of the next pass, from 0.
     """
 
     def __init__(
@@ -102,15 +99,9 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
         self.start_batch = 0
 
-    @property
-    def sampler(self) -> EpochBatchSampler:
-        """Itself: Lightning calls `set_epoch` on a batch sampler's `sampler`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass."""
-        if epoch != self.epoch:
-            self.epoch, self.start_batch = epoch, 0
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch of the next passes and their first batch, from 0."""
+        self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, wherever the next pass starts."""
@@ -175,18 +166,15 @@ class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """A `DataLoader` over an `EpochBatchSampler` that resumes exactly where it was saved.
+    """A `DataLoader` over an `EpochBatchSampler`, which can begin in the middle of an epoch.
 
-    `state_dict` counts the batches that were yielded, not those that workers prefetched. After `load_state_dict`, the
-    next pass yields the rest of that epoch, or the whole next epoch if nothing is left. `len` is always that of a whole
-    epoch.
+    `len` is always that of a whole epoch.
     """
 
     batch_sampler: EpochBatchSampler
 
     def __init__(self, dataset: DetectionDataset, sampler: EpochBatchSampler, **loading: Any) -> None:
         super().__init__(dataset, batch_sampler=sampler, **loading)
-        self._epoch, self._taken = 0, 0
         self._waited = self._worked = 0.0
 
     @property
@@ -197,29 +185,14 @@ class EpochLoader(DataLoader[Any]):
         """
         return self._waited / max(self._waited + self._worked, 1e-9)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass. Lightning does this by itself."""
-        self.batch_sampler.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        """State of the current pass: `epoch`, and `batch`, the number of batches taken of it."""
-        return {"epoch": self._epoch, "batch": self._taken}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass start at a saved state."""
-        epoch, batch = state["epoch"], state["batch"]
-        if batch >= len(self):
-            epoch, batch = epoch + 1, 0
-        self._epoch, self._taken = epoch, batch
-        self.batch_sampler.epoch, self.batch_sampler.start_batch = epoch, batch
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch of the next passes and their first batch, from 0."""
+        self.batch_sampler.set_epoch(epoch, start_batch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._epoch, self._taken = self.batch_sampler.epoch, self.batch_sampler.start_batch
-        batches = super().__iter__()
-        self.batch_sampler.start_batch = 0  # it applies to this pass alone
-        return self._counted(batches)
+        return self._timed(super().__iter__())
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         self._waited = self._worked = 0.0
         while True:
             before = time.perf_counter()
@@ -228,7 +201,6 @@ class EpochLoader(DataLoader[Any]):
             self._waited += after - before
             if batch is None:
                 return
-            self._taken += 1
             yield batch
             self._worked += time.perf_counter() - after
 

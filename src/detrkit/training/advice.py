@@ -9,9 +9,10 @@ from statistics import median
 from detrkit.config.train import TrainConfig
 from detrkit.data.records import Split
 from detrkit.ops.console import TextConsole
-from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.loop import Trainer
 from detrkit.training.monitor import LOSS, called
 from detrkit.training.setup import Data
+from detrkit.training.state import Row
 
 NOTHING = 0.005
 """A best AP or PQ below this is as good as none."""
@@ -53,26 +54,29 @@ def after_divergence(config: TrainConfig, last: Path) -> str:
     return f"{begin} {', or '.join(ways)}{data}"
 
 
-def advise(console: TextConsole, config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int) -> None:
+def advise(console: TextConsole, config: TrainConfig, data: Data, trainer: Trainer, image_size: int) -> None:
     """Say what to look at where a finished run has found next to nothing, or its loss has risen."""
-    if cycle.interrupted or not cycle.history:
+    state = trainer.state
+    if trainer.end == "signal" or not state.history:
         return
-    rose = loss_rose(cycle.history)
-    nothing = cycle.best_epoch > 0 and cycle.monitor != LOSS and 0 <= cycle.best_value < NOTHING
+    rose = loss_rose(state.history)
+    nothing = state.best_epoch > 0 and state.monitor != LOSS and 0 <= state.best_value < NOTHING
     lines = []
     if nothing:
-        reached = f"{called(cycle.monitor)} is {cycle.best_value:.4f}"
+        reached = f"{called(state.monitor)} is {state.best_value:.4f}"
         lines = [f"{reached}: next to nothing is found. What to look at, in this order:"]
-        lines += [f"  {word:<8} {line}" for word, line in advice_lines(config, data, cycle, image_size, rose).items()]
+        lines += [
+            f"  {word:<8} {line}" for word, line in advice_lines(config, data, state.history, image_size, rose).items()
+        ]
     elif rose:
         lines = [f"{rose}: the rate --lr {config.lr:g} may be too high"]
     for line in lines:
         console.print(line)
 
 
-def advice_lines(config: TrainConfig, data: Data, cycle: EpochCycle, image_size: int, rose: str) -> dict[str, str]:
+def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size: int, rose: str) -> dict[str, str]:
     """What may be wrong, by a word each: epochs, rate, sizes, classes, and how to make sure."""
-    last = cycle.history[-1]
+    last = history[-1]
     measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]
     usual = _usual_rate(config)
     rate = f"--lr {config.lr:g}" + ("" if config.lr == usual else f", where this recipe and model have {usual:g}")

@@ -14,10 +14,11 @@ from detrkit.config.train import TrainConfig
 from detrkit.files import BEST, LAST
 from detrkit.models.checkpoints import fit_table
 from detrkit.ops.console import TextConsole
-from detrkit.training.cycle import EpochCycle, Row
+from detrkit.training.loop import Trainer
 from detrkit.training.monitor import called
 from detrkit.training.setup import Data, ModelSetup, Processes
 from detrkit.training.signals import StopSignals, requeue_slurm_job
+from detrkit.training.state import Row
 
 RECIPES = {
     "classic": "classic: the original DETR's; --recipe fast is what converges on small data",
@@ -39,7 +40,7 @@ def announce(
     console: TextConsole,
     config: TrainConfig,
     data: Data,
-    start: ModelSetup,
+    setup: ModelSetup,
     processes: Processes,
     run_dir: Path,
     *,
@@ -54,7 +55,7 @@ def announce(
         console: where to print.
         config: settings.
         data: images.
-        start: the model.
+        setup: the model.
         processes: device and processes.
         run_dir: folder of the run.
         reasons: what to say of settings that were proposed: a word, and a sentence.
@@ -62,7 +63,7 @@ def announce(
         begin: (epoch, batch) of the first batch, from 0.
         cache: what is kept of decoded images.
     """
-    total = sum(p.numel() for p in start.model.parameters())
+    total = sum(p.numel() for p in setup.model.parameters())
     world = f" x {processes.world}" if processes.world > 1 else ""
     lines = {
         "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
@@ -70,8 +71,8 @@ def announce(
         "Cache": cache,
         **reasons,
         "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
-        f"{learning(start.model) / 1e6:.1f} M learn",
-        "Backbone": f"norm {start.norm}",
+        f"{learning(setup.model) / 1e6:.1f} M learn",
+        "Backbone": f"norm {setup.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
         f"{' as fit' if config.batch_size == 'max' else ''}{world}",
@@ -81,50 +82,55 @@ def announce(
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
     weights = config.weights or config.frozen_weights
-    if start.brought:
-        settings = ", ".join(f"{name} {value or 'none'}" for name, value in start.brought.items() if name != "model")
+    if setup.brought:
+        settings = ", ".join(f"{name} {value or 'none'}" for name, value in setup.brought.items() if name != "model")
         lines["Weights"] = f"{weights} bring {settings}"
-    if start.masks:
-        lines["Masks"] = start.masks
+    if setup.masks:
+        lines["Masks"] = setup.masks
     for name, line in lines.items():
         console.row(name, line)
-    if start.kept:
-        console.print(fit_table(start.kept, weights or source, no_object=not start.model.sigmoid))
+    if setup.kept:
+        console.print(fit_table(setup.kept, weights or source, no_object=not setup.model.sigmoid))
 
 
-def conclude(
-    console: TextConsole, cycle: EpochCycle, signals: StopSignals, run_dir: Path, *, go_on: str, waited: str
-) -> None:
-    """Say what was reached and what to do next, or, by `go_on`, how to go on; have Slurm requeue if it warned us.
+def conclude(console: TextConsole, trainer: Trainer, signals: StopSignals, *, go_on: str, waited: str) -> None:
+    """Print why a run ended, its best epoch and what to do next; have Slurm requeue the job if it warned us.
 
-    `waited` is what `waiting` says.
+    Args:
+        console: where to print.
+        trainer: of the run.
+        signals: of the run.
+        go_on: command that resumes it.
+        waited: of `waiting`.
     """
+    state, schedule, run_dir = trainer.state, trainer.schedule, trainer.run_dir
+    unfinished = state.epoch < schedule.epochs
     if waited:
         console.print(waited)
-    if cycle.interrupted:
+    if trainer.end == "signal":
         name = signals.received.name if signals.received else "a signal to another process"
         console.print(f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}")
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
-    elif cycle.out_of_time:
+    elif trainer.end == "out_of_time" and unfinished:
         console.print(
-            f"Stopped at the limit of {cycle.habits.max_minutes:g} minutes, in epoch "
-            f"{cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}. Raise the limit to train longer."
+            f"Stopped at the limit of {schedule.max_minutes:g} minutes, in epoch "
+            f"{state.history[-1]['epoch']:.0f} of {schedule.epochs}. Raise the limit to train longer."
         )
-    elif cycle.stopped_early:
+    elif trainer.end == "patience" and unfinished:
         console.print(
-            f"Stopped early, after epoch {cycle.history[-1]['epoch']:.0f} of {cycle.habits.epochs}: "
-            f"{called(cycle.monitor)} has not become better in {cycle.without_better} evaluations (--patience "
-            f"{cycle.habits.patience}) since it was {cycle.best_value:.4f}"
+            f"Stopped early, after epoch {state.history[-1]['epoch']:.0f} of {schedule.epochs}: "
+            f"{called(state.monitor)} has not become better in {state.evaluations_without_better} evaluations "
+            f"(--patience {schedule.patience}) since it was {state.best_value:.4f}"
         )
-    if cycle.best_epoch and not cycle.interrupted:
-        best = f"Best {called(cycle.monitor)} {cycle.best_value:.4f}, after epoch {cycle.best_epoch}"
-        if cycle.best_value < 0:
-            best = f"{called(cycle.monitor)} is undefined, since no validation image has an object that counts for it"
+    if state.best_epoch and trainer.end != "signal":
+        best = f"Best {called(state.monitor)} {state.best_value:.4f}, after epoch {state.best_epoch}"
+        if state.best_value < 0:
+            best = f"{called(state.monitor)} is undefined, since no validation image has an object that counts for it"
         console.print(
             f"{best}; see {run_dir / 'report'}. Next:\n"
             f"  detrkit predict IMAGES --weights {shlex.quote(str(run_dir / BEST))}"
-            + (" --panoptic" if "PQ" in cycle.monitor else "")
+            + (" --panoptic" if "PQ" in state.monitor else "")
         )
 
 

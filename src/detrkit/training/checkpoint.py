@@ -1,12 +1,14 @@
 """Checkpoints: what is in them, how they reach the disk whole, and what a resumed run takes from them.
 
-A checkpoint is Lightning's, and holds besides:
+    "model"      the weights under the reference DETR's keys (their moving average where there is one)
+    "detrkit"    metadata: {"version", "model_args", "categories", "preprocessing" (see `Preprocessing`), "config",
+                 "data", "batches", "metrics"}
+    "ema"        None, or {"updates", "raw_model" (the weights that are trained)}
+    "optimizer"  state of the optimizer
+    "scaler"     state of the loss scaler of 16-mixed, else empty
+    "progress"   position and results; see `TrainingState`
 
-    "model"     the weights under the original's keys (their moving average where there is one)
-    "detrkit"   {"version", "model_args", "categories", "preprocessing" (see `Preprocessing`), "config",
-                "data", "metrics"}, all plain data
-
-It loads with `weights_only=True`.
+All of it is tensors and plain data, and loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, TrainingError, WeightsError
@@ -32,41 +33,33 @@ from detrkit.models.checkpoints.safe import check_content
 VERSION = 1
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint aside and renames it, so that under its name there is only ever a whole one."""
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write `checkpoint` aside and rename it, so that under its name there is only ever a whole one.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`, all or nothing.
+    Raises:
+        TrainingError: the disk does not take it; the file that was there is still there.
+    """
+    try:
+        with atomic_path(path) as aside:
+            torch.save(checkpoint, aside)
+    except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as a RuntimeError
+        no_space = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        why = "the disk is full" if no_space else str(error)
+        after = "make room and start again, since there is no checkpoint yet"
+        if path.exists():
+            after = "the checkpoint before it is intact; make room and go on with --resume auto"
+        raise TrainingError(f"could not write {path}: {why}; {after}") from error
 
-        Raises:
-            TrainingError: the disk does not take it; the file that was there is still there.
-        """
-        try:
-            with atomic_path(path) as aside:
-                torch.save(checkpoint, aside)
-        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as a RuntimeError
-            no_space = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
-                raise
-            why = "the disk is full" if no_space else str(error)
-            after = "make room and start again, since there is no checkpoint yet"
-            if Path(path).exists():
-                after = "the checkpoint before it is intact; make room and go on with --resume auto"
-            raise TrainingError(f"could not write {path}: {why}; {after}") from error
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint into main memory; see `read`."""
-        return read(path)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint."""
-        Path(path).unlink(missing_ok=True)
+def is_of_a_run(content: Mapping[str, Any]) -> bool:
+    """Whether the content of a file is a checkpoint from which a run of detrkit can be resumed."""
+    return "detrkit" in content and "progress" in content
 
 
 def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """A checkpoint of ours, in main memory.
+    """Read a checkpoint of a run into main memory.
 
     Args:
         path: the file.
@@ -88,7 +81,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         raise WeightsError(
             f"expected a checkpoint to resume from, found something else in {path}: {str(error).splitlines()[0]}"
         ) from None
-    if not isinstance(checkpoint, dict) or "detrkit" not in checkpoint or "loops" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not is_of_a_run(checkpoint):
         raise WeightsError(
             f"expected a checkpoint of a detrkit run in {path}, found none of its state; start from it with --weights"
         )
@@ -120,53 +113,49 @@ def remove_stale(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a checkpoint stands."""
+    """The plain part of a checkpoint: where it stands, and of which model and data it is."""
 
     path: Path
     metadata: Mapping[str, Any]
     """Its "detrkit" entry."""
     epoch: int
-    """Epochs finished."""
+    """Finished epochs."""
     batch: int
-    """Batches done of the epoch after that."""
+    """Finished batches of the epoch after these."""
     evaluated: bool
-    """Whether nothing is left to evaluate of what is trained."""
-    without_better: int
-    """Evaluations since the number that best goes by was last better than ever."""
-    best_is_of: Mapping[str, str]
-    """By which number, and on which validation images, best was found; see `EpochCycle.best_is_of`."""
+    """Whether the last row of its history is evaluated, if that was due."""
+    evaluations_without_better: int
+    """Evaluations since the monitored metric last improved."""
+    monitored: Mapping[str, str]
+    """Metric and validation images by which its best checkpoint was chosen; see `TrainingState`."""
     seconds: float
     """Time spent so far."""
     groups: tuple[int, ...]
-    """Number of parameters in each group of the optimiser."""
+    """Number of parameters in each group of the optimizer."""
 
     @classmethod
     def read(cls, path: Path) -> ResumePoint:
-        """Look into a checkpoint without reading its tensors; errors as `read`."""
+        """Read the plain part of a checkpoint, and leave its tensors on disk; errors as `read`."""
         checkpoint = read(path, mmap=True)
-        loops = checkpoint["loops"]["fit_loop"]
-        cycle = checkpoint["callbacks"]["EpochCycle"]
-        epochs = loops["epoch_progress"]["current"]["processed"]
-        inside = loops["epoch_progress"]["current"]["started"] > epochs
-        batch = loops["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0
+        progress = checkpoint["progress"]
         return cls(
             path,
             checkpoint["detrkit"],
-            epochs,
-            batch,
-            evaluated=not cycle["evaluation_due"],
-            without_better=cycle["without_better"],
-            best_is_of=cycle["best_is_of"],
-            seconds=cycle["seconds"],
-            groups=tuple(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]),
+            progress["epoch"],
+            progress["batch"],
+            evaluated=not progress["evaluation_due"],
+            evaluations_without_better=progress["evaluations_without_better"],
+            monitored=progress["monitored"],
+            seconds=progress["seconds"],
+            groups=tuple(len(group["params"]) for group in checkpoint["optimizer"]["param_groups"]),
         )
 
-    def changed(self, *, data: Mapping[str, Mapping[str, Any]], best_is_of: Mapping[str, str]) -> str:
+    def changed(self, *, data: Mapping[str, Mapping[str, Any]], monitored: Mapping[str, str]) -> str:
         """What is other than it was about the data and the number that best goes by, in a sentence; empty: nothing.
 
         Args:
             data: `fingerprints` of the splits that there are now.
-            best_is_of: as that of the checkpoint.
+            monitored: as that of the checkpoint.
         """
         parts = []
         for name, word in (("train", "training"), ("val", "validation")):
@@ -176,22 +165,22 @@ class ResumePoint:
                 if now["images"] == then["images"]:
                     count = f"as many, {now['images']}, but other files or labels"
                 parts.append(f"the {word} images are not those that {self.path} was made with ({count})")
-        if best_is_of["monitor"] != self.best_is_of["monitor"]:
-            parts.append(f"best goes by {best_is_of['monitor']} now, by {self.best_is_of['monitor']} then")
-        if best_is_of != self.best_is_of:
+        if monitored["monitor"] != self.monitored["monitor"]:
+            parts.append(f"best goes by {monitored['monitor']} now, by {self.monitored['monitor']} then")
+        if monitored != self.monitored:
             parts.append("so the best so far is not compared with what comes: best begins anew")
         return "; ".join(parts)
 
-    def nothing_left(self, *, epochs: int, patience: int, max_minutes: float, best_is_of: Mapping[str, str]) -> str:
+    def nothing_left(self, *, epochs: int, patience: int, max_minutes: float, monitored: Mapping[str, str]) -> str:
         """Why there is nothing left to train, as part of a sentence; empty if there is."""
         if not self.evaluated:
             return ""
         if self.epoch >= epochs:
             return f"all {epochs} epochs are done; raise --epochs to train more"
-        if 0 < patience <= self.without_better and best_is_of == self.best_is_of:
+        if 0 < patience <= self.evaluations_without_better and monitored == self.monitored:
             return (
-                f"{best_is_of['monitor']} has not become better for {self.without_better} evaluations; raise "
-                "--patience to train more"
+                f"{monitored['monitor']} has not become better for {self.evaluations_without_better} evaluations; "
+                "raise --patience to train more"
             )
         if 0 < 60 * max_minutes <= self.seconds:
             return f"its {max_minutes:g} minutes are used up; raise --max_minutes to train more"

@@ -23,6 +23,7 @@ from detrkit.models.checkpoints import (
     read_content,
 )
 from detrkit.structures import Categories
+from detrkit.training.checkpoint import is_of_a_run
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class OriginalCheckpoint:
         if of_huggingface or (not path.exists() and str(path) in PUBLISHED):
             return cls(path, load_weights(str(path), headless=True), of_huggingface, None, 0)
         content = read_checkpoint(path)
-        if "detrkit" in content and "loops" in content:
+        if is_of_a_run(content):
             return None
         epoch = int(content["epoch"]) + 1 if "optimizer" in content and "epoch" in content else 0
         return cls(path, read_content(content, path), "detrkit" in content, content.get("optimizer"), epoch)

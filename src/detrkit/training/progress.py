@@ -1,35 +1,33 @@
-"""What a person sees of a run: a bar with the time left in a terminal, a line per epoch elsewhere."""
+"""Progress of a run on the console: a bar with the time left in a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
 import time
 
-import pytorch_lightning as pl
 from rich.progress import Progress
 
 from detrkit.ops.console import TaskText, TextConsole, make_progress
-from detrkit.training.cycle import Row
-from detrkit.training.module import DetectionTraining
 from detrkit.training.monitor import LOSS, called
+from detrkit.training.reporters import Reporter
+from detrkit.training.state import Row, TrainingState
+from detrkit.training.step import StepReport
 
 
-class RunProgress(pl.Callback):
-    """Progress over the whole run, not only the epoch; lives on rank 0.
+class RunProgress(Reporter):
+    """Progress over the whole run, not only the epoch.
 
     The time left is extrapolated from the steps of this process, evaluations included, and never more than what
     `max_minutes` leaves.
+
+    Args:
+        console: where to show it.
+        epochs: of the whole run.
+        max_minutes: limit of the whole run; 0: none.
+        spent: seconds of it that earlier processes used.
+        monitor: name of the monitored metric, which is shown beside the usual ones.
     """
 
     def __init__(self, console: TextConsole, *, epochs: int, max_minutes: float, spent: float, monitor: str) -> None:
-        """Prepare.
-
-        Args:
-            console: where to show it.
-            epochs: of the whole run.
-            max_minutes: limit of the whole run, 0: none.
-            spent: seconds of it that earlier processes used.
-            monitor: the number that best goes by, which is shown beside the usual ones.
-        """
         self.console, self.epochs, self.monitor = console, epochs, monitor
         self._limit = 60 * max_minutes - spent if max_minutes else float("inf")
         self._begun = time.monotonic()
@@ -37,30 +35,24 @@ class RunProgress(pl.Callback):
         self._ap = ""
         self._bar: Progress | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def run_started(self, state: TrainingState, batches: int) -> None:
         """Begin where the run stands."""
-        batches = int(trainer.num_training_batches)
-        inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.fit_loop.restarting else 0
         self._begun = time.monotonic()
-        self._first = self._done = trainer.current_epoch * batches + inside
+        self._first = self._done = state.epoch * batches + state.batch
         self._total = self.epochs * batches
         if self.console.is_terminal and not self.console.quiet:
             self._bar = make_progress(self.console, TaskText("note"), transient=False)
-            self._bar.add_task(self._title(trainer.current_epoch), total=self._total, completed=self._done, note="")
+            self._bar.add_task(self._title(state.epoch), total=self._total, completed=self._done, note="")
             self._bar.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """One batch further."""
-        assert isinstance(pl_module, DetectionTraining)
+    def step_finished(self, state: TrainingState, report: StepReport) -> None:
+        """Move one batch further."""
         self._done += 1
-        self._note(
-            f"loss {pl_module.last_loss:.3f}  {self._ap}  {self.left()} left", self._title(trainer.current_epoch)
-        )
+        loss = report.losses["loss"]
+        self._note(f"loss {loss:.3f}  {self._ap}  {self.left()} left", self._title(state.epoch))
 
     def evaluating(self, done: int, total: int) -> None:
-        """An evaluation is going on."""
+        """Show how far an evaluation is."""
         self._note(f"evaluating {done}/{total}  {self._ap}  {self.left()} left")
 
     def epoch_finished(self, history: list[Row]) -> None:
@@ -72,18 +64,16 @@ class RunProgress(pl.Callback):
                 f"{called(name)} {row[f'val/{name}']:.3f}" for name in shown if name != LOSS and f"val/{name}" in row
             )
         if not self.console.is_terminal:
-            found = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
+            metrics = f"  {self._ap}  val loss {row['val/loss']:.3f}" if "val/AP" in row else ""
             self.console.print(
-                f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{found}  {self.left()} left"
+                f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train/loss']:.3f}{metrics}  {self.left()} left"
             )
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Take the bar away, so that the error stands alone."""
-        self._close()
+    def run_finished(self, *, failed: bool) -> None:
+        """Take the bar away, so that an error stands alone."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
 
     def left(self) -> str:
         """The time left, as h:mm:ss, or ? before the first step."""
@@ -102,8 +92,3 @@ class RunProgress(pl.Callback):
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self._done, note=note, description=title)
-
-    def _close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None

@@ -1,28 +1,41 @@
-"""Where the rows of finished epochs go: metrics.csv, the loggers, the original's log.txt."""
+"""Where the rows of finished epochs go: metrics.csv, the loggers, and log.txt of the reference DETR."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-
-from detrkit.config.train import TrainConfig
-from detrkit.errors import MissingExtraError
 from detrkit.evaluation.coco_metrics import COCO_NAMES
 from detrkit.files import write_atomic
-from detrkit.training.cycle import Row
-from detrkit.training.module import DetectionTraining
+from detrkit.training.loggers import Logger
 from detrkit.training.monitor import is_of_a_class
+from detrkit.training.state import Row, TrainingState
+from detrkit.training.step import StepReport
 
 STEPS_BETWEEN_LOGS = 50
+
+
+class Reporter:
+    """Shows or writes down the course of a run; lives on rank 0. The methods of this class do nothing."""
+
+    def run_started(self, state: TrainingState, batches: int) -> None:
+        """Training begins at `state`, with `batches` per epoch."""
+
+    def step_finished(self, state: TrainingState, report: StepReport) -> None:
+        """A batch is finished; `state` counts it."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """An evaluation is at batch `done` of `total`."""
+
+    def epoch_finished(self, history: list[Row]) -> None:
+        """An epoch is finished, and evaluated if that was due; the last row is new."""
+
+    def run_finished(self, *, failed: bool) -> None:
+        """Training is over, by an error or without."""
 
 
 def is_earlier_layer(column: str) -> bool:
@@ -31,8 +44,7 @@ def is_earlier_layer(column: str) -> bool:
 
 
 def tags(names: Iterable[str]) -> dict[str, str]:
-    """What loggers call numbers: names of classes with no other signs than MLflow and TensorBoard both take, and no two
-    alike."""
+    """Names of metrics in loggers: those of classes without signs that MLflow or TensorBoard refuse, no two alike."""
     found: dict[str, str] = {}
     for name in names:
         tag = name
@@ -45,12 +57,11 @@ def tags(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-class MetricsFile:
+class MetricsFile(Reporter):
     """metrics.csv: one row per epoch.
 
     It is written whole from the history that checkpoints keep, so that after a kill between file and checkpoint it has
-    neither gaps nor duplicates; that is why Lightning's CSV logger, which appends, is not used. The losses of earlier
-    decoder layers are left to the other logs.
+    neither gaps nor duplicates. The losses of earlier decoder layers are left to the other logs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,26 +80,21 @@ class MetricsFile:
         writer.writerows(history)
         write_atomic(self.path, text.getvalue())
 
-    def evaluating(self, done: int, total: int) -> None:
-        """Nothing to write."""
 
-
-class ClassicLog:
-    """log.txt: one JSON object a line and epoch, with the keys of the original.
+class ClassicLog(Reporter):
+    """log.txt: one JSON object per line and epoch, with the keys of the reference DETR.
 
     `train_*` and `test_*` losses are weighted, those ending in `_unscaled` are not; `test_coco_eval_bbox` and `_masks`
     hold the twelve numbers, `test_PQ_all`, `_th` (things) and `_st` (stuff) panoptic quality; epochs count from 0.
     Lines of epochs before this run's first are left as they are.
+
+    Args:
+        path: of log.txt.
+        weights: weight of each loss term; 0 for what is only logged.
+        n_parameters: number of the model's parameters that learn.
     """
 
     def __init__(self, path: Path, weights: Mapping[str, float], n_parameters: int) -> None:
-        """Prepare.
-
-        Args:
-            path: of log.txt.
-            weights: weight of each loss term; 0 for what is only logged.
-            n_parameters: of the model, those that learn.
-        """
         self.path, self.weights, self.n_parameters = path, weights, n_parameters
 
     def epoch_finished(self, history: list[Row]) -> None:
@@ -98,9 +104,6 @@ class ClassicLog:
         kept = [line for line in old if line.strip() and json.loads(line)["epoch"] < first]
         lines = [*kept, *(json.dumps(self._line(row)) for row in history)]
         write_atomic(self.path, "".join(line + "\n" for line in lines))
-
-    def evaluating(self, done: int, total: int) -> None:
-        """Nothing to write."""
 
     def _line(self, row: Row) -> dict[str, object]:
         line: dict[str, object] = {"train_lr": row["lr"], **self._losses(row, "train/", "train_")}
@@ -127,51 +130,29 @@ class ClassicLog:
         return line
 
 
-class LoggerRows(pl.Callback):
-    """Sends the rows of epochs, and now and then the last step, to Lightning's loggers."""
+class LoggerRows(Reporter):
+    """Sends the rows of epochs, and one step in every 50, to loggers."""
 
-    def __init__(self, loggers: list[Logger]) -> None:
+    def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
+
+    def step_finished(self, state: TrainingState, report: StepReport) -> None:
+        """Log the first step of an epoch, and every 50th after it."""
+        if (state.batch - 1) % STEPS_BETWEEN_LOGS == 0:
+            metrics = {"now/loss": report.losses["loss"]}
+            if report.grad_norm is not None:
+                metrics["now/grad_norm"] = report.grad_norm
+            for logger in self.loggers:
+                logger.log_metrics(metrics, state.step)
 
     def epoch_finished(self, history: list[Row]) -> None:
         """Log the new row at its step."""
         row = history[-1]
-        called = tags(row)
+        names = tags(row)
         for logger in self.loggers:
-            logger.log_metrics({called[name]: value for name, value in row.items()}, step=int(row["step"]))
-            logger.save()
+            logger.log_metrics({names[name]: value for name, value in row.items()}, int(row["step"]))
 
-    def evaluating(self, done: int, total: int) -> None:
-        """Nothing to log."""
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Log one step in every 50."""
-        assert isinstance(pl_module, DetectionTraining)
-        if batch_idx % STEPS_BETWEEN_LOGS == 0:
-            values = {"now/loss": pl_module.last_loss, "now/grad_norm": pl_module.grad_norm}
-            for logger in self.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
-
-
-def make_loggers(config: TrainConfig, run_dir: Path) -> list[Logger]:
-    """TensorBoard always; Weights & Biases and MLflow by flag.
-
-    Without a network, `WANDB_MODE=offline` keeps W&B's files in the run folder; MLflow's go to its mlruns/ unless
-    MLFLOW_TRACKING_URI names a server.
-
-    Raises:
-        MissingExtraError: an asked-for package is not installed.
-    """
-    for flag, wanted in (("wandb", config.wandb), ("mlflow", config.mlflow)):
-        found = importlib.util.find_spec(flag)
-        if wanted and (found is None or found.origin is None):  # a mere folder of that name is no package
-            raise MissingExtraError(f"--{flag}", flag)
-    loggers: list[Logger] = [TensorBoardLogger(run_dir, name="", version="tensorboard", default_hp_metric=False)]
-    if config.wandb:
-        loggers.append(WandbLogger(name=run_dir.name, save_dir=run_dir, project="detrkit"))
-    if config.mlflow:
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store without a server
-        loggers.append(MLFlowLogger("detrkit", run_name=run_dir.name, save_dir=str(run_dir / "mlruns")))
-    return loggers
+    def run_finished(self, *, failed: bool) -> None:
+        """Close the loggers."""
+        for logger in self.loggers:
+            logger.close(failed=failed)

@@ -37,14 +37,14 @@ def find_resume(
     return point, None
 
 
-def carry_best(point: ResumePoint, run_dir: Path, best_is_of: Mapping[str, str]) -> Path | None:
+def carry_best(point: ResumePoint, run_dir: Path, monitored: Mapping[str, str]) -> Path | None:
     """Make sure that best.ckpt is the best of what this run compares.
 
     One that was found on other images or by another number is kept under another name, which is returned. A run that
     goes on in another folder takes its best along.
     """
     best, before = run_dir / BEST, point.path.parent / BEST
-    if best_is_of != point.best_is_of:
+    if monitored != point.monitored:
         if not best.is_file():
             return None
         aside = best.with_name(f"best_until_epoch_{point.epoch:04d}.ckpt")

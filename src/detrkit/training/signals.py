@@ -5,44 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-import pytorch_lightning as pl
 
 WATCHED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-class StopSignals(pl.Callback):
-    """Turns a signal into a wish to stop after the step, so that what is saved is a whole step.
+class StopSignals:
+    """Asks the training loop to stop after the current step when a signal arrives, so that whole steps are saved.
 
     A second Ctrl-C leaves at once, with the last checkpoint as it was. Loader processes inherit the handlers where they
     are forked: there, Ctrl-C is left to the main process.
+
+    Args:
+        stop: called at the first signal.
+
+    Attributes:
+        received: the last signal, or None.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.stop = stop
         self.received: signal.Signals | None = None
         self._owner = os.getpid()
-        self._before: dict[int, Any] = {}
 
-    def install(self) -> None:
-        """Watch from now on, in place of whatever watches now."""
-        for number in WATCHED:
-            handler = signal.signal(number, self._handle)
-            if handler != self._handle:
-                self._before.setdefault(number, handler)
-
-    def uninstall(self) -> None:
-        """Put back what watched before the first `install`."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning has just installed its own handlers; ours act at step boundaries only."""
-        self.install()
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle signals inside a `with`; afterwards the former handlers are back."""
+        former = {number: signal.signal(number, self._handle) for number in WATCHED}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
@@ -56,7 +52,11 @@ class StopSignals(pl.Callback):
 
 
 def requeue_slurm_job() -> bool:
-    """Ask Slurm to queue this job again; False where this is no Slurm job or Slurm refuses."""
+    """Ask Slurm to queue this job again.
+
+    Returns:
+        False where this is no Slurm job or Slurm refuses.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -1,0 +1,326 @@
+"""One process's part of a training run: it puts the parts of the loop together, and reports the result."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from detrkit.config.train import TrainConfig
+from detrkit.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
+from detrkit.evaluation.panoptic_quality import PanopticGroundTruth
+from detrkit.files import BEST, LAST, write_atomic
+from detrkit.ops.console import make_console
+from detrkit.structures import Batch
+from detrkit.training.advice import advise, after_divergence
+from detrkit.training.announcements import announce, conclude, learning, waiting
+from detrkit.training.auto_batch import explain_out_of_memory
+from detrkit.training.checkpoint import VERSION, ResumePoint, read, remove_stale
+from detrkit.training.ema import Ema
+from detrkit.training.evaluation import Validation, Validator
+from detrkit.training.final_report import write_final_report
+from detrkit.training.launch import kill_children, launch, share_batch_norm
+from detrkit.training.loaders import (
+    Datasets,
+    all_cached,
+    describe_cache,
+    largest_batch_size,
+    make_datasets,
+    make_loaders,
+)
+from detrkit.training.loggers import make_loggers
+from detrkit.training.loop import Trainer, Validate
+from detrkit.training.optim import Schedule
+from detrkit.training.progress import RunProgress
+from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, Reporter
+from detrkit.training.resume import carry_best
+from detrkit.training.setup import Data, ModelSetup, Processes
+from detrkit.training.signals import StopSignals
+from detrkit.training.state import RunSchedule, TrainingState
+from detrkit.training.step import DetectionLoss
+
+
+class TrainingProcess:
+    """One process's part of a run, from its parts to the result.
+
+    Args:
+        config: the settings, resolved.
+        run_dir: the run folder.
+        processes: device and processes.
+        data: the checked images.
+        setup: model and criterion.
+        optimizer: of the model.
+        point: the checkpoint to resume from, or None.
+        prints: of `fingerprints`.
+        monitored: see `TrainingState`.
+        classic_log: also write log.txt.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        processes: Processes,
+        data: Data,
+        setup: ModelSetup,
+        optimizer: Optimizer,
+        point: ResumePoint | None,
+        prints: dict[str, dict[str, str | int]],
+        monitored: dict[str, str],
+        *,
+        classic_log: bool,
+    ) -> None:
+        assert config.image_size != "auto"
+        self.config, self.image_size, self.run_dir, self.processes = config, config.image_size, run_dir, processes
+        self.data, self.setup, self.optimizer, self.point = data, setup, optimizer, point
+        self.prints, self.monitored, self.classic_log = prints, monitored, classic_log
+        self.console, self.progress_console = make_console(), make_console(quiet=config.quiet)
+
+    def run(self, start_epoch: int, reasons: Mapping[str, str]) -> Trainer:
+        """Train, evaluate and report.
+
+        Args:
+            start_epoch: finished epochs, where there is no checkpoint to resume from.
+            reasons: of the settings that were "auto", by name, for the console.
+
+        Returns:
+            The finished loop.
+        """
+        config, point = self.config, self.point
+        fabric = launch(config, self.processes)
+        self.run_dir = Path(fabric.broadcast(str(self.run_dir)))  # rank 0 may have made the one that others would avoid
+        model, optimizer = self.setup.model, self.optimizer
+        fabric.to_device(model)
+        if optimizer.state:  # of a checkpoint of the reference DETR; this moves its moments to where the weights are
+            optimizer.load_state_dict(optimizer.state_dict())
+        share_batch_norm(model, self.processes)
+        datasets = make_datasets(config, self.data, model, self.image_size)
+        state = TrainingState(self.monitored, start_epoch)
+        if fabric.is_global_zero:
+            self.prepare_folder()
+            self.announce((point.epoch, point.batch) if point else (start_epoch, 0), reasons, datasets)
+            self.warn_of_other_data()
+        batch_size = self.find_batch_size(fabric)
+        metadata = self.metadata(batch_size)
+        if point:
+            point.check_mid_epoch(**metadata["batches"])
+        if fabric.is_global_zero:
+            write_atomic(self.run_dir / "config.yaml", TrainConfig.from_dict(metadata["config"]).to_yaml())
+        trainer = self.build_trainer(fabric, datasets, batch_size, state, metadata)
+        signals = StopSignals(lambda: trainer.flags.update(stop=True))
+        with signals.watched(), self.explained_errors(batch_size, fabric):
+            if point:
+                trainer.load_state_dict(read(point.path))
+            trainer.fit()
+            self.report_best(trainer)
+        if fabric.is_global_zero:
+            self.conclude(trainer, signals, datasets)
+        return trainer
+
+    def prepare_folder(self) -> None:
+        """Make the run folder, and write what is known before training."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.run_dir)
+        write_atomic(self.run_dir / "categories.json", json.dumps(self.data.categories.to_plain(), indent=1))
+        self.data.write_split(self.run_dir)
+
+    def announce(self, begin: tuple[int, int], reasons: Mapping[str, str], datasets: Datasets) -> None:
+        """Print the settings of the run."""
+        announce(
+            self.progress_console,
+            self.config,
+            self.data,
+            self.setup,
+            self.processes,
+            self.run_dir,
+            reasons=reasons,
+            source=str(self.point.path) if self.point else self.config.resume,
+            begin=begin,
+            cache=describe_cache(datasets.train, datasets.val),
+        )
+
+    def warn_of_other_data(self) -> None:
+        """Warn of data or a monitored metric that differ from the checkpoint's, and put its best checkpoint aside."""
+        if not self.point:
+            return
+        changed = self.point.changed(data=self.prints, monitored=self.monitored)
+        aside = carry_best(self.point, self.run_dir, self.monitored)
+        if changed:
+            kept = f"; it is kept as {aside}" if aside else ""
+            warnings.warn(f"{changed}{kept}", stacklevel=2)
+
+    def find_batch_size(self, fabric: Fabric) -> int:
+        """Images per batch and rank; `max` is tried out here."""
+        assert self.config.batch_size != "auto"
+        if self.config.batch_size != "max":
+            return self.config.batch_size
+        size = largest_batch_size(self.config, self.data, self.setup.model, self.image_size, fabric)
+        if fabric.is_global_zero:
+            self.progress_console.row("Batch", f"{size} images fit")
+        return size
+
+    def metadata(self, batch_size: int) -> dict[str, Any]:
+        """The "detrkit" entry of checkpoints, without its metrics."""
+        config, data = self.config, self.data
+        return {
+            "version": VERSION,
+            "model_args": self.setup.model_args,
+            "categories": data.categories.to_plain(),
+            "preprocessing": replace(self.setup.preprocessing, value_range=data.value_range).to_plain(),
+            "config": replace(config, batch_size=batch_size, resume="", quiet=False).to_dict(),
+            "data": self.prints,
+            "batches": {
+                "batch_size": batch_size,
+                "accumulate_grad_batches": config.accumulate_grad_batches,
+                "world": self.processes.world,
+                "images": len(data.train.images),
+                "seed": config.seed,
+                "group_by_aspect": config.group_by_aspect,
+            },
+        }
+
+    def build_trainer(
+        self, fabric: Fabric, datasets: Datasets, batch_size: int, state: TrainingState, metadata: dict[str, Any]
+    ) -> Trainer:
+        """The loop with all of its parts."""
+        config, model, optimizer = self.config, self.setup.model, self.optimizer
+        train_batches, val_batches = make_loaders(config, datasets, batch_size, fabric)
+        return Trainer(
+            fabric,
+            DetectionLoss(model, self.setup.criterion, compiled=config.compile, square_resize=config.square_resize),
+            optimizer,
+            Schedule(
+                base=tuple(group["lr"] for group in optimizer.param_groups),
+                kind=config.lr_schedule,
+                epochs=config.epochs,
+                lr_drop=config.lr_drop,
+                warmup_steps=config.warmup_steps,
+            ),
+            train_batches,
+            self.validate(fabric, val_batches),
+            state,
+            RunSchedule(
+                epochs=config.epochs,
+                eval_every=config.eval_every,
+                checkpoint_every=config.checkpoint_every,
+                save_minutes=config.save_minutes,
+                max_minutes=config.max_minutes,
+                patience=config.patience,
+                accumulate_grad_batches=config.accumulate_grad_batches,
+            ),
+            run_dir=self.run_dir,
+            metadata=metadata,
+            clip_max_norm=config.clip_max_norm,
+            seed=config.seed,
+            ema=Ema(config.ema, model) if config.ema else None,
+            reporters=self.reporters() if fabric.is_global_zero else [],
+        )
+
+    def validate(self, fabric: Fabric, batches: DataLoader[Batch]) -> Validate:
+        """The evaluation of the model over the validation images."""
+        config, data = self.config, self.data
+        validator = Validator(
+            self.setup.criterion,
+            data.val.to_coco(masks=config.masks),
+            _val_ids(data),
+            masks=config.masks,
+            panoptic=PanopticGroundTruth.from_split(data.val) if config.task == "panoptic" else None,
+        )
+
+        def validate(*, should_stop: Callable[[], bool], advance: Callable[[int, int], None]) -> Validation | None:
+            # images are evaluated at their own sizes, which are too many to compile for each
+            with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
+                return validator.run(
+                    self.setup.model,
+                    batches,
+                    device=fabric.device,
+                    precision=fabric.autocast,
+                    should_stop=should_stop,
+                    advance=advance,
+                )
+
+        return validate
+
+    def reporters(self) -> list[Reporter]:
+        """Files, loggers and the progress bar of rank 0."""
+        progress = RunProgress(
+            self.progress_console,
+            epochs=self.config.epochs,
+            max_minutes=self.config.max_minutes,
+            spent=self.point.seconds if self.point else 0.0,
+            monitor=self.monitored["monitor"],
+        )
+        rows = LoggerRows(make_loggers(self.config, self.run_dir))
+        reporters: list[Reporter] = [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
+        if self.classic_log:
+            weights = {term.name: term.weight for term in self.setup.criterion.terms}
+            reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learning(self.setup.model)))
+        return reporters
+
+    @contextmanager
+    def explained_errors(self, batch_size: int, fabric: Fabric) -> Iterator[None]:
+        """Add advice to errors of training."""
+        try:
+            yield
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; {after_divergence(self.config, self.run_dir / LAST)}") from None
+        except KeyboardInterrupt:  # the second Ctrl-C
+            kill_children(fabric)
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                explain_out_of_memory(
+                    batch_size=batch_size,
+                    image_size=self.image_size,
+                    num_queries=self.setup.model.num_queries,
+                    precision=self.config.precision,
+                    cuda=self.processes.accelerator == "cuda",
+                    classic=self.classic_log,
+                )
+            ) from error
+
+    def report_best(self, trainer: Trainer) -> None:
+        """Write report/ of the best checkpoint; if it is of an earlier process, all ranks evaluate it again first."""
+        if trainer.end == "signal" or not trainer.state.best_epoch:
+            return
+        best = trainer.best
+        if best is None:
+            trainer.model.load_state_dict(read(self.run_dir / BEST)["model"])
+            best = trainer.validate(should_stop=lambda: False, advance=lambda done, total: None)
+            assert best is not None
+        if trainer.fabric.is_global_zero:
+            write_final_report(best, self.run_dir, self.data.val)
+
+    def conclude(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
+        """Print the result, and what to do next."""
+        again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
+        conclude(
+            self.console,
+            trainer,
+            signals,
+            go_on="the same flags of detrkit detr, and --resume auto" if self.classic_log else again,
+            waited=waiting(
+                trainer.state.history,
+                workers=self.config.num_workers,
+                all_cached=all_cached(datasets.train, datasets.val),
+            ),
+        )
+        advise(self.console, self.config, self.data, trainer, self.image_size)
+
+
+def _val_ids(data: Data) -> tuple[int | None, ...]:
+    """The validation data's own category id of each class of the model; None where it does not know the class."""
+    ids = {index: category_id for category_id, index in data.categories.index_map_from(data.val.categories).items()}
+    return tuple(ids.get(index) for index in range(len(data.categories)))

@@ -1,0 +1,152 @@
+"""Parts of one training step: the losses of a batch, their sum over the ranks, and the refusal of NaN."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from detrkit.errors import ConfigError, NonFiniteLossError
+from detrkit.losses import Criterion
+from detrkit.models import DETR
+from detrkit.structures import Batch, Output, Target
+from detrkit.training.compilation import compile_parts, fill_up
+
+
+def seed_of(*key: int) -> int:
+    """Hash of all numbers of `key` for use as a seed, the same on every machine; in 0..2^63 - 1."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class BatchLosses(NamedTuple):
+    """Losses of one batch on this rank, on its device."""
+
+    total: Tensor
+    """Weighted sum of the losses, with a gradient; scalar."""
+    names: tuple[str, ...]
+    """"loss", which is `total`, and the terms of the criterion."""
+    values: Tensor
+    """float32 [len(names)], without a gradient."""
+
+
+class DetectionLoss(nn.Module):
+    """Model and criterion as one module, from a batch to its losses; DDP and autocast wrap it as a whole.
+
+    Args:
+        model: the detector.
+        criterion: its losses.
+        compiled: compile the model, and pad batches that are no squares to few shapes; see `training.compilation`.
+        square_resize: batches are squares.
+    """
+
+    def __init__(
+        self, model: DETR, criterion: Criterion, *, compiled: bool = False, square_resize: bool = False
+    ) -> None:
+        super().__init__()
+        self.model, self.criterion, self.compiled, self.square_resize = model, criterion, compiled, square_resize
+        if compiled:
+            compile_parts(model)
+
+    def forward(self, batch: Batch) -> BatchLosses:
+        """Losses of a batch.
+
+        Raises:
+            ConfigError: a normalisation layer would have a single value per channel.
+        """
+        try:
+            out = self.predict(batch.images, batch.padding_mask, batch.targets)
+        except ValueError as problem:
+            if "more than 1 value per channel" not in str(problem):
+                raise
+            raise ConfigError(
+                "expected more than one location per channel for batch norm, found a batch of one image whose "
+                f"coarsest feature level has one, at {' x '.join(map(str, batch.images.shape[:1:-1]))} pixels; "
+                "use a larger --image_size or --batch_size"
+            ) from problem
+        losses = self.criterion(out, batch.targets)
+        total = self.criterion.weighted_sum(losses)
+        values = torch.stack([value.detach().float() for value in (total, *losses.values())])
+        return BatchLosses(total, ("loss", *losses), values)
+
+    def predict(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
+        """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the ground truth -> Output."""
+        if self.compiled and not self.square_resize:  # squares have few shapes, and learn better unpadded
+            images, padding_mask = fill_up(images, padding_mask)
+        if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision are faster channels last
+            images = images.contiguous(memory_format=torch.channels_last)
+        out: Output = self.model(images, padding_mask, targets)
+        return out
+
+
+class StepReport(NamedTuple):
+    """Results of one batch; the same on every rank."""
+
+    losses: dict[str, float]
+    """"loss", the weighted sum, and each term; means over the ranks."""
+    grad_norm: float | None
+    """Norm of the gradient before clipping; None for a batch whose gradient was only accumulated."""
+    flags: dict[str, bool]
+    """The flags that any rank had set."""
+
+
+class SharedSums:
+    """Losses and flags of one batch, summed over the ranks by one reduction and read by one transfer.
+
+    The reduction is started here. `read` waits for the device, so it belongs where all but the optimizer step is under
+    way; no later, since a loss that is not finite must not reach the weights.
+
+    Args:
+        losses: of this rank.
+        flags: of this rank.
+    """
+
+    def __init__(self, losses: BatchLosses, flags: Mapping[str, bool]) -> None:
+        self._names, self._flags, self._loss = losses.names, tuple(flags), losses.values[:1]
+        given = torch.tensor([float(flag) for flag in flags.values()]).to(losses.values.device, non_blocking=True)
+        self._sums = torch.cat([(~torch.isfinite(self._loss)).float(), given, losses.values])
+        if _world_size() > 1:
+            dist.all_reduce(self._sums)
+
+    def read(self, grad_norm: Tensor | None, batch: Batch, place: str) -> StepReport:
+        """Transfer the sums, and the norm of the gradient with them.
+
+        Args:
+            grad_norm: scalar; None where the gradient is only accumulated.
+            batch: this rank's, for the error.
+            place: step, epoch and batch in words, for the error.
+
+        Raises:
+            NonFiniteLossError: on every rank, if the loss of any is NaN or infinite; it names the images of these.
+        """
+        norm = self._loss.new_zeros(1) if grad_norm is None else grad_norm.detach().float()[None]
+        norm_value, loss, nonfinite, *sums = torch.cat([norm, self._loss, self._sums]).tolist()
+        if nonfinite:
+            _refuse(loss, batch, place)
+        count, world = len(self._flags), _world_size()
+        return StepReport(
+            {name: value / world for name, value in zip(self._names, sums[count:], strict=True)},
+            None if grad_norm is None else norm_value,
+            {name: value > 0 for name, value in zip(self._flags, sums[:count], strict=True)},
+        )
+
+
+def _refuse(loss: float, batch: Batch, place: str) -> NoReturn:
+    """Raise, on every rank, the error that names the images of all ranks whose loss is not finite."""
+    files = [str(target.get("file", target.get("image_id", "?"))) for target in batch.targets]
+    own = None if math.isfinite(loss) else (loss, files)
+    ranks: list[Any] = [own]
+    if _world_size() > 1:
+        ranks = [None] * _world_size()
+        dist.all_gather_object(ranks, own)
+    broken = [entry for entry in ranks if entry]
+    names = ", ".join(name for _, files in broken for name in files)
+    raise NonFiniteLossError(f"the loss became {broken[0][0]} {place} on {names}")
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
