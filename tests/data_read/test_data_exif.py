@@ -106,7 +106,7 @@ def test_images_that_tell_nothing_follow_those_that_do(tmp_path: Path, data_form
     is_right(report, expected)
     assert report.counts() == {"image_rotated": 8}
     (detail,) = details(report)
-    assert detail.startswith("boxes kept: " if upright else "boxes turned with it: ")
+    assert detail.startswith("boxes kept: " if upright else "boxes rotated with it: ")
     assert ("the upright image" if upright else "the image as stored") in detail
 
 
@@ -122,7 +122,7 @@ def test_boxes_tell_more_than_listed_sizes(tmp_path: Path) -> None:
     is_right(report, expected)
     (detail,) = details(report)
     assert detail.startswith("boxes kept: the boxes of ")
-    assert detail.endswith("turned images fit the upright image alone")
+    assert detail.endswith("rotated images fit the upright image alone")
 
 
 def test_images_that_contradict_each_other_count_each_by_its_own_size(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_images_that_contradict_each_other_count_each_by_its_own_size(tmp_path: 
         expected[name] = boxes[1][:1]
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     is_right(report, expected)
-    assert all("so the listed size of each counts" in detail for detail in details(report))
+    assert all("so the listed size of each decides" in detail for detail in details(report))
 
 
 def test_without_evidence_boxes_are_about_the_upright_image(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_without_evidence_boxes_are_about_the_upright_image(tmp_path: Path) -> N
     write(tmp_path, "coco", "0.png", boxes[1], (40, 30))
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     is_right(report, {"0.png": boxes[1]})
-    assert details(report) == {"boxes kept: nothing tells whether they were drawn on the image as stored"}
+    assert details(report) == {"boxes kept: it is unclear whether they were drawn on the image as stored"}
 
 
 def test_a_split_that_tells_nothing_follows_the_other(tmp_path: Path) -> None:

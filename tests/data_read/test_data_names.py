@@ -194,7 +194,7 @@ def test_one_coco_file_is_split_as_its_images_are(tmp_path: Path, how: str) -> N
     report = check(tmp_path)
     assert (read(report), read(report, "val")) == (["a.png", "b.png"], ["c.png"])
     assert report.counts() == {"set_aside": 1}
-    assert any("tell their split" in note for note in report.notes)
+    assert any("are divided by `split` or by their folders" in note for note in report.notes)
 
 
 def test_a_coco_file_of_one_split_stays_whole(tmp_path: Path) -> None:

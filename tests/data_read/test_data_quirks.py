@@ -61,7 +61,7 @@ def test_further_files_are_listed_with_a_reason(coco: Any) -> None:
     write_image(coco.root / "images" / "late.png")
     report = check(coco.root)
     assert report.counts() == {"annotations_unused": 1, "image_unused": 1}
-    assert "--train_json takes it" in report.findings[0].detail
+    assert "--train_json uses it" in report.findings[0].detail
     with pytest.raises(
         DataError, match=r"--strict asks, found 1 annotations_unused, 1 image_unused; the first: .*batch7"
     ):

@@ -13,7 +13,7 @@ import pytest
 from detrkit.cli import main
 from detrkit.config.data import DataChoice
 from detrkit.data.formats.detect import open_dataset
-from detrkit.data.formats.rotated import around
+from detrkit.data.formats.rotated import enclosing_box
 from detrkit.data.validation.box_formats import BOX_FORMATS, FORMAT_OF_FORM
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
@@ -215,7 +215,7 @@ def test_a_box_format_has_to_be_one(tmp_path: Path) -> None:
         found_boxes(root, box_format="corners")
     mask = write_image(tmp_path / "m" / "masks" / "0.png", mode="1")
     mask.replace(write_image(tmp_path / "m" / "images" / "0.png").parent.parent / "masks" / "0.png")
-    with pytest.raises(ConfigError, match="made of its masks"):
+    with pytest.raises(ConfigError, match="computed from masks"):
         found_boxes(tmp_path / "m", box_format="xyxy", data_format="masks")
 
 
@@ -257,8 +257,8 @@ def test_exchanged_corners_are_put_in_order(tmp_path: Path, write_voc: Callable[
 
 
 def test_rotated_rectangles_get_the_box_around_them(coco: Any, tmp_path: Path) -> None:
-    assert around((0, 0, 4, 2), 90) == pytest.approx((1, -1, 3, 3))
-    assert around((0, 0, 2, 2), -45) == pytest.approx((1 - 2**0.5, 1 - 2**0.5, 1 + 2**0.5, 1 + 2**0.5))
+    assert enclosing_box((0, 0, 4, 2), 90) == pytest.approx((1, -1, 3, 3))
+    assert enclosing_box((0, 0, 2, 2), -45) == pytest.approx((1 - 2**0.5, 1 - 2**0.5, 1 + 2**0.5, 1 + 2**0.5))
     coco.train["annotations"][0]["attributes"] = {"occluded": False, "rotation": 90.0}
     coco.train["annotations"][1]["attributes"] = {"rotation": 0.0, "color": "red"}
     report = coco.check()

@@ -73,7 +73,7 @@ def test_8_bits_beside_more_stay_as_they_are(coco: Any) -> None:
     fill(coco, "train", deep=noise(0, 4000), plain=noise(0, 255, np.uint8))
     report = coco.check()
     assert report.value_range == ValueRange(0, 4095)
-    assert report.notes[1] == "images of 8 bits (2) beside those of more (1) stay as they are, 255 is white"
+    assert report.notes[1] == "the 2 images of 8 bits are used as they are, beside 1 of more bits"
 
 
 def test_images_of_another_scale_are_named(coco: Any) -> None:

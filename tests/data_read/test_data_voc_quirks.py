@@ -136,7 +136,7 @@ def test_a_name_that_several_files_have_is_not_guessed(tmp_path: Path) -> None:
     assert "Annotations/cam0/0.xml, Annotations/cam1/0.xml" in twice.detail
     why = left(report, tmp_path)
     assert "without its folder" in why["JPEGImages/cam0/0.jpg"]
-    assert "no list that tells a split" in why["JPEGImages/cam0/1.jpg"]
+    assert "no list of train, val or test" in why["JPEGImages/cam0/1.jpg"]
 
 
 def test_an_image_of_another_folder_is_not_taken(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_lists_that_tell_no_split_are_named(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert list(found(report, "val", tmp_path)) == ["JPEGImages/c.jpg"]
     assert left(report, tmp_path) == {
-        "Annotations/d.xml": "no list that tells a split names it",
-        "JPEGImages/d.jpg": "no list that tells a split names it",
-        "ImageSets/Main/batch7.txt": "its name tells no split",
+        "Annotations/d.xml": "no list of train, val or test names it",
+        "JPEGImages/d.jpg": "no list of train, val or test names it",
+        "ImageSets/Main/batch7.txt": "its name does not say which split it is",
     }
 
 
@@ -225,6 +225,6 @@ def test_tables_and_json_files_of_splits_are_followed(tmp_path: Path, name: str,
     assert {split: len(report.splits[split].images) for split in ("train", "val")} == {"train": 3, "val": 1}
     assert found(report, "val", tmp_path) == {"JPEGImages/c.jpg": [2.0]}
     assert left(report, tmp_path) == {
-        "Annotations/e.xml": "no list that tells a split names it",
-        "JPEGImages/e.jpg": "no list that tells a split names it",
+        "Annotations/e.xml": "no list of train, val or test names it",
+        "JPEGImages/e.jpg": "no list of train, val or test names it",
     }

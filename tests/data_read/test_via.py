@@ -123,7 +123,7 @@ def test_a_project_and_its_exports_are_read_once(tmp_path: Path) -> None:
     write_csv(tmp_path / "via.csv", [("a.png", RECT, {"type": "scratch"})])
     report = read(tmp_path)
     assert (len(boxes(report)), report.counts()) == (2, {})
-    assert len([note for note in report.notes if "says nothing that another VIA file does not" in note]) == 2
+    assert len([note for note in report.notes if "repeats the regions of another VIA file" in note]) == 2
     write_csv(tmp_path / "via.csv", [("a.png", POLYGON, {"type": "scratch"})])
     report = read(tmp_path)
     assert (len(boxes(report)), report.counts()) == (3, {"image_listed_twice": 1})

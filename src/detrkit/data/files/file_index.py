@@ -146,22 +146,22 @@ class FileIndex:
     def relative(self, path: Path) -> tuple[str, ...]:
         """Parts of a path relative to the root (none for the root itself); all parts of a path outside of the root."""
         text = str(path)  # not its parts, which take ten times as long
-        if self.holds_below(path):
+        if self.is_below_root(path):
             return tuple(text[len(self._prefix) :].split(os.sep))  # noqa: PTH206
         return () if path == self.root else path.parts
 
-    def holds_below(self, path: Path) -> bool:
+    def is_below_root(self, path: Path) -> bool:
         """Whether a path lies below the root, compared as text, since this is called for every file."""
         text = str(path)
         return text.startswith(self._prefix) if self._prefix else not text.startswith((os.sep, ".."))
 
-    def once(self, paths: Iterable[Path]) -> list[Path]:
+    def unique_files(self, paths: Iterable[Path]) -> list[Path]:
         """The paths without those that are links to a file listed before."""
         if not self._linked:
             return list(paths)
         return list({os.path.realpath(path): path for path in reversed(list(paths))}.values())[::-1]
 
-    def same_files(self, paths: Iterable[str]) -> set[str]:
+    def with_linked_paths(self, paths: Iterable[str]) -> set[str]:
         """The paths, and all other paths that links give to the same files."""
         known = set(paths)
         if self._linked:

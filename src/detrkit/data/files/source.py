@@ -44,7 +44,7 @@ class Source:
     """One sentence per decision that the user should know of."""
     used: set[str] = field(default_factory=set)
     """Files that were used besides images and annotation files: lists, class names, settings."""
-    left: dict[str, tuple[str, str]] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Unused file -> (kind of finding, or empty for the default kind, and the reason)."""
     finder: ImageFinder = field(init=False)
     """Finds image files by the names that annotations give them."""
@@ -66,9 +66,9 @@ class Source:
         """Mark files as used."""
         self.used.update(map(str, paths))
 
-    def leave(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
+    def leave_out(self, paths: Iterable[Path], reason: str, kind: str = "") -> None:
         """Record why files are not used; `kind` of finding, by default `image_unused` or `annotations_unused`."""
-        self.left.update((str(path), (kind, reason)) for path in paths)
+        self.left_out.update((str(path), (kind, reason)) for path in paths)
 
     def named_folders(self, split_name: str) -> list[Path]:
         """Image folders that the user named: the one of this split, else those of all splits."""
@@ -94,11 +94,11 @@ class Source:
         if "train" not in splits:
             splits |= {"train": unnamed} if unnamed else {}
         else:
-            self.leave((p for item in unnamed for p in files(item)), "its folder names no split, while others do")
+            self.leave_out((p for item in unnamed for p in files(item)), "its folder names no split, while others do")
         test = splits.pop("test", [])
         if test and "val" in splits:
             self.notes.append("test is left alone: only train and val are used")
-            self.leave((p for item in test for p in files(item)), "", "set_aside")
+            self.leave_out((p for item in test for p in files(item)), "", "set_aside")
         elif test:
             splits["val"] = test
             self.notes.append("there is no validation split; test is used for it")

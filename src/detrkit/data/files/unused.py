@@ -36,7 +36,7 @@ def list_unused(source: Source, splits: Iterable[RawSplit], reason: str) -> None
         reason: the reason for files of which no other reason is recorded.
     """
     known = _mentioned(source, splits)
-    for path, (kind, why) in sorted(source.left.items()):
+    for path, (kind, why) in sorted(source.left_out.items()):
         if path not in known:
             source.findings.add(kind or _kind(path, source), path, detail=why)
             known.add(path)
@@ -142,4 +142,4 @@ def _mentioned(source: Source, splits: Iterable[RawSplit]) -> set[str]:
                 known.add(str(image.panoptic))
             known.update(str(o.segmentation.path) for o in image.objects if isinstance(o.segmentation, FileMask))
     known.update(finding.file for finding in source.findings)
-    return source.index.same_files(known)
+    return source.index.with_linked_paths(known)

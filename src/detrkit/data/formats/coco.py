@@ -57,7 +57,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
         if not isinstance(row, dict):
             findings.add("record_malformed", path, where, "expected an object with image_id, category_id and bbox")
             continue
-        owner = owner_of(row.get("image_id"), by_id)
+        owner = find_image(row.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {row.get('image_id')!r}")
             continue
@@ -88,7 +88,7 @@ def _has_size(box: Any) -> bool:
 
 
 def read_images(rows: list[Any], file: CocoFile, source: Source) -> tuple[list[RawImage], dict[Hashable, RawImage]]:
-    """Find the images of the records under `images`, in their order, and index them by id for `owner_of`.
+    """Find the images of the records under `images`, in their order, and index them by id for `find_image`.
 
     Raises:
         DataError: no image can be found.
@@ -223,7 +223,7 @@ def _nested(images: Any) -> str:
     return ""
 
 
-def owner_of(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:
+def find_image(value: Any, by_id: dict[Hashable, RawImage]) -> RawImage | None:
     """Find the image of an `image_id`: by its text, else by its number."""
     if isinstance(value, str) and (image := by_id.get(value.strip())) is not None:
         return image

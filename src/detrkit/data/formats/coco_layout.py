@@ -133,9 +133,11 @@ def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> 
         by_split["train"] = by_split.pop("")
         if len(by_split) > 1:
             names = _listed(source.index, (c.path for c in by_split["train"]))
-            source.notes.append(f"{names} is used for train: no file has a name that says so")
+            source.notes.append(f"{names} is used for train: no file is named train")
     unnamed = by_split.pop("", [])
-    source.leave((c.path for c in unnamed), "its name tells no split, while others do; --train_json takes it")
+    source.leave_out(
+        (c.path for c in unnamed), "its name does not say which split it is, while other names do; --train_json uses it"
+    )
     files = {split_name: _main_files(source, some) for split_name, some in by_split.items()}
     if "test" in files:
         test = files.pop("test")
@@ -146,7 +148,7 @@ def split_files(source: Source, index: FileIndex, *, panoptic: bool = False) -> 
                 source.notes.append(f"there is no validation split; {names} is used for it")
         else:
             source.notes.append(f"{names} is left alone: only train and val are used")
-            source.leave(test, "", "set_aside")
+            source.leave_out(test, "", "set_aside")
     return files
 
 
@@ -158,7 +160,7 @@ def _main_files(source: Source, coco_files: list[Candidate]) -> list[Path]:
     for candidate in coco_files:
         if candidate not in kept:
             content = "key points" if candidate.kind == "keypoints" else "annotations"
-            source.leave([candidate.path], f"further {content} beside {kept[0].path.name}", "other_task")
+            source.leave_out([candidate.path], f"further {content} beside {kept[0].path.name}", "other_task")
     if kept[0].kind == "keypoints":
         names = _listed(source.index, (c.path for c in kept))
         source.notes.append(f"{names} holds key points; its boxes are used, its key points are not")
@@ -173,12 +175,12 @@ def leave_other_tasks(source: Source, *, panoptic: bool = False) -> None:
     """Leave out COCO annotations of other tasks (captions, and either panoptic or instances), with their PNGs."""
     for candidate in candidates(source.index, panoptic=not panoptic):
         content = "objects" if panoptic else "COCO panoptic annotations"
-        source.leave([candidate.path], content, "other_task")
+        source.leave_out([candidate.path], content, "other_task")
         folders = [] if panoptic else png_folders(source.root, candidate.path, None)
         inside = (path for path in source.index.images if path.parent in folders)
-        source.leave(inside, f"of {candidate.path.name}", "other_task")
+        source.leave_out(inside, f"of {candidate.path.name}", "other_task")
     named = (path for path in source.index.with_suffix(".json") if path.name.startswith(_OTHER_TASKS))
-    source.leave((path for path in named if not json_kind(path)), "captions or lists of images", "other_task")
+    source.leave_out((path for path in named if not json_kind(path)), "captions or lists of images", "other_task")
 
 
 def image_folders(root: Path, path: Path, given: Path | None) -> list[Path]:

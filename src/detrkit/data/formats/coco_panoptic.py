@@ -17,7 +17,7 @@ from torch import Tensor
 from detrkit.data.decode.mask_files import FileMask, MaskFiles, regions_of
 from detrkit.data.files.image_finder import tidy_name
 from detrkit.data.files.source import Source
-from detrkit.data.formats.coco import as_id, owner_of, read_categories, read_content, read_images
+from detrkit.data.formats.coco import as_id, find_image, read_categories, read_content, read_images
 from detrkit.data.formats.coco_layout import png_folders
 from detrkit.data.formats.coco_splits import CocoFile, detect_json, load_json
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
@@ -60,7 +60,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
         if not isinstance(entry, dict) or not isinstance(entry.get("segments_info"), list) or not _file_name(entry):
             findings.add("record_malformed", path, where, "expected an object with image_id, file_name, segments_info")
             continue
-        owner = owner_of(entry.get("image_id"), by_id)
+        owner = find_image(entry.get("image_id"), by_id)
         if owner is None:
             findings.add("image_of_object_missing", path, where, f"image_id {entry.get('image_id')!r}")
             continue

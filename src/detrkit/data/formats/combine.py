@@ -59,7 +59,7 @@ def split_by_image(split: RawSplit, source: Source) -> dict[str, RawSplit]:
         return {"train": split}
     kept = source.fold_splits(by_split, lambda image: [image.path])
     counts = ", ".join(f"{len(images)} of {split_name}" for split_name, images in by_split.items() if split_name)
-    source.notes.append(f"images of one file tell their split by its name in `split` or in their folders: {counts}")
+    source.notes.append(f"images of one file are divided by `split` or by their folders: {counts}")
     return {split_name: replace(split, name=split_name, images=images) for split_name, images in kept.items()}
 
 

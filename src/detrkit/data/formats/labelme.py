@@ -29,10 +29,10 @@ from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.shapes import (
     Points,
     UnreadableError,
-    extent,
-    flat,
+    bounding_box,
+    ellipse_polygon,
+    flatten,
     number_classes,
-    oval,
     points_of,
     printable,
 )
@@ -74,7 +74,7 @@ def load_labelme(source: Source) -> dict[str, RawSplit]:
         DataError: no file can be read, or the images exist only inside the json files.
     """
     index = source.index
-    paths = index.once(index.with_suffix(".json"))
+    paths = index.unique_files(index.with_suffix(".json"))
     files = [_load(p, source) for p in paths if p.stem in index.image_stems or _looks_like_labelme(p, shapes=False)]
     matches = _match_images(files, source)
     by_split: dict[str, list[tuple[_File, RawImage]]] = {}
@@ -212,7 +212,7 @@ def _make_image(file: _File, match: Match, label_files: dict[Path, Path], source
         return None
     if match.path in label_files:
         other = "/".join(source.index.relative(label_files[match.path]))
-        source.leave([file.path], f"its image {match.name} has its labels from {other}")
+        source.leave_out([file.path], f"its image {match.name} has its labels from {other}")
         return None
     label_files[match.path] = file.path
     image = RawImage(None, match.path, match.name, file.height, file.width, [], file=str(file.path))
@@ -253,7 +253,7 @@ def _raise_nothing_usable(source: Source, embedded: int) -> None:
 def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
     """Report images without a json file in folders where others have one: they may hold objects."""
     folders = {path.parent for path in labelled}
-    known = source.index.same_files(map(str, labelled))
+    known = source.index.with_linked_paths(map(str, labelled))
     for image in source.index.images:
         if image.parent in folders and str(image) not in known:
             source.findings.add("image_unlabelled", image, detail="no json file")
@@ -305,7 +305,7 @@ def _make_objects(file: _File, source: Source) -> list[RawObject]:
         group = shape.get("group_id")
         first = groups.get((label, repr(group))) if kind == "polygon" and group is not None else None
         if first is not None:
-            first.box = extent([(first.box[0], first.box[1]), (first.box[2], first.box[3]), *points])
+            first.box = bounding_box([(first.box[0], first.box[1]), (first.box[2], first.box[3]), *points])
             first.segmentation += outline
             continue
         made = RawObject(None, label or None, box, None, shape.get("difficult") in (1, "1", "true"), outline, where)
@@ -320,22 +320,22 @@ def _box_and_polygon(
 ) -> tuple[list[float], Any] | None:
     """Box (x1, y1, x2, y2) and segmentation of a shape; None if it is no object, such as a point."""
     if kind == "rectangle":
-        return extent(points), None
+        return bounding_box(points), None
     if kind == "circle" and len(points) >= 2:
         (cx, cy), (x, y) = points[:2]
         radius = hypot(x - cx, y - cy)
-        box, ring = oval(cx, cy, radius, radius)
-        return box, [flat(ring)]
+        box, ring = ellipse_polygon(cx, cy, radius, radius)
+        return box, [flatten(ring)]
     if kind == "mask":
-        box, outline, fault = _decode_mask(shape.get("mask"), extent(points))
+        box, outline, fault = _decode_mask(shape.get("mask"), bounding_box(points))
         if fault:
             source.findings.add("segmentation_malformed", file.path, where, fault)
         return box, outline
     if isinstance(kind, str) and kind in _OUTLINES:
-        note = "turned boxes are read as upright boxes around them, with their corners as polygon"
+        note = "rotated boxes are read as the upright boxes around them, with their corners as polygon"
         if kind in _TURNED and note not in source.notes:
             source.notes.append(note)
-        return extent(points), [flat(points)]
+        return bounding_box(points), [flatten(points)]
     return None
 
 

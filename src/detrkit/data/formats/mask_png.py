@@ -64,7 +64,7 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
         else:
             notes.append("test is left alone: only train and val are used")
             masks = [path for item in test for path, _ in (*item.values, *item.objects)]
-            source.leave([*(item.path for item in test), *masks], "", "set_aside")
+            source.leave_out([*(item.path for item in test), *masks], "", "set_aside")
     if not any(by_split.values()):
         raise DataError(f"expected images and masks of them in {root}, found none; fix --data")
     listed = next((path for path in name_files(source.index) if path.parent in (root, *bases)), None)

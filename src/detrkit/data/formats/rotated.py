@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 Box = tuple[float, float, float, float]
 
 
-def around(box: Box, rotation: float) -> Box:
+def enclosing_box(box: Box, rotation: float) -> Box:
     """The axis-aligned box x1, y1, x2, y2 around a rectangle rotated about its center.
 
     Args:

@@ -44,18 +44,18 @@ def points_of(value: Any) -> Points | None:
     return points
 
 
-def extent(points: Points) -> list[float]:
+def bounding_box(points: Points) -> list[float]:
     """The box x1, y1, x2, y2 around all points."""
     xs, ys = zip(*points, strict=True)
     return [min(xs), min(ys), max(xs), max(ys)]
 
 
-def flat(points: Points) -> list[float]:
+def flatten(points: Points) -> list[float]:
     """The points as a COCO polygon: x, y, x, y, ..."""
     return [value for point in points for value in point]
 
 
-def oval(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> tuple[list[float], Points]:
+def ellipse_polygon(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> tuple[list[float], Points]:
     """The exact box (x1, y1, x2, y2) of an ellipse, and a polygon that approximates it.
 
     Args:

@@ -310,7 +310,7 @@ _UNSUPPORTED = (
         f"{_BOXES}, with an upright box around the corners",
     ),
     _Format(
-        "labels of DOTA, turned boxes ({})" + _UNREAD,
+        "labels of DOTA, rotated boxes ({})" + _UNREAD,
         _in_text(rf"(?:{_NUMBER}\s+){{8}}[A-Za-z][^\s]*(\s+\d)?$"),
         f"{_BOXES}, with an upright box around the four corners, or the corners as polygon: boxes here are upright",
     ),
@@ -361,7 +361,7 @@ _UNSUPPORTED = (
     ),
     # the rest
     _Format("arrays of MATLAB, NumPy or Python ({})" + _UNREAD, _ending(".mat", ".npz", ".npy", ".pkl", ".h5"), _BOXES),
-    _Format("an archive ({}), which is not looked into", _ending(*_ARCHIVES), "unpack it and name the folder"),
+    _Format("an archive ({}), which is not opened", _ending(*_ARCHIVES), "unpack it and name the folder"),
     _Format(
         "folders of images and no annotations ({})",
         _class_folders,

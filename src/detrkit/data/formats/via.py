@@ -58,7 +58,7 @@ def load_via(source: Source) -> dict[str, RawSplit]:
         DataError: a file cannot be read, or none names an image.
     """
     index = source.index
-    paths = index.once(p for p in index.with_suffix(".json", ".csv") if _looks_like_via(p))
+    paths = index.unique_files(p for p in index.with_suffix(".json", ".csv") if _looks_like_via(p))
     entries: list[_Entry] = []
     for path in sorted(paths, key=lambda p: (p.suffix.lower() != ".json", "project" in p.name.lower(), p)):
         entries += _load(path, source)
@@ -88,7 +88,9 @@ def load_via(source: Source) -> dict[str, RawSplit]:
     _fill_in_sizes(everything)
     bare = sum(not image.objects for image in everything)
     if bare and bare < len(everything):
-        source.notes.append(f"{bare} of {len(everything)} images have no region; they count as images without objects")
+        source.notes.append(
+            f"{bare} of {len(everything)} images have no region; they are used as images without objects"
+        )
     categories = number_classes(everything)
     return {
         split_name: RawSplit(split_name, split_images, categories, "xyxy", str(source.root))
@@ -218,7 +220,7 @@ def _merge_entries(entries: list[_Entry], source: Source) -> dict[tuple[str, Pat
             source.findings.add("image_listed_twice", entry.file, entry.where, image.file_name)
     for file in dict.fromkeys(entry.file for entry in entries):
         if not news[file]:
-            source.notes.append(f"{'/'.join(source.index.relative(file))} says nothing that another VIA file does not")
+            source.notes.append(f"{'/'.join(source.index.relative(file))} repeats the regions of another VIA file")
     return by_image
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from detrkit.data.files.source import Source
 from detrkit.data.formats.raw import RawImage, RawObject
-from detrkit.data.formats.shapes import Points, UnreadableError, extent, flat, number, oval, printable
+from detrkit.data.formats.shapes import (
+    Points,
+    UnreadableError,
+    bounding_box,
+    ellipse_polygon,
+    flatten,
+    number,
+    printable,
+)
 
 _CLASS_WORDS = ("class", "label", "category", "type", "name", "object", "species", "defect")
 """Words in the names of attributes that hold classes, the most likely first."""
@@ -94,12 +102,12 @@ def _box_and_polygon(kind: Any, region: Region) -> tuple[list[float], Any] | Non
         return [x, y, x + width, y + height], None
     if kind == "circle":
         cx, cy, r = _numbers(region, "cx", "cy", "r")
-        box, ring = oval(cx, cy, r, r)
-        return box, [flat(ring)]
+        box, ring = ellipse_polygon(cx, cy, r, r)
+        return box, [flatten(ring)]
     if kind == "ellipse":
         cx, cy, rx, ry = _numbers(region, "cx", "cy", "rx", "ry")
-        box, ring = oval(cx, cy, rx, ry, number(region.shape.get("theta")) or 0.0)
-        return box, [flat(ring)]
+        box, ring = ellipse_polygon(cx, cy, rx, ry, number(region.shape.get("theta")) or 0.0)
+        return box, [flatten(ring)]
     if kind == "polygon":
         xs, ys = (region.shape.get(f"all_points_{axis}") for axis in "xy")
         points: Points = []
@@ -110,7 +118,7 @@ def _box_and_polygon(kind: Any, region: Region) -> tuple[list[float], Any] | Non
             points.append((px, py))
         if not isinstance(xs, list) or not isinstance(ys, list) or not points or not len(xs) == len(ys) == len(points):
             raise UnreadableError(f"{region.where}: expected all_points_x and all_points_y, as many of each")
-        return extent(points), [flat(points)]
+        return bounding_box(points), [flatten(points)]
     return None
 
 

@@ -85,8 +85,8 @@ def load_voc(source: Source) -> dict[str, RawSplit]:
             images += FileIndex(given).images
     file_of = {file: image for image, file in pair(source.index, files, images).file_of.items()}
     splits_of_files = split_xml(source, files)
-    for file in [Path(file) for file in source.left if Path(file) in file_of]:
-        source.left.setdefault(str(file_of[file]), source.left[str(file)])
+    for file in [Path(file) for file in source.left_out if Path(file) in file_of]:
+        source.left_out.setdefault(str(file_of[file]), source.left_out[str(file)])
     for split_name, listed in splits_of_files.items():
         records = [_read_file(path, file_of.get(path), source) for path in listed]
         splits[split_name] = _with_images([r for r in records if r is not None], split_name, file_of, source)
@@ -175,7 +175,7 @@ def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
     used = {image.path for split_images in splits.values() for image in split_images}
     folders = {path.parent for path in used}
     for image in source.index.images:
-        if image.parent in folders and image not in used and not {str(image)} & (source.left.keys() | source.used):
+        if image.parent in folders and image not in used and not {str(image)} & (source.left_out.keys() | source.used):
             source.findings.add("image_unlabelled", image)
 
 

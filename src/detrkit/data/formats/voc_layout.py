@@ -23,7 +23,7 @@ from detrkit.errors import DataError
 
 _SNIFFED = 64
 _HEAD = 4096
-_UNLISTED = "no list that tells a split names it"
+_UNLISTED = "no list of train, val or test names it"
 _ANNOTATION = re.compile(rb"<(?:\w+:)?annotation[\s>]", re.IGNORECASE)
 
 
@@ -60,11 +60,11 @@ def split_xml(source: Source, files: list[Path]) -> dict[str, list[Path]]:
         for split_name, paths in by_list.items():
             by_split.setdefault(split_name, []).extend(paths)
         listed = {path for paths in by_list.values() for path in paths}
-        unlisted = [path for path in inside if path not in listed and str(path) not in source.left]
-        source.leave(unlisted, _UNLISTED)
+        unlisted = [path for path in inside if path not in listed and str(path) not in source.left_out]
+        source.leave_out(unlisted, _UNLISTED)
         others = [path for path in lists if not _split_of(path)]
         if unlisted:
-            source.leave(others, "its name tells no split")
+            source.leave_out(others, "its name does not say which split it is")
         else:
             source.use(*others)
         inside_set = set(inside)
@@ -92,7 +92,7 @@ def _by_tables(source: Source, files: list[Path], by_split: dict[str, list[Path]
             listed.update(xmls)
     if not listed:
         return files
-    source.leave([path for path in files if path not in listed and str(path) not in source.left], _UNLISTED)
+    source.leave_out([path for path in files if path not in listed and str(path) not in source.left_out], _UNLISTED)
     return []
 
 
@@ -104,7 +104,7 @@ def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) 
     elif len(xmls) > 1:
         rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
         source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
-        source.leave(xmls, "a list names it without its folder, and others are called alike")
+        source.leave_out(xmls, "a list names it without its folder, and other files have the same name")
         return []
     return xmls
 
@@ -118,7 +118,7 @@ def _divide_trainval(source: Source, by_split: dict[str, list[Path]]) -> None:
     if rest and missing:
         by_split[missing[0]] = rest
     else:
-        source.leave(rest, "only trainval names it, beside lists of train and val")
+        source.leave_out(rest, "only trainval names it, beside lists of train and val")
 
 
 def _lists(index: FileIndex) -> dict[Path, list[Path]]:

@@ -15,7 +15,7 @@ from detrkit.data.files.encodings import read_text
 from detrkit.data.files.pairing import Pairs, pair
 from detrkit.data.files.source import Source
 from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
-from detrkit.data.formats.yolo_layout import Layout, describe_layout, describe_unmet, find_layout, label_pairs
+from detrkit.data.formats.yolo_layout import Layout, describe_layout, describe_unpaired, find_layout, label_pairs
 from detrkit.data.formats.yolo_lines import as_ids, parse_line
 from detrkit.data.formats.yolo_points import WideRow, resolve_key_points
 from detrkit.data.validation.findings import Findings
@@ -30,7 +30,7 @@ def detect_yolo(source: Source) -> str:
 
 def explain_yolo(source: Source) -> str:
     """Say why files that look like YOLO labels cannot be loaded; empty if there are no such files."""
-    return describe_unmet(source.index)
+    return describe_unpaired(source.index)
 
 
 def load_yolo(source: Source) -> dict[str, RawSplit]:
@@ -79,7 +79,7 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
 def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
     """Return image -> label file, and report labels and images that could not be paired."""
     images = list(dict.fromkeys(path for some in layout.images.values() for path in some))
-    inside = [path for path in images if source.index.holds_below(path)]
+    inside = [path for path in images if source.index.is_below_root(path)]
     # pair all images of the data set, so that labels of unused images are not reported as labels without image
     if source.index.image_set.issuperset(inside):
         pairs = label_pairs(source.index)
@@ -95,7 +95,7 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
             names = ", ".join(path.name for path in both)
             source.findings.add("label_shared", file, detail=names)
     for file, preferred in pairs.doubled.items():
-        source.leave([file], f"{preferred} is used for the same image")
+        source.leave_out([file], f"{preferred} is used for the same image")
     for file in pairs.alone:
         source.findings.add("label_without_image", file)
     unsure = _leave_ambiguous(source, pairs)
@@ -108,8 +108,8 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
             source.findings.add("image_without_label", path)
     elif without:
         source.notes.append(
-            f"{len(without)} of {len(images)} images have no label file and count as images without objects; labels "
-            f"are looked for in folders labels/ and beside images, as {_expected(without[0])}"
+            f"{len(without)} of {len(images)} images have no label file and are used as images without objects; labels "
+            f"are searched in folders labels/ and beside images, as {_expected(without[0])}"
         )
     return labels
 

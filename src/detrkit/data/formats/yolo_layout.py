@@ -83,7 +83,7 @@ def describe_layout(index: FileIndex) -> str:
     return "text files of labels" + (f" and {names[0].name}" if names else "")
 
 
-def describe_unmet(index: FileIndex) -> str:
+def describe_unpaired(index: FileIndex) -> str:
     """Write the error sentence for label files of which none can be paired with an image; empty if there are none."""
     labels = [path for path in _label_files(index) if _looks_like_label(path)]
     if not labels or not index.images or pair(index, labels, index.images).file_of:
@@ -91,7 +91,7 @@ def describe_unmet(index: FileIndex) -> str:
     first, image = ("/".join(index.relative(path)) for path in (labels[0], index.images[0]))
     return (
         f"expected label files with the names of their images in {index.root}, found {len(labels)} label files and "
-        f"{len(index.images)} images of which none certainly belong together (the first of each: {first} and {image}); "
+        f"{len(index.images)} images that cannot be paired (the first of each: {first} and {image}); "
         "give both the same folders and names, such as images/train/1.jpg and labels/train/1.txt"
     )
 
@@ -150,7 +150,7 @@ def _leave_configs(files: list[Path], source: Source) -> None:
     others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
     others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
     used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
-    source.leave((path for path in others if path not in files), f"{used} is read; name another one with --data")
+    source.leave_out((path for path in others if path not in files), f"{used} is read; name another one with --data")
 
 
 def _is_yaml_config(path: Path) -> bool:
@@ -273,7 +273,7 @@ def _images_in(source: Source, folder: Path) -> list[Path]:
     inside = [path for path in source.index.images if path.is_relative_to(folder)]
     if not inside and not folder.is_relative_to(source.root):
         inside = FileIndex(folder).images
-    return source.index.once(inside)
+    return source.index.unique_files(inside)
 
 
 # --- without such a file ---------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def _images_by_folder(source: Source) -> dict[str, list[Path]]:
     """Return split -> images with a label file, and the images beside them; folders tell the split."""
     pairs = label_pairs(source.index)
     folders = {path.parent for path in pairs.file_of}
-    used = source.index.once(path for path in source.index.images if path.parent in folders)
+    used = source.index.unique_files(path for path in source.index.images if path.parent in folders)
     splits = {path: split_of_parts(source.index.relative(path)[:-1]) for path in used}
     by_split: dict[str, list[Path]] = {}
     for path, split_name in splits.items():

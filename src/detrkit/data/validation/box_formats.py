@@ -128,7 +128,7 @@ def chosen_format(name: str, raw_split: RawSplit) -> BoxFormat | None:
         raise ConfigError(f"--box_format must be auto, {', '.join(BOX_FORMATS)}, found {name!r}")
     if raw_split.boxes_from_masks:
         raise ConfigError(
-            f"--box_format says how files write boxes, but those of {raw_split.source} are made of its masks; "
+            f"--box_format says how files write boxes, but those of {raw_split.source} are computed from masks; "
             "leave it at auto"
         )
     return BOX_FORMATS[name]

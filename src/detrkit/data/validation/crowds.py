@@ -45,7 +45,7 @@ def note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings:
     }
     if "val" in splits and not statistics["val"]["objects"]:
         ignored = statistics["val"]["crowds"]
-        detail = f"{ignored} crowds or difficult objects, which do not count" if ignored else "none at all"
+        detail = f"{ignored} crowds or difficult objects, which are ignored" if ignored else "none at all"
         findings.add("val_without_objects", splits["val"].source, detail=detail)
     for category_id, name in zip(categories.ids, categories.names, strict=True):
         if not any(of[name] for of in counts.values()) and not any(of[category_id] for of in crowds.values()):

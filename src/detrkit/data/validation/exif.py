@@ -44,7 +44,7 @@ class ExifChoice:
         return bool(self.stored) if own is None else own
 
 
-UNDECIDED = ExifChoice(None, False, "nothing tells whether they were drawn on the image as stored")
+UNDECIDED = ExifChoice(None, False, "it is unclear whether they were drawn on the image as stored")
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Votes:
         if not by_boxes and not listed:
             return UNDECIDED
         stored, upright = self.listed_stored, self.listed_upright
-        evidence = "{n} turned images list the size of {what}"
+        evidence = "{n} rotated images list the size of {what}"
         if by_boxes:
             stored, upright = self.boxes_stored, self.boxes_upright
             fit = "are in whole pixels of" if self.relative else "fit"
-            evidence = f"the boxes of {{n}} turned images {fit} {{what}} alone"
+            evidence = f"the boxes of {{n}} rotated images {fit} {{what}} alone"
         if min(stored, upright) > _FEW * max(stored, upright):
-            vote = f"{stored} turned images tell that boxes are about the image as stored, {upright} about the upright"
-            return ExifChoice(None, False, f"{vote} one, so the listed size of each counts")
+            vote = f"{stored} rotated images show that boxes refer to the image as stored, {upright} to the upright"
+            return ExifChoice(None, False, f"{vote} one, so the listed size of each decides")
         decided = stored > upright
         return ExifChoice(decided, by_boxes, evidence.format(n=max(stored, upright), what=_AS[decided]))
 

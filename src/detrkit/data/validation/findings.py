@@ -37,7 +37,7 @@ ACTIONS: dict[str, Action] = {
     "crowd_as_object": Action(
         "repaired",
         "a split whose objects are all crowds (iscrowd 1) with masks, as CVAT exports brush masks",
-        "they count as objects",
+        "used as objects",
     ),
     "category_mostly_crowds": Action(
         "noted",
@@ -45,7 +45,7 @@ ACTIONS: dict[str, Action] = {
         "crowds are not trained on; set iscrowd to 0 for single objects, as with brush masks of CVAT",
     ),
     "val_without_objects": Action(
-        "noted", "a val split without an object that counts", "average precision cannot be measured on it"
+        "noted", "a val split without objects, apart from crowds", "average precision cannot be measured on it"
     ),
     "box_rotated": Action("repaired", "a rotated rectangle", "the upright box around it is used"),
     # files
@@ -71,7 +71,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "label_without_image": Action("dropped", "a label file whose image is not there", "it is left out"),
     "image_without_label": Action(
-        "noted", "an image without a label file, where most have one", "it counts as an image without objects"
+        "noted", "an image without a label file, where most have one", "used as an image without objects"
     ),
     "label_extra_columns": Action(
         "noted",
@@ -127,7 +127,7 @@ ACTIONS: dict[str, Action] = {
     # classes
     "category_name_twice": Action("repaired", "two categories of one name", "the id is added to the later name"),
     "category_name_absent": Action("repaired", "a category without a name", "its id becomes its name"),
-    "category_listed_twice": Action("repaired", "the same category listed again", "it counts once"),
+    "category_listed_twice": Action("repaired", "the same category listed again", "used once"),
     "categories_absent": Action(
         "repaired", "a file without a list of categories", "the ids that occur become the categories"
     ),
@@ -149,7 +149,7 @@ ACTIONS: dict[str, Action] = {
     "image_id_twice": Action(
         "dropped", "two images of one id", "the first keeps the id and the objects; the other is left out"
     ),
-    "image_listed_twice": Action("repaired", "one file listed again", "it counts once, with the objects of both"),
+    "image_listed_twice": Action("repaired", "one file listed again", "used once, with the objects of both"),
     "image_id_not_integer": Action(
         "repaired",
         'an image id that is no integer of 64 bits, or another spelling of one ("1", "01")',
@@ -208,7 +208,7 @@ ACTIONS: dict[str, Action] = {
     "annotation_id_absent": Action(
         "repaired", "an object without a positive id (official evaluation never matches id 0)", "it gets a new id"
     ),
-    "annotation_twice": Action("dropped", "the same box of the same class again", "it counts once"),
+    "annotation_twice": Action("dropped", "the same box of the same class again", "used once"),
     "image_object_lost": Action(
         "dropped",
         "an image with an object that cannot be read or understood, or without any object that can be used",
@@ -245,7 +245,7 @@ ACTIONS: dict[str, Action] = {
         "dropped", "a panoptic segment, or a file for one object, without a pixel", "it is left out"
     ),
     "pixels_without_segment": Action(
-        "noted", "ids in a panoptic PNG that no segment has", "they count as void, which is never wrong"
+        "noted", "ids in a panoptic PNG that no segment has", "used as void, which is never counted as an error"
     ),
     "box_from_mask": Action("repaired", "a segment without a usable box", "it gets the box of its pixels"),
     "mask_box_differs": Action(
@@ -255,21 +255,21 @@ ACTIONS: dict[str, Action] = {
     "mask_smoothed": Action(
         "noted",
         "a file of masks whose values look like the smooth edge of one object",
-        "each value counts as an object; save the mask with hard edges",
+        "each value is used as an object; save the mask with hard edges",
     ),
     "mask_in_parts": Action(
         "noted",
         "a mask of one value whose pixels are several separate regions",
-        "they count as one object; where they are several, give each a value or a file of its own",
+        "used as one object; if they are several, give each a value or a file of its own",
     ),
-    "mask_empty": Action("repaired", "polygons or RLE without a pixel in the image", "the box counts as the mask"),
+    "mask_empty": Action("repaired", "polygons or RLE without a pixel in the image", "the box is used as mask"),
     "mask_absent": Action(
         "repaired",
         "an object without a mask, where others have one",
-        "the box counts as the mask, if masks are trained",
+        "the box is used as mask, if masks are trained",
     ),
     "polygon_outside": Action(
-        "repaired", "a polygon that leaves its image by more than a pixel", "what is outside does not count"
+        "repaired", "a polygon that leaves its image by more than a pixel", "the part outside is ignored"
     ),
     # the whole
     "objects_exceed_queries": Action(

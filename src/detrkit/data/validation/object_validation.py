@@ -10,7 +10,7 @@ from typing import Any
 from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.raw import BoxForm, RawImage, RawObject, RawSplit
-from detrkit.data.formats.rotated import around
+from detrkit.data.formats.rotated import enclosing_box
 from detrkit.data.records import ObjectRecord
 from detrkit.data.validation.box_values import Box, as_number, parse_box
 from detrkit.data.validation.exif import UNDECIDED, ExifChoice
@@ -168,7 +168,7 @@ def clean_objects(
             continue
         if raw.rotation and form != "relative":
             findings.add("box_rotated", image.file, raw.where, f"by {raw.rotation:.4g} degrees")
-            box = around(box, raw.rotation)
+            box = enclosing_box(box, raw.rotation)
         if not transform.is_identity:
             box = transform.box(box)
         x1, y1, x2, y2 = box

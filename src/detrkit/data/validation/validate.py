@@ -277,7 +277,7 @@ def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -
 
 def _turn(transform: AnnotationTransform, image: RawImage, exif: ExifChoice) -> str:
     """Say whether the boxes of an image with an EXIF orientation were rotated, and why."""
-    return f"boxes {'turned with it' if transform.is_turned else 'kept'}: {exif.why}" if image.objects else ""
+    return f"boxes {'rotated with it' if transform.is_turned else 'kept'}: {exif.why}" if image.objects else ""
 
 
 def _note_many_lost(raw: RawDataset, split: Split, images: list[RawImage]) -> None:

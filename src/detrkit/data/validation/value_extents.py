@@ -136,7 +136,7 @@ def resolve_value_range(
     notes = [_range_note(list(measured[deciding].values()), found, deciding)]
     plain = sum(map(len, by_split.values())) - count
     if plain:
-        notes.append(f"images of 8 bits ({plain}) beside those of more ({count}) stay as they are, 255 is white")
+        notes.append(f"the {plain} images of 8 bits are used as they are, beside {count} of more bits")
     return found, notes
 
 
