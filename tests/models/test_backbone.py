@@ -6,8 +6,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from detrkit.errors import ConfigError, WeightsError
-from detrkit.models.backbones import resnet as backbones
-from detrkit.models.backbones.resnet import RESNETS, Backbone, build_features, resnet
+from detrkit.models.backbones import families as backbones
+from detrkit.models.backbones.families import build_features
+from detrkit.models.backbones.resnet import RESNETS, Backbone, resnet
 from detrkit.models.layers.position_encoding import SinePosition
 from models.small import small_model, some_images
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detrkit.errors import ConfigError, WeightsError
-from detrkit.models.backbones.resnet import build_features
+from detrkit.models.backbones.families import build_features
 from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
 
 

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.errors import ConfigError, WeightsError
 from detrkit.models.backbones.base import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
-from detrkit.models.backbones.pretrained import load_body, published_resnet, read_state_dict
-from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
-from detrkit.models.backbones.timm import timm_features
 from detrkit.models.layers.feature_levels import Level
 from detrkit.models.layers.position_encoding import LearnedPosition, SinePosition
 
@@ -86,62 +81,6 @@ class Backbone(nn.Module):
             return images
         missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
         return F.pad(images, missing, value=value)
-
-
-def build_features(
-    name: str,
-    norm: str = "frozen",
-    dilation: bool = False,
-    weights: str | None = None,
-    strides: tuple[int, ...] = (),
-    high_res_strides: tuple[int, ...] = (),
-) -> Features:
-    """Build the backbone of a name: one of `RESNETS` or `RESNETS_VD`, or "timm:NAME".
-
-    Args:
-        name: of the architecture.
-        norm: one of `NORMS`.
-        dilation: the last map at 1/16 instead of 1/32 of the image (DC5); only with that map alone.
-        weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
-            file.
-        strides: of the feature maps, increasing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
-            last map alone.
-        high_res_strides: strides of additional maps before these, for masks.
-
-    Raises:
-        ConfigError: there is no such architecture, or it cannot have that norm, dilation or stride.
-        WeightsError: the weights cannot be loaded or do not fit.
-        MissingExtraError: timm is not installed.
-    """
-    weights = None if weights == "none" else weights
-    if dilation and strides and (strides != (16,) or name.startswith("timm:")):
-        raise ConfigError(
-            f"expected dilation=False with feature levels, found True with {','.join(map(str, strides))}; leave out "
-            "--dilation or --feature_levels"
-        )
-    if name.startswith("timm:"):
-        return timm_features(name.removeprefix("timm:"), norm, dilation, weights, strides, high_res_strides)
-    known = RESNETS + RESNETS_VD
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "use one of those, or timm:NAME for a model of timm"
-        raise ConfigError(f"expected a backbone {', '.join(known)} or timm:NAME, found {name!r}; {hint}")
-    if name in RESNETS_VD:
-        if dilation:
-            raise ConfigError(f"expected dilation=False for {name}, found True, which only resnet18 to resnet152 have")
-        if weights == "imagenet":
-            raise WeightsError(
-                f"expected a file of weights for {name}, found imagenet, but none are published under that name; give "
-                "a file as --backbone_weights PATH, or start without: --backbone_weights none"
-            )
-        features = resnet_vd(name, norm, strides, high_res_strides)
-    else:
-        features = resnet(name, norm, dilation, strides, high_res_strides)
-    if weights == "imagenet":
-        load_body(features.body, published_resnet(name), f"the published weights of {name}")
-    elif weights is not None:
-        load_body(features.body, read_state_dict(weights), weights)
-    return features
 
 
 def resnet(
