@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from detrkit.config.settings_page import settings_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_PAGES = ("README", "README.zh-CN", "ARCHITECTURE", "CONTRIBUTING", "CODE_OF_CONDUCT", "CHANGELOG")
@@ -50,7 +51,7 @@ def notebook_page(notebook: dict[str, Any]) -> str:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write the links of a page for the site, and the table of settings into its page."""
-    parts = _FENCE.split(markdown.replace(SETTINGS, settings_table() if SETTINGS in markdown else ""))
+    parts = _FENCE.split(markdown.replace(SETTINGS, settings_tables() if SETTINGS in markdown else ""))
     uri = page.file.src_uri
     return "".join(
         part if part.startswith("```") else _LINK.sub(lambda m: _link(m, uri, config), part) for part in parts
@@ -67,28 +68,3 @@ def _link(match: re.Match[str], uri: str, config: MkDocsConfig) -> str:
         path = path.removeprefix("docs/").replace(".ipynb", ".md")
         return f"[{text}]({posixpath.relpath(path, posixpath.dirname(uri) or '.')}{'#' + anchor if anchor else ''})"
     return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})" if config.repo_url else text
-
-
-def settings_table() -> str:
-    """The settings of `TrainConfig` by group: values, default and help of each, from the fields themselves."""
-    from docstring_parser import parse
-    from docstring_parser.attrdoc import add_attribute_docstrings
-
-    from detrkit.config.fields import describe_range, describe_type, hints_of
-    from detrkit.config.train import CONFIG_GROUPS
-
-    lines: list[str] = []
-    for group in CONFIG_GROUPS:
-        docs = parse(group.__doc__ or "")
-        add_attribute_docstrings(group, docs)
-        texts = {each.arg_name: " ".join((each.description or "").split()) for each in docs.params}
-        lines += [f"## {docs.short_description}", "", "| setting | values | default | meaning |", "|---|---|---|---|"]
-        for field in fields(group):
-            hint = hints_of(group)[field.name]
-            values = ", ".join(filter(None, (describe_type(hint), describe_range(hint))))
-            made = field.default_factory is not MISSING
-            default = field.default_factory() if made else field.default  # type: ignore[misc]
-            shown = f"`{json.dumps(default)}`" if default not in ("", None) else ""
-            lines.append(f"| `{field.name}` | {values} | {shown} | {texts.get(field.name, '')} |".replace("  ", " "))
-        lines.append("")
-    return "\n".join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 from tests.data_read.conftest import write_image
 
 from detrkit.config.data import DataChoice
+from detrkit.config.settings_page import help_of
 from detrkit.data.files.source import Source
 from detrkit.data.formats import registry
 from detrkit.data.formats.detect import open_dataset
@@ -80,5 +81,9 @@ def test_messages_name_the_new_format(data: Path) -> None:
         open_dataset(data / "images")
 
 
-def test_the_flag_offers_the_formats_of_the_table() -> None:
-    assert get_args(get_type_hints(DataChoice)["data_format"]) == ("auto", *(row.name for row in FORMATS))
+def test_the_flag_takes_the_formats_of_the_table_and_its_help_names_them(data: Path) -> None:
+    assert DataChoice(data_format="csv").data_format == "csv"
+    with pytest.raises(Exception, match=r"--data_format must be auto, coco, .* or csv, found 'tfrecord'"):
+        DataChoice(data_format="tfrecord")
+    text = help_of(DataChoice)["data_format"]
+    assert all(re.search(rf"\b{row.name}\b", text) for row in FORMATS)

@@ -28,7 +28,6 @@ TRIED = (
     "docs/your-own-data.md",
     "docs/fine-tuning.md",
     "docs/evaluation.md",
-    "docs/adding-a-switch.md",
     "docs/benchmarks/speed.md",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
-from detrkit.config.fields import Count, Index, Settings, Share, Travels, Weight
+from detrkit.config.fields import Count, Index, NamesOf, Settings, Share, Travels, Weight
 
 
 class DatasetKwargs(TypedDict):
@@ -29,8 +29,8 @@ class DataChoice(Settings):
 
     data: str = ""
     """Folder or file of the data set; its format is detected (see --data_format)."""
-    data_format: Literal["auto", "coco", "voc", "yolo", "labelme", "via", "masks", "coco_panoptic"] = "auto"
-    """Format of the data set."""
+    data_format: Annotated[str, NamesOf("detrkit.data.formats.registry:FORMATS", ("auto",))] = "auto"
+    """Format of the data set: coco, voc, yolo, labelme, via, masks or coco_panoptic; auto: detected."""
     train_json: str = ""
     """COCO annotations of the training images, where they are not detected."""
     val_json: str = ""

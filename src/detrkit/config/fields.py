@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from importlib import import_module
 from math import inf
 from numbers import Integral, Real
 from os import PathLike, fspath
@@ -43,6 +44,21 @@ class Travels(Enum):
     WITHOUT_TRACE = "part of the architecture, though keys and shapes are the same: the outputs depend on it"
     AS_SETTING = "comes with the weights, which work with another value too"
     IN_TRAINING = "matters in training only: comes with weights that state it"
+
+
+@dataclass(frozen=True)
+class NamesOf:
+    """A marker: the values are the names of the rows of a table, which is imported when a value is checked."""
+
+    table: str
+    """`module:NAME` of the table; its rows have a `name`."""
+    others: tuple[str, ...] = ()
+    """Values besides, which need no import."""
+
+    def names(self) -> list[str]:
+        """All values."""
+        module, _, name = self.table.partition(":")
+        return [*self.others, *(row.name for row in getattr(import_module(module), name))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +160,10 @@ def _check(name: str, value: object, hint: Any) -> None:
     parts = get_args(kind) if get_origin(kind) is Union else (kind,)
     if not any(_is_of(value, part) for part in parts):
         raise ConfigError(f"{name} must be {describe_type(hint)}, found {value!r}")
+    for marker in markers_of(hint):
+        if isinstance(marker, NamesOf) and value not in marker.others and value not in marker.names():
+            *first, last = marker.names()
+            raise ConfigError(f"{name} must be {', '.join(first)} or {last}, found {value!r}")
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         return
     if value == inf:

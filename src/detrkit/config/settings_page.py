@@ -1,4 +1,4 @@
-"""The table of all settings of a training run as Markdown, made from their fields; docs/settings.md is its output."""
+"""Tables of all settings of a training run in Markdown, made from their fields, for the docs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,16 @@ from docstring_parser.attrdoc import add_attribute_docstrings
 from detrkit.config.fields import Travels, describe_range, describe_type, hints_of, markers_of
 from detrkit.config.train import CONFIG_GROUPS
 
-HEAD = """# Settings
+def settings_tables() -> str:
+    """A Markdown table for each group of settings of a training run.
 
-Every setting of `detrkit train`: as a flag (`--lr 1e-4`), as a line of YAML (`lr: 1e-4`) and as an argument of
-`detrkit.TrainConfig` (`lr=1e-4`). The defaults are those of the recipe `classic`, which are the reference DETR's;
-the recipe `fast` and named models have others (see [switches](switches.md)).
-
-Settings marked ● belong to the architecture: `--weights` bring them, unless they are given. Those marked ○ matter in
-training only: weights bring them where they state them.
-
-This page is made by `python -m detrkit.config.settings_page > docs/settings.md`.
-"""
-
-
-def settings_page() -> str:
-    """The whole page: a table for each group of settings."""
-    parts = [HEAD]
+    The mark ● stands behind settings that `--weights` bring, ○ behind those that matter in training only.
+    """
+    parts = []
     for group in CONFIG_GROUPS:
         title = (inspect.getdoc(group) or "").rstrip(".")
-        parts.append(f"\n## {title}\n\n| setting | default | values | meaning |\n|---|---|---|---|\n")
-        parts += [_row(group, name) for name in hints_of(group)]
+        parts.append(f"## {title}\n\n| setting | default | values | meaning |\n|---|---|---|---|\n")
+        parts += [*(_row(group, name) for name in hints_of(group)), "\n"]
     return "".join(parts)
 
 
@@ -69,7 +59,3 @@ def _values(hint: Any) -> str:
     """Type, and range where it is not any value of the type."""
     words = [describe_type(hint), describe_range(hint)]
     return ", ".join(filter(None, words))
-
-
-if __name__ == "__main__":
-    print(settings_page(), end="")

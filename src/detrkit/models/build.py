@@ -246,7 +246,9 @@ def _build_queries(config: ModelConfig) -> QuerySource:
         )
     if config.query_init == "anchors":
         return AnchorQueries(layout, config.hidden_dim)
-    return (PointQueries if config.decoder == "deformable" else LearnedQueries)(layout, config.hidden_dim)
+    if config.decoder == "deformable":
+        return PointQueries(layout, config.hidden_dim)
+    return LearnedQueries(layout, config.hidden_dim)
 
 
 def _class_rows(config: ModelConfig) -> int:
