@@ -1,21 +1,35 @@
-"""detrkit: detection transformers, exactly as published, for people with images and boxes.
+"""detrkit: detection transformers in PyTorch, exactly as published, for people with images and boxes.
 
-The public names below are all there is; they are imported when first used, so that `detrkit --help` is quick.
+    import detrkit
+
+    config = detrkit.TrainConfig.from_recipe("fast", data="DATA")
+    result = detrkit.train(config)
+    detector = detrkit.Detector.load(result.run_dir)
+    detections = detector.predict("photo.jpg")
+
+The names in `__all__` are the public ones, and every error class in `detrkit.errors`. They are imported when first
+used, so that `detrkit --help` is quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from detrkit.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from detrkit import errors as errors
+    from detrkit.config.model import ModelConfig
+    from detrkit.config.train import TrainConfig
     from detrkit.errors import DetrkitError
+    from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
     from detrkit.inference.postprocess import panoptic, postprocess
     from detrkit.losses import build_criterion
     from detrkit.models import build_model
-    from detrkit.results import Detections
-    from detrkit.structures import Batch, Categories, Output, Target
-
-__version__ = "0.1.0"
+    from detrkit.models.named_models import NamedModel, list_models
+    from detrkit.results import Detections, PanopticMap
+    from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
+    from detrkit.training import TrainResult, train
 
 _HOME = {
     "Batch": "detrkit.structures",
@@ -23,12 +37,21 @@ _HOME = {
     "Detections": "detrkit.results",
     "Detector": "detrkit.inference",
     "DetrkitError": "detrkit.errors",
+    "ModelConfig": "detrkit.config.model",
+    "NamedModel": "detrkit.models.named_models",
     "Output": "detrkit.structures",
+    "PanopticMap": "detrkit.results",
+    "Preprocessing": "detrkit.structures",
     "Target": "detrkit.structures",
+    "TrainConfig": "detrkit.config.train",
+    "TrainResult": "detrkit.training",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
+    "export": "detrkit.exporting.export_detector",
+    "list_models": "detrkit.models.named_models",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
+    "train": "detrkit.training",
 }
 
 __all__ = [
@@ -37,20 +60,31 @@ __all__ = [
     "Detections",
     "Detector",
     "DetrkitError",
+    "ModelConfig",
+    "NamedModel",
     "Output",
+    "PanopticMap",
+    "Preprocessing",
     "Target",
+    "TrainConfig",
+    "TrainResult",
     "build_criterion",
     "build_model",
+    "export",
+    "list_models",
     "panoptic",
     "postprocess",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "errors":
+        return import_module("detrkit.errors")
     raise AttributeError(f"module 'detrkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, "__version__", "errors"])

@@ -20,7 +20,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from detrkit import __version__
 from detrkit.config.commands import (
     BenchConfig,
     CheckConfig,
@@ -48,6 +47,7 @@ from detrkit.ops.text import (
     one_line,
     print_text,
 )
+from detrkit.version import __version__
 
 COMMANDS = {
     "demo": Command(

@@ -17,12 +17,21 @@ PUBLIC_NAMES = {
     "Detections",
     "Detector",
     "DetrkitError",
+    "ModelConfig",
+    "NamedModel",
     "Output",
+    "PanopticMap",
+    "Preprocessing",
     "Target",
+    "TrainConfig",
+    "TrainResult",
     "build_criterion",
     "build_model",
+    "export",
+    "list_models",
     "panoptic",
     "postprocess",
+    "train",
 }
 
 
@@ -75,7 +84,16 @@ def test_no_file_is_long_and_no_name_stands_twice() -> None:
 
 def test_only_the_top_of_the_package_is_flat() -> None:
     flat = {path.name for path in PACKAGE.glob("*.py")}
-    assert flat == {"__init__.py", "__main__.py", "cli.py", "errors.py", "files.py", "results.py", "structures.py"}
+    assert flat == {
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "errors.py",
+        "files.py",
+        "results.py",
+        "structures.py",
+        "version.py",
+    }
 
 
 def test_no_package_hands_on_a_command_and_one_function_loads_a_detector_from_settings() -> None:

@@ -12,13 +12,13 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from detrkit import __version__
 from detrkit.benchmark.charts import plot_bench
 from detrkit.benchmark.machine import Machine
 from detrkit.benchmark.rows import PLAIN, Row
 from detrkit.config.commands import BenchConfig
 from detrkit.files import write_atomic
 from detrkit.ops.console import TextConsole
+from detrkit.version import __version__
 
 FORMAT = 1
 """Of bench.json; a higher one may have other keys."""

@@ -12,6 +12,7 @@ from docstring_parser.attrdoc import add_attribute_docstrings
 from detrkit.config.fields import Travels, describe_range, describe_type, hints_of, markers_of
 from detrkit.config.train import CONFIG_GROUPS
 
+
 def settings_tables() -> str:
     """A Markdown table for each group of settings of a training run.
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import detrkit
 from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoMetrics, compute_coco_metrics, read_detection_arrays
 from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
@@ -20,6 +19,7 @@ from detrkit.evaluation.report_plots import plot_confusion, plot_f1, plot_pr
 from detrkit.files import write_atomic
 from detrkit.ops.text import one_line
 from detrkit.ops.value_range import ValueRange
+from detrkit.version import __version__
 
 
 def write_report(
@@ -61,7 +61,7 @@ def write_report(
     """
     output_dir = Path(output_dir)
     content: dict[str, Any] = {
-        "made_by": {"detrkit": detrkit.__version__, **(meta or {})},
+        "made_by": {"detrkit": __version__, **(meta or {})},
         "images": len(gt["images"]),
     }
     if detections is not None:

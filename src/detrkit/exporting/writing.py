@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detrkit import __version__
 from detrkit.config.commands import ExportConfig
 from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.data.records import Split
@@ -21,6 +20,7 @@ from detrkit.exporting.parity import fill_up
 from detrkit.inference.detector import Detector
 from detrkit.inference.optimized import HALVES
 from detrkit.models.fuse_bn import fold_norms
+from detrkit.version import __version__
 
 
 def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
