@@ -181,7 +181,7 @@ def collecting(images: int) -> None:
                 {"image_id": first + k, "original_size": (HEIGHT, WIDTH), "size": (HEIGHT, WIDTH)} for k in range(8)
             ]
             collector.add(out, targets)
-        return len(collector.found)
+        return len(collector.detections)
 
     def dicts() -> int:
         rows: Rows = []

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [--output_dir runs/gpu] [--dry_run]
 
-It calls `detrkit bench` for the classic ResNet-50 at 800 x 1066 pixels with random weights: the plain model in float32,
-the fast path (bf16, compiled) and, where it is installed, `transformers`, in one run and in turns. Each run's table,
-json and plot lie in a folder of the output folder, and `targets.md` there says how far each target was reached.
+It calls `detrkit bench` for the classic ResNet-50 at 800 x 1066 pixels with random weights: the plain model in float32
+and the fast path (bf16, compiled), in one run and in turns. Each run's table, json and plot lie in a folder of the
+output folder, and `targets.md` there says how far each target was reached.
 `--dry_run` does the same on the CPU with small images, to see that it works; its figures mean nothing.
 """
 

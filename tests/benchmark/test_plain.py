@@ -1,28 +1,34 @@
-"""The plain ways do the same work as the fast ones: what they say is equal."""
+"""The baselines do the same work as detrkit's own functions: their results are equal."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.conftest import ROOT
 
-from detrkit.benchmark import baseline as plain
 from detrkit.benchmark.noise_images import HEIGHT, OBJECTS, WIDTH, draw_images
-from detrkit.benchmark.suites import _stand_in
-from detrkit.benchmark.target import make_subject
+from detrkit.benchmark.random_detections import random_detections
+from detrkit.benchmark.suites import synthetic_output
+from detrkit.benchmark.target import make_target
 from detrkit.config.commands import BenchConfig
 from detrkit.data.decode.images import read_image
 from detrkit.evaluation.coco_metrics import COCO_NAMES, compute_coco_metrics
 from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.structures import Categories
 
+sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
+
+import baseline as plain
+
 
 @pytest.mark.parametrize("model", ["", "detrkit_n"])
 def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
     config = BenchConfig(model=model, masks=True, image_size=96, images=2)
-    subject = make_subject(config, tmp_path)
-    batch = subject.batch(2)
-    out = _stand_in(subject, batch, torch.device("cpu"))
+    target = make_target(config, tmp_path)
+    batch = target.batch(2)
+    out = synthetic_output(target, batch, torch.device("cpu"))
     processed = torch.tensor([target["size"] for target in batch.targets])
     sizes = torch.tensor([[120, 160], [90, 100]])
     ours = postprocess(out, sizes, processed_sizes=processed, threshold=0.5, top_k=0)
@@ -45,11 +51,11 @@ def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
         assert (whole.ids == ids).float().mean() > 0.999
 
 
-def test_coco_numbers() -> None:
-    gt, found = plain.detections_to_judge(12, 4)
+def test_coco_metrics() -> None:
+    gt, found = random_detections(12, 4)
     assert (len(gt["annotations"]), len(found)) == (12 * 7, 12 * 100)
     ours = compute_coco_metrics(gt, found).metrics
-    theirs = plain.compute_coco_metrics(gt, found, "faster_coco_eval")
+    theirs = plain.official_coco_metrics(gt, found, "faster_coco_eval")
     np.testing.assert_allclose([ours[name] for name in COCO_NAMES], theirs, atol=1e-6)
     assert 0.05 < ours["AP"] < 0.95
 

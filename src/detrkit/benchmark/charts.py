@@ -1,4 +1,4 @@
-"""The plot of a bench: images per second of each way, a panel for each thing, and where the time of a step goes."""
+"""The plot of a benchmark: images per second of each variant, one panel per piece of work, and the phases of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, as rows of numbers."""
+"""Timings as rows of a table, with the limits of the machine."""
 
 from __future__ import annotations
 
@@ -9,49 +9,50 @@ from detrkit.benchmark.machine import Machine, Work
 from detrkit.benchmark.timing import Timing
 
 PLAIN = "plain"
-"""The way that others are compared with."""
+"""The variant that others are compared with."""
 
 _SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of a number."""
+"""Bytes per value."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of doing one thing. Times are in milliseconds, and of a call, which may be about many images."""
+    """The timing of one variant. Times are in milliseconds per call; a call may process many images."""
 
     part: str
     """inference, training, data, postprocessing or evaluation."""
     what: str
-    """Which thing of that part."""
+    """The piece of work within the part."""
     way: str
-    """plain, fast, cached, or whose it is."""
+    """Name of the variant: plain, fast or cached."""
     precision: str
     """fp32, bf16 or fp16."""
     images: int
-    """Of a call."""
+    """Images per call."""
     calls: int
     p50_ms: float
     p95_ms: float
     first_ms: float
-    """Of the very first call, in which things are compiled and tuned."""
+    """Time of the very first call, which compiles and tunes."""
     images_per_second: float
-    """By the median."""
+    """At the median time."""
     ratio: float | None
-    """How many times as fast as the plain way, by the medians; None where there is none."""
+    """Speed relative to the plain variant, at the median times; None without a plain variant."""
     memory_bytes: int | None
-    """At the fullest moment, with weights and what the optimiser keeps; None where it was not looked at."""
+    """Peak memory in bytes, with weights and optimiser state; None where it was not measured."""
     flops: int | None
-    """Floating point operations of the plain way, which all are measured by; None where they say little."""
+    """Floating point operations of the plain variant, also for the others; None where they say little."""
     bytes: int | None
-    """That the operators of the plain way read and write, each by itself, in this precision. Fused ones need less."""
+    """Bytes that the operators of the plain variant read and write one by one, in this precision; fused operators need
+    fewer."""
     arithmetic_ms: float | None
-    """What `flops` take at the peak measured in this precision."""
+    """Time of `flops` at the peak measured in this precision."""
     traffic_ms: float | None
-    """What `bytes` take at the measured rate of copying."""
+    """Time of `bytes` at the measured rate of copying."""
     of_peak: float | None
-    """Share of the peak that was reached, 0..1."""
+    """Share of the peak that is reached, 0..1."""
     shares: dict[str, float] | None = None
-    """Of a training step: its phases and their shares, which add up to 1. Without `criterion`, it is in `forward`."""
+    """Phases of a training step and their shares of its time, which add up to 1."""
 
 
 def make_rows(
@@ -63,16 +64,16 @@ def make_rows(
     work: Work | None = None,
     shares: Mapping[str, dict[str, float]] | None = None,
 ) -> list[Row]:
-    """A row for each way of one thing.
+    """Make one row per variant of a piece of work.
 
     Args:
-        part: of the bench.
-        what: the thing.
-        timings: of all ways; that called `PLAIN` is compared with.
-        images: of a call.
-        machine: whose peaks and bandwidth count.
-        work: of a call of the plain way.
-        shares: by way, see `Row`.
+        part: of the benchmark.
+        what: the piece of work.
+        timings: of all variants; the one called `PLAIN` is compared with.
+        images: images per call.
+        machine: for its peaks and bandwidth.
+        work: of a call of the plain variant.
+        shares: by variant, see `Row`.
     """
     plain = next((timing.percentile(50) for timing in timings if timing.way.name == PLAIN), None)
     rows = []
@@ -101,16 +102,16 @@ def make_rows(
                 (shares or {}).get(way.name),
             )
         )
-    return beside(rows, machine)
+    return with_limits(rows, machine)
 
 
-def beside(rows: Sequence[Row], machine: Machine) -> list[Row]:
-    """Rows with what their work takes on a machine."""
-    compared = []
+def with_limits(rows: Sequence[Row], machine: Machine) -> list[Row]:
+    """Add the limits of a machine to rows."""
+    result = []
     for row in rows:
         if row.flops is not None and row.bytes is not None and row.precision in machine.peaks:
             arithmetic = 1000 * row.flops / machine.peaks[row.precision]
             traffic = 1000 * row.bytes / machine.bandwidth
             row = replace(row, arithmetic_ms=arithmetic, traffic_ms=traffic, of_peak=arithmetic / row.p50_ms)
-        compared.append(row)
-    return compared
+        result.append(row)
+    return result

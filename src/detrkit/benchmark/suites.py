@@ -1,23 +1,21 @@
-"""The parts of the bench: for each, the ways of doing its things, measured."""
+"""The parts of `detrkit bench`: for each piece of work, the variants that are timed."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from detrkit.benchmark import baseline as plain
 from detrkit.benchmark.machine import Machine, count_work
 from detrkit.benchmark.peak_memory import bytes_of
+from detrkit.benchmark.random_detections import random_detections
 from detrkit.benchmark.rows import PLAIN, Row, make_rows
-from detrkit.benchmark.target import BenchmarkTarget, Reference
+from detrkit.benchmark.target import BenchmarkTarget
 from detrkit.benchmark.timing import Variant, measure
 from detrkit.benchmark.train_step import Step, one_thread
 from detrkit.data.dataset import DetectionDataset
@@ -34,162 +32,152 @@ from detrkit.structures import Batch, Output
 from detrkit.training.optim import build_optimizer
 from detrkit.training.step import DetectionLoss
 
-FAST, CACHED, REFERENCE = "fast", "cached", "transformers"
+FAST, CACHED = "fast", "cached"
 CACHE = 2**30
 """Most bytes of decoded images in memory."""
-KEPT = 20
-"""Objects of an image that masks are made of, where the weights are random and would find none."""
+MASKED_OBJECTS = 20
+"""Objects per image that masks are made of; a threshold would find none with random weights."""
 
 
 @dataclass
-class Setting:
-    """What all parts need."""
+class BenchmarkContext:
+    """Everything that the parts need."""
 
-    subject: BenchmarkTarget
+    target: BenchmarkTarget
     machine: Machine
     device: torch.device
     precision: str
-    """Of the fast ways: fp32, bf16 or fp16."""
+    """Arithmetic of the fast variants: fp32, bf16 or fp16."""
     load: Callable[[], Detector]
-    """Loads the subject, made fast."""
+    """Loads the target, optimised."""
     compiled: bool
-    """Whether fast ways are compiled."""
+    """Whether fast variants are compiled."""
     batch_size: int
     images: int
     evaluation_images: int
     seconds: float
-    reference: Reference | None
+    """Time for each variant."""
     _detectors: dict[str, Detector] = field(default_factory=dict)
 
-    def detector(self, way: str) -> Detector:
-        """The plain or the fast detector, loaded when first asked for."""
-        if way not in self._detectors:
-            if way == FAST:
-                self._detectors[way] = self.load()
+    def detector(self, name: str) -> Detector:
+        """The plain or the fast detector, loaded when it is first needed."""
+        if name not in self._detectors:
+            if name == FAST:
+                self._detectors[name] = self.load()
             else:
-                model = copy.deepcopy(self.subject.start.model).requires_grad_(False)
-                size = self.subject.image_size
-                weights = self.subject.weights
-                self._detectors[way] = Detector(
-                    model, weights.categories, replace(weights.preprocessing, image_size=size), self.device
-                )
-        return self._detectors[way]
+                model = copy.deepcopy(self.target.setup.model).requires_grad_(False)
+                weights = self.target.weights
+                preprocessing = replace(weights.preprocessing, image_size=self.target.image_size)
+                self._detectors[name] = Detector(model, weights.categories, preprocessing, self.device)
+        return self._detectors[name]
 
 
-def inference(setting: Setting) -> Iterator[list[Row]]:
-    """The model by itself, for a batch that is on the device; and from files to detections."""
-    subject, device, size = setting.subject, setting.device, setting.batch_size
-    batch = subject.batch(size)
+def inference(context: BenchmarkContext) -> Iterator[list[Row]]:
+    """Time the model alone, on a batch that is on the device; then from image files to detections."""
+    batch = context.target.batch(context.batch_size)
+    variants = model_variants(context, batch)
+    timings = measure(variants, seconds=context.seconds, device=context.device)
+    work = count_work(variants[0].run)
+    yield make_rows("inference", "model", timings, context.batch_size, context.machine, work)
+
+    paths = files_for(context, timings[0].percentile(50))
+    timings = measure(
+        file_variants(context, batch, paths), seconds=context.seconds, device=context.device, memory=False
+    )
+    yield make_rows("inference", "from files", timings, len(paths), context.machine)
+
+
+def model_variants(context: BenchmarkContext, batch: Batch) -> list[Variant]:
+    """Forward passes: every head and mask in plain, and in fast what a detector needs."""
+    device = context.device
     images, padding = batch.images.to(device), batch.padding_mask.to(device)
-    slow, fast = setting.detector(PLAIN), setting.detector(FAST)
+    plain, fast = context.detector(PLAIN), context.detector(FAST)
 
     @torch.no_grad()
     def run_plain() -> Output:
-        out: Output = slow.model(images, padding)
+        out: Output = plain.model(images, padding)
         return out
 
     @torch.no_grad()
     def run_fast() -> object:
         out = fast.backend.forward_detection(images, padding)
         if out.masks is None and out.predict_masks is not None:
-            each = min(KEPT, out.boxes.shape[1])
-            places = torch.arange(size * each, device=device)
-            return out.predict_masks(places // each, places % each)
+            count = min(MASKED_OBJECTS, out.boxes.shape[1])
+            rows = torch.arange(len(images) * count, device=device)
+            return out.predict_masks(rows // count, rows % count)
         return out
 
-    held = bytes_of([*slow.model.parameters(), *slow.model.buffers()])
-    model = fast.model  # folded, and in half precision where that was asked for
-    kept = bytes_of([*model.parameters(), *model.buffers()])
-    ways = [Variant(PLAIN, run_plain, holds=held), Variant(FAST, run_fast, setting.precision, kept)]
-    if setting.reference:
-        ways.append(Variant(REFERENCE, _twin_forward(setting.reference, slow.model, images, padding), holds=held))
-    timings = measure(ways, seconds=setting.seconds, device=device)
-    yield make_rows("inference", "model", timings, size, setting.machine, count_work(run_plain))
-
-    alone = timings[0].percentile(50) / size
-    most = int(setting.seconds / alone) // size * size
-    count = max(size, min(setting.images, most))
-    paths = subject.files(count)
-    threshold = _threshold(slow, batch) if subject.masks else 0.5
-    ways = [
-        Variant(PLAIN, lambda: slow.predict(paths, threshold, batch_size=size)),
-        Variant(FAST, lambda: fast.predict(paths, threshold, batch_size=size), setting.precision),
+    # the fast model has folded norms, and perhaps half precision
+    return [
+        Variant(PLAIN, run_plain, holds=bytes_of([*plain.model.parameters(), *plain.model.buffers()])),
+        Variant(FAST, run_fast, context.precision, bytes_of([*fast.model.parameters(), *fast.model.buffers()])),
     ]
-    if setting.reference:
-        ways.append(
-            Variant(REFERENCE, lambda: _twin_predict(setting.reference, paths, size, subject.image_size, device))
-        )
-    timings = measure(ways, seconds=setting.seconds, device=device, memory=False)
-    yield make_rows("inference", "from files", timings, count, setting.machine)
+
+
+def files_for(context: BenchmarkContext, seconds: float) -> list[Path]:
+    """As many image files as the plain model predicts in the time for a variant, in whole batches.
+
+    Args:
+        context: of the benchmark.
+        seconds: that the plain model takes for a batch.
+    """
+    size = context.batch_size
+    most = int(context.seconds / (seconds / size)) // size * size
+    return context.target.files(max(size, min(context.images, most)))
+
+
+def file_variants(context: BenchmarkContext, batch: Batch, paths: list[Path]) -> list[Variant]:
+    """From image files to detections."""
+    plain, fast, size = context.detector(PLAIN), context.detector(FAST), context.batch_size
+    threshold = _threshold(plain, batch) if context.target.masks else 0.5
+    return [
+        Variant(PLAIN, lambda: plain.predict(paths, threshold, batch_size=size)),
+        Variant(FAST, lambda: fast.predict(paths, threshold, batch_size=size), context.precision),
+    ]
 
 
 def _threshold(detector: Detector, batch: Batch) -> float:
-    """The score that `KEPT` detections of an image reach."""
+    """The score that `MASKED_OBJECTS` detections of an image reach."""
     scores = detector.detect(batch)[0].scores
-    return float(scores[min(KEPT, len(scores)) - 1])
+    return float(scores[min(MASKED_OBJECTS, len(scores)) - 1])
 
 
-def _twin_forward(reference: Reference, model: DETR, images: Tensor, padding: Tensor) -> Callable[[], object]:
-    """The pass of the model of transformers over the same batch, normalised beforehand."""
-    theirs = reference.model.to(images.device).eval()
-    inputs = {"pixel_values": model.backbone.normalise(images, padding), "pixel_mask": (~padding).long()}
-
-    @torch.no_grad()
-    def run() -> object:
-        return theirs(**inputs)
-
-    return run
+def training(context: BenchmarkContext) -> Iterator[list[Row]]:
+    """Time a training step on a batch that is on the device."""
+    batch = context.target.batch(context.batch_size).to(context.device)
+    steps = training_steps(context, batch)
+    timings = measure(step_variants(context, steps), seconds=context.seconds, device=context.device)
+    shares = {name: step.shares() for name, step in steps.items()}
+    work = count_work(steps[PLAIN])
+    yield make_rows("training", "step", timings, len(batch), context.machine, work, shares)
 
 
-@torch.no_grad()
-def _twin_predict(
-    reference: Reference | None, paths: list[Any], size: int, image_size: int, device: torch.device
-) -> object:
-    """From files to detections, as the pages of transformers do it."""
-    assert reference
-    sides = {"shortest_edge": image_size, "longest_edge": round(image_size * 1333 / 800)}
-    found = []
-    for start in range(0, len(paths), size):
-        rgb_images = [Image.open(path).convert("RGB") for path in paths[start : start + size]]
-        inputs = reference.processor(images=rgb_images, return_tensors="pt", size=sides).to(device)
-        out = reference.model(**inputs)
-        sizes = [rgb_image.size[::-1] for rgb_image in rgb_images]
-        found += reference.processor.post_process_object_detection(out, threshold=0.5, target_sizes=sizes)
-    return found
-
-
-def training(setting: Setting) -> Iterator[list[Row]]:
-    """A training step of a batch that is on the device."""
-    subject, device = setting.subject, setting.device
-    batch = subject.batch(setting.batch_size).to(device)
-    start = subject.start
-    steps = {
-        PLAIN: _own_step(copy.deepcopy(start.model), start.criterion, batch, device),
-        FAST: _own_step(
-            copy.deepcopy(start.model),
-            start.criterion,
+def training_steps(context: BenchmarkContext, batch: Batch) -> dict[str, Step]:
+    """The plain and the fast training step."""
+    setup, device = context.target.setup, context.device
+    return {
+        PLAIN: _training_step(copy.deepcopy(setup.model), setup.criterion, batch, device),
+        FAST: _training_step(
+            copy.deepcopy(setup.model),
+            setup.criterion,
             batch,
             device,
-            setting.precision,
-            fused=setting.precision != "fp16",
-            compiled=setting.compiled,
+            context.precision,
+            fused=context.precision != "fp16",
+            compiled=context.compiled,
         ),
     }
-    if setting.reference:
-        steps[REFERENCE] = _twin_step(setting.reference, start.model, batch, device)
+
+
+def step_variants(context: BenchmarkContext, steps: dict[str, Step]) -> list[Variant]:
+    """Training steps as variants; each has taken one step, so that the optimiser has its moments."""
     for step in steps.values():
-        step()  # so that the moments are there
-    precisions = {FAST: setting.precision}
-    ways = [Variant(name, step, precisions.get(name, "fp32"), step.holds()) for name, step in steps.items()]
-    timings = measure(ways, seconds=setting.seconds, device=device)
-    shares = {name: step.shares() for name, step in steps.items()}
-    if REFERENCE in shares:  # whose forward pass computes the losses too
-        shares[REFERENCE]["forward"] += shares[REFERENCE].pop("criterion")
-    work = count_work(steps[PLAIN])
-    yield make_rows("training", "step", timings, len(batch), setting.machine, work, shares)
+        step()
+    precisions = {FAST: context.precision}
+    return [Variant(name, step, precisions.get(name, "fp32"), step.holds()) for name, step in steps.items()]
 
 
-def _own_step(
+def _training_step(
     model: DETR,
     criterion: Criterion,
     batch: Batch,
@@ -215,131 +203,103 @@ def _own_step(
     return Step(forward, loss, model, optimizer, device)
 
 
-def _twin_step(reference: Reference, model: DETR, batch: Batch, device: torch.device) -> Step:
-    """The same with the model and the losses of transformers."""
-    theirs: Any = copy.deepcopy(reference.model).to(device).train()
-    theirs.config.auxiliary_loss = True  # the losses of all decoder layers, as ours
-    rgb_images = model.backbone.normalise(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
-    inputs = {"pixel_values": rgb_images, "pixel_mask": (~batch.padding_mask).long()}
-    labels = [{"class_labels": target["labels"], "boxes": target["boxes"]} for target in batch.targets]
-    optimizer = build_optimizer(theirs, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=False)
-
-    def loss(out: Any) -> Tensor:
-        total: Tensor = out.loss
-        return total
-
-    return Step(lambda: theirs(**inputs, labels=labels), loss, theirs, optimizer, device)
-
-
-def data(setting: Setting) -> Iterator[list[Row]]:
-    """Images from files to what the model learns from, under the original's recipe, on one core; and in all epochs
-    but the first where the cache keeps what was decoded."""
-    subject = setting.subject
-    count = min(setting.images, len(subject.split))
-    transform = train_transform("detr", subject.image_size, square_resize=subject.weights.preprocessing.square_resize)
-    sizes = [(image.height, image.width) for image in subject.split.images]
-    dataset, cached = (
-        DetectionDataset(subject.split, subject.weights.categories, transform, with_masks=subject.masks, cache=cache)
-        for cache in (None, ImageCache(sizes[:count], CACHE))
-    )
-    recipe = plain.PilRecipe(subject.image_size, square_resize=subject.weights.preprocessing.square_resize)
-    epochs = {PLAIN: 0, FAST: 0, CACHED: 0}  # each call is another epoch, since sizes are drawn anew
-
-    def run(way: str, load: Callable[[int, int], object]) -> None:
-        for k in range(count):
-            load(epochs[way], k)
-        epochs[way] += 1
-
-    ways = [
-        Variant(PLAIN, lambda: run(PLAIN, lambda epoch, k: recipe(subject.split.images[k].path, epoch))),
-        Variant(FAST, lambda: run(FAST, lambda epoch, k: dataset[epoch, k])),
-        Variant(CACHED, lambda: run(CACHED, lambda epoch, k: cached[epoch, k])),
-    ]
+def data(context: BenchmarkContext) -> Iterator[list[Row]]:
+    """Time loading, on one core, from image files to training images under DETR's recipe; `cached` is every epoch but
+    the first with decoded images in the cache."""
+    count = min(context.images, len(context.target.split))
     with one_thread():
-        timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
-    yield make_rows("data", "images", timings, count, setting.machine)
-
-
-def postprocessing(setting: Setting) -> Iterator[list[Row]]:
-    """Outputs that are on the device to detections in main memory."""
-    subject, device, size = setting.subject, setting.device, setting.batch_size
-    batch = subject.batch(size)
-    out = _stand_in(subject, batch, device)
-    processed = torch.tensor([target["size"] for target in batch.targets])
-    sizes = torch.tensor([target["original_size"] for target in batch.targets])
-    threshold = 0.5
-    ways = [
-        Variant(PLAIN, lambda: plain.detections(out, processed, sizes, threshold)),
-        Variant(
-            FAST,
-            lambda: [found.cpu() for found in postprocess(out, sizes, processed_sizes=processed, threshold=threshold)],
-        ),
-    ]
-    if setting.reference:
-        processor = setting.reference.processor
-        theirs = SimpleNamespace(logits=out.logits, pred_boxes=out.boxes)
-        ways.append(
-            Variant(
-                REFERENCE,
-                lambda: processor.post_process_object_detection(theirs, threshold=threshold, target_sizes=sizes),
-            )
+        timings = measure(
+            data_variants(context, count), seconds=context.seconds, device=torch.device("cpu"), memory=False
         )
-    timings = measure(ways, seconds=setting.seconds, device=device)
-    yield make_rows("postprocessing", "masks" if subject.masks else "boxes", timings, size, setting.machine)
-    if subject.masks:
-        classes = subject.weights.categories
-        things = classes.isthing or tuple(k % 2 == 0 for k in range(len(classes)))
-        ways = [
-            Variant(PLAIN, lambda: plain.panoptic_maps(out, processed, sizes, things, threshold)),
-            Variant(FAST, lambda: panoptic(out, processed, sizes, things, threshold)),
-        ]
-        timings = measure(ways, seconds=setting.seconds, device=device)
-        yield make_rows("postprocessing", "panoptic", timings, size, setting.machine)
+    yield make_rows("data", "images", timings, count, context.machine)
 
 
-def _stand_in(subject: BenchmarkTarget, batch: Batch, device: torch.device) -> Output:
-    """What a trained model might say: of some queries, it is sure of a class and, with masks, of a round region."""
+def data_variants(context: BenchmarkContext, count: int) -> list[Variant]:
+    """Loading of the first `count` images; each call is another epoch, since sizes are drawn anew."""
+    target = context.target
+    transform = train_transform("detr", target.image_size, square_resize=target.weights.preprocessing.square_resize)
+    sizes = [(image.height, image.width) for image in target.split.images]
+
+    def variant(name: str, cache: ImageCache | None) -> Variant:
+        dataset = DetectionDataset(
+            target.split, target.weights.categories, transform, with_masks=target.masks, cache=cache
+        )
+        epochs = iter(range(10**9))
+
+        def run() -> None:
+            epoch = next(epochs)
+            for k in range(count):
+                dataset[epoch, k]
+
+        return Variant(name, run)
+
+    return [variant(FAST, None), variant(CACHED, ImageCache(sizes[:count], CACHE))]
+
+
+def postprocessing(context: BenchmarkContext) -> Iterator[list[Row]]:
+    """Time postprocessing: from outputs on the device to detections in main memory."""
+    target, device, size = context.target, context.device, context.batch_size
+    batch = target.batch(size)
+    out = synthetic_output(target, batch, device)
+    processed = torch.tensor([each["size"] for each in batch.targets])
+    sizes = torch.tensor([each["original_size"] for each in batch.targets])
+
+    def run() -> object:
+        return [each.cpu() for each in postprocess(out, sizes, processed_sizes=processed, threshold=0.5)]
+
+    timings = measure([Variant(FAST, run)], seconds=context.seconds, device=device)
+    yield make_rows("postprocessing", "masks" if target.masks else "boxes", timings, size, context.machine)
+    if target.masks:
+        things = things_of(target)
+        variants = [Variant(FAST, lambda: panoptic(out, processed, sizes, things, 0.5))]
+        timings = measure(variants, seconds=context.seconds, device=device)
+        yield make_rows("postprocessing", "panoptic", timings, size, context.machine)
+
+
+def things_of(target: BenchmarkTarget) -> tuple[bool, ...]:
+    """Which classes are things; every second one where the data does not say."""
+    classes = target.weights.categories
+    return classes.isthing or tuple(k % 2 == 0 for k in range(len(classes)))
+
+
+def synthetic_output(target: BenchmarkTarget, batch: Batch, device: torch.device) -> Output:
+    """An output like that of a trained model: some queries are sure of a class and, with masks, of a round region."""
     random = torch.Generator().manual_seed(0)
-    model = subject.start.model
-    count, queries, classes = len(batch), model.num_queries, len(subject.weights.categories)
+    model = target.setup.model
+    count, queries, classes = len(batch), model.num_queries, len(target.weights.categories)
     logits = torch.randn(count, queries, classes + (not model.sigmoid), generator=random) - 4 * model.sigmoid
-    sure = min(KEPT, queries)
+    sure = min(MASKED_OBJECTS, queries)
     logits[:, :sure] = -8
     picked = torch.randint(classes, (count, sure, 1), generator=random)
     logits[:, :sure].scatter_(-1, picked, 8.0)
     if not model.sigmoid:
-        logits[:, sure:, -1] = 8
+        logits[:, sure:, -1] = 8  # the others are sure that there is no object
     boxes = torch.rand(count, queries, 4, generator=random) * 0.5 + 0.25
     out = Output(logits.to(device), boxes.to(device), sigmoid=model.sigmoid)
-    if not subject.masks:
+    if not target.masks:
         return out
     height, width = batch.images.shape[-2:]
     h, w = -(-height // 4), -(-width // 4)
     y, x = torch.linspace(0, 1, h)[:, None], torch.linspace(0, 1, w)
-    cx, cy, bw, bh = boxes[..., None, None].unbind(2)
-    masks = 6 - 24 * (((x - cx) / bw) ** 2 + ((y - cy) / bh) ** 2)
+    cx, cy, bw, bh = boxes[..., None, None].unbind(2)  # [B, Q, 1, 1] each
+    masks = 6 - 24 * (((x - cx) / bw) ** 2 + ((y - cy) / bh) ** 2)  # [B, Q, h, w]: an ellipse in each box
     return Output(out.logits, out.boxes, masks.to(device), padded_size=(height, width), sigmoid=model.sigmoid)
 
 
-def evaluation(setting: Setting) -> Iterator[list[Row]]:
-    """The twelve COCO numbers of 100 detections per image, on one core."""
-    gt, found = plain.detections_to_judge(setting.evaluation_images, len(setting.subject.weights.categories))
-    columns = DetectionArrays.from_rows(found)  # in which the evaluation of a model keeps what it finds
-    ways = [
-        Variant(PLAIN, lambda: plain.compute_coco_metrics(gt, found, "faster_coco_eval")),
-        Variant(FAST, lambda: compute_coco_metrics(gt, columns)),
-    ]
-    if importlib.util.find_spec("pycocotools"):
-        ways.append(Variant("pycocotools", lambda: plain.compute_coco_metrics(gt, found, "pycocotools")))
-    timings = measure(ways, seconds=setting.seconds, device=torch.device("cpu"), memory=False)
-    yield make_rows("evaluation", "COCO numbers", timings, setting.evaluation_images, setting.machine)
+def evaluation(context: BenchmarkContext) -> Iterator[list[Row]]:
+    """Time the twelve COCO metrics of 100 detections per image, on one core."""
+    gt, detections = random_detections(context.evaluation_images, len(context.target.weights.categories))
+    arrays = DetectionArrays.from_rows(detections)  # as the evaluation of a model keeps them
+    variants = [Variant(FAST, lambda: compute_coco_metrics(gt, arrays))]
+    timings = measure(variants, seconds=context.seconds, device=torch.device("cpu"), memory=False)
+    yield make_rows("evaluation", "COCO metrics", timings, context.evaluation_images, context.machine)
 
 
-PARTS: dict[str, Callable[[Setting], Iterator[list[Row]]]] = {
+PARTS: dict[str, Callable[[BenchmarkContext], Iterator[list[Row]]]] = {
     "inference": inference,
     "training": training,
     "data": data,
     "postprocessing": postprocessing,
     "evaluation": evaluation,
 }
-"""By name, in the order in which they are measured."""
+"""The parts by name, in the order in which they are measured."""

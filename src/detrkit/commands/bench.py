@@ -10,9 +10,9 @@ import torch
 
 from detrkit.benchmark.machine import measure_machine
 from detrkit.benchmark.output import Report, print_report, write_report
-from detrkit.benchmark.rows import beside
-from detrkit.benchmark.suites import PARTS, Setting
-from detrkit.benchmark.target import find_reference, make_subject
+from detrkit.benchmark.rows import with_limits
+from detrkit.benchmark.suites import PARTS, BenchmarkContext
+from detrkit.benchmark.target import make_target
 from detrkit.config.commands import BenchConfig
 from detrkit.config.train import TrainConfig
 from detrkit.errors import OutOfMemoryError, is_out_of_memory
@@ -37,22 +37,21 @@ def bench(config: BenchConfig) -> Report:
     device = torch.device(find_processes(replace(TrainConfig(), device=config.device)).accelerator)
     with tempfile.TemporaryDirectory(prefix="detrkit-bench-") as name, progress.status("Preparing") as status:
         folder = Path(name)
-        subject = make_subject(config, folder)
+        target = make_target(config, folder)
         half = chosen_precision(config.precision, device)
         precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
         status.update("Measuring the machine")
         precisions = {"fp32", precision}
         machine = measure_machine(device, precisions)
-        reference = find_reference(subject, folder / "transformers")
-        setting = Setting(
-            subject,
+        context = BenchmarkContext(
+            target,
             machine,
             device,
             precision,
             lambda: Detector.load(
-                subject.checkpoint,
+                target.checkpoint,
                 device=device.type,
-                image_size=subject.image_size,
+                image_size=target.image_size,
                 precision=config.precision,
                 compile=config.compile,
             ),
@@ -61,20 +60,19 @@ def bench(config: BenchConfig) -> Report:
             config.images,
             config.evaluation_images,
             config.seconds,
-            None if isinstance(reference, str) else reference,
         )
-        shape = tuple(subject.batch(1).images.shape[-2:])
-        report = Report(config, machine, subject.name, shape, [reference] if isinstance(reference, str) else [])
+        shape = tuple(target.batch(1).images.shape[-2:])
+        report = Report(config, machine, target.name, shape)
         chosen = PARTS if config.part == "all" else {config.part: PARTS[config.part]}
         part = ""
         try:
             for part, measure in chosen.items():
                 status.update(f"Measuring {part}")
-                for rows in measure(setting):
+                for rows in measure(context):
                     report.rows += rows
             status.update("Measuring the machine again")
             report.machine = machine.best(measure_machine(device, precisions))
-            report.rows = beside(report.rows, report.machine)
+            report.rows = with_limits(report.rows, report.machine)
         except KeyboardInterrupt:
             report.notes.append(f"interrupted while {part} was measured; the rows before it are complete")
             raise
@@ -84,7 +82,7 @@ def bench(config: BenchConfig) -> Report:
             smaller = f"--batch_size {config.batch_size // 2} or " if config.batch_size > 1 else ""
             sentence = (
                 f"memory ran out while {part} was measured with --batch_size {config.batch_size} "
-                f"--image_size {subject.image_size}; try {smaller}--image_size {subject.image_size * 3 // 4}"
+                f"--image_size {target.image_size}; try {smaller}--image_size {target.image_size * 3 // 4}"
             )
             report.notes.append(sentence)
             raise OutOfMemoryError(sentence) from error

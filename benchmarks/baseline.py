@@ -1,4 +1,7 @@
-"""The plain ways of what has no switch to make it plain: short, and straight from the papers."""
+"""Baselines for data loading, postprocessing and evaluation: short, and straight from the papers.
+
+`benchmarks/others.py` times them beside detrkit's own functions.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,19 @@ from detrkit.structures import Output
 
 
 class PilRecipe:
-    """The images of DETR's training recipe (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored
-    or not, one of eleven sizes, cropped half the time; then normalised numbers of four bytes."""
+    """DETR's training augmentation (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored or not, one
+    of eleven sizes, cropped half the time; then normalised, as float32.
+
+    Args:
+        image_size: largest shorter side in pixels.
+        square_resize: resize both sides to the same size.
+    """
 
     def __init__(self, image_size: int, *, square_resize: bool = False) -> None:
-        """Prepare for a largest shorter side in pixels; `square_resize`: of both sides."""
         self.image_size, self.square_resize = image_size, square_resize
 
     def __call__(self, path: Path, seed: int) -> Tensor:
-        """An image file -> float32 [3, h, w]."""
+        """Load an image file as float32 [3, h, w]."""
         rng = random.Random(f"{seed} {path}")
         image = Image.open(path).convert("RGB")
         if rng.random() < 0.5:
@@ -48,8 +55,8 @@ class PilRecipe:
             image = tvf.resize(image, [size, size])
         else:
             image = tvf.resize(image, [size], max_size=max(size + 1, self._scaled(1333)))
-        numbers = tvf.to_dtype(tvf.pil_to_tensor(image), torch.float32, scale=True)
-        normalised: Tensor = tvf.normalize(numbers, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        pixels = tvf.to_dtype(tvf.pil_to_tensor(image), torch.float32, scale=True)
+        normalised: Tensor = tvf.normalize(pixels, list(IMAGENET_MEAN), list(IMAGENET_STD))
         return normalised
 
     def _scaled(self, size: int) -> int:
@@ -58,7 +65,7 @@ class PilRecipe:
 
 @torch.no_grad()
 def detections(out: Output, processed: Tensor, sizes: Tensor, threshold: float) -> list[dict[str, Tensor]]:
-    """Every query's class, score and box and, with masks, every query's mask in full; then the sure ones of them.
+    """Detections of each image: class, score, box and, with masks, the full mask of every query; then a threshold.
 
     Args:
         out: of a model.
@@ -66,10 +73,10 @@ def detections(out: Output, processed: Tensor, sizes: Tensor, threshold: float) 
         sizes: int [B, 2], those to give detections in.
         threshold: lowest score to keep.
     """
-    found = []
+    results = []
     for i, (height, width) in enumerate(sizes.tolist()):
-        numbers = out.logits[i].sigmoid() if out.sigmoid else out.logits[i].softmax(-1)[:, :-1]
-        scores, labels = numbers.max(-1)
+        probabilities = out.logits[i].sigmoid() if out.sigmoid else out.logits[i].softmax(-1)[:, :-1]
+        scores, labels = probabilities.max(-1)
         boxes = cxcywh_to_xyxy(out.boxes[i]) * torch.tensor([width, height, width, height], device=scores.device)
         kept = scores >= threshold
         row = {"scores": scores[kept].cpu(), "labels": labels[kept].cpu(), "boxes": boxes[kept].cpu()}
@@ -78,8 +85,8 @@ def detections(out: Output, processed: Tensor, sizes: Tensor, threshold: float) 
             h, w = processed[i].tolist()
             inside = (large[..., :h, :w].sigmoid() > 0.5).float()
             row["masks"] = functional.interpolate(inside, (height, width), mode="nearest")[:, 0].bool()[kept].cpu()
-        found.append(row)
-    return found
+        results.append(row)
+    return results
 
 
 @torch.no_grad()
@@ -92,8 +99,8 @@ def panoptic_maps(
     assert out.padded_size is not None
     maps = []
     for i, size in enumerate(sizes.tolist()):
-        numbers = out.logits[i].sigmoid() if out.sigmoid else out.logits[i].softmax(-1)
-        scores, labels = numbers.max(-1)
+        probabilities = out.logits[i].sigmoid() if out.sigmoid else out.logits[i].softmax(-1)
+        scores, labels = probabilities.max(-1)
         kept = (scores > threshold) & (labels < len(things))
         h, w = processed[i].tolist()
         large = functional.interpolate(out.masks[i][kept][:, None], out.padded_size, mode="bilinear")[..., :h, :w]
@@ -115,50 +122,25 @@ def panoptic_maps(
     return maps
 
 
-def compute_coco_metrics(gt: dict[str, Any], found: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
-    """The twelve numbers as a package with the official interface computes them, from COCO's own form.
+def official_coco_metrics(gt: dict[str, Any], detections: list[dict[str, Any]], package: str) -> NDArray[np.float64]:
+    """The twelve metrics as a package with the official interface computes them, from COCO's own form.
 
     Args:
         gt: COCO instances.
-        found: COCO results.
+        detections: COCO results.
         package: pycocotools or faster_coco_eval.
     """
-    theirs = importlib.import_module(f"{package}.coco" if package == "pycocotools" else package)
-    judge = importlib.import_module(f"{package}.cocoeval" if package == "pycocotools" else f"{package}.core")
+    data = importlib.import_module(f"{package}.coco" if package == "pycocotools" else package)
+    evaluation = importlib.import_module(f"{package}.cocoeval" if package == "pycocotools" else f"{package}.core")
     with contextlib.redirect_stdout(io.StringIO()):
-        objects = theirs.COCO()
+        objects = data.COCO()
         objects.dataset = gt
         objects.createIndex()
-        results = objects.loadRes([dict(row) for row in found])  # which it adds to
-        kind = judge.COCOeval if package == "pycocotools" else judge.COCOeval_faster
+        results = objects.loadRes([dict(row) for row in detections])  # which it adds to
+        kind = evaluation.COCOeval if package == "pycocotools" else evaluation.COCOeval_faster
         measured = kind(objects, results, "bbox")
         measured.evaluate()
         measured.accumulate()
         measured.summarize()
     stats: NDArray[np.float64] = np.asarray(measured.stats)[:12]
     return stats
-
-
-def detections_to_judge(images: int, classes: int, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO ground truth of 7 objects per image, and 100 detections of each: some near the objects, most anywhere."""
-    rng = np.random.default_rng(seed)
-    gt: dict[str, Any] = {
-        "images": [{"id": i, "height": 480, "width": 640} for i in range(images)],
-        "categories": [{"id": c, "name": str(c)} for c in range(classes)],
-        "annotations": [],
-    }
-    found = []
-    for image in range(images):
-        boxes = np.concatenate([rng.uniform(0, 300, (7, 2)), rng.uniform(8, 180, (7, 2))], axis=1)
-        kinds = rng.integers(classes, size=7)
-        for k, (box, kind) in enumerate(zip(boxes.tolist(), kinds.tolist(), strict=True)):
-            row = {"id": 7 * image + k + 1, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": 0}
-            gt["annotations"].append(row | {"area": box[2] * box[3]})
-        others = np.concatenate([rng.uniform(0, 300, (86, 2)), rng.uniform(8, 180, (86, 2))], axis=1)
-        moved = np.concatenate([boxes, boxes]) + rng.normal(0, 6, (14, 4))
-        guesses = np.concatenate([moved, others]).clip(1)
-        guessed = np.concatenate([kinds, kinds, rng.integers(classes, size=86)])
-        scores = np.concatenate([rng.uniform(0.2, 1, 14), rng.uniform(0, 0.5, 86)])
-        for box, kind, score in zip(guesses.tolist(), guessed.tolist(), scores.tolist(), strict=True):
-            found.append({"image_id": image, "category_id": kind, "bbox": box, "score": score})
-    return gt, found
