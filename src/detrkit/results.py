@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,17 +19,27 @@ if TYPE_CHECKING:
     import supervision
 
 
+MAX_NAMED = 5
+"""Classes that the printed form of a result names."""
+
+
 class PanopticMap(NamedTuple):
-    """One image cut into segments that do not overlap."""
+    """The segments of one image, which do not overlap. Printed, it says how many there are of each class."""
 
     ids: Tensor
     """int64 [H, W], at the size of the image: the segment of each pixel."""
     segments: list[dict[str, Any]]
-    """A row a segment: `id`, `category_id`, `isthing`, `area` in pixels and, where they are known, `score` (0..1) and
-    `category_name`. From `panoptic`, `category_id` is a class index; from a `Detector`, the data set's own."""
+    """One row per segment: `id`, `category_id`, `isthing`, `area` in pixels and, where they are known, `score` (0..1)
+    and `category_name`. `category_id` is a class index in maps from `panoptic`, and the data set's own id in maps from
+    a `Detector`."""
+
+    def __repr__(self) -> str:
+        height, width = self.ids.shape
+        names = [str(row.get("category_name", f"class {row['category_id']}")) for row in self.segments]
+        return f"PanopticMap({height} x {width} pixels, {_counts(names, 'segment')})"
 
     def draw(self, image: Any) -> Any:
-        """The image (path, PIL image or uint8 RGB array [H, W, 3]) with the segments drawn.
+        """Draw the segments on an image (path, PIL image or uint8 RGB array [H, W, 3]).
 
         Returns:
             uint8 RGB [H, W, 3]; a whole multiple of the image's size where that is too small to be read.
@@ -41,16 +52,22 @@ class PanopticMap(NamedTuple):
         return draw_panoptic(_image_of_size(image, (self.ids.shape[0], self.ids.shape[1])), self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections:
-    """What was found in one image, best first unless a function says otherwise.
+    """The detected objects of one image, best first unless a function says otherwise.
 
     From `postprocess`, `class_ids` are class indices 0..C-1. From a `Detector`, they are the original category ids
-    of the data set it was trained on, and `class_names` are their names (see `with_categories`).
+    of the data set that it was trained on, and `class_names` are their names (see `with_categories`).
+
+        >>> detector.predict("photo.jpg")
+        Detections(3 objects: 2 cat, 1 dog; scores 0.61 to 0.98)
+
+    Raises:
+        DataError: the tensors do not fit each other.
     """
 
     xyxy: Tensor
-    """float32 [n, 4], absolute pixels of the original image."""
+    """float32 [n, 4]; x1, y1, x2, y2 in pixels of the original image."""
     scores: Tensor
     """float32 [n], in 0..1."""
     class_ids: Tensor
@@ -62,7 +79,7 @@ class Detections:
     image_size: tuple[int, int] | None = None
     """(h, w) of the original image in pixels."""
     source: str | None = None
-    """Where the image came from: a path, `video.mp4#17` for a frame, or None."""
+    """Origin of the image: a path, `video.mp4#17` for a frame, or None."""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("xyxy", "scores", "class_ids", "masks")}
@@ -98,11 +115,22 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        names = list(self.class_names) or [f"class {i}" for i in self.class_ids.tolist()]
+        text = _counts(names, "object")
+        if len(self) == 1:
+            text += f"; score {float(self.scores[0]):.2f}"
+        elif len(self):
+            text += f"; scores {float(self.scores.min()):.2f} to {float(self.scores.max()):.2f}"
+        return f"Detections({text}{'' if self.masks is None else '; with masks'})"
+
     def __getitem__(self, keep: Tensor | slice | Sequence[int] | int) -> Detections:
-        """The detections that an index, slice or boolean mask keeps, in its order; a single index keeps one.
+        """Select detections by an index, a slice, a list of indices or a boolean mask; the order is that of `keep`.
+
+            confident = detections[detections.scores > 0.9]
 
         Raises:
-            DataError: it is none of these, or a mask of another length.
+            DataError: `keep` is none of these, or a mask of another length.
         """
         if isinstance(keep, slice):
             keep = torch.arange(len(self))[keep]
@@ -133,10 +161,10 @@ class Detections:
         )
 
     def with_categories(self, categories: Categories) -> Detections:
-        """Class indices replaced by original ids, and names filled in.
+        """Replace class indices by the original ids, and fill in the names.
 
         Raises:
-            DataError: a class index is none of these categories.
+            DataError: a class index is not among the categories.
         """
         indices = self.class_ids.tolist()
         if indices and not 0 <= min(indices) <= max(indices) < len(categories):
@@ -152,14 +180,15 @@ class Detections:
         )
 
     def cpu(self) -> Detections:
-        """The same detections in main memory."""
+        """Copy the detections to main memory."""
         masks = None if self.masks is None else self.masks.cpu()
         return replace(
             self, xyxy=self.xyxy.cpu(), scores=self.scores.cpu(), class_ids=self.class_ids.cpu(), masks=masks
         )
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """COCO results entries (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are masks."""
+        """Convert to COCO results (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are
+        masks."""
         from detrkit.ops.masks import encode_rles
 
         boxes = self.xyxy.tolist()
@@ -173,27 +202,27 @@ class Detections:
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """As `supervision.Detections`, the field's common result type; names are in `data["class_name"]`."""
+        """Convert to `supervision.Detections`; class names are in `data["class_name"]`."""
         import numpy as np
 
         import_matplotlib()  # before supervision does
         import supervision
 
-        found = self.cpu()
-        names = np.asarray(found.class_names, dtype=np.str_)
-        data: dict[str, Any] = {"class_name": names} if found.class_names else {}
+        on_cpu = self.cpu()
+        names = np.asarray(on_cpu.class_names, dtype=np.str_)
+        data: dict[str, Any] = {"class_name": names} if on_cpu.class_names else {}
         return supervision.Detections(
-            xyxy=found.xyxy.numpy().astype(np.float32).reshape(-1, 4),
-            confidence=found.scores.numpy(),
-            class_id=found.class_ids.numpy().astype(int),
-            mask=None if found.masks is None else found.masks.numpy(),
+            xyxy=on_cpu.xyxy.numpy().astype(np.float32).reshape(-1, 4),
+            confidence=on_cpu.scores.numpy(),
+            class_id=on_cpu.class_ids.numpy().astype(int),
+            mask=None if on_cpu.masks is None else on_cpu.masks.numpy(),
             data=data,
         )
 
     def draw(self, image: Any) -> Any:
-        """The image (path, PIL image or uint8 RGB array [H, W, 3]) with the detections drawn.
+        """Draw the detections on an image (path, PIL image or uint8 RGB array [H, W, 3]).
 
-        Boxes with NaN are left out, which a warning tells.
+        Boxes with NaN are left out, with a warning.
 
         Returns:
             uint8 RGB [H, W, 3]; a whole multiple of the image's size where that is too small to be read.
@@ -206,14 +235,30 @@ class Detections:
         size = self.image_size
         if size is None and self.masks is not None:
             size = (self.masks.shape[1], self.masks.shape[2])
-        lost = len(self) - int(self.xyxy.isfinite().all(1).sum())
-        if lost:
-            warnings.warn(f"{lost} of {len(self)} boxes are NaN or infinite and cannot be drawn", stacklevel=2)
+        broken = len(self) - int(self.xyxy.isfinite().all(1).sum())
+        if broken:
+            warnings.warn(f"{broken} of {len(self)} boxes are NaN or infinite and cannot be drawn", stacklevel=2)
         return draw_detections(_image_of_size(image, size), self)
 
 
+def _counts(names: list[str], noun: str) -> str:
+    """How many there are of each class, the most frequent first: `3 objects: 2 cat, 1 dog`."""
+    if not names:
+        return f"no {noun}s"
+    counts = Counter(names).most_common()
+    text = ", ".join(f"{count} {name}" for name, count in counts[:MAX_NAMED])
+    rest = len(counts) - MAX_NAMED
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}: {text}" + (
+        f" and {rest} more class{'' if rest == 1 else 'es'}" if rest > 0 else ""
+    )
+
+
 def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
-    """An image in any form as uint8 RGB [H, W, 3], of the size (h, w) of what is to be drawn on it, if that is known.
+    """Read an image in any form as uint8 RGB [H, W, 3].
+
+    Args:
+        image: see `draw.as_image`.
+        size: (h, w) that it must have; None: any.
 
     Raises:
         DataError: it cannot be read, or has another size.
@@ -223,8 +268,8 @@ def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
     rgb = as_image(image)
     if size is not None and tuple(size) != rgb.shape[:2]:
         raise DataError(
-            f"expected the image of {size[0]} x {size[1]} pixels (height x width) that was looked at, found one of "
-            f"{rgb.shape[0]} x {rgb.shape[1]}; draw on that one, and resize afterwards"
+            f"expected the image of {size[0]} x {size[1]} pixels (height x width) that the results are of, found one "
+            f"of {rgb.shape[0]} x {rgb.shape[1]}; draw on that one, and resize afterwards"
         )
     return rgb
 
@@ -232,12 +277,12 @@ def _image_of_size(image: Any, size: tuple[int, int] | None) -> Any:
 def ground_truth_detections(
     boxes: Iterable[Sequence[float]], category_ids: Iterable[int], categories: Categories
 ) -> Detections:
-    """Annotated boxes in the form of detections, to be drawn as ground truth.
+    """Convert annotated boxes to detections, to be drawn as ground truth.
 
     Args:
         boxes: x1, y1, x2, y2 in pixels, one per object.
         category_ids: original category ids, one per object.
-        categories: where their names are found.
+        categories: the data set's, for the names.
     """
     ids = [int(i) for i in category_ids]
     index = categories.index_of_id

@@ -17,7 +17,7 @@ from detrkit.errors import DataError
 from detrkit.ops.value_range import ValueRange
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Categories:
     """The classes of a data set: the owner of `num_classes` and of the mapping from class index to original id.
 
@@ -44,6 +44,12 @@ class Categories:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        shown = [f"{i} {name}" for i, name in zip(self.ids[:6], self.names[:6], strict=True)]
+        rest = [f"and {len(self) - 6} more"] if len(self) > 6 else []
+        kinds = f"; {sum(self.isthing)} things, {len(self) - sum(self.isthing)} stuff" if self.isthing else ""
+        return f"Categories({len(self)} class{'' if len(self) == 1 else 'es'}: {', '.join([*shown, *rest])}{kinds})"
 
     @property
     def index_of_id(self) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,13 +18,25 @@ def test_a_video_gives_its_frames_one_at_a_time(
     detector: Detector, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = make_video(tmp_path / "clip.mp4")
-    found = detector.predict(path, threshold=0)
-    assert isinstance(found, Iterator)
-    first = next(found)
+    found = detector.stream(path, threshold=0)
+    image, first = next(found)
     assert first.source == f"{path}#0"
-    assert first.image_size == (60, 80)
-    assert [d.source for d in found] == [f"{path}#{k}" for k in range(1, 6)]
-    assert len(list(detector.predict(path, batch_size=4))) == 6
+    assert first.image_size == (60, 80) == image.shape[1:]
+    assert [d.source for _, d in found] == [f"{path}#{k}" for k in range(1, 6)]
+    assert len(list(detector.stream(path, batch_size=4))) == 6
+
+
+def test_predict_refers_videos_to_stream(
+    detector: Detector, mask_detector: Detector, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_video(tmp_path / "clip.mp4")
+    with pytest.raises(DataError, match=r"found the video .*clip\.mp4; Detector\.stream gives its frames"):
+        detector.predict(path)
+    with pytest.raises(DataError, match=r"clip\.mp4; Detector\.stream_panoptic gives"):
+        mask_detector.panoptic(path)
+    for camera in (0, "0", "rtsp://camera/1"):
+        with pytest.raises(DataError, match=r"camera.*Detector\.stream"):
+            detector.predict(camera)
 
 
 def test_frames_are_rgb_tensors(make_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_predict_tells_of_them_and_keeps_numbers_times_and_length(
 ) -> None:
     path = damaged(noisy_video(tmp_path / "clip.mp4"), 0.5, 0.6)
     with pytest.warns(UserWarning, match="cannot be decoded"):
-        found = list(detector.predict(path, threshold=0))
+        found = [detections for _, detections in detector.stream(path, threshold=0)]
     with pytest.warns(UserWarning, match="cannot be decoded"):
         rows = run(checkpoint, tmp_path / "out", path, top_k=1)
     assert [row["file_name"] for row in rows] == [d.source for d in found]

@@ -1,7 +1,6 @@
-"""The one facade over a trained model: load it, show it images, get `Detections` or a `PanopticMap`.
+"""`Detector`: load a trained model, give it images, get `Detections` or a `PanopticMap`.
 
-Images take the same way as in evaluation (`decode`, `eval_transform`, `collate`), so a number measured there holds
-here.
+Images are decoded, resized and batched by the functions that evaluation uses, so metrics measured there hold here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.inference.backend import Backend, PlainBackend
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
-from detrkit.inference.inputs import ImageInput, OneImage, OneOrMany, open_source, read_one
+from detrkit.inference.inputs import ImageInput, OneImage, PathOrArray, open_source, read_one
 from detrkit.inference.optimized import Compile, OptimizedBackend, Precision, chosen_precision, compiles
 from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
 from detrkit.inference.shape_buckets import ShapeBuckets
@@ -37,7 +36,22 @@ from detrkit.structures import Batch, Categories, Preprocessing, Target
 
 
 class Detector:
-    """A network with all that is needed to use it."""
+    """A model with everything that is needed to use it.
+
+        detector = Detector.load("runs/mine")
+        detections = detector.predict("photo.jpg", threshold=0.5)
+        for image, detections in detector.stream("video.mp4"): ...
+
+    Args:
+        model: a model, which is moved to `device` and put into evaluation mode; or another backend, such as an exported
+            file, which stays on its own device.
+        categories: its C classes.
+        preprocessing: how images are prepared; or the shorter side of resized images in pixels alone.
+        device: where the model runs.
+
+    Raises:
+        ConfigError: `model` is neither a model nor a backend, or the categories are not as many as its classes.
+    """
 
     def __init__(
         self,
@@ -46,19 +60,6 @@ class Detector:
         preprocessing: Preprocessing | int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Take over a model.
-
-        Args:
-            model: a model, which is moved to `device`, put into evaluation mode and run as it is; or anything else that
-                makes outputs of batches, such as an exported file, which runs where it says.
-            categories: its C classes.
-            preprocessing: how images are prepared; or the shorter side in pixels alone. Without a range of values,
-                images of more than 8 bits are scaled from the range of their type, with a warning.
-            device: where the model shall run.
-
-        Raises:
-            ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
-        """
         check_parts(model, categories)
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing(whole_number(preprocessing, "an image_size", 1))
@@ -71,20 +72,20 @@ class Detector:
 
     @property
     def image_size(self) -> int:
-        """Shorter side in pixels to which images are resized."""
+        """Shorter side of resized images in pixels."""
         return self.preprocessing.image_size
 
     @property
     def value_range(self) -> ValueRange | None:
-        """Values that become black and white in images of more than 8 bits; None: no range is known."""
+        """Values that become black and white in images of more than 8 bits; None: no range is known, see `read`."""
         return self.preprocessing.value_range
 
     @property
     def model(self) -> DETR:
-        """The model that runs.
+        """The PyTorch model.
 
         Raises:
-            ConfigError: an exported file runs, which has no parts that could be looked at.
+            ConfigError: the backend is an exported file, which has no modules.
         """
         model = getattr(self.backend, "model", None)
         if not isinstance(model, DETR):
@@ -108,36 +109,35 @@ class Detector:
         value_range: ValueRange | tuple[float, float] | None = None,
         new_classes: Callable[[], Categories] | None = None,
     ) -> Detector:
-        """A detector from weights of any known format. What had to be assumed about them is a warning.
+        """Load weights of any known format. What had to be assumed about them is a warning.
 
-        The model is made fast, which changes its values by rounding alone: batch norms folded, channels-last memory,
-        no heads that nobody asks for. So `detector.model` is that model, for evaluation only.
+        The model is optimised, which changes its outputs by rounding alone: batch norms are folded into convolutions,
+        memory is channels-last, and heads of earlier decoder layers are left out. So `detector.model` is that model,
+        for evaluation only. Torch's random state stays as it was.
 
         Args:
-            source: a run folder, a checkpoint of detrkit, a .pth of the original, a Hugging Face folder, or a
-                published name (which may be fetched). Or a file that `detrkit export` has written (.onnx, .xml, .pt2,
-                .engine), to which the settings below do not matter, but for the device and the size.
+            source: a run folder, a checkpoint of detrkit, a .pth of the reference DETR, a Hugging Face folder or id, or
+                a published name (which may be downloaded). Or a file that `detrkit export` has written (.onnx, .xml,
+                .pt2, .engine), for which only the device, `image_size` and `value_range` below matter.
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
-            image_size: shorter side in pixels to which images are resized; 0: what the weights were trained with.
+            image_size: shorter side in pixels to which images are resized; 0: that of the training.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
             nheads: attention heads, likewise.
-            precision: of matrices and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto, which is fp32,
-                but bf16 on CUDA (fp16 on GPUs without it). plain: float32, and the model as it is in training, with
-                nothing made fast; what evaluation takes by default.
+            precision: of matrix products and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto: fp32,
+                but bf16 on CUDA (fp16 on GPUs without it). plain: float32 and the model as it is in training, nothing
+                optimised; the default of evaluation.
             compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`ShapeBuckets`), so
-                that images of any size do not compile without end. That changes values a little where convolutions
-                meet the padding, as in a padded batch. The first image of each shape takes long; see `warmup`.
-            value_range: values that become black and white in images of more than 8 bits (`Detector.read`); None:
-                those of the training data, as the weights have them.
-            new_classes: what makes the classes of a new, untrained class head, for a file whose own was deleted. None:
-                such a file is an error, since there are no classes to name.
-
-        Torch's random numbers go on as if nothing had been loaded.
+                that images of any size do not compile without end. Padding changes values a little where convolutions
+                meet it, as in a padded batch. The first image of each shape takes long; see `warmup`.
+            value_range: values that become black and white in images of more than 8 bits (see `read`); None: those of
+                the training data, which the weights come with.
+            new_classes: makes the classes of a new, untrained class head, for a file whose own was deleted. None: such
+                a file is an error, since its classes have no names.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
-            ConfigError: there is no such device, precision or setting of compile, or plain shall be compiled; or the
-                range is none.
+            ConfigError: there is no such device, precision, compile setting or value range, or precision is plain and
+                compile is on.
         """
         source = weights_source(source)
         image_size = whole_number(image_size or 0, "an image_size", 0)
@@ -170,10 +170,10 @@ class Detector:
         return cls(backend, weights.categories, preprocessing)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
-        """Look at blank images, so that the first real ones do not wait for what a first call does.
+        """Run on blank images, so that the first real ones need not wait for what a first call does.
 
-        That is above all compiling, which takes 10 seconds to a minute for each shape and batch size; batches count as
-        the next power of 2.
+        That is above all compiling, which takes 10 seconds to a minute per shape and batch size; batch sizes are
+        rounded up to a power of 2.
 
         Args:
             sizes: (height, width) in pixels of images to come, before they are resized. Empty: every shape there is
@@ -181,7 +181,7 @@ class Detector:
             batch_sizes: how many images per batch.
 
         Raises:
-            ConfigError: a size or batch size is none, or there is no compiler where one is needed.
+            ConfigError: a size or batch size is below 1, or there is no compiler where one is needed.
         """
         given = list(sizes)
         pairs = size_pairs(given, len(given), "sizes")[1] if given else []
@@ -202,15 +202,11 @@ class Detector:
     ) -> Detections: ...
     @overload
     def predict(
-        self, source: OneOrMany, threshold: float | None = 0.5, top_k: int | None = None, batch_size: int = 1
-    ) -> Any: ...  # what comes back depends on what lies there, or on the number of dimensions
+        self, source: PathOrArray, threshold: float | None = 0.5, top_k: int | None = None, batch_size: int = 1
+    ) -> Any: ...  # a path may be a folder, an array a batch: no type checker can know
     @overload
     def predict(
-        self,
-        source: Iterable[OneImage],
-        threshold: float | None = 0.5,
-        top_k: int | None = None,
-        batch_size: int = 1,
+        self, source: Iterable[OneImage], threshold: float | None = 0.5, top_k: int | None = None, batch_size: int = 1
     ) -> list[Detections]: ...
     def predict(
         self,
@@ -218,75 +214,77 @@ class Detector:
         threshold: float | None = 0.5,
         top_k: int | None = None,
         batch_size: int = 1,
-    ) -> Detections | list[Detections] | Iterator[Detections]:
-        """Find objects.
+    ) -> Detections | list[Detections]:
+        """Detect objects.
 
         Args:
-            source: one image: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8,
-                or float in 0..1), or of more than 8 bits (see `read`), the bytes of a file, an open file, an upload of
-                a web framework; several: anything that gives these when it is iterated over, a batch [B, ...], a folder
-                (with the folders in it), a glob such as `photos/*.jpg`; or the path of a video.
+            source: one image: a path, a PIL image, a numpy array [H, W, 3] (uint8, RGB), a tensor [3, H, W] (uint8, or
+                float in 0..1), either of more than 8 bits too (see `read`), the bytes of a file, an open file, or an
+                upload of a web framework. Several images: a list, or anything else that gives images when it is
+                iterated over, a batch [B, ...], a folder with its subfolders, or a glob such as `photos/*.jpg`.
             threshold: lowest score to keep, 0..1; None: 0.5.
-            top_k: keep the best K of all pairs of query and class; 0: one class a query. None: as the model was
+            top_k: keep the best K of all pairs of query and class; 0: one class per query. None: as the model was
                 trained, see `postprocess`.
-            batch_size: most images a forward pass. Only images of one shape share a pass, so that the result for
-                an image does not depend on the others.
+            batch_size: most images per forward pass. Only images of one shape share a pass, so that the result for an
+                image does not depend on the others.
 
         Returns:
-            For one image its detections, best first, with the original category ids and names, in pixels of the
-            image. For several a list in their order (that of the names for folders and globs). For a video an
-            iterator over its frames that reads as it goes. Of a model with a mask head they have masks, of the
-            image's own size; many large images are better looked at one after another, see `stream`.
+            For one image its detections, best first, with the original category ids and names, in pixels of the image;
+            with masks of the image's size if the model has a mask head. For several images a list in their order
+            (folders and globs: by name); `stream` holds fewer masks in memory.
 
         Raises:
-            DataError: there is nothing at `source`, it cannot be read, or it is an iterator that gives nothing.
+            DataError: there is nothing at `source`, it cannot be read, it is a video or a camera (see `stream`), or an
+                iterator that gives nothing.
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
         return run_batched(
-            source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size
+            source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, "stream"
         )
 
     @overload
     def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
     @overload
-    def panoptic(self, source: OneOrMany, threshold: float | None = None, batch_size: int = 1) -> Any: ...
+    def panoptic(self, source: PathOrArray, threshold: float | None = None, batch_size: int = 1) -> Any: ...
     @overload
     def panoptic(
         self, source: Iterable[OneImage], threshold: float | None = None, batch_size: int = 1
     ) -> list[PanopticMap]: ...
     def panoptic(
         self, source: OneImage | Iterable[OneImage], threshold: float | None = None, batch_size: int = 1
-    ) -> PanopticMap | list[PanopticMap] | Iterator[PanopticMap]:
-        """Cut images into segments that do not overlap, things and stuff.
+    ) -> PanopticMap | list[PanopticMap]:
+        """Divide images into segments that do not overlap, things and stuff.
 
         Args:
-            source: see `predict`.
-            threshold: score above which a query takes part, 0..1. None: 0.85 as in the original, or 0.4 for a model
-                with an independent sigmoid per class.
-            batch_size: see `predict`.
+            source: one image or several, see `predict`.
+            threshold: score above which a query takes part, 0..1. None: 0.85 as in the reference DETR, or 0.4 for a
+                model with an independent sigmoid per class.
+            batch_size: most images per forward pass, see `predict`.
 
         Returns:
-            For one image its map, at the image's own size, with the original category ids and names; for several
-            and for videos as `predict`. Where the categories do not say which of them are things, all are.
+            For one image its map, of the image's size, with the original category ids and names; for several a list.
+            Where the categories do not say which of them are things, all are.
 
         Raises:
-            DataError: there is nothing at `source`, or it cannot be read.
-            ConfigError: a setting is out of range, or the model makes no masks.
+            DataError: there is nothing at `source`, it cannot be read, or it is a video (see `stream_panoptic`).
+            ConfigError: a setting is out of range, or the model has no mask head.
         """
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return run_batched(source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size)
+        return run_batched(
+            source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, "stream_panoptic"
+        )
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
-        """The threshold of panoptic maps, where none is given that of the kind of model.
+        """The threshold of panoptic maps; where none is given, the usual one of the kind of model.
 
         Raises:
-            ConfigError: the model makes no masks.
+            ConfigError: the model has no mask head.
         """
         if not self.backend.makes_masks:
             raise ConfigError(
-                "expected a model with a mask head for panoptic maps, found one that knows boxes alone; train one "
-                "with --task panoptic, or ask this one for detections"
+                "expected a model with a mask head for panoptic maps, found one of boxes alone; train one with "
+                "--task panoptic, or call predict for detections"
             )
         return usual_threshold(self.backend.sigmoid) if threshold is None else threshold
 
@@ -298,27 +296,29 @@ class Detector:
         batch_size: int = 1,
         prefetch: int = 0,
     ) -> Iterator[tuple[Tensor, Detections]]:
-        """Detections of a stream of images, in its order; few images are held at a time.
+        """Detect objects in a video or another stream of images; few images are in memory at a time.
 
         Args:
-            source: any source of `predict`; what is iterated over may be endless, and may give pairs of an image and
-                what to note as the `source` of its detections.
-            threshold, top_k, batch_size: see `predict`.
+            source: the path of a video, or any source of `predict`. What is iterated over may be endless, as the frames
+                of a camera are, and may give pairs of an image and the `source` that its detections shall note.
+            threshold: lowest score to keep, see `predict`.
+            top_k: see `predict`.
+            batch_size: most images per forward pass, see `predict`.
             prefetch: images that are taken early, and decoded and resized in threads while the model runs on those
                 before. 0 suits a live stream, where the next image is yet to come.
 
         Yields:
-            Each image, uint8 [3, H, W] (RGB), with its detections.
+            Each image, uint8 [3, H, W] (RGB), with its detections, in order.
 
         Raises:
             DataError, ConfigError: see `predict`.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
         prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
-        looked = stream_batches(
+        results = stream_batches(
             images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, prefetch
         )
-        return ((pixels, replace(found, source=source)) for pixels, source, found in looked)
+        return ((pixels, replace(detections, source=source)) for pixels, source, detections in results)
 
     def stream_panoptic(
         self,
@@ -327,31 +327,34 @@ class Detector:
         batch_size: int = 1,
         prefetch: int = 0,
     ) -> Iterator[tuple[Tensor, PanopticMap]]:
-        """Panoptic maps of a stream of images, see `stream` and `panoptic`."""
+        """Make panoptic maps of a video or another stream of images, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
         prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
-        looked = stream_batches(
+        results = stream_batches(
             images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, prefetch
         )
-        return ((pixels, found) for pixels, _, found in looked)
+        return ((pixels, segments) for pixels, _, segments in results)
 
     def prepare(self, source: Iterable[OneImage]) -> Batch:
-        """Images in any form resized and padded to one size, on the CPU, as evaluation does it; a `DataError` where
-        there is none."""
+        """Resize images in any form and pad them to one size, on the CPU, as evaluation does.
+
+        Raises:
+            DataError: there is no image, or one cannot be read.
+        """
         samples = [self._sample(self._read(image)[0]) for image in open_source(source)[1]]
         if not samples:
             raise DataError("expected at least one image, found none")
         return collate(samples)
 
     def read(self, source: OneImage) -> Tensor:
-        """An image as the model sees it: uint8 [3, H, W], RGB, upright, not resized yet.
+        """Read an image as the model gets it, but not resized: uint8 [3, H, W], RGB, upright.
 
         Values of more than 8 bits (files, PIL images, arrays and tensors of 16-bit and 32-bit integers or floats) are
-        scaled from `value_range` to 0..255, and clipped there; float tensors in 0..1 always from that. Where no range
-        is known, it is 0..65535 for integers and 0..1 for floats, which is said once, by a warning.
+        scaled from `value_range` to 0..255 and clipped there; float tensors in 0..1 always from 0..1. Where no range is
+        known, it is taken to be 0..65535 for integers and 0..1 for floats, with one warning.
 
         Raises:
-            DataError: it cannot be read, or has another shape or type; see `data.decode.to_tensor`.
+            DataError: it cannot be read, or has another shape or type; see `data.decode.images.to_tensor`.
         """
         return read_one(source, self.value_range, self._warn_once)
 
@@ -372,10 +375,10 @@ class Detector:
 
     @torch.no_grad()  # not inference_mode, whose tensors could not be changed in place by those who get them
     def detect(self, batch: Batch, threshold: float = 0.0, top_k: int | None = None) -> list[Detections]:
-        """Detections of each image of a batch: best first, original ids and names, in pixels of the original.
+        """Detect objects in each image of a batch: best first, original ids and names, pixels of the original image.
 
         Args:
-            batch: of `prepare`, or of a loader whose targets have `original_size`.
+            batch: made by `prepare`, or by a loader whose targets have `original_size`.
             threshold: lowest score to keep, 0..1.
             top_k: see `predict`.
 
@@ -385,7 +388,7 @@ class Detector:
         with memory_explained():
             processed, sizes = sizes_of(batch)
             out = self.backend.forward_detection(batch.images, batch.padding_mask)
-            found = postprocess(
+            results = postprocess(
                 out,
                 sizes,
                 top_k=top_k,
@@ -394,11 +397,11 @@ class Detector:
                 best_first=True,
                 device="cpu",
             )
-        return [detections.with_categories(self.categories) for detections in found]
+        return [detections.with_categories(self.categories) for detections in results]
 
     @torch.no_grad()
     def segment(self, batch: Batch, threshold: float | None = None) -> list[PanopticMap]:
-        """Panoptic maps of each image of a batch, see `detect` and `panoptic`."""
+        """Make a panoptic map of each image of a batch, see `detect` and `panoptic`."""
         threshold = self.panoptic_threshold(threshold)
         things = self.categories.isthing or (True,) * len(self.categories)
         with memory_explained():

@@ -1,4 +1,4 @@
-"""Images in every form that programs hand over, one or several, taken apart into one after another.
+"""Images in every form that programs have them in, one or several, opened one after another.
 
 one         a path, PIL image, numpy array, tensor, the bytes of a file, an open file, an upload of a web framework
 several     a folder, a glob, a batch [B, ...], or anything that can be iterated over, once or often, endless or not
@@ -31,31 +31,32 @@ ArrayImage = Image | npt.NDArray[Any] | Tensor
 """An image in memory, in any form that `data.decode.to_tensor` knows."""
 
 OneImage = ArrayImage | str | os.PathLike[str] | bytes | IO[bytes]
-OneOrMany = str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes]
-"""What may hold one image or several: a folder or a video behind a path, a batch in an array."""
 """One image in any form; an object with a readable `file`, as uploads of web frameworks have it, will do too."""
+
+PathOrArray = str | os.PathLike[str] | npt.NDArray[Any] | Tensor | IO[bytes]
+"""One image or several: a path may be a folder or a video, an array a batch."""
 
 Kind = Literal["one", "several", "video"]
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image to look at, not decoded yet."""
+    """One image, not decoded yet."""
 
     image: Any
     """A path, the bytes of a file, a PIL image, numpy array or tensor."""
     source: str | None = None
-    """What its detections note as their source."""
-    place: int | None = None
-    """Its number among several, from 1, for messages; None: it is alone, or its name says where it is."""
+    """The `source` of its detections."""
+    number: int | None = None
+    """Its number among several images, from 1, for messages; None: it is alone, or has a name."""
 
     def read(
         self, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range
     ) -> tuple[Tensor, str | None]:
-        """The image, uint8 [3, H, W], and its source; for the arguments see `data.decode.read_image`.
+        """Decode the image: uint8 [3, H, W], and its source. For the arguments see `data.decode.images.read_image`.
 
         Raises:
-            DataError: it cannot be read, or is none.
+            DataError: it cannot be read, or is no image.
         """
         try:
             if isinstance(self.image, Path):
@@ -65,21 +66,21 @@ class ImageInput:
                 return decode_image(self.image, name, value_range, unknown=unknown), self.source
             return to_tensor(self.image, value_range, unknown=unknown), self.source
         except DataError as error:
-            if self.place is None:
+            if self.number is None:
                 raise
-            raise DataError(f"image {self.place}: {error}") from error
+            raise DataError(f"image {self.number}: {error}") from error
 
 
 def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[ImageInput]]:
-    """What a source stands for, and the images one after another, which are taken from it as they are asked for.
+    """Open a source: say whether it is one image, several or a video, and give its images one at a time.
 
     Args:
         source: see the head of this file.
-        pairs: whether members of a source of several may be pairs of an image and what to note as its source.
+        pairs: whether members of a source may be pairs of an image and the source that its detections note.
 
     Raises:
         DataError: there is nothing at a path, or the source is no image and holds none. Raised by the iterator where
-            a member is no image, a video, or a list of its own, or where there is no member though there should be.
+            a member is no image, a video or a list, or where an iterator gives nothing.
     """
     kind = _kind_of(source)
     if kind == "video":
@@ -94,10 +95,8 @@ def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Ima
     return kind, _members(source, pairs)
 
 
-def read_one(
-    source: Any, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range
-) -> Tensor:
-    """A single image in any form as uint8 [3, H, W], RGB.
+def read_one(source: Any, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range) -> Tensor:
+    """Read a single image in any form as uint8 [3, H, W], RGB.
 
     Raises:
         DataError: it cannot be read, or the source stands for several images or a video.
@@ -128,47 +127,49 @@ def _kind_of(source: Any) -> Kind:
         return "several"
     raise DataError(
         "expected an image as a path, PIL image, numpy array, tensor, bytes or open file, or several of them, found "
-        + _no_image(source)
+        + _describe(source)
     )
 
 
 def _members(source: Any, pairs: bool) -> Iterator[ImageInput]:
-    """The images of something that can be iterated over, each taken when it is asked for."""
-    place = 0
-    for place, member in enumerate(source, start=1):
+    """The images of something that can be iterated over; each is taken when it is needed."""
+    number = 0
+    for number, member in enumerate(source, start=1):
         image, name = member, None
         if pairs and isinstance(member, tuple) and len(member) == 2 and isinstance(member[1], str | None):
             image, name = member
         if isinstance(image, tuple | list):
             raise DataError(
-                f"image {place}: expected an image, found a {type(image).__name__} of {len(image)}; give the images "
+                f"image {number}: expected an image, found a {type(image).__name__} of {len(image)}; give the images "
                 "alone, in one list"
             )
         kind = _kind_of(image)
         if kind == "video":
-            raise DataError(f"expected images in a list, found the video {os.fsdecode(image)}; give it by itself")
+            raise DataError(
+                f"expected images in a list, found the video {os.fsdecode(image)}; give it to Detector.stream by itself"
+            )
         if kind == "one":
-            given = _image_input(image, place)
-            yield given if name is None else ImageInput(given.image, name, given.place)
+            given = _image_input(image, number)
+            yield given if name is None else ImageInput(given.image, name, given.number)
         elif _is_path(image):
             yield from (ImageInput(path, str(path)) for path in find_images(as_path(image)))
         elif isinstance(image, np.ndarray | Tensor):
-            yield from (ImageInput(each, name, place) for each in image)
+            yield from (ImageInput(each, name, number) for each in image)
         else:
-            raise DataError(f"image {place}: expected an image, found {_no_image(image)}; give the images in one list")
-    if not place and not isinstance(source, Sized):
+            raise DataError(f"image {number}: expected an image, found {_describe(image)}; give the images in one list")
+    if not number and not isinstance(source, Sized):
         raise DataError(
             f"expected images, found a {type(source).__name__} that gives none: it was used up before, or there is "
             "nothing of that name"
         )
 
 
-def _image_input(image: Any, place: int | None = None) -> ImageInput:
-    """One image as it can wait for a thread: what is read from an open file is read now, while it is open."""
+def _image_input(image: Any, number: int | None = None) -> ImageInput:
+    """An image that can wait for a thread: what an open file holds is read now, while it is open."""
     if _is_path(image):
         path = as_path(image)
         return ImageInput(path, str(path))
-    where = "" if place is None else f"image {place}: "
+    where = "" if number is None else f"image {number}: "
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)
     file = _file_of(image)
@@ -176,17 +177,17 @@ def _image_input(image: Any, place: int | None = None) -> ImageInput:
         name = next(
             (n for n in (getattr(image, key, None) for key in ("filename", "name")) if isinstance(n, str)), None
         )
-        return ImageInput(_bytes_of(file, f"{where}{name or f'a {type(image).__name__}'}"), name or None, place)
+        return ImageInput(_bytes_of(file, f"{where}{name or f'a {type(image).__name__}'}"), name or None, number)
     if isinstance(image, Image):
         try:
             image.load()  # PIL opens files and reads them later, when they may be closed
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise DataError(f"{where}expected an image, but what PIL opened cannot be decoded: {error}") from error
-    return ImageInput(image, None, place)
+    return ImageInput(image, None, number)
 
 
 def _file_of(source: Any) -> Any:
-    """What can be read in an open file or an upload; None: it is neither."""
+    """The readable part of an open file or an upload; None: the source is neither."""
     for file in (getattr(source, "file", None), source):  # uploads of web frameworks read asynchronously themselves
         if callable(getattr(file, "read", None)):
             return file
@@ -194,7 +195,7 @@ def _file_of(source: Any) -> Any:
 
 
 def _bytes_of(file: Any, name: str) -> bytes:
-    """All bytes of an open file, from its start if it can be turned back.
+    """Read all bytes of an open file, from its start if it can seek.
 
     Raises:
         DataError: it is closed, empty, or opened as text.
@@ -224,8 +225,8 @@ def _read_file(path: Path, value_range: ValueRange | None, unknown: UnknownRange
         raise DataError(f"{error}; videos are known by their endings: {', '.join(VIDEO_SUFFIXES)}") from error
 
 
-def _no_image(source: Any) -> str:
-    """What was found in place of an image, with what to do about it."""
+def _describe(source: Any) -> str:
+    """Describe what is no image, with what to do about it."""
     name = type(source).__name__
     if isinstance(source, int) and not isinstance(source, bool):
         return (

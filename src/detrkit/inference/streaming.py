@@ -1,8 +1,9 @@
-"""From images in any form, one or endlessly many, to batches that a network looks at, and back to their order."""
+"""Images in any form, one or endlessly many, become batches for a backend, and its results return to their order."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detrkit.data.loader import collate
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, DataError
 from detrkit.inference.inputs import ImageInput, open_source
 from detrkit.inference.prefetch import prefetch
 from detrkit.results import Detections, PanopticMap
@@ -21,62 +22,68 @@ from detrkit.structures import Batch, Categories, Target
 Item = TypeVar("Item")
 Result = TypeVar("Result", Detections, PanopticMap)
 Read = Callable[[ImageInput], tuple[Tensor, str | None]]
-"""Decodes an image, and says its source."""
+"""Decodes an image to uint8 [3, H, W] and names its source."""
 
 Sample = Callable[[Tensor], tuple[Tensor, Target]]
 """Resizes an image uint8 [3, H, W] and notes its sizes."""
 
+Predict = Callable[[Batch], list[Result]]
+"""Makes a result for each image of a batch."""
+
 PREFETCH = 4
-"""Images that are decoded and resized ahead of the model; more where a batch is larger."""
+"""Images that are decoded and resized while the model runs on earlier ones; more where a batch is larger."""
 
 WINDOW = 4
-"""Batches' worth of images that are held while images of one shape are looked for."""
+"""Batches' worth of images among which images of one shape are looked for."""
 
 
 def run_batched(
-    source: Any, read: Read, sample: Sample, look: Callable[[Batch], list[Result]], batch_size: int
-) -> Result | list[Result] | Iterator[Result]:
-    """What `look` says of everything that a source stands for: one result, a list, or for a video an iterator.
+    source: Any, read: Read, sample: Sample, predict: Predict[Result], batch_size: int, stream: str
+) -> Result | list[Result]:
+    """Predict everything that a source stands for: one result for one image, a list for several.
 
     Args:
-        source: in any form, see `forms.open_source`.
-        read: makes a tensor, uint8 [3, H, W], of an image.
+        source: in any form, see `inputs.open_source`.
+        read: decodes an image.
         sample: resizes it.
-        look: gives a result for each image of a batch.
+        predict: makes the results of a batch.
         batch_size: most images per batch.
+        stream: the method that reads videos, for the message.
 
     Raises:
-        DataError: there is nothing at `source`, it cannot be read, or a video is among several.
+        DataError: there is nothing at `source`, it cannot be read, or it is a video.
     """
     kind, images = open_source(source)
-
-    def results() -> Iterator[Result]:
-        for _, name, result in stream_batches(images, read, sample, look, batch_size, max(PREFETCH, batch_size)):
-            yield replace(result, source=name) if isinstance(result, Detections) else result
-
     if kind == "video":
-        return results()
-    found = list(results())
-    return found[0] if kind == "one" else found
+        raise DataError(
+            f"expected images, found the video {os.fsdecode(source)}; Detector.{stream} gives its frames one at a time"
+        )
+    results = []
+    for _, name, result in stream_batches(images, read, sample, predict, batch_size, max(PREFETCH, batch_size)):
+        results.append(replace(result, source=name) if isinstance(result, Detections) else result)
+    return results[0] if kind == "one" else results
 
 
 def stream_batches(
     images: Iterable[ImageInput],
     read: Read,
     sample: Sample,
-    look: Callable[[Batch], list[Result]],
+    predict: Predict[Result],
     batch_size: int,
     limit: int,
 ) -> Iterator[tuple[Tensor, str | None, Result]]:
-    """Each image with its source and what `look` says of it, in order; images of one shape share a batch.
+    """Predict images one after another; images of one shape share a batch.
 
     Args:
         images: may be endless.
-        read: makes a tensor, uint8 [3, H, W], of one, and says its source.
+        read: decodes an image.
         sample: resizes it.
-        look: gives a result for each image of a batch.
+        predict: makes the results of a batch.
         batch_size: most images per batch.
-        limit: images that are read and resized ahead, in threads; 0: none.
+        limit: images that are decoded and resized early, in threads; 0: none.
+
+    Yields:
+        Each image, uint8 [3, H, W], its source and its result, in the order of `images`.
     """
 
     def prepared(image: ImageInput) -> tuple[Tensor, str | None, tuple[Tensor, Target]]:
@@ -86,16 +93,16 @@ def stream_batches(
     window = batch_size if batch_size == 1 else WINDOW * batch_size
     with contextlib.closing(prefetch(prepared, images, limit)) as ready:
         for held in _batched(ready, window):
-            found: dict[int, Result] = {}
-            for places in _of_one_shape([image for _, _, (image, _) in held], batch_size):
-                batch = collate([held[k][2] for k in places])
-                found.update(zip(places, look(batch), strict=True))
+            results: dict[int, Result] = {}
+            for indices in _of_one_shape([image for _, _, (image, _) in held], batch_size):
+                batch = collate([held[k][2] for k in indices])
+                results.update(zip(indices, predict(batch), strict=True))
             for k, (pixels, source, _) in enumerate(held):
-                yield pixels, source, found.pop(k)
+                yield pixels, source, results.pop(k)
 
 
 def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[int, ...]]:
-    """Places of images that share a shape, at most `batch_size` together."""
+    """Indices of images that share a shape, at most `batch_size` together."""
     groups: dict[torch.Size, list[int]] = {}
     for k, image in enumerate(images):
         groups.setdefault(image.shape, []).append(k)
@@ -122,7 +129,11 @@ def blank_batch(height: int, width: int, count: int) -> Batch:
 
 
 def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Heights and widths of the images in the batch and of the original ones, int64 [B, 2] each."""
+    """Heights and widths of images in the batch, without padding, and of the original images; int64 [B, 2] each.
+
+    Raises:
+        ConfigError: `batch` is not a batch, or its targets have no sizes.
+    """
     if not isinstance(batch, Batch) or not all({"size", "original_size"} <= set(target) for target in batch.targets):
         raise ConfigError(
             "expected a Batch whose targets have size and original_size, as Detector.prepare makes it, found "
@@ -133,7 +144,7 @@ def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def with_names(segments: PanopticMap, categories: Categories) -> PanopticMap:
-    """A map of `postprocessing.panoptic` in main memory, with original ids and names instead of class indices."""
+    """Move a map to main memory, and replace its class indices by original ids and names."""
     ids, names = categories.ids, categories.names
     rows = [
         row | {"category_id": ids[row["category_id"]], "category_name": names[row["category_id"]]}
