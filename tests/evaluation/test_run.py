@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.commands.eval import default_folder, evaluate
+from detrkit.commands.eval import evaluate
 from detrkit.config.commands import EvalConfig
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
@@ -21,6 +21,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_batches, collect_split
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import compute_coco_metrics, merge_ranks
+from detrkit.evaluation.evaluate_detector import default_folder
 from detrkit.evaluation.prediction_files import find_images, read_detections
 from detrkit.structures import Batch, Categories, Output, Preprocessing
 
@@ -173,7 +174,7 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     model: Any = Knowing()
     collector = DetectionAccumulator(match.id_of)
     collect_split(model, split, categories, collector, preprocessing=Preprocessing(50), device="cpu", batch_size=2)
-    found = merge_ranks([(collector.seen, collector.found)])
+    found = merge_ranks([(collector.image_ids, collector.detections)])
     assert model.calls == 2  # four images of two shapes
     assert {row["image_id"] for row in found} == {image["id"] for image in gt["images"]}
     assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
@@ -203,8 +204,8 @@ def test_images_stream_through() -> None:
     model: Any = Knowing()
     collector = DetectionAccumulator({1: 5})
     collect_batches(model, batches(), collector, device="cpu")
-    assert collector.seen == list(range(40))
-    assert [row["image_id"] for row in collector.found] == collector.seen
+    assert collector.image_ids == list(range(40))
+    assert [row["image_id"] for row in collector.detections] == collector.image_ids
     assert most <= 3  # this one, the generator's last and the loop's
 
 

@@ -157,7 +157,7 @@ def test_it_sees_what_evaluation_sees(detector: Detector, some_images: Path) -> 
     ]
     split = Split("val", images, detector.categories, "test")
     collector = DetectionAccumulator(dict(enumerate(detector.categories.ids)))
-    collect_split(detector.model, split, detector.categories, collector, image_size=64, device="cpu")
+    collect_split(detector.model, split, detector.categories, collector, preprocessing=Preprocessing(64), device="cpu")
     rows = list(collector.detections)
     for image in images:
         mine = detector.predict(image.path, threshold=0).to_coco(image.id)

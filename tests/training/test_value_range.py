@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from detrkit import Detector
-from detrkit.commands import eval as evaluation
 from detrkit.commands.convert import convert
+from detrkit.commands.eval import evaluate
 from detrkit.commands.explain import explain
 from detrkit.commands.predict import predict
 from detrkit.config.commands import ConvertConfig, EvalConfig, ExplainConfig, ExportConfig, PredictConfig
@@ -21,6 +21,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.decode.images import read_image
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
+from detrkit.evaluation import evaluate_detector
 from detrkit.evaluation.accumulator import collect_split
 from detrkit.exporting.export_detector import _read_splits
 from detrkit.exporting.formats.metadata import ExportMetadata
@@ -101,11 +102,11 @@ def test_evaluation_scales_as_training_did(
         ranges.append(split.value_range)
         collect_split(model, split, *rest, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluation, "collect_split", collected)
+    monkeypatch.setattr(evaluate_detector, "collect_split", collected)
     config = EvalConfig(weights=str(run), data=str(thermal), output_dir=str(tmp_path), num_workers=0, device="cpu")
-    evaluation.evaluate(config)
+    evaluate(config)
     assert "in images of more than 8 bits per channel, 0..4095 is mapped to 0..255" in capsys.readouterr().out
-    evaluation.evaluate(replace(config, value_range="0,65535"))
+    evaluate(replace(config, value_range="0,65535"))
     assert ranges == [TWELVE, ValueRange(0, 65535)]
 
 
