@@ -20,20 +20,20 @@ SEEDS = st.integers(0, 10**6)
 
 
 def confused(gt: dict[str, Any], detections: list[dict[str, Any]], at: float) -> tuple[EvalArrays, Confusion]:
-    columns = EvalArrays.from_coco(gt, detections)
-    return columns, confusion_matrix(columns, match_detections(columns), at)
+    arrays = EvalArrays.from_coco(gt, detections)
+    return arrays, confusion_matrix(arrays, match_detections(arrays), at)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
     gt, detections = random_case(seed)
-    columns = EvalArrays.from_coco(gt, detections)
-    right = match_detections(columns).right
-    for k, category in enumerate(columns.category_ids.tolist()):
+    arrays = EvalArrays.from_coco(gt, detections)
+    right = match_detections(arrays).right
+    for k, category in enumerate(arrays.category_ids.tolist()):
         objects = [o for o in gt["annotations"] if o["category_id"] == category]
         found = [d for d in detections if d["category_id"] == category]
-        ours = sorted(zip(columns.scores[columns.classes == k], right[columns.classes == k], strict=True), reverse=True)
+        ours = sorted(zip(arrays.scores[arrays.classes == k], right[arrays.classes == k], strict=True), reverse=True)
         assert ours == oracle.hits(objects, found, 0.5)
 
 
@@ -41,8 +41,8 @@ def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
 @given(SEEDS)
 def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
     gt, detections = random_case(seed, crowds=True)
-    columns = EvalArrays.from_coco(gt, detections)
-    overall, curves = f1_curves(columns, match_detections(columns))
+    arrays = EvalArrays.from_coco(gt, detections)
+    overall, curves = f1_curves(arrays, match_detections(arrays))
     official = compute_coco_metrics(gt, detections)
     for k, curve in enumerate(curves):
         reached = official.precision[0, :, k] > 0
@@ -84,16 +84,16 @@ def test_best_threshold_equals_brute_force(judged: list[tuple[float, bool]], mis
 @given(SEEDS, st.sampled_from([0.0, 0.3, 0.6, 1.1]), st.booleans())
 def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
     gt, detections = random_case(seed, crowds=crowds)
-    columns, confusion = confused(gt, detections, at)
+    arrays, confusion = confused(gt, detections, at)
     counts = confusion.counts
-    matches = match_detections(columns)
-    assert counts[:-1].sum(axis=1).tolist() == columns.objects_per_class().tolist()
-    shown = columns.classes[(columns.scores >= at) & ~matches.ignored]
+    matches = match_detections(arrays)
+    assert counts[:-1].sum(axis=1).tolist() == arrays.objects_per_class().tolist()
+    shown = arrays.classes[(arrays.scores >= at) & ~matches.ignored]
     assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(shown, minlength=3).tolist()
     assert counts[-1, -1] == 0
-    right = columns.classes[matches.right & (columns.scores >= at)]
+    right = arrays.classes[matches.right & (arrays.scores >= at)]
     assert np.diag(counts)[:-1].tolist() == np.bincount(right, minlength=3).tolist()
-    found = mistakes(columns, confusion)
+    found = mistakes(arrays, confusion)
     assert len(found["missed"]) == counts[:-1, -1].sum()
     assert len(found["false alarm"]) == counts[-1].sum()
     assert len(found["wrong class"]) == counts[:-1, :-1].sum() - np.diag(counts)[:-1].sum()
@@ -103,8 +103,8 @@ def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
 
 def test_confusion_of_a_perfect_detector_is_diagonal() -> None:
     gt, _ = random_case(5, crowds=True)
-    columns, confusion = confused(gt, perfect(gt), 0.5)
-    assert confusion.counts.tolist() == np.diag([*columns.objects_per_class(), 0]).tolist()
+    arrays, confusion = confused(gt, perfect(gt), 0.5)
+    assert confusion.counts.tolist() == np.diag([*arrays.objects_per_class(), 0]).tolist()
 
 
 def test_who_is_paired_with_whom() -> None:
@@ -131,9 +131,9 @@ def test_who_is_paired_with_whom() -> None:
     ]
     ids = {"cat": 2, "dog": 4}
     found = [{"image_id": 9, "category_id": ids[n], "bbox": box(x), "score": s} for n, x, s in rows]
-    columns, confusion = confused(gt, found, 0.5)
+    arrays, confusion = confused(gt, found, 0.5)
     assert confusion.counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
-    ranked = mistakes(columns, confusion)
+    ranked = mistakes(arrays, confusion)
     assert [(m.severity, m.doubled) for m in ranked["false alarm"]] == [(0.9, False), (0.6, True)]
     assert [m.severity for m in ranked["wrong class"]] == [0.7]
     assert [m.severity for m in ranked["missed"]] == [100]
@@ -143,9 +143,9 @@ def test_who_is_paired_with_whom() -> None:
 
 def test_nothing_at_all() -> None:
     gt: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    columns, confusion = confused(gt, [], 0.5)
+    arrays, confusion = confused(gt, [], 0.5)
     assert confusion.counts.tolist() == [[0]]
-    assert mistakes(columns, confusion) == {"missed": [], "wrong class": [], "false alarm": []}
-    overall, curves = f1_curves(columns, match_detections(columns))
+    assert mistakes(arrays, confusion) == {"missed": [], "wrong class": [], "false alarm": []}
+    overall, curves = f1_curves(arrays, match_detections(arrays))
     assert overall.best.threshold is None
     assert curves == []

@@ -122,5 +122,5 @@ def test_the_collector_keeps_what_the_detections_say(sigmoid: bool) -> None:
         for row in found.to_coco(10 * k)
         if id_of.get(row["category_id"]) in {7, 90, 1}
     ]
-    assert list(collector.found) == plain
-    assert collector.seen == [10 * k for k in range(8)]
+    assert list(collector.detections) == plain
+    assert collector.image_ids == [10 * k for k in range(8)]

@@ -1,1 +1,1 @@
-"""Detections -> numbers: the official COCO average precision, class by class, and what went wrong."""
+"""Metrics of detections: COCO average precision, panoptic quality, thresholds, confusion, and the worst mistakes."""

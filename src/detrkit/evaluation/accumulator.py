@@ -1,6 +1,6 @@
-"""What a model finds in a stream of batches, in the form that evaluation compares.
+"""Accumulate the predictions of a model over a stream of batches, in the form that metrics are computed from.
 
-Nothing of the size of an image is kept: boxes and scores as numbers, masks as run lengths, panoptic maps as sums.
+Nothing of the size of an image is kept: boxes and scores become arrays, masks run lengths, panoptic maps sums.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
 
 
 class DetectionAccumulator:
-    """Takes outputs batch by batch."""
+    """Accumulates the outputs of a model, batch by batch.
+
+    Args:
+        id_of: class index of the model -> category id of the data set; other classes are dropped.
+        counted: category ids of the ground-truth objects that detections are compared with, which are the things of
+            panoptic data; detections of others are dropped. None: all.
+        masks: keep the masks of detections, which `segm` metrics need.
+        max_masks: keep the masks of so many detections per image, the best; None: of all.
+        panoptic_gt: also make panoptic maps, and compare them with these.
+        panoptic_threshold: score above which a query takes part in a map, 0..1; None: the usual one of the model.
+    """
 
     def __init__(
         self,
@@ -39,44 +49,33 @@ class DetectionAccumulator:
         panoptic_gt: PanopticGroundTruth | None = None,
         panoptic_threshold: float | None = None,
     ) -> None:
-        """Prepare.
-
-        Args:
-            id_of: class index of the model -> category id of the data set; other classes are dropped.
-            counted: category ids of what detections are compared with, which of panoptic data are the things; others
-                are dropped from detections. None: all are there.
-            masks: give detections their masks, which `segm` numbers need.
-            max_masks: of so many of an image, the best; None: of all.
-            panoptic_gt: also make panoptic maps, and compare them with these.
-            panoptic_threshold: a query takes part in a map if its score is above this, 0..1; None: the usual one.
-        """
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
         self.gt, self.threshold = panoptic_gt, panoptic_threshold
-        self.seen: list[int] = []
-        """Ids of the images, in the order they came in."""
+        self.image_ids: list[int] = []
+        """Ids of the images, in the order they were added."""
         self._parts: list[DetectionArrays] = []
         self.sums = PanopticSums(panoptic_gt.categories) if panoptic_gt else None
-        """Where there is panoptic ground truth."""
+        """Sums of panoptic quality; None without panoptic ground truth."""
         self.counted = {index: i for index, i in self.id_of.items() if counted is None or i in counted}
 
     @property
-    def found(self) -> DetectionArrays:
-        """All detections so far, in the order they came in; `segmentation` where a mask was made."""
+    def detections(self) -> DetectionArrays:
+        """All detections so far, in the order they were added; `segmentation` where a mask was made."""
         self._parts = [DetectionArrays.concatenate(self._parts)]
         return self._parts[0]
 
     @torch.no_grad()
     def add(self, out: Output, targets: Sequence[Target]) -> None:
-        """Take what the model says of a batch.
+        """Add the output for a batch.
 
         Args:
-            out: of the model; for masks it has them, or can make them.
+            out: of the model; with `masks` or `predict_masks` where masks are needed.
             targets: of an evaluation loader, with `image_id`, `original_size` and `size`.
         """
         sizes = torch.tensor([target["original_size"] for target in targets])
         processed = torch.tensor([target["size"] for target in targets])
         self._parts.append(self._detections(out, targets, sizes, processed))
-        self.seen += [target["image_id"] for target in targets]
+        self.image_ids += [target["image_id"] for target in targets]
         if self.gt and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
@@ -91,7 +90,7 @@ class DetectionAccumulator:
                 self.sums.add(*self.gt.of(target["image_id"]), ids, known)
 
     def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> DetectionArrays:
-        """Those of the classes that are counted, image by image; sizes int [B, 2] of files and in the batch."""
+        """The detections of the counted classes; sizes int [B, 2] of the files, and in the batch without padding."""
         batch = best_boxes(out).to("cpu")
         boxes = batch.xyxy(sizes).double().numpy()
         boxes[..., 2:] -= boxes[..., :2]
@@ -106,11 +105,11 @@ class DetectionAccumulator:
             for i, target in enumerate(targets):
                 kept = np.flatnonzero(counted[i])
                 best = kept[np.argsort(-scores[i, kept], kind="stable")][: self.max_masks]
-                wanted, place = np.unique(batch.queries[i].numpy()[best], return_inverse=True)
-                queries = torch.from_numpy(wanted).to(out.boxes.device)
+                unique, inverse = np.unique(batch.queries[i].numpy()[best], return_inverse=True)
+                queries = torch.from_numpy(unique).to(out.boxes.device)
                 parts = query_masks(out, i, queries, processed, target["original_size"])
                 codes = [code for part in parts for code in encode_rles(part)]
-                for k, position in zip(best, place, strict=True):
+                for k, position in zip(best, inverse, strict=True):
                     masks[i, k] = codes[position]
         image_ids = np.array([target["image_id"] for target in targets], dtype=np.int64)
         return DetectionArrays(
@@ -134,20 +133,20 @@ def collect_split(
     num_workers: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Run a model over a split, with a bar that shows how far it is.
+    """Run a model over a split, with a progress bar.
 
-    Images stream through: at no time are more of them held than the loader prepares ahead.
+    Images stream through: at no time are more of them in memory than the loader prefetches.
 
     Args:
-        model: on `device`; in evaluation mode afterwards. Or what runs in a detector.
+        model: on `device`; in evaluation mode afterwards. Or the backend of a detector.
         split: checked records.
         categories: the model's classes.
-        collector: takes what it finds.
+        collector: takes the outputs.
         preprocessing: how images are prepared.
         device: where the model is.
-        batch_size: most images a forward pass; only images of one shape share one.
+        batch_size: most images per forward pass; only images of one shape share one.
         num_workers: processes that load images; 0: this one.
-        quiet: show no bar.
+        quiet: show no progress bar.
     """
     transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
@@ -160,6 +159,6 @@ def collect_split(
 def collect_batches(
     model: DETR | Backend, batches: Iterable[Batch], collector: DetectionAccumulator, *, device: torch.device | str
 ) -> None:
-    """Give what a model, in evaluation mode on `device`, says of a stream of batches to a collector."""
+    """Run a model, in evaluation mode on `device`, on a stream of batches and add its outputs to a collector."""
     for batch in batches:
         collector.add(model.forward_detection(batch.images.to(device), batch.padding_mask.to(device)), batch.targets)

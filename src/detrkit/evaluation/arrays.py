@@ -1,4 +1,4 @@
-"""Truth and detections of a data set as arrays, one column a key of COCO's files: what a million boxes are kept in."""
+"""Ground truth and detections of a data set as arrays, one per key of COCO's files, so that millions fit in memory."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class DetectionArrays(Sequence[dict[str, Any]]):
-    """N detections, in an eighth of the memory of as many dicts; read as a sequence, it gives those dicts."""
+    """N detections as arrays. As a sequence, it gives one dict per detection; arrays take an eighth of their memory."""
 
     image_ids: Ints
-    """[N], the data set's own."""
+    """[N], ids of the data set."""
     category_ids: Ints
-    """[N], the data set's own."""
+    """[N], ids of the data set."""
     boxes: Floats
     """[N, 4], x, y, w, h in pixels."""
     scores: Floats
     """[N]."""
     segmentations: tuple[Any, ...] | None = None
-    """N polygons or RLE, None for a detection without; or None: there are none at all."""
+    """N polygons or RLE, with None for detections without a mask; or None: there are no masks."""
 
     @classmethod
     def empty(cls) -> DetectionArrays:
-        """No detections."""
+        """Make arrays of no detections."""
         ids = np.zeros(0, dtype=np.int64)
         return cls(ids, ids, np.zeros((0, 4)), np.zeros(0))
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> DetectionArrays:
-        """From COCO results.
+        """Convert COCO results.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or is not a number; see `coco_metrics.check_detections`.
         """
         if isinstance(rows, cls):
             return rows
-        rows = list(rows)  # gone through once for each column
+        rows = list(rows)  # iterated over once per column
         masks = tuple(row.get("segmentation") for row in rows)
         return cls(
             image_ids=_column([row["image_id"] for row in rows], "biu").astype(np.int64),
@@ -56,7 +56,7 @@ class DetectionArrays(Sequence[dict[str, Any]]):
 
     @classmethod
     def concatenate(cls, parts: Sequence[DetectionArrays]) -> DetectionArrays:
-        """All detections of some parts, in order."""
+        """Join the detections of several parts, in order."""
         if not parts:
             return cls.empty()
         masks: tuple[Any, ...] | None = None
@@ -71,7 +71,7 @@ class DetectionArrays(Sequence[dict[str, Any]]):
         )
 
     def with_masks(self) -> DetectionArrays:
-        """Those that have a mask."""
+        """Select the detections that have a mask."""
         masks = self.segmentations or (None,) * len(self)
         return self.take(np.flatnonzero([bool(mask) for mask in masks]))
 
@@ -83,23 +83,23 @@ class DetectionArrays(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, k: slice) -> DetectionArrays: ...
     def __getitem__(self, k: int | slice) -> dict[str, Any] | DetectionArrays:
-        """One as a dict; or some of them."""
-        places = np.arange(len(self))[k]
-        return self.take(places) if isinstance(k, slice) else next(iter(self.take(places[None])))
+        """One detection as a dict, or a slice of them as arrays."""
+        rows = np.arange(len(self))[k]
+        return self.take(rows) if isinstance(k, slice) else next(iter(self.take(rows[None])))
 
-    def take(self, places: Ints) -> DetectionArrays:
-        """Those at some places [n], in their order."""
+    def take(self, rows: Ints) -> DetectionArrays:
+        """Select detections by their rows [n], in that order."""
         masks = None
         if self.segmentations is not None:
-            masks = tuple(self.segmentations[k] for k in places.tolist())
+            masks = tuple(self.segmentations[k] for k in rows.tolist())
         return DetectionArrays(
-            self.image_ids[places], self.category_ids[places], self.boxes[places], self.scores[places], masks
+            self.image_ids[rows], self.category_ids[rows], self.boxes[rows], self.scores[rows], masks
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One dict after another, as COCO's files hold them."""
-        columns = (self.image_ids, self.category_ids, self.boxes, self.scores)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
+        """Iterate over the detections as COCO results."""
+        arrays = (self.image_ids, self.category_ids, self.boxes, self.scores)
+        rows = zip(*(column.tolist() for column in arrays), strict=True)
         for k, (image_id, category_id, box, score) in enumerate(rows):
             row = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             if self.segmentations is not None and self.segmentations[k] is not None:
@@ -109,28 +109,29 @@ class DetectionArrays(Sequence[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class GroundTruthArrays:
-    """M objects of I images and C classes. Classes and images are indices into `category_ids` and `image_ids`."""
+    """M objects of I images and C classes, as arrays. `classes` and `images` are indices into `category_ids` and
+    `image_ids`."""
 
     image_ids: Ints
-    """[I], rising."""
+    """[I], in rising order."""
     category_ids: Ints
-    """[C], rising."""
+    """[C], in rising order."""
     names: tuple[str, ...]
     """[C]."""
     images: Ints
-    """[M], in the order of the annotations, as all that follows."""
+    """[M], in the order of the annotations, like all arrays below."""
     classes: Ints
     """[M]."""
     boxes: Floats
     """[M, 4], x, y, w, h in pixels."""
     areas: Floats
-    """[M], in square pixels: of the mask where the annotation says so, else of the box."""
+    """[M], in square pixels: `area` of the annotation, else that of the box."""
     crowd: Bools
-    """[M]: regions of many objects."""
+    """[M]: whether it is a region of many objects."""
 
     @classmethod
     def from_coco(cls, gt: Mapping[str, Any]) -> GroundTruthArrays:
-        """From COCO instances whose annotations are of its images and categories."""
+        """Convert COCO instances, whose annotations must refer to its images and categories."""
         names = {int(row["id"]): str(row.get("name", row["id"])) for row in gt["categories"]}
         image_ids = np.unique(np.array([int(row["id"]) for row in gt["images"]], dtype=np.int64))
         category_ids = np.array(sorted(names), dtype=np.int64)
@@ -141,25 +142,29 @@ class GroundTruthArrays:
             image_ids=image_ids,
             category_ids=category_ids,
             names=tuple(names[i] for i in category_ids.tolist()),
-            images=places(image_ids, np.array([row["image_id"] for row in rows], dtype=np.int64)),
-            classes=places(category_ids, np.array([row["category_id"] for row in rows], dtype=np.int64)),
+            images=index_in(image_ids, np.array([row["image_id"] for row in rows], dtype=np.int64)),
+            classes=index_in(category_ids, np.array([row["category_id"] for row in rows], dtype=np.int64)),
             boxes=boxes,
             areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
             crowd=np.array([bool(row.get("iscrowd")) for row in rows], dtype=np.bool_),
         )
 
     def objects_per_class(self) -> Ints:
-        """[C]: objects to be found, crowds not counted."""
+        """[C]: number of objects, crowds not counted."""
         return np.bincount(self.classes[~self.crowd], minlength=len(self.names)).astype(np.int64)
 
 
-def places(known: Ints, ids: Ints) -> Ints:
-    """Where each of some ids stands among the known ones, which rise and have them all."""
+def index_in(known: Ints, ids: Ints) -> Ints:
+    """Indices of ids in an array of known ids, which are in rising order and contain them all."""
     return np.searchsorted(known, ids).astype(np.int64, copy=False)
 
 
 def _column(values: list[Any], kinds: str, *shape: int) -> NDArray[Any]:
-    """An array [N, *shape] of one of some kinds of numbers, see `numpy.dtype.kind`."""
+    """Convert to an array [N, *shape].
+
+    Raises:
+        ValueError: it is not of one of the `kinds`, see `numpy.dtype.kind`, or of another shape.
+    """
     column = np.array(values) if values else np.zeros((0, *shape), dtype=np.int64)
     if column.dtype.kind not in kinds or column.shape != (len(values), *shape):
         raise ValueError(f"expected numbers, found {column.dtype} {column.shape}")

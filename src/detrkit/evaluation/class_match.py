@@ -1,4 +1,4 @@
-"""How the classes of a model meet those of a data set."""
+"""Matching a model's classes to those of a data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detrkit.structures import Categories
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """How the classes of a model meet those of a data set."""
+    """Which class of a model stands for which category of a data set."""
 
     id_of: dict[int, int]
     """Class index of the model -> category id of the data set."""
@@ -18,7 +18,7 @@ class ClassMatch:
     unknown_to_model: tuple[str, ...]
     """Names of the data set's classes that the model does not have; their objects count as missed."""
     by_id: str = ""
-    """Where no name is shared and ids had to do: one pair as an example, "1 cell = scratch"."""
+    """One pair as an example, "1 cell = scratch", where no name is shared and classes are matched by id; else empty."""
 
 
 def match_classes(model: Categories, data: Categories) -> ClassMatch:

@@ -1,6 +1,6 @@
-"""The official COCO numbers, from plain COCO data or columns of it.
+"""The official COCO metrics, from plain COCO data or from arrays of it.
 
-One rule for what cannot be measured: a number is -1, as in the official tool, where there is no object to find (of
+One rule for what cannot be measured: a metric is -1, as in the official tool, where there is no ground-truth object (of
 that class, of that size, or at all). With objects but no detections it is 0.
 """
 
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
-from detrkit.evaluation.arrays import DetectionArrays, Floats, GroundTruthArrays, places
+from detrkit.evaluation.arrays import DetectionArrays, Floats, GroundTruthArrays, index_in
 from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
 from detrkit.ops.masks import as_rle, segmentation_fault
 
 IouType = Literal["bbox", "segm"]
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""The twelve official numbers, in the official order. AP and AR average over IoU 0.50:0.05:0.95; s, m, l are objects
+"""The twelve official metrics, in the official order. AP and AR average over IoU 0.50:0.05:0.95; s, m, l are objects
 below 32 x 32, between, and above 96 x 96 pixels; AR1, AR10, AR100 count so many detections per image and class."""
 
 OFFICIAL_MAX_DETS = 100
+"""Most detections per image and class that the official metrics count."""
 
 _INTEGERS = (int, np.integer)
 _NUMBERS = (int, float, np.number)
@@ -33,39 +34,48 @@ _NUMBERS = (int, float, np.number)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class was found. All numbers are in 0..1, or -1 where the ground truth holds no object of the
+    """The metrics of one class. All are in 0..1, or -1 where the ground truth holds no object of the
     class."""
 
     id: int
     """The data set's own category id."""
     name: str
     objects: int
-    """Objects in the ground truth, crowds not counted."""
+    """Ground-truth objects, crowds not counted."""
     detections: int
     AP: float
     AP50: float
     AP75: float
     AR: float
-    """Average recall over the IoU thresholds, with the most detections an image that were allowed."""
+    """Average recall over the IoU thresholds, with `max_dets` detections per image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CocoMetrics:
-    """What `compute_coco_metrics` measured."""
+    """The COCO metrics of a set of detections. Printed with `str`, the table of the official tool."""
 
     metrics: dict[str, float]
-    """The twelve names of `COCO_NAMES`; with `max_dets` K above 100 also `AP@K` and `ARK`."""
+    """The metrics of `COCO_NAMES` by name; with `max_dets` K above 100 also `AP@K` and `ARK`."""
     per_class: list[ClassMetrics]
-    """One entry a category, in the order of their ids."""
-    precision: NDArray[np.float64] = field(repr=False)
+    """One entry per category, in the order of their ids."""
+    precision: NDArray[np.float64]
     """[10, 101, C]: interpolated precision at IoU 0.50:0.05:0.95 and recall 0:0.01:1; -1 without objects."""
-    scores: NDArray[np.float64] = field(repr=False)
+    scores: NDArray[np.float64]
     """[10, 101, C]: the score at which that recall is reached."""
     iou_type: IouType = "bbox"
+    """Whether boxes (bbox) or masks (segm) were compared."""
+
+    def __str__(self) -> str:
+        return summary(self.metrics, self.iou_type)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75", "AR100"))
+        classes = f"{len(self.per_class)} class{'' if len(self.per_class) == 1 else 'es'}"
+        return f"CocoMetrics({_NOUNS[self.iou_type]}: {values}; {classes})"
 
     @property
     def recall_points(self) -> NDArray[np.float64]:
-        """[101]: the recalls that `precision` stands at."""
+        """[101]: the recalls that `precision` belongs to."""
         return RECALLS
 
 
@@ -76,15 +86,15 @@ def compute_coco_metrics(
     *,
     max_dets: int = OFFICIAL_MAX_DETS,
 ) -> CocoMetrics:
-    """Average precision and recall of detections, as the COCO evaluation defines them.
+    """Compute average precision and recall of detections, as the COCO evaluation defines them.
 
     Args:
         gt: COCO instances: `images`, `annotations` (`bbox` x, y, w, h in pixels), `categories`, original ids. An
-            absent `area` is the box's; crowds (`iscrowd`) are neither asked for nor counted against a detection.
+            absent `area` is the box's; crowds (`iscrowd`) need not be detected, and detections in them are ignored.
         detections: COCO results: `image_id`, `category_id`, `bbox` x, y, w, h in pixels, `score`; with
             `segmentation` (RLE) for `segm`. May be empty.
         iou_type: compare boxes or masks.
-        max_dets: most detections of one class counted in one image. The twelve official numbers always use 100;
+        max_dets: most detections of one class counted in one image. The twelve official metrics always use 100;
             a larger value, for images with more objects than that, adds `AP@K` and `ARK`.
 
     Raises:
@@ -92,12 +102,12 @@ def compute_coco_metrics(
             finite; or masks are to be compared and one is missing.
     """
     if max_dets < OFFICIAL_MAX_DETS:
-        raise DataError(f"max_dets must be at least {OFFICIAL_MAX_DETS}, the official number, found {max_dets}")
-    found = read_detection_arrays(gt, detections, iou_type)
+        raise DataError(f"expected max_dets of at least {OFFICIAL_MAX_DETS}, the official limit, found {max_dets}")
+    arrays = read_detection_arrays(gt, detections, iou_type)
     objects = GroundTruthArrays.from_coco(gt)
     limits = sorted({1, 10, OFFICIAL_MAX_DETS, max_dets})
-    overlap = _of_masks(gt, objects, found) if iou_type == "segm" else None
-    matched = match(objects, found, limits[-1], overlap)
+    overlap = _of_masks(gt, objects, arrays) if iou_type == "segm" else None
+    matched = match(objects, arrays, limits[-1], overlap)
     precision, scores = official, _ = matched.precision(OFFICIAL_MAX_DETS)
     recalls = {most: matched.recall(most) for most in limits}
     recall = recalls[OFFICIAL_MAX_DETS]
@@ -113,7 +123,7 @@ def compute_coco_metrics(
         metrics[f"AR{max_dets}"] = _mean(recall[..., 0])
     return CocoMetrics(
         metrics=metrics,
-        per_class=_per_class(objects, found, precision[..., 0], recall[..., 0]),
+        per_class=_per_class(objects, arrays, precision[..., 0], recall[..., 0]),
         precision=precision[..., 0],
         scores=scores[..., 0],
         iou_type=iou_type,
@@ -123,30 +133,30 @@ def compute_coco_metrics(
 def read_detection_arrays(
     gt: Mapping[str, Any], detections: Iterable[Mapping[str, Any]], iou_type: IouType = "bbox", *, where: str = ""
 ) -> DetectionArrays:
-    """Detections as columns, once it is sure that they belong to the ground truth; see `check_detections`."""
+    """Convert detections to arrays, after making sure that they belong to the ground truth; see `check_detections`."""
     if not isinstance(detections, DetectionArrays):
         detections = list(detections)
     try:
-        found = DetectionArrays.from_rows(detections)
+        arrays = DetectionArrays.from_rows(detections)
     except (KeyError, TypeError, ValueError, OverflowError):
-        found = None
+        arrays = None
     images, categories = ([int(row["id"]) for row in gt[key]] for key in ("images", "categories"))
     if (
-        found is None
+        arrays is None
         or iou_type == "segm"
-        or not np.isin(found.image_ids, images).all()
-        or not np.isin(found.category_ids, categories).all()
-        or not np.isfinite(found.boxes).all()
-        or not np.isfinite(found.scores).all()
+        or not np.isin(arrays.image_ids, images).all()
+        or not np.isin(arrays.category_ids, categories).all()
+        or not np.isfinite(arrays.boxes).all()
+        or not np.isfinite(arrays.scores).all()
     ):
-        check_detections(gt, detections, iou_type, where=where)  # one after another, to name the one that is wrong
-    return DetectionArrays.from_rows(detections) if found is None else found
+        check_detections(gt, detections, iou_type, where=where)  # one at a time, to name the wrong one
+    return DetectionArrays.from_rows(detections) if arrays is None else arrays
 
 
 def summary(metrics: Mapping[str, float], iou_type: str = "bbox") -> str:
-    """The numbers of `CocoMetrics.metrics` as text under a heading, in the official order and wording."""
+    """Format `CocoMetrics.metrics` under a heading, in the official order and wording."""
     lines = [f" {_WORDS.get(name) or _extra_words(name)} = {value:0.3f}" for name, value in metrics.items()]
-    return "\n".join([f"IoU of {'masks' if iou_type == 'segm' else 'boxes'}:", *lines])
+    return "\n".join([f"IoU of {_NOUNS[iou_type]}:", *lines])
 
 
 def check_detections(
@@ -157,11 +167,11 @@ def check_detections(
     Args:
         gt: COCO instances.
         detections: COCO results.
-        iou_type: `segm` also asks for a mask.
+        iou_type: `segm` also requires a mask.
         where: name of the file they come from, for the message.
 
     Raises:
-        DataError: in one sentence, with the first offending entry.
+        DataError: names the first offending entry.
     """
     images = {int(image["id"]): image for image in gt["images"]}
     categories = {int(category["id"]) for category in gt["categories"]}
@@ -172,7 +182,7 @@ def check_detections(
             if key not in row:
                 raise DataError(
                     f"expected {', '.join(needed)} in each detection, but entry {position}{of} has no {key!r}; "
-                    "write COCO results, one object a detection"
+                    "write COCO results, one object per detection"
                 )
         if not isinstance(row["image_id"], _INTEGERS) or row["image_id"] not in images:
             raise DataError(
@@ -201,35 +211,35 @@ def check_detections(
 
 
 def merge_ranks(parts: Iterable[tuple[Sequence[int], DetectionArrays]]) -> DetectionArrays:
-    """The detections of several processes as one, every image once, in order of image id.
+    """Join the detections of several processes, every image once, in order of image id.
 
     Args:
-        parts: of each process the ids of the images that it saw, and its detections. An image that several processes
-            saw, because a sampler filled up its last batch, is taken from the first of them.
+        parts: the image ids and the detections of each process. An image of several processes, because a sampler filled
+            up its last batch, is taken from the first of them.
     """
     taken: set[int] = set()
     kept = []
-    for seen, found in parts:
-        mine = list(set(seen) - taken)
-        kept.append(found.take(np.flatnonzero(np.isin(found.image_ids, mine))))
-        taken.update(mine)
-    whole = DetectionArrays.concatenate(kept)
-    return whole.take(np.argsort(whole.image_ids, kind="stable"))
+    for image_ids, detections in parts:
+        new = list(set(image_ids) - taken)
+        kept.append(detections.take(np.flatnonzero(np.isin(detections.image_ids, new))))
+        taken.update(new)
+    merged = DetectionArrays.concatenate(kept)
+    return merged.take(np.argsort(merged.image_ids, kind="stable"))
 
 
-def gather_detections(seen: Sequence[int], found: DetectionArrays) -> DetectionArrays:
-    """`merge_ranks` over all processes of the run; every process gets them all. Alone, just its own."""
+def gather_detections(image_ids: Sequence[int], detections: DetectionArrays) -> DetectionArrays:
+    """Join the detections of all processes of the run, on every process; see `merge_ranks`."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return merge_ranks([(seen, found)])
+        return merge_ranks([(image_ids, detections)])
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, (list(seen), found))
+    dist.all_gather_object(parts, (list(image_ids), detections))
     return merge_ranks(parts)
 
 
-def _of_masks(gt: Mapping[str, Any], objects: GroundTruthArrays, found: DetectionArrays) -> Overlap:
-    """How masks overlap; every object must have one."""
+def _of_masks(gt: Mapping[str, Any], objects: GroundTruthArrays, arrays: DetectionArrays) -> Overlap:
+    """The overlap of masks; every object must have one."""
     sizes = {int(image["id"]): (image["height"], image["width"]) for image in gt["images"]}
     of_objects = []
     for number, row in enumerate(gt["annotations"], 1):
@@ -239,15 +249,15 @@ def _of_masks(gt: Mapping[str, Any], objects: GroundTruthArrays, found: Detectio
                 f"{row.get('id', number)} of image {row['image_id']} has none; evaluate boxes instead"
             )
         of_objects.append(as_rle(row["segmentation"], *sizes[int(row["image_id"])]))
-    images = found.image_ids.tolist()
-    masks = [as_rle(mask, *sizes[i]) for mask, i in zip(found.segmentations or (), images, strict=True)]
+    images = arrays.image_ids.tolist()
+    masks = [as_rle(mask, *sizes[i]) for mask, i in zip(arrays.segmentations or (), images, strict=True)]
     return of_masks(masks, of_objects, objects)
 
 
 def _per_class(
-    objects: GroundTruthArrays, found: DetectionArrays, precision: Floats, recall: Floats
+    objects: GroundTruthArrays, arrays: DetectionArrays, precision: Floats, recall: Floats
 ) -> list[ClassMetrics]:
-    detections = np.bincount(places(objects.category_ids, found.category_ids), minlength=len(objects.names))
+    detections = np.bincount(index_in(objects.category_ids, arrays.category_ids), minlength=len(objects.names))
     return [
         ClassMetrics(
             id=int(objects.category_ids[k]),
@@ -264,7 +274,7 @@ def _per_class(
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean over what could be measured; -1 where nothing could."""
+    """Mean over the values that could be measured; -1 where none could."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
 
@@ -282,6 +292,7 @@ def _line(kind: str, iou: str, area: str, most: int) -> str:
     return f"{what} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ]"
 
 
+_NOUNS = {"bbox": "boxes", "segm": "masks"}
 _ALL = "0.50:0.95"
 _WORDS = {
     "AP": _line("AP", _ALL, "all", 100),

@@ -1,6 +1,7 @@
-"""Images of the worst mistakes: each a close-up, ground truth beside prediction, what it is about left bright.
+"""Images of the worst mistakes: close-ups with ground truth beside prediction, dimmed around the mistake.
 
-Only boxes that overlap the mistake are drawn, so that crowded images stay readable."""
+Only boxes that overlap the mistake are drawn, so that crowded images stay readable.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +21,17 @@ from detrkit.results import Detections
 from detrkit.visualization.draw import ImageArray, Tile, as_image, save_image, sheet
 
 LEAST_SIDE = 96
-"""Pixels of a close-up at least, so that something is to be seen around a tiny object."""
+"""Lowest side of a close-up in pixels, so that the surroundings of a tiny object are seen."""
 
 DIMMED = 0.6
-"""Brightness of what the mistake is not about."""
+"""Brightness outside the box of the mistake, relative to the image."""
 
 RELATED_IOU = 0.05
-"""Boxes that overlap the mistake less than this have nothing to do with it and are not drawn."""
+"""Lowest IoU with the box of a mistake at which other boxes are drawn."""
 
 
 def choose(ranked: Mapping[Kind, list[Mistake]], most: int) -> list[Mistake]:
-    """The worst `most` mistakes, the kinds in turn so that none crowds out another; grouped by kind, worst first."""
+    """Choose the worst `most` mistakes, taking the kinds in turn; grouped by kind, worst first."""
     waiting = {kind: list(reversed(ranked[kind])) for kind in KINDS}
     chosen: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
     while sum(map(len, chosen.values())) < most and any(waiting.values()):
@@ -40,16 +41,16 @@ def choose(ranked: Mapping[Kind, list[Mistake]], most: int) -> list[Mistake]:
     return [mistake for kind in KINDS for mistake in chosen[kind]]
 
 
-def describe(columns: EvalArrays, mistake: Mistake, file: str) -> dict[str, Any]:
-    """A mistake as JSON-like data: kind, image, classes, score, boxes x1, y1, x2, y2 in pixels."""
+def describe(arrays: EvalArrays, mistake: Mistake, file: str) -> dict[str, Any]:
+    """Convert a mistake to JSON-like data: kind, image, classes, score, boxes x1, y1, x2, y2 in pixels."""
     entry: dict[str, Any] = {"kind": mistake.kind, "image_id": mistake.image_id, "file": file}
     if mistake.object >= 0:
-        entry["gt"] = columns.names[columns.object_classes[mistake.object]]
-        entry["gt_box"] = [round(v, 2) for v in columns.object_boxes[mistake.object].tolist()]
+        entry["gt"] = arrays.names[arrays.object_classes[mistake.object]]
+        entry["gt_box"] = [round(v, 2) for v in arrays.object_boxes[mistake.object].tolist()]
     if mistake.detection >= 0:
-        entry["prediction"] = columns.names[columns.classes[mistake.detection]]
-        entry["score"] = float(columns.scores[mistake.detection])
-        entry["prediction_box"] = [round(v, 2) for v in columns.boxes[mistake.detection].tolist()]
+        entry["prediction"] = arrays.names[arrays.classes[mistake.detection]]
+        entry["score"] = float(arrays.scores[mistake.detection])
+        entry["prediction_box"] = [round(v, 2) for v in arrays.boxes[mistake.detection].tolist()]
     if mistake.doubled:
         entry["doubled"] = True
     return entry
@@ -57,16 +58,16 @@ def describe(columns: EvalArrays, mistake: Mistake, file: str) -> dict[str, Any]
 
 def draw_mistakes(
     folder: Path,
-    columns: EvalArrays,
+    arrays: EvalArrays,
     confusion: Confusion,
     chosen: Iterable[Mistake],
     image_paths: Mapping[int, Path],
     value_range: ValueRange | None = None,
 ) -> list[Path]:
-    """Write one contact sheet a kind of mistake: `missed.jpg`, `wrong_class.jpg`, `false_alarm.jpg`.
+    """Write one contact sheet per kind of mistake: `missed.jpg`, `wrong_class.jpg`, `false_alarm.jpg`.
 
-    Detections below the threshold of `confusion` are not drawn. Images are opened one after the other. Sheets of
-    an earlier report that this one has no mistakes for are removed.
+    Detections below the threshold of `confusion` are not drawn. Images are opened one at a time. A sheet of an earlier
+    report is removed where there is no such mistake any more.
 
     Raises:
         DataError: an image cannot be read.
@@ -76,7 +77,7 @@ def draw_mistakes(
     for kind in KINDS:
         path = folder / f"{kind.replace(' ', '_')}.jpg"
         tiles = [
-            _tile(columns, confusion, mistake, image_paths[mistake.image_id], value_range)
+            _tile(arrays, confusion, mistake, image_paths[mistake.image_id], value_range)
             for mistake in chosen
             if mistake.kind == kind and mistake.image_id in image_paths
         ]
@@ -89,41 +90,41 @@ def draw_mistakes(
 
 
 def _tile(
-    columns: EvalArrays, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None
+    arrays: EvalArrays, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None
 ) -> Tile:
-    image = int(np.searchsorted(columns.image_ids, mistake.image_id))
-    boxes = [columns.object_boxes[mistake.object]] if mistake.object >= 0 else []
-    boxes += [columns.boxes[mistake.detection]] if mistake.detection >= 0 else []
+    image = int(np.searchsorted(arrays.image_ids, mistake.image_id))
+    boxes = [arrays.object_boxes[mistake.object]] if mistake.object >= 0 else []
+    boxes += [arrays.boxes[mistake.detection]] if mistake.detection >= 0 else []
     box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
     rgb = as_image(read_image(path, value_range, unknown=ignore_unknown_range))
     window = _window(box, rgb.shape[0], rgb.shape[1])
-    shown = confusion.shown & (columns.images == image) & _related(columns.boxes, box)
-    present = (columns.object_images == image) & _related(columns.object_boxes, box)
-    certain = np.ones(len(columns.object_classes))
+    shown = confusion.shown & (arrays.images == image) & _related(arrays.boxes, box)
+    present = (arrays.object_images == image) & _related(arrays.object_boxes, box)
+    certain = np.ones(len(arrays.object_classes))
     return Tile(
         image=_spotlight(rgb, box, window),
-        detections=_drawn(window, columns.boxes, columns.classes, columns.scores, shown, columns),
-        gt=_drawn(window, columns.object_boxes, columns.object_classes, certain, present, columns),
-        caption=_caption(columns, mistake, path.name),
+        detections=_drawn(window, arrays.boxes, arrays.classes, arrays.scores, shown, arrays),
+        gt=_drawn(window, arrays.object_boxes, arrays.object_classes, certain, present, arrays),
+        caption=_caption(arrays, mistake, path.name),
     )
 
 
-def _caption(columns: EvalArrays, mistake: Mistake, file: str) -> str:
-    entry = describe(columns, mistake, file)
+def _caption(arrays: EvalArrays, mistake: Mistake, file: str) -> str:
+    entry = describe(arrays, mistake, file)
     if mistake.kind == "missed":
         x1, y1, x2, y2 = entry["gt_box"]
         words = f"missed {entry['gt']}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
     elif mistake.kind == "wrong class":
         words = f"{entry['gt']} taken for {entry['prediction']}, score {entry['score']:.2f}"
     elif mistake.doubled:
-        words = f"{entry['prediction']} found twice, score {entry['score']:.2f}"
+        words = f"{entry['prediction']} detected twice, score {entry['score']:.2f}"
     else:
         words = f"no {entry['prediction']} here, score {entry['score']:.2f}"
     return f"{words}  ({file})"
 
 
 def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
-    """A square about twice the size of the box around it, moved and cut to lie in the image: x1, y1, x2, y2."""
+    """The corners x1, y1, x2, y2 of a square about twice as large as the box, moved and cut to lie in the image."""
     x1, y1, x2, y2 = box.tolist()
     side = round(max(2.0 * (x2 - x1), 2.0 * (y2 - y1), LEAST_SIDE))
     sizes = min(side, width), min(side, height)
@@ -134,7 +135,7 @@ def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def _spotlight(rgb: ImageArray, box: Floats, window: tuple[int, int, int, int]) -> ImageArray:
-    """The window cut out of the image, dimmed outside the box."""
+    """Cut the window out of the image and dim it outside the box."""
     left, top, right, bottom = window
     close = rgb[top:bottom, left:right].astype(np.float32)
     x1, y1 = np.floor(box[:2] - window[:2]).clip(0).astype(int)
@@ -145,20 +146,20 @@ def _spotlight(rgb: ImageArray, box: Floats, window: tuple[int, int, int, int]) 
 
 
 def _related(boxes: Floats, box: Floats) -> Bools:
-    """[n]: which boxes [n, 4] overlap the box of a mistake."""
+    """[n]: whether boxes [n, 4] overlap the box of a mistake."""
     related: Bools = box_iou(boxes, box[None], np.zeros(1, dtype=np.bool_))[:, 0] >= RELATED_IOU
     return related
 
 
 def _drawn(
-    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, columns: EvalArrays
+    window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, arrays: EvalArrays
 ) -> Detections:
-    """The kept boxes, in pixels of the window, with original category ids: a class has one colour everywhere."""
+    """The kept boxes in pixels of the window, with original category ids, which decide the colours."""
     left, top, _, _ = window
     rows = np.flatnonzero(kept)
     return Detections(
         xyxy=torch.as_tensor(boxes[rows] - [left, top, left, top], dtype=torch.float32).reshape(-1, 4),
         scores=torch.as_tensor(scores[rows], dtype=torch.float32),
-        class_ids=torch.as_tensor(columns.category_ids[classes[rows]]),
-        class_names=tuple(columns.names[k] for k in classes[rows].tolist()),
+        class_ids=torch.as_tensor(arrays.category_ids[classes[rows]]),
+        class_names=tuple(arrays.names[k] for k in classes[rows].tolist()),
     )

@@ -1,13 +1,12 @@
 """Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation", section 4), counted as the official evaluation does.
 
-A predicted segment finds one of the ground truth of its class where their IoU is above 0.5, which can be true of one
-only. Of each class, over the true positives (pairs), false positives and false negatives,
+A predicted segment matches a ground-truth segment of its class where their IoU is above 0.5, which can hold for one
+only. Per class, over true positives (pairs), false positives and false negatives,
 
     PQ = sum of IoU / (TP + FP / 2 + FN / 2) = SQ * RQ,    SQ = sum of IoU / TP,    RQ = TP / (TP + FP / 2 + FN / 2)
 
-Void, the pixels without a segment in the ground truth, does not count in a union. Crowds of the ground truth need not
-be found, and a prediction that finds nothing is forgiven where more than half of it lies in void or in a crowd of its
-class.
+Void, the pixels without a segment in the ground truth, does not count in a union. Crowds need not be matched, and an
+unmatched prediction is ignored where more than half of it lies in void or in a crowd of its class.
 """
 
 from __future__ import annotations
@@ -32,13 +31,12 @@ Segments = Sequence[Mapping[str, Any]]
 
 
 UNIT = 2**40
-"""Sums of IoU are counted in parts of this."""
+"""Sums of IoU are kept as whole numbers of 1 / UNIT."""
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """How well the segments of one class were found; all 0 for one that is neither in the ground truth nor
-    predicted."""
+    """Panoptic quality of one class; all 0 where it is neither in the ground truth nor predicted."""
 
     id: int
     """The data set's own category id."""
@@ -49,9 +47,9 @@ class ClassQuality:
     sq: float
     rq: float
     segments: int
-    """In the ground truth, crowds not counted."""
+    """Ground-truth segments, crowds not counted."""
     predicted: int
-    """Predicted segments, those that are forgiven not counted."""
+    """Predicted segments, ignored ones not counted."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,20 @@ class PanopticMetrics:
 
     @property
     def groups(self) -> dict[str, dict[str, float]]:
-        """`All`, `Things` and `Stuff`: `pq`, `sq`, `rq`, each the mean over classes that occur, and their number `n`.
+        """Means over the classes that occur: `pq`, `sq`, `rq` and the number `n` of classes, for `All`, `Things`,
+        `Stuff`.
 
         Without any class the means are -1.
         """
-        found = {}
+        groups = {}
         for group, kinds in (("All", (True, False)), ("Things", (True,)), ("Stuff", (False,))):
             rows = [row for row in self.per_class if row.isthing in kinds and (row.segments or row.predicted)]
             means = {
                 name: float(np.mean([getattr(row, name) for row in rows])) if rows else -1.0
                 for name in ("pq", "sq", "rq")
             }
-            found[group] = {**means, "n": len(rows)}
-        return found
+            groups[group] = {**means, "n": len(rows)}
+        return groups
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -89,29 +88,33 @@ class PanopticMetrics:
 
 @dataclass(frozen=True)
 class PanopticGroundTruth:
-    """Panoptic data to compare with; a map is read when its image's turn comes."""
+    """Ground-truth panoptic maps; each is read when it is needed."""
 
     categories: Categories
-    """The data set's, with `isthing`."""
+    """The data set's categories, with `isthing`."""
     of: Callable[[int], tuple[Tensor, list[dict[str, Any]]]]
-    """Image id -> int64 [H, W], the segment id of each pixel, and a row a segment: `id`, `category_id`, `iscrowd`."""
+    """Image id -> int64 [H, W], the segment id of each pixel, and one row per segment: `id`, `category_id`,
+    `iscrowd`."""
 
     @classmethod
     def from_split(cls, split: Split) -> Self:
-        """Of a checked split, all of whose images have `panoptic`."""
+        """The maps of a checked split, all of whose images have `panoptic`."""
         images = {image.id: image for image in split.images}
         return cls(split.categories, lambda image_id: read_panoptic_gt(images[image_id]))
 
 
 class PanopticSums:
-    """Adds up, image by image, what panoptic quality is made of: four numbers per class, however many images."""
+    """The sums that panoptic quality is computed from: four numbers per class, however many images are added.
+
+    Args:
+        categories: the data set's; where `isthing` is empty, all are things.
+    """
 
     def __init__(self, categories: Categories) -> None:
-        """For a data set of these categories; where `isthing` is empty, all are things."""
         self.categories = categories
         self.sums = np.zeros((len(categories), 4), dtype=np.int64)
-        """[C, 4]: the sum of IoU in units of 2**-40, true positives, false positives, false negatives. As whole numbers
-        they come out the same in whatever order images are added."""
+        """[C, 4]: sum of IoU in 1 / UNIT, true positives, false positives, false negatives. Whole numbers, so that the
+        order in which images are added does not matter."""
 
     @property
     def things(self) -> dict[int, bool]:
@@ -126,7 +129,7 @@ class PanopticSums:
         ids: Tensor | NDArray[Any],
         segments: Segments,
     ) -> None:
-        """Compare one image with its ground truth.
+        """Add one image.
 
         Args:
             gt_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
@@ -147,38 +150,45 @@ class PanopticSums:
         if unknown:
             raise DataError(f"expected only categories of the data set in its panoptic maps, found id {unknown[0]}")
         segments = [row for row in segments if row["category_id"] in index_of]
-        kinds = np.array([index_of[row["category_id"]] for row in gt_segments], dtype=np.int64)
-        guesses = np.array([index_of[row["category_id"]] for row in segments], dtype=np.int64)
+        gt_classes = np.array([index_of[row["category_id"]] for row in gt_segments], dtype=np.int64)
+        pred_classes = np.array([index_of[row["category_id"]] for row in segments], dtype=np.int64)
         crowd = np.array([bool(row.get("iscrowd")) for row in gt_segments], dtype=np.bool_)
 
         shared = _shared(gt_ids, gt_segments, ids, segments)
-        there, guessed = shared.sum(1)[:-1] > 0, shared.sum(0)[:-1] > 0  # a row without pixels is no segment
+        gt_present, pred_present = shared.sum(1)[:-1] > 0, shared.sum(0)[:-1] > 0  # a row without pixels is no segment
         overlap, void = shared[:-1, :-1], shared[-1, :-1]
         union = shared.sum(1)[:-1, None] + (shared.sum(0)[:-1] - void)[None] - overlap
-        comparable = (kinds[:, None] == guesses[None]) & ~crowd[:, None]
+        comparable = (gt_classes[:, None] == pred_classes[None]) & ~crowd[:, None]
         iou = np.divide(overlap, union, out=np.zeros(union.shape), where=comparable & (union > 0))
-        found, hits = np.nonzero(iou > 0.5)
+        gt_rows, pred_rows = np.nonzero(iou > 0.5)  # the true positives
 
-        last_crowd = {kind: row for row, kind in enumerate(kinds.tolist()) if crowd[row]}  # as the official one
+        # one crowd per class counts, the last, as in the official evaluation
+        last_crowd = {label: row for row, label in enumerate(gt_classes.tolist()) if crowd[row]}
         in_crowd = [
-            overlap[last_crowd[kind], k] if kind in last_crowd else 0 for k, kind in enumerate(guesses.tolist())
+            overlap[last_crowd[label], k] if label in last_crowd else 0 for k, label in enumerate(pred_classes.tolist())
         ]
-        forgiven = 2 * (void + np.array(in_crowd, dtype=np.int64)) > shared.sum(0)[:-1]
-        wrong = guessed & ~forgiven
-        wrong[hits] = False
-        missed = there & ~crowd
-        missed[found] = False
-        units = np.rint(iou[found, hits] * UNIT).astype(np.int64)
-        counts = [(kinds[found], units), (kinds[found], None), (guesses[wrong], None), (kinds[missed], None)]
+        ignored = 2 * (void + np.array(in_crowd, dtype=np.int64)) > shared.sum(0)[:-1]
+        false_positives = pred_present & ~ignored
+        false_positives[pred_rows] = False
+        false_negatives = gt_present & ~crowd
+        false_negatives[gt_rows] = False
+        units = np.rint(iou[gt_rows, pred_rows] * UNIT).astype(np.int64)
+        matched = gt_classes[gt_rows]
+        counts = [
+            (matched, units),
+            (matched, None),
+            (pred_classes[false_positives], None),
+            (gt_classes[false_negatives], None),
+        ]
         for column, (rows, weights) in enumerate(counts):
             np.add.at(self.sums[:, column], rows, 1 if weights is None else weights)
 
     def merge(self, sums: NDArray[np.int64]) -> None:
-        """Take over the `sums` of another process that looked at other images."""
+        """Add the `sums` of another process, which had other images."""
         self.sums = self.sums + sums
 
     def result(self) -> PanopticMetrics:
-        """The quality over all images so far."""
+        """Panoptic quality over all images so far."""
         things, rows = list(self.things.values()), []
         for k, (units, tp, fp, fn) in enumerate(self.sums.tolist()):
             iou, base = units / UNIT, tp + fp / 2 + fn / 2
@@ -200,7 +210,7 @@ class PanopticSums:
 def panoptic_quality(
     gt: PanopticGroundTruth, predictions: PanopticPredictions, image_ids: Sequence[int]
 ) -> PanopticMetrics:
-    """The quality of maps in files; images without one count as such in which nothing was found.
+    """Panoptic quality of predicted maps in files; images without a map count as empty predictions.
 
     Raises:
         DataError: a map is of no such image, of another size, has an unknown category, or comes twice.
@@ -233,13 +243,13 @@ def _shared(
 ) -> NDArray[np.int64]:
     """[T + 1, P + 1]: pixels that each segment of the ground truth shares with each predicted one; last those of
     neither."""
-    rows, columns = _positions(gt_ids, gt_segments), _positions(ids, segments)
+    rows, arrays = _positions(gt_ids, gt_segments), _positions(ids, segments)
     shape = len(gt_segments) + 1, len(segments) + 1
-    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+    return np.bincount(rows * shape[1] + arrays, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def _positions(ids: Tensor | NDArray[Any], segments: Segments) -> NDArray[np.int64]:
-    """For each pixel the row of its segment, or the number of rows where it has none; int64 [H * W]."""
+    """The row of each pixel's segment, or the number of rows where it has none; int64 [H * W]."""
     pixels = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids).ravel()
     known = np.array([row["id"] for row in segments], dtype=np.int64)
     if not len(known):

@@ -1,4 +1,4 @@
-"""F1 over the score threshold, class by class and over all: which threshold to use, and what it will give."""
+"""F1 over the score threshold, per class and over all classes: the best threshold and its precision and recall."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detrkit.evaluation.arrays import Bools, Floats
 from detrkit.evaluation.matching import EvalArrays, MatchResult
 
 DEFAULT_THRESHOLD = 0.5
-"""Used where no threshold is better than another, because nothing right was found."""
+"""The threshold where none is better than another, since no detection is right."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class F1Curve:
     f1: Floats
     """[T], 0..1."""
     objects: int
-    """Objects to be found."""
+    """Number of ground-truth objects."""
 
     @property
     def best(self) -> Operating:
-        """The threshold with the highest F1; of equal ones the highest."""
+        """The threshold with the highest F1; of equal ones the highest threshold."""
         if not self.objects:
             return Operating(None, -1.0, -1.0, -1.0)
         if not len(self.f1) or self.f1.max() == 0:
@@ -41,22 +41,22 @@ class F1Curve:
 
 @dataclass(frozen=True)
 class Operating:
-    """A threshold and what it gives; all in 0..1, or -1 where there is no object to find."""
+    """A score threshold with its F1, precision and recall; all in 0..1, or -1 without ground-truth objects."""
 
     threshold: float | None
-    """Keep detections of at least this score; None where no detection is right."""
+    """Lowest score of a detection to keep; None where no detection is right."""
     f1: float
     precision: float
     recall: float
 
 
 def f1_curve(scores: Floats, right: Bools, objects: int) -> F1Curve:
-    """F1 = 2 TP / (detections + objects) at every threshold.
+    """Compute F1 = 2 TP / (detections + objects) at every threshold.
 
     Args:
         scores: [n], any order.
-        right: [n], whether each detection found an object.
-        objects: how many there are to find.
+        right: [n], whether each detection is a true positive.
+        objects: number of ground-truth objects.
     """
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], np.cumsum(right[order])
@@ -71,16 +71,16 @@ def f1_curve(scores: Floats, right: Bools, objects: int) -> F1Curve:
     )
 
 
-def f1_curves(columns: EvalArrays, matches: MatchResult) -> tuple[F1Curve, list[F1Curve]]:
-    """Of all classes together (every object counts the same), and of each class in the order of `columns.names`.
+def f1_curves(arrays: EvalArrays, matches: MatchResult) -> tuple[F1Curve, list[F1Curve]]:
+    """F1 curve of all classes together (every object counts the same), and of each class, in the order of `names`.
 
-    Detections in crowds are left out, as in the official numbers.
+    Detections in crowds are left out, as in the official metrics.
     """
     judged = ~matches.ignored
-    objects = columns.objects_per_class()
-    overall = f1_curve(columns.scores[judged], matches.right[judged], int(objects.sum()))
+    objects = arrays.objects_per_class()
+    overall = f1_curve(arrays.scores[judged], matches.right[judged], int(objects.sum()))
     curves = []
-    for k in range(len(columns.names)):
-        mine = judged & (columns.classes == k)
-        curves.append(f1_curve(columns.scores[mine], matches.right[mine], int(objects[k])))
+    for k in range(len(arrays.names)):
+        mine = judged & (arrays.classes == k)
+        curves.append(f1_curve(arrays.scores[mine], matches.right[mine], int(objects[k])))
     return overall, curves

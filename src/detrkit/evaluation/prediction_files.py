@@ -1,4 +1,4 @@
-"""Read what somebody predicted: COCO results, or panoptic maps in COCO's form."""
+"""Read files of predictions: COCO results, or panoptic maps in COCO's form."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ _EXAMPLE = (
 
 
 def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The row with integers under these keys, where it has any; what stood there as text stays with an image."""
+    """Convert the values under these keys to integers where possible; a text id of an image is kept beside it."""
     text = row.get("image_id")
     row |= {key: number for key in keys if (number := as_id(row.get(key))) is not None}
     if "image_id" in keys and isinstance(text, str):
@@ -141,10 +141,10 @@ def _with_ids(row: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where: str) -> list[dict[str, Any]]:
-    """The detections with the data set's own image ids, found by `file_name` where they have one.
+    """Give detections the data set's own image ids, by `file_name` where they have one.
 
-    What `detrkit predict` writes has file names; its ids are those of the data set only by chance. Ids that are text,
-    or too large, are those of the data set's file.
+    Files of `detrkit predict` have file names, and ids that are those of the data set only by chance. Ids that are
+    text, or too large, are those of the data set's file.
 
     Raises:
         DataError: a file is not among the images, or several of them are called so.

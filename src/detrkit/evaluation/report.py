@@ -1,4 +1,4 @@
-"""The report of an evaluation: a folder with numbers, plots and images of what went wrong."""
+"""The report of an evaluation: a folder with metrics, plots and images of mistakes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_report(
     max_dets: int = OFFICIAL_MAX_DETS,
     meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure detections and write down everything about them.
+    """Compute all metrics of detections and write the report.
 
     Writes to `output_dir`, each file whole or not at all:
     `metrics.json`, `pr_curves.png`, `f1_threshold.png`, `confusion_matrix.png` and, where images are given,
@@ -47,14 +47,14 @@ def write_report(
             write.
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
-        image_paths: where the image of an image id lies; None: no error images.
+        image_paths: the file of each image id; None: no images of mistakes.
         value_range: values that become black and white in images of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco_metrics.compute_coco_metrics`.
-        meta: what made the detections (command, weights, data, ...); stored under `made_by`.
+        meta: origin of the detections (command, weights, data, ...); stored under `made_by`.
 
     Returns:
-        The content of `metrics.json`. A number is -1 where there is nothing to find (see `coco`).
+        The content of `metrics.json`. A metric is -1 where there are no ground-truth objects (see `coco_metrics`).
 
     Raises:
         DataError: the detections do not belong to the ground truth, or an image to draw on cannot be read.
@@ -81,33 +81,33 @@ def _of_detections(
     max_errors: int,
     max_dets: int,
 ) -> dict[str, Any]:
-    """What `metrics.json` says of detections; plots and images are written."""
-    found = read_detection_arrays(gt, detections)
-    boxes = compute_coco_metrics(gt, found, "bbox", max_dets=max_dets)
+    """Write plots and images of detections; returns their part of `metrics.json`."""
+    rows = read_detection_arrays(gt, detections)
+    boxes = compute_coco_metrics(gt, rows, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.metrics}
     of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
-    masked = found.with_masks()
+    masked = rows.with_masks()
     if len(masked) and all(row.get("segmentation") for row in gt["annotations"]):
         masks = compute_coco_metrics(gt, masked, "segm", max_dets=max_dets)
         coco["segm"] = masks.metrics
         of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
 
-    columns = EvalArrays.from_coco(gt, found)
-    matches = match_detections(columns)
-    overall, curves = f1_curves(columns, matches)
+    arrays = EvalArrays.from_coco(gt, rows)
+    matches = match_detections(arrays)
+    overall, curves = f1_curves(arrays, matches)
     best = overall.best
     threshold = DEFAULT_THRESHOLD if best.threshold is None else best.threshold
-    confusion = confusion_matrix(columns, matches, threshold)
-    ranked = mistakes(columns, confusion)
+    confusion = confusion_matrix(arrays, matches, threshold)
+    ranked = mistakes(arrays, confusion)
     chosen = choose(ranked, max_errors)
     files = {int(image["id"]): str(image.get("file_name", "")) for image in gt["images"]}
 
     plot_pr(output_dir / "pr_curves.png", boxes)
-    plot_f1(output_dir / "f1_threshold.png", overall, curves, columns.names)
+    plot_f1(output_dir / "f1_threshold.png", overall, curves, arrays.names)
     plot_confusion(output_dir / "confusion_matrix.png", confusion)
-    draw(output_dir / "errors", columns, confusion, chosen)
+    draw(output_dir / "errors", arrays, confusion, chosen)
     return {
-        "objects": int(columns.objects_per_class().sum()),
+        "objects": int(arrays.objects_per_class().sum()),
         "detections": len(detections),
         "coco": coco,
         "best_threshold": _operating(best),
@@ -118,31 +118,31 @@ def _of_detections(
         "confusion_matrix": {
             "threshold": threshold,
             "iou": 0.5,
-            "labels": [*columns.names, BACKGROUND],
+            "labels": [*arrays.names, BACKGROUND],
             "rows_gt_columns_prediction": confusion.counts.tolist(),
         },
-        "mistakes": {kind: len(found) for kind, found in ranked.items()},
-        "worst_mistakes": [describe(columns, mistake, files[mistake.image_id]) for mistake in chosen],
+        "mistakes": {kind: len(of_kind) for kind, of_kind in ranked.items()},
+        "worst_mistakes": [describe(arrays, mistake, files[mistake.image_id]) for mistake in chosen],
         "pr_curves": _curves(boxes),
     }
 
 
 def tables(content: Mapping[str, Any]) -> list[Any]:
-    """What a report says of the classes, as `rich` tables of 80 letters: boxes, masks, panoptic quality."""
-    found = []
+    """The classes of a report as `rich` tables of 80 characters: boxes, masks, panoptic quality."""
+    result = []
     if "coco" in content:
-        found.append(class_table(content))
+        result.append(class_table(content))
         if "segm" in content["coco"]:
-            found.append(mask_table(content))
+            result.append(mask_table(content))
     if "panoptic" in content:
-        found.append(panoptic_table(content))
-    return found
+        result.append(panoptic_table(content))
+    return result
 
 
 def class_table(content: Mapping[str, Any]) -> Any:
-    """The classes of a report, best AP first; those without objects are only counted.
+    """Table of the classes, best AP first; those without objects are only counted.
 
-    F1, precision and recall (at IoU 0.5) are those at the score threshold with the best F1, which stands in `score`.
+    F1, precision and recall (at IoU 0.5) are those at the score threshold with the best F1, in the column `score`.
     """
     names = ("objects", "AP", "AP50", "AP75", "AR", "F1", "score", "prec.", "recall")
     shown = [row for row in content["per_class"] if row["objects"]]
@@ -158,7 +158,7 @@ def class_table(content: Mapping[str, Any]) -> Any:
 
 
 def mask_table(content: Mapping[str, Any]) -> Any:
-    """How well the masks of each class of a report fit, best AP first."""
+    """Table of the mask metrics of each class, best AP first."""
     shown = [row for row in content["per_class"] if row["objects"]]
     table = _table("masks of", ("objects", *_OF_A_CLASS), absent=len(content["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (-row["mask_AP"], row["name"])):
@@ -173,13 +173,13 @@ def mask_table(content: Mapping[str, Any]) -> Any:
 
 
 def panoptic_table(content: Mapping[str, Any]) -> Any:
-    """Panoptic quality of each class of a report, best PQ first, things before stuff.
+    """Table of the panoptic quality of each class, best PQ first, things before stuff.
 
-    `segments` are those of the ground truth, `found` the predicted ones, right or wrong.
+    The column `segments` counts ground-truth segments, `predicted` predicted ones, right or wrong.
     """
     metrics = content["panoptic"]
     shown = [row for row in metrics["per_class"] if row["segments"] or row["predicted"]]
-    names = ("kind", "segments", "found", "PQ", "SQ", "RQ")
+    names = ("kind", "segments", "predicted", "PQ", "SQ", "RQ")
     table = _table("class", names, absent=len(metrics["per_class"]) - len(shown))
     for row in sorted(shown, key=lambda row: (not row["isthing"], -row["pq"], row["name"])):
         counts = ("thing" if row["isthing"] else "stuff", str(row["segments"]), str(row["predicted"]))
@@ -221,7 +221,7 @@ def _operating(point: Operating) -> dict[str, float | None]:
 
 
 def _curves(result: CocoMetrics) -> dict[str, Any]:
-    """Precision at recall 0, 0.01, ... 1 for every class that has objects, and its mean: what plots are made from."""
+    """Precision at recall 0, 0.01, ... 1 of every class that has objects, and their mean, for plots."""
     shown = [k for k, row in enumerate(result.per_class) if row.objects]
     tables = {"iou_0.50": result.precision[0], "iou_0.50_0.95": result.precision.mean(axis=0)}
     curves: dict[str, Any] = {"recall": [round(r, 2) for r in result.recall_points.tolist()]}

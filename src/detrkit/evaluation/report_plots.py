@@ -21,18 +21,18 @@ MOST_COUNTED = 40
 
 
 def plot_pr(path: Path, result: CocoMetrics) -> None:
-    """Precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, every class and their mean."""
+    """Plot precision over recall at IoU 0.5 and on average over IoU 0.50:0.95, per class and their mean."""
     names = [row.name for row in result.per_class]
     with figure_file(path, 11.5, 4.6, names) as figure:
         shown = [k for k, row in enumerate(result.per_class) if row.objects]
         styles = _styles({k: result.per_class[k].objects for k in shown})
-        for place, (title, table) in enumerate(
+        for position, (title, table) in enumerate(
             [
                 ("at IoU 0.5", result.precision[0]),
                 ("mean over IoU 0.50 to 0.95", result.precision.mean(axis=0)),
             ]
         ):
-            axes = figure.add_subplot(1, 2, place + 1)
+            axes = figure.add_subplot(1, 2, position + 1)
             for k, style in styles.items():
                 label = f"{as_label(names[k])}  {table[:, k].mean():.2f}" if "zorder" not in style else None
                 axes.plot(result.recall_points, table[:, k], label=label, **style)
@@ -45,7 +45,7 @@ def plot_pr(path: Path, result: CocoMetrics) -> None:
 
 
 def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequence[str]) -> None:
-    """F1 at IoU 0.5 over the score threshold, every class and all together, the best threshold marked."""
+    """Plot F1 at IoU 0.5 over the score threshold, per class and all together, with the best threshold marked."""
     with figure_file(path, 7.4, 4.8, names) as figure:
         axes = figure.add_subplot(1, 1, 1)
         drawn = {k: curve.objects for k, curve in enumerate(curves) if curve.objects and len(curve.f1)}
@@ -68,7 +68,7 @@ def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequ
 
 
 def plot_confusion(path: Path, confusion: Confusion) -> None:
-    """The confusion matrix; classes that neither occur nor were predicted are left out.
+    """Plot the confusion matrix; classes that neither occur nor were predicted are left out.
 
     Colours are shares of a row, that is of the objects of a class (of all false alarms in the last row).
     """
@@ -99,7 +99,7 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
 
 
 def _styles(weight: Mapping[int, float]) -> dict[int, dict[str, Any]]:
-    """How to draw each class: in colour where it is among the weightiest, else in thin grey without a name."""
+    """The line style of each class: coloured and named for those of most weight, else thin grey."""
     named = sorted(weight, key=lambda k: -weight[k])[:MOST_NAMED]
     grey = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1} for k in weight if k not in named}
     return grey | {k: {"color": f"C{i}", "linewidth": 1.3} for i, k in enumerate(sorted(named))}

@@ -291,6 +291,6 @@ def compare_accuracy(
             num_workers=num_workers,
             quiet=quiet,
         )
-        aps.append([compute_coco_metrics(gt, collector.found, kind).metrics["AP"] for kind in kinds])
+        aps.append([compute_coco_metrics(gt, collector.detections, kind).metrics["AP"] for kind in kinds])
     names = {"bbox": "AP of boxes", "segm": "AP of masks"}
     return [Accuracy(names[kind], *pair) for kind, *pair in zip(kinds, *aps, strict=True)]

@@ -159,7 +159,7 @@ class Validator:
     def _gather(
         self, found: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
     ) -> Validation | None:
-        mine = (sums, len(found.seen), diverged, stopped, found.sums.sums if found.sums else None)
+        mine = (sums, len(found.image_ids), diverged, stopped, found.sums.sums if found.sums else None)
         every: list[Any] = [mine]
         if _world() > 1:
             every = [None] * _world()
@@ -171,7 +171,7 @@ class Validator:
         images = sum(count for _, count, *_ in every)
         names = next((list(part) for part, *_ in every if part), [])
         losses = {name: sum(part.get(name, 0.0) for part, *_ in every) / max(1, images) for name in names}
-        detections = gather_detections(found.seen, found.found)
+        detections = gather_detections(found.image_ids, found.detections)
         box: list[Any] = [None]
         if _world() == 1 or dist.get_rank() == 0:
             box = [self._numbers(detections)]
