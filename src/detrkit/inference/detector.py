@@ -120,15 +120,14 @@ class Detector:
                 a published name (which may be downloaded). Or a file that `detrkit export` has written (.onnx, .xml,
                 .pt2, .engine), for which only the device, `image_size` and `value_range` below matter.
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
-            image_size: shorter side in pixels to which images are resized; 0: that of the training.
+            image_size: shorter side of resized images in pixels; 0: that of the training.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
             nheads: attention heads, likewise.
-            precision: of matrix products and convolutions: fp32; bf16 or fp16, where boxes stay float32; auto: fp32,
-                but bf16 on CUDA (fp16 on GPUs without it). plain: float32 and the model as it is in training, nothing
-                optimised; the default of evaluation.
-            compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`ShapeBuckets`), so
-                that images of any size do not compile without end. Padding changes values a little where convolutions
-                meet it, as in a padded batch. The first image of each shape takes long; see `warmup`.
+            precision: fp32; bf16 or fp16, where boxes stay float32; auto: fp32, but bf16 on CUDA (fp16 on GPUs without
+                it); plain: float32 and nothing optimised, as in training, the default of evaluation.
+            compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`ShapeBuckets`),
+                which changes values a little where convolutions meet the padding, as in a padded batch. The first image
+                of each shape takes long; see `warmup`.
             value_range: values that become black and white in images of more than 8 bits (see `read`); None: those of
                 the training data, which the weights come with.
             new_classes: makes the classes of a new, untrained class head, for a file whose own was deleted. None: such
@@ -172,8 +171,7 @@ class Detector:
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
         """Run on blank images, so that the first real ones need not wait for what a first call does.
 
-        That is above all compiling, which takes 10 seconds to a minute per shape and batch size; batch sizes are
-        rounded up to a power of 2.
+        That is above all compiling, 10 seconds to a minute per shape and batch size (rounded up to a power of 2).
 
         Args:
             sizes: (height, width) in pixels of images to come, before they are resized. Empty: every shape there is
@@ -229,9 +227,8 @@ class Detector:
                 image does not depend on the others.
 
         Returns:
-            For one image its detections, best first, with the original category ids and names, in pixels of the image;
-            with masks of the image's size if the model has a mask head. For several images a list in their order
-            (folders and globs: by name); `stream` holds fewer masks in memory.
+            Detections of one image, best first, with the original category ids and names, in pixels of the image, with
+            masks if the model has a mask head. For several images a list in their order (folders: by name).
 
         Raises:
             DataError: there is nothing at `source`, it cannot be read, it is a video or a camera (see `stream`), or an
@@ -263,8 +260,8 @@ class Detector:
             batch_size: most images per forward pass, see `predict`.
 
         Returns:
-            For one image its map, of the image's size, with the original category ids and names; for several a list.
-            Where the categories do not say which of them are things, all are.
+            One map, of the image's size, with the original category ids and names; for several images a list. Where the
+            categories do not say which of them are things, all are.
 
         Raises:
             DataError: there is nothing at `source`, it cannot be read, or it is a video (see `stream_panoptic`).
@@ -301,9 +298,7 @@ class Detector:
         Args:
             source: the path of a video, or any source of `predict`. What is iterated over may be endless, as the frames
                 of a camera are, and may give pairs of an image and the `source` that its detections shall note.
-            threshold: lowest score to keep, see `predict`.
-            top_k: see `predict`.
-            batch_size: most images per forward pass, see `predict`.
+            threshold, top_k, batch_size: see `predict`.
             prefetch: images that are taken early, and decoded and resized in threads while the model runs on those
                 before. 0 suits a live stream, where the next image is yet to come.
 
