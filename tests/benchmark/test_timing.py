@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit.benchmark.machine import Machine, Work
-from detrkit.benchmark.rows import beside, make_rows
+from detrkit.benchmark.rows import make_rows, with_limits
 from detrkit.benchmark.timing import LEAST_ROUNDS, Timing, Variant, measure
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_of_two_measurements_of_the_machine_the_better_counts() -> None:
     again = MACHINE.best(Machine("cpu", "abacus", 1, {"fp32": 4000.0, "bf16": 500.0}, bandwidth=50.0))
     assert (again.peaks, again.bandwidth) == ({"fp32": 4000.0, "bf16": 2000.0}, 100.0)
     plain = Timing(Variant("plain", int), (1.0, 1.0, 1.0), first=1.0, memory=None)
-    (row,) = beside(make_rows("inference", "model", [plain], 1, MACHINE, Work(flops=500, bytes=100)), again)
+    (row,) = with_limits(make_rows("inference", "model", [plain], 1, MACHINE, Work(flops=500, bytes=100)), again)
     assert (row.arithmetic_ms, row.traffic_ms, row.of_peak) == (125, 1000, 0.125)
 
 
