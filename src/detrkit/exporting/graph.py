@@ -3,7 +3,7 @@
     images uint8 [B, 3, H, W] (RGB pixels), padding_mask bool [B, H, W] (True = padding)
         -> logits [B, Q, C or C + 1], boxes [B, Q, 4] (cx, cy, w, h in 0..1), masks [B, Q, h, w] (logits)
 
-or, with the steps before and after it built in, what an application wants:
+or, with preprocessing and postprocessing built in:
 
     images uint8 [B, 3, H, W], of any size
         -> boxes [B, K, 4] (x1, y1, x2, y2 in pixels), scores [B, K] (best first), labels int64 [B, K] (0..C-1)
@@ -24,16 +24,15 @@ from detrkit.structures import Output, Preprocessing
 
 
 class Graph(nn.Module):
-    """A model as it is, but for tensors by name instead of an `Output`."""
+    """A model that gives tensors by name instead of an `Output`.
+
+    Args:
+        model: in evaluation mode afterwards; with `half` it is changed, and of no other use.
+        max_queries: give only so many queries, the best, and masks of these alone; 0: all.
+        half: most of the arithmetic in float16 or bfloat16, as under autocast; None: float32.
+    """
 
     def __init__(self, model: DETR, max_queries: int = 0, half: torch.dtype | None = None) -> None:
-        """Take over a model.
-
-        Args:
-            model: in evaluation mode afterwards; with `half` it is changed, and of no other use.
-            max_queries: give only so many queries, those of the best scores, and masks of these alone; 0: all.
-            half: most of the arithmetic in float16 or bfloat16, as under autocast; None: float32.
-        """
         super().__init__()
         self.model = model.eval()
         self.max_queries, self.in_half = max_queries, half
@@ -44,13 +43,13 @@ class Graph(nn.Module):
                 module.register_forward_pre_hook(_in_float32)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
-        """See the head of this file."""
+        """Compute logits, boxes and, with a mask head, masks; for the shapes see the head of this file."""
         out = self.output(images, padding_mask)
-        found = {"logits": out.logits, "boxes": out.boxes}
-        return found if out.masks is None else found | {"masks": out.masks}
+        outputs = {"logits": out.logits, "boxes": out.boxes}
+        return outputs if out.masks is None else outputs | {"masks": out.masks}
 
     def output(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """What the model says, of the queries that are wanted, in float32."""
+        """The output for the best `max_queries` queries, in float32."""
         images = self.model.backbone.normalise(images, padding_mask)
         with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
             out = self.model.forward_detection(images, padding_mask)
@@ -58,8 +57,8 @@ class Graph(nn.Module):
             batch, count = logits.shape[:2]
             queries = torch.arange(count, device=logits.device).expand(batch, -1)
             if self.max_queries and self.max_queries < self.model.num_queries:
-                known = logits if out.sigmoid else logits.softmax(-1)[..., :-1]
-                queries = known.amax(-1).topk(self.max_queries).indices
+                class_scores = logits if out.sigmoid else logits.softmax(-1)[..., :-1]
+                queries = class_scores.amax(-1).topk(self.max_queries).indices
                 logits = logits.gather(1, queries[..., None].expand(-1, -1, logits.shape[-1]))
                 boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
             if out.predict_masks:
@@ -74,22 +73,22 @@ def _in_float32(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 
 class BuiltinGraph(nn.Module):
-    """The same with resizing before, and with detections in pixels after it. The model inside sees one size only, as
-    runtimes like it best: images are resized to fit it, and what is missing is padding."""
+    """A graph with resizing before the model, and detections in pixels after it.
+
+    The model inside gets a single size, as runtimes like best: images are resized to fit, and the rest is padding.
+
+    Args:
+        graph: of a model without masks.
+        preprocessing: how images are resized; the shorter side may become less where `size` requires it.
+        size: (H, W) in pixels of the model's input; with `square_resize`, images are resized to just that.
+    """
 
     def __init__(self, graph: Graph, preprocessing: Preprocessing, size: tuple[int, int]) -> None:
-        """Build around a graph.
-
-        Args:
-            graph: of a model without masks.
-            preprocessing: how images are resized; the shorter side may become less where `size` requires it.
-            size: (H, W) in pixels of what the model gets; where it is `square_resize`, images are resized to just that.
-        """
         super().__init__()
         self.core, self.preprocessing, self.size = graph, preprocessing, size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See the head of this file."""
+        """Compute boxes, scores and labels; for the shapes see the head of this file."""
         height, width = images.shape[-2:]
         if self.preprocessing.square_resize:
             inner = torch.tensor(self.size)
@@ -100,7 +99,7 @@ class BuiltinGraph(nn.Module):
         padding = (y[:, None] >= inner[0]) | (x >= inner[1])
         out = self.core.output(pixels.to(torch.uint8), padding.expand(images.shape[0], -1, -1))
         scores, labels, queries = best_pairs(out)
-        if not out.sigmoid:  # in the order of the queries so far; not every runtime can sort otherwise
+        if not out.sigmoid:  # `topk` sorts; not every runtime can sort otherwise
             scores, queries = scores.topk(scores.shape[1])
             labels = labels.gather(1, queries)
         boxes = out.boxes.gather(1, queries[..., None].expand(-1, -1, 4))
@@ -110,8 +109,8 @@ class BuiltinGraph(nn.Module):
 
 
 def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tensor:
-    """(h, w) that an image of `height` x `width` is resized to, int32 [2]: as in evaluation (`resized_size`), but no
-    larger than `size`."""
+    """The size (h, w) that an image of `height` x `width` is resized to, int32 [2]: as in evaluation (`resized_size`),
+    but no larger than `size`."""
     given = torch.cat([torch.full((1,), side, dtype=torch.int32) for side in (height, width)])
     low, high = given.amin(0), given.amax(0)
     longest = eval_transform(shorter).longest
@@ -122,32 +121,31 @@ def fitted(height: int, width: int, shorter: int, size: tuple[int, int]) -> Tens
 
 
 def resized(images: Tensor, inner: Tensor, outer: tuple[int, int]) -> Tensor:
-    """Images [B, 3, H, W] of 0..255 resized to `inner`, int [2], bilinear with antialiasing, and padded with 0 to
-    `outer`.
+    """Resize images [B, 3, H, W] of 0..255 to `inner`, int [2], bilinear with antialiasing, and pad with 0 to `outer`.
 
-    As torchvision does it, to within rounding; two matrix products, which every runtime has.
+    As torchvision does, up to rounding, but by two matrix products, which every runtime has.
     """
     rows = _weights(images.shape[-2], inner[0], outer[0])
     columns = _weights(images.shape[-1], inner[1], outer[1])
     return (rows @ (images @ columns.T)).round().clamp(0, 255)
 
 
-def _weights(given: int, wanted: Tensor, rows: int) -> Tensor:
-    """How much of each of `given` pixels is in each of `wanted`, [rows, given]; rows beyond those are 0."""
-    step = torch.full((), given) / wanted
+def _weights(given: int, target: Tensor, rows: int) -> Tensor:
+    """The weight of each of `given` pixels in each of `target` resized ones, [rows, given]; rows beyond them are 0."""
+    step = torch.full((), given) / target
     row = torch.arange(rows)[:, None]
     away = (torch.arange(given) + 0.5 - (row + 0.5) * step).abs() / step.clamp(min=1)
     share = (1 - away).clamp(min=0)
-    return share / share.sum(1, keepdim=True).clamp(min=1e-6) * (row < wanted)
+    return share / share.sum(1, keepdim=True).clamp(min=1e-6) * (row < target)
 
 
 def trace(graph: Graph | BuiltinGraph, *, size: tuple[int, int] | None, batch_size: int | None) -> ExportedProgram:
-    """The frozen graph.
+    """Trace a graph with torch.export.
 
     Args:
         graph: on the CPU.
-        size: (H, W) in pixels of images; None: any. A `BuiltinGraph` always takes any.
-        batch_size: images; None: any number.
+        size: (H, W) in pixels of the images that it takes; None: any. A `BuiltinGraph` always takes any.
+        batch_size: images per batch that it takes; None: any number.
     """
     builtin = isinstance(graph, BuiltinGraph)
     model = graph.core.model if isinstance(graph, BuiltinGraph) else graph.model

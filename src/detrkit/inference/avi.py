@@ -1,7 +1,7 @@
-"""The index of an AVI file: which of its frames can still be found where it says they are.
+"""The index of an AVI file, which tells the frames that a damaged file has lost.
 
-The frames of other containers have time stamps of their own. Those of AVI are counted, so where a damaged file has lost
-some, all later ones would move up; its index, which is written at the end, says which they are.
+Frames of other containers have time stamps of their own. Those of AVI are counted, so after a loss all later frames
+would move up; the index, which is written at the end of the file, has the position of every frame.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _HEADER = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<4sIII")
 
 
-def frames_found(path: Path) -> list[bool]:
-    """For each frame of the first video stream, in order, whether a chunk begins where the index has it.
+def intact_frames(path: Path) -> list[bool]:
+    """Whether each frame of the first video stream begins where the index says, in order.
 
-    Empty where there is no such index: the file is no AVI, was cut off, or is so large that it has another kind.
+    Empty without such an index: the file is no AVI, was cut off, or is so large that it has another kind.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -40,11 +40,11 @@ def _checked(file: BinaryIO, movi: int, index: bytes) -> list[bool]:
     frames = [entry for entry in entries if entry[0][2:] in (b"dc", b"db")]
     if not frames:
         return []
-    base = 0 if entries[0][2] > movi else movi  # places are counted from the list of frames, or from the file's start
-    found = []
-    for name, _, place, size in frames:
+    base = 0 if entries[0][2] > movi else movi  # positions count from the list of frames, or from the start of the file
+    intact = []
+    for name, _, position, size in frames:
         if name != frames[0][0]:
             continue
-        file.seek(base + place)
-        found.append(file.read(8) == _HEADER.pack(name, size))
-    return found
+        file.seek(base + position)
+        intact.append(file.read(8) == _HEADER.pack(name, size))
+    return intact

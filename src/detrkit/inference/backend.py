@@ -1,7 +1,7 @@
-"""What runs inside a `Detector`: images of one padded batch in, `Output` out.
+"""Backends of a `Detector`: a padded batch of images in, `Output` out.
 
-A detector prepares images before and makes detections after. Between the two is a `Backend`: a model in PyTorch, as
-it is or made fast, or a file that was exported.
+A detector prepares images before the backend and makes detections after it. The backend is a PyTorch model, plain or
+optimised, or an exported file.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from detrkit.structures import Output
 
 
 class Backend(Protocol):
-    """The part of a detector that an exported file can be, instead of a model."""
+    """Anything that makes an `Output` of a batch: a plain model, an optimised one or an exported file."""
 
     device: torch.device
-    """Where outputs are; those of exported files are on the CPU."""
+    """The device of outputs; those of exported files are on the CPU."""
     sigmoid: bool
     """See `Output.sigmoid`."""
     makes_masks: bool
     """Whether outputs have `masks` or `predict_masks`."""
     num_queries: int
-    """Q, the most objects that can be found in one image."""
+    """Q, the number of object queries, which is the most objects that can be detected in one image."""
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
         """Predict a batch; called without gradients.
 
         Args:
-            images: [B, 3, H, W] on any device, uint8 RGB pixels, or float32 that is normalised already; 0 where padded.
+            images: [B, 3, H, W] on any device, uint8 RGB pixels, or normalised float32; 0 where padded.
             padding_mask: bool [B, H, W], True = padding.
 
         Returns:
@@ -41,15 +41,19 @@ class Backend(Protocol):
 
 
 class PlainBackend:
-    """A model as it is: float32, the same operations as in training."""
+    """A plain model: float32, the same operations as in training.
+
+    Args:
+        model: is moved to `device` and put into evaluation mode.
+        device: where the model runs.
+    """
 
     def __init__(self, model: DETR, device: torch.device | str = "cpu") -> None:
-        """Take over a model: it is moved to `device` and put into evaluation mode."""
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.sigmoid, self.num_queries = model.sigmoid, model.num_queries
         self.makes_masks = model.mask_head is not None
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `Backend.forward_detection`."""
+        """Predict a batch, see `Backend.forward_detection`."""
         return self.model.forward_detection(images.to(self.device), padding_mask.to(self.device))

@@ -1,4 +1,4 @@
-"""What a detector makes sure of before and while it runs: settings in range, a device, memory."""
+"""Checks of a detector before and while it runs: settings in range, device, memory."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from detrkit.structures import Categories
 
 @contextlib.contextmanager
 def memory_explained() -> Iterator[None]:
-    """Memory that runs out, as a sentence."""
+    """Turn running out of memory into a sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            "memory ran out while an image was looked at; try a higher --threshold (fewer masks), --batch_size 1, "
+            "memory ran out while an image was processed; try a higher --threshold (fewer masks), --batch_size 1, "
             "or a smaller --image_size"
         ) from error
 
 
 def check_settings(threshold: float, top_k: int | None, batch_size: int) -> tuple[float, int | None, int]:
-    """The settings of `Detector.predict` as plain numbers.
+    """Check the settings of `Detector.predict` and return them as plain numbers.
 
     Raises:
-        ConfigError: one is no number, or out of range.
+        ConfigError: one is not a number, or out of range.
     """
     return (
         unit_number(threshold, "a threshold"),
@@ -64,7 +64,7 @@ def check_parts(model: object, categories: object) -> None:
     """Make sure that a model and its classes fit.
 
     Raises:
-        ConfigError: the categories are none, or not as many as the model's classes, or the model is none.
+        ConfigError: `model` is not a model, or the categories are not as many as its classes.
     """
     if not hasattr(model, "forward_detection"):
         raise ConfigError(
@@ -84,10 +84,10 @@ def check_parts(model: object, categories: object) -> None:
 
 
 def weights_source(source: Any) -> str:
-    """Where weights are to be loaded from, `~` replaced by the home folder.
+    """The source of weights as text, with `~` replaced by the home folder.
 
     Raises:
-        WeightsError: it is no text or path.
+        WeightsError: it is neither text nor a path.
     """
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         raise WeightsError(

@@ -1,13 +1,13 @@
-"""A model made fast for evaluation, with the values of the plain one.
+"""A model optimised for inference, with the values of the plain one up to rounding.
 
-What is done, and where; each is held against `PlainBackend` by a test:
+What is done, and where; a test compares each with `PlainBackend`:
 
-    batch norms folded into convolutions          everywhere
-    channels-last memory                          everywhere
-    heads of the last decoder layer alone         everywhere, where no layer goes on from what an earlier one says
-    bf16 or fp16 (autocast; boxes stay float32)   where asked for; by default on CUDA
-    compiled, for few shapes                      where asked for; by default on CUDA
-    CUDA graphs                                   when compiled, at batch 1, without masks
+    batch norms folded into convolutions            everywhere
+    channels-last memory                            everywhere
+    only the heads of the last decoder layer        everywhere, if no layer starts from the boxes of an earlier one
+    bf16 or fp16 (autocast; boxes stay float32)     on request; by default on CUDA
+    compiled, for few shapes                        on request; by default on CUDA
+    CUDA graphs                                     when compiled, at batch size 1, without masks
 
 Attention runs in PyTorch's fused kernels in any case.
 """
@@ -32,13 +32,23 @@ from detrkit.structures import Output
 
 Precision = Literal["auto", "plain", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "off", "on"]
-Look = Callable[[Tensor, Tensor], Output]
+Forward = Callable[[Tensor, Tensor], Output]
+"""Images and padding mask -> output."""
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OptimizedBackend:
-    """A model made fast; see `backend.Backend`."""
+    """A `Backend` that runs an optimised copy of a model.
+
+    Args:
+        model: is copied, and stays as it is.
+        device: where the copy runs.
+        half: bfloat16 or float16 for matrix products and convolutions; None: float32 throughout.
+        buckets: compile for these shapes alone: images are padded to the next one, batches to the next power of 2.
+            Larger images run uncompiled. None: do not compile.
+        compile_backend: backend of `torch.compile`.
+    """
 
     def __init__(
         self,
@@ -49,16 +59,6 @@ class OptimizedBackend:
         buckets: ShapeBuckets | None = None,
         compile_backend: str | Callable[..., Any] = "inductor",
     ) -> None:
-        """Make a model fast; the model itself stays as it is.
-
-        Args:
-            model: is copied.
-            device: where the copy runs.
-            half: bfloat16 or float16 for matrices and convolutions; None: float32 throughout.
-            buckets: compile, for these shapes alone: images are padded to the next one, batches to the next power of
-                2. What is too large for all runs uncompiled. None: do not compile.
-            compile_backend: backend of `torch.compile`.
-        """
         self.device = torch.device(device)
         self.model = fold_norms(model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
@@ -67,32 +67,32 @@ class OptimizedBackend:
         self.half, self.buckets, self.compile_backend = half, buckets, compile_backend
         if half is not None:
             halve(self.model, half)
-        self.compiled: dict[tuple[int, int, int], Look] = {}
-        """By batch size, height and width."""
+        self.compiled: dict[tuple[int, int, int], Forward] = {}
+        """Compiled forward passes by batch size, height and width."""
 
     @torch.no_grad()
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """See `backend.Backend.forward_detection`."""
+        """Predict a batch, see `backend.Backend.forward_detection`."""
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         padding_mask = padding_mask.to(self.device, non_blocking=True)
         shape = self.buckets and self.buckets.fit(images.shape[-2], images.shape[-1])
         if not shape:
-            return self._look(images, padding_mask)
+            return self._forward(images, padding_mask)
         count, size = len(images), (images.shape[-2], images.shape[-1])
-        missing = (0, shape[1] - size[1], 0, shape[0] - size[0])
-        rows = torch.arange(batch_bucket(count), device=self.device).clamp(max=count - 1)  # the last one several times
+        missing = (0, shape[1] - size[1], 0, shape[0] - size[0])  # at the right and at the bottom
+        rows = torch.arange(batch_bucket(count), device=self.device).clamp(max=count - 1)  # the last image is repeated
         images = F.pad(images, missing)[rows].contiguous(memory_format=torch.channels_last)
         padding_mask = F.pad(padding_mask, missing, value=True)[rows]
         out = self._compiled(images)(images, padding_mask)
         return replace(out, logits=out.logits[:count].clone(), boxes=out.boxes[:count].clone())
 
-    def _look(self, images: Tensor, padding_mask: Tensor) -> Output:
+    def _forward(self, images: Tensor, padding_mask: Tensor) -> Output:
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             out = self.model.forward_detection(images, padding_mask, last_only=True)
         return replace(out, logits=out.logits.float(), boxes=out.boxes.float())
 
-    def _compiled(self, images: Tensor) -> Look:
-        """The code for such a batch; made at its first call."""
+    def _compiled(self, images: Tensor) -> Forward:
+        """The compiled forward pass for such a batch; compiling happens at its first call."""
         shape = (len(images), images.shape[-2], images.shape[-1])
         if shape not in self.compiled:
             options: dict[str, str | int | bool | Callable[..., Any]] | None = None
@@ -100,21 +100,21 @@ class OptimizedBackend:
                 options = {"freezing": True}  # weights as constants
             elif self.compile_backend == "inductor" and len(images) == 1 and not self.makes_masks:
                 options = {"triton.cudagraphs": self.device.type == "cuda"}
-            run: Look = torch.compile(self._look, dynamic=False, backend=self.compile_backend, options=options)
+            run: Forward = torch.compile(self._forward, dynamic=False, backend=self.compile_backend, options=options)
             self.compiled[shape] = _first_call_explained(run, len(self.compiled) + 1)
         return self.compiled[shape]
 
 
-def _first_call_explained(run: Look, shapes: int) -> Look:
-    """Compiling, which a first call does, within bounds that hold all shapes, and its failure as a sentence.
+def _first_call_explained(run: Forward, shapes: int) -> Forward:
+    """Wrap a compiled forward pass: its first call compiles, with room for all shapes, and failure becomes a sentence.
 
-    PyTorch gives up after a few versions of one function; here their number is bounded by the buckets.
+    PyTorch gives up after a few versions of one function; here the buckets bound their number.
     """
     first = True
 
     def call(images: Tensor, padding_mask: Tensor) -> Output:
         nonlocal first
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what a CUDA graph gave before has been copied
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # earlier outputs of a CUDA graph have been copied
         if not first:
             return run(images, padding_mask)
         from torch._dynamo import config
@@ -136,8 +136,8 @@ def _first_call_explained(run: Look, shapes: int) -> Look:
 
 
 def halve(model: DETR, half: torch.dtype) -> None:
-    """Store matrices and convolutions as autocast would cast them at every call; norms, embeddings and heads stay
-    float32."""
+    """Store weights of matrix products and convolutions as autocast would cast them at every call. Norms, embeddings
+    and the exact heads stay float32."""
     exact = {module for head in model.exact_heads for module in head.modules()}
     for module in model.modules():
         if module not in exact and isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
@@ -146,9 +146,9 @@ def halve(model: DETR, half: torch.dtype) -> None:
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type that a precision other than plain stands for on a device; None: float32.
+    """The data type of a precision on a device; None: float32.
 
-    `auto` is float32 but on CUDA, where it is bfloat16, or float16 on GPUs that lack it.
+    `auto` is float32, but bfloat16 on CUDA, or float16 on GPUs without bfloat16.
 
     Raises:
         ConfigError: there is no such precision.
@@ -163,9 +163,10 @@ def chosen_precision(precision: Precision, device: torch.device) -> torch.dtype 
 
 
 def compiles(compile: Compile, device: torch.device) -> bool:
-    """Whether to compile; `auto` does on CUDA with Triton.
+    """Whether to compile; `auto`: on CUDA with Triton.
 
-    On a CPU compiling gains little, takes 10 seconds and more a shape, and needs a C++ compiler: it must be asked for.
+    On a CPU compiling gains little, takes 10 seconds and more per shape, and needs a C++ compiler, so it is off by
+    default.
 
     Raises:
         ConfigError: there is no such setting.

@@ -1,7 +1,8 @@
-"""What the model says, in pixels: boxes with a class and a score, their masks, and panoptic maps.
+"""Postprocessing: outputs become detections in pixels (box, class, score, mask) and panoptic maps.
 
-Carion et al. 2020, section 4, "Technical details", and section 4.4 for masks and panoptic maps. Shapes: B images a
-batch, Q queries, C classes, n detections of one image, k queries that a map is made of, h x w places of mask logits.
+Carion et al. 2020, section 4, "Technical details", and section 4.4 for masks and panoptic maps. Shapes: B images per
+batch, Q queries, C classes, K detections per image, n detections of one image, k queries that a map is made of, H x W
+pixels of an image, h x w cells of mask logits.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from detrkit.results import Detections, PanopticMap
 from detrkit.structures import Output
 
 MASKS_AT_ONCE = 64
-"""Most masks the head is asked for together: enough to keep a GPU busy, few enough for its memory."""
+"""Most masks that are predicted at once: enough to keep a GPU busy, few enough for its memory."""
 
 MASK_BYTES_AT_ONCE = 2**28
-"""Most bytes that the masks of one part take."""
+"""Most bytes of masks, at the size of the image, that are made at once."""
 
 PIXELS_AT_ONCE = 2**24
-"""Most logits that are resized together in a panoptic map."""
+"""Most logits of a panoptic map that are resized at once."""
 
 PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID = 0.85, 0.4
 """See `usual_threshold`."""
@@ -37,7 +38,7 @@ SMALL_SEGMENT = 4
 
 
 class BoxesOfBatch(NamedTuple):
-    """K detections of each of B images, as one computation makes them all."""
+    """K detections of each of B images, computed together."""
 
     boxes: Tensor
     """float32 [B, K, 4]; cx, cy, w, h relative to the image without padding."""
@@ -46,10 +47,10 @@ class BoxesOfBatch(NamedTuple):
     labels: Tensor
     """int64 [B, K], class indices 0..C-1."""
     queries: Tensor
-    """int64 [B, K], whose they are."""
+    """int64 [B, K], the query of each detection."""
 
     def to(self, device: torch.device | str) -> BoxesOfBatch:
-        """The same on another device, in a single transfer; the only moment at which one waits for a GPU."""
+        """Move to another device in a single transfer, which is the only wait for a GPU."""
         if self.boxes.device == torch.device(device):
             return self
         columns = [self.boxes, *(column[..., None].float() for column in self[1:])]
@@ -57,7 +58,8 @@ class BoxesOfBatch(NamedTuple):
         return BoxesOfBatch(boxes, scores[..., 0], labels[..., 0].long(), queries[..., 0].long())
 
     def xyxy(self, sizes: Tensor) -> Tensor:
-        """The boxes in pixels of images of some sizes, int [B, 2] (height, width); float32 [B, K, 4]."""
+        """Boxes x1, y1, x2, y2 in pixels of images of the given sizes, int [B, 2] (height, width); float32 [B, K,
+        4]."""
         height, width = sizes.to(self.boxes.device).unbind(1)
         return cxcywh_to_xyxy(self.boxes) * torch.stack([width, height, width, height], dim=1)[:, None]
 
@@ -74,17 +76,17 @@ def postprocess(
     best_first: bool = False,
     device: torch.device | str | None = None,
 ) -> list[Detections]:
-    """Detections of each image of a batch; `class_ids` are class indices 0..C-1.
+    """Convert an output to the detections of each image; `class_ids` are class indices 0..C-1.
 
-    Of a model with a mask head they have masks, at the size of the image.
+    For a model with a mask head they have masks, at the size of the image.
 
     Args:
         out: of the model.
-        sizes: int [B, 2] or B pairs, height and width in pixels of the images that boxes and masks shall be given in.
-        top_k: 0 gives every query its best class, Q detections per image in the order of the queries, as the original
-            does. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors score; a
-            query may then appear under several classes. None follows the model: 0 for one with softmax, Q for one
-            with an independent sigmoid per class.
+        sizes: int [B, 2] or B pairs, height and width in pixels of the images that boxes and masks are given for.
+        top_k: 0 gives every query its best class, Q detections per image in the order of the queries, as in the
+            reference DETR. Otherwise the `top_k` best of all pairs of query and class, best first, as newer detectors
+            score; a query may then appear under several classes. None follows the model: 0 for one with softmax, Q for
+            one with an independent sigmoid per class.
         processed_sizes: int [B, 2] or B pairs, height and width in pixels that the images had in the batch, without
             padding. None: `sizes`; where these cannot be those of the batch, no masks are made.
         threshold: lowest score of a detection to keep, 0..1; None: 0. A query whose class is NaN scores 0.
@@ -107,20 +109,20 @@ def postprocess(
     batch = best_boxes(out, top_k, best_first=best_first).to(out.boxes.device if device is None else device)
     boxes = batch.xyxy(sizes)
     processed = _mask_sizes(out, sizes, processed_sizes)
-    found = []
+    results = []
     for i, size in enumerate(pairs):
         kept = slice(None) if threshold <= 0 else batch.scores[i] >= threshold
         masks = None
         if processed is not None:
             masks = _masks(out, i, batch.queries[i, kept], processed, size, mask_threshold)
-        found.append(
+        results.append(
             Detections(boxes[i, kept], batch.scores[i, kept], batch.labels[i, kept], masks=masks, image_size=size)
         )
-    return found
+    return results
 
 
 def best_boxes(out: Output, top_k: int | None = None, *, best_first: bool = False) -> BoxesOfBatch:
-    """The detections of a batch without masks, on its device and without waiting for it; see `postprocess`."""
+    """Detections of a batch without masks, computed on its device without waiting for it; see `postprocess`."""
     scores, labels, queries = best_pairs(out, top_k)
     if best_first:
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -146,7 +148,10 @@ def best_pairs(out: Output, top_k: int | None = None) -> tuple[Tensor, Tensor, T
 def _masks(
     out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, mask_threshold: float
 ) -> Tensor:
-    """Of some queries [n] of one image, which may be there under several classes; bool [n, H, W] on their device."""
+    """Masks of the queries [n] of one image's detections; bool [n, H, W] on the device of `queries`.
+
+    A query that occurs several times, with different classes, has its mask made once.
+    """
     unique, inverse = torch.unique(queries, return_inverse=True)
     masks = torch.zeros(len(queries), *size, dtype=torch.bool, device=queries.device)
     done = 0
@@ -160,15 +165,15 @@ def _masks(
 def query_masks(
     out: Output, image: int, queries: Tensor, processed_sizes: Tensor, size: Size, threshold: float = 0.5
 ) -> Iterator[Tensor]:
-    """Masks of some queries of one image, a part at a time, so that memory does not grow with their number.
+    """Make the masks of queries of one image, a part at a time, so that memory does not grow with their number.
 
     Args:
         out: of a model with a mask head.
         image: which image of the batch.
         queries: int64 [n].
         processed_sizes: int [B, 2], see `postprocess`.
-        size: of the image, to give masks at.
-        threshold: of the sigmoid, 0..1.
+        size: height and width of the masks in pixels.
+        threshold: for the sigmoid of the logits, 0..1.
 
     Yields:
         bool [m, *size], n rows in all.
@@ -181,8 +186,8 @@ def query_masks(
 
 
 def usual_threshold(sigmoid: bool) -> float:
-    """The score above which a query takes part in a panoptic map: that of the original, and a lower one for models
-    with an independent sigmoid per class, since their scores often stand for an overlap."""
+    """The usual score above which a query takes part in a panoptic map: that of the reference DETR, and a lower one for
+    models with an independent sigmoid per class, since their scores often stand for an overlap."""
     return PANOPTIC_THRESHOLD_SIGMOID if sigmoid else PANOPTIC_THRESHOLD
 
 
@@ -194,17 +199,17 @@ def panoptic(
     is_thing: Mapping[int, bool] | Iterable[bool],
     threshold: float | None = 0.85,
 ) -> list[PanopticMap]:
-    """Panoptic maps of each image of a batch: every pixel goes to the query that claims it most.
+    """Make a panoptic map of each image of a batch: every pixel goes to the query with the largest mask logit.
 
-    As in the original, queries of one kind of stuff share a segment, segments of 4 pixels or fewer are dropped and
-    their pixels given away anew, and ids are 0, 1, ... in the order of the queries. An image in which no query
-    reaches the threshold has no segments, and a map of zeros.
+    As in the reference DETR, queries of the same stuff class share a segment, segments of 4 pixels or fewer are dropped
+    and their pixels reassigned, and ids are 0, 1, ... in the order of the queries. An image in which no query reaches
+    the threshold has no segments, and a map of zeros.
 
     Args:
         out: of a model with a mask head.
         processed_sizes: int [B, 2] or B pairs, height and width in pixels that the images had in the batch, without
-            padding. Where `out.padded_size` is None, each mask is taken to cover just its image, as in the original,
-            which holds in a batch without padding.
+            padding. Where `out.padded_size` is None, each mask is taken to cover just its image, as in the
+            reference DETR, which holds in a batch without padding.
         target_sizes: int [B, 2] or B pairs, height and width in pixels of the maps.
         is_thing: whether a class index is a countable thing, or else stuff.
         threshold: a query takes part if the score of its best class is above this, 0..1; None: see `usual_threshold`.
@@ -212,7 +217,7 @@ def panoptic(
 
     Raises:
         ConfigError: `out` is of a model without a mask head, sizes are not one per image, the threshold is out of
-            range, `is_thing` does not know a class that was found, or an image of `processed_sizes` is larger than the
+            range, `is_thing` lacks a predicted class, or an image of `processed_sizes` is larger than the
             batch.
     """
     if expect_output(out).masks is None and out.predict_masks is None:
@@ -222,7 +227,7 @@ def panoptic(
         )
     if isinstance(is_thing, str | Set) or not isinstance(is_thing, Iterable):
         raise ConfigError(
-            f"expected is_thing as a yes or no for each class, or a dict of them, found a {type(is_thing).__name__}"
+            f"expected is_thing as a list or dict of true or false for each class, found a {type(is_thing).__name__}"
         )
     things = is_thing if isinstance(is_thing, Mapping) else list(is_thing)
     threshold = usual_threshold(out.sigmoid) if threshold is None else unit_number(threshold, "a threshold")
@@ -249,52 +254,53 @@ def _panoptic_map(
     size: Size,
     is_thing: Mapping[int, bool] | Sequence[bool],
 ) -> PanopticMap:
-    """The map of one image from the queries that take part; scores and labels are of all its queries, [Q]."""
+    """Make the map of one image from the queries that take part; scores and labels [Q] are of all its queries."""
     logits = torch.cat([_mask_logits(out, image, part) for part in torch.split(queries, MASKS_AT_ONCE)])
-    sound = logits.flatten(1).sum(1).isfinite()  # faster than to ask of each
+    sound = logits.flatten(1).sum(1).isfinite()  # faster than testing every logit
     queries, logits = queries[sound], logits[sound]
     if not len(queries):
         return PanopticMap(torch.zeros(size, dtype=torch.int64, device=labels.device), [])
-    kinds, things = labels[queries].tolist(), []
-    for label in kinds:
+    classes, things = labels[queries].tolist(), []
+    for label in classes:
         if label not in is_thing if isinstance(is_thing, Mapping) else label >= len(is_thing):
-            raise ConfigError(f"expected is_thing to know every class, but it says nothing of class {label}; add it")
+            raise ConfigError(f"expected is_thing to have every class, but it lacks class {label}; add it")
         things.append(bool(is_thing[label]))
+    # queries of the same stuff class share the segment of the first of them
     firsts: dict[int, int] = {}
-    owner = [k if thing else firsts.setdefault(c, k) for k, (c, thing) in enumerate(zip(kinds, things, strict=True))]
-    assigned_gt, kept = torch.tensor(owner, device=labels.device), torch.arange(len(kinds), device=labels.device)
-    places = [_nearest_pixels(*sides, labels.device) for sides in zip(processed, size, strict=True)]
+    owner = [k if thing else firsts.setdefault(c, k) for k, (c, thing) in enumerate(zip(classes, things, strict=True))]
+    owners, kept = torch.tensor(owner, device=labels.device), torch.arange(len(classes), device=labels.device)
+    pixels = [_nearest_pixels(*sides, labels.device) for sides in zip(processed, size, strict=True)]
     while True:
-        ids = assigned_gt[kept][_claimed(logits[kept], out.padded_size or processed, places)]
-        area = torch.bincount(ids.flatten(), minlength=len(kinds))
+        ids = owners[kept][_largest_mask(logits[kept], out.padded_size or processed, pixels)]  # [H, W]
+        area = torch.bincount(ids.flatten(), minlength=len(classes))
         large = area[kept] > SMALL_SEGMENT  # those that share the segment of another have an area of 0
         if bool(large.all()):
             break
         kept = kept[large]
         if not len(kept):
             return PanopticMap(torch.zeros(size, dtype=torch.int64, device=labels.device), [])
-    rank = torch.zeros_like(assigned_gt).scatter(0, kept, torch.arange(len(kept), device=kept.device))
+    rank = torch.zeros_like(owners).scatter(0, kept, torch.arange(len(kept), device=kept.device))
     rows = zip(kept.tolist(), area[kept].tolist(), scores[queries[kept]].tolist(), strict=True)
     segments: list[dict[str, Any]] = [
-        {"id": new, "category_id": kinds[k], "isthing": things[k], "area": pixels, "score": score}
-        for new, (k, pixels, score) in enumerate(rows)
+        {"id": new, "category_id": classes[k], "isthing": things[k], "area": count, "score": score}
+        for new, (k, count, score) in enumerate(rows)
     ]
     return PanopticMap(rank[ids], segments)
 
 
-def _claimed(logits: Tensor, covered: Size, places: Sequence[Tensor]) -> Tensor:
-    """Which of the masks is largest at some pixels, with their logits resized bilinearly; int64 [rows, columns].
+def _largest_mask(logits: Tensor, covered: Size, pixels: Sequence[Tensor]) -> Tensor:
+    """The index of the largest of k masks at each pixel, with logits resized bilinearly; int64 [rows, columns].
 
-    A mask that is largest at all four corners around a pixel is largest there, so only pixels at the borders between
-    segments are computed.
+    A mask that is largest at all four cells around a pixel is largest at the pixel, so only pixels at the borders
+    between segments are computed.
 
     Args:
         logits: float [k, h, w], finite.
-        covered: height and width to resize them to.
-        places: rows and columns of the resized logits, int64, rising.
+        covered: height and width to resize the logits to.
+        pixels: rows and columns of the resized logits to use, int64, in rising order.
     """
     k, height, width = logits.shape
-    (rows, again_y), (columns, again_x) = (torch.unique_consecutive(p, return_inverse=True) for p in places)
+    (rows, again_y), (columns, again_x) = (torch.unique_consecutive(p, return_inverse=True) for p in pixels)
     top, bottom, part_y = between(rows, height, covered[0])
     left, right, part_x = between(columns, width, covered[1])
     largest = logits.argmax(0)
@@ -313,9 +319,9 @@ def _claimed(logits: Tensor, covered: Size, places: Sequence[Tensor]) -> Tensor:
 
 
 def _nearest_pixels(count: int, target: int, device: torch.device) -> Tensor:
-    """Which of `count` pixels is the nearest to each of `target` that cover the same, int64 [target].
+    """The nearest of `count` pixels for each of `target` pixels over the same extent, int64 [target].
 
-    As PIL resizes, through which the original's maps go, down to the rounding of its running sum.
+    As PIL resizes the maps of the reference DETR, down to the rounding of its running sum.
     """
     step = count / target
     steps = np.full(target, step)
@@ -324,7 +330,7 @@ def _nearest_pixels(count: int, target: int, device: torch.device) -> Tensor:
 
 
 def _mask_logits(out: Output, image: int, queries: Tensor) -> Tensor:
-    """Of some queries [n] of one image, float32 [n, h, w]."""
+    """Mask logits of queries [n] of one image, float32 [n, h, w]."""
     if out.masks is not None:
         return out.masks[image, queries].float()
     assert out.predict_masks is not None
@@ -332,7 +338,7 @@ def _mask_logits(out: Output, image: int, queries: Tensor) -> Tensor:
 
 
 def _mask_sizes(out: Output, sizes: Tensor, processed_sizes: Tensor | None) -> Tensor | None:
-    """The sizes in the batch of images whose masks are to be made; None: make none."""
+    """The sizes in the batch, without padding, of images whose masks are made; None: no masks can be made."""
     if out.masks is None and out.predict_masks is None:
         return None
     if processed_sizes is not None:
@@ -342,7 +348,7 @@ def _mask_sizes(out: Output, sizes: Tensor, processed_sizes: Tensor | None) -> T
 
 
 def _checked(out: Output, sizes: Tensor | Iterable[Size] | None, name: str) -> Tensor | None:
-    """Sizes as a tensor, if they are given."""
+    """Check sizes and convert them to a tensor, if they are given."""
     return None if sizes is None else size_pairs(sizes, len(out.boxes), name)[0]
 
 

@@ -1,4 +1,4 @@
-"""Work done ahead of time in threads: images are decoded and resized while the model looks at those before."""
+"""Prefetching in threads: images are decoded and resized while the model runs on earlier ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Made = TypeVar("Made")
 
 
 def prefetch(make: Callable[[Item], Made], items: Iterable[Item], limit: int = 8) -> Generator[Made, None, None]:
-    """What `make` makes of each item, in order; at most `limit` of them are made or in the making at a time.
+    """Map `make` over items in threads, in order; at most `limit` results are made or being made at a time.
 
-    Decoding and resizing let go of Python's lock, so threads suffice. Items are taken in the calling thread. An error
-    is raised in its item's place, also one of taking an item, after what came before. When the iterator ends, is
-    dropped or is left by an exception, what was not begun is dropped and what was is waited for.
+    Decoding and resizing release Python's lock, so threads suffice. Items are taken in the calling thread. An error in
+    making or taking an item is raised at its position, after the earlier results. When the iterator ends, is dropped or
+    is left by an exception, calls that have not begun are cancelled and the others are waited for.
 
     Args:
         make: called in threads, several at a time.
         items: may be endless.
-        limit: 0: none is made before it is asked for, and no thread is needed.
+        limit: most results in advance; 0: each is made when it is needed, without a thread.
     """
     if not limit:
         yield from map(make, items)

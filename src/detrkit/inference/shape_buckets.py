@@ -1,4 +1,4 @@
-"""A bounded set of shapes: compiled code is made for one shape, and images come in any."""
+"""A bounded set of shapes to pad images to, since compiled code is made for one shape and images come in any."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import math
 from dataclasses import dataclass
 
 STEP = 32
-"""Sides of buckets are multiples of this, the stride of the coarsest map of most backbones."""
+"""Sides of buckets are multiples of this, the stride of the coarsest feature level of most backbones."""
 
 SLACK = 8
-"""Resizing rounds the shorter side, so the longer one may exceed its limit by so many pixels in long thin images."""
+"""Pixels by which the longer side of long thin images may exceed its limit, since resizing rounds the shorter one."""
 
 
 @dataclass(frozen=True)
 class ShapeBuckets:
     """Shapes that images are padded to.
 
-    After resizing, an image has its shorter side at `image_size`, or its longer side at the limit (in a long thin one
-    the shorter side is smaller). So there are few kinds: `shorter` and `longer` list the sides that are allowed for
-    each, growing. With the usual limit of 1333/800 that makes at most 15 shapes, both orientations counted; at 800
-    pixels a bucket is at most a fifth larger than its image, long thin ones apart.
+    After resizing, the shorter side of an image is `image_size`, or else its longer side is at the limit (in long thin
+    images). With the usual sizes, 800 and 1333, there are at most 15 shapes, both orientations counted; a bucket is at
+    most a fifth larger than its image, long thin ones apart.
+
+    Args:
+        shorter: allowed shorter sides in pixels, in rising order.
+        longer: allowed longer sides in pixels, in rising order.
     """
 
     shorter: tuple[int, ...]
@@ -27,9 +30,8 @@ class ShapeBuckets:
 
     @classmethod
     def of(cls, image_size: int, longest: int, *, square_resize: bool = False) -> ShapeBuckets:
-        """Those for images resized to a shorter side of `image_size` and a longer one of at most `longest` pixels.
-
-        `square_resize` images have one shape, which is left as it is.
+        """Make buckets for images resized to a shorter side of `image_size` and a longer side of at most `longest`
+        pixels; with `square_resize`, the one shape of all images.
         """
         if square_resize:
             return cls((image_size,), (image_size,))
@@ -39,7 +41,7 @@ class ShapeBuckets:
         return cls(tuple(sorted(shorter)), tuple(sorted(longer)))
 
     def fit(self, height: int, width: int) -> tuple[int, int] | None:
-        """The smallest bucket (h, w) that holds so many pixels; None: too large for all of them."""
+        """The smallest bucket (h, w) that holds an image of these sides; None: the image is too large for all."""
         high = next((side for side in self.longer if side >= max(height, width)), None)
         sides = self.shorter if high == self.longer[-1] else self.shorter[-1:]
         low = next((side for side in sides if side >= min(height, width)), None)
@@ -48,14 +50,14 @@ class ShapeBuckets:
         return (low, high) if height <= width else (high, low)
 
     def shapes(self) -> list[tuple[int, int]]:
-        """All of them, (h, w)."""
+        """All buckets, (h, w)."""
         thin = [(low, self.longer[-1]) for low in self.shorter[:-1]]
         usual = [(self.shorter[-1], high) for high in self.longer]
         return sorted({shape for low, high in thin + usual for shape in ((low, high), (high, low))})
 
 
 def batch_bucket(count: int) -> int:
-    """How many images a compiled batch of `count` has: the next power of 2."""
+    """The size of the compiled batch for `count` images: the next power of 2."""
     return 1 << (count - 1).bit_length()
 
 

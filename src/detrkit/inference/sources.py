@@ -1,4 +1,4 @@
-"""What a user points at by name: images, folders, globs and videos, found and named; what is not read is told."""
+"""Sources that a user names: images, folders, globs and videos. Files that are not read are mentioned in a warning."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ VIDEO_SUFFIXES = (
 """Endings by which videos are known; OpenCV decodes them."""
 
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh", "v4l2", "ndi")
-"""Schemes of addresses behind which there are cameras and other live streams."""
+"""Schemes of addresses of cameras and other live streams."""
 
-TOLD_CHARACTERS = 120
+MAX_SOURCE_TEXT = 120
 """Characters of a wrong source that a message repeats."""
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
@@ -36,15 +36,15 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, err
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One image or video to look at."""
+    """An image or video file."""
 
     path: Path
     name: str
-    """Relative name for what is made of it, with forward slashes; unique, never leading out of a folder."""
+    """Relative name for files that are made of it, with forward slashes; unique, and never outside of a folder."""
 
     @property
     def is_video(self) -> bool:
-        """Whether it has frames."""
+        """Whether it is a video."""
         return is_video(self.path)
 
 
@@ -63,7 +63,7 @@ def as_path(source: str | os.PathLike[str] | os.PathLike[bytes]) -> Path:
     """The path of a file, folder or glob that a user names, `~` replaced by the home folder.
 
     Raises:
-        DataError: it is neither a file nor a folder nor a glob; the sentence says what it seems to be.
+        DataError: it is neither a file nor a folder nor a glob; the message says what it seems to be.
     """
     text = os.fsdecode(source)
     if text.startswith("file:///"):
@@ -80,9 +80,9 @@ def as_path(source: str | os.PathLike[str] | os.PathLike[bytes]) -> Path:
 
 
 def find_images(source: str | Path) -> list[Path]:
-    """The images in a folder and the folders in it, linked ones too, or those that a glob names; sorted by name.
+    """Find the images in a folder with its subfolders, links followed, or those of a glob; sorted by name.
 
-    Hidden files and folders are passed over. A warning counts what does not end like an image.
+    Hidden files and folders are skipped. A warning counts files that do not end like an image.
 
     Raises:
         DataError: there are none.
@@ -91,15 +91,14 @@ def find_images(source: str | Path) -> list[Path]:
 
 
 def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[SourceFile]:
-    """Everything that the command line names, each file once, with a name for its annotated copy.
+    """Find all files that the command line names, each once, with a name for its annotated copy.
 
-    A file is named as it is; what a folder or glob holds, by its place in there, under the folder's own name if there
-    are several folders. Where two would have the same name (or names that differ in upper and lower case only), the
-    later one gets a number.
+    A file keeps its name. A file in a folder or glob is named by its relative path, under the folder's own name if
+    there are several folders. Where two names would be equal (upper and lower case aside), the later one gets a number.
 
     Args:
-        sources: files, folders (searched with the folders in them), globs.
-        output_dir: where copies go; if it lies in a folder to be searched, it is passed over.
+        sources: files, folders (searched with their subfolders), globs.
+        output_dir: where copies go; is skipped if it lies in a folder to be searched.
 
     Raises:
         DataError: a source does not exist, or holds neither images nor videos.
@@ -112,7 +111,7 @@ def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Sour
         for path, name in _with_names(source, output_dir.resolve()):
             named.setdefault(path.resolve(), (path, below / name))
     taken: set[str] = set()
-    found = []
+    files = []
     for path, name in named.values():
         copy = _copy_name(name)
         number = 2
@@ -120,16 +119,16 @@ def find_sources(sources: str | Sequence[str], *, output_dir: Path) -> list[Sour
             copy = _copy_name(name.with_stem(f"{name.stem}-{number}"))
             number += 1
         taken.add(copy.as_posix().casefold())
-        found.append(SourceFile(path, copy.as_posix()))
-    return found
+        files.append(SourceFile(path, copy.as_posix()))
+    return files
 
 
-def image_ids(found: Iterable[SourceFile]) -> dict[Path, int]:
-    """COCO image ids for images: the number a file is named by (000000000139.jpg is 139), else the next free one.
+def image_ids(files: Iterable[SourceFile]) -> dict[Path, int]:
+    """COCO image ids: the number that a file is named by (000000000139.jpg is 139), else the next free number.
 
-    Of images with the same number, in two folders say, all but the first get the next free one.
+    Of images with the same number, as in two folders, all but the first get the next free one.
     """
-    paths = [item.path for item in found]
+    paths = [file.path for file in files]
     ids: dict[Path, int] = {}
     taken: set[int] = set()
     for path in paths:
@@ -158,13 +157,13 @@ def _with_names(path: Path, output_dir: Path) -> list[tuple[Path, Path]]:
 
 
 def _chosen(source: str | Path, found: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Path]:
-    """The files with some endings; a warning names the other endings with their numbers."""
+    """Select the files with these endings; a warning counts the others by their endings."""
     kept = [file for file in found if file.suffix.lower() in suffixes]
     endings = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in suffixes)
     others = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
     if not kept:
-        told = f"only {others}; these are read: {', '.join(s[1:] for s in suffixes)}" if others else "none"
-        raise DataError(f"expected {what} in {source}, found {told}; look at the path")
+        present = f"only {others}; these are read: {', '.join(s[1:] for s in suffixes)}" if others else "none"
+        raise DataError(f"expected {what} in {source}, found {present}; look at the path")
     if others:
         count = endings.total()
         warnings.warn(
@@ -187,10 +186,10 @@ def _expand(source: str | Path) -> list[Path]:
 
 
 def _mode(path: str | Path) -> int:
-    """What kind of file there is, as in `os.stat_result.st_mode`; 0: none.
+    """The kind of file at a path, as in `os.stat_result.st_mode`; 0: none.
 
     Raises:
-        DataError: one may not look.
+        DataError: access is denied.
     """
     try:
         return os.stat(path).st_mode  # noqa: PTH116
@@ -209,8 +208,8 @@ def _address(text: str) -> str:
 
 
 def _why_not(text: str, mode: int) -> str:
-    """A sentence about a source that is neither a file nor a folder nor a glob."""
-    shown = text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
+    """The message for a source that is neither a file nor a folder nor a glob."""
+    shown = text if len(text) <= MAX_SOURCE_TEXT else f"{text[:MAX_SOURCE_TEXT]}..."
     scheme = _address(text)
     if scheme in STREAMS or (mode and not stat.S_ISFIFO(mode)) or re.fullmatch(r"\d\d?|/dev/video\d+", text):
         return (
@@ -233,7 +232,7 @@ def _why_not(text: str, mode: int) -> str:
 
 
 def _root_of(pattern: str) -> Path:
-    """The folder that a glob begins with: its parts before the first that is none by its very name."""
+    """The folder that a glob begins with: its leading parts that are folders."""
     *folders, _ = Path(pattern).parts
     root = Path()
     for part in folders:
@@ -244,13 +243,13 @@ def _root_of(pattern: str) -> Path:
 
 
 def _as_pattern(source: str) -> str:
-    """A glob with the signs of the folder that it begins with taken as they are: `a [1]/*.jpg` looks into `a [1]`."""
+    """Escape the folder that a glob begins with, so that `a [1]/*.jpg` searches the folder `a [1]`."""
     root = _root_of(source)
     return str(Path(glob.escape(str(root))) / Path(source).relative_to(root))
 
 
 def _copy_name(name: Path) -> Path:
-    """The name of an annotated copy: images that lose nothing keep their ending, videos become mp4."""
+    """The name of an annotated copy: usual image formats keep their ending, others become png, videos mp4."""
     suffix = name.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return name.with_suffix(".mp4")

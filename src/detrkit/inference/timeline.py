@@ -1,4 +1,4 @@
-"""When each frame of a video is shown, worked out from what its file says."""
+"""The times at which the frames of a video are shown, from the time stamps and header of its file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import pairwise
 from statistics import fmean, median
 
 USUAL_FPS = 25.0
-"""Taken where a file does not say."""
+"""Frame rate of a file that states none."""
 
 ROUNDING = 0.002
 """Seconds by which a time stamp may be rounded; some containers store milliseconds."""
 
 TOLERANCE = 0.5
-"""Seconds by which a header may exceed the last frame without a word: it often gives the length of the sound."""
+"""Seconds by which a header may exceed the last frame without a warning: it often gives the length of the sound."""
 
 COPY_FPS = (1.0, 120.0)
 """Lowest and highest rate of the copy of a video whose frames come at irregular times."""
@@ -23,19 +23,20 @@ COPY_FPS = (1.0, 120.0)
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each frame of a video is shown, frames that cannot be decoded included."""
+    """The times at which the frames of a video are shown, including frames that cannot be decoded."""
 
     times: Sequence[float]
-    """Seconds from the first frame, in rising order; frame k of the file at place k."""
+    """Seconds from the first frame, in rising order, indexed by frame number."""
     fps: float
     """Frames per second of a copy that plays as long: the rate of the file, or one that has a place for nearly every
     frame where they come at irregular times."""
     missing: int = 0
-    """Frames that the header promises beyond these; nobody knows where they would have been."""
+    """Frames that the header counts beyond these; their times are unknown."""
     start: float | None = 0.0
     """The time stamp of the first frame in seconds; None: the file has no time stamps."""
     numbers: Sequence[int] | None = None
-    """The numbers of the frames that are left, where time stamps only count these; None: time stamps tell them."""
+    """Numbers of the frames that are left, where time stamps only count these; None: time stamps are those of
+    frames."""
 
     @property
     def duration(self) -> float:
@@ -49,34 +50,34 @@ class Timeline:
         time = stamp - self.start
         if self.numbers is not None:
             return max(lowest, self.numbers[min(max(0, round(time * self.fps)), len(self.numbers) - 1)])
-        place = min(bisect_left(self.times, time, lo=lowest), len(self.times) - 1)
-        if place > lowest and time - self.times[place - 1] < self.times[place] - time:
-            place -= 1
-        return place
+        number = min(bisect_left(self.times, time, lo=lowest), len(self.times) - 1)
+        if number > lowest and time - self.times[number - 1] < self.times[number] - time:
+            number -= 1
+        return number
 
-    def with_found(self, found: Sequence[bool]) -> Timeline:
+    def with_intact(self, intact: Sequence[bool]) -> Timeline:
         """The timeline of a file whose frames are counted and have no times of their own, as in AVI.
 
         Args:
-            found: for each frame that the file once had, whether it is still there. Disregarded where that does not
-                tell the frames that are left.
+            intact: whether each frame that the file once had is still there. Ignored if it does not match the number
+                of frames that are left.
         """
-        numbers = [number for number, there in enumerate(found) if there]
-        if len(numbers) != len(self.times) or self.start is None or all(found):
+        numbers = [number for number, is_intact in enumerate(intact) if is_intact]
+        if len(numbers) != len(self.times) or self.start is None or all(intact):
             return self
-        return Timeline([k / self.fps for k in range(len(found))], self.fps, 0, self.start, numbers)
+        return Timeline([k / self.fps for k in range(len(intact))], self.fps, 0, self.start, numbers)
 
     @classmethod
     def of(cls, stamps: Iterable[float], fps: float, claimed: int, *, counted: bool = False) -> Timeline:
-        """The timeline of a file.
+        """Make the timeline of a file.
 
         Where the file lists fewer frames than its header claims and its frames come at equal distances, a longer
         distance is a hole: frames that a damaged file has lost, which keep their numbers.
 
         Args:
-            stamps: time stamps of all frames that the file lists, in seconds, in any order. What lies before 0 is never
+            stamps: time stamps of all frames that the file lists, in seconds, in any order. Frames before 0 are never
                 shown (a cut that an editor has made without encoding anew).
-            fps: what the header says; 0: nothing.
+            fps: frame rate of the header; 0: none.
             claimed: number of frames by the header, which often is an estimate from its duration; 0: unknown.
             counted: whether `claimed` is a count, as in AVI files.
         """
@@ -123,7 +124,7 @@ def _regular_step(times: Sequence[float], fps: float) -> float | None:
 
 
 def _with_holes(times: Sequence[float], step: float) -> list[float]:
-    """Times at equal distances with those put in that are left out."""
+    """Times at equal distances, with missing ones filled in."""
     filled: list[float] = []
     for time in times:
         first = len(filled)

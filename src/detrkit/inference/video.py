@@ -17,24 +17,26 @@ from torch import Tensor
 
 from detrkit.errors import DataError
 from detrkit.files import atomic_path
-from detrkit.inference.avi import frames_found
+from detrkit.inference.avi import intact_frames
 from detrkit.inference.timeline import Timeline
 
 Append = Callable[[npt.NDArray[np.uint8], float | None], None]
 
-RUNS_TOLD = 5
-"""Runs of frames that could not be decoded whose numbers are told."""
+MAX_RUNS = 5
+"""Runs of lost frames whose numbers a warning lists."""
 
 
 class Video:
-    """A video file: when its frames are shown, and the frames themselves, as often as they are asked for."""
+    """A video file: the times of its frames, and the frames themselves, which can be read repeatedly.
+
+    Args:
+        path: of the file; the times of its frames are read without decoding them.
+
+    Raises:
+        DataError: there is no such file, or it is no video that OpenCV can decode.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Open a file and read when each of its frames is shown, without decoding them.
-
-        Raises:
-            DataError: there is no such file, or it is no video that OpenCV can decode.
-        """
         self.path = path
         with _opened(path) as capture:
             fps, claimed = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -43,11 +45,11 @@ class Video:
         count = int(claimed) if math.isfinite(claimed) and 0 < claimed < 2**40 else 0
         counted = Path(path).suffix.lower() in (".avi", ".divx")
         timeline = Timeline.of(stamps, fps, count, counted=counted)
-        self.timeline = timeline.with_found(frames_found(Path(path))) if timeline.missing else timeline
+        self.timeline = timeline.with_intact(intact_frames(Path(path))) if timeline.missing else timeline
         self._decoded: list[int] = []
 
     def frames(self) -> Iterator[tuple[int, Tensor]]:
-        """The frames one at a time, upright; those that cannot be decoded are left out and keep their numbers.
+        """Read the frames one at a time, upright; those that cannot be decoded are left out and keep their numbers.
 
         Yields:
             The number of a frame in the file, from 0, and the frame, uint8 [3, H, W] (RGB).
@@ -59,8 +61,8 @@ class Video:
         number, failures = -1, 0
         with _opened(self.path) as capture:
             while failures < max(1, len(self.timeline.times) - 1 - number):
-                there, frame = capture.read()
-                if not there:  # the end, or one that is damaged
+                decoded, frame = capture.read()
+                if not decoded:  # the end, or a damaged frame
                     failures += 1
                     continue
                 failures = 0
@@ -77,24 +79,26 @@ class Video:
         return times[number] if number < len(times) else number / self.timeline.fps
 
     def losses(self) -> str | None:
-        """A sentence about frames that `frames`, which has ended, did not give; None: it gave all."""
+        """Describe the frames that `frames` left out, once it has ended; None: it gave all."""
         listed, missing = len(self.timeline.times), self.timeline.missing
-        told = []
+        sentences = []
         runs = _runs_between([-1, *self._decoded, listed])
         if runs:
-            which = ", ".join(runs[:RUNS_TOLD]) + (", ..." if len(runs) > RUNS_TOLD else "")
+            which = ", ".join(runs[:MAX_RUNS]) + (", ..." if len(runs) > MAX_RUNS else "")
             lost = listed - len(self._decoded)
-            told.append(f"{lost} of {listed} frames of {self.path} cannot be decoded and are left out (frames {which})")
+            sentences.append(
+                f"{lost} of {listed} frames of {self.path} cannot be decoded and are left out (frames {which})"
+            )
         if missing:
-            told.append(
+            sentences.append(
                 f"the header of {self.path} promises {missing} more frame{'s' if missing > 1 else ''} than the file "
                 "holds: it is damaged or was cut, or only its sound is longer"
             )
-        return "; ".join(told) or None
+        return "; ".join(sentences) or None
 
 
 def read_frames(path: str | Path) -> Iterator[tuple[Tensor, str]]:
-    """The frames of a video, one at a time, upright. A warning at the end tells which could not be decoded.
+    """Read the frames of a video, one at a time, upright. A warning at the end lists those that cannot be decoded.
 
     Yields:
         uint8 [3, H, W] (RGB), and `PATH#k` where k is the number of the frame in the file, from 0.
@@ -112,13 +116,13 @@ def read_frames(path: str | Path) -> Iterator[tuple[Tensor, str]]:
 
 @contextlib.contextmanager
 def video_writer(path: str | Path, fps: float, duration: float | None = None) -> Iterator[Append]:
-    """A function that appends a frame (uint8 RGB [H, W, 3], all of one size) to a new mp4 (MPEG-4 part 2).
+    """Write a new mp4 (MPEG-4 part 2); gives a function that appends a frame (uint8 RGB [H, W, 3], all of one size).
 
-    Its second argument is when the frame is to be shown, in seconds from the start, or None: after the one before.
-    A frame stays until the next one, and the last one until `duration` seconds, so that what came at irregular times
-    or was lost changes nothing in the length.
+    The second argument of that function is the time of the frame, in seconds from the start; None: right after the one
+    before. A frame is shown until the next one, and the last one until `duration` seconds, so that lost frames and
+    irregular times do not change the length.
 
-    The format wants even sides, so the last row or column is doubled where they are odd. The file takes its name only
+    The format needs even sides, so the last row or column is doubled where they are odd. The file takes its name only
     if the block ends without an error and at least one frame was written.
 
     Raises:
@@ -130,7 +134,7 @@ def video_writer(path: str | Path, fps: float, duration: float | None = None) ->
         written = 0
 
         def show_until(time: float | None) -> None:
-            """Write the frame that is held, at least once."""
+            """Write the pending frame, at least once."""
             nonlocal written
             end = max(written + 1, 0 if time is None else round(time * fps))
             if not writer:
@@ -151,7 +155,7 @@ def video_writer(path: str | Path, fps: float, duration: float | None = None) ->
 
 
 def _new_file(stack: contextlib.ExitStack, path: Path, frame: npt.NDArray[np.uint8], fps: float) -> cv2.VideoWriter:
-    """A writer for frames of the size of `frame`, whose file gets its name when the stack is left."""
+    """A writer for frames of the size of `frame`; its file gets its name when the stack is left."""
     aside = stack.enter_context(atomic_path(path))
     size = (frame.shape[1], frame.shape[0])
     writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
@@ -178,7 +182,7 @@ def _opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _stamps(capture: cv2.VideoCapture) -> list[float]:
-    """The time stamps in seconds of all frames in a file, in its order, read without decoding; empty where OpenCV
+    """The time stamps in seconds of all frames, in the order of the file, read without decoding; empty where OpenCV
     cannot do that."""
     stamps: list[float] = []
     if capture.set(cv2.CAP_PROP_FORMAT, -1):  # packets as they are stored
@@ -188,7 +192,7 @@ def _stamps(capture: cv2.VideoCapture) -> list[float]:
 
 
 def _runs_between(numbers: list[int]) -> list[str]:
-    """The numbers left out in a rising list, as runs: "4-7", "9"."""
+    """The numbers that are missing in a rising list, as runs: "4-7", "9"."""
     runs = []
     for before, after in pairwise(numbers):
         if after - before == 2:

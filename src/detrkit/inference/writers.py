@@ -1,4 +1,4 @@
-"""What `detrkit predict` writes down of images, one after another, so that memory stays flat."""
+"""Writers of the results of `detrkit predict`, one image at a time, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from detrkit.structures import Categories
 CSV_COLUMNS = ("file", "class_id", "class_name", "score", "x1", "y1", "x2", "y2")
 
 CUTOUTS, LABEL_MAPS, PANOPTIC = "cutouts", "label_maps", "panoptic"
-"""Folders of what has a file per image or more."""
+"""Folders of results with one file or more per image."""
 
 
 @dataclass(frozen=True)
 class ExtraOutputs:
-    """What is to be written besides the tables."""
+    """Results that are written besides the tables, see `PredictConfig`."""
 
     cutouts: bool = False
     label_map: bool = False
@@ -40,27 +40,24 @@ class ExtraOutputs:
     panoptic: bool = False
 
     def folders(self) -> list[str]:
-        """The folders that will be written to."""
-        asked = ((CUTOUTS, self.cutouts), (LABEL_MAPS, self.label_map), (PANOPTIC, self.panoptic))
-        return [name for name, there in asked if there]
+        """The folders of the chosen results."""
+        choices = ((CUTOUTS, self.cutouts), (LABEL_MAPS, self.label_map), (PANOPTIC, self.panoptic))
+        return [name for name, chosen in choices if chosen]
 
 
 class PredictionWriter:
-    """Files of results, written as images come in and named when all of them are.
+    """Writes result files as images come in; they get their names when all images are written.
 
-    Used as a context: nothing that was begun is left behind where the block ends with an error, apart from the files
-    of single images that are whole.
+    Used as a context: if the block ends with an error, only whole files of single images are left behind.
+
+    Args:
+        folder: where to write.
+        categories: the model's classes.
+        extras: results to write besides `detections.json` and `detections.csv`.
+        masks: whether detections have masks; their area is then the last column of the csv file.
     """
 
     def __init__(self, folder: Path, categories: Categories, extras: ExtraOutputs, *, masks: bool) -> None:
-        """Prepare.
-
-        Args:
-            folder: where to write.
-            categories: the model's classes.
-            extras: what to write besides `detections.json` and `detections.csv`.
-            masks: whether detections have masks; their area is then the last column of the csv file.
-        """
         self.rows = 0
         self._folder, self._categories, self._extras, self._masks = folder, categories, extras, masks
         self._stack = contextlib.ExitStack()
@@ -94,35 +91,37 @@ class PredictionWriter:
 
     def write(
         self,
-        found: Detections,
+        detections: Detections,
         image_id: int,
         name: str,
         image: Tensor,
         segments: PanopticMap | None,
         time: float | None = None,
     ) -> None:
-        """Write down one image.
+        """Write the results of one image.
 
         Args:
-            found: its detections, with original ids and names.
+            detections: of the image, with original ids and names.
             image_id: for the COCO files.
-            name: relative name for files about it, without an ending, with forward slashes.
+            name: relative name of its files, without an ending, with forward slashes.
             image: uint8 [3, H, W] (RGB).
-            segments: its panoptic map, if there is one; `found` then are the segments.
-            time: of a frame, in seconds from the start of its video.
+            segments: its panoptic map, if there is one; `detections` then are the segments.
+            time: of a video frame, in seconds from the start.
         """
         height, width = image.shape[1:]
         when = {} if time is None else {"time": round(time, 3)}
-        self._images.append({"id": image_id, "file_name": found.source, "height": height, "width": width} | when)
-        self._write_rows(found, image_id, when)
+        self._images.append({"id": image_id, "file_name": detections.source, "height": height, "width": width} | when)
+        self._write_rows(detections, image_id, when)
         if self._polygons is not None:
-            for row in polygon_rows(found, image_id, self._extras.polygon_tolerance):
+            for row in polygon_rows(detections, image_id, self._extras.polygon_tolerance):
                 self._polygons.add({"id": self._polygons.count + 1} | row)
         if self._extras.label_map:
-            write_png(self._folder / LABEL_MAPS / f"{name}.png", label_map(found, height, width))
+            write_png(self._folder / LABEL_MAPS / f"{name}.png", label_map(detections, height, width))
         if self._extras.cutouts:
-            digits = len(str(len(found)))
-            for k, (cutout, class_name) in enumerate(zip(cutouts(found, image), found.class_names, strict=True), 1):
+            digits = len(str(len(detections)))
+            for k, (cutout, class_name) in enumerate(
+                zip(cutouts(detections, image), detections.class_names, strict=True), 1
+            ):
                 if cutout.size:
                     write_png(self._folder / CUTOUTS / name / f"{k:0{digits}}-{_file_name(class_name)}.png", cutout)
         if self._panoptic is not None and segments is not None:
@@ -130,15 +129,22 @@ class PredictionWriter:
             write_png(self._folder / PANOPTIC / f"{name}.png", pixels)
             self._panoptic.add({"image_id": image_id, "file_name": f"{name}.png", "segments_info": rows})
 
-    def _write_rows(self, found: Detections, image_id: int, when: dict[str, float]) -> None:
-        rows = found.to_coco(image_id)
-        areas = [] if found.masks is None else [[int(mask.sum())] for mask in found.masks]
-        for k, (row, box, name) in enumerate(zip(rows, found.xyxy.tolist(), found.class_names, strict=True)):
-            entry = row | {"file_name": found.source, "category_name": name} | when
+    def _write_rows(self, detections: Detections, image_id: int, when: dict[str, float]) -> None:
+        rows = detections.to_coco(image_id)
+        areas = [] if detections.masks is None else [[int(mask.sum())] for mask in detections.masks]
+        for k, (row, box, name) in enumerate(zip(rows, detections.xyxy.tolist(), detections.class_names, strict=True)):
+            entry = row | {"file_name": detections.source, "category_name": name} | when
             self._json.add(entry | {"label": k + 1} if self._extras.label_map else entry)
             corners = [f"{value:.2f}" for value in box]
             self._csv.writerow(
-                [found.source, row["category_id"], name, f"{row['score']:.4f}", *corners, *(areas[k] if areas else ())]
+                [
+                    detections.source,
+                    row["category_id"],
+                    name,
+                    f"{row['score']:.4f}",
+                    *corners,
+                    *(areas[k] if areas else ()),
+                ]
             )
             self.rows += 1
 
@@ -161,12 +167,13 @@ class _Rows:
         self.count += 1
 
     def close(self, tail: str) -> None:
-        """Write what comes after the rows."""
+        """Write the text after the rows."""
         self._file.write(tail)
 
 
 def segments_as_detections(segments: PanopticMap, source: str | None = None) -> Detections:
-    """The segments of a panoptic map as detections that do not overlap, best first; with ids and names as there."""
+    """Convert the segments of a panoptic map to detections that do not overlap, best first, with the same ids and
+    names."""
     rows = sorted(segments.segments, key=lambda row: -row.get("score", 1.0))
     height, width = segments.ids.shape
     masks = torch.zeros(len(rows), height, width, dtype=torch.bool)
@@ -184,17 +191,19 @@ def segments_as_detections(segments: PanopticMap, source: str | None = None) -> 
 
 
 def box_of(mask: Tensor) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 of the smallest box around a mask, bool [H, W]; zeros where it is empty."""
+    """The smallest box x1, y1, x2, y2 around a mask, bool [H, W]; zeros for an empty mask."""
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     if not len(rows):
         return 0, 0, 0, 0
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def polygon_rows(found: Detections, image_id: int, tolerance: float) -> Iterable[dict[str, Any]]:
-    """Annotations of a COCO data set, without ids, of detections with masks; empty masks are left out."""
-    assert found.masks is not None
-    for mask, score, class_id in zip(found.masks, found.scores.tolist(), found.class_ids.tolist(), strict=True):
+def polygon_rows(detections: Detections, image_id: int, tolerance: float) -> Iterable[dict[str, Any]]:
+    """Convert detections with masks to annotations of a COCO data set, without ids; empty masks are left out."""
+    assert detections.masks is not None
+    for mask, score, class_id in zip(
+        detections.masks, detections.scores.tolist(), detections.class_ids.tolist(), strict=True
+    ):
         polygons = polygons_from_mask(mask, tolerance)
         if polygons:
             x1, y1, x2, y2 = box_of(mask)
@@ -209,22 +218,23 @@ def polygon_rows(found: Detections, image_id: int, tolerance: float) -> Iterable
             }
 
 
-def label_map(found: Detections, height: int, width: int) -> npt.NDArray[np.uint16]:
-    """The number of the detection at each pixel, from 1 (the best) on; 0: none. The better one counts."""
+def label_map(detections: Detections, height: int, width: int) -> npt.NDArray[np.uint16]:
+    """The number of the detection at each pixel, from 1 (the best) on; 0: none. Where two overlap, the better
+    counts."""
     labels = np.zeros((height, width), dtype=np.uint16)
-    assert found.masks is not None
-    for k in range(len(found) - 1, -1, -1):
-        labels[found.masks[k].numpy()] = k + 1
+    assert detections.masks is not None
+    for k in range(len(detections) - 1, -1, -1):
+        labels[detections.masks[k].numpy()] = k + 1
     return labels
 
 
-def cutouts(found: Detections, image: Tensor) -> Iterable[npt.NDArray[np.uint8]]:
-    """Each detection cut out of its image uint8 [3, H, W]: uint8 RGBA [h, w, 4], transparent outside of its mask.
+def cutouts(detections: Detections, image: Tensor) -> Iterable[npt.NDArray[np.uint8]]:
+    """Cut each detection out of its image uint8 [3, H, W]: uint8 RGBA [h, w, 4], transparent outside of its mask.
 
-    Of an empty mask comes an array of size 0.
+    An empty mask gives an array of size 0.
     """
-    assert found.masks is not None
-    for mask in found.masks:
+    assert detections.masks is not None
+    for mask in detections.masks:
         x1, y1, x2, y2 = box_of(mask)
         opacity = mask[None, y1:y2, x1:x2].to(torch.uint8) * 255
         cutout = torch.cat([image[:, y1:y2, x1:x2] * (opacity > 0), opacity])
@@ -232,7 +242,7 @@ def cutouts(found: Detections, image: Tensor) -> Iterable[npt.NDArray[np.uint8]]
 
 
 def panoptic_image(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list[dict[str, Any]]]:
-    """A panoptic map in COCO's form: RGB [H, W, 3] whose R + 256 G + 65536 B is an id, and `segments_info`.
+    """Convert a panoptic map to COCO's form: RGB [H, W, 3] with ids as R + 256 G + 65536 B, and `segments_info`.
 
     Ids count from 1, since 0 stands for void: pixels without a segment.
     """
@@ -255,7 +265,7 @@ def panoptic_image(segments: PanopticMap) -> tuple[npt.NDArray[np.uint8], list[d
 
 
 def png_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without an ending for files about images: `a.jpg` -> `a`, or `a.jpg` where there is an `a.png` too."""
+    """Names of result files without an ending: `a` for `a.jpg`, or `a.jpg` where there is an `a.png` too."""
     names = list(names)
     stems = Counter(PurePosixPath(name).with_suffix("").as_posix().casefold() for name in names)
     short = {name: PurePosixPath(name).with_suffix("").as_posix() for name in names}
@@ -263,7 +273,7 @@ def png_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
-    """Write uint16 [H, W], uint8 RGB [H, W, 3] or RGBA [H, W, 4] to a PNG file, all or nothing."""
+    """Write uint16 [H, W], uint8 RGB [H, W, 3] or RGBA [H, W, 4] to a PNG file, whole or not at all."""
     import cv2
 
     if pixels.ndim == 3:
@@ -272,11 +282,11 @@ def write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
 
 
 def _file_name(class_name: str) -> str:
-    """A class name that is fit to be part of a file name."""
+    """Make a class name fit to be part of a file name."""
     return re.sub(r"[^\w.-]+", "_", class_name)[:60] or "object"
 
 
 def _open(stack: contextlib.ExitStack, path: Path, encoding: str = "utf-8") -> IO[str]:
-    """A file to write text to; a byte of a file name that is no letter becomes `\\udcff`, see `write_atomic`."""
+    """Open a file to write text to; bytes of file names in other encodings become `\\udcff`, see `write_atomic`."""
     aside = stack.enter_context(atomic_path(path))
     return stack.enter_context(aside.open("w", encoding=encoding, newline="", errors="backslashreplace"))
