@@ -1,1 +1,1 @@
-"""What can be looked at: images with detections, curves of runs, attention."""
+"""Drawings: images with detections, curves of runs, attention."""

@@ -1,7 +1,7 @@
-"""Where the model looked: attention of the decoder over the image and of the encoder between its places.
+"""Attention of the decoder's queries over the image, and of the encoder between its tokens.
 
-As figures 3 and 6 of Carion et al. 2020 show them: the last layer of each, averaged over the heads. Where attention
-samples points, the points of all heads, as figure 6 of Zhu et al. 2021, "Deformable DETR", shows them.
+As in figures 3 and 6 of Carion et al. 2020: the last layer of each, averaged over the heads. Where attention samples
+points, the points of all heads, as in figure 6 of Zhu et al. 2021, "Deformable DETR".
 """
 
 from __future__ import annotations
@@ -26,38 +26,37 @@ from detrkit.visualization.fonts import name_of, write
 from detrkit.visualization.matplotlib_backend import import_matplotlib
 
 FEW = 3
-"""Detections that are shown where none reaches the threshold."""
+"""Number of detections that are shown where none reaches the threshold."""
 
 POINTS = 4
-"""Points of the encoder that are shown where none are asked for."""
+"""Number of points of the encoder that are shown where none are given."""
 
 PANEL = 420
 """Pixels of the longer side of each drawn image."""
 
 DOT = 0.016
-"""Radius of the dot of the weightiest point, in longer sides of the image."""
-
+"""Radius of the dot of largest weight, relative to the longer side of the image."""
 
 MARK, SAMPLED = (46, 204, 255), (255, 225, 25)
-"""RGB of the points that are asked for in the encoder, and of those that their places sample."""
+"""RGB of the given points of the encoder, and of the points that their tokens sample."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What was looked at in one image."""
+    """The attention of a model's last layers in one image."""
 
     detections: Detections
     """Best class of each query, in the order of the queries, with original ids and names."""
     decoder: AttentionMap | SampledPoints
-    """What each query looks at, in the last decoder layer: weights [Q, h, w], or [Q, P] of points."""
+    """Attention of each query in the last decoder layer: weights [Q, h, w], or [Q, P] of points."""
     encoder: AttentionMap | SampledPoints | None
-    """What each place looks at, in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The places
-    are those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
+    """Attention of each token in the last encoder layer: weights [h, w, h, w], or [h, w, P] of points. The tokens are
+    those of the finest level, in the hybrid encoder those of the coarsest. None: no attention in the encoder."""
     covered: tuple[float, float]
-    """Height and width that these places cover, in heights and widths of the image: 1 or a little more."""
+    """Height and width that these tokens cover, relative to the image: 1 or a little more."""
     mask_head: AttentionMap | None = None
-    """What each query looks at to make its mask, added up over the heads: weights [Q, h, w]. None: nothing, in a model
-    without a mask head or with one that looks everywhere alike."""
+    """Attention of each query in the mask head, summed over the heads: weights [Q, h, w]. None: the model has no mask
+    head, or one without attention."""
     segment: Callable[[int], Tensor] | None = None
     """Makes the mask of a query, bool [1, H, W]; None: the model makes none."""
 
@@ -69,7 +68,7 @@ def compute_attention(detector: Detector, image: Tensor) -> Attention:
     maps: list[Tensor] = []
     hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
     mask_logits: list[Tensor] = []
-    if model.bbox_attention is not None:  # its logits [1, Q, heads, h, w]; the softmax is over heads and places
+    if model.bbox_attention is not None:  # logits [1, Q, heads, h, w]; the softmax is over heads and tokens
         hooks.append(model.bbox_attention.register_forward_hook(lambda module, given, out: mask_logits.append(out[0])))
     batch = detector.prepare([image])
     decoder = _last_attention(model.transformer.decoder, "multihead_attn")
@@ -115,7 +114,7 @@ def compute_attention(detector: Detector, image: Tensor) -> Attention:
 def _by_token(
     attention_map: Tensor | SampledPoints, shapes: Sequence[tuple[int, int]], covered: tuple[float, float]
 ) -> AttentionMap | SampledPoints:
-    """What the places of the first of some levels look at in all of them, by row and column."""
+    """Arrange the attention of the tokens of the first level by row and column."""
     h, w = shapes[0]
     if isinstance(attention_map, SampledPoints):
         return SampledPoints(
@@ -125,17 +124,17 @@ def _by_token(
 
 
 def strongest(detections: Detections, threshold: float, most: int) -> list[int]:
-    """Places of the detections to explain, best first: those that reach `threshold`, else a few; `most` at most."""
+    """Indices of the detections to explain, best first: those that reach `threshold`, else a few; `most` at most."""
     order = detections.scores.argsort(descending=True, stable=True)
     reaching = int((detections.scores >= threshold).sum())
     return [int(k) for k in order[: min(reaching or FEW, most)]]
 
 
 def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
-    """`x,y` in pixels of an image of height x width.
+    """Parse a point `x,y` in pixels of an image of height x width.
 
     Raises:
-        ConfigError: it is something else, or outside.
+        ConfigError: it is something else, or outside of the image.
     """
     try:
         x, y = (float(part) for part in text.split(","))
@@ -147,7 +146,7 @@ def parse_point(text: str, height: int, width: int) -> tuple[float, float]:
 
 
 def token_at(point: tuple[float, float], height: int, width: int, attention: Attention) -> tuple[int, int]:
-    """Row and column, among the encoder's places, of a point x, y in pixels of an image of height x width."""
+    """Row and column of the encoder's token at a point x, y in pixels of an image of height x width."""
     assert attention.encoder is not None
     h, w = attention.encoder.weights.shape[:2]
     row = int(point[1] / height / attention.covered[0] * h)
@@ -156,7 +155,7 @@ def token_at(point: tuple[float, float], height: int, width: int, attention: Att
 
 
 def draw_decoder(rgb: ImageArray, attention: Attention, chosen: list[int]) -> ImageArray:
-    """Each of the chosen detections on the image, beside what its query and its mask look at."""
+    """Draw each chosen detection beside the attention of its query and of its mask."""
     cells = []
     small = resized(rgb, PANEL)
     scale = small.shape[1] / rgb.shape[1]
@@ -164,12 +163,12 @@ def draw_decoder(rgb: ImageArray, attention: Attention, chosen: list[int]) -> Im
         one = attention.detections[[k]]
         name = one.class_names[0] if one.class_names else str(int(one.class_ids[0]))
         attention_map, color = attention.decoder[k], color_of(int(one.class_ids[0]))
-        looked = draw_attention(small, attention_map, color)
-        _outline(looked, [v * scale for v in one.xyxy[0].tolist()], color)
+        drawn = draw_attention(small, attention_map, color)
+        _outline(drawn, [v * scale for v in one.xyxy[0].tolist()], color)
         if attention.segment:
             one = replace(one, masks=attention.segment(k))
         parts = [("detection", draw_detections(rgb, one, side=PANEL))]
-        parts.append((f"where its query looks, {_peak(attention_map.weights)}", looked))
+        parts.append((f"where its query looks, {_peak(attention_map.weights)}", drawn))
         if attention.mask_head:
             mask_map = attention.mask_head[k]
             parts.append((f"where its mask looks, {_peak(mask_map.weights)}", draw_attention(small, mask_map, color)))
@@ -178,7 +177,7 @@ def draw_decoder(rgb: ImageArray, attention: Attention, chosen: list[int]) -> Im
 
 
 def draw_encoder(rgb: ImageArray, attention: Attention, points: list[tuple[float, float]]) -> ImageArray:
-    """The image with the points (x, y in its pixels), then what each of these places looks at."""
+    """Draw the image with the points (x, y in its pixels), then the attention of the token at each point."""
     assert attention.encoder is not None
     height, width = rgb.shape[:2]
     small = resized(rgb, PANEL)
@@ -186,28 +185,28 @@ def draw_encoder(rgb: ImageArray, attention: Attention, points: list[tuple[float
     marked = small.copy()
     cells = []
     for number, point in enumerate(points, start=1):
-        place = (point[0] * scale, point[1] * scale)
-        _mark(marked, place, str(number))
+        xy = (point[0] * scale, point[1] * scale)
+        _mark(marked, xy, str(number))
         attention_map = attention.encoder[token_at(point, height, width, attention)]
-        looked = draw_attention(small, attention_map, SAMPLED)
-        _mark(looked, place, str(number))
-        cells.append(titled([(f"where point {number} looks, {_peak(attention_map.weights)}", looked)]))
+        drawn = draw_attention(small, attention_map, SAMPLED)
+        _mark(drawn, xy, str(number))
+        cells.append(titled([(f"where point {number} looks, {_peak(attention_map.weights)}", drawn)]))
     return grid([titled([("points", marked)]), *cells], columns=min(3, len(cells) + 1))
 
 
 def draw_attention(
     rgb: ImageArray, attention_map: AttentionMap | SampledPoints, color: tuple[int, int, int]
 ) -> ImageArray:
-    """What one query or place looks at, over the greyed image: a map as heat, points as dots of a colour."""
+    """Draw the attention of one query or token over the greyed image: a map as heat, points as dots of a colour."""
     if isinstance(attention_map, AttentionMap):
         return overlay(rgb, attention_map.weights, attention_map.covered)
     return dotted(rgb, attention_map, color)
 
 
 def dotted(rgb: ImageArray, points: SampledPoints, color: tuple[int, int, int]) -> ImageArray:
-    """Points [P] as dots over the greyed image; the more one weighs, the larger and clearer it is.
+    """Draw points [P] as dots over the greyed image; the larger the weight, the larger and clearer the dot.
 
-    Those outside of the image are not to be seen.
+    Points outside of the image are not visible.
     """
     height, width = rgb.shape[:2]
     canvas = Image.fromarray(_greyed(rgb).round().astype(np.uint8).repeat(3, axis=2))
@@ -224,7 +223,7 @@ def dotted(rgb: ImageArray, points: SampledPoints, color: tuple[int, int, int]) 
 
 
 def overlay(rgb: ImageArray, weights: Tensor, covered: tuple[float, float]) -> ImageArray:
-    """Weights [h, w] as heat over the greyed image; the largest weight is the brightest colour."""
+    """Draw weights [h, w] as heat over the greyed image; the largest weight is the brightest colour."""
     import_matplotlib()
     import matplotlib as mpl
 
@@ -249,7 +248,7 @@ def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
 
 
 def _greyed(rgb: ImageArray) -> npt.NDArray[np.float64]:
-    """The image in dim grey, [H, W, 1]."""
+    """Convert an image to dim grey, [H, W, 1]."""
     grey: npt.NDArray[np.float64] = rgb.mean(axis=2, keepdims=True) * 0.7
     return grey
 
@@ -262,7 +261,7 @@ def _centres(detections: Detections, height: int, width: int) -> list[tuple[floa
 
 
 def points_to_show(attention: Attention, chosen: list[int], height: int, width: int) -> list[tuple[float, float]]:
-    """Centres x, y in pixels of the first few chosen detections that lie at different places of the features.
+    """Centres x, y in pixels of the first few chosen detections that lie at different tokens.
 
     Args:
         attention: what `compute_attention` returned.
@@ -271,14 +270,14 @@ def points_to_show(attention: Attention, chosen: list[int], height: int, width: 
         width: likewise.
     """
     points = _centres(attention.detections[chosen], height, width)
-    by_place: dict[tuple[int, int], tuple[float, float]] = {}
+    by_token: dict[tuple[int, int], tuple[float, float]] = {}
     for point in points:
-        by_place.setdefault(token_at(point, height, width, attention), point)
-    return list(by_place.values())[:POINTS]
+        by_token.setdefault(token_at(point, height, width, attention), point)
+    return list(by_token.values())[:POINTS]
 
 
 def _peak(weights: Tensor) -> str:
-    """The largest weight, as a multiple of what even attention would give each place."""
+    """Format the largest weight as a multiple of uniform attention."""
     return f"peak {float(weights.max()) * weights.numel():.1f} × even"
 
 
@@ -291,10 +290,10 @@ def _outline(rgb: ImageArray, box: list[float], color: tuple[int, int, int]) -> 
     rgb[:] = np.asarray(canvas)
 
 
-def _mark(rgb: ImageArray, place: tuple[float, float], text: str) -> None:
+def _mark(rgb: ImageArray, xy: tuple[float, float], text: str) -> None:
     canvas = Image.fromarray(rgb)
     pen = ImageDraw.Draw(canvas)
-    x, y = place
+    x, y = xy
     pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=MARK, outline=(0, 0, 0))
     write(pen, (x + 8, y), text, 16, (255, 255, 255), stroke=(0, 0, 0))
     rgb[:] = np.asarray(canvas)

@@ -1,7 +1,7 @@
-"""What attention looked at: a map, where it looks at all places, or points, where it samples a few.
+"""Attention as maps, where it covers all tokens, or as points, where it samples a few locations.
 
-Shapes: Q queries (or places that ask), S places of all levels, h x w places of one level, P points of all heads and
-levels together.
+Shapes: Q queries (in the encoder, tokens), S tokens of all feature levels, h x w tokens of one level, P points of all
+heads and levels together.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from detrkit.models.layers.feature_levels import Memory
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """How much is looked at each place of a grid, mean over the heads."""
+    """Attention weights over a grid of tokens, mean over the heads."""
 
     weights: Tensor
-    """float32 [..., h, w]; sums to 1 over the places."""
+    """float32 [..., h, w]; sums to 1 over the tokens."""
     covered: tuple[float, float]
-    """Height and width that the grid covers, in heights and widths of the image: 1 or, since the last places reach
-    over the border, a little more."""
+    """Height and width that the grid covers, relative to the image: 1 or, since the last tokens reach over the border,
+    a little more."""
 
     def __getitem__(self, index: int | tuple[int, int]) -> AttentionMap:
-        """That of one query, or of the place in one row and column."""
+        """The map of one query, or of the token in one row and column."""
         return AttentionMap(self.weights[index], self.covered)
 
 
 @dataclass(frozen=True)
 class SampledPoints:
-    """Where all heads sample all levels, and how much each sample counts."""
+    """Locations that deformable attention samples, over all heads and levels, with their weights."""
 
     locations: Tensor
     """float32 [..., P, 2]; x, y relative to the image without padding, 0..1 inside."""
@@ -46,7 +46,7 @@ class SampledPoints:
     """float32 [..., P]; sums to 1 over the points."""
 
     def __getitem__(self, index: int | tuple[int, int]) -> SampledPoints:
-        """Those of one query, or of the place in one row and column."""
+        """The points of one query, or of the token in one row and column."""
         return SampledPoints(self.locations[index], self.weights[index])
 
 
@@ -78,10 +78,10 @@ def record_attention(attention: nn.Module | None) -> Iterator[list[Tensor | Samp
 
 
 def sampled_points(attention: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> SampledPoints:
-    """Where deformable attention samples the first image of a batch: SampledPoints [Q, P], on the CPU.
+    """The points [Q, P] that deformable attention samples in the first image of a batch, on the CPU.
 
-    Arguments as in `DeformableAttention.forward`. The model takes a map, without its padding, to be the image, also
-    where the last places reach a little over the border; so do these places.
+    Arguments as in `DeformableAttention.forward`. Like the model, it takes a feature map without its padding to be the
+    image, also where the last tokens reach a little over the border.
     """
     locations, weights = attention.sampling(query, reference, memory)
     points = locations[0].float() / memory.valid_ratios[0, :, None].float()  # [Q, M, L, K, 2]
@@ -89,9 +89,9 @@ def sampled_points(attention: DeformableAttention, query: Tensor, reference: Ten
 
 
 def to_finest_level(weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Weights [Q, S] of the places of levels (h, w), finest first, as one map of the finest level, [Q, h, w].
+    """Turn weights [Q, S] of the tokens of levels (h, w), finest first, into a map of the finest level, [Q, h, w].
 
-    What a coarser level is given is spread over the places that it covers, so the sum stays.
+    The weight of a coarser token is spread over the finest tokens that it covers, so the sum stays.
     """
     parts = torch.split(weights, [h * w for h, w in shapes], dim=1)
     total = parts[0].reshape(-1, *shapes[0])

@@ -1,4 +1,4 @@
-"""Labels of boxes: names on their colour, inside the image and off each other."""
+"""Labels of boxes: names on a background of their colour, inside the image and without overlap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detrkit.visualization.canvas import ink_on
 from detrkit.visualization.fonts import Color, cut_to, text_width, write
 
 FARTHEST = 12
-"""Heights of a label that it is moved up or down at most to be off the others."""
+"""Most label heights that a label is moved up or down to avoid others."""
 
 
 def write_labels(
@@ -37,9 +37,9 @@ def write_labels(
     widths = [math.ceil(text_width(text, letters)) + 2 * pad for text in texts]
     height = letters + 2 * pad
     corners = [(box[0], box[1] - height) for box in boxes]
-    places = place_labels(corners[::-1], widths[::-1], height, scene.size)[::-1]
+    positions = place_labels(corners[::-1], widths[::-1], height, scene.size)[::-1]
     pen = ImageDraw.Draw(scene)
-    for (left, top), width, text, color in zip(places, widths, texts, colors, strict=True):
+    for (left, top), width, text, color in zip(positions, widths, texts, colors, strict=True):
         pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
         write(pen, (left + pad, top + height / 2), text, letters, ink_on(color))
 
@@ -47,7 +47,7 @@ def write_labels(
 def place_labels(
     corners: Sequence[tuple[float, float]], widths: Sequence[int], height: int, size: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """The left and upper edge of each label: as near to its corner as it is off those before it, in the image.
+    """The left and upper edge of each label: as near to its corner as it can be without overlapping earlier ones.
 
     Where a crowd leaves no room nearby, it stays at its corner.
 
@@ -64,13 +64,13 @@ def place_labels(
         left, lowest = max(0, min(round(x), size[0] - width)), max(0, size[1] - height)
         first = max(0, min(round(y), lowest))
         beside = (lefts[:k] < left + width) & (rights[:k] > left)
-        wanted = np.array([first + step * height for step in steps])
-        free = (wanted >= 0) & (wanted <= lowest) & _apart(tops[:k][beside], wanted, height)
+        candidates = np.array([first + step * height for step in steps])
+        free = (candidates >= 0) & (candidates <= lowest) & _apart(tops[:k][beside], candidates, height)
         lefts[k], rights[k] = left, left + width
-        tops[k] = wanted[free.argmax()] if free.any() else first
+        tops[k] = candidates[free.argmax()] if free.any() else first
     return list(zip(lefts.astype(int).tolist(), tops.astype(int).tolist(), strict=True))
 
 
-def _apart(taken: npt.NDArray[np.float64], wanted: npt.NDArray[np.int_], height: int) -> npt.NDArray[np.bool_]:
-    """[n]: which wanted places are a height or more from all that are taken."""
-    return np.asarray((np.abs(wanted[:, None] - taken[None]) >= height).all(axis=1))
+def _apart(taken: npt.NDArray[np.float64], candidates: npt.NDArray[np.int_], height: int) -> npt.NDArray[np.bool_]:
+    """[n]: whether candidate positions are a height or more away from all taken ones."""
+    return np.asarray((np.abs(candidates[:, None] - taken[None]) >= height).all(axis=1))

@@ -1,4 +1,4 @@
-"""What every drawing is made of: images as arrays, colours of classes."""
+"""Basics of drawing: images as arrays, and the colours of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST_COLORS = (
 
 
 def color_of(class_id: int) -> tuple[int, int, int]:
-    """RGB (0..255) of a class: the same in every image and every run, far apart for neighbouring ids."""
+    """The colour of a class, RGB (0..255): the same in every image and run, and far apart for neighbouring ids."""
     if 0 <= class_id < len(FIRST_COLORS):
         code = FIRST_COLORS[class_id]
         return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
@@ -36,12 +36,12 @@ def color_of(class_id: int) -> tuple[int, int, int]:
 
 
 def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever is read better on `color` (luma of ITU-R BT.601)."""
+    """Black or white, whichever is more readable on `color` (luma of ITU-R BT.601)."""
     return (0, 0, 0) if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140 else (255, 255, 255)
 
 
 def as_image(image: Any) -> ImageArray:
-    """A path, PIL image, tensor or uint8 RGB array as a uint8 RGB array [H, W, 3]; arrays come back as they are.
+    """Convert a path, PIL image, tensor or array to a uint8 RGB array [H, W, 3]; arrays are returned as they are.
 
     Raises:
         DataError: the image cannot be read or has another shape.
@@ -56,13 +56,13 @@ def as_image(image: Any) -> ImageArray:
 
 
 def enlarged_side(rgb: ImageArray) -> int:
-    """Pixels of the longer side of what is drawn: as the image has, or a multiple where that is too small."""
+    """Longer side in pixels of a drawing: that of the image, or a multiple where it is too small."""
     longer = int(max(rgb.shape[:2]))
     return longer * max(1, math.ceil(READABLE_SIDE / longer))
 
 
 def resized(rgb: ImageArray, side: int) -> ImageArray:
-    """A copy of the image with `side` pixels on its longer side, whether that is fewer or more than it has."""
+    """Resize an image so that its longer side has `side` pixels."""
     height, width = rgb.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))

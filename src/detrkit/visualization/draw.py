@@ -1,4 +1,4 @@
-"""Detections -> images: boxes, labels and masks on an image, and contact sheets of ground truth beside prediction.
+"""Drawing of detections: boxes, labels and masks on an image, and contact sheets of ground truth beside prediction.
 
 Images are uint8 RGB arrays [H, W, 3]. Line widths and letters follow the size of the image; an image too small
 to be read is enlarged first, so what comes back may be a whole multiple of the size that went in.
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 CROWD = 12
-"""Detections in an image above which their labels become smaller, so as not to hide what they name."""
+"""Number of detections in an image above which labels become smaller, so that they hide less."""
 
 
 class Drawable(Protocol):
-    """What can be drawn: `Detections`, or anything with the same fields."""
+    """Detections to draw: `Detections`, or anything with the same fields."""
 
     @property
     def xyxy(self) -> Tensor:
@@ -69,7 +69,7 @@ class Drawable(Protocol):
 
 
 class _Objects(NamedTuple):
-    """The objects of a scene, in its pixels and in main memory; the best comes last."""
+    """Objects of a scene, in its pixels and in main memory, best last."""
 
     xyxy: Tensor
     """float32 [n, 4]."""
@@ -87,15 +87,15 @@ class Tile:
     image: Any
     """Path, PIL image or uint8 RGB array [H, W, 3]."""
     detections: Drawable
-    """What the model found, in pixels of `image`."""
+    """Detections of the model, in pixels of `image`."""
     gt: Drawable | None = None
-    """What is really there (see `results.ground_truth_detections`); None: the tile shows the predictions only."""
+    """Ground truth (see `results.ground_truth_detections`); None: the tile shows predictions only."""
     caption: str = ""
     """One line above the tile."""
 
 
 def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None, *, side: int = 0) -> ImageArray:
-    """The image with every detection on it: its mask, or else its box, and class name with score.
+    """Draw every detection on an image: its mask, or else its box, and its class name with the score.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
@@ -115,7 +115,7 @@ def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None
 
 
 def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArray:
-    """A contact sheet: every tile shows the ground truth at the left and the prediction at the right, under a caption.
+    """Draw a contact sheet of tiles: ground truth at the left, predictions at the right, under a caption.
 
     Args:
         tiles: the images; any mixture of sizes.
@@ -134,7 +134,7 @@ def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArra
 
 
 def grid(cells: Sequence[ImageArray], columns: int = 0) -> ImageArray:
-    """Images of any sizes in rows on a white page, at least one of them.
+    """Arrange images of any sizes, at least one, in rows on a white page.
 
     Args:
         cells: uint8 RGB [H, W, 3] each.
@@ -152,7 +152,7 @@ def grid(cells: Sequence[ImageArray], columns: int = 0) -> ImageArray:
 
 
 def titled(parts: Sequence[tuple[str, ImageArray]], caption: str = "") -> ImageArray:
-    """Images of one size side by side, each under its title, all under one caption (none if empty)."""
+    """Arrange images of one size side by side, each under its title, all under a caption (none if empty)."""
     height, width = parts[0][1].shape[:2]
     letters = max(12, max(height, width) // 24)
     gap, line = max(3, letters // 4), round(letters * 1.6)
@@ -171,7 +171,7 @@ def titled(parts: Sequence[tuple[str, ImageArray]], caption: str = "") -> ImageA
 def _draw(
     rgb: ImageArray, side: int, detections: Drawable, gt: Drawable | None, with_scores: bool = True
 ) -> ImageArray:
-    """The image with `side` pixels on its longer side and detections (in pixels of what came in) on it."""
+    """Resize the image to a longer side of `side` pixels and draw detections (in pixels of the original) on it."""
     scene = Image.fromarray(resized(rgb, side))
     width, height = scene.size
     from_size = (rgb.shape[0], rgb.shape[1])
@@ -179,43 +179,43 @@ def _draw(
     letters = max(11, round(max(height, width) / 50))
     if gt is not None:
         _draw_gt(scene, _fitted(gt, from_size, (height, width)), thickness, letters)
-    found = _fitted(detections, from_size, (height, width))
-    labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(found.names, found.scores, strict=True)]
-    if found.masks is not None:
-        colors = shades(found.class_ids[::-1])[::-1]  # the best of a class has the colour of the class
-        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in found.xyxy.tolist()]
-        rows = zip(found.masks, colors, labels, found.names, boxes, strict=True)
+    objects = _fitted(detections, from_size, (height, width))
+    labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(objects.names, objects.scores, strict=True)]
+    if objects.masks is not None:
+        colors = shades(objects.class_ids[::-1])[::-1]  # the best of a class has the colour of the class
+        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in objects.xyxy.tolist()]
+        rows = zip(objects.masks, colors, labels, objects.names, boxes, strict=True)
         named = [Named(mask, color, (label,), name, box) for mask, color, label, name, box in rows]
         return draw_named(np.array(scene, dtype=np.uint8), named, letters=letters)
-    if found.names:
-        crowded = max(9, round(letters * min(1.0, math.sqrt(CROWD / len(found.names)))))
-        scene = _annotate(scene, found, thickness, crowded, labels)
+    if objects.names:
+        crowded = max(9, round(letters * min(1.0, math.sqrt(CROWD / len(objects.names)))))
+        scene = _annotate(scene, objects, thickness, crowded, labels)
     return np.asarray(scene, dtype=np.uint8).copy()
 
 
-def _annotate(scene: Image.Image, found: _Objects, thickness: int, letters: int, labels: list[str]) -> Image.Image:
-    """Boxes with labels on an image."""
+def _annotate(scene: Image.Image, objects: _Objects, thickness: int, letters: int, labels: list[str]) -> Image.Image:
+    """Draw boxes with labels on an image."""
     import_matplotlib()  # before supervision does
     import supervision as sv
 
-    colors = [color_of(k) for k in found.class_ids]
+    colors = [color_of(k) for k in objects.class_ids]
     lines = sv.ColorPalette([sv.Color(*color) for color in colors])
     by_index = sv.ColorLookup.INDEX  # the i-th colour belongs to the i-th detection
     boxes = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index)
-    annotated: Image.Image = boxes.annotate(scene, sv.Detections(found.xyxy.numpy().astype(np.float32)))
-    write_labels(annotated, found.xyxy.tolist(), labels, colors, letters)
+    annotated: Image.Image = boxes.annotate(scene, sv.Detections(objects.xyxy.numpy().astype(np.float32)))
+    write_labels(annotated, objects.xyxy.tolist(), labels, colors, letters)
     return annotated
 
 
 def _draw_gt(scene: Image.Image, gt: _Objects, thickness: int, letters: int) -> None:
-    """Dashed white boxes over a dark line, each with its name inside at the bottom."""
+    """Draw ground-truth boxes: dashed white over a dark line, each with its name inside at the bottom."""
     pen = ImageDraw.Draw(scene)
     for (x1, y1, x2, y2), name in zip(gt.xyxy.tolist(), gt.names, strict=True):
         pen.rectangle((x1, y1, x2, y2), outline=(0, 0, 0), width=thickness)
         for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
             _dashes(pen, start, end, thickness)
-        place = (x1 + 2 * thickness, y2 - 2 * thickness)
-        write(pen, place, name, letters, (255, 255, 255), above=True, stroke=(0, 0, 0))
+        xy = (x1 + 2 * thickness, y2 - 2 * thickness)
+        write(pen, xy, name, letters, (255, 255, 255), above=True, stroke=(0, 0, 0))
 
 
 def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], thickness: int) -> None:
@@ -228,7 +228,7 @@ def _dashes(pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[flo
 
 
 def _cell(tile: Tile, side: int) -> ImageArray:
-    """One tile: caption, then ground truth | prediction, each headed by its name."""
+    """Draw one tile: caption, then ground truth | prediction, each under its title."""
     rgb = as_image(tile.image)
     parts = []
     for name, objects in (("ground truth", tile.gt), ("prediction", tile.detections)):
@@ -238,22 +238,22 @@ def _cell(tile: Tile, side: int) -> ImageArray:
     return titled(parts, tile.caption)
 
 
-def _fitted(found: Drawable, old: tuple[int, int], new: tuple[int, int]) -> _Objects:
-    """Objects moved from an image of size `old` to one of size `new` (h, w), worst first; masks stay as they are.
+def _fitted(detections: Drawable, old: tuple[int, int], new: tuple[int, int]) -> _Objects:
+    """Scale objects from an image of size `old` to one of size `new` (h, w), worst first; masks stay as they are.
 
     Those that are not finite are left out.
     """
-    finite = found.xyxy.isfinite().all(1).nonzero().flatten()
-    order = finite[found.scores[finite].argsort(stable=True)]
+    finite = detections.xyxy.isfinite().all(1).nonzero().flatten()
+    order = finite[detections.scores[finite].argsort(stable=True)]
     (old_h, old_w), (h, w) = old, new
     scale = torch.tensor([w / old_w, h / old_h, w / old_w, h / old_h])
     limit = torch.tensor([w - 1, h - 1, w - 1, h - 1], dtype=torch.float32)
-    names = found.class_names or tuple(map(str, found.class_ids.tolist()))
+    names = detections.class_names or tuple(map(str, detections.class_ids.tolist()))
     indices = order.tolist()
     return _Objects(
-        torch.minimum((found.xyxy[order].cpu() * scale).clamp(min=0), limit),
-        found.scores[order].tolist(),
-        found.class_ids[order].tolist(),
+        torch.minimum((detections.xyxy[order].cpu() * scale).clamp(min=0), limit),
+        detections.scores[order].tolist(),
+        detections.class_ids[order].tolist(),
         [name_of(names[k]) for k in indices],
-        None if found.masks is None else [found.masks[k] for k in indices],  # views, no copies
+        None if detections.masks is None else [detections.masks[k] for k in indices],  # views, no copies
     )

@@ -1,4 +1,4 @@
-"""Plots as files: one way to make them, which no window, style or environment changes."""
+"""Plots as files, independent of windows, styles and environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def figure_file(path: Path, width: float, height: float, names: Iterable[str] = ()) -> Iterator[Figure]:
-    """A figure that is written when the block ends, all or nothing.
+    """Make a figure that is written when the block ends, whole or not at all.
 
     Args:
         path: PNG to write.
@@ -43,11 +43,11 @@ def figure_file(path: Path, width: float, height: float, names: Iterable[str] = 
 
 
 def as_label(name: str) -> str:
-    """A name of a user as a label in a plot, which the legend would leave out for a first letter of _."""
+    """Make a user's name a label of a plot; legends leave out labels that begin with _."""
     text = as_text(name_of(name))
     return f" {text}" if text.startswith("_") else text
 
 
 def as_text(line: str) -> str:
-    """A line as text in a plot: its dollars begin no formula."""
+    """Make a line the text of a plot, whose dollars begin no formula."""
     return drawable(line).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Letters on images and plots: any name is drawn, on one line, in a font that has its letters.
+"""Text on images and plots: any name is drawn, on one line, in a font that has its letters.
 
 DejaVu Sans comes with matplotlib, so most letters look the same everywhere. It has no Chinese, Japanese or Korean,
 among others; fonts of the machine are looked through for these, once, when they occur.
@@ -35,7 +35,7 @@ IDEOGRAPHIC = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDT
 
 
 def name_of(text: str) -> str:
-    """A name as it is drawn: on one line, of at most 40 letters, never empty."""
+    """Shorten a name for drawing: one line, at most 40 letters, never empty."""
     return shorten(one_line(text), LONGEST_NAME) or UNNAMED
 
 
@@ -46,7 +46,7 @@ def text_width(text: str, size: int) -> float:
 
 def write(
     pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
+    xy: tuple[float, float],
     text: str,
     size: int,
     color: Color,
@@ -58,7 +58,7 @@ def write(
 
     Args:
         pen: of the image.
-        place: x of its left end and y of its middle in pixels.
+        xy: x of the left end and y of the middle in pixels.
         text: what to write; letters that no font has become ?.
         size: of the letters in pixels.
         color: RGB of the letters.
@@ -66,7 +66,7 @@ def write(
         stroke: RGB of a line around the letters; None: there is none.
     """
     ascent, descent = font(builtin_font(), size).getmetrics()
-    x, baseline = place[0], place[1] + (-descent if above else (ascent - descent) / 2)
+    x, baseline = xy[0], xy[1] + (-descent if above else (ascent - descent) / 2)
     width = 0 if stroke is None else max(1, size // 8)
     for part, path in runs(text):
         letters = font(path, size)
@@ -75,7 +75,7 @@ def write(
 
 
 def cut_to(text: str, size: int, width: float) -> str:
-    """As much of the end of a text as fits into so many pixels: the end of a path says most."""
+    """Cut a text to a width in pixels, keeping its end, which says most in a path."""
     text = drawable(text)
     if text_width(text, size) <= width:
         return text
@@ -86,7 +86,7 @@ def cut_to(text: str, size: int, width: float) -> str:
 
 @lru_cache(maxsize=4096)
 def drawable(text: str) -> str:
-    """The text on one line, with ? for letters that no font of the machine has: then there is a warning, once."""
+    """Put a text on one line, with ? for letters that no font of the machine has, and one warning."""
     text = "".join(c for c in unicodedata.normalize("NFC", one_line(text)) if not _unseen(c))
     _fonts().look_for(c for c in text if not c.isspace())
     return "".join(c if c.isspace() or _fonts().path_of[c] else NO_LETTER for c in text)
@@ -94,7 +94,7 @@ def drawable(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def runs(text: str) -> tuple[tuple[str, str], ...]:
-    """The text as it is drawn, in parts that each have a font: (part, file of the font)."""
+    """Split a text into parts that each have a font: (part, file of the font)."""
     text = drawable(text)
     letters = {c for c in text if not c.isspace()}
     for path, known in _fonts().chosen.items():
@@ -112,7 +112,7 @@ def runs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """Names of the fonts, for matplotlib, that have the letters of some texts; the first comes first."""
+    """Names of the fonts, for matplotlib, that have the letters of these texts; the usual font comes first."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 

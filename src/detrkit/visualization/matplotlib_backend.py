@@ -1,4 +1,4 @@
-"""The way to matplotlib, whatever MPLBACKEND says."""
+"""Import of matplotlib, whatever MPLBACKEND says."""
 
 from __future__ import annotations
 

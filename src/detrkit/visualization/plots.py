@@ -1,4 +1,4 @@
-"""Curves of runs, several side by side: training curves over epochs, precision over recall."""
+"""Curves of one or several runs: training curves over epochs, and precision over recall."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""The official twelve numbers in their order in the original's log.txt."""
+"""The twelve official metrics in their order in log.txt of the reference DETR."""
 
 FIRST_PANELS = ("AP", "AP50", "AP75", "AR100", "loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")
-"""What is looked at first; other quantities follow in the order of the file."""
+"""Quantities that are plotted first; others follow in the order of the file."""
 
 LEFT_OUT = ("epoch", "step", "seconds", "n_parameters", "APs", "APm", "APl", "AR1", "AR10", "ARs", "ARm", "ARl")
 """Axes and details that would crowd the sheet."""
@@ -33,20 +33,20 @@ PR_TABLES = {"iou_0.50": "at IoU 0.5", "iou_0.50_0.95": "mean over IoU 0.50 to 0
 
 @dataclass
 class Curves:
-    """What a run logged: for each quantity its points over epochs (counted from 1)."""
+    """The log of a run: for each quantity its points over epochs (counted from 1)."""
 
     train: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Measured in training, and what belongs to the epoch itself, such as the learning rate."""
+    """Measured in training, or a property of the epoch, such as the learning rate."""
     val: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Measured on the validation images."""
 
     def quantities(self) -> Iterator[str]:
-        """Names of everything that has a point."""
+        """Names of all quantities that have a point."""
         yield from dict.fromkeys([*self.train, *self.val])
 
 
 def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
-    """Training curves, a panel a quantity and a colour a run; training is drawn solid, validation dashed.
+    """Plot training curves, one panel per quantity and one colour per run; training solid, validation dashed.
 
     Args:
         path: PNG to write.
@@ -79,7 +79,7 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
 
 
 def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Precision over recall, mean of all classes, a colour a run; of a single run each class too, in grey.
+    """Plot precision over recall, mean of all classes, one colour per run; for a single run each class too, in grey.
 
     Args:
         path: PNG to write.
@@ -106,7 +106,7 @@ def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def read_curves(run: Path) -> Curves | None:
-    """What a run folder logged: metrics.csv, else the original's log.txt; None where it has neither.
+    """Read the log of a run folder: metrics.csv, else log.txt of the reference DETR; None where it has neither.
 
     Raises:
         DataError: the file cannot be understood.
@@ -117,7 +117,7 @@ def read_curves(run: Path) -> Curves | None:
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """A short name for each run folder: as little of the end of its path as tells it from the others."""
+    """Short names of run folders: the shortest end of each path that differs from the others."""
     parts = [run.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
@@ -130,7 +130,7 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 
 
 def _from_csv(path: Path) -> Curves:
-    """metrics.csv: one row per epoch, columns such as epoch, lr, train/loss, val/AP; what is no number is left out."""
+    """Read metrics.csv: one row per epoch, columns such as epoch, lr, train/loss, val/AP; only numbers are kept."""
     curves = Curves()
     with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have written it anew
         for number, row in enumerate(csv.DictReader(file), start=1):
@@ -145,7 +145,7 @@ def _from_csv(path: Path) -> Curves:
 
 
 def _from_log(path: Path) -> Curves:
-    """log.txt of the original: one JSON object per epoch (from 0); unweighted losses where it has them."""
+    """Read log.txt of the reference DETR: one JSON object per epoch (from 0); unweighted losses where it has them."""
     curves = Curves()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -171,7 +171,7 @@ def _from_log(path: Path) -> Curves:
 
 
 def read_pr(run: Path) -> Mapping[str, Any] | None:
-    """The `pr_curves` of the report of a run folder; None where it has no report."""
+    """Read the `pr_curves` of the report of a run folder; None where it has no report."""
     path = next((p for p in (run / "report" / "metrics.json", run / "metrics.json") if p.is_file()), None)
     if path is None:
         return None
@@ -212,12 +212,12 @@ def _color(number: int) -> str:
 
 
 def _marks(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Few points are marked, or a single one could not be seen."""
+    """The marker of a curve: few points are marked, since a single one would be invisible."""
     return {"linewidth": 1.6, "marker": "o" if len(points) <= 12 else None, "markersize": 3.5}
 
 
 def _limit(axes: Axes, quantity: str, trained: Sequence[float]) -> None:
-    """Scores begin at 0, and a learning rate that falls by powers of ten is read on a logarithmic axis."""
+    """Set the axis of a quantity: metrics begin at 0, a learning rate that falls by powers of ten is logarithmic."""
     if quantity in COCO_NAMES or quantity == "class_error":
         axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
     elif quantity.startswith("lr") and min(trained, default=0) > 0 and max(trained) / min(trained) > 5:

@@ -1,4 +1,4 @@
-"""Masks and panoptic maps on images: tinted, outlined and named.
+"""Drawing of masks and panoptic maps: tinted, outlined and named.
 
 Names stand inside what they name where they fit, and never on each other. Where a crowd leaves no room for them, a
 legend names the classes instead.
@@ -26,36 +26,36 @@ Mask = npt.NDArray[np.bool_]
 Color = tuple[int, int, int]
 
 OPACITY = 0.45
-"""How much of its colour a mask lays over the image."""
+"""Opacity of the colour of a mask."""
 
 SMALLEST = 9
-"""Pixels of the smallest letters."""
+"""Size of the smallest letters in pixels."""
 
 PLACES = 800
-"""Of the longer side of a large image, so many rows or columns are looked at to find places for names."""
+"""Rows or columns, along the longer side of a large image, that are tried as positions of names."""
 
 CROWD = 40
-"""Objects in an image above which only names that fit into their objects are written."""
+"""Number of objects in an image above which only names that fit into their objects are written."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """One segment to be drawn, in pixels of the image it is drawn on."""
+    """A segment to draw, in pixels of the image that it is drawn on."""
 
     mask: Tensor
     """bool [H, W], of the image's original size."""
     color: Color
     texts: tuple[str, ...]
-    """What to write on it: the first that fits."""
+    """Texts for its name, of which the first that fits is written."""
     class_name: str
-    """For the legend."""
+    """Name of the class, for the legend."""
     box: tuple[float, float, float, float] | None = None
     """x1, y1, x2, y2: drawn where the mask is empty, and where the name goes if it does not fit inside. None: a name
     that does not fit is left out."""
 
 
 class DrawableMap(Protocol):
-    """What can be drawn: a `PanopticMap`, or anything with the same fields."""
+    """A panoptic map to draw: a `PanopticMap`, or anything with the same fields."""
 
     @property
     def ids(self) -> Tensor:
@@ -63,11 +63,11 @@ class DrawableMap(Protocol):
 
     @property
     def segments(self) -> list[dict[str, Any]]:
-        """A row a segment: `id`, `category_id`, `area` in pixels and perhaps `category_name`."""
+        """One row per segment: `id`, `category_id`, `area` in pixels and perhaps `category_name`."""
 
 
 def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> ImageArray:
-    """The image with its segments on it: tinted, outlined, named, with the share of the image that each covers.
+    """Draw the segments of an image: tinted, outlined and named, with the share of the image that each covers.
 
     Stuff has the colour of its class; several things of one class have shades of it.
 
@@ -128,7 +128,7 @@ def draw_named(scene: ImageArray, segments: Sequence[Named], *, letters: int = 0
 
 
 def shades(class_ids: Sequence[int]) -> list[Color]:
-    """A colour for each object: that of its class, and shades of it for further objects of the class.
+    """One colour per object: that of its class, and shades of it for further objects of the class.
 
     Where all are of one class, the colours tell objects apart instead.
     """
@@ -142,7 +142,7 @@ def shades(class_ids: Sequence[int]) -> list[Color]:
 
 
 def _shade(color: Color, number: int, spread: float) -> Color:
-    """A colour apart from those of other numbers, not farther from `color` than a share of the circle of hues.
+    """A shade of `color` that differs from those of other numbers, within a share of the circle of hues.
 
     Number 0 gives `color`.
     """
@@ -156,17 +156,17 @@ def _shade(color: Color, number: int, spread: float) -> Color:
 
 
 def _lighter(color: Color) -> Color:
-    """Halfway to white, for outlines that stand out from what they surround."""
+    """Lighten a colour halfway to white, for outlines that stand out from their segment."""
     return (color[0] + 255) // 2, (color[1] + 255) // 2, (color[2] + 255) // 2
 
 
 def share_of(share: float) -> str:
-    """A share 0..1 as text, in percent."""
+    """Format a share 0..1 in percent."""
     return f"{100 * share:.0f}%" if share >= 0.0095 else "<1%"
 
 
 def tint(scene: ImageArray, mask: Mask, color: Color) -> list[Any]:
-    """Lay a colour over the pixels of a mask [H, W], in place; returns the outlines, as OpenCV has them."""
+    """Tint the pixels of a mask [H, W] in place; returns the outlines, as OpenCV has them."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return []
@@ -193,7 +193,7 @@ class _Labels:
         self.chips: list[tuple[int, int, int, int, str, int, Color]] = []
 
     def add_inside(self, segment: Named, mask: Mask) -> bool:
-        """Write the name of a segment on it, about its middle; whether it fits."""
+        """Write the name of a segment on it, near its middle; returns whether it fits."""
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):
             return False
@@ -205,7 +205,8 @@ class _Labels:
         )
 
     def add_beside(self, segment: Named) -> bool:
-        """Write it near the upper left corner of the box, where it hides no name and no small object; whether it can.
+        """Write the name near the upper left corner of the box, where it hides no name and no small object; returns
+        whether that is possible.
 
         Nothing is written of a segment without a box.
         """
@@ -221,7 +222,7 @@ class _Labels:
         return self._put(free, window, target, text, size, segment.color)
 
     def add_legend(self, segments: Sequence[Named]) -> None:
-        """Name classes and how many objects each has, in the corner where it hides least."""
+        """Write a legend of classes with their numbers of objects, in the corner where it hides least."""
         counts = Counter(each.class_name for each in segments)
         colors = {each.class_name: each.color for each in segments}
         size = self.sizes[0]
@@ -239,7 +240,7 @@ class _Labels:
             self._write(max(0, left), top + k * height, width, height, text, size, colors[name])
 
     def write_on(self, scene: ImageArray) -> ImageArray:
-        """The scene with all names."""
+        """Draw all names on the scene."""
         canvas = Image.fromarray(scene)
         pen = ImageDraw.Draw(canvas)
         for *place, text, size, color in self.chips:
@@ -251,7 +252,7 @@ class _Labels:
     def _put(
         self, free: Mask, window: tuple[int, int, int, int], target: Sequence[float], text: str, size: int, color: Color
     ) -> bool:
-        """Write where all of it is on `free` pixels of the window, as near to the target (row, column) as can be."""
+        """Write a text on `free` pixels of the window, as near to the target (row, column) as possible."""
         width, height = self._size_of(text, size)
         if free.shape[0] < height or free.shape[1] < width:
             return False
@@ -270,19 +271,19 @@ class _Labels:
         self.taken[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1] = True
 
     def _size_of(self, text: str, size: int) -> tuple[int, int]:
-        """Width and height of a name with some space around it."""
+        """Width and height of a name with a margin."""
         width = math.ceil(text_width(text, size)) + 2 * (size // 4)
         return -(-width // self.step), -(-round(size * 1.35) // self.step)
 
 
 def _part(of: Mask, window: tuple[int, int, int, int]) -> Mask:
-    """Rows and columns (top, left, bottom, right) of a mask."""
+    """The part of a mask within a window (top, left, bottom, right)."""
     top, left, bottom, right = window
     return of[top:bottom, left:right]
 
 
 def _fitted(mask: Tensor, height: int, width: int) -> Mask:
-    """A mask at another size."""
+    """Resize a mask."""
     given = mask.cpu().numpy()
     if given.shape == (height, width):
         return given
