@@ -131,7 +131,7 @@ def test_broken_files_are_passed_over(
     assert {row["image_id"] for row in rows} == {5}
     assert files_in(tmp_path / "out") == ["5.png", "detections.csv", "detections.json"]
     told = capsys.readouterr()
-    assert told.err.count("passed over") == 2
+    assert told.err.count("skipped") == 2
     assert "bad.jpg" in told.err
     assert "2 of 3 files could not be read" in told.out
 

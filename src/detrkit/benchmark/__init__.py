@@ -1,6 +1,6 @@
-"""How fast: the same work done in several ways, in turns, beside what the machine can do."""
+"""Benchmarks: variants of the same work, timed in turns, and the limits of the machine."""
 
 import os
 
-# PyTorch reads this when it is imported. It would remark that its profiler does not know of memory taken before.
+# PyTorch reads this when it is imported; otherwise its profiler warns about memory that was allocated before.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"plain": "0.6", "fast": "C0", "cached": "#6baed6"}
-"""Of a way; others are orange. Grey, the blues and orange differ for every eye, and in print."""
+"""Colours of variants; others are orange. Grey, blue and orange differ for colour-blind readers and in print."""
 OTHER = "C1"
 SHADES = ("#08519c", "#3182bd", "#6baed6", "#bdd7e7")
-"""Of the phases of a step, from dark to light."""
+"""Shades of the phases of a step, from dark to light."""
 
 
 def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> None:
@@ -25,7 +25,7 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
 
     Args:
         path: PNG to write.
-        rows: at least one; those of one thing together.
+        rows: at least one; those of one piece of work together.
         title: above all.
         machine: below it, smaller.
     """
@@ -47,17 +47,17 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
 
 
 def _rates(axes: Axes, rows: Sequence[Row]) -> None:
-    """Bars of images per second, from 0; the whisker ends at what 95 % of the calls reach."""
-    for place, row in enumerate(rows):
+    """Draw bars of images per second, from 0; the whisker ends at the rate that 95 % of the calls reach."""
+    for position, row in enumerate(rows):
         colour = COLOURS.get(row.way, OTHER)
-        axes.barh(place, row.images_per_second, height=0.7, color=colour)
+        axes.barh(position, row.images_per_second, height=0.7, color=colour)
         slow = row.images * 1000 / row.p95_ms
-        axes.plot([slow, row.images_per_second], [place, place], color="black", linewidth=1)
+        axes.plot([slow, row.images_per_second], [position, position], color="black", linewidth=1)
         text = f" {_short(row.images_per_second)}/s"
         if row.ratio is not None and row.way != "plain":
             text += f"   {row.ratio:.2f} x plain"
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a dashed line may be behind it
-        axes.text(row.images_per_second, place, text, va="center", fontsize=8, bbox=ground)
+        axes.text(row.images_per_second, position, text, va="center", fontsize=8, bbox=ground)
     most = max(row.images_per_second for row in rows)
     title = f"{rows[0].part}, {rows[0].what}: images per second"
     limits = {row.precision: row.images * 1000 / row.arithmetic_ms for row in rows if row.arithmetic_ms}
@@ -72,16 +72,16 @@ def _rates(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _phases(axes: Axes, rows: Sequence[Row]) -> None:
-    """Stacked shares of a training step, named in the bar where there is room."""
-    for place, row in enumerate(rows):
+    """Draw the stacked shares of a training step, named in the bar where there is room."""
+    for position, row in enumerate(rows):
         left = 0.0
         for name, shade in zip(PHASES, SHADES, strict=True):
             share = 100 * (row.shares or {}).get(name, 0.0)
-            axes.barh(place, share, left=left, height=0.7, color=shade, label=name if place == 0 else None)
+            axes.barh(position, share, left=left, height=0.7, color=shade, label=name if position == 0 else None)
             if share >= 4:
                 light = shade in SHADES[:2]
                 axes.text(
-                    left + share / 2, place, f"{share:.0f} %", va="center", ha="center", fontsize=7.5,
+                    left + share / 2, position, f"{share:.0f} %", va="center", ha="center", fontsize=7.5,
                     color="white" if light else "black",
                 )  # fmt: skip
             left += share
@@ -102,7 +102,7 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _name(row: Row) -> str:
-    """The way, with its precision where that is not float32."""
+    """The name of the variant, with its precision where that is not float32."""
     return row.way if row.precision == "fp32" else f"{row.way}, {row.precision}"
 
 

@@ -1,4 +1,4 @@
-"""What a device can do at its best, and how much of it a piece of work asks for."""
+"""The limits of a device, and the arithmetic and memory traffic of a piece of work."""
 
 from __future__ import annotations
 
@@ -21,43 +21,42 @@ from detrkit.benchmark.timing import wait_for
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _UNWRITTEN = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
-"""Operators that touch no memory, though they give a tensor."""
+"""Operators that make a tensor without touching its memory."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The device, as it was measured."""
+    """A device with its measured limits."""
 
     device: str
     """cpu, cuda or mps."""
     name: str
     threads: int
-    """Of the CPU that PyTorch uses."""
+    """CPU threads that PyTorch uses."""
     peaks: dict[str, float]
-    """Precision -> floating point operations a second, a multiplication and an addition being two: the better of a
+    """Precision -> floating point operations per second, a multiplication and an addition being two: the better of a
     large matrix product and a large convolution."""
     bandwidth: float
-    """Bytes a second read and written when a large tensor is copied."""
+    """Bytes per second read and written when a large tensor is copied."""
 
     def best(self, other: Machine) -> Machine:
-        """The same device, measured twice: the better of both, since others may have needed it meanwhile."""
+        """The better limits of two measurements, since other programs may have slowed one down."""
         peaks = {name: max(peak, other.peaks[name]) for name, peak in self.peaks.items()}
         return replace(self, peaks=peaks, bandwidth=max(self.bandwidth, other.bandwidth))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a call asks of the machine."""
+    """Arithmetic and memory traffic of a call."""
 
     flops: int
-    """Of matrix products, convolutions and attention; the rest is small."""
+    """Floating point operations of matrix products, convolutions and attention; the rest is small."""
     bytes: int
-    """That all operators together read and write, each by itself. Fused ones read and write less, and so do those of
-    half precision."""
+    """Bytes that all operators read and write one by one. Fused operators, and half precision, need fewer."""
 
 
 def measure_machine(device: torch.device, precisions: set[str], seconds: float = 1.0) -> Machine:
-    """Measure the device: its peak in each of the precisions, and how fast it copies.
+    """Measure a device: its peak in each of the precisions, and its rate of copying.
 
     Args:
         device: which.
@@ -69,7 +68,7 @@ def measure_machine(device: torch.device, precisions: set[str], seconds: float =
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """Floating point operations a second of the better of a matrix product and a 3 x 3 convolution, both large."""
+    """Floating point operations per second of the better of a matrix product and a 3 x 3 convolution, both large."""
     large = device.type == "cuda"
     side = 8192 if large else 1024
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -81,7 +80,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
 
 
 def measure_bandwidth(device: torch.device, seconds: float) -> float:
-    """Bytes a second read and written in a copy of 256 MiB, or of 2 GiB on a GPU: more than any cache holds."""
+    """Bytes per second read and written in a copy of 256 MiB, or of 2 GiB on a GPU: more than any cache holds."""
     source = torch.zeros(2**31 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / _best(lambda: target.copy_(source), device, seconds)
@@ -89,7 +88,7 @@ def measure_bandwidth(device: torch.device, seconds: float) -> float:
 
 @torch.no_grad()
 def _best(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds of the quickest call, after one to warm up."""
+    """Seconds of the fastest call, after one warm-up call."""
     run()
     best, until = float("inf"), time.perf_counter() + seconds
     while True:
@@ -103,14 +102,14 @@ def _best(run: Callable[[], object], device: torch.device, seconds: float) -> fl
 
 
 def count_work(run: Callable[[], object]) -> Work:
-    """The arithmetic and the bytes of a call, counted while it runs; it must not be compiled."""
+    """Count the arithmetic and the bytes of a call while it runs; it must not be compiled."""
     with _Traffic() as traffic, FlopCounterMode(display=False) as counter:
         run()
     return Work(counter.get_total_flops(), traffic.bytes)
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its base is untyped
-    """Adds up what operators read and write. A view of a tensor costs nothing."""
+    """Adds up the bytes that operators read and write. Views of tensors cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Images to measure with, where the user brings none."""
+"""Synthetic images for benchmarks without a data set."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from detrkit.data.records import ImageRecord, ObjectRecord, Split
 from detrkit.structures import Categories
 
 HEIGHT, WIDTH = 480, 640
-"""The commonest size in COCO."""
+"""The most frequent size in COCO."""
 
 OBJECTS = 7
-"""Of an image; in COCO there are 7.3 on average."""
+"""Objects per image; COCO has 7.3 on average."""
 
 
 def draw_images(folder: Path, count: int, categories: Categories, seed: int = 0) -> Split:
-    """Write JPEG files, each about as large as one of COCO, with boxes of one colour on a cloudy ground.
+    """Write JPEG files, each about as large as one of COCO, with boxes of one colour on a cloudy background.
 
     Args:
-        folder: where they shall be.
-        count: of images, at least 1.
-        categories: the objects are of these, at random.
-        seed: of everything.
+        folder: where to write.
+        count: number of images, at least 1.
+        categories: from which the classes of objects are drawn.
+        seed: of the random numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = []
@@ -35,7 +35,7 @@ def draw_images(folder: Path, count: int, categories: Categories, seed: int = 0)
         objects = []
         for number in range(OBJECTS):
             w, h = (int(side) for side in random.integers(24, (WIDTH // 2, HEIGHT // 2)))
-            x, y = (int(place) for place in random.integers(0, (WIDTH - w, HEIGHT - h)))
+            x, y = (int(low) for low in random.integers(0, (WIDTH - w, HEIGHT - h)))
             cv2.rectangle(pixels, (x, y), (x + w, y + h), random.integers(0, 256, 3).tolist(), thickness=-1)
             category = categories.ids[int(random.integers(len(categories)))]
             box = (float(x), float(y), float(x + w), float(y + h))

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as files."""
+"""The report of a benchmark, as a table and as files."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from detrkit.ops.console import TextConsole
 from detrkit.version import __version__
 
 FORMAT = 1
-"""Of bench.json; a higher one may have other keys."""
+"""Version of bench.json; a higher one may have other keys."""
 
 
 @dataclass
 class Report:
-    """All that is told."""
+    """The report of a benchmark."""
 
     config: BenchConfig
     machine: Machine
     model: str
     """Name of the model, or of the file of its weights."""
     shape: tuple[int, ...]
-    """Height and width in pixels of the first image as the model takes it."""
+    """Height and width in pixels of the first image after resizing."""
     notes: list[str] = field(default_factory=list)
-    """Sentences on what was left out."""
+    """Sentences about parts that were left out."""
     rows: list[Row] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Report:
 
 
 def write_report(report: Report) -> list[Path]:
-    """Write bench.json and bench.png, each whole or not at all; the paths of both."""
+    """Write bench.json and bench.png, each whole or not at all, and return their paths."""
     folder = Path(report.config.output_dir)
     write_atomic(folder / "bench.json", json.dumps(report.to_plain(), indent=2) + "\n")
     plot_bench(folder / "bench.png", report.rows, title_of(report), machine_line(report.machine))
@@ -63,19 +63,19 @@ def write_report(report: Report) -> list[Path]:
 
 
 def title_of(report: Report) -> str:
-    """Model, size and batch."""
+    """The title of the report: model, size and batch."""
     return f"{report.model}, {report.shape[0]} x {report.shape[1]} pixels, batch {report.config.batch_size}"
 
 
 def machine_line(machine: Machine) -> str:
-    """The machine and what it can do, in one line."""
+    """The machine and its limits, in one line."""
     threads = f", {machine.threads} thread{'s' * (machine.threads != 1)}" if machine.device == "cpu" else ""
     peaks = ", ".join(f"{_si(peak)}FLOP/s in {name}" for name, peak in machine.peaks.items())
     return f"{machine.name}{threads}: at its peak {peaks}; copies {_si(machine.bandwidth)}B/s"
 
 
 def print_report(console: TextConsole, report: Report) -> None:
-    """Print the table and what goes with it."""
+    """Print the table, the limits and the notes."""
     console.print(title_of(report))
     console.print(machine_line(report.machine))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -103,7 +103,7 @@ def print_report(console: TextConsole, report: Report) -> None:
 
 
 def _limits(report: Report) -> list[str]:
-    """For each thing whose arithmetic was counted, what the machine needs for it at the least; and phases."""
+    """The least time of the machine for each piece of work whose arithmetic was counted; and phases of steps."""
     lines = []
     for row in report.rows:
         if row.way == PLAIN and row.flops is not None and row.bytes is not None and row.arithmetic_ms is not None:
@@ -119,14 +119,14 @@ def _limits(report: Report) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three digits, or all digits before the point."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _si(value: float) -> str:
-    """With k, M, G, T or P: 1.5e9 -> "1.5 G"."""
+    """Format a number with k, M, G, T or P: 1.5e9 -> "1.5 G"."""
     for name in ("", "k", "M", "G", "T"):
         if value < 1000:
             return f"{_number(value)} {name}"

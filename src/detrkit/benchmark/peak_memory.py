@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes."""
+"""Memory that a piece of work takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.autograd.profiler import profile
 
 
 def peak_growth(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes by which a call grows what PyTorch's tensors take, at its fullest moment; None on MPS, which cannot tell.
+    """Peak growth in bytes of the memory of PyTorch's tensors during a call; None on MPS, which does not report it.
 
-    On CUDA it is what the allocator notes. On the CPU every allocation of PyTorch is listed and added up. That is exact
-    and the same each time, unlike the memory that the process holds, which hardly grows in the second call and never
-    shrinks; what other libraries take for themselves is not in it.
+    On CUDA it is reported by the allocator. On the CPU all allocations of PyTorch are listed and added up: that is
+    exact and repeatable, unlike the memory of the process, which hardly grows in the second call and never shrinks.
+    Memory of other libraries is not included.
     """
     gc.collect()
     if device.type == "cuda":
@@ -30,17 +30,16 @@ def peak_growth(run: Callable[[], object], device: torch.device) -> int | None:
     if device.type != "cpu":
         run()
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would talk about GPUs that are not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would mention GPUs that are not there
     with profile(use_cpu=True, profile_memory=True) as listed:
         run()
     results = listed.kineto_results
     assert results is not None
     events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
-    peak: int = max(accumulate((size for _, size in events), initial=0))
-    return peak
+    return max(accumulate((int(size) for _, size in events), initial=0))
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of different tensors together; one that is there twice counts once."""
+    """Total bytes of tensors; storage that several share counts once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())

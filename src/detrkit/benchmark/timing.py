@@ -1,4 +1,4 @@
-"""Doing the same work in several ways, in turns, and what that took."""
+"""Timing of variants of the same work, in turns."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 1000
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of doing the work."""
+    """One way of doing a piece of work."""
 
     name: str
-    """plain, fast, or whose it is."""
+    """Name of the variant: plain, fast, cached, or of another library."""
     run: Callable[[], object]
-    """Does all of it once."""
+    """Does the work once."""
     precision: str = "fp32"
-    """What its arithmetic is done in: fp32, bf16 or fp16."""
+    """Arithmetic: fp32, bf16 or fp16."""
     holds: int = 0
-    """Bytes that it keeps between calls: weights, and moments of the optimiser."""
+    """Bytes that it keeps between calls: weights and optimiser state."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one way took."""
+    """Times and memory of a variant."""
 
     way: Variant
     seconds: tuple[float, ...]
-    """Of each call, in their order; the first ones, which warm up, are not among them."""
+    """Seconds of each call, in order, without warm-up calls."""
     first: float
-    """Seconds of the very first call, in which things are compiled, tuned and read."""
+    """Seconds of the very first call, which compiles, tunes and reads."""
     memory: int | None
-    """Bytes at the fullest moment of a call, with what the way holds; None where it cannot be told."""
+    """Peak memory of a call in bytes, with what the variant keeps; None where it cannot be measured."""
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which so many per cent of the calls were done, interpolated linearly."""
+        """A percentile of the seconds per call, interpolated linearly."""
         return float(np.percentile(self.seconds, percent))
 
 
@@ -54,18 +54,17 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     memory: bool = True,
 ) -> list[Timing]:
-    """Time several ways of one piece of work.
+    """Time several variants of one piece of work.
 
     Each is called once or, with `memory`, twice to warm up. Then they take turns, in another order each round, until
-    every one has had `seconds` on average, and three rounds at least: what else the machine does meanwhile meets all of
-    them alike.
+    each has had `seconds` on average, and three rounds at least, so that other load on the machine affects all alike.
 
     Args:
-        ways: at least one.
-        seconds: for each way.
-        device: waited for at the end of each call.
+        ways: the variants, at least one.
+        seconds: for each variant.
+        device: to wait for at the end of each call.
         clock: gives seconds.
-        memory: also look how much memory a call takes, in a second call before those that count.
+        memory: also measure peak memory, in a second warm-up call.
     """
     first, peaks = [], []
     for way in ways:
@@ -76,8 +75,8 @@ def measure(
     began = clock()
     for turn in count():
         for k in range(len(ways)):
-            place = (k + turn) % len(ways)
-            taken[place].append(_time(ways[place], device, clock))
+            turn_of = (k + turn) % len(ways)
+            taken[turn_of].append(_time(ways[turn_of], device, clock))
         enough = turn + 1 >= LEAST_ROUNDS and clock() - began >= seconds * len(ways)
         if enough or turn + 1 >= MOST_ROUNDS:
             break
@@ -95,7 +94,7 @@ def _time(way: Variant, device: torch.device, clock: Callable[[], float]) -> flo
 
 
 def wait_for(device: torch.device) -> None:
-    """Until everything given to a device is done; the CPU does it at once."""
+    """Wait until a device has done all its work; a CPU has none pending."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -18,7 +18,15 @@ PHASES = ("forward", "criterion", "backward", "optimiser")
 
 
 class Step:
-    """Forward, criterion, backward and optimiser of one batch, again and again."""
+    """A training step on one batch, repeatable: forward, criterion, backward, optimiser.
+
+    Args:
+        forward: computes the outputs for the batch.
+        criterion: outputs -> the loss.
+        model: whose gradient is clipped to a norm of 0.1, as in the reference DETR.
+        optimizer: of its parameters.
+        device: to wait for between phases where they are timed.
+    """
 
     def __init__(
         self,
@@ -28,20 +36,11 @@ class Step:
         optimizer: Optimizer,
         device: torch.device,
     ) -> None:
-        """Put together.
-
-        Args:
-            forward: gives the outputs for the batch.
-            criterion: outputs -> the loss.
-            model: whose gradient is clipped to a norm of 0.1, as in the original.
-            optimizer: of its parameters.
-            device: waited for between phases where these are asked for.
-        """
         self._forward, self._criterion = forward, criterion
         self._model, self._optimizer, self._device = model, optimizer, device
 
     def __call__(self, after: Callable[[], None] = lambda: None) -> None:
-        """One step, leaving no gradients; `after` is called at the end of each phase."""
+        """Take a step, leaving no gradients; `after` is called at the end of each phase."""
         out = self._forward()
         after()
         loss = self._criterion(out)
@@ -54,14 +53,14 @@ class Step:
         after()
 
     def holds(self) -> int:
-        """Bytes of the weights and, after the first step, of the moments."""
+        """Bytes of the weights and, after the first step, of the optimiser state."""
         state = (v for kept in self._optimizer.state.values() for v in kept.values() if isinstance(v, Tensor))
         return bytes_of([*self._model.parameters(), *self._model.buffers(), *state])
 
     def shares(self, steps: int = 3) -> dict[str, float]:
-        """Each phase's share of the time, of the quickest of some steps for each; they add up to 1.
+        """The share of each phase in the time of a step, by the fastest of some steps; they add up to 1.
 
-        The device is waited for after each phase, which a step otherwise does not do.
+        Unlike a normal step, this waits for the device after each phase.
         """
         rows = [list(self._times()) for _ in range(steps)]
         best = [min(times) for times in zip(*rows, strict=True)]
@@ -82,7 +81,7 @@ class Step:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch and OpenCV use one core."""
+    """Let PyTorch and OpenCV use a single core."""
     import cv2
 
     before: Sequence[int] = (torch.get_num_threads(), cv2.getNumThreads())

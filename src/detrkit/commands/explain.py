@@ -1,4 +1,4 @@
-"""`detrkit explain`: what the model looked at."""
+"""`detrkit explain`: attention of the decoder and of the encoder in an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from detrkit.config.commands import ExplainConfig
 from detrkit.data.decode.images import ignore_unknown_range
-from detrkit.errors import ConfigError
 from detrkit.files import save_image
 from detrkit.inference.inputs import read_one
 from detrkit.inference.load_detector import load_detector
@@ -24,7 +23,7 @@ from detrkit.visualization.attention import (
 
 
 def explain(config: ExplainConfig) -> None:
-    """Draw what the strongest detections of an image look at, and what places of it look at.
+    """Draw the attention of the strongest detections of an image, and of the encoder at points of it.
 
     Writes `decoder_attention.png` and `encoder_attention.png` to `config.output_dir`.
 
@@ -33,16 +32,11 @@ def explain(config: ExplainConfig) -> None:
         ConfigError: a point is not `x,y` inside the image, or a setting is out of range.
         WeightsError: the weights cannot be read.
     """
-    if not 0 <= config.threshold <= 1 or config.max_detections < 1:
-        raise ConfigError(
-            "expected a threshold in 0..1 and max_detections of at least 1, "
-            f"found {config.threshold:g} and {config.max_detections}"
-        )
-    read_one(config.image, unknown=ignore_unknown_range)  # what cannot be read is told before weights are loaded
+    read_one(config.image, unknown=ignore_unknown_range)  # a broken image is an error before weights are loaded
     detector = load_detector(config, precision="plain")
     image = detector.read(config.image)
     height, width = image.shape[1:]
-    asked = [parse_point(text, height, width) for text in config.points.split()]
+    given = [parse_point(text, height, width) for text in config.points.split()]
     attention = compute_attention(detector, image)
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 
@@ -57,7 +51,7 @@ def explain(config: ExplainConfig) -> None:
     if attention.encoder is None:
         console.print("The model has no encoder with attention, so there is no encoder_attention.png")
     else:
-        points = asked or points_to_show(attention, chosen, height, width)
+        points = given or points_to_show(attention, chosen, height, width)
         written.append(output_dir / "encoder_attention.png")
         save_image(written[1], draw_encoder(rgb, attention, points))
     for path in written:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 THRESHOLD = 0.5
-"""Lowest score of a detection to keep, where none is given."""
+"""Default of `--threshold`."""
 
 
 def predict(config: PredictConfig) -> None:
-    """Find objects in everything that `config.source` names and write down what was found.
+    """Detect objects in everything that `config.source` names and write the results.
 
     Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each image (same name, same
     place in its folder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
-    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; besides
-    these what is asked for, see `PredictConfig`.
+    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; and
+    the further results that are chosen, see `PredictConfig`.
 
-    What cannot be read is passed over with a warning.
+    Files that cannot be read are skipped with a warning.
 
     Raises:
         DataError: a source does not exist, nothing could be read, or a copy would replace its original.
-        ConfigError: a setting is out of range, or asks for masks of a model that makes none.
+        ConfigError: a setting is out of range, or needs masks and the model has no mask head.
         WeightsError: the weights cannot be read.
     """
     from detrkit.ops.console import make_console, make_progress
@@ -55,32 +55,32 @@ def predict(config: PredictConfig) -> None:
         raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")
     extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
-    found = find_sources(config.source, output_dir=output_dir)
-    _keep_originals(found, output_dir, extras, config)
+    files = find_sources(config.source, output_dir=output_dir)
+    _keep_originals(files, output_dir, extras, config)
     detector = load_detector(config, precision=config.precision, compile=config.compile)
     masks = detector.backend.makes_masks
     if not masks and extras != ExtraOutputs(polygon_tolerance=config.polygon_tolerance):
         raise ConfigError(
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
-            f"{config.weights} knows boxes alone; train one with --task instance or --task panoptic"
+            f"{config.weights} has boxes alone; train one with --task instance or --task panoptic"
         )
     writer = PredictionWriter(output_dir, detector.categories, extras, masks=masks)
     with writer, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
-        job = _Job(config, detector, writer, progress, found)
-        job.look_at_images([item for item in found if not item.is_video])
-        for item in found:
+        job = _Job(config, detector, writer, progress, files)
+        job.predict_images([item for item in files if not item.is_video])
+        for item in files:
             if item.is_video:
-                job.look_at_video(item)
-        if len(job.broken) == len(found):
+                job.predict_video(item)
+        if len(job.broken) == len(files):
             first = job.broken[0]
-            raise DataError(f"none of {len(found)} files can be read; the first: {first}" if len(found) > 1 else first)
+            raise DataError(f"none of {len(files)} files can be read; the first: {first}" if len(files) > 1 else first)
     done = make_console()
     what = ("segment" if config.panoptic else "detection") + ("" if writer.rows == 1 else "s")
     done.print(
         f"{writer.rows} {what} with a score of at least {job.threshold:g} in {job.images} "
         f"{'image' if job.images == 1 else 'images'}"
         + (f" and {job.frames} video frames" if job.frames else "")
-        + (f"; {len(job.broken)} of {len(found)} files could not be read" if job.broken else "")
+        + (f"; {len(job.broken)} of {len(files)} files could not be read" if job.broken else "")
         + ("" if writer.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
     )
     done.print(f"Written to {output_dir}")
@@ -95,12 +95,12 @@ class _Job:
         detector: Detector,
         writer: PredictionWriter,
         progress: Progress,
-        found: list[SourceFile],
+        files: list[SourceFile],
     ) -> None:
         self.config, self.detector, self.writer, self.progress = config, detector, writer, progress
         self.output_dir = Path(config.output_dir)
-        self.alone = len(found) == 1  # a single file that cannot be read is an error, told as such
-        self.names = png_names(item.name for item in found)
+        self.alone = len(files) == 1  # a single file that cannot be read is an error
+        self.names = png_names(item.name for item in files)
         self.threshold = THRESHOLD if config.threshold is None else config.threshold
         if config.panoptic:
             self.threshold = detector.panoptic_threshold(config.threshold)
@@ -108,23 +108,23 @@ class _Job:
         self.broken: list[str] = []
         self.images = self.frames = 0
 
-    def look_at_images(self, found: list[SourceFile]) -> None:
-        """Detect, write down and draw each image; broken ones are noted."""
-        ids = image_ids(found)
+    def predict_images(self, files: list[SourceFile]) -> None:
+        """Predict, write and draw each image; broken ones are noted."""
+        ids = image_ids(files)
         self.next_id = max(ids.values(), default=0) + 1
-        task = self.progress.add_task("Images", total=len(found))
+        task = self.progress.add_task("Images", total=len(files))
         readable: list[SourceFile] = []
 
         def images() -> Iterator[tuple[Tensor, str | None]]:
-            for item, image in prefetch(self._read, found, PREFETCH):
+            for item, image in prefetch(self._read, files, PREFETCH):
                 if isinstance(image, DataError):
-                    self._pass_over(str(image))
+                    self._skip(str(image))
                     self.progress.advance(task)
                     continue
                 readable.append(item)
                 yield image, str(item.path)
 
-        for k, (image, detections, segments) in enumerate(self._look(images())):
+        for k, (image, detections, segments) in enumerate(self._predict(images())):
             item = readable[k]
             source = replace(detections, source=str(item.path))
             self.writer.write(source, ids[item.path], self.names[item.name], image, segments)
@@ -134,8 +134,8 @@ class _Job:
             self.progress.advance(task)
         self.progress.remove_task(task)
 
-    def look_at_video(self, item: SourceFile) -> None:
-        """Detect and write down every frame, and write the annotated video."""
+    def predict_video(self, item: SourceFile) -> None:
+        """Predict and write every frame, and write the annotated video."""
         task = None
         try:
             video = Video(item.path)
@@ -149,7 +149,7 @@ class _Job:
                     yield frame, None
 
             with video_writer(self.output_dir / item.name, times.fps, times.duration) as append:
-                for k, (image, detections, segments) in enumerate(self._look(frames())):
+                for k, (image, detections, segments) in enumerate(self._predict(frames())):
                     number, time = numbers[k], video.time_of(numbers[k])
                     source = replace(detections, source=f"{item.path}#{number}")
                     name = f"{self.names[item.name]}/{number:06d}"
@@ -163,15 +163,15 @@ class _Job:
             if losses:
                 warnings.warn(losses, stacklevel=2)
         except DataError as error:
-            self._pass_over(str(error))
+            self._skip(str(error))
         finally:
             if task is not None:
                 self.progress.remove_task(task)
 
-    def _look(
+    def _predict(
         self, images: Iterable[tuple[Tensor, str | None]]
     ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None]]:
-        """Each image with what is found in it and, if asked for, its panoptic map."""
+        """Each image with its detections and, with `--panoptic`, its panoptic map."""
         images = iter(images)
         first = next(images, None)
         if first is None:
@@ -182,35 +182,35 @@ class _Job:
             for image, segments in self.detector.stream_panoptic(images, self.threshold, *sizes):
                 yield image, segments_as_detections(segments), segments
         else:
-            for image, found in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
-                yield image, found, None
+            for image, files in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
+                yield image, files, None
 
     def _read(self, item: SourceFile) -> tuple[SourceFile, Tensor | DataError]:
-        """An image, or why it cannot be read."""
+        """An image, or the error that tells why it cannot be read."""
         try:
             return item, self.detector.read(item.path)
         except DataError as error:
             return item, error
 
-    def _pass_over(self, why: str) -> None:
+    def _skip(self, why: str) -> None:
         self.broken.append(why)
         if not self.alone:
-            self.progress.console.print(f"passed over: {why}")
+            self.progress.console.print(f"skipped: {why}")
 
 
-def _drawn(image: Tensor, found: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
+def _drawn(image: Tensor, files: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
     pixels = image.permute(1, 2, 0).numpy()
-    drawn: npt.NDArray[np.uint8] = (found if segments is None else segments).draw(pixels)
+    drawn: npt.NDArray[np.uint8] = (files if segments is None else segments).draw(pixels)
     return drawn
 
 
-def _keep_originals(found: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
-    """Make sure that nothing which is to be written would take the place of something to be read, or of each other."""
-    originals = {item.path.resolve() for item in found}
-    for item in found:
+def _keep_originals(files: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
+    """Make sure that no file to write would replace a file to read, or another file to write."""
+    originals = {item.path.resolve() for item in files}
+    for item in files:
         if not config.no_images and (output_dir / item.name).resolve() in originals:
             raise ConfigError(
-                f"the annotated copy of {item.path} would replace an image to be looked at; "
+                f"the annotated copy of {item.path} would replace a file to read; "
                 f"choose another folder than --output_dir {config.output_dir}"
             )
         for name in extras.folders():

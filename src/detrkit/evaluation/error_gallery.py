@@ -147,8 +147,7 @@ def _spotlight(rgb: ImageArray, box: Floats, window: tuple[int, int, int, int]) 
 
 def _related(boxes: Floats, box: Floats) -> Bools:
     """[n]: whether boxes [n, 4] overlap the box of a mistake."""
-    related: Bools = box_iou(boxes, box[None], np.zeros(1, dtype=np.bool_))[:, 0] >= RELATED_IOU
-    return related
+    return np.asarray(box_iou(boxes, box[None], np.zeros(1, dtype=np.bool_))[:, 0] >= RELATED_IOU)
 
 
 def _drawn(

@@ -95,7 +95,9 @@ def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[Ima
     return kind, _members(source, pairs)
 
 
-def read_one(source: Any, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range) -> Tensor:
+def read_one(
+    source: Any, value_range: ValueRange | None = None, unknown: UnknownRangeHandler = warn_unknown_range
+) -> Tensor:
     """Read a single image in any form as uint8 [3, H, W], RGB.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one place where command-line settings become a detector."""
+"""Load the detector that command-line settings name; every command does it here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_detector(
     compile: Literal["auto", "off", "on"] = "auto",
     new_classes: Callable[[], Categories] | None = None,
 ) -> Detector:
-    """The detector that the settings of a command name.
+    """Load the detector that the settings of a command name.
 
     Args:
         config: weights, device, image size and the values that images of more than 8 bits are scaled by. An export,

@@ -234,8 +234,7 @@ def overlay(rgb: ImageArray, weights: Tensor, covered: tuple[float, float]) -> I
     grey = _greyed(rgb)
     colour = mpl.colormaps["inferno"](level)[..., :3] * 255
     share = 0.1 + 0.6 * level[..., None]
-    blended: ImageArray = (grey * (1 - share) + colour * share).round().astype(np.uint8)
-    return blended
+    return np.asarray((grey * (1 - share) + colour * share).round(), dtype=np.uint8)
 
 
 def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
@@ -249,8 +248,7 @@ def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
 
 def _greyed(rgb: ImageArray) -> npt.NDArray[np.float64]:
     """Convert an image to dim grey, [H, W, 1]."""
-    grey: npt.NDArray[np.float64] = rgb.mean(axis=2, keepdims=True) * 0.7
-    return grey
+    return np.asarray(rgb.mean(axis=2, keepdims=True) * 0.7)
 
 
 def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
