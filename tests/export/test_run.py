@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from detrkit.commands.export import export
 from detrkit.config.commands import EvalConfig, ExportConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.errors import ConfigError, MissingExtraError
+from detrkit.evaluation.coco_metrics import COCO_NAMES
+from detrkit.evaluation.evaluate_detector import evaluate as evaluate_from_python
 from detrkit.exporting import export_detector, parity
 from detrkit.exporting.formats.export_format import ExportFormat, TracedGraph
 from detrkit.exporting.formats.tensorrt import write_tensorrt
@@ -67,6 +70,18 @@ def test_eval_and_predict_take_an_exported_file(data: Path, weights: Path, tmp_p
         assert one["category_id"] == other["category_id"]
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
+
+def test_evaluate_from_python(data: Path, weights: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_workers": 0, "device": "cpu", "output_dir": str(tmp_path / "report")}
+    with pytest.warns(UserWarning, match="does not know 2 classes of the data set"):
+        result = evaluate_from_python(weights, data, **settings)
+    assert list(result.metrics) == list(COCO_NAMES)
+    assert result.metrics == result.report["coco"]["bbox"]
+    assert "Average Precision" in str(result)
+    assert (result.output_dir / "metrics.json").is_file()
+    with pytest.raises(ConfigError, match="no option 'bach_size'; did you mean 'batch_size'"):
+        evaluate_from_python(weights, data, bach_size=2)
 
 
 @pytest.mark.usefixtures("exported")

@@ -243,7 +243,7 @@ def test_is_thing_in_every_clear_form() -> None:
         assert [each.segments for each in found] == [each.segments for each in expected]
     assert len(panoptic(out, SIZES, SIZES, [True] * 4, None)) == 2
     for wrong in ({0, 2}, None, True, "things"):
-        with pytest.raises(ConfigError, match="is_thing as a yes or no"):
+        with pytest.raises(ConfigError, match="is_thing as a list or dict of true or false"):
             panoptic(out, SIZES, SIZES, wrong)  # type: ignore[arg-type]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -128,9 +128,8 @@ def test_panoptic_takes_every_source(
     assert torch.equal(alone[1].ids, one.ids)
     for a, b in zip(alone, together, strict=True):
         assert (a.ids != b.ids).float().mean() < 0.01
-    frames = mask_detector.panoptic(make_video(tmp_path / "clip.mp4"), threshold=0.4)
-    assert isinstance(frames, Iterator)
-    assert [tuple(each.ids.shape) for each in frames] == [(60, 80)] * 6
+    frames = mask_detector.stream_panoptic(make_video(tmp_path / "clip.mp4"), threshold=0.4)
+    assert [tuple(each.ids.shape) for _, each in frames] == [(60, 80)] * 6
 
 
 def test_the_usual_threshold_of_panoptic_maps_is_that_of_the_kind_of_scores(

@@ -224,4 +224,4 @@ def test_the_command_line(
     assert main(["predict", str(some_images), "--threshold", "2", *fixed]) == 2
     said = capsys.readouterr().err
     assert "no.jpg" in said
-    assert "threshold in 0..1" in said
+    assert "--threshold must be at most 1" in said

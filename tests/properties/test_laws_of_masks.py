@@ -117,7 +117,7 @@ def test_sigmoid_models_and_mappings():
     assert torch.equal(one.ids, other.ids)
     assert {row["score"] for row in other.segments} == {torch.tensor(6.0).sigmoid().item()}
     assert not panoptic(sigmoid, sizes, sizes, THINGS, threshold=0.999)[0].segments
-    with pytest.raises(ConfigError, match=r"says nothing of class [0-4]; add it"):
+    with pytest.raises(ConfigError, match=r"lacks class [0-4]; add it"):
         panoptic(out, sizes, sizes, [])
     with pytest.raises(ConfigError, match="expected the output of a model with a mask head"):
         panoptic(Output(out.logits, out.boxes), sizes, sizes, THINGS)
