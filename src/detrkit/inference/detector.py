@@ -169,13 +169,12 @@ class Detector:
         return cls(backend, weights.categories, preprocessing)
 
     def warmup(self, sizes: Iterable[tuple[int, int]] = (), batch_sizes: Iterable[int] = (1,)) -> None:
-        """Run on blank images, so that the first real ones need not wait for what a first call does.
+        """Run on blank images, so that the first real ones need not wait for compiling and other work of a first call.
 
-        That is above all compiling, 10 seconds to a minute per shape and batch size (rounded up to a power of 2).
+        Compiling takes 10 seconds to a minute per shape and batch size (rounded up to a power of 2).
 
         Args:
-            sizes: (height, width) in pixels of images to come, before they are resized. Empty: every shape there is
-                for a compiled model, else that of one image of 3 : 4.
+            sizes: (height, width) in pixels of images, before they are resized. Empty: all shapes of a compiled model.
             batch_sizes: how many images per batch.
 
         Raises:
@@ -331,11 +330,7 @@ class Detector:
         return ((pixels, segments) for pixels, _, segments in results)
 
     def prepare(self, source: Iterable[OneImage]) -> Batch:
-        """Resize images in any form and pad them to one size, on the CPU, as evaluation does.
-
-        Raises:
-            DataError: there is no image, or one cannot be read.
-        """
+        """Resize images in any form and pad them to one size, on the CPU; a `DataError` where there is none."""
         samples = [self._sample(self._read(image)[0]) for image in open_source(source)[1]]
         if not samples:
             raise DataError("expected at least one image, found none")
