@@ -81,7 +81,7 @@ def predict(config: PredictConfig) -> None:
         f"{'image' if job.images == 1 else 'images'}"
         + (f" and {job.frames} video frames" if job.frames else "")
         + (f"; {len(job.broken)} of {len(files)} files could not be read" if job.broken else "")
-        + ("" if writer.rows or not job.threshold else "; a lower --threshold shows what the model is less sure of")
+        + ("" if writer.rows or not job.threshold else "; a lower --threshold shows less certain ones")
     )
     done.print(f"Written to {output_dir}")
 

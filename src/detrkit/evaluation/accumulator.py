@@ -34,7 +34,7 @@ class DetectionAccumulator:
         counted: category ids of the ground-truth objects that detections are compared with, which are the things of
             panoptic data; detections of others are dropped. None: all.
         masks: keep the masks of detections, which `segm` metrics need.
-        max_masks: keep the masks of so many detections per image, the best; None: of all.
+        max_masks: most detections per image whose masks are kept, the best; None: all.
         panoptic_gt: also make panoptic maps, and compare them with these.
         panoptic_threshold: score above which a query takes part in a map, 0..1; None: the usual one of the model.
     """

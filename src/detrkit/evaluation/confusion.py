@@ -56,7 +56,7 @@ def confusion_matrix(arrays: EvalArrays, matches: MatchResult, threshold: float)
     each detection, by falling score, gets the free object of any class that it overlaps most.
 
     Args:
-        columns: ground truth and detections.
+        arrays: ground truth and detections.
         matches: their matching within classes.
         threshold: lowest score of a detection to count, 0..1.
     """

@@ -43,7 +43,7 @@ ChooseClasses = Callable[[Categories, Categories], Categories]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The metrics of an evaluation, and where its report is. Printed, it is the table of the official numbers."""
+    """The metrics of an evaluation, and where its report is. Printed, it is the table of the official metrics."""
 
     metrics: dict[str, float]
     """The twelve COCO metrics of boxes (AP, AP50, ...), those of masks as mask_AP, mask_AP50, ..., and panoptic quality

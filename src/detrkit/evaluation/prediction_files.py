@@ -63,7 +63,7 @@ class PanopticPredictions:
 
 
 def read_predictions(path: str | Path) -> list[dict[str, Any]] | PanopticPredictions:
-    """Read a file of predictions; what is in COCO results `coco_metrics.check_detections` looks at.
+    """Read a file of predictions; `coco_metrics.check_detections` checks the content of COCO results.
 
     Ids written as 7.0 or "7" are read as 7, as in a data set.
 
@@ -95,16 +95,16 @@ def read_detections(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no such file, or it is not a JSON list of objects.
     """
-    found = read_predictions(path)
-    if isinstance(found, PanopticPredictions):
+    predictions = read_predictions(path)
+    if isinstance(predictions, PanopticPredictions):
         raise DataError(f"expected a JSON list of detections in {path}, found COCO panoptic predictions")
-    return found
+    return predictions
 
 
 def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]) -> PanopticPredictions:
     images = [row for row in content.get("images") or [] if isinstance(row, dict)]
     file_names = {as_id(row.get("id")): row.get("file_name") for row in images}
-    found = []
+    entries = []
     for position, row in enumerate(rows):
         segments = row["segments_info"]
         if not isinstance(row.get("file_name"), str) or not isinstance(segments, list):
@@ -122,8 +122,8 @@ def _panoptic(path: Path, content: Mapping[str, Any], rows: list[dict[str, Any]]
         entry = _with_ids(
             {"image_id": row.get("image_id"), "png": row["file_name"], "segments_info": segments}, "image_id"
         )
-        found.append(entry | {"file_name": file_names.get(entry["image_id"])})
-    return PanopticPredictions(path, found)
+        entries.append(entry | {"file_name": file_names.get(entry["image_id"])})
+    return PanopticPredictions(path, entries)
 
 
 _EXAMPLE = (
@@ -154,7 +154,7 @@ def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where
     by_name: dict[str, set[int | None]] = {}
     for image in images:
         by_name.setdefault(Path(image.file_name).name, set()).add(as_id(image.id))
-    found = []
+    result = []
     for row in rows:
         name = row.get("file_name")
         if isinstance(name, str):
@@ -169,8 +169,8 @@ def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where
             row = row | {"image_id": next(iter(same))}
         elif (text := str(row.get("image_id_text", row.get("image_id")))) in by_text:
             row = row | {"image_id": by_text[text]}
-        found.append(row)
-    return found
+        result.append(row)
+    return result
 
 
 def _kind(value: Any) -> str:

@@ -28,7 +28,7 @@ class Graph(nn.Module):
 
     Args:
         model: in evaluation mode afterwards; with `half` it is changed, and of no other use.
-        max_queries: give only so many queries, the best, and masks of these alone; 0: all.
+        max_queries: most queries to give, the best, with masks of these alone; 0: all.
         half: most of the arithmetic in float16 or bfloat16, as under autocast; None: float32.
     """
 

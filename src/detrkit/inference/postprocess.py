@@ -34,7 +34,7 @@ PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID = 0.85, 0.4
 """See `usual_threshold`."""
 
 SMALL_SEGMENT = 4
-"""A segment of so many pixels or fewer is dropped from a panoptic map."""
+"""Segments of at most this many pixels are dropped from a panoptic map."""
 
 
 class BoxesOfBatch(NamedTuple):

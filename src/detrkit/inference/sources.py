@@ -149,17 +149,17 @@ def _with_names(path: Path, output_dir: Path) -> list[tuple[Path, Path]]:
     if not is_several(path):
         return [(path, Path(path.name))]
     root = path if path.is_dir() else _root_of(str(path))
-    found = _expand(path)
+    files = _expand(path)
     if output_dir.is_relative_to(root.resolve()) and output_dir != root.resolve():  # copies of an earlier run
-        found = [file for file in found if not file.resolve().is_relative_to(output_dir)]
-    kept = _chosen(path, found, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), "images or videos")
+        files = [file for file in files if not file.resolve().is_relative_to(output_dir)]
+    kept = _chosen(path, files, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), "images or videos")
     return [(file, file.relative_to(root)) for file in kept]
 
 
-def _chosen(source: str | Path, found: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Path]:
+def _chosen(source: str | Path, files: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Path]:
     """Select the files with these endings; a warning counts the others by their endings."""
-    kept = [file for file in found if file.suffix.lower() in suffixes]
-    endings = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in suffixes)
+    kept = [file for file in files if file.suffix.lower() in suffixes]
+    endings = Counter(file.suffix.lower() or "no ending" for file in files if file.suffix.lower() not in suffixes)
     others = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
     if not kept:
         present = f"only {others}; these are read: {', '.join(s[1:] for s in suffixes)}" if others else "none"

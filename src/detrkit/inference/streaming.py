@@ -34,7 +34,7 @@ PREFETCH = 4
 """Images that are decoded and resized while the model runs on earlier ones; more where a batch is larger."""
 
 WINDOW = 4
-"""Batches' worth of images among which images of one shape are looked for."""
+"""Batches' worth of images among which images of one shape are collected into a batch."""
 
 
 def run_batched(

@@ -171,7 +171,7 @@ def titled(parts: Sequence[tuple[str, ImageArray]], caption: str = "") -> ImageA
 def _draw(
     rgb: ImageArray, side: int, detections: Drawable, gt: Drawable | None, with_scores: bool = True
 ) -> ImageArray:
-    """Resize the image to a longer side of `side` pixels and draw detections (in pixels of the original) on it."""
+    """Resize the image to a longer side of `side` pixels and draw detections (in pixels of the given image) on it."""
     scene = Image.fromarray(resized(rgb, side))
     width, height = scene.size
     from_size = (rgb.shape[0], rgb.shape[1])

@@ -1,7 +1,7 @@
 """Text on images and plots: any name is drawn, on one line, in a font that has its letters.
 
 DejaVu Sans comes with matplotlib, so most letters look the same everywhere. It has no Chinese, Japanese or Korean,
-among others; fonts of the machine are looked through for these, once, when they occur.
+among others; the fonts of the machine are searched for these, once, when they occur.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def name_of(text: str) -> str:
 
 
 def text_width(text: str, size: int) -> float:
-    """Width in pixels of a text in letters of so many pixels."""
+    """Width in pixels of a text in letters of a size in pixels."""
     return sum(font(path, size).getlength(part) for part, path in runs(text))
 
 
@@ -126,7 +126,7 @@ def families(texts: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font of so many pixels."""
+    """A font of a size in pixels."""
     return ImageFont.truetype(path, size)
 
 

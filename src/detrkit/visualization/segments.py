@@ -182,7 +182,7 @@ def tint(scene: ImageArray, mask: Mask, color: Color) -> list[Any]:
 class _Labels:
     """Names on an image that do not overlap.
 
-    All places and sizes are in steps of so many pixels, of which there are few however large the image is.
+    All positions and sizes are in steps of several pixels, so that there are few however large the image is.
     """
 
     def __init__(self, height: int, width: int, letters: int) -> None:
