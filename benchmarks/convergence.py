@@ -5,7 +5,7 @@
     python benchmarks/convergence.py --data path/to/mine --models fast --set no_ema:ema=0 --output_dir runs/mine
 
 Prints AP and AP50 at some epochs, wall time and memory of each model; writes table.md, results.json and curves.png.
-Started again, it trains only what is not in results.json. README.md beside this file says what was found.
+Started again, it trains only what is not in results.json. README.md beside this file has the results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runner import (
     make_jobs,
     parse_variant,
     run_jobs,
-    told,
+    run_with_messages,
     words,
 )
 
@@ -69,7 +69,7 @@ PLANS: dict[str, Plan] = {
             "denoising=contrastive,dn_box_noise=1.0",
         ),
     ),
-    # a fifth of the epochs of classic: as the original has it, and as small and quick as it learns on this set
+    # a fifth of the epochs of classic: as in the reference DETR, and as small and quick as it learns on this set
     "demo": Plan(
         models=("classic",),
         sets=(
@@ -89,8 +89,8 @@ PLANS: dict[str, Plan] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.told`."""
-    return told(lambda: _compare(_parser().parse_args(arguments)))
+    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.run_with_messages`."""
+    return run_with_messages(lambda: _compare(_parser().parse_args(arguments)))
 
 
 def _compare(flags: argparse.Namespace) -> int:
@@ -114,7 +114,7 @@ def _compare(flags: argparse.Namespace) -> int:
         batch_size=plan.batch_size,
         eval_every=math.gcd(*plan.eval_epochs),
     )
-    open_dataset(data)  # what is no data set shall be told once, not by every training
+    open_dataset(data)  # a wrong data set is an error now, not in every training
     _refuse_other_data(Results(folder).runs, jobs[0], folder)
     title = f"{flags.plan or Path(flags.data).name}, {plan.image_size} px, batch {plan.batch_size}"
 

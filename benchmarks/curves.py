@@ -1,4 +1,4 @@
-"""What a comparison found: tables in Markdown, and curves.png."""
+"""Results of a comparison: tables in Markdown, and curves.png."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def result_table(runs: Sequence[Run], epochs: Sequence[int], reference: str = ""
         reference: model that the others are divided by; ignored where it is not among them.
     """
     groups = by_name(runs)
-    wanted = sorted({*epochs, *(run.curve[-1].epoch for run in runs)})
-    shown = [epoch for epoch in wanted if any(run.at(epoch) for run in runs)]
+    epochs_shown = sorted({*epochs, *(run.curve[-1].epoch for run in runs)})
+    shown = [epoch for epoch in epochs_shown if any(run.at(epoch) for run in runs)]
     head = ["model", "M parameters", *(f"epoch {epoch}" for epoch in shown), "best AP", "s / epoch", "minutes", "GiB"]
     base = groups.get(reference, [])
     if base:
@@ -94,8 +94,8 @@ def share_of_epochs(quick: Run, slow: Run) -> float | None:
     for point in slow.curve:
         if record < point.AP:
             record = point.AP
-            found = first_at(quick, record)
-            shares.append(found.epoch / point.epoch if found else float("inf"))
+            reached = first_at(quick, record)
+            shares.append(reached.epoch / point.epoch if reached else float("inf"))
     return max(shares, default=None)
 
 
@@ -178,7 +178,7 @@ def _mean_curve(group: Sequence[Run]) -> list[Point]:
     """Means over the seeds at the epochs that all of them were evaluated at."""
     curve = []
     for point in group[0].curve:
-        points = [found for run in group if (found := run.at(point.epoch))]
+        points = [each for run in group if (each := run.at(point.epoch))]
         if len(points) == len(group):
             curve.append(
                 Point(

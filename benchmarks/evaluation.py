@@ -1,4 +1,4 @@
-"""How long COCO's numbers of boxes take, beside pycocotools and faster-coco-eval; and the boxes of a batch beside a
+"""Time of the COCO metrics of boxes, beside pycocotools and faster-coco-eval; and of the boxes of a batch, beside a
 loop over its images.
 
     pip install pycocotools
@@ -6,7 +6,7 @@ loop over its images.
 
 The data are drawn with the statistics of COCO val2017: 7 objects per image, 80 classes of very different frequency,
 three an image, two objects of five below 32 x 32 pixels, one in a hundred a crowd. Detections lie near an object or
-anywhere. All tools get the same lists of dicts, and must give the same twelve numbers; times are those of the process,
+anywhere. All tools get the same lists of dicts, and must give the same twelve metrics; times are those of the process,
 the best of some runs in turns. Masks and panoptic maps: `postprocessing.py`.
 """
 
@@ -108,14 +108,14 @@ def faster_coco_eval(gt: dict[str, Any], rows: Rows) -> list[float]:
 
 def plain_boxes(out: Output, sizes: torch.Tensor) -> list[Detections]:
     """An image at a time: its scores, its boxes, sorted, moved."""
-    found = []
+    results = []
     for logits, boxes, size in zip(out.logits, out.boxes, sizes.to(out.boxes.device), strict=True):
         scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)
         order = scores.argsort(descending=True, stable=True)
         centre, half = boxes[:, :2], boxes[:, 2:] / 2
         xyxy = torch.cat([centre - half, centre + half], dim=1) * size.flip(0).repeat(2)
-        found.append(Detections(xyxy[order].cpu(), scores[order].cpu(), labels[order].cpu()))
-    return found
+        results.append(Detections(xyxy[order].cpu(), scores[order].cpu(), labels[order].cpu()))
+    return results
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -186,8 +186,8 @@ def collecting(images: int) -> None:
     def dicts() -> int:
         rows: Rows = []
         for first in range(0, images, 8):
-            for k, found in enumerate(plain_boxes(out, sizes)):
-                rows += found.to_coco(first + k)
+            for k, detections in enumerate(plain_boxes(out, sizes)):
+                rows += detections.to_coco(first + k)
         return len(rows)
 
     (ours, count), (plain, same) = seconds(columns), seconds(dicts)

@@ -1,4 +1,4 @@
-"""How fast exported files run on this CPU, beside the model in PyTorch, in one run and in turns.
+"""Speed of exported files on this CPU, beside the model in PyTorch, in one run and in turns.
 
     python benchmarks/export.py [--weights runs/x] [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--threads 2]
         [--repeats 5] [--ways plain,fast,onnx,openvino] [--fixed] [--output_dir runs/export]
@@ -103,7 +103,7 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
 
 
 def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """Print and write a row a way."""
+    """Print and write one row per variant."""
     first = min(next(iter(times.values())))
     lines = ["| way | ms per image | median | times as fast |", "|---|--:|--:|--:|"]
     for way, seconds in times.items():

@@ -28,7 +28,7 @@ RUNS: dict[str, list[str]] = {
     "postprocessing-32": ["postprocessing", "--batch_size", "32"],
     "postprocessing-masks": ["postprocessing", "--masks", "--batch_size", "1"],
 }
-"""Folder -> what `detrkit bench` is told besides model, size and device."""
+"""Folder -> arguments of `detrkit bench` besides model, size and device."""
 
 DRY = ["--image_size", "64", "--seconds", "0.05", "--device", "cpu"]
 SMALLER = {"--batch_size": "2", "--images": "4"}
@@ -40,7 +40,7 @@ Rows = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Target:
-    """Something to reach."""
+    """A speed or share of memory to reach."""
 
     name: str
     run: str
@@ -53,13 +53,13 @@ class Target:
     def line(self, rows: Rows) -> str:
         """A row of a Markdown table."""
         if not any(run == self.run for run, _, _ in rows):
-            return f"| {self.name} | not measured | {self.wanted} | - |"
+            return f"| {self.name} | not measured | {self.goal_text} | - |"
         value = self.measure(rows)
         met = value <= self.goal if self.at_most else value >= self.goal
-        return f"| {self.name} | {value:.2f} | {self.wanted} | {'yes' if met else 'no'} |"
+        return f"| {self.name} | {value:.2f} | {self.goal_text} | {'yes' if met else 'no'} |"
 
     @property
-    def wanted(self) -> str:
+    def goal_text(self) -> str:
         """The goal in words."""
         return f"at {'most' if self.at_most else 'least'} {self.goal:g}"
 
@@ -96,17 +96,17 @@ TARGETS = (
 
 def targets_table(rows: Rows) -> str:
     """All targets as a Markdown table."""
-    lines = ["| target | measured | wanted | met |", "|---|---:|---|---|", *(target.line(rows) for target in TARGETS)]
+    lines = ["| target | measured | goal | met |", "|---|---:|---|---|", *(target.line(rows) for target in TARGETS)]
     return "\n".join(lines) + "\n"
 
 
 def arguments(name: str, folder: Path, *, dry_run: bool) -> list[str]:
-    """What `detrkit` is told for a run."""
-    said = list(RUNS[name])
+    """The arguments of `detrkit` for a run."""
+    chosen = list(RUNS[name])
     if dry_run:
-        said = [SMALLER.get(flag, value) for flag, value in zip(["", *said], said, strict=False)]
+        chosen = [SMALLER.get(flag, value) for flag, value in zip(["", *chosen], chosen, strict=False)]
     sizes = DRY if dry_run else ["--image_size", "800", "--seconds", "5", "--device", "cuda"]
-    return ["bench", *said, *sizes, "--output_dir", str(folder / name)]
+    return ["bench", *chosen, *sizes, "--output_dir", str(folder / name)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

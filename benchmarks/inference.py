@@ -1,13 +1,14 @@
-"""What each way to be fast adds to inference, one on top of the other, in one run and in turns.
+"""Speed of inference with each optimisation, one on top of the other, in one run and in turns.
 
     python benchmarks/inference.py [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--device cpu] [--threads 2]
         [--compile] [--files 8] [--repeats 5] [--output_dir runs/inference]
 
 Prints a table and writes it to inference.md and inference.json. The first row is the model as it is in training:
-float32 with all its heads, operation by operation that of the original for the classic model. `transformers` DETR of
-the same sizes is beside it where installed. Weights are random, which takes as long. `--files` also times the way from
-JPEG files to detections. Seconds of CPU, all threads together, are told besides seconds by the clock: on a machine that
-does other things too, they are the steadier ones, and `times as fast` is of them; on a GPU it is of the clock.
+float32 with all its heads, operation by operation that of the reference DETR for the classic model. `transformers` DETR
+of the same sizes is beside it where installed. Weights are random, which takes as long. `--files` also times the way
+from JPEG files to detections. Seconds of CPU, all threads together, are given besides seconds by the clock: on a
+machine that does other things too, they are the steadier ones, and `times as fast` is of them; on a GPU it is of the
+clock.
 """
 
 from __future__ import annotations

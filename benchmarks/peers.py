@@ -31,15 +31,15 @@ MOST_DETECTIONS = 300
 
 @dataclass(frozen=True)
 class Facts:
-    """What a peer has to know of the data."""
+    """Facts about the data that a peer needs."""
 
     num_classes: int
     most_objects: int
     """In one training image."""
     image_size: int
     """Shorter side in pixels."""
-    places: int
-    """At strides 8, 16 and 32 of the smallest image together: RT-DETR cannot have more queries."""
+    tokens: int
+    """Tokens of the smallest image at strides 8, 16 and 32 together: RT-DETR cannot have more queries."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class TorchvisionPeer(Peer):
     def detect(self, batch: Batch) -> list[Detections]:
         """What is left after its own non-maximum suppression."""
         images = _unpadded(batch)
-        found = []
+        results = []
         for image, out, target in zip(images, self.model(images), batch.targets, strict=True):
             (height, width), (file_height, file_width) = image.shape[-2:], target["original_size"]
             x, y = file_width / width, file_height / height
             boxes = out["boxes"] * out["boxes"].new_tensor([x, y, x, y])
-            found.append(Detections(boxes, out["scores"], out["labels"] - self.first_label))
-        return found
+            results.append(Detections(boxes, out["scores"], out["labels"] - self.first_label))
+        return results
 
 
 class RTDetrPeer(Peer):
@@ -130,13 +130,13 @@ class RTDetrPeer(Peer):
         probabilities = out.logits.sigmoid()
         classes = probabilities.shape[-1]
         scores, pairs = probabilities.flatten(1).topk(min(MOST_DETECTIONS, probabilities[0].numel()))
-        found = []
+        results = []
         for i, (target, scale) in enumerate(zip(batch.targets, _content(batch, images), strict=True)):
             height, width = target["original_size"]
             boxes = cxcywh_to_xyxy(out.pred_boxes[i, pairs[i] // classes] / scale)
             boxes = boxes * boxes.new_tensor([width, height, width, height])
-            found.append(Detections(boxes, scores[i], pairs[i] % classes))
-        return found
+            results.append(Detections(boxes, scores[i], pairs[i] % classes))
+        return results
 
 
 def faster_rcnn(facts: Facts) -> TorchvisionPeer:
@@ -194,7 +194,7 @@ def rt_detr(facts: Facts) -> RTDetrPeer:
         decoder_layers=3,
         freeze_backbone_batch_norms=False,
         num_labels=facts.num_classes,
-        num_queries=min(facts.places, max(100, 2 * facts.most_objects)),
+        num_queries=min(facts.tokens, max(100, 2 * facts.most_objects)),
     )
     return RTDetrPeer(RTDetrForObjectDetection(config))
 

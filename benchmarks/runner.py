@@ -1,7 +1,7 @@
-"""Trains the models of a comparison, each in a process of its own, and keeps what they reached in results.json.
+"""Train the models of a comparison, each in a process of its own, and collect their results in results.json.
 
-A `Job` says all that decides what a training gives; a `Run` is what it gave. A job whose run is already in the file is
-not trained again, so a comparison that was cut short goes on where it was.
+A `Job` has everything that determines a training; a `Run` is its result. A job whose run is already in the file is not
+trained again, so a comparison that was interrupted continues.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def make_jobs(
         eval_every: epochs between evaluations.
 
     Raises:
-        ConfigError: a job cannot be made. It is said now, not after hours.
+        ConfigError: a job cannot be made; raised now, not after hours.
     """
     on_gpu = flags.device == "cuda" or (flags.device == "auto" and torch.cuda.is_available())
     shared = {"epochs": epochs, "image_size": image_size, "batch_size": batch_size}
@@ -374,7 +374,7 @@ def _typed(key: str, text: str, defaults: dict[str, Any]) -> Any:
     return value
 
 
-def told(compare: Callable[[], int]) -> int:
+def run_with_messages(compare: Callable[[], int]) -> int:
     """What a comparison returns; 2 if the command is wrong, 130 if it was stopped, each with a sentence."""
     try:
         return compare()

@@ -38,7 +38,7 @@ from runner import (
     check_flags,
     make_jobs,
     run_jobs,
-    told,
+    run_with_messages,
     words,
 )
 
@@ -142,8 +142,8 @@ def variants(series: Sequence[str] = SERIES, model: str = "") -> dict[str, list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.told`."""
-    return told(lambda: _compare(_parser().parse_args(arguments)))
+    """Run the command; 0 if every model was trained, 1 if one failed, and see `runner.run_with_messages`."""
+    return run_with_messages(lambda: _compare(_parser().parse_args(arguments)))
 
 
 def _compare(flags: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def train_detrkit(job: Job, folder: Path, device: torch.device) -> Run:
     card = torch.load(result.run_dir / "last.ckpt", map_location="cpu", weights_only=True, mmap=True)["detrkit"]
     parameters = count(build_model(**card["model_args"]))
     for checkpoint in result.run_dir.glob("*.ckpt"):
-        checkpoint.unlink()  # numbers are wanted, and there may be dozens of trainings
+        checkpoint.unlink()  # only metrics are needed, and there may be dozens of trainings
     return Run(job=job, curve=curve, parameters=parameters, memory=memory, machine=machine(device))
 
 
@@ -81,7 +81,7 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
         num_classes=len(train.categories),
         most_objects=max(len(image.objects) for image in train.images),
         image_size=job.image_size,
-        places=min(sum(-(-h // s) * -(-w // s) for s in (8, 16, 32)) for h, w in shapes),
+        tokens=min(sum(-(-h // s) * -(-w // s) for s in (8, 16, 32)) for h, w in shapes),
     )
     model = recipe.build(facts).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -123,8 +123,8 @@ def detections(model: Peer, loader: Any, device: torch.device, ids: tuple[int, .
     """COCO results of all images, with the data set's own category ids."""
     model.eval()
     for batch in loader:
-        for target, found in zip(batch.targets, model.detect(batch.to(device)), strict=True):
-            for row in found.cpu().to_coco(int(target["image_id"])):
+        for target, predicted in zip(batch.targets, model.detect(batch.to(device)), strict=True):
+            for row in predicted.cpu().to_coco(int(target["image_id"])):
                 yield {**row, "category_id": ids[row["category_id"]]}
     model.train()
 

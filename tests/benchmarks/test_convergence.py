@@ -250,7 +250,7 @@ def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
 def test_a_peer_learns_what_is_on_a_image(name: str) -> None:
     """The loss falls well below its beginning, and detections lie in the file's pixels and among the classes."""
     torch.manual_seed(0)
-    facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, places=84)
+    facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, tokens=84)
     peer = peers.PEERS[name].build(facts).train()
     target = Target(
         labels=torch.tensor([1]), boxes=torch.tensor([[0.5, 0.5, 0.5, 0.5]]), size=(64, 64), original_size=(128, 192)
