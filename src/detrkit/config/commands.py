@@ -207,7 +207,8 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(QuietChoice, DataChoice):
-    """Measure the speed of a model on this machine, unoptimized and optimized, and the peak speed of the machine. Without --weights and --model, the classic DETR is measured; without --data, on generated images."""
+    """Measure the speed of a model on this machine, unoptimized and optimized, and the peak speed of the machine.
+    Without --weights and --model, the classic DETR is measured; without --data, on generated images."""
 
     part: Literal["all", "inference", "training", "data", "postprocessing", "evaluation"] = "all"
     """Part to measure: all, inference, training, data, postprocessing or evaluation."""
