@@ -1,4 +1,4 @@
-"""Entry points of `torch.hub.load`: the published models for boxes and panoptic maps, under the original's names.
+"""Entry points of `torch.hub.load`: the published models, named as in the reference DETR (facebookresearch/detr).
 
 model = torch.hub.load("OWNER/detrkit", "detr_resnet50", pretrained=True)       # or "." with source="local"
 out = model(images, padding_mask)      # normalised float [B, 3, H, W]; bool [B, H, W], True = padding
@@ -31,8 +31,9 @@ def detr_resnet50(pretrained: bool = False, num_classes: int = 91, return_postpr
     """DETR on ResNet-50, 42.0 box AP on COCO.
 
     Args:
-        pretrained: load the published weights (fetched once). With other than 91 classes the class head starts anew.
-        num_classes: classes, without "no object".
+        pretrained: load the published weights, downloaded once. Unless there are 91 classes, the class head is
+            initialized anew.
+        num_classes: number of classes, without "no object".
         return_postprocessor: return (model, `detrkit.postprocess`) instead of the model alone.
     """
     return _make("detr_resnet50", pretrained, num_classes, return_postprocessor)
@@ -59,11 +60,13 @@ def detr_resnet50_panoptic(
     """DETR on ResNet-50 with masks of things and stuff, 43.4 PQ on COCO.
 
     Args:
-        pretrained: load the published weights (fetched once). With other than 250 classes the class head starts anew.
-        num_classes: classes, without "no object".
-        threshold: score from which on a query takes part in panoptic maps, 0..1.
-        return_postprocessor: return (model, a function of the output, the sizes of the images in the batch and those
-            of the maps) instead of the model alone; see `detrkit.panoptic`. Classes up to 90 are its things.
+        pretrained: load the published weights, downloaded once. Unless there are 250 classes, the class head is
+            initialized anew.
+        num_classes: number of classes, without "no object".
+        threshold: lowest score of a query in a panoptic map, 0..1.
+        return_postprocessor: return (model, postprocessor) instead of the model alone. The postprocessor is
+            `detrkit.panoptic` with this threshold and the classes up to 90 as things; its arguments are the output,
+            the sizes of the images in the batch and the sizes of the maps.
     """
     return _make("detr_resnet50_panoptic", pretrained, num_classes, return_postprocessor, threshold)
 
@@ -94,5 +97,5 @@ def _make(
         return model
     if threshold is None:
         return model, _postprocess
-    is_thing = [index <= 90 for index in range(num_classes)]  # the original's rule, for COCO's ids
+    is_thing = [index <= 90 for index in range(num_classes)]  # the rule of the reference DETR, for COCO's ids
     return model, _partial(_panoptic, is_thing=is_thing, threshold=threshold)

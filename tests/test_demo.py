@@ -37,5 +37,5 @@ def test_what_comes_next_is_of_the_task(tmp_path: Path, capsys: pytest.CaptureFi
     demo(DemoConfig(output_dir=str(tmp_path / "demo"), task="panoptic", images=4, size=64))
     after = capsys.readouterr().out.split("Next:")[-1].splitlines()
     assert after[1].endswith(".jpg --panoptic")
-    assert "COCO panoptic;" in after[2]
+    assert "COCO panoptic" in after[2]
     assert after[3] == "  detrkit train YOUR_DATA --task panoptic"

@@ -18,7 +18,7 @@ from detrkit.structures import Categories
 from detrkit.training.loop import Trainer
 
 from .conftest import Command
-from .original_flags import MAIN_FLAGS, log_keys
+from .reference_flags import MAIN_FLAGS, log_keys
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -111,7 +111,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     [
         (
             ["--frozen_weights", "w.pth"],
-            "--frozen_weights brings the detector that a mask head is trained on; add --masks",
+            "--frozen_weights names the detector on which a mask head is trained; add --masks",
         ),
         (["--dataset_file", "coco_panoptic"], "name it with --coco_panoptic_path"),
         (["--dataset_file", "voc"], "--dataset_file must be coco or coco_panoptic, found 'voc'"),
@@ -121,7 +121,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
         (["--hidden_dim", "100"], "and of nheads=8, found 100; try --hidden_dim 96"),
         (["--device", "quantum"], "--device must be cuda, cuda:NUMBER, cpu, mps or auto, found 'quantum'"),
         (["--dist_url", "file:///shared/init"], "--dist_url must be env:// or tcp://HOST:PORT, found 'file:///"),
-        (["--eval"], "--eval measures a checkpoint; name it with --resume"),
+        (["--eval"], "expected a checkpoint to evaluate with --eval, found none; name it with --resume"),
         (["--resume", "nowhere.pth"], "expected a checkpoint to resume from at nowhere.pth, found none"),
         (["--eval", "--resume", "nowhere.pth"], "expected weights at nowhere.pth, found no such file"),
         (["--resume", "https://example.org/detr.pth"], "whose file name ends in its hash"),

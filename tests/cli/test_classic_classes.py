@@ -35,7 +35,7 @@ def test_things_and_stuff() -> None:
 
 @pytest.mark.parametrize("num_classes", [0, 4, -1])
 def test_neither(num_classes: int) -> None:
-    with pytest.raises(ConfigError, match=r"5 classes with ids up to 5; say --num_classes 5 .* or at least 6"):
+    with pytest.raises(ConfigError, match=r"5 classes with ids up to 5; use --num_classes 5 .* or at least 6"):
         choose_classes(Categories((1, 2, 3, 4, 5), NAMES), num_classes)
 
 
@@ -43,7 +43,7 @@ def test_the_line_for_other_data_than_coco() -> None:
     data = Categories((1, 2, 3, 4, 5), NAMES)
     line = rows_note(data, choose_classes(data, None))
     assert line.startswith("91 rows of the class head are trained, one for each id from 0 to 90 as in main.py")
-    assert line.endswith("the data has 5 classes; --num_classes 5 trains these alone")
+    assert line.endswith("the data has 5 classes; --num_classes 5 trains one row per class")
     assert rows_note(COCO_CATEGORIES, COCO_CATEGORIES) == ""
     assert rows_note(Categories((1, 3), ("person", "car")), COCO_CATEGORIES) == ""
 

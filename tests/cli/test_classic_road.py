@@ -140,7 +140,7 @@ def test_without_num_classes_91_rows_are_trained_which_is_said(
     assert shown.status == 0, shown.err
     assert shown.out.splitlines()[0] == (
         "Classes   91 rows of the class head are trained, one for each id from 0 to 90 as in main.py, though the data "
-        "has 5 classes; --num_classes 5 trains these alone"
+        "has 5 classes; --num_classes 5 trains one row per class"
     )
     assert "has 10 queries, the model 8: the first 8 are taken; --num_queries 10 is as in the file" in shown.err
     assert "does not say whether its backbone has dilation (DC5), though its name does" in shown.err

@@ -12,7 +12,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.models.checkpoints.published import COCO_CATEGORIES
 from detrkit.structures import Categories
 
-from .original_flags import MAIN_FLAGS
+from .reference_flags import MAIN_FLAGS
 
 # --- flags -----------------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ def test_the_class_index_is_the_category_id() -> None:
 
 
 def test_ids_beyond_coco_are_refused() -> None:
-    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); --num_classes 2 trains a row for each"):
+    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); --num_classes 2 trains one row per class"):
         classic.one_class_per_id(Categories((1, 91), ("person", "hair brush")))
 
 
@@ -122,9 +122,9 @@ def test_ids_beyond_coco_are_refused() -> None:
 def test_where_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "here")
     monkeypatch.setenv("MASTER_PORT", "1")
-    classic._meet_at("env://")
+    classic._set_rendezvous("env://")
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("here", "1")
-    classic._meet_at("tcp://node7.cluster:29500")
+    classic._set_rendezvous("tcp://node7.cluster:29500")
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("node7.cluster", "29500")
 
 

@@ -4,7 +4,7 @@ import re
 
 from tests.conftest import ROOT
 
-from .original_flags import MAIN_FLAGS, SUBMITIT_FLAGS
+from .reference_flags import MAIN_FLAGS, SUBMITIT_FLAGS
 
 PAGE = (ROOT / "docs/from-the-reference-detr.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `--(\w+)(?: ([^`]+))?` \|", PAGE, re.MULTILINE))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.commands.convert import convert, write_original
+from detrkit.commands.convert import convert, write_reference_checkpoint
 from detrkit.config.commands import ConvertConfig
 from detrkit.errors import ConfigError
 from detrkit.models.checkpoints import load_weights
@@ -19,7 +19,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     weights = small_weights(dilation=True)
     images = replace(weights.preprocessing, value_range=ValueRange(-40, 120))
     weights = replace(weights, preprocessing=images)
-    write_original(weights, tmp_path / "run" / "best.ckpt")
+    write_reference_checkpoint(weights, tmp_path / "run" / "best.ckpt")
     convert(ConvertConfig(weights=str(tmp_path / "run"), output=str(tmp_path / "folder")))
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
         "config.json", "model.safetensors", "preprocessor_config.json",
@@ -35,7 +35,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_pth_is_what_the_original_reads(tmp_path: Path) -> None:
-    write_original(small_weights(), tmp_path / "w.pth")
+    write_reference_checkpoint(small_weights(), tmp_path / "w.pth")
     content = torch.load(tmp_path / "w.pth", weights_only=True)
     model = small_model()
     model.load_state_dict(content["model"])
@@ -59,7 +59,7 @@ def test_what_the_file_does_not_say_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
-    write_original(small_weights(), tmp_path / "w.pth")
+    write_reference_checkpoint(small_weights(), tmp_path / "w.pth")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"a file ending in \.pth .* found .*notes.txt"):
         convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "notes.txt")))
@@ -67,7 +67,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_original(small_weights(), tmp_path / "w.pth")
+    write_reference_checkpoint(small_weights(), tmp_path / "w.pth")
     before = (tmp_path / "w.pth").read_bytes()
 
     def full(content: object, path: Path) -> None:
@@ -76,6 +76,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
-        write_original(small_weights(("a",)), tmp_path / "w.pth")
+        write_reference_checkpoint(small_weights(("a",)), tmp_path / "w.pth")
     assert (tmp_path / "w.pth").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]

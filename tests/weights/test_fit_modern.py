@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.commands.convert import write_original
+from detrkit.commands.convert import write_reference_checkpoint
 from detrkit.errors import WeightsError
 from detrkit.models import DETR, build_model
 from detrkit.models.checkpoints import Weights, fit_weights, load_weights, write_huggingface
@@ -59,7 +59,7 @@ def fitted(args: dict[str, Any], weights: Weights, *names: str, **changes: Any) 
 )
 def test_our_checkpoint_gives_the_same_model(tmp_path: Path, args: dict[str, Any]) -> None:
     model, weights = made(args)
-    write_original(weights, tmp_path / "w.ckpt")
+    write_reference_checkpoint(weights, tmp_path / "w.ckpt")
     found = load_weights(tmp_path / "w.ckpt")
     assert found.model_args == weights.model_args
     rebuilt = build_model(**found.model_args).eval()
@@ -192,7 +192,7 @@ def test_a_bare_state_dict_does_not_tell_its_settings(tmp_path: Path) -> None:
 )
 def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     _, weights = made(RTDETR)
-    write_original(replace(weights, model_args=weights.model_args | change), tmp_path / "w.ckpt")
+    write_reference_checkpoint(replace(weights, model_args=weights.model_args | change), tmp_path / "w.ckpt")
     with pytest.raises(WeightsError, match=f'the entry "detrkit" of .* holds {sentence}'):
         load_weights(tmp_path / "w.ckpt")
 
@@ -200,7 +200,7 @@ def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[s
 def test_normalisation_stays_with_the_model(tmp_path: Path) -> None:
     _, weights = made(RTDETR)
     zero_to_one = replace(weights.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    write_original(replace(weights, preprocessing=zero_to_one), tmp_path / "w.ckpt")
+    write_reference_checkpoint(replace(weights, preprocessing=zero_to_one), tmp_path / "w.ckpt")
     model = load_weights(tmp_path / "w.ckpt").build_model()
     assert model.backbone.mean == (0.0, 0.0, 0.0)
     assert model.backbone.std == (1.0, 1.0, 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.commands.convert import write_original
+from detrkit.commands.convert import write_reference_checkpoint
 from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.models.checkpoints import COCO_CATEGORIES, Weights, load_weights, read_checkpoint
@@ -138,7 +138,7 @@ def test_what_the_file_does_not_say_can_be_told(tmp_path: Path) -> None:
 
 
 def test_what_the_file_says_cannot_be_told_otherwise(tmp_path: Path) -> None:
-    write_original(small_weights(dilation=False), tmp_path / "w.pth")
+    write_reference_checkpoint(small_weights(dilation=False), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="trained with dilation false, found --dilation true"):
         load_weights(tmp_path / "w.pth", dilation=True)
     with pytest.raises(WeightsError, match="trained with nheads 4, found --nheads 8"):
@@ -147,9 +147,9 @@ def test_what_the_file_says_cannot_be_told_otherwise(tmp_path: Path) -> None:
 
 def test_our_checkpoint_and_run_folder(tmp_path: Path) -> None:
     weights = small_weights(dilation=True, backbone_norm="batch")
-    write_original(weights, tmp_path / "last.ckpt")
+    write_reference_checkpoint(weights, tmp_path / "last.ckpt")
     assert load_weights(tmp_path).source == str(tmp_path / "last.ckpt")
-    write_original(weights, tmp_path / "best.ckpt")
+    write_reference_checkpoint(weights, tmp_path / "best.ckpt")
     found = load_weights(tmp_path)
     assert found.source == str(tmp_path / "best.ckpt")
     assert found.categories == weights.categories
@@ -162,7 +162,7 @@ def test_loading_never_starts_a_download(tmp_path: Path) -> None:
     """A run that began with ImageNet weights says so in its settings; its checkpoint does not need them."""
     weights = small_weights()
     weights.model_args["backbone_weights"] = "imagenet"
-    write_original(weights, tmp_path / "w.ckpt")
+    write_reference_checkpoint(weights, tmp_path / "w.ckpt")
     assert "backbone_weights" not in load_weights(tmp_path / "w.ckpt").model_args
 
 
@@ -190,7 +190,7 @@ def test_checkpoint_of_a_newer_detrkit(tmp_path: Path) -> None:
     ],
 )
 def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
-    write_original(small_weights(), tmp_path / "w.ckpt")
+    write_reference_checkpoint(small_weights(), tmp_path / "w.ckpt")
     content = torch.load(tmp_path / "w.ckpt", weights_only=True)
     torch.save(content | {"detrkit": content["detrkit"] | change}, tmp_path / "w.ckpt")
     with pytest.raises(WeightsError, match=sentence):
@@ -210,7 +210,7 @@ def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[s
 def test_tensors_that_are_none_of_a_detr(
     tmp_path: Path, key: str, tensor: torch.Tensor, sentence: str, bare: bool
 ) -> None:
-    write_original(small_weights(), tmp_path / "w.ckpt")
+    write_reference_checkpoint(small_weights(), tmp_path / "w.ckpt")
     content = torch.load(tmp_path / "w.ckpt", weights_only=True)
     content["model"][key] = tensor
     torch.save(content["model"] if bare else content, tmp_path / "w.ckpt")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from detrkit.commands.convert import write_original
+from detrkit.commands.convert import write_reference_checkpoint
 from detrkit.errors import WeightsError
 from detrkit.inference import Detector
 from detrkit.models import build_model
@@ -101,7 +101,7 @@ def test_heads_of_two_sizes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("modern", [False, True], ids=["classic", "modern"])
 def test_checkpoints_of_ours(tmp_path: Path, modern: bool) -> None:
     changes: dict[str, Any] = {"query_init": "anchors", "box_refine": True, "decoder": "conditional"} if modern else {}
-    write_original(small_weights(**changes), tmp_path / "w.ckpt")
+    write_reference_checkpoint(small_weights(**changes), tmp_path / "w.ckpt")
     content = torch.load(tmp_path / "w.ckpt", weights_only=True)
     torch.save(content | {"model": without(content["model"], "class_embed")}, tmp_path / "w.ckpt")
     with pytest.raises(WeightsError, match="no classes to name"):

@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make_twin(kind: str, **changes: Any) -> Any:
+def make_reference(kind: str, **changes: Any) -> Any:
     settings = KINDS[kind]
     backbone: dict[str, Any] = {"backbone": "resnet18"}  # timm's, as in the published folders
     if kind != "one dilated level" and not kind.startswith("four"):
@@ -71,7 +71,7 @@ def their_layers(reference: Any, images: Tensor, padding: Tensor) -> list[tuple[
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
-    reference = saved(make_twin(kind), tmp_path)
+    reference = saved(make_reference(kind), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
     assert weights.notes == ()
@@ -83,7 +83,7 @@ def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
 
 def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
     """Those within a hundredth of it are no proposals; nearly all others are taken here."""
-    reference = saved(make_twin("two stages", two_stage_num_proposals=600), tmp_path)
+    reference = saved(make_reference("two stages", two_stage_num_proposals=600), tmp_path)
     model, _ = ours(tmp_path)
     images = torch.randn(1, 3, 64, 512, generator=torch.Generator().manual_seed(1))
     padding = torch.zeros(1, 64, 512, dtype=torch.bool)
@@ -92,7 +92,7 @@ def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
 
 
 def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
-    reference = make_twin("two stages")
+    reference = make_reference("two stages")
     reference.save_pretrained(tmp_path)
     weights = load_weights(tmp_path)
     assert weights.model_args["feature_levels"] == "8,16,32,64"

@@ -32,7 +32,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_twin(backbone: str, version: str = "RTDetr", **settings: Any) -> Any:
+def make_reference(backbone: str, version: str = "RTDetr", **settings: Any) -> Any:
     body = transformers.RTDetrResNetConfig(**BACKBONES[backbone])
     channels = {"encoder_in_channels": body.hidden_sizes[1:]}
     config = getattr(transformers, f"{version}Config")(backbone_config=body, **channels, **LABELS, **SIZES | settings)
@@ -49,7 +49,7 @@ def make_twin(backbone: str, version: str = "RTDetr", **settings: Any) -> Any:
     ],
 )
 def test_equals_the_reference_model(tmp_path: Path, backbone: str, version: str, settings: dict[str, Any]) -> None:
-    reference = saved(make_twin(backbone, version, **settings), tmp_path)
+    reference = saved(make_reference(backbone, version, **settings), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.model_args["backbone"] == backbone
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
@@ -65,7 +65,7 @@ def test_equals_the_reference_model(tmp_path: Path, backbone: str, version: str,
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rtdetr")
-    saved(make_twin("nano"), folder)
+    saved(make_reference("nano"), folder)
     transformers.RTDetrImageProcessor().save_pretrained(folder)
     return folder
 

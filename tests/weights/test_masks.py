@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.commands.convert import write_original
+from detrkit.commands.convert import write_reference_checkpoint
 from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.models.checkpoints import (
@@ -88,7 +88,7 @@ def test_a_broken_mask_head_is_told() -> None:
 def test_pth_there_and_back(tmp_path: Path, settings: dict[str, Any]) -> None:
     weights = with_masks(**settings)
     weights = replace(weights, categories=replace(weights.categories, isthing=(True, False, True)))
-    write_original(weights, tmp_path / "w.pth")
+    write_reference_checkpoint(weights, tmp_path / "w.pth")
     content = torch.load(tmp_path / "w.pth", weights_only=True)
     assert content["model"].keys() == other(weights).state_dict().keys()
     back = load_weights(tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""`detrkit convert`: weights of any format in, Hugging Face's or the original's out."""
+"""`detrkit convert`: convert weights to the format of Hugging Face or of the reference DETR (facebookresearch/detr)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def convert(config: ConvertConfig) -> None:
-    """Write weights as a Hugging Face folder, or as a `.pth` of the original's format where the output ends in .pth.
+    """Write weights as a file of the reference DETR where the output ends in .pth, else as a Hugging Face folder.
 
     Raises:
-        ConfigError: the output has the name of another kind of file.
-        WeightsError: the weights cannot be read, or the format to write has no place for something in them.
+        ConfigError: the output is named like a file of another format.
+        WeightsError: the weights cannot be read, or the output format cannot represent the model.
     """
     check_output(config)
     weights = load_weights(config.weights, dilation=config.dilation, nheads=config.nheads)
     output = Path(config.output)
     if output.suffix.lower() == ".pth":
-        write_original(weights, output)
+        write_reference_checkpoint(weights, output)
     else:
         write_huggingface(weights, output)
     console = make_console()
@@ -41,19 +41,20 @@ def convert(config: ConvertConfig) -> None:
 
 
 def check_output(config: ConvertConfig) -> None:
-    """Refuse an output whose name promises something else than what would be written.
+    """Refuse an output path that is named like a file of another format.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the path ends in .pth and is a folder, has another ending, or is a file.
     """
     output = Path(config.output)
     ending = output.suffix.lower()
     expected = (
-        f"expected a folder (Hugging Face format) or a file ending in .pth (the original's) to write to, found {output}"
+        "expected a folder (Hugging Face format) or a file ending in .pth (format of the reference DETR) to write to, "
+        f"found {output}"
     )
     if ending == ".pth":
         if output.is_dir():
-            raise ConfigError(f"{expected}, which is a folder; name a file in it, or another place")
+            raise ConfigError(f"{expected}, which is a folder; name a file in it, or another path")
         return
     if output.is_dir():
         return
@@ -74,11 +75,11 @@ def check_output(config: ConvertConfig) -> None:
         )
 
 
-def write_original(weights: Weights, path: str | Path) -> None:
-    """Write `{"model": state dict}` under the original's keys, with its prefix where there are masks.
+def write_reference_checkpoint(weights: Weights, path: str | Path) -> None:
+    """Write `{"model": state dict, "detrkit": metadata}` under the keys of the reference DETR.
 
-    The further entry "detrkit", which the original ignores, keeps what a state dict does not tell: class names,
-    dilation, heads.
+    The reference ignores the entry "detrkit", which holds class names, preprocessing and the settings that shapes do
+    not show, such as dilation and attention heads.
     """
     header = {
         "version": VERSION,

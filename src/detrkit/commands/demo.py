@@ -1,8 +1,8 @@
-"""`detrkit demo`: the whole route in three minutes on two cores: draw a data set, train, measure, look.
+"""`detrkit demo`: generate a data set, train on it, evaluate and draw predictions, in three minutes on two CPU cores.
 
-It is `detrkit train` with the recipe `fast` and its smallest model, from scratch. The settings that differ from the
-recipe's are those of a very short run: a higher learning rate, an average over fewer steps, and no augmentation but
-mirroring, since no image is seen more than a few times.
+The demo is `detrkit train` with the recipe `fast` and its smallest model, from scratch. Settings that differ from the
+recipe fit a very short run: a higher learning rate, a moving average over fewer steps, and no augmentation but flips,
+since the model sees each image only a few times.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SIDE = 256
 
 
 def demo(config: DemoConfig) -> None:
-    """Run the demo and print where to look.
+    """Run the demo and print the metrics and the files written.
 
     Raises:
-        DetrkitError: what the user can fix.
+        DetrkitError: an error that the user can fix.
     """
     console = make_console()
     folder = Path(config.output_dir)
     make_console(quiet=config.quiet).print(
-        f"Drawing {config.images} training images of surface defects, and a fifth of that to measure on"
+        f"Generating {config.images} training images of surface defects, and a fifth as many for evaluation"
     )
-    panoptic = config.task == "panoptic"  # then there is more to see than metal
+    panoptic = config.task == "panoptic"
     data = make_demo_dataset(
         folder / "data",
         images=config.images,
@@ -69,10 +69,10 @@ def demo(config: DemoConfig) -> None:
         "instance": ("mask_AP", "mask_AP50", "AP", "AP50"),
         "panoptic": ("PQ", "SQ", "RQ", "mask_AP", "mask_AP50", "AP", "AP50"),
     }[config.task]
-    found = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
-    console.print(f"\nOn {len(split.images)} held-out images: {found}")
+    metrics = ", ".join(f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names)
+    console.print(f"\nOn {len(split.images)} held-out images: {metrics}")
     rows = [
-        (heldout, "held-out images: ground truth at the left, predictions at the right"),
+        (heldout, "held-out images: ground truth on the left, predictions on the right"),
         (folder / "report", "training curves, precision-recall curves, confusion matrix, worst errors"),
         (folder / "best.ckpt", "the detector"),
         (folder / "metrics.csv", "one row per epoch; config.yaml holds the settings"),
@@ -88,13 +88,13 @@ def demo(config: DemoConfig) -> None:
     console.print(
         "\nNext:\n"
         f"  detrkit predict --weights {shlex.quote(str(folder))} {first_image}{' --panoptic' if panoptic else ''}\n"
-        f"  detrkit check YOUR_DATA                 {formats[config.task]}; looks before it trains\n"
+        f"  detrkit check YOUR_DATA                 {formats[config.task]}\n"
         f"  detrkit train YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
     )
 
 
 def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
-    """The demo's training run: `detrkit train` with these flags does the same."""
+    """The settings of the demo's training run; `detrkit train` with the same settings gives the same run."""
     epochs = 4 if config.task == "detect" else 6
     return TrainConfig.from_recipe(
         "fast",
@@ -127,9 +127,9 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
 
 
 def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> ImageArray:
-    """Images nobody trained on, with ground truth and predictions side by side, as uint8 RGB [H, W, 3].
+    """Held-out images with ground truth and predictions side by side, as uint8 RGB [H, W, 3].
 
-    The first images of the split, whatever they are; nothing is picked.
+    The images are the first of the split, not a selection.
     """
     tiles = []
     for image in split.images[:SHEET_IMAGES]:
@@ -140,7 +140,7 @@ def heldout_sheet(detector: Detector, split: Split, *, threshold: float) -> Imag
 
 
 def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
-    """The same with panoptic maps: ground truth at the left, predictions at the right."""
+    """Panoptic maps of held-out images, ground truth on the left and predictions on the right, as uint8 [H, W, 3]."""
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
     cells = []
     for image in split.images[:SHEET_IMAGES]:
@@ -156,10 +156,10 @@ def panoptic_sheet(detector: Detector, split: Split) -> ImageArray:
 
 
 def gt_of(image: ImageRecord, split: Split, *, masks: bool = False) -> Detections:
-    """The annotated objects of an image, to be drawn."""
+    """The ground-truth objects of an image as detections, without crowd regions."""
     objects = [o for o in image.objects if not o.crowd]
     gt = ground_truth_detections((o.box for o in objects), (o.category_id for o in objects), split.categories)
     if not masks:
         return gt
-    shapes = [decode_segmentation(o.segmentation, image.height, image.width) for o in objects]
-    return replace(gt, masks=torch.stack(shapes) if shapes else torch.zeros(0, image.height, image.width).bool())
+    decoded = [decode_segmentation(o.segmentation, image.height, image.width) for o in objects]
+    return replace(gt, masks=torch.stack(decoded) if decoded else torch.zeros(0, image.height, image.width).bool())

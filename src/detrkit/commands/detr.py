@@ -1,10 +1,10 @@
-"""`detrkit detr`: the command line of the original main.py, every flag with its meaning and default.
+"""`detrkit detr`: the command line of the reference DETR (main.py of facebookresearch/detr), flag by flag.
 
-The flags are read here and turned into the settings of `detrkit train`; from there on there is one code path. What
-differs from the modern verb: classes are indexed by their COCO ids (91 of them, as in the published checkpoints, unless
-`--num_classes` says otherwise; see `classic_classes`), `log.txt` is written in the original's format beside our own
-files, and nothing is chosen for the user: the backbone starts from ImageNet weights with frozen norms, and the device
-is `cuda` unless told otherwise.
+The flags are converted to the settings of `detrkit train` or `detrkit eval`; the rest of the code is shared. `detr`
+differs from `train` in three points: classes are indexed by their COCO ids (91, as in the published checkpoints, unless
+`--num_classes` is given; see `detr_classes`); `log.txt` is written in the reference's format beside the other files;
+and no setting is chosen automatically: the backbone starts from ImageNet weights with frozen norms, and the device is
+`cuda` unless `--device` is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains with our errors instead of printing the usage and leaving."""
+    """An argument parser that raises `ConfigError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
@@ -44,11 +44,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of main.py, in its order, with its defaults."""
+    """Build the parser of main.py's flags, in its order, with its defaults."""
     parser = _Parser(
         prog="detrkit detr",
         usage="detrkit detr --coco_path COCO [flags of main.py]",
-        description="Train or evaluate DETR with the command line of the original main.py.",
+        description="Train or evaluate DETR with the command line of the reference DETR's main.py.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=True,  # argparse's default, which scripts written for main.py may rely on
     )
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest gradient norm; 0: no clipping")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--frozen_weights", default=None, help="detector to train a mask head on, which stays as it is")
+    group.add_argument("--frozen_weights", default=None, help="detector to freeze; only a mask head on it is trained")
     group.add_argument("--backbone", default="resnet50", help="ResNet of torchvision")
     group.add_argument("--dilation", action="store_true", help="dilate the last stage (DC5)")
     group.add_argument("--position_embedding", default="sine", choices=("sine", "learned"), help="position encoding")
@@ -74,12 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
     group.add_argument("--nheads", default=8, type=int, help="attention heads")
     group.add_argument("--num_queries", default=100, type=int, help="object queries")
-    group.add_argument("--pre_norm", action="store_true", help="normalise before each block")
+    group.add_argument("--pre_norm", action="store_true", help="normalise before each sublayer, not after it")
     group.add_argument("--masks", action="store_true", help="train the segmentation head")
 
     group = parser.add_argument_group("matching and losses")
     group.add_argument(
-        "--no_aux_loss", dest="aux_loss", action="store_false", help="no losses at the earlier decoder layers"
+        "--no_aux_loss", dest="aux_loss", action="store_false", help="compute losses only at the last decoder layer"
     )
     group.add_argument("--set_cost_class", default=1, type=float, help="class term of the matching cost")
     group.add_argument("--set_cost_bbox", default=5, type=float, help="L1 term of the matching cost")
@@ -88,19 +88,21 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--dice_loss_coef", default=1, type=float, help="weight of the dice mask loss")
     group.add_argument("--bbox_loss_coef", default=5, type=float, help="weight of the L1 box loss")
     group.add_argument("--giou_loss_coef", default=2, type=float, help="weight of the generalised IoU loss")
-    group.add_argument("--eos_coef", default=0.1, type=float, help="relative class weight of no-object")
+    group.add_argument("--eos_coef", default=0.1, type=float, help="class weight of no-object, relative to the others")
 
     group = parser.add_argument_group("data and run")
     group.add_argument("--dataset_file", default="coco", help="coco or coco_panoptic")
-    group.add_argument("--coco_path", help="folder with train2017, val2017 and annotations, or any data set we read")
+    group.add_argument(
+        "--coco_path", help="folder with train2017, val2017 and annotations, or a data set of any supported format"
+    )
     group.add_argument("--coco_panoptic_path", help="folder with annotations/panoptic_train2017.json and the PNGs")
     group.add_argument("--remove_difficult", action="store_true", help="accepted and without effect, as in main.py")
     group.add_argument("--output_dir", default="", help="folder to write to; empty: write nothing")
     group.add_argument("--device", default="cuda", help="cuda, cuda:NUMBER, cpu, mps or auto")
     group.add_argument("--seed", default=42, type=int, help="seed of the run")
-    group.add_argument("--resume", default="", help="checkpoint to go on from: a path or an https address")
-    group.add_argument("--start_epoch", default=0, metavar="N", type=int, help="epoch to start counting from")
-    group.add_argument("--eval", action="store_true", help="evaluate and stop")
+    group.add_argument("--resume", default="", help="checkpoint to continue from: a path or an https address")
+    group.add_argument("--start_epoch", default=0, metavar="N", type=int, help="number of the first epoch")
+    group.add_argument("--eval", action="store_true", help="evaluate only")
     group.add_argument("--num_workers", default=2, type=int, help="processes that load images")
 
     group = parser.add_argument_group("not in main.py")
@@ -108,8 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--num_classes",
         default=None,
         type=int,
-        help="classes of the data, each with a row of the class head; more than the highest category id: a row for "
-        "each id; not given: 91 rows as in main.py, or 250 for coco_panoptic",
+        help="rows of the class head: as many as the data has classes, one per class; or more than the highest "
+        "category id, one per id; not given: 91 as in main.py, or 250 for coco_panoptic",
     )
     group.add_argument(
         "--backbone_weights", default="imagenet", help="imagenet as in main.py, none, or the path of a file"
@@ -123,28 +125,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do what main.py would have done with these flags.
+    """Train or evaluate as main.py does with these flags.
 
     Raises:
-        DetrkitError: what the user can fix.
+        DetrkitError: an error that the user can fix.
     """
     flags = build_parser().parse_args(argv)
-    with _in_words_of_main():
+    with _translated_messages():
         _check_data(flags)
-        _meet_at(flags.dist_url)
+        _set_rendezvous(flags.dist_url)
         _choose_device(flags)
         flags.resume = _find_checkpoint(flags.resume)
         if flags.output_dir:
             _run(flags, Path(flags.output_dir))
             return
-        with tempfile.TemporaryDirectory(prefix="detrkit-") as nowhere:
-            print_text(f"Without --output_dir nothing is kept: the files in {nowhere} are deleted at the end.")
-            _run(flags, Path(nowhere))
+        with tempfile.TemporaryDirectory(prefix="detrkit-") as folder:
+            print_text(f"Without --output_dir nothing is kept: the files in {folder} are deleted at the end.")
+            _run(flags, Path(folder))
 
 
 @contextlib.contextmanager
-def _in_words_of_main() -> Iterator[None]:
-    """Let errors and warnings, which name the flags of `detrkit train`, name those of this command line."""
+def _translated_messages() -> Iterator[None]:
+    """Rewrite errors and warnings, which name flags of `detrkit train`, to name the flags of main.py."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -164,20 +166,21 @@ _OTHER_NAMES = {
     "--data": "--coco_path",
     "--panoptic_json": "--coco_panoptic_path",
 }
-"""Flag of `detrkit train` -> what means the same here."""
+"""Flag of `detrkit train` -> its equivalent in `detrkit detr`."""
 
 
 def translate(sentence: str) -> str:
-    """A sentence with hints for `detrkit train`, with the flags that there are here.
+    """Replace the flags of `detrkit train` in a message by those of `detrkit detr`.
 
-    A switch that is to be off is left out here, and has no value where it is to be on. What has no flag here is said to
-    be one of `detrkit train`. Commands within the sentence (`detrkit train ...`) stay as they are.
+    Switches lose their value: `--dilation true` becomes `--dilation`, `--dilation false` becomes `no --dilation`. A
+    flag without an equivalent is kept, and a note at the end says that it belongs to `detrkit train`. Commands within
+    the message (`detrkit train ...`) are not changed.
     """
     actions = {word: action for action in build_parser()._actions for word in action.option_strings}
     lacking: list[str] = []
 
-    def here(found: re.Match[str]) -> str:
-        flag, value = found["flag"], found["value"] or ""
+    def replacement(match: re.Match[str]) -> str:
+        flag, value = match["flag"], match["value"] or ""
         if flag in _OTHER_NAMES:
             return _OTHER_NAMES[flag] + value
         if flag not in actions:
@@ -188,7 +191,7 @@ def translate(sentence: str) -> str:
 
     parts = re.split(r"(detrkit (?:train|eval|predict|convert|check|detr)\b[^,;:]*)", sentence)
     parts[::2] = [
-        re.sub(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", here, part) for part in parts[::2]
+        re.sub(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", replacement, part) for part in parts[::2]
     ]
     if lacking:
         verb = "is a flag" if len({*lacking}) == 1 else "are flags"
@@ -197,7 +200,7 @@ def translate(sentence: str) -> str:
 
 
 def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
-    """The settings of `detrkit train` that mean the same."""
+    """Convert the flags of main.py to the settings of `detrkit train`."""
     shared = {f.name for f in fields(TrainConfig)} & set(vars(flags))
     values: dict[str, Any] = {name: getattr(flags, name) for name in shared}
     values |= {"output_dir": output_dir, "frozen_weights": flags.frozen_weights or "", **_data(flags)}
@@ -206,7 +209,7 @@ def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:
         task=("panoptic" if flags.dataset_file == "coco_panoptic" else "instance") if flags.masks else "detect",
         no_aux_loss=not flags.aux_loss,
         backbone_norm="frozen",
-        # main.py kept a checkpoint before each drop of the rates, and every 100 epochs
+        # main.py saves a checkpoint before each drop of the learning rates, and every 100 epochs
         checkpoint_every=100 if flags.lr_drop % 100 == 0 else flags.lr_drop,
     )
 
@@ -235,7 +238,7 @@ def _train(flags: argparse.Namespace, output_dir: Path) -> None:
         classes=classes,
         classic_log=True,
         start_epoch=flags.start_epoch,
-        overwrite=True,  # main.py began anew over whatever the folder held
+        overwrite=True,  # main.py writes into the folder whether or not it is empty
     )
     if result.interrupted:
         raise KeyboardInterrupt
@@ -245,14 +248,14 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
     from detrkit.commands.eval import evaluate
 
     if not flags.resume:
-        raise ConfigError("--eval measures a checkpoint; name it with --resume")
+        raise ConfigError("expected a checkpoint to evaluate with --eval, found none; name it with --resume")
 
     def classes(model: Categories, data: Categories) -> Categories:
         if not len(model):  # the file has no class head
             return choose_classes(data, flags.num_classes)
         if flags.num_classes not in (None, len(model)):
             raise ConfigError(
-                f"{flags.resume} has {len(model)} classes, found --num_classes {flags.num_classes}; leave it out"
+                f"{flags.resume} has {len(model)} classes, found --num_classes {flags.num_classes}; leave the flag out"
             )
         return one_class_per_id(data) if len(model) in (91, 250) else model
 
@@ -260,7 +263,7 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
         EvalConfig(
             **_data(flags),
             weights=flags.resume,
-            # A file that says more of itself than the defaults of the flags is believed.
+            # The default of a flag yields to the setting stored in the file.
             dilation=flags.dilation or None,
             nheads=flags.nheads if flags.nheads != TrainConfig.nheads else None,
             output_dir=str(output_dir),
@@ -274,7 +277,7 @@ def _evaluate(flags: argparse.Namespace, output_dir: Path) -> None:
 
 
 def _data(flags: argparse.Namespace) -> dict[str, Any]:
-    """Which data set, as `DataChoice` says it."""
+    """The settings of `DataChoice` for main.py's flags."""
     if flags.dataset_file == "coco":
         return {"data": flags.coco_path}
     return {
@@ -289,15 +292,17 @@ def _check_data(flags: argparse.Namespace) -> None:
     if flags.dataset_file not in ("coco", "coco_panoptic"):
         raise ConfigError(f"--dataset_file must be coco or coco_panoptic, found {flags.dataset_file!r}")
     if not flags.coco_path:
-        raise ConfigError("expected the data set's folder; name it with --coco_path")
+        raise ConfigError("expected the folder of the data set, found none; name it with --coco_path")
     if flags.dataset_file == "coco_panoptic" and not flags.coco_panoptic_path:
-        raise ConfigError("expected the folder of the panoptic annotations; name it with --coco_panoptic_path")
+        raise ConfigError(
+            "expected the folder of the panoptic annotations, found none; name it with --coco_panoptic_path"
+        )
     if flags.frozen_weights and not flags.masks:
-        raise ConfigError("--frozen_weights brings the detector that a mask head is trained on; add --masks")
+        raise ConfigError("--frozen_weights names the detector on which a mask head is trained; add --masks")
 
 
 def _choose_device(flags: argparse.Namespace) -> None:
-    """`cuda:1` is the only GPU that this process shall see; torch is not imported yet."""
+    """Turn `--device cuda:N` into `cuda` with that GPU alone visible; torch must not have been imported before."""
     device = re.fullmatch(r"(?P<kind>auto|cpu|cuda|mps)(:(?P<number>\d+))?", flags.device)
     if device is None or (device["number"] and device["kind"] not in ("cuda", "cpu")):
         raise ConfigError(f"--device must be cuda, cuda:NUMBER, cpu, mps or auto, found {flags.device!r}")
@@ -306,36 +311,43 @@ def _choose_device(flags: argparse.Namespace) -> None:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         number = int(device["number"])
         if visible and number >= len(visible):
-            raise ConfigError(f"--device cuda:{number}, but CUDA_VISIBLE_DEVICES leaves {len(visible)} GPUs")
+            raise ConfigError(
+                f"--device cuda:{number}, but CUDA_VISIBLE_DEVICES leaves {len(visible)} GPUs; choose a lower number"
+            )
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
 
 
-def _meet_at(dist_url: str) -> None:
-    """Hand the meeting place of several processes to the environment, where Lightning looks for it."""
+def _set_rendezvous(dist_url: str) -> None:
+    """Set the rendezvous address of several processes in the environment, where Lightning reads it."""
     if dist_url == "env://":
         return
-    place = re.fullmatch(r"tcp://(?P<host>[^:/]+):(?P<port>\d+)", dist_url)
-    if place is None:
+    address = re.fullmatch(r"tcp://(?P<host>[^:/]+):(?P<port>\d+)", dist_url)
+    if address is None:
         raise ConfigError(f"--dist_url must be env:// or tcp://HOST:PORT, found {dist_url!r}")
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place["host"], place["port"]
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address["host"], address["port"]
 
 
 def _find_checkpoint(resume: str) -> str:
-    """The local file of `--resume`: an address is fetched into torch.hub's cache, its hash checked against its name."""
+    """The local path of `--resume`; a URL is downloaded into torch.hub's cache, and its hash is checked.
+
+    Raises:
+        ConfigError: the file name of a URL has no hash, or a path names a checkpoint of main.py that does not exist.
+        WeightsError: the download failed.
+    """
     if resume.startswith(("https://", "http://")):
         from detrkit.models.checkpoints.published import Published, fetch
 
         name = PurePosixPath(urlsplit(resume).path).stem
         if not re.search(r"-[0-9a-f]{8,}$", name):
             raise ConfigError(
-                f"expected an address whose file name ends in its hash (NAME-HASH.pth), found {resume}; "
+                f"expected an https address whose file name ends in its hash (NAME-HASH.pth), found {resume}; "
                 "download the file and name it with --resume"
             )
         return str(fetch(Published(name, resume, {}, float("nan"))))
     path = Path(resume)
     if path.name.startswith("checkpoint") and not path.exists() and path.with_name("last.ckpt").exists():
         raise ConfigError(
-            f"expected a checkpoint at {path}, found none, but {path.with_name('last.ckpt')}, which is what detrkit "
-            "calls it; name that one with --resume"
+            f"expected a checkpoint at {path}, found none, but {path.with_name('last.ckpt')}, detrkit's name for it; "
+            "name that file with --resume"
         )
     return resume

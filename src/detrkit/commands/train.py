@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> None:
-    """Train a detector and leave its run folder; see `training.train`.
+    """Train a detector and write its run folder; see `training.train`.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the run is saved.
-        DetrkitError: what the user can fix.
+        DetrkitError: an error that the user can fix.
     """
     training.train(config)
