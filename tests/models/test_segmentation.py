@@ -217,6 +217,17 @@ def test_masks_compile_into_one_graph(kind: str) -> None:
     torch.testing.assert_close(compiled(*pairs), out.predict_masks(*pairs))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["classic", "hybrid"])
+def test_the_forward_pass_compiles_and_returns_a_predictor(kind: str) -> None:
+    model, batch = with_masks(kind).eval(), some_images((64, 64))
+    out, compiled = (
+        f(*batch) for f in (model.forward_detection, torch.compile(model.forward_detection, backend="eager"))
+    )
+    pairs = torch.tensor([0, 0]), torch.tensor([1, 5])
+    torch.testing.assert_close(compiled.predict_masks(*pairs), out.predict_masks(*pairs))
+
+
 def test_backbones_that_pad_images_or_have_no_fine_map() -> None:
     pytest.importorskip("timm")
     model = small_model(masks=True, backbone="timm:test_convnext", feature_levels="8,16,32", **DEFORMABLE,

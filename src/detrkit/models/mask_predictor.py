@@ -18,7 +18,7 @@ from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
 from detrkit.models.mask_head import MaskHead
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: it holds tensors
 class MaskPredictor:
     """A mask head with its inputs of one batch; the two subclasses have those of the two kinds of head."""
 
@@ -42,7 +42,7 @@ class MaskPredictor:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: it holds tensors
 class AttentionMaskPredictor(MaskPredictor):
     """The classic head: a mask from the attention map of a query and the feature maps of its image."""
 
@@ -59,7 +59,7 @@ class AttentionMaskPredictor(MaskPredictor):
         return self.head(self.features, self.high_res_features, images, self.attention[images, queries])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: it holds tensors
 class DynamicMaskPredictor(MaskPredictor):
     """The dynamic head: each query makes a small network, which runs over features that all queries share."""
 
