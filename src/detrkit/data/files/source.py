@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about a data set beside the folder that it lies in."""
+    """Options of the user that describe a data set, besides its folder."""
 
     file: Path | None = None
     """The file that was named in place of a folder."""
