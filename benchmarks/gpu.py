@@ -35,7 +35,7 @@ SMALLER = {"--batch_size": "2", "--images": "4"}
 """Of the flags in a dry run."""
 
 Rows = Mapping[tuple[str, str, str], Mapping[str, Any]]
-"""(run, what, way) -> a row of its bench.json."""
+"""(run, what, variant) -> a row of its bench.json."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Target:
 
 
 def _times(run: str, what: str) -> Callable[[Rows], float]:
-    """How many times as fast as the plain way the fast one is."""
+    """Speed of the fast variant relative to the plain one."""
     return lambda rows: float(rows[run, what, "fast"]["ratio"])
 
 
@@ -80,7 +80,7 @@ def _share(run: str) -> Callable[[Rows], float]:
 
 
 def _memory(rows: Rows) -> float:
-    fast, plain = (rows["training-16", "step", way]["memory_bytes"] for way in ("fast", "plain"))
+    fast, plain = (rows["training-16", "step", variant]["memory_bytes"] for variant in ("fast", "plain"))
     return float(fast / plain)
 
 
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed.append(name)
             continue
         content = json.loads((args.output_dir / name / "bench.json").read_text(encoding="utf-8"))
-        rows |= {(name, row["what"], row["way"]): row for row in content["rows"]}
+        rows |= {(name, row["what"], row["variant"]): row for row in content["rows"]}
     table = targets_table(rows)
     if args.dry_run:
         table += "\nA dry run: these figures mean nothing.\n"

@@ -259,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for rows in PARTS[part](context, None if isinstance(reference, str) else reference):
                 for row in rows:
                     work = f"{row.part}, {row.what}"
-                    print(f"| {work} | {row.way} | {row.p50_ms:.3g} | {row.images_per_second:.3g} |", flush=True)
+                    print(f"| {work} | {row.variant} | {row.p50_ms:.3g} | {row.images_per_second:.3g} |", flush=True)
 
 
 @contextlib.contextmanager

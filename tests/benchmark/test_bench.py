@@ -58,11 +58,11 @@ def bench(*said: str) -> dict[str, Any]:
     return content
 
 
-def ways(content: dict[str, Any]) -> dict[str, list[str]]:
-    """Part and thing -> the ways that were measured."""
+def variants(content: dict[str, Any]) -> dict[str, list[str]]:
+    """Part and thing -> the variants that were measured."""
     found: dict[str, list[str]] = {}
     for row in content["rows"]:
-        found.setdefault(f"{row['part']}, {row['what']}", []).append(row["way"])
+        found.setdefault(f"{row['part']}, {row['what']}", []).append(row["variant"])
     return found
 
 
@@ -83,7 +83,7 @@ def write_weights(path: Path, classes: int = 3, **changes: Any) -> Path:
 
 def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     content = bench(*NANO)
-    found = ways(content)
+    found = variants(content)
     both = ["plain", "fast"]
     assert found == {
         "inference, model": both,
@@ -98,7 +98,7 @@ def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["settings"]["seconds"] == 0
     assert content["machine"]["name"] == "abacus"
     assert content["notes"] == []
-    plain = {(row["part"], row["what"]): row for row in content["rows"] if row["way"] == "plain"}
+    plain = {(row["part"], row["what"]): row for row in content["rows"] if row["variant"] == "plain"}
     for row in content["rows"]:
         beside = plain.get((row["part"], row["what"]))
         assert row["ratio"] == (pytest.approx(beside["p50_ms"] / row["p50_ms"]) if beside else None)
@@ -125,7 +125,7 @@ def test_weights_data_and_batches() -> None:
     make_demo_dataset("DATA", images=3, size=64)
     weights = write_weights(Path("mine.pth"), classes=5)
     content = bench("inference", *QUICK, f"--weights={weights}", "--data=DATA", "--batch_size=2", "--precision=bf16")
-    assert ways(content) == {work: ["plain", "fast"] for work in ("inference, model", "inference, from files")}
+    assert variants(content) == {work: ["plain", "fast"] for work in ("inference, model", "inference, from files")}
     assert content["model"] == "mine.pth"
     assert (content["height"], content["width"]) == (64, 64)
     assert [row["precision"] for row in content["rows"]] == ["fp32", "bf16"] * 2
@@ -137,8 +137,8 @@ def test_weights_data_and_batches() -> None:
 
 def test_masks_and_panoptic_maps() -> None:
     content = bench("postprocessing", *NANO, "--masks")
-    assert list(ways(content)) == ["postprocessing, masks", "postprocessing, panoptic"]
-    assert list(ways(bench("inference", *NANO, "--masks"))) == ["inference, model", "inference, from files"]
+    assert list(variants(content)) == ["postprocessing, masks", "postprocessing, panoptic"]
+    assert list(variants(bench("inference", *NANO, "--masks"))) == ["inference, model", "inference, from files"]
 
 
 def test_the_model_of_transformers_gives_the_same(tmp_path: Path) -> None:

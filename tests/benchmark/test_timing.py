@@ -12,13 +12,13 @@ MACHINE = Machine("cpu", "abacus", 1, {"fp32": 1000.0, "bf16": 2000.0}, bandwidt
 
 
 class Calendar:
-    """Stands in for the clock: it moves when a way says so."""
+    """Stands in for the clock: it moves when a variant says so."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.calls: list[str] = []
 
-    def way(self, name: str, *seconds: float) -> Variant:
+    def variant(self, name: str, *seconds: float) -> Variant:
         """Takes these seconds one call after another, and then the last of them for ever."""
         remaining = list(seconds)
 
@@ -34,8 +34,8 @@ class Calendar:
 
 def test_ways_take_turns_after_a_call_that_does_not_count() -> None:
     calendar = Calendar()
-    ways = [calendar.way("a", 50, 1), calendar.way("b", 70, 2)]
-    a, b = measure(ways, seconds=5, device=CPU, clock=calendar.clock, memory=False)
+    variants = [calendar.variant("a", 50, 1), calendar.variant("b", 70, 2)]
+    a, b = measure(variants, seconds=5, device=CPU, clock=calendar.clock, memory=False)
     assert calendar.calls == list("ababbaabba")
     assert (a.first, b.first) == (50, 70)
     assert (a.seconds, b.seconds) == ((1,) * 4, (2,) * 4)
@@ -43,7 +43,7 @@ def test_ways_take_turns_after_a_call_that_does_not_count() -> None:
 
 def test_slow_ways_are_measured_three_times() -> None:
     calendar = Calendar()
-    (timing,) = measure([calendar.way("slow", 100)], seconds=0, device=CPU, clock=calendar.clock, memory=False)
+    (timing,) = measure([calendar.variant("slow", 100)], seconds=0, device=CPU, clock=calendar.clock, memory=False)
     assert len(timing.seconds) == LEAST_ROUNDS == 3
 
 

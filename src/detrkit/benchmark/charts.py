@@ -49,12 +49,12 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
 def _rates(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw bars of images per second, from 0; the whisker ends at the rate that 95 % of the calls reach."""
     for position, row in enumerate(rows):
-        colour = COLOURS.get(row.way, OTHER)
+        colour = COLOURS.get(row.variant, OTHER)
         axes.barh(position, row.images_per_second, height=0.7, color=colour)
         slow = row.images * 1000 / row.p95_ms
         axes.plot([slow, row.images_per_second], [position, position], color="black", linewidth=1)
         text = f" {_short(row.images_per_second)}/s"
-        if row.ratio is not None and row.way != "plain":
+        if row.ratio is not None and row.variant != "plain":
             text += f"   {row.ratio:.2f} x plain"
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a dashed line may be behind it
         axes.text(row.images_per_second, position, text, va="center", fontsize=8, bbox=ground)
@@ -103,7 +103,7 @@ def _finish(axes: Axes, title: str) -> None:
 
 def _name(row: Row) -> str:
     """The name of the variant, with its precision where that is not float32."""
-    return row.way if row.precision == "fp32" else f"{row.way}, {row.precision}"
+    return row.variant if row.precision == "fp32" else f"{row.variant}, {row.precision}"
 
 
 def _short(value: float) -> str:

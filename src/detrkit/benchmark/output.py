@@ -88,7 +88,7 @@ def print_report(console: TextConsole, report: Report) -> None:
         if what != before:
             table.add_row(what)
         table.add_row(
-            f"  {row.way}" if row.precision == "fp32" else f"  {row.way}, {row.precision}",
+            f"  {row.variant}" if row.precision == "fp32" else f"  {row.variant}, {row.precision}",
             _number(row.p50_ms),
             _number(row.p95_ms),
             _number(row.images_per_second),
@@ -106,7 +106,7 @@ def _limits(report: Report) -> list[str]:
     """The least time of the machine for each piece of work whose arithmetic was counted; and phases of steps."""
     lines = []
     for row in report.rows:
-        if row.way == PLAIN and row.flops is not None and row.bytes is not None and row.arithmetic_ms is not None:
+        if row.variant == PLAIN and row.flops is not None and row.bytes is not None and row.arithmetic_ms is not None:
             lines.append(
                 f"{row.part}, {row.what}: {_si(row.flops)}FLOP, {_number(row.arithmetic_ms)} ms at the peak of "
                 f"{row.precision}; its operators, each by itself, move {_si(row.bytes)}B, {_number(row.traffic_ms)} ms"
@@ -114,7 +114,7 @@ def _limits(report: Report) -> list[str]:
     for row in report.rows:
         if row.shares:
             phases = ", ".join(f"{name} {share:.0%}" for name, share in row.shares.items())
-            lines.append(f"{row.part}, {row.what}, {row.way}: {phases}")
+            lines.append(f"{row.part}, {row.what}, {row.variant}: {phases}")
     return lines
 
 

@@ -23,7 +23,7 @@ class Row:
     """inference, training, data, postprocessing or evaluation."""
     what: str
     """The piece of work within the part."""
-    way: str
+    variant: str
     """Name of the variant: plain, fast or cached."""
     precision: str
     """fp32, bf16 or fp16."""
@@ -75,17 +75,17 @@ def make_rows(
         work: of a call of the plain variant.
         shares: by variant, see `Row`.
     """
-    plain = next((timing.percentile(50) for timing in timings if timing.way.name == PLAIN), None)
+    plain = next((timing.percentile(50) for timing in timings if timing.variant.name == PLAIN), None)
     rows = []
     for timing in timings:
-        way, middle = timing.way, timing.percentile(50)
-        moved = work.bytes * _SIZES[way.precision] // 4 if work else None
+        variant, middle = timing.variant, timing.percentile(50)
+        moved = work.bytes * _SIZES[variant.precision] // 4 if work else None
         rows.append(
             Row(
                 part,
                 what,
-                way.name,
-                way.precision,
+                variant.name,
+                variant.precision,
                 images,
                 len(timing.seconds),
                 1000 * middle,
@@ -99,7 +99,7 @@ def make_rows(
                 None,
                 None,
                 None,
-                (shares or {}).get(way.name),
+                (shares or {}).get(variant.name),
             )
         )
     return with_limits(rows, machine)

@@ -33,7 +33,7 @@ class Variant:
 class Timing:
     """Times and memory of a variant."""
 
-    way: Variant
+    variant: Variant
     seconds: tuple[float, ...]
     """Seconds of each call, in order, without warm-up calls."""
     first: float
@@ -47,7 +47,7 @@ class Timing:
 
 
 def measure(
-    ways: Sequence[Variant],
+    variants: Sequence[Variant],
     *,
     seconds: float,
     device: torch.device,
@@ -60,35 +60,36 @@ def measure(
     each has had `seconds` on average, and three rounds at least, so that other load on the machine affects all alike.
 
     Args:
-        ways: the variants, at least one.
+        variants: at least one.
         seconds: for each variant.
         device: to wait for at the end of each call.
         clock: gives seconds.
         memory: also measure peak memory, in a second warm-up call.
     """
     first, peaks = [], []
-    for way in ways:
-        first.append(_time(way, device, clock))
-        grown = peak_growth(way.run, device) if memory else None
-        peaks.append(None if grown is None else way.holds + grown)
-    taken: list[list[float]] = [[] for _ in ways]
+    for variant in variants:
+        first.append(_time(variant, device, clock))
+        grown = peak_growth(variant.run, device) if memory else None
+        peaks.append(None if grown is None else variant.holds + grown)
+    taken: list[list[float]] = [[] for _ in variants]
     began = clock()
     for turn in count():
-        for k in range(len(ways)):
-            turn_of = (k + turn) % len(ways)
-            taken[turn_of].append(_time(ways[turn_of], device, clock))
-        enough = turn + 1 >= LEAST_ROUNDS and clock() - began >= seconds * len(ways)
+        for k in range(len(variants)):
+            turn_of = (k + turn) % len(variants)
+            taken[turn_of].append(_time(variants[turn_of], device, clock))
+        enough = turn + 1 >= LEAST_ROUNDS and clock() - began >= seconds * len(variants)
         if enough or turn + 1 >= MOST_ROUNDS:
             break
     return [
-        Timing(way, tuple(each), once, peak) for way, each, once, peak in zip(ways, taken, first, peaks, strict=True)
+        Timing(variant, tuple(each), once, peak)
+        for variant, each, once, peak in zip(variants, taken, first, peaks, strict=True)
     ]
 
 
-def _time(way: Variant, device: torch.device, clock: Callable[[], float]) -> float:
+def _time(variant: Variant, device: torch.device, clock: Callable[[], float]) -> float:
     wait_for(device)
     began = clock()
-    way.run()
+    variant.run()
     wait_for(device)
     return clock() - began
 
