@@ -5,11 +5,13 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import Precision
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.ema import Ema
+from detrkit.training.launch import Autocast
 from detrkit.training.loop import Trainer
 from detrkit.training.optim import Schedule, build_optimizer
 from detrkit.training.state import RunSchedule, TrainingState
@@ -119,12 +122,12 @@ def _line() -> str:
     return f"{frames[-1].filename.rpartition('/')[2]}: {frames[-1].line}" if frames else "?"
 
 
-def trainer_of(kind: str, **settings: Any) -> Trainer:
+def trainer_of(kind: str, precision: Precision | None = None, **settings: Any) -> Trainer:
     """The loop of a run on the CPU that is about to take its first step."""
     start = begin(kind)
-    optimizer = build_optimizer(start.model, lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4)
+    optimizer = build_optimizer(start.model, lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4, fused=precision is None)
     return Trainer(
-        Fabric(accelerator="cpu", devices=1),
+        Fabric(accelerator="cpu", devices=1, plugins=[precision or Precision()]),
         DetectionLoss(start.model.train(), start.criterion),
         optimizer,
         Schedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0),
@@ -184,6 +187,31 @@ def test_the_last_batches_of_an_epoch_step_though_they_are_fewer_and_count_as_mu
     expected = [p.grad for p in loss.parameters() if p.grad is not None]
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def scaling(scale: float) -> Precision:
+    return Autocast("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+def test_a_scaled_loss_gives_the_same_gradient_and_an_overflow_skips_the_step():
+    """As on a GPU under 16-mixed, with the scaler of the CPU."""
+    scaled, plain = trainer_of("detr_resnet50", scaling(2.0**7)), trainer_of("detr_resnet50")
+    before = [parameter.detach().clone() for parameter in scaled.model.parameters()]
+    norms = []
+    for trainer in (scaled, plain):
+        trainer.reporters = [SimpleNamespace(step_finished=lambda state, report: norms.append(report.grad_norm))]
+        trainer.train_step(batch(3, 2))
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+    after = [parameter.detach().clone() for parameter in scaled.model.parameters()]
+    assert not all(map(torch.equal, before, after))
+    scaled.model.class_embed.bias.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+    scaled.train_step(batch(3, 2))
+    assert scaled.state_dict()["scaler"]["scale"] == 2.0**6
+    assert all(map(torch.equal, scaled.model.parameters(), after))
+    resumed = trainer_of("detr_resnet50", scaling(1.0))
+    resumed.load_state_dict(scaled.state_dict())
+    assert resumed.state_dict()["scaler"] == scaled.state_dict()["scaler"]
+    assert resumed.state.step == 2  # the skipped step counts
 
 
 def test_the_pretended_device_sees_what_waits():

@@ -66,7 +66,7 @@ def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
             self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "close_epoch", spoil)
-    with pytest.raises(NonFiniteLossError, match=r"validation images is not finite .* start again with a lower rate"):
+    with pytest.raises(NonFiniteLossError, match=r"validation images are not finite .* start again with a lower rate"):
         train(tiny())
 
 

@@ -22,7 +22,7 @@ from detrkit.models.checkpoints import (
     write_huggingface,
 )
 from detrkit.structures import Categories
-from detrkit.training.detr_checkpoint import OriginalCheckpoint
+from detrkit.training.detr_checkpoint import ReferenceCheckpoint
 
 from .small import SMALL, small_model, small_weights
 
@@ -120,7 +120,7 @@ def test_folders_of_huggingface(tmp_path: Path) -> None:
         load_weights(tmp_path)
     assert load_weights(tmp_path, headless=True).absent == ("class_embed",)
     for path in (tmp_path, tmp_path / "model.safetensors"):  # where `detr --resume` names them
-        found = OriginalCheckpoint.read(path)
+        found = ReferenceCheckpoint.read(path)
         assert found is not None
         assert found.weights.absent == ("class_embed",)
 

@@ -1,4 +1,4 @@
-"""What to look at when training went nowhere: a loss that is no number, or hardly anything found in the end."""
+"""Advice after a run that failed: a loss that is not finite, or hardly any detections in the end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from detrkit.training.setup import Data
 from detrkit.training.state import Row
 
 NOTHING = 0.005
-"""A best AP or PQ below this is as good as none."""
+"""A best AP or PQ below this counts as none."""
 SMALL = 8.0
-"""Pixels of a shorter side: of what is smaller, the finest feature maps have a place or less."""
+"""Pixels of a shorter side; smaller objects cover one location of the finest feature map or less."""
 ROSE = 2.0
-"""A training loss so many times its lowest one has gone out of hand."""
+"""A training loss so many times its lowest one counts as diverging."""
 
 MEASURED = {
     "fast": "from random weights, detrkit_n had AP 0.004 to 0.22 after 2 epochs of 210 to 600 images, 0.04 to 0.34 "
@@ -27,16 +27,16 @@ MEASURED = {
     "classic": "the classic recipe is made for 300 epochs of a hundred thousand images: from random weights it had AP "
     "0.001 after 8 epochs of 400, where detrkit train --recipe fast had 0.2 after 2 of 600",
 }
-"""By recipe what docs/benchmarks/convergence.md measured, on small data sets."""
+"""Results of docs/benchmarks/convergence.md on small data sets, by recipe."""
 FROM_WEIGHTS = "a whole detector as --weights should find something after one or two"
 
 
 def after_divergence(config: TrainConfig, last: Path) -> str:
-    """What to do after a loss that is no number, as part of a sentence.
+    """Advice after a loss that is not finite, as part of a sentence.
 
     Args:
         config: the settings.
-        last: where the last checkpoint is, if there is one.
+        last: path of last.ckpt, whether or not it exists.
     """
     usual = _usual_rate(config)
     rate = (
@@ -55,7 +55,7 @@ def after_divergence(config: TrainConfig, last: Path) -> str:
 
 
 def advise(console: TextConsole, config: TrainConfig, data: Data, trainer: Trainer, image_size: int) -> None:
-    """Say what to look at where a finished run has found next to nothing, or its loss has risen."""
+    """Print advice where a finished run has hardly any detections, or its loss has risen."""
     state = trainer.state
     if trainer.end == "signal" or not state.history:
         return
@@ -75,7 +75,7 @@ def advise(console: TextConsole, config: TrainConfig, data: Data, trainer: Train
 
 
 def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size: int, rose: str) -> dict[str, str]:
-    """What may be wrong, by a word each: epochs, rate, sizes, classes, and how to make sure."""
+    """Possible reasons, by a word each: epochs, rate, sizes, classes, and how to make sure."""
     last = history[-1]
     measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]
     usual = _usual_rate(config)
@@ -95,7 +95,7 @@ def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size
 
 
 def loss_rose(history: list[Row]) -> str:
-    """That the training loss ends far above its lowest, as part of a sentence; empty if it does not."""
+    """Rise of the training loss above its lowest value, as part of a sentence; empty if there is none."""
     losses = {int(row["epoch"]): row["train/loss"] for row in history if "train/loss" in row}
     if len(losses) < 2:
         return ""
@@ -106,13 +106,13 @@ def loss_rose(history: list[Row]) -> str:
 
 
 def _usual_rate(config: TrainConfig) -> float:
-    """The rate that the recipe and the named model have by themselves."""
+    """Default learning rate of the recipe and the named model."""
     weights = config.weights or config.frozen_weights
     return TrainConfig.from_recipe(config.recipe, model=config.model, weights=weights).lr
 
 
 def _sizes(data: Data, image_size: int) -> str:
-    """How large objects are when the model sees them."""
+    """Sizes of objects at the resolution of the model, as a sentence."""
     sides = [
         min(found.box[2] - found.box[0], found.box[3] - found.box[1]) * image_size / min(image.height, image.width)
         for image in data.train.images
@@ -122,14 +122,14 @@ def _sizes(data: Data, image_size: int) -> str:
     if not sides:
         return ""
     usual, small = median(sides), sum(side < SMALL for side in sides) / len(sides)
-    told = f"at --image_size {image_size} half of the objects are less than {usual:.0f} pixels wide or high"
+    sizes = f"at --image_size {image_size} half of the objects are less than {usual:.0f} pixels wide or high"
     if small > 0.2:
-        return f"{told}, {small:.0%} less than {SMALL:.0f}, which is hard to see; raise --image_size"
-    return f"{told}, which is large enough to be seen"
+        return f"{sizes}, {small:.0%} less than {SMALL:.0f}, which is hard to see; raise --image_size"
+    return f"{sizes}, which is large enough to be seen"
 
 
 def _classes(data: Data) -> str:
-    """Which classes cannot be learnt, or not be measured."""
+    """Validation classes without training objects, as a sentence."""
     shown = {name: _occurring(split) for name, split in (("train", data.train), ("val", data.val))}
     missing = sorted(shown["val"] - shown["train"])
     if missing:

@@ -1,4 +1,4 @@
-"""The first and last lines of a run."""
+"""First and last lines of a run on the console."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RECIPES = {
 }
 
 MUCH_WAITING = 0.2
-"""Share of the time above which it is said that the model waited for images."""
+"""Share of the time of the steps, 0..1, above which waiting for images is reported."""
 FEW_STEPS = 50
-"""In so few, it is the start of the loading processes that a run waits for."""
+"""In fewer steps, a run mostly waits for the start of its loading processes."""
 
 
 def say_recipe(console: TextConsole, recipe: str) -> None:
-    """The first line of all."""
+    """Print the recipe, before the data is read."""
     console.row("Recipe", RECIPES[recipe])
 
 
@@ -49,7 +49,7 @@ def announce(
     begin: tuple[int, int],
     cache: str,
 ) -> None:
-    """Say what is about to happen: device, data, model, backbone, learning rate, folder, and where it goes on.
+    """Print device, data, model, backbone, learning rate, folder and, for a resumed run, its position.
 
     Args:
         console: where to print.
@@ -58,10 +58,10 @@ def announce(
         setup: the model.
         processes: device and processes.
         run_dir: folder of the run.
-        reasons: what to say of settings that were proposed: a word, and a sentence.
-        source: the checkpoint it goes on from; empty or "auto": none.
+        reasons: of settings that were "auto": a word, and a sentence.
+        source: the checkpoint to resume from; empty or "auto": none.
         begin: (epoch, batch) of the first batch, from 0.
-        cache: what is kept of decoded images.
+        cache: of `describe_cache`.
     """
     total = sum(p.numel() for p in setup.model.parameters())
     world = f" x {processes.world}" if processes.world > 1 else ""
@@ -135,12 +135,12 @@ def conclude(console: TextConsole, trainer: Trainer, signals: StopSignals, *, go
 
 
 def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
-    """What to do if the model had to wait for images much of the time; empty if not, or too soon to tell.
+    """Advice where the model waited for images much of the time; empty if it did not, or after too few steps.
 
     Args:
         history: of the run.
-        workers: processes that loaded.
-        all_cached: whether more --cache_gb would keep no more.
+        workers: number of loading processes.
+        all_cached: whether all images are cached.
     """
     if not history or history[-1]["step"] < FEW_STEPS:
         return ""
@@ -156,7 +156,7 @@ def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = Fals
 
 
 def learning(model: nn.Module) -> int:
-    """How many parameters learn."""
+    """Number of parameters that learn."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""When memory runs out, and how many images fit into it."""
+"""The batch size that fits into memory, and advice where memory ran out."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give the whole file `source` the further name `target`, at once; costs no space where links are possible."""
+    """Give the file `source` the further name `target`, at once; costs no space where links are possible."""
     name = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.stem}-")) / target.name
     try:
         try:
@@ -102,7 +102,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Delete what a killed process left of checkpoints it had begun to write."""
+    """Delete the unfinished files of checkpoints that a killed process left."""
     for pattern in (".last-*", ".best-*", ".epoch_*-*"):
         for path in folder.glob(pattern):
             if path.is_dir():
@@ -151,7 +151,7 @@ class ResumePoint:
         )
 
     def changed(self, *, data: Mapping[str, Mapping[str, Any]], monitored: Mapping[str, str]) -> str:
-        """What is other than it was about the data and the number that best goes by, in a sentence; empty: nothing.
+        """Differences in data and monitored metric between the checkpoint and now, as a sentence; empty if none.
 
         Args:
             data: `fingerprints` of the splits that there are now.
@@ -187,7 +187,7 @@ class ResumePoint:
         return ""
 
     def check(self, *, model_args: Mapping[str, Any], categories: list[dict[str, Any]]) -> None:
-        """Refuse to go on with another model.
+        """Refuse to resume with another model.
 
         Raises:
             ConfigError: the model settings or classes are not those of the checkpoint.
@@ -206,7 +206,7 @@ class ResumePoint:
             )
 
     def check_groups(self, optimizer: Optimizer) -> None:
-        """Refuse to go on with an optimiser that holds its parameters in other groups.
+        """Refuse to resume with an optimizer that holds its parameters in other groups.
 
         Raises:
             ConfigError: it does.
@@ -218,7 +218,7 @@ class ResumePoint:
             )
 
     def check_mid_epoch(self, **settings: Any) -> None:
-        """Refuse to go on inside an epoch whose batches would now be others.
+        """Refuse to resume inside an epoch whose batches would differ now.
 
         Raises:
             ConfigError: a setting that makes the batches differs from the checkpoint's.

@@ -1,4 +1,4 @@
-"""Going on from a file of the original: the published ones, its checkpoint.pth, and what forks made of them."""
+"""Resuming from a file of the reference DETR: published weights, its checkpoint.pth, and those of its forks."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from detrkit.training.checkpoint import is_of_a_run
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run takes from such a file."""
+    """State that a run takes from a file of the reference DETR."""
 
     rows: list[FitRow]
-    """What became of each class; empty where the class head is as in the file, or there is none."""
+    """Fate of each class; empty where the class head is as in the file, or there is none."""
     epoch: int
     """Epochs finished."""
 
 
 @dataclass(frozen=True)
-class OriginalCheckpoint:
-    """Weights without a run of ours around them, and what the original saves beside them after an epoch.
+class ReferenceCheckpoint:
+    """Weights that are no checkpoint of a detrkit run, with optimizer state and epoch where the file has them.
 
-    Its scheduler is not needed: learning rates here are a function of the epoch and of the settings given now (the
-    original silently went back to the saved ones).
+    The scheduler in the file is not needed: learning rates are a function of the epoch and of the settings given now
+    (the reference DETR silently returned to the saved ones).
     """
 
     path: Path
@@ -54,9 +54,9 @@ class OriginalCheckpoint:
     """Epochs finished."""
 
     @classmethod
-    def read(cls, path: Path) -> OriginalCheckpoint | None:
-        """Read such a file, a Hugging Face folder, or a published model by its name; None where it is a checkpoint of a
-        run of ours.
+    def read(cls, path: Path) -> ReferenceCheckpoint | None:
+        """Read such a file, a Hugging Face folder, or a published model by its name; None for a checkpoint of a detrkit
+        run.
 
         Raises:
             WeightsError: it cannot be read or trusted, or holds no detector.
@@ -71,21 +71,21 @@ class OriginalCheckpoint:
         return cls(path, read_content(content, path), "detrkit" in content, content.get("optimizer"), epoch)
 
     @classmethod
-    def of_run(cls, path: Path) -> OriginalCheckpoint:
-        """The weights alone of a checkpoint of a run of ours, for a run with other classes."""
+    def of_run(cls, path: Path) -> ReferenceCheckpoint:
+        """Take only the weights of a checkpoint of a detrkit run, for a run with other classes."""
         return cls(path, load_weights(path, headless=True), True, None, 0)
 
     def restore(self, model: DETR, optimizer: Optimizer, categories: Categories, *, recipe: str) -> Restored:
-        """Load the model and, where nothing in it starts anew, the optimiser.
+        """Load the model and, if no part of it starts anew, the optimizer.
 
-        A file that does not name its classes, but has as many as the model, has the same ones, as in the original. Else
-        they are taken over by name; see `fit_weights`. What starts anew is a warning.
+        A file that does not name its classes, but has as many as the model, has the same ones, as in the reference
+        DETR. Otherwise classes are matched by name; see `fit_weights`. Parts that start anew are warned of.
 
         Args:
             model: of `build_model`, for `len(categories)` classes.
             optimizer: of its parameters.
             categories: the classes.
-            recipe: of the run, for the hint where its settings are not those of the original.
+            recipe: of the run, for the hint where its settings are not those of the reference DETR.
 
         Raises:
             WeightsError: something else differs; the sentence names the likely setting.
@@ -116,7 +116,7 @@ class OriginalCheckpoint:
         return Restored([] if same else rows, 0 if anew else self.epoch)
 
     def _notes(self, model: DETR) -> list[str]:
-        """What had to be assumed of the file, but for what the settings of this run say; and other dilation."""
+        """Assumptions about the file that the settings of this run do not confirm; and a difference in dilation."""
         args, dilated = self.weights.model_args, model.model_args["dilation"]
         settled = ["COCO", "COCO panoptic"]  # classes are those of this run
         settled += ["--dilation"] * dilated + ["--nheads"] * (model.model_args["nheads"] != 8)
@@ -134,10 +134,10 @@ class OriginalCheckpoint:
         return notes
 
     def _restore_optimizer(self, optimizer: Optimizer) -> None:
-        """Load the optimiser, if the file has its state.
+        """Load the optimizer, if the file has its state.
 
         The groups fit by position: everything but the backbone, then the backbone, each in the order of
-        `named_parameters`, which is the original's. Learning rates and weight decay stay those given now.
+        `named_parameters`, which is the reference DETR's. Learning rates and weight decay stay those given now.
 
         Raises:
             WeightsError: it has other groups or shapes.

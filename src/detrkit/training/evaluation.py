@@ -1,4 +1,4 @@
-"""Evaluation during training: every rank takes its share of the images, and the numbers are those of one process."""
+"""Evaluation during training: each rank takes its share of the images, and the metrics equal those of one process."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from detrkit.structures import Batch, Output, Target
 from detrkit.training.monitor import class_columns
 
 MAX_MASKS = 100
-"""Detections of an image that are given masks, the best; what the official evaluation counts of one class."""
+"""Number of detections per image, the best by score, that get masks; COCO counts as many of one class."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What an evaluation found; the same on every rank."""
+    """Losses, metrics and detections of one evaluation; the same on every rank."""
 
     losses: dict[str, float]
     """Mean over the images of each loss of the criterion, and "loss", their weighted sum."""
     metrics: dict[str, float]
-    """The twelve COCO numbers of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
+    """The twelve COCO metrics of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticMetrics.metrics`), where these were measured."""
     detections: DetectionArrays
     """With the data set's own category ids, every image once; masks as `segmentation`."""
@@ -45,12 +45,24 @@ class Validation:
 
     @property
     def row(self) -> dict[str, float]:
-        """All of it by name."""
+        """All losses and metrics by name."""
         return {**self.losses, **self.metrics, **self.per_class}
 
 
 class Validator:
-    """Measures a model on the validation images."""
+    """Evaluates a model on the validation images.
+
+    Args:
+        criterion: its losses are reported.
+        gt: COCO instances with the data set's own ids; of panoptic data the things alone.
+        category_ids: own id of each class of the model; None for a class that the data set does not know, whose
+            detections are left out.
+        masks: also evaluate the masks of detections. Ground-truth objects without a mask have their box as mask, as in
+            training.
+        max_masks: number of detections per image that get masks, the best by score; None: all.
+        panoptic: ground truth of panoptic quality, or None.
+        panoptic_threshold: least score, 0..1, of queries in a panoptic map; None: as in prediction.
+    """
 
     def __init__(
         self,
@@ -63,20 +75,6 @@ class Validator:
         panoptic: PanopticGroundTruth | None = None,
         panoptic_threshold: float | None = None,
     ) -> None:
-        """Prepare.
-
-        Args:
-            criterion: whose losses to report.
-            gt: COCO instances with the data set's own ids; of panoptic data its things alone.
-            category_ids: own id of each class of the model; None for one that the data set does not know, whose
-                detections are left out.
-            masks: also measure the masks of detections. Objects of the ground truth without one have their box as mask,
-                as in training.
-            max_masks: of so many detections of an image, the best; None: of all.
-            panoptic: also measure panoptic quality, on these.
-            panoptic_threshold: a query takes part in a panoptic map if its score is above this, 0..1; None: the usual
-                one, as in prediction.
-        """
         self.criterion, self.category_ids, self.masks = criterion, category_ids, masks
         self.gt = _with_box_masks(gt) if masks else gt
         self.collecting: dict[str, Any] = {
@@ -98,25 +96,25 @@ class Validator:
         should_stop: Callable[[], bool] = lambda: False,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Validation | None:
-        """Losses and COCO numbers of `model` over the images of `loader`, this rank's share of them.
+        """Compute losses and COCO metrics of `model` over the images of `loader`, this rank's share of them.
 
         Args:
             model: left in training mode.
             loader: each image on one rank only; batches may be of different counts from rank to rank.
             device: where the model is.
             precision: context to run the model in.
-            should_stop: asked before each batch; where it says so on any rank, the evaluation is given up.
-            advance: told (batches done, batches) on this rank.
+            should_stop: called before each batch; if it is true on any rank, the evaluation is given up.
+            advance: called with the number of finished batches and of all, on this rank.
 
         Returns:
-            The numbers, the same on every rank, or None if given up.
+            The evaluation, the same on every rank, or None if given up.
 
         Raises:
-            NonFiniteLossError: on every rank, if what the model says on any is not finite.
+            NonFiniteLossError: on every rank, if an output or a loss on any rank is not finite.
         """
         _copy_buffers_of_rank_zero(model)
         model.eval()
-        found = self._collector()
+        accumulator = self._accumulator()
         sums: dict[str, float] = {}
         stopped = diverged = False
         batches = len(loader)
@@ -136,51 +134,51 @@ class Validator:
                 continue
             for name, value in zip(losses, values, strict=False):
                 sums[name] = sums.get(name, 0.0) + value * len(batch)
-            found.add(out, batch.targets)
+            accumulator.add(out, batch.targets)
             advance(done + 1, batches)
         model.train()
-        return self._gather(found, sums, stopped, diverged)
+        return self._gather(accumulator, sums, stopped, diverged)
 
-    def _collector(self) -> DetectionAccumulator:
+    def _accumulator(self) -> DetectionAccumulator:
         ids = {index: i for index, i in enumerate(self.category_ids) if i is not None}
         return DetectionAccumulator(ids, **self.collecting)
 
     def _take_part(self, device: torch.device) -> None:
-        """The criterion averages its count of objects over the ranks, so one without images left joins in empty."""
+        """Call the criterion on a rank without images left, since it averages its count of objects over the ranks."""
         if _world() > 1:
-            nothing = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
+            empty = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
             sigmoid = self.criterion.sigmoid
             logits = torch.zeros(1, 1, len(self.category_ids) + (not sigmoid))
             self.criterion(
                 Output(logits.to(device), torch.full((1, 1, 4), 0.5, device=device), sigmoid=sigmoid),
-                Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [nothing]).to(device).targets,
+                Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool), [empty]).to(device).targets,
             )
 
     def _gather(
-        self, found: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
+        self, accumulator: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
     ) -> Validation | None:
-        mine = (sums, len(found.image_ids), diverged, stopped, found.sums.sums if found.sums else None)
-        every: list[Any] = [mine]
+        own = (sums, len(accumulator.image_ids), diverged, stopped, accumulator.sums.sums if accumulator.sums else None)
+        ranks: list[Any] = [own]
         if _world() > 1:
-            every = [None] * _world()
-            dist.all_gather_object(every, mine)
-        if any(diverged for _, _, diverged, *_ in every):
-            raise NonFiniteLossError("what the model says of the validation images is not finite any more")
-        if any(stopped for *_, stopped, _ in every):
+            ranks = [None] * _world()
+            dist.all_gather_object(ranks, own)
+        if any(diverged for _, _, diverged, *_ in ranks):
+            raise NonFiniteLossError("the outputs of the model for the validation images are not finite any more")
+        if any(stopped for *_, stopped, _ in ranks):
             return None
-        images = sum(count for _, count, *_ in every)
-        names = next((list(part) for part, *_ in every if part), [])
-        losses = {name: sum(part.get(name, 0.0) for part, *_ in every) / max(1, images) for name in names}
-        detections = gather_detections(found.image_ids, found.detections)
-        box: list[Any] = [None]
+        images = sum(count for _, count, *_ in ranks)
+        names = next((list(part) for part, *_ in ranks if part), [])
+        losses = {name: sum(part.get(name, 0.0) for part, *_ in ranks) / max(1, images) for name in names}
+        detections = gather_detections(accumulator.image_ids, accumulator.detections)
+        computed: list[Any] = [None]
         if _world() == 1 or dist.get_rank() == 0:
-            box = [self._numbers(detections)]
+            computed = [self._compute(detections)]
         if _world() > 1:
-            dist.broadcast_object_list(box, src=0)
-        metrics, per_class = box[0]
-        total = self._collector().sums
+            dist.broadcast_object_list(computed, src=0)
+        metrics, per_class = computed[0]
+        total = self._accumulator().sums
         if total:
-            for *_, part in every:
+            for *_, part in ranks:
                 total.merge(part)
         panoptic = total.result() if total else None
         if panoptic:
@@ -188,8 +186,8 @@ class Validator:
             per_class |= class_columns("PQ", [(row.name, row.pq) for row in panoptic.per_class if row.segments])
         return Validation(losses, metrics, detections, panoptic, per_class)
 
-    def _numbers(self, detections: DetectionArrays) -> tuple[dict[str, float], dict[str, float]]:
-        """The numbers of all classes together, and of each."""
+    def _compute(self, detections: DetectionArrays) -> tuple[dict[str, float], dict[str, float]]:
+        """Compute the metrics of all classes together, and of each class."""
         boxes = compute_coco_metrics(self.gt, detections)
         metrics, per_class = dict(boxes.metrics), class_columns("AP", _ap_of_classes(boxes))
         if self.masks:
@@ -208,7 +206,7 @@ def _world() -> int:
 
 
 def _most_over_ranks(count: int) -> int:
-    """The largest `count` of any rank."""
+    """Largest `count` over the ranks."""
     if _world() == 1:
         return count
     counts: list[int] = [0] * _world()
@@ -217,16 +215,16 @@ def _most_over_ranks(count: int) -> int:
 
 
 def _then_empty(loader: Iterable[Batch], length: int) -> Iterable[Batch | None]:
-    """The batches of `loader`, followed by None until there are `length`."""
-    given = 0
+    """Batches of `loader`, followed by None until there are `length`."""
+    count = 0
     for batch in loader:
-        given += 1
+        count += 1
         yield batch
-    yield from [None] * (length - given)
+    yield from [None] * (length - count)
 
 
 def _with_box_masks(gt: dict[str, Any]) -> dict[str, Any]:
-    """COCO instances in which every object has a mask: those without one the rectangle of their box."""
+    """Give each COCO object that has no mask the rectangle of its box as mask."""
     rows = []
     for row in gt["annotations"]:
         x, y, w, h = row["bbox"]

@@ -1,6 +1,6 @@
-"""The numbers of an evaluation by name, and the one that "best" and early stopping go by (`--monitor`).
+"""Names of the metrics of an evaluation, and the monitored one of best.ckpt and early stopping (`--monitor`).
 
-A number is called as its column of metrics.csv is, without `val/`: AP50, mask_AP, PQ, loss, class_AP/scratch.
+A metric is named as its column of metrics.csv, without `val/`: AP50, mask_AP, PQ, loss, class_AP/scratch.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from detrkit.evaluation.panoptic_quality import PanopticMetrics
 
 Task = Literal["detect", "instance", "panoptic"]
 USUAL: dict[Task, str] = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}
-"""What is gone by unless `--monitor` says otherwise."""
+"""The monitored metric of each task, unless `--monitor` names another."""
 LOSS = "loss"
-"""The one number of which less is better."""
+"""The only metric of which less is better."""
 
 
 def class_columns(kind: str, rows: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Numbers of classes by name: `class_AP/scratch`. Those that are below 0, which is to say undefined, are left out.
+    """Metrics of classes by name, such as `class_AP/scratch`, without undefined ones (below 0).
 
     Args:
-        kind: of number: AP, mask_AP or PQ.
-        rows: name and number of each class.
+        kind: AP, mask_AP or PQ.
+        rows: name and metric of each class.
     """
     return {f"class_{kind}/{name}": value for name, value in rows if value >= 0}
 
 
 def is_of_a_class(column: str) -> bool:
-    """Whether a column is a number of one class: `val/class_AP/scratch`."""
+    """Whether a column is a metric of one class, such as `val/class_AP/scratch`."""
     return re.match(r"(val/)?class_(mask_)?(AP|PQ)/", column) is not None
 
 
 def measured(task: Task, val: Split) -> list[str]:
-    """Names of all that an evaluation on these images measures."""
-    found = [*COCO_NAMES]
+    """Names of all metrics of an evaluation on these images."""
+    metrics = [*COCO_NAMES]
     occurring = Counter(thing.category_id for image in val.images for thing in image.objects if not thing.crowd)
     named = [(i, name) for i, name in zip(val.categories.ids, val.categories.names, strict=True) if occurring[i]]
     things = [(name, 0.0) for i, name in named if i in val.categories.thing_ids]
     classes = [*class_columns("AP", things)]
     if task != "detect":
-        found += [f"mask_{name}" for name in COCO_NAMES]
+        metrics += [f"mask_{name}" for name in COCO_NAMES]
         classes += class_columns("mask_AP", things)
     if task == "panoptic":
-        found += PanopticMetrics([]).metrics
+        metrics += PanopticMetrics([]).metrics
         classes += class_columns("PQ", [(name, 0.0) for _, name in named])
-    return [*found, LOSS, *classes]
+    return [*metrics, LOSS, *classes]
 
 
 def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
-    """The number that "best" goes by: the one asked for, else the usual one of the task.
+    """The monitored metric: the one that `monitor` names, else the usual one of the task.
 
     Raises:
         ConfigError: it is not measured in this run.
@@ -85,25 +85,25 @@ def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
 
 
 def called(monitor: str) -> str:
-    """A monitored number in words: mask AP, AP of scratch."""
+    """A metric in words, such as mask AP or AP of scratch."""
     kind, of, name = monitor.removeprefix("class_").partition("/")
     return kind.replace("_", " ") + (f" of {name}" if of else "")
 
 
-def better(reached: float, best: float, monitor: str) -> bool:
-    """Whether a value of the monitored number is better than another."""
-    return reached < best if monitor == LOSS else reached > best
+def better(value: float, other: float, monitor: str) -> bool:
+    """Whether a value of the monitored metric is better than another."""
+    return value < other if monitor == LOSS else value > other
 
 
 def worst(monitor: str) -> float:
-    """What any value is better than."""
+    """A value that any other is better than."""
     return float("inf") if monitor == LOSS else float("-inf")
 
 
 def fingerprint(split: Split) -> str:
-    """Tells one set of labelled images from another: by file names, sizes, and boxes with their classes by name.
+    """Hash of a set of labelled images: of file names, sizes, and boxes with the names of their classes.
 
-    Pixels and masks are not looked at, and neither the order of images nor the folder they lie in matters.
+    Pixels, masks, the order of images and their folder do not count.
     """
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
     digests = []
@@ -116,5 +116,5 @@ def fingerprint(split: Split) -> str:
 
 
 def fingerprints(splits: Mapping[str, Split]) -> dict[str, dict[str, str | int]]:
-    """Of each split its fingerprint and number of images: what a checkpoint keeps of the data."""
+    """Fingerprint and number of images of each split, for checkpoints."""
     return {name: {"fingerprint": fingerprint(split), "images": len(split)} for name, split in splits.items()}

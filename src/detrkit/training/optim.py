@@ -1,4 +1,4 @@
-"""The optimiser (AdamW, of the original two groups), and learning rates as a function of where training stands."""
+"""AdamW with the parameter groups of the reference DETR, and learning rates as a function of the position in a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from detrkit.models.frozen import freeze
 
 SLOW = ("sampling_offsets", "reference_points")
-"""Parts of names: what says where to look, which Deformable DETR (section 5) lets learn ten times slower."""
+"""In names of parameters that place sampling points; a tenth of the rate in Deformable DETR (section 5)."""
 
 
 def build_optimizer(
@@ -25,24 +25,24 @@ def build_optimizer(
     norm_decay: bool = True,
     fused: bool = True,
 ) -> AdamW:
-    """AdamW over two groups, as in the original's main.py, and more where parts are told apart.
+    """Build AdamW with two parameter groups, as main.py of the reference DETR does, or more if settings divide them.
 
-    Group 0 is everything whose name lacks "backbone", at `lr`; group 1 is the rest, at `lr_backbone`. As in the
-    original, learned position encodings live under "backbone.1" and so belong to group 1. A rate of 0 freezes what
-    it is for (see `models.frozen`): `lr_backbone` the feature extractor ("backbone.0"; learned positions then join
-    group 0), `lr_linear_proj_mult` what says where to look. Both groups follow the order of `named_parameters`, so
-    that optimiser states of the original fit by position.
+    Group 0 has all parameters whose name lacks "backbone", at `lr`; group 1 has the rest, at `lr_backbone`. As in the
+    reference DETR, learned position encodings live under "backbone.1" and so belong to group 1. A rate of 0 freezes its
+    parameters (see `models.frozen`): `lr_backbone` the feature extractor ("backbone.0"; learned position encodings then
+    join group 0), `lr_linear_proj_mult` the projections of sampling points. Both groups follow the order of
+    `named_parameters`, so that optimizer states of the reference DETR fit by position.
 
     Args:
         model: its parameters that require gradients learn.
-        lr: rate of the transformer and heads, a step.
-        lr_backbone: rate of the backbone, a step; 0: it is frozen.
+        lr: learning rate of the transformer and heads.
+        lr_backbone: learning rate of the backbone; 0: it is frozen.
         weight_decay: of AdamW.
-        lr_linear_proj_mult: multiple of the rate for what says where to look (`SLOW`); other than 1: further groups;
-            0: that is frozen.
+        lr_linear_proj_mult: factor of the rate of sampling points (`SLOW`); other than 1: further groups; 0: they are
+            frozen.
         norm_decay: whether norms and biases decay too; False: further groups, without decay.
-        fused: step all parameters in one go, with the same numbers but for rounding. Not under a gradient scaler, which
-            such a step would leave to be divided out inside it, after clipping.
+        fused: step all parameters at once, equal up to rounding. Not under a gradient scaler, since a fused step would
+            unscale the gradients itself, after clipping.
     """
     _freeze_by_rates(model, lr_backbone, lr_linear_proj_mult)
     marker = "backbone" if lr_backbone > 0 else "backbone.0."
@@ -87,13 +87,13 @@ WARM = 0.1
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates of the groups, a pure function of the point reached.
+    """Learning rates of the groups, a pure function of the position in a run.
 
     Nothing of it is kept in checkpoints: a resumed run computes the same rates, and rates given anew are honoured.
     """
 
     base: tuple[float, ...]
-    """Rate of each group, a step."""
+    """Base rate of each group."""
     kind: Literal["step", "cosine", "flat_cosine"]
     epochs: int
     """Where the cosines end."""
@@ -103,12 +103,12 @@ class Schedule:
     """Optimiser steps of linear warm-up, at most a tenth of the run; 0: none."""
 
     def factor(self, epoch: int, fraction: float, step: int) -> float:
-        """What the base rates are multiplied by, in 0..1.
+        """Factor of the base rates, in 0..1.
 
         Args:
             epoch: epochs finished.
             fraction: share of the current epoch that is done, 0..1.
-            step: optimiser steps taken in all.
+            step: optimizer steps taken in all.
         """
         done = min(1.0, (epoch + fraction) / self.epochs)
         warmup = min(1.0, max((step + 1) / self.warmup_steps, done / WARM)) if self.warmup_steps else 1.0

@@ -1,4 +1,4 @@
-"""Going on with a run: what `--resume` names, and what becomes of the best checkpoint so far."""
+"""Resuming a run: the checkpoint that `--resume` names, and the best checkpoint so far."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from detrkit.config.train import TrainConfig
 from detrkit.files import BEST, LAST, checkpoint_in
 from detrkit.models.checkpoints import PUBLISHED
 from detrkit.training.checkpoint import ResumePoint, link
-from detrkit.training.detr_checkpoint import OriginalCheckpoint
+from detrkit.training.detr_checkpoint import ReferenceCheckpoint
 
 
 def find_resume(
     config: TrainConfig, run_dir: Path, classes: int | None = None
-) -> tuple[ResumePoint | None, OriginalCheckpoint | None]:
-    """What `--resume` names: a checkpoint of ours, one of the original, or nothing yet.
+) -> tuple[ResumePoint | None, ReferenceCheckpoint | None]:
+    """Find the checkpoint that `--resume` names: of a run of detrkit, of the reference DETR, or none yet.
 
-    A run folder means its last checkpoint: ours, or what the original calls it. With a number of `classes`, one of ours
-    that has another number lends its weights alone, as one of the original does.
+    A run folder means its last checkpoint, last.ckpt or the reference DETR's checkpoint.pth. With a number of
+    `classes`, a run of detrkit with another number of classes lends its weights alone, as the reference DETR does.
     """
     if not config.resume:
         return None, None
@@ -28,12 +28,12 @@ def find_resume(
     path = Path(config.resume)
     if not (path / "config.json").is_file():  # a Hugging Face folder
         path = checkpoint_in(path, (LAST, "checkpoint.pth"))
-    original = OriginalCheckpoint.read(path) if path.exists() or str(path) in PUBLISHED else None
-    if original:
-        return None, original
+    reference = ReferenceCheckpoint.read(path) if path.exists() or str(path) in PUBLISHED else None
+    if reference:
+        return None, reference
     point = ResumePoint.read(path)
     if classes not in (None, len(point.metadata["categories"])):
-        return None, OriginalCheckpoint.of_run(point.path)
+        return None, ReferenceCheckpoint.of_run(point.path)
     return point, None
 
 
