@@ -205,7 +205,7 @@ def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, some_ima
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2, 2, 2, 2))], "image 2: expected an image"),
         (Image, "found module"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: repr(value).split(" at 0x")[0][:30],
 )
 def test_what_is_no_source_is_told_in_a_sentence(
     detector: Detector, source: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
