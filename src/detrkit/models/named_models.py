@@ -23,7 +23,7 @@ class NamedModel:
 def list_models() -> list[NamedModel]:
     """All models that have a name: architectures first, then those that are published weights alone.
 
-    >>> [each.name for each in detrkit.list_models()][:2]
+    >>> [each.name for each in detrkit.list_models()[:2]]
     ['detrkit_n', 'detrkit_s']
     """
     named = [NamedModel(name, (make.__doc__ or "").splitlines()[0], name in PUBLISHED) for name, make in MODELS.items()]
