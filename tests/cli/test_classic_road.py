@@ -105,8 +105,8 @@ def test_the_whole_road(
     road = ["--coco_path", folder, *FLAGS, "--num_queries=10", "--dilation", "--position_embedding=learned"]
     shown = detrkit("detr", *road, *STILL, "--num_classes=5", "--resume=headless.pth", "--output_dir=out")
     assert shown.status == 0, shown.err
-    assert "headless.pth has no class head; a new one starts, with 5 classes" in shown.err
-    assert "was trained with sine positions; learned ones start anew" in shown.err
+    assert "headless.pth has no class head; a new one is trained, with 5 classes" in shown.err
+    assert "was trained with sine positions; learned positions start from random numbers" in shown.err
     assert "DC5" not in shown.err  # --dilation says it
     assert "Classes   91 rows" not in shown.out
     kept = torch.load("out/best.ckpt", weights_only=True)
@@ -142,7 +142,7 @@ def test_without_num_classes_91_rows_are_trained_which_is_said(
         "Classes   91 rows of the class head are trained, one for each id from 0 to 90 as in main.py, though the data "
         "has 5 classes; --num_classes 5 trains one row per class"
     )
-    assert "has 10 queries, the model 8: the first 8 are taken; --num_queries 10 is as in the file" in shown.err
+    assert "has 10 queries, the model 8: the first 8 are used; --num_queries 10 keeps those of the file" in shown.err
     assert "does not say whether its backbone has dilation (DC5), though its name does" in shown.err
     assert torch.load("out/last.ckpt", weights_only=True)["model"]["class_embed.bias"].shape == (92,)
     # weights of one's own lend what fits to a run with other classes
@@ -194,7 +194,7 @@ def test_the_optimiser_of_a_run_whose_head_was_deleted_is_left_out(
     shown = detrkit("detr", *argv, "--resume", path)
     assert shown.status == 0, shown.err
     assert f"optimiser state of {path} and its epoch (150) are left out: training begins with the first" in shown.err
-    assert "has 10 queries, the model 12: they are kept, and 2 more start anew" in shown.err
+    assert "has 10 queries, the model 12: all are kept, and 2 new ones added" in shown.err
     assert [json.loads(line)["epoch"] for line in Path("out/log.txt").read_text().splitlines()] == [0]
 
 
@@ -210,8 +210,8 @@ def test_a_file_without_a_class_head_elsewhere(
         ("bench", "inference", "--weights", path),
     ):
         sentence = detrkit(*words).sentence
-        assert "headless.pth has no class head (class_embed.weight and class_embed.bias), so there are no" in sentence
-        assert "training starts a new one: detrkit train --weights" in sentence
+        assert "headless.pth has no class head (class_embed.weight and class_embed.bias), so it cannot" in sentence
+        assert "train a new one: detrkit train --weights" in sentence
     evaluated = [
         "--weights",
         path,
@@ -225,12 +225,12 @@ def test_a_file_without_a_class_head_elsewhere(
     for command in (["eval", *evaluated], ["detr", "--coco_path", folder, *FLAGS, "--eval", "--resume", path]):
         shown = detrkit(*command, "--output_dir", "report")
         assert shown.status == 0, shown.err
-        assert "has no class head; with new ones, from random numbers, results mean nothing before" in shown.err
+        assert "has no class head; with random ones, results mean nothing before" in shown.err
     started = ["--weights", path, "--data", folder, "--device=cpu", "--num_workers=0", "--epochs=1", "--image_size=64"]
     shown = detrkit("train", *started, "--nheads=2", "--output_dir=run", "--num_queries=4")
     assert shown.status == 0, shown.err
-    assert "headless.pth has no class head; a new one starts, with 5 classes" in shown.err
-    assert "the first 4 are taken" in shown.err
+    assert "headless.pth has no class head; a new one is trained, with 5 classes" in shown.err
+    assert "the first 4 are used" in shown.err
     assert "attention heads" not in shown.err  # --nheads says it
 
 

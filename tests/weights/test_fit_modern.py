@@ -177,7 +177,7 @@ def test_misfit_names_the_setting(args: dict[str, Any], changes: dict[str, Any],
 def test_a_bare_state_dict_does_not_tell_its_settings(tmp_path: Path) -> None:
     model, _ = made(RTDETR)
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="do not tell its settings; expected a checkpoint of detrkit"):
+    with pytest.raises(WeightsError, match="found no settings of its architecture; expected a checkpoint of detrkit"):
         load_weights(tmp_path / "w.pth")
 
 

@@ -60,9 +60,9 @@ def test_a_deleted_head_starts_anew(tmp_path: Path, form: str, deleted: tuple[st
     path = tmp_path / "w.pth"
     torch.save(content, path)
 
-    with pytest.raises(WeightsError, match=r"no class head \(class_embed\.weight and .*no classes to name; training"):
+    with pytest.raises(WeightsError, match=r"no class head \(class_embed\.weight and .*cannot classify objects; train"):
         load_weights(path)
-    with pytest.raises(WeightsError, match="no classes to name"):
+    with pytest.raises(WeightsError, match="cannot classify objects"):
         Detector.load(path)
     weights = load_weights(path, headless=True)
     parts = tuple(dict.fromkeys(part.split(".")[0] for part in deleted))
@@ -104,7 +104,7 @@ def test_checkpoints_of_ours(tmp_path: Path, modern: bool) -> None:
     write_reference_checkpoint(small_weights(**changes), tmp_path / "w.ckpt")
     content = torch.load(tmp_path / "w.ckpt", weights_only=True)
     torch.save(content | {"model": without(content["model"], "class_embed")}, tmp_path / "w.ckpt")
-    with pytest.raises(WeightsError, match="no classes to name"):
+    with pytest.raises(WeightsError, match="cannot classify objects"):
         load_weights(tmp_path / "w.ckpt")
     weights = load_weights(tmp_path / "w.ckpt", headless=True)
     model = model_for(DEFECTS, nheads=4, **changes)
@@ -116,7 +116,7 @@ def test_folders_of_huggingface(tmp_path: Path) -> None:
     write_huggingface(small_weights(), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({k: v for k, v in tensors.items() if "classifier" not in k}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="no classes to name"):
+    with pytest.raises(WeightsError, match="cannot classify objects"):
         load_weights(tmp_path)
     assert load_weights(tmp_path, headless=True).absent == ("class_embed",)
     for path in (tmp_path, tmp_path / "model.safetensors"):  # where `detr --resume` names them
@@ -157,7 +157,7 @@ def test_rows_of_forks(tmp_path: Path, classes: int, ids: tuple[int, ...], rows:
 # --- queries and positions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("queries", "what"), [(3, "the first 3 are taken"), (8, "kept, and 3 more start anew")])
+@pytest.mark.parametrize(("queries", "what"), [(3, "the first 3 are used"), (8, "all are kept, and 3 new ones added")])
 @pytest.mark.parametrize("kind", ["learned", "anchors"])
 def test_queries_may_be_fewer_or_more(queries: int, what: str, kind: str) -> None:
     changes = {"query_init": kind, "decoder": "conditional" if kind == "anchors" else "full"}
@@ -173,7 +173,7 @@ def test_queries_may_be_fewer_or_more(queries: int, what: str, kind: str) -> Non
     (note,) = fit_notes(model, weights)
     assert f"has 5 queries, the model {queries}: " in note
     assert what in note
-    assert note.endswith("--num_queries 5 is as in the file")
+    assert note.endswith("--num_queries 5 keeps those of the file")
     same = model_for(weights.categories, nheads=4, **changes)
     assert fit_notes(same, weights) == []
 
@@ -185,8 +185,8 @@ def test_learned_positions_start_anew_on_a_file_of_sine_ones() -> None:
     fit_weights(model, weights, weights.categories)
     assert torch.equal(model.state_dict()["backbone.1.row_embed.weight"], fresh)
     (note,) = fit_notes(model, weights)
-    assert "was trained with sine positions; learned ones start anew" in note
-    assert "without --position_embedding learned" in note
+    assert "was trained with sine positions; learned positions start from random numbers" in note
+    assert "leave out --position_embedding learned" in note
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def test_what_computes_the_same_is_read(
     ("settings", "image_size", "note"),
     [
         ({"size": {"shortest_edge": 480, "longest_edge": 800}}, 480, ""),
-        ({"size": {"shortest_edge": 320, "longest_edge": 320}}, 320, "images of up to 320 pixels a side"),
-        ({"size": {"max_height": 480, "max_width": 480}}, 288, "here the shorter side has up to 288"),
+        ({"size": {"shortest_edge": 320, "longest_edge": 320}}, 320, "images of up to 320 pixels per side"),
+        ({"size": {"max_height": 480, "max_width": 480}}, 288, "resizes the shorter side to 288 or less"),
         ({"size": {"shortest_edge": 640}, "do_resize": False}, 640, "images of their own size"),
         ({"rescale_factor": 0.00392156862745098}, 800, ""),
     ],

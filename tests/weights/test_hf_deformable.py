@@ -107,10 +107,10 @@ def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     for settings, sentence in (
         ({"encoder_n_points": 2}, "one value of encoder_n_points, decoder_n_points"),
-        ({"num_feature_levels": 6}, r"stumbled over .input_proj\.4\.0\.weight"),
+        ({"num_feature_levels": 6}, r"found other or missing keys at .input_proj\.4\.0\.weight"),
         ({"dilation": True, "backbone_config": None}, "or one with dilation, found 3 of 4 with dilation"),
         ({"with_box_refine": False}, "expected one head for all decoder layers"),
-        ({"decoder_layers": 1}, "stumbled over"),
+        ({"decoder_layers": 1}, "found other or missing keys at"),
         ({"architectures": ["DeformableDetrModel"]}, "found DeformableDetrModel of type deformable_detr"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | settings))

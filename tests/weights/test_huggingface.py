@@ -177,8 +177,8 @@ def test_broken_and_foreign_folders(tmp_path: Path) -> None:
         ({"model_type": "rt_detr"}, "rt_detr; other models"),
         ({"architectures": ["DetrModel"]}, "found DetrModel"),
         ({"decoder_ffn_dim": 7}, "one value of encoder_ffn_dim, decoder_ffn_dim"),
-        ({"encoder_layers": 4}, r"stumbled over .model\.encoder\.layers\.1"),
-        ({"decoder_layers": 1}, r"stumbled over .model\.decoder\.layers\.1"),
+        ({"encoder_layers": 4}, r"found other or missing keys at .model\.encoder\.layers\.1"),
+        ({"decoder_layers": 1}, r"found other or missing keys at .model\.decoder\.layers\.1"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(WeightsError, match=sentence):

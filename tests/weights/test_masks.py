@@ -65,7 +65,7 @@ def test_a_detector_fits_a_model_with_masks_and_the_reverse(settings: dict[str, 
     for key, value in segments.state_dict().items():
         theirs = before[key] if key.startswith(MASKS) else detector.state_dict[key.removeprefix("detr.")]
         assert torch.equal(value, theirs), key
-    assert mask_head_note(segments, detector) == "test is a detector without masks; the mask head starts anew"
+    assert mask_head_note(segments, detector) == "test is a detector without masks; a new mask head is trained"
 
     fit_weights(boxes, whole, whole.categories)
     assert all(torch.equal(value, whole.state_dict[key]) for key, value in boxes.state_dict().items())

@@ -1,4 +1,4 @@
-"""Weights of every origin: published, ours, the original's, Hugging Face's; and fitting them to a model."""
+"""Read weights of detrkit, the reference DETR (facebookresearch/detr) and Hugging Face, and fit them to a model."""
 
 from detrkit.models.checkpoints.architecture import Weights
 from detrkit.models.checkpoints.file_kinds import load_weights, read_content

@@ -1,11 +1,11 @@
-"""Every form in which DETR weights come, read into one: `Weights`.
+"""Read DETR weights of any known format into `Weights`.
 
-run folder                  best.ckpt, else last.ckpt
-checkpoint of detrkit       a dictionary with "model" and "detrkit"
-checkpoint of the original  a bare state dict, {"model": ...}, or that with optimiser, scheduler and arguments; or in
-                            one of PyTorch Lightning, under "state_dict" and a prefix
-Hugging Face folder         config.json with model.safetensors or pytorch_model.bin
-published name              detr_resnet50, ...; fetched once
+run folder                 best.ckpt, else last.ckpt
+checkpoint of detrkit      a dictionary with "model" and "detrkit"
+checkpoint of the          a bare state dict, {"model": ...}, or a training checkpoint with optimizer, scheduler and
+reference DETR             arguments; or a checkpoint of PyTorch Lightning, under "state_dict" and a prefix
+Hugging Face folder        config.json with model.safetensors or pytorch_model.bin
+published name             detr_resnet50, ...; downloaded once
 """
 
 from __future__ import annotations
@@ -42,32 +42,35 @@ from detrkit.models.checkpoints.safe import check_content, read_checkpoint
 from detrkit.structures import Categories, Preprocessing
 
 VERSION = 1
-"""Version of the "detrkit" entry of a checkpoint."""
+"""Format version of the metadata entry "detrkit" of a checkpoint."""
 
 
 def load_weights(
     source: str | Path, *, dilation: bool | None = None, nheads: int | None = None, headless: bool = False
 ) -> Weights:
-    """Read weights of any known format; nothing in the file is run.
+    """Read weights of any known format, without running code of the file.
 
     Args:
-        source: a run folder, a checkpoint of detrkit or of the original, a Hugging Face folder or a published name.
-        dilation: whether the backbone is dilated (DC5), for a file that does not say.
-        nheads: attention heads, likewise.
-        headless: also take a file that lacks some of `HEADS`, which the caller lets start anew; see `Weights.absent`.
+        source: a run folder, a checkpoint of detrkit or of the reference DETR, a Hugging Face folder or a published
+            name.
+        dilation: whether the backbone is dilated (DC5), for a file that does not state it.
+        nheads: number of attention heads, for a file that does not state it.
+        headless: also accept a file that lacks some of `HEADS`, which the caller initializes anew; see
+            `Weights.absent`.
 
     Raises:
-        WeightsError: nothing is there, it cannot be read, trusted or understood, it says otherwise, or it lacks a head.
+        WeightsError: there is no such file, it is no checkpoint of a DETR or not safe to read, it contradicts
+            `dilation` or `nheads`, or it lacks a head.
     """
     weights = _read(source)
     if weights.absent and not headless:
-        raise WeightsError(_why_headless(weights))
-    told = {name: value for name, value in (("dilation", dilation), ("nheads", nheads)) if value is not None}
-    for name, value in told.items():
-        known = weights.model_args.get(name, value)
-        if known != value:
+        raise WeightsError(_headless_message(weights))
+    settings = {name: value for name, value in (("dilation", dilation), ("nheads", nheads)) if value is not None}
+    for name, value in settings.items():
+        stored = weights.model_args.get(name, value)
+        if stored != value:
             raise WeightsError(
-                f"{weights.source} was trained with {name} {str(known).lower()}, found --{name} {str(value).lower()}; "
+                f"{weights.source} was trained with {name} {str(stored).lower()}, found --{name} {str(value).lower()}; "
                 "leave that out or choose other weights"
             )
     width = weights.model_args.get("hidden_dim", 256)
@@ -75,17 +78,17 @@ def load_weights(
         raise WeightsError(
             f"{weights.source} has hidden_dim {width}, which {nheads} heads do not divide; look at --nheads"
         )
-    notes = tuple(note for note in weights.notes if not note.endswith(tuple(f"--{name}" for name in told)))
-    return replace(weights, model_args=weights.model_args | told, notes=notes)
+    notes = tuple(note for note in weights.notes if not note.endswith(tuple(f"--{name}" for name in settings)))
+    return replace(weights, model_args=weights.model_args | settings, notes=notes)
 
 
-def _why_headless(weights: Weights) -> str:
-    """Why weights without some of their heads are of no use before they are trained, and what to do."""
+def _headless_message(weights: Weights) -> str:
+    """The error message for weights that lack one of their heads."""
     part = weights.absent[0]
     keys = " and ".join(f"{part}.{leaf}" for leaf in ("weight", "bias")) if part == "class_embed" else f"{part}.*"
-    lacks = "so there are no classes to name" if part == "class_embed" else "so there is nothing to detect with"
+    effect = "so it cannot classify objects" if part == "class_embed" else "so it cannot detect objects"
     return (
-        f"{weights.source} has no {HEADS[part]} ({keys}), {lacks}; training starts a new one: detrkit train --weights "
+        f"{weights.source} has no {HEADS[part]} ({keys}), {effect}; train a new one: detrkit train --weights "
         f"{weights.source} --data DATA, or detrkit detr --resume {weights.source} --coco_path DATA"
     )
 
@@ -103,7 +106,7 @@ def _read(source: str | Path) -> Weights:
     if entry is None:
         close = get_close_matches(str(source), PUBLISHED, n=1)
         raise WeightsError(
-            f"expected weights at {source}, found no such file or folder, and it is no published name"
+            f"expected weights at {source}, found no such file or folder, nor a published model of that name"
             + (f"; did you mean {close[0]}?" if close else f" ({', '.join(PUBLISHED)})")
         )
     weights = _read_file(fetch(entry))
@@ -140,58 +143,64 @@ def _read_file(path: Path) -> Weights:
 
 
 def read_content(content: Mapping[str, Any], path: Path) -> Weights:
-    """What `load_weights` makes of a file, but without some of `HEADS` too, and with a backbone that nothing names.
+    """Convert the content of a checkpoint file to `Weights`; some of `HEADS` and the backbone's name may be absent.
 
     Args:
-        content: of `read_checkpoint`.
-        path: of the file.
+        content: from `read_checkpoint`.
+        path: path of the file.
 
     Raises:
-        WeightsError: it holds no weights of a detector, or garbled ones.
+        WeightsError: the file holds no weights of a detector, or its metadata is damaged.
     """
     state_dict, notes = _state_dict(content, path)
     if "detrkit" in content:
         check_tensors(state_dict, str(path))
-        return _ours(_without_heads(state_dict, path, notes), content["detrkit"])
+        return _from_detrkit(_without_heads(state_dict, path, notes), content["detrkit"])
     lightning = "pytorch-lightning_version" in content
     check_keys(state_dict, f"the checkpoint of PyTorch Lightning {path}" if lightning else str(path))
-    return _of_the_original(_without_heads(state_dict, path, notes), content.get("args"), path)
+    return _from_reference(_without_heads(state_dict, path, notes), content.get("args"), path)
 
 
-_PLACES = ("model", "state_dict", "model_state_dict")
-"""Where checkpoints keep their state dict: the original, PyTorch Lightning, many others."""
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+"""Entries in which checkpoints keep their state dict: the reference DETR, PyTorch Lightning, other code."""
 _KNOWN_KEY = "transformer.decoder.norm.weight"
-"""A key by whose end the prefix of a state dict is told."""
+"""A key of every DETR, from which the prefix of a state dict is determined."""
 
 
 def _state_dict(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a checkpoint, without the prefixes that data-parallel training, compiling and the modules of
-    others leave, and that masks bring; and what to tell of it."""
-    found = next((content[name] for name in _PLACES if content.get(name)), content)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        keys = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
-        raise WeightsError(f'expected a state dict, bare or under "model", in {path}, found: {keys}')
-    tensors = {str(key).removeprefix("module."): value for key, value in found.items()}
+    """The tensors of a checkpoint under keys without prefixes, and notes for the user.
+
+    Data-parallel training, compilation, modules around the detector and mask heads add prefixes to keys.
+    """
+    entry = next((content[name] for name in _STATE_DICT_KEYS if content.get(name)), content)
+    if not isinstance(entry, Mapping) or not all(isinstance(value, Tensor) for value in entry.values()):
+        keys = ", ".join(map(str, list(entry)[:6])) if isinstance(entry, Mapping) else type(entry).__name__
+        raise WeightsError(
+            f'expected a state dict, bare or under "model", in {path}, found: {keys}; save model.state_dict()'
+        )
+    tensors = {str(key).removeprefix("module."): value for key, value in entry.items()}
     whole = min((key for key in tensors if key.endswith(_KNOWN_KEY)), key=len, default=_KNOWN_KEY)
     prefix = whole.removesuffix(_KNOWN_KEY).removesuffix("detr.")
     kept = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     others = [key for key in tensors if not key.startswith(prefix)]
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     notes = [
-        f"{path} holds a detector under {prefix!r}, and other things, which are left out: {', '.join(others[:3])}{more}"
+        f"{path} holds a detector under {prefix!r} and other tensors, which are left out: {', '.join(others[:3])}{more}"
     ]
     return without_prefix(kept), notes if others else []
 
 
 def _without_heads(state_dict: dict[str, Tensor], path: Path, notes: Sequence[str]) -> Weights:
-    """The tensors as `Weights` that know which of `HEADS` they lack, and nothing else yet.
+    """`Weights` of the tensors and the absent parts of `HEADS` only.
 
-    Where a part of one is missing, the rest of it is left out, and told of.
+    If some keys of a part are missing, the others are left out too, with a note.
     """
     missing = missing_heads(state_dict)
-    rests = {part: [key for key in state_dict if key.startswith(f"{part}.")] for part in missing}
-    told = [
-        f"{path} has {rest[0]} without {missing[part][0]}, so neither is used" for part, rest in rests.items() if rest
+    incomplete = {part: [key for key in state_dict if key.startswith(f"{part}.")] for part in missing}
+    left_out = [
+        f"{path} has {keys[0]} without {missing[part][0]}, so neither is used"
+        for part, keys in incomplete.items()
+        if keys
     ]
     return Weights(
         without_parts(state_dict, missing),
@@ -199,129 +208,136 @@ def _without_heads(state_dict: dict[str, Tensor], path: Path, notes: Sequence[st
         Categories((), ()),
         Preprocessing(),
         source=str(path),
-        notes=(*notes, *told),
+        notes=(*notes, *left_out),
         absent=tuple(missing),
     )
 
 
-def _ours(weights: Weights, header: Any) -> Weights:
-    """A checkpoint of detrkit, which says all of itself."""
+def _from_detrkit(weights: Weights, header: Any) -> Weights:
+    """Complete `Weights` by the metadata of a detrkit checkpoint, checked against the tensors."""
     path = weights.source
     try:
         if header["version"] > VERSION:
             raise WeightsError(
                 f"{path} was written by a newer detrkit (format {header['version']}, this one reads {VERSION}); upgrade"
             )
-        # what the backbone once started from is no part of the model, and would be fetched again
-        gone = {"backbone_weights", *(_COUNTS[part] for part in weights.absent if part in _COUNTS)}
+        # the initial weights of the backbone are no part of the model, and building would download them again
+        left_out = {"backbone_weights", *(_COUNTS[part] for part in weights.absent if part in _COUNTS)}
         weights = replace(
             weights,
-            model_args={name: value for name, value in dict(header["model_args"]).items() if name not in gone},
+            model_args={name: value for name, value in dict(header["model_args"]).items() if name not in left_out},
             categories=Categories.from_plain([] if "class_embed" in weights.absent else header["categories"]),
             preprocessing=Preprocessing.from_plain(header["preprocessing"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as problem:
         raise WeightsError(
-            f'the entry "detrkit" of {path} lacks or garbles {problem}; save the checkpoint again'
+            f'the entry "detrkit" of {path} is incomplete or damaged ({problem}); save the checkpoint again'
         ) from problem
     _check_header(weights)
     return weights
 
 
 _COUNTS = {"class_embed": "num_classes", "query_embed": "num_queries"}
-"""The keywords of `build_model` that `HEADS` tell."""
+"""Part of `HEADS` -> the keyword of `build_model` that its shape implies."""
 
 
 def _check_header(weights: Weights) -> None:
-    """Make sure that what a checkpoint says of itself is true of its tensors."""
-    told = weights.model_args
-    wrong = [f"the unknown setting {name!r}" for name in told if name not in default_model_args()]
-    if not wrong:
-        seen = _seen(weights)
-        wrong = [
-            f"{name} {told[name]!r} where the weights have {value!r}"
-            for name, value in seen.items()
-            if told.get(name, value) != value
+    """Check that the metadata of a checkpoint agrees with its tensors.
+
+    Raises:
+        WeightsError: a setting is unknown, or a setting, the number of classes or a shape contradicts the tensors.
+    """
+    stated = weights.model_args
+    errors = [f"the unknown setting {name!r}" for name in stated if name not in default_model_args()]
+    if not errors:
+        implied = _implied_settings(weights)
+        errors = [
+            f"{name} {stated[name]!r} where the weights have {value!r}"
+            for name, value in implied.items()
+            if stated.get(name, value) != value
         ]
-        if len(weights.categories) != seen.get("num_classes", 0):
-            wrong.append(f"{len(weights.categories)} categories where the weights have {seen.get('num_classes', 0)}")
-    if not wrong and not is_classic(weights.state_dict):
-        wrong = _other_shapes(weights)
-    if wrong:
-        raise WeightsError(f'the entry "detrkit" of {weights.source} holds {wrong[0]}; save the checkpoint again')
+        if len(weights.categories) != implied.get("num_classes", 0):
+            errors.append(
+                f"{len(weights.categories)} categories where the weights have {implied.get('num_classes', 0)}"
+            )
+    if not errors and not is_classic(weights.state_dict):
+        errors = _shape_errors(weights)
+    if errors:
+        raise WeightsError(f'the entry "detrkit" of {weights.source} holds {errors[0]}; save the checkpoint again')
 
 
-def _seen(weights: Weights) -> dict[str, Any]:
-    """Settings that the tensors tell by themselves."""
-    tensors, told = weights.state_dict, with_defaults(weights.model_args)
-    seen = count_layers(tensors)
+def _implied_settings(weights: Weights) -> dict[str, Any]:
+    """The settings that the keys and shapes of the tensors imply."""
+    tensors, stated = weights.state_dict, with_defaults(weights.model_args)
+    implied = count_layers(tensors)
     if is_classic(tensors):
         inferred = infer_model_args(tensors)
         names = ["hidden_dim", "dim_feedforward"]
-        if told["query_groups"] == 1 and told["num_queries_one2many"] == 0 and "num_queries" in inferred:
+        if stated["query_groups"] == 1 and stated["num_queries_one2many"] == 0 and "num_queries" in inferred:
             names.append("num_queries")
-        seen |= {name: inferred[name] for name in names}
+        implied |= {name: inferred[name] for name in names}
     if not any(key.startswith("transformer.decoder.") for key in tensors):
         check_keys(tensors, weights.source)
     if "class_embed" not in weights.absent:
-        head = tensors.get("class_embed.0.bias" if told["box_refine"] or told["score_refine"] else "class_embed.bias")
+        per_layer = stated["box_refine"] or stated["score_refine"]
+        head = tensors.get("class_embed.0.bias" if per_layer else "class_embed.bias")
         if head is None:
             raise WeightsError(f"expected the weights of a DETR in {weights.source}, found no class head of its kind")
-        seen["num_classes"] = len(head) - (not told["sigmoid"])
-    return seen | {"masks": any(key.startswith(MASK_PARTS) for key in tensors)}
+        implied["num_classes"] = len(head) - (not stated["sigmoid"])
+    return implied | {"masks": any(key.startswith(MASK_PARTS) for key in tensors)}
 
 
-def _other_shapes(weights: Weights) -> list[str]:
-    """Tensors that the settings of a checkpoint make otherwise than it has them. The model is built without memory."""
+def _shape_errors(weights: Weights) -> list[str]:
+    """The tensors whose shapes differ from those of the model that the metadata describes."""
     if weights.model_args.get("backbone", "").startswith("timm:"):
-        return []  # not all of timm's models can be built so; `fit_weights` will tell
+        return []  # not all timm models can be built on the meta device; `fit_weights` checks their shapes
     try:
-        with torch.device("meta"):
-            made = without_prefix(weights.build_model().state_dict())
+        with torch.device("meta"):  # shapes without memory
+            model = without_prefix(weights.build_model().state_dict())
     except (ConfigError, TypeError) as problem:
         return [f"settings that make no model ({problem})"]
-    found = weights.state_dict
+    tensors = weights.state_dict
     return [
-        f"settings by which {key} would be {list(made[key].shape)}, where the weights have {list(found[key].shape)}"
-        for key in made
-        if key in found and made[key].shape != found[key].shape
+        f"settings by which {key} would be {list(model[key].shape)}, where the weights have {list(tensors[key].shape)}"
+        for key in model
+        if key in tensors and model[key].shape != tensors[key].shape
     ]
 
 
-def _of_the_original(weights: Weights, args: Any, path: Path) -> Weights:
-    """A checkpoint of the original: shapes tell most, its arguments (where it has them) some, its hash the rest."""
+def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
+    """Complete `Weights` of the reference DETR by its shapes, its arguments (if stored) and its published hash."""
     state_dict, notes = weights.state_dict, [*weights.notes]
     model_args = infer_model_args(state_dict)
-    if model_args["backbone_norm"] == "frozen":  # counters that some versions of torch left beside frozen statistics
+    if model_args["backbone_norm"] == "frozen":  # some versions of torch stored counters beside frozen statistics
         state_dict = {key: value for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
-    told: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if isinstance(args, argparse.Namespace | Mapping):
-        given = args if isinstance(args, Mapping) else vars(args)
-        kinds = {"dilation": bool, "nheads": int, "dropout": float | int, "aux_loss": bool}
-        told = {name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
+        arguments = args if isinstance(args, Mapping) else vars(args)
+        types = {"dilation": bool, "nheads": int, "dropout": float | int, "aux_loss": bool}
+        stored = {name: arguments[name] for name, kind in types.items() if isinstance(arguments.get(name), kind)}
     count = model_args.get("num_classes", 0)
     coco = COCO_PANOPTIC_CATEGORIES if model_args.get("masks") and count == 250 else COCO_CATEGORIES
     known = count == len(coco)
-    if "dilation" not in told and known and (entry := recognise(path)):
-        told |= entry.model_args
+    if "dilation" not in stored and known and (entry := recognise(path)):
+        stored |= entry.model_args
     elif known:
-        notes.append(f"the {count} classes of {path} are taken to be those of COCO{' panoptic' * (count == 250)}")
-    if "dilation" not in told and "backbone" in model_args:
+        notes.append(f"the {count} classes of {path} are assumed to be those of COCO{' panoptic' * (count == 250)}")
+    if "dilation" not in stored and "backbone" in model_args:
         notes.append(
             f"{path} does not say whether its backbone has dilation (DC5), though its name does; "
-            "it is taken to have none; if that is wrong, add --dilation"
+            "none is assumed; if that is wrong, add --dilation"
             if "dc5" in path.name.lower()
-            else f"{path} does not say whether its backbone has dilation (DC5); it is taken to have none; "
+            else f"{path} does not say whether its backbone has dilation (DC5); none is assumed; "
             "if it has, add --dilation"
         )
-    if "nheads" not in told | model_args and model_args["hidden_dim"] != 256:
+    if "nheads" not in stored | model_args and model_args["hidden_dim"] != 256:
         notes.append(
-            f"{path} does not say its number of attention heads; it is taken to be 8; if it is not, say --nheads"
+            f"{path} does not say its number of attention heads; 8 is assumed; if that is wrong, state it by --nheads"
         )
     return replace(
         weights,
         state_dict=state_dict,
-        model_args=model_args | told,
+        model_args=model_args | stored,
         categories=coco if known else Categories.unnamed(count),
         notes=tuple(notes),
     )

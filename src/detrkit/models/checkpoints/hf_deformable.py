@@ -1,4 +1,4 @@
-"""Deformable DETR (Zhu et al. 2021) as transformers has it, read into our model."""
+"""Convert Deformable DETR (Zhu et al. 2021) of transformers to detrkit's keys and settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detrkit.models.checkpoints.hf_keys import BODY, HF_BODY, from_theirs, layer
 
 
 def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
-    """All parts but dense attention and the layout of the backbone: ours, theirs."""
+    """Pairs (our name, theirs) of all parts except full attention and the backbone's layers."""
     for stack, layers, attention in (
         ("encoder", enc_layers, ("self_attn", "self_attn")),
         ("decoder", dec_layers, ("multihead_attn", "encoder_attn")),
@@ -37,16 +37,19 @@ def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
     yield "query_embed.box_norm", "model.pos_trans_norm"
     yield "backbone.1.row_embed", "model.position_embedding.row_embeddings"
     yield "backbone.1.col_embed", "model.position_embedding.column_embeddings"
-    yield BODY, HF_BODY  # a body of timm, whose names are torchvision's
+    yield BODY, HF_BODY  # backbones of timm have torchvision's names
 
 
 def read_deformable(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """A `DeformableDetrForObjectDetection`: the state dict under our keys, the keywords of `build_model`, and notes.
+    """Convert a `DeformableDetrForObjectDetection`.
+
+    Returns:
+        The state dict under our keys, the keywords of `build_model`, and notes for the user.
 
     Raises:
-        WeightsError: it has parts that ours has not.
+        WeightsError: the model has parts that detrkit lacks.
         KeyError: the tensors are not those that `config` describes.
     """
     layers = config.get("encoder_layers", 6), config.get("decoder_layers", 6)
@@ -55,12 +58,14 @@ def read_deformable(
         (f"transformer.decoder.layers.{layer}.self_attn", f"model.decoder.layers.{layer}.self_attn")
         for layer in range(layers[1])
     ]
-    found = from_theirs(tensors, names, attentions)
+    renamed = from_theirs(tensors, names, attentions)
     refine, two_stage = bool(config.get("with_box_refine")), bool(config.get("two_stage"))
-    state_dict = _heads(found, layers[1], refine, two_stage, folder)
+    state_dict = _with_our_heads(renamed, layers[1], refine, two_stage, folder)
     backbone = resnet_of(state_dict)
     if backbone is None:
-        raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
+        raise WeightsError(
+            f"expected a ResNet of torchvision's layout in {folder}, found another backbone; it cannot be loaded"
+        )
     dilation = dilated(config, folder)
     model_args = {
         "num_classes": len(state_dict["class_embed.0.bias" if refine else "class_embed.bias"]),
@@ -76,12 +81,12 @@ def read_deformable(
         "dropout": config.get("dropout", 0.1),
         "activation": config.get("activation_function", "relu"),
         "sigmoid": True,
-        "feature_levels": _levels(found, config.get("num_feature_levels", 4), dilation, folder),
+        "feature_levels": _levels(renamed, config.get("num_feature_levels", 4), dilation, folder),
         "encoder": "deformable",
         "decoder": "deformable",
         "num_points": one_value(config, folder, ("encoder_n_points", "decoder_n_points"), 4),
         "query_init": "two_stage" if two_stage else "learned",
-        # the published models rank places by the first class, whichever it is
+        # the published models rank tokens by the score of the first class, whichever class it is
         "class_agnostic": two_stage,
         "num_queries": config.get("two_stage_num_proposals" if two_stage else "num_queries", 300),
         "box_refine": refine,
@@ -90,44 +95,50 @@ def read_deformable(
 
 
 def _levels(tensors: Mapping[str, Tensor], levels: int, dilation: bool, folder: Path) -> str:
-    """The strides of the levels: those with 1x1 projections come from the backbone's last stages.
+    """The strides of the feature levels; levels with 1x1 projections come from the last stages of the backbone.
 
     Raises:
-        WeightsError: ours has no such levels.
+        WeightsError: detrkit cannot build such levels.
     """
     kernels = [tensors[f"input_proj.{level}.0.weight"].shape[-1] for level in range(levels)]
     own = kernels.count(1)
     if not 1 <= own <= 4 or (dilation and (own, levels) != (1, 1)):
         raise WeightsError(
-            f"expected 1 to 4 levels from the backbone under {folder}, or one with dilation, found {own} of {levels}"
-            f"{' with dilation' if dilation else ''}"
+            f"expected 1 to 4 levels from the backbone in {folder}, or one with dilation, found {own} of {levels}"
+            f"{' with dilation' if dilation else ''}; other models cannot be loaded"
         )
     finest = 16 if dilation else 2 ** (6 - own)
     return ",".join(str(finest * 2**level) for level in range(levels))
 
 
-def _heads(found: Mapping[str, Tensor], layers: int, refine: bool, two_stage: bool, folder: Path) -> dict[str, Tensor]:
-    """The state dict with our heads: one for all layers or, with `refine`, one a layer, and that of the encoder.
+def _with_our_heads(
+    tensors: Mapping[str, Tensor], layers: int, refine: bool, two_stage: bool, folder: Path
+) -> dict[str, Tensor]:
+    """Replace the heads by ours: one for all decoder layers or, with `refine`, one per layer, and one of the encoder.
 
-    transformers stores heads that are tied, as it ties those of all layers unless told otherwise, only once.
+    transformers stores tied heads once, and ties the heads of all layers by default.
+
+    Raises:
+        WeightsError: the heads of the layers differ without `refine`.
     """
-    state_dict = {key: value for key, value in found.items() if not key.startswith(("class_embed.", "bbox_embed."))}
+    state_dict = {key: value for key, value in tensors.items() if not key.startswith(("class_embed.", "bbox_embed."))}
     leaves = {
         "class_embed": ["weight", "bias"],
         "bbox_embed": [f"layers.{k}.{leaf}" for k in range(3) for leaf in ("weight", "bias")],
     }
-    for head, places in leaves.items():
-        for place in places:
-            each = [found.get(f"{head}.{k}.{place}", found[f"{head}.0.{place}"]) for k in range(layers + two_stage)]
+    for head, names in leaves.items():
+        for leaf in names:
+            first = tensors[f"{head}.0.{leaf}"]
+            values = [tensors.get(f"{head}.{k}.{leaf}", first) for k in range(layers + two_stage)]
             if two_stage:
-                state_dict[f"query_embed.enc_{head.removesuffix('_embed')}.{place}"] = each.pop()
+                state_dict[f"query_embed.enc_{head.removesuffix('_embed')}.{leaf}"] = values.pop()
             if refine:
-                state_dict |= {f"{head}.{k}.{place}": value.clone() for k, value in enumerate(each)}
-            elif all(torch.equal(value, each[0]) for value in each):
-                state_dict[f"{head}.{place}"] = each[0]
+                state_dict |= {f"{head}.{k}.{leaf}": value.clone() for k, value in enumerate(values)}
+            elif all(torch.equal(value, values[0]) for value in values):
+                state_dict[f"{head}.{leaf}"] = values[0]
             else:
                 raise WeightsError(
-                    f"expected one head for all decoder layers under {folder}, which has no with_box_refine, found "
-                    f"several {head}"
+                    f"expected one head for all decoder layers in {folder}, which has no with_box_refine, found "
+                    f"several {head}; save the model again with with_box_refine in its config.json"
                 )
     return state_dict

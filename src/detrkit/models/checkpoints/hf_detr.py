@@ -1,9 +1,8 @@
-"""The classic DETR in Hugging Face's format, both ways.
+"""Read and write the classic DETR in Hugging Face's format.
 
-The keys written are those that `transformers` itself writes for `DetrForObjectDetection` and, with masks,
-`DetrForSegmentation`, which all its versions read.
-A backbone without dilation is written in the layout of its own ResNet; a dilated one in that of timm, since its own
-ResNet cannot dilate.
+The keys written are those of `DetrForObjectDetection` and, with masks, `DetrForSegmentation` in transformers, which all
+its versions read. A backbone without dilation is written in the layout of transformers' ResNet, a dilated one in that
+of timm, since transformers' ResNet cannot be dilated.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from detrkit.structures import Categories
 
 
 def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
-    """All parts but attention and the layout of the backbone: ours, theirs."""
+    """Pairs (our name, theirs) of all parts except attention and the backbone's layers."""
     for stack, layers in (("encoder", enc_layers), ("decoder", dec_layers)):
         for layer in range(layers):
             yield from layer_names(stack, f"transformer.{stack}.layers.{layer}", f"model.{stack}.layers.{layer}")
@@ -45,13 +44,13 @@ def _names(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
     yield "bbox_embed", "bbox_predictor"
     yield "backbone.1.row_embed", "model.position_embedding.row_embeddings"
     yield "backbone.1.col_embed", "model.position_embedding.column_embeddings"
-    yield BODY, HF_BODY  # a body of timm, whose names are torchvision's
-    for part in ("mask_head", "bbox_attention"):  # whose names are the original's
+    yield BODY, HF_BODY  # backbones of timm have torchvision's names
+    for part in ("mask_head", "bbox_attention"):  # named as in the reference DETR
         yield part, part
 
 
 def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
-    """The attention of all layers: ours, theirs."""
+    """Pairs (our name, theirs) of the attention modules of all layers."""
     for layer in range(enc_layers):
         yield f"transformer.encoder.layers.{layer}.self_attn", f"model.encoder.layers.{layer}.self_attn"
     for layer in range(dec_layers):
@@ -62,17 +61,19 @@ def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
 def read_detr(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """A `DetrForObjectDetection` or `DetrForSegmentation`: the state dict under our keys, the keywords of
-    `build_model`, and notes.
+    """Convert a `DetrForObjectDetection` or `DetrForSegmentation`.
+
+    Returns:
+        The state dict under our keys, the keywords of `build_model`, and notes for the user.
 
     Raises:
-        WeightsError: it is no DETR on a plain ResNet.
+        WeightsError: the model is no DETR on a ResNet of torchvision's layout.
         KeyError: the tensors are not those that `config` describes.
     """
     one_value(config, folder, ("encoder_ffn_dim", "decoder_ffn_dim"), 2048)
     nheads = one_value(config, folder, ("encoder_attention_heads", "decoder_attention_heads"), 8)
     layers = config.get("encoder_layers", 6), config.get("decoder_layers", 6)
-    # between them, these have every block of every ResNet
+    # together, these two have the names of all blocks of all ResNets
     names = [*_names(*layers), *resnet_names("resnet34"), *resnet_names("resnet152")]
     state_dict = from_theirs(without_prefix(tensors), names, _attentions(*layers))
     check_keys(state_dict, str(folder))
@@ -83,10 +84,12 @@ def read_detr(
         "activation": config.get("activation_function", "relu"),
     }
     if "backbone" not in model_args:
-        raise WeightsError(f"expected a ResNet as torchvision has it under {folder}, found another backbone")
+        raise WeightsError(
+            f"expected a ResNet of torchvision's layout in {folder}, found another backbone; it cannot be loaded"
+        )
     notes = (
-        f"{folder} was made with auxiliary_loss on, by which transformers also normalises between the decoder layers; "
-        "this model does not, as the original, and gives other results",
+        f"{folder} has auxiliary_loss on, by which transformers also normalises between the decoder layers; detrkit, "
+        "as the reference DETR, does not, and gives other results",
     )
     return state_dict, model_args, notes if config.get("auxiliary_loss") else ()
 
@@ -97,15 +100,16 @@ _WRITTEN = {
     "box_refine": (False,), "score_refine": (False,), "dense_head": ("none",), "query_groups": (1,),
     "num_queries_one2many": (0,),
 }  # fmt: skip
-"""What Hugging Face's DETR has a place for."""
+"""Setting -> its values that Hugging Face's format can represent."""
 
 
 def write_huggingface(weights: Weights, folder: str | Path) -> None:
-    """Write a folder that `from_pretrained` of `transformers.DetrForObjectDetection` or, with masks,
-    `DetrForSegmentation` loads, each file whole or not at all.
+    """Write a Hugging Face folder for `DetrForObjectDetection` or, with masks, `DetrForSegmentation` of transformers.
+
+    `from_pretrained` loads the folder. Files are written atomically.
 
     Raises:
-        WeightsError: the format has no place for something in this model.
+        WeightsError: the format cannot represent this model.
     """
     folder, args, images = Path(folder), with_defaults(weights.model_args), weights.preprocessing
     for name, expected in _WRITTEN.items():
@@ -173,10 +177,10 @@ def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
         "decoder_attention_heads": args["nheads"],
         "activation_function": args["activation"],
         "dropout": args["dropout"],
-        "auxiliary_loss": False,  # where it is on, transformers normalises between decoder layers: another model
+        "auxiliary_loss": False,  # if on, transformers normalises between decoder layers, which detrkit does not
         "id2label": {str(index): name for index, name in names.items()},
         "label2id": {name: index for index, name in names.items()},
-        # ours; transformers keeps and ignores them: the ids of the data set, and which classes are things
+        # of detrkit alone, ignored by transformers: category ids of the data set, and which classes are things
         "category_ids": list(categories.ids),
         **({"category_isthing": list(categories.isthing)} if categories.isthing else {}),
     }

@@ -1,4 +1,4 @@
-"""What lies in a Hugging Face folder beside the names of tensors: settings, classes, preprocessing."""
+"""Read the files of a Hugging Face folder: tensors, settings, classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -20,35 +20,39 @@ from detrkit.structures import Categories, Preprocessing
 _COCO_THINGS = Categories(
     *zip(*[(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")], strict=True)
 )
-"""The 80 classes of COCO that are used."""
+"""The 80 classes of COCO, without the unused ids."""
 
 _OTHER_COCO_NAMES = {
     "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
     "diningtable": "dining table", "tvmonitor": "tv",
 }  # fmt: skip
-"""Names of Pascal VOC that RT-DETR's folders give to classes of COCO."""
+"""Class name in RT-DETR's folders, from Pascal VOC -> name of the class in COCO."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object from a file.
 
     Raises:
-        WeightsError: it is something else.
+        WeightsError: the file cannot be read, or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise WeightsError(f"expected JSON in {path}, found something else ({problem})") from problem
+        raise WeightsError(
+            f"expected JSON in {path}, found something else ({problem}); copy or download it again"
+        ) from problem
     if not isinstance(content, dict):
-        raise WeightsError(f"expected a JSON object in {path}, found a {type(content).__name__}")
+        raise WeightsError(
+            f"expected a JSON object in {path}, found a {type(content).__name__}; copy or download it again"
+        )
     return content
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder: safetensors, in one file or several, else pytorch_model.bin.
+    """Read the tensors of a folder: safetensors in one or several files, else pytorch_model.bin.
 
     Raises:
-        WeightsError: there are none, or they cannot be read.
+        WeightsError: there is no such file, or it cannot be read.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -58,32 +62,32 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         return read_safetensors(folder / "model.safetensors")
     if (folder / "pytorch_model.bin").is_file():
         return read_checkpoint(folder / "pytorch_model.bin")
-    raise WeightsError(f"expected model.safetensors or pytorch_model.bin in {folder}, found neither")
+    raise WeightsError(f"expected model.safetensors or pytorch_model.bin in {folder}, found neither; download one")
 
 
 def expect(config: Mapping[str, Any], folder: Path, **settings: Any) -> None:
-    """Make sure that settings of a config.json, where it has them, are those that our models know.
+    """Check that settings of a config.json, if present, have the values that detrkit's models support.
 
     Raises:
-        WeightsError: one is not.
+        WeightsError: a setting has another value.
     """
-    for name, known in settings.items():
-        found = config.get(name, known)
-        if found != known:
+    for name, supported in settings.items():
+        value = config.get(name, supported)
+        if value != supported:
             raise WeightsError(
-                f"expected {name} {known} in {folder / 'config.json'}, found {found}; other models cannot be loaded"
+                f"expected {name} {supported} in {folder / 'config.json'}, found {value}; other models cannot be loaded"
             )
 
 
 _TIMM_RESNET = r"(tv_|gluon_|ssl_|swsl_)?resnet(18|34|50|101|152)(_v1b)?(\.\w+)?"
-"""What timm calls ResNets as torchvision has them; others have keys of the same names and shapes."""
+"""timm's names for ResNets of torchvision's architecture; others have the same keys and shapes but differ."""
 
 
 def dilated(config: Mapping[str, Any], folder: Path) -> bool:
-    """Whether the ResNet of a config.json is dilated. Its keys tell neither that nor all else that it could be.
+    """Whether the ResNet of a config.json is dilated, which its tensors do not show.
 
     Raises:
-        WeightsError: it is no ResNet as torchvision has it.
+        WeightsError: the backbone is no ResNet of torchvision's architecture.
     """
     body: Mapping[str, Any] = config.get("backbone_config") or {}
     expect(body, folder, hidden_act="relu", downsample_in_first_stage=False, downsample_in_bottleneck=False)
@@ -92,30 +96,36 @@ def dilated(config: Mapping[str, Any], folder: Path) -> bool:
     stride = body.get("output_stride") or 32
     if (timm and not re.fullmatch(_TIMM_RESNET, name)) or stride not in (16, 32):
         raise WeightsError(
-            f"expected a ResNet as torchvision has it, of stride 32 or 16, in {folder / 'config.json'}, found {name} "
-            f"of stride {stride}; other backbones cannot be loaded"
+            f"expected a ResNet of torchvision's architecture, of stride 32 or 16, in {folder / 'config.json'}, found "
+            f"{name} of stride {stride}; other backbones cannot be loaded"
         )
-    # Where the backbone is described, transformers does not look at `dilation`.
+    # transformers ignores `dilation` if there is a backbone_config
     return bool(stride == 16 if body else config.get("dilation"))
 
 
 def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], default: Any) -> Any:
-    """What all of several settings are.
+    """The common value of several settings, each with the same default.
 
     Raises:
-        WeightsError: they differ.
+        WeightsError: the settings differ.
     """
     values = [config.get(name, default) for name in names]
     if any(value != values[0] for value in values):
-        raise WeightsError(f"expected one value of {', '.join(names)} in {folder / 'config.json'}, found {values}")
+        raise WeightsError(
+            f"expected one value of {', '.join(names)} in {folder / 'config.json'}, found {values}; other models "
+            "cannot be loaded"
+        )
     return values[0]
 
 
 def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
-    """Names from id2label; ids as `write_huggingface` keeps them, else COCO's for its classes, else class indices."""
-    coco = {len(every): every for every in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES)}
-    given = config.get("id2label") or {}
-    labels = {int(index): str(name) for index, name in given.items() if str(index).isdecimal()}
+    """The classes of a config.json, with names from id2label.
+
+    Ids are those that `write_huggingface` stores, else COCO's for the classes of COCO, else class indices.
+    """
+    coco = {len(categories): categories for categories in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES)}
+    id2label = config.get("id2label") or {}
+    labels = {int(index): str(name) for index, name in id2label.items() if str(index).isdecimal()}
     if any(name.startswith("LABEL_") for name in labels.values()) or sorted(labels) != list(range(num_classes)):
         return coco.get(num_classes, Categories.unnamed(num_classes))
     names = [f"N/A {index}" if labels[index] == "N/A" else labels[index] for index in range(num_classes)]
@@ -128,24 +138,24 @@ def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
 
 
 def read_preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[Preprocessing, tuple[str, ...]]:
-    """How images are made ready, by preprocessor_config.json.
+    """Read the preprocessing of images from preprocessor_config.json, if the folder has one.
 
     Args:
-        folder: that may have one.
-        default_size: what stands for `size` where it has none.
-        normalised: whether images are normalised where it does not say.
+        folder: the Hugging Face folder.
+        default_size: value of `size` if it is not stated.
+        normalised: value of `do_normalize` if it is not stated.
 
     Returns:
-        The preprocessing, and notes on what had to be assumed.
+        The preprocessing, and notes on differences from the training of the model.
 
     Raises:
-        WeightsError: pixels are scaled in a way that our models do not know.
+        WeightsError: pixels are not scaled by 1/255.
     """
     path = folder / "preprocessor_config.json"
     settings = read_json(path) if path.is_file() else {}
     size, square_resize, note = _size_of(settings.get("size", default_size))
     if settings.get("do_resize") is False:
-        note = "images of their own size; here they are resized, as --image_size says"
+        note = "images of their own size; detrkit resizes them to --image_size"
     scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
     if abs(255 * scale - 1) > 1e-4:
         raise WeightsError(f"expected pixels scaled by 1/255 in {path}, found {scale:g}; other scales cannot be loaded")
@@ -158,32 +168,34 @@ def read_preprocessing(folder: Path, default_size: Any, normalised: bool) -> tup
 
 
 def _value_range(settings: Mapping[str, Any], path: Path) -> ValueRange | None:
-    """The range of values of images of more than 8 bits, where `write_huggingface` has noted one; transformers leaves
-    the entry alone.
+    """The value range of images of more than 8 bits, an entry of detrkit that transformers ignores.
 
     Raises:
-        WeightsError: it is garbled.
+        WeightsError: the entry is no value range.
     """
-    found = settings.get("value_range")
+    value = settings.get("value_range")
     try:
-        return ValueRange.from_plain(found)
+        return ValueRange.from_plain(value)
     except (TypeError, ValueError) as problem:
-        raise WeightsError(f"expected value_range as two ascending numbers in {path}, found {found}") from problem
+        raise WeightsError(
+            f"expected value_range as two ascending numbers in {path}, found {value}; correct or delete it"
+        ) from problem
 
 
 def _size_of(size: Any) -> tuple[int, bool, str]:
-    """The shorter side in pixels, whether images become squares, and how it was otherwise, if it was."""
+    """The shorter side in pixels, whether images are resized to squares, and a note if detrkit resizes differently."""
     if not isinstance(size, dict):
         return int(size), False, ""
     if "height" in size:
         height, width = int(size["height"]), int(size["width"])
-        other = f"images stretched to {width} x {height}; here they keep their shape"
-        return min(height, width), height == width, "" if height == width else other
-    if "max_height" in size:  # within which images of any shape fit
-        most = max(int(size["max_height"]), int(size["max_width"]))
-        shorter = round(most * 800 / 1333)
-        return shorter, False, f"images of up to {most} pixels a side; here the shorter side has up to {shorter}"
+        note = f"images stretched to {width} x {height}; detrkit keeps their aspect ratio"
+        return min(height, width), height == width, "" if height == width else note
+    if "max_height" in size:  # images are resized to fit into this rectangle
+        longest = max(int(size["max_height"]), int(size["max_width"]))
+        shorter = round(longest * 800 / 1333)
+        note = f"images of up to {longest} pixels per side; detrkit resizes the shorter side to {shorter} or less"
+        return shorter, False, note
     shorter = int(size.get("shortest_edge", 800))
     longest = int(size.get("longest_edge") or shorter * 1333 // 800)
-    other = f"images of up to {longest} pixels a side; here the longer side has up to {shorter * 1333 // 800}"
-    return shorter, False, other if longest < shorter * 1333 // 800 else ""
+    note = f"images of up to {longest} pixels per side; detrkit allows {shorter * 1333 // 800} for the longer side"
+    return shorter, False, note if longest < shorter * 1333 // 800 else ""

@@ -1,7 +1,8 @@
-"""The names of transformers and ours for the same tensors, in both directions.
+"""Rename the keys of state dicts between transformers and detrkit, in both directions.
 
-Names are pairs of parts: a key belongs to the longest part that it begins with, and what follows is alike on both
-sides. Only attention differs in more than names: transformers has queries, keys and values apart.
+Names are pairs of modules. The longest module name that a key begins with is replaced; the rest of the key is the same
+on both sides. Attention differs in shape too: transformers stores the projections of queries, keys and values
+separately.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch import Tensor
 from detrkit.models.checkpoints.architecture import RESNET_BLOCKS
 
 Names = Iterable[tuple[str, str]]
-"""Pairs (ours, that of transformers)."""
+"""Pairs (our name, name in transformers)."""
 
 BODY = "backbone.0.body"
 HF_BODY = "model.backbone.conv_encoder.model"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
-# Names that versions of transformers have used for the same part, and the one used here.
+# Names of the same module in other versions of transformers, and the name used here.
 _OTHER_NAMES = (
     (re.compile(r"^model\.backbone\.model\."), f"{HF_BODY}."),
     (re.compile(r"^model\.backbone\.position_embedding\."), "model.position_embedding."),
@@ -40,7 +41,7 @@ _OTHER_NAMES = (
 
 
 def layer_names(stack: str, ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    """The feed-forward block and the norms of one layer of the encoder or the decoder."""
+    """The names of the feed-forward block and the norms of one encoder or decoder layer."""
     norms = ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm")
     for number in (1, 2):
         yield f"{ours}.linear{number}", f"{theirs}.fc{number}"
@@ -49,7 +50,7 @@ def layer_names(stack: str, ours: str, theirs: str) -> Iterator[tuple[str, str]]
 
 
 def resnet_names(backbone: str) -> Iterator[tuple[str, str]]:
-    """The parts of one of torchvision's ResNets, in the layout of transformers' own."""
+    """The names of the modules of a torchvision ResNet, and those of transformers' ResNet."""
     blocks, bottleneck = RESNET_BLOCKS[backbone]
     ours, theirs = BODY, HF_BODY
     yield f"{ours}.conv1", f"{theirs}.embedder.embedder.convolution"
@@ -61,13 +62,13 @@ def resnet_names(backbone: str) -> Iterator[tuple[str, str]]:
 
 
 def resnet_vd_names(blocks: tuple[int, ...], bottleneck: bool) -> Iterator[tuple[str, str]]:
-    """The parts of one of our ResNet-Ds, in the layout of RT-DETR's backbone."""
+    """The names of the modules of a ResNet-D, and those of RT-DETR's backbone in transformers."""
     stem = {"conv1.0": "0.convolution", "conv1.1": "0.normalization", "conv1.3": "1.convolution"}
     stem |= {"conv1.4": "1.normalization", "conv1.6": "2.convolution", "bn1": "2.normalization"}
     for ours, theirs in stem.items():
         yield f"{BODY}.{ours}", f"{HF_BODY}.embedder.embedder.{theirs}"
     for block, their_block in _blocks(blocks):
-        # where the resolution falls, a pooling comes first; also where a basic block only gets wider
+        # the shortcut of stages 2 to 4 begins with a pooling layer
         pooled = block.endswith(".0") and not block.endswith("layer1.0")
         shortcut = f"{their_block}.shortcut.1" if pooled else f"{their_block}.shortcut"
         yield f"{block}.downsample.1", f"{shortcut}.convolution"
@@ -88,30 +89,30 @@ def _convolutions(block: str, their_block: str, bottleneck: bool) -> Iterator[tu
 
 
 def from_theirs(tensors: Mapping[str, Tensor], names: Names, attentions: Names) -> dict[str, Tensor]:
-    """A state dict of transformers, of any version, under our keys; without the batch counters of the backbone.
+    """Rename a state dict of any version of transformers to our keys, without the backbone's batch counters.
 
     Args:
-        tensors: theirs.
-        names: of all parts but dense attention.
-        attentions: of dense attention.
+        tensors: state dict of transformers.
+        names: names of all modules except full attention.
+        attentions: names of the full-attention modules.
 
     Raises:
-        KeyError: a key that belongs to no part, or an attention without one of its projections.
+        KeyError: a key belongs to no module, or an attention lacks one of its projections.
     """
     ours_of = {theirs: ours for ours, theirs in names}
-    left: dict[str, Tensor] = {}
+    remaining: dict[str, Tensor] = {}
     for key, value in tensors.items():
         for pattern, name in _OTHER_NAMES:
             key = pattern.sub(name, key)
-        left[key] = value
+        remaining[key] = value
     renamed: dict[str, Tensor] = {}
     for ours, theirs in attentions:
         for leaf in ("weight", "bias"):
             renamed[f"{ours}.in_proj_{leaf}"] = torch.cat(
-                [left.pop(f"{theirs}.{name}.{leaf}") for name in _PROJECTIONS]
+                [remaining.pop(f"{theirs}.{name}.{leaf}") for name in _PROJECTIONS]
             )
-            renamed[f"{ours}.out_proj.{leaf}"] = left.pop(f"{theirs}.out_proj.{leaf}")
-    for key, value in left.items():
+            renamed[f"{ours}.out_proj.{leaf}"] = remaining.pop(f"{theirs}.out_proj.{leaf}")
+    for key, value in remaining.items():
         ours = _replaced(key, ours_of)
         if not _is_counter(ours):
             renamed[ours] = value
@@ -119,7 +120,7 @@ def from_theirs(tensors: Mapping[str, Tensor], names: Names, attentions: Names) 
 
 
 def to_theirs(state_dict: Mapping[str, Tensor], names: Names, attentions: Names) -> dict[str, Tensor]:
-    """The inverse of `from_theirs`, with the names that transformers itself writes."""
+    """Rename a state dict to the keys that transformers writes, the inverse of `from_theirs`."""
     theirs_of, attentions_of = dict(names), dict(attentions)
     renamed: dict[str, Tensor] = {}
     for key, value in state_dict.items():
@@ -135,7 +136,11 @@ def to_theirs(state_dict: Mapping[str, Tensor], names: Names, attentions: Names)
 
 
 def _replaced(key: str, names: Mapping[str, str]) -> str:
-    """A key whose longest part that has another name got that name."""
+    """A key with its longest module name in `names` replaced.
+
+    Raises:
+        KeyError: no module of `names` begins the key.
+    """
     part, rest = key, ""
     while part not in names:
         part, dot, last = part.rpartition(".")
@@ -146,5 +151,5 @@ def _replaced(key: str, names: Mapping[str, str]) -> str:
 
 
 def _is_counter(key: str) -> bool:
-    """Whether a key of ours is a batch counter of the backbone, whose norms stay as they are."""
+    """Whether one of our keys is a batch counter of the backbone, which frozen norms do not need."""
     return key.startswith(BODY) and key.endswith(".num_batches_tracked")

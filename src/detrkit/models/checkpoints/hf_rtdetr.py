@@ -1,4 +1,4 @@
-"""RT-DETR (Zhao et al. 2024) and its second version as transformers has them, read into our model."""
+"""Convert RT-DETR (Zhao et al. 2024) and RT-DETRv2 of transformers to detrkit's keys and settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULT_WIDTHS = [256, 512, 1024, 2048]
 
 
 def _names(enc_layers: int, dec_layers: int, levels: int) -> Iterator[tuple[str, str]]:
-    """All parts but attention and the backbone: ours, theirs."""
+    """Pairs (our name, theirs) of all parts except self-attention and the backbone."""
     for layer in range(enc_layers):
         yield from layer_names("encoder", f"transformer.encoder.layers.{layer}", f"model.encoder.aifi.0.layers.{layer}")
     for layer in range(dec_layers):
@@ -43,11 +43,13 @@ def _names(enc_layers: int, dec_layers: int, levels: int) -> Iterator[tuple[str,
 def read_rtdetr(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """An `RTDetrForObjectDetection` or `RTDetrV2ForObjectDetection`: the state dict under our keys, the keywords of
-    `build_model`, and notes.
+    """Convert an `RTDetrForObjectDetection` or `RTDetrV2ForObjectDetection`.
+
+    Returns:
+        The state dict under our keys, the keywords of `build_model`, and notes for the user.
 
     Raises:
-        WeightsError: it has parts that ours has not.
+        WeightsError: the model has parts that detrkit lacks.
         KeyError: the tensors are not those that `config` describes.
     """
     dim = config.get("d_model", 256)
@@ -85,9 +87,9 @@ def read_rtdetr(
             for k in range(layers[1])
         ),
     ]
-    # a constant of the second version's attention
-    given = {key: value for key, value in tensors.items() if not key.endswith(".n_points_scale")}
-    state_dict = from_theirs(given, names, attentions)
+    # n_points_scale is a constant of RT-DETRv2's attention
+    learned = {key: value for key, value in tensors.items() if not key.endswith(".n_points_scale")}
+    state_dict = from_theirs(learned, names, attentions)
     classes = len(state_dict["class_embed.0.bias"])
     model_args = {
         "num_classes": classes,
@@ -111,11 +113,11 @@ def read_rtdetr(
         "box_refine": True,
     }
     if "denoising.label_embed.weight" in state_dict:
-        # the last row stands for no class
+        # the last row embeds padding, not a class
         state_dict["denoising.label_embed.weight"] = state_dict["denoising.label_embed.weight"][:classes].clone()
         model_args |= {
             "denoising": "contrastive",
-            "dn_queries": 2 * config.get("num_denoising", 100),  # which counts pairs
+            "dn_queries": 2 * config.get("num_denoising", 100),  # transformers counts pairs of queries
             "dn_label_noise": config.get("label_noise_ratio", 0.5),
             "dn_box_noise": config.get("box_noise_scale", 1.0),
         }
@@ -123,10 +125,10 @@ def read_rtdetr(
 
 
 def _backbone(config: Mapping[str, Any], folder: Path) -> str:
-    """The name of the ResNet-D that the configuration of a backbone describes.
+    """The name of the ResNet-D that a backbone_config describes.
 
     Raises:
-        WeightsError: it is another one.
+        WeightsError: the backbone is another one.
     """
     bottleneck = config.get("layer_type", "bottleneck") == "bottleneck"
     blocks, stem = tuple(config.get("depths", (3, 4, 6, 3))), config.get("embedding_size", 64)
@@ -141,4 +143,6 @@ def _backbone(config: Mapping[str, Any], folder: Path) -> str:
     for name, (block, depths, width) in DESIGNS.items():
         if plain and (depths, width, block.expansion > 1) == (blocks, stem, bottleneck):
             return name
-    raise WeightsError(f"expected one of the backbones {', '.join(DESIGNS)} under {folder}, found another one")
+    raise WeightsError(
+        f"expected one of the backbones {', '.join(DESIGNS)} in {folder}, found another one; it cannot be loaded"
+    )

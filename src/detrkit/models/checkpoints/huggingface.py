@@ -1,7 +1,7 @@
-"""Hugging Face's format: a folder with config.json, model.safetensors and preprocessor_config.json.
+"""Read and write Hugging Face folders: config.json, model.safetensors and preprocessor_config.json.
 
-Neither `transformers` nor `timm` is needed here. DETR, Deformable DETR and RT-DETR are read, in the layout of any
-version of transformers; DETR is written too.
+DETR, Deformable DETR and RT-DETR are read, in the layout of any version of transformers; DETR is also written. Neither
+`transformers` nor `timm` is needed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def is_huggingface_folder(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of the models that can be read."""
+    """A type of model that can be read."""
 
     architectures: tuple[str, ...]
+    """Its classes in transformers."""
     read: Any
+    """The function that converts config and tensors."""
     size: dict[str, int]
-    """Of images, where preprocessor_config.json does not say."""
+    """Size of the images, if preprocessor_config.json does not state it."""
     normalised: bool
-    """Likewise."""
+    """Whether images are normalised, if preprocessor_config.json does not state it."""
 
 
 _SQUARE = {"height": 640, "width": 640}
@@ -47,30 +49,31 @@ _KINDS = {
     "rt_detr": _Kind(("RTDetrForObjectDetection",), read_rtdetr, _SQUARE, False),
     "rt_detr_v2": _Kind(("RTDetrV2ForObjectDetection",), read_rtdetr, _SQUARE, False),
 }
-"""By model_type."""
+"""model_type of config.json -> the type of model."""
 
 
 def read_huggingface(folder: str | Path) -> Weights:
-    """The folder of a detector that can be read, without transformers.
+    """Read a detector from a Hugging Face folder, without transformers.
 
     Raises:
-        WeightsError: a file is missing or broken, or the model is another one.
+        WeightsError: a file is missing or damaged, or the model is of an unknown type.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
     kind = _KINDS.get(str(config.get("model_type")))
-    found = (config.get("architectures") or (kind.architectures if kind else ["nothing"]))[0]
-    if kind is None or found not in kind.architectures:
+    architecture = (config.get("architectures") or (kind.architectures if kind else ["nothing"]))[0]
+    if kind is None or architecture not in kind.architectures:
         known = ", ".join(name for each in _KINDS.values() for name in each.architectures)
         raise WeightsError(
-            f"expected one of {known} in {folder}, found {found} of type {config.get('model_type')}; other models "
-            "cannot be loaded"
+            f"expected one of {known} in {folder}, found {architecture} of type {config.get('model_type')}; other "
+            "models cannot be loaded"
         )
     try:
         state_dict, model_args, notes = kind.read(config, read_tensors(folder), folder)
     except KeyError as problem:
         raise WeightsError(
-            f"expected the weights of the model that {folder / 'config.json'} describes, stumbled over {problem}"
+            f"expected the weights of the model that {folder / 'config.json'} describes, found other or missing keys "
+            f"at {problem}; save the model again"
         ) from problem
     absent = tuple(missing_heads(state_dict)) if kind.read is read_detr else ()
     state_dict = without_parts(state_dict, absent)

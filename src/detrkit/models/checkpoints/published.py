@@ -1,7 +1,7 @@
-"""The published DETR checkpoints as data: where they are, what they hold, what they reached.
+"""The published DETR checkpoints: URLs, settings, classes and accuracy on COCO.
 
 Source: Carion et al., "End-to-End Object Detection with Transformers" (2020), and its model zoo. The eight hex digits
-in each file name are the start of the file's SHA-256, which is checked after a download.
+in each file name begin the SHA-256 of the file, which is checked after a download.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COCO_CATEGORIES = Categories(
     tuple(range(91)),
     tuple(name or f"N/A {index}" for index, name in enumerate(["", *_COCO_NAMES.split("|")])),
 )
-"""The 91 classes of a model trained on COCO; class index and COCO id are the same, eleven entries are unused."""
+"""The 91 classes of a model trained on COCO. The index of a class is its COCO id; eleven are unused."""
 
 
 _COCO_STUFF = (
@@ -49,24 +49,24 @@ COCO_PANOPTIC_CATEGORIES = Categories(
     COCO_CATEGORIES.names + tuple(_STUFF_NAMES.get(index, f"N/A {index}") for index in range(91, 250)),
     tuple(index <= 90 for index in range(250)),
 )
-"""The 250 classes of a model trained on COCO panoptic; class index and COCO id are the same. 80 are things, 53 stuff,
-the others unused."""
+"""The 250 classes of a model trained on COCO panoptic. The index of a class is its COCO id; 80 are things,
+53 are stuff, the others are unused."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published checkpoint."""
+    """A published checkpoint."""
 
     name: str
-    """Its name here and in torch.hub."""
+    """Name in detrkit and torch.hub."""
     url: str
-    """Where the file is."""
+    """URL of the file."""
     model_args: dict[str, Any]
-    """What `build_model` needs to rebuild the model, beyond its defaults."""
+    """Keywords of `build_model` that differ from its defaults."""
     box_ap: float
     """Box AP on COCO val2017, in percent, at a shorter side of 800 pixels."""
     categories: Categories = COCO_CATEGORIES
-    """The classes."""
+    """The classes of the model."""
     image_size: int = 800
     """Shorter side at evaluation, in pixels."""
     licence: str = "Apache-2.0"
@@ -88,7 +88,7 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where the file lies, or will lie, in torch.hub's cache ($TORCH_HOME/hub/checkpoints)."""
+        """Path of the file in torch.hub's cache ($TORCH_HOME/hub/checkpoints), whether or not it exists."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file_name
 
 
@@ -96,7 +96,7 @@ _HOST = "https://dl.fbaipublicfiles.com/detr"
 
 
 def _panoptic(name: str, file: str, box_ap: float, mask_ap: float, pq: float) -> Published:
-    """One of the models for COCO panoptic."""
+    """The entry of a model for COCO panoptic."""
     model_args = {"backbone": name.split("_")[1], "dilation": "dc5" in name, "masks": True}
     return Published(name, f"{_HOST}/{file}", model_args, box_ap, COCO_PANOPTIC_CATEGORIES, mask_ap=mask_ap, pq=pq)
 
@@ -122,16 +122,16 @@ PUBLISHED = {
         _panoptic("detr_resnet101_panoptic", "detr-r101-panoptic-40021d53.pth", 40.1, 33.0, 45.1),
     )
 }
-"""The checkpoints by name."""
+"""Name -> published checkpoint."""
 
 
 def fetch(entry: Published) -> Path:
-    """The local file of a published checkpoint, downloaded once into torch.hub's cache with its hash checked.
+    """Download a published checkpoint into torch.hub's cache, check its hash, and return its path.
 
-    A file that already lies there is used as it is, without any network.
+    A file in the cache is used without access to the network.
 
     Raises:
-        WeightsError: the download failed; the sentence has the URL and the path to put the file at by hand.
+        WeightsError: the download failed; the message has the URL, and the path at which to put the file by hand.
     """
     path = entry.path
     if path.is_file():
@@ -139,7 +139,7 @@ def fetch(entry: Published) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, os.fspath(path), hash_prefix=entry.sha256_prefix)
-    except (OSError, RuntimeError) as problem:  # no network, no such host, no room, or another file than expected
+    except (OSError, RuntimeError) as problem:  # no network, no such host, no disk space, or a wrong hash
         raise WeightsError(
             f"could not fetch the published weights {entry.name} ({problem}); "
             f"download {entry.url} on a machine with network and put the file at {path}"
@@ -148,7 +148,7 @@ def fetch(entry: Published) -> Path:
 
 
 def recognise(path: Path) -> Published | None:
-    """The published checkpoint that a file is, whatever its name, judged by its hash."""
+    """The published checkpoint with the hash of a file, or None."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return next((entry for entry in PUBLISHED.values() if digest.startswith(entry.sha256_prefix)), None)

@@ -1,4 +1,4 @@
-"""Reading `.pth`, `.ckpt` and `.bin` files without running what is in them."""
+"""Read `.pth`, `.ckpt`, `.bin` and `.safetensors` files without running code that they contain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 
-# What the original's training checkpoints pickle besides tensors and plain data: the namespace of its arguments and,
-# after a Slurm run, paths in it. Paths become pure ones, so that a checkpoint from another system can be read.
+# Objects in training checkpoints of the reference DETR (facebookresearch/detr) besides tensors and plain data: the
+# namespace of its arguments and, after a Slurm run, paths in it. Paths become pure paths, so that a checkpoint of
+# another operating system can be read.
 _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     *(
@@ -35,10 +36,10 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     ),
 ]
 
-# All that torch.load is known to raise on files that are cut off, or something else altogether.
 FROZEN_GRAPHS = (".onnx", ".xml", ".pt2", ".engine", ".plan", ".trt", ".tflite", ".mlmodel", ".mlpackage")
 """Suffixes of exported models, which can be run but not trained."""
 
+# Errors that torch.load is known to raise on files that are truncated or no checkpoints.
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError,
     struct.error,
@@ -46,48 +47,50 @@ _UNREADABLE = (
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU, with no code of the file being run.
+    """Read the dictionary in a checkpoint file onto the CPU, without running code of the file.
 
-    Tensors and plain data are read; of Python objects only `argparse.Namespace` and paths, which the original's
-    training checkpoints hold.
+    Tensors and plain data are allowed, and of Python objects only `argparse.Namespace` and paths, which training
+    checkpoints of the reference DETR hold.
 
     Raises:
-        WeightsError: there is no such file, it is cut off or not a checkpoint, or it wants to run code.
+        WeightsError: there is no such file, it is truncated or no checkpoint, or it holds other Python objects.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"expected a checkpoint file at {path}, found none")
+        raise WeightsError(f"expected a checkpoint file at {path}, found none; look at the path")
     if path.suffix.lower() in FROZEN_GRAPHS:
         raise WeightsError(
-            f"expected a checkpoint, found {path}, a frozen graph that predict and eval can run but nothing can train "
-            "or take apart; use the checkpoint that it was exported from"
+            f"expected a checkpoint, found {path}, an exported model, which predict and eval can run but which cannot "
+            "be trained or converted; use the checkpoint from which it was exported"
         )
     check_content(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # a file that torch did not write
-            warnings.filterwarnings("ignore", "Validating sparse tensor")  # which are refused later
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # files not written by torch
+            warnings.filterwarnings("ignore", "Validating sparse tensor")  # check_tensors refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as problem:
         unsafe = _unsafe_name(str(problem))
         if unsafe:
             if "pytorch-lightning_version" in _pickled(path):
                 raise WeightsError(
-                    f"{path} is a checkpoint of PyTorch Lightning that holds {unsafe}, which could run code of whoever "
-                    "wrote the file; load the module where you trust it, save its model.state_dict() with torch.save, "
-                    "and name that file"
+                    f"{path} is a checkpoint of PyTorch Lightning that holds {unsafe}, which could run code written by "
+                    "the author of the file; if you trust it, load the module, save its model.state_dict() with "
+                    "torch.save, and name that file"
                 ) from problem
             raise WeightsError(
-                f"refused to read {path}: it holds {unsafe}, which could run code of whoever wrote the file; "
-                "expected only tensors and plain data, so save its state dict alone and load that"
+                f"refused to read {path}: expected only tensors and plain data, found {unsafe}, which could run code "
+                "written by the author of the file; save its state dict alone and load that"
             ) from problem
         raise WeightsError(
-            f"expected a PyTorch checkpoint at {path} ({path.stat().st_size:,} bytes), found a file that is cut off or "
-            f"something else; copy or download it again"
+            f"expected a PyTorch checkpoint at {path} ({path.stat().st_size:,} bytes), found a file that is truncated "
+            "or no checkpoint; copy or download it again"
         ) from problem
     if not isinstance(content, dict):
-        raise WeightsError(f"expected a dictionary of weights in {path}, found a {type(content).__name__}")
-    return cast("dict[str, Any]", content)
+        raise WeightsError(
+            f"expected a dictionary of weights in {path}, found a {type(content).__name__}; save model.state_dict()"
+        )
+    return content
 
 
 _POINTER = {
@@ -99,24 +102,24 @@ _OTHER_FILES = {
     rb"(\x89PNG\r\n|\xff\xd8\xff|GIF8)": "an image; name the file with the weights",
     rb"(\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf)": "a packed archive; unpack it first",
 }
-"""How files that are no weights begin, and what they are."""
+"""Pattern of the first bytes of files that are no weights -> the end of the error message."""
 
 
 def check_content(path: Path, *, exported: bool = False) -> None:
-    """Refuse a file that is known to be something else than weights.
+    """Refuse a file of a known type that is no checkpoint.
 
     Args:
-        path: of the file.
-        exported: it is to be an exported model, which may have any form but that of a pointer.
+        path: path of the file.
+        exported: whether the file should be an exported model, for which only git-lfs pointers are refused.
 
     Raises:
-        WeightsError: it is a git-lfs pointer, a web page or the like; the sentence says which.
+        WeightsError: the file is a git-lfs pointer, a web page or the like; the message says which.
     """
     with path.open("rb") as file:
         begin = file.read(64)
-    for pattern, what in (_POINTER if exported else _POINTER | _OTHER_FILES).items():
+    for pattern, description in (_POINTER if exported else _POINTER | _OTHER_FILES).items():
         if re.match(pattern, begin, re.IGNORECASE):
-            raise WeightsError(f"expected weights at {path} ({path.stat().st_size:,} bytes), found {what}")
+            raise WeightsError(f"expected weights at {path} ({path.stat().st_size:,} bytes), found {description}")
     names = [] if exported else _names_in_archive(path)
     if names and not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
@@ -131,7 +134,7 @@ def check_content(path: Path, *, exported: bool = False) -> None:
 
 
 def _names_in_archive(path: Path) -> list[str]:
-    """The files in a zip archive, which is how torch saves; none where it is something else, or broken."""
+    """The names of the files in a zip archive, the format of torch.save; empty if the file is none or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -140,7 +143,7 @@ def _names_in_archive(path: Path) -> list[str]:
 
 
 def _pickled(path: Path) -> str:
-    """The text in the pickle of a checkpoint in torch's zip format; empty where it is none."""
+    """The pickle of a checkpoint in torch's zip format as text; empty for another file."""
     name = next((name for name in _names_in_archive(path) if name.endswith("data.pkl")), "")
     if not name:
         return ""
@@ -149,23 +152,22 @@ def _pickled(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file.
+    """Read the tensors of a .safetensors file.
 
     Raises:
-        WeightsError: it is cut off or something else.
+        WeightsError: the file is truncated or of another format.
     """
     check_content(path)
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as problem:
         raise WeightsError(f"{path} cannot be read ({problem}); copy or download it again") from problem
-    return tensors
 
 
 def _unsafe_name(message: str) -> str:
-    """The Python object that torch refused to unpickle, or nothing if the file is simply not a checkpoint."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if found:
-        return f"`{found.group(1)}`"
+    """The Python object that torch refused to unpickle; empty if the file is no checkpoint."""
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    if match:
+        return f"`{match.group(1)}`"
     refusals = ("Trying to call reduce", "Trying to instantiate", "Can only build", "Can only create new object")
     return "a Python object" if any(refusal in message for refusal in refusals) else ""
