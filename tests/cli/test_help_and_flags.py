@@ -118,7 +118,7 @@ def test_groups_of_train_come_in_reading_order(detrkit: Command) -> None:
     text = detrkit("train", "--help").out
     places = [
         text.index(f"\n{title}:")
-        for title in ("Data", "Augmentation", "Optimization", "The run", "Model", "Matching and losses")
+        for title in ("Data", "Augmentation", "Optimization", "Run", "Model", "Matching and losses")
     ]
     assert places == sorted(places)
 

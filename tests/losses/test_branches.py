@@ -60,7 +60,7 @@ NAMES = ("loss_ce", "loss_bbox", "loss_giou")
 
 def test_names_and_weights():
     out, targets = replace(output(), branches=branches()), some_targets(2, 1)
-    criterion = build_criterion(C, class_loss="focal", cls_loss_coef=2, dn_loss_coef=0.5, dense_loss_coef=0.25)
+    criterion = build_criterion(C, dense_head="tood", class_loss="focal", cls_loss_coef=2, dn_loss_coef=0.5, dense_loss_coef=0.25)
     losses = criterion(out, targets)
     layers = {"dn": 3, "dense": 1, "group": 2, "one2many": 2, "encoder": 1}
     expected = {
@@ -84,7 +84,7 @@ def test_names_and_weights():
 def test_branches_change_nothing_in_the_decoder_layers():
     out, targets = output(), some_targets(2, 1)
     for kind in ("softmax", *KINDS):
-        criterion = build_criterion(C, class_loss=kind)
+        criterion = build_criterion(C, dense_head="tood", class_loss=kind)
         out = output(sigmoid=kind != "softmax")
         extra = Branch("group", output(9, seed=1, sigmoid=kind != "softmax"), groups=3)
         alone, beside = criterion(out, targets), criterion(replace(out, branches=[extra]), targets)
@@ -94,7 +94,7 @@ def test_branches_change_nothing_in_the_decoder_layers():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_branch_is_what_its_pairs_make_it(kind):
     """Given pairs, groups, repeats and locations all come down to a list of pairs, divided by their number."""
-    criterion, targets = build_criterion(C, class_loss=kind, dense_head="fcos"), some_targets(2, 1)
+    criterion, targets = build_criterion(C, dense_head="tood", class_loss=kind, dense_head="fcos"), some_targets(2, 1)
     dn, dense, group, one2many, encoder = branches()
 
     def matching(branch, **rule):
@@ -127,7 +127,7 @@ def test_a_branch_is_what_its_pairs_make_it(kind):
 
 
 def test_given_pairs_hold_at_every_layer_and_matching_finds_them_anew():
-    criterion, targets = build_criterion(C, class_loss="focal"), some_targets(2, 1)
+    criterion, targets = build_criterion(C, dense_head="tood", class_loss="focal"), some_targets(2, 1)
     dn, _, group, *_ = branches()
     losses = criterion(replace(output(), branches=[dn, group]), targets)
     for i, layer in enumerate(dn.output.aux):
@@ -144,7 +144,7 @@ def test_ignored_queries_have_no_loss_and_do_not_count(kind):
     """A branch with queries that are ignored is the branch without them."""
     sigmoid = kind != "softmax"
     targets = some_targets(2, 1)
-    criterion = build_criterion(C, class_loss=kind)
+    criterion = build_criterion(C, dense_head="tood", class_loss=kind)
     keep = [0, 1, 3, 4, 6]
     ignored = torch.ones(2, 7, dtype=torch.bool)
     ignored[:, keep] = False
@@ -159,7 +159,7 @@ def test_ignored_queries_have_no_loss_and_do_not_count(kind):
 
 def test_locations_in_the_padding_are_ignored():
     targets = some_targets(2, 3)
-    criterion = build_criterion(C, class_loss="focal")
+    criterion = build_criterion(C, dense_head="tood", class_loss="focal")
     locations = grid(padded=True)
     out = output(20, 1)
     other = replace(out, logits=out.logits.masked_fill(locations.padding[..., None], 9.0))
@@ -200,7 +200,7 @@ class _Processes:
 @pytest.mark.parametrize("counts", [(3, 1), (4, 0), (0, 0)])
 def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monkeypatch):
     """Also where one of them has no object, so that its denoising branch is empty of pairs."""
-    criterion, targets = build_criterion(C, class_loss=kind), some_targets(*counts)
+    criterion, targets = build_criterion(C, dense_head="tood", class_loss=kind), some_targets(*counts)
     every = branches()
     every[0] = replace(
         every[0],
@@ -223,7 +223,7 @@ def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monke
 @pytest.mark.parametrize("kind", ["softmax", "focal"])
 def test_a_process_without_images_left_takes_part_in_validation(kind, monkeypatch):
     sigmoid = kind != "softmax"
-    criterion, out, targets = build_criterion(C, class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
+    criterion, out, targets = build_criterion(C, dense_head="tood", class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
     monkeypatch.setattr("detrkit.training.evaluation._world", lambda: 2)
     validator = Validator(criterion, {"categories": []}, (1, 2, 3, None))
     alone = criterion(out, targets)
@@ -261,7 +261,7 @@ def _only(out, i):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("trouble", ["no objects", "no size", "one pixel", "saturated", "bfloat16", "no queries"])
 def test_nothing_becomes_nan(kind, trouble):
-    criterion, targets = build_criterion(C, class_loss=kind), some_targets(2, 1)
+    criterion, targets = build_criterion(C, dense_head="tood", class_loss=kind), some_targets(2, 1)
     out = replace(output(), branches=branches())
     leaves = [t for b in (out, *(b.output for b in out.branches)) for o in (b, *b.aux) for t in (o.logits, o.boxes)]
     match trouble:
@@ -314,7 +314,7 @@ def test_outputs_of_another_kind_than_the_loss_are_told():
         with pytest.raises(
             ConfigError, match="expected a model whose class scores are an independent sigmoid per class"
         ):
-            build_criterion(C, class_loss=kind)(output(sigmoid=False), some_targets(2, 1))
+            build_criterion(C, dense_head="tood", class_loss=kind)(output(sigmoid=False), some_targets(2, 1))
     with pytest.raises(ConfigError, match="found one with an independent sigmoid per class"):
         build_criterion(C)(output(), some_targets(2, 1))
     mixed = replace(output(sigmoid=False), branches=[Branch("group", output())])
@@ -325,11 +325,11 @@ def test_outputs_of_another_kind_than_the_loss_are_told():
 def test_locations_without_a_rule_to_assign_them_are_refused():
     out = replace(output(), branches=[branches()[1]])
     with pytest.raises(ConfigError, match=r'expected a dense_head .* the branch "dense" to objects, found "none"'):
-        build_criterion(C, class_loss="focal", dense_head="none")(out, some_targets(2, 1))
+        build_criterion(C, dense_head="tood", class_loss="focal", dense_head="none")(out, some_targets(2, 1))
 
 
 def test_cardinality_of_yes_or_no_classes_counts_what_is_more_likely_than_not():
     logits = torch.tensor([[[1.0, -1.0, -1.0, -1.0], [-1.0, -2.0, -1.0, -1.0], [2.0, 3.0, -1.0, -1.0]]])
     out = Output(logits, torch.full((1, 3, 4), 0.5), sigmoid=True)
-    losses = build_criterion(C, class_loss="focal")(out, some_targets(3))
+    losses = build_criterion(C, dense_head="tood", class_loss="focal")(out, some_targets(3))
     assert losses["cardinality_error"] == 1  # two say something, three are there

@@ -25,7 +25,7 @@ SIZES = ((64, 96), (96, 64))
 def model_and_criterion(kind: str, **changes: Any):
     if kind == "classic":
         return small_model(masks=True, **changes), build_criterion(4, masks=True)
-    return small_model(masks=True, **LEVELS, **changes), build_criterion(4, masks=True, class_loss="varifocal")
+    return small_model(masks=True, **LEVELS, **changes), build_criterion(4, masks=True, class_loss="varifocal", dense_head="tood")
 
 
 def output(masks: torch.Tensor | None, **further: Any) -> Output:
@@ -140,10 +140,10 @@ def test_earlier_layers_and_branches_have_no_masks() -> None:
 
 
 def test_weights() -> None:
-    criterion = build_criterion(4, masks=True, mask_loss_coef=2, dice_loss_coef=3)
+    criterion = build_criterion(4, masks=True, mask_loss_coef=2, dice_loss_coef=3, dense_head="tood")
     out, targets = output(torch.zeros(2, 3, 24, 24)), some_targets(1, 2, mask_sizes=SIZES)
     losses = criterion(out, targets)
-    without = build_criterion(4)
+    without = build_criterion(4, dense_head="tood")
     rest = without.weighted_sum(without(out, targets))
     torch.testing.assert_close(criterion.weighted_sum(losses), rest + 2 * losses["loss_mask"] + 3 * losses["loss_dice"])
 

@@ -119,7 +119,7 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"encoder": "hybrid", "encoder_expansion": float("nan")}, "found nan"),
         ({"dense_head": "fcos"}, "in Python: sigmoid=True"),
         ({"backbone": "resnet51"}, "did you mean resnet50?"),
-        ({"num_queries": "auto"}, "which training resolves"),
+        ({"num_queries": "auto"}, "which works in training only"),
         ({"hidden_dim": "256"}, "hidden_dim must be a whole number, found '256'"),
         ({"hidden_dims": 256}, "no setting 'hidden_dims' of a model; did you mean 'hidden_dim'"),
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),

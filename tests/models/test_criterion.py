@@ -29,7 +29,7 @@ def test_defaults_and_names_are_the_originals():
     assert asdict(LossConfig()) == {
         "num_classes": 91, "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2, "bbox_loss_coef": 5,
         "giou_loss_coef": 2, "eos_coef": 0.1, "mask_loss_coef": 1, "dice_loss_coef": 1, "masks": False,
-        "class_loss": "softmax", "cls_loss_coef": 1, "dense_loss_coef": 1, "dn_loss_coef": 1, "dense_head": "tood",
+        "class_loss": "softmax", "cls_loss_coef": 1, "dense_loss_coef": 1, "dn_loss_coef": 1, "dense_head": "none",
         "ignore_mask_padding": False,
     }  # fmt: skip
     losses = build_criterion(4)(output(), some_targets(2, 1))

@@ -44,7 +44,7 @@ class DataChoice(Settings):
     panoptic_dir: str = ""
     """Folder of the panoptic PNGs, where it is not detected, or the folder above those of both splits."""
     strict: bool = False
-    """Refuse a data set of which anything is left out: images, annotation files, objects."""
+    """Refuse a data set if anything in it is not used: images, annotation files, objects."""
     box_format: Literal[
         "auto",
         "xywh",
@@ -104,7 +104,8 @@ class AugmentConfig(Settings):
     color_jitter: Share = 0.0
     """Chance, 0..1, of a change of brightness, contrast, saturation and hue."""
     vertical_flip: Share = 0.0
-    """Chance, 0..1, that an image is turned upside down; for images without an up, as from above or a microscope."""
+    """Chance, 0..1, that an image is turned upside down; for images without a fixed upright direction, as from above or
+    a microscope."""
     multi_scale: Share = 0.0
     """Share of image_size, 0..1, by which sizes vary in training, up and down; batches are padded to their largest."""
     no_aug_epochs: Index = 0

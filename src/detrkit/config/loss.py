@@ -14,7 +14,7 @@ class LossFlags(Settings):
     """Matching and losses."""
 
     set_cost_class: Weight = 1.0
-    """Weight of the class probability in the matching cost."""
+    """Weight of the class in the matching cost (minus its probability, or the focal cost with sigmoids)."""
     set_cost_bbox: Weight = 5.0
     """Weight of the L1 box distance in the matching cost."""
     set_cost_giou: Weight = 2.0
@@ -62,5 +62,6 @@ class LossConfig(LossFlags):
     """Number C of classes."""
     masks: bool = False
     """Add the mask losses; for a model with a mask head, and targets with masks."""
-    dense_head: Literal["none", "fcos", "atss", "tood"] = "tood"
-    """How locations are assigned in branches that have them (see `DenseAssigner`)."""
+    dense_head: Literal["none", "fcos", "atss", "tood"] = "none"
+    """How locations are assigned in branches that have them (see `DenseAssigner`), that of the model. none: the model
+    has no dense head."""

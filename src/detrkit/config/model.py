@@ -77,7 +77,8 @@ class ModelFlags(Settings):
     two_stage_head: Annotated[Literal["encoder", "dense"], Travels.IN_SHAPES] = "encoder"
     """Head that ranks the encoder tokens: one of its own on the encoder, or the --dense_head."""
     query_nms_iou: Annotated[Share, Travels.AS_SETTING] = 0.0
-    """Of two tokens whose boxes overlap by more than this IoU, only the better becomes a query. 0: off."""
+    """For queries from encoder tokens: of two tokens whose boxes overlap by more than this IoU, the worse becomes a
+    query only where too few others are left. 0: off."""
     box_refine: Annotated[bool, Travels.IN_SHAPES] = False
     """Let each decoder layer refine the boxes of the layer before."""
     look_forward_twice: Annotated[bool, Travels.AS_SETTING] = False
@@ -85,23 +86,23 @@ class ModelFlags(Settings):
     score_refine: Annotated[bool, Travels.WITHOUT_TRACE] = False
     """Let each decoder layer refine the class scores of the layer before, the first those of the encoder."""
     dense_head: Annotated[Literal["none", "fcos", "atss", "tood"], Travels.IN_TRAINING] = "none"
-    """Training-only head on the encoder's levels that supervises many locations per object, assigned as in FCOS, ATSS
-    or TOOD."""
+    """Head on the encoder's levels that supervises many locations per object, assigned as in FCOS, ATSS or TOOD. It is
+    used in training only, unless --two_stage_head dense selects queries with it."""
     dense_convs: Annotated[Index, Travels.AS_SETTING] = 2
     """Convolutions of the dense head before its predictions."""
     query_groups: Annotated[Count, Travels.IN_TRAINING] = 1
-    """Groups of queries in training, each matched with the objects independently (Group DETR). 1: no further group."""
+    """Groups of queries in training, each matched with the objects independently (Group DETR). 1: off."""
     num_queries_one2many: Annotated[Index, Travels.IN_TRAINING] = 0
-    """Further queries in training that are matched one-to-many (H-DETR). 0: none."""
+    """Further queries in training that are matched one-to-many (H-DETR). 0: off."""
     k_one2many: Annotated[Count, Travels.IN_TRAINING] = 6
     """Queries of num_queries_one2many that each object is matched with."""
     denoising: Annotated[Literal["none", "plain", "contrastive"], Travels.IN_TRAINING] = "none"
     """Further queries in training that start from noised ground truth (DN-DETR). contrastive: also from boxes moved
     too far, which are to be classified as no object (DINO)."""
     dn_queries: Annotated[Index, Travels.IN_TRAINING] = 100
-    """Most denoising queries per image."""
+    """Largest number of denoising queries per image."""
     dn_label_noise: Annotated[Share, Travels.IN_TRAINING] = 0.5
-    """Chance that a denoising query starts from a random class, halved as in DN-DETR."""
+    """Twice the probability that a denoising query starts from a random class (as DN-DETR counts it)."""
     dn_box_noise: Annotated[Weight, Travels.IN_TRAINING] = 0.4
     """How far the box of a denoising query is moved, relative to its size."""
 

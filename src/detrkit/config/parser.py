@@ -112,7 +112,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"detrkit {name}",
         usage=f"detrkit {name} {command.usage} [settings]".replace("  ", " "),
-        description=command.config.__doc__,
+        description=(command.config.__doc__ or "").split("\n\n")[0],
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=HelpFormatter,

@@ -61,7 +61,7 @@ class OptimConfig(Settings):
     """Decay per step of an exponential moving average of the weights, which is evaluated and saved in their place. 0:
     no average."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    """Arithmetic of the forward pass."""
+    """Number format of training: float32, or mixed with bfloat16 or float16."""
     compile: bool = False
     """Compile the model (torch.compile): minutes before the first steps, then faster ones on a GPU. Without
     --square_resize, batches are padded to multiples of 128 pixels, so that few shapes have to be compiled."""
@@ -70,8 +70,8 @@ class OptimConfig(Settings):
     memory for more time, and the same gradients."""
     monitor: str = ""
     """Metric that best.ckpt and --patience go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100, ...;
-    mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss, of which
-    less is better. Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
+    mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss (lower is
+    better). Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
     patience: Index = 0
     """Stop after this many evaluations without a better --monitor; 0: never."""
     seed: Index = 42
@@ -80,7 +80,7 @@ class OptimConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Settings):
-    """The run."""
+    """Run."""
 
     recipe: Literal["classic", "fast"] = "classic"
     """Set of defaults. classic: those of the reference DETR; fast: for training on little data. (In Python:
@@ -117,7 +117,7 @@ class RunConfig(Settings):
     devices: Count = 1
     """Processes (GPUs) per node."""
     num_nodes: Count = 1
-    """Nodes."""
+    """Number of machines."""
     quiet: bool = False
     """Print no progress: neither the settings of the run nor its epochs. The final metrics, how to continue after a
     stop, warnings and errors are still printed."""
@@ -147,8 +147,8 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")
         if self.frozen_weights and (self.weights or not self.masks):
-            wrong = "--weights as well" if self.weights else "no --task instance or panoptic"
-            raise ConfigError(f"--frozen_weights brings the detector that a mask head is trained on, found {wrong}")
+            wrong = "--weights as well; leave one out" if self.weights else "no --task instance or panoptic; add it"
+            raise ConfigError(f"--frozen_weights trains a mask head on the detector in a file, found {wrong}")
         if self.model:
             check_named("model", self.model, MODELS)
         if not (self.weights or self.frozen_weights):  # which bring settings of the model

@@ -78,7 +78,7 @@ def build_model(
     """
     config = ModelConfig.from_settings({"num_classes": num_classes, **settings})
     if config.num_queries == "auto":
-        raise ConfigError("num_queries must be a whole number, found 'auto', which training resolves by its images")
+        raise ConfigError("num_queries must be a whole number, found 'auto', which works in training only")
     if config.backbone_norm == "auto":
         config = replace(config, backbone_norm="frozen")
     model = _build(config, backbone_weights, image_mean, image_std)
