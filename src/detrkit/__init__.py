@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detrkit.config.model import ModelConfig
     from detrkit.config.train import TrainConfig
     from detrkit.errors import DetrkitError
+    from detrkit.evaluation.evaluate_detector import EvaluationResult, evaluate
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
     from detrkit.inference.postprocess import panoptic, postprocess
@@ -37,6 +38,7 @@ _HOME = {
     "Detections": "detrkit.results",
     "Detector": "detrkit.inference",
     "DetrkitError": "detrkit.errors",
+    "EvaluationResult": "detrkit.evaluation.evaluate_detector",
     "ModelConfig": "detrkit.config.model",
     "NamedModel": "detrkit.models.named_models",
     "Output": "detrkit.structures",
@@ -47,6 +49,7 @@ _HOME = {
     "TrainResult": "detrkit.training",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
+    "evaluate": "detrkit.evaluation.evaluate_detector",
     "export": "detrkit.exporting.export_detector",
     "list_models": "detrkit.models.named_models",
     "panoptic": "detrkit.inference.postprocess",
@@ -60,6 +63,7 @@ __all__ = [
     "Detections",
     "Detector",
     "DetrkitError",
+    "EvaluationResult",
     "ModelConfig",
     "NamedModel",
     "Output",
@@ -70,6 +74,7 @@ __all__ = [
     "TrainResult",
     "build_criterion",
     "build_model",
+    "evaluate",
     "export",
     "list_models",
     "panoptic",

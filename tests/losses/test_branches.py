@@ -60,7 +60,9 @@ NAMES = ("loss_ce", "loss_bbox", "loss_giou")
 
 def test_names_and_weights():
     out, targets = replace(output(), branches=branches()), some_targets(2, 1)
-    criterion = build_criterion(C, dense_head="tood", class_loss="focal", cls_loss_coef=2, dn_loss_coef=0.5, dense_loss_coef=0.25)
+    criterion = build_criterion(
+        C, dense_head="tood", class_loss="focal", cls_loss_coef=2, dn_loss_coef=0.5, dense_loss_coef=0.25
+    )
     losses = criterion(out, targets)
     layers = {"dn": 3, "dense": 1, "group": 2, "one2many": 2, "encoder": 1}
     expected = {
@@ -94,7 +96,7 @@ def test_branches_change_nothing_in_the_decoder_layers():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_branch_is_what_its_pairs_make_it(kind):
     """Given pairs, groups, repeats and locations all come down to a list of pairs, divided by their number."""
-    criterion, targets = build_criterion(C, dense_head="tood", class_loss=kind, dense_head="fcos"), some_targets(2, 1)
+    criterion, targets = build_criterion(C, class_loss=kind, dense_head="fcos"), some_targets(2, 1)
     dn, dense, group, one2many, encoder = branches()
 
     def matching(branch, **rule):
@@ -223,7 +225,11 @@ def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monke
 @pytest.mark.parametrize("kind", ["softmax", "focal"])
 def test_a_process_without_images_left_takes_part_in_validation(kind, monkeypatch):
     sigmoid = kind != "softmax"
-    criterion, out, targets = build_criterion(C, dense_head="tood", class_loss=kind), output(sigmoid=sigmoid), some_targets(2, 1)
+    criterion, out, targets = (
+        build_criterion(C, dense_head="tood", class_loss=kind),
+        output(sigmoid=sigmoid),
+        some_targets(2, 1),
+    )
     monkeypatch.setattr("detrkit.training.evaluation._world", lambda: 2)
     validator = Validator(criterion, {"categories": []}, (1, 2, 3, None))
     alone = criterion(out, targets)
@@ -325,7 +331,7 @@ def test_outputs_of_another_kind_than_the_loss_are_told():
 def test_locations_without_a_rule_to_assign_them_are_refused():
     out = replace(output(), branches=[branches()[1]])
     with pytest.raises(ConfigError, match=r'expected a dense_head .* the branch "dense" to objects, found "none"'):
-        build_criterion(C, dense_head="tood", class_loss="focal", dense_head="none")(out, some_targets(2, 1))
+        build_criterion(C, class_loss="focal", dense_head="none")(out, some_targets(2, 1))
 
 
 def test_cardinality_of_yes_or_no_classes_counts_what_is_more_likely_than_not():

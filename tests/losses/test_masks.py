@@ -25,7 +25,9 @@ SIZES = ((64, 96), (96, 64))
 def model_and_criterion(kind: str, **changes: Any):
     if kind == "classic":
         return small_model(masks=True, **changes), build_criterion(4, masks=True)
-    return small_model(masks=True, **LEVELS, **changes), build_criterion(4, masks=True, class_loss="varifocal", dense_head="tood")
+    return small_model(masks=True, **LEVELS, **changes), build_criterion(
+        4, masks=True, class_loss="varifocal", dense_head="tood"
+    )
 
 
 def output(masks: torch.Tensor | None, **further: Any) -> Output:
