@@ -1,4 +1,4 @@
-"""The command line of the original's main.py and run_with_submitit.py, written down as data."""
+"""The command line of the reference DETR's main.py and run_with_submitit.py, written down as data."""
 
 MAIN_FLAGS: dict[str, object] = {
     # optimisation

@@ -1,4 +1,4 @@
-"""`detrkit detr`: the original main.py's command line, with its meaning."""
+"""`detrkit detr`: the command line of the reference DETR's main.py, with its meaning."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ FLAGS = [*(f"--{name}={value}" for name, value in MODEL.items()), "--device=cpu"
 
 @pytest.fixture
 def coco(shapes: Path, tmp_path: Path) -> Path:
-    """The shapes in the layout of COCO, as the original wants it."""
+    """The shapes in the layout of COCO, as the reference DETR reads it."""
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
@@ -65,7 +65,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a checkpoint of the original with random weights."""
+    """Writes a checkpoint of the reference DETR with random weights."""
 
     def write(name: str, **extra: Any) -> Path:
         torch.manual_seed(3)
@@ -143,7 +143,7 @@ def test_without_a_data_set(detrkit: Command) -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_training_writes_the_log_of_the_original(
+def test_training_writes_the_log_of_the_reference_detr(
     detrkit: Command, coco: Path, tmp_path: Path, small_images: None
 ) -> None:
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--lr=3e-4", "--lr_drop=1"]
@@ -171,7 +171,7 @@ def test_training_writes_the_log_of_the_original(
     assert kept["detrkit"]["categories"][3]["name"] == "red"
     assert kept["detrkit"]["model_args"]["backbone_norm"] == "frozen"
 
-    # The name that the original gave its checkpoint leads to ours; --epochs counts from the beginning of the run.
+    # The name that the reference DETR gave its checkpoint leads to ours; --epochs counts from the beginning of the run.
     assert "out/last.ckpt" in detrkit("detr", *argv, "--resume", "out/checkpoint.pth").sentence
     shown = detrkit("detr", *argv, "--epochs", "3", "--resume", "auto")
     assert shown.status == 0, shown.err
@@ -212,7 +212,7 @@ def test_without_an_output_dir_nothing_is_written(
     assert not Path(note.split("the files in ")[1].split(" are ")[0]).exists()
 
 
-def test_going_on_with_a_run_of_the_original(
+def test_going_on_with_a_run_of_the_reference_detr(
     detrkit: Command, coco: Path, tmp_path: Path, small_images: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
     path = checkpoint("checkpoint.pth", **trained_by_the_original(epoch=3))
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 @pytest.mark.parametrize("full", [False, True], ids=["bare", "with optimiser and arguments"])
 @pytest.mark.filterwarnings("ignore:the 91 classes of")
 @pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")
-def test_evaluating_a_checkpoint_of_the_original(
+def test_evaluating_a_checkpoint_of_the_reference_detr(
     detrkit: Command, coco: Path, tmp_path: Path, offline: None, checkpoint: Callable[..., Path], full: bool
 ) -> None:
     path = checkpoint("detr.pth", **(trained_by_the_original(epoch=9) if full else {}))

@@ -69,7 +69,7 @@ def test_every_setting_reaches_training() -> None:
     }  # fmt: skip
 
 
-def test_segmentation_in_the_words_of_the_original() -> None:
+def test_segmentation_in_the_words_of_the_reference_detr() -> None:
     def config(*argv: str) -> TrainConfig:
         return classic.to_config(classic.build_parser().parse_args(["--coco_path=d", *argv]), "out")
 

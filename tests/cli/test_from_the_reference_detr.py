@@ -1,4 +1,4 @@
-"""The page for users of the original leaves no flag out, and says no wrong default."""
+"""The page for users of the reference DETR leaves no flag out, and says no wrong default."""
 
 import re
 

@@ -99,7 +99,7 @@ def test_a_model_goes_over_the_recipe() -> None:
     assert settings("--model", "detr_resnet50").num_queries == "auto"
 
 
-def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_original() -> None:
+def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_reference_detr() -> None:
     found = settings("--lr", "1e-4", "--num_queries=100", "--query_init", "learned", "--ema", "0", "--norm_decay")
     assert (found.lr, found.num_queries, found.query_init, found.ema, found.norm_decay) == (
         1e-4,

@@ -32,7 +32,7 @@ def test_flags_reach_the_config_with_their_types() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_switches_may_stand_bare_as_in_the_original() -> None:
+def test_switches_may_stand_bare_as_in_the_reference() -> None:
     expected = TrainConfig.from_recipe("fast", dilation=True, nheads=4, masks=True)
     assert settings("--dilation", "--nheads", "4", "--masks") == expected
     assert settings("--dilation", "true", "--pre_norm=true", "--wandb", "False").dilation is True

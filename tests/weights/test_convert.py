@@ -1,4 +1,4 @@
-"""`detrkit convert`: any format in, Hugging Face's or the original's out, whole or not at all."""
+"""`detrkit convert`: any format in, Hugging Face's or the reference DETR's out, whole or not at all."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +34,12 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "back.pth" in capsys.readouterr().out
 
 
-def test_pth_is_what_the_original_reads(tmp_path: Path) -> None:
+def test_the_reference_reads_the_pth(tmp_path: Path) -> None:
     write_reference_checkpoint(small_weights(), tmp_path / "w.pth")
     content = torch.load(tmp_path / "w.pth", weights_only=True)
     model = small_model()
     model.load_state_dict(content["model"])
-    assert "optimizer" not in content  # by which the original knows that there is no training to go on with
+    assert "optimizer" not in content  # by which the reference DETR knows that there is no training to go on with
 
 
 def test_what_was_assumed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,8 +30,8 @@ def same_model(weights: Weights, expected: torch.nn.Module) -> None:
     torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=0)
 
 
-def original_checkpoint(model: torch.nn.Module, **args: Any) -> dict[str, Any]:
-    """What the original's main.py saves after an epoch."""
+def reference_checkpoint(model: torch.nn.Module, **args: Any) -> dict[str, Any]:
+    """What the reference DETR's main.py saves after an epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     sum(p.sum() for p in model.parameters() if p.requires_grad).backward()
     optimizer.step()
@@ -54,7 +54,7 @@ def original_checkpoint(model: torch.nn.Module, **args: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
 @pytest.mark.parametrize("form", ["bare", "model", "data parallel"])
-def test_state_dict_of_the_original(tmp_path: Path, form: str, legacy: bool) -> None:
+def test_state_dict_of_the_reference_detr(tmp_path: Path, form: str, legacy: bool) -> None:
     model = small_model(nheads=8)
     content: Any = model.state_dict()
     if form == "model":
@@ -73,10 +73,10 @@ def test_state_dict_of_the_original(tmp_path: Path, form: str, legacy: bool) -> 
 
 
 @pytest.mark.parametrize("dilation", [False, True])
-def test_training_checkpoint_of_the_original(tmp_path: Path, dilation: bool) -> None:
+def test_training_checkpoint_of_the_reference_detr(tmp_path: Path, dilation: bool) -> None:
     """With optimiser, scheduler and a pickled namespace that holds a path; the namespace tells what shapes do not."""
     model = small_model(dilation=dilation, position_embedding="learned")
-    torch.save(original_checkpoint(model, dilation=dilation), tmp_path / "checkpoint.pth")
+    torch.save(reference_checkpoint(model, dilation=dilation), tmp_path / "checkpoint.pth")
     weights = load_weights(str(tmp_path / "checkpoint.pth"))
     assert weights.model_args["dilation"] is dilation
     assert weights.model_args["dropout"] == 0.0
@@ -218,9 +218,9 @@ def test_tensors_that_are_none_of_a_detr(
         load_weights(tmp_path / "w.ckpt")
 
 
-def test_arguments_of_the_original_that_are_garbled_count_as_absent(tmp_path: Path) -> None:
+def test_arguments_of_the_reference_that_are_garbled_count_as_absent(tmp_path: Path) -> None:
     model = small_model()
-    torch.save(original_checkpoint(model, nheads="4", dilation=None, dropout="a"), tmp_path / "w.pth")
+    torch.save(reference_checkpoint(model, nheads="4", dilation=None, dropout="a"), tmp_path / "w.pth")
     assert not {"nheads", "dilation", "dropout"} & load_weights(tmp_path / "w.pth").model_args.keys()
 
 

@@ -30,7 +30,7 @@ DEFECTS = Categories((1, 2, 3, 4, 5), ("crack", "dent", "scratch", "hole", "stai
 
 
 def published(**changes: Any) -> dict[str, Tensor]:
-    """The state dict of a small model in the original's format, with COCO's 91 classes."""
+    """The state dict of a small model in the reference DETR's format, with COCO's 91 classes."""
     return dict(small_model(**{"num_classes": 91, "nheads": 8} | changes).state_dict())
 
 

@@ -62,7 +62,7 @@ def test_the_entries_for_panoptic_maps() -> None:
 
 
 def test_panoptic_maps_of_what_the_published_file_holds(hub_cache: Path) -> None:
-    """Loaded from the cache, under the original's keys; a segment is found where its query is sure."""
+    """Loaded from the cache, under the reference DETR's keys; a segment is found where its query is sure."""
     published = load("detr_resnet50_panoptic")
     torch.nn.init.zeros_(published.class_embed.weight)
     published.class_embed.bias.data[:] = 20 * (torch.arange(251) == 17)

@@ -39,7 +39,7 @@ def other(weights: Weights, **changes: Any) -> Any:
     return build_model(**{**weights.model_args, **changes})
 
 
-def test_a_file_of_the_original_tells_its_masks_and_heads(tmp_path: Path) -> None:
+def test_a_file_of_the_reference_tells_its_masks_and_heads(tmp_path: Path) -> None:
     model = small_model(masks=True, num_classes=250, nheads=2)
     torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
     assert all(key.startswith(("detr.", *MASKS)) for key in model.state_dict())

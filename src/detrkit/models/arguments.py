@@ -1,7 +1,7 @@
-"""Arguments of functions that programs call: taken in every form whose meaning is clear, else refused in a sentence.
+"""Check and convert the arguments of public functions; an argument of unclear meaning is a ConfigError or DataError.
 
-Checks of shapes, types and devices cost nothing on a GPU. Those that need values are made where the values are in main
-memory anyway, so that no step waits for them.
+Checks of shapes, types and devices do not wait for a GPU. Checks of values are made only on values in main memory, so
+that no training step waits for a transfer.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 MOST_OUTSIDE = 1.0
-"""How far a box may reach beyond its image, in widths or heights of it, before it is taken for one in pixels."""
+"""Largest distance of a box beyond its image, in image widths or heights; a larger one means a box in pixels."""
 
 OUTSIDE = 0.01
-"""The same, from which on boxes are suspected to be corners."""
+"""Distance beyond the image, in image widths or heights, above which boxes are suspected to be corners."""
 
 
 def unit_number(value: Any, name: str) -> float:
-    """A number in 0..1, also one of numpy or torch.
+    """Convert a number of Python, numpy or torch to a float in 0..1.
 
     Args:
-        value: what a program gave.
-        name: with its article, for the message.
+        value: the argument of the caller.
+        name: name of the argument with its article, for the message.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is no such number.
     """
     number = _number(value)
     if number is None or not 0 <= number <= 1:
@@ -46,10 +46,10 @@ def unit_number(value: Any, name: str) -> float:
 
 
 def whole_number(value: Any, name: str, lowest: int) -> int:
-    """A whole number of at least `lowest`, also one of numpy or torch.
+    """Convert a number of Python, numpy or torch to an int of at least `lowest`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is no such number.
     """
     number = _number(value)
     if number is None or not number.is_integer() or number < lowest:
@@ -58,10 +58,10 @@ def whole_number(value: Any, name: str, lowest: int) -> int:
 
 
 def weight_number(value: Any, name: str) -> float:
-    """A finite number of at least 0, also one of numpy or torch.
+    """Convert a number of Python, numpy or torch to a finite float of at least 0.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is no such number.
     """
     number = _number(value)
     if number is None or not 0 <= number < math.inf:
@@ -70,10 +70,10 @@ def weight_number(value: Any, name: str) -> float:
 
 
 def expect_output(out: Any) -> Output:
-    """What a model of detrkit returned.
+    """Check that an argument is an `Output`, as detrkit's models return it.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the argument is of another type.
     """
     if not isinstance(out, Output):
         keys = f" with the keys {', '.join(map(str, out))}" if isinstance(out, Mapping) else ""
@@ -85,15 +85,15 @@ def expect_output(out: Any) -> Output:
 
 
 def size_pairs(sizes: Any, count: int, name: str) -> tuple[Tensor, list[Size]]:
-    """Heights and widths of the images of a batch, as int64 [B, 2] where they are, and as pairs.
+    """Convert the heights and widths of the images of a batch to int64 [B, 2], on their device, and to pairs.
 
     Args:
-        sizes: int [B, 2], or pairs; for a single image one pair will do.
-        count: B.
-        name: for the message.
+        sizes: int [B, 2] or a list of pairs; for a single image also one pair.
+        count: number of images B.
+        name: name of the argument, for the message.
 
     Raises:
-        ConfigError: they are not B pairs of whole numbers above 0.
+        ConfigError: `sizes` is not B pairs of whole numbers above 0.
     """
     try:
         tensor = sizes if isinstance(sizes, Tensor) else torch.tensor(_as_lists(sizes), dtype=torch.float64)
@@ -102,10 +102,10 @@ def size_pairs(sizes: Any, count: int, name: str) -> tuple[Tensor, list[Size]]:
     if tensor is not None and count == 1 and tensor.shape == (2,):
         tensor = tensor[None]
     if tensor is None or tensor.shape != (count, 2):
-        found = f"shape {list(tensor.shape)}" if tensor is not None else _shown(sizes)
+        value = f"shape {list(tensor.shape)}" if tensor is not None else _shown(sizes)
         raise ConfigError(
             f"expected {name} as {count} pair{'' if count == 1 else 's'} of height and width in pixels, one for each "
-            f"image of the output, found {found}"
+            f"image of the output, found {value}"
         )
     rows = tensor.tolist()
     wrong = [row for row in rows if not all(math.isfinite(side) and side > 0 and side == int(side) for side in row)]
@@ -117,20 +117,19 @@ def size_pairs(sizes: Any, count: int, name: str) -> tuple[Tensor, list[Size]]:
 def as_targets(
     targets: Any, *, images: int | None = None, classes: int | None = None, device: torch.device | None = None
 ) -> list[Target]:
-    """What each image of a batch teaches, in the form that `Target` describes.
+    """Convert the ground truth of a batch to the form that `Target` describes.
 
     Labels of other integer types become int64, empty tensors of any shape and type become those of no object, lists and
-    arrays become tensors, and what lies on another device than the output is moved there. Targets that are right
-    already come back as they are.
+    arrays become tensors, and tensors are moved to `device`. Targets of the right form are returned unchanged.
 
     Args:
-        targets: a target per image, iterated over once.
-        images: how many there must be; None: any number.
-        classes: labels must lie below; looked at in main memory only, where it costs nothing.
-        device: where they shall be; None: where they are.
+        targets: one target per image, iterated over once.
+        images: required number of targets; None: any number.
+        classes: number of classes, which labels must be below; checked only for labels in main memory.
+        device: device of the result; None: that of each tensor.
 
     Raises:
-        DataError: their number, a shape or a type is wrong, or a label is no class.
+        DataError: the number of targets, a shape or a type is wrong, or a label is no class.
     """
     if isinstance(targets, Mapping | Tensor | str) or not isinstance(targets, Iterable):
         raise DataError(
@@ -153,17 +152,17 @@ def as_targets(
 
 
 def check_boxes(boxes: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
-    """Make sure that the boxes of targets, [M, 4], are finite and can be cx, cy, w, h relative to their images.
+    """Check that the boxes of targets are finite and plausible as cx, cy, w, h relative to their images.
 
-    Corners in 0..1 cannot be told from boxes for certain, so the evidence is that of the whole batch: all boxes would
-    be right as corners, and a quarter of them at least reaches out of its image otherwise.
+    A single box cannot show whether it is in corner form, so boxes are refused as corners only if all boxes of the
+    batch are valid corners and at least a quarter of them reach beyond their image as cx, cy, w, h.
 
     Args:
-        boxes: of all images.
-        counts: objects of each image.
+        boxes: boxes [M, 4] of all images.
+        counts: number of objects per image.
 
     Raises:
-        DataError: they cannot; the sentence names a box.
+        DataError: a box is not finite, in pixels, of negative size, or in corner form; the message names the box.
     """
     if not len(boxes):
         return
@@ -187,7 +186,7 @@ _RELATIVE = "cx, cy, w, h relative to the image, in 0..1"
 
 
 def _refuse(wrong: Any, boxes: npt.NDArray[np.float32], counts: Sequence[int], expected: str, advice: str) -> None:
-    """Name the first of the boxes for which `wrong`, bool [M], holds, if there is one."""
+    """Raise a DataError that names the first box for which `wrong`, bool [M], is True, if there is one."""
     if not wrong.any():
         return
     first = int(wrong.argmax())
@@ -202,7 +201,7 @@ def _refuse(wrong: Any, boxes: npt.NDArray[np.float32], counts: Sequence[int], e
 
 
 def _fits(row: Any, device: torch.device | None) -> bool:
-    """Whether a target is right already, which it is in training, at every step."""
+    """Whether a target has the right form already, as in every step of detrkit's own training."""
     if not isinstance(row, dict):
         return False
     labels, boxes, masks = row.get("labels"), row.get("boxes"), row.get("masks")
@@ -220,8 +219,8 @@ def _fits(row: Any, device: torch.device | None) -> bool:
 
 def _as_target(row: Any, where: str, device: torch.device | None) -> Target:
     if not isinstance(row, Mapping) or not {"labels", "boxes"} <= row.keys():
-        found = f"the keys {', '.join(map(str, row))}" if isinstance(row, Mapping) else f"a {type(row).__name__}"
-        raise DataError(f"expected a target with labels [n] and boxes [n, 4] for {where}, found {found}")
+        kind = f"the keys {', '.join(map(str, row))}" if isinstance(row, Mapping) else f"a {type(row).__name__}"
+        raise DataError(f"expected a target with labels [n] and boxes [n, 4] for {where}, found {kind}")
     labels, boxes = _as_tensor(row["labels"], "labels", where), _as_tensor(row["boxes"], "boxes", where)
     if not labels.numel():
         labels = labels.reshape(0).long()
@@ -244,7 +243,7 @@ def _as_target(row: Any, where: str, device: torch.device | None) -> Target:
 
 
 def _check_labels(labels: Sequence[Tensor], classes: int) -> None:
-    """Make sure that the labels of each image, as far as they are in main memory, are in 0..classes - 1."""
+    """Check that the labels of each image that are in main memory are in 0..classes - 1."""
     near = [each if each.device.type == "cpu" else each.new_zeros(0, device="cpu") for each in labels]
     together = torch.cat(near) if near else torch.zeros(0)
     if not len(together):
@@ -271,12 +270,12 @@ def _as_tensor(value: Any, name: str, where: str) -> Tensor:
 
 
 def _as_lists(sizes: Any) -> list[Any]:
-    """Tensors, arrays and pairs in a list as plain numbers."""
+    """Convert the tensors, arrays and pairs in a list to plain numbers."""
     return [[float(side) for side in row] if isinstance(row, Iterable) else float(row) for row in sizes]
 
 
 def _number(value: Any) -> float | None:
-    """A number of Python, numpy or torch; None: it is none."""
+    """Convert a number of Python, numpy or torch to a float; None if the value is no number."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and value.dtype not in (torch.bool, np.bool_):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real | Integral):
@@ -285,6 +284,6 @@ def _number(value: Any) -> float | None:
 
 
 def _shown(value: Any) -> str:
-    """What was found, short enough for a sentence."""
+    """The repr of a value, shortened for a message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
