@@ -22,8 +22,7 @@ from detrkit.data.transforms.resize_crop import (
     resized_size,
     train_transform,
 )
-from detrkit.models.backbones.base import Features
-from detrkit.models.backbones.resnet import Backbone
+from detrkit.models.backbones.base import Backbone, Features
 from detrkit.models.layers.position_encoding import SinePosition
 
 

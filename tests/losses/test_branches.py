@@ -100,7 +100,7 @@ def test_a_branch_is_what_its_pairs_make_it(kind):
     dn, dense, group, one2many, encoder = branches()
 
     def matching(branch, **rule):
-        return criterion.matcher.solve([MatchingProblem(LayerOutputs.of([branch.output]), targets, **rule)])[0][0]
+        return criterion.matcher.match_all([MatchingProblem(LayerOutputs.of([branch.output]), targets, **rule)])[0][0]
 
     agnostic = [{"labels": torch.zeros_like(t["labels"]), "boxes": t["boxes"]} for t in targets]
     cases = [

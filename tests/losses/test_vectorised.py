@@ -50,7 +50,7 @@ def layers(count, some_images, queries, seed, sigmoid):
 def test_pairs_and_their_order_are_those_of_one_layer_after_another(counts, many, groups, repeat, seed, sigmoid):
     outs, targets = layers(many, len(counts), 6 * groups, seed, sigmoid), some_targets(*counts, seed=seed)
     matcher = HungarianMatcher(2, 5, 2)
-    found = matcher.solve([MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat)])[0]
+    found = matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat)])[0]
     assert len(found) == many
     for layer, pairs in zip(outs, found, strict=True):
         for one, other in zip(pairs, plain_match(matcher, layer, targets, groups, repeat), strict=True):

@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.models.backbones import families as backbones
+from detrkit.models.backbones.base import Backbone
 from detrkit.models.backbones.families import build_features
-from detrkit.models.backbones.resnet import RESNETS, Backbone, resnet
+from detrkit.models.backbones.resnet import RESNETS, resnet
 from detrkit.models.layers.position_encoding import SinePosition
 from models.small import small_model, some_images
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from detrkit.models.backbones.base import Backbone
 from detrkit.models.backbones.families import build_features
-from detrkit.models.backbones.resnet import Backbone
 from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.models.layers.feature_levels import Level
 from detrkit.models.layers.input_proj import ChannelMapper

@@ -64,7 +64,7 @@ def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, g
     outs = some_output(size * groups, layers=2, some_images=2, seed=seed, sigmoid=True)
     targets = some_targets(objects, 1, seed=seed)
     matcher = HungarianMatcher()
-    solved = matcher.solve(
+    solved = matcher.match_all(
         [
             MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat),
             MatchingProblem(LayerOutputs.of(outs[:1]), targets),
@@ -93,7 +93,7 @@ def test_ignored_queries_are_never_matched():
     out, targets = some_output(6, some_images=2), some_targets(4, 2)
     ignored = torch.zeros(2, 6, dtype=torch.bool)
     ignored[0, :3], ignored[1, 4] = True, True
-    (((first, found), (second, others)),) = HungarianMatcher().solve(
+    (((first, found), (second, others)),) = HungarianMatcher().match_all(
         [MatchingProblem(LayerOutputs.of([out]), targets, ignored=ignored)]
     )[0]
     assert first.tolist() == [3, 4, 5]  # three are left for four objects
@@ -104,7 +104,7 @@ def test_ignored_queries_are_never_matched():
 
 def test_queries_that_do_not_divide_into_groups_are_told():
     with pytest.raises(ConfigError, match="expected queries that divide into 4 equal groups, found 6"):
-        HungarianMatcher().solve([MatchingProblem(LayerOutputs.of([some_output(6)]), some_targets(2), groups=4)])
+        HungarianMatcher().match_all([MatchingProblem(LayerOutputs.of([some_output(6)]), some_targets(2), groups=4)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, 0.0, -1.0], ids=str)

@@ -75,7 +75,11 @@ class MatchingProblem(NamedTuple):
 
 
 class HungarianMatcher:
-    """Minimum-cost matching within each image, by class scores, L1 distance and generalised IoU of the boxes.
+    """Minimum-cost matching within each image, by class scores, L1 distance and generalized IoU of the boxes.
+
+    `costs` computes the cost of each pair on the device, `pairs_from_costs` finds the cheapest pairs on the CPU (with
+    scipy). The criterion calls these two, with one transfer for all layers and branches in between; `match_all`
+    and calling the matcher do both.
 
     Args:
         cost_class: weight of the class cost.
@@ -99,9 +103,9 @@ class HungarianMatcher:
         logits = expect_output(layers[0]).logits
         classes = logits.shape[-1] - (not layers[0].sigmoid)
         targets = as_targets(targets, images=len(logits), classes=classes, device=logits.device)
-        return self.solve([MatchingProblem(LayerOutputs.of(layers), targets)])[0]
+        return self.match_all([MatchingProblem(LayerOutputs.of(layers), targets)])[0]
 
-    def solve(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
+    def match_all(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
         """Match each layer of each problem, with a single transfer from the device.
 
         An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
@@ -115,7 +119,9 @@ class HungarianMatcher:
         arrays = to_numpy([*costs, *(concat_boxes(problem.targets) for problem in problems)])
         for problem, boxes in zip(problems, arrays[len(costs) :], strict=True):
             check_boxes(boxes, [len(target["labels"]) for target in problem.targets])
-        return [self.assign(problem, array) for problem, array in zip(problems, arrays[: len(costs)], strict=True)]
+        return [
+            self.pairs_from_costs(problem, array) for problem, array in zip(problems, arrays[: len(costs)], strict=True)
+        ]
 
     @torch.no_grad()
     def costs(self, problem: MatchingProblem) -> Tensor:
@@ -147,18 +153,18 @@ class HungarianMatcher:
             total = total.masked_fill(problem.ignored[images][:, None], _FORBIDDEN)
         return total
 
-    def assign(self, problem: MatchingProblem, costs: Array) -> list[Pairs]:
-        """Find the cheapest pairs of each image for each layer, from `costs` [G, L, Q] on the CPU; see `solve`."""
+    def pairs_from_costs(self, problem: MatchingProblem, costs: Array) -> list[Pairs]:
+        """Find the cheapest pairs of each image for each layer, from `costs` [G, L, Q] on the CPU; see `match_all`."""
         # one table [Q, n] per layer and image
         ends = np.cumsum([0, *(len(target["labels"]) for target in problem.targets)])
         tables = [costs[start:end, k].T for k in range(costs.shape[1]) for start, end in pairwise(ends)]
 
-        def solve(table: Array) -> tuple[Tensor, Tensor]:
-            return _assign(table, problem.groups, problem.repeat)
+        def cheapest(table: Array) -> tuple[Tensor, Tensor]:
+            return _solve_table(table, problem.groups, problem.repeat)
 
         # scipy releases the interpreter lock
         threaded = problem.repeat * costs.size > _MIN_COSTS_FOR_THREADS * len(tables)
-        pairs = list(_threads().map(solve, tables) if threaded else map(solve, tables))
+        pairs = list(_threads().map(cheapest, tables) if threaded else map(cheapest, tables))
         images = len(problem.targets)
         return [pairs[first : first + images] for first in range(0, len(pairs), images)]
 
@@ -190,7 +196,7 @@ def _focal_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2) -> Tensor
     return positive - negative
 
 
-def _assign(cost: Array, groups: int, repeat: int) -> tuple[Tensor, Tensor]:
+def _solve_table(cost: Array, groups: int, repeat: int) -> tuple[Tensor, Tensor]:
     """Solve one image and layer: costs [Q, n] -> (query indices, object indices)."""
     size, objects = len(cost) // groups, cost.shape[1]
     pairs = []

@@ -137,7 +137,7 @@ class HungarianRule(NamedTuple):
 
     def pairs(self, fetched: Iterator[Array]) -> list[Pairs]:
         """Solve the matching of each layer, from the costs on the CPU."""
-        return self.matcher.assign(self.problem, next(fetched))
+        return self.matcher.pairs_from_costs(self.problem, next(fetched))
 
 
 class DenseRule(NamedTuple):

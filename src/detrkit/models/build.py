@@ -14,9 +14,8 @@ from torch import nn
 
 from detrkit.config.model import ModelConfig
 from detrkit.errors import ConfigError
-from detrkit.models.backbones.base import Features
+from detrkit.models.backbones.base import Backbone, Features
 from detrkit.models.backbones.families import build_features
-from detrkit.models.backbones.resnet import Backbone
 from detrkit.models.decoder import Decoder, DecoderLayer
 from detrkit.models.denoising import Denoising
 from detrkit.models.dense_head import PRIOR, DenseHead

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.arguments import as_targets
-from detrkit.models.backbones.resnet import Backbone
+from detrkit.models.backbones.base import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense_head import DenseHead
 from detrkit.models.dynamic_mask_head import DynamicMaskHead
@@ -124,7 +124,7 @@ class DETR(nn.Module):
         memory = self.transformer.encoder(levels)  # [B, S, D]
 
         dense = None
-        if self.dense_head and (self.training_branches or self.dense_selects_queries):
+        if self.dense_head and (self.branches_active or self.dense_selects_queries):
             dense = self.dense_head(memory)  # logits [B, S, C], boxes [B, S, 4]
         queries = self.query_embed(memory, dense)  # [B, Q, D], in training [B, N, D]
         queries, noised = self._add_denoising(queries, targets)
@@ -137,7 +137,7 @@ class DETR(nn.Module):
             features = levels, high_res_features, memory, padding_mask
             predictor = self._mask_predictor(hs[:, matching], out.boxes, *features, image_size)
             out = replace(out, predict_masks=predictor, padded_size=image_size)
-        if not self.training_branches:
+        if not self.branches_active:
             return out
         return replace(out, branches=self._branches(layers, queries, noised, dense, memory))
 
@@ -160,7 +160,7 @@ class DETR(nn.Module):
         return self
 
     @property
-    def training_branches(self) -> bool:
+    def branches_active(self) -> bool:
         """Whether the training-only branches (dense head, denoising, query groups) are active.
 
         That is in training, unless the decoder is frozen.
@@ -171,7 +171,7 @@ class DETR(nn.Module):
         self, queries: Queries, targets: Sequence[Target] | None
     ) -> tuple[Queries, NoisedQueries | None]:
         """Append the denoising queries, in training."""
-        if self.denoising is None or not self.training_branches or targets is None:
+        if self.denoising is None or not self.branches_active or targets is None:
             return queries, None
         targets = as_targets(targets, images=len(queries.content), device=queries.content.device)
         noised: NoisedQueries = self.denoising(targets)  # content [B, T, D], boxes [B, T, 4]

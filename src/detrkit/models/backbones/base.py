@@ -1,4 +1,7 @@
-"""Common parts of all backbones: `Features` turns images into feature maps at some of the strides of a backbone."""
+"""Backbones (DETR, section 3.2): images to feature maps (`Features`), and with position encodings (`Backbone`).
+
+Shapes: B images, H x W pixels, h x w cells of one map, C its channels, D channels of the transformer.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.errors import ConfigError
 from detrkit.models.frozen import freeze
+from detrkit.models.layers.feature_levels import Level
+from detrkit.models.layers.position_encoding import LearnedPosition, SinePosition
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -105,3 +112,63 @@ def check_strides(strides: tuple[int, ...], own: Sequence[int], name: str) -> No
         )
     if list(strides) != sorted(set(strides)):
         raise ConfigError(f"expected the strides of the feature levels from finest to coarsest, found {list(strides)}")
+
+
+class Backbone(nn.Module):
+    """Feature maps and their position encodings, under the keys "0" and "1" of the reference DETR.
+
+    Args:
+        features: images to maps.
+        position: padding to position encodings.
+    """
+
+    def __init__(self, features: Features, position: SinePosition | LearnedPosition) -> None:
+        super().__init__()
+        self.add_module("0", features)
+        self.add_module("1", position)
+        self.channels, self.strides, self.multiple = features.channels, features.strides, features.multiple
+        self.mean, self.std, self.num_high_res = features.mean, features.std, features.num_high_res
+
+    @property
+    def stride(self) -> int:
+        """Stride of the coarsest map in pixels."""
+        return self.strides[-1]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] -> one map [B, C, h, w] for each of `strides`, finest first."""
+        features, _ = self.children()
+        return features(self._pad_to_multiple(images))
+
+    def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """Normalise pixels uint8 [B, 3, H, W] (RGB) by `mean` and `std` -> float32, 0 in the padding.
+
+        Float images are taken to be normalised already, and are returned as they are.
+        """
+        if images.dtype != torch.uint8:
+            return images
+        mean, std = (
+            torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
+            for values in (self.mean, self.std)
+        )  # [3, 1, 1] each, in 0..255
+        return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
+
+    def to_levels(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
+        """Add padding and position encodings to maps [B, D, h, w], from the padding of the images [B, H, W].
+
+        The maps are those of `forward`, projected, and possibly coarser ones made from these.
+        """
+        _, position = self.children()
+        paddings = self.paddings(maps, padding_mask)  # bool [B, h, w] each
+        return [Level(each, padding, position(padding)) for each, padding in zip(maps, paddings, strict=True)]
+
+    def paddings(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """The padding of the images [B, H, W] at the size of each map, bool [B, h, w]."""
+        mask = self._pad_to_multiple(padding_mask, value=True)[:, None].float()  # [B, 1, H, W]
+        return [F.interpolate(mask, size=each.shape[-2:])[:, 0].bool() for each in maps]
+
+    def _pad_to_multiple(self, images: Tensor, value: float = 0.0) -> Tensor:
+        """Pad height and width to multiples of `multiple`, which backbones of patches or windows need."""
+        if self.multiple == 1:
+            return images
+        missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
+        return F.pad(images, missing, value=value)
