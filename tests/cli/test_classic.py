@@ -233,9 +233,9 @@ def test_starting_from_published_weights(
     assert shown.status == 0, shown.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [2]
     expected = torch.load(tmp_path / "bare.pth", weights_only=True)["model"]
-    found = torch.load(tmp_path / "out/last.ckpt", weights_only=True)["model"]
+    stored = torch.load(tmp_path / "out/last.ckpt", weights_only=True)["model"]
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(stored[key], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say")

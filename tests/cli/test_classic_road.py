@@ -165,16 +165,16 @@ def test_files_of_forks(
     """Of 5 classes, or of 6 where the fork counts its highest id + 1; with arguments, or a bare state dict."""
     bare = classes == num_classes == 6
     path = published("fork.pth", num_classes=classes, extra={"args": argparse.Namespace(nheads=2, dilation=True)})
-    given = torch.load(path, weights_only=False)["model"]
+    tensors = torch.load(path, weights_only=False)["model"]
     if bare:
-        torch.save(given, path)
+        torch.save(tensors, path)
     argv = ["--coco_path", data(1), *FLAGS, *STILL, "--num_queries=10", f"--num_classes={num_classes}"]
     shown = detrkit("detr", *argv, "--resume", path, "--output_dir=out")
     assert shown.status == 0, shown.err
     assert ("does not say whether its" if bare else "was trained with dilation (DC5), which this run has") in shown.err
     assert "add --dilation" in shown.err
     kept = torch.load("out/last.ckpt", weights_only=True)["model"]["class_embed.bias"]
-    rows = given["class_embed.bias"][0 if classes == num_classes else 1 :]  # by id
+    rows = tensors["class_embed.bias"][0 if classes == num_classes else 1 :]  # by id
     torch.testing.assert_close(kept, rows, rtol=1e-3, atol=1e-5)
     if classes != num_classes:
         assert "classes from " in shown.out

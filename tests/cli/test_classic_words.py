@@ -18,12 +18,12 @@ from .reference_flags import MAIN_FLAGS
 
 
 def test_every_flag_of_main_py_is_there_with_its_default() -> None:
-    found = vars(classic.build_parser().parse_args([]))
-    found["no_aux_loss"] = not found.pop("aux_loss")
-    assert found.pop("backbone_weights") == "imagenet"  # ours, for machines without a network
-    assert found.pop("quiet") is False  # ours
-    assert found.pop("num_classes") is None  # ours, for data with other classes than COCO's
-    assert found == MAIN_FLAGS
+    defaults = vars(classic.build_parser().parse_args([]))
+    defaults["no_aux_loss"] = not defaults.pop("aux_loss")
+    assert defaults.pop("backbone_weights") == "imagenet"  # ours, for machines without a network
+    assert defaults.pop("quiet") is False  # ours
+    assert defaults.pop("num_classes") is None  # ours, for data with other classes than COCO's
+    assert defaults == MAIN_FLAGS
 
 
 def test_switches_take_no_value_and_numbers_are_numbers() -> None:
@@ -48,21 +48,21 @@ def test_defaults_are_those_of_detrkit_train() -> None:
 
 
 def test_every_setting_reaches_training() -> None:
-    given: dict[str, object] = {
+    values: dict[str, object] = {
         name: default + 1
         for name, default in MAIN_FLAGS.items()
         if isinstance(default, int | float) and not isinstance(default, bool) and hasattr(TrainConfig, name)
     } | {"hidden_dim": 288, "nheads": 9, "position_embedding": "learned", "backbone": "resnet18", "resume": "x.pth"}
-    given |= {"dropout": 0.2}
+    values |= {"dropout": 0.2}
     switches = dict.fromkeys(("dilation", "pre_norm", "no_aux_loss"), True)
-    argv = [f"--{name}={value}" for name, value in given.items()] + [f"--{name}" for name in switches]
+    argv = [f"--{name}={value}" for name, value in values.items()] + [f"--{name}" for name in switches]
     flags = classic.build_parser().parse_args([*argv, "--coco_path", "d"])
     config = classic.to_config(flags, "out")
-    assert {name: getattr(config, name) for name in given} == given
+    assert {name: getattr(config, name) for name in values} == values
     assert {name: getattr(config, name) for name in switches} == switches
     elsewhere = {"coco_path", "output_dir", "device", "masks", "frozen_weights"}  # tested below
     only_here = {name for name in MAIN_FLAGS if not hasattr(TrainConfig, name)}
-    assert set(MAIN_FLAGS) == given.keys() | switches.keys() | elsewhere | only_here
+    assert set(MAIN_FLAGS) == values.keys() | switches.keys() | elsewhere | only_here
     assert only_here == {
         "coco_path", "coco_panoptic_path", "dataset_file", "dist_url", "eval", "remove_difficult",
         "start_epoch", "world_size",

@@ -61,8 +61,8 @@ UNITS = {
 
 
 def test_no_setting_appears_unnoticed() -> None:
-    found = {name: sorted(f.name for f in fields(command.config)) for name, command in COMMANDS.items()}
-    assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
+    settings = {name: sorted(f.name for f in fields(command.config)) for name, command in COMMANDS.items()}
+    assert settings == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
 
 
 def test_the_overview_lists_every_verb(detrkit: Command) -> None:

@@ -32,11 +32,11 @@ def settings(*argv: str | Path) -> TrainConfig:
 
 @pytest.mark.parametrize("name", [*RECIPES, *MODELS])
 def test_every_function_gives_settings_of_the_right_type(name: str) -> None:
-    found = {**RECIPES, **MODELS}[name]()
+    preset = {**RECIPES, **MODELS}[name]()
     hints = get_type_hints(TrainConfig)
-    for setting, value in found.items():
+    for setting, value in preset.items():
         assert valid(value, hints[setting]), f"{setting}: {value!r}"
-    TrainConfig(**found)
+    TrainConfig(**preset)
 
 
 def valid(value: object, hint: Any) -> bool:
@@ -200,9 +200,9 @@ def test_mistakes_in_python_and_in_a_file(detrkit: Command, tmp_path: Path) -> N
 def test_the_help_shows_the_defaults_that_hold(detrkit: Command) -> None:
     def default(name: str, *argv: str) -> str:
         text = detrkit("train", *argv, "--help").out
-        found = re.search(rf"^  --{name} .*?\(default: ([^)]*)\)", text, re.MULTILINE | re.DOTALL)
-        assert found, name
-        return found[1]
+        match = re.search(rf"^  --{name} .*?\(default: ([^)]*)\)", text, re.MULTILINE | re.DOTALL)
+        assert match, name
+        return match[1]
 
     fast = recipes.fast()
     assert default("lr") == str(fast["lr"])

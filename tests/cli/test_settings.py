@@ -25,8 +25,10 @@ def test_without_flags_all_is_as_the_recipe_has_it() -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_flags_reach_the_config_with_their_types() -> None:
-    found = settings("--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "max", "--activation", "gelu")
-    assert found == TrainConfig.from_recipe("fast", data="d", lr=1e-3, epochs=7, batch_size="max", activation="gelu")
+    parsed_config = settings("--data", "d", "--lr", "1e-3", "--epochs=7", "--batch_size", "max", "--activation", "gelu")
+    assert parsed_config == TrainConfig.from_recipe(
+        "fast", data="d", lr=1e-3, epochs=7, batch_size="max", activation="gelu"
+    )
     assert settings("--data", "123").data == "123"
     assert settings("--precision", "32").precision == "32"
 

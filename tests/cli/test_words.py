@@ -45,11 +45,11 @@ def test_the_data_set_needs_no_flag(command: str, argv: list[str]) -> None:
 
 
 def test_words_may_stand_anywhere_among_the_flags() -> None:
-    found = parsed("predict", "a.jpg", "--weights", "w", "b.jpg", "--no_images", "c.jpg")
-    assert found.source == ["a.jpg", "b.jpg", "c.jpg"]
+    options = parsed("predict", "a.jpg", "--weights", "w", "b.jpg", "--no_images", "c.jpg")
+    assert options.source == ["a.jpg", "b.jpg", "c.jpg"]
     assert parsed("bench", "--device", "cpu", "data").part == "data"
-    found = parsed("convert", "--nheads", "4", "w.pth", "out")
-    assert (found.weights, found.output, found.nheads) == ("w.pth", "out", 4)
+    options = parsed("convert", "--nheads", "4", "w.pth", "out")
+    assert (options.weights, options.output, options.nheads) == ("w.pth", "out", 4)
 
 
 TEXTS = (
@@ -65,8 +65,8 @@ def test_any_text_is_a_value(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert TrainConfig.from_yaml(tmp_path / "run.yaml") == config
     flags = ["--config", str(tmp_path / "run.yaml"), f"--weights={text}", "--output_dir", text]
-    found = parsed("train", *flags, text)
-    assert (found.data, found.weights, found.output_dir, found.resume) == (text, text, text, text)
+    options = parsed("train", *flags, text)
+    assert (options.data, options.weights, options.output_dir, options.resume) == (text, text, text, text)
 
 
 def test_any_text_is_a_word_without_a_flag() -> None:
@@ -91,8 +91,8 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         "--data=~no_such_user_at_all",
     ]
     (home / "run.yaml").write_text("data: ~/set\nweights: ~/w.ckpt\n")
-    found = parsed("train", f"--config={home / 'run.yaml'}")
-    assert (found.data, found.weights) == (in_home, str(home / "w.ckpt"))
+    options = parsed("train", f"--config={home / 'run.yaml'}")
+    assert (options.data, options.weights) == (in_home, str(home / "w.ckpt"))
     assert "expected a data set at" in detrkit("train", "--config=~/run.yaml", "--device=cpu", "--weights=").sentence
     assert in_home in detrkit("check", "~/set").sentence
     assert in_home in detrkit("detr", "--coco_path=~/set", "--device=cpu", "--output_dir=out").sentence
@@ -103,7 +103,7 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("command", "flag", "meant"),
+    ("command", "flag", "expected"),
     [
         ("train", "--learning_rate", "did you mean '--lr'?"),
         ("train", "--early_stopping", "did you mean '--patience'?"),
@@ -131,11 +131,11 @@ def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("export", "--device", "it belongs to detrkit train, eval, predict, explain and bench"),
     ],
 )
-def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, command: str, flag: str, meant: str) -> None:
+def test_an_unknown_flag_is_answered_by_its_meaning(detrkit: Command, command: str, flag: str, expected: str) -> None:
     for argv in ([flag, "x"], [f"{flag}=x"]):
         sentence = detrkit(command, *argv).sentence
         assert sentence.startswith(f"there is no flag {flag}")
-        assert meant in sentence
+        assert expected in sentence
         assert sentence.endswith(f"(see detrkit {command} --help)")
 
 

@@ -22,8 +22,8 @@ RESNET18: dict[str, Any] = {
 def saved(reference: Any, folder: Path) -> Any:
     """Give the reference model weights that matter, save it to a folder and return it."""
     constant = ".n_points_scale"  # of RT-DETR's second version
-    given = {key: value for key, value in reference.state_dict().items() if not key.endswith(constant)}
-    assert all(key.endswith(constant) for key in reference.load_state_dict(fill(given), strict=False).missing_keys)
+    tensors = {key: value for key, value in reference.state_dict().items() if not key.endswith(constant)}
+    assert all(key.endswith(constant) for key in reference.load_state_dict(fill(tensors), strict=False).missing_keys)
     reference.save_pretrained(folder)
     return reference.eval()
 
@@ -46,9 +46,9 @@ def agree(model: DETR, images: Tensor, padding: Tensor, layers: list[tuple[Tenso
     """Logits and boxes of all layers, first to last, are those of the reference model within 1e-4."""
     with torch.no_grad():
         out = model(images, padding)
-    found = [*out.aux, out]
-    assert len(found) == len(layers)
-    for layer, (logits, boxes) in zip(found, layers, strict=True):
+    outputs = [*out.aux, out]
+    assert len(outputs) == len(layers)
+    for layer, (logits, boxes) in zip(outputs, layers, strict=True):
         assert logits.std() > 0.1  # the weights tell,
         assert boxes.std(1).max() > 0.02  # and queries differ
         torch.testing.assert_close(layer.logits, logits, rtol=0, atol=1e-4)

@@ -60,12 +60,12 @@ def fitted(args: dict[str, Any], weights: Weights, *names: str, **changes: Any) 
 def test_our_checkpoint_gives_the_same_model(tmp_path: Path, args: dict[str, Any]) -> None:
     model, weights = made(args)
     write_reference_checkpoint(weights, tmp_path / "w.ckpt")
-    found = load_weights(tmp_path / "w.ckpt")
-    assert found.model_args == weights.model_args
-    rebuilt = build_model(**found.model_args).eval()
-    rebuilt.load_state_dict(found.state_dict)
-    again = build_model(**found.model_args).eval()
-    assert all(row.kept_from == row.name for row in fit_weights(again, found, found.categories))
+    loaded = load_weights(tmp_path / "w.ckpt")
+    assert loaded.model_args == weights.model_args
+    rebuilt = build_model(**loaded.model_args).eval()
+    rebuilt.load_state_dict(loaded.state_dict)
+    again = build_model(**loaded.model_args).eval()
+    assert all(row.kept_from == row.name for row in fit_weights(again, loaded, loaded.categories))
     with torch.no_grad():
         expected = model(*padded_batch())
         for other in (rebuilt, again):

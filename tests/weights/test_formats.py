@@ -105,8 +105,8 @@ def test_training_checkpoint_of_the_reference_detr(tmp_path: Path, dilation: boo
 def test_architecture_from_shapes(changes: dict[str, Any]) -> None:
     with torch.device("meta"):
         state_dict = build_model(**(SMALL | changes)).state_dict()
-    told = infer_model_args(state_dict)
-    assert told == {"pre_norm": False, "position_embedding": "sine", "backbone_norm": "frozen"} | {
+    implied = infer_model_args(state_dict)
+    assert implied == {"pre_norm": False, "position_embedding": "sine", "backbone_norm": "frozen"} | {
         name: value for name, value in (SMALL | changes).items() if name != "nheads"
     }
 
@@ -114,8 +114,8 @@ def test_architecture_from_shapes(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5"])
 def test_architecture_of_the_published_models(shared: Path, name: str) -> None:
     shapes = json.loads((shared / "reference" / "checkpoint_keys.json").read_text())[name]
-    told = infer_model_args({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
-    assert told == {
+    implied = infer_model_args({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    assert implied == {
         "num_classes": 91, "backbone": name.split("_")[1], "position_embedding": "sine", "hidden_dim": 256,
         "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "num_queries": 100, "pre_norm": False,
         "backbone_norm": "frozen",
@@ -150,12 +150,12 @@ def test_our_checkpoint_and_run_folder(tmp_path: Path) -> None:
     write_reference_checkpoint(weights, tmp_path / "last.ckpt")
     assert load_weights(tmp_path).source == str(tmp_path / "last.ckpt")
     write_reference_checkpoint(weights, tmp_path / "best.ckpt")
-    found = load_weights(tmp_path)
-    assert found.source == str(tmp_path / "best.ckpt")
-    assert found.categories == weights.categories
-    assert found.preprocessing == weights.preprocessing
-    assert found.model_args == weights.model_args
-    same_model(found, small_model(dilation=True, backbone_norm="batch"))
+    loaded = load_weights(tmp_path)
+    assert loaded.source == str(tmp_path / "best.ckpt")
+    assert loaded.categories == weights.categories
+    assert loaded.preprocessing == weights.preprocessing
+    assert loaded.model_args == weights.model_args
+    same_model(loaded, small_model(dilation=True, backbone_norm="batch"))
 
 
 def test_loading_never_starts_a_download(tmp_path: Path) -> None:

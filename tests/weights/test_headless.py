@@ -86,9 +86,9 @@ def test_what_is_left_of_a_head_is_told(tmp_path: Path) -> None:
     torch.save(without(published(), "class_embed.bias", "bbox_embed.layers.1"), tmp_path / "w.pth")
     weights = load_weights(tmp_path / "w.pth", headless=True)
     assert weights.absent == ("class_embed", "bbox_embed")
-    told = " ".join(weights.notes)
-    assert "class_embed.weight without class_embed.bias, so neither is used" in told
-    assert "bbox_embed.layers.0.weight without bbox_embed.layers.1.weight" in told
+    text = " ".join(weights.notes)
+    assert "class_embed.weight without class_embed.bias, so neither is used" in text
+    assert "bbox_embed.layers.0.weight without bbox_embed.layers.1.weight" in text
 
 
 def test_heads_of_two_sizes_are_refused(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_folders_of_huggingface(tmp_path: Path) -> None:
         load_weights(tmp_path)
     assert load_weights(tmp_path, headless=True).absent == ("class_embed",)
     for path in (tmp_path, tmp_path / "model.safetensors"):  # where `detr --resume` names them
-        found = ReferenceCheckpoint.read(path)
-        assert found is not None
-        assert found.weights.absent == ("class_embed",)
+        checkpoint = ReferenceCheckpoint.read(path)
+        assert checkpoint is not None
+        assert checkpoint.weights.absent == ("class_embed",)
 
 
 # --- other numbers of classes -----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def hf_model(model: str, body: dict[str, Any], **settings: Any) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
-    ("body", "found"),
+    ("body", "out"),
     [
         ({"hidden_act": "gelu"}, "expected hidden_act relu"),
         ({"downsample_in_first_stage": True}, "expected downsample_in_first_stage False"),
@@ -50,9 +50,9 @@ def hf_model(model: str, body: dict[str, Any], **settings: Any) -> Any:
         ({"backbone": "resnet18", "output_stride": 8}, "found resnet18 of stride 8"),
     ],
 )
-def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, body: dict[str, Any], found: str) -> None:
+def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, body: dict[str, Any], out: str) -> None:
     hf_model(model, body).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=found):
+    with pytest.raises(WeightsError, match=out):
         load_weights(tmp_path)
 
 
@@ -74,9 +74,9 @@ def test_what_computes_the_same_is_read(
     here, weights = ours(tmp_path)
     assert weights.model_args["dilation"] is dilated
     images, padding = padded_batch()
-    found, expected = here(images, padding), reference(pixel_values=images, pixel_mask=(~padding).long())
-    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.boxes, expected.pred_boxes, rtol=0, atol=1e-4)
+    out, expected = here(images, padding), reference(pixel_values=images, pixel_mask=(~padding).long())
+    torch.testing.assert_close(out.logits, expected.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(out.boxes, expected.pred_boxes, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

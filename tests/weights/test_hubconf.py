@@ -72,7 +72,7 @@ def test_panoptic_maps_of_what_the_published_file_holds(hub_cache: Path) -> None
     with torch.no_grad():
         out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     size = torch.tensor([[64, 64]])
-    (found,) = post(out, size, size)
-    assert found.ids.shape == (64, 64)
-    assert found.segments
-    assert {(row["category_id"], row["isthing"]) for row in found.segments} == {(17, True)}
+    (panoptic_map,) = post(out, size, size)
+    assert panoptic_map.ids.shape == (64, 64)
+    assert panoptic_map.segments
+    assert {(row["category_id"], row["isthing"]) for row in panoptic_map.segments} == {(17, True)}
