@@ -80,7 +80,7 @@ def test_evaluate_from_python(data: Path, weights: Path, tmp_path: Path) -> None
     assert result.metrics == result.report["coco"]["bbox"]
     assert "Average Precision" in str(result)
     assert (result.output_dir / "metrics.json").is_file()
-    with pytest.raises(ConfigError, match="no option 'bach_size'; did you mean 'batch_size'"):
+    with pytest.raises(ConfigError, match="no setting 'bach_size'; did you mean 'batch_size'"):
         evaluate_from_python(weights, data, bach_size=2)
 
 

@@ -84,7 +84,7 @@ def test_formats_do_not_clash() -> None:
     ("options", "words"),
     [
         ({"format": "coreml"}, "expected a --format of onnx, openvino, torch, tensorrt, found 'coreml'"),
-        ({"precison": "fp16"}, "no option 'precison'; did you mean 'precision'"),
+        ({"precison": "fp16"}, "no setting 'precison'; did you mean 'precision'"),
         ({"format": "torch", "batch_size": 0}, "batch_size"),
     ],
 )

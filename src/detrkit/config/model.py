@@ -7,12 +7,11 @@ weights, and is what `build_model` builds from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import lcm
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from detrkit.config.fields import Count, Index, Settings, Share, Travels, Weight
-from detrkit.config.suggestions import suggestion
 from detrkit.errors import ConfigError
 
 SELECTED = ("two_stage", "topk_features", "mixed_selection")
@@ -135,19 +134,6 @@ class ModelConfig(ModelFlags):
                 width = lcm(4, self.nheads)
                 nearest, smallest = width * max(1, round(self.hidden_dim / width)), 1 / self.hidden_dim
                 raise ConfigError("expected " + expected.format(nearest=nearest, smallest=smallest, **asdict(self)))
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """The config of settings by name; absent ones have their defaults.
-
-        Raises:
-            ConfigError: a key is not a setting; the sentence suggests the nearest name.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise ConfigError(f"there is no setting {name!r} of a model{suggestion(name, known, dashes='')}")
-        return cls(**settings)
 
     @property
     def selects_queries(self) -> bool:

@@ -1,31 +1,29 @@
-"""Settings of a command from the keyword arguments of a Python function."""
+"""Settings from the keyword arguments of a Python function."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from detrkit.config.fields import Settings
+from detrkit.config.suggestions import suggestion
 from detrkit.errors import ConfigError
 
 Config = TypeVar("Config", bound=Settings)
 
 
 def config_from_options(config: type[Config], **options: Any) -> Config:
-    """Make a command's settings of keyword arguments.
+    """Make settings of keyword arguments.
 
     Args:
-        config: the dataclass of the command's settings.
-        options: values by the names of its fields; what is absent takes its default.
+        config: the dataclass of the settings.
+        options: values by the names of its fields; absent ones take their defaults.
 
     Raises:
-        ConfigError: there is no option of a name, or a value does not fit it.
+        ConfigError: there is no setting of a name (the sentence suggests the nearest), or a value does not fit it.
     """
     known = [field.name for field in fields(config)]
     for name in options:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"there is no option {name!r}; {hint}")
+            raise ConfigError(f"there is no setting {name!r}{suggestion(name, known, dashes='')}")
     return config(**options)

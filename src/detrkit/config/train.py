@@ -17,8 +17,8 @@ from detrkit.config.data import AugmentConfig, DataConfig
 from detrkit.config.fields import Count, Index, Settings, Weight, check_named
 from detrkit.config.loss import LossConfig, LossFlags
 from detrkit.config.model import ModelConfig, ModelFlags
+from detrkit.config.options import config_from_options
 from detrkit.config.presets import MODELS, default_settings
-from detrkit.config.suggestions import suggestion
 from detrkit.config.yaml_file import dump_settings, read_settings
 from detrkit.errors import ConfigError
 
@@ -188,11 +188,7 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         Raises:
             ConfigError: a key is not a setting; the sentence suggests the nearest name.
         """
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"there is no setting {key!r}{suggestion(key, known, dashes='')}")
-        return cls(**values)
+        return config_from_options(cls, **values)
 
     @classmethod
     def from_recipe(cls, recipe: str, **changes: Any) -> Self:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from detrkit.config.model import ModelConfig
+from detrkit.config.options import config_from_options
 from detrkit.errors import ConfigError
 from detrkit.models.backbones.base import Backbone, Features
 from detrkit.models.backbones.families import build_features
@@ -75,7 +76,7 @@ def build_model(
         WeightsError: the backbone's weights cannot be loaded or do not fit.
         MissingExtraError: a timm backbone without timm.
     """
-    config = ModelConfig.from_settings({"num_classes": num_classes, **settings})
+    config = config_from_options(ModelConfig, num_classes=num_classes, **settings)
     if config.num_queries == "auto":
         raise ConfigError("num_queries must be a whole number, found 'auto', which works in training only")
     if config.backbone_norm == "auto":
