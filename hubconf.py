@@ -1,7 +1,7 @@
 """Entry points of `torch.hub.load`: the published models, named as in the reference DETR (facebookresearch/detr).
 
 model = torch.hub.load("OWNER/detrkit", "detr_resnet50", pretrained=True)       # or "." with source="local"
-out = model(images, padding_mask)      # normalised float [B, 3, H, W]; bool [B, H, W], True = padding
+out = model(images, padding_mask)      # normalized float [B, 3, H, W]; bool [B, H, W], True = padding
 """
 
 import sys as _sys

@@ -28,7 +28,7 @@ from detrkit.structures import Output
 
 class PilRecipe:
     """DETR's training augmentation (Carion et al. 2020, appendix A.4) through PIL and torchvision: mirrored or not, one
-    of eleven sizes, cropped half the time; then normalised, as float32.
+    of eleven sizes, cropped half the time; then normalized, as float32.
 
     Args:
         image_size: largest shorter side in pixels.
@@ -56,8 +56,8 @@ class PilRecipe:
         else:
             image = tvf.resize(image, [size], max_size=max(size + 1, self._scaled(1333)))
         pixels = tvf.to_dtype(tvf.pil_to_tensor(image), torch.float32, scale=True)
-        normalised: Tensor = tvf.normalize(pixels, list(IMAGENET_MEAN), list(IMAGENET_STD))
-        return normalised
+        normalized: Tensor = tvf.normalize(pixels, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        return normalized
 
     def _scaled(self, size: int) -> int:
         return max(1, round(size * self.image_size / 800))

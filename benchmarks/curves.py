@@ -197,5 +197,5 @@ def _line(curve: Sequence[Point], x_of: Callable[[Point], float]) -> tuple[list[
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Ten colours, then the same ones dashed."""
+    """Ten colors, then the same ones dashed."""
     return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}

@@ -125,8 +125,8 @@ def read_with_pil(path: str, *_: object, planes: bool, **__: object) -> Tensor:
     return pixels.contiguous() if planes else pixels
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    """Pixels as float32, normalised."""
+def normalized(pixels: Tensor) -> Tensor:
+    """Pixels as float32, normalized."""
     mean, std = (torch.tensor(values).mul_(255).view(3, 1, 1) for values in (MEAN, STD))
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
 
@@ -142,7 +142,7 @@ class Variants:
         self.loads: dict[str, Load] = {
             "reference recipe: PIL, ToTensor, Normalize": self.reference,
             "tensors resized by torchvision": partial(self.tensors, planes=True, floats=True),
-            "not normalised: uint8 batches": partial(self.tensors, planes=True, floats=False),
+            "not normalized: uint8 batches": partial(self.tensors, planes=True, floats=False),
             "pixels stay [H, W, 3]": partial(self.tensors, planes=False, floats=False),
             "batches filled by OpenCV": partial(self.tensors, planes=False, floats=False, fill=True),
             "OpenCV decodes: detrkit": partial(self.load, self.detrkit),
@@ -176,7 +176,7 @@ class Variants:
             items = [self.detrkit[key] for key in self.keys(epoch, first)]
         if fill:
             return collate(items)
-        return *pad([normalised(p) if floats else p for p, _ in items]), [target for _, target in items]
+        return *pad([normalized(p) if floats else p for p, _ in items]), [target for _, target in items]
 
 
 def seconds(loads: dict[str, Load], variants: Variants, rounds: int) -> dict[str, float]:

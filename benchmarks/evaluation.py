@@ -112,8 +112,8 @@ def plain_boxes(out: Output, sizes: torch.Tensor) -> list[Detections]:
     for logits, boxes, size in zip(out.logits, out.boxes, sizes.to(out.boxes.device), strict=True):
         scores, labels = logits.float().softmax(-1)[:, :-1].max(-1)
         order = scores.argsort(descending=True, stable=True)
-        centre, half = boxes[:, :2], boxes[:, 2:] / 2
-        xyxy = torch.cat([centre - half, centre + half], dim=1) * size.flip(0).repeat(2)
+        center, half = boxes[:, :2], boxes[:, 2:] / 2
+        xyxy = torch.cat([center - half, center + half], dim=1) * size.flip(0).repeat(2)
         results.append(Detections(xyxy[order].cpu(), scores[order].cpu(), labels[order].cpu()))
     return results
 

@@ -1,4 +1,4 @@
-"""Speed of inference with each optimisation, one on top of the other, in one run and in turns.
+"""Speed of inference with each optimization, one on top of the other, in one run and in turns.
 
     python benchmarks/inference.py [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--device cpu] [--threads 2]
         [--compile] [--files 8] [--repeats 5] [--output_dir runs/inference]
@@ -100,7 +100,7 @@ def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argp
 
 
 def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Variant | None:
-    """`DetrForObjectDetection` with the same backbone and sizes, given normalised images; None: not installed."""
+    """`DetrForObjectDetection` with the same backbone and sizes, given normalized images; None: not installed."""
     try:
         from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
     except ImportError:

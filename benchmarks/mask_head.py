@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace) -> Cost:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    for parameter in model.parameters():  # states of the optimiser, and every gradient
+    for parameter in model.parameters():  # states of the optimizer, and every gradient
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     before = torch.cuda.memory_allocated() if cuda else _resident()
@@ -85,12 +85,12 @@ def measure(args: argparse.Namespace) -> Cost:
 
 def _target(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Random objects of an image, with the rectangles of their boxes as masks."""
-    centre, extent = 0.3 + 0.4 * torch.rand(args.objects, 2), 0.1 + 0.3 * torch.rand(args.objects, 2)
+    center, extent = 0.3 + 0.4 * torch.rand(args.objects, 2), 0.1 + 0.3 * torch.rand(args.objects, 2)
     pixels = (torch.arange(args.size) + 0.5) / args.size
-    inside = [((pixels - centre[:, i, None]).abs() * 2 < extent[:, i, None]) for i in (0, 1)]
+    inside = [((pixels - center[:, i, None]).abs() * 2 < extent[:, i, None]) for i in (0, 1)]
     target = {
         "labels": torch.randint(0, args.classes, (args.objects,)),
-        "boxes": torch.cat([centre, extent], 1),
+        "boxes": torch.cat([center, extent], 1),
         "masks": inside[1][:, :, None] & inside[0][:, None],
     }
     return {name: value.to(args.device) for name, value in target.items()}

@@ -1,6 +1,6 @@
 """The detectors that detrkit is measured against, as their own libraries make them, from random weights.
 
-Each peer has two methods: `loss(batch)` is the scalar to minimise, `detect(batch)` the detections in the pixels of the
+Each peer has two methods: `loss(batch)` is the scalar to minimize, `detect(batch)` the detections in the pixels of the
 files. Batches are detrkit's own (`structures.Batch`), so that every model sees the same images; what a peer expects
 instead is arranged here and nowhere else.
 
@@ -22,7 +22,7 @@ from detrkit.results import Detections
 from detrkit.structures import Batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet: what images are normalised with, for lack of anything better known of them."""
+"""Of ImageNet: what images are normalized with, for lack of anything better known of them."""
 
 LOWEST_SCORE = 0.01
 """Detections below it are left out. torchvision's defaults (0.05 and 0.2) would cost its detectors AP."""
@@ -61,7 +61,7 @@ class Peer(nn.Module):
     """A detector of another library."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """The scalar to minimise, in training mode."""
+        """The scalar to minimize, in training mode."""
         raise NotImplementedError
 
     def detect(self, batch: Batch) -> list[Detections]:
@@ -76,7 +76,7 @@ class TorchvisionPeer(Peer):
         """Take a model.
 
         Args:
-            model: built without normalisation and resizing: both have happened when a batch comes.
+            model: built without normalization and resizing: both have happened when a batch comes.
             first_label: what it calls class 0; 1 where 0 is its background.
         """
         super().__init__()
@@ -115,7 +115,7 @@ class RTDetrPeer(Peer):
 
     def loss(self, batch: Batch) -> Tensor:
         """The model's own loss."""
-        images = _padded(_normalised(batch))
+        images = _padded(_normalized(batch))
         scales = _content(batch, images)
         labels = [
             {"class_labels": target["labels"], "boxes": target["boxes"] * scale}
@@ -125,7 +125,7 @@ class RTDetrPeer(Peer):
 
     def detect(self, batch: Batch) -> list[Detections]:
         """The best pairs of query and class."""
-        images = _padded(_normalised(batch))
+        images = _padded(_normalized(batch))
         out = self.model(pixel_values=images)
         probabilities = out.logits.sigmoid()
         classes = probabilities.shape[-1]
@@ -207,7 +207,7 @@ PEERS: dict[str, Recipe] = {
 
 
 def _as_given() -> nn.Module:
-    """In place of torchvision's own transform: images come normalised and at their size, and stay so."""
+    """In place of torchvision's own transform: images come normalized and at their size, and stay so."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is untyped
@@ -220,10 +220,10 @@ def _as_given() -> nn.Module:
 def _unpadded(batch: Batch) -> list[Tensor]:
     """The images without their padding, [3, h, w] each."""
     sizes = [target["size"] for target in batch.targets]
-    return [image[:, :height, :width] for image, (height, width) in zip(_normalised(batch), sizes, strict=True)]
+    return [image[:, :height, :width] for image, (height, width) in zip(_normalized(batch), sizes, strict=True)]
 
 
-def _normalised(batch: Batch) -> Tensor:
+def _normalized(batch: Batch) -> Tensor:
     """The images as these models take them, float [B, 3, H, W]; 0 where padded."""
     mean, std = (batch.images.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (MEAN, STD))
     return ((batch.images / 255 - mean) / std).masked_fill(batch.padding_mask[:, None], 0.0)

@@ -67,9 +67,9 @@ def plain_panoptic(
 
 def _through_png(ids: Any, size: Size) -> Tensor:
     """Ids resized to the nearest pixel as an image, written and read again."""
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(colours).resize(size[::-1], Image.Resampling.NEAREST).save(file, format="PNG")
+    Image.fromarray(colors).resize(size[::-1], Image.Resampling.NEAREST).save(file, format="PNG")
     found = np.asarray(Image.open(file)).astype(np.int64)
     return torch.from_numpy(found[..., 0] + 256 * found[..., 1] + 65536 * found[..., 2])
 
@@ -79,16 +79,16 @@ def blobs(queries: int, processed: Size, classes: int, seed: int = 0) -> Output:
     with a wavy border; some regions are tiny or lie behind others."""
     random = torch.Generator().manual_seed(seed)
     h, w = -(-processed[0] // 4), -(-processed[1] // 4)
-    centre = torch.rand(queries, 2, generator=random)
+    center = torch.rand(queries, 2, generator=random)
     radius = 0.02 + 0.28 * torch.rand(queries, generator=random) ** 2
     y, x = torch.linspace(0, 1, h)[:, None], torch.linspace(0, 1, w)[None]
-    away = ((y - centre[:, 0, None, None]) ** 2 + (x - centre[:, 1, None, None]) ** 2).sqrt()
+    away = ((y - center[:, 0, None, None]) ** 2 + (x - center[:, 1, None, None]) ** 2).sqrt()
     waves = torch.randn(queries, 1, h // 8 + 1, w // 8 + 1, generator=random)
     waves = functional.interpolate(waves, size=(h, w), mode="bicubic", align_corners=False)[:, 0]
     masks = 20 * (radius[:, None, None] - away) + 0.5 * waves
     labels = torch.randint(0, classes, (1, queries), generator=random)
     logits = 12 * functional.one_hot(labels, classes + 1).float()
-    boxes = torch.cat([centre.flip(1), radius[:, None].repeat(1, 2)], dim=1)[None]
+    boxes = torch.cat([center.flip(1), radius[:, None].repeat(1, 2)], dim=1)[None]
     return Output(logits, boxes, masks=masks[None], padded_size=processed)
 
 

@@ -166,7 +166,7 @@ class Step:
         self.images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator).to(self.device)
         self.padding = torch.zeros(size[0], *size[2:], dtype=torch.bool, device=self.device)
         self.targets = some_targets(args.batch, self.device)
-        self.shares = dict.fromkeys(("forward", "criterion", "backward", "optimiser"), float("inf"))
+        self.shares = dict.fromkeys(("forward", "criterion", "backward", "optimizer"), float("inf"))
 
     def __call__(self) -> None:
         """All of it, with the time of each part."""
@@ -207,7 +207,7 @@ def measure_step(args: argparse.Namespace) -> None:
     ways = {
         "plain": Step(args, criterion=False, at_once=False, half=False),
         "+ criterion of all layers": Step(args, criterion=True, at_once=False, half=False),
-        "+ optimiser and average at once": Step(args, criterion=True, at_once=True, half=False),
+        "+ optimizer and average at once": Step(args, criterion=True, at_once=True, half=False),
         "+ bf16, channels last": Step(args, criterion=True, at_once=True, half=True),
         "the same, checkpointed": Step(args, criterion=True, at_once=True, half=True, more="checkpointed"),
     }

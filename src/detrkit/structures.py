@@ -161,7 +161,7 @@ class Batch:
     """Images of different sizes, padded at the right and bottom to a common one."""
 
     images: Tensor
-    """uint8 [B, 3, H, W], RGB pixels, which the model normalises; 0 in the padding."""
+    """uint8 [B, 3, H, W], RGB pixels, which the model normalizes; 0 in the padding."""
     padding_mask: Tensor
     """bool [B, H, W], True = padding."""
     targets: list[Target]

@@ -26,7 +26,7 @@ def test_the_reference_recipe_makes_the_same_images(tmp_path: Path) -> None:
             assert reference.shape == write_image.shape
             assert (target["labels"] + 1).tolist() == expected["labels"].tolist()
             assert torch.allclose(target["boxes"], expected["boxes"], atol=2e-3)
-            assert (benchmark.normalised(write_image) - reference).abs().mean() < 0.03  # two levels of 255 are 0.035
+            assert (benchmark.normalized(write_image) - reference).abs().mean() < 0.03  # two levels of 255 are 0.035
             cropped += len(target["labels"]) < 7
     assert cropped
 

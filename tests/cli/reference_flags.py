@@ -1,7 +1,7 @@
 """The command line of the reference DETR's main.py and run_with_submitit.py, written down as data."""
 
 MAIN_FLAGS: dict[str, object] = {
-    # optimisation
+    # optimization
     "lr": 1e-4,
     "lr_backbone": 1e-5,
     "batch_size": 2,

@@ -249,7 +249,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["bare", "with optimiser and arguments"])
+@pytest.mark.parametrize("full", [False, True], ids=["bare", "with optimizer and arguments"])
 @pytest.mark.filterwarnings("ignore:the 91 classes of")
 @pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")
 def test_evaluating_a_checkpoint_of_the_reference_detr(

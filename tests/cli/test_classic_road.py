@@ -185,7 +185,7 @@ def test_files_of_forks(
     assert ("taken to be those of the data in the order of their ids (crack, dent" in shown.out) == (classes == 5)
 
 
-def test_the_optimiser_of_a_run_whose_head_was_deleted_is_left_out(
+def test_the_optimizer_of_a_run_whose_head_was_deleted_is_left_out(
     detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path]
 ) -> None:
     extra = {"optimizer": {"state": {}, "param_groups": []}, "epoch": 149, "args": argparse.Namespace(dilation=False)}
@@ -193,7 +193,7 @@ def test_the_optimiser_of_a_run_whose_head_was_deleted_is_left_out(
     argv = ["--coco_path", data(0), *FLAGS, "--num_queries=12", "--num_classes=5", "--output_dir=out"]
     shown = detrkit("detr", *argv, "--resume", path)
     assert shown.status == 0, shown.err
-    assert f"optimiser state of {path} and its epoch (150) are left out: training begins with the first" in shown.err
+    assert f"optimizer state of {path} and its epoch (150) are left out: training begins with the first" in shown.err
     assert "has 10 queries, the model 12: all are kept, and 2 new ones added" in shown.err
     assert [json.loads(line)["epoch"] for line in Path("out/log.txt").read_text().splitlines()] == [0]
 

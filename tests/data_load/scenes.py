@@ -1,4 +1,4 @@
-"""Images whose objects are told apart by colour, so that they can be found again in the pixels."""
+"""Images whose objects are told apart by color, so that they can be found again in the pixels."""
 
 import random
 
@@ -13,14 +13,14 @@ BRIGHT = 230
 
 
 def scene(height: int, width: int, rectangles: dict[int, Rectangle], *, ground: int = 0, masks: bool = False) -> Sample:
-    """A grey image with rectangles x1, y1, x2, y2; label k, 1 to 7, has the colour that k is in binary (red is 1).
+    """A gray image with rectangles x1, y1, x2, y2; label k, 1 to 7, has the color that k is in binary (red is 1).
 
-    The ground is a grey of less than 100 and counts as dark.
+    The ground is a gray of less than 100 and counts as dark.
     """
     image = torch.full((height, width, 3), ground, dtype=torch.uint8).permute(2, 0, 1)
     shapes = torch.zeros(len(rectangles), height, width, dtype=torch.bool)
     for row, (label, (x1, y1, x2, y2)) in enumerate(rectangles.items()):
-        image[:, y1:y2, x1:x2] = colour(label)
+        image[:, y1:y2, x1:x2] = color(label)
         shapes[row, y1:y2, x1:x2] = True
     boxes = torch.tensor(list(rectangles.values()), dtype=torch.float32).reshape(-1, 4)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
@@ -30,12 +30,12 @@ def scene(height: int, width: int, rectangles: dict[int, Rectangle], *, ground: 
     return image, objects
 
 
-def colour(label: int) -> torch.Tensor:
+def color(label: int) -> torch.Tensor:
     return torch.tensor([BRIGHT * (label >> c & 1) for c in range(3)], dtype=torch.uint8).view(3, 1, 1)
 
 
 def pixels_of(image: torch.Tensor, label: int) -> torch.Tensor:
-    """bool [h, w]: where the image, uint8, has the colour of a label."""
+    """bool [h, w]: where the image, uint8, has the color of a label."""
     bright = image > BRIGHT // 2
     expected = torch.tensor([bool(label >> c & 1) for c in range(3)]).view(3, 1, 1)
     return (bright == expected).all(dim=0)

@@ -28,7 +28,7 @@ from .scenes import assert_boxes_follow, rectangles, scene
 CHANCES = [each.name for each in fields(Augment) if each.name != "fill"]
 FLIP = train_transform("flip", 64)
 ALL = Augment(mosaic=0.5, mixup=0.5, zoom_out=0.5, iou_crop=0.5, color_jitter=0.5, vertical_flip=0.5, multi_scale=0.25)
-GREY = torch.tensor([124, 116, 104], dtype=torch.uint8)
+GRAY = torch.tensor([124, 116, 104], dtype=torch.uint8)
 
 
 class Told(random.Random):
@@ -60,16 +60,16 @@ def scenes(count: int) -> list[Sample]:
     return samples
 
 
-def test_zoom_out_surrounds_the_image_with_grey() -> None:
+def test_zoom_out_surrounds_the_image_with_gray() -> None:
     shares = []
     for seed, (image, objects) in enumerate(scenes(40)):
-        zoomed, placed = zoom_out(image, objects, shorter_160, GREY, random.Random(seed))
+        zoomed, placed = zoom_out(image, objects, shorter_160, GRAY, random.Random(seed))
         h, w = zoomed.shape[1:]
         near = [abs(a - b) for a, b in zip((h, w), shorter_160(*image.shape[1:]), strict=True)]
         assert max(near) <= 3  # the ratio of the sides is that of the image, up to rounding
         assert placed["labels"].tolist() == [1, 2, 4]  # nothing is cut off
         assert_boxes_follow(zoomed, placed)
-        canvas = (zoomed == GREY.view(3, 1, 1)).all(dim=0)
+        canvas = (zoomed == GRAY.view(3, 1, 1)).all(dim=0)
         shares.append(1 - canvas.float().mean().item())
     assert 0.25 <= min(shares) < 0.35
     assert 0.75 < max(shares) <= 1
@@ -123,25 +123,25 @@ def test_upside_down() -> None:
     assert objects["boxes"].tolist() == [[10, 5, 40, 20]]
 
 
-def recoloured(colours: list[tuple[int, int, int]], *numbers: float) -> list[list[int]]:
-    """Colours after brightness, contrast, saturation and hue; each fills one column."""
-    image = torch.tensor(colours, dtype=torch.uint8).T[:, None].repeat(1, 4, 1)
+def recolored(colors: list[tuple[int, int, int]], *numbers: float) -> list[list[int]]:
+    """Colors after brightness, contrast, saturation and hue; each fills one column."""
+    image = torch.tensor(colors, dtype=torch.uint8).T[:, None].repeat(1, 4, 1)
     return jitter_color(image, Told(*numbers))[:, 2].T.tolist()
 
 
-def test_recolour_does_what_it_says() -> None:
-    red, grey, teal = (240, 0, 0), (100, 100, 100), (20, 120, 110)
-    for colour, same in zip((red, grey, teal), recoloured([red, grey, teal], 0, 1, 1, 0), strict=True):
-        assert same == pytest.approx(colour, abs=3)
-    assert recoloured([grey], 20, 1, 1, 0) == [[120] * 3]
-    assert recoloured([(50,) * 3, (150,) * 3], 0, 0.5, 1, 0) == [[75] * 3, [125] * 3]
-    assert recoloured([red], 0, 1, 0.5, 0)[0] == pytest.approx((240, 120, 120), abs=3)
-    assert recoloured([red], 0, 1, 1, 9)[0] == pytest.approx((240, 240 * 18 / 60, 0), abs=3)
-    assert recoloured([grey, (0, 0, 0)], 0, 1, 1.5, -9) == [[100] * 3, [0] * 3]  # grey has no hue
-    assert recoloured([(250, 250, 250)], 32, 1, 1, 0) == [[255] * 3]
+def test_recolor_does_what_it_says() -> None:
+    red, gray, teal = (240, 0, 0), (100, 100, 100), (20, 120, 110)
+    for color, same in zip((red, gray, teal), recolored([red, gray, teal], 0, 1, 1, 0), strict=True):
+        assert same == pytest.approx(color, abs=3)
+    assert recolored([gray], 20, 1, 1, 0) == [[120] * 3]
+    assert recolored([(50,) * 3, (150,) * 3], 0, 0.5, 1, 0) == [[75] * 3, [125] * 3]
+    assert recolored([red], 0, 1, 0.5, 0)[0] == pytest.approx((240, 120, 120), abs=3)
+    assert recolored([red], 0, 1, 1, 9)[0] == pytest.approx((240, 240 * 18 / 60, 0), abs=3)
+    assert recolored([gray, (0, 0, 0)], 0, 1, 1.5, -9) == [[100] * 3, [0] * 3]  # gray has no hue
+    assert recolored([(250, 250, 250)], 32, 1, 1, 0) == [[255] * 3]
 
 
-def test_recolour_leaves_the_source_alone() -> None:
+def test_recolor_leaves_the_source_alone() -> None:
     image = torch.randint(0, 256, (3, 40, 50), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     before = image.clone()
     changed = jitter_color(image, random.Random(1))
@@ -163,7 +163,7 @@ def test_sizes_lie_evenly_around_the_middle() -> None:
 
 @pytest.mark.parametrize("augmentation", ["flip", "detr"])
 def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> None:
-    """All but mix-up and colours, after which the pixels say no more where an object is."""
+    """All but mix-up and colors, after which the pixels say no more where an object is."""
     augment = replace(ALL, mosaic=0.4, mixup=0, color_jitter=0, fill=(0, 0, 0))
     pool = scenes(60)
     seen = 0
@@ -178,10 +178,10 @@ def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> N
         one_image, target = transform(image, objects, rng)
         h, w = one_image.shape[1:]
         assert target["size"] == (h, w)
-        centres, sides = (target["boxes"] * torch.tensor([w, h, w, h])).split(2, dim=1)
+        centers, sides = (target["boxes"] * torch.tensor([w, h, w, h])).split(2, dim=1)
         found = no_objects(h, w)
         found["boxes"] = type(found["boxes"])(
-            torch.cat([centres - sides / 2, centres + sides / 2], dim=1).clamp(min=0),
+            torch.cat([centers - sides / 2, centers + sides / 2], dim=1).clamp(min=0),
             format="XYXY",
             canvas_size=(h, w),
         )
@@ -313,12 +313,12 @@ def test_targets_of_hostile_images_are_sound(tmp_path: Path) -> None:
                 assert (target["area"] > 0).all()
 
 
-def test_a_broken_file_is_a_grey_quarter(split: Split, tmp_path: Path) -> None:
+def test_a_broken_file_is_a_gray_quarter(split: Split, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"gone")
     images = [replace(image, path=broken) if k else image for k, image in enumerate(split.images)]
     dataset = DetectionDataset(replace(split, images=images), CATEGORIES, FLIP, augment=Augment(mosaic=1))
-    with pytest.warns(UserWarning, match=r"broken\.jpg.*grey image"):
+    with pytest.warns(UserWarning, match=r"broken\.jpg.*gray image"):
         one_image, target = dataset[0, 0]
     assert (one_image == 128).all(dim=0).any()
     assert target["file"] == str(split.images[0].path)

@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_read_is_not_kept(split: Split, tmp_path: Path) ->
     cache = ImageCache(sizes(split)[:1], 10**9)
     dataset = made(replace(split, images=[replace(split.images[0], path=broken)]), cache, eval_transform(48))
     for _ in range(2):
-        with pytest.warns(UserWarning, match="grey image"):
+        with pytest.warns(UserWarning, match="gray image"):
             dataset[0]
     assert cache.get(0) is None
 

@@ -121,7 +121,7 @@ def test_a_file_that_breaks_after_the_check_never_stops_an_epoch(split: Split, t
     changed.path = broken
     for with_masks in (False, True):
         dataset = DetectionDataset(replace(split, images=[changed]), CATEGORIES, EVAL, with_masks=with_masks)
-        with pytest.warns(UserWarning, match=r"broken\.jpg.*grey image"):
+        with pytest.warns(UserWarning, match=r"broken\.jpg.*gray image"):
             image, target = dataset[0]
         assert image.shape == (3, *dataset.shapes[0])
         assert len(target["boxes"]) == 0

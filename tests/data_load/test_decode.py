@@ -75,9 +75,9 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
         Image.fromarray(values).save(path)
         got = as_array(read_image(path, FULL))
         assert np.array_equal(got, expected[..., None].repeat(3, 2))
-    colour = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
-    assert cv2.imwrite(str(tmp_path / "c.png"), colour[..., ::-1])
-    assert np.abs(as_array(read_image(tmp_path / "c.png", FULL)) - colour / 257).max() <= 0.5
+    color = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "c.png"), color[..., ::-1])
+    assert np.abs(as_array(read_image(tmp_path / "c.png", FULL)) - color / 257).max() <= 0.5
 
 
 def test_float_and_32_bit_images(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_palette_with_transparency_bytes(tmp_path: Path, rgb: np.ndarray) -> Non
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_animated_gives_the_first_frame(tmp_path: Path, suffix: str) -> None:
-    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 12), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     got = as_array(read_image(tmp_path / f"a.{suffix}"))
     assert got.shape == (12, 16, 3)
@@ -169,9 +169,9 @@ def test_to_tensor_takes_the_usual_forms(tmp_path: Path, rgb: np.ndarray) -> Non
         rgb.astype(np.float32) / 255,
     ):
         assert torch.equal(to_tensor(form), expected)
-    grey = expected[:1].expand(3, -1, -1)
+    gray = expected[:1].expand(3, -1, -1)
     for form in (rgb[..., 0], rgb[..., :1], expected[:1]):
-        assert torch.equal(to_tensor(form), grey)
+        assert torch.equal(to_tensor(form), gray)
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_boxes_masks_and_panoptic_maps_agree(request: pytest.FixtureRequest, kin
     stuff = {category["id"] for category in panoptic["categories"] if not category["isthing"]}
     assert len(stuff) == (1 if kind == "demo" else 3)
     for entry in panoptic["annotations"]:
-        colours = cv2.imread(str(folder / f"panoptic_{name}" / entry["file_name"]))[..., ::-1].astype(int)
-        ids = colours @ np.array([1, 256, 65536])
+        colors = cv2.imread(str(folder / f"panoptic_{name}" / entry["file_name"]))[..., ::-1].astype(int)
+        ids = colors @ np.array([1, 256, 65536])
         segments = {row["id"]: row for row in entry["segments_info"]}
         assert set(np.unique(ids)) == set(segments)
         things = [row for row in segments.values() if row["category_id"] not in stuff]
@@ -123,12 +123,12 @@ def test_difficulty_makes_defects_smaller_and_fainter() -> None:
         side, contrast = [], []
         for i in range(60):
             drawing = draw_image(128, difficulty, np.random.default_rng(i))
-            grey = drawing.pixels.mean(2)
+            gray = drawing.pixels.mean(2)
             for mask in drawing.masks:
                 ys, xs = np.nonzero(mask)
                 side.append(max(np.ptp(ys), np.ptp(xs)) / 128)
                 around = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool) & ~mask
-                contrast.append(np.abs(grey[mask] - np.median(grey[around])).mean() / grey[around].std())
+                contrast.append(np.abs(gray[mask] - np.median(gray[around])).mean() / gray[around].std())
         sides.append(np.mean(side))
         contrasts.append(np.median(contrast))
     assert sides[0] > sides[1] > sides[2]

@@ -56,7 +56,7 @@ def segmentation(source: str, folder: Path, label: int, box: tuple[int, ...], pl
 
 
 def scenes(folder: Path, source: str) -> Split:
-    """Three images of several shapes with two objects each, which colours tell apart."""
+    """Three images of several shapes with two objects each, which colors tell apart."""
     rng = random.Random(0)
     images = []
     for k, (height, width, labels) in enumerate([(90, 140, [1, 2]), (130, 100, [4, 3]), (120, 120, [5, 6])]):
@@ -108,7 +108,7 @@ def test_masks_follow_their_pixels(tmp_path: Path, source: str) -> None:
                 around = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
                 assert np.abs(np.array(around) - extent(mask)).max() <= 1.51, (name, label)
                 if augment.mixup or target["labels"].tolist().count(label) > 1:
-                    continue  # colours are mixed, or two objects have one
+                    continue  # colors are mixed, or two objects have one
                 pixels = pixels_of(one_image, label + 1)
                 left, top, right, bottom = (int(v) for v in extent(mask))  # beyond it lies what a mosaic cut off
                 differ = (pixels ^ mask)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]

@@ -32,7 +32,7 @@ GROUNDS = (20, 45, 70, 95)
 
 
 def four_scenes(rng: random.Random) -> tuple[list, dict[int, int]]:
-    """Four images of several sizes on different greys, and the grey under each label."""
+    """Four images of several sizes on different grays, and the gray under each label."""
     samples, ground_of = [], {}
     for labels, ground in zip(([1, 2], [3, 4], [5, 6], [7]), GROUNDS, strict=True):
         height, width = rng.randint(90, 260), rng.randint(90, 260)

@@ -27,7 +27,7 @@ from detrkit.models.layers.position_encoding import SinePosition
 
 
 def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) -> tuple[torch.Tensor, Objects]:
-    """A dark image with a bright rectangle in a colour channel of its own for each object, and its masks."""
+    """A dark image with a bright rectangle in a color channel of its own for each object, and its masks."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     masks = torch.zeros(len(rectangles), height, width, dtype=torch.bool)
     for k, (x1, y1, x2, y2) in enumerate(rectangles):
@@ -134,8 +134,8 @@ def test_recipe_keeps_boxes_masks_and_areas_in_step(seed: int) -> None:
     assert 480 * 160 / 800 <= min(h, w) <= 160 or max(h, w) >= longest - max(h, w) / min(h, w)
     assert max(h, w) <= longest + max(h, w) / min(h, w)
     scale = torch.tensor([w, h, w, h])
-    centre_size = target["boxes"] * scale
-    boxes = torch.cat([centre_size[:, :2] - centre_size[:, 2:] / 2, centre_size[:, :2] + centre_size[:, 2:] / 2], 1)
+    center_size = target["boxes"] * scale
+    boxes = torch.cat([center_size[:, :2] - center_size[:, 2:] / 2, center_size[:, :2] + center_size[:, 2:] / 2], 1)
     assert len(boxes) == len(target["labels"]) == len(target["area"]) == len(target["masks"])
     assert target["masks"].shape[1:] == (h, w)
     gone = set(range(3)) - set(target["labels"].tolist())
@@ -172,14 +172,14 @@ def test_flip_and_none() -> None:
     assert sides == {0.25, 0.75}
 
 
-def test_images_reach_the_model_as_pixels_which_it_normalises_as_the_field_does() -> None:
+def test_images_reach_the_model_as_pixels_which_it_normalizes_as_the_field_does() -> None:
     pixels = torch.randint(0, 256, (3, 64, 90), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     image, target = eval_transform(64)(pixels)
     assert image.dtype == torch.uint8
     assert torch.equal(image, pixels)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     batch = collate([(image, target)])
-    seen = Backbone(Features(nn.Identity(), (3,), (1,)), SinePosition(4)).normalise(batch.images, batch.padding_mask)
+    seen = Backbone(Features(nn.Identity(), (3,), (1,)), SinePosition(4)).normalize(batch.images, batch.padding_mask)
     assert torch.allclose(seen[0].double(), (pixels.double() / 255 - mean) / std, atol=1e-5)
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].dtype == torch.int64

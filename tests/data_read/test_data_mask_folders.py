@@ -39,7 +39,7 @@ def save(path: Path, ids: np.ndarray[Any, Any], kind: str = "L") -> Path:
     image = Image.fromarray(ids.astype(np.uint16 if kind == "I;16" else np.uint8))
     if kind == "P":
         image = image.convert("P")
-        image.putpalette([200, 0, 0, 0, 200, 0] * 128)  # colours repeat: only the index tells objects apart
+        image.putpalette([200, 0, 0, 0, 200, 0] * 128)  # colors repeat: only the index tells objects apart
         image.putdata(ids.ravel().tolist())
     image.save(path)
     return path
@@ -263,7 +263,7 @@ def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
     lay(tmp_path / above, layout)
     if layout != "folder per image":
         add_good(tmp_path / above) if layout != "class folders" else None
-        write_image(tmp_path / above / "images" / "unlabelled.png")
+        write_image(tmp_path / above / "images" / "unlabeled.png")
     report = check(tmp_path)
     assert set(report.counts()) <= {"image_unlabelled"}
     assert [box for _, box, _ in objects(report)][:2] == [FIRST, SECOND]

@@ -125,7 +125,7 @@ def test_average_precision_is_over_things(panoptic: PanopticFolder) -> None:
     assert all("segmentation" not in row for row in split.to_coco(masks=False)["annotations"])
 
 
-def grey(path: Path) -> None:
+def gray(path: Path) -> None:
     Image.open(path).convert("L").save(path)
 
 
@@ -151,7 +151,7 @@ def garbled(path: Path) -> None:
     [
         ("mask_file_missing", Path.unlink),
         ("mask_file_unreadable", garbled),
-        ("panoptic_not_rgb", grey),
+        ("panoptic_not_rgb", gray),
         ("panoptic_not_rgb", palette),
         ("mask_shape_differs", other_shape),
     ],
@@ -184,8 +184,8 @@ def test_a_image_whose_png_cannot_be_used(
 
 
 def test_no_usable_png_is_one_sentence(panoptic: PanopticFolder) -> None:
-    with pytest.raises(DataError, match=r"none usable among the 1 listed .*not 8-bit RGB.*one channel \(grey\)"):
-        panoptic.check(grey)
+    with pytest.raises(DataError, match=r"none usable among the 1 listed .*not 8-bit RGB.*one channel \(gray\)"):
+        panoptic.check(gray)
 
 
 def test_a_smaller_png_is_stretched(panoptic: PanopticFolder) -> None:
@@ -315,10 +315,10 @@ def test_ids_regions_and_sizes(tmp_path: Path) -> None:
     ids = rng.integers(0, 6, (13, 17)) * 70_001
     pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "rgb.png")
-    Image.fromarray((ids // 70_001).astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray((ids // 70_001).astype(np.uint8)).save(tmp_path / "gray.png")
     Image.fromarray((ids // 10).astype(np.uint16)).save(tmp_path / "deep.png")
     assert np.array_equal(read_ids(tmp_path / "rgb.png"), ids)
-    assert np.array_equal(read_ids(tmp_path / "grey.png"), ids // 70_001)
+    assert np.array_equal(read_ids(tmp_path / "gray.png"), ids // 70_001)
     assert np.array_equal(read_ids(tmp_path / "deep.png"), ids // 10)
     regions = regions_of(ids)
     assert set(regions) == set(np.unique(ids).tolist())

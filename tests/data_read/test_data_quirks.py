@@ -1,4 +1,4 @@
-"""Data sets as labelling tools, cameras and people leave them: everything is used, or listed with a reason."""
+"""Data sets as labeling tools, cameras and people leave them: everything is used, or listed with a reason."""
 
 from __future__ import annotations
 

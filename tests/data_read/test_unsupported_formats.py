@@ -143,7 +143,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "label boxes",
     ),
     "unread images": ({"a.heic": "", "b.dng": ""}, "cannot be read (2, the first is a.heic)", "JPEG or PNG"),
-    "videos": ({"a.mp4": ""}, "videos (a.mp4) and no labelled images", "frames"),
+    "videos": ({"a.mp4": ""}, "videos (a.mp4) and no labeled images", "frames"),
 }
 
 

@@ -31,7 +31,7 @@ def build(paths: list[Path]) -> None:
             Image.fromarray(noise).save(path)
         elif path.suffix == ".png" and path.parent.name == "images":
             Image.effect_noise((40, 30), 50).convert("RGB").save(path)
-        elif path.suffix == ".png":  # a mask: id 1, as grey and as RGB
+        elif path.suffix == ".png":  # a mask: id 1, as gray and as RGB
             ids = np.zeros((30, 40, 3), np.uint8)
             ids[6:25, 5:20, 0] = 1
             Image.fromarray(ids if any("panoptic" in part for part in path.parts) else ids[..., 0]).save(path)

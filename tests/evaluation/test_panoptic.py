@@ -129,7 +129,7 @@ def test_a_crowd_need_not_be_found_and_forgives_its_class_alone() -> None:
     assert plain(sums).tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
 
 
-def test_what_the_data_set_does_not_know_is_unlabelled() -> None:
+def test_what_the_data_set_does_not_know_is_unlabeled() -> None:
     sums = measure(([[1, 1], [2, 2]], rows((1, 3), (2, 20)), [[8, 8], [9, 9]], rows((8, 3), (9, 555))))
     assert plain(sums).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 

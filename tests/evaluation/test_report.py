@@ -15,7 +15,7 @@ from .cases import perfect, random_case
 
 @pytest.fixture
 def some_images(tmp_path: Path) -> dict[int, Path]:
-    """A grey image for every image of `random_case`."""
+    """A gray image for every image of `random_case`."""
     paths = {}
     for image_id in (5, 15, 25, 35):
         paths[image_id] = tmp_path / f"{image_id}.png"
@@ -46,7 +46,7 @@ def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> N
             assert min(one_image.size) > 100
 
 
-def test_mistakes_are_drawn_in_the_colours_of_the_original_ids(
+def test_mistakes_are_drawn_in_the_colors_of_the_original_ids(
     tmp_path: Path, some_images: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles: list[Tile] = []

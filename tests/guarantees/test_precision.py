@@ -23,7 +23,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
-    """The losses of so many steps as a run takes them: its data, model, criterion, optimiser and clipping.
+    """The losses of so many steps as a run takes them: its data, model, criterion, optimizer and clipping.
 
     Not a run itself, since that refuses float16 on the CPU.
     """

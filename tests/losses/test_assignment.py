@@ -62,7 +62,7 @@ def assign(kind, target, locations=None, out=None):
 
 
 def test_what_each_rule_picks_on_a_small_grid():
-    box = objects([0.375, 0.375, 0.55, 0.55])  # 0.1 to 0.65: the centres of 9 fine cells and one coarse cell
+    box = objects([0.375, 0.375, 0.55, 0.55])  # 0.1 to 0.65: the centers of 9 fine cells and one coarse cell
     nine = {0, 1, 2, 4, 5, 6, 8, 9, 10}
     assert assign("fcos", box) == {0: nine}  # all nine within 1.5 cells; too small for the coarse level
     assert assign("tood", box) == {0: {*nine, 16}}  # all that lie inside, being fewer than 13
@@ -73,11 +73,11 @@ def test_what_each_rule_picks_on_a_small_grid():
 
 
 def test_atss_takes_the_level_whose_anchor_fits():
-    """Anchors of 8 cells: 0.25 and 0.5 wide. The coarse ones around the centre fit an object of 0.5."""
+    """Anchors of 8 cells: 0.25 and 0.5 wide. The coarse ones around the center fit an object of 0.5."""
     grids = ((32, 32), (16, 16))
     found = assign("atss", objects([0.5, 0.5, 0.5, 0.5]), make_locations(grids))[0]
     assert found == {1024 + 16 * row + column for row in (7, 8) for column in (7, 8)}
-    # One of 0.25, at the centre of a fine cell: that one, and its neighbours by side and corner.
+    # One of 0.25, at the center of a fine cell: that one, and its neighbors by side and corner.
     found = assign("atss", objects([16.5 / 32, 16.5 / 32, 0.25, 0.25]), make_locations(grids))[0]
     assert {32 * 16 + 16, 32 * 16 + 15, 32 * 15 + 16} <= found
     assert max(found) < 1024
@@ -97,7 +97,7 @@ def test_fcos_divides_sizes_among_levels_without_gaps():
 
 def test_fcos_keeps_to_the_middle_and_the_smaller_object_wins():
     grids = ((8, 8),)
-    # Centres of cells within 1.5 cells of 0.5: the four in the middle.
+    # Centers of cells within 1.5 cells of 0.5: the four in the middle.
     assert assign("fcos", objects([0.5, 0.5, 0.9, 0.9]), make_locations(grids)) == {0: {27, 28, 35, 36}}
     # 0.4375 = column 3: the inner object takes the 9 cells around it but those outside it; the outer is left 35 and 36,
     # which lie below the inner one.
@@ -111,7 +111,7 @@ def test_tood_takes_the_best_predictions():
     locations, box = (
         make_locations(((8, 8),)),
         objects([0.5, 0.5, 0.7, 0.7]),
-    )  # 36 centres inside, rows and columns 1 to 6
+    )  # 36 centers inside, rows and columns 1 to 6
     out = blank(locations)  # score 0.01
     out.boxes[:] = torch.tensor([0.5, 0.5, 0.5, 0.5])  # IoU 0.25 / 0.49 = 0.51
     right, sure, outside = [9, 10, 11, 12, 13, 14, 17, 18, 19, 20], [49, 50, 51], [0, 7, 56, 63]
@@ -136,7 +136,7 @@ def test_tood_gives_a_location_to_the_object_it_fits_better():
 
 @pytest.mark.parametrize("logit", [-4.6, 3.0])
 def test_tood_at_the_very_start_when_no_box_meets_any_object(logit):
-    """Equal scores and all boxes in a corner: locations near the centre, on the level whose cells suit the object."""
+    """Equal scores and all boxes in a corner: locations near the center, on the level whose cells suit the object."""
     grids = ((32, 32), (16, 16), (8, 8))
     locations = make_locations(grids)
     out = blank(locations)
@@ -150,12 +150,12 @@ def test_tood_at_the_very_start_when_no_box_meets_any_object(logit):
         middle = target["boxes"][0, :2]
         distance = (locations.centers[0] - middle).abs().amax(-1)
         of_level = distance[level.start : level.stop]
-        assert distance[list(found)].max() <= of_level.sort().values[24]  # of the 5 x 5 around the centre
+        assert distance[list(found)].max() <= of_level.sort().values[24]  # of the 5 x 5 around the center
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_object_smaller_than_a_cell_gets_the_nearest_place(kind):
-    tiny = [0.52, 0.22, 0.01, 0.01]  # between four centres, nearest to that of row 0, column 2
+    tiny = [0.52, 0.22, 0.01, 0.01]  # between four centers, nearest to that of row 0, column 2
     assert assign(kind, objects(tiny)) == {0: {2}}
     assert assign(kind, objects([0.52, 0.22, 0.0, 0.0])) == {0: {2}}  # without any size
     assert assign(kind, objects(tiny, tiny)) == {0: {2}, 1: {1}}  # the next nearest

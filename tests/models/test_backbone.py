@@ -149,9 +149,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save(_classifier(), tmp_path / "r18.pth")
     with pytest.raises(WeightsError, match=r"found none for \d+ of \d+ entries, the first layer1.0.conv3.weight"):
         build_features("resnet50", weights=str(tmp_path / "r18.pth"))
-    torch.save(_classifier() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
+    torch.save(_classifier() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "gray.pth")
     with pytest.raises(WeightsError, match=r"conv1.weight of shape \[64, 3, 7, 7\] .*, found \[64, 1, 7, 7\]"):
-        build_features("resnet18", weights=str(tmp_path / "grey.pth"))
+        build_features("resnet18", weights=str(tmp_path / "gray.pth"))
     with pytest.raises(WeightsError, match="batch-norm statistics"):
         build_features("resnet18", "group", weights=str(tmp_path / "r18.pth"))
 
@@ -198,7 +198,7 @@ def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
         ("convnext_atto", (0.485, 0.456, 0.406), 32),  # would leave out what is left beyond the last 32 pixels
     ],
 )
-def test_timm_models_take_any_image_with_their_own_normalisation(name, mean, multiple):
+def test_timm_models_take_any_image_with_their_own_normalization(name, mean, multiple):
     pytest.importorskip("timm")
     model = small_model(backbone=f"timm:{name}")
     assert model.backbone.mean == mean

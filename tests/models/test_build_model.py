@@ -165,7 +165,7 @@ def test_forward_exports_with_free_batch_and_image_size():
     torch.testing.assert_close(boxes, expected.boxes)
 
 
-def test_pixels_and_normalised_images_give_the_same() -> None:
+def test_pixels_and_normalized_images_give_the_same() -> None:
     torch.manual_seed(0)
     model = build_model(num_classes=3, backbone="resnet18", hidden_dim=32, enc_layers=1, dec_layers=1, nheads=2).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)

@@ -62,8 +62,8 @@ def _naive(attention, content, reference, memory):
         inside = ~memory.padding[b]
         for c, (x, y, w, h) in zip(content[b], reference[b], strict=True):
             wide, high = _mlp(attention.reference_size, c).sigmoid()
-            centre = torch.cat([_wave(y, DIM // 2) * (high / h), _wave(x, DIM // 2) * (wide / w)])
-            where = _linear(attention.query_position, centre * _mlp(attention.query_scale, c))
+            center = torch.cat([_wave(y, DIM // 2) * (high / h), _wave(x, DIM // 2) * (wide / w)])
+            where = _linear(attention.query_position, center * _mlp(attention.query_scale, c))
             what = _linear(attention.query_content, c)
             parts = []
             for head in range(HEADS):
@@ -153,7 +153,7 @@ def test_a_narrower_anchor_narrows_the_attention_along_x():
     for width in (0.8, 0.1, 0.01):
         look = _look(attention, [0.5, 0.5, width, 0.4])[0]
         spreads[width] = (_spread(look.sum(1)), _spread(look.sum(0)))
-        assert (look.sum(0).argmax() - 7).abs() <= 1  # around the anchor's centre
+        assert (look.sum(0).argmax() - 7).abs() <= 1  # around the anchor's center
         assert (look.sum(1).argmax() - 7).abs() <= 1
     (y, wide), (y_too, narrow), (y_again, narrowest) = spreads.values()
     assert wide > 1.2 * narrow

@@ -162,7 +162,7 @@ def test_labels_flip_to_a_random_class_with_half_the_chance_of_the_setting(label
     assert found.tolist() == pytest.approx([1 - 3 * others, others, others, others], abs=0.02)
 
 
-def test_plain_noise_moves_the_centre_and_scales_the_sides_up_to_its_bounds():
+def test_plain_noise_moves_the_center_and_scales_the_sides_up_to_its_bounds():
     box, noise = torch.tensor([0.5, 0.4, 0.2, 0.1]), 0.4
     noised = denoising(8000, box_noise=noise)(same_boxes(8, box.tolist())).boxes[0]
     moved = (noised - box) / box[2:].repeat(2)  # in sides

@@ -8,7 +8,7 @@ from detrkit.models.layers.feature_levels import Level
 from detrkit.models.layers.input_proj import ChannelMapper
 from detrkit.models.layers.position_encoding import GridPosition, SinePosition
 from models.small import some_images
-from models.test_resnet_vd import randomise
+from models.test_resnet_vd import randomize
 
 
 def some_levels(*sizes, dim=32, seed=0, some_images=2):
@@ -27,7 +27,7 @@ def some_levels(*sizes, dim=32, seed=0, some_images=2):
 def small_encoder(**settings):
     torch.manual_seed(0)
     encoder = HybridEncoder(32, 4, 3, 48, 0.0, **settings)
-    randomise(encoder)
+    randomize(encoder)
     return encoder.eval()
 
 
@@ -54,7 +54,7 @@ def test_outputs_are_those_of_transformers(expansion):
         hidden_expansion=expansion,
     )
     theirs = RTDetrHybridEncoder(config).eval()
-    randomise(theirs)
+    randomize(theirs)
     for layer in theirs.aifi[0].layers:  # which starts them so small that order and position would not show
         for parameter in layer.parameters():
             torch.nn.init.normal_(parameter, std=0.3)

@@ -27,8 +27,8 @@ def test_further_levels_come_from_the_backbones_last_map_and_then_from_each_othe
     mapper.eval()
 
     def step(number, x, **settings):
-        conv, normalise = mapper[number]
-        return normalise(F.conv2d(x, conv.weight, conv.bias, **settings))
+        conv, normalize = mapper[number]
+        return normalize(F.conv2d(x, conv.weight, conv.bias, **settings))
 
     first, second = step(0, maps[0]), step(1, maps[1])
     third = step(2, maps[1], stride=2, padding=1)

@@ -6,7 +6,7 @@ from detrkit.models.backbones.families import build_features
 from detrkit.models.backbones.resnet_d import RESNETS_VD, resnet_vd
 
 
-def randomise(module):
+def randomize(module):
     """Norms that are no identity, so that one in a wrong position shows."""
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
@@ -48,7 +48,7 @@ def test_outputs_are_those_of_transformers(name, settings):
         **settings, embedding_size=64, downsample_in_first_stage=False, out_features=["stage2", "stage3", "stage4"]
     )
     theirs = transformers.RTDetrResNetBackbone(config).eval()
-    randomise(theirs)
+    randomize(theirs)
     ours = build_features(name, strides=(8, 16, 32)).eval()
 
     given = theirs.state_dict()

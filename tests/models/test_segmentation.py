@@ -183,7 +183,7 @@ def test_the_classic_head_is_what_the_paper_draws() -> None:
 
 
 def test_the_network_of_a_query_gets_pixels_relative_to_its_box() -> None:
-    """Weights by which a logit is how far the pixel lies to the right of, or below, the centre, in box sizes."""
+    """Weights by which a logit is how far the pixel lies to the right of, or below, the center, in box sizes."""
     head = DynamicMaskHead(8, channels=(3,))
     features = PixelFeatures(torch.zeros(2, 8, 4, 8), x=_centers(8, 8, 4), y=_centers(4, 4, 2))
     parameters = torch.zeros(len(head.controller.layers[-1].bias))
@@ -195,9 +195,9 @@ def test_the_network_of_a_query_gets_pixels_relative_to_its_box() -> None:
     head.controller.layers[-1].bias.data = parameters
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25], [0.25, 0.5, 0.1, 0.5]])
     masks = head(features, torch.tensor([0, 1]), torch.randn(2, 8), boxes)
-    # image 0: column 6 of 8 is centred on 0.8125, row 3 of 4 on 0.875
+    # image 0: column 6 of 8 is centerd on 0.8125, row 3 of 4 on 0.875
     torch.testing.assert_close(masks[0, 3, 6], torch.tensor(0.3125 / 0.5 + 10 * 0.375 / 0.25))
-    # image 1 is 4 columns wide and 2 rows high, the rest is padding: column 2 is centred on 0.625, row 1 on 0.75
+    # image 1 is 4 columns wide and 2 rows high, the rest is padding: column 2 is centerd on 0.625, row 1 on 0.75
     torch.testing.assert_close(masks[1, 1, 2], torch.tensor(0.375 / 0.1 + 10 * 0.25 / 0.5))
     assert masks[1, 0, 0] == 0
     assert masks[1, 1, 7] == 4 + 10 * 0.25 / 0.5  # so far out that it does not matter how far

@@ -105,3 +105,18 @@ def test_no_package_hands_on_a_command_and_one_function_loads_a_detector_from_se
             assert "detrkit.commands" not in text, path
         if path.name != "load_detector.py":
             assert not re.search(r"Detector\.load\(\s*config\.", text), path
+
+
+BRITISH = re.compile(
+    r"colour|(?<!image_)\bgrey|centre[ds]?\b|behaviour|neighbour|licence|(?<!un)labelled|"
+    r"(?:normal|optim|initial|quant|general|recogn|summar|vector|synchron|random|regular|visual|minim|maxim)is(?:e|ing)",
+    re.IGNORECASE,
+)
+
+
+def test_spelling_is_american() -> None:
+    exempt = {"suggestions.py"}  # other tools' words for settings
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name not in exempt:
+            found = BRITISH.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.name}: {found[0]}"

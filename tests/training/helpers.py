@@ -37,7 +37,7 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
-    """Weights, optimiser, counters and metrics of two run folders agree bit for bit."""
+    """Weights, optimizer, counters and metrics of two run folders agree bit for bit."""
     for name in ("last.ckpt", "best.ckpt"):
         one = torch.load(found / name, weights_only=True)
         other = torch.load(expected / name, weights_only=True)

@@ -1,4 +1,4 @@
-"""Optimiser groups, learning rates, the moving average, and states of the original."""
+"""Optimizer groups, learning rates, the moving average, and states of the original."""
 
 import argparse
 import math

@@ -112,7 +112,7 @@ def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
         warn_of_crowds(load_data(tiny()), 3)
 
 
-def test_another_grouping_of_the_optimiser_cannot_be_resumed(tiny):
+def test_another_grouping_of_the_optimizer_cannot_be_resumed(tiny):
     train(tiny(epochs=1))
     for change in ({"norm_decay": False}, {"lr_backbone": 0.0}):
         with pytest.raises(ConfigError, match="other parts of the model learn at rates of their own; resume with"):

@@ -78,7 +78,7 @@ def test_points_are_relative_to_the_image_without_its_padding() -> None:
 
     box = torch.tensor([[[0.5, 0.25, 0.2, 0.4]]])
     places = sampled_points(attention, query, box, padded_memory()).locations.view(HEADS, LEVELS, K, 2)
-    expected = [[0.6, 0.25], [0.5, 0.05], [0.45, 0.35], [0.5, 0.25]]  # the right edge, the top, half way, the centre
+    expected = [[0.6, 0.25], [0.5, 0.05], [0.45, 0.35], [0.5, 0.25]]  # the right edge, the top, half way, the center
     torch.testing.assert_close(places, torch.tensor(expected)[:, None, None].expand_as(places))
 
     point = torch.tensor([[[0.5, 0.25]]])  # now offsets count places, of 6 x 4 and 3 x 2 that the image has
@@ -101,10 +101,10 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
 
     height, width = image.shape[1:]
     x1, y1, x2, y2 = attention.detections.xyxy.unbind(1)
-    centre = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2], 1)
+    center = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2], 1)
     sides = torch.stack([x2 - x1, y2 - y1], 1)
     pixels = attention.decoder.locations.view(9, HEADS, -1, 2) * torch.tensor([width, height])
-    expected = centre[:, None] + OFFSETS * sides[:, None] / 4
+    expected = center[:, None] + OFFSETS * sides[:, None] / 4
     torch.testing.assert_close(pixels, expected[:, :, None].expand_as(pixels), atol=1e-3, rtol=1e-4)
 
 
@@ -128,9 +128,9 @@ def test_the_places_of_a_deformable_encoder_look_around_themselves(some_images: 
     assert attention.covered == (h * 16 / 43, w * 16 / 107)
     assert attention.encoder.weights.shape == (h, w, HEADS * LEVELS * K)
     here = attention.encoder[token_at((50, 20), 40, 100, attention)].locations.view(HEADS, LEVELS, K, 2)
-    centre = torch.tensor([(3 + 0.5) / w, (1 + 0.5) / h])  # the pixel lies in row 1, column 3
-    torch.testing.assert_close(here[3], centre.expand(LEVELS, K, 2))
-    torch.testing.assert_close(here[0, 0], (centre + torch.tensor([2 / w, 0])).expand(K, 2))
+    center = torch.tensor([(3 + 0.5) / w, (1 + 0.5) / h])  # the pixel lies in row 1, column 3
+    torch.testing.assert_close(here[3], center.expand(LEVELS, K, 2))
+    torch.testing.assert_close(here[0, 0], (center + torch.tensor([2 / w, 0])).expand(K, 2))
 
 
 def test_the_hybrid_encoder_shows_its_coarsest_level(some_images: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images of detections: what is drawn is where it belongs, in the colour of its class, at any size."""
+"""Images of detections: what is drawn is where it belongs, in the color of its class, at any size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, re
 from visualization.conftest import size_of
 
 
-def grey(height: int, width: int) -> np.ndarray:
+def gray(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
@@ -31,8 +31,8 @@ def nothing() -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
-def test_boxes_stand_where_they_belong_in_the_colour_of_their_class(found: Detections) -> None:
-    before = grey(600, 800)
+def test_boxes_stand_where_they_belong_in_the_color_of_their_class(found: Detections) -> None:
+    before = gray(600, 800)
     large = replace(found, xyxy=found.xyxy * 10)
     drawn = draw_detections(before, large)
     assert drawn.shape == (600, 800, 3)
@@ -48,7 +48,7 @@ def test_boxes_stand_where_they_belong_in_the_colour_of_their_class(found: Detec
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 30), (60, 80), (480, 640), (3000, 2000)])
 def test_any_size_becomes_readable(found: Detections, height: int, width: int) -> None:
     relative = replace(found, xyxy=found.xyxy / 80 * torch.tensor([width, height, width, height]))
-    drawn = draw_detections(grey(height, width), relative)
+    drawn = draw_detections(gray(height, width), relative)
     assert drawn.shape[0] * width == drawn.shape[1] * height  # a whole multiple
     assert max(drawn.shape) >= READABLE_SIDE
     if max(height, width) >= READABLE_SIDE:
@@ -58,7 +58,7 @@ def test_any_size_becomes_readable(found: Detections, height: int, width: int) -
         assert lines.max() > 0.3 * 0.9 * drawn.shape[0]  # an upright side of the box, whole
 
 
-def test_classes_have_colours_of_their_own() -> None:
+def test_classes_have_colors_of_their_own() -> None:
     colors = [color_of(k) for k in range(91)]
     assert len(set(colors)) == 91
     assert colors == [color_of(k) for k in range(91)]
@@ -68,7 +68,7 @@ def test_classes_have_colours_of_their_own() -> None:
 
 def test_truth_cannot_be_taken_for_a_detection(found: Detections) -> None:
     large = replace(found, xyxy=found.xyxy * 10)
-    drawn = draw_detections(grey(600, 800), nothing(), large)
+    drawn = draw_detections(gray(600, 800), nothing(), large)
     x1, y1, x2, _ = large.xyxy[1].int().tolist()
     top = drawn[y1 + 1, x1 + 4 : x2 - 4]
     white, black = has_color(top[None], (255, 255, 255)).mean(), has_color(top[None], (0, 0, 0)).mean()
@@ -81,7 +81,7 @@ def test_masks_are_tinted_inside_alone(found: Detections) -> None:
     masks = torch.zeros(2, 60, 80, dtype=torch.bool)
     masks[0, 8:16, 10:24] = True
     masks[1, 32:44, 48:60] = True
-    drawn = draw_detections(grey(60, 80), replace(found, masks=masks))
+    drawn = draw_detections(gray(60, 80), replace(found, masks=masks))
     factor = drawn.shape[0] // 60
     inside, outside = drawn[34 * factor, 54 * factor], drawn[38 * factor, 66 * factor]
     assert (outside == 128).all()
@@ -91,15 +91,15 @@ def test_masks_are_tinted_inside_alone(found: Detections) -> None:
 
 def test_what_cannot_be_drawn_is_left_out(found: Detections) -> None:
     broken = replace(found, xyxy=torch.tensor([[float("nan"), 0, 5, 5], [-500.0, -500, 9000, 9000]]))
-    drawn = draw_detections(grey(480, 640), broken)
+    drawn = draw_detections(gray(480, 640), broken)
     assert has_color(drawn, color_of(7)).any()
     assert not has_color(drawn, color_of(3)).any()
-    assert (draw_detections(grey(480, 640), nothing()) == 128).all()
+    assert (draw_detections(gray(480, 640), nothing()) == 128).all()
 
 
 def test_a_label_is_never_cut_off(found: Detections) -> None:
     at_the_edges = replace(found, xyxy=torch.tensor([[0.0, 0.0, 40.0, 40.0], [790.0, 590.0, 799.0, 599.0]]))
-    drawn = draw_detections(grey(600, 800), at_the_edges)
+    drawn = draw_detections(gray(600, 800), at_the_edges)
     for class_id in (3, 7):
         ys, xs = np.nonzero(has_color(drawn, color_of(class_id)))
         assert np.ptp(xs) > 60  # the label's whole background, much wider than the box
@@ -107,16 +107,16 @@ def test_a_label_is_never_cut_off(found: Detections) -> None:
 
 
 def test_images_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -> None:
-    save_image(tmp_path / "grey.png", grey(480, 640))
-    expected = draw_detections(grey(480, 640), found)
-    for form in (tmp_path / "grey.png", str(tmp_path / "grey.png"), Image.open(tmp_path / "grey.png")):
+    save_image(tmp_path / "gray.png", gray(480, 640))
+    expected = draw_detections(gray(480, 640), found)
+    for form in (tmp_path / "gray.png", str(tmp_path / "gray.png"), Image.open(tmp_path / "gray.png")):
         assert np.array_equal(draw_detections(form, found), expected)
     with pytest.raises(DataError, match="uint8"):
         draw_detections(np.zeros((4, 4, 3)), found)
 
 
 def test_a_sheet_shows_truth_beside_prediction(found: Detections) -> None:
-    one_image = grey(480, 640)
+    one_image = gray(480, 640)
     large = replace(found, xyxy=found.xyxy * 8)
     page = sheet([Tile(one_image, large[[0]], large[[1]], "a/image.jpg")], side=320)
     titles = page.shape[0] - 240 - 2 * 6
@@ -132,7 +132,7 @@ def test_a_sheet_shows_truth_beside_prediction(found: Detections) -> None:
 
 
 def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
-    tiles = [Tile(grey(h, w), nothing(), nothing(), "x" * 300) for h, w in ((60, 80), (400, 30), (30, 400), (1, 1))]
+    tiles = [Tile(gray(h, w), nothing(), nothing(), "x" * 300) for h, w in ((60, 80), (400, 30), (30, 400), (1, 1))]
     page = sheet(tiles, columns=2, side=120)
     assert page.dtype == np.uint8
     assert page.shape[1] < 2 * (2 * 120 + 40)
@@ -152,17 +152,17 @@ def test_truth_detections_take_original_ids() -> None:
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     for ending in ("jpg", "png", "webp", "bmp"):
-        save_image(tmp_path / f"a.{ending}", grey(20, 30))
+        save_image(tmp_path / f"a.{ending}", gray(20, 30))
         assert size_of(tmp_path / f"a.{ending}") == (30, 20)
     for name in ("a.xyz", "a", "a.pdf.nonsense"):
         with pytest.raises(DataError, match=r"\.jpg or \.png"):
-            save_image(tmp_path / name, grey(20, 30))
+            save_image(tmp_path / name, gray(20, 30))
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_grid_and_resized() -> None:
-    page = grid([grey(10, 20), grey(12, 8), grey(5, 5)], columns=2)
+    page = grid([gray(10, 20), gray(12, 8), gray(5, 5)], columns=2)
     assert page.shape == (2 * 12 + 3 * 6, 2 * 20 + 3 * 6, 3)
     assert has_color(page, (128, 128, 128)).sum() == 10 * 20 + 12 * 8 + 5 * 5
-    assert resized(grey(30, 60), 20).shape == (10, 20, 3)
-    assert resized(grey(30, 60), 120).shape == (60, 120, 3)
+    assert resized(gray(30, 60), 20).shape == (10, 20, 3)
+    assert resized(gray(30, 60), 120).shape == (60, 120, 3)

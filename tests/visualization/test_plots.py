@@ -132,7 +132,7 @@ def test_the_plots_show_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     labels = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figures[1].axes]
     assert labels == [["one  AP 0.450", "two  AP 0.250"]] * 2
     plot_precision_recall(tmp_path / "p.png", {"one": curve(0.9)})
-    assert len(figures[2].axes[0].get_lines()) == 2  # the class in grey, and the mean
+    assert len(figures[2].axes[0].get_lines()) == 2  # the class in gray, and the mean
 
 
 def test_nothing_global_is_touched(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from detrkit.visualization.draw import draw_detections, draw_panoptic
 from detrkit.visualization.segments import CROWD, OPACITY, Named, _Labels, draw_named, shades, share_of
 
 
-def grey(height: int, width: int) -> np.ndarray:
+def gray(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
@@ -36,7 +36,7 @@ def dots(count: int, side: int = 480) -> Detections:
     return Detections(torch.tensor(boxes, dtype=torch.float32), scores, ids, ("cell",) * count, masks)
 
 
-def test_a_panoptic_map_covers_the_image_with_the_colours_of_its_classes() -> None:
+def test_a_panoptic_map_covers_the_image_with_the_colors_of_its_classes() -> None:
     ids = torch.zeros(480, 640, dtype=torch.int64)
     ids[200:] = 7
     ids[300:400, 100:300] = 2
@@ -45,18 +45,18 @@ def test_a_panoptic_map_covers_the_image_with_the_colours_of_its_classes() -> No
         {"id": 7, "category_id": 3, "isthing": False, "area": 280 * 640 - 20000, "category_name": "grass"},
         {"id": 2, "category_id": 1, "isthing": True, "area": 20000, "score": 0.9, "category_name": "cow"},
     ]
-    before = grey(480, 640)
+    before = gray(480, 640)
     drawn = draw_panoptic(before, PanopticMap(ids, rows))
     assert (before == 128).all()
     for y, x, category in ((190, 600, 9), (470, 600, 3), (308, 110, 1)):
         assert np.abs(drawn[y, x] - tinted(color_of(category))).max() <= 1
-    for category in (9, 3, 1):  # each is named on a ground of its colour
+    for category in (9, 3, 1):  # each is named on a ground of its color
         assert (drawn == color_of(category)).all(axis=2).sum() > 300
     untold = draw_panoptic(before, PanopticMap(ids, rows[2:]))  # the rest belongs to no segment
     assert np.abs(untold[308, 110] - tinted(color_of(1))).max() <= 1
     assert (untold[:290] == 128).all()
     assert (draw_panoptic(before, PanopticMap(ids, [])) == 128).all()
-    assert draw_panoptic(grey(1, 1), PanopticMap(ids[:1, :1], rows[:1])).shape == (480, 480, 3)
+    assert draw_panoptic(gray(1, 1), PanopticMap(ids[:1, :1], rows[:1])).shape == (480, 480, 3)
 
 
 def test_objects_of_one_class_are_told_apart() -> None:
@@ -65,9 +65,9 @@ def test_objects_of_one_class_are_told_apart() -> None:
     assert of_two[3] == color_of(8)
     colors = np.array(shades([4] * 20), dtype=int)
     assert min(np.abs(a - b).max() for a, b in combinations(colors, 2)) > 15
-    drawn = draw_detections(grey(480, 480), dots(3))
+    drawn = draw_detections(gray(480, 480), dots(3))
     inside = [drawn[16, 16 + 30 * k].astype(int) for k in range(3)]
-    assert np.abs(inside[0] - tinted(color_of(4))).max() <= 1  # the best has the colour of the class
+    assert np.abs(inside[0] - tinted(color_of(4))).max() <= 1  # the best has the color of the class
     assert min(np.abs(a - b).max() for a, b in combinations(inside, 2)) > 15
 
 
@@ -83,7 +83,7 @@ def test_names_hide_neither_objects_nor_each_other(count: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Labels, "write_on", spy)
-        draw_detections(grey(480, 480), found)
+        draw_detections(gray(480, 480), found)
     chips = named[0].chips
     names, legend = [c for c in chips if "×" not in c[4]], [c for c in chips if "×" in c[4]]
     assert (len(names) > 0) == (count <= CROWD)
@@ -116,17 +116,17 @@ def test_a_name_stands_inside_what_it_names_where_it_fits() -> None:
 
 def test_an_empty_mask_is_drawn_as_its_box() -> None:
     nothing = Named(torch.zeros(480, 640, dtype=torch.bool), (200, 10, 10), ("gone",), "gone", (50.4, 60.0, 300, 200))
-    drawn = draw_named(grey(480, 640), [nothing])
+    drawn = draw_named(gray(480, 640), [nothing])
     assert (drawn[60, 100:300] == (200, 10, 10)).all()
     assert (drawn[130, 100:250] == 128).all()
 
 
 def test_masks_of_another_size_are_fitted_and_not_copied_as_a_whole() -> None:
     found = dots(2, side=60)
-    small = draw_detections(grey(60, 60), found)  # eight times as large
+    small = draw_detections(gray(60, 60), found)  # eight times as large
     assert small.shape == (480, 480, 3)
     assert np.abs(small[16 * 8 + 4, 11 * 8] - tinted(color_of(4))).max() <= 1
-    shrunk = draw_detections(grey(480, 480), dots(2), side=240)
+    shrunk = draw_detections(gray(480, 480), dots(2), side=240)
     assert np.abs(shrunk[8, 8] - tinted(color_of(4))).max() <= 1
 
 

@@ -197,7 +197,7 @@ def test_a_header_that_is_not_true_of_the_weights(tmp_path: Path, change: dict[s
         load_weights(tmp_path / "w.ckpt")
 
 
-def test_normalisation_stays_with_the_model(tmp_path: Path) -> None:
+def test_normalization_stays_with_the_model(tmp_path: Path) -> None:
     _, weights = made(RTDETR)
     zero_to_one = replace(weights.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     write_reference_checkpoint(replace(weights, preprocessing=zero_to_one), tmp_path / "w.ckpt")

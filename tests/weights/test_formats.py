@@ -74,7 +74,7 @@ def test_state_dict_of_the_reference_detr(tmp_path: Path, form: str, legacy: boo
 
 @pytest.mark.parametrize("dilation", [False, True])
 def test_training_checkpoint_of_the_reference_detr(tmp_path: Path, dilation: bool) -> None:
-    """With optimiser, scheduler and a pickled namespace that holds a path; the namespace tells what shapes do not."""
+    """With optimizer, scheduler and a pickled namespace that holds a path; the namespace tells what shapes do not."""
     model = small_model(dilation=dilation, position_embedding="learned")
     torch.save(reference_checkpoint(model, dilation=dilation), tmp_path / "checkpoint.pth")
     weights = load_weights(str(tmp_path / "checkpoint.pth"))

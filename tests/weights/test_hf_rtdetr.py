@@ -80,7 +80,7 @@ def change(folder: Path, file: str = "config.json", **settings: Any) -> None:
     (folder / file).write_text(json.dumps(content | settings))
 
 
-def test_images_are_not_normalised(folder: Path) -> None:
+def test_images_are_not_normalized(folder: Path) -> None:
     weights = load_weights(folder)
     assert weights.preprocessing.image_size == 640
     assert (weights.preprocessing.mean, weights.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
@@ -88,7 +88,7 @@ def test_images_are_not_normalised(folder: Path) -> None:
     detector = Detector.load(folder, device="cpu", image_size=64)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = detector.prepare([image])
-    seen = detector.model.backbone.normalise(batch.images, batch.padding_mask)
+    seen = detector.model.backbone.normalize(batch.images, batch.padding_mask)
     torch.testing.assert_close(seen[0], image / 255)
     assert detector.prepare([image[:, :30], image]).images.shape == (2, 3, 64, 64)
     change(folder, "preprocessor_config.json", do_normalize=True, size={"shortest_edge": 320})

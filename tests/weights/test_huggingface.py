@@ -102,7 +102,7 @@ def test_our_model_becomes_theirs(tmp_path: Path, norm: str) -> None:
 
 
 def test_processor_of_theirs_makes_our_input(tmp_path: Path) -> None:
-    """transformers reads preprocessor_config.json and normalises as our models expect."""
+    """transformers reads preprocessor_config.json and normalizes as our models expect."""
     write_huggingface(small_weights(), tmp_path)
     processor = transformers.DetrImageProcessor.from_pretrained(tmp_path)
     one_image = torch.full((3, 320, 320), 128, dtype=torch.uint8)
@@ -167,7 +167,7 @@ def test_auxiliary_loss_of_theirs_is_noted(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auxiliary_loss"] is False
     (tmp_path / "config.json").write_text(json.dumps(config | {"auxiliary_loss": True}))
-    assert "normalises between the decoder layers" in load_weights(tmp_path).notes[0]
+    assert "normalizes between the decoder layers" in load_weights(tmp_path).notes[0]
 
 
 def test_broken_and_foreign_folders(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_entries() -> None:
         assert re.fullmatch(r"https://dl\.fbaipublicfiles\.com/detr/detr-r\d+(-dc5)?" + end, entry.url)
         expected = {"backbone": name.split("_")[1], "dilation": "dc5" in name} | ({"masks": True} if masks else {})
         assert entry.model_args == expected
-        assert (entry.name, entry.licence, entry.image_size) == (name, "Apache-2.0", 800)
+        assert (entry.name, entry.license, entry.image_size) == (name, "Apache-2.0", 800)
         assert len(entry.categories) == (250 if masks else 91)
 
 
@@ -119,7 +119,7 @@ def test_download_checks_the_hash(tmp_path: Path, hub_cache: Path, monkeypatch: 
     assert [path.name for path in hub_cache.iterdir()] == [good.name]
 
 
-def test_a_renamed_published_file_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_published_file_is_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dilation leaves no trace in a bare state dict; the file's hash tells it."""
     file = tmp_path / "my-download.pth"
     torch.save({"model": small_model(num_classes=91).state_dict()}, file)

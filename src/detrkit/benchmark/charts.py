@@ -13,8 +13,8 @@ from detrkit.visualization.figures import as_text, figure_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"plain": "0.6", "fast": "C0", "cached": "#6baed6"}
-"""Colours of variants; others are orange. Grey, blue and orange differ for colour-blind readers and in print."""
+COLORS = {"plain": "0.6", "fast": "C0", "cached": "#6baed6"}
+"""Colors of variants; others are orange. Gray, blue and orange differ for color-blind readers and in print."""
 OTHER = "C1"
 SHADES = ("#08519c", "#3182bd", "#6baed6", "#bdd7e7")
 """Shades of the phases of a step, from dark to light."""
@@ -49,8 +49,8 @@ def plot_bench(path: Path, rows: Sequence[Row], title: str, machine: str) -> Non
 def _rates(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw bars of images per second, from 0; the whisker ends at the rate that 95 % of the calls reach."""
     for position, row in enumerate(rows):
-        colour = COLOURS.get(row.variant, OTHER)
-        axes.barh(position, row.images_per_second, height=0.7, color=colour)
+        color = COLORS.get(row.variant, OTHER)
+        axes.barh(position, row.images_per_second, height=0.7, color=color)
         slow = row.images * 1000 / row.p95_ms
         axes.plot([slow, row.images_per_second], [position, position], color="black", linewidth=1)
         text = f" {_short(row.images_per_second)}/s"

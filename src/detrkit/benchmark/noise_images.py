@@ -18,7 +18,7 @@ OBJECTS = 7
 
 
 def draw_images(folder: Path, count: int, categories: Categories, seed: int = 0) -> Split:
-    """Write JPEG files, each about as large as one of COCO, with boxes of one colour on a cloudy background.
+    """Write JPEG files, each about as large as one of COCO, with boxes of one color on a cloudy background.
 
     Args:
         folder: where to write.

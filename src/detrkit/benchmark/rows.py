@@ -39,7 +39,7 @@ class Row:
     ratio: float | None
     """Speed relative to the plain variant, at the median times; None without a plain variant."""
     memory_bytes: int | None
-    """Peak memory in bytes, with weights and optimiser state; None where it was not measured."""
+    """Peak memory in bytes, with weights and optimizer state; None where it was not measured."""
     flops: int | None
     """Floating point operations of the plain variant, also for the others; None where they say little."""
     bytes: int | None

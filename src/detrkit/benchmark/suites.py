@@ -49,7 +49,7 @@ class BenchmarkContext:
     precision: str
     """Arithmetic of the fast variants: fp32, bf16 or fp16."""
     load: Callable[[], Detector]
-    """Loads the target, optimised."""
+    """Loads the target, optimized."""
     compiled: bool
     """Whether fast variants are compiled."""
     batch_size: int
@@ -170,7 +170,7 @@ def training_steps(context: BenchmarkContext, batch: Batch) -> dict[str, Step]:
 
 
 def step_variants(context: BenchmarkContext, steps: dict[str, Step]) -> list[Variant]:
-    """Training steps as variants; each has taken one step, so that the optimiser has its moments."""
+    """Training steps as variants; each has taken one step, so that the optimizer has its moments."""
     for step in steps.values():
         step()
     precisions = {FAST: context.precision}

@@ -26,7 +26,7 @@ class Variant:
     precision: str = "fp32"
     """Arithmetic: fp32, bf16 or fp16."""
     holds: int = 0
-    """Bytes that it keeps between calls: weights and optimiser state."""
+    """Bytes that it keeps between calls: weights and optimizer state."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from detrkit.benchmark.peak_memory import bytes_of
 from detrkit.benchmark.timing import wait_for
 
-PHASES = ("forward", "criterion", "backward", "optimiser")
+PHASES = ("forward", "criterion", "backward", "optimizer")
 
 
 class Step:
-    """A training step on one batch, repeatable: forward, criterion, backward, optimiser.
+    """A training step on one batch, repeatable: forward, criterion, backward, optimizer.
 
     Args:
         forward: computes the outputs for the batch.
@@ -53,7 +53,7 @@ class Step:
         after()
 
     def holds(self) -> int:
-        """Bytes of the weights and, after the first step, of the optimiser state."""
+        """Bytes of the weights and, after the first step, of the optimizer state."""
         state = (v for kept in self._optimizer.state.values() for v in kept.values() if isinstance(v, Tensor))
         return bytes_of([*self._model.parameters(), *self._model.buffers(), *state])
 

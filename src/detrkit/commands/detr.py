@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=True,  # argparse's default, which scripts written for main.py may rely on
     )
 
-    group = parser.add_argument_group("optimisation")
+    group = parser.add_argument_group("optimization")
     group.add_argument("--lr", default=1e-4, type=float, help="learning rate of the transformer and heads")
     group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
     group.add_argument("--batch_size", default=2, type=int, help="images per step and device")
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
     group.add_argument("--nheads", default=8, type=int, help="attention heads")
     group.add_argument("--num_queries", default=100, type=int, help="object queries")
-    group.add_argument("--pre_norm", action="store_true", help="normalise before each sublayer, not after it")
+    group.add_argument("--pre_norm", action="store_true", help="normalize before each sublayer, not after it")
     group.add_argument("--masks", action="store_true", help="train the segmentation head")
 
     group = parser.add_argument_group("matching and losses")
@@ -83,11 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--set_cost_class", default=1, type=float, help="class term of the matching cost")
     group.add_argument("--set_cost_bbox", default=5, type=float, help="L1 term of the matching cost")
-    group.add_argument("--set_cost_giou", default=2, type=float, help="generalised IoU term of the matching cost")
+    group.add_argument("--set_cost_giou", default=2, type=float, help="generalized IoU term of the matching cost")
     group.add_argument("--mask_loss_coef", default=1, type=float, help="weight of the focal mask loss")
     group.add_argument("--dice_loss_coef", default=1, type=float, help="weight of the dice mask loss")
     group.add_argument("--bbox_loss_coef", default=5, type=float, help="weight of the L1 box loss")
-    group.add_argument("--giou_loss_coef", default=2, type=float, help="weight of the generalised IoU loss")
+    group.add_argument("--giou_loss_coef", default=2, type=float, help="weight of the generalized IoU loss")
     group.add_argument("--eos_coef", default=0.1, type=float, help="class weight of no-object, relative to the others")
 
     group = parser.add_argument_group("data and run")

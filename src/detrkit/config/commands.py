@@ -150,7 +150,7 @@ class ExplainConfig(DetectorChoice):
     """Maximum number of detections to explain."""
     points: str = ""
     """Points for the encoder's self-attention, `x,y` in pixels of the image, separated by spaces ("40,60 120,80");
-    empty: centres of the best detections."""
+    empty: centers of the best detections."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ class AugmentConfig(Settings):
     copy_paste: Share = 0.0
     """Chance, 0..1, that objects of another image are pasted along their masks; for data with segmentations."""
     zoom_out: Share = 0.0
-    """Chance, 0..1, that an image is put on a grey canvas up to twice as long and wide: smaller objects."""
+    """Chance, 0..1, that an image is put on a gray canvas up to twice as long and wide: smaller objects."""
     iou_crop: Share = 0.0
     """Chance, 0..1, of a random crop that overlaps some object by a random IoU (SSD): larger objects."""
     color_jitter: Share = 0.0

@@ -42,7 +42,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     dataset that `set_epoch` does not reach.
 
     Crowd regions are left out of the targets, as in the reference DETR. An image that can no longer be decoded (it was
-    readable when the data set was checked) does not stop an epoch: it gives a warning and a grey image without objects.
+    readable when the data set was checked) does not stop an epoch: it gives a warning and a gray image without objects.
 
     Args:
         split: checked records.
@@ -151,7 +151,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 if self.cache:
                     self.cache.put(index, image)
             except DataError as error:
-                warnings.warn(f"{error}; a grey image without objects takes its place", stacklevel=3)
+                warnings.warn(f"{error}; a gray image without objects takes its place", stacklevel=3)
                 image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
                 row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])

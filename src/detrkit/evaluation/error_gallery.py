@@ -129,8 +129,8 @@ def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:
     side = round(max(2.0 * (x2 - x1), 2.0 * (y2 - y1), LEAST_SIDE))
     sizes = min(side, width), min(side, height)
     corner = []
-    for centre, size, whole in (((x1 + x2) / 2, sizes[0], width), ((y1 + y2) / 2, sizes[1], height)):
-        corner.append(int(min(max(0, round(centre - size / 2)), whole - size)))
+    for center, size, whole in (((x1 + x2) / 2, sizes[0], width), ((y1 + y2) / 2, sizes[1], height)):
+        corner.append(int(min(max(0, round(center - size / 2)), whole - size)))
     return corner[0], corner[1], corner[0] + sizes[0], corner[1] + sizes[1]
 
 
@@ -153,7 +153,7 @@ def _related(boxes: Floats, box: Floats) -> Bools:
 def _drawn(
     window: tuple[int, int, int, int], boxes: Floats, classes: Ints, scores: Floats, kept: Bools, arrays: EvalArrays
 ) -> Detections:
-    """The kept boxes in pixels of the window, with original category ids, which decide the colours."""
+    """The kept boxes in pixels of the window, with original category ids, which decide the colors."""
     left, top, _, _ = window
     rows = np.flatnonzero(kept)
     return Detections(

@@ -14,10 +14,10 @@ from detrkit.evaluation.per_class import F1Curve
 from detrkit.visualization.figures import as_label, figure_file
 
 MOST_NAMED = 10
-"""With more classes than this only those with most objects are named; the others are thin grey lines."""
+"""With more classes than this only those with most objects are named; the others are thin gray lines."""
 
 MOST_COUNTED = 40
-"""With more classes than this the confusion matrix shows colours without counts."""
+"""With more classes than this the confusion matrix shows colors without counts."""
 
 
 def plot_pr(path: Path, result: CocoMetrics) -> None:
@@ -70,7 +70,7 @@ def plot_f1(path: Path, overall: F1Curve, curves: Sequence[F1Curve], names: Sequ
 def plot_confusion(path: Path, confusion: Confusion) -> None:
     """Plot the confusion matrix; classes that neither occur nor were predicted are left out.
 
-    Colours are shares of a row, that is of the objects of a class (of all false alarms in the last row).
+    Colors are shares of a row, that is of the objects of a class (of all false alarms in the last row).
     """
     counts = confusion.counts
     kept = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1) > 0) | (np.arange(len(counts)) == len(counts) - 1))
@@ -90,8 +90,8 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
                     axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(len(missed)), missed, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(missed)), alarms, fontsize=8)
-        axes.axhline(len(missed) - 1.5, color="grey", linewidth=0.8)
-        axes.axvline(len(missed) - 1.5, color="grey", linewidth=0.8)
+        axes.axhline(len(missed) - 1.5, color="gray", linewidth=0.8)
+        axes.axvline(len(missed) - 1.5, color="gray", linewidth=0.8)
         axes.set_xlabel("prediction")
         axes.set_ylabel("ground truth")
         axes.set_title(f"Confusion at score {confusion.threshold:.3f} and IoU 0.5", fontsize=11)
@@ -99,10 +99,10 @@ def plot_confusion(path: Path, confusion: Confusion) -> None:
 
 
 def _styles(weight: Mapping[int, float]) -> dict[int, dict[str, Any]]:
-    """The line style of each class: coloured and named for those of most weight, else thin grey."""
+    """The line style of each class: colored and named for those of most weight, else thin gray."""
     named = sorted(weight, key=lambda k: -weight[k])[:MOST_NAMED]
-    grey = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1} for k in weight if k not in named}
-    return grey | {k: {"color": f"C{i}", "linewidth": 1.3} for i, k in enumerate(sorted(named))}
+    gray = {k: {"color": "0.85", "linewidth": 0.7, "zorder": 1} for k in weight if k not in named}
+    return gray | {k: {"color": f"C{i}", "linewidth": 1.3} for i, k in enumerate(sorted(named))}
 
 
 def _steps(curve: F1Curve) -> tuple[list[float], list[float]]:

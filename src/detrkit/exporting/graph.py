@@ -50,7 +50,7 @@ class Graph(nn.Module):
 
     def output(self, images: Tensor, padding_mask: Tensor) -> Output:
         """The output for the best `max_queries` queries, in float32."""
-        images = self.model.backbone.normalise(images, padding_mask)
+        images = self.model.backbone.normalize(images, padding_mask)
         with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
             out = self.model.forward_detection(images, padding_mask)
             logits, boxes, masks = out.logits.float(), out.boxes.float(), None

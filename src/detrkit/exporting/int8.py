@@ -1,7 +1,7 @@
-"""Quantisation to 8-bit integers, with ranges measured on the user's own images.
+"""Quantization to 8-bit integers, with ranges measured on the user's own images.
 
-Only the convolutions before the decoder are quantised: they are most of the arithmetic, and lose little accuracy. On a
-detrkit_n trained on the demo that cost 0.001 to 0.004 AP; quantising the dense head as well costs 0.006, and everything
+Only the convolutions before the decoder are quantized: they are most of the arithmetic, and lose little accuracy. On a
+detrkit_n trained on the demo that cost 0.001 to 0.004 AP; quantizing the dense head as well costs 0.006, and everything
 that NNCF's settings for transformers take 0.033. Ranges run from the least to the largest value on any image: means
 over images cost 0.024.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTISED = (".backbone.", ".input_proj.", ".encoder.")
-"""Parts of the model whose convolutions are quantised."""
+"""Parts of the model whose convolutions are quantized."""
 
 
 def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]]) -> onnx.ModelProto:
-    """Quantise convolutions, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and TensorRT
+    """Quantize convolutions, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and TensorRT
     read.
 
     Args:
@@ -54,7 +54,7 @@ def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
-            nodes_to_quantize=[n.name for n in proto.graph.node if n.op_type == "Conv" and is_quantised(n.name)],
+            nodes_to_quantize=[n.name for n in proto.graph.node if n.op_type == "Conv" and is_quantized(n.name)],
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -63,7 +63,7 @@ def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]
         return onnx.load(quantized)
 
 
-def is_quantised(name: str) -> bool:
+def is_quantized(name: str) -> bool:
     """Whether a convolution of this name stands before the decoder."""
     return any(part in f".{name}" for part in QUANTISED)
 

@@ -1,7 +1,7 @@
 """Backends of a `Detector`: a padded batch of images in, `Output` out.
 
 A detector prepares images before the backend and makes detections after it. The backend is a PyTorch model, plain or
-optimised, or an exported file.
+optimized, or an exported file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from detrkit.structures import Output
 
 
 class Backend(Protocol):
-    """Anything that makes an `Output` of a batch: a plain model, an optimised one or an exported file."""
+    """Anything that makes an `Output` of a batch: a plain model, an optimized one or an exported file."""
 
     device: torch.device
     """The device of outputs; those of exported files are on the CPU."""
@@ -31,7 +31,7 @@ class Backend(Protocol):
         """Predict a batch; called without gradients.
 
         Args:
-            images: [B, 3, H, W] on any device, uint8 RGB pixels, or normalised float32; 0 where padded.
+            images: [B, 3, H, W] on any device, uint8 RGB pixels, or normalized float32; 0 where padded.
             padding_mask: bool [B, H, W], True = padding.
 
         Returns:

@@ -111,7 +111,7 @@ class Detector:
     ) -> Detector:
         """Load weights of any known format. What had to be assumed about them is a warning.
 
-        The model is optimised, which changes its outputs by rounding alone: batch norms are folded into convolutions,
+        The model is optimized, which changes its outputs by rounding alone: batch norms are folded into convolutions,
         memory is channels-last, and heads of earlier decoder layers are left out. So `detector.model` is that model,
         for evaluation only. Torch's random state stays as it was.
 
@@ -124,7 +124,7 @@ class Detector:
             dilation: whether the backbone is dilated (DC5), for a file that does not say.
             nheads: attention heads, likewise.
             precision: fp32; bf16 or fp16, where boxes stay float32; auto: fp32, but bf16 on CUDA (fp16 on GPUs without
-                it); plain: float32 and nothing optimised, as in training, the default of evaluation.
+                it); plain: float32 and nothing optimized, as in training, the default of evaluation.
             compile: on, off, or auto: on CUDA. Images are then padded to one of at most 15 shapes (`ShapeBuckets`),
                 which changes values a little where convolutions meet the padding, as in a padded batch. The first image
                 of each shape takes long; see `warmup`.

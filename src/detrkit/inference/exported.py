@@ -39,12 +39,12 @@ class ExportedBackend:
         For a graph of fixed size, smaller images are padded; for one of a fixed batch, the batch is split.
 
         Raises:
-            ConfigError: the images are normalised already, larger than a fixed size, or padded for a graph that
+            ConfigError: the images are normalized already, larger than a fixed size, or padded for a graph that
                 resizes them itself.
             DataError: the graph cannot run on images of such a size.
         """
         if images.dtype != torch.uint8:
-            raise ConfigError(f"expected pixels of uint8 for {self.path}, which normalises them, found {images.dtype}")
+            raise ConfigError(f"expected pixels of uint8 for {self.path}, which normalizes them, found {images.dtype}")
         if self.metadata.builtin and padding_mask.any():
             raise ConfigError(
                 f"expected images of one size for {self.path}, which resizes them itself, found padded ones"

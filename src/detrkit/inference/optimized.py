@@ -1,4 +1,4 @@
-"""A model optimised for inference, with the values of the plain one up to rounding.
+"""A model optimized for inference, with the values of the plain one up to rounding.
 
 What is done, and where; a test compares each with `PlainBackend`:
 
@@ -39,7 +39,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OptimizedBackend:
-    """A `Backend` that runs an optimised copy of a model.
+    """A `Backend` that runs an optimized copy of a model.
 
     Args:
         model: is copied, and stays as it is.

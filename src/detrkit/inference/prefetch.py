@@ -18,7 +18,7 @@ def prefetch(make: Callable[[Item], Made], items: Iterable[Item], limit: int = 8
 
     Decoding and resizing release Python's lock, so threads suffice. Items are taken in the calling thread. An error in
     making or taking an item is raised at its position, after the earlier results. When the iterator ends, is dropped or
-    is left by an exception, calls that have not begun are cancelled and the others are waited for.
+    is left by an exception, calls that have not begun are canceled and the others are waited for.
 
     Args:
         make: called in threads, several at a time.

@@ -3,7 +3,7 @@
 Matching gives each object one query, so most of an image is only ever supervised as background. A dense head predicts
 at every location of every level, and three published rules choose the locations that predict an object:
 
-    fcos   locations near its centre, on the level for its size               (Tian et al. 2019, section 3.2)
+    fcos   locations near its center, on the level for its size               (Tian et al. 2019, section 3.2)
     atss   near locations whose anchor overlaps more than those around        (Zhang et al. 2020, algorithm 1)
     tood   locations inside whose predicted class and box fit best together   (Feng et al. 2021, "TOOD", section 3.2)
 
@@ -47,13 +47,13 @@ class DenseAssigner:
     is above 0. With o_js the IoU of object j and the anchor at s, p_js the predicted probability of the class of j at
     s, and u_js the IoU of j and the box predicted at s:
 
-        fcos   1 if s is within 1.5 cells of the centre of j, and the farthest side of j is in the range of its level
+        fcos   1 if s is within 1.5 cells of the center of j, and the farthest side of j is in the range of its level
         atss   o_js if s is among the 9 nearest of its level and o_js >= mean + standard deviation of these, all levels
         tood   u_js if s is among the 13 of highest p_js u_js^6
 
     Only locations inside j count, none in the padding. Of equal qualities, the smaller object wins. Whatever the rule,
     every object gets at least one location, unless there are more objects than locations: an object that the rule
-    leaves out (it lies between the centres of the finest cells, or behind others) gets the nearest spare location.
+    leaves out (it lies between the centers of the finest cells, or behind others) gets the nearest spare location.
 
     Args:
         kind: fcos, atss or tood.
@@ -144,18 +144,18 @@ class _Grid:
 
     @property
     def anchors(self) -> Tensor:
-        """Square boxes around the centres, [B, S, 4] as corners."""
+        """Square boxes around the centers, [B, S, 4] as corners."""
         return cxcywh_to_xyxy(torch.cat([self.centers, _ANCHOR_SIDE * self.cells], 2))
 
     def center_distances(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances of locations to the centres of boxes [B, n, 4] along x and y: two of [B, n, S]."""
+        """Distances of locations to the centers of boxes [B, n, 4] along x and y: two of [B, n, S]."""
         middle = (boxes[..., :2] + boxes[..., 2:]) / 2  # [B, n, 2]
         (x, y), (mx, my) = self.centers.unbind(-1), middle[..., None].unbind(-2)  # [B, S] and [B, n, 1] each
         return (x[:, None] - mx).abs(), (y[:, None] - my).abs()
 
 
 def _fcos(grid: _Grid, boxes: Tensor) -> Tensor:
-    """Quality [B, n, S]: 1 near the centre of an object whose size is that of the level, else 0.
+    """Quality [B, n, S]: 1 near the center of an object whose size is that of the level, else 0.
 
     Args:
         grid: S locations.
@@ -208,7 +208,7 @@ def _tood(grid: _Grid, boxes: Tensor, usable: Tensor, scores: Tensor, pred_boxes
     """Quality [B, n, S]: IoU of the predicted box, at the locations of highest score * IoU^6, else 0.
 
     Early in training all scores are alike and boxes may miss every object. So the IoU is at least a tenth of that of
-    the anchor, which prefers locations of the right level; and of equals, the location nearer the centre wins.
+    the anchor, which prefers locations of the right level; and of equals, the location nearer the center wins.
 
     Args:
         grid: S locations.
@@ -261,7 +261,7 @@ def _assign_left_out(assigned: Tensor, counts: Tensor, centers: Tensor, padding:
         counts: int64 [n], number of locations of each object; changed in place.
         centers: float [S, 2], of the locations.
         padding: bool [S].
-        gt_centers: float [n, 2], centres of the objects.
+        gt_centers: float [n, 2], centers of the objects.
     """
     for k in (counts == 0).nonzero().flatten().tolist():
         spare = ~padding & ((assigned < 0) | (counts[assigned] > 1))  # [S]

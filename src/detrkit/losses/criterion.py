@@ -99,7 +99,7 @@ class Criterion(nn.Module):
         return losses
 
     def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimise: each loss times the weight of its term and branch, over all decoder layers."""
+        """The scalar to minimize: each loss times the weight of its term and branch, over all decoder layers."""
         weights = {t.name: t.weight for t in self.terms if t.weight}
         parts, factors = [], []
         for name, loss in losses.items():

@@ -1,6 +1,6 @@
 """Bipartite matching of predictions and ground-truth objects at the lowest total cost.
 
-Paper, section 3.1, equation 1. With sigma the matched query of each object i of class c_i and box b_i, it minimises
+Paper, section 3.1, equation 1. With sigma the matched query of each object i of class c_i and box b_i, it minimizes
 
     sum_i  cost_class * C(p_sigma(i), c_i) + cost_bbox * |b_i - b_sigma(i)|_1 - cost_giou * GIoU(b_i, b_sigma(i))
 
@@ -84,7 +84,7 @@ class HungarianMatcher:
     Args:
         cost_class: weight of the class cost.
         cost_bbox: weight of the L1 distance.
-        cost_giou: weight of the generalised IoU.
+        cost_giou: weight of the generalized IoU.
     """
 
     def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0) -> None:

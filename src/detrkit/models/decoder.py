@@ -16,7 +16,7 @@ from detrkit.models.layers.attention import MultiheadAttention, padding_to_attn_
 from detrkit.models.layers.conditional_attention import ConditionalAttention
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feature_levels import Memory
-from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialise
+from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialize
 from detrkit.models.queries import Queries, build_attn_mask
 from detrkit.ops.boxes import inverse_sigmoid
 from detrkit.structures import Output
@@ -147,7 +147,7 @@ class DecoderLayer(FeedForward):
         self.self_attn = self_attn
         self.multihead_attn = cross_attn
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        initialise(self)
+        initialize(self)
 
     def forward(
         self,

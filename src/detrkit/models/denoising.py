@@ -142,7 +142,7 @@ class Denoising(nn.Module):
     def _move(self, boxes: Tensor, shift: Tensor) -> Tensor:
         """Move boxes [B, T, 4] (cx, cy, w, h) by `shift` [B, T, 4], in units of the largest move of a positive."""
         sides, shift = boxes[..., 2:], shift * self.box_noise
-        if self.copies == 1:  # DN-DETR, section 4.2: the centre is moved, the sides are scaled
+        if self.copies == 1:  # DN-DETR, section 4.2: the center is moved, the sides are scaled
             moved = boxes + shift * torch.cat([sides / 2, sides], -1)
         else:  # DINO, section 3.3: the corners are moved
             corners, shift = cxcywh_to_xyxy(boxes), shift * torch.cat([sides, sides], -1) / 2

@@ -62,7 +62,7 @@ class DenseHead(nn.Module):
         locations = memory.locations
         left, top, right, bottom = torch.cat(distances, 2).unbind(1)  # [B, S] each
         extent = torch.stack([left + right, top + bottom], -1)  # [B, S, 2]
-        shift = torch.stack([right - left, bottom - top], -1) / 2  # from the location to the centre of the box
+        shift = torch.stack([right - left, bottom - top], -1) / 2  # from the location to the center of the box
         boxes = torch.cat([locations.centers + shift * locations.cells, extent * locations.cells], -1)
         return Output(torch.cat(logits, 2).transpose(1, 2), boxes, sigmoid=True)
 

@@ -95,7 +95,7 @@ class DETR(nn.Module):
     def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
         """Detect the objects of images [B, 3, H, W] with padding [B, H, W] (bool, True = padding).
 
-        Float images are already normalised. uint8 images are RGB pixels, which are normalised on the device of the
+        Float images are already normalized. uint8 images are RGB pixels, which are normalized on the device of the
         model: the transfer to it is four times smaller. `targets` matter in training alone, for the denoising queries.
         In evaluation the output has the masks of all queries; in training those of matched queries are predicted later.
         """
@@ -117,7 +117,7 @@ class DETR(nn.Module):
 
         With `last_only`, in evaluation, `aux` is empty and nothing is computed for it alone.
         """
-        images = self.backbone.normalise(images, padding_mask)  # float [B, 3, H, W]
+        images = self.backbone.normalize(images, padding_mask)  # float [B, 3, H, W]
         maps = self.backbone(images)  # [B, C_l, h_l, w_l] per stride, finest first
         high_res_features, maps = maps[: self.backbone.num_high_res], maps[self.backbone.num_high_res :]
         levels = self.backbone.to_levels(self.input_proj(maps), padding_mask)  # [B, D, h_l, w_l] per level

@@ -40,9 +40,9 @@ class PixelFeatures:
     values: Tensor
     """float [B, 8, h, w]."""
     x: Tensor
-    """float32 [B, w], x of the centre of each column relative to the image without padding, in 0..1."""
+    """float32 [B, w], x of the center of each column relative to the image without padding, in 0..1."""
     y: Tensor
-    """float32 [B, h], y of the centre of each row, likewise."""
+    """float32 [B, h], y of the center of each row, likewise."""
 
 
 class DynamicMaskHead(nn.Module):
@@ -133,6 +133,6 @@ class Block(nn.Module):
 
 
 def _centers(inside: Tensor) -> Tensor:
-    """Centres of columns or rows, relative to the number of them in the image: bool [B, n] -> float32 [B, n]."""
+    """Centers of columns or rows, relative to the number of them in the image: bool [B, n] -> float32 [B, n]."""
     count = inside.float().sum(1, keepdim=True).clamp(min=1)
     return (torch.arange(inside.shape[1], device=inside.device) + 0.5) / count

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detrkit.models.layers.attention import MultiheadAttention, padding_to_attn_mask
 from detrkit.models.layers.deformable_attention import DeformableAttention
 from detrkit.models.layers.feature_levels import Level, Memory, flatten
-from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialise
+from detrkit.models.layers.feed_forward import FeedForward, LayerList, initialize
 
 
 class Encoder(nn.Module):
@@ -70,7 +70,7 @@ class EncoderLayer(FeedForward):
         self.pre_norm = pre_norm
         self.self_attn = self_attn
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        initialise(self)
+        initialize(self)
 
     def forward(self, memory: Memory) -> Tensor:
         """Return the tokens after this layer, [B, S, D]."""

@@ -1,8 +1,8 @@
 """Frozen parts of a model: those without any trainable parameter, which training leaves as they are.
 
 A parameter is trainable if `requires_grad` is set; nothing else decides it. A frozen part has no parameter group in the
-optimiser, and runs in evaluation mode also while the rest trains: its batch norms use their running statistics, do not
-update them and are not synchronised between processes, and its dropout is off. The moving average of frozen weights is
+optimizer, and runs in evaluation mode also while the rest trains: its batch norms use their running statistics, do not
+update them and are not synchronized between processes, and its dropout is off. The moving average of frozen weights is
 those weights.
 """
 

@@ -74,7 +74,7 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
 
 def _one_branch(block: RepVGGBlock) -> nn.Conv2d:
     """The 3x3 convolution that equals the sum of the 3x3 and the 1x1 convolution of a folded block."""
-    wide, narrow = block.conv1.conv, block.conv2.conv  # a 1x1 kernel is the centre of a 3x3 one
+    wide, narrow = block.conv1.conv, block.conv2.conv  # a 1x1 kernel is the center of a 3x3 one
     assert wide.bias is not None
     assert narrow.bias is not None
     wide.weight = nn.Parameter(wide.weight + F.pad(narrow.weight, (1, 1, 1, 1)))

@@ -14,13 +14,13 @@ _TINY = 1e-12  # keeps a quotient of areas finite where both are zero; far below
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Convert centre and size to corners; [..., 4], any unit."""
+    """Convert center and size to corners; [..., 4], any unit."""
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Convert corners to centre and size; [..., 4], any unit."""
+    """Convert corners to center and size; [..., 4], any unit."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=-1)
 
@@ -53,7 +53,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU, in -1..1, of corresponding corner boxes: [..., 4] and [..., 4] broadcast to [...].
+    """Generalized IoU, in -1..1, of corresponding corner boxes: [..., 4] and [..., 4] broadcast to [...].
 
     IoU minus the share of the smallest enclosing box that neither covers (Rezatofighi et al. 2019, algorithm 1).
     Finite for every finite box, also for boxes without area.

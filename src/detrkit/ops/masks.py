@@ -236,7 +236,7 @@ def polygons_from_mask(mask: Tensor, tolerance: float = 1.0) -> list[list[float]
     rows, columns = (mask.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
     top, left = rows[0], columns[0]
     part = mask[top : rows[-1] + 1, left : columns[-1] + 1].cpu().numpy()
-    # a grid of half pixels, where pixel k spans 2k..2k+2, since outlines of OpenCV run through the centres of pixels
+    # a grid of half pixels, where pixel k spans 2k..2k+2, since outlines of OpenCV run through the centers of pixels
     grid = np.zeros((2 * part.shape[0] + 1, 2 * part.shape[1] + 1), dtype=np.uint8)
     grid[1::2, 1::2] = part
     grid = np.asarray(cv2.dilate(grid, np.ones((3, 3), np.uint8)), dtype=np.uint8)

@@ -100,7 +100,7 @@ UNKNOWN_RANGE = (
 def default_range(dtype: np.dtype[Any]) -> ValueRange:
     """The range of a data type, used if no range is known.
 
-    32-bit integers get the range of 16 bits, which they usually hold: in their own range every image would be grey.
+    32-bit integers get the range of 16 bits, which they usually hold: in their own range every image would be gray.
     """
     return ValueRange(0, 1) if dtype.kind == "f" else ValueRange(0, 65535)
 

@@ -106,7 +106,7 @@ class ReferenceCheckpoint:
         anew = bool(new) or any(row.kept_from is None for row in rows)
         if anew and self.optimizer is not None:
             notes.append(
-                f"parts of the model start anew, so the optimiser state of {self.path} and its epoch ({self.epoch}) "
+                f"parts of the model start anew, so the optimizer state of {self.path} and its epoch ({self.epoch}) "
                 "are left out: training begins with the first epoch"
             )
         for note in notes:
@@ -149,7 +149,7 @@ class ReferenceCheckpoint:
             shapes = [state[i]["exp_avg"].shape for i in given["params"] if i in state]
             if len(groups) != len(optimizer.param_groups) or shapes != [p.shape for p in own["params"]][: len(shapes)]:
                 raise WeightsError(
-                    f"the optimiser state in {self.path} does not fit: group {number} has {len(given['params'])} "
+                    f"the optimizer state in {self.path} does not fit: group {number} has {len(given['params'])} "
                     f"parameters, but {len(own['params'])} learn now; resume with the settings it was saved with, or "
                     f"from its weights alone: detrkit convert {self.path} weights.pth, and --resume weights.pth"
                 )
@@ -157,6 +157,6 @@ class ReferenceCheckpoint:
         try:
             optimizer.load_state_dict(self.optimizer)
         except ValueError as error:
-            raise WeightsError(f"the optimiser state in {self.path} does not fit: {error}") from None
+            raise WeightsError(f"the optimizer state in {self.path} does not fit: {error}") from None
         for group, kept in zip(optimizer.param_groups, settings, strict=True):
             group.update(kept)

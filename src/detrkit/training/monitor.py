@@ -101,7 +101,7 @@ def worst(monitor: str) -> float:
 
 
 def fingerprint(split: Split) -> str:
-    """Hash of a set of labelled images: of file names, sizes, and boxes with the names of their classes.
+    """Hash of a set of labeled images: of file names, sizes, and boxes with the names of their classes.
 
     Pixels, masks, the order of images and their folder do not count.
     """

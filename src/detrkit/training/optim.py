@@ -100,7 +100,7 @@ class Schedule:
     lr_drop: int
     """Epochs between drops to a tenth, for "step"."""
     warmup_steps: int
-    """Optimiser steps of linear warm-up, at most a tenth of the run; 0: none."""
+    """Optimizer steps of linear warm-up, at most a tenth of the run; 0: none."""
 
     def factor(self, epoch: int, fraction: float, step: int) -> float:
         """Factor of the base rates, in 0..1.

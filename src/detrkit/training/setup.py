@@ -125,7 +125,7 @@ class ModelSetup:
     """How images are prepared for the model; the range of values is the data's."""
     lr_backbone: float
     norm: str
-    """One line for the user: the normalisation of the backbone, why, and at which rate it learns."""
+    """One line for the user: the normalization of the backbone, why, and at which rate it learns."""
     kept: list[FitRow]
     """With `--weights`: what became of each class."""
     masks: str = ""

@@ -56,7 +56,7 @@ class DetectionLoss(nn.Module):
         """Losses of a batch.
 
         Raises:
-            ConfigError: a normalisation layer would have a single value per channel.
+            ConfigError: a normalization layer would have a single value per channel.
         """
         try:
             out = self.predict(batch.images, batch.padding_mask, batch.targets)

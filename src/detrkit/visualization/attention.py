@@ -197,19 +197,19 @@ def draw_encoder(rgb: ImageArray, attention: Attention, points: list[tuple[float
 def draw_attention(
     rgb: ImageArray, attention_map: AttentionMap | SampledPoints, color: tuple[int, int, int]
 ) -> ImageArray:
-    """Draw the attention of one query or token over the greyed image: a map as heat, points as dots of a colour."""
+    """Draw the attention of one query or token over the grayed image: a map as heat, points as dots of a color."""
     if isinstance(attention_map, AttentionMap):
         return overlay(rgb, attention_map.weights, attention_map.covered)
     return dotted(rgb, attention_map, color)
 
 
 def dotted(rgb: ImageArray, points: SampledPoints, color: tuple[int, int, int]) -> ImageArray:
-    """Draw points [P] as dots over the greyed image; the larger the weight, the larger and clearer the dot.
+    """Draw points [P] as dots over the grayed image; the larger the weight, the larger and clearer the dot.
 
     Points outside of the image are not visible.
     """
     height, width = rgb.shape[:2]
-    canvas = Image.fromarray(_greyed(rgb).round().astype(np.uint8).repeat(3, axis=2))
+    canvas = Image.fromarray(_grayed(rgb).round().astype(np.uint8).repeat(3, axis=2))
     pen = ImageDraw.Draw(canvas, "RGBA")  # so that dots let through what lies below
     level = points.weights / points.weights.max().clamp(min=1e-12)
     for k in level.argsort().tolist():
@@ -223,7 +223,7 @@ def dotted(rgb: ImageArray, points: SampledPoints, color: tuple[int, int, int]) 
 
 
 def overlay(rgb: ImageArray, weights: Tensor, covered: tuple[float, float]) -> ImageArray:
-    """Draw weights [h, w] as heat over the greyed image; the largest weight is the brightest colour."""
+    """Draw weights [h, w] as heat over the grayed image; the largest weight is the brightest color."""
     import_matplotlib()
     import matplotlib as mpl
 
@@ -231,10 +231,10 @@ def overlay(rgb: ImageArray, weights: Tensor, covered: tuple[float, float]) -> I
     whole = (max(height, round(height * covered[0])), max(width, round(width * covered[1])))
     heat = torch.nn.functional.interpolate(weights[None, None], size=whole, mode="bilinear", align_corners=False)
     level: npt.NDArray[np.float32] = (heat[0, 0, :height, :width] / weights.max().clamp(min=1e-12)).clamp(0, 1).numpy()
-    grey = _greyed(rgb)
-    colour = mpl.colormaps["inferno"](level)[..., :3] * 255
+    gray = _grayed(rgb)
+    color = mpl.colormaps["inferno"](level)[..., :3] * 255
     share = 0.1 + 0.6 * level[..., None]
-    return np.asarray((grey * (1 - share) + colour * share).round(), dtype=np.uint8)
+    return np.asarray((gray * (1 - share) + color * share).round(), dtype=np.uint8)
 
 
 def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
@@ -246,20 +246,20 @@ def _last_attention(stack: nn.Module, name: str) -> nn.Module | None:
     return attention
 
 
-def _greyed(rgb: ImageArray) -> npt.NDArray[np.float64]:
-    """Convert an image to dim grey, [H, W, 1]."""
+def _grayed(rgb: ImageArray) -> npt.NDArray[np.float64]:
+    """Convert an image to dim gray, [H, W, 1]."""
     return np.asarray(rgb.mean(axis=2, keepdims=True) * 0.7)
 
 
-def _centres(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
-    """Centres x, y of detections, moved into the image."""
+def _centers(detections: Detections, height: int, width: int) -> list[tuple[float, float]]:
+    """Centers x, y of detections, moved into the image."""
     boxes = detections.xyxy.nan_to_num()
-    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
-    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
+    centers = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centers]
 
 
 def points_to_show(attention: Attention, chosen: list[int], height: int, width: int) -> list[tuple[float, float]]:
-    """Centres x, y in pixels of the first few chosen detections that lie at different tokens.
+    """Centers x, y in pixels of the first few chosen detections that lie at different tokens.
 
     Args:
         attention: what `compute_attention` returned.
@@ -267,7 +267,7 @@ def points_to_show(attention: Attention, chosen: list[int], height: int, width: 
         height: of the image in pixels.
         width: likewise.
     """
-    points = _centres(attention.detections[chosen], height, width)
+    points = _centers(attention.detections[chosen], height, width)
     by_token: dict[tuple[int, int], tuple[float, float]] = {}
     for point in points:
         by_token.setdefault(token_at(point, height, width, attention), point)

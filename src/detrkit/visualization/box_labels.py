@@ -1,4 +1,4 @@
-"""Labels of boxes: names on a background of their colour, inside the image and without overlap."""
+"""Labels of boxes: names on a background of their color, inside the image and without overlap."""
 
 from __future__ import annotations
 

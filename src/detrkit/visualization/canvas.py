@@ -1,4 +1,4 @@
-"""Basics of drawing: images as arrays, and the colours of classes."""
+"""Basics of drawing: images as arrays, and the colors of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST_COLORS = (
 
 
 def color_of(class_id: int) -> tuple[int, int, int]:
-    """The colour of a class, RGB (0..255): the same in every image and run, and far apart for neighbouring ids."""
+    """The color of a class, RGB (0..255): the same in every image and run, and far apart for neighboring ids."""
     if 0 <= class_id < len(FIRST_COLORS):
         code = FIRST_COLORS[class_id]
         return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)

@@ -182,7 +182,7 @@ def _draw(
     objects = _fitted(detections, from_size, (height, width))
     labels = [f"{n} {s:.2f}" if with_scores else n for n, s in zip(objects.names, objects.scores, strict=True)]
     if objects.masks is not None:
-        colors = shades(objects.class_ids[::-1])[::-1]  # the best of a class has the colour of the class
+        colors = shades(objects.class_ids[::-1])[::-1]  # the best of a class has the color of the class
         boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in objects.xyxy.tolist()]
         rows = zip(objects.masks, colors, labels, objects.names, boxes, strict=True)
         named = [Named(mask, color, (label,), name, box) for mask, color, label, name, box in rows]
@@ -200,7 +200,7 @@ def _annotate(scene: Image.Image, objects: _Objects, thickness: int, letters: in
 
     colors = [color_of(k) for k in objects.class_ids]
     lines = sv.ColorPalette([sv.Color(*color) for color in colors])
-    by_index = sv.ColorLookup.INDEX  # the i-th colour belongs to the i-th detection
+    by_index = sv.ColorLookup.INDEX  # the i-th color belongs to the i-th detection
     boxes = sv.BoxAnnotator(color=lines, thickness=thickness, color_lookup=by_index)
     annotated: Image.Image = boxes.annotate(scene, sv.Detections(objects.xyxy.numpy().astype(np.float32)))
     write_labels(annotated, objects.xyxy.tolist(), labels, colors, letters)

@@ -46,7 +46,7 @@ class Curves:
 
 
 def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
-    """Plot training curves, one panel per quantity and one colour per run; training solid, validation dashed.
+    """Plot training curves, one panel per quantity and one color per run; training solid, validation dashed.
 
     Args:
         path: PNG to write.
@@ -79,7 +79,7 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
 
 
 def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Plot precision over recall, mean of all classes, one colour per run; for a single run each class too, in grey.
+    """Plot precision over recall, mean of all classes, one color per run; for a single run each class too, in gray.
 
     Args:
         path: PNG to write.

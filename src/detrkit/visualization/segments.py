@@ -26,7 +26,7 @@ Mask = npt.NDArray[np.bool_]
 Color = tuple[int, int, int]
 
 OPACITY = 0.45
-"""Opacity of the colour of a mask."""
+"""Opacity of the color of a mask."""
 
 SMALLEST = 9
 """Size of the smallest letters in pixels."""
@@ -69,7 +69,7 @@ class DrawableMap(Protocol):
 def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> ImageArray:
     """Draw the segments of an image: tinted, outlined and named, with the share of the image that each covers.
 
-    Stuff has the colour of its class; several things of one class have shades of it.
+    Stuff has the color of its class; several things of one class have shades of it.
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
@@ -128,9 +128,9 @@ def draw_named(scene: ImageArray, segments: Sequence[Named], *, letters: int = 0
 
 
 def shades(class_ids: Sequence[int]) -> list[Color]:
-    """One colour per object: that of its class, and shades of it for further objects of the class.
+    """One color per object: that of its class, and shades of it for further objects of the class.
 
-    Where all are of one class, the colours tell objects apart instead.
+    Where all are of one class, the colors tell objects apart instead.
     """
     spread = 0.9 if len(set(class_ids)) == 1 else 0.25
     seen: Counter[int] = Counter()
@@ -156,7 +156,7 @@ def _shade(color: Color, number: int, spread: float) -> Color:
 
 
 def _lighter(color: Color) -> Color:
-    """Lighten a colour halfway to white, for outlines that stand out from their segment."""
+    """Lighten a color halfway to white, for outlines that stand out from their segment."""
     return (color[0] + 255) // 2, (color[1] + 255) // 2, (color[2] + 255) // 2
 
 

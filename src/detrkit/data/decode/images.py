@@ -1,15 +1,15 @@
 """Decode image files to 8-bit RGB tensors, upright, as an image viewer shows them.
 
-OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and colour of more than 8 bits,
+OpenCV decodes plain JPEG, PNG and WebP (the same pixels as PIL, with less copying), and color of more than 8 bits,
 which PIL would reduce to 8; PIL reads everything else.
 
     EXIF rotation      applied
-    grey, 1-bit        repeated over the three channels
+    gray, 1-bit        repeated over the three channels
     palette, CMYK      converted to RGB
-    transparency       dropped: the stored colour is kept, as PIL's convert("RGB") does
+    transparency       dropped: the stored color is kept, as PIL's convert("RGB") does
     16, 32 bit, float  scaled by a `ValueRange`, by default that of the data type; never by the range of the image
     several frames     the first one
-    truncated          decoded as far as possible, with a warning; the rest is grey or black
+    truncated          decoded as far as possible, with a warning; the rest is gray or black
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def decode_image(
         raise DataError(f"expected an image in {path}, but it cannot be decoded: {error}") from error
     if not whole:
         with _WARNINGS_LOCK:  # `_without_warnings` of another thread could swallow it
-            warnings.warn(f"the image {path} is truncated; the missing part is grey or black", stacklevel=2)
+            warnings.warn(f"the image {path} is truncated; the missing part is gray or black", stacklevel=2)
     return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
 
 
@@ -209,18 +209,18 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
         OSError and others: those that PIL raises on damaged files.
     """
     of_pil = image.mode == "F" or image.mode.startswith("I;") or (image.mode == "I" and image.format != "PPM")
-    values = None if of_pil else _stored_values(data)  # PIL reduces colour to 8 bits, and scales PGM to 16
+    values = None if of_pil else _stored_values(data)  # PIL reduces color to 8 bits, and scales PGM to 16
     if values is not None and values.dtype != np.uint8 and values.shape[1::-1] == image.size:
         return values
     image.load()  # raises on damage, which numpy would hide
     values = np.asarray(image)
-    if values.dtype == np.uint8:  # colour of a kind that OpenCV cannot read
+    if values.dtype == np.uint8:  # color of a kind that OpenCV cannot read
         return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
     return values
 
 
 def unusual_values(data: bytes) -> Values | None:
-    """As `deep_values`, for TIFF and PFM files that PIL cannot open (float64, float colour); None for other files."""
+    """As `deep_values`, for TIFF and PFM files that PIL cannot open (float64, float color); None for other files."""
     if data[:4] not in (b"II*\0", b"MM\0*") and data[:2] != b"PF":
         return None
     values = _stored_values(data)
@@ -238,7 +238,7 @@ def _stored_values(data: bytes) -> Values | None:
 def _of_pil(image: Image.Image) -> Pixels:
     """Deep values, or [H, W, 3] of 8 bits, of an image that PIL has opened.
 
-    Deep colour is read from the file if its pixels are not loaded yet; afterwards PIL has reduced it to 8 bits.
+    Deep color is read from the file if its pixels are not loaded yet; afterwards PIL has reduced it to 8 bits.
     """
     file = getattr(image, "fp", None)
     if image.format in ("PNG", "TIFF", "PPM") and file and getattr(image, "tile", ()) and image.tell() == 0:
@@ -312,7 +312,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:
-    """Whether OpenCV decodes the image as PIL does: a complete JPEG, PNG or WebP in 8-bit RGB or grey."""
+    """Whether OpenCV decodes the image as PIL does: a complete JPEG, PNG or WebP in 8-bit RGB or gray."""
     if image.format not in ("JPEG", "PNG", "WEBP") or image.mode not in ("RGB", "L") or is_deep(image, data):
         return False
     if getattr(image, "n_frames", 1) > 1 or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**30):

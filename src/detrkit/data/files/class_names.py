@@ -27,7 +27,7 @@ _CALLED = (
 """Names of such files, in lower case and without blanks or punctuation; the most common name first."""
 _ENDINGS = (".txt", ".names", ".labels")
 _GUESSES = ("labelmap", "predefinedclasses")
-"""Lists of labelling programs, whose numbers may differ from those in the label files: only their order is used."""
+"""Lists of labeling programs, whose numbers may differ from those in the label files: only their order is used."""
 
 
 def name_files(index: FileIndex) -> list[Path]:

@@ -69,13 +69,13 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
             continue
         owner.panoptic = folder / tidy_name(entry["file_name"])[0]
         objects = _read_segments(entry["segments_info"], owner, path, where, objects, findings)
-    labelled = []
+    labeled = []
     for image in images:
         if image.panoptic is None:
             findings.add("image_unlabelled", image.path, detail=f"{image.where} of {path}")
         else:
-            labelled.append(image)
-    return RawSplit(file.split, labelled, categories, "xywh", str(path), has_ids_and_areas=True, masks_in_files=True)
+            labeled.append(image)
+    return RawSplit(file.split, labeled, categories, "xywh", str(path), has_ids_and_areas=True, masks_in_files=True)
 
 
 def read_panoptic_gt(image: ImageRecord) -> tuple[Tensor, list[dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 The json file lies beside its image or in another folder. Its image is the one beside it of the same name, else the one
 that `imagePath` names, else one of the same name elsewhere. Polygons with the same label and `group_id` are one object.
-Points and lines enclose no area and are no objects. An image without a json file counts as unlabelled.
+Points and lines enclose no area and are no objects. An image without a json file counts as unlabeled.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def load_labelme(source: Source) -> dict[str, RawSplit]:
         by_split.setdefault(_split_of(file.path, image.path, source), []).append((file, image))
     if not by_split:
         _raise_nothing_usable(source, embedded)
-    _note_the_unlabelled(set(label_files), source)
+    _note_the_unlabeled(set(label_files), source)
     kept = source.fold_splits(by_split, lambda pair: [pair[0].path, pair[1].path])
     images = {split_name: [image for _, image in pairs] for split_name, pairs in kept.items()}
     everything = [image for split_images in images.values() for image in split_images]
@@ -250,10 +250,10 @@ def _raise_nothing_usable(source: Source, embedded: int) -> None:
     )
 
 
-def _note_the_unlabelled(labelled: set[Path], source: Source) -> None:
+def _note_the_unlabeled(labeled: set[Path], source: Source) -> None:
     """Report images without a json file in folders where others have one: they may hold objects."""
-    folders = {path.parent for path in labelled}
-    known = source.index.with_linked_paths(map(str, labelled))
+    folders = {path.parent for path in labeled}
+    known = source.index.with_linked_paths(map(str, labeled))
     for image in source.index.images:
         if image.parent in folders and str(image) not in known:
             source.findings.add("image_unlabelled", image, detail="no json file")

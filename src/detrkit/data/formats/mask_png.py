@@ -220,7 +220,7 @@ def _of_folders(folder: Path) -> list[MaskedImage]:
     for path in _image_folders(folder):
         for item in _files(path / "images", IMAGE_SUFFIXES)[:1]:
             objects = [(mask, "") for mask in _files(path / "masks", _SUFFIXES)]
-            masked.append(MaskedImage(item, item.relative_to(folder).as_posix(), objects=objects, labelled=True))
+            masked.append(MaskedImage(item, item.relative_to(folder).as_posix(), objects=objects, labeled=True))
     return masked
 
 
@@ -242,21 +242,21 @@ def _of_pair(items: Path, masks: Path, findings: Findings) -> list[MaskedImage]:
     for folder in masks.rglob("*"):  # an empty folder means that the image has no objects
         empty = by_name.get(folder.name) if folder.is_dir() else None
         if empty is not None:
-            empty.labelled = True
+            empty.labeled = True
     for file in files:
         parents = list(file.parent.relative_to(masks).parts)
         own = next((by_name[part] for part in reversed(parents) if by_name.get(part)), None)
         if own is not None:
             named = [part for part in parents if by_name.get(part) is None]
             own.objects.append((file, "/".join(named)))
-            own.labelled = True
+            own.labeled = True
             continue
         own, label = _by_stem(file, parents, by_name)
         if own is None:
             findings.add("mask_without_image", file)
             continue
         own.values.append((file, label))
-        own.labelled = True
+        own.labeled = True
     return masked
 
 

@@ -33,14 +33,14 @@ class MaskedImage:
     """Files with one value per object, each with the class of its folder, or empty."""
     objects: list[tuple[Path, str]] = field(default_factory=list)
     """Files with one object each, likewise with a class."""
-    labelled: bool = False
+    labeled: bool = False
 
 
 def read_split(items: list[MaskedImage], findings: Findings) -> list[RawImage]:
     """Read the masks of a split into raw images; categories are class names, or empty."""
     kept = []
     for item in items:
-        if item.labelled:
+        if item.labeled:
             kept.append(item)
         else:
             findings.add("image_unlabelled", item.path)
@@ -105,7 +105,7 @@ def _read_image(number: int, item: MaskedImage) -> tuple[RawImage | None, list[_
 
 
 def _looks_smoothed(regions: dict[int, Region]) -> bool:
-    """Whether the values look like grey edge pixels of one antialiased mask, rather than like object numbers."""
+    """Whether the values look like gray edge pixels of one antialiased mask, rather than like object numbers."""
     pixels = sum(region.area for region in regions.values())
     white = regions[_WHITE].area if _WHITE in regions else 0
     return 2 * white > pixels and _EDGE_VALUES <= len(regions) - 1 < _WHITE - 1

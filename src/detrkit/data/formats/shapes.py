@@ -1,4 +1,4 @@
-"""Convert shapes of labelling tools: parse points, compute boxes, turn ellipses into polygons, number classes."""
+"""Convert shapes of labeling tools: parse points, compute boxes, turn ellipses into polygons, number classes."""
 
 from __future__ import annotations
 

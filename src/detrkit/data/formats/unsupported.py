@@ -1,7 +1,7 @@
-"""Recognise common formats that detrkit does not load, and say which export or conversion works.
+"""Recognize common formats that detrkit does not load, and say which export or conversion works.
 
 One table, the most specific format first. A detector looks at the names of files and folders and at the first bytes of
-a few files, and returns the name of the file that it recognised.
+a few files, and returns the name of the file that it recognized.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "data", "pictu
 
 
 class _Format(NamedTuple):
-    """A format that is recognised and not loaded."""
+    """A format that is recognized and not loaded."""
 
     description: str
-    """Name of the format for messages; `{}` is the file that was recognised."""
+    """Name of the format for messages; `{}` is the file that was recognized."""
     detect: Callable[[DatasetPreview], str]
-    """Returns the name of the recognised file, or an empty string."""
+    """Returns the name of the recognized file, or an empty string."""
     advice: str
     """What the user can do."""
 
 
 def explain_unsupported(index: FileIndex, file: Path | None = None, *, expected: str = "a data set") -> str:
-    """Say in one sentence what an unsupported data set is and what to do; empty if it is not recognised.
+    """Say in one sentence what an unsupported data set is and what to do; empty if it is not recognized.
 
     Args:
         index: the files of the data set.
@@ -228,7 +228,7 @@ _UNSUPPORTED = (
         "Label Studio's own json ({})" + _UNREAD,
         lambda preview: (
             _in_json('"(rectangle|polygon|brush|keypoint|ellipse)labels"')(preview)
-            or _in_json(r'"result"\s*:\s*\[', '"(completed_by|original_width|from_name|was_cancelled)"')(preview)
+            or _in_json(r'"result"\s*:\s*\[', '"(completed_by|original_width|from_name|was_canceled)"')(preview)
         ),
         'choose "COCO", "YOLO" or "Pascal VOC XML" under Export in Label Studio, and put the images beside it if the '
         "export has none",
@@ -327,7 +327,7 @@ _UNSUPPORTED = (
     _Format(
         "labels that begin with the names of classes ({}), where YOLO has numbers",
         _in_text(rf"[A-Za-z].*(\s+{_NUMBER}){{4}}$"),
-        "write the number of each class in their place, centre and size as fractions of the image, and the names in a "
+        "write the number of each class in their place, center and size as fractions of the image, and the names in a "
         "data.yaml",
     ),
     _Format(
@@ -374,7 +374,7 @@ _UNSUPPORTED = (
     ),
     _Format("images in a format that cannot be read ({})", _unread_images, "convert them to JPEG or PNG"),
     _Format(
-        "videos ({}) and no labelled images",
+        "videos ({}) and no labeled images",
         _ending(*_VIDEOS),
         "save frames as images and label boxes with labelme, CVAT or Label Studio",
     ),

@@ -91,7 +91,7 @@ def load_voc(source: Source) -> dict[str, RawSplit]:
         records = [_read_file(path, file_of.get(path), source) for path in listed]
         splits[split_name] = _with_images([r for r in records if r is not None], split_name, file_of, source)
     _make_names_unique(source, splits)
-    _note_unlabelled(source, splits)
+    _note_unlabeled(source, splits)
     return _with_categories(source, splits)
 
 
@@ -170,7 +170,7 @@ def _with_categories(source: Source, splits: dict[str, list[RawImage]]) -> dict[
     }
 
 
-def _note_unlabelled(source: Source, splits: dict[str, list[RawImage]]) -> None:
+def _note_unlabeled(source: Source, splits: dict[str, list[RawImage]]) -> None:
     """Report images without an xml file that lie beside images with one."""
     used = {image.path for split_images in splits.values() for image in split_images}
     folders = {path.parent for path in used}

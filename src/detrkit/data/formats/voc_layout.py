@@ -234,7 +234,7 @@ def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
     """Order class names by a list beside the data that has all of them (see `class_names`), else alphabetically.
 
-    labelmap.txt is the list of CVAT, with lines `name:colour:...`.
+    labelmap.txt is the list of CVAT, with lines `name:color:...`.
     """
     alphabetical = sorted(names)
     for path in name_files(source.index):

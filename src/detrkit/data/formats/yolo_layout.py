@@ -77,7 +77,7 @@ def describe_layout(index: FileIndex) -> str:
     configs = _config_files(index)
     if configs:
         return ", ".join("/".join(index.relative(path)) for path in configs[:3])
-    if not _labelled(index, _label_files(index)):
+    if not _labeled(index, _label_files(index)):
         return ""
     names = name_files(index)
     return "text files of labels" + (f" and {names[0].name}" if names else "")
@@ -328,7 +328,7 @@ def _label_files(index: FileIndex) -> list[Path]:
     return labels
 
 
-def _labelled(index: FileIndex, labels: list[Path]) -> bool:
+def _labeled(index: FileIndex, labels: list[Path]) -> bool:
     """Whether text files can be paired with images, and most of a sample of them hold labels."""
     pairs = pair(index, sample_of(labels, _PAIRED), index.images)
     sample = list(dict.fromkeys(pairs.file_of.values()))[: 4 * _SNIFFED]

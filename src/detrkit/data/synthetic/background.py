@@ -49,8 +49,8 @@ def _cover(inside: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _felt(size: int, rng: Rng) -> Array:
     """Texture of a dark mat: green, blue or brown, and slightly worn."""
-    colour = np.array([(0.16, 0.27, 0.22), (0.17, 0.22, 0.33), (0.3, 0.21, 0.15)][int(rng.integers(3))])
+    color = np.array([(0.16, 0.27, 0.22), (0.17, 0.22, 0.33), (0.3, 0.21, 0.15)][int(rng.integers(3))])
     noise = rng.normal(size=(size, size)).astype(np.float32)
     worn = cv2.GaussianBlur(noise, (0, 0), max(size / 16, 1.0))
     light = 1 + 0.08 * noise + 0.12 * worn / max(float(worn.std()), 1e-6)
-    return np.asarray(rng.uniform(0.85, 1.2) * light[..., None] * colour, np.float32)
+    return np.asarray(rng.uniform(0.85, 1.2) * light[..., None] * color, np.float32)

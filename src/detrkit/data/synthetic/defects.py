@@ -113,9 +113,9 @@ def _metal(size: int, difficulty: float, rng: Rng) -> Array:
     slope = rng.uniform(0.05, 0.25) * (np.cos(angle) * x + np.sin(angle) * y)
     cx, cy = rng.uniform(-0.6, 0.6, 2)
     highlight = rng.uniform(0, 0.12) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.15)
-    grey = rng.uniform(0.48, 0.66) + slope + highlight + texture
+    gray = rng.uniform(0.48, 0.66) + slope + highlight + texture
     tint = 1 + rng.uniform(-0.035, 0.035) * np.array([1, 0.1, -1])
-    return np.asarray(grey[..., None] * tint, np.float32)
+    return np.asarray(gray[..., None] * tint, np.float32)
 
 
 def _brushed(size: int, rng: Rng) -> Array:
@@ -203,10 +203,10 @@ def _stain(extent: float, rng: Rng) -> Patch:
         outline = outline + rng.uniform(0.03, 0.3 / order) * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
     depth = 1 - r / (extent / 2 * outline / outline.max())
     cover = _smooth(depth * 5)
-    colour = np.array([(0.92, 0.62, 0.36), (0.55, 0.62, 0.9), (0.8, 0.7, 0.4)][int(rng.integers(3))])
+    color = np.array([(0.92, 0.62, 0.36), (0.55, 0.62, 0.9), (0.8, 0.7, 0.4)][int(rng.integers(3))])
     cloud = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), max(extent / 10, 1))
     shade = 0.85 + 0.1 * cloud / max(float(cloud.std()), 1e-6) - 0.25 * np.exp(-(((depth - 0.2) / 0.1) ** 2))
-    gain = colour * np.clip(shade, 0.4, 1.1)[..., None]
+    gain = color * np.clip(shade, 0.4, 1.1)[..., None]
     return Patch(cover, np.asarray(gain, np.float32), np.zeros_like(cover))
 
 

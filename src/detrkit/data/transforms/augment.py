@@ -98,7 +98,7 @@ class Augment:
         return image, objects, transform
 
 
-def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, grey: Tensor, rng: random.Random) -> Sample:
+def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, gray: Tensor, rng: random.Random) -> Sample:
     """Put the image on a canvas with 1 to 2 times its side lengths (SSD, Liu et al. 2016, section 3.6).
 
     The position is random. SSD goes up to 4 times, which leaves almost nothing of small objects.
@@ -107,7 +107,7 @@ def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, grey: Ten
         image: uint8 [3, H, W].
         objects: its objects.
         output_size: maps the size (h, w) of an image to that at the input of the model, which the canvas gets.
-        grey: color of the canvas, uint8 [3].
+        gray: color of the canvas, uint8 [3].
         rng: source of all randomness.
     """
     ratio = rng.uniform(1, 2)
@@ -115,7 +115,7 @@ def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, grey: Ten
     size = output_size(round(height * ratio), round(width * ratio))
     h, w = (max(1, round(side / ratio)) for side in size)
     image, objects = resize_to(image, objects, (h, w))
-    return paste_on_canvas(image, objects, rng.randint(0, size[0] - h), rng.randint(0, size[1] - w), size, grey)
+    return paste_on_canvas(image, objects, rng.randint(0, size[0] - h), rng.randint(0, size[1] - w), size, gray)
 
 
 def iou_crop(image: Tensor, objects: Objects, rng: random.Random) -> Sample:

@@ -148,11 +148,11 @@ def random_window(image: Tensor, objects: Objects, size: tuple[int, int], scale:
 
 
 def paste_on_canvas(
-    image: Tensor, objects: Objects, top: int, left: int, size: tuple[int, int], grey: Tensor
+    image: Tensor, objects: Objects, top: int, left: int, size: tuple[int, int], gray: Tensor
 ) -> Sample:
-    """Paste an image on a canvas of `size` = (h, w) and color `grey`, uint8 [3]."""
+    """Paste an image on a canvas of `size` = (h, w) and color `gray`, uint8 [3]."""
     canvas = _empty(size)
-    canvas[:] = grey.view(3, 1, 1)
+    canvas[:] = gray.view(3, 1, 1)
     canvas[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
     return canvas, merge_on_canvas([(objects, top, left)], size)
 

@@ -145,17 +145,17 @@ def _target(image: Tensor, objects: Objects) -> Target:
     height, width = image.shape[-2:]
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = (objects["boxes"].as_subclass(Tensor) / scale).clamp(0, 1)  # rounding errors of resizing
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     target = Target(
         labels=objects["labels"],
-        boxes=torch.cat([centres, sides], dim=1),
+        boxes=torch.cat([centers, sides], dim=1),
         area=objects["area"],
         size=(height, width),
     )
     if "masks" in objects:
         masks = objects["masks"].as_subclass(Tensor)
         for k in (~has_pixels(masks)).nonzero().flatten().tolist():  # so small that resizing left no pixel
-            x, y = (centres[k] * scale[:2]).long().tolist()
+            x, y = (centers[k] * scale[:2]).long().tolist()
             masks[k, min(y, height - 1), min(x, width - 1)] = True
         target["masks"] = masks
     return target

@@ -75,7 +75,7 @@ def find_transform(
     If the listed size equals the upright size, annotations refer to the upright image. If it equals only the stored
     size, boxes were drawn without regard to the EXIF orientation, and are rotated. If the size does not tell, or the
     boxes contradict it, `exif` decides. A listed size of the same aspect ratio, with all boxes inside it, means that
-    the image was resized after labelling, and boxes are scaled. Otherwise boxes stay as they are.
+    the image was resized after labeling, and boxes are scaled. Otherwise boxes stay as they are.
 
     Args:
         image: the raw image.

@@ -331,7 +331,7 @@ def _doubt_place(boxes: _Boxes, declared: BoxFormat, raw_split: RawSplit, leavin
         raw_split.source,
         f"boxes as {declared.words}",
         f"that {leaving} of {total} leave their image or have no size, and that no other way to read them fits",
-        "look whether images were resized, cropped or exchanged after labelling, or go on with them as they are with "
+        "look whether images were resized, cropped or exchanged after labeling, or go on with them as they are with "
         f"--box_format {declared.name}",
         refuse=leaving >= _HOPELESS * total,
     )

@@ -44,7 +44,7 @@ def write_onnx(graph: TracedGraph, path: Path) -> None:
 
 
 def to_onnx(graph: TracedGraph) -> onnx.ModelProto:
-    """Convert a traced graph to ONNX, quantised where its metadata says int8, and check it.
+    """Convert a traced graph to ONNX, quantized where its metadata says int8, and check it.
 
     The traces of source code that the exporter leaves in the graph are removed.
     """

@@ -33,7 +33,7 @@ STAGES = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
 
 
 class Features(nn.Module):
-    """Images [B, 3, H, W] to the feature maps of `body`, with their channels, strides and normalisation.
+    """Images [B, 3, H, W] to the feature maps of `body`, with their channels, strides and normalization.
 
     Args:
         body: module that returns the maps, finest first.
@@ -139,10 +139,10 @@ class Backbone(nn.Module):
         features, _ = self.children()
         return features(self._pad_to_multiple(images))
 
-    def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Normalise pixels uint8 [B, 3, H, W] (RGB) by `mean` and `std` -> float32, 0 in the padding.
+    def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """Normalize pixels uint8 [B, 3, H, W] (RGB) by `mean` and `std` -> float32, 0 in the padding.
 
-        Float images are taken to be normalised already, and are returned as they are.
+        Float images are taken to be normalized already, and are returned as they are.
         """
         if images.dtype != torch.uint8:
             return images

@@ -23,7 +23,7 @@ def timm_features(
     strides: tuple[int, ...] = (),
     high_res_strides: tuple[int, ...] = (),
 ) -> Features:
-    """Build the feature maps of a timm model, with the input normalisation that timm gives for it.
+    """Build the feature maps of a timm model, with the input normalization that timm gives for it.
 
     With `norm` "frozen", its batch norms (if it has any) become frozen ones and nothing else is frozen, since timm's
     models have no common name for the stem. Other arguments and errors as in `build_features`.
@@ -74,7 +74,7 @@ def _efficientnet_lite(state: Mapping[str, Any], body: Any, name: str, source: s
 
     There, blocks are numbered throughout, and the norms of a block by the convolution before: 0 the expanding one,
     which the first block lacks, 1 the depthwise and 2 the projecting one. Those weights expect images (x - 127) / 128
-    of 0..255, timm's (x - 127.5) / 127.5. The difference is negligible, so timm's normalisation stays: it must follow
+    of 0..255, timm's (x - 127.5) / 127.5. The difference is negligible, so timm's normalization stays: it must follow
     from the architecture alone, also when a checkpoint is loaded later.
     """
     if not name.startswith("tf_efficientnet_lite"):

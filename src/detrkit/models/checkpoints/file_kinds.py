@@ -37,7 +37,7 @@ from detrkit.models.checkpoints.architecture import (
     without_prefix,
 )
 from detrkit.models.checkpoints.huggingface import is_huggingface_folder, read_huggingface
-from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognise
+from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognize
 from detrkit.models.checkpoints.safe import check_content, read_checkpoint
 from detrkit.structures import Categories, Preprocessing
 
@@ -318,7 +318,7 @@ def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
     count = model_args.get("num_classes", 0)
     coco = COCO_PANOPTIC_CATEGORIES if model_args.get("masks") and count == 250 else COCO_CATEGORIES
     known = count == len(coco)
-    if "dilation" not in stored and known and (entry := recognise(path)):
+    if "dilation" not in stored and known and (entry := recognize(path)):
         stored |= entry.model_args
     elif known:
         notes.append(f"the {count} classes of {path} are assumed to be those of COCO{' panoptic' * (count == 250)}")

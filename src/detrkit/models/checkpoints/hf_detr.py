@@ -88,7 +88,7 @@ def read_detr(
             f"expected a ResNet of torchvision's layout in {folder}, found another backbone; it cannot be loaded"
         )
     notes = (
-        f"{folder} has auxiliary_loss on, by which transformers also normalises between the decoder layers; detrkit, "
+        f"{folder} has auxiliary_loss on, by which transformers also normalizes between the decoder layers; detrkit, "
         "as the reference DETR, does not, and gives other results",
     )
     return state_dict, model_args, notes if config.get("auxiliary_loss") else ()
@@ -177,7 +177,7 @@ def _config(categories: Categories, args: Mapping[str, Any]) -> dict[str, Any]:
         "decoder_attention_heads": args["nheads"],
         "activation_function": args["activation"],
         "dropout": args["dropout"],
-        "auxiliary_loss": False,  # if on, transformers normalises between decoder layers, which detrkit does not
+        "auxiliary_loss": False,  # if on, transformers normalizes between decoder layers, which detrkit does not
         "id2label": {str(index): name for index, name in names.items()},
         "label2id": {name: index for index, name in names.items()},
         # of detrkit alone, ignored by transformers: category ids of the data set, and which classes are things

@@ -137,13 +137,13 @@ def categories_of(config: Mapping[str, Any], num_classes: int) -> Categories:
     return Categories(tuple(range(num_classes)), tuple(names))
 
 
-def read_preprocessing(folder: Path, default_size: Any, normalised: bool) -> tuple[Preprocessing, tuple[str, ...]]:
+def read_preprocessing(folder: Path, default_size: Any, normalized: bool) -> tuple[Preprocessing, tuple[str, ...]]:
     """Read the preprocessing of images from preprocessor_config.json, if the folder has one.
 
     Args:
         folder: the Hugging Face folder.
         default_size: value of `size` if it is not stated.
-        normalised: value of `do_normalize` if it is not stated.
+        normalized: value of `do_normalize` if it is not stated.
 
     Returns:
         The preprocessing, and notes on differences from the training of the model.
@@ -160,7 +160,7 @@ def read_preprocessing(folder: Path, default_size: Any, normalised: bool) -> tup
     if abs(255 * scale - 1) > 1e-4:
         raise WeightsError(f"expected pixels scaled by 1/255 in {path}, found {scale:g}; other scales cannot be loaded")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if settings.get("do_normalize", normalised):
+    if settings.get("do_normalize", normalized):
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
         std = tuple(settings.get("image_std", IMAGENET_STD))
     notes = (f"{folder} was trained on {note}",) if note else ()

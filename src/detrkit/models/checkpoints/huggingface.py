@@ -38,8 +38,8 @@ class _Kind:
     """The function that converts config and tensors."""
     size: dict[str, int]
     """Size of the images, if preprocessor_config.json does not state it."""
-    normalised: bool
-    """Whether images are normalised, if preprocessor_config.json does not state it."""
+    normalized: bool
+    """Whether images are normalized, if preprocessor_config.json does not state it."""
 
 
 _SQUARE = {"height": 640, "width": 640}
@@ -77,7 +77,7 @@ def read_huggingface(folder: str | Path) -> Weights:
         ) from problem
     absent = tuple(missing_heads(state_dict)) if kind.read is read_detr else ()
     state_dict = without_parts(state_dict, absent)
-    preprocessing, more_notes = read_preprocessing(folder, kind.size, kind.normalised)
+    preprocessing, more_notes = read_preprocessing(folder, kind.size, kind.normalized)
     return Weights(
         state_dict,
         model_args,

@@ -69,8 +69,8 @@ class Published:
     """The classes of the model."""
     image_size: int = 800
     """Shorter side at evaluation, in pixels."""
-    licence: str = "Apache-2.0"
-    """Licence of the weights."""
+    license: str = "Apache-2.0"
+    """License of the weights."""
     mask_ap: float | None = None
     """Mask AP on COCO val2017, in percent; None for a model without masks."""
     pq: float | None = None
@@ -147,7 +147,7 @@ def fetch(entry: Published) -> Path:
     return path
 
 
-def recognise(path: Path) -> Published | None:
+def recognize(path: Path) -> Published | None:
     """The published checkpoint with the hash of a file, or None."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

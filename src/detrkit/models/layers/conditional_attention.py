@@ -56,11 +56,11 @@ class ConditionalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise such that every head prefers tokens near the centre of the anchor.
+        """Initialize such that every head prefers tokens near the center of the anchor.
 
         For that, queries and keys start with the same projection of positions, which distributes the sine waves so that
         each head has slow and fast ones of both y and x; and lambda starts at 1, w_ref and h_ref at 0.5. Call this
-        after any initialisation of a whole model.
+        after any initialization of a whole model.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -44,9 +44,9 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as in appendix A.4: all queries alike, equal weights, point k of a head k cells away.
+        """Initialize as in appendix A.4: all queries alike, equal weights, point k of a head k cells away.
 
-        Each head has a direction of its own. Call this after any initialisation of a whole model: with random offsets,
+        Each head has a direction of its own. Call this after any initialization of a whole model: with random offsets,
         queries would start without any relation to their references.
         """
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
@@ -97,7 +97,7 @@ class DeformableAttention(nn.Module):
 
         Returns:
             Locations [B, Q, M, L, K, 2], x, y relative to the padded maps (0..1 inside), and weights [B, Q, M, L, K],
-            which sum to 1 over L and K. Both are float32 also under autocast: half precision cannot tell neighbouring
+            which sum to 1 over L and K. Both are float32 also under autocast: half precision cannot tell neighboring
             cells of a large map apart.
         """
         dtype = torch.promote_types(query.dtype, torch.float32)

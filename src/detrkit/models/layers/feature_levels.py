@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def locations(self) -> Locations:
-        """The centres and cells of all tokens, relative to the image without padding."""
+        """The centers and cells of all tokens, relative to the image without padding."""
         centers, cells = [], []
         for (height, width), valid in zip(self.shapes, self.valid_ratios.unbind(1), strict=True):
             y, x = torch.meshgrid(

@@ -1,4 +1,4 @@
-"""Common parts of encoder and decoder layers: feed-forward network, initialisation, activation checkpointing."""
+"""Common parts of encoder and decoder layers: feed-forward network, initialization, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class FeedForward(nn.Module):
         return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
-def initialise(layer: nn.Module) -> None:
-    """Initialise each matrix of a layer by Xavier uniform, but those of deformable and conditional attention."""
+def initialize(layer: nn.Module) -> None:
+    """Initialize each matrix of a layer by Xavier uniform, but those of deformable and conditional attention."""
     children = (
         child for child in layer.children() if not isinstance(child, DeformableAttention | ConditionalAttention)
     )

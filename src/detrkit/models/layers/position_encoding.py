@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 
 class SinePosition(nn.Module):
-    """Fixed sines and cosines of y and x, normalised to the image without padding.
+    """Fixed sines and cosines of y and x, normalized to the image without padding.
 
     Half of the channels encode y, the other half x (Parmar et al. 2018, in two dimensions).
 
     Args:
         dim: D, a multiple of 4.
         temperature: ratio of the slowest and fastest wave lengths, about.
-        centered: whether the position of a cell is its centre (Deformable DETR), so that a point of the image has the
+        centered: whether the position of a cell is its center (Deformable DETR), so that a point of the image has the
             same encoding on every level; False: its lower right corner, as in the classic model.
     """
 
@@ -40,7 +40,7 @@ class SinePosition(nn.Module):
 
 
 class GridPosition(nn.Module):
-    """Fixed sines and cosines of the row and the column, counted in cells, not normalised (encoder of RT-DETR).
+    """Fixed sines and cosines of the row and the column, counted in cells, not normalized (encoder of RT-DETR).
 
     The four quarters of the channels are the sines of the row, its cosines, the sines of the column and its cosines,
     from fast to slow waves.
