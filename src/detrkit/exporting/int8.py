@@ -20,7 +20,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import onnx
 
-QUANTISED = (".backbone.", ".input_proj.", ".encoder.")
+QUANTIZED = (".backbone.", ".input_proj.", ".encoder.")
 """Parts of the model whose convolutions are quantized."""
 
 
@@ -65,7 +65,7 @@ def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]
 
 def is_quantized(name: str) -> bool:
     """Whether a convolution of this name stands before the decoder."""
-    return any(part in f".{name}" for part in QUANTISED)
+    return any(part in f".{name}" for part in QUANTIZED)
 
 
 @contextlib.contextmanager
