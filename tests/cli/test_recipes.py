@@ -215,10 +215,10 @@ def test_the_first_line_says_the_recipe(detrkit: Command, tmp_path: Path, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     shown = detrkit("train", "--data", "nowhere")
     assert shown.out.splitlines() == [
-        "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
+        "Recipe    fast, which converges on little data; --recipe classic has the settings of the reference DETR"
     ]
     shown = detrkit("train", "--data", "nowhere", "--recipe", "classic")
-    assert shown.out.splitlines()[0].startswith("Recipe    classic: the original DETR's")
+    assert shown.out.splitlines()[0].startswith("Recipe    classic, with the settings of the reference DETR")
     shown = detrkit("detr", "--coco_path", "nowhere", "--device", "cpu")
     assert "Recipe" not in shown.out  # it has no such flag
 

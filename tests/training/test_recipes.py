@@ -57,7 +57,10 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert (config.num_queries, config.image_size, config.batch_size) == ("auto", "auto", "auto")
     run_dir = train(config).run_dir
     said = capsys.readouterr().out
-    assert said.splitlines()[0] == "Recipe    fast: converges on small data; --recipe classic is the original DETR's"
+    assert (
+        said.splitlines()[0]
+        == "Recipe    fast, which converges on little data; --recipe classic has the settings of the reference DETR"
+    )
     stored = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert (stored["recipe"], stored["model"]) == ("fast", "detrkit_n")
     for word, name in resolve_auto.WORDS.items():

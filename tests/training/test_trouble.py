@@ -58,14 +58,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
 
 def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
     """The loss of the last step was fine, the step itself was not."""
-    close = Trainer.close_epoch
+    close = Trainer.end_epoch
 
     def spoil(self):
         close(self)
         with torch.no_grad():
             self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
 
-    monkeypatch.setattr(Trainer, "close_epoch", spoil)
+    monkeypatch.setattr(Trainer, "end_epoch", spoil)
     with pytest.raises(NonFiniteLossError, match=r"validation images are not finite .* start again with a lower rate"):
         train(tiny())
 

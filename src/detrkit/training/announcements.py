@@ -21,8 +21,8 @@ from detrkit.training.signals import StopSignals, requeue_slurm_job
 from detrkit.training.state import Row
 
 RECIPES = {
-    "classic": "classic: the original DETR's; --recipe fast is what converges on small data",
-    "fast": "fast: converges on small data; --recipe classic is the original DETR's",
+    "classic": "classic, with the settings of the reference DETR; --recipe fast converges on little data",
+    "fast": "fast, which converges on little data; --recipe classic has the settings of the reference DETR",
 }
 
 MUCH_WAITING = 0.2
@@ -93,7 +93,7 @@ def announce(
         console.print(fit_table(setup.kept, weights or source, no_object=not setup.model.sigmoid))
 
 
-def conclude(console: TextConsole, trainer: Trainer, signals: StopSignals, *, go_on: str, waited: str) -> None:
+def print_result(console: TextConsole, trainer: Trainer, signals: StopSignals, *, go_on: str, waited: str) -> None:
     """Print why a run ended, its best epoch and what to do next; have Slurm requeue the job if it warned us.
 
     Args:

@@ -104,7 +104,7 @@ class Trainer:
         self.model.train()
         with self._reported():
             if self.state.evaluation_due:  # a signal cut it short, before this run was resumed
-                self.conclude_epoch()
+                self.evaluate_and_save()
             while self.state.epoch < self.schedule.epochs and not self.end:
                 self.train_epoch()
 
@@ -117,8 +117,8 @@ class Trainer:
                 break
             if stepped and self.synced_flags["save"] and self.state.batch < len(self.loader):
                 self.save()
-        self.close_epoch()
-        self.conclude_epoch()
+        self.end_epoch()
+        self.evaluate_and_save()
 
     def train_step(self, batch: Batch) -> bool:
         """Forward and backward of one batch and, once enough gradients are accumulated, a step of the optimizer.
@@ -164,7 +164,7 @@ class Trainer:
             self.end = "out_of_time"
         return self.end is not None
 
-    def close_epoch(self) -> None:
+    def end_epoch(self) -> None:
         """Add the row of an epoch that is finished, or cut off by `max_minutes`, and move on to the next."""
         state, finished = self.state, self.state.batch == len(self.loader)
         if self.end == "signal" and not finished:
@@ -176,7 +176,7 @@ class Trainer:
         due = state.epoch == self.schedule.epochs or state.epoch % self.schedule.eval_every == 0
         state.evaluation_due = due or self.end == "out_of_time"
 
-    def conclude_epoch(self) -> None:
+    def evaluate_and_save(self) -> None:
         """Evaluate the epoch of the last row if due, save, and report the row; after a signal, only save."""
         is_best = self.evaluate_if_due()
         if self.end != "signal":

@@ -23,7 +23,7 @@ from detrkit.files import BEST, LAST, write_atomic
 from detrkit.ops.console import make_console
 from detrkit.structures import Batch
 from detrkit.training.advice import advise, after_divergence
-from detrkit.training.announcements import announce, conclude, learning, waiting
+from detrkit.training.announcements import announce, learning, print_result, waiting
 from detrkit.training.auto_batch import explain_out_of_memory
 from detrkit.training.checkpoint import VERSION, ResumePoint, read, remove_stale
 from detrkit.training.ema import Ema
@@ -124,7 +124,7 @@ class TrainingProcess:
             trainer.fit()
             self.report_best(trainer)
         if fabric.is_global_zero:
-            self.conclude(trainer, signals, datasets)
+            self.print_result(trainer, signals, datasets)
         return trainer
 
     def prepare_folder(self) -> None:
@@ -303,10 +303,10 @@ class TrainingProcess:
         if trainer.fabric.is_global_zero:
             write_final_report(best, self.run_dir, self.data.val)
 
-    def conclude(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
+    def print_result(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
         """Print the result, and what to do next."""
         again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
-        conclude(
+        print_result(
             self.console,
             trainer,
             signals,

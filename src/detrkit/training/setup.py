@@ -144,7 +144,7 @@ def build_training_model(
         config: the settings.
         categories: classes of the model.
         resume: the checkpoint of ours to go on from.
-        filled: a checkpoint of the original, whose norms are frozen, will fill the model instead.
+        filled: a checkpoint of the reference DETR, whose norms are frozen, will fill the model instead.
     """
     weights = None
     source = config.weights or config.frozen_weights

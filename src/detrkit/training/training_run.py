@@ -35,22 +35,30 @@ _MEASURED = re.compile(r"val/(mask_)?A[PR]|val/[PSR]Q")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run left behind."""
+    """Result of a training run."""
 
     run_dir: Path
     """Folder with config.yaml, metrics.csv, best.ckpt, last.ckpt and report/."""
     metrics: dict[str, float]
-    """The twelve COCO numbers of the best epoch, and "epoch"; empty where nothing was evaluated."""
+    """The twelve COCO metrics of the best epoch, and "epoch"; empty where nothing was evaluated."""
     interrupted: bool = False
-    """Stopped by Ctrl-C, SIGTERM or Slurm; last.ckpt holds where to go on."""
+    """Stopped by Ctrl-C, SIGTERM or Slurm, and to be resumed from last.ckpt. `train` raises KeyboardInterrupt then."""
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train a detector; see `run_training`.
+    """Train a detector and leave its run folder.
+
+        result = detrkit.train(detrkit.TrainConfig.from_recipe("fast", data="DATA", output_dir="runs/mine"))
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The run folder and the metrics of the best epoch.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, once the run is saved.
-        DetrkitError: what the user can fix.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or a signal of Slurm, once the run is saved; `resume="auto"` continues.
+        DetrkitError: the settings, the data, the weights, the memory or a loss that is not finite.
     """
     result = run_training(config)
     if result.interrupted:
