@@ -37,7 +37,7 @@ def plain_losses(criterion: Criterion, out: Output, targets: Sequence[Target]) -
                 if (i and not term.every_layer) or (prefix and (term.masks or not term.weight)):
                     continue
                 if term.masks:
-                    indices = (matched.images, matched.queries, objects)
+                    indices = (matched.image_index, matched.query_index, objects)
                     masks = pair_masks(out, targets, *indices, criterion.mask_padding)
                     matched = Matched(**{**vars(matched), "masks": masks})
                 losses[prefix + term.name + (f"_{i - 1}" if i else "")] = term.term(matched)[0]

@@ -37,7 +37,7 @@ def by_hand(case, positive, negative):
     pairs = {
         (i, k, c): n
         for n, (i, k, c) in enumerate(
-            zip(case.images.tolist(), case.queries.tolist(), case.target_labels.tolist(), strict=True)
+            zip(case.image_index.tolist(), case.query_index.tolist(), case.target_labels.tolist(), strict=True)
         )
     }
     quality = iou(cxcywh_to_xyxy(case.pred_boxes), cxcywh_to_xyxy(case.target_boxes))
@@ -99,7 +99,7 @@ def test_gradients(loss):
     logits = random_logits()
     case = matched(logits)
     loss(case).backward()
-    indices = (case.images, case.queries, case.target_labels)
+    indices = (case.image_index, case.query_index, case.target_labels)
     no = torch.ones_like(logits, dtype=torch.bool).index_put(indices, torch.tensor(False))
     p = logits.detach().sigmoid()
     if isinstance(loss, FocalLoss):

@@ -87,6 +87,12 @@ def peek(argv: list[str], flag: str) -> list[str]:
         return []
 
 
+EPILOG = (
+    "The defaults shown are those with a GPU. Without one, the recipe fast takes the model detrkit_n; "
+    "`detrkit train --model detrkit_n --help` shows its settings."
+)
+
+
 def build_parser(name: str, command: Command) -> ArgumentParser:
     """Build the argument parser of one command. The docstrings under the fields are its help."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -113,6 +119,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         prog=f"detrkit {name}",
         usage=f"detrkit {name} {command.usage} [settings]".replace("  ", " "),
         description=(command.config.__doc__ or "").split("\n\n")[0],
+        epilog=EPILOG if command.config is TrainConfig else None,
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=HelpFormatter,

@@ -33,7 +33,7 @@ def class_error(matched: Matched) -> Tensor:
 
     0 for a batch without objects, where no prediction can be wrong; the reference DETR logs 100 there.
     """
-    pred_labels = matched.preds.logits[matched.layers, matched.images, matched.queries].argmax(-1)  # [M]
+    pred_labels = matched.preds.logits[matched.layer_index, matched.image_index, matched.query_index].argmax(-1)  # [M]
     wrong = (pred_labels != matched.target_labels).float()
     return 100 * matched.sum_per_layer(wrong) / matched.sum_per_layer(torch.ones_like(wrong)).clamp(min=1)
 

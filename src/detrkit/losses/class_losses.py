@@ -49,7 +49,7 @@ class SoftmaxLoss:
         no_object = logits.shape[-1] - 1
         _check_classes(self.num_classes, no_object, matched)
         targets = logits.new_full(logits.shape[:3], no_object, dtype=torch.int64)  # [L, B, Q]
-        targets[matched.layers, matched.images, matched.queries] = matched.target_labels
+        targets[matched.layer_index, matched.image_index, matched.query_index] = matched.target_labels
         if matched.ignored is not None:
             targets = targets.masked_fill(matched.ignored, _IGNORE_INDEX)
         weight = logits.new_ones(no_object + 1)  # per class

@@ -119,7 +119,7 @@ class Criterion(nn.Module):
 
     def _with_masks(self, last: Matched, objects: Tensor, out: Output, targets: Sequence[Target]) -> Matched:
         """The pairs of the last layer with their masks, which are predicted now."""
-        pairs = last.images, last.queries, objects[: len(last.queries)]
+        pairs = last.image_index, last.query_index, objects[: len(last.query_index)]
         return replace(last, masks=pair_masks(out, targets, *pairs, self.mask_padding))
 
 

@@ -60,11 +60,11 @@ class Matched:
 
     preds: LayerOutputs
     """Predictions of all layers, float32."""
-    layers: Tensor
+    layer_index: Tensor
     """int64 [M], index of the layer."""
-    images: Tensor
+    image_index: Tensor
     """int64 [M], index of the image in the batch."""
-    queries: Tensor
+    query_index: Tensor
     """int64 [M], index of the query."""
     pred_boxes: Tensor
     """float32 [M, 4], box of the query: cx, cy, w, h in 0..1."""
@@ -91,17 +91,17 @@ class Matched:
     @property
     def class_indices(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Index of the logit of each pair's class among all logits [L, B, Q, C]."""
-        return self.layers, self.images, self.queries, self.target_labels
+        return self.layer_index, self.image_index, self.query_index, self.target_labels
 
     def sum_per_layer(self, values: Tensor) -> Tensor:
         """Sum one value per pair, [M], within each layer -> [L]."""
         layer = torch.arange(self.preds.logits.shape[0], device=values.device)[:, None]  # [L, 1]
-        return values.where(self.layers == layer, 0).sum(1)  # unlike a scatter, deterministic on every device
+        return values.where(self.layer_index == layer, 0).sum(1)  # unlike a scatter, deterministic on every device
 
     def last_layer(self, pairs: int) -> Matched:
         """The last decoder layer alone; it comes first, with this number of pairs."""
         logits, boxes, sigmoid = self.preds
-        names = ("layers", "images", "queries", "pred_boxes", "target_labels", "target_boxes")
+        names = ("layer_index", "image_index", "query_index", "pred_boxes", "target_labels", "target_boxes")
         cut = {name: getattr(self, name)[:pairs] for name in names}
         return replace(self, preds=LayerOutputs(logits[:1], boxes[:1], sigmoid), **cut)
 

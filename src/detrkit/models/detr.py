@@ -120,14 +120,14 @@ class DETR(nn.Module):
         images = self.backbone.normalize(images, padding_mask)  # float [B, 3, H, W]
         maps = self.backbone(images)  # [B, C_l, h_l, w_l] per stride, finest first
         high_res_features, maps = maps[: self.backbone.num_high_res], maps[self.backbone.num_high_res :]
-        levels = self.backbone.to_levels(self.input_proj(maps), padding_mask)  # [B, D, h_l, w_l] per level
-        memory = self.transformer.encoder(levels)  # [B, S, D]
+        levels = self.backbone.to_levels(self.input_proj(maps), padding_mask)  # Levels: features [B, D, h_l, w_l]
+        memory = self.transformer.encoder(levels)  # Memory: tokens [B, S, D]
 
         dense = None
         if self.dense_head and (self.branches_active or self.dense_selects_queries):
-            dense = self.dense_head(memory)  # logits [B, S, C], boxes [B, S, 4]
-        queries = self.query_embed(memory, dense)  # [B, Q, D], in training [B, N, D]
-        queries, noised = self._add_denoising(queries, targets)
+            dense = self.dense_head(memory)  # Output: logits [B, S, C], boxes [B, S, 4]
+        queries = self.query_embed(memory, dense)  # Queries: content [B, Q, D], more of them in training
+        queries, noised = self._add_denoising(queries, targets)  # content [B, N, D]
 
         layers, hs = self.transformer.decoder(queries, memory, self._class_logits, self._box_logits, last_only)
         matching = queries.layout.slices["matching"]
