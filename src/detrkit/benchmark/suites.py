@@ -95,8 +95,7 @@ def model_variants(context: BenchmarkContext, batch: Batch) -> list[Variant]:
 
     @torch.no_grad()
     def run_plain() -> Output:
-        out: Output = plain.model(images, padding)
-        return out
+        return plain.model(images, padding)
 
     @torch.no_grad()
     def run_fast() -> object:

@@ -200,8 +200,7 @@ class _Job:
 
 def _drawn(image: Tensor, files: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
     pixels = image.permute(1, 2, 0).numpy()
-    drawn: npt.NDArray[np.uint8] = (files if segments is None else segments).draw(pixels)
-    return drawn
+    return (files if segments is None else segments).draw(pixels)
 
 
 def _keep_originals(files: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:

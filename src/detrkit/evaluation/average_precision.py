@@ -239,8 +239,7 @@ def _of_boxes(boxes: Floats, gt: GroundTruthArrays) -> Overlap:
         shared = width * height
         union = np.where(gt.crowd[objects], w * h, w * h + gw * gh - shared)
         meet = (width > 0) & (height > 0)
-        result: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=meet)
-        return result
+        return np.divide(shared, union, out=np.zeros_like(shared), where=meet)
 
     return overlap
 

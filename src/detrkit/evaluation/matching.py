@@ -148,8 +148,7 @@ def box_iou(boxes: Floats, objects: Floats, crowd: Bools) -> Floats:
     area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)[:, None]
     object_area = np.prod(np.clip(objects[:, 2:] - objects[:, :2], 0, None), axis=1)[None]
     union = np.where(crowd[None], area, area + object_area - shared)
-    iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return iou
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _corners(boxes: Floats) -> Floats:

@@ -242,8 +242,7 @@ def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, A
     """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
     if weights:
         return weights.model_args
-    card: Mapping[str, Any] = resume.metadata["model_args"] if resume else {}
-    return card
+    return resume.metadata["model_args"] if resume else {}
 
 
 def _stored_preprocessing(weights: Weights | None, resume: ResumePoint | None) -> Preprocessing:

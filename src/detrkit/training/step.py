@@ -79,8 +79,7 @@ class DetectionLoss(nn.Module):
             images, padding_mask = fill_up(images, padding_mask)
         if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision are faster channels last
             images = images.contiguous(memory_format=torch.channels_last)
-        out: Output = self.model(images, padding_mask, targets)
-        return out
+        return self.model(images, padding_mask, targets)
 
 
 class StepReport(NamedTuple):
