@@ -69,5 +69,5 @@ def test_hints_name_the_flags_that_there_are(sentence: str, here: str) -> None:
 def test_no_gpu_says_how_to_go_on_without(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for more in ([], ["--eval", "--resume", "w.pth"]):
-        with pytest.raises(ConfigError, match=r"--device cuda: PyTorch .* finds no such device here; say --device cpu"):
+        with pytest.raises(ConfigError, match=r"--device cuda: PyTorch .* finds no such device here; use --device cpu"):
             classic.main(["--coco_path", str(tmp_path), *more])

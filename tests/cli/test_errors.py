@@ -59,7 +59,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
         ("check nowhere", NO_DATA),
         ("check empty", EMPTY_DATA),
         ("check text", "found the file text"),
-        ("train", "name its folder or file with --data"),
+        ("train", "name its folder or file, as in detrkit train DATA"),
         ("train --data nowhere", NO_DATA),
         ("train --data empty", EMPTY_DATA),
         ("train --data shapes --weights nowhere", NO_WEIGHTS),

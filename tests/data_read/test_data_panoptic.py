@@ -260,7 +260,7 @@ def test_what_a_person_must_mend(panoptic: PanopticFolder) -> None:
     with pytest.raises(DataError, match=r"expected isthing 1 .*'sky'.*found None"):
         panoptic.check()
     panoptic.content["train"]["categories"][1]["isthing"] = 1
-    with pytest.raises(DataError, match=r"same isthing in all splits, found that 'sky' is a thing in .*train"):
+    with pytest.raises(DataError, match=r"same value of isthing in all splits, found that 'sky' is a thing in .*train"):
         panoptic.check()
     panoptic.content["train"]["categories"][1]["isthing"] = 0
     panoptic.write()

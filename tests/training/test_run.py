@@ -125,7 +125,7 @@ def test_a_new_run_gets_a_number(tiny, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="with --data"):
+    with pytest.raises(ConfigError, match="as in detrkit train DATA"):
         train(TrainConfig())
     with pytest.raises(DataError):
         train(tiny(data=str(tmp_path / "nothing")))

@@ -38,7 +38,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 class Travels(Enum):
-    """How a setting of the model comes with weights; a marker of `ModelConfig`'s fields."""
+    """How a checkpoint stores and restores a setting of the model; a marker of `ModelFlags`'s fields."""
 
     IN_SHAPES = "part of the architecture: the keys and shapes of the weights depend on it"
     WITHOUT_TRACE = "part of the architecture, though keys and shapes are the same: the outputs depend on it"

@@ -55,7 +55,7 @@ def find_device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA says so by an AssertionError
         raise ConfigError(
-            f"--device {name}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
+            f"--device {name}: PyTorch {torch.__version__} finds no such device here; use --device cpu, or auto"
         ) from error
     return device
 

@@ -1,7 +1,7 @@
 """Classification losses of all queries, or locations of a dense head.
 
 `SoftmaxLoss` is that of the reference DETR, with a class "no object". The others have an independent sigmoid per class,
-whose target is 0 but for the class of a matched query; for that it is
+whose target is 0 except for the class of a matched query; for that it is
 
     FocalLoss          1                              (Lin et al. 2017, equation 5)
     VarifocalLoss      the IoU q of its box           (Zhang et al. 2021, equation 2)

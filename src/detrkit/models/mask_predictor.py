@@ -1,4 +1,4 @@
-"""Masks of chosen queries, predicted after the forward pass: all that a mask head needs, under names.
+"""Masks of chosen queries, predicted after the forward pass.
 
 A mask costs far more than a box. So the model returns a `MaskPredictor`, and whoever knows which queries matter (the
 criterion after matching, post-processing after the score threshold) calls it for these alone.

@@ -1,4 +1,4 @@
-"""Numbers in place of the settings that were left to the data (`auto`)."""
+"""Replace settings that are `auto` by numbers from the data."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def find_processes(config: TrainConfig) -> Processes:
     device = next(name for name in found if found[name]) if config.device == "auto" else config.device
     if not found[device]:
         raise ConfigError(
-            f"--device {device}: PyTorch {torch.__version__} finds no such device here; say --device cpu, or auto"
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu, or auto"
         )
     devices, nodes, starter = config.devices, config.num_nodes, ""
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -94,7 +94,7 @@ def drawable(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def runs(text: str) -> tuple[tuple[str, str], ...]:
-    """Split a text into parts that each have a font: (part, file of the font)."""
+    """Split a text into parts drawn in one font each: (part, file of the font)."""
     text = drawable(text)
     letters = {c for c in text if not c.isspace()}
     for path, known in _fonts().chosen.items():

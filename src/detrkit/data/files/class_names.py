@@ -116,7 +116,7 @@ def unique(names: dict[int, str], path: Path) -> dict[int, str]:
 
 
 def merge_names(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | None:
-    """Return the longest of several lists of names, if the others are its beginnings.
+    """Return the longest of several lists of names, if the others are prefixes of it.
 
     Raises:
         DataError: they contradict each other.

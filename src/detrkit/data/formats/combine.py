@@ -86,7 +86,7 @@ def share_categories(splits: list[RawSplit], findings: Findings) -> None:
         for category_id, thing in zip(split.categories.ids, split.categories.isthing, strict=False):
             if things[category_id] != thing:
                 raise DataError(
-                    f"expected the same isthing in all splits, found that {names[category_id]!r} is "
+                    f"expected the same value of isthing in all splits, found that {names[category_id]!r} is "
                     f"{'a thing' if thing else 'stuff'} in {split.source} alone; say the same in both"
                 )
     shared = Categories(tuple(names), tuple(names.values()), tuple(things[i] for i in names) if things else ())

@@ -80,7 +80,7 @@ def open_dataset(
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"--val_fraction must be at least 0 and below 1, found {val_fraction}")
     if not data and not (train_json or val_json):
-        raise ConfigError("expected a data set, found none; name its folder or file with --data")
+        raise ConfigError("expected a data set, found none; name its folder or file, as in detrkit train DATA")
     names = [row.name for row in registry.FORMATS]
     if data_format not in ("auto", *names):
         raise ConfigError(f"--data_format must be auto, {', '.join(names)}, found {data_format!r}")

@@ -102,7 +102,7 @@ def wants_cuda(device: str, path: Path, *, auto: bool) -> bool:
         return auto
     kind = torch.device(device).type
     if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device}: {path} runs on cpu or cuda; say --device cpu")
+        raise ConfigError(f"--device {device}: {path} runs on cpu or cuda; use --device cpu")
     return kind == "cuda"
 
 

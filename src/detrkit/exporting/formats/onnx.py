@@ -95,7 +95,7 @@ class OnnxSession:
         if wants_cuda(device, path, auto="CUDAExecutionProvider" in available):
             if "CUDAExecutionProvider" not in available:
                 raise ConfigError(
-                    f"--device cuda: the ONNX Runtime that is installed has no CUDA to run {path}; say --device cpu, "
+                    f"--device cuda: the ONNX Runtime that is installed has no CUDA to run {path}; use --device cpu, "
                     'or install it: pip install "onnxruntime-gpu"'
                 )
             providers.insert(0, "CUDAExecutionProvider")

@@ -46,7 +46,7 @@ class OpenVinoSession:
         except ImportError:
             raise MissingExtraError(f"running {path}", "openvino") from None
         if wants_cuda(device, path, auto=False):
-            raise ConfigError(f"--device {device}: {path} runs on the CPU; say --device cpu")
+            raise ConfigError(f"--device {device}: {path} runs on the CPU; use --device cpu")
         if not path.with_suffix(".bin").is_file():
             raise WeightsError(f"expected the weights of {path} beside it, found no {path.with_suffix('.bin').name}")
         core = openvino.Core()

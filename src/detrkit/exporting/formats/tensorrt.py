@@ -74,7 +74,7 @@ class TensorRTSession:
         except ImportError:
             raise MissingExtraError(f"running {path}", "tensorrt") from None
         if not wants_cuda(device, path, auto=True):
-            raise ConfigError(f"--device cpu: {path} runs on NVIDIA GPUs alone; say --device cuda")
+            raise ConfigError(f"--device cpu: {path} runs on NVIDIA GPUs alone; use --device cuda")
         self.device = torch.device("cuda" if device == "auto" else device)
         content = path.read_bytes()
         length = ENGINE_HEADER.unpack_from(content)[0] if len(content) >= ENGINE_HEADER.size else len(content)

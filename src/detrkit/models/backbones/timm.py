@@ -34,7 +34,9 @@ def timm_features(
     except ImportError:
         raise MissingExtraError(f"backbone timm:{name}", "timm") from None
     if norm == "group":
-        raise ConfigError(f"expected backbone_norm frozen or batch for timm:{name}, found group, which ResNets have")
+        raise ConfigError(
+            f"expected backbone_norm frozen or batch for timm:{name}, found group, which is for ResNets only"
+        )
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean timm:{near[0]}?" if near else "`timm.list_models()` has the names"
