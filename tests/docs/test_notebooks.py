@@ -26,7 +26,7 @@ def load(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("ignore:.*taken to:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*assumed:UserWarning")
 def test_a_notebook_runs(path: Path, sandbox: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(load(path)["cells"]):

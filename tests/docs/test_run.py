@@ -103,7 +103,7 @@ def reader(sandbox: Path) -> Reader:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name in TRIED], ids=lambda page: page.name)
 @pytest.mark.filterwarnings(
-    "ignore:.*taken to:UserWarning", "ignore:.*stretched to:UserWarning", "ignore:.*isinstance.treespec:FutureWarning"
+    "ignore:.*assumed:UserWarning", "ignore:.*stretched to:UserWarning", "ignore:.*isinstance.treespec:FutureWarning"
 )
 def test_what_the_page_says_can_be_done(
     page: Page, reader: Reader, sandbox: Path, capsys: pytest.CaptureFixture[str]

@@ -183,7 +183,7 @@ def test_load_never_fetches_a_backbone_and_says_what_it_assumes(
         num_classes=4, backbone="resnet18", hidden_dim=32, enc_layers=1, dec_layers=1, dim_feedforward=32
     )
     torch.save({"model": model.state_dict()}, tmp_path / "bare.pth")
-    with pytest.warns(UserWarning, match="taken to") as notes:
+    with pytest.warns(UserWarning, match="is assumed") as notes:
         detector = Detector.load(tmp_path / "bare.pth", device="cpu")
     assert any("DC5" in str(note.message) for note in notes)
     assert detector.categories.names == ("0", "1", "2", "3")
