@@ -145,7 +145,11 @@ def test_quiet_is_answered_where_it_is_none(detrkit: Command, command: str) -> N
 
 
 def test_the_table_of_meanings_names_settings_that_there_are() -> None:
-    known = {name for settings in SETTINGS.values() for name in settings} | {"config", "quiet"}
+    known = {name for settings in SETTINGS.values() for name in settings} | {
+        "config",
+        "quiet",
+        "num_classes",
+    }  # the last: of build_model
     assert set(SYNONYMS) <= known
     for command, settings in SETTINGS.items():
         for name in settings:

@@ -121,6 +121,7 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"backbone": "resnet51"}, "did you mean resnet50?"),
         ({"num_queries": "auto"}, "which works in training only"),
         ({"hidden_dim": "256"}, "hidden_dim must be a whole number, found '256'"),
+        ({"num_class": 3}, "no setting 'num_class'; did you mean 'num_classes'"),
         ({"hidden_dims": 256}, "no setting 'hidden_dims'; did you mean 'hidden_dim'"),
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),
     ],

@@ -53,6 +53,7 @@ SYNONYMS = {
     "max_dets": "top_k topk max_det max_detections maxdets",
     "max_detections": "top_k topk max_det max_dets",
     "max_queries": "top_k topk max_det max_detections",
+    "num_classes": "n_classes nclasses nc num_labels num_class classes_num class_num num_categories",
     "num_queries": "n_queries nqueries num_query queries_num num_object_queries num_proposals num_detections",
     "nheads": "heads n_heads num_heads num_attention_heads attention_heads n_head",
     "hidden_dim": "hidden hidden_size d_model dim model_dim embed_dim embedding_dim width embed_dims",
