@@ -190,12 +190,12 @@ class _Predictions:
         return cls(logits.sigmoid() if out.sigmoid else logits.softmax(-1)[..., :-1], out.boxes.float().cpu(), masks)
 
     @classmethod
-    def of_detections(cls, found: Mapping[str, Tensor], classes: int, size: tuple[int, int]) -> _Predictions:
+    def of_detections(cls, outputs: Mapping[str, Tensor], classes: int, size: tuple[int, int]) -> _Predictions:
         """From a graph with built-in steps: each of its detections becomes a query that knows one class."""
-        scores = torch.zeros(*found["scores"].shape, classes).scatter(
-            2, found["labels"][..., None].long(), found["scores"][..., None]
+        scores = torch.zeros(*outputs["scores"].shape, classes).scatter(
+            2, outputs["labels"][..., None].long(), outputs["scores"][..., None]
         )
-        x1, y1, x2, y2 = found["boxes"].unbind(-1)
+        x1, y1, x2, y2 = outputs["boxes"].unbind(-1)
         height, width = size
         boxes = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
         return cls(scores, torch.stack(boxes, -1), None)

@@ -108,10 +108,10 @@ def parse_size(text: str) -> tuple[int, int] | None:
     """
     if not text:
         return None
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not found or not int(found[1]) or not int(found[2]):
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or not int(match[1]) or not int(match[2]):
         raise ConfigError(f"--size: expected HEIGHTxWIDTH in pixels, such as 640x640, found {text!r}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def calibration_samples(config: ExportConfig, detector: Detector, splits: dict[str, Split]) -> list[Sample]:

@@ -203,8 +203,8 @@ def _mode(path: str | Path) -> int:
 
 def _address(text: str) -> str:
     """The scheme of an address such as https://...; empty: it is none. `Path` makes one slash of two."""
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
-    return found[1].lower() if found else ""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
+    return scheme[1].lower() if scheme else ""
 
 
 def _why_not(text: str, mode: int) -> str:

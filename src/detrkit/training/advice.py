@@ -80,7 +80,7 @@ def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size
     measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]
     usual = _usual_rate(config)
     rate = f"--lr {config.lr:g}" + ("" if config.lr == usual else f", where this recipe and model have {usual:g}")
-    found = {
+    lines_of = {
         "Epochs": f"{last['epoch']:.0f} of {config.epochs}, of {len(data.train)} images each, were {last['step']:.0f} "
         f"steps; {measured} (docs/benchmarks/convergence.md)",
         "Rate": f"{rate}; {rose or 'the training loss did not run away'}",
@@ -91,7 +91,7 @@ def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size
         else f"detrkit train --data {shlex.quote(config.data or 'DATA')} --overfit 8 must come near AP 1; if it "
         "does not, the boxes or classes in the files are not what you think: see detrkit check, and report/",
     }
-    return {word: line for word, line in found.items() if line}
+    return {word: line for word, line in lines_of.items() if line}
 
 
 def loss_rose(history: list[Row]) -> str:
@@ -114,10 +114,10 @@ def _usual_rate(config: TrainConfig) -> float:
 def _sizes(data: Data, image_size: int) -> str:
     """Sizes of objects at the resolution of the model, as a sentence."""
     sides = [
-        min(found.box[2] - found.box[0], found.box[3] - found.box[1]) * image_size / min(image.height, image.width)
+        min(obj.box[2] - obj.box[0], obj.box[3] - obj.box[1]) * image_size / min(image.height, image.width)
         for image in data.train.images
-        for found in image.objects
-        if not found.crowd
+        for obj in image.objects
+        if not obj.crowd
     ]
     if not sides:
         return ""
@@ -141,4 +141,4 @@ def _classes(data: Data) -> str:
 def _occurring(split: Split) -> set[str]:
     """Names of the classes that a split shows."""
     names = dict(zip(split.categories.ids, split.categories.names, strict=True))
-    return {names[found.category_id] for image in split.images for found in image.objects if not found.crowd}
+    return {names[obj.category_id] for image in split.images for obj in image.objects if not obj.crowd}

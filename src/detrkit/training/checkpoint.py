@@ -192,11 +192,11 @@ class ResumePoint:
         Raises:
             ConfigError: the model settings or classes are not those of the checkpoint.
         """
-        for name, found in model_args.items():
-            expected = self.metadata["model_args"].get(name, found)
-            if expected != found:
+        for name, value in model_args.items():
+            expected = self.metadata["model_args"].get(name, value)
+            if expected != value:
                 raise ConfigError(
-                    f"{self.path} was trained with {name} {expected!r}, but now it is {found!r}; "
+                    f"{self.path} was trained with {name} {expected!r}, but now it is {value!r}; "
                     "resume with the settings of its config.yaml, or start anew with --weights"
                 )
         if [c["name"] for c in self.metadata["categories"]] != [c["name"] for c in categories]:
@@ -223,12 +223,12 @@ class ResumePoint:
         Raises:
             ConfigError: a setting that makes the batches differs from the checkpoint's.
         """
-        for name, found in settings.items():
-            expected = self.metadata["batches"].get(name, found)
-            if self.batch and expected != found:
+        for name, value in settings.items():
+            expected = self.metadata["batches"].get(name, value)
+            if self.batch and expected != value:
                 raise ConfigError(
                     f"{self.path} was saved inside epoch {self.epoch + 1} with {name} {expected}, but now it is "
-                    f"{found}; finish that epoch with {name} {expected} first, since its batches depend on it"
+                    f"{value}; finish that epoch with {name} {expected} first, since its batches depend on it"
                 )
 
 

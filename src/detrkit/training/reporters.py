@@ -45,16 +45,16 @@ def is_earlier_layer(column: str) -> bool:
 
 def tags(names: Iterable[str]) -> dict[str, str]:
     """Names of metrics in loggers: those of classes without signs that MLflow or TensorBoard refuse, no two alike."""
-    found: dict[str, str] = {}
+    tag_of: dict[str, str] = {}
     for name in names:
         tag = name
         if is_of_a_class(name):
             kind, _, of = name.removeprefix("val/").partition("/")
             tag = f"val/{kind}/{re.sub(r'[^A-Za-z0-9_. -]', '_', of)}"
-        while tag in found.values():
+        while tag in tag_of.values():
             tag += "_"
-        found[name] = tag
-    return found
+        tag_of[name] = tag
+    return tag_of
 
 
 class MetricsFile(Reporter):
@@ -118,9 +118,9 @@ class ClassicLog(Reporter):
         return line | {"epoch": int(row["epoch"]) - 1, "n_parameters": self.n_parameters}
 
     def _losses(self, row: Row, prefix: str, new: str) -> dict[str, float]:
-        found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-        line = {f"{new}{name}": found[name] for name in ("class_error", "loss") if name in found}
-        for name, value in found.items():
+        values = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+        line = {f"{new}{name}": values[name] for name in ("class_error", "loss") if name in values}
+        for name, value in values.items():
             term = name.rpartition("_")[0] if is_earlier_layer(name) else name
             if term not in self.weights:
                 continue

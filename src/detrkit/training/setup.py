@@ -217,10 +217,12 @@ def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     sigmoid = given.get("sigmoid", False)
     if sigmoid != (config.class_loss != "softmax"):
         theirs |= sigmoid_losses() if sigmoid else softmax_losses()
-    found = {name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value}
+    changes = {
+        name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value
+    }
     # a model that is not the named one any more
     architecture = set(_ARCHITECTURE) - {"num_queries"}
-    return found | {"model": ""} if config.model and found.keys() & architecture else found
+    return changes | {"model": ""} if config.model and changes.keys() & architecture else changes
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:
@@ -255,7 +257,7 @@ def _stored_preprocessing(weights: Weights | None, resume: ResumePoint | None) -
 def warn_of_crowds(data: Data, num_queries: int) -> None:
     """Warn, once, of images with more objects than there are queries. They are trained on all the same."""
     counts = {
-        str(image.path): sum(not found.crowd for found in image.objects)
+        str(image.path): sum(not obj.crowd for obj in image.objects)
         for split in (data.train, data.val)
         for image in split.images
     }
@@ -312,9 +314,9 @@ def find_processes(config: TrainConfig) -> Processes:
     Raises:
         ConfigError: the device or that many of them are not there, or torchrun started other processes than asked for.
     """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    device = next(name for name in found if found[name]) if config.device == "auto" else config.device
-    if not found[device]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = next(name for name in available if available[name]) if config.device == "auto" else config.device
+    if not available[device]:
         raise ConfigError(
             f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu, or auto"
         )

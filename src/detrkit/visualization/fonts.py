@@ -100,15 +100,15 @@ def runs(text: str) -> tuple[tuple[str, str], ...]:
     for path, known in _fonts().chosen.items():
         if {ord(c) for c in letters} <= known:
             return ((text, path),) if text else ()
-    found: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     for c in text:
-        path = found[-1][1] if found and (c.isspace() or unicodedata.combining(c)) else _fonts().path_of.get(c, "")
+        path = parts[-1][1] if parts and (c.isspace() or unicodedata.combining(c)) else _fonts().path_of.get(c, "")
         path = path or builtin_font()
-        if found and found[-1][1] == path:
-            found[-1] = (found[-1][0] + c, path)
+        if parts and parts[-1][1] == path:
+            parts[-1] = (parts[-1][0] + c, path)
         else:
-            found.append((c, path))
-    return tuple(found)
+            parts.append((c, path))
+    return tuple(parts)
 
 
 def families(texts: Iterable[str]) -> list[str]:
@@ -145,11 +145,11 @@ def letters_of(path: str) -> npt.NDArray[np.int32]:
     from matplotlib.ft2font import FT2Font
 
     try:
-        found = FT2Font(path)
+        font = FT2Font(path)
         ImageFont.truetype(path, 12)
     except (OSError, RuntimeError, ValueError):
         return np.zeros(0, dtype=np.int32)
-    return np.array(list(found.get_charmap()) if found.scalable else [], dtype=np.int32)
+    return np.array(list(font.get_charmap()) if font.scalable else [], dtype=np.int32)
 
 
 @lru_cache(maxsize=1)

@@ -128,16 +128,16 @@ def resolve_value_range(
     if value_range != "find":
         _note_misfits(measured, deciding, value_range, findings)
         return value_range, [f"in images of more than 8 bits per channel, {value_range} is mapped to 0..255"]
-    found = find_value_range(measured[deciding].values())
-    if found is None:
+    value_range = find_value_range(measured[deciding].values())
+    if value_range is None:
         return None, [f"no image of {deciding} has more than 8 bits, but others have: {UNKNOWN_RANGE}"]
-    _note_misfits(measured, deciding, found, findings)
+    _note_misfits(measured, deciding, value_range, findings)
     count = sum(map(len, deep.values()))
-    notes = [_range_note(list(measured[deciding].values()), found, deciding)]
+    notes = [_range_note(list(measured[deciding].values()), value_range, deciding)]
     plain = sum(map(len, by_split.values())) - count
     if plain:
         notes.append(f"the {plain} images of 8 bits are used as they are, beside {count} of more bits")
-    return found, notes
+    return value_range, notes
 
 
 def _range_note(extents: Sequence[Extent], value_range: ValueRange, name: str) -> str:
