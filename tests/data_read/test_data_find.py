@@ -196,7 +196,7 @@ def test_nothing_found_lists_what_was_looked_for_and_found(tmp_path: Path) -> No
 
 def test_settings_that_do_not_go_together(coco: Any) -> None:
     coco.write()
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(ConfigError, match="expected a data set, found none"):
         open_dataset("")
     with pytest.raises(ConfigError, match="--data_format is yolo"):
         open_dataset(coco.root, data_format="yolo", train_json="train.json")
