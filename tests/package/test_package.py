@@ -1,5 +1,6 @@
 """The package as a whole: public names, weight of imports, sizes and names of files."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -120,3 +121,11 @@ def test_spelling_is_american() -> None:
         if path.name not in exempt:
             found = BRITISH.search(path.read_text(encoding="utf-8"))
             assert not found, f"{path.name}: {found[0]}"
+
+
+def test_no_function_is_long() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name}"

@@ -77,19 +77,9 @@ def read_rtdetr(
     backbone = _backbone(config.get("backbone_config") or {}, folder)
     block, blocks, _ = DESIGNS[backbone]
     names = [*_names(*layers, len(strides)), *resnet_vd_names(blocks, block.expansion > 1)]
-    attentions = [
-        *(
-            (f"transformer.encoder.layers.{k}.self_attn", f"model.encoder.aifi.0.layers.{k}.self_attn")
-            for k in range(layers[0])
-        ),
-        *(
-            (f"transformer.decoder.layers.{k}.self_attn", f"model.decoder.layers.{k}.self_attn")
-            for k in range(layers[1])
-        ),
-    ]
     # n_points_scale is a constant of RT-DETRv2's attention
     learned = {key: value for key, value in tensors.items() if not key.endswith(".n_points_scale")}
-    state_dict = from_theirs(learned, names, attentions)
+    state_dict = from_theirs(learned, names, [*_attentions(*layers)])
     classes = len(state_dict["class_embed.0.bias"])
     model_args = {
         "num_classes": classes,
@@ -122,6 +112,14 @@ def read_rtdetr(
             "dn_box_noise": config.get("box_noise_scale", 1.0),
         }
     return state_dict, model_args, ()
+
+
+def _attentions(enc_layers: int, dec_layers: int) -> Iterator[tuple[str, str]]:
+    """Pairs of keys of self-attention: detrkit's, Hugging Face's."""
+    for k in range(enc_layers):
+        yield f"transformer.encoder.layers.{k}.self_attn", f"model.encoder.aifi.0.layers.{k}.self_attn"
+    for k in range(dec_layers):
+        yield f"transformer.decoder.layers.{k}.self_attn", f"model.decoder.layers.{k}.self_attn"
 
 
 def _backbone(config: Mapping[str, Any], folder: Path) -> str:
