@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, cast
 
 from detrkit.config.fields import Count, Index, NamesOf, Settings, Share, Travels, Weight
 
@@ -69,18 +69,8 @@ class DataChoice(Settings):
 
     def dataset_kwargs(self, data_format: str = "") -> DatasetKwargs:
         """Keyword arguments for `open_dataset`; `data_format` overrides the chosen one."""
-        return DatasetKwargs(
-            data=self.data,
-            data_format=data_format or self.data_format,
-            train_json=self.train_json,
-            val_json=self.val_json,
-            train_images=self.train_images,
-            val_images=self.val_images,
-            panoptic_json=self.panoptic_json,
-            panoptic_dir=self.panoptic_dir,
-            strict=self.strict,
-            box_format=self.box_format,
-        )
+        settings = {name: getattr(self, name) for name in DatasetKwargs.__annotations__}
+        return cast(DatasetKwargs, settings | ({"data_format": data_format} if data_format else {}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,16 +154,13 @@ def build_training_model(
         weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
         for note in weights.notes:
             warnings.warn(note, stacklevel=2)
-    brought = {}
-    if weights:
-        stated = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
-        brought = _brought(config, stated)
+    brought = _brought(config, weights) if weights else {}
     config = replace(config, **brought)
     trained = filled or bool(source) or config.backbone_weights != "none"
     norm = _norm(config, weights, resume, trained)
-    card = _card(weights, resume)
+    stated = _stored_args(weights, resume)
     settings = config.model_config(
-        len(categories), class_agnostic=card.get("class_agnostic", False), backbone_norm=norm
+        len(categories), class_agnostic=stated.get("class_agnostic", False), backbone_norm=norm
     )
     model_args = asdict(settings)
     images = _stored_preprocessing(weights, resume)
@@ -209,8 +206,9 @@ def build_training_model(
     )
 
 
-def _brought(config: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that weights, built by the keywords `given`, change among those that were left at their defaults."""
+def _brought(config: TrainConfig, weights: Weights) -> dict[str, Any]:
+    """The settings that weights change, among those that were left at their defaults."""
+    given = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
     default, classic = _defaults(config), TrainConfig()
     theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
     theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
@@ -240,7 +238,7 @@ def _check_known(kept: list[FitRow], source: str) -> None:
         )
 
 
-def _card(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
+def _stored_args(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
     """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
     if weights:
         return weights.model_args
