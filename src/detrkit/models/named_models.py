@@ -23,8 +23,7 @@ class NamedModel:
 def list_models() -> list[NamedModel]:
     """All models that have a name: architectures first, then those that are published weights alone.
 
-    >>> [each.name for each in detrkit.list_models()[:2]]
-    ['detrkit_n', 'detrkit_s']
+    names = [each.name for each in detrkit.list_models()]
     """
     named = [NamedModel(name, (make.__doc__ or "").splitlines()[0], name in PUBLISHED) for name, make in MODELS.items()]
     known = {each.name for each in named}
