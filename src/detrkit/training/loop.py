@@ -255,7 +255,11 @@ class Trainer:
         rates = self.lr_schedule.rates(epoch, index / len(self.loader), step)
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
-        torch.manual_seed(seed_of(self.seed, epoch, index, self.fabric.global_rank))
+        seed = seed_of(self.seed, epoch, index, self.fabric.global_rank)
+        if self.fabric.device.type == "cpu":  # torch.manual_seed formats the stack on every call, for a GPU to come
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def look_at_clock(self) -> None:
         """Set the flags that depend on the time of this rank; the ranks agree on them during the step."""
