@@ -212,6 +212,8 @@ class Output:
     """Whether classes are independent sigmoids (focal loss and its variants) instead of a softmax with "no object"."""
     branches: list[Branch] = field(default_factory=list)
     """Auxiliary outputs, in training only; empty in evaluation."""
+    loss_inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Outputs of a model of transformers that its own loss takes, under the names of that loss; empty for others."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from torchvision import tv_tensors
 
 from detrkit.data.loader import collate
@@ -22,8 +21,7 @@ from detrkit.data.transforms.resize_crop import (
     resized_size,
     train_transform,
 )
-from detrkit.models.backbones.base import Backbone, Features
-from detrkit.models.layers.position_encoding import SinePosition
+from detrkit.models.detection_model import normalize
 
 
 def scene(height: int, width: int, rectangles: list[tuple[int, int, int, int]]) -> tuple[torch.Tensor, Objects]:
@@ -177,9 +175,10 @@ def test_images_reach_the_model_as_pixels_which_it_normalizes_as_the_field_does(
     image, target = eval_transform(64)(pixels)
     assert image.dtype == torch.uint8
     assert torch.equal(image, pixels)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    colors = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in colors)
     batch = collate([(image, target)])
-    seen = Backbone(Features(nn.Identity(), (3,), (1,)), SinePosition(4)).normalize(batch.images, batch.padding_mask)
+    seen = normalize(batch.images, batch.padding_mask, *colors)
     assert torch.allclose(seen[0].double(), (pixels.double() / 255 - mean) / std, atol=1e-5)
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].dtype == torch.int64

@@ -93,7 +93,7 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
     with torch.no_grad():
         expected = PlainBackend(model).forward_detection(*batch)
         assert_same(OptimizedBackend(model).forward_detection(*batch), expected, 1e-4)
-        normalized = model.backbone.normalize(*batch), batch[1]
+        normalized = model.normalize(*batch), batch[1]
         assert_same(
             OptimizedBackend(model).forward_detection(*normalized), expected, 1e-4
         )  # images that are floats already

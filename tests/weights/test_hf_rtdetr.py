@@ -88,7 +88,7 @@ def test_images_are_not_normalized(folder: Path) -> None:
     detector = Detector.load(folder, device="cpu", image_size=64)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = detector.prepare([image])
-    seen = detector.model.backbone.normalize(batch.images, batch.padding_mask)
+    seen = detector.model.normalize(batch.images, batch.padding_mask)
     torch.testing.assert_close(seen[0], image / 255)
     assert detector.prepare([image[:, :30], image]).images.shape == (2, 3, 64, 64)
     change(folder, "preprocessor_config.json", do_normalize=True, size={"shortest_edge": 320})

@@ -26,8 +26,8 @@ from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.inference import Detector
 from detrkit.inference.optimized import HALVES
 from detrkit.inference.postprocess import panoptic, postprocess
-from detrkit.losses import Criterion
-from detrkit.models import DETR
+from detrkit.losses import DetectionCriterion
+from detrkit.models import DetectionModel
 from detrkit.structures import Batch, Output
 from detrkit.training.optim import build_optimizer
 from detrkit.training.step import DetectionLoss
@@ -177,8 +177,8 @@ def step_variants(context: BenchmarkContext, steps: dict[str, Step]) -> list[Var
 
 
 def _training_step(
-    model: DETR,
-    criterion: Criterion,
+    model: DetectionModel,
+    criterion: DetectionCriterion,
     batch: Batch,
     device: torch.device,
     precision: str = "fp32",

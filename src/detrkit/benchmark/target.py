@@ -47,7 +47,7 @@ class BenchmarkTarget:
     @property
     def masks(self) -> bool:
         """Whether the model has a mask head."""
-        return self.setup.model.mask_head is not None
+        return self.setup.model.makes_masks
 
     def batch(self, size: int) -> Batch:
         """A batch of the first images, repeated if they are too few, as evaluation prepares them, with their

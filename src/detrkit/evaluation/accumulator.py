@@ -20,7 +20,7 @@ from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticSums
 from detrkit.inference.backend import Backend
 from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.ops.console import track
 from detrkit.ops.masks import encode_rles
 from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
@@ -122,7 +122,7 @@ class DetectionAccumulator:
 
 
 def collect_split(
-    model: DETR | Backend,
+    model: DetectionModel | Backend,
     split: Split,
     categories: Categories,
     collector: DetectionAccumulator,
@@ -150,14 +150,18 @@ def collect_split(
     """
     transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
-    if isinstance(model, DETR):
+    if isinstance(model, DetectionModel):
         model.eval()
     collect_batches(model, track(loader, "Detecting", quiet=quiet), collector, device=device)
 
 
 @torch.no_grad()
 def collect_batches(
-    model: DETR | Backend, batches: Iterable[Batch], collector: DetectionAccumulator, *, device: torch.device | str
+    model: DetectionModel | Backend,
+    batches: Iterable[Batch],
+    collector: DetectionAccumulator,
+    *,
+    device: torch.device | str,
 ) -> None:
     """Run a model, in evaluation mode on `device`, on a stream of batches and add its outputs to a collector."""
     for batch in batches:

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.inference.optimized import halve
 from detrkit.inference.postprocess import best_pairs
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Output, Preprocessing
 
@@ -32,7 +32,7 @@ class Graph(nn.Module):
         half: most of the arithmetic in float16 or bfloat16, as under autocast; None: float32.
     """
 
-    def __init__(self, model: DETR, max_queries: int = 0, half: torch.dtype | None = None) -> None:
+    def __init__(self, model: DetectionModel, max_queries: int = 0, half: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model.eval()
         self.max_queries, self.in_half = max_queries, half
@@ -50,7 +50,7 @@ class Graph(nn.Module):
 
     def output(self, images: Tensor, padding_mask: Tensor) -> Output:
         """The output for the best `max_queries` queries, in float32."""
-        images = self.model.backbone.normalize(images, padding_mask)
+        images = self.model.normalize(images, padding_mask)
         with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
             out = self.model.forward_detection(images, padding_mask)
             logits, boxes, masks = out.logits.float(), out.boxes.float(), None

@@ -39,7 +39,7 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
                 "--image_size changes that"
             )
         size = own if size or config.builtin else None
-    if config.builtin and model.mask_head is not None:
+    if config.builtin and model.makes_masks:
         raise ConfigError(
             "expected a model of boxes alone for --builtin, found one with masks, which have no place in its outputs; "
             "export it without --builtin"
@@ -63,11 +63,11 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
     count = min(config.max_queries or model.num_queries, model.num_queries)
     return ExportMetadata(
         categories=detector.categories,
-        preprocessing=replace(detector.preprocessing, mean=model.backbone.mean, std=model.backbone.std),
+        preprocessing=replace(detector.preprocessing, mean=model.mean, std=model.std),
         num_queries=count,
         top_k=count if model.sigmoid else 0,
         sigmoid=model.sigmoid,
-        masks=model.mask_head is not None,
+        masks=model.makes_masks,
         builtin=config.builtin,
         size=size,
         batch_size=config.fixed_batch or None,

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.structures import Output
 
 
@@ -48,11 +48,11 @@ class PlainBackend:
         device: where the model runs.
     """
 
-    def __init__(self, model: DETR, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: DetectionModel, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.sigmoid, self.num_queries = model.sigmoid, model.num_queries
-        self.makes_masks = model.mask_head is not None
+        self.makes_masks = model.makes_masks
 
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
         """Predict a batch, see `Backend.forward_detection`."""

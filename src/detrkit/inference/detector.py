@@ -27,7 +27,7 @@ from detrkit.inference.optimized import Compile, OptimizedBackend, Precision, ch
 from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
 from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.inference.streaming import blank_batch, run_batched, sizes_of, stream_batches, with_names
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.models.arguments import size_pairs, whole_number
 from detrkit.models.checkpoints import fit_weights, load_weights, with_new_heads
 from detrkit.ops.value_range import ValueRange
@@ -55,7 +55,7 @@ class Detector:
 
     def __init__(
         self,
-        model: DETR | Backend,
+        model: DetectionModel | Backend,
         categories: Categories,
         preprocessing: Preprocessing | int,
         device: torch.device | str = "cpu",
@@ -63,7 +63,7 @@ class Detector:
         check_parts(model, categories)
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing(whole_number(preprocessing, "an image_size", 1))
-        self.backend: Backend = PlainBackend(model, device) if isinstance(model, DETR) else model
+        self.backend: Backend = PlainBackend(model, device) if isinstance(model, DetectionModel) else model
         self.device = self.backend.device
         self.categories = categories
         self.preprocessing = preprocessing
@@ -81,14 +81,14 @@ class Detector:
         return self.preprocessing.value_range
 
     @property
-    def model(self) -> DETR:
+    def model(self) -> DetectionModel:
         """The PyTorch model.
 
         Raises:
             ConfigError: the backend is an exported file, which has no modules.
         """
         model = getattr(self.backend, "model", None)
-        if not isinstance(model, DETR):
+        if not isinstance(model, DetectionModel):
             raise ConfigError(
                 "expected a detector whose model runs in PyTorch, found that of an exported file; load the checkpoint "
                 "that it was exported from"

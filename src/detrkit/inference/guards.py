@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from detrkit.errors import ConfigError, OutOfMemoryError, WeightsError, is_out_of_memory
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.models.arguments import unit_number, whole_number
 from detrkit.structures import Categories
 
@@ -76,7 +76,7 @@ def check_parts(model: object, categories: object) -> None:
             f"expected Categories, found a {type(categories).__name__}; make them of ids and names, for example "
             'Categories((1, 2), ("cat", "dog"))'
         )
-    if isinstance(model, DETR) and len(categories) != model.num_classes:
+    if isinstance(model, DetectionModel) and len(categories) != model.num_classes:
         raise ConfigError(
             f"expected a category for each of the model's {model.num_classes} classes, found {len(categories)}; "
             "build the model with that num_classes"

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from detrkit.errors import ConfigError, is_out_of_memory
 from detrkit.inference.shape_buckets import ShapeBuckets, batch_bucket
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.models.fuse_bn import fold_norms
 from detrkit.models.layers.attention import MultiheadAttention
 from detrkit.structures import Output
@@ -52,7 +52,7 @@ class OptimizedBackend:
 
     def __init__(
         self,
-        model: DETR,
+        model: DetectionModel,
         device: torch.device | str = "cpu",
         *,
         half: torch.dtype | None = None,
@@ -63,7 +63,7 @@ class OptimizedBackend:
         self.model = fold_norms(model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.sigmoid, self.num_queries = model.sigmoid, model.num_queries
-        self.makes_masks = model.mask_head is not None
+        self.makes_masks = model.makes_masks
         self.half, self.buckets, self.compile_backend = half, buckets, compile_backend
         if half is not None:
             halve(self.model, half)
@@ -135,7 +135,7 @@ def _first_call_explained(run: Forward, shapes: int) -> Forward:
     return call
 
 
-def halve(model: DETR, half: torch.dtype) -> None:
+def halve(model: DetectionModel, half: torch.dtype) -> None:
     """Store weights of matrix products and convolutions as autocast would cast them at every call. Norms, embeddings
     and the exact heads stay float32."""
     exact = {module for head in model.exact_heads for module in head.modules()}

@@ -3,6 +3,7 @@ training-only branch. How predictions meet objects is in `supervision`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -31,7 +32,43 @@ class WeightedTerm(NamedTuple):
     """Whether it needs masks, which only the last decoder layer has, and no branch."""
 
 
-class Criterion(nn.Module):
+class DetectionCriterion(nn.Module, ABC):
+    """Losses of a detector by name, and their weighted sum.
+
+    Args:
+        weights: weight of each term; 0: it is only logged.
+        sigmoid: kind of class scores that the class loss is for; see `Output`.
+        branch_weights: weight of all losses of a branch, by its name; 1 for branches that are not in it.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], *, sigmoid: bool, branch_weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.weights, self.sigmoid, self.branch_weights = dict(weights), sigmoid, dict(branch_weights or {})
+
+    @abstractmethod
+    def forward(self, out: Output, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Compute scalars by name: `term` at the last decoder layer, `term_0`, `term_1`, ... at earlier ones, and
+        `branch/term`, `branch/term_0`, ... of a branch.
+
+        Args:
+            out: of the model.
+            targets: one per image.
+        """
+
+    def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
+        """The scalar to minimize: each loss times the weight of its term and branch, over all decoder layers."""
+        parts, factors = [], []
+        for name, loss in losses.items():
+            branch, _, term = name.rpartition("/")
+            if weight := self.weights.get(_term_of(term), 0):
+                parts.append(loss)
+                factors.append(weight * self.branch_weights.get(branch, 1.0))
+        return (torch.stack(parts) * torch.tensor(factors).to(parts[0].device, non_blocking=True)).sum()
+
+
+class Criterion(DetectionCriterion):
     """The set prediction loss: outputs and targets to losses by name, in float32, also under autocast.
 
     Args:
@@ -53,9 +90,8 @@ class Criterion(nn.Module):
         branch_weights: Mapping[str, float] | None = None,
         mask_padding: bool = True,
     ) -> None:
-        super().__init__()
-        self.matcher, self.terms = matcher, tuple(terms)
-        self.sigmoid, self.assigner, self.branch_weights = sigmoid, assigner, dict(branch_weights or {})
+        super().__init__({t.name: t.weight for t in terms}, sigmoid=sigmoid, branch_weights=branch_weights)
+        self.matcher, self.terms, self.assigner = matcher, tuple(terms), assigner
         self.mask_padding = mask_padding
 
     def forward(self, out: Output, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -97,17 +133,6 @@ class Criterion(nn.Module):
                 values = {t.name: t.term(matched if t.every_layer else last) for t in terms}  # [L] or [1] each
                 losses |= _named(one.prefix, values)
         return losses
-
-    def weighted_sum(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar to minimize: each loss times the weight of its term and branch, over all decoder layers."""
-        weights = {t.name: t.weight for t in self.terms if t.weight}
-        parts, factors = [], []
-        for name, loss in losses.items():
-            branch, _, term = name.rpartition("/")
-            if (term := _term_of(term)) in weights:
-                parts.append(loss)
-                factors.append(weights[term] * self.branch_weights.get(branch, 1.0))
-        return (torch.stack(parts) * torch.tensor(factors).to(parts[0].device, non_blocking=True)).sum()
 
     def match(self, out: Output, targets: Sequence[Target]) -> Pairs:
         """(query indices, target indices) of each image at the last decoder layer."""

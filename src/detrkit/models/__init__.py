@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detrkit.models.build import build_model
+from detrkit.models.detection_model import DetectionModel
 from detrkit.models.detr import DETR
 
-__all__ = ["DETR", "build_model"]
+__all__ = ["DETR", "DetectionModel", "build_model"]

@@ -20,6 +20,7 @@ from detrkit.models.backbones.families import build_features
 from detrkit.models.decoder import Decoder, DecoderLayer
 from detrkit.models.denoising import Denoising
 from detrkit.models.dense_head import PRIOR, DenseHead
+from detrkit.models.detection_model import Color
 from detrkit.models.detr import DETR, QuerySource
 from detrkit.models.dynamic_mask_head import DynamicMaskHead
 from detrkit.models.encoder import Encoder, EncoderLayer
@@ -44,10 +45,6 @@ from detrkit.models.two_stage import SelectedQueries
 
 _COARSEST = 32
 """Stride of the backbone's last feature map."""
-
-
-Color = tuple[float, float, float]
-"""A value for each channel: red, green, blue."""
 
 
 def build_model(

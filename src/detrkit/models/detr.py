@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +19,15 @@ from detrkit.models.arguments import as_targets
 from detrkit.models.backbones.base import Backbone
 from detrkit.models.denoising import Denoising, NoisedQueries
 from detrkit.models.dense_head import DenseHead
+from detrkit.models.detection_model import Color, DetectionModel
 from detrkit.models.dynamic_mask_head import DynamicMaskHead
-from detrkit.models.frozen import freeze, frozen_parts
+from detrkit.models.frozen import freeze
 from detrkit.models.layers.feature_levels import Level, Memory
 from detrkit.models.layers.feed_forward import LayerList
 from detrkit.models.layers.input_proj import ChannelMapper, SingleLevelProj
 from detrkit.models.layers.mlp import run_in_float32
 from detrkit.models.mask_head import MASK_PARTS, AttentionMap, MaskHead, add_prefix, remove_prefix
-from detrkit.models.mask_predictor import AttentionMaskPredictor, DynamicMaskPredictor, MaskPredictor, all_queries
+from detrkit.models.mask_predictor import AttentionMaskPredictor, DynamicMaskPredictor, MaskPredictor
 from detrkit.models.queries import AnchorQueries, LearnedQueries, PointQueries, Queries
 from detrkit.models.transformer import Transformer
 from detrkit.models.two_stage import SelectedQueries
@@ -36,7 +36,7 @@ from detrkit.structures import Branch, Output, Target
 QuerySource = LearnedQueries | PointQueries | AnchorQueries | SelectedQueries
 
 
-class DETR(nn.Module):
+class DETR(DetectionModel):
     """Images to a set of objects. The state-dict keys of the classic model are those of the reference DETR.
 
     `build_model` makes the parts and puts them together.
@@ -89,21 +89,7 @@ class DETR(nn.Module):
         if mask_head is not None:
             self.register_state_dict_post_hook(add_prefix)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(remove_prefix)  # type: ignore[no-untyped-call]
-        self.model_args: dict[str, Any] = {}
-        """Keywords of `build_model` that rebuild this model; empty where the parts were put together otherwise."""
-
-    def forward(self, images: Tensor, padding_mask: Tensor, targets: Sequence[Target] | None = None) -> Output:
-        """Detect the objects of images [B, 3, H, W] with padding [B, H, W] (bool, True = padding).
-
-        Float images are already normalized. uint8 images are RGB pixels, which are normalized on the device of the
-        model: the transfer to it is four times smaller. `targets` matter in training alone, for the denoising queries.
-        In evaluation the output has the masks of all queries; in training those of matched queries are predicted later.
-        """
-        out = self.forward_detection(images, padding_mask, targets)
-        if self.training or out.predict_masks is None:
-            return out
-        masks = out.predict_masks(*all_queries(out.boxes))  # [B * Q, H / 4, W / 4]
-        return replace(out, masks=masks.view(*out.boxes.shape[:2], *masks.shape[1:]))
+        self.model_args = {}  # keywords of `build_model`
 
     def forward_detection(
         self,
@@ -117,7 +103,7 @@ class DETR(nn.Module):
 
         With `last_only`, in evaluation, `aux` is empty and nothing is computed for it alone.
         """
-        images = self.backbone.normalize(images, padding_mask)  # float [B, 3, H, W]
+        images = self.normalize(images, padding_mask)  # float [B, 3, H, W]
         maps = self.backbone(images)  # [B, C_l, h_l, w_l] per stride, finest first
         high_res_features, maps = maps[: self.backbone.num_high_res], maps[self.backbone.num_high_res :]
         levels = self.backbone.to_levels(self.input_proj(maps), padding_mask)  # Levels: features [B, D, h_l, w_l]
@@ -151,13 +137,6 @@ class DETR(nn.Module):
         for layers in (self.transformer.encoder.layers, self.transformer.decoder.layers):
             assert isinstance(layers, LayerList)
             layers.checkpointed = True
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; frozen parts stay in evaluation mode, see `models.frozen`."""
-        super().train(mode)
-        for part in frozen_parts(self):
-            part.eval()
-        return self
 
     @property
     def branches_active(self) -> bool:
@@ -286,6 +265,31 @@ class DETR(nn.Module):
     def num_queries(self) -> int:
         """Q, the largest number of objects that can be detected in one image."""
         return self.query_embed.layout.matching
+
+    @property
+    def mean(self) -> Color:
+        """Mean of each color channel (RGB in 0..1), that of the backbone's weights unless told otherwise."""
+        return self.backbone.mean
+
+    @property
+    def std(self) -> Color:
+        """Standard deviation of each color channel (RGB in 0..1), likewise."""
+        return self.backbone.std
+
+    @property
+    def makes_masks(self) -> bool:
+        """Whether the model has a mask head."""
+        return self.mask_head is not None
+
+    @property
+    def compiled_parts(self) -> list[nn.Module]:
+        """The backbone, the encoder, the dense head and the decoder's layers.
+
+        The code between them looks at targets or makes queries of the best tokens: it is a small part of the work, and
+        differs from batch to batch.
+        """
+        parts = [self.backbone, self.transformer.encoder, *self.transformer.decoder.layers]
+        return [*parts, self.dense_head] if self.dense_head else parts
 
     @property
     def stride(self) -> int:

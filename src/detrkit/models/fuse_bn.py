@@ -8,6 +8,7 @@ RepVGG block become one convolution (Ding et al. 2021, section 3.3).
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.models.backbones.base import Stages
-from detrkit.models.detr import DETR
+from detrkit.models.detection_model import DetectionModel
 from detrkit.models.hybrid_encoder import ConvNorm, RepVGGBlock
+
+ModelT = TypeVar("ModelT", bound=DetectionModel)
 
 IN_ORDER = (nn.Sequential, Stages, BasicBlock, Bottleneck, ConvNorm)
 """Modules whose norms take the output of the child before, which has no other use."""
 
 
-def fold_norms(model: DETR) -> DETR:
+def fold_norms(model: ModelT) -> ModelT:
     """Copy a model, for evaluation alone, without the batch norms that can be folded.
 
     These are the batch norms of backbones, channel mapper and hybrid encoder; backbones of timm keep theirs. Outputs

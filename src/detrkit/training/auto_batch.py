@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.structures import Output, Target
 
 MASKS = 20
@@ -53,7 +53,7 @@ def explain_out_of_memory(
 
 
 def find_batch_size(
-    model: DETR,
+    model: DetectionModel,
     *,
     height: int,
     width: int,
@@ -88,7 +88,7 @@ def find_batch_size(
     return _least_over_ranks(size)
 
 
-def _step(model: DETR, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
+def _step(model: DetectionModel, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
     """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks.
 
     One object an image is enough for as many denoising queries as there may be.
@@ -108,7 +108,9 @@ def _step(model: DETR, count: int, height: int, width: int, device: torch.device
     torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
 
 
-def _try_on_cuda(model: DETR, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:
+def _try_on_cuda(
+    model: DetectionModel, height: int, width: int, limit: int, device: torch.device, precision: Any
+) -> int:
     total = torch.cuda.get_device_properties(device).total_memory
     # AdamW's two moments come with the first real step
     moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -130,7 +132,7 @@ def _try_on_cuda(model: DETR, height: int, width: int, limit: int, device: torch
     return fits
 
 
-def _estimate(model: DETR, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:
+def _estimate(model: DetectionModel, height: int, width: int, limit: int, device: torch.device, precision: Any) -> int:
     seen: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

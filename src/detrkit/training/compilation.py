@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 
 SIDE = 128
 """Pixels. Images of at most 1333 x 1333 come in at most 11 x 11 shapes, those of one aspect in about 7."""
 
 
-def compile_parts(model: DETR, backend: str = "inductor") -> None:
-    """Compile the backbone, the encoder, the dense head and the decoder's layers, in place; keys stay what they are.
+def compile_parts(model: DetectionModel, backend: str = "inductor") -> None:
+    """Compile the parts of a model that see images alone, in place; keys stay what they are.
 
-    What lies between them looks at targets or makes queries of the best places: it is a small part of the work, and
-    differs from batch to batch. Nothing is compiled before the first step.
+    Nothing is compiled before the first step.
 
     Args:
         model: any.
@@ -29,8 +28,7 @@ def compile_parts(model: DETR, backend: str = "inductor") -> None:
     """
     # one graph a shape, in training and evaluation; beyond this many, parts would silently go on uncompiled
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
-    parts = [model.backbone, model.transformer.encoder, *model.transformer.decoder.layers]
-    for part in (*parts, *([model.dense_head] if model.dense_head else [])):
+    for part in model.compiled_parts:
         part.compile(backend=backend)
 
 

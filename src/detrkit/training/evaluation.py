@@ -18,8 +18,8 @@ from detrkit.evaluation.accumulator import DetectionAccumulator
 from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import CocoMetrics, compute_coco_metrics, gather_detections
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMetrics
-from detrkit.losses import Criterion
-from detrkit.models import DETR
+from detrkit.losses import DetectionCriterion
+from detrkit.models import DetectionModel
 from detrkit.structures import Batch, Output, Target
 from detrkit.training.monitor import class_columns
 
@@ -66,7 +66,7 @@ class Validator:
 
     def __init__(
         self,
-        criterion: Criterion,
+        criterion: DetectionCriterion,
         gt: dict[str, Any],
         category_ids: tuple[int | None, ...],
         *,
@@ -88,7 +88,7 @@ class Validator:
     @torch.no_grad()
     def run(
         self,
-        model: DETR,
+        model: DetectionModel,
         loader: DataLoader[Batch],
         *,
         device: torch.device,

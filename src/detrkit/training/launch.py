@@ -23,15 +23,22 @@ class Autocast(MixedPrecision):
         return data
 
 
-def launch(config: TrainConfig, processes: Processes) -> Fabric:
+def launch(config: TrainConfig, processes: Processes, *, idle_parts: bool = False) -> Fabric:
     """Start the processes of a run that torchrun or Slurm did not start, and connect all of them.
 
     Each is started by the command of this one.
+
+    Args:
+        config: the settings.
+        processes: device and number of processes.
+        idle_parts: see `DetectionModel.has_idle_parts`.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # its notes are of no concern to users
     strategy: DDPStrategy | Literal["auto"] = "auto"
     if processes.world > 1:
-        strategy = DDPStrategy(find_unused_parameters=_has_idle_parts(config), gradient_as_bucket_view=True)
+        strategy = DDPStrategy(
+            find_unused_parameters=idle_parts or _has_idle_parts(config), gradient_as_bucket_view=True
+        )
     fabric = Fabric(
         accelerator=processes.accelerator,
         devices=processes.devices,

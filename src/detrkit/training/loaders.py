@@ -14,7 +14,7 @@ from detrkit.data.loader import EpochLoader, eval_loader, train_loader
 from detrkit.data.records import Split
 from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.resize_crop import Augmentation, eval_transform, train_transform
-from detrkit.models import DETR
+from detrkit.models import DetectionModel
 from detrkit.structures import Batch
 from detrkit.training.auto_batch import find_batch_size, free_memory
 from detrkit.training.resolve_auto import OVERFIT_STEPS
@@ -32,13 +32,13 @@ class Datasets:
     val: DetectionDataset
 
 
-def make_datasets(config: TrainConfig, data: Data, model: DETR, image_size: int) -> Datasets:
+def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_size: int) -> Datasets:
     """Datasets with the transforms and the cache that the settings ask for; `image_size` is the shorter side."""
     square_resize = config.square_resize
     augmentation, augment = augmentation_of(config)
     train_cache, val_cache = make_caches(config, data.train, data.val)
     if augment.zoom_out:
-        red, green, blue = (round(255 * channel) for channel in model.backbone.mean)
+        red, green, blue = (round(255 * channel) for channel in model.mean)
         augment = replace(augment, fill=(red, green, blue))
     train = DetectionDataset(
         data.train,
@@ -55,7 +55,7 @@ def make_datasets(config: TrainConfig, data: Data, model: DETR, image_size: int)
     return Datasets(train, val)
 
 
-def largest_batch_size(config: TrainConfig, data: Data, model: DETR, image_size: int, fabric: Fabric) -> int:
+def largest_batch_size(config: TrainConfig, data: Data, model: DetectionModel, image_size: int, fabric: Fabric) -> int:
     """Images per batch and rank that fit into memory (`--batch_size max`); call it on every rank at once."""
     _, augment = augmentation_of(config)
     # the largest batch is padded to the highest and the widest image together

@@ -97,7 +97,7 @@ class TrainingProcess:
             The finished loop.
         """
         config, point = self.config, self.point
-        fabric = launch(config, self.processes)
+        fabric = launch(config, self.processes, idle_parts=self.setup.model.has_idle_parts)
         self.run_dir = Path(fabric.broadcast(str(self.run_dir)))  # rank 0 may have made the one that others would avoid
         model, optimizer = self.setup.model, self.optimizer
         fabric.to_device(model)
@@ -263,8 +263,9 @@ class TrainingProcess:
         rows = LoggerRows(make_loggers(self.config, self.run_dir))
         reporters: list[Reporter] = [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
         if self.classic_log:
-            weights = {term.name: term.weight for term in self.setup.criterion.terms}
-            reporters.append(ClassicLog(self.run_dir / "log.txt", weights, learning(self.setup.model)))
+            reporters.append(
+                ClassicLog(self.run_dir / "log.txt", self.setup.criterion.weights, learning(self.setup.model))
+            )
         return reporters
 
     @contextmanager

@@ -23,8 +23,8 @@ from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import LAST, run_folder
-from detrkit.losses import Criterion, build_criterion
-from detrkit.models import DETR, build_model
+from detrkit.losses import DetectionCriterion, build_criterion
+from detrkit.models import DETR, DetectionModel, build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
@@ -113,8 +113,8 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
 class ModelSetup:
     """The model that training starts from."""
 
-    model: DETR
-    criterion: Criterion
+    model: DetectionModel
+    criterion: DetectionCriterion
     config: TrainConfig
     """The settings, with those that `--weights` brought."""
     brought: dict[str, Any]
@@ -179,6 +179,7 @@ def build_training_model(
         warnings.warn(note, stacklevel=2)
     if config.frozen_weights:
         _check_known(kept, config.frozen_weights)
+        assert isinstance(model, DETR)
         model.freeze_detector()
     criterion = build_criterion(**asdict(config.loss_config(len(categories))))
     if not (trained or resume or config.lr_backbone):
@@ -194,8 +195,8 @@ def build_training_model(
         Preprocessing(
             images.image_size if config.image_size == "auto" else config.image_size,
             config.square_resize,
-            model.backbone.mean,
-            model.backbone.std,
+            model.mean,
+            model.std,
         ),
         lr_backbone,
         "as it is, like the whole detector; only the mask head learns"

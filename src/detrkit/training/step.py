@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, NonFiniteLossError
-from detrkit.losses import Criterion
-from detrkit.models import DETR
+from detrkit.losses import DetectionCriterion
+from detrkit.models import DetectionModel
 from detrkit.structures import Batch, Output, Target
 from detrkit.training.compilation import compile_parts, fill_up
 
@@ -45,7 +45,12 @@ class DetectionLoss(nn.Module):
     """
 
     def __init__(
-        self, model: DETR, criterion: Criterion, *, compiled: bool = False, square_resize: bool = False
+        self,
+        model: DetectionModel,
+        criterion: DetectionCriterion,
+        *,
+        compiled: bool = False,
+        square_resize: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.criterion, self.compiled, self.square_resize = model, criterion, compiled, square_resize

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
+from detrkit.models import DETR
 from detrkit.ops.console import make_console
 from detrkit.structures import Categories
 from detrkit.training.announcements import say_recipe
@@ -120,6 +121,7 @@ def run_training(
     if point:
         point.check_groups(optimizer)
     if reference:
+        assert isinstance(setup.model, DETR)
         restored = reference.restore(setup.model, optimizer, data.categories, recipe=config.recipe)
         setup, start_epoch = replace(setup, kept=restored.rows), restored.epoch or start_epoch
         if start_epoch >= config.epochs:

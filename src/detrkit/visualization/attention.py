@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigError
 from detrkit.inference import Detector
 from detrkit.inference.postprocess import postprocess, query_masks
+from detrkit.models import DETR
 from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.results import Detections
 from detrkit.visualization.attention_maps import AttentionMap, SampledPoints, record_attention, to_finest_level
@@ -63,8 +64,17 @@ class Attention:
 
 @torch.no_grad()
 def compute_attention(detector: Detector, image: Tensor) -> Attention:
-    """Run a detector on an image, uint8 [3, H, W] (RGB), and keep the attention of its last layers."""
+    """Run a detector on an image, uint8 [3, H, W] (RGB), and keep the attention of its last layers.
+
+    Raises:
+        ConfigError: the model is one of transformers, or an exported file.
+    """
     model = detector.model
+    if not isinstance(model, DETR):
+        raise ConfigError(
+            "expected a model of detrkit's own architectures to explain, found one of transformers, whose layers do "
+            "not give their attention; predict and eval show what it detects"
+        )
     maps: list[Tensor] = []
     hooks = [model.input_proj.register_forward_hook(lambda module, given, out: maps.extend(out))]
     mask_logits: list[Tensor] = []

@@ -9,7 +9,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -138,19 +137,6 @@ class Backbone(nn.Module):
         """Images [B, 3, H, W] -> one map [B, C, h, w] for each of `strides`, finest first."""
         features, _ = self.children()
         return features(self._pad_to_multiple(images))
-
-    def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Normalize pixels uint8 [B, 3, H, W] (RGB) by `mean` and `std` -> float32, 0 in the padding.
-
-        Float images are taken to be normalized already, and are returned as they are.
-        """
-        if images.dtype != torch.uint8:
-            return images
-        mean, std = (
-            torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True)
-            for values in (self.mean, self.std)
-        )  # [3, 1, 1] each, in 0..255
-        return ((images.float() - mean) / std).masked_fill(padding_mask[:, None], 0.0)
 
     def to_levels(self, maps: Sequence[Tensor], padding_mask: Tensor) -> list[Level]:
         """Add padding and position encodings to maps [B, D, h, w], from the padding of the images [B, H, W].
