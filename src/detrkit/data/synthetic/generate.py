@@ -8,21 +8,16 @@ FOLDER/panoptic_train.json, panoptic_train/*.png COCO panoptic: the defects are 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from detrkit.data.synthetic.background import GROUND
+from detrkit.data.synthetic.coco_folder import complete_folder, instance_rows, write_coco, write_image
 from detrkit.data.synthetic.defects import DEFECTS, Drawing, draw_image
-from detrkit.errors import ConfigError, DataError
-from detrkit.ops.masks import encode_rle
+from detrkit.errors import ConfigError
 
 _CATEGORIES: list[dict[str, Any]] = [
     {"id": i, "name": name, "supercategory": "defect"} for i, name in enumerate(DEFECTS, start=1)
@@ -77,21 +72,10 @@ def make_demo_dataset(
         "seed": seed,
         **({"panoptic": True} if panoptic else {}),  # without it, the files of older sets stay the same
     }
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if _info(folder) != info:
-            raise DataError(
-                f"expected no folder {folder}, or one with this same demo set, found other files in it; "
-                "choose another folder or remove it"
-            )
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as cleanup:
-        aside = folder.with_name(f".{folder.name}-{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)  # left by a killed process that had this id
-        cleanup.callback(shutil.rmtree, aside, ignore_errors=True)
-        _write_split(aside, "train", range(1, images + 1), info)
-        _write_split(aside, "val", range(images + 1, images + 1 + max(1, images // 5)), info)
-        aside.replace(folder)
+    with complete_folder(folder, info) as new:
+        if new:
+            _write_split(new, "train", range(1, images + 1), info)
+            _write_split(new, "val", range(images + 1, images + 1 + max(1, images // 5)), info)
     return folder
 
 
@@ -109,38 +93,18 @@ def _write_split(root: Path, name: str, ids: range, info: dict[str, Any]) -> Non
         table = np.random.default_rng((info["seed"], image_id, 1)) if "panoptic" in info else None
         drawing = draw_image(size, info["difficulty"], rng, table)
         stem = f"{image_id:06d}"
-        _encode(image_dir / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        write_image(image_dir / f"{stem}.jpg", drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
         rows.append({"id": image_id, "file_name": f"{name}/{stem}.jpg", "height": size, "width": size})
-        annotations = _instances(drawing, image_id, first_id=len(instances) + 1)
+        annotations = instance_rows(drawing.classes, drawing.masks, image_id, first_id=len(instances) + 1)
         instances += annotations
         panoptic_map, segments = _segments(drawing, annotations)
-        _encode(maps / f"{stem}.png", panoptic_map, [])
+        write_image(maps / f"{stem}.png", panoptic_map)
         panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
     things = [{**category, "isthing": 1} for category in _CATEGORIES]
     bare = [{**row, "file_name": Path(row["file_name"]).name} for row in rows]
-    _write(root / f"{name}.json", info, rows, instances, _CATEGORIES)
+    write_coco(root / f"{name}.json", info, rows, instances, _CATEGORIES)
     stuff = _STUFF if "panoptic" in info else _STUFF[:1]
-    _write(root / f"panoptic_{name}.json", info, bare, panoptic, [*things, *stuff])
-
-
-def _instances(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """Make the COCO annotations of one image, with the boxes of the masks."""
-    rows = []
-    for number, (kind, mask) in enumerate(zip(drawing.classes, drawing.masks, strict=True), start=first_id):
-        ys, xs = np.nonzero(mask)
-        x, y = int(xs.min()), int(ys.min())
-        rows.append(
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": kind + 1,
-                "bbox": [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y],
-                "area": int(mask.sum()),
-                "iscrowd": 0,
-                "segmentation": encode_rle(torch.from_numpy(mask)),
-            }
-        )
-    return rows
+    write_coco(root / f"panoptic_{name}.json", info, bare, panoptic, [*things, *stuff])
 
 
 def _segments(drawing: Drawing, instances: list[dict[str, Any]]) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
@@ -167,28 +131,3 @@ def _stuff(segment: int, kind: int, ids: np.ndarray[Any, Any]) -> dict[str, Any]
     x, y = int(xs.min()), int(ys.min())
     box = [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
     return {"id": segment, "category_id": _STUFF[kind]["id"], "bbox": box, "area": len(xs), "iscrowd": 0}
-
-
-def _encode(path: Path, pixels: np.ndarray[Any, Any], options: list[int]) -> None:
-    done, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    assert done
-    path.write_bytes(data.tobytes())
-
-
-def _write(
-    path: Path,
-    info: dict[str, Any],
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-) -> None:
-    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
-def _info(folder: Path) -> Any:
-    """The settings of an existing demo set, or None."""
-    try:
-        return json.loads((folder / "train.json").read_text(encoding="utf-8"))["info"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
