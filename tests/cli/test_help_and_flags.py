@@ -26,14 +26,14 @@ FLAGS = {
     "bbox_loss_coef box_refine cache_gb checkpoint_activations checkpoint_every class_loss clip_max_norm "
     "cls_loss_coef color_jitter compile copy_paste dec_layers decoder denoising dense_convs dense_head "
     "dense_loss_coef device devices dice_loss_coef dilation dim_feedforward dn_box_noise dn_label_noise "
-    "dn_loss_coef dn_queries dropout ema enc_layers encoder encoder_expansion eos_coef epochs eval_every "
-    "feature_levels frozen_weights giou_loss_coef group_by_aspect hidden_dim ignore_mask_padding image_size "
+    "dn_loss_coef dn_queries dropout ema enc_layers encoder encoder_blocks encoder_expansion eos_coef epochs "
+    "eval_every feature_levels frozen_weights giou_loss_coef group_by_aspect hidden_dim ignore_mask_padding image_size "
     "iou_crop k_one2many look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef "
     "masks max_minutes mixup mlflow model monitor mosaic multi_scale nheads no_aug_epochs no_aux_loss norm_decay "
     "num_nodes num_points num_queries num_queries_one2many num_workers output_dir overfit patience "
     "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe resume save_minutes "
-    "score_refine seed set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head val_fraction "
-    "value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
+    "score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head "
+    "val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "

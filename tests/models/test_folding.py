@@ -26,6 +26,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "deformable, two stages": {**LEVELS, "encoder": "deformable", "box_refine": True},
     "hybrid encoder": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "backbone_norm": "batch"},
     "hybrid encoder, narrow": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "encoder_expansion": 0.5},
+    "hybrid encoder, separable": {
+        **LEVELS,
+        "encoder": "hybrid",
+        "backbone": "micro",
+        "encoder_blocks": 1,
+        "separable_convs": True,
+    },
     "mapper with further levels": {**LEVELS, "encoder": "hybrid", "feature_levels": "16,32,64"},
     "dynamic masks": {**LEVELS, "encoder": "hybrid", "backbone": "nano", "masks": True},
 }

@@ -22,7 +22,7 @@ def test_widths_and_strides(name):
     with torch.device("meta"):
         features = resnet_vd(name, strides=(4, 8, 16, 32))
         maps = features(torch.zeros(1, 3, 65, 97))
-    widest = {"nano": 256, "resnet18vd": 512, "resnet34vd": 512}.get(name, 2048)
+    widest = {"micro": 256, "nano": 256, "resnet18vd": 512, "resnet34vd": 512}.get(name, 2048)
     assert features.channels == (widest // 8, widest // 4, widest // 2, widest)
     assert [tuple(each.shape[1:]) for each in maps] == [
         (channels, -(-65 // stride), -(-97 // stride))
@@ -30,8 +30,15 @@ def test_widths_and_strides(name):
     ]
 
 
-def test_nano_is_small():
-    assert sum(p.numel() for p in resnet_vd("nano", "batch").parameters()) < 1.3e6
+@pytest.mark.parametrize("name", ["nano", "micro"])
+def test_small_backbones_are_small(name):
+    assert sum(p.numel() for p in resnet_vd(name, "batch").parameters()) < 1.3e6
+
+
+def test_lean_stem_has_no_pooling_and_a_convolution_less():
+    lean, deep = (resnet_vd(name, "batch").body for name in ("micro", "nano"))
+    assert not hasattr(lean, "maxpool")
+    assert [sum(isinstance(m, torch.nn.Conv2d) for m in body.conv1) for body in (lean, deep)] == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ class ModelFlags(Settings):
 
     backbone: Annotated[str, Travels.AS_SETTING] = "resnet50"
     """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
-    resnet101vd, nano (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm extra)."""
+    resnet101vd, nano and micro (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm
+    extra)."""
     backbone_norm: Literal["auto", "frozen", "batch", "group"] = "auto"
     """Normalization layers of the backbone. frozen: batch norm with fixed statistics, stem and layer1 without
     gradient, as in the reference DETR; batch or group: nothing is frozen. auto: frozen where weights are loaded, else
@@ -62,6 +63,11 @@ class ModelFlags(Settings):
     the coarsest level and convolutions across levels (RT-DETR)."""
     encoder_expansion: Annotated[Weight, Travels.IN_SHAPES] = 1.0
     """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
+    encoder_blocks: Annotated[Count, Travels.IN_SHAPES] = 3
+    """Convolutions in each fusion block of the hybrid encoder."""
+    separable_convs: Annotated[bool, Travels.IN_SHAPES] = False
+    """Depthwise and pointwise convolutions in the dense head and between the levels of the hybrid encoder, instead of
+    full 3x3 ones, which cost several times as much (MobileNets)."""
     decoder: Annotated[Literal["full", "conditional", "deformable"], Travels.IN_SHAPES] = "full"
     """Cross-attention of the decoder. full: over all tokens; conditional: over all tokens, with the position of the
     query's anchor beside its content; deformable: over a few sampled points of each level."""

@@ -181,6 +181,8 @@ def _build_encoder(config: ModelConfig, levels: _Levels) -> Encoder | HybridEnco
             config.dropout,
             enc_layers=config.enc_layers,
             expansion=config.encoder_expansion,
+            blocks=config.encoder_blocks,
+            separable=config.separable_convs,
         )
 
     def self_attention() -> MultiheadAttention | DeformableAttention:
@@ -294,7 +296,9 @@ def _build_mask_head(config: ModelConfig, levels: _Levels, features: Features) -
 def _build_dense_head(config: ModelConfig, levels: _Levels) -> DenseHead | None:
     if config.dense_head == "none":
         return None
-    return DenseHead(config.hidden_dim, config.num_classes, levels.count, config.dense_convs)
+    return DenseHead(
+        config.hidden_dim, config.num_classes, levels.count, config.dense_convs, separable=config.separable_convs
+    )
 
 
 def _build_denoising(config: ModelConfig) -> Denoising | None:

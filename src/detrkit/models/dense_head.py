@@ -38,13 +38,15 @@ class DenseHead(nn.Module):
         num_classes: C.
         levels: number of levels.
         convs: convolutions before the predictions, in each of the two branches.
+        separable: whether these are depthwise and pointwise ones, and the predictions pointwise.
     """
 
-    def __init__(self, dim: int, num_classes: int, levels: int, convs: int = 2) -> None:
+    def __init__(self, dim: int, num_classes: int, levels: int, convs: int = 2, *, separable: bool = False) -> None:
         super().__init__()
-        self.classes, self.sides = Tower(dim, convs), Tower(dim, convs)
-        self.class_embed = nn.Conv2d(dim, num_classes, 3, padding=1)
-        self.bbox_embed = nn.Conv2d(dim, 4, 3, padding=1)
+        self.classes, self.sides = Tower(dim, convs, separable), Tower(dim, convs, separable)
+        kernel = 1 if separable else 3
+        self.class_embed = nn.Conv2d(dim, num_classes, kernel, padding=kernel // 2)
+        self.bbox_embed = nn.Conv2d(dim, 4, kernel, padding=kernel // 2)
         self.scales = nn.Parameter(torch.ones(levels))
         for layer in (self.class_embed, self.bbox_embed):
             nn.init.normal_(layer.weight, std=0.01)
@@ -73,10 +75,11 @@ class Tower(nn.ModuleList):
     Args:
         dim: D.
         convs: number of convolutions.
+        separable: whether each is a depthwise and a pointwise one.
     """
 
-    def __init__(self, dim: int, convs: int) -> None:
-        super().__init__(TowerLayer(dim) for _ in range(convs))
+    def __init__(self, dim: int, convs: int, separable: bool = False) -> None:
+        super().__init__(TowerLayer(dim, separable) for _ in range(convs))
 
     def forward(self, level: Tensor, inside: Tensor) -> Tensor:
         """Map [B, D, h, w] and `inside` [B, 1, h, w], 1 in the image -> a map of the same shape, 0 in the padding."""
@@ -89,9 +92,12 @@ class Tower(nn.ModuleList):
 class TowerLayer(nn.Module):
     """One convolution of a `Tower`, with its norm and ReLU."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, separable: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.conv: nn.Module = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        if separable:  # Howard et al. 2017, "MobileNets", section 3.1
+            depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+            self.conv = nn.Sequential(depthwise, nn.Conv2d(dim, dim, 1, bias=False))
         self.norm = InnerGroupNorm(math.gcd(dim, 32), dim)
 
     def forward(self, level: Tensor, inside: Tensor) -> Tensor:

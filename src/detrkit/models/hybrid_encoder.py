@@ -46,6 +46,7 @@ class HybridEncoder(nn.Module):
         enc_layers: layers of self-attention; 0 for convolutions alone.
         expansion: width of the fusion blocks, relative to `dim`.
         blocks: convolutions per fusion block.
+        separable: whether the strided convolutions are depthwise and pointwise ones.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class HybridEncoder(nn.Module):
         enc_layers: int = 1,
         expansion: float = 1.0,
         blocks: int = 3,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         self.position = GridPosition(dim)
@@ -74,7 +76,7 @@ class HybridEncoder(nn.Module):
         self.lateral_convs = nn.ModuleList(ConvNorm(dim, dim, 1, act=True) for _ in steps)
         self.fpn_blocks = nn.ModuleList(CSPBlock(dim, expansion, blocks) for _ in steps)
         # bottom-up, finest first
-        self.downsample_convs = nn.ModuleList(ConvNorm(dim, dim, 3, stride=2, act=True) for _ in steps)
+        self.downsample_convs = nn.ModuleList(_downsample(dim, separable) for _ in steps)
         self.pan_blocks = nn.ModuleList(CSPBlock(dim, expansion, blocks) for _ in steps)
         # finest first; the published model counts these among the parameters of the decoder
         self.out_projs = nn.ModuleList(ConvNorm(dim, dim, 1) for _ in range(levels))
@@ -112,12 +114,20 @@ class HybridEncoder(nn.Module):
         return replace(level, features=memory.maps()[0])
 
 
+def _downsample(dim: int, separable: bool) -> nn.Module:
+    if separable:  # Howard et al. 2017, "MobileNets", section 3.1
+        return nn.Sequential(ConvNorm(dim, dim, 3, stride=2, groups=dim), ConvNorm(dim, dim, 1, act=True))
+    return ConvNorm(dim, dim, 3, stride=2, act=True)
+
+
 class ConvNorm(nn.Module):
     """Convolution and batch norm, with SiLU if `act`."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, act: bool = False) -> None:
+    def __init__(
+        self, channels: int, out: int, kernel: int, stride: int = 1, act: bool = False, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out)
         self.act = act
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,29 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detrkit.models.backbones.base import NORM_LAYERS, STAGES, Features, Stages, check_strides, freeze_first
 
-DESIGNS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] = {
-    "nano": (BasicBlock, (1, 1, 1, 1), 32),
-    "resnet18vd": (BasicBlock, (2, 2, 2, 2), 64),
-    "resnet34vd": (BasicBlock, (3, 4, 6, 3), 64),
-    "resnet50vd": (Bottleneck, (3, 4, 6, 3), 64),
-    "resnet101vd": (Bottleneck, (3, 4, 23, 3), 64),
+
+class Design(NamedTuple):
+    """What distinguishes one ResNet-D from another."""
+
+    block: type[BasicBlock | Bottleneck]
+    depths: tuple[int, ...]
+    """Blocks of each stage."""
+    width: int
+    """Channels of the stem."""
+    lean_stem: bool = False
+    """The stem is two strided convolutions, without pooling: a third of the arithmetic, and of the memory traffic of
+    training, which is largest at the resolution of the stem."""
+
+
+DESIGNS = {
+    "micro": Design(BasicBlock, (1, 1, 1, 1), 32, lean_stem=True),
+    "nano": Design(BasicBlock, (1, 1, 1, 1), 32),
+    "resnet18vd": Design(BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34vd": Design(BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50vd": Design(Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101vd": Design(Bottleneck, (3, 4, 23, 3), 64),
 }
-"""Block, number of blocks of each stage and width of the stem; nano is for CPUs and small images."""
+"""By name; nano and micro are for CPUs and small images."""
 RESNETS_VD = tuple(DESIGNS)
 
 
@@ -43,20 +59,10 @@ def resnet_vd(
     """
     check_strides(strides, list(STAGES), name)
     strides = high_res_strides + (strides or (32,))
-    block, depths, width = DESIGNS[name]
+    block, depths, width, lean_stem = DESIGNS[name]
     make_norm = NORM_LAYERS[norm]
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["conv1"] = nn.Sequential(  # the deep stem, stride 2
-        _conv(3, width // 2, 3, stride=2),
-        make_norm(width // 2),
-        nn.ReLU(inplace=True),
-        _conv(width // 2, width // 2, 3),
-        make_norm(width // 2),
-        nn.ReLU(inplace=True),
-        _conv(width // 2, width, 3),
-    )
-    stages |= {"bn1": make_norm(width), "act1": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, padding=1)}
-    channels = width  # at stride 4, after the pooling
+    stages = _stem(width, make_norm, lean=lean_stem)
+    channels = width
     for stage, depth in enumerate(depths):
         planes = width * 2**stage
         blocks = []
@@ -90,6 +96,22 @@ class Halve(nn.Module):
         """[B, C, h, w] -> [B, C, h / 2, w / 2], rounded up."""
         x = torch.cat([x, x[:, :, -1:]], 2)  # repeats the last row, which only counts where it has no partner
         return F.avg_pool2d(torch.cat([x, x[..., -1:]], 3), 2)
+
+
+def _stem(width: int, make_norm: Callable[[int], nn.Module], *, lean: bool) -> OrderedDict[str, nn.Module]:
+    """Images to `width` channels at stride 4: the deep stem, or the lean one of `Design`."""
+    half = width // 2
+    middle = [] if lean else [_conv(half, half, 3), make_norm(half), nn.ReLU(inplace=True)]
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["conv1"] = nn.Sequential(
+        _conv(3, half, 3, stride=2),
+        make_norm(half),
+        nn.ReLU(inplace=True),
+        *middle,
+        _conv(half, width, 3, stride=2 if lean else 1),
+    )
+    stages |= {"bn1": make_norm(width), "act1": nn.ReLU(inplace=True)}
+    return stages if lean else stages | {"maxpool": nn.MaxPool2d(3, 2, padding=1)}
 
 
 def _shortcut(channels: int, out: int, stride: int, make_norm: Callable[[int], nn.Module]) -> nn.Sequential:

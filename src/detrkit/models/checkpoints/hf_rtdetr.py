@@ -75,8 +75,8 @@ def read_rtdetr(
     )
     layers = config.get("encoder_layers", 1), config.get("decoder_layers", 6)
     backbone = _backbone(config.get("backbone_config") or {}, folder)
-    block, blocks, _ = DESIGNS[backbone]
-    names = [*_names(*layers, len(strides)), *resnet_vd_names(blocks, block.expansion > 1)]
+    design = DESIGNS[backbone]
+    names = [*_names(*layers, len(strides)), *resnet_vd_names(design.depths, design.block.expansion > 1)]
     # n_points_scale is a constant of RT-DETRv2's attention
     learned = {key: value for key, value in tensors.items() if not key.endswith(".n_points_scale")}
     state_dict = from_theirs(learned, names, [*_attentions(*layers)])
@@ -138,9 +138,9 @@ def _backbone(config: Mapping[str, Any], folder: Path) -> str:
         and not config.get("downsample_in_bottleneck")
         and config.get("hidden_act", "relu") == "relu"
     )
-    for name, (block, depths, width) in DESIGNS.items():
-        if plain and (depths, width, block.expansion > 1) == (blocks, stem, bottleneck):
+    for name, design in DESIGNS.items():
+        same = (design.depths, design.width, design.block.expansion > 1) == (blocks, stem, bottleneck)
+        if plain and same and not design.lean_stem:
             return name
-    raise WeightsError(
-        f"expected one of the backbones {', '.join(DESIGNS)} in {folder}, found another one; it cannot be loaded"
-    )
+    known = ", ".join(name for name, design in DESIGNS.items() if not design.lean_stem)
+    raise WeightsError(f"expected one of the backbones {known} in {folder}, found another one; it cannot be loaded")
