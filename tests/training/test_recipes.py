@@ -163,7 +163,7 @@ def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, un
     taught = weights_of(model="rtdetr_r18", denoising="plain", num_points=2, two_stage_head="dense", dense_head="atss")
     for recipe in ("fast", "classic"):
         start = build_training_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)
-        for name in (*parts._ARCHITECTURE, *parts._IN_TRAINING):
+        for name in (*parts._STORED, *parts._TRAINING_ONLY):
             assert getattr(start.config, name) == getattr(taught, name), name
         assert start.model_args["sigmoid"]
         loss = "varifocal" if recipe == "fast" else "focal"

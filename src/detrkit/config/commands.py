@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from detrkit.config.data import DataChoice
-from detrkit.config.fields import Count, Index, Settings, Share, Weight
+from detrkit.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class WeightsChoice(Settings):
     folder."""
     dilation: bool | None = None
     """Dilate the backbone's last stage (DC5), for a file that does not state it; default: as stated, else false."""
-    nheads: Count | None = None
+    nheads: PositiveInt | None = None
     """Attention heads, for a file that does not state them; default: as stated, else 8."""
 
 
@@ -37,7 +37,7 @@ class WeightsChoice(Settings):
 class DetectorChoice(WeightsChoice):
     """The settings that choose a detector, its image size and its device."""
 
-    image_size: Index = 0
+    image_size: NonNegativeInt = 0
     """Shorter side of the images in pixels; 0: as in training."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to run on; auto: a GPU if there is one."""
@@ -52,7 +52,7 @@ class CheckConfig(QuietChoice, DataChoice):
 
     data: str
     """Folder or file of the data set."""
-    num_queries: Count = 100
+    num_queries: PositiveInt = 100
     """Object queries of the planned model; images with more objects are reported."""
     json: str = ""
     """Also write the report as JSON to this file."""
@@ -72,16 +72,16 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     """Split of the data set to evaluate on."""
     output_dir: str = ""
     """Folder of the report; empty: beside the weights or detections, in report/."""
-    batch_size: Count = 1
+    batch_size: PositiveInt = 1
     """Images per forward pass; only images of one shape share a pass."""
-    num_workers: Index = 2
+    num_workers: NonNegativeInt = 2
     """Processes that load images; 0 loads in the main process."""
-    max_errors: Index = 24
+    max_errors: NonNegativeInt = 24
     """Number of images with the worst errors to draw."""
-    max_dets: Count = 100
+    max_dets: PositiveInt = 100
     """Maximum number of detections per class and image. The official COCO metrics use 100; a larger number, for images
     with more objects, adds AP@K and ARK."""
-    panoptic_threshold: Share | None = None
+    panoptic_threshold: Fraction | None = None
     """Lowest score of a query in a panoptic map, 0..1; default: 0.85, or 0.4 for a model with an independent sigmoid
     per class."""
     precision: Literal["plain", "auto", "fp32", "bf16", "fp16"] = "plain"
@@ -102,13 +102,13 @@ class PredictConfig(QuietChoice, DetectorChoice):
     """Compile the model for a few shapes, to which images are padded; auto: on CUDA."""
     output_dir: str = "predictions"
     """Folder of the annotated copies, detections.json (COCO results, with masks as RLE) and detections.csv."""
-    threshold: Share | None = None
+    threshold: Fraction | None = None
     """Lowest score to keep, 0..1; default: 0.5, with --panoptic 0.85, or 0.4 for a model with an independent sigmoid
     per class."""
-    top_k: Index | None = None
+    top_k: NonNegativeInt | None = None
     """Keep the K best of all pairs of query and class, as newer detectors do; 0: one class per query, as the reference
     DETR does; default: as the model was trained."""
-    batch_size: Count = 1
+    batch_size: PositiveInt = 1
     """Images per forward pass; only images of one shape share a pass."""
     no_images: bool = False
     """Write no annotated copies, only the tables and the files requested by other flags."""
@@ -119,7 +119,7 @@ class PredictConfig(QuietChoice, DetectorChoice):
     """Write each object, cut out along its mask, as a transparent PNG: cutouts/IMAGE/NUMBER-CLASS.png."""
     polygons: bool = False
     """Write polygons.json: a COCO data set with the outlines of masks as polygons, for annotation tools."""
-    polygon_tolerance: Weight = 1.0
+    polygon_tolerance: NonNegativeFloat = 1.0
     """Largest distance of the polygons from the outlines, in pixels; larger: fewer corners; 0: exact."""
     label_map: bool = False
     """Write label_maps/IMAGE.png of 16 bits: the number of the object at each pixel, 0 for no object. The entries of
@@ -144,9 +144,9 @@ class ExplainConfig(DetectorChoice):
     """The image to run the detector on."""
     output_dir: str = "explanation"
     """Folder of the drawn images."""
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
     """Lowest score of a detection to explain, 0..1; if no detection reaches it, the best few are drawn."""
-    max_detections: Count = 6
+    max_detections: PositiveInt = 6
     """Maximum number of detections to explain."""
     points: str = ""
     """Points for the encoder's self-attention, `x,y` in pixels of the image, separated by spaces ("40,60 120,80");
@@ -177,31 +177,31 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
     machine)."""
     output: str = ""
     """File to write; empty: beside the weights, with the ending of the format."""
-    image_size: Index = 0
+    image_size: NonNegativeInt = 0
     """Shorter side in pixels to which images are resized; 0: as in training."""
     size: str = ""
     """Fix the input size of the graph to HEIGHTxWIDTH in pixels; smaller images are padded to it; empty: any size."""
-    fixed_batch: Index = 0
+    fixed_batch: NonNegativeInt = 0
     """Fix the number of images per batch of the graph; 0: any number."""
     builtin: bool = False
     """Include preprocessing and postprocessing in the graph: pixels of any size in; boxes in pixels, scores and labels
     out. The model inside works at --size, which may be left out for models of square images."""
-    max_queries: Index = 0
+    max_queries: NonNegativeInt = 0
     """Return only this many queries per image, those of the highest scores, and only their masks; 0: all."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that support it; fp16, for GPUs (OpenVINO: weights
     only); int8 (onnx and openvino), with ranges measured on images of --data."""
-    calibration: Count = 100
+    calibration: PositiveInt = 100
     """Number of images of --data on which int8 ranges are measured, from the training split if there is one."""
     split: Literal["train", "val"] = "val"
     """Split of --data on which accuracy is measured."""
-    batch_size: Count = 1
+    batch_size: PositiveInt = 1
     """Images per forward pass when accuracy is measured."""
-    num_workers: Index = 2
+    num_workers: NonNegativeInt = 2
     """Processes that load images when accuracy is measured; 0 loads in the main process."""
-    max_images: Index = 0
+    max_images: NonNegativeInt = 0
     """Measure accuracy on this many images, the first of the split; 0: on all."""
-    max_ap_drop: Weight = 0.005
+    max_ap_drop: NonNegativeFloat = 0.005
     """Largest allowed loss of AP of the file against the model, 0..1; a larger loss is an error."""
 
 
@@ -219,9 +219,9 @@ class BenchConfig(QuietChoice, DataChoice):
     """Measure this named model with random weights instead; empty: the classic DETR."""
     masks: bool = False
     """Add a mask head to the model of random weights."""
-    image_size: Index = 0
+    image_size: NonNegativeInt = 0
     """Shorter side of the images in pixels; 0: as in training, or 800."""
-    batch_size: Count = 1
+    batch_size: PositiveInt = 1
     """Images per forward pass or training step."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to run on; auto: a GPU if there is one."""
@@ -229,11 +229,11 @@ class BenchConfig(QuietChoice, DataChoice):
     """Arithmetic of the optimized variant; the unoptimized one uses fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the optimized variant; auto: on GPUs, since compiling gains little on CPUs."""
-    images: Count = 32
+    images: PositiveInt = 32
     """Maximum number of images for the measurement from files to detections."""
-    evaluation_images: Count = 500
+    evaluation_images: PositiveInt = 500
     """Number of images, with 100 detections each, on which the computation of COCO metrics is measured."""
-    seconds: Weight = 3.0
+    seconds: NonNegativeFloat = 3.0
     """Seconds per measurement and variant; a slow variant runs three times at least."""
     output_dir: str = "bench"
     """Folder of bench.json and bench.png."""
@@ -247,17 +247,17 @@ class DemoConfig(QuietChoice):
     """Task: boxes; boxes and masks; or panoptic segmentation of defects and metal, for every pixel."""
     output_dir: str = "runs/demo"
     """Folder to write to."""
-    images: Count = 900
+    images: PositiveInt = 900
     """Number of training images to generate; a fifth as many are generated for evaluation."""
-    size: Count = 128
+    size: PositiveInt = 128
     """Side of the images in pixels."""
-    difficulty: Share = 0.2
+    difficulty: Fraction = 0.2
     """Difficulty of the images, 0..1; higher: smaller and fainter defects."""
-    minutes: Weight | None = None
+    minutes: NonNegativeFloat | None = None
     """Minutes to train; default: 2.5 for boxes, 5 with masks."""
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
     """Lowest score of the predictions to draw, 0..1."""
-    seed: Index = 0
+    seed: NonNegativeInt = 0
     """Random seed of the images and of the training."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict, cast
 
-from detrkit.config.fields import Count, Index, NamesOf, Settings, Share, Travels, Weight
+from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, StoredAs
 
 
 class DatasetKwargs(TypedDict):
@@ -80,25 +80,25 @@ class AugmentConfig(Settings):
     augmentation: Literal["detr", "flip", "none"] = "detr"
     """detr: flip, random size and random crop, as in the reference DETR; flip: only mirror; none: nothing, neither
     mosaic nor any other random change."""
-    mosaic: Share = 0.0
+    mosaic: Fraction = 0.0
     """Chance, 0..1, that a training image is a mosaic of four, as large as one: more and smaller objects per step, for
     the decoding of four images."""
-    mixup: Share = 0.0
+    mixup: Fraction = 0.0
     """Chance, 0..1, that a training image is blended with another one; the objects of both count."""
-    copy_paste: Share = 0.0
+    copy_paste: Fraction = 0.0
     """Chance, 0..1, that objects of another image are pasted along their masks; for data with segmentations."""
-    zoom_out: Share = 0.0
+    zoom_out: Fraction = 0.0
     """Chance, 0..1, that an image is put on a gray canvas up to twice as long and wide: smaller objects."""
-    iou_crop: Share = 0.0
+    iou_crop: Fraction = 0.0
     """Chance, 0..1, of a random crop that overlaps some object by a random IoU (SSD): larger objects."""
-    color_jitter: Share = 0.0
+    color_jitter: Fraction = 0.0
     """Chance, 0..1, of a change of brightness, contrast, saturation and hue."""
-    vertical_flip: Share = 0.0
+    vertical_flip: Fraction = 0.0
     """Chance, 0..1, that an image is turned upside down; for images without a fixed upright direction, as from above or
     a microscope."""
-    multi_scale: Share = 0.0
+    multi_scale: Fraction = 0.0
     """Share of image_size, 0..1, by which sizes vary in training, up and down; batches are padded to their largest."""
-    no_aug_epochs: Index = 0
+    no_aug_epochs: NonNegativeInt = 0
     """Number of last epochs without mosaic, mixup and the other random changes; only vertical_flip stays, and
     --augmentation. The images are then as at evaluation."""
 
@@ -110,22 +110,22 @@ class DataConfig(DataChoice):
     task: Literal["detect", "instance", "panoptic"] = "detect"
     """detect: boxes; instance: boxes and masks; panoptic: boxes and masks of things and stuff alike, so that every
     pixel of an image belongs to one of them."""
-    val_fraction: Share = 0.2
+    val_fraction: Fraction = 0.2
     """Share of the images held out for validation where the data set has no such split, 0..1."""
     value_range: str = "auto"
     """Values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: measured on the training images."""
-    image_size: Count | Literal["auto"] = 800
+    image_size: PositiveInt | Literal["auto"] = 800
     """Shorter side in pixels at evaluation and at most in training; the longer side is at most 1333/800 of it, and
     every size of the augmentation recipe scales with it. auto: chosen from the training images."""
-    square_resize: Annotated[bool, Travels.AS_SETTING] = False
+    square_resize: Annotated[bool, StoredAs.SETTING] = False
     """Resize both sides to image_size, whatever the image's shape: batches need no padding, and images of different
     shapes share one."""
     group_by_aspect: bool = False
     """Batch images of similar aspect ratio together, which saves padding."""
-    num_workers: Index = 2
+    num_workers: NonNegativeInt = 2
     """Processes that load images; 0 loads in the main process."""
-    cache_gb: Weight | Literal["auto"] = "auto"
+    cache_gb: NonNegativeFloat | Literal["auto"] = "auto"
     """Memory per node for decoded images in GB (10^9 bytes), so that they are not decoded again in every epoch; images
     that do not fit are decoded each time. 0: none; auto: room for all images or none, in a quarter of the free memory
     and at most 16 GB."""

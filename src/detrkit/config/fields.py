@@ -1,8 +1,9 @@
 """Base class of all settings, and the markers that say which values a field takes.
 
 A setting has one owner: a field of a dataclass, with its type, default, range, choices and help. The range stands in
-the annotation (`Count`, `Weight`, `Share`), the choices are its `Literal`, the help is the text under the field.
-Flags, YAML, checks and the table of settings in the docs are made from it. Nothing here imports torch.
+the annotation (`PositiveInt`, `NonNegativeFloat`, `Fraction`), the choices are its `Literal` or the names of a table
+(`NamesOf`), the help is the text under the field. Flags, YAML, checks and the table of settings in the docs are made
+from it. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from detrkit.errors import ConfigError
 
-Count = Annotated[int, Ge(1)]
+PositiveInt = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
-Index = Annotated[int, Ge(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
 """A whole number of at least 0."""
-Weight = Annotated[float, Ge(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
 """A number of at least 0."""
-Share = Annotated[float, Interval(ge=0, le=1)]
-"""A number in 0..1: a share or a chance."""
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+"""A number in 0..1: a fraction or a probability."""
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 """Types of settings, as messages name them."""
 
 
-class Travels(Enum):
-    """How a checkpoint stores and restores a setting of the model; a marker of `ModelFlags`'s fields."""
+class StoredAs(Enum):
+    """How weights store a setting of the model, which `--weights` then restores; a marker of the setting's field."""
 
-    IN_SHAPES = "part of the architecture: the keys and shapes of the weights depend on it"
-    WITHOUT_TRACE = "part of the architecture, though keys and shapes are the same: the outputs depend on it"
-    AS_SETTING = "comes with the weights, which work with another value too"
-    IN_TRAINING = "matters in training only: comes with weights that state it"
+    SHAPE = "part of the architecture; the keys and shapes of the weights depend on it"
+    ARCHITECTURE = "part of the architecture; the outputs depend on it, keys and shapes do not"
+    SETTING = "restored with the weights, which work with another value too"
+    TRAINING_ONLY = "used in training only; restored if the weights state it"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _hints_of(config: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(config)}
 
 
-def fields_that_travel(config: type, *how: Travels) -> tuple[str, ...]:
+def fields_stored_as(config: type, *how: StoredAs) -> tuple[str, ...]:
     """The fields of a dataclass that carry one of these markers, in order."""
     return tuple(name for name, hint in hints_of(config).items() if any(each in how for each in markers_of(hint)))
 

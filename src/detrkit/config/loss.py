@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from detrkit.config.fields import Count, Settings, Weight
+from detrkit.config.fields import NonNegativeFloat, PositiveInt, Settings
 from detrkit.errors import ConfigError
 
 
@@ -13,32 +13,32 @@ from detrkit.errors import ConfigError
 class LossFlags(Settings):
     """Matching and losses."""
 
-    set_cost_class: Weight = 1.0
+    set_cost_class: NonNegativeFloat = 1.0
     """Weight of the class in the matching cost (minus its probability, or the focal cost with sigmoids)."""
-    set_cost_bbox: Weight = 5.0
+    set_cost_bbox: NonNegativeFloat = 5.0
     """Weight of the L1 box distance in the matching cost."""
-    set_cost_giou: Weight = 2.0
+    set_cost_giou: NonNegativeFloat = 2.0
     """Weight of the generalized IoU in the matching cost."""
-    mask_loss_coef: Weight = 1.0
+    mask_loss_coef: NonNegativeFloat = 1.0
     """Weight of the focal mask loss."""
-    dice_loss_coef: Weight = 1.0
+    dice_loss_coef: NonNegativeFloat = 1.0
     """Weight of the dice mask loss."""
     ignore_mask_padding: bool = False
     """Leave padding out of the mask losses; the reference DETR counts it as background."""
-    bbox_loss_coef: Weight = 5.0
+    bbox_loss_coef: NonNegativeFloat = 5.0
     """Weight of the L1 box loss."""
-    giou_loss_coef: Weight = 2.0
+    giou_loss_coef: NonNegativeFloat = 2.0
     """Weight of the generalized IoU loss."""
-    eos_coef: Weight = 0.1
+    eos_coef: NonNegativeFloat = 0.1
     """Relative weight of the no-object class in the classification loss."""
     class_loss: Literal["softmax", "focal", "varifocal", "matchability"] = "softmax"
     """softmax: cross-entropy with a no-object class; focal: an independent sigmoid per class; varifocal and
     matchability: the same, with the IoU of the predicted box as the target score."""
-    cls_loss_coef: Weight = 1.0
+    cls_loss_coef: NonNegativeFloat = 1.0
     """Weight of the classification loss."""
-    dense_loss_coef: Weight = 1.0
+    dense_loss_coef: NonNegativeFloat = 1.0
     """Weight of the losses of the dense head."""
-    dn_loss_coef: Weight = 1.0
+    dn_loss_coef: NonNegativeFloat = 1.0
     """Weight of the losses of the denoising queries."""
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class LossConfig(LossFlags):
 
     prefix: ClassVar[str] = ""
 
-    num_classes: Count = 91
+    num_classes: PositiveInt = 91
     """Number C of classes."""
     masks: bool = False
     """Add the mask losses; for a model with a mask head, and targets with masks."""

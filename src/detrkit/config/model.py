@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import lcm
 from typing import Annotated, ClassVar, Literal
 
-from detrkit.config.fields import Count, Index, Settings, Share, Travels, Weight
+from detrkit.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, StoredAs
 from detrkit.errors import ConfigError
 
 SELECTED = ("two_stage", "topk_features", "mixed_selection")
@@ -22,7 +22,7 @@ SELECTED = ("two_stage", "topk_features", "mixed_selection")
 class ModelFlags(Settings):
     """Model."""
 
-    backbone: Annotated[str, Travels.AS_SETTING] = "resnet50"
+    backbone: Annotated[str, StoredAs.SETTING] = "resnet50"
     """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
     resnet101vd, nano and micro (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm
     extra)."""
@@ -30,85 +30,85 @@ class ModelFlags(Settings):
     """Normalization layers of the backbone. frozen: batch norm with fixed statistics, stem and layer1 without
     gradient, as in the reference DETR; batch or group: nothing is frozen. auto: frozen where weights are loaded, else
     batch with the whole backbone trained at --lr, since statistics that were never measured cannot be frozen."""
-    dilation: Annotated[bool, Travels.AS_SETTING] = False
+    dilation: Annotated[bool, StoredAs.SETTING] = False
     """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the image."""
-    position_embedding: Annotated[Literal["sine", "learned"], Travels.IN_SHAPES] = "sine"
+    position_embedding: Annotated[Literal["sine", "learned"], StoredAs.SHAPE] = "sine"
     """Position encoding added to the features."""
-    enc_layers: Annotated[Index, Travels.IN_SHAPES] = 6
+    enc_layers: Annotated[NonNegativeInt, StoredAs.SHAPE] = 6
     """Encoder layers."""
-    dec_layers: Annotated[Count, Travels.IN_SHAPES] = 6
+    dec_layers: Annotated[PositiveInt, StoredAs.SHAPE] = 6
     """Decoder layers."""
-    dim_feedforward: Annotated[Count, Travels.IN_SHAPES] = 2048
+    dim_feedforward: Annotated[PositiveInt, StoredAs.SHAPE] = 2048
     """Width of the feed-forward blocks."""
-    hidden_dim: Annotated[Count, Travels.IN_SHAPES] = 256
+    hidden_dim: Annotated[PositiveInt, StoredAs.SHAPE] = 256
     """Width D of the transformer: a multiple of 4 and of nheads."""
-    dropout: Share = 0.1
+    dropout: Fraction = 0.1
     """Dropout in the transformer, 0..1."""
-    nheads: Annotated[Count, Travels.WITHOUT_TRACE] = 8
+    nheads: Annotated[PositiveInt, StoredAs.ARCHITECTURE] = 8
     """Attention heads; must divide hidden_dim."""
-    num_queries: Annotated[Count | Literal["auto"], Travels.AS_SETTING] = 100
+    num_queries: Annotated[PositiveInt | Literal["auto"], StoredAs.SETTING] = 100
     """Object queries per image: the most objects that can be detected in one image. auto: chosen from the training
     images."""
-    pre_norm: Annotated[bool, Travels.IN_SHAPES] = False
+    pre_norm: Annotated[bool, StoredAs.SHAPE] = False
     """Normalize before each block instead of after it."""
-    activation: Annotated[Literal["relu", "gelu", "glu"], Travels.WITHOUT_TRACE] = "relu"
+    activation: Annotated[Literal["relu", "gelu", "glu"], StoredAs.ARCHITECTURE] = "relu"
     """Activation of the feed-forward blocks."""
     masks: bool = False
     """Add the mask head. --task instance and --task panoptic imply it; --masks alone means --task instance."""
-    feature_levels: Annotated[str, Travels.IN_SHAPES] = ""
+    feature_levels: Annotated[str, StoredAs.SHAPE] = ""
     """Strides of the feature levels, for example 8,16,32 or 8,16,32,64 (levels beyond stride 32 are made by
     convolutions). Empty: the last feature map alone, as in the reference DETR."""
-    encoder: Annotated[Literal["full", "deformable", "hybrid"], Travels.IN_SHAPES] = "full"
+    encoder: Annotated[Literal["full", "deformable", "hybrid"], StoredAs.SHAPE] = "full"
     """full: self-attention over all tokens; deformable: over a few sampled points of each level; hybrid: attention on
     the coarsest level and convolutions across levels (RT-DETR)."""
-    encoder_expansion: Annotated[Weight, Travels.IN_SHAPES] = 1.0
+    encoder_expansion: Annotated[NonNegativeFloat, StoredAs.SHAPE] = 1.0
     """Width of the hybrid encoder's fusion blocks, relative to hidden_dim."""
-    encoder_blocks: Annotated[Count, Travels.IN_SHAPES] = 3
+    encoder_blocks: Annotated[PositiveInt, StoredAs.SHAPE] = 3
     """Convolutions in each fusion block of the hybrid encoder."""
-    separable_convs: Annotated[bool, Travels.IN_SHAPES] = False
+    separable_convs: Annotated[bool, StoredAs.SHAPE] = False
     """Depthwise and pointwise convolutions in the dense head and between the levels of the hybrid encoder, instead of
     full 3x3 ones, which cost several times as much (MobileNets)."""
-    decoder: Annotated[Literal["full", "conditional", "deformable"], Travels.IN_SHAPES] = "full"
+    decoder: Annotated[Literal["full", "conditional", "deformable"], StoredAs.SHAPE] = "full"
     """Cross-attention of the decoder. full: over all tokens; conditional: over all tokens, with the position of the
     query's anchor beside its content; deformable: over a few sampled points of each level."""
-    num_points: Annotated[Count, Travels.IN_SHAPES] = 4
+    num_points: Annotated[PositiveInt, StoredAs.SHAPE] = 4
     """Points that each head of deformable attention samples on each level."""
     query_init: Annotated[
-        Literal["learned", "anchors", "two_stage", "topk_features", "mixed_selection"], Travels.IN_SHAPES
+        Literal["learned", "anchors", "two_stage", "topk_features", "mixed_selection"], StoredAs.SHAPE
     ] = "learned"
     """How queries start. learned: as vectors; anchors: as learned boxes; the others: as the boxes of the best encoder
     tokens, with content made from those boxes (two_stage), from the features of the tokens (topk_features), or learned
     (mixed_selection)."""
-    two_stage_head: Annotated[Literal["encoder", "dense"], Travels.IN_SHAPES] = "encoder"
+    two_stage_head: Annotated[Literal["encoder", "dense"], StoredAs.SHAPE] = "encoder"
     """Head that ranks the encoder tokens: one of its own on the encoder, or the --dense_head."""
-    query_nms_iou: Annotated[Share, Travels.AS_SETTING] = 0.0
+    query_nms_iou: Annotated[Fraction, StoredAs.SETTING] = 0.0
     """For queries from encoder tokens: of two tokens whose boxes overlap by more than this IoU, the worse becomes a
     query only where too few others are left. 0: off."""
-    box_refine: Annotated[bool, Travels.IN_SHAPES] = False
+    box_refine: Annotated[bool, StoredAs.SHAPE] = False
     """Let each decoder layer refine the boxes of the layer before."""
-    look_forward_twice: Annotated[bool, Travels.AS_SETTING] = False
+    look_forward_twice: Annotated[bool, StoredAs.SETTING] = False
     """With box_refine: let the gradient of each layer's box loss also reach the layer before (DINO)."""
-    score_refine: Annotated[bool, Travels.WITHOUT_TRACE] = False
+    score_refine: Annotated[bool, StoredAs.ARCHITECTURE] = False
     """Let each decoder layer refine the class scores of the layer before, the first those of the encoder."""
-    dense_head: Annotated[Literal["none", "fcos", "atss", "tood"], Travels.IN_TRAINING] = "none"
+    dense_head: Annotated[Literal["none", "fcos", "atss", "tood"], StoredAs.TRAINING_ONLY] = "none"
     """Head on the encoder's levels that supervises many locations per object, assigned as in FCOS, ATSS or TOOD. It is
     used in training only, unless --two_stage_head dense selects queries with it."""
-    dense_convs: Annotated[Index, Travels.AS_SETTING] = 2
+    dense_convs: Annotated[NonNegativeInt, StoredAs.SETTING] = 2
     """Convolutions of the dense head before its predictions."""
-    query_groups: Annotated[Count, Travels.IN_TRAINING] = 1
+    query_groups: Annotated[PositiveInt, StoredAs.TRAINING_ONLY] = 1
     """Groups of queries in training, each matched with the objects independently (Group DETR). 1: off."""
-    num_queries_one2many: Annotated[Index, Travels.IN_TRAINING] = 0
+    num_queries_one2many: Annotated[NonNegativeInt, StoredAs.TRAINING_ONLY] = 0
     """Further queries in training that are matched one-to-many (H-DETR). 0: off."""
-    k_one2many: Annotated[Count, Travels.IN_TRAINING] = 6
+    k_one2many: Annotated[PositiveInt, StoredAs.TRAINING_ONLY] = 6
     """Queries of num_queries_one2many that each object is matched with."""
-    denoising: Annotated[Literal["none", "plain", "contrastive"], Travels.IN_TRAINING] = "none"
+    denoising: Annotated[Literal["none", "plain", "contrastive"], StoredAs.TRAINING_ONLY] = "none"
     """Further queries in training that start from noised ground truth (DN-DETR). contrastive: also from boxes moved
     too far, which are to be classified as no object (DINO)."""
-    dn_queries: Annotated[Index, Travels.IN_TRAINING] = 100
+    dn_queries: Annotated[NonNegativeInt, StoredAs.TRAINING_ONLY] = 100
     """Largest number of denoising queries per image."""
-    dn_label_noise: Annotated[Share, Travels.IN_TRAINING] = 0.5
+    dn_label_noise: Annotated[Fraction, StoredAs.TRAINING_ONLY] = 0.5
     """Twice the probability that a denoising query starts from a random class (as DN-DETR counts it)."""
-    dn_box_noise: Annotated[Weight, Travels.IN_TRAINING] = 0.4
+    dn_box_noise: Annotated[NonNegativeFloat, StoredAs.TRAINING_ONLY] = 0.4
     """How far the box of a denoising query is moved, relative to its size."""
 
 
@@ -122,7 +122,7 @@ class ModelConfig(ModelFlags):
 
     prefix: ClassVar[str] = ""
 
-    num_classes: Count = 91
+    num_classes: PositiveInt = 91
     """Number C of classes."""
     sigmoid: bool = False
     """Class logits are C independent sigmoids per class (focal loss and its kin), instead of C + 1 with a softmax over

@@ -9,7 +9,7 @@ from typing import Any
 from docstring_parser import parse
 from docstring_parser.attrdoc import add_attribute_docstrings
 
-from detrkit.config.fields import Travels, describe_range, describe_type, hints_of, markers_of
+from detrkit.config.fields import StoredAs, describe_range, describe_type, hints_of, markers_of
 from detrkit.config.train import CONFIG_GROUPS
 
 
@@ -44,10 +44,10 @@ def help_of(group: type) -> dict[str, str]:
 
 
 def _mark(hint: Any) -> str:
-    how = [marker for marker in markers_of(hint) if isinstance(marker, Travels)]
+    how = [marker for marker in markers_of(hint) if isinstance(marker, StoredAs)]
     if not how:
         return ""
-    return " ○" if how[0] is Travels.IN_TRAINING else " ●"
+    return " ○" if how[0] is StoredAs.TRAINING_ONLY else " ●"
 
 
 def _default(value: object) -> str:

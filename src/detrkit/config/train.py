@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Lt
 
 from detrkit.config.data import AugmentConfig, DataConfig
-from detrkit.config.fields import Count, Index, Settings, Weight, check_named
+from detrkit.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, check_named
 from detrkit.config.loss import LossConfig, LossFlags
 from detrkit.config.model import ModelConfig, ModelFlags
 from detrkit.config.options import config_from_options
@@ -29,33 +29,33 @@ class OptimConfig(Settings):
 
     lr: Annotated[float, Gt(0)] = 1e-4
     """Learning rate of the transformer and heads per step."""
-    lr_backbone: Weight = 1e-5
+    lr_backbone: NonNegativeFloat = 1e-5
     """Learning rate of the backbone per step; 0 freezes it, running statistics included."""
-    lr_linear_proj_mult: Weight = 1.0
+    lr_linear_proj_mult: NonNegativeFloat = 1.0
     """Factor on --lr for sampling offsets and reference points (Deformable DETR: 0.1); 0 freezes them."""
-    batch_size: Count | Literal["auto", "max"] = 2
+    batch_size: PositiveInt | Literal["auto", "max"] = 2
     """Images per step and device. auto: chosen from the number of training images; max: the largest power of two that
     fits into memory."""
-    weight_decay: Weight = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of AdamW."""
     norm_decay: bool = True
     """Apply weight decay to norms and biases, too (RT-DETR: false)."""
-    epochs: Count = 300
+    epochs: PositiveInt = 300
     """Passes over the training images."""
-    max_minutes: Weight = 0.0
+    max_minutes: NonNegativeFloat = 0.0
     """Stop after this many minutes, if the epochs are not done before; 0: no limit."""
     lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
     """step: a tenth after lr_drop epochs; cosine: down to 0 at the end; flat_cosine: full for the first half of the
     epochs, then down to a twentieth."""
-    lr_drop: Count = 200
+    lr_drop: PositiveInt = 200
     """Epoch after which the step schedule drops the learning rates to a tenth."""
-    warmup_steps: Index = 0
+    warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rates rise linearly from 0, at most a tenth of the run."""
     no_aux_loss: bool = False
     """Leave out the losses at the earlier decoder layers."""
-    clip_max_norm: Weight = 0.1
+    clip_max_norm: NonNegativeFloat = 0.1
     """Largest norm of the gradient; 0: no clipping."""
-    accumulate_grad_batches: Count = 1
+    accumulate_grad_batches: PositiveInt = 1
     """Batches whose gradients are added up before each step."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Decay per step of an exponential moving average of the weights, which is evaluated and saved in their place. 0:
@@ -72,9 +72,9 @@ class OptimConfig(Settings):
     """Metric that best.ckpt and --patience go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100, ...;
     mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss (lower is
     better). Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
-    patience: Index = 0
+    patience: NonNegativeInt = 0
     """Stop after this many evaluations without a better --monitor; 0: never."""
-    seed: Index = 42
+    seed: NonNegativeInt = 42
     """Seed of weights, order, augmentation and dropout."""
 
 
@@ -104,19 +104,19 @@ class RunConfig(Settings):
     resume: str = ""
     """Continue a run: auto (the last checkpoint in output_dir, or a new run if there is none), a run folder, which
     means its last checkpoint, or a checkpoint."""
-    overfit: Index = 0
+    overfit: NonNegativeInt = 0
     """Train and evaluate on the first N images only: the first thing to try on new data. 0: off."""
-    eval_every: Count = 1
+    eval_every: PositiveInt = 1
     """Epochs between evaluations."""
-    checkpoint_every: Index = 0
+    checkpoint_every: NonNegativeInt = 0
     """Keep a further checkpoint every N epochs; 0: only best and last."""
-    save_minutes: Weight = 10.0
+    save_minutes: NonNegativeFloat = 10.0
     """Minutes between saves of last.ckpt inside an epoch; it is also saved at the end of each epoch."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
-    devices: Count = 1
+    devices: PositiveInt = 1
     """Processes (GPUs) per node."""
-    num_nodes: Count = 1
+    num_nodes: PositiveInt = 1
     """Number of machines."""
     quiet: bool = False
     """Print no progress: neither the settings of the run nor its epochs. The final metrics, how to continue after a

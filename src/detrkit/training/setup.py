@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-from detrkit.config.fields import Travels, fields_that_travel
+from detrkit.config.fields import StoredAs, fields_stored_as
 from detrkit.config.presets import sigmoid_losses, softmax_losses
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
@@ -30,9 +30,9 @@ from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 from detrkit.training.checkpoint import ResumePoint
 
-_ARCHITECTURE = fields_that_travel(TrainConfig, Travels.IN_SHAPES, Travels.WITHOUT_TRACE, Travels.AS_SETTING)
+_STORED = fields_stored_as(TrainConfig, StoredAs.SHAPE, StoredAs.ARCHITECTURE, StoredAs.SETTING)
 """Settings that come with weights; what weights do not state is as in the reference DETR."""
-_IN_TRAINING = fields_that_travel(TrainConfig, Travels.IN_TRAINING)
+_TRAINING_ONLY = fields_stored_as(TrainConfig, StoredAs.TRAINING_ONLY)
 """Settings of the model that matter in training alone, which come with weights that state them."""
 
 RANDOM_AND_FROZEN = (
@@ -211,8 +211,8 @@ def _brought(config: TrainConfig, weights: Weights) -> dict[str, Any]:
     """The settings that weights change, among those that were left at their defaults."""
     given = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
     default, classic = _defaults(config), TrainConfig()
-    theirs = {name: given.get(name, getattr(classic, name)) for name in _ARCHITECTURE}
-    theirs |= {name: given[name] for name in _IN_TRAINING if name in given}
+    theirs = {name: given.get(name, getattr(classic, name)) for name in _STORED}
+    theirs |= {name: given[name] for name in _TRAINING_ONLY if name in given}
     sigmoid = given.get("sigmoid", False)
     if sigmoid != (config.class_loss != "softmax"):
         theirs |= sigmoid_losses() if sigmoid else softmax_losses()
@@ -220,7 +220,7 @@ def _brought(config: TrainConfig, weights: Weights) -> dict[str, Any]:
         name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value
     }
     # a model that is not the named one any more
-    architecture = set(_ARCHITECTURE) - {"num_queries"}
+    architecture = set(_STORED) - {"num_queries"}
     return changes | {"model": ""} if config.model and changes.keys() & architecture else changes
 
 

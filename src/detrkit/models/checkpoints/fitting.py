@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from detrkit.config.fields import Travels, fields_that_travel
+from detrkit.config.fields import StoredAs, fields_stored_as
 from detrkit.config.model import ModelConfig
 from detrkit.errors import WeightsError
 from detrkit.models.checkpoints.architecture import (
@@ -346,18 +346,18 @@ def _check_fit(model: DETR, own: Mapping[str, Tensor], loaded: Mapping[str, Tens
     )
 
 
-_TRACELESS = fields_that_travel(ModelConfig, Travels.WITHOUT_TRACE)
-_TRACED = fields_that_travel(ModelConfig, Travels.IN_SHAPES)
+_ARCHITECTURE = fields_stored_as(ModelConfig, StoredAs.ARCHITECTURE)
+_SHAPE = fields_stored_as(ModelConfig, StoredAs.SHAPE)
 
 
 def _other_settings(model: DETR, own: Mapping[str, Tensor], weights: Weights, differ: bool) -> list[str]:
     """The flags that would give the model of the checkpoint, as far as its settings are known."""
     ours, theirs = model.model_args, with_defaults(weights.model_args)
     if is_classic(weights.state_dict):
-        unknown = {"backbone", "dilation", *_TRACELESS} - weights.model_args.keys()
+        unknown = {"backbone", "dilation", *_ARCHITECTURE} - weights.model_args.keys()
         theirs = {name: value for name, value in theirs.items() if name not in unknown}
         theirs |= infer_model_args(weights.state_dict) | dict(weights.model_args)
-    names = {*_TRACELESS, *(_TRACED if differ else ())}
+    names = {*_ARCHITECTURE, *(_SHAPE if differ else ())}
     if "backbone" not in theirs and differ:
         theirs["backbone"] = "another backbone"
     if any(key not in own for key in weights.state_dict if key.startswith("backbone.0.") and "num_batches" not in key):
