@@ -186,7 +186,7 @@ def test_training_writes_the_log_of_the_reference_detr(
 def test_ctrl_c_says_how_to_go_on(
     detrkit: Command, coco: Path, small_images: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detrkit.training.loop.Trainer.look_at_clock", interrupt)
+    monkeypatch.setattr("detrkit.training.loop.Trainer.set_time_flags", interrupt)
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--epochs", "9"]
     shown = detrkit("detr", *argv)
     assert (shown.status, shown.err) == (130, "interrupted\n")

@@ -191,7 +191,7 @@ def test_the_time_that_a_model_waits_is_counted(split: Split) -> None:
         loader = train_loader(dataset, batch_size=2)
         for _ in loader:
             time.sleep(step)
-        shares.append(loader.share)
+        shares.append(loader.waiting_share)
     assert shares[0] > 0.75
     assert 0.3 < shares[1] < shares[0]
     assert shares[2] < 0.4

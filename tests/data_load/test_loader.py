@@ -72,11 +72,13 @@ def test_an_epoch_shows_every_image_once_in_its_own_order() -> None:
 
 
 @pytest.mark.parametrize("aspect", [False, True])
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_together_see_what_one_process_sees(world: int, aspect: bool) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_together_see_what_one_process_sees(world_size: int, aspect: bool) -> None:
     ratios = np.random.default_rng(0).uniform(0.5, 2, 50) if aspect else None
-    one = EpochBatchSampler(50, 2 * world, seed=7, aspect_ratios=ratios)
-    many = [EpochBatchSampler(50, 2, seed=7, rank=r, world=world, aspect_ratios=ratios) for r in range(world)]
+    one = EpochBatchSampler(50, 2 * world_size, seed=7, aspect_ratios=ratios)
+    many = [
+        EpochBatchSampler(50, 2, seed=7, rank=r, world_size=world_size, aspect_ratios=ratios) for r in range(world_size)
+    ]
     for epoch in (0, 1):
         for sampler in (one, *many):
             sampler.set_epoch(epoch)
@@ -84,10 +86,10 @@ def test_ranks_together_see_what_one_process_sees(world: int, aspect: bool) -> N
         assert [[*chain.from_iterable(parts)] for parts in shares] == indices(one)
 
 
-@pytest.mark.parametrize(("n", "batch_size", "world"), [(1, 8, 1), (3, 8, 1), (1, 2, 3), (3, 2, 2), (5, 4, 2)])
-def test_few_images_still_make_one_batch(n: int, batch_size: int, world: int) -> None:
-    shares = [indices(EpochBatchSampler(n, batch_size, rank=r, world=world)) for r in range(world)]
-    assert [len(s) for s in shares] == [1] * world
+@pytest.mark.parametrize(("n", "batch_size", "world_size"), [(1, 8, 1), (3, 8, 1), (1, 2, 3), (3, 2, 2), (5, 4, 2)])
+def test_few_images_still_make_one_batch(n: int, batch_size: int, world_size: int) -> None:
+    shares = [indices(EpochBatchSampler(n, batch_size, rank=r, world_size=world_size)) for r in range(world_size)]
+    assert [len(s) for s in shares] == [1] * world_size
     assert len({len(s[0]) for s in shares}) == 1
     assert {i for s in shares for i in s[0]} == set(range(n))
 
@@ -103,7 +105,7 @@ def test_too_few_images_come_several_times_an_epoch(n: int, passes: int) -> None
     assert set(shown.values()) <= {passes} or n % 8
     if passes > 1 and n > 1:
         assert len({str(batch) for batch in batches}) > len(once)
-    shares = [indices(EpochBatchSampler(n, 4, min_batches=4, rank=r, world=2)) for r in range(2)]
+    shares = [indices(EpochBatchSampler(n, 4, min_batches=4, rank=r, world_size=2)) for r in range(2)]
     assert [sorted({*a, *b}) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in batches]
 
 
@@ -124,10 +126,10 @@ def test_grouping_by_aspect_ratio_loses_nothing_and_pads_less() -> None:
 def test_evaluation_shows_each_image_once_in_batches_of_one_shape() -> None:
     rng = np.random.default_rng(0)
     shapes = [((48, 64), (64, 48), (50, 50))[k] for k in rng.integers(0, 3, 37)]
-    for world in (1, 2, 3):
+    for world_size in (1, 2, 3):
         shown = Counter()
-        for rank in range(world):
-            for batch in indices(ShapeBatchSampler(shapes, 4, rank=rank, world=world)):
+        for rank in range(world_size):
+            for batch in indices(ShapeBatchSampler(shapes, 4, rank=rank, world_size=world_size)):
                 assert 1 <= len(batch) <= 4
                 assert len({shapes[i] for i in batch}) == 1
                 shown.update(batch)

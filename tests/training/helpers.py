@@ -76,21 +76,21 @@ def start_process(config: TrainConfig, before: str = "", environment: dict[str, 
     return process
 
 
-def in_processes(world: int, config: TrainConfig, before: str = "", *, timeout: float = 120) -> list[int]:
-    """Train in `world` processes that find each other as torchrun's do; their exit codes, 2 for an error of ours."""
+def in_processes(world_size: int, config: TrainConfig, before: str = "", *, timeout: float = 120) -> list[int]:
+    """Train in processes that find each other as torchrun's do; their exit codes, 2 for an error of ours."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    shared |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), "GROUP_RANK": "0"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
     processes = [start_process(config, before, shared | rank) for rank in ranks]
     for process in processes:
         process.join(timeout)
     hanging = [process for process in processes if process.is_alive()]
     for process in hanging:
         process.kill()
-    assert not hanging, f"{len(hanging)} of {world} processes hang"
+    assert not hanging, f"{len(hanging)} of {world_size} processes hang"
     return [process.exitcode for process in processes]
 
 

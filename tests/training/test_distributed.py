@@ -62,12 +62,12 @@ def losses_and_gradients(objects: tuple[int, ...], rank: int | None) -> dict[str
     return {"total": total.detach(), **found}
 
 
-def one_rank(rank: int, world: int, folder: Path, objects: tuple[int, ...]) -> None:
+def one_rank(rank: int, world_size: int, folder: Path, objects: tuple[int, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world_size)
     found = losses_and_gradients(objects, rank)
     dist.all_reduce(found["total"])
-    found["total"] /= world
+    found["total"] /= world_size
     torch.save(found, folder / f"rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -21,7 +21,7 @@ from detrkit.training.compilation import compile_parts, fill_up
 from detrkit.training.ema import Ema
 from detrkit.training.launch import Autocast
 from detrkit.training.loop import Trainer
-from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.optim import LRSchedule, build_optimizer
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss
 from guarantees.helpers import batch, begin
@@ -130,7 +130,7 @@ def trainer_of(kind: str, precision: Precision | None = None, **settings: Any) -
         Fabric(accelerator="cpu", devices=1, plugins=[precision or Precision()]),
         DetectionLoss(start.model.train(), start.criterion),
         optimizer,
-        Schedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0),
+        LRSchedule(base=(1e-4, 1e-5), kind="step", epochs=2, lr_drop=1, warmup_steps=0),
         range(100),  # type: ignore[arg-type]  # of a loader, a step needs the length
         lambda **_: None,
         TrainingState({"monitor": "AP"}),

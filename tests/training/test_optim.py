@@ -10,7 +10,7 @@ from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.training import run_training, train
 from detrkit.training.ema import Ema
-from detrkit.training.optim import Schedule, build_optimizer
+from detrkit.training.optim import LRSchedule, build_optimizer
 from detrkit.training.step import seed_of
 
 from .conftest import TINY
@@ -24,7 +24,7 @@ MODEL = {
 
 
 def schedule(**settings):
-    return Schedule(**{"base": (1.0, 0.1), "kind": "step", "epochs": 10, "lr_drop": 4, "warmup_steps": 0, **settings})
+    return LRSchedule(**{"base": (1.0, 0.1), "kind": "step", "epochs": 10, "lr_drop": 4, "warmup_steps": 0, **settings})
 
 
 def test_two_groups_as_in_the_original():

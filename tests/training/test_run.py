@@ -141,7 +141,7 @@ def test_processes_that_torchrun_started_are_taken(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     found = find_processes(TrainConfig(device="cpu"))
-    assert (found.devices, found.num_nodes, found.world) == (2, 2, 4)
+    assert (found.devices, found.num_nodes, found.world_size) == (2, 2, 4)
     with pytest.raises(ConfigError, match="--devices 3, but torchrun started 2"):
         find_processes(TrainConfig(device="cpu", devices=3))
 

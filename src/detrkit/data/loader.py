@@ -55,7 +55,7 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Samples batches of (epoch, index) for training.
 
-    Each epoch shuffles all n images by (seed, epoch) and cuts them into global batches of world x batch_size, of
+    Each epoch shuffles all n images by (seed, epoch) and cuts them into global batches of world_size x batch_size, of
     which each rank takes its share; an incomplete last batch is dropped, as in the reference DETR. If there are fewer
     images than one global batch, there is one batch of all of them, spread over the ranks; some occur twice if they
     cannot be spread evenly. All ranks have the same number of batches. If that is less than `min_batches`, an epoch
@@ -65,8 +65,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         n: number of images, at least 1.
         batch_size: images per batch and rank.
         seed: of the order.
-        rank: of this process, 0..world-1.
-        world: number of processes.
+        rank: of this process, 0..world_size-1.
+        world_size: number of processes.
         shuffle: False: the order of the data set in every epoch.
         aspect_ratios: width / height of each image. Batches are then made of images of similar ratio: within every 32
             shuffled global batches the images are sorted by ratio, and then the batches are shuffled.
@@ -84,18 +84,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         *,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         shuffle: bool = True,
         aspect_ratios: Sequence[float] | np.ndarray[Any, Any] | None = None,
         min_batches: int = 1,
     ) -> None:
         assert n >= 1
         assert batch_size >= 1
-        assert 0 <= rank < world
-        self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        assert 0 <= rank < world_size
+        self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
         self.shuffle = shuffle
         self.aspect_ratios = None if aspect_ratios is None else np.asarray(aspect_ratios)
-        self.passes = -(-min_batches // max(1, n // (batch_size * world)))
+        self.passes = -(-min_batches // max(1, n // (batch_size * world_size)))
         self.epoch = 0
         self.start_batch = 0
 
@@ -105,7 +105,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, wherever the next pass starts."""
-        return self.passes * max(1, self.n // (self.batch_size * self.world))
+        return self.passes * max(1, self.n // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # Not a generator, so that the epoch is read when the pass begins, and not at its first batch.
@@ -119,9 +119,9 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     def _pass(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
         """Indices of this rank for one pass through the images, [batches, images]."""
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
-        whole = self.batch_size * self.world
+        whole = self.batch_size * self.world_size
         if self.n < whole:
-            whole = -(-self.n // self.world) * self.world
+            whole = -(-self.n // self.world_size) * self.world_size
             order = np.resize(order, whole)
         batches = order[: len(order) // whole * whole].reshape(-1, whole)  # [global batches, images]
         if self.aspect_ratios is not None:
@@ -132,31 +132,33 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             batches = np.concatenate(sorted_windows).reshape(batches.shape)
             if self.shuffle:
                 batches = batches[rng.permutation(len(batches))]
-        share = whole // self.world
-        return batches[:, self.rank * share : (self.rank + 1) * share]
+        size = whole // self.world_size
+        return batches[:, self.rank * size : (self.rank + 1) * size]
 
 
 class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
     """Samples batches of (0, index) for evaluation, each of images of one shape, so that nothing is padded.
 
-    Every image occurs exactly once over all ranks; batch k belongs to rank k modulo world, so ranks may differ by
+    Every image occurs exactly once over all ranks; batch k belongs to rank k modulo world_size, so ranks may differ by
     one batch. Within a shape, the order is that of the data set.
 
     Args:
         shapes: (h, w) of each image at the input of the model.
         batch_size: largest number of images per batch.
-        rank: of this process, 0..world-1.
-        world: number of processes.
+        rank: of this process, 0..world_size-1.
+        world_size: number of processes.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         assert batch_size >= 1
-        assert 0 <= rank < world
+        assert 0 <= rank < world_size
         groups: dict[tuple[int, int], list[int]] = {}
         for index, shape in enumerate(shapes):
             groups.setdefault(shape, []).append(index)
         batches = [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
-        self._batches = sorted(batches)[rank::world]
+        self._batches = sorted(batches)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -178,7 +180,7 @@ class EpochLoader(DataLoader[Any]):
         self._waited = self._worked = 0.0
 
     @property
-    def share(self) -> float:
+    def waiting_share(self) -> float:
         """Share of the last pass, 0..1, that the consumer waited for batches.
 
         An upper limit if a GPU is still working in the meantime.
@@ -212,7 +214,7 @@ def train_loader(
     num_workers: int = 0,
     seed: int = 0,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     group_by_aspect: bool = False,
     min_batches: int = 1,
 ) -> EpochLoader:
@@ -223,26 +225,32 @@ def train_loader(
         batch_size: images per batch and rank.
         num_workers: number of worker processes; 0: load in this process.
         seed: of the order.
-        rank: this process, 0..world-1.
-        world: number of processes.
+        rank: this process, 0..world_size-1.
+        world_size: number of processes.
         group_by_aspect: make batches of images of similar aspect ratio, which saves padding.
         min_batches: least number of batches per epoch; images are repeated if there are too few.
     """
     ratios = dataset.aspect_ratios if group_by_aspect else None
     sampler = EpochBatchSampler(
-        len(dataset), batch_size, seed=seed, rank=rank, world=world, aspect_ratios=ratios, min_batches=min_batches
+        len(dataset),
+        batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        aspect_ratios=ratios,
+        min_batches=min_batches,
     )
     return EpochLoader(dataset, sampler, **_loading(num_workers))
 
 
 def eval_loader(
-    dataset: DetectionDataset, *, batch_size: int, num_workers: int = 0, rank: int = 0, world: int = 1
+    dataset: DetectionDataset, *, batch_size: int, num_workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Any]:
     """Make the loader for evaluation, with batches of images of one shape; see `ShapeBatchSampler`.
 
     Arguments are those of `train_loader`; the transform of the dataset must be without randomness.
     """
-    sampler = ShapeBatchSampler(dataset.shapes, batch_size, rank=rank, world=world)
+    sampler = ShapeBatchSampler(dataset.shapes, batch_size, rank=rank, world_size=world_size)
     return DataLoader(dataset, batch_sampler=sampler, **_loading(num_workers))
 
 

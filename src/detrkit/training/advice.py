@@ -57,7 +57,7 @@ def after_divergence(config: TrainConfig, last: Path) -> str:
 def advise(console: TextConsole, config: TrainConfig, data: Data, trainer: Trainer, image_size: int) -> None:
     """Print advice where a finished run has hardly any detections, or its loss has risen."""
     state = trainer.state
-    if trainer.end == "signal" or not state.history:
+    if trainer.end_reason == "signal" or not state.history:
         return
     rose = loss_rose(state.history)
     nothing = state.best_epoch > 0 and state.monitor != LOSS and 0 <= state.best_value < NOTHING

@@ -64,9 +64,9 @@ def announce(
         cache: of `describe_cache`.
     """
     total = sum(p.numel() for p in setup.model.parameters())
-    world = f" x {processes.world}" if processes.world > 1 else ""
+    times = f" x {processes.world_size}" if processes.world_size > 1 else ""
     lines = {
-        "Device": f"{_device_name(processes.accelerator)}{world}, precision {config.precision}",
+        "Device": f"{_device_name(processes.accelerator)}{times}, precision {config.precision}",
         "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
         "Cache": cache,
         **reasons,
@@ -75,7 +75,7 @@ def announce(
         "Backbone": f"norm {setup.norm}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
-        f"{' as fit' if config.batch_size == 'max' else ''}{world}",
+        f"{' as fit' if config.batch_size == 'max' else ''}{times}",
         "Folder": str(run_dir),
     }
     if source not in ("", "auto"):
@@ -107,23 +107,23 @@ def print_result(console: TextConsole, trainer: Trainer, signals: StopSignals, *
     unfinished = state.epoch < schedule.epochs
     if waited:
         console.print(waited)
-    if trainer.end == "signal":
+    if trainer.end_reason == "signal":
         name = signals.received.name if signals.received else "a signal to another process"
         console.print(f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}")
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
-    elif trainer.end == "out_of_time" and unfinished:
+    elif trainer.end_reason == "out_of_time" and unfinished:
         console.print(
             f"Stopped at the limit of {schedule.max_minutes:g} minutes, in epoch "
             f"{state.history[-1]['epoch']:.0f} of {schedule.epochs}. Raise the limit to train longer."
         )
-    elif trainer.end == "patience" and unfinished:
+    elif trainer.end_reason == "patience" and unfinished:
         console.print(
             f"Stopped early, after epoch {state.history[-1]['epoch']:.0f} of {schedule.epochs}: "
-            f"{called(state.monitor)} has not become better in {state.evaluations_without_better} evaluations "
+            f"{called(state.monitor)} has not become better in {state.evaluations_without_improvement} evaluations "
             f"(--patience {schedule.patience}) since it was {state.best_value:.4f}"
         )
-    if state.best_epoch and trainer.end != "signal":
+    if state.best_epoch and trainer.end_reason != "signal":
         best = f"Best {called(state.monitor)} {state.best_value:.4f}, after epoch {state.best_epoch}"
         if state.best_value < 0:
             best = f"{called(state.monitor)} is undefined, since no validation image has an object that counts for it"

@@ -124,7 +124,7 @@ class ResumePoint:
     """Finished batches of the epoch after these."""
     evaluated: bool
     """Whether the last row of its history is evaluated, if that was due."""
-    evaluations_without_better: int
+    evaluations_without_improvement: int
     """Evaluations since the monitored metric last improved."""
     monitored: Mapping[str, str]
     """Metric and validation images by which its best checkpoint was chosen; see `TrainingState`."""
@@ -144,7 +144,7 @@ class ResumePoint:
             progress["epoch"],
             progress["batch"],
             evaluated=not progress["evaluation_due"],
-            evaluations_without_better=progress["evaluations_without_better"],
+            evaluations_without_improvement=progress["evaluations_without_improvement"],
             monitored=progress["monitored"],
             seconds=progress["seconds"],
             groups=tuple(len(group["params"]) for group in checkpoint["optimizer"]["param_groups"]),
@@ -177,9 +177,9 @@ class ResumePoint:
             return ""
         if self.epoch >= epochs:
             return f"all {epochs} epochs are done; raise --epochs to train more"
-        if 0 < patience <= self.evaluations_without_better and monitored == self.monitored:
+        if 0 < patience <= self.evaluations_without_improvement and monitored == self.monitored:
             return (
-                f"{monitored['monitor']} has not become better for {self.evaluations_without_better} evaluations; "
+                f"{monitored['monitor']} has not become better for {self.evaluations_without_improvement} evaluations; "
                 "raise --patience to train more"
             )
         if 0 < 60 * max_minutes <= self.seconds:

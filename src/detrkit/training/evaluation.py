@@ -145,7 +145,7 @@ class Validator:
 
     def _take_part(self, device: torch.device) -> None:
         """Call the criterion on a rank without images left, since it averages its count of objects over the ranks."""
-        if _world() > 1:
+        if _world_size() > 1:
             empty = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
             sigmoid = self.criterion.sigmoid
             logits = torch.zeros(1, 1, len(self.category_ids) + (not sigmoid))
@@ -159,8 +159,8 @@ class Validator:
     ) -> Validation | None:
         own = (sums, len(accumulator.image_ids), diverged, stopped, accumulator.sums.sums if accumulator.sums else None)
         ranks: list[Any] = [own]
-        if _world() > 1:
-            ranks = [None] * _world()
+        if _world_size() > 1:
+            ranks = [None] * _world_size()
             dist.all_gather_object(ranks, own)
         if any(diverged for _, _, diverged, *_ in ranks):
             raise NonFiniteLossError("the outputs of the model for the validation images are not finite any more")
@@ -171,9 +171,9 @@ class Validator:
         losses = {name: sum(part.get(name, 0.0) for part, *_ in ranks) / max(1, images) for name in names}
         detections = gather_detections(accumulator.image_ids, accumulator.detections)
         computed: list[Any] = [None]
-        if _world() == 1 or dist.get_rank() == 0:
+        if _world_size() == 1 or dist.get_rank() == 0:
             computed = [self._compute(detections)]
-        if _world() > 1:
+        if _world_size() > 1:
             dist.broadcast_object_list(computed, src=0)
         metrics, per_class = computed[0]
         total = self._accumulator().sums
@@ -201,15 +201,15 @@ def _ap_of_classes(result: CocoMetrics) -> list[tuple[str, float]]:
     return [(row.name, row.AP) for row in result.per_class]
 
 
-def _world() -> int:
+def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _most_over_ranks(count: int) -> int:
     """Largest `count` over the ranks."""
-    if _world() == 1:
+    if _world_size() == 1:
         return count
-    counts: list[int] = [0] * _world()
+    counts: list[int] = [0] * _world_size()
     dist.all_gather_object(counts, count)
     return max(counts)
 
@@ -235,6 +235,6 @@ def _with_box_masks(gt: dict[str, Any]) -> dict[str, Any]:
 
 def _copy_buffers_of_rank_zero(model: nn.Module) -> None:
     """Batch norm statistics differ from rank to rank; all ranks evaluate with those that the checkpoint keeps."""
-    if _world() > 1:
+    if _world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -35,7 +35,7 @@ def launch(config: TrainConfig, processes: Processes, *, idle_parts: bool = Fals
     """
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # its notes are of no concern to users
     strategy: DDPStrategy | Literal["auto"] = "auto"
-    if processes.world > 1:
+    if processes.world_size > 1:
         strategy = DDPStrategy(
             find_unused_parameters=idle_parts or _has_idle_parts(config), gradient_as_bucket_view=True
         )
@@ -59,7 +59,7 @@ def kill_children(fabric: Fabric) -> None:
 def share_batch_norm(model: nn.Module, processes: Processes) -> None:
     """Let batch norms that learn take their statistics over the images of all GPUs; in place."""
     learn = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
-    if learn and processes.accelerator == "cuda" and processes.world > 1:
+    if learn and processes.accelerator == "cuda" and processes.world_size > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 

@@ -76,7 +76,7 @@ def make_loaders(
     config: TrainConfig, datasets: Datasets, batch_size: int, fabric: Fabric
 ) -> tuple[EpochLoader, DataLoader[Batch]]:
     """Batches for training and for validation, this rank's share of them."""
-    ranks = {"rank": fabric.global_rank, "world": fabric.world_size}
+    ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     train = train_loader(
         datasets.train,
         batch_size=batch_size,

@@ -26,7 +26,7 @@ from detrkit.structures import Batch
 from detrkit.training.checkpoint import link, write_checkpoint
 from detrkit.training.ema import Ema
 from detrkit.training.evaluation import Validation
-from detrkit.training.optim import Schedule
+from detrkit.training.optim import LRSchedule
 from detrkit.training.reporters import Reporter
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss, SharedSums, StepReport, seed_of
@@ -35,10 +35,18 @@ FLAGS = ("stop", "save", "out_of_time")
 
 
 class Validate(Protocol):
-    """Evaluates the model over the validation images, on all ranks together; None if `should_stop` said so."""
+    """Function that evaluates the model on the validation images, on all ranks together."""
 
     def __call__(self, *, should_stop: Callable[[], bool], advance: Callable[[int, int], None]) -> Validation | None:
-        """Evaluate; `advance` is given the number of finished batches and of all."""
+        """Evaluate the model.
+
+        Args:
+            should_stop: called before each batch; the evaluation is given up once it is true on any rank.
+            advance: called with the number of finished batches and of all batches.
+
+        Returns:
+            The evaluation, or None if it was given up.
+        """
 
 
 class Trainer:
@@ -51,23 +59,24 @@ class Trainer:
     Args:
         fabric: devices, precision and processes, launched.
         loss: model and criterion, on the device.
-        optimizer: of the model's parameters.
-        lr_schedule: of its learning rates.
-        loader: batches for training, this rank's share of them.
-        validate: evaluates the model.
-        state: position in the run, where no checkpoint says it.
-        schedule: when to evaluate, save and end.
+        optimizer: optimizer of the model's parameters.
+        lr_schedule: learning rates of the optimizer's groups.
+        loader: this rank's batches for training.
+        validate: function that evaluates the model.
+        state: position in the run, unless a checkpoint is loaded.
+        schedule: numbers of epochs and minutes after which to evaluate, save and end.
         run_dir: folder of the checkpoints.
         metadata: "detrkit" entry of the checkpoints, without its metrics.
-        clip_max_norm: largest norm of the gradient; 0: any.
-        seed: of the random numbers in a step.
+        clip_max_norm: largest norm of the gradient; 0: no clipping.
+        seed: seed of the run, from which the random numbers of each step are derived.
         ema: moving average of the weights, or None.
-        reporters: show and write down the run, on rank 0.
+        reporters: objects that show and record the run; none on other ranks than 0.
 
     Attributes:
-        flags: set one on any rank, and all ranks find it in `synced_flags` after the same step.
-        end: why the run ended before its last epoch: "signal" (it is to be resumed), "out_of_time" or "patience".
-        best: the best evaluation, if it was in this process.
+        flags: requests of this rank; if any rank sets one, all ranks find it in `synced_flags` after the step.
+        synced_flags: requests of all ranks, as of the last step.
+        end_reason: why the run ended before its last epoch: "signal" (resumable), "out_of_time" or "patience".
+        best: the best evaluation of this process, or None.
     """
 
     def __init__(
@@ -75,7 +84,7 @@ class Trainer:
         fabric: Fabric,
         loss: DetectionLoss,
         optimizer: Optimizer,
-        lr_schedule: Schedule,
+        lr_schedule: LRSchedule,
         loader: EpochLoader,
         validate: Validate,
         state: TrainingState,
@@ -95,7 +104,7 @@ class Trainer:
         self.clip_max_norm, self.seed, self.ema, self.reporters = clip_max_norm, seed, ema, reporters
         self.flags = dict.fromkeys(FLAGS, False)
         self.synced_flags = dict.fromkeys(FLAGS, False)
-        self.end: Literal["signal", "out_of_time", "patience"] | None = None
+        self.end_reason: Literal["signal", "out_of_time", "patience"] | None = None
         self.best: Validation | None = None
         self._saved = time.monotonic()
 
@@ -105,7 +114,7 @@ class Trainer:
         with self._reported():
             if self.state.evaluation_due:  # a signal cut it short, before this run was resumed
                 self.evaluate_and_save()
-            while self.state.epoch < self.schedule.epochs and not self.end:
+            while self.state.epoch < self.schedule.epochs and not self.end_reason:
                 self.train_epoch()
 
     def train_epoch(self) -> None:
@@ -113,7 +122,9 @@ class Trainer:
         self.loader.set_epoch(self.state.epoch, self.state.batch)
         for batch in self.loader:
             stepped = self.train_step(batch)
-            if stepped and self.stop_requested():
+            if stepped:
+                self.update_end_reason()
+            if self.end_reason:
                 break
             if stepped and self.synced_flags["save"] and self.state.batch < len(self.loader):
                 self.save()
@@ -134,7 +145,7 @@ class Trainer:
         last_of_step = (index + 1) % self.schedule.accumulate_grad_batches == 0 or index + 1 == len(self.loader)
         batch = batch.to(self.fabric.device, non_blocking=True)
         self.set_rates_and_seed(index)
-        self.look_at_clock()
+        self.set_time_flags()
 
         with self.fabric.no_backward_sync(self.loss, enabled=not last_of_step):
             losses = self.loss(batch)
@@ -156,33 +167,32 @@ class Trainer:
         self._report(lambda reporter: reporter.step_finished(state, report))
         return last_of_step
 
-    def stop_requested(self) -> bool:
-        """Whether a signal or `max_minutes` ends the run here, on all ranks; `end` says which."""
+    def update_end_reason(self) -> None:
+        """Set `end_reason` if a signal or `max_minutes` ends the run here, on all ranks."""
         if self.synced_flags["stop"]:
-            self.end = "signal"
+            self.end_reason = "signal"
         elif self.synced_flags["out_of_time"]:
-            self.end = "out_of_time"
-        return self.end is not None
+            self.end_reason = "out_of_time"
 
     def end_epoch(self) -> None:
         """Add the row of an epoch that is finished, or cut off by `max_minutes`, and move on to the next."""
         state, finished = self.state, self.state.batch == len(self.loader)
-        if self.end == "signal" and not finished:
+        if self.end_reason == "signal" and not finished:
             return
         lr, lr_backbone = (group["lr"] for group in self.optimizer.param_groups[:2])
-        state.add_row(lr=lr, lr_backbone=lr_backbone, loader_share=self.loader.share)
+        state.add_row(lr=lr, lr_backbone=lr_backbone, loader_share=self.loader.waiting_share)
         if finished:
             state.next_epoch()
         due = state.epoch == self.schedule.epochs or state.epoch % self.schedule.eval_every == 0
-        state.evaluation_due = due or self.end == "out_of_time"
+        state.evaluation_due = due or self.end_reason == "out_of_time"
 
     def evaluate_and_save(self) -> None:
         """Evaluate the epoch of the last row if due, save, and report the row; after a signal, only save."""
         is_best = self.evaluate_if_due()
-        if self.end != "signal":
+        if self.end_reason != "signal":
             self.state.history[-1]["seconds"] = round(self.state.seconds, 2)
         self.save(best=is_best)
-        if self.end != "signal":
+        if self.end_reason != "signal":
             self._report(lambda reporter: reporter.epoch_finished(self.state.history))
 
     def evaluate_if_due(self) -> bool:
@@ -191,7 +201,7 @@ class Trainer:
         Returns:
             Whether it is the best evaluation so far.
         """
-        if self.end == "signal" or not self.state.evaluation_due:
+        if self.end_reason == "signal" or not self.state.evaluation_due:
             return False
         with self.ema.applied(self.model) if self.ema else nullcontext():
             validation = self.validate(
@@ -199,13 +209,13 @@ class Trainer:
                 advance=lambda done, total: self._report(lambda reporter: reporter.evaluating(done, total)),
             )
         if validation is None:
-            self.end = "signal"
+            self.end_reason = "signal"
             return False
         is_best = self.state.add_evaluation(validation.row)
         if is_best:
             self.best = validation
-        if 0 < self.schedule.patience <= self.state.evaluations_without_better and not self.end:
-            self.end = "patience"
+        if 0 < self.schedule.patience <= self.state.evaluations_without_improvement and not self.end_reason:
+            self.end_reason = "patience"
         return is_best
 
     def save(self, *, best: bool = False) -> None:
@@ -261,8 +271,8 @@ class Trainer:
         else:
             torch.manual_seed(seed)
 
-    def look_at_clock(self) -> None:
-        """Set the flags that depend on the time of this rank; the ranks agree on them during the step."""
+    def set_time_flags(self) -> None:
+        """Set the flags that depend on the clock of this rank; the step shares them with the other ranks."""
         self.flags["save"] = time.monotonic() - self._saved > 60 * self.schedule.save_minutes
         self.flags["out_of_time"] = 0 < 60 * self.schedule.max_minutes <= self.state.seconds
 

@@ -11,8 +11,9 @@ from torch.optim import AdamW
 
 from detrkit.models.frozen import freeze
 
-SLOW = ("sampling_offsets", "reference_points")
-"""In names of parameters that place sampling points; a tenth of the rate in Deformable DETR (section 5)."""
+SAMPLING_POINT_PARAMETERS = ("sampling_offsets", "reference_points")
+"""Parts of the names of parameters that place sampling points; they learn at a tenth of the rate in Deformable DETR
+(section 5)."""
 
 
 def build_optimizer(
@@ -34,12 +35,12 @@ def build_optimizer(
     `named_parameters`, so that optimizer states of the reference DETR fit by position.
 
     Args:
-        model: its parameters that require gradients learn.
+        model: model whose parameters that require gradients are optimized.
         lr: learning rate of the transformer and heads.
-        lr_backbone: learning rate of the backbone; 0: it is frozen.
-        weight_decay: of AdamW.
-        lr_linear_proj_mult: factor of the rate of sampling points (`SLOW`); other than 1: further groups; 0: they are
-            frozen.
+        lr_backbone: learning rate of the backbone; 0 freezes it.
+        weight_decay: weight decay of AdamW.
+        lr_linear_proj_mult: factor of the rate of `SAMPLING_POINT_PARAMETERS`; other than 1: further groups; 0: they
+            are frozen.
         norm_decay: whether norms and biases decay too; False: further groups, without decay.
         fused: step all parameters at once, equal up to rounding. Not under a gradient scaler, since a fused step would
             unscale the gradients itself, after clipping.
@@ -74,33 +75,33 @@ def _freeze_by_rates(model: nn.Module, lr_backbone: float, lr_linear_proj_mult: 
 
 
 def _is_slow(name: str) -> bool:
-    return any(word in name for word in SLOW)
+    return any(word in name for word in SAMPLING_POINT_PARAMETERS)
 
 
-FLAT, LEAST = 0.5, 0.05
-"""Of "flat_cosine": the share of the epochs before the rates fall, and what they fall to (Lyu et al. 2022, RTMDet)."""
-
-
-WARM = 0.1
-"""Share of a run by whose end the warm-up is over, however many steps it was given."""
+FLAT_FRACTION = 0.5
+"""Fraction of the epochs before the rates of "flat_cosine" fall (Lyu et al. 2022, RTMDet)."""
+FINAL_FACTOR = 0.05
+"""Factor of the base rates that "flat_cosine" falls to."""
+MAX_WARMUP_FRACTION = 0.1
+"""Longest warm-up, as a fraction of the run."""
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LRSchedule:
     """Learning rates of the groups, a pure function of the position in a run.
 
-    Nothing of it is kept in checkpoints: a resumed run computes the same rates, and rates given anew are honoured.
+    Nothing of it is kept in checkpoints: a resumed run computes the same rates, and new rates take effect.
     """
 
     base: tuple[float, ...]
     """Base rate of each group."""
     kind: Literal["step", "cosine", "flat_cosine"]
     epochs: int
-    """Where the cosines end."""
+    """Epoch at which the cosine schedules end."""
     lr_drop: int
     """Epochs between drops to a tenth, for "step"."""
     warmup_steps: int
-    """Optimizer steps of linear warm-up, at most a tenth of the run; 0: none."""
+    """Optimizer steps of linear warm-up, at most `MAX_WARMUP_FRACTION` of the run; 0: none."""
 
     def factor(self, epoch: int, fraction: float, step: int) -> float:
         """Factor of the base rates, in 0..1.
@@ -111,11 +112,12 @@ class Schedule:
             step: optimizer steps taken in all.
         """
         done = min(1.0, (epoch + fraction) / self.epochs)
-        warmup = min(1.0, max((step + 1) / self.warmup_steps, done / WARM)) if self.warmup_steps else 1.0
+        warmup = min(1.0, max((step + 1) / self.warmup_steps, done / MAX_WARMUP_FRACTION)) if self.warmup_steps else 1.0
         if self.kind == "cosine":
             return warmup * _half_cosine(done)
         if self.kind == "flat_cosine":
-            return warmup * (LEAST + (1 - LEAST) * _half_cosine(max(0.0, done - FLAT) / (1 - FLAT)))
+            falling = max(0.0, done - FLAT_FRACTION) / (1 - FLAT_FRACTION)
+            return warmup * (FINAL_FACTOR + (1 - FINAL_FACTOR) * _half_cosine(falling))
         return warmup * 0.1 ** (epoch // self.lr_drop)
 
     def rates(self, epoch: int, fraction: float, step: int) -> list[float]:

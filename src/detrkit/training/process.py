@@ -40,7 +40,7 @@ from detrkit.training.loaders import (
 )
 from detrkit.training.loggers import make_loggers
 from detrkit.training.loop import Trainer, Validate
-from detrkit.training.optim import Schedule
+from detrkit.training.optim import LRSchedule
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, Reporter
 from detrkit.training.resume import carry_best
@@ -60,7 +60,7 @@ class TrainingProcess:
         data: the checked images.
         setup: model and criterion.
         optimizer: of the model.
-        point: the checkpoint to resume from, or None.
+        resume_point: the checkpoint to resume from, or None.
         prints: of `fingerprints`.
         monitored: see `TrainingState`.
         classic_log: also write log.txt.
@@ -74,7 +74,7 @@ class TrainingProcess:
         data: Data,
         setup: ModelSetup,
         optimizer: Optimizer,
-        point: ResumePoint | None,
+        resume_point: ResumePoint | None,
         prints: dict[str, dict[str, str | int]],
         monitored: dict[str, str],
         *,
@@ -82,7 +82,7 @@ class TrainingProcess:
     ) -> None:
         assert config.image_size != "auto"
         self.config, self.image_size, self.run_dir, self.processes = config, config.image_size, run_dir, processes
-        self.data, self.setup, self.optimizer, self.point = data, setup, optimizer, point
+        self.data, self.setup, self.optimizer, self.resume_point = data, setup, optimizer, resume_point
         self.prints, self.monitored, self.classic_log = prints, monitored, classic_log
         self.console, self.progress_console = make_console(), make_console(quiet=config.quiet)
 
@@ -96,7 +96,7 @@ class TrainingProcess:
         Returns:
             The finished loop.
         """
-        config, point = self.config, self.point
+        config, resume_point = self.config, self.resume_point
         fabric = launch(config, self.processes, idle_parts=self.setup.model.has_idle_parts)
         self.run_dir = Path(fabric.broadcast(str(self.run_dir)))  # rank 0 may have made the one that others would avoid
         model, optimizer = self.setup.model, self.optimizer
@@ -108,19 +108,21 @@ class TrainingProcess:
         state = TrainingState(self.monitored, start_epoch)
         if fabric.is_global_zero:
             self.prepare_folder()
-            self.announce((point.epoch, point.batch) if point else (start_epoch, 0), reasons, datasets)
+            self.announce(
+                (resume_point.epoch, resume_point.batch) if resume_point else (start_epoch, 0), reasons, datasets
+            )
             self.warn_of_other_data()
         batch_size = self.find_batch_size(fabric)
         metadata = self.metadata(batch_size)
-        if point:
-            point.check_mid_epoch(**metadata["batches"])
+        if resume_point:
+            resume_point.check_mid_epoch(**metadata["batches"])
         if fabric.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", TrainConfig.from_dict(metadata["config"]).to_yaml())
         trainer = self.build_trainer(fabric, datasets, batch_size, state, metadata)
         signals = StopSignals(lambda: trainer.flags.update(stop=True))
         with signals.watched(), self.explained_errors(batch_size, fabric):
-            if point:
-                trainer.load_state_dict(read(point.path))
+            if resume_point:
+                trainer.load_state_dict(read(resume_point.path))
             trainer.fit()
             self.report_best(trainer)
         if fabric.is_global_zero:
@@ -144,17 +146,17 @@ class TrainingProcess:
             self.processes,
             self.run_dir,
             reasons=reasons,
-            source=str(self.point.path) if self.point else self.config.resume,
+            source=str(self.resume_point.path) if self.resume_point else self.config.resume,
             begin=begin,
             cache=describe_cache(datasets.train, datasets.val),
         )
 
     def warn_of_other_data(self) -> None:
         """Warn of data or a monitored metric that differ from the checkpoint's, and put its best checkpoint aside."""
-        if not self.point:
+        if not self.resume_point:
             return
-        changed = self.point.changed(data=self.prints, monitored=self.monitored)
-        aside = carry_best(self.point, self.run_dir, self.monitored)
+        changed = self.resume_point.changed(data=self.prints, monitored=self.monitored)
+        aside = carry_best(self.resume_point, self.run_dir, self.monitored)
         if changed:
             kept = f"; it is kept as {aside}" if aside else ""
             warnings.warn(f"{changed}{kept}", stacklevel=2)
@@ -182,7 +184,7 @@ class TrainingProcess:
             "batches": {
                 "batch_size": batch_size,
                 "accumulate_grad_batches": config.accumulate_grad_batches,
-                "world": self.processes.world,
+                "world_size": self.processes.world_size,
                 "images": len(data.train.images),
                 "seed": config.seed,
                 "group_by_aspect": config.group_by_aspect,
@@ -199,7 +201,7 @@ class TrainingProcess:
             fabric,
             DetectionLoss(model, self.setup.criterion, compiled=config.compile, square_resize=config.square_resize),
             optimizer,
-            Schedule(
+            LRSchedule(
                 base=tuple(group["lr"] for group in optimizer.param_groups),
                 kind=config.lr_schedule,
                 epochs=config.epochs,
@@ -257,7 +259,7 @@ class TrainingProcess:
             self.progress_console,
             epochs=self.config.epochs,
             max_minutes=self.config.max_minutes,
-            spent=self.point.seconds if self.point else 0.0,
+            spent=self.resume_point.seconds if self.resume_point else 0.0,
             monitor=self.monitored["monitor"],
         )
         rows = LoggerRows(make_loggers(self.config, self.run_dir))
@@ -294,7 +296,7 @@ class TrainingProcess:
 
     def report_best(self, trainer: Trainer) -> None:
         """Write report/ of the best checkpoint; if it is of an earlier process, all ranks evaluate it again first."""
-        if trainer.end == "signal" or not trainer.state.best_epoch:
+        if trainer.end_reason == "signal" or not trainer.state.best_epoch:
             return
         best = trainer.best
         if best is None:

@@ -20,10 +20,10 @@ class RunProgress(Reporter):
     `max_minutes` leaves.
 
     Args:
-        console: where to show it.
-        epochs: of the whole run.
-        max_minutes: limit of the whole run; 0: none.
-        spent: seconds of it that earlier processes used.
+        console: console to print to.
+        epochs: number of epochs of the whole run.
+        max_minutes: time limit of the whole run in minutes; 0: none.
+        spent: seconds that earlier processes of the run took.
         monitor: name of the monitored metric, which is shown beside the usual ones.
     """
 

@@ -20,18 +20,18 @@ goes into steps than into evaluations and checkpoints between them."""
 
 
 def resolve_auto(
-    config: TrainConfig, train: Split, resume: ResumePoint | None, *, on_cpu: bool
+    config: TrainConfig, train: Split, resume_point: ResumePoint | None, *, on_cpu: bool
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The settings with a number for each that is `auto`, and what to tell the user of it: a word, a sentence.
 
     A resumed run keeps the numbers it had, also of a batch size found by `max`. The number of queries stays open
     where `--weights` or `--frozen_weights` bring it.
     """
-    if resume:
+    if resume_point:
         had = {
-            "num_queries": resume.metadata["model_args"]["num_queries"],
-            "image_size": resume.metadata["preprocessing"]["image_size"],
-            "batch_size": resume.metadata["batches"]["batch_size"],
+            "num_queries": resume_point.metadata["model_args"]["num_queries"],
+            "image_size": resume_point.metadata["preprocessing"]["image_size"],
+            "batch_size": resume_point.metadata["batches"]["batch_size"],
         }
         numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}

@@ -31,23 +31,23 @@ def find_resume(
     reference = ReferenceCheckpoint.read(path) if path.exists() or str(path) in PUBLISHED else None
     if reference:
         return None, reference
-    point = ResumePoint.read(path)
-    if classes not in (None, len(point.metadata["categories"])):
-        return None, ReferenceCheckpoint.of_run(point.path)
-    return point, None
+    resume_point = ResumePoint.read(path)
+    if classes not in (None, len(resume_point.metadata["categories"])):
+        return None, ReferenceCheckpoint.of_run(resume_point.path)
+    return resume_point, None
 
 
-def carry_best(point: ResumePoint, run_dir: Path, monitored: Mapping[str, str]) -> Path | None:
+def carry_best(resume_point: ResumePoint, run_dir: Path, monitored: Mapping[str, str]) -> Path | None:
     """Make sure that best.ckpt is the best of what this run compares.
 
     One that was found on other images or by another number is kept under another name, which is returned. A run that
     goes on in another folder takes its best along.
     """
-    best, before = run_dir / BEST, point.path.parent / BEST
-    if monitored != point.monitored:
+    best, before = run_dir / BEST, resume_point.path.parent / BEST
+    if monitored != resume_point.monitored:
         if not best.is_file():
             return None
-        aside = best.with_name(f"best_until_epoch_{point.epoch:04d}.ckpt")
+        aside = best.with_name(f"best_until_epoch_{resume_point.epoch:04d}.ckpt")
         best.replace(aside)
         return aside
     if not best.is_file() and before.is_file():

@@ -57,14 +57,14 @@ class Data:
         """See `Split.value_range`."""
         return self.train.value_range
 
-    def with_range_of(self, point: ResumePoint | None) -> Data:
+    def with_range_of(self, resume_point: ResumePoint | None) -> Data:
         """The same images, scaled by the range of values of the checkpoint to go on from, where it has one."""
-        kept = ValueRange.from_plain(point.metadata["preprocessing"]["value_range"]) if point else None
-        if kept is None or point is None or kept == self.value_range:
+        kept = ValueRange.from_plain(resume_point.metadata["preprocessing"]["value_range"]) if resume_point else None
+        if kept is None or resume_point is None or kept == self.value_range:
             return self
         warnings.warn(
-            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, since {point.path} was trained "
-            f"so; {self.value_range or 'no range'} of the data or the settings is passed over",
+            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, as when {resume_point.path} was "
+            f"trained; {self.value_range or 'no range'} of the data or the settings is ignored",
             stacklevel=2,
         )
         return replace(self, train=replace(self.train, value_range=kept), val=replace(self.val, value_range=kept))
@@ -133,7 +133,7 @@ class ModelSetup:
 
 
 def build_training_model(
-    config: TrainConfig, categories: Categories, resume: ResumePoint | None, *, filled: bool = False
+    config: TrainConfig, categories: Categories, resume_point: ResumePoint | None, *, filled: bool = False
 ) -> ModelSetup:
     """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
 
@@ -143,12 +143,12 @@ def build_training_model(
     Args:
         config: the settings.
         categories: classes of the model.
-        resume: the checkpoint of ours to go on from.
+        resume_point: the checkpoint of ours to go on from.
         filled: a checkpoint of the reference DETR, whose norms are frozen, will fill the model instead.
     """
     weights = None
     source = config.weights or config.frozen_weights
-    if source and not resume and not filled:
+    if source and not resume_point and not filled:
         nheads = config.nheads if config.nheads != _defaults(config).nheads else None
         headless = not config.frozen_weights  # which nothing would train
         weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
@@ -157,17 +157,17 @@ def build_training_model(
     brought = _brought(config, weights) if weights else {}
     config = replace(config, **brought)
     trained = filled or bool(source) or config.backbone_weights != "none"
-    norm = _norm(config, weights, resume, trained)
-    stated = _stored_args(weights, resume)
+    norm = _norm(config, weights, resume_point, trained)
+    stated = _stored_args(weights, resume_point)
     settings = config.model_config(
         len(categories), class_agnostic=stated.get("class_agnostic", False), backbone_norm=norm
     )
     model_args = asdict(settings)
-    images = _stored_preprocessing(weights, resume)
-    if resume:
-        resume.check(model_args=model_args, categories=categories.to_plain())
+    images = _stored_preprocessing(weights, resume_point)
+    if resume_point:
+        resume_point.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)
-    fresh = weights is None and resume is None and not filled and trained
+    fresh = weights is None and resume_point is None and not filled and trained
     model = build_model(
         **model_args,
         backbone_weights=config.backbone_weights if fresh else None,
@@ -182,7 +182,7 @@ def build_training_model(
         assert isinstance(model, DETR)
         model.freeze_detector()
     criterion = build_criterion(**asdict(config.loss_config(len(categories))))
-    if not (trained or resume or config.lr_backbone):
+    if not (trained or resume_point or config.lr_backbone):
         warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
     whole = norm != "frozen" and not trained and config.lr_backbone > 0
     lr_backbone = config.lr if whole else config.lr_backbone
@@ -239,18 +239,18 @@ def _check_known(kept: list[FitRow], source: str) -> None:
         )
 
 
-def _stored_args(weights: Weights | None, resume: ResumePoint | None) -> Mapping[str, Any]:
+def _stored_args(weights: Weights | None, resume_point: ResumePoint | None) -> Mapping[str, Any]:
     """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
     if weights:
         return weights.model_args
-    return resume.metadata["model_args"] if resume else {}
+    return resume_point.metadata["model_args"] if resume_point else {}
 
 
-def _stored_preprocessing(weights: Weights | None, resume: ResumePoint | None) -> Preprocessing:
+def _stored_preprocessing(weights: Weights | None, resume_point: ResumePoint | None) -> Preprocessing:
     """The preprocessing of the loaded model; the defaults for a new one."""
     if weights:
         return weights.preprocessing
-    return Preprocessing.from_plain(resume.metadata["preprocessing"]) if resume else Preprocessing()
+    return Preprocessing.from_plain(resume_point.metadata["preprocessing"]) if resume_point else Preprocessing()
 
 
 def warn_of_crowds(data: Data, num_queries: int) -> None:
@@ -270,11 +270,11 @@ def warn_of_crowds(data: Data, num_queries: int) -> None:
         )
 
 
-def _norm(config: TrainConfig, weights: Weights | None, resume: ResumePoint | None, trained: bool) -> str:
+def _norm(config: TrainConfig, weights: Weights | None, resume_point: ResumePoint | None, trained: bool) -> str:
     if config.backbone_norm != "auto":
         return config.backbone_norm
-    if resume:
-        return str(resume.metadata["model_args"]["backbone_norm"])
+    if resume_point:
+        return str(resume_point.metadata["model_args"]["backbone_norm"])
     if weights and (config.frozen_weights or weights.model_args.get("backbone_norm") == "group"):
         return str(weights.model_args.get("backbone_norm", "frozen"))  # groups have no statistics to be frozen
     return "frozen" if trained else "batch"
@@ -302,7 +302,7 @@ class Processes:
     num_nodes: int
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.num_nodes
 

@@ -1,4 +1,4 @@
-"""How far a training run is, and how long it goes on."""
+"""Position, results and schedule of a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ evaluated, "val/..." means, COCO metrics and those of classes. Loss terms are un
 
 @dataclass(frozen=True)
 class RunSchedule:
-    """How long a run goes on, and how often it evaluates and saves; 0 means never, where it is allowed."""
+    """Length of a run, and how often it evaluates and saves; 0: never."""
 
     epochs: int
     eval_every: int = 1
@@ -32,8 +32,8 @@ class TrainingState:
     """Position and results of a run: what a checkpoint keeps besides weights and the state of the optimizer.
 
     Args:
-        monitored: `monitor`, the name of the metric by which the best checkpoint is chosen (see `training.monitor`),
-            and `val`, the fingerprint of the validation images. Best values compare only where both are equal.
+        monitored: name of the metric by which the best checkpoint is chosen, under "monitor" (see `training.monitor`),
+            and fingerprint of the validation images, under "val". Best values compare only if both are equal.
         epoch: finished epochs.
 
     Attributes:
@@ -44,9 +44,9 @@ class TrainingState:
         batches_summed: number of batches in `loss_sums`.
         history: one row per epoch.
         best_value: the best value of the monitored metric.
-        best_epoch: its epoch, from 1; 0 before the first evaluation.
-        evaluations_without_better: evaluations since the monitored metric last improved.
-        evaluation_due: the last row of `history` still has to be evaluated.
+        best_epoch: epoch of the best value, from 1; 0 before the first evaluation.
+        evaluations_without_improvement: evaluations since the monitored metric last improved.
+        evaluation_due: whether the last row of `history` still has to be evaluated.
     """
 
     def __init__(self, monitored: Mapping[str, str], epoch: int = 0) -> None:
@@ -56,7 +56,7 @@ class TrainingState:
         self.batches_summed = 0
         self.history: list[Row] = []
         self.best_value, self.best_epoch = worst(self.monitor), 0
-        self.evaluations_without_better = 0
+        self.evaluations_without_improvement = 0
         self.evaluation_due = False
         self._seconds_before, self._begun = 0.0, time.monotonic()
 
@@ -110,7 +110,7 @@ class TrainingState:
         self.evaluation_due = False
         value = metrics[self.monitor]
         improved = better(value, self.best_value, self.monitor)
-        self.evaluations_without_better = 0 if improved else self.evaluations_without_better + 1
+        self.evaluations_without_improvement = 0 if improved else self.evaluations_without_improvement + 1
         if better(self.best_value, value, self.monitor):
             return False
         self.best_value, self.best_epoch = value, int(row["epoch"])
@@ -128,7 +128,7 @@ class TrainingState:
             "monitored": self.monitored,
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
-            "evaluations_without_better": self.evaluations_without_better,
+            "evaluations_without_improvement": self.evaluations_without_improvement,
             "evaluation_due": self.evaluation_due,
             "seconds": self.seconds,
         }
@@ -144,5 +144,5 @@ class TrainingState:
         self.evaluation_due = progress["evaluation_due"]
         if progress["monitored"] == self.monitored:
             self.best_value, self.best_epoch = progress["best_value"], progress["best_epoch"]
-            self.evaluations_without_better = progress["evaluations_without_better"]
+            self.evaluations_without_improvement = progress["evaluations_without_improvement"]
         self._seconds_before, self._begun = progress["seconds"], time.monotonic()

@@ -131,9 +131,9 @@ class SharedSums:
         norm_value, loss, nonfinite, *sums = torch.cat([norm, self._loss, self._sums]).tolist()
         if nonfinite:
             _refuse(loss, batch, place)
-        count, world = len(self._flags), _world_size()
+        count, world_size = len(self._flags), _world_size()
         return StepReport(
-            {name: value / world for name, value in zip(self._names, sums[count:], strict=True)},
+            {name: value / world_size for name, value in zip(self._names, sums[count:], strict=True)},
             None if grad_norm is None else norm_value,
             {name: value > 0 for name, value in zip(self._flags, sums[:count], strict=True)},
         )

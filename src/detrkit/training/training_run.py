@@ -97,29 +97,29 @@ def run_training(
     if on_rank_zero and not classic_log:
         say_recipe(make_console(quiet=config.quiet), config.recipe)
     data = load_data(config, classes)
-    point, reference = find_resume(config, run_dir, len(data.categories) if classic_log else None)
-    data = data.with_range_of(point)
+    resume_point, reference = find_resume(config, run_dir, len(data.categories) if classic_log else None)
+    data = data.with_range_of(resume_point)
     prints = fingerprints({"train": data.train, "val": data.val})
     monitor = chosen_monitor(config.monitor, config.task, data.val)
     monitored = {"monitor": monitor, "val": str(prints["val"]["fingerprint"])}
-    if point:
-        why = point.nothing_left(
+    if resume_point:
+        why = resume_point.nothing_left(
             epochs=config.epochs, patience=config.patience, max_minutes=config.max_minutes, monitored=monitored
         )
         if why:
             if on_rank_zero:
-                make_console().print(f"Nothing is left to train in {point.path}: {why}.")
-            return TrainResult(run_dir, _summary(point.metadata["metrics"]))
-    config, reasons = resolve_auto(config, data.train, point, on_cpu=processes.accelerator == "cpu")
-    setup = build_training_model(config, data.categories, point, filled=reference is not None)
+                make_console().print(f"Nothing is left to train in {resume_point.path}: {why}.")
+            return TrainResult(run_dir, _summary(resume_point.metadata["metrics"]))
+    config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=processes.accelerator == "cpu")
+    setup = build_training_model(config, data.categories, resume_point, filled=reference is not None)
     config = replace(setup.config, output_dir=str(run_dir))
     if on_rank_zero:
         warn_of_crowds(data, setup.model.num_queries)
     optimizer = _optimizer(config, setup)
     if config.checkpoint_activations:
         setup.model.checkpoint_activations()
-    if point:
-        point.check_groups(optimizer)
+    if resume_point:
+        resume_point.check_groups(optimizer)
     if reference:
         assert isinstance(setup.model, DETR)
         restored = reference.restore(setup.model, optimizer, data.categories, recipe=config.recipe)
@@ -130,11 +130,11 @@ def run_training(
                 f"{config.epochs}; raise --epochs to train more"
             )
     process = TrainingProcess(
-        config, run_dir, processes, data, setup, optimizer, point, prints, monitored, classic_log=classic_log
+        config, run_dir, processes, data, setup, optimizer, resume_point, prints, monitored, classic_log=classic_log
     )
     trainer = process.run(start_epoch, reasons)
     best = next((row for row in trainer.state.history if row["epoch"] == trainer.state.best_epoch), {})
-    return TrainResult(trainer.run_dir, _summary(best), trainer.end == "signal")
+    return TrainResult(trainer.run_dir, _summary(best), trainer.end_reason == "signal")
 
 
 def _optimizer(config: TrainConfig, setup: ModelSetup) -> Optimizer:
