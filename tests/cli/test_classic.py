@@ -190,7 +190,7 @@ def test_ctrl_c_says_how_to_go_on(
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--epochs", "9"]
     shown = detrkit("detr", *argv)
     assert (shown.status, shown.err) == (130, "interrupted\n")
-    assert "Go on with:\n  the same flags of detrkit detr, and --resume auto" in shown.out
+    assert "Resume with:\n  the same flags of detrkit detr, and --resume auto" in shown.out
     assert Path("out/last.ckpt").exists()
 
 
@@ -270,7 +270,7 @@ def test_evaluating_a_checkpoint_of_the_reference_detr(
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say")
-@pytest.mark.filterwarnings("ignore:.* images hold more objects than the 5 queries can find")
+@pytest.mark.filterwarnings("ignore:.* images have more objects than the 5 queries can detect")
 def test_on_images_of_coco(
     detrkit: Command, shared_data: Path, tmp_path: Path, no_report: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:

@@ -21,7 +21,7 @@ from detrkit.data.transforms.resize_crop import Transform, eval_transform, train
 from detrkit.errors import ConfigError
 from detrkit.structures import Batch, Target
 from detrkit.training import loaders
-from detrkit.training.announcements import waiting
+from detrkit.training.announcements import waiting_advice
 from detrkit.training.loaders import describe_cache, make_caches
 
 from .conftest import CATEGORIES
@@ -195,11 +195,11 @@ def test_the_time_that_a_model_waits_is_counted(split: Split) -> None:
     assert shares[0] > 0.75
     assert 0.3 < shares[1] < shares[0]
     assert shares[2] < 0.4
-    assert waiting([{"loader_share": 0.1, "step": 40}, {"epoch": 2, "step": 80}]) == ""
+    assert waiting_advice([{"loader_share": 0.1, "step": 40}, {"epoch": 2, "step": 80}]) == ""
     shares = [{"loader_share": 0.5, "step": 40}, {"loader_share": 0.3, "step": 80}]
-    assert "waited for images in 40% of the time" in waiting(shares)
-    assert waiting(shares[:1]) == ""  # too few steps to tell
-    assert waiting([]) == ""
-    assert "--num_workers" not in waiting(shares, workers=999)
-    assert "--cache_gb" not in waiting(shares, all_cached=True)
-    assert "cheaper augmentation" in waiting(shares, workers=999, all_cached=True)
+    assert "waited for images in 40% of the time" in waiting_advice(shares)
+    assert waiting_advice(shares[:1]) == ""  # too few steps to tell
+    assert waiting_advice([]) == ""
+    assert "--num_workers" not in waiting_advice(shares, workers=999)
+    assert "--cache_gb" not in waiting_advice(shares, all_cached=True)
+    assert "cheaper augmentation" in waiting_advice(shares, workers=999, all_cached=True)

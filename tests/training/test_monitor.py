@@ -69,10 +69,10 @@ def test_early_stopping_says_so_and_why(tiny, numbers, capsys):
     config = tiny(epochs=9, monitor="AP50", patience=2)
     run_training(config)
     said = capsys.readouterr().out
-    assert "Stopped early, after epoch 3 of 9: AP50 has not become better in 2 evaluations (--patience 2)" in said
+    assert "Stopped early, after epoch 3 of 9: AP50 has not improved in 2 evaluations (--patience 2)" in said
     assert "since it was 0.5000" in said
     run_training(replace(config, resume="auto"))
-    assert "AP50 has not become better for 2 evaluations; raise --patience" in capsys.readouterr().out
+    assert "AP50 has not improved for 2 evaluations; raise --patience" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,12 @@ def test_best_is_not_compared_across_different_validation_images(tiny, numbers, 
     run_dir = train(config).run_dir
     result = train(replace(config, resume=str(run_dir), epochs=3, data=str(other_data), patience=1))
     (told,) = [str(each.message) for each in recwarn if "images" in str(each.message)]
-    assert f"the validation images are not those that {run_dir / 'last.ckpt'} was made with (3 now, 5 then)" in told
+    assert (
+        f"the validation images are not those that {run_dir / 'last.ckpt'} was trained with (3 now, 5 before)" in told
+    )
     assert "training images" not in told
-    assert told.endswith(f"best begins anew; it is kept as {run_dir / 'best_until_epoch_0001.ckpt'}")
+    former = run_dir / "best_until_epoch_0001.ckpt"
+    assert told.endswith(f"so the best checkpoint is chosen anew; the former best checkpoint is kept as {former}")
     assert (result.metrics["AP"], result.metrics["epoch"]) == (0.2, 2)
     assert cycle(run_dir / "best.ckpt")["best_epoch"] == 2
     assert cycle(run_dir / "best_until_epoch_0001.ckpt")["best_epoch"] == 1
@@ -178,7 +181,7 @@ def test_best_is_not_compared_across_different_numbers_either(tiny, numbers, rec
     config = tiny(epochs=1)
     train(config)
     result = train(replace(config, resume="auto", epochs=2, monitor="AP50"))
-    assert any("best goes by AP50 now, by AP then" in str(each.message) for each in recwarn)
+    assert any("the monitored metric changed from AP to AP50" in str(each.message) for each in recwarn)
     assert result.metrics["epoch"] == 2
 
 
@@ -199,7 +202,9 @@ def test_a_run_folder_means_its_last_checkpoint(tiny, tmp_path):
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 3
     assert checkpoint_in(run_dir) == run_dir / "best.ckpt"
     (run_dir / "last.ckpt").unlink()
-    with pytest.raises(WeightsError, match=r"resume from at .*last\.ckpt, found none, but .*best\.ckpt; name that one"):
+    with pytest.raises(
+        WeightsError, match=r"resume from at .*, found none, but .*best\.ckpt; name that file"
+    ):
         train(replace(config, resume=str(run_dir), epochs=3))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"at .*empty/last\.ckpt, found none; look at the path"):

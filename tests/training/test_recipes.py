@@ -103,13 +103,13 @@ def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
 
 
 def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
-    with pytest.warns(UserWarning, match="queries can find") as told:
+    with pytest.warns(UserWarning, match="queries can detect") as told:
         result = train(tiny(num_queries=2, epochs=1))
     assert result.metrics
-    crowds = [str(warning.message) for warning in told if "queries can find" in str(warning.message)]
+    crowds = [str(warning.message) for warning in told if "queries can detect" in str(warning.message)]
     assert len(crowds) == 1
-    assert crowds[0].startswith("4 images hold more objects than the 2 queries can find, ")
-    assert crowds[0].endswith("(3); raise --num_queries to find them all")
+    assert crowds[0].startswith("4 images have more objects than the 2 queries can detect, ")
+    assert crowds[0].endswith("(3); raise --num_queries to detect them all")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_crowds(load_data(tiny()), 3)
@@ -118,7 +118,7 @@ def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
 def test_another_grouping_of_the_optimizer_cannot_be_resumed(tiny):
     train(tiny(epochs=1))
     for change in ({"norm_decay": False}, {"lr_backbone": 0.0}):
-        with pytest.raises(ConfigError, match="other parts of the model learn at rates of their own; resume with"):
+        with pytest.raises(ConfigError, match="the parameters are grouped by other learning rates; resume with"):
             train(tiny(epochs=2, resume="auto", **change))
     train(tiny(epochs=2, resume="auto", lr_linear_proj_mult=0.1))  # this model has no such part
 
@@ -148,9 +148,9 @@ def test_weights_of_a_classic_model_bring_it_whole(weights_of):
     assert (found.encoder, found.query_init, found.feature_levels, found.num_queries) == ("full", "learned", "", 6)
     assert (found.class_loss, found.set_cost_class, found.dense_head) == ("softmax", 1.0, "none")
     assert (found.lr_schedule, found.lr) == ("flat_cosine", 1e-4)  # how to train is still the recipe's
-    assert start.brought["hidden_dim"] == 16
+    assert start.settings_from_weights["hidden_dim"] == 16
     assert not start.model_args["sigmoid"]
-    assert all(row.kept_from for row in start.kept)
+    assert all(row.kept_from for row in start.class_rows)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_patience_ends_a_run(tiny, capsys, monkeypatch):
     assert kept["progress"]["history"][-1]["epoch"] == 3  # the first, and two without a better AP
     assert kept["progress"]["best_epoch"] == 3  # among equals the later
     train(replace(config, resume="auto"))
-    assert "AP has not become better for 2 evaluations" in capsys.readouterr().out
+    assert "AP has not improved for 2 evaluations" in capsys.readouterr().out
 
 
 def test_settings_that_make_no_sense_are_named(tiny):

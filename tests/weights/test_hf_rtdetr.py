@@ -116,7 +116,7 @@ def test_training_goes_on_with_other_classes(folder: Path) -> None:
     config = TrainConfig.from_recipe("fast", weights=str(folder), data="none", device="cpu", num_queries=4)
     ours = Categories((1, 2), ("bird", "plate"))
     start = build_training_model(config, ours, None)
-    assert [row.kept_from for row in start.kept] == ["bird", None]
+    assert [row.kept_from for row in start.class_rows] == ["bird", None]
     assert start.model_args["num_queries"] == 4
     assert start.model_args["denoising"] == "contrastive"
     assert start.model.backbone.mean == (0.0, 0.0, 0.0)

@@ -20,8 +20,8 @@ from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.models.checkpoints import Weights, load_weights
+from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.structures import Batch, Categories
-from detrkit.training.checkpoint import VERSION
 from detrkit.training.setup import ModelSetup, build_training_model
 
 CLASSES, IMAGE_SIZE = 91, 800

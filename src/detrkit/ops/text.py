@@ -1,4 +1,4 @@
-"""Print text to any output: letters that it cannot show are replaced, and control characters are escaped.
+"""Print text to any output: letters that the output cannot show are replaced, control characters are escaped.
 
 Everything that detrkit prints goes through this file, or through `console`, which makes tables and progress bars. An
 output may be ASCII, a Windows code page or a file, and users may give classes and folders any name.
@@ -12,11 +12,11 @@ import io
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 DEGRADE = "detrkit.degrade"
-"""Name of the codec error handler `degrade`, which never fails."""
+"""Name under which the codec error handler `degrade` is registered."""
 
 PLAIN_SIGNS = {
     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2018": "'",
@@ -70,11 +70,18 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: str, longest: int) -> str:
-    """Shorten a text to at most `longest` letters by cutting its middle, since names often differ at their ends."""
+    """Shorten a text to at most `longest` letters by cutting out its middle, since names often differ at the ends."""
     if len(text) <= longest:
         return text
     head = (longest - 1) // 2
     return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def first_names(names: Iterable[object], limit: int) -> str:
+    """List the first names of many for a message: `first_names("abcde", 3)` is `a, b, c and 2 more`."""
+    listed = [str(name) for name in names]
+    more = len(listed) - limit
+    return ", ".join(listed[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def print_text(text: str, *, stderr: bool = False) -> None:
@@ -86,9 +93,9 @@ def print_text(text: str, *, stderr: bool = False) -> None:
 
 @contextlib.contextmanager
 def degrading_output() -> Iterator[None]:
-    """Let stdout and stderr replace letters that they cannot show, whoever writes: help, warnings, other packages.
+    """Let stdout and stderr replace letters that they cannot show, also in text of argparse and of other packages.
 
-    For the command line, which owns its process. In other processes, `print_text` and `console` replace by themselves.
+    For the command line, which owns its process; in other processes `print_text` and `console` replace the letters.
     """
     streams = [(s, s.errors) for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
     for stream, _ in streams:
@@ -118,7 +125,7 @@ def discard_unwritable_output() -> None:
 
 def discard_output(stream: IO[str] | None) -> None:
     """Discard all further output of a stream, whose reader is gone or whose disk is full."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stream, or one without a file descriptor
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stream, or no file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
         os.close(nowhere)

@@ -26,9 +26,9 @@ RECIPES = {
 }
 
 MUCH_WAITING = 0.2
-"""Share of the time of the steps, 0..1, above which waiting for images is reported."""
+"""Fraction of the time of the steps, 0..1, above which waiting for images is reported."""
 FEW_STEPS = 50
-"""In fewer steps, a run mostly waits for the start of its loading processes."""
+"""Fewer steps are not judged, since a run waits for its loading processes to start."""
 
 
 def say_recipe(console: TextConsole, recipe: str) -> None:
@@ -49,21 +49,21 @@ def announce(
     begin: tuple[int, int],
     cache: str,
 ) -> None:
-    """Print device, data, model, backbone, learning rate, folder and, for a resumed run, its position.
+    """Print device, data, model, backbone, learning rate, folder and, for a resumed run, the position.
 
     Args:
-        console: where to print.
-        config: settings.
-        data: images.
-        setup: the model.
-        processes: device and processes.
-        run_dir: folder of the run.
-        reasons: of settings that were "auto": a word, and a sentence.
-        source: the checkpoint to resume from; empty or "auto": none.
-        begin: (epoch, batch) of the first batch, from 0.
-        cache: of `describe_cache`.
+        console: console to print to.
+        config: settings of the run.
+        data: checked images.
+        setup: model and criterion.
+        processes: device type and number of processes.
+        run_dir: run folder.
+        reasons: reason for each setting that was "auto", by its name on the console.
+        source: checkpoint to resume from; empty or "auto": none.
+        begin: epoch and batch at which training begins, both from 0.
+        cache: line about the cached images, see `describe_cache`.
     """
-    total = sum(p.numel() for p in setup.model.parameters())
+    total, trainable = sum(p.numel() for p in setup.model.parameters()), count_trainable(setup.model)
     times = f" x {processes.world_size}" if processes.world_size > 1 else ""
     lines = {
         "Device": f"{_device_name(processes.accelerator)}{times}, precision {config.precision}",
@@ -71,8 +71,8 @@ def announce(
         "Cache": cache,
         **reasons,
         "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
-        f"{learning(setup.model) / 1e6:.1f} M learn",
-        "Backbone": f"norm {setup.norm}",
+        f"{trainable / 1e6:.1f} M trainable",
+        "Backbone": f"norm {setup.norm_note}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
         f"{' as fit' if config.batch_size == 'max' else ''}{times}",
@@ -82,34 +82,37 @@ def announce(
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
     weights = config.weights or config.frozen_weights
-    if setup.brought:
-        settings = ", ".join(f"{name} {value or 'none'}" for name, value in setup.brought.items() if name != "model")
+    if setup.settings_from_weights:
+        changed = {name: value for name, value in setup.settings_from_weights.items() if name != "model"}
+        settings = ", ".join(f"{name} {value or 'none'}" for name, value in changed.items())
         lines["Weights"] = f"{weights} bring {settings}"
-    if setup.masks:
-        lines["Masks"] = setup.masks
+    if setup.mask_note:
+        lines["Masks"] = setup.mask_note
     for name, line in lines.items():
         console.row(name, line)
-    if setup.kept:
-        console.print(fit_table(setup.kept, weights or source, no_object=not setup.model.sigmoid))
+    if setup.class_rows:
+        console.print(fit_table(setup.class_rows, weights or source, no_object=not setup.model.sigmoid))
 
 
-def print_result(console: TextConsole, trainer: Trainer, signals: StopSignals, *, go_on: str, waited: str) -> None:
+def print_result(
+    console: TextConsole, trainer: Trainer, signals: StopSignals, *, resume_command: str, advice: str
+) -> None:
     """Print why a run ended, its best epoch and what to do next; have Slurm requeue the job if it warned us.
 
     Args:
-        console: where to print.
-        trainer: of the run.
-        signals: of the run.
-        go_on: command that resumes it.
-        waited: of `waiting`.
+        console: console to print to.
+        trainer: finished loop of the run.
+        signals: signals that the run received.
+        resume_command: command that resumes the run.
+        advice: sentence of `waiting_advice`, or empty.
     """
     state, schedule, run_dir = trainer.state, trainer.schedule, trainer.run_dir
     unfinished = state.epoch < schedule.epochs
-    if waited:
-        console.print(waited)
+    if advice:
+        console.print(advice)
     if trainer.end_reason == "signal":
         name = signals.received.name if signals.received else "a signal to another process"
-        console.print(f"Stopped by {name}; saved {run_dir / LAST}. Go on with:\n  {go_on}")
+        console.print(f"Stopped by {name}; saved {run_dir / LAST}. Resume with:\n  {resume_command}")
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
     elif trainer.end_reason == "out_of_time" and unfinished:
@@ -120,7 +123,7 @@ def print_result(console: TextConsole, trainer: Trainer, signals: StopSignals, *
     elif trainer.end_reason == "patience" and unfinished:
         console.print(
             f"Stopped early, after epoch {state.history[-1]['epoch']:.0f} of {schedule.epochs}: "
-            f"{called(state.monitor)} has not become better in {state.evaluations_without_improvement} evaluations "
+            f"{called(state.monitor)} has not improved in {state.evaluations_without_improvement} evaluations "
             f"(--patience {schedule.patience}) since it was {state.best_value:.4f}"
         )
     if state.best_epoch and trainer.end_reason != "signal":
@@ -134,11 +137,11 @@ def print_result(console: TextConsole, trainer: Trainer, signals: StopSignals, *
         )
 
 
-def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
-    """Advice where the model waited for images much of the time; empty if it did not, or after too few steps.
+def waiting_advice(history: Sequence[Row], *, workers: int = 0, all_cached: bool = False) -> str:
+    """Advice for a run that waited for images much of the time; empty for other runs, and after too few steps.
 
     Args:
-        history: of the run.
+        history: rows of the epochs.
         workers: number of loading processes.
         all_cached: whether all images are cached.
     """
@@ -155,8 +158,8 @@ def waiting(history: Sequence[Row], *, workers: int = 0, all_cached: bool = Fals
     return f"The model waited for images in {share:.0%} of the time of its steps; {', or '.join(ways)}"
 
 
-def learning(model: nn.Module) -> int:
-    """Number of parameters that learn."""
+def count_trainable(model: nn.Module) -> int:
+    """Number of parameters that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints: what is in them, how they reach the disk whole, and what a resumed run takes from them.
+"""Checkpoints: their content, writing them whole, and checks of a run that resumes from one.
 
     "model"      the weights under the reference DETR's keys (their moving average where there is one)
     "detrkit"    metadata: {"version", "model_args", "categories", "preprocessing" (see `Preprocessing`), "config",
                  "data", "batches", "metrics"}
-    "ema"        None, or {"updates", "raw_model" (the weights that are trained)}
+    "ema"        None, or {"updates", "raw_model" (the trained weights, not averaged)}
     "optimizer"  state of the optimizer
     "scaler"     state of the loss scaler of 16-mixed, else empty
     "progress"   position and results; see `TrainingState`
@@ -29,20 +29,19 @@ from torch.optim import Optimizer
 from detrkit.errors import ConfigError, TrainingError, WeightsError
 from detrkit.files import BEST, LAST, atomic_path
 from detrkit.models.checkpoints.safe import check_content
-
-VERSION = 1
+from detrkit.ops.text import first_names
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write `checkpoint` aside and rename it, so that under its name there is only ever a whole one.
+    """Write a checkpoint to a temporary file and rename that, so that a file of this name is always complete.
 
     Raises:
-        TrainingError: the disk does not take it; the file that was there is still there.
+        TrainingError: the checkpoint cannot be written; a former file of this name is intact.
     """
     try:
         with atomic_path(path) as aside:
             torch.save(checkpoint, aside)
-    except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         no_space = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
         if isinstance(error, RuntimeError) and "write" not in str(error) and "unexpected pos" not in str(error):
             raise
@@ -63,16 +62,16 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        mmap: leave the tensors on disk until they are used, for a look at the plain parts.
+        mmap: leave the tensors on disk until they are used, which makes reading the plain parts fast.
 
     Raises:
-        WeightsError: there is no such file, or it is not a checkpoint that may be trusted.
+        WeightsError: there is no such file, it is no checkpoint of a run, or not safe to read.
     """
     if not Path(path).is_file():
         others = [Path(path).with_name(name) for name in (LAST, BEST) if Path(path).with_name(name).is_file()]
         raise WeightsError(
             f"expected a checkpoint to resume from at {path}, found none"
-            + (f", but {others[0]}; name that one" if others else "; look at the path")
+            + (f", but {others[0]}; name that file" if others else "; look at the path")
         )
     check_content(Path(path))
     try:
@@ -83,18 +82,19 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         ) from None
     if not isinstance(checkpoint, dict) or not is_of_a_run(checkpoint):
         raise WeightsError(
-            f"expected a checkpoint of a detrkit run in {path}, found none of its state; start from it with --weights"
+            f"expected a checkpoint of a detrkit run in {path}, found weights without the state of a run; start from "
+            "them with --weights"
         )
     return checkpoint
 
 
 def link(source: Path, target: Path) -> None:
-    """Give the file `source` the further name `target`, at once; costs no space where links are possible."""
+    """Give a file a second name, in one step: a hard link, or a copy if the file system has no links."""
     name = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.stem}-")) / target.name
     try:
         try:
             os.link(source, name)
-        except OSError:  # a file system without hard links
+        except OSError:
             shutil.copyfile(source, name)
         name.replace(target)
     finally:
@@ -113,29 +113,34 @@ def remove_stale(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The plain part of a checkpoint: where it stands, and of which model and data it is."""
+    """The plain part of a checkpoint to resume from: its position, model, data and settings."""
 
     path: Path
+    """File of the checkpoint."""
     metadata: Mapping[str, Any]
-    """Its "detrkit" entry."""
+    """The "detrkit" entry."""
     epoch: int
-    """Finished epochs."""
+    """Number of finished epochs."""
     batch: int
-    """Finished batches of the epoch after these."""
+    """Number of finished batches of the current epoch."""
     evaluated: bool
-    """Whether the last row of its history is evaluated, if that was due."""
+    """Whether no evaluation of a finished epoch is due."""
     evaluations_without_improvement: int
     """Evaluations since the monitored metric last improved."""
     monitored: Mapping[str, str]
-    """Metric and validation images by which its best checkpoint was chosen; see `TrainingState`."""
+    """Metric and validation images by which the best checkpoint was chosen, see `TrainingState`."""
     seconds: float
-    """Time spent so far."""
+    """Time of the run so far, in seconds."""
     groups: tuple[int, ...]
     """Number of parameters in each group of the optimizer."""
 
     @classmethod
     def read(cls, path: Path) -> ResumePoint:
-        """Read the plain part of a checkpoint, and leave its tensors on disk; errors as `read`."""
+        """Read the plain part of a checkpoint, and leave the tensors on disk.
+
+        Raises:
+            WeightsError: see `read`.
+        """
         checkpoint = read(path, mmap=True)
         progress = checkpoint["progress"]
         return cls(
@@ -151,35 +156,35 @@ class ResumePoint:
         )
 
     def changed(self, *, data: Mapping[str, Mapping[str, Any]], monitored: Mapping[str, str]) -> str:
-        """Differences in data and monitored metric between the checkpoint and now, as a sentence; empty if none.
+        """Changes of data and monitored metric since the checkpoint, as a sentence; empty if there are none.
 
         Args:
-            data: `fingerprints` of the splits that there are now.
-            monitored: as that of the checkpoint.
+            data: fingerprints of the present splits, see `compute_fingerprints`.
+            monitored: present metric and validation images, see `TrainingState`.
         """
         parts = []
         for name, word in (("train", "training"), ("val", "validation")):
             now, then = data[name], self.metadata["data"][name]
             if now["fingerprint"] != then["fingerprint"]:
-                count = f"{now['images']} now, {then['images']} then"
+                count = f"{now['images']} now, {then['images']} before"
                 if now["images"] == then["images"]:
                     count = f"as many, {now['images']}, but other files or labels"
-                parts.append(f"the {word} images are not those that {self.path} was made with ({count})")
+                parts.append(f"the {word} images are not those that {self.path} was trained with ({count})")
         if monitored["monitor"] != self.monitored["monitor"]:
-            parts.append(f"best goes by {monitored['monitor']} now, by {self.monitored['monitor']} then")
+            parts.append(f"the monitored metric changed from {self.monitored['monitor']} to {monitored['monitor']}")
         if monitored != self.monitored:
-            parts.append("so the best so far is not compared with what comes: best begins anew")
+            parts.append("so the best checkpoint is chosen anew")
         return "; ".join(parts)
 
     def nothing_left(self, *, epochs: int, patience: int, max_minutes: float, monitored: Mapping[str, str]) -> str:
-        """Why there is nothing left to train, as part of a sentence; empty if there is."""
+        """Reason why nothing is left to train, as part of a sentence; empty if something is."""
         if not self.evaluated:
             return ""
         if self.epoch >= epochs:
             return f"all {epochs} epochs are done; raise --epochs to train more"
         if 0 < patience <= self.evaluations_without_improvement and monitored == self.monitored:
             return (
-                f"{monitored['monitor']} has not become better for {self.evaluations_without_improvement} evaluations; "
+                f"{monitored['monitor']} has not improved for {self.evaluations_without_improvement} evaluations; "
                 "raise --patience to train more"
             )
         if 0 < 60 * max_minutes <= self.seconds:
@@ -190,7 +195,7 @@ class ResumePoint:
         """Refuse to resume with another model.
 
         Raises:
-            ConfigError: the model settings or classes are not those of the checkpoint.
+            ConfigError: model settings or classes differ from those of the checkpoint.
         """
         for name, value in model_args.items():
             expected = self.metadata["model_args"].get(name, value)
@@ -202,18 +207,18 @@ class ResumePoint:
         if [c["name"] for c in self.metadata["categories"]] != [c["name"] for c in categories]:
             raise ConfigError(
                 f"{self.path} was trained on the classes {_names(self.metadata['categories'])}, but the data now has "
-                f"{_names(categories)}; start anew with --weights to carry the weights over"
+                f"{_names(categories)}; start anew with --weights to keep the weights"
             )
 
     def check_groups(self, optimizer: Optimizer) -> None:
-        """Refuse to resume with an optimizer that holds its parameters in other groups.
+        """Refuse to resume with other groups of parameters in the optimizer.
 
         Raises:
-            ConfigError: it does.
+            ConfigError: the groups have other sizes than those of the checkpoint.
         """
         if self.groups != tuple(len(group["params"]) for group in optimizer.param_groups):
             raise ConfigError(
-                f"in {self.path} other parts of the model learn at rates of their own; resume with the --lr_backbone, "
+                f"in {self.path} the parameters are grouped by other learning rates; resume with the --lr_backbone, "
                 "--lr_linear_proj_mult and --norm_decay of its config.yaml, or start anew with --weights"
             )
 
@@ -221,7 +226,7 @@ class ResumePoint:
         """Refuse to resume inside an epoch whose batches would differ now.
 
         Raises:
-            ConfigError: a setting that makes the batches differs from the checkpoint's.
+            ConfigError: a setting on which the batches depend differs from that of the checkpoint.
         """
         for name, value in settings.items():
             expected = self.metadata["batches"].get(name, value)
@@ -233,5 +238,4 @@ class ResumePoint:
 
 
 def _names(categories: list[dict[str, Any]]) -> str:
-    names = [str(c["name"]) for c in categories]
-    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
+    return first_names((category["name"] for category in categories), 6)

@@ -80,7 +80,7 @@ def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
     some = ", ".join([each for each in names if not is_of_a_class(each)])
     example = next((f", or of one class, such as {each!r}" for each in names if is_of_a_class(each)), "")
     raise ConfigError(
-        f"--monitor: expected a number that --task {task} measures ({some}{example}), found {monitor!r}{why}"
+        f"--monitor: expected a metric that --task {task} measures ({some}{example}), found {monitor!r}{why}"
     )
 
 
@@ -115,6 +115,6 @@ def fingerprint(split: Split) -> str:
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
 
 
-def fingerprints(splits: Mapping[str, Split]) -> dict[str, dict[str, str | int]]:
+def compute_fingerprints(splits: Mapping[str, Split]) -> dict[str, dict[str, str | int]]:
     """Fingerprint and number of images of each split, for checkpoints."""
     return {name: {"fingerprint": fingerprint(split), "images": len(split)} for name, split in splits.items()}

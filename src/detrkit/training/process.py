@@ -1,4 +1,4 @@
-"""One process's part of a training run: it puts the parts of the loop together, and reports the result."""
+"""The part of a training run that each process runs: assemble the loop, train, and report the result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from detrkit.config.train import TrainConfig
 from detrkit.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth
 from detrkit.files import BEST, LAST, write_atomic
+from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.ops.console import make_console
 from detrkit.structures import Batch
 from detrkit.training.advice import advise, after_divergence
-from detrkit.training.announcements import announce, learning, print_result, waiting
+from detrkit.training.announcements import announce, count_trainable, print_result, waiting_advice
 from detrkit.training.auto_batch import explain_out_of_memory
-from detrkit.training.checkpoint import VERSION, ResumePoint, read, remove_stale
+from detrkit.training.checkpoint import ResumePoint, read, remove_stale
 from detrkit.training.ema import Ema
 from detrkit.training.evaluation import Validation, Validator
 from detrkit.training.final_report import write_final_report
@@ -51,18 +52,18 @@ from detrkit.training.step import DetectionLoss
 
 
 class TrainingProcess:
-    """One process's part of a run, from its parts to the result.
+    """A training run in one process: `run` assembles the loop, trains, and reports the result.
 
     Args:
-        config: the settings, resolved.
-        run_dir: the run folder.
-        processes: device and processes.
-        data: the checked images.
+        config: settings of the run, without `auto`.
+        run_dir: run folder.
+        processes: device type and number of processes.
+        data: checked images.
         setup: model and criterion.
-        optimizer: of the model.
-        resume_point: the checkpoint to resume from, or None.
-        prints: of `fingerprints`.
-        monitored: see `TrainingState`.
+        optimizer: optimizer of the model.
+        resume_point: checkpoint to resume from, or None.
+        fingerprints: fingerprints of the splits, see `compute_fingerprints`.
+        monitored: monitored metric and validation images, see `TrainingState`.
         classic_log: also write log.txt.
     """
 
@@ -75,7 +76,7 @@ class TrainingProcess:
         setup: ModelSetup,
         optimizer: Optimizer,
         resume_point: ResumePoint | None,
-        prints: dict[str, dict[str, str | int]],
+        fingerprints: dict[str, dict[str, str | int]],
         monitored: dict[str, str],
         *,
         classic_log: bool,
@@ -83,32 +84,33 @@ class TrainingProcess:
         assert config.image_size != "auto"
         self.config, self.image_size, self.run_dir, self.processes = config, config.image_size, run_dir, processes
         self.data, self.setup, self.optimizer, self.resume_point = data, setup, optimizer, resume_point
-        self.prints, self.monitored, self.classic_log = prints, monitored, classic_log
+        self.fingerprints, self.monitored, self.classic_log = fingerprints, monitored, classic_log
         self.console, self.progress_console = make_console(), make_console(quiet=config.quiet)
 
     def run(self, start_epoch: int, reasons: Mapping[str, str]) -> Trainer:
         """Train, evaluate and report.
 
         Args:
-            start_epoch: finished epochs, where there is no checkpoint to resume from.
-            reasons: of the settings that were "auto", by name, for the console.
+            start_epoch: number of finished epochs, if there is no checkpoint to resume from.
+            reasons: reason for each setting that was "auto", by its name on the console.
 
         Returns:
             The finished loop.
         """
         config, resume_point = self.config, self.resume_point
         fabric = launch(config, self.processes, idle_parts=self.setup.model.has_idle_parts)
-        self.run_dir = Path(fabric.broadcast(str(self.run_dir)))  # rank 0 may have made the one that others would avoid
+        # rank 0 may already have created the folder, which the others would then number past
+        self.run_dir = Path(fabric.broadcast(str(self.run_dir)))
         model, optimizer = self.setup.model, self.optimizer
         fabric.to_device(model)
-        if optimizer.state:  # of a checkpoint of the reference DETR; this moves its moments to where the weights are
+        if optimizer.state:  # restored from a reference checkpoint: reload to move its moments to the device
             optimizer.load_state_dict(optimizer.state_dict())
         share_batch_norm(model, self.processes)
         datasets = make_datasets(config, self.data, model, self.image_size)
         state = TrainingState(self.monitored, start_epoch)
         if fabric.is_global_zero:
             self.prepare_folder()
-            self.announce(
+            self.announce_run(
                 (resume_point.epoch, resume_point.batch) if resume_point else (start_epoch, 0), reasons, datasets
             )
             self.warn_of_other_data()
@@ -126,17 +128,17 @@ class TrainingProcess:
             trainer.fit()
             self.report_best(trainer)
         if fabric.is_global_zero:
-            self.print_result(trainer, signals, datasets)
+            self.print_final_result(trainer, signals, datasets)
         return trainer
 
     def prepare_folder(self) -> None:
-        """Make the run folder, and write what is known before training."""
+        """Create the run folder, and write the classes and the validation split."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         remove_stale(self.run_dir)
         write_atomic(self.run_dir / "categories.json", json.dumps(self.data.categories.to_plain(), indent=1))
         self.data.write_split(self.run_dir)
 
-    def announce(self, begin: tuple[int, int], reasons: Mapping[str, str], datasets: Datasets) -> None:
+    def announce_run(self, begin: tuple[int, int], reasons: Mapping[str, str], datasets: Datasets) -> None:
         """Print the settings of the run."""
         announce(
             self.progress_console,
@@ -152,17 +154,17 @@ class TrainingProcess:
         )
 
     def warn_of_other_data(self) -> None:
-        """Warn of data or a monitored metric that differ from the checkpoint's, and put its best checkpoint aside."""
+        """Warn if data or monitored metric differ from the checkpoint's, and rename the best checkpoint so far."""
         if not self.resume_point:
             return
-        changed = self.resume_point.changed(data=self.prints, monitored=self.monitored)
+        changed = self.resume_point.changed(data=self.fingerprints, monitored=self.monitored)
         aside = carry_best(self.resume_point, self.run_dir, self.monitored)
         if changed:
-            kept = f"; it is kept as {aside}" if aside else ""
+            kept = f"; the former best checkpoint is kept as {aside}" if aside else ""
             warnings.warn(f"{changed}{kept}", stacklevel=2)
 
     def find_batch_size(self, fabric: Fabric) -> int:
-        """Images per batch and rank; `max` is tried out here."""
+        """Number of images per batch and rank; for `max` it is found here."""
         assert self.config.batch_size != "auto"
         if self.config.batch_size != "max":
             return self.config.batch_size
@@ -172,7 +174,7 @@ class TrainingProcess:
         return size
 
     def metadata(self, batch_size: int) -> dict[str, Any]:
-        """The "detrkit" entry of checkpoints, without its metrics."""
+        """The "detrkit" entry of checkpoints, without the metrics."""
         config, data = self.config, self.data
         return {
             "version": VERSION,
@@ -180,7 +182,7 @@ class TrainingProcess:
             "categories": data.categories.to_plain(),
             "preprocessing": replace(self.setup.preprocessing, value_range=data.value_range).to_plain(),
             "config": replace(config, batch_size=batch_size, resume="", quiet=False).to_dict(),
-            "data": self.prints,
+            "data": self.fingerprints,
             "batches": {
                 "batch_size": batch_size,
                 "accumulate_grad_batches": config.accumulate_grad_batches,
@@ -194,7 +196,7 @@ class TrainingProcess:
     def build_trainer(
         self, fabric: Fabric, datasets: Datasets, batch_size: int, state: TrainingState, metadata: dict[str, Any]
     ) -> Trainer:
-        """The loop with all of its parts."""
+        """Assemble the training loop."""
         config, model, optimizer = self.config, self.setup.model, self.optimizer
         train_batches, val_batches = make_loaders(config, datasets, batch_size, fabric)
         return Trainer(
@@ -209,7 +211,7 @@ class TrainingProcess:
                 warmup_steps=config.warmup_steps,
             ),
             train_batches,
-            self.validate(fabric, val_batches),
+            self.make_validate(fabric, val_batches),
             state,
             RunSchedule(
                 epochs=config.epochs,
@@ -225,11 +227,11 @@ class TrainingProcess:
             clip_max_norm=config.clip_max_norm,
             seed=config.seed,
             ema=Ema(config.ema, model) if config.ema else None,
-            reporters=self.reporters() if fabric.is_global_zero else [],
+            reporters=self.make_reporters() if fabric.is_global_zero else [],
         )
 
-    def validate(self, fabric: Fabric, batches: DataLoader[Batch]) -> Validate:
-        """The evaluation of the model over the validation images."""
+    def make_validate(self, fabric: Fabric, batches: DataLoader[Batch]) -> Validate:
+        """Make the function that evaluates the model on the validation images."""
         config, data = self.config, self.data
         validator = Validator(
             self.setup.criterion,
@@ -240,7 +242,7 @@ class TrainingProcess:
         )
 
         def validate(*, should_stop: Callable[[], bool], advance: Callable[[int, int], None]) -> Validation | None:
-            # images are evaluated at their own sizes, which are too many to compile for each
+            # evaluated images keep their own sizes, too many to compile a graph for each
             with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
                 return validator.run(
                     self.setup.model,
@@ -253,8 +255,8 @@ class TrainingProcess:
 
         return validate
 
-    def reporters(self) -> list[Reporter]:
-        """Files, loggers and the progress bar of rank 0."""
+    def make_reporters(self) -> list[Reporter]:
+        """Make the reporters of rank 0: progress bar, metrics.csv, loggers and, if asked for, log.txt."""
         progress = RunProgress(
             self.progress_console,
             epochs=self.config.epochs,
@@ -265,9 +267,8 @@ class TrainingProcess:
         rows = LoggerRows(make_loggers(self.config, self.run_dir))
         reporters: list[Reporter] = [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
         if self.classic_log:
-            reporters.append(
-                ClassicLog(self.run_dir / "log.txt", self.setup.criterion.weights, learning(self.setup.model))
-            )
+            trainable = count_trainable(self.setup.model)
+            reporters.append(ClassicLog(self.run_dir / "log.txt", self.setup.criterion.weights, trainable))
         return reporters
 
     @contextmanager
@@ -295,7 +296,7 @@ class TrainingProcess:
             ) from error
 
     def report_best(self, trainer: Trainer) -> None:
-        """Write report/ of the best checkpoint; if it is of an earlier process, all ranks evaluate it again first."""
+        """Write report/ of the best checkpoint. If an earlier process saved it, all ranks evaluate it first."""
         if trainer.end_reason == "signal" or not trainer.state.best_epoch:
             return
         best = trainer.best
@@ -306,15 +307,17 @@ class TrainingProcess:
         if trainer.fabric.is_global_zero:
             write_final_report(best, self.run_dir, self.data.val)
 
-    def print_result(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
-        """Print the result, and what to do next."""
-        again = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
+    def print_final_result(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
+        """Print the result and the next command, with advice if the run has hardly any detections."""
+        resume_command = f"detrkit train --resume auto --output_dir {shlex.quote(str(self.run_dir))}"
         print_result(
             self.console,
             trainer,
             signals,
-            go_on="the same flags of detrkit detr, and --resume auto" if self.classic_log else again,
-            waited=waiting(
+            resume_command=(
+                "the same flags of detrkit detr, and --resume auto" if self.classic_log else resume_command
+            ),
+            advice=waiting_advice(
                 trainer.state.history,
                 workers=self.config.num_workers,
                 all_cached=all_cached(datasets.train, datasets.val),
@@ -324,6 +327,6 @@ class TrainingProcess:
 
 
 def _val_ids(data: Data) -> tuple[int | None, ...]:
-    """The validation data's own category id of each class of the model; None where it does not know the class."""
+    """The category id of each class of the model in the validation data; None for a class that they lack."""
     ids = {index: category_id for category_id, index in data.categories.index_map_from(data.val.categories).items()}
     return tuple(ids.get(index) for index in range(len(data.categories)))

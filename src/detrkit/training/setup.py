@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: data, model, processes, folder."""
+"""Make the parts of a run from its settings: data, model, processes, folder."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from detrkit.files import LAST, run_folder
 from detrkit.losses import DetectionCriterion, build_criterion
 from detrkit.models import DETR, DetectionModel, build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
+from detrkit.ops.text import first_names
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 from detrkit.training.checkpoint import ResumePoint
 
 _STORED = fields_stored_as(TrainConfig, StoredAs.SHAPE, StoredAs.ARCHITECTURE, StoredAs.SETTING)
-"""Settings that come with weights; what weights do not state is as in the reference DETR."""
+"""Settings that `--weights` restores; those that weights do not state are as in the reference DETR."""
 _TRAINING_ONLY = fields_stored_as(TrainConfig, StoredAs.TRAINING_ONLY)
-"""Settings of the model that matter in training alone, which come with weights that state them."""
+"""Settings of the training-only parts of the model, which `--weights` restores if the weights state them."""
 
 RANDOM_AND_FROZEN = (
-    "--lr_backbone 0 keeps a backbone of random weights as it is, since --backbone_weights is none; give it weights "
-    "or a rate to learn at"
+    "--lr_backbone 0 freezes a backbone of random weights, since --backbone_weights is none; give it weights or a "
+    "learning rate"
 )
 
 
@@ -49,7 +50,7 @@ class Data:
     val: Split
     categories: Categories
     summary: list[str]
-    """What the check chose, dropped and repaired; lines."""
+    """Lines about the choices, omissions and repairs of the check."""
     raw: RawDataset
 
     @property
@@ -58,39 +59,39 @@ class Data:
         return self.train.value_range
 
     def with_range_of(self, resume_point: ResumePoint | None) -> Data:
-        """The same images, scaled by the range of values of the checkpoint to go on from, where it has one."""
-        kept = ValueRange.from_plain(resume_point.metadata["preprocessing"]["value_range"]) if resume_point else None
-        if kept is None or resume_point is None or kept == self.value_range:
+        """The same images, with the range of values of the checkpoint to resume from, if it has one."""
+        stored = ValueRange.from_plain(resume_point.metadata["preprocessing"]["value_range"]) if resume_point else None
+        if stored is None or resume_point is None or stored == self.value_range:
             return self
         warnings.warn(
-            f"in images of more than 8 bits per channel, {kept} is mapped to 0..255, as when {resume_point.path} was "
+            f"in images of more than 8 bits per channel, {stored} is mapped to 0..255, as when {resume_point.path} was "
             f"trained; {self.value_range or 'no range'} of the data or the settings is ignored",
             stacklevel=2,
         )
-        return replace(self, train=replace(self.train, value_range=kept), val=replace(self.val, value_range=kept))
+        return replace(self, train=replace(self.train, value_range=stored), val=replace(self.val, value_range=stored))
 
     def write_split(self, run_dir: Path) -> None:
-        """Write down a validation split that was made for this run."""
+        """Write the names of the validation images to split.json if the split was made for this run."""
         write_split(run_dir / "split.json", self.raw)
 
 
 def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] | None = None) -> Data:
     """Open and check the data set.
 
-    `--overfit N` leaves the first N training images that show something, for training and evaluation alike.
+    `--overfit N` keeps the first N training images with objects, for training and evaluation alike.
 
     Args:
-        config: the settings.
-        classes: makes the classes of the model from those of the training data; None: they are the same.
+        config: settings of the run.
+        classes: function from the classes of the training data to those of the model; None: they are the same.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: the data set cannot be read, or has no images to train on or to evaluate on.
     """
     data_format = "coco_panoptic" if config.task == "panoptic" else ""
     raw = open_dataset(**config.dataset_kwargs(data_format), val_fraction=config.val_fraction, seed=config.seed)
     report = check_dataset(
         raw,
-        num_queries=sys.maxsize,  # of queries see `warn_of_crowds`
+        num_queries=sys.maxsize,  # `warn_of_crowds` compares with the queries of the model
         masks=config.masks,
         value_range=ValueRange.parse(config.value_range) or "find",
     )
@@ -116,131 +117,157 @@ class ModelSetup:
     model: DetectionModel
     criterion: DetectionCriterion
     config: TrainConfig
-    """The settings, with those that `--weights` brought."""
-    brought: dict[str, Any]
-    """What these changed."""
+    """Settings of the run, with those that `--weights` changed."""
+    settings_from_weights: dict[str, Any]
+    """Settings that `--weights` changed, by name."""
     model_args: dict[str, Any]
     """Keywords of `build_model` that make the same model again."""
     preprocessing: Preprocessing
-    """How images are prepared for the model; the range of values is the data's."""
+    """Preparation of images for the model; without the range of values, which is that of the data."""
     lr_backbone: float
-    norm: str
-    """One line for the user: the normalization of the backbone, why, and at which rate it learns."""
-    kept: list[FitRow]
-    """With `--weights`: what became of each class."""
-    masks: str = ""
-    """With `--weights`: one line for the user if these or the model lack a mask head."""
+    """Learning rate of the backbone."""
+    norm_note: str
+    """Line for the user about the normalization of the backbone: kind, reason and learning rate."""
+    class_rows: list[FitRow]
+    """Origin of each class of the class head, with `--weights`; else empty."""
+    mask_note: str = ""
+    """Line for the user if only one of `--weights` and the model has a mask head; else empty."""
 
 
 def build_training_model(
-    config: TrainConfig, categories: Categories, resume_point: ResumePoint | None, *, filled: bool = False
+    config: TrainConfig,
+    categories: Categories,
+    resume_point: ResumePoint | None,
+    *,
+    from_reference_checkpoint: bool = False,
 ) -> ModelSetup:
-    """Build the model and criterion, and load what `--weights` or `--backbone_weights` name.
+    """Build the model and criterion, and load the weights of `--weights` or `--backbone_weights`.
 
-    Weights bring their architecture: every model setting left at the default of the recipe and the named model becomes
-    that of the weights. A resumed run loads neither, since its checkpoint has them.
+    Weights restore their architecture: every model setting left at the default of the recipe and the named model
+    becomes that of the weights. Nothing is loaded here for a resumed run, whose checkpoint has all weights.
 
     Args:
-        config: the settings.
+        config: settings of the run.
         categories: classes of the model.
-        resume_point: the checkpoint of ours to go on from.
-        filled: a checkpoint of the reference DETR, whose norms are frozen, will fill the model instead.
+        resume_point: checkpoint of detrkit to resume from, or None.
+        from_reference_checkpoint: whether a checkpoint of the reference DETR, with frozen norms, is loaded later.
+
+    Raises:
+        ConfigError: settings do not fit each other, the weights or the checkpoint.
+        WeightsError: the weights cannot be read or do not fit.
     """
     weights = None
     source = config.weights or config.frozen_weights
-    if source and not resume_point and not filled:
-        nheads = config.nheads if config.nheads != _defaults(config).nheads else None
-        headless = not config.frozen_weights  # which nothing would train
-        weights = load_weights(source, dilation=config.dilation or None, nheads=nheads, headless=headless)
-        for note in weights.notes:
-            warnings.warn(note, stacklevel=2)
-    brought = _brought(config, weights) if weights else {}
-    config = replace(config, **brought)
-    trained = filled or bool(source) or config.backbone_weights != "none"
-    norm = _norm(config, weights, resume_point, trained)
-    stated = _stored_args(weights, resume_point)
-    settings = config.model_config(
-        len(categories), class_agnostic=stated.get("class_agnostic", False), backbone_norm=norm
+    if source and not resume_point and not from_reference_checkpoint:
+        weights = _load_weights(config, source)
+    settings_from_weights = _settings_from_weights(config, weights) if weights else {}
+    config = replace(config, **settings_from_weights)
+    has_loaded_weights = from_reference_checkpoint or bool(source) or config.backbone_weights != "none"
+    norm = _choose_norm(config, weights, resume_point, has_loaded_weights)
+    stored_args = _stored_args(weights, resume_point)
+    model_args = asdict(
+        config.model_config(
+            len(categories), class_agnostic=stored_args.get("class_agnostic", False), backbone_norm=norm
+        )
     )
-    model_args = asdict(settings)
-    images = _stored_preprocessing(weights, resume_point)
+    stored = _stored_preprocessing(weights, resume_point)
     if resume_point:
         resume_point.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)
-    fresh = weights is None and resume_point is None and not filled and trained
+    new_model = weights is None and resume_point is None and not from_reference_checkpoint
     model = build_model(
         **model_args,
-        backbone_weights=config.backbone_weights if fresh else None,
-        image_mean=images.mean,
-        image_std=images.std,
+        backbone_weights=config.backbone_weights if new_model else None,
+        image_mean=stored.mean,
+        image_std=stored.std,
     )
-    kept = fit_weights(model, weights, categories) if weights else []
+    class_rows = fit_weights(model, weights, categories) if weights else []
     for note in fit_notes(model, weights) if weights else ():
         warnings.warn(note, stacklevel=2)
     if config.frozen_weights:
-        _check_known(kept, config.frozen_weights)
+        _check_known(class_rows, config.frozen_weights)
         assert isinstance(model, DETR)
         model.freeze_detector()
     criterion = build_criterion(**asdict(config.loss_config(len(categories))))
-    if not (trained or resume_point or config.lr_backbone):
+    if not (has_loaded_weights or resume_point or config.lr_backbone):
         warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
-    whole = norm != "frozen" and not trained and config.lr_backbone > 0
-    lr_backbone = config.lr if whole else config.lr_backbone
+    trains_whole_backbone = norm != "frozen" and not has_loaded_weights and config.lr_backbone > 0
+    lr_backbone = config.lr if trains_whole_backbone else config.lr_backbone
+    norm_note = _describe_norm(norm, has_loaded_weights, lr_backbone)
+    if config.frozen_weights:
+        norm_note = "unchanged, like the whole detector; only the mask head learns"
+    preprocessing = Preprocessing(
+        stored.image_size if config.image_size == "auto" else config.image_size,
+        config.square_resize,
+        model.mean,
+        model.std,
+    )
     return ModelSetup(
         model,
         criterion,
         config,
-        brought,
+        settings_from_weights,
         model_args,
-        Preprocessing(
-            images.image_size if config.image_size == "auto" else config.image_size,
-            config.square_resize,
-            model.mean,
-            model.std,
-        ),
+        preprocessing,
         lr_backbone,
-        "as it is, like the whole detector; only the mask head learns"
-        if config.frozen_weights
-        else _explain_norm(norm, trained, lr_backbone),
-        kept,
+        norm_note,
+        class_rows,
         mask_head_note(model, weights) if weights else "",
     )
 
 
-def _brought(config: TrainConfig, weights: Weights) -> dict[str, Any]:
+def _load_weights(config: TrainConfig, source: str) -> Weights:
+    """Read weights, with a warning for each assumption about them."""
+    weights = load_weights(
+        source,
+        dilation=config.dilation or None,
+        nheads=config.nheads if config.nheads != _defaults(config).nheads else None,
+        headless=not config.frozen_weights,  # a new class or box head of a frozen detector would not be trained
+    )
+    for note in weights.notes:
+        warnings.warn(note, stacklevel=2)
+    return weights
+
+
+def _settings_from_weights(config: TrainConfig, weights: Weights) -> dict[str, Any]:
     """The settings that weights change, among those that were left at their defaults."""
-    given = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
+    stated = weights.model_args | {"square_resize": weights.preprocessing.square_resize}
     default, classic = _defaults(config), TrainConfig()
-    theirs = {name: given.get(name, getattr(classic, name)) for name in _STORED}
-    theirs |= {name: given[name] for name in _TRAINING_ONLY if name in given}
-    sigmoid = given.get("sigmoid", False)
+    stored = {name: stated.get(name, getattr(classic, name)) for name in _STORED}
+    stored |= {name: stated[name] for name in _TRAINING_ONLY if name in stated}
+    sigmoid = stated.get("sigmoid", False)
     if sigmoid != (config.class_loss != "softmax"):
-        theirs |= sigmoid_losses() if sigmoid else softmax_losses()
+        stored |= sigmoid_losses() if sigmoid else softmax_losses()
     changes = {
-        name: value for name, value in theirs.items() if getattr(config, name) == getattr(default, name) != value
+        name: value for name, value in stored.items() if getattr(config, name) == getattr(default, name) != value
     }
-    # a model that is not the named one any more
     architecture = set(_STORED) - {"num_queries"}
-    return changes | {"model": ""} if config.model and changes.keys() & architecture else changes
+    if config.model and changes.keys() & architecture:  # it is no longer the named model
+        changes["model"] = ""
+    return changes
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:
-    """The settings as they are unless told otherwise, of the same recipe, named model and weights."""
+    """The default settings for the recipe, the named model and the weights of a config."""
     return TrainConfig.from_recipe(config.recipe, model=config.model, weights=config.weights or config.frozen_weights)
 
 
-def _check_known(kept: list[FitRow], source: str) -> None:
-    """A frozen detector cannot learn classes that it does not know."""
-    new = [row.name for row in kept if row.kept_from is None]
-    if new:
+def _check_known(class_rows: list[FitRow], source: str) -> None:
+    """Refuse to train masks on a frozen detector that lacks classes of the data.
+
+    Raises:
+        ConfigError: it does.
+    """
+    missing = [row.name for row in class_rows if row.kept_from is None]
+    if missing:
         raise ConfigError(
-            f"expected a detector that knows all {len(kept)} classes of the data in --frozen_weights {source}, found "
-            f"none of {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}; train it for them first, or use --weights"
+            f"expected a detector that knows all {len(class_rows)} classes of the data in --frozen_weights {source}, "
+            f"but it lacks {first_names(missing, 3)}; train it for them first, or use --weights"
         )
 
 
 def _stored_args(weights: Weights | None, resume_point: ResumePoint | None) -> Mapping[str, Any]:
-    """The keywords of `build_model` that the loaded model was made with; empty for a new one."""
+    """The keywords of `build_model` that the loaded model was built with; empty for a new model."""
     if weights:
         return weights.model_args
     return resume_point.metadata["model_args"] if resume_point else {}
@@ -264,60 +291,64 @@ def warn_of_crowds(data: Data, num_queries: int) -> None:
     if crowded:
         most = max(crowded, key=lambda path: counts[path])
         warnings.warn(
-            f"{len(crowded)} images hold more objects than the {num_queries} queries can find, {most} the most "
-            f"({counts[most]}); raise --num_queries to find them all",
+            f"{len(crowded)} images have more objects than the {num_queries} queries can detect, {most} the most "
+            f"({counts[most]}); raise --num_queries to detect them all",
             stacklevel=2,
         )
 
 
-def _norm(config: TrainConfig, weights: Weights | None, resume_point: ResumePoint | None, trained: bool) -> str:
+def _choose_norm(
+    config: TrainConfig, weights: Weights | None, resume_point: ResumePoint | None, has_loaded_weights: bool
+) -> str:
+    """The normalization of the backbone, with a value for `auto`."""
     if config.backbone_norm != "auto":
         return config.backbone_norm
     if resume_point:
         return str(resume_point.metadata["model_args"]["backbone_norm"])
     if weights and (config.frozen_weights or weights.model_args.get("backbone_norm") == "group"):
         return str(weights.model_args.get("backbone_norm", "frozen"))  # groups have no statistics to be frozen
-    return "frozen" if trained else "batch"
+    return "frozen" if has_loaded_weights else "batch"
 
 
-def _explain_norm(norm: str, trained: bool, lr_backbone: float) -> str:
+def _describe_norm(norm: str, has_loaded_weights: bool, lr_backbone: float) -> str:
+    """A line about the normalization of the backbone: kind, reason and learning rate."""
     part = "the backbone beyond its first layers" if norm == "frozen" and lr_backbone else "the whole backbone"
-    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} stays as it is, with its statistics"
-    if norm == "frozen" and trained:
+    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} is frozen, statistics included"
+    if norm == "frozen" and has_loaded_weights:
         return f"frozen, with the statistics of the loaded weights; {rate}"
     if norm == "frozen":
-        return (
-            "frozen though no weights were loaded, so without statistics; --backbone_norm auto takes norms that learn"
-        )
-    return f"{norm}, {'on loaded weights' if trained else 'since no weights were loaded'}; {rate}"
+        return "frozen without statistics, since no weights were loaded; --backbone_norm auto uses norms that learn"
+    return f"{norm}, {'on loaded weights' if has_loaded_weights else 'since no weights were loaded'}; {rate}"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """On what, and in how many processes."""
+    """Device type and number of processes."""
 
     accelerator: str
-    """As Lightning calls it: cpu, cuda or mps."""
+    """Device type, as Lightning names it: cpu, cuda or mps."""
     devices: int
+    """Processes per node, one per device."""
     num_nodes: int
+    """Number of nodes (machines)."""
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """Number of processes on all nodes."""
         return self.devices * self.num_nodes
 
 
 def find_processes(config: TrainConfig) -> Processes:
-    """The device, and the processes: those that torchrun or Slurm started, else those asked for.
+    """Find the device type, and the number of processes that torchrun or Slurm started, else that of the settings.
 
     Raises:
-        ConfigError: the device or that many of them are not there, or torchrun started other processes than asked for.
+        ConfigError: there are no such devices, or fewer, or torchrun or Slurm started another number of processes.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = next(name for name in available if available[name]) if config.device == "auto" else config.device
     if not available[device]:
         raise ConfigError(
-            f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu, or auto"
+            f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu or auto"
         )
     devices, nodes, starter = config.devices, config.num_nodes, ""
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -326,29 +357,31 @@ def find_processes(config: TrainConfig) -> Processes:
     elif SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
         devices, starter = int(os.environ["SLURM_NTASKS"]) // nodes, "Slurm"
-    for flag, asked, started in (("devices", config.devices, devices), ("num_nodes", config.num_nodes, nodes)):
-        if asked not in (1, started):
-            raise ConfigError(
-                f"--{flag} {asked}, but {starter} started {started}; leave the flag out or make them equal"
-            )
+    for name, chosen, started in (("devices", config.devices, devices), ("num_nodes", config.num_nodes, nodes)):
+        if chosen not in (1, started):
+            raise ConfigError(f"--{name} {chosen}, but {starter} started {started}; leave it out or make them equal")
     if device == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"--devices {devices}, but this machine has {torch.cuda.device_count()} GPUs")
     return Processes(device, devices, nodes)
 
 
 def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
-    """The run folder: `--output_dir`, or runs/NAME-OF-DATA with a number where that exists.
+    """Choose the run folder: `--output_dir`, or runs/NAME-OF-DATA, numbered if that exists.
 
-    With `--resume auto` and no `--output_dir`, the newest of the numbered folders that holds a last.ckpt.
+    With `--resume auto` and no `--output_dir`, it is the newest of the numbered folders that has a last.ckpt.
+
+    Args:
+        config: settings of the run.
+        overwrite: accept an `--output_dir` with another run.
 
     Raises:
-        ConfigError: the folder holds another run.
+        ConfigError: the folder has another run.
     """
     if config.output_dir:
         folder = Path(config.output_dir)
         if (folder / LAST).exists() and not config.resume and not overwrite:
             raise ConfigError(
-                f"{folder} already holds a run; go on with it with --resume auto, or name another --output_dir"
+                f"{folder} already holds a run; resume it with --resume auto, or name another --output_dir"
             )
         return folder
     if config.resume not in ("", "auto"):

@@ -17,7 +17,7 @@ from detrkit.ops.console import make_console
 from detrkit.structures import Categories
 from detrkit.training.announcements import say_recipe
 from detrkit.training.loggers import check_loggers
-from detrkit.training.monitor import chosen_monitor, fingerprints
+from detrkit.training.monitor import chosen_monitor, compute_fingerprints
 from detrkit.training.optim import build_optimizer
 from detrkit.training.process import TrainingProcess
 from detrkit.training.resolve_auto import resolve_auto
@@ -99,9 +99,9 @@ def run_training(
     data = load_data(config, classes)
     resume_point, reference = find_resume(config, run_dir, len(data.categories) if classic_log else None)
     data = data.with_range_of(resume_point)
-    prints = fingerprints({"train": data.train, "val": data.val})
+    fingerprints = compute_fingerprints({"train": data.train, "val": data.val})
     monitor = chosen_monitor(config.monitor, config.task, data.val)
-    monitored = {"monitor": monitor, "val": str(prints["val"]["fingerprint"])}
+    monitored = {"monitor": monitor, "val": str(fingerprints["val"]["fingerprint"])}
     if resume_point:
         why = resume_point.nothing_left(
             epochs=config.epochs, patience=config.patience, max_minutes=config.max_minutes, monitored=monitored
@@ -111,7 +111,7 @@ def run_training(
                 make_console().print(f"Nothing is left to train in {resume_point.path}: {why}.")
             return TrainResult(run_dir, _summary(resume_point.metadata["metrics"]))
     config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=processes.accelerator == "cpu")
-    setup = build_training_model(config, data.categories, resume_point, filled=reference is not None)
+    setup = build_training_model(config, data.categories, resume_point, from_reference_checkpoint=reference is not None)
     config = replace(setup.config, output_dir=str(run_dir))
     if on_rank_zero:
         warn_of_crowds(data, setup.model.num_queries)
@@ -123,14 +123,23 @@ def run_training(
     if reference:
         assert isinstance(setup.model, DETR)
         restored = reference.restore(setup.model, optimizer, data.categories, recipe=config.recipe)
-        setup, start_epoch = replace(setup, kept=restored.rows), restored.epoch or start_epoch
+        setup, start_epoch = replace(setup, class_rows=restored.rows), restored.epoch or start_epoch
         if start_epoch >= config.epochs:
             raise ConfigError(
                 f"nothing is left to train in {reference.path}: it has {start_epoch} epochs, found --epochs "
                 f"{config.epochs}; raise --epochs to train more"
             )
     process = TrainingProcess(
-        config, run_dir, processes, data, setup, optimizer, resume_point, prints, monitored, classic_log=classic_log
+        config,
+        run_dir,
+        processes,
+        data,
+        setup,
+        optimizer,
+        resume_point,
+        fingerprints,
+        monitored,
+        classic_log=classic_log,
     )
     trainer = process.run(start_epoch, reasons)
     best = next((row for row in trainer.state.history if row["epoch"] == trainer.state.best_epoch), {})
