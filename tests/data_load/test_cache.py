@@ -165,11 +165,11 @@ def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.Mon
     assert describe_cache(made(split, train), made(split, val)) == "all 22 images decoded once, 0.01 GB"
     train, val = make_caches(TrainConfig(cache_gb=0, num_workers=0), split, split)
     assert (train.count, val.count) == (0, 0)
-    assert describe_cache(made(split, train), made(split, val)) == ("no images; each is decoded whenever it is needed")
+    assert describe_cache(made(split, train), made(split, val)) == ("no images; each is decoded in every epoch")
     assert make_caches(TrainConfig(num_workers=0), split, split)[0].count == 11
-    monkeypatch.setattr(loaders, "MOST_CACHED", total + 10)
+    monkeypatch.setattr(loaders, "MAX_AUTO_CACHE", total + 10)
     assert [cache.count for cache in make_caches(TrainConfig(), split, split)] == [11, 0]
-    monkeypatch.setattr(loaders, "MOST_CACHED", total - 10)
+    monkeypatch.setattr(loaders, "MAX_AUTO_CACHE", total - 10)
     few = replace(split, images=split.images[:4])
     assert [cache.count for cache in make_caches(TrainConfig(num_workers=0), split, few)] == [0, 4]
     with pytest.raises(ConfigError, match="--cache_gb must be at least 0, found -1"):

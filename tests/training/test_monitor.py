@@ -16,7 +16,7 @@ from detrkit.errors import ConfigError, WeightsError
 from detrkit.files import checkpoint_in
 from detrkit.training import evaluation as validation
 from detrkit.training import run_training, train
-from detrkit.training.advice import advice_lines, loss_rose
+from detrkit.training.advice import advice_lines, describe_rise
 from detrkit.training.monitor import chosen_monitor, fingerprint
 from detrkit.training.reporters import is_earlier_layer, tags
 from detrkit.visualization.plots import read_curves
@@ -202,9 +202,7 @@ def test_a_run_folder_means_its_last_checkpoint(tiny, tmp_path):
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 3
     assert checkpoint_in(run_dir) == run_dir / "best.ckpt"
     (run_dir / "last.ckpt").unlink()
-    with pytest.raises(
-        WeightsError, match=r"resume from at .*, found none, but .*best\.ckpt; name that file"
-    ):
+    with pytest.raises(WeightsError, match=r"resume from at .*, found none, but .*best\.ckpt; name that file"):
         train(replace(config, resume=str(run_dir), epochs=3))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"at .*empty/last\.ckpt, found none; look at the path"):
@@ -224,25 +222,25 @@ def test_hardly_any_ap_says_what_to_look_at(tiny, numbers, capsys):
     numbers((0.001, 0.002, 0.0))
     train(tiny(epochs=1))
     said = capsys.readouterr().out
-    assert "AP is 0.0010: next to nothing is found. What to look at, in this order:" in said
+    assert "AP is 0.0010: almost nothing is detected. Check, in this order:" in said
     for words in (
         "Epochs   1 of 1, of 11 images each, were 5 steps; the classic recipe is made for 300 epochs",
         "(docs/benchmarks/convergence.md)",
-        "Rate     --lr 0.001, where this recipe and model have 0.0001; the training loss did not run away",
+        "Rate     --lr 0.001, where this recipe and model have 0.0001; the training loss did not diverge",
         "Sizes    at --image_size 48 half of the objects are less than 1",
-        "Classes  training shows every class of the validation images (1)",
+        "Classes  the training images have every class of the validation images (1)",
         "--overfit 8 must come near AP 1",
     ):
         assert words in said, words
     numbers((0.3, 0.4, 0.0))
     train(tiny(epochs=1, output_dir=""))
-    assert "What to look at" not in capsys.readouterr().out
+    assert "almost nothing" not in capsys.readouterr().out
 
 
 def test_a_loss_that_rises_is_told():
     rows = [{"epoch": float(k + 1), "train/loss": loss} for k, loss in enumerate((9.0, 4.0, 40.0))]
-    assert loss_rose(rows) == "the training loss rose from 4 in epoch 2 to 40 in epoch 3"
-    assert loss_rose(rows[:2]) == ""
+    assert describe_rise(rows) == "the training loss rose from 4 in epoch 2 to 40 in epoch 3"
+    assert describe_rise(rows[:2]) == ""
 
 
 def test_classes_that_training_never_shows_are_named(tiny, tiny_data):
@@ -253,5 +251,5 @@ def test_classes_that_training_never_shows_are_named(tiny, tiny_data):
     given = type("Data", (), {"train": replace(data["train"], images=without), "val": data["val"]})
     history = [{"epoch": 2.0, "step": 10.0}]
     said = advice_lines(tiny(), given, history, 12, "")
-    assert said["Classes"] == "the validation images have 1 of which training shows none: green"
+    assert said["Classes"] == "the training images lack these classes of the validation images: green"
     assert "raise --image_size" in said["Sizes"]

@@ -89,7 +89,7 @@ def test_few_images_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
     assert usual.image_size > 256
     assert usual.batch_size == 2
     many = replace(split, images=list(split.images) * 5)
-    assert resolve_auto.resolve_auto(config, many, None, on_cpu=True)[1]["Batch"] == "8: as many as are learnt well"
+    assert resolve_auto.resolve_auto(config, many, None, on_cpu=True)[1]["Batch"] == "8: the most that overfit well"
 
 
 def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):

@@ -32,9 +32,9 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tiny, monkeypatch, tmp_
     assert "loss became nan at step 6 (epoch 2, batch 2)" in message
     assert message.count(".png") == 2
     last = tmp_path / "run" / "last.ckpt"
-    assert f"the last good checkpoint is {last}; go on with --resume {last} and a lower rate" in message
+    assert f"the last good checkpoint is {last}; resume with --resume {last} and a lower learning rate" in message
     assert "(--lr 0.0001, this recipe's, in place of 0.001)" in message
-    assert f"look through the data: detrkit check {tiny().data}" in message
+    assert f"also check the data: detrkit check {tiny().data}" in message
     assert "no checkpoint" not in message
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert all(torch.isfinite(v).all() for v in kept["model"].values() if v.is_floating_point())
@@ -53,7 +53,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
     ) as caught:
         train(tiny(clip_max_norm=0, lr=1e-5))
     assert "last" not in str(caught.value)  # there is none to go on from
-    assert "start again with a lower rate (--lr 2.5e-06), or --clip_max_norm 0.1" in str(caught.value)
+    assert "start again with a lower learning rate (--lr 2.5e-06), or --clip_max_norm 0.1" in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
@@ -66,7 +66,9 @@ def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
             self.model.bbox_embed.layers[-1].bias.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "end_epoch", spoil)
-    with pytest.raises(NonFiniteLossError, match=r"validation images are not finite .* start again with a lower rate"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"validation images are not finite .* start again with a lower learning rate"
+    ):
         train(tiny())
 
 

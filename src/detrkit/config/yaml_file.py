@@ -1,4 +1,4 @@
-"""YAML files of settings: reading with errors that name the line, and writing text that reads back equal."""
+"""Read YAML files of settings, with errors that name the line, and write them so that they read back equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detrkit.errors import ConfigError
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that some readers of YAML take for a number, as `1e3`."""
+    """A dumper that quotes text which some readers of YAML take for a number, such as `1e3`."""
 
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -27,16 +27,16 @@ _Dumper.add_representer(str, _quoted)
 
 
 def dump_settings(values: dict[str, Any]) -> str:
-    """Settings as the text of a YAML file, in their order."""
+    """Format settings as the text of a YAML file, in their order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
-    """The settings of a YAML file by name, with their values unchecked.
+    """Read the settings of a YAML file by name, without checking their values.
 
     Raises:
-        ConfigError: there is no such file, it holds something else, or a key is none of `known`; the sentence suggests
-            the nearest name.
+        ConfigError: there is no such file, its content is something else, or a key is none of `known`; the message
+            suggests the nearest name.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -45,9 +45,9 @@ def read_settings(path: str | Path, known: list[str]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1} of {path}" if mark else path
-        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {where}") from None
+        raise ConfigError(f"expected settings, one `name: value` per line, found something else in {where}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"expected settings, one `name: value` a line, found something else in {path}")
+        raise ConfigError(f"expected settings, one `name: value` per line, found something else in {path}")
     for key in values:
         if key not in known:
             raise ConfigError(f"there is no setting {key!r}, found in {path}{suggestion(str(key), known, dashes='')}")

@@ -77,8 +77,8 @@ def shorten(text: str, longest: int) -> str:
     return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
 
 
-def first_names(names: Iterable[object], limit: int) -> str:
-    """List the first names of many for a message: `first_names("abcde", 3)` is `a, b, c and 2 more`."""
+def first_names(names: Iterable[object], limit: int = 5) -> str:
+    """List the first names and count the others: "cat, dog and 3 more"."""
     listed = [str(name) for name in names]
     more = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {more} more" if more > 0 else "")

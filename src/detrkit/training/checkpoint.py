@@ -48,7 +48,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         why = "the disk is full" if no_space else str(error)
         after = "make room and start again, since there is no checkpoint yet"
         if path.exists():
-            after = "the checkpoint before it is intact; make room and go on with --resume auto"
+            after = "the checkpoint before it is intact; make room and resume with --resume auto"
         raise TrainingError(f"could not write {path}: {why}; {after}") from error
 
 

@@ -1,8 +1,8 @@
-"""`--compile`: the parts of a model that see images, compiled, and batches of few shapes for them.
+"""Compile the parts of a model that process images (`--compile`), and pad batches to few shapes.
 
-A graph is compiled anew for every shape that it meets. So batches are padded up to multiples of `SIDE`, which leaves so
-few that each is met again soon. Padding is what batches have anyway: an image gives what it gives beside a larger one.
-Images resized to squares have few shapes by themselves, and are left as they are.
+A graph is compiled for each shape of its input. So batches are padded to multiples of `SIDE`, which leaves few shapes.
+Padding an image gives the same result as batching it with a larger one. Images resized to squares have few shapes
+already, and are not padded.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from torch.nn import functional as F
 from detrkit.models import DetectionModel
 
 SIDE = 128
-"""Pixels. Images of at most 1333 x 1333 come in at most 11 x 11 shapes, those of one aspect in about 7."""
+"""Sides of batches are padded to multiples of this, in pixels. Images of at most 1333 x 1333 then have at most 11 x 11
+shapes, those of one aspect ratio about 7."""
 
 
 def compile_parts(model: DetectionModel, backend: str = "inductor") -> None:
-    """Compile the parts of a model that see images alone, in place; keys stay what they are.
+    """Compile the parts of a model that process images, in place; the keys of the state dict stay the same.
 
-    Nothing is compiled before the first step.
+    Compilation happens in the first steps.
 
     Args:
-        model: any.
-        backend: of `torch.compile`.
+        model: detector to compile.
+        backend: backend of `torch.compile`.
     """
-    # one graph a shape, in training and evaluation; beyond this many, parts would silently go on uncompiled
+    # one graph per shape, in training and evaluation; beyond this limit, parts would silently run uncompiled
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     for part in model.compiled_parts:
         part.compile(backend=backend)
 
 
 def fill_up(images: Tensor, padding_mask: Tensor, side: int = SIDE) -> tuple[Tensor, Tensor]:
-    """Images [B, 3, H, W] and their padding bool [B, H, W], padded at the right and bottom to multiples of `side`."""
+    """Pad images [B, 3, H, W] and their padding mask bool [B, H, W] at the right and bottom to multiples of `side`."""
     height, width = padding_mask.shape[1:]
     missing = (0, -width % side, 0, -height % side)
     return F.pad(images, missing), F.pad(padding_mask, missing, value=True)

@@ -1,4 +1,4 @@
-"""Datasets and loaders of a run, made once each process knows its rank and device."""
+"""Datasets, image caches and loaders of a run, for the rank of this process."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from detrkit.training.auto_batch import find_batch_size, free_memory
 from detrkit.training.resolve_auto import OVERFIT_STEPS
 from detrkit.training.setup import Data
 
-MOST_CACHED = 16_000_000_000
-"""Bytes of decoded images that are kept a node, at the most, where nobody says how many."""
+MAX_AUTO_CACHE = 16_000_000_000
+"""Largest automatic image cache per node, in bytes."""
 
 
 @dataclass(frozen=True)
 class Datasets:
-    """Training images under their augmentation, and validation images without randomness."""
+    """Training images with augmentation, and validation images without."""
 
     train: DetectionDataset
     val: DetectionDataset
 
 
 def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_size: int) -> Datasets:
-    """Datasets with the transforms and the cache that the settings ask for; `image_size` is the shorter side."""
+    """Make the datasets of a run with their transforms and caches; `image_size` is the shorter side in pixels."""
     square_resize = config.square_resize
     augmentation, augment = augmentation_of(config)
     train_cache, val_cache = make_caches(config, data.train, data.val)
@@ -56,9 +56,9 @@ def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_
 
 
 def largest_batch_size(config: TrainConfig, data: Data, model: DetectionModel, image_size: int, fabric: Fabric) -> int:
-    """Images per batch and rank that fit into memory (`--batch_size max`); call it on every rank at once."""
+    """Number of images per batch and rank that fits into memory (`--batch_size max`); to be called on all ranks."""
     _, augment = augmentation_of(config)
-    # the largest batch is padded to the highest and the widest image together
+    # a batch is padded to the largest height and width of its images
     largest = eval_transform(augment.sizes(image_size)[-1], square_resize=config.square_resize)
     shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
     height, width = (max(side) for side in zip(*shapes, strict=True))
@@ -75,7 +75,7 @@ def largest_batch_size(config: TrainConfig, data: Data, model: DetectionModel, i
 def make_loaders(
     config: TrainConfig, datasets: Datasets, batch_size: int, fabric: Fabric
 ) -> tuple[EpochLoader, DataLoader[Batch]]:
-    """Batches for training and for validation, this rank's share of them."""
+    """Make the loaders of this rank's batches for training and validation."""
     ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     train = train_loader(
         datasets.train,
@@ -90,13 +90,13 @@ def make_loaders(
 
 
 def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[ImageCache, ImageCache]:
-    """Room for decoded training images, and in what they leave for those of validation, as `--cache_gb` has it.
+    """Make the caches of decoded training and validation images; validation gets the memory that training leaves.
 
-    Every process of a node takes its share, since each has loaders of its own. By itself ("auto"), a split is kept as
-    a whole or not at all: part of a large one would take much memory and save little time.
+    The limit of `--cache_gb` is divided among the processes of a node, since each has its own loaders. With "auto", a
+    split is cached as a whole or not at all: a part of a large split would take much memory and save little time.
     """
     auto = config.cache_gb == "auto"
-    limit = min(free_memory() // 4, MOST_CACHED) if config.cache_gb == "auto" else int(config.cache_gb * 1e9)
+    limit = min(free_memory() // 4, MAX_AUTO_CACHE) if config.cache_gb == "auto" else int(config.cache_gb * 1e9)
     limit //= config.devices
     caches = []
     for split in (train, val):
@@ -108,22 +108,24 @@ def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[ImageCac
 
 
 def all_cached(train: DetectionDataset, val: DetectionDataset) -> bool:
-    """Whether the caches keep every image."""
+    """Whether every image is cached."""
     return all(dataset.cache is not None and dataset.cache.count == len(dataset) for dataset in (train, val))
 
 
 def describe_cache(train: DetectionDataset, val: DetectionDataset) -> str:
-    """What the caches of a run hold, for people."""
+    """Describe the number and size of the cached images in a line for the user."""
     caches = [dataset.cache for dataset in (train, val) if dataset.cache]
-    held, of = sum(cache.count for cache in caches), len(train) + len(val)
-    if not held:
-        return "no images; each is decoded whenever it is needed"
+    cached, total = sum(cache.count for cache in caches), len(train) + len(val)
+    if not cached:
+        return "no images; each is decoded in every epoch"
     size = sum(cache.nbytes for cache in caches) / 1e9
-    return f"{'all' if all_cached(train, val) else f'{held} of'} {of} images decoded once, {max(0.01, size):.2f} GB"
+    return (
+        f"{'all' if all_cached(train, val) else f'{cached} of'} {total} images decoded once, {max(0.01, size):.2f} GB"
+    )
 
 
 def augmentation_of(config: TrainConfig) -> tuple[Augmentation, Augment]:
-    """What happens to training images: nothing at all with `--augmentation none` or `--overfit`."""
+    """The augmentation of training images; none with `--augmentation none` or `--overfit`."""
     if config.overfit or config.augmentation == "none":
         return "none", Augment()
     return config.augmentation, Augment(

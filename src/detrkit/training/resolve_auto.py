@@ -1,4 +1,4 @@
-"""Replace settings that are `auto` by numbers from the data."""
+"""Resolve `auto` settings from statistics of the training images."""
 
 from __future__ import annotations
 
@@ -11,46 +11,59 @@ from detrkit.data.records import Split
 from detrkit.training.checkpoint import ResumePoint
 
 WORDS = {"num_queries": "Queries", "image_size": "Size", "batch_size": "Batch"}
-"""The settings that can be proposed, and the word at the start of the line about each."""
+"""The settings that can be `auto`, and the word at the start of the line about each."""
 
-OVERFIT_BATCH, OVERFIT_SIZE, OVERFIT_STEPS = 8, 256, 4
-"""With `--overfit`: the most images per batch and pixels of them on a CPU that are proposed, and the steps that an
-epoch has at the least. Few images are soon known by heart, so what counts is that a step is quick, and that more time
-goes into steps than into evaluations and checkpoints between them."""
+# With `--overfit`, few images are soon overfit: steps should be fast, and take more time than the evaluations and
+# checkpoints between them.
+OVERFIT_BATCH = 8
+"""Largest `auto` batch size with `--overfit`."""
+OVERFIT_SIZE = 256
+"""Largest `auto` image size with `--overfit` on a CPU, in pixels."""
+OVERFIT_STEPS = 4
+"""Smallest number of steps per epoch with `--overfit`."""
 
 
 def resolve_auto(
     config: TrainConfig, train: Split, resume_point: ResumePoint | None, *, on_cpu: bool
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """The settings with a number for each that is `auto`, and what to tell the user of it: a word, a sentence.
+    """Replace each `auto` setting by a number.
 
-    A resumed run keeps the numbers it had, also of a batch size found by `max`. The number of queries stays open
-    where `--weights` or `--frozen_weights` bring it.
+    A resumed run keeps its numbers, including the batch size that `max` found. With `--weights` or `--frozen_weights`
+    the number of queries stays `auto`, since the weights state it.
+
+    Args:
+        config: settings of the run.
+        train: training images.
+        resume_point: checkpoint to resume from, or None.
+        on_cpu: whether the run is on the CPU.
+
+    Returns:
+        The settings, and the reason for each number by its name on the console.
     """
     if resume_point:
-        had = {
+        stored = {
             "num_queries": resume_point.metadata["model_args"]["num_queries"],
             "image_size": resume_point.metadata["preprocessing"]["image_size"],
             "batch_size": resume_point.metadata["batches"]["batch_size"],
         }
-        numbers: dict[str, Any] = {name: int(had[name]) for name in WORDS if isinstance(getattr(config, name), str)}
+        numbers: dict[str, Any] = {name: int(stored[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}
-    brought = ("num_queries",) if config.weights or config.frozen_weights else ()
-    left = [name for name in WORDS if getattr(config, name) == "auto" and name not in brought]
+    from_weights = ("num_queries",) if config.weights or config.frozen_weights else ()
+    names = [name for name in WORDS if getattr(config, name) == "auto" and name not in from_weights]
     suggested = suggest_settings(train, on_cpu=on_cpu, square_resize=config.square_resize)
     if config.overfit:
         suggested = _for_overfitting(suggested, len(train.images), on_cpu=on_cpu)
-    numbers = {name: getattr(suggested, name) for name in left}
-    return replace(config, **numbers), {WORDS[name]: suggested.reasons[name] for name in left}
+    numbers = {name: getattr(suggested, name) for name in names}
+    return replace(config, **numbers), {WORDS[name]: suggested.reasons[name] for name in names}
 
 
 def _for_overfitting(suggested: SuggestedSettings, num_images: int, *, on_cpu: bool) -> SuggestedSettings:
-    """The same with all images in one batch, as far as possible, and small ones on the CPU."""
+    """Change the suggestions for `--overfit`: all images in one batch if possible, and small images on a CPU."""
     batch, size, reasons = min(num_images, OVERFIT_BATCH), suggested.image_size, dict(suggested.reasons)
     reasons["batch_size"] = f"{batch}: " + (
-        "all images at once" if batch == num_images else "as many as are learnt well"
+        "all images at once" if batch == num_images else "the most that overfit well"
     )
     if on_cpu and size > OVERFIT_SIZE:
         size = OVERFIT_SIZE
-        reasons["image_size"] = f"{size}: small images are learnt by heart as well, and sooner"
+        reasons["image_size"] = f"{size}: small images overfit as well, and faster"
     return replace(suggested, image_size=size, batch_size=batch, reasons=reasons)
