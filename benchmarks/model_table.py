@@ -16,7 +16,7 @@ import torch
 
 from detrkit.benchmark.machine import count_work
 from detrkit.config.presets import MODELS
-from detrkit.inference.optimized import FastNetwork
+from detrkit.inference.optimized import OptimizedBackend
 from inference import the_model
 
 
@@ -40,12 +40,12 @@ def measure(name: str, size: int, rounds: int) -> tuple[int, int, float]:
     model = the_model(name)
     images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
     padding = torch.zeros(1, size, size, dtype=torch.bool)
-    network = FastNetwork(model)
-    flops = count_work(lambda: network.objects(images, padding)).flops
+    network = OptimizedBackend(model, torch.device("cpu"))
+    flops = count_work(lambda: network.forward_detection(images, padding)).flops
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
-        network.objects(images, padding)
+        network.forward_detection(images, padding)
         seconds.append(time.process_time() - start)
     return sum(p.numel() for p in model.parameters()), flops, min(seconds, default=0.0)
 
