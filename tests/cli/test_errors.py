@@ -20,7 +20,7 @@ from .conftest import TINY_FLAGS, Command
 pytestmark = pytest.mark.timeout(120)
 
 NO_DATA = "expected a data set at nowhere, found no such file or folder"
-NO_WEIGHTS = "expected weights at nowhere, found no such file or folder, nor a published model of that name"
+NO_WEIGHTS = "expected weights at nowhere, found no such file or folder, nor a model of that name"
 JUNK = "found a file that is truncated or no checkpoint"
 EMPTY_DATA = "in empty, found an empty folder"
 EMPTY_RUN = "expected a run folder (best.ckpt or last.ckpt) or a Hugging Face folder (config.json) at empty"

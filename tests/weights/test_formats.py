@@ -330,11 +330,11 @@ def test_foreign_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="nor a published model of that name; did you mean detr_resnet50_dc5"):
+    with pytest.raises(WeightsError, match="nor a model of that name; did you mean detr_resnet50_dc5"):
         load_weights("detr_resnet50_dc")
-    with pytest.raises(WeightsError, match=r"found no such file or folder.*detr_resnet101"):
+    with pytest.raises(WeightsError, match=r"found no such file or folder.*\(`detrkit models` lists the names\)"):
         load_weights(tmp_path / "nothing.pth")
-    with pytest.raises(WeightsError, match="found neither"):
+    with pytest.raises(WeightsError, match=r"Hugging Face folder \(config.json\) at .*, found an empty folder; name"):
         load_weights(tmp_path)
     with pytest.raises(WeightsError, match="found none"):
         read_checkpoint(tmp_path / "nothing.pth")

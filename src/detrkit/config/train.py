@@ -93,8 +93,8 @@ class RunConfig(Settings):
     output_dir: str = ""
     """Folder of the run; empty: runs/NAME-OF-DATA, numbered if that exists."""
     weights: str = ""
-    """Start from these weights, classes matched by name: a published name such as detr_resnet50, a checkpoint of
-    detrkit, a .pth of the reference DETR, or a Hugging Face folder."""
+    """Start from these weights, classes matched by name: a name of `detrkit models`, such as dfine_n, a checkpoint of
+    detrkit, a Hugging Face folder or id, or a .pth of the reference DETR."""
     frozen_weights: str = ""
     """Train only the mask head, on the detector in these weights, which stays as it is (the second stage of
     segmentation in the reference DETR)."""

@@ -117,8 +117,8 @@ class Detector:
 
         Args:
             source: a run folder, a checkpoint of detrkit, a .pth of the reference DETR, a Hugging Face folder or id, or
-                a published name (which may be downloaded). Or a file that `detrkit export` has written (.onnx, .xml,
-                .pt2, .engine), for which only the device, `image_size` and `value_range` below matter.
+                a name of `list_models` (the last two may be downloaded). Or a file that `detrkit export` has written
+                (.onnx, .xml, .pt2, .engine), for which only the device, `image_size` and `value_range` below matter.
             device: cpu, cuda, cuda:1, mps, or auto: a GPU where there is one.
             image_size: shorter side of resized images in pixels; 0: that of the training.
             dilation: whether the backbone is dilated (DC5), for a file that does not say.

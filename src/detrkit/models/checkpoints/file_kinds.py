@@ -6,6 +6,7 @@ checkpoint of the          a bare state dict, {"model": ...}, or a training chec
 reference DETR             arguments; or a checkpoint of PyTorch Lightning, under "state_dict" and a prefix
 Hugging Face folder        config.json with model.safetensors or pytorch_model.bin
 published name             detr_resnet50, ...; downloaded once
+model of the hub           a short name such as dfine_n, or an id OWNER/NAME; downloaded once into the hub's cache
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,17 @@ from detrkit.models.checkpoints.architecture import (
     without_parts,
     without_prefix,
 )
+from detrkit.models.checkpoints.hf_checks import check_folder, content_of
+from detrkit.models.checkpoints.hub import fetch_from_hub, hub_id_of, unknown_weights
 from detrkit.models.checkpoints.huggingface import is_huggingface_folder, read_huggingface
-from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES, PUBLISHED, fetch, recognize
+from detrkit.models.checkpoints.published import (
+    COCO_CATEGORIES,
+    COCO_PANOPTIC_CATEGORIES,
+    PUBLISHED,
+    Published,
+    fetch,
+    recognize,
+)
 from detrkit.models.checkpoints.safe import check_content, read_checkpoint
 from detrkit.structures import Categories, Preprocessing
 
@@ -51,8 +60,8 @@ def load_weights(
     """Read weights of any known format, without running code of the file.
 
     Args:
-        source: a run folder, a checkpoint of detrkit or of the reference DETR, a Hugging Face folder or a published
-            name.
+        source: a run folder, a checkpoint of detrkit or of the reference DETR, a Hugging Face folder, or the name or
+            hub id of published weights (see `hub_id_of`).
         dilation: whether the backbone is dilated (DC5), for a file that does not state it.
         nheads: number of attention heads, for a file that does not state it.
         headless: also accept a file that lacks some of `HEADS`, which the caller initializes anew; see
@@ -102,13 +111,18 @@ def _read(source: str | Path) -> Weights:
         return _read_folder(path.parent)
     if path.is_file():
         return _read_file(path)
-    entry = PUBLISHED.get(str(source))
-    if entry is None:
-        close = get_close_matches(str(source), PUBLISHED, n=1)
-        raise WeightsError(
-            f"expected weights at {source}, found no such file or folder, nor a published model of that name"
-            + (f"; did you mean {close[0]}?" if close else f" ({', '.join(PUBLISHED)})")
-        )
+    name = str(source)
+    if name in PUBLISHED:
+        return _read_published(PUBLISHED[name])
+    hub_id = hub_id_of(name)
+    if not hub_id:
+        raise WeightsError(unknown_weights(name))
+    folder = fetch_from_hub(hub_id, name if name != hub_id else "")
+    weights = _read_folder(folder, hub_id)
+    return replace(weights, source=name, notes=tuple(note.replace(str(folder), name) for note in weights.notes))
+
+
+def _read_published(entry: Published) -> Weights:
     weights = _read_file(fetch(entry))
     return replace(
         weights,
@@ -120,15 +134,16 @@ def _read(source: str | Path) -> Weights:
     )
 
 
-def _read_folder(folder: Path) -> Weights:
+def _read_folder(folder: Path, hub_id: str = "") -> Weights:
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / name).is_file():
             return _read_file(folder / name)
     if is_huggingface_folder(folder):
+        check_folder(folder, hub_id)
         return read_huggingface(folder)
     raise WeightsError(
-        f"expected a run folder (best.ckpt or last.ckpt) or a Hugging Face folder (config.json) at {folder}, "
-        "found neither"
+        f"expected a run folder (best.ckpt or last.ckpt) or a Hugging Face folder (config.json) at {folder}, found "
+        f"{content_of(folder)}; name the folder that has them"
     )
 
 
