@@ -28,6 +28,7 @@ from detrkit.config.commands import (
     EvalConfig,
     ExplainConfig,
     ExportConfig,
+    ModelsConfig,
     PlotConfig,
     PredictConfig,
 )
@@ -103,6 +104,13 @@ COMMANDS = {
         "detrkit.commands.export:export",
         "export a model to ONNX, OpenVINO, torch.export or TensorRT, and verify the file",
         "--weights WEIGHTS --format FORMAT",
+    ),
+    "models": Command(
+        ModelsConfig,
+        "detrkit.commands.models:models",
+        "list the models and weights that have a name",
+        "[FILTER]",
+        ("filter",),
     ),
     "bench": Command(
         BenchConfig,

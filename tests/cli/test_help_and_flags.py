@@ -43,6 +43,7 @@ FLAGS = {
     "convert": "dilation nheads output weights",
     "export": f"{DATA} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop max_images "
     "max_queries nheads num_workers output precision quiet size split weights",
+    "models": "filter json",
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
     "precision quiet seconds weights",
 }

@@ -25,8 +25,8 @@ class WeightsChoice(Settings):
     """The settings that choose the weights of a detector."""
 
     weights: str
-    """The detector: a checkpoint, a run folder, a published name, a .pth of the reference DETR or a Hugging Face
-    folder."""
+    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
+    the reference DETR."""
     dilation: bool | None = None
     """Dilate the backbone's last stage (DC5), for a file that does not state it; default: as stated, else false."""
     nheads: PositiveInt | None = None
@@ -64,8 +64,8 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     panoptic quality, and an analysis of the errors."""
 
     weights: str = ""
-    """The detector: a checkpoint, a run folder, a published name, a .pth of the reference DETR or a Hugging Face
-    folder."""
+    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
+    the reference DETR."""
     detections: str = ""
     """Evaluate this file instead of a detector: COCO results, or COCO panoptic predictions."""
     split: Literal["train", "val"] = "val"
@@ -158,8 +158,8 @@ class ConvertConfig(WeightsChoice):
     """Convert weights to the Hugging Face format (safetensors and config.json) or to a .pth of the reference DETR."""
 
     weights: str
-    """Weights to convert: a checkpoint, a run folder, a published name, a .pth of the reference DETR or a Hugging Face
-    folder."""
+    """Weights to convert: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a
+    .pth of the reference DETR."""
     output: str
     """Folder to write (Hugging Face format), or a file ending in .pth (format of the reference DETR)."""
 
@@ -170,8 +170,8 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
     --data, accuracy."""
 
     weights: str
-    """Weights to export: a checkpoint, a run folder, a published name, a .pth of the reference DETR or a Hugging Face
-    folder."""
+    """Weights to export: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth
+    of the reference DETR."""
     format: str = "onnx"
     """onnx (.onnx), openvino (.xml with .bin), torch (torch.export, .pt2) or tensorrt (.engine, for the GPU of this
     machine)."""
@@ -213,8 +213,8 @@ class BenchConfig(QuietChoice, DataChoice):
     part: Literal["all", "inference", "training", "data", "postprocessing", "evaluation"] = "all"
     """Part to measure: all, inference, training, data, postprocessing or evaluation."""
     weights: str = ""
-    """The detector: a checkpoint, a run folder, a published name, a .pth of the reference DETR or a Hugging Face
-    folder."""
+    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
+    the reference DETR."""
     model: str = ""
     """Measure this named model with random weights instead; empty: the classic DETR."""
     masks: bool = False
@@ -264,3 +264,14 @@ class DemoConfig(QuietChoice):
     def max_minutes(self) -> float:
         """Training time in minutes, with the default of the task."""
         return self.minutes if self.minutes is not None else 2.5 if self.task == "detect" else 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig(Settings):
+    """List the models that have a name: architectures of --model and trained weights of --weights, with their size,
+    published accuracy and license, and whether the weights are on this machine."""
+
+    filter: str = ""
+    """List only models with this text in their name, id or description."""
+    json: bool = False
+    """Print JSON in place of the table."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
 from detrkit.config.fields import expand_home, hints_of, plain_type
@@ -134,7 +134,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
 
 
 def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
-    """Add a field as a positional argument. A list takes one or more values; a choice may be left out."""
+    """Add a field as a positional argument. A list takes one or more values; one with a default may be left out."""
     from docstring_parser import parse as parse_docstring
     from docstring_parser.attrdoc import add_attribute_docstrings
 
@@ -144,6 +144,9 @@ def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
     field, hint = next(f for f in fields(config) if f.name == name), get_type_hints(config)[name]
     if get_origin(hint) is Literal:
         parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)
+        return
+    if field.default is not MISSING:
+        parser.add_argument(name, type=str, nargs="?", default=field.default, help=text)
         return
     parser.add_argument(name, type=str, nargs="+" if hint == list[str] else None, help=text)
 
