@@ -68,7 +68,7 @@ def detections(out: Output, processed: Tensor, sizes: Tensor, threshold: float) 
     """Detections of each image: class, score, box and, with masks, the full mask of every query; then a threshold.
 
     Args:
-        out: of a model.
+        out: output of a model.
         processed: int [B, 2], height and width of the images in the batch.
         sizes: int [B, 2], those to give detections in.
         threshold: lowest score to keep.

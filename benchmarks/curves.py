@@ -27,7 +27,7 @@ def result_table(runs: Sequence[Run], epochs: Sequence[int], reference: str = ""
     """AP / AP50 at some epochs, size, time and memory of each model; means over the seeds.
 
     Args:
-        runs: of one comparison.
+        runs: runs of one comparison.
         epochs: the columns, and the last evaluation of each; those that no model was evaluated at are left out.
         reference: model that the others are divided by; ignored where it is not among them.
     """

@@ -77,7 +77,7 @@ class TorchvisionPeer(Peer):
 
         Args:
             model: built without normalization and resizing: both have happened when a batch comes.
-            first_label: what it calls class 0; 1 where 0 is its background.
+            first_label: label of class 0; 1 where label 0 is the background.
         """
         super().__init__()
         self.model, self.first_label = model, first_label

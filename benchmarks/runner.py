@@ -142,9 +142,9 @@ def run_jobs(
     Logs and, of detrkit's models, run folders without checkpoints go to FOLDER/runs/NAME-seedN.
 
     Args:
-        jobs: of different (name, seed).
-        folder: of results.json.
-        parallel: how many at once; they share the machine, so their times are longer than alone.
+        jobs: jobs that differ in (name, seed).
+        folder: folder of results.json.
+        parallel: number of trainings at a time; they share the machine, so their times are longer than alone.
         finished: called with all runs so far, in the order of `jobs`, after each.
 
     Returns:
@@ -192,7 +192,7 @@ def make_jobs(
         variants: the rows.
         flags: those of `add_run_flags`.
         data: the data set.
-        epochs: of each training.
+        epochs: epochs of each training.
         image_size: shorter side in pixels.
         batch_size: images per step.
         eval_every: epochs between evaluations.

@@ -120,9 +120,9 @@ def variants(series: Sequence[str] = SERIES, model: str = "") -> dict[str, list[
     """The rows of each series; the first is what the others are compared with.
 
     Args:
-        series: which.
-        model: the model of `fast`, if not the recipe's own. What makes it larger or smaller (backbone, widths) all
-            rows have, classic too.
+        series: names of the series.
+        model: model of `fast`, where it is not that of the recipe. All rows, those of classic too, have its size
+            (backbone, widths).
     """
     own = {"model": model} if model else {}
     fast, classic = TrainConfig.from_recipe("fast", **own).to_dict(), TrainConfig.from_recipe("classic").to_dict()
