@@ -137,10 +137,10 @@ def _first_call_explained(run: Forward, shapes: int) -> Forward:
 
 def halve(model: DetectionModel, half: torch.dtype) -> None:
     """Store weights of matrix products and convolutions as autocast would cast them at every call. Norms, embeddings
-    and the exact heads stay float32."""
-    exact = {module for head in model.exact_heads for module in head.modules()}
+    and the float32 heads stay as they are."""
+    float32 = {module for head in model.float32_heads for module in head.modules()}
     for module in model.modules():
-        if module not in exact and isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
+        if module not in float32 and isinstance(module, nn.Conv2d | nn.Linear | MultiheadAttention):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(half)
 

@@ -73,7 +73,7 @@ class DenseAssigner:
 
         Args:
             out: one prediction per location: logits [B, S, C] and boxes [B, S, 4]. Only "tood" uses them.
-            locations: of these predictions.
+            locations: locations of these predictions.
             targets: one per image, any number of objects.
 
         Returns:

@@ -1,5 +1,5 @@
 """The criterion: a list of weighted terms, applied alike at every decoder layer (paper, section 3.1) and in every
-training-only branch. How predictions meet objects is in `supervision`."""
+training-only branch. `losses/supervision.py` assigns predictions to objects."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class Criterion(DetectionCriterion):
     """The set prediction loss: outputs and targets to losses by name, in float32, also under autocast.
 
     Args:
-        matcher: pairs queries and objects.
-        terms: of the loss.
-        sigmoid: kind of class scores that the class loss is for; see `Output`.
-        assigner: pairs locations and objects, in branches that have `locations`.
+        matcher: matcher of queries and objects.
+        terms: loss terms, in the order of their names in the log.
+        sigmoid: kind of class scores that the class loss takes; see `Output`.
+        assigner: assigner of locations to objects, for branches that have `locations`.
         branch_weights: weight of all losses of a branch, by its name; 1 for branches that are not in it.
         mask_padding: whether the target of masks in the padding of an image is 0; False: padding has no mask loss.
     """
@@ -104,7 +104,7 @@ class Criterion(DetectionCriterion):
         DETR, and branches supervise boxes and classes.
 
         Args:
-            out: of the model.
+            out: output of the model.
             targets: one per image, with `labels` int64 [n] in 0..C-1, `boxes` [n, 4], cx, cy, w, h in 0..1, and with
                 mask losses `masks` bool [n, h, w] at the size of the image without padding. Labels of other integer
                 types, and empty tensors of any shape, are accepted; see `arguments.as_targets`.
@@ -123,15 +123,15 @@ class Criterion(DetectionCriterion):
         losses: dict[str, Tensor] = {}
         with torch.autocast(out.logits.device.type, enabled=False):
             # match: the decoder layers and each branch, with the pairs of each layer
-            supervised = assign_targets(out, targets, self.matcher, self.assigner, self.sigmoid)
-            for one, counts in zip(supervised, mean_over_processes(supervised), strict=True):
-                matched, objects = gather(one, counts)  # predictions and targets of all pairs, side by side
-                last = matched.last_layer(pairs=sum(len(queries) for queries, _ in one.pairs[0]))
-                terms = self._terms_of(one)
+            outputs = assign_targets(out, targets, self.matcher, self.assigner, self.sigmoid)
+            for supervised, normalizers in zip(outputs, mean_over_processes(outputs), strict=True):
+                matched, objects = gather(supervised, normalizers)  # predictions and targets of all pairs, side by side
+                last = matched.last_layer(pairs=sum(len(queries) for queries, _ in supervised.pairs[0]))
+                terms = self._terms_of(supervised)
                 if any(term.masks for term in terms):
                     last = self._with_masks(last, objects, out, targets)
                 values = {t.name: t.term(matched if t.every_layer else last) for t in terms}  # [L] or [1] each
-                losses |= _named(one.prefix, values)
+                losses |= _named(supervised.prefix, values)
         return losses
 
     def match(self, out: Output, targets: Sequence[Target]) -> Pairs:

@@ -47,8 +47,9 @@ def pair_masks(
     """Predicted and target masks of pairs; the masks of matched queries are predicted now, unless `out` has them.
 
     Args:
-        out: of the model.
-        targets: with `masks` at the size of their images, without padding; those without objects may lack them.
+        out: output of the model.
+        targets: one per image, with `masks` at the size of the image without padding; targets without objects may lack
+            them.
         images: index of the image of each pair, int64 [M].
         queries: index of the query of each pair, int64 [M].
         objects: index of the object of each pair among those of the whole batch, int64 [M].

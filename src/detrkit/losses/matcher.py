@@ -64,7 +64,7 @@ class LayerOutputs(NamedTuple):
 class MatchingProblem(NamedTuple):
     """Decoder layers whose queries are to be matched with the objects of their images, each layer independently."""
 
-    layers: LayerOutputs
+    preds: LayerOutputs
     targets: Sequence[Target]
     groups: int = 1
     """Number of equal groups of queries; each is matched with all objects (Chen et al. 2023, "Group DETR")."""
@@ -96,14 +96,10 @@ class HungarianMatcher:
         Raises:
             DataError: the targets are not one per image of the output, or not what `Target` describes.
         """
-        return self.match_layers([out], targets)[0]
-
-    def match_layers(self, layers: Sequence[Output], targets: Sequence[Target]) -> list[Pairs]:
-        """Match each of several decoder layers; see `__call__`."""
-        logits = expect_output(layers[0]).logits
-        classes = logits.shape[-1] - (not layers[0].sigmoid)
+        logits = expect_output(out).logits
+        classes = logits.shape[-1] - (not out.sigmoid)
         targets = as_targets(targets, images=len(logits), classes=classes, device=logits.device)
-        return self.match_all([MatchingProblem(LayerOutputs.of(layers), targets)])[0]
+        return self.match_all([MatchingProblem(LayerOutputs.of([out]), targets)])[0][0]
 
     def match_all(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
         """Match each layer of each problem, with a single transfer from the device.
@@ -132,7 +128,7 @@ class HungarianMatcher:
         Raises:
             ConfigError: the queries do not divide into the groups.
         """
-        logits, boxes, sigmoid = problem.layers
+        logits, boxes, sigmoid = problem.preds
         queries, device = logits.shape[2], logits.device
         if queries % problem.groups:
             raise ConfigError(f"expected queries that divide into {problem.groups} equal groups, found {queries}")

@@ -1,8 +1,8 @@
 """Supervision: which predictions answer for which ground-truth objects, at every decoder layer and in every branch.
 
-Predictions meet objects in four ways. The fields of a `Branch` choose one; the decoder layers have the first:
+Predictions are assigned in four ways. The fields of a `Branch` choose one; the decoder layers have the first:
 
-    way                  fields          rule here          pairs of an object, per layer
+    assignment           fields          rule here          pairs of an object, per layer
     one-to-one           none, groups    `HungarianRule`    1 per group of queries (DETR; Group DETR)
     one-to-many          repeat=k        `HungarianRule`    up to k: matching with k copies of it (H-DETR)
     by construction      pairs           `GivenRule`        1 per denoising group: queries made from it (DN-DETR)
@@ -116,11 +116,11 @@ class GivenRule(NamedTuple):
     given: Pairs
     num_layers: int
 
-    def on_device(self) -> list[Tensor]:
+    def device_tensors(self) -> list[Tensor]:
         """Nothing to compute."""
         return []
 
-    def pairs(self, fetched: Iterator[Array]) -> list[Pairs]:
+    def pairs(self, host_arrays: Iterator[Array]) -> list[Pairs]:
         """The given pairs for each layer."""
         return [self.given] * self.num_layers
 
@@ -131,32 +131,32 @@ class HungarianRule(NamedTuple):
     matcher: HungarianMatcher
     problem: MatchingProblem
 
-    def on_device(self) -> list[Tensor]:
+    def device_tensors(self) -> list[Tensor]:
         """The costs, float32 [G, L, Q]."""
         return [self.matcher.costs(self.problem)]
 
-    def pairs(self, fetched: Iterator[Array]) -> list[Pairs]:
+    def pairs(self, host_arrays: Iterator[Array]) -> list[Pairs]:
         """Solve the matching of each layer, from the costs on the CPU."""
-        return self.matcher.pairs_from_costs(self.problem, next(fetched))
+        return self.matcher.pairs_from_costs(self.problem, next(host_arrays))
 
 
 class DenseRule(NamedTuple):
     """Many locations per object, at each layer anew."""
 
     assigner: DenseAssigner
-    layers: LayerOutputs
+    preds: LayerOutputs
     locations: Locations
     targets: Sequence[Target]
 
-    def on_device(self) -> list[Tensor]:
+    def device_tensors(self) -> list[Tensor]:
         """The object of each location, int64 [B, S] per layer."""
-        layers = zip(self.layers.logits, self.layers.boxes, strict=True)
-        outputs = [Output(logits, boxes, sigmoid=self.layers.sigmoid) for logits, boxes in layers]
+        layers = zip(self.preds.logits, self.preds.boxes, strict=True)
+        outputs = [Output(logits, boxes, sigmoid=self.preds.sigmoid) for logits, boxes in layers]
         return [self.assigner.assigned_gt(out, self.locations, self.targets) for out in outputs]
 
-    def pairs(self, fetched: Iterator[Array]) -> list[Pairs]:
+    def pairs(self, host_arrays: Iterator[Array]) -> list[Pairs]:
         """Turn assigned objects into pairs, per layer."""
-        assigned = [torch.from_numpy(next(fetched)).long() for _ in self.layers.logits]
+        assigned = [torch.from_numpy(next(host_arrays)).long() for _ in self.preds.logits]
         return [self.assigner.pairs(each, self.locations, self.targets) for each in assigned]
 
 
@@ -165,7 +165,7 @@ class SupervisedOutput(NamedTuple):
 
     prefix: str
     """Prefix of the names of its losses: empty for the decoder layers, "name/" for a branch."""
-    layers: LayerOutputs
+    preds: LayerOutputs
     targets: Sequence[Target]
     rule: GivenRule | HungarianRule | DenseRule
     ignored: Tensor | None = None
@@ -185,28 +185,28 @@ def assign_targets(
     """Pair predictions with objects: those of the decoder layers, then those of each branch.
 
     Args:
-        out: of the model, on any device.
+        out: output of the model, on any device.
         targets: one per image.
-        matcher: for one-to-one and one-to-many matching.
-        assigner: for branches with locations; None: there must be none.
+        matcher: matcher for one-to-one and one-to-many matching.
+        assigner: assigner for branches with locations; None: there must be no such branch.
         sigmoid: kind of class scores that the outputs must have; see `Output`.
 
     Raises:
         ConfigError: an output has class scores of the other kind, or cannot be paired.
         DataError: a target box is not finite, or not relative to its image.
     """
-    layers = _layers(out, sigmoid)
-    supervised = [SupervisedOutput("", layers, targets, HungarianRule(matcher, MatchingProblem(layers, targets)))]
-    supervised += [_of_branch(branch, targets, matcher, assigner, sigmoid) for branch in out.branches]
+    preds = _stack_layers(out, sigmoid)
+    outputs = [SupervisedOutput("", preds, targets, HungarianRule(matcher, MatchingProblem(preds, targets)))]
+    outputs += [_supervise_branch(branch, targets, matcher, assigner, sigmoid) for branch in out.branches]
 
     # everything that the CPU needs, in one transfer; first the boxes, whose check would cost one of its own
-    tensors = [concat_boxes(targets), *(tensor for one in supervised for tensor in one.rule.on_device())]
-    fetched = iter(to_numpy(tensors))
-    check_boxes(next(fetched), [len(target["labels"]) for target in targets])
-    return [one._replace(pairs=one.rule.pairs(fetched)) for one in supervised]
+    tensors = [concat_boxes(targets), *(tensor for output in outputs for tensor in output.rule.device_tensors())]
+    host_arrays = iter(to_numpy(tensors))
+    check_boxes(next(host_arrays), [len(target["labels"]) for target in targets])
+    return [output._replace(pairs=output.rule.pairs(host_arrays)) for output in outputs]
 
 
-def _of_branch(
+def _supervise_branch(
     branch: Branch,
     targets: Sequence[Target],
     matcher: HungarianMatcher,
@@ -214,28 +214,28 @@ def _of_branch(
     sigmoid: bool,
 ) -> SupervisedOutput:
     """A branch with the rule that its fields choose."""
-    layers, ignored = _layers(branch.output, sigmoid), branch.ignored
+    preds, ignored = _stack_layers(branch.output, sigmoid), branch.ignored
     if branch.class_agnostic:  # every object is of class 0
         targets = [Target(labels=torch.zeros_like(target["labels"]), boxes=target["boxes"]) for target in targets]
     rule: GivenRule | HungarianRule | DenseRule
     if branch.pairs is not None:
-        rule = GivenRule(branch.pairs, len(layers.logits))
+        rule = GivenRule(branch.pairs, len(preds.logits))
     elif branch.locations is not None:
         if assigner is None:
             raise ConfigError(
                 f'expected a dense_head to assign the locations of the branch "{branch.name}" to objects, found '
                 '"none"; build the criterion with the dense_head of the model'
             )
-        rule = DenseRule(assigner, layers, branch.locations, targets)
+        rule = DenseRule(assigner, preds, branch.locations, targets)
         padding = branch.locations.padding
         ignored = padding if ignored is None else padding | ignored
     else:
-        rule = HungarianRule(matcher, MatchingProblem(layers, targets, branch.groups, branch.repeat, ignored))
-    return SupervisedOutput(f"{branch.name}/", layers, targets, rule, ignored, branch.class_agnostic)
+        rule = HungarianRule(matcher, MatchingProblem(preds, targets, branch.groups, branch.repeat, ignored))
+    return SupervisedOutput(f"{branch.name}/", preds, targets, rule, ignored, branch.class_agnostic)
 
 
-def _layers(out: Output, sigmoid: bool) -> LayerOutputs:
-    """The last layer and then the earlier ones, in float32."""
+def _stack_layers(out: Output, sigmoid: bool) -> LayerOutputs:
+    """Stack the predictions of the last layer and then of the earlier ones, in float32."""
     if out.sigmoid != sigmoid:
         kinds = "a softmax with a no-object class", "an independent sigmoid per class"
         raise ConfigError(
@@ -245,17 +245,17 @@ def _layers(out: Output, sigmoid: bool) -> LayerOutputs:
     return LayerOutputs.of((out, *out.aux))
 
 
-def gather(supervised: SupervisedOutput, counts: Tensor) -> tuple[Matched, Tensor]:
+def gather(supervised: SupervisedOutput, normalizers: Tensor) -> tuple[Matched, Tensor]:
     """Bring matched predictions and objects side by side.
 
     Args:
-        supervised: with pairs.
-        counts: [3], its boxes, pairs and queries, of `mean_over_processes`.
+        supervised: output with its pairs.
+        normalizers: number of its boxes, pairs and queries, [3], from `mean_over_processes`.
 
     Returns:
         All pairs, and the index of the object of each pair among those of the whole batch, int64 [M].
     """
-    preds, targets = supervised.layers, supervised.targets
+    preds, targets = supervised.preds, supervised.targets
     num_objects = [len(target["labels"]) for target in targets]
     pairs = [pair for of_layer in supervised.pairs for pair in of_layer]  # layer after layer, image after image
     lengths = torch.tensor([len(queries) for queries, _ in pairs])  # [L * B]
@@ -270,7 +270,7 @@ def gather(supervised: SupervisedOutput, counts: Tensor) -> tuple[Matched, Tenso
     target_labels = torch.cat([target["labels"] for target in targets])[objects]  # [M]
     target_boxes = torch.cat([target["boxes"] for target in targets])[objects].float()  # [M, 4]
     pred_boxes = preds.boxes[layers, images, queries]  # [M, 4]
-    num_boxes, num_matched, num_queries = counts
+    num_boxes, num_matched, num_queries = normalizers
     matched = Matched(
         preds, layers, images, queries, pred_boxes, target_labels, target_boxes, num_objects, num_boxes, num_matched,
         num_queries, supervised.ignored, supervised.class_agnostic,
@@ -278,23 +278,23 @@ def gather(supervised: SupervisedOutput, counts: Tensor) -> tuple[Matched, Tenso
     return matched, objects
 
 
-def mean_over_processes(supervised: Sequence[SupervisedOutput]) -> Tensor:
+def mean_over_processes(outputs: Sequence[SupervisedOutput]) -> Tensor:
     """Count the boxes, pairs per layer and queries of each output, [outputs, 3], averaged over all processes.
 
     So every object and query weighs the same in every process. One reduction serves all outputs. There is at least one
     box in all processes together; the reference DETR has at least one in each, so that two processes with one image
     each learn something else than one process with both.
     """
-    device = supervised[0].layers.logits.device
+    device = outputs[0].preds.logits.device
     counts = []
-    for one in supervised:
-        _, images, queries, _ = one.layers.logits.shape
-        objects = sum(len(target["labels"]) for target in one.targets)
-        matched = sum(len(queries) for pairs in one.pairs for queries, _ in pairs) / len(one.pairs)
-        counts.append([matched if one.prefix else objects, matched, images * queries])
+    for output in outputs:
+        _, images, queries, _ = output.preds.logits.shape
+        objects = sum(len(target["labels"]) for target in output.targets)
+        matched = sum(len(queries) for pairs in output.pairs for queries, _ in pairs) / len(output.pairs)
+        counts.append([matched if output.prefix else objects, matched, images * queries])
     total = torch.tensor(counts, dtype=torch.float32).to(device, non_blocking=True)
     zero = torch.zeros((), device=device)
-    total[:, 2] -= torch.stack([zero if one.ignored is None else one.ignored.sum().float() for one in supervised])
+    total[:, 2] -= torch.stack([zero if output.ignored is None else output.ignored.sum().float() for output in outputs])
     processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)

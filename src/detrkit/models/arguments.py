@@ -57,18 +57,6 @@ def whole_number(value: Any, name: str, lowest: int) -> int:
     return int(number)
 
 
-def weight_number(value: Any, name: str) -> float:
-    """Convert a number of Python, numpy or torch to a finite float of at least 0.
-
-    Raises:
-        ConfigError: the value is no such number.
-    """
-    number = _number(value)
-    if number is None or not 0 <= number < math.inf:
-        raise ConfigError(f"expected {name} as a number of at least 0, found {_shown(value)}")
-    return number
-
-
 def expect_output(out: Any) -> Output:
     """Check that an argument is an `Output`, as detrkit's models return it.
 

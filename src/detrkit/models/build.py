@@ -91,7 +91,9 @@ def default_model_args() -> dict[str, Any]:
 def _build(config: ModelConfig, backbone_weights: str | None, mean: Color | None, std: Color | None) -> DETR:
     """Build the parts in the order of the forward pass and put them together."""
     levels = _parse_levels(config)
-    features = _build_features(config, levels, backbone_weights)
+    features = build_features(
+        config.backbone, config.backbone_norm, config.dilation, backbone_weights, levels.strides, levels.mask_strides
+    )
     features.mean, features.std = mean or features.mean, std or features.std
     input_proj = _build_input_proj(config, levels, features)
     transformer = Transformer(_build_encoder(config, levels), _build_decoder(config, levels))
@@ -99,7 +101,9 @@ def _build(config: ModelConfig, backbone_weights: str | None, mean: Color | None
     class_embed, bbox_embed = _build_heads(config)
     mask_head = _build_mask_head(config, levels, features)
     return DETR(
-        Backbone(features, build_position(config.position_embedding, config.hidden_dim, centered=levels.pyramid)),
+        Backbone(
+            features, build_position(config.position_embedding, config.hidden_dim, centered=levels.uses_feature_levels)
+        ),
         input_proj,
         transformer,
         query_embed,
@@ -120,52 +124,55 @@ class _Levels:
     """The feature levels of a model."""
 
     strides: tuple[int, ...]
-    """Those taken from the backbone; empty: its last map alone, as in the reference DETR."""
+    """Strides of the maps that the backbone returns; empty: the last map alone, as in the reference DETR."""
     extra: int
-    """Levels beyond the backbone's last stride, made by strided convolutions."""
+    """Number of levels beyond the backbone's last stride, made by strided convolutions."""
     mask_strides: tuple[int, ...]
-    """Finer maps of the backbone, for the mask head alone."""
+    """Strides of the finer maps that the backbone returns for the mask head alone."""
 
     @property
-    def pyramid(self) -> bool:
-        """Whether there are feature levels at all."""
+    def uses_feature_levels(self) -> bool:
+        """Whether `feature_levels` is set."""
         return bool(self.strides)
 
     @property
     def count(self) -> int:
         """Number L of levels."""
-        return len(self.strides) + self.extra or 1
+        return max(1, len(self.strides) + self.extra)
 
 
 def _parse_levels(config: ModelConfig) -> _Levels:
-    """`feature_levels` "8,16,32,64" -> strides (8, 16, 32) and one extra level.
+    """Convert `feature_levels` "8,16,32,64" to the backbone's strides (8, 16, 32) and one extra level.
 
     Raises:
         ConfigError: the text is something else than strides that double.
     """
+    strides = _parse_strides(config.feature_levels)
+    from_backbone = tuple(stride for stride in strides if stride <= _COARSEST)
+    finest = from_backbone[0] if from_backbone else _COARSEST
+    mask_strides = tuple(stride for stride in (4, 8, 16) if stride < finest) if config.masks else ()
+    return _Levels(from_backbone, len(strides) - len(from_backbone), mask_strides)
+
+
+def _parse_strides(text: str) -> tuple[int, ...]:
+    """Convert "8,16,32" to (8, 16, 32), and an empty text to no stride."""
+    if not text:
+        return ()
     try:
-        strides = tuple(int(part) for part in config.feature_levels.split(",") if config.feature_levels)
+        strides = tuple(int(part) for part in text.split(","))
+        if strides[0] in (4, 8, 16, 32) and all(b == 2 * a for a, b in pairwise(strides)):
+            return strides
     except ValueError:
-        strides = (0,)
-    if strides and (strides[0] not in (4, 8, 16, 32) or any(b != 2 * a for a, b in pairwise(strides))):
-        raise ConfigError(
-            "expected feature_levels as strides that begin with 4, 8, 16 or 32 and double, such as 8,16,32,64, "
-            f"found {config.feature_levels!r}"
-        )
-    own = tuple(stride for stride in strides if stride <= _COARSEST)
-    high_res = tuple(stride for stride in (4, 8, 16) if config.masks and (not own or stride < own[0]))
-    return _Levels(own, len(strides) - len(own), high_res)
-
-
-def _build_features(config: ModelConfig, levels: _Levels, weights: str | None) -> Features:
-    return build_features(
-        config.backbone, config.backbone_norm, config.dilation, weights, levels.strides, levels.mask_strides
+        pass  # the message below serves for what is no number as well
+    raise ConfigError(
+        "expected feature_levels as strides that begin with 4, 8, 16 or 32 and double, such as 8,16,32,64, "
+        f"found {text!r}"
     )
 
 
 def _build_input_proj(config: ModelConfig, levels: _Levels, features: Features) -> SingleLevelProj | ChannelMapper:
     """The projection of each feature map to D channels."""
-    if not levels.pyramid:
+    if not levels.uses_feature_levels:
         return SingleLevelProj(features.channels[-1], config.hidden_dim)
     norm = "batch" if config.encoder == "hybrid" else "group"
     return ChannelMapper(features.channels[len(levels.mask_strides) :], config.hidden_dim, levels.extra, norm)
@@ -193,7 +200,7 @@ def _build_encoder(config: ModelConfig, levels: _Levels) -> Encoder | HybridEnco
     return Encoder(
         [EncoderLayer(self_attention(), *_block(config)) for _ in range(config.enc_layers)],
         nn.LayerNorm(config.hidden_dim) if config.pre_norm else None,
-        torch.randn(levels.count, config.hidden_dim) if levels.pyramid and config.reads_positions else None,
+        torch.randn(levels.count, config.hidden_dim) if levels.uses_feature_levels and config.reads_positions else None,
     )
 
 
@@ -288,7 +295,7 @@ def _build_mask_head(config: ModelConfig, levels: _Levels, features: Features) -
     if not config.masks:
         return None
     high_res_channels = features.channels[: len(levels.mask_strides)]
-    if levels.pyramid:
+    if levels.uses_feature_levels:
         return DynamicMaskHead(config.hidden_dim, (*high_res_channels, *[config.hidden_dim] * levels.count))
     return MaskHead(config.hidden_dim, config.nheads, high_res_channels)
 

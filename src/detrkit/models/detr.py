@@ -42,12 +42,12 @@ class DETR(DetectionModel):
     `build_model` makes the parts and puts them together.
 
     Args:
-        backbone: images to feature maps.
-        input_proj: feature maps to D channels each.
+        backbone: network from images to feature maps.
+        input_proj: projection of each feature map to D channels.
         transformer: encoder and decoder.
         query_embed: source of the object queries.
-        class_embed: hidden states [B, N, D] to class logits; a ModuleList has one head per decoder layer.
-        bbox_embed: hidden states [B, N, D] to box logits [B, N, 4]; likewise.
+        class_embed: head from hidden states [B, N, D] to class logits; a ModuleList has one head per decoder layer.
+        bbox_embed: head from hidden states [B, N, D] to box logits [B, N, 4]; likewise.
         sigmoid: whether classes are independent sigmoids, without "no object", instead of a softmax with it.
         aux_loss: whether the output has the earlier decoder layers.
         dense_head: predicts at every location; in training only, unless it selects the queries.
@@ -115,9 +115,9 @@ class DETR(DetectionModel):
         queries = self.query_embed(memory, dense)  # Queries: content [B, Q, D], more of them in training
         queries, noised = self._add_denoising(queries, targets)  # content [B, N, D]
 
-        layers, hs = self.transformer.decoder(queries, memory, self._class_logits, self._box_logits, last_only)
+        layer_outputs, hs = self.transformer.decoder(queries, memory, self._class_logits, self._box_logits, last_only)
         matching = queries.layout.slices["matching"]
-        out = self._output(layers, matching)  # logits [B, Q, C + 1] or [B, Q, C], boxes [B, Q, 4]
+        out = self._output(layer_outputs, matching)  # logits [B, Q, C + 1] or [B, Q, C], boxes [B, Q, 4]
         if self.mask_head:
             image_size = images.shape[-2], images.shape[-1]
             features = levels, high_res_features, memory, padding_mask
@@ -125,7 +125,7 @@ class DETR(DetectionModel):
             out = replace(out, predict_masks=predictor, padded_size=image_size)
         if not self.branches_active:
             return out
-        return replace(out, branches=self._branches(layers, queries, noised, dense, memory))
+        return replace(out, branches=self._branches(layer_outputs, queries, noised, dense, memory))
 
     def freeze_detector(self) -> None:
         """Freeze everything but the mask head, as in the second stage of the reference DETR."""
@@ -169,14 +169,16 @@ class DETR(DetectionModel):
         head = self.bbox_embed[layer] if isinstance(self.bbox_embed, nn.ModuleList) else self.bbox_embed
         return run_in_float32(head, hs)
 
-    def _output(self, layers: Sequence[Output], part: slice) -> Output:
+    def _output(self, layer_outputs: Sequence[Output], part: slice) -> Output:
         """The predictions of all decoder layers for one part of the queries."""
-        *earlier, last = [Output(each.logits[:, part], each.boxes[:, part], sigmoid=self.sigmoid) for each in layers]
+        *earlier, last = [
+            Output(out.logits[:, part], out.boxes[:, part], sigmoid=self.sigmoid) for out in layer_outputs
+        ]
         return replace(last, aux=earlier if self.aux_loss else [])
 
     def _branches(
         self,
-        layers: Sequence[Output],
+        layer_outputs: Sequence[Output],
         queries: Queries,
         noised: NoisedQueries | None,
         dense: Output | None,
@@ -187,15 +189,17 @@ class DETR(DetectionModel):
         Which of them there are depends on the settings alone, not on how many queries an image can fill: all processes
         must have the same ones.
         """
-        part = queries.layout.slices
+        slices = queries.layout.slices
         configured = self.query_embed.layout.in_mode(self.query_embed.training)
         branches = []
         if configured.groups > 1:
-            branches.append(Branch("groups", self._output(layers, part["groups"]), groups=configured.groups - 1))
+            out = self._output(layer_outputs, slices["groups"])
+            branches.append(Branch("groups", out, groups=configured.groups - 1))
         if configured.one2many:
-            branches.append(Branch("one2many", self._output(layers, part["one2many"]), repeat=self.k_one2many))
+            out = self._output(layer_outputs, slices["one2many"])
+            branches.append(Branch("one2many", out, repeat=self.k_one2many))
         if noised:
-            out = self._output(layers, part["denoising"])
+            out = self._output(layer_outputs, slices["denoising"])
             branches.append(Branch("dn", out, pairs=noised.pairs, ignored=noised.unused))
         if queries.proposals:
             branches.append(queries.proposals)
@@ -221,7 +225,7 @@ class DETR(DetectionModel):
             levels: input of the encoder.
             high_res_features: maps of the backbone for masks alone, finest first.
             memory: output of the encoder.
-            padding_mask: of the images, [B, H, W].
+            padding_mask: padding of the images, bool [B, H, W], True = padding.
             image_size: (H, W).
         """
         device = hs.device.type
@@ -252,7 +256,7 @@ class DETR(DetectionModel):
         return head.out_features - (not self.sigmoid)
 
     @property
-    def exact_heads(self) -> list[nn.Module]:
+    def float32_heads(self) -> list[nn.Module]:
         """Heads that compute in float32, also under autocast."""
         heads = [self.class_embed, self.bbox_embed]
         if self.dense_head:
