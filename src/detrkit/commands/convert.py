@@ -35,7 +35,7 @@ def convert(config: ConvertConfig) -> None:
     else:
         write_huggingface(weights, output)
     console = make_console()
-    for note in weights.notes:
+    for note in weights.messages:
         console.print(f"note: {note}")
     console.print(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}")
 

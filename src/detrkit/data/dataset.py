@@ -28,6 +28,7 @@ from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.mixing import select_objects
 from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, make_objects, no_objects
 from detrkit.errors import ConfigError, DataError
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Target
 
 Key = int | tuple[int, int]
@@ -48,7 +49,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         split: checked records.
         categories: the model's classes; those of the split are matched to them by name, else by id.
         transform: the last step for each image.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
         with_masks: targets get `masks`, none of them empty; the mask of an object without a segmentation is its box.
         augment: augmentation before the transform; None: none.
         augmented_epochs: number of epochs after which only `augment.plain()` is applied; None: never.
@@ -83,7 +84,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.augmented_epochs = augmented_epochs
         self.cache = cache
         self.value_range = split.value_range
-        self._outlined = with_masks or self.augment.copy_paste > 0
+        self._needs_masks = with_masks or self.augment.copy_paste > 0
         self.epoch = 0
         self.dropped = 0
         index_of = categories.index_map_from(split.categories)
@@ -91,8 +92,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         objects = sum(not obj.crowd for image in split.images for obj in image.objects)
         if objects and self.dropped == objects:
             raise DataError(
-                f"expected objects of the model's classes ({_some(categories.names)}) in {split.source}, found only "
-                f"{_some(split.categories.names)}; rename the categories or train for these"
+                f"expected objects of the model's classes ({first_names(categories.names)}) in {split.source}, found "
+                f"only {first_names(split.categories.names)}; rename the categories or train for these"
             )
         if self.augment.copy_paste and not split.has_masks:
             raise ConfigError(
@@ -168,9 +169,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             "boxes": [obj.box for obj in objects],
             "area": [obj.area for obj in objects],
         }
-        if self._outlined:
+        if self._needs_masks:
             files: dict[str, int] = {}
-            row["segmentations"] = [_plain(obj.segmentation, files) for obj in objects]
+            row["segmentations"] = [_pack_segmentation(obj.segmentation, files) for obj in objects]
             row["files"] = list(files)
         return json.dumps(row, separators=(",", ":")).encode()
 
@@ -193,8 +194,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             height,
             width,
         )
-        if self._outlined:
-            shapes = [_shape(packed, row["files"]) for packed in row["segmentations"]]
+        if self._needs_masks:
+            shapes = [_unpack_segmentation(packed, row["files"]) for packed in row["segmentations"]]
             try:
                 masks = decode_masks(shapes, boxes, height, width)
             except DataError as error:
@@ -209,7 +210,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return objects
 
 
-def _plain(segmentation: Any, files: dict[str, int]) -> Any:
+def _pack_segmentation(segmentation: Any, files: dict[str, int]) -> Any:
     """Convert a segmentation to JSON-like data: run lengths as text, files by number; None if it is empty.
 
     Args:
@@ -226,12 +227,8 @@ def _plain(segmentation: Any, files: dict[str, int]) -> Any:
     return segmentation
 
 
-def _shape(packed: Any, files: list[str]) -> Any:
-    """The inverse of `_plain`."""
+def _unpack_segmentation(packed: Any, files: list[str]) -> Any:
+    """Invert `_pack_segmentation`."""
     if isinstance(packed, dict) and "file" in packed:
         return FileMask(Path(files[packed["file"]]), packed["value"])
     return packed
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -64,8 +64,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     Args:
         n: number of images, at least 1.
         batch_size: images per batch and rank.
-        seed: of the order.
-        rank: of this process, 0..world_size-1.
+        seed: seed of the order.
+        rank: rank of this process, 0..world_size-1.
         world_size: number of processes.
         shuffle: False: the order of the data set in every epoch.
         aspect_ratios: width / height of each image. Batches are then made of images of similar ratio: within every 32
@@ -145,7 +145,7 @@ class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
     Args:
         shapes: (h, w) of each image at the input of the model.
         batch_size: largest number of images per batch.
-        rank: of this process, 0..world_size-1.
+        rank: rank of this process, 0..world_size-1.
         world_size: number of processes.
     """
 
@@ -224,8 +224,8 @@ def train_loader(
         dataset: the training set.
         batch_size: images per batch and rank.
         num_workers: number of worker processes; 0: load in this process.
-        seed: of the order.
-        rank: this process, 0..world_size-1.
+        seed: seed of the order.
+        rank: rank of this process, 0..world_size-1.
         world_size: number of processes.
         group_by_aspect: make batches of images of similar aspect ratio, which saves padding.
         min_batches: least number of batches per epoch; images are repeated if there are too few.

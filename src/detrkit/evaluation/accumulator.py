@@ -69,8 +69,8 @@ class DetectionAccumulator:
         """Add the output for a batch.
 
         Args:
-            out: of the model; with `masks` or `predict_masks` where masks are needed.
-            targets: of an evaluation loader, with `image_id`, `original_size` and `size`.
+            out: output of the model, with `masks` or `predict_masks` where masks are needed.
+            targets: targets of an evaluation loader, with `image_id`, `original_size` and `size`.
         """
         sizes = torch.tensor([target["original_size"] for target in targets])
         processed = torch.tensor([target["size"] for target in targets])
@@ -138,12 +138,12 @@ def collect_split(
     Images stream through: at no time are more of them in memory than the loader prefetches.
 
     Args:
-        model: on `device`; in evaluation mode afterwards. Or the backend of a detector.
+        model: model on `device`, which is set to evaluation mode, or the backend of a detector.
         split: checked records.
         categories: the model's classes.
         collector: takes the outputs.
-        preprocessing: how images are prepared.
-        device: where the model is.
+        preprocessing: size and resizing of the images.
+        device: device of the model.
         batch_size: most images per forward pass; only images of one shape share one.
         num_workers: processes that load images; 0: this one.
         quiet: show no progress bar.

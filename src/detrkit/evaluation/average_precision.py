@@ -111,8 +111,8 @@ def match(gt: GroundTruthArrays, detections: DetectionArrays, most: int, overlap
     """Match detections to objects, at every threshold and in every range of area.
 
     Args:
-        gt: M objects.
-        detections: of its images and classes.
+        gt: ground-truth objects, M of them.
+        detections: detections in images and of classes of the ground truth.
         most: most detections of one class in one image, the best.
         overlap: overlap of what is compared; None: of the boxes. It is called for all pairs of one class and image in
             a row: the first detection with each object, then the second, and so on.
@@ -248,8 +248,8 @@ def of_masks(masks: Sequence[Rle], object_masks: Sequence[Rle], gt: GroundTruthA
     """The overlap of masks as compressed RLE.
 
     Args:
-        masks: of all detections.
-        object_masks: of all objects.
+        masks: masks of all detections.
+        object_masks: masks of all objects.
         gt: the objects.
     """
     from faster_coco_eval.core import mask as coco_mask

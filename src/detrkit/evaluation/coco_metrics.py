@@ -18,6 +18,7 @@ from detrkit.errors import DataError
 from detrkit.evaluation.arrays import DetectionArrays, Floats, GroundTruthArrays, index_in
 from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
 from detrkit.ops.masks import as_rle, segmentation_fault
+from detrkit.ops.text import first_names
 
 IouType = Literal["bbox", "segm"]
 
@@ -192,7 +193,7 @@ def check_detections(
         if not isinstance(row["category_id"], _INTEGERS) or row["category_id"] not in categories:
             raise DataError(
                 f"detection {position}{of} has category id {row['category_id']!r}, which is not among the ids of the "
-                f"ground truth ({_some(sorted(categories))}); write the data set's original category ids"
+                f"ground truth ({first_names(sorted(categories))}); write the data set's original category ids"
             )
         box = row["bbox"]
         if np.ndim(box) != 1 or len(box) != 4 or not all(map(_finite, (*box, row["score"]))):
@@ -281,10 +282,6 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def _finite(value: object) -> bool:
     return isinstance(value, _NUMBERS) and math.isfinite(value)
-
-
-def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 
 def _line(kind: str, iou: str, area: str, most: int) -> str:

@@ -27,6 +27,7 @@ from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMet
 from detrkit.evaluation.prediction_files import PanopticPredictions, find_images, read_predictions
 from detrkit.inference.load_detector import load_detector
 from detrkit.models.checkpoints import rows_without_names
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _predict(
     note: Note,
 ) -> tuple[Sequence[Mapping[str, Any]], PanopticMetrics | None]:
     """The detections of a detector on a split and, where both have maps, panoptic quality."""
-    classes = _in_order(classes, split.categories, note)
+    classes = _assume_classes(classes, split.categories, note)
     match = match_classes(classes, split.categories)
     _note_match(match, note)
     collector = DetectionAccumulator(
@@ -224,9 +225,9 @@ def _predict(
         num_workers=config.num_workers,
         quiet=config.quiet,
     )
-    return merge_ranks(
-        [(collector.image_ids, collector.detections)]
-    ), collector.sums.result() if collector.sums else None
+    detections = merge_ranks([(collector.image_ids, collector.detections)])
+    quality = collector.sums.result() if collector.sums else None
+    return detections, quality
 
 
 def _read_predictions(
@@ -278,16 +279,16 @@ def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
     return maps and holds_panoptic(root)
 
 
-def _in_order(model: Categories, data: Categories, note: Note) -> Categories:
-    """The classes of a model. Where they have no names and cannot be meant by id, but are as many as those of the data,
-    they are taken to be those of the data."""
+def _assume_classes(model: Categories, data: Categories, note: Note) -> Categories:
+    """If the model's classes have no names and match no ids, but are as many as the data's, assume the data's, in the
+    order of their ids."""
     rows = rows_without_names(len(model), data.ids)
     if model != Categories.unnamed(len(model)) or None in rows or rows == [*data.ids]:
         return model
     model = data.by_id()
     note(
         f"The model has no names for its {len(model)} classes; they are taken to be those of the data in the order of "
-        f"their ids ({_some(model.names)}); if they are not, the metrics mean nothing"
+        f"their ids ({first_names(model.names)}); if they are not, the metrics mean nothing"
     )
     return model
 
@@ -301,14 +302,10 @@ def _note_match(match: ClassMatch, note: Note) -> None:
     if match.unknown_to_data:
         note(
             f"{len(match.unknown_to_data)} of the model's classes are not in the data set, their detections are "
-            f"dropped: {_some(match.unknown_to_data)}"
+            f"dropped: {first_names(match.unknown_to_data)}"
         )
     if match.unknown_to_model:
         note(
             f"The model does not know {len(match.unknown_to_model)} classes of the data set, their objects count as "
-            f"missed: {_some(match.unknown_to_model)}"
+            f"missed: {first_names(match.unknown_to_model)}"
         )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -16,6 +16,7 @@ from detrkit.data.files.encodings import decode_text
 from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.raw import RawImage
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 
 @dataclass(frozen=True)
@@ -176,4 +177,4 @@ def find_images(rows: list[dict[str, Any]], images: Sequence[RawImage], *, where
 def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list with something else in it"
-    return f"an object with the keys {', '.join([*value][:6])}" if isinstance(value, dict) else type(value).__name__
+    return f"an object with the keys {first_names(value, 6)}" if isinstance(value, dict) else type(value).__name__

@@ -154,7 +154,7 @@ class Detector:
                 weights = with_new_heads(weights, new_classes())
             model = weights.build_model()
             fit_weights(model, weights, weights.categories)
-        for note in weights.notes:
+        for note in weights.messages:
             warnings.warn(note, stacklevel=2)
         preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":

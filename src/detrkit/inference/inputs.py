@@ -25,6 +25,7 @@ from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.inference.sources import VIDEO_SUFFIXES, as_path, find_images, is_several, is_video
 from detrkit.inference.video import read_frames
+from detrkit.ops.text import first_names
 from detrkit.ops.value_range import ValueRange
 
 ArrayImage = Image | npt.NDArray[Any] | Tensor
@@ -122,7 +123,7 @@ def _kind_of(source: Any) -> Kind:
         return "one"
     if isinstance(source, Mapping):
         raise DataError(
-            f"expected images, found a {type(source).__name__} with the keys {', '.join(map(str, list(source)[:5]))}; "
+            f"expected images, found a {type(source).__name__} with the keys {first_names(source)}; "
             "give the images in it, for example its values()"
         )
     if isinstance(source, Iterable) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")):

@@ -19,6 +19,7 @@ from detrkit.errors import DataError
 from detrkit.files import atomic_path
 from detrkit.inference.avi import intact_frames
 from detrkit.inference.timeline import Timeline
+from detrkit.ops.text import first_names
 
 Append = Callable[[npt.NDArray[np.uint8], float | None], None]
 
@@ -84,7 +85,7 @@ class Video:
         sentences = []
         runs = _runs_between([-1, *self._decoded, listed])
         if runs:
-            which = ", ".join(runs[:MAX_RUNS]) + (", ..." if len(runs) > MAX_RUNS else "")
+            which = first_names(runs, MAX_RUNS)
             lost = listed - len(self._decoded)
             sentences.append(
                 f"{lost} of {listed} frames of {self.path} cannot be decoded and are left out (frames {which})"

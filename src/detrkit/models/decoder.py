@@ -35,8 +35,8 @@ class Decoder(nn.Module):
     predict. The heads of changes start at zero, so an untrained decoder returns the scores of the selected tokens.
 
     Args:
-        layers: from first to last.
-        norm: before the heads, or None.
+        layers: decoder layers, from first to last.
+        norm: norm between the layers and the heads; None: there is none.
         query_position: module from boxes [B, N, 4] to position embeddings [B, N, D]; None: the queries have them.
         box_refine: whether each layer refines the boxes of the layer before.
         look_forward_twice: whether the loss of a box also reaches the layer before.
@@ -123,12 +123,12 @@ class DecoderLayer(FeedForward):
     """Self-attention among the queries, cross-attention to the tokens of the image, and a feed-forward network.
 
     Args:
-        self_attn: among the queries.
-        cross_attn: from the queries to the memory.
+        self_attn: attention among the queries.
+        cross_attn: attention from the queries to the memory.
         dim: D.
         dim_feedforward: width of the feed-forward network.
-        dropout: in 0..1.
-        activation: of the feed-forward network, one of `ACTIVATIONS`.
+        dropout: probability, 0..1.
+        activation: activation of the feed-forward network, one of `ACTIVATIONS`.
         pre_norm: whether norms come before the blocks instead of after.
     """
 
@@ -166,7 +166,7 @@ class DecoderLayer(FeedForward):
             reference: boxes [B, N, 4] or points [B, N, 2]; None for full attention.
             memory: output of the encoder.
             memory_mask: tokens to attend to, bool [B, 1, 1, S], True = attend.
-            attn_mask: which query attends to which, bool [B, 1, N, N], True = attend; None: all to all.
+            attn_mask: pairs of queries that attend to each other, bool [B, 1, N, N], True = attend; None: all.
 
         Returns:
             [B, N, D].

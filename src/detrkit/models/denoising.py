@@ -64,7 +64,7 @@ class Denoising(nn.Module):
             objects exceed one group, a random choice of them.
         contrastive: whether each group has a positive and a negative query per object.
         label_noise: twice the probability that a query starts from a random class.
-        box_noise: how far boxes are moved, relative to their sides.
+        box_noise: s, size of the noise relative to the sides of the box.
 
     Raises:
         ConfigError: the budget does not hold a single object.

@@ -72,7 +72,7 @@ class DynamicMaskHead(nn.Module):
 
         Args:
             maps: feature maps [B, C, h_l, w_l], finest first.
-            paddings: of each map, bool [B, h_l, w_l], True = padding.
+            paddings: padding of each map, bool [B, h_l, w_l], True = padding.
         """
         steps = list(zip(maps, paddings, self.laterals, self.blocks, strict=True))
         x = torch.zeros(())
@@ -88,7 +88,7 @@ class DynamicMaskHead(nn.Module):
         """Predict the masks of P pairs.
 
         Args:
-            features: of all images.
+            features: pixel features of all images.
             images: index of the image of each pair, int64 [P].
             hs: hidden state of the query in the last decoder layer, [P, D].
             boxes: box of the query, [P, 4]; cx, cy, w, h relative to the image without padding.

@@ -22,8 +22,8 @@ class Encoder(nn.Module):
     """Self-attention over the tokens of all feature levels together.
 
     Args:
-        layers: with full or deformable attention.
-        norm: at the end, or None.
+        layers: encoder layers, with full or deformable attention.
+        norm: norm after the last layer; None: there is none.
         level_embed: [L, D], initial value of a learned embedding of each level, added to the positions (Deformable
             DETR, section 4.1); None for a single level.
     """
@@ -52,8 +52,8 @@ class EncoderLayer(FeedForward):
         self_attn: among the tokens.
         dim: D.
         dim_feedforward: width of the feed-forward network.
-        dropout: in 0..1.
-        activation: of the feed-forward network, one of `ACTIVATIONS`.
+        dropout: probability, 0..1.
+        activation: activation of the feed-forward network, one of `ACTIVATIONS`.
         pre_norm: whether norms come before the blocks instead of after.
     """
 

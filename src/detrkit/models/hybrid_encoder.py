@@ -38,11 +38,11 @@ class HybridEncoder(nn.Module):
 
     Args:
         dim: D, a multiple of 4 and of `heads`.
-        heads: of the self-attention.
+        heads: number of heads of the self-attention.
         levels: L, at least 1.
         dim_feedforward: width of the feed-forward network after the self-attention.
-        dropout: in the self-attention, in 0..1.
-        activation: of that feed-forward network; the convolutions have SiLU.
+        dropout: probability in the self-attention, 0..1.
+        activation: activation of that feed-forward network; the convolutions have SiLU.
         enc_layers: layers of self-attention; 0 for convolutions alone.
         expansion: width of the fusion blocks, relative to `dim`.
         blocks: convolutions per fusion block.

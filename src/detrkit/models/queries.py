@@ -124,7 +124,7 @@ class LearnedQueries(nn.Embedding):
     """Queries of the classic model (DETR, section 3.2): learned position embeddings; contents start at zero.
 
     Args:
-        layout: of the queries in training.
+        layout: division of the queries in training.
         dim: D.
     """
 
@@ -145,7 +145,7 @@ class PointQueries(nn.Module):
     """Queries of one-stage Deformable DETR (section 4.1): learned content and position, and a point predicted from it.
 
     Args:
-        layout: of the queries in training.
+        layout: division of the queries in training.
         dim: D.
     """
 
@@ -170,7 +170,7 @@ class AnchorQueries(nn.Module):
     """Learned anchor boxes and contents (Liu et al. 2022, "DAB-DETR", section 4.2).
 
     Args:
-        layout: of the queries in training.
+        layout: division of the queries in training.
         dim: D.
     """
 

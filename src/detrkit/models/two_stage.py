@@ -38,7 +38,7 @@ class SelectedQueries(nn.Module):
     they need `mixed_selection`.
 
     Args:
-        layout: of the queries in training.
+        layout: division of the queries in training.
         dim: D.
         num_logits: class logits per token: C, or C + 1 with a softmax.
         kind: two_stage, topk_features or mixed_selection.

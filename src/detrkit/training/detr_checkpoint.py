@@ -118,9 +118,10 @@ class ReferenceCheckpoint:
     def _notes(self, model: DETR) -> list[str]:
         """Assumptions about the file that the settings of this run do not confirm; and a difference in dilation."""
         args, dilated = self.weights.model_args, model.model_args["dilation"]
-        settled = ["COCO", "COCO panoptic"]  # classes are those of this run
-        settled += ["--dilation"] * dilated + ["--nheads"] * (model.model_args["nheads"] != 8)
-        notes = [note for note in self.weights.notes if not note.endswith(tuple(settled))]
+        settled = {"categories"}  # the classes are those of this run
+        settled |= {"dilation"} if dilated else set()
+        settled |= {"nheads"} if model.model_args["nheads"] != 8 else set()
+        notes = [*self.weights.notes, *(note for name, note in self.weights.assumed.items() if name not in settled)]
         if args.get("dilation", dilated) and not dilated:
             notes.append(
                 f"{self.path} was trained with dilation (DC5), which this run has not: features are coarser than "

@@ -224,7 +224,7 @@ def _load_weights(config: TrainConfig, source: str) -> Weights:
         nheads=config.nheads if config.nheads != _defaults(config).nheads else None,
         headless=not config.frozen_weights,  # a new class or box head of a frozen detector would not be trained
     )
-    for note in weights.notes:
+    for note in weights.messages:
         warnings.warn(note, stacklevel=2)
     return weights
 

@@ -272,10 +272,10 @@ def points_to_show(attention: Attention, chosen: list[int], height: int, width: 
     """Centers x, y in pixels of the first few chosen detections that lie at different tokens.
 
     Args:
-        attention: what `compute_attention` returned.
+        attention: result of `compute_attention`.
         chosen: indices of its detections, best first.
-        height: of the image in pixels.
-        width: likewise.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
     points = _centers(attention.detections[chosen], height, width)
     by_token: dict[tuple[int, int], tuple[float, float]] = {}

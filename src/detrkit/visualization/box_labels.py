@@ -26,11 +26,11 @@ def write_labels(
     """Write a label at each box of an image, which is changed.
 
     Args:
-        scene: what to write on.
-        boxes: x1, y1, x2, y2 in pixels, one a label; the last is the most important one.
-        labels: what to write.
-        colors: RGB below each.
-        letters: pixels of the letters.
+        scene: image to write on.
+        boxes: x1, y1, x2, y2 in pixels, one per label; the last is the most important one.
+        labels: text at each box.
+        colors: RGB of the background of each label.
+        letters: height of the letters in pixels.
     """
     pad = max(2, letters // 4)
     texts = [cut_to(text, letters, scene.width - 2 * pad) for text in labels]
@@ -52,9 +52,9 @@ def place_labels(
     Where a crowd leaves no room nearby, it stays at its corner.
 
     Args:
-        corners: where each would best be, x and y in pixels.
-        widths: of the labels in pixels.
-        height: of all of them.
+        corners: preferred upper left corner of each label, x and y in pixels.
+        widths: width of each label in pixels.
+        height: height of every label in pixels.
         size: width and height of the image.
     """
     steps = sorted(range(-FARTHEST, FARTHEST + 1), key=abs)

@@ -99,9 +99,9 @@ def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
-        detections: what to draw, in pixels of `image`; the strongest end up on top.
+        detections: detections to draw, in pixels of `image`; those with the highest scores end up on top.
         gt: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
-        side: pixels of the longer side of what comes back; 0: those of the image, or a whole multiple of them where
+        side: longer side of the result in pixels; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
 
     Returns:
@@ -119,7 +119,7 @@ def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArra
 
     Args:
         tiles: the images; any mixture of sizes.
-        columns: tiles side by side; 0: as many as make the sheet about as wide as high.
+        columns: tiles per row; 0: as many as make the sheet about as wide as high.
         side: pixels of the longer side of each drawn image.
 
     Returns:
@@ -138,7 +138,7 @@ def grid(cells: Sequence[ImageArray], columns: int = 0) -> ImageArray:
 
     Args:
         cells: uint8 RGB [H, W, 3] each.
-        columns: how many side by side; 0: as many as make the page about as wide as high.
+        columns: cells per row; 0: as many as make the page about as wide as high.
     """
     height, width = max(c.shape[0] for c in cells), max(c.shape[1] for c in cells)
     columns = min(columns or max(1, round(math.sqrt(len(cells) * height / width))), len(cells))

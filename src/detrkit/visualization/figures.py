@@ -22,9 +22,9 @@ def figure_file(path: Path, width: float, height: float, names: Iterable[str] = 
 
     Args:
         path: PNG to write.
-        width: in inches.
-        height: in inches.
-        names: of users, or lines with such, that are to be written in it; see `as_label` and `as_text`.
+        width: width in inches.
+        height: height in inches.
+        names: class and file names, or lines with them, that the figure shows; see `as_label` and `as_text`.
     """
     import_matplotlib()
     import matplotlib as mpl

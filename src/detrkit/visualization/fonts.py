@@ -57,10 +57,10 @@ def write(
     """Write a text on an image.
 
     Args:
-        pen: of the image.
+        pen: drawing context of the image.
         xy: x of the left end and y of the middle in pixels.
-        text: what to write; letters that no font has become ?.
-        size: of the letters in pixels.
+        text: text to write; letters that no font has become ?.
+        size: height of the letters in pixels.
         color: RGB of the letters.
         above: y is that of its lower edge instead.
         stroke: RGB of a line around the letters; None: there is none.

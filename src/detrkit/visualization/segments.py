@@ -73,8 +73,9 @@ def draw_panoptic(image: Any, panoptic: DrawableMap, *, side: int = 0) -> ImageA
 
     Args:
         image: path, PIL image or uint8 RGB array [H, W, 3].
-        panoptic: of a `Detector`, or with class indices, of `detrkit.panoptic`; ids [H, W] of the image's size.
-        side: pixels of the longer side of what comes back; 0: those of the image, or a whole multiple of them where
+        panoptic: map of a `Detector` or, with class indices, of `detrkit.panoptic`; its ids are [H, W], of the size of
+            the image.
+        side: longer side of the result in pixels; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
 
     Returns:
@@ -99,8 +100,8 @@ def draw_named(scene: ImageArray, segments: Sequence[Named], *, letters: int = 0
     last to the first.
 
     Args:
-        scene: what to draw on; masks are resized to it.
-        segments: what to draw.
+        scene: image to draw on; masks are resized to it.
+        segments: segments to draw.
         letters: pixels of the largest letters; 0: by the size of the scene.
     """
     height, width = scene.shape[:2]

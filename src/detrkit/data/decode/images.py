@@ -179,8 +179,8 @@ def is_deep(image: Image.Image, head: bytes) -> bool:
     """Whether an image has more than 8 bits per channel.
 
     Args:
-        image: as PIL opened it.
-        head: the first 25 bytes of its file.
+        image: image as PIL opened it.
+        head: first 25 bytes of the file.
     """
     if image.format == "JPEG":
         return False
@@ -202,8 +202,8 @@ def deep_values(image: Image.Image, data: bytes) -> Values:
     """The stored values of an image for which `is_deep` holds: [H, W], or RGB [H, W, 3]; transparency is dropped.
 
     Args:
-        image: as PIL opened it.
-        data: the bytes of its file.
+        image: image as PIL opened it.
+        data: bytes of the file.
 
     Raises:
         OSError and others: those that PIL raises on damaged files.

@@ -46,8 +46,8 @@ class MaskFiles:
     """Reads the mask files of one image; a file is read once if its masks are requested one after another.
 
     Args:
-        height: of the image; files of another size are resized to it, to the nearest pixel.
-        width: of the image.
+        height: height of the image in pixels; files of another size are resized to it, to the nearest pixel.
+        width: width of the image in pixels.
     """
 
     def __init__(self, height: int, width: int) -> None:

@@ -18,6 +18,7 @@ from detrkit.data.formats.coco import as_id
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 _CALLED = (
     *("classes", "darknet", "obj", "labels", "labellist", "class", "label", "classnames", "classlist", "classlabels"),
@@ -123,12 +124,16 @@ def merge_names(named: list[tuple[Path, dict[int, str]]]) -> dict[int, str] | No
     """
     if not named:
         return None
+
+    def listed(names: dict[int, str]) -> str:
+        return first_names(f"{number}: {name}" for number, name in names.items())
+
     path_of_longest, longest = max(named, key=lambda pair: len(pair[1]))
     for path, names in named:
         if names != dict(list(longest.items())[: len(names)]):
             raise DataError(
-                f"expected the same class names in {path_of_longest} and {path}, found {_some(longest)} and "
-                f"{_some(names)}; number the classes alike in both, or name the folder of one with --data"
+                f"expected the same class names in {path_of_longest} and {path}, found {listed(longest)} and "
+                f"{listed(names)}; number the classes alike in both, or name the folder of one with --data"
             )
     return longest
 
@@ -163,8 +168,3 @@ def _notes(path: Path) -> dict[int, str] | None:
         return {int(row["id"]): str(row["name"]) for row in rows}
     except (DataError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _some(names: dict[int, str]) -> str:
-    listed = [f"{number}: {name}" for number, name in names.items()]
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")

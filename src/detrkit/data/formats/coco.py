@@ -20,6 +20,7 @@ from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.rotated import coco_rotation
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
 _LARGEST_ID = 2**63 - 1
@@ -157,8 +158,7 @@ def _none_found(path: Path, folders: Sequence[Path], files: dict[str, Match]) ->
 
 
 def _rivals(name: str, match: Match) -> str:
-    listed = ", ".join(str(rival) for rival in match.rivals[:3])
-    return f"{name!r} occurs {len(match.rivals)} times: {listed}"
+    return f"{name!r} occurs {len(match.rivals)} times: {first_names(match.rivals, 3)}"
 
 
 def as_id(value: Any) -> int | None:
@@ -197,7 +197,7 @@ def read_content(path: Path, findings: Findings) -> dict[str, Any]:
         if key not in content and not required:
             content[key] = []
         if not isinstance(content.get(key), list):
-            found = ", ".join(sorted(content)[:8]) if key not in content else type(content[key]).__name__
+            found = first_names(sorted(content), 8) if key not in content else type(content[key]).__name__
             raise DataError(f"expected a list under {key!r} in the COCO file {path}, found {found or 'nothing'}")
     if not content["images"]:
         raise DataError(f"expected images under 'images' in the COCO file {path}, found an empty list")

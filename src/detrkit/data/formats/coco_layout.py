@@ -16,6 +16,7 @@ from detrkit.data.files.image_finder import IMAGE_FOLDERS
 from detrkit.data.files.source import Source
 from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 Kind = Literal["instances", "keypoints", "panoptic", ""]
 
@@ -40,7 +41,7 @@ class Candidate:
 def describe(index: FileIndex, *, panoptic: bool = False) -> str:
     """Name the first COCO files, for messages; empty if there are none."""
     files = candidates(index, panoptic=panoptic)
-    return ", ".join("/".join(index.relative(c.path)) for c in files[:4])
+    return first_names(("/".join(index.relative(c.path)) for c in files), 4)
 
 
 def candidates(index: FileIndex, *, panoptic: bool = False) -> list[Candidate]:

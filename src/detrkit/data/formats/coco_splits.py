@@ -48,7 +48,7 @@ def load_json(
     Args:
         source: the data set; takes findings and notes.
         read: reads one file.
-        panoptic: of the files found, load the panoptic ones instead of the instances.
+        panoptic: whether to load the panoptic files instead of the instances, where both are found.
 
     Raises:
         DataError: there is no such file, one does not parse, or two contradict each other.

@@ -10,6 +10,7 @@ from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import RawImage, RawSplit
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
 
@@ -93,7 +94,7 @@ def share_categories(splits: list[RawSplit], findings: Findings) -> None:
     for split in splits:
         missing = sorted(set(names.values()) - set(split.categories.names))
         if missing:
-            findings.add("categories_differ", split.source, "categories", f"without {', '.join(missing[:5])}")
+            findings.add("categories_differ", split.source, "categories", f"without {first_names(missing)}")
         split.categories = shared
 
 

@@ -33,6 +33,7 @@ from detrkit.data.formats.raw import RawDataset
 from detrkit.data.formats.registry import DatasetFormat
 from detrkit.data.formats.unsupported import explain_unsupported
 from detrkit.errors import ConfigError, DataError
+from detrkit.ops.text import first_names
 
 
 def open_dataset(
@@ -66,9 +67,9 @@ def open_dataset(
         panoptic_dir: folder of the panoptic PNGs, or the folder above those of both splits.
         val_fraction: share of the images, 0..1, that the check holds out for validation if there is no such split; 0
             holds out none.
-        seed: of the held-out split, which depends on it and on the file names alone.
+        seed: seed of the held-out split, which depends on the seed and the file names alone.
         held_out: file names of the images to hold out instead: those that a training run held out.
-        box_format: how boxes are written, if not as the data format says: `auto`, or a key of
+        box_format: form of the boxes, where it is not that of the data format: `auto`, or a key of
             `box_formats.BOX_FORMATS`.
         segmentations: keep polygons and RLE masks.
         strict: let `check_dataset` raise an error if anything is left out.
@@ -249,7 +250,7 @@ def _nothing_found(root: Path, formats: Sequence[DatasetFormat]) -> str:
     if root.is_file():
         return f"expected {expected}, found the file {root}; name the folder of the data set or its json or yaml file"
     inside = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir() if not p.name.startswith("."))
-    shown = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "")
+    shown = first_names(inside, 8)
     flag = "--panoptic_json" if [row.name for row in formats] == ["coco_panoptic"] else "--train_json"
     return (
         f"expected {expected} in {root}, found {shown or 'an empty folder'}; fix --data, or name COCO files with {flag}"

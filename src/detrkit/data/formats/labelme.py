@@ -37,6 +37,7 @@ from detrkit.data.formats.shapes import (
     printable,
 )
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 _OUTLINES = {"polygon", "rotation", "quadrilateral", "oriented_rectangle"}
 _TURNED = {"rotation", "quadrilateral", "oriented_rectangle"}
@@ -201,7 +202,7 @@ def _make_image(file: _File, match: Match, label_files: dict[Path, Path], source
     """Make the raw image with its objects; None, with a finding, if it cannot be used."""
     findings = source.findings
     if match.how == "ambiguous":
-        rivals = ", ".join("/".join(source.index.relative(path)) for path in match.rivals[:4])
+        rivals = first_names(("/".join(source.index.relative(path)) for path in match.rivals), 4)
         findings.add("image_ambiguous", file.path, "imagePath", f"{match.name}: {rivals}", len(file.shapes))
         return None
     if file.fault:
@@ -271,7 +272,7 @@ def _class_order(images: list[RawImage], source: Source) -> list[str]:
             source.use(path)
             rest = sorted(names - set(order))
             where = "/".join(source.index.relative(path))
-            added = f"; {', '.join(rest[:5])} are not in it and come last" if rest else ""
+            added = f"; {first_names(rest)} are not in it and come last" if rest else ""
             source.notes.append(f"the classes have the order of {where}{added}")
             return order
     return []

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.split_names import split_of_name
 from detrkit.data.formats.dataset_preview import DatasetPreview
+from detrkit.ops.text import first_names
 
 _NUMBER = r"-?\d+(?:[.]\d*)?(?:[eE][-+]?\d+)?"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
@@ -150,7 +151,7 @@ def _class_folders(preview: DatasetPreview) -> str:
     names = list(dict.fromkeys(folder.name for folder in named))
     if len(names) < 2 or 2 * sum(folders[folder] for folder in named) < len(preview.images):
         return ""
-    return ", ".join(f"{name}/" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return first_names((f"{name}/" for name in names), 4)
 
 
 def _images_alone(preview: DatasetPreview) -> str:

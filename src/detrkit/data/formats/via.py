@@ -27,6 +27,7 @@ from detrkit.data.formats.shapes import UnreadableError, number, number_classes,
 from detrkit.data.formats.via_regions import Region, choose_attribute, objects_of
 from detrkit.data.validation.image_probe import probe_images
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 _LONGEST_CELL = 1 << 24
 
@@ -191,7 +192,7 @@ def _merge_entries(entries: list[_Entry], source: Source) -> dict[tuple[str, Pat
     news: Counter[Path] = Counter()
     for entry, match in zip(entries, _match_images(entries, source), strict=True):
         if match is not None and match.how == "ambiguous":
-            rivals = ", ".join("/".join(source.index.relative(path)) for path in match.rivals[:4])
+            rivals = first_names(("/".join(source.index.relative(path)) for path in match.rivals), 4)
             source.findings.add("image_ambiguous", entry.file, entry.where, rivals, len(entry.regions))
             continue
         path = source.root if match is None else match.path

@@ -27,6 +27,7 @@ from detrkit.data.formats.rotated import voc_rotation
 from detrkit.data.formats.voc_layout import find_xml, names_in_order, split_xml
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
@@ -118,7 +119,7 @@ def _with_images(records: list[RawImage], split_name: str, file_of: dict[Path, P
             record.path = own
         elif match is not None:
             if match.how == "ambiguous":
-                rivals = ", ".join(str(rival) for rival in match.rivals[:3])
+                rivals = first_names(match.rivals, 3)
                 source.findings.add("image_ambiguous", record.file, detail=f"{record.file_name!r} may be {rivals}")
                 continue
             if match.how == "other_ending":

@@ -20,6 +20,7 @@ from detrkit.data.files.split_lists import split_lists
 from detrkit.data.files.split_names import split_of_name, split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 _SNIFFED = 64
 _HEAD = 4096
@@ -102,7 +103,7 @@ def _of_line(source: Source, names: _Names, path: Path, number: int, line: str) 
     if not xmls:
         source.findings.add("listed_without_annotation", path, f"line {number}", line)
     elif len(xmls) > 1:
-        rivals = ", ".join("/".join(source.index.relative(xml)) for xml in xmls[:4])
+        rivals = first_names(("/".join(source.index.relative(xml)) for xml in xmls), 4)
         source.findings.add("image_ambiguous", path, f"line {number}", f"{line}: {rivals}")
         source.leave_out(xmls, "a list names it without its folder, and other files have the same name")
         return []
@@ -149,7 +150,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
     if not lists_of_split:
         if not any("imagesets" in (part.lower() for part in path.parts) for path in lists):
             return {}
-        inside = ", ".join(sorted(path.name for path in lists)[:8])
+        inside = first_names(sorted(path.name for path in lists), 8)
         raise DataError(
             f"expected train.txt, trainval.txt, val.txt, test.txt or default.txt in {lists[0].parent}, found {inside}"
         )
@@ -245,6 +246,6 @@ def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
             lines = [line for line in lines if line != "background" or line in alphabetical]
         if set(alphabetical) <= set(lines):
             return list(dict.fromkeys(lines))
-        missing = ", ".join(sorted(set(alphabetical) - set(lines))[:5])
+        missing = first_names(sorted(set(alphabetical) - set(lines)))
         source.notes.append(f"{path.name} does not name the classes {missing}; classes are in alphabetical order")
     return alphabetical

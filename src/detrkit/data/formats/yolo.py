@@ -20,6 +20,7 @@ from detrkit.data.formats.yolo_lines import as_ids, parse_line
 from detrkit.data.formats.yolo_points import WideRow, resolve_key_points
 from detrkit.data.validation.findings import Findings
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
 
@@ -117,9 +118,8 @@ def _labels(source: Source, layout: Layout) -> dict[Path, Path]:
 def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
     """Report label files that may belong to several images, and return these images, whose objects are unknown."""
     for file, rivals in pairs.ambiguous.items():
-        names = ", ".join("/".join(source.index.relative(path)) for path in rivals[:5])
-        more = f" and {len(rivals) - 5} more" if len(rivals) > 5 else ""
-        source.findings.add("label_ambiguous", file, detail=f"{names}{more}")
+        names = first_names("/".join(source.index.relative(path)) for path in rivals)
+        source.findings.add("label_ambiguous", file, detail=names)
     unsure = {path for rivals in pairs.ambiguous.values() for path in rivals}
     source.use(*unsure)
     return unsure

@@ -34,6 +34,7 @@ from detrkit.data.files.split_names import split_of_parts
 from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.data.formats.yolo_lines import Line, as_ids, parse_line
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 _SPLITS = ("train", "val", "test")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -76,7 +77,7 @@ def describe_layout(index: FileIndex) -> str:
     """Name the YOLO files that are there, for messages; empty if there are none."""
     configs = _config_files(index)
     if configs:
-        return ", ".join("/".join(index.relative(path)) for path in configs[:3])
+        return first_names(("/".join(index.relative(path)) for path in configs), 3)
     if not _labeled(index, _label_files(index)):
         return ""
     names = name_files(index)
@@ -149,7 +150,7 @@ def _leave_configs(files: list[Path], source: Source) -> None:
     """Leave out the other config files, with the reason."""
     others = [path for path in source.index.with_suffix(".yaml", ".yml") if _is_yaml_config(path)]
     others += [path for path in source.index.with_suffix(".data") if _is_darknet(path)]
-    used = ", ".join("/".join(source.index.relative(path)) for path in files[:3])
+    used = first_names(("/".join(source.index.relative(path)) for path in files), 3)
     source.leave_out((path for path in others if path not in files), f"{used} is read; name another one with --data")
 
 
@@ -264,7 +265,7 @@ def _images_of_list(
     matches = source.finder.find(lines, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
     for number, line in enumerate(lines, start=1):
         if matches[line].how == "ambiguous":
-            rivals = ", ".join(str(rival) for rival in matches[line].rivals[:3])
+            rivals = first_names(matches[line].rivals, 3)
             source.findings.add("image_ambiguous", path, f"line {number}", f"{line!r} may be {rivals}")
     return [matches[line].path for line in dict.fromkeys(lines) if matches[line].how != "ambiguous"]
 

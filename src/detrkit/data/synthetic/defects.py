@@ -54,7 +54,7 @@ def draw_image(size: int, difficulty: float, rng: Rng, table: Rng | None = None)
 
     Args:
         size: side in pixels, at least 32.
-        difficulty: from 0 (large, high contrast) to 1 (small, faint, blurred and noisy).
+        difficulty: difficulty from 0 (large, high contrast) to 1 (small, faint, blurred and noisy).
         rng: source of randomness.
         table: source of randomness for a table below the metal and its shadow; None: metal fills the image.
     """

@@ -45,7 +45,7 @@ def make_demo_dataset(
         folder: the folder of the data set; it must be absent or empty.
         images: number of training images; a fifth of that, at least one, is generated for validation.
         size: side of the images in pixels, at least 32.
-        difficulty: how small, faint, blurred and noisy the defects are, 0..1.
+        difficulty: difficulty from 0 (large, high contrast) to 1 (small, faint, blurred and noisy).
         seed: source of all randomness.
         panoptic: show the edge of the metal in each image, with a table and mostly a shadow: three classes of stuff.
             Otherwise metal fills the image.

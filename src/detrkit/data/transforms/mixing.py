@@ -116,7 +116,7 @@ def fit_boxes_to_masks(objects: Objects, which: Tensor | None = None) -> Objects
     """Set the boxes and areas of objects to those of their masks, which must not be empty.
 
     Args:
-        objects: with masks.
+        objects: objects with masks.
         which: bool [n], the objects to change; None: all.
     """
     boxes, area = objects["boxes"].as_subclass(Tensor).clone(), objects["area"].clone()
@@ -136,7 +136,7 @@ def random_window(image: Tensor, objects: Objects, size: tuple[int, int], scale:
     Args:
         image: uint8 [3, H, W].
         objects: its objects; for those that are cut see `MIN_VISIBLE`.
-        size: of the result.
+        size: height and width of the result in pixels.
         scale: scale of the result relative to the image; larger if the image would not fill the result.
         rng: source of the position of the window.
     """

@@ -146,7 +146,7 @@ def rewrite_boxes(
         raw_split: the split; boxes get its `box_form`.
         images: its images, whose objects are changed.
         infos: properties of the image files.
-        reading: how the boxes are written.
+        reading: box format to read them by.
     """
     declared = FORMAT_OF_FORM[raw_split.box_form]
     for image, info in zip(images, infos, strict=True):

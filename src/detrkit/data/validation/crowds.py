@@ -34,8 +34,8 @@ def note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings:
 
     Args:
         splits: the checked splits.
-        statistics: of each split, see `split_statistics`.
-        findings: takes the classes.
+        statistics: statistics of each split, see `split_statistics`.
+        findings: list that takes these classes.
     """
     categories = next(iter(splits.values())).categories
     counts = {name: numbers["objects_per_class"] for name, numbers in statistics.items()}

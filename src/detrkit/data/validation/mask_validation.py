@@ -13,6 +13,7 @@ from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.image_probe import ImageInfo
 from detrkit.data.validation.object_validation import AnnotationTransform, usable_box
 from detrkit.errors import DataError
+from detrkit.ops.text import first_names
 
 BOX_IOU, BOX_SLACK = 0.7, 3.0
 """A mask disagrees with its box if the IoU of its extent and the box is lower, and a side is off by more pixels.
@@ -64,8 +65,7 @@ def check_panoptic(
         known = {s.segmentation.value for s in image.objects if isinstance(s.segmentation, FileMask)}
         unknown = [value for value in regions if value and value not in known]
         if unknown:
-            ids = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            findings.add("pixels_without_segment", image.panoptic, image.where, f"ids {ids}")
+            findings.add("pixels_without_segment", image.panoptic, image.where, f"ids {first_names(unknown)}")
         if not image.objects:
             return bool(regions)
     return True

@@ -79,9 +79,9 @@ def find_transform(
 
     Args:
         image: the raw image.
-        info: of its file.
-        form: form of its boxes.
-        findings: takes defects of its size.
+        info: properties of the image file.
+        form: form of the boxes.
+        findings: list that takes defects of the image size.
         exif: the decision for all images of its annotation file.
     """
     width, height = info.upright
@@ -122,7 +122,7 @@ def stored_image_transform(info: ImageInfo, file_size: tuple[float, float] | Non
     """The transform of boxes that were drawn on the image as stored (EXIF 2.32, tag 0x0112).
 
     Args:
-        info: of the image file.
+        info: properties of the image file.
         file_size: (width, height) of the stored image in the units of the boxes: (1, 1) if they are relative; None:
             pixels.
     """

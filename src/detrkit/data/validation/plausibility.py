@@ -20,6 +20,7 @@ from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.validation.box_formats import BOX_FORMATS, FORMAT_OF_FORM, BoxFormat, Floats, polygons_extent
 from detrkit.data.validation.box_values import as_number
 from detrkit.data.validation.image_probe import ImageInfo
+from detrkit.ops.text import first_names
 
 _SLACK, _SLACK_PIXELS = 0.01, 1.0
 """Distance by which a box may leave its image: a share of the side, and pixels."""
@@ -171,7 +172,7 @@ def doubt_classes(raw_split: RawSplit, images: Sequence[RawImage]) -> Doubt | No
         if all(category - shift in known for category in counts):
             first, last = min(known), max(known)
             used = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)} alone"
-            example = ", ".join(f"class {i} {n} times" for i, n in sorted(unknown.items())[:3])
+            example = first_names((f"class {i} {n} times" for i, n in sorted(unknown.items())), 3)
             return Doubt(
                 "classes_misnumbered",
                 raw_split.source,

@@ -36,10 +36,10 @@ class Features(nn.Module):
 
     Args:
         body: module that returns the maps, finest first.
-        channels: of each map.
-        strides: of each map, relative to the image.
-        mean: of the images that the weights are for, per color channel (RGB in 0..1).
-        std: standard deviation of these, likewise.
+        channels: number of channels of each map.
+        strides: stride of each map in pixels of the image.
+        mean: mean of each color channel (RGB in 0..1) by which pixels are normalized.
+        std: standard deviation of each color channel, likewise.
         multiple: heights and widths of images must be multiples of this.
         channels_last: whether `body` returns maps [B, h, w, C].
         num_high_res: number of first maps that are for masks alone.

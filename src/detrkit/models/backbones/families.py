@@ -49,13 +49,13 @@ def build_features(
     """Build the backbone of a name: one of a row of `FAMILIES`, or "timm:NAME".
 
     Args:
-        name: of the architecture.
+        name: name of the architecture.
         norm: one of `NORMS`.
         dilation: the last map at 1/16 instead of 1/32 of the image (DC5); only with that map alone.
         weights: None or "none" for random ones, "imagenet" for the published ones (downloaded once), or the path of a
             file.
-        strides: of the feature maps, growing, among the backbone's own (4, 8, 16 and 32 of a ResNet); empty for the
-            last map alone.
+        strides: strides of the feature maps, in ascending order, among the backbone's own (4, 8, 16 and 32 of a
+            ResNet); empty for the last map alone.
         high_res_strides: strides of further maps before these, for masks.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from detrkit.errors import WeightsError
 from detrkit.models.build import build_model, default_model_args
 from detrkit.models.detr import DETR
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Preprocessing
 
 
@@ -29,7 +30,7 @@ class Weights:
     masks, is removed; our models load the keys with and without it."""
     model_args: dict[str, Any]
     """Keywords of `build_model`. Settings that the file does not state (`dilation`, `nheads`) are absent;
-    `notes` name them."""
+    `assumed` names them."""
     categories: Categories
     """The classes of the detector."""
     preprocessing: Preprocessing
@@ -37,10 +38,17 @@ class Weights:
     source: str
     """Path or name of the checkpoint, for messages."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user on the settings that had to be assumed."""
+    """Sentences for the user on parts that are not used."""
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    """Setting that the file does not state, or `categories` -> sentence for the user on its assumed value."""
     absent: tuple[str, ...] = ()
     """Parts of `HEADS` that the file lacks, in whole or in part, and that must be initialized anew. Without a class
     head there is no `num_classes` in `model_args`, without queries no `num_queries`."""
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """All sentences for the user."""
+        return (*self.notes, *self.assumed.values())
 
     def build_model(self) -> DETR:
         """Build the model of this architecture and normalization, with random weights.
@@ -157,7 +165,7 @@ def check_keys(state_dict: Mapping[str, Tensor], source: str) -> None:
             f"{source} holds a DETR of transformers, whose settings lie in config.json; expected its folder, as "
             "model.save_pretrained(FOLDER) writes it"
         )
-    keys = ", ".join([*list(state_dict)[:3], *["..."] * (len(state_dict) > 3)]) or "nothing"
+    keys = first_names(state_dict, 3) or "nothing"
     raise WeightsError(
         f"expected the weights of a DETR in {source}, found no {missing[0]} but {keys}; "
         "variants of DETR with other parts cannot be loaded"
@@ -203,7 +211,7 @@ def infer_model_args(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     ResNet of torchvision; `num_classes` and `num_queries` are absent if their part of `HEADS` is.
 
     Args:
-        state_dict: has passed `check_keys`.
+        state_dict: tensors by key; `check_keys` has accepted them.
     """
     wide, dim = (
         state_dict[f"transformer.decoder.layers.0.{linear}.bias"].shape[0] for linear in ("linear1", "linear2")

@@ -48,6 +48,7 @@ from detrkit.models.checkpoints.published import (
     recognize,
 )
 from detrkit.models.checkpoints.safe import check_content, read_checkpoint
+from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Preprocessing
 
 VERSION = 1
@@ -87,8 +88,8 @@ def load_weights(
         raise WeightsError(
             f"{weights.source} has hidden_dim {width}, which {nheads} heads do not divide; look at --nheads"
         )
-    notes = tuple(note for note in weights.notes if not note.endswith(tuple(f"--{name}" for name in settings)))
-    return replace(weights, model_args=weights.model_args | settings, notes=notes)
+    assumed = {name: sentence for name, sentence in weights.assumed.items() if name not in settings}
+    return replace(weights, model_args=weights.model_args | settings, assumed=assumed)
 
 
 def _headless_message(weights: Weights) -> str:
@@ -131,6 +132,7 @@ def _read_published(entry: Published) -> Weights:
         preprocessing=Preprocessing(entry.image_size),
         source=entry.name,
         notes=(),
+        assumed={},
     )
 
 
@@ -161,7 +163,7 @@ def read_content(content: Mapping[str, Any], path: Path) -> Weights:
     """Convert the content of a checkpoint file to `Weights`; some of `HEADS` and the backbone's name may be absent.
 
     Args:
-        content: from `read_checkpoint`.
+        content: result of `read_checkpoint`.
         path: path of the file.
 
     Raises:
@@ -189,7 +191,7 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tenso
     """
     entry = next((content[name] for name in _STATE_DICT_KEYS if content.get(name)), content)
     if not isinstance(entry, Mapping) or not all(isinstance(value, Tensor) for value in entry.values()):
-        keys = ", ".join(map(str, list(entry)[:6])) if isinstance(entry, Mapping) else type(entry).__name__
+        keys = first_names(entry, 6) if isinstance(entry, Mapping) else type(entry).__name__
         raise WeightsError(
             f'expected a state dict, bare or under "model", in {path}, found: {keys}; save model.state_dict()'
         )
@@ -198,9 +200,8 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tenso
     prefix = whole.removesuffix(_KNOWN_KEY).removesuffix("detr.")
     kept = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     others = [key for key in tensors if not key.startswith(prefix)]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     notes = [
-        f"{path} holds a detector under {prefix!r} and other tensors, which are left out: {', '.join(others[:3])}{more}"
+        f"{path} holds a detector under {prefix!r} and other tensors, which are left out: {first_names(others, 3)}"
     ]
     return without_prefix(kept), notes if others else []
 
@@ -321,7 +322,7 @@ def _shape_errors(weights: Weights) -> list[str]:
 
 def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
     """Complete `Weights` of the reference DETR by its shapes, its arguments (if stored) and its published hash."""
-    state_dict, notes = weights.state_dict, [*weights.notes]
+    state_dict, assumed = weights.state_dict, dict(weights.assumed)
     model_args = infer_model_args(state_dict)
     if model_args["backbone_norm"] == "frozen":  # some versions of torch stored counters beside frozen statistics
         state_dict = {key: value for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
@@ -336,9 +337,11 @@ def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
     if "dilation" not in stored and known and (entry := recognize(path)):
         stored |= entry.model_args
     elif known:
-        notes.append(f"the {count} classes of {path} are assumed to be those of COCO{' panoptic' * (count == 250)}")
+        assumed["categories"] = (
+            f"the {count} classes of {path} are assumed to be those of COCO{' panoptic' * (count == 250)}"
+        )
     if "dilation" not in stored and "backbone" in model_args:
-        notes.append(
+        assumed["dilation"] = (
             f"{path} does not say whether its backbone has dilation (DC5), though its name does; "
             "none is assumed; if that is wrong, add --dilation"
             if "dc5" in path.name.lower()
@@ -346,7 +349,7 @@ def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
             "if it has, add --dilation"
         )
     if "nheads" not in stored | model_args and model_args["hidden_dim"] != 256:
-        notes.append(
+        assumed["nheads"] = (
             f"{path} does not say its number of attention heads; 8 is assumed; if that is wrong, state it by --nheads"
         )
     return replace(
@@ -354,5 +357,5 @@ def _from_reference(weights: Weights, args: Any, path: Path) -> Weights:
         state_dict=state_dict,
         model_args=model_args | stored,
         categories=coco if known else Categories.unnamed(count),
-        notes=tuple(notes),
+        assumed=assumed,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detrkit.config.fields import StoredAs, fields_stored_as
-from detrkit.config.model import ModelConfig
+from detrkit.config.model import SELECTED, ModelConfig
 from detrkit.errors import WeightsError
 from detrkit.models.checkpoints.architecture import (
     HEADS,
@@ -71,8 +71,8 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     `fit_notes` and `mask_head_note` give the messages for the user.
 
     Args:
-        model: from `build_model`, for `len(categories)` classes.
-        weights: from `load_weights`.
+        model: model of `build_model`, for `len(categories)` classes.
+        weights: weights as `load_weights` returns them.
         categories: the classes of the model.
 
     Returns:
@@ -166,7 +166,7 @@ def fit_table(rows: Sequence[FitRow], source: str, limit: int = 20, *, no_object
     """Format the origin of the class rows as a rich table.
 
     Args:
-        rows: from `fit_weights`.
+        rows: rows that `fit_weights` returned.
         source: path or name of the checkpoint.
         limit: largest number of classes to list; the others are counted.
         no_object: whether the class head has a row for "no object", which is always kept.
@@ -317,7 +317,7 @@ def _is_training_only(key: str, owner: DETR | Weights) -> bool:
         dense_selects = owner.dense_selects_queries
     else:
         args = owner.model_args
-        dense_selects = args.get("two_stage_head") == "dense" and args.get("query_init", "learned") != "learned"
+        dense_selects = args.get("two_stage_head") == "dense" and args.get("query_init") in SELECTED
     return key.startswith("denoising.") or (key.startswith("dense_head.") and not dense_selects)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import WeightsError
+from detrkit.ops.text import first_names
 
 # Objects in training checkpoints of the reference DETR (facebookresearch/detr) besides tensors and plain data: the
 # namespace of its arguments and, after a Slurm run, paths in it. Paths become pure paths, so that a checkpoint of
@@ -123,7 +124,7 @@ def check_content(path: Path, *, exported: bool = False) -> None:
     names = [] if exported else _names_in_archive(path)
     if names and not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
-            f"expected weights at {path}, found a packed archive of {len(names)} files ({', '.join(names[:2])}, ...); "
+            f"expected weights at {path}, found a packed archive of {len(names)} files ({first_names(names, 2)}); "
             "unpack it first"
         )
     if any("/code/" in name for name in names):

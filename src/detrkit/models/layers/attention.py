@@ -27,7 +27,7 @@ class MultiheadAttention(nn.Module):
     Args:
         dim: D, a multiple of `heads`.
         heads: h.
-        dropout: of the attention weights, in 0..1.
+        dropout: probability to drop an attention weight, 0..1.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:

@@ -38,7 +38,7 @@ class ConditionalAttention(nn.Module):
     Args:
         dim: D, a multiple of 4 and of `heads`.
         heads: M.
-        dropout: of the attention weights, in 0..1.
+        dropout: probability to drop an attention weight, 0..1.
     """
 
     MIN_SIDE = 0.01

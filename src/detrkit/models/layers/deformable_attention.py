@@ -70,7 +70,7 @@ class DeformableAttention(nn.Module):
             query: [B, Q, D], with its position embedding added.
             reference: points x, y, [B, Q, 2], or boxes cx, cy, w, h, [B, Q, 4], relative to the image without padding;
                 better float32 also under autocast.
-            memory: of L levels.
+            memory: tokens of L levels.
 
         Returns:
             [B, Q, D].

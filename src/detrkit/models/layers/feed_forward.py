@@ -40,8 +40,8 @@ class FeedForward(nn.Module):
 
     Args:
         dim: D.
-        dim_feedforward: width inside.
-        dropout: in 0..1.
+        dim_feedforward: number of channels between the two linear layers.
+        dropout: probability, 0..1.
         activation: one of `ACTIVATIONS`.
     """
 

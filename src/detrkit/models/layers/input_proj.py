@@ -30,7 +30,7 @@ class ChannelMapper(nn.ModuleList):
     stride 2 of the last map of the backbone, not projected; each next one that of the one before.
 
     Args:
-        channels: of the maps of the backbone, finest first.
+        channels: number of channels of each map of the backbone, finest first.
         dim: D.
         extra: number of additional maps, each of half the resolution of the one before.
         norm: group (32 groups, or as many of these as divide `dim`; Deformable DETR) or batch (RT-DETR).
