@@ -22,7 +22,7 @@ LEFT_BEHIND = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_demo_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_reaches_its_ap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "demo"
     demo(DemoConfig(output_dir=str(run), minutes=0))
     assert [name for name in LEFT_BEHIND if not (run / name).is_file()] == []
@@ -33,7 +33,7 @@ def test_the_demo_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "detrkit train YOUR_DATA" in said
 
 
-def test_what_comes_next_is_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_steps_fit_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo(DemoConfig(output_dir=str(tmp_path / "demo"), task="panoptic", images=4, size=64))
     after = capsys.readouterr().out.split("Next:")[-1].splitlines()
     assert after[1].endswith(".jpg --panoptic")

@@ -225,7 +225,7 @@ def stopped_by(error: BaseException) -> dict[str, Callable[..., Iterator[list[Ro
         (MemoryError(), 2, "memory ran out while training was measured"),
     ],
 )
-def test_what_was_measured_before_is_kept(
+def test_rows_before_a_failure_are_kept(
     error: BaseException, status: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "PARTS", stopped_by(error))

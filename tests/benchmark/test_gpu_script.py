@@ -42,7 +42,7 @@ def test_targets_are_judged() -> None:
     assert "not measured" in gpu.targets_table({})
 
 
-def test_every_run_can_be_told_to_detrkit() -> None:
+def test_every_run_parses_as_bench_settings() -> None:
     for name in gpu.RUNS:
         _, *said = gpu.arguments(name, Path("out"), dry_run=False)
         config = cli.parse("bench", cli.COMMANDS["bench"], said)
@@ -66,6 +66,6 @@ def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert table in capsys.readouterr().out
 
 
-def test_a_run_that_cannot_be_done_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "main", lambda argv: 2)
     assert gpu.main(["--output_dir", str(tmp_path), "--only", "inference-1"]) == 1

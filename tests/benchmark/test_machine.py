@@ -55,7 +55,7 @@ def test_the_machine_is_measured() -> None:
     assert 1e8 < machine.bandwidth < 1e13
 
 
-def test_a_step_teaches_holds_its_moments_and_tells_its_shares() -> None:
+def test_a_step_updates_weights_and_times_its_phases() -> None:
     layer = nn.Linear(4, 1, bias=False)
     before = layer.weight.detach().clone()
     rows = torch.ones(3, 4)

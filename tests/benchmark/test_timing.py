@@ -56,7 +56,7 @@ def test_percentiles_are_interpolated() -> None:
     assert pair.percentile(95) == pytest.approx(2.9)
 
 
-def test_rows_are_made_of_medians_and_of_what_the_machine_can_do() -> None:
+def test_rows_have_medians_and_shares_of_the_machine() -> None:
     plain = Timing(Variant("plain", int), (4.0, 1.0, 4.0), first=9.0, memory=64)
     fast = Timing(Variant("fast", int, "bf16"), (0.5, 0.5, 0.5), first=20.0, memory=None)
     slow, quick = make_rows("inference", "model", [plain, fast], 8, MACHINE, Work(flops=500, bytes=100))

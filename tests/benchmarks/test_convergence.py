@@ -59,7 +59,7 @@ def test_every_plan_makes_jobs_that_can_be_made(name: str, tmp_path: Path) -> No
     assert any(job.base == "fast" for job in jobs)
 
 
-def test_what_a_variant_says_reaches_the_settings_with_its_type() -> None:
+def test_values_of_a_variant_reach_the_settings_with_their_types() -> None:
     variant = runner.parse_variant("x:feature_levels=8,16,32,lr=1e-4,box_refine=true,num_queries=50,epochs=3,dropout=0")
     assert variant.base == "fast"
     [job] = runner.make_jobs(
@@ -93,7 +93,7 @@ def test_what_a_variant_says_reaches_the_settings_with_its_type() -> None:
         (["--plan", "pretrained"], "name their file with --backbone_weights"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence_before_anything_is_trained(
+def test_mistakes_are_refused_before_training(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convergence.main(["--data", "d", "--output_dir", str(tmp_path / "out"), *arguments]) == 2
@@ -139,7 +139,7 @@ def test_results_are_replaced_by_name_and_seed_and_found_by_the_whole_job(tmp_pa
 
 
 @pytest.mark.parametrize(("script", "why"), [("kill -9 $$", "killed by signal 9"), ("echo oh; exit 1", "oh")])
-def test_a_training_that_fails_is_told_and_leaves_the_others_alone(
+def test_a_failed_training_is_reported_and_leaves_the_others_alone(
     script: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "python"
@@ -170,7 +170,7 @@ def test_a_limited_copy_keeps_boxes_and_spreads_its_images(tmp_path: Path) -> No
     assert json.loads((other / "train.json").read_text())["images"][0]["width"] == 40
 
 
-def test_switches_are_all_that_tells_fast_from_classic() -> None:
+def test_switches_hold_all_differences_of_fast_and_classic() -> None:
     fast, classic = TrainConfig.from_recipe("fast").to_dict(), TrainConfig.from_recipe("classic").to_dict()
     same_for_all = {"recipe", "model", "backbone", "epochs", "image_size", "batch_size", "eval_every"}
     switched = [name for switch in switches.SWITCHES for name in switch.settings]
@@ -200,7 +200,7 @@ def test_every_switched_model_can_be_built() -> None:
         build_training_model(config, categories, None)
 
 
-def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
+def test_peers_get_boxes_in_their_own_form() -> None:
     """Two images of different sizes in one batch, 3 x 5 and 4 x 4 tens of pixels, files twice as large."""
     batch = Batch(
         torch.zeros(2, 3, 40, 50),
@@ -247,7 +247,7 @@ def test_peers_are_told_boxes_in_the_form_each_wants() -> None:
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
-def test_a_peer_learns_what_is_on_a_image(name: str) -> None:
+def test_a_peer_can_overfit_an_image(name: str) -> None:
     """The loss falls well below its beginning, and detections lie in the file's pixels and among the classes."""
     torch.manual_seed(0)
     facts = peers.Facts(num_classes=2, most_objects=1, image_size=64, tokens=84)
@@ -275,7 +275,7 @@ def test_a_peer_learns_what_is_on_a_image(name: str) -> None:
             assert (one.xyxy <= torch.tensor([192, 128, 192, 128])).all()
 
 
-def test_memory_and_machine_are_told() -> None:
+def test_memory_and_machine_are_recorded() -> None:
     cpu = torch.device("cpu")
     assert 2**26 < train_one.peak_memory(cpu) < 2**36
     assert torch.__version__ in train_one.machine(cpu)

@@ -45,7 +45,7 @@ def test_the_tools_agree_with_pycocotools() -> None:
     assert evaluation.pycocotools(gt, [dict(row) for row in rows]) == pytest.approx(ours, abs=1e-9)
 
 
-def test_the_loop_over_images_gives_what_the_batch_gives() -> None:
+def test_the_loop_over_images_equals_the_batch() -> None:
     out, sizes = Output(torch.randn(3, 9, 5), torch.rand(3, 9, 4)), torch.tensor([[48, 64]] * 3)
     for loop, batch in zip(evaluation.plain_boxes(out, sizes), postprocess(out, sizes, best_first=True), strict=True):
         torch.testing.assert_close(loop.xyxy, batch.xyxy)

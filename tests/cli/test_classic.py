@@ -183,7 +183,7 @@ def test_training_writes_the_log_of_the_reference_detr(
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [0]
 
 
-def test_ctrl_c_says_how_to_go_on(
+def test_ctrl_c_prints_how_to_resume(
     detrkit: Command, coco: Path, small_images: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detrkit.training.loop.Trainer.set_time_flags", interrupt)

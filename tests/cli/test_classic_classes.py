@@ -66,7 +66,7 @@ def test_hints_name_the_flags_that_there_are(sentence: str, here: str) -> None:
     assert classic.translate(sentence) == here
 
 
-def test_no_gpu_says_how_to_go_on_without(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_no_gpu_names_the_flag_for_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for more in ([], ["--eval", "--resume", "w.pth"]):
         with pytest.raises(ConfigError, match=r"--device cuda: PyTorch .* finds no such device here; use --device cpu"):

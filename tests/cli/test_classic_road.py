@@ -132,7 +132,7 @@ def test_the_whole_road(
     assert {path.name for path in Path("why").iterdir()} == {"decoder_attention.png", "encoder_attention.png"}
 
 
-def test_without_num_classes_91_rows_are_trained_which_is_said(
+def test_without_num_classes_91_rows_are_trained_with_a_note(
     detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path]
 ) -> None:
     argv = ["--coco_path", data(1), *FLAGS, "--num_queries=8", "--output_dir=out"]

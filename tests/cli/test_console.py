@@ -54,7 +54,7 @@ def test_any_text_on_any_output(monkeypatch: pytest.MonkeyPatch, encoding: str) 
     assert text.count("0.123 / 0.456 / 0.789") == len(NAMES)  # a narrow terminal loses no number
 
 
-def test_what_an_output_lacks_has_a_likeness() -> None:
+def test_missing_letters_are_replaced_by_similar_ones() -> None:
     assert to_encoding("a – b … × é ß “q”", "ascii") == 'a - b ... x e ss "q"'
     assert to_encoding("裂😀\udcff", "cp437") == "\\u88c2\\U0001f600\\xff"
     assert to_encoding("裂纹é", "cp932") == "裂\\u7eb9e"
@@ -127,7 +127,7 @@ def test_a_program_without_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(track([1], "x")) == [1]
 
 
-def test_what_others_print_is_degraded_while_the_command_line_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_prints_are_degraded_while_the_command_line_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     written = strict(monkeypatch, "ascii")
     with degrading_output():
         print("裂 –")

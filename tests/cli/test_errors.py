@@ -108,7 +108,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*does not say whether its backbone has dilation")
-def test_what_a_user_can_mend_is_one_sentence(detrkit: Command, place: Path, command: str, sentence: str) -> None:
+def test_user_errors_are_one_sentence(detrkit: Command, place: Path, command: str, sentence: str) -> None:
     argv = command.split()
     if "shapes" in argv and argv[0] == "train":
         argv[1:1] = TINY_FLAGS  # flags of the case come later and win
@@ -124,7 +124,7 @@ def test_a_device_that_is_not_there(detrkit: Command, place: Path, words: str) -
     assert "--device mps: PyTorch" in detrkit(*argv, "--device", "mps").sentence
 
 
-def test_a_bare_file_is_told_what_it_does_not_say(detrkit: Command, place: Path) -> None:
+def test_unstated_settings_of_a_bare_file_come_from_flags(detrkit: Command, place: Path) -> None:
     shown = detrkit("predict", "photo.png", *BARE, "--threshold", "0", "--image_size", "64", "--device", "cpu")
     assert (shown.status, shown.err.strip()) == (0, "")
     assert "5 detections" in shown.out
@@ -134,7 +134,7 @@ def test_a_bare_file_is_told_what_it_does_not_say(detrkit: Command, place: Path)
     assert "trained with nheads 2, found --nheads 4" in again.sentence
 
 
-def test_what_had_to_be_assumed_is_one_line(detrkit: Command, place: Path) -> None:
+def test_assumptions_are_one_warning_line(detrkit: Command, place: Path) -> None:
     argv = ["predict", "photo.png", "--weights", "bare.pth", "--nheads", "4", "--image_size", "64", "--device", "cpu"]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -158,7 +158,7 @@ def test_what_had_to_be_assumed_is_one_line(detrkit: Command, place: Path) -> No
         (OSError(errno.EROFS, "Read-only file system", "/cdrom/x"), "found no permission for /cdrom/x"),
     ],
 )
-def test_what_the_disk_refuses(
+def test_disk_errors_are_one_sentence(
     detrkit: Command, monkeypatch: pytest.MonkeyPatch, error: OSError, sentence: str
 ) -> None:
     monkeypatch.setattr("detrkit.commands.check.check", raiser(error))

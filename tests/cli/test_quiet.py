@@ -11,7 +11,7 @@ HIDE_CURSOR = "\x1b[?25l"
 
 
 @pytest.mark.usefixtures("no_report")
-def test_commands_are_quiet_where_they_are_told_to(
+def test_quiet_commands_show_no_progress(
     detrkit: Command, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal

@@ -129,7 +129,7 @@ def recolored(colors: list[tuple[int, int, int]], *numbers: float) -> list[list[
     return jitter_color(image, Told(*numbers))[:, 2].T.tolist()
 
 
-def test_recolor_does_what_it_says() -> None:
+def test_recolor_equals_its_formulas() -> None:
     red, gray, teal = (240, 0, 0), (100, 100, 100), (20, 120, 110)
     for color, same in zip((red, gray, teal), recolored([red, gray, teal], 0, 1, 1, 0), strict=True):
         assert same == pytest.approx(color, abs=3)
@@ -268,7 +268,7 @@ def outlined(split: Split) -> Split:
     return replace(split, images=images)
 
 
-def test_copy_paste_wants_masks_and_hands_them_on_only_if_asked(split: Split) -> None:
+def test_copy_paste_needs_masks_and_returns_them_on_request(split: Split) -> None:
     with pytest.raises(ConfigError, match="--copy_paste needs objects with segmentations, found none in"):
         DetectionDataset(split, CATEGORIES, FLIP, augment=Augment(copy_paste=0.5))
     plain = DetectionDataset(outlined(split), CATEGORIES, FLIP)

@@ -154,7 +154,7 @@ def test_resuming_with_a_cache(split: Split) -> None:
     assert all(same(a, b) for a, b in zip(resumed, expected[2:], strict=True))
 
 
-def test_settings_and_what_is_said_of_them(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_settings_and_their_messages(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(3 * h * w for h, w in sizes(split))
     train, val = make_caches(TrainConfig(cache_gb=1.5 * total / 1e9, num_workers=0), split, split)
     assert train.nbytes == total

@@ -99,7 +99,7 @@ def test_boxes_masks_and_panoptic_maps_agree(request: pytest.FixtureRequest, kin
             assert segment["bbox"] == row["bbox"]
 
 
-def test_the_table_is_checked_and_drawn_where_it_is_said_to_be(on_table: Path) -> None:
+def test_the_table_is_drawn_where_its_map_is(on_table: Path) -> None:
     report = check_dataset(open_dataset(on_table, data_format="coco_panoptic"), decode_all=True)
     assert {finding.kind for finding in report.findings} <= {"other_task"}  # objects and maps of the same images
     split = report.splits["train"]

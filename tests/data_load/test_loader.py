@@ -73,7 +73,7 @@ def test_an_epoch_shows_every_image_once_in_its_own_order() -> None:
 
 @pytest.mark.parametrize("aspect", [False, True])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_together_see_what_one_process_sees(world_size: int, aspect: bool) -> None:
+def test_ranks_together_have_the_images_of_one_process(world_size: int, aspect: bool) -> None:
     ratios = np.random.default_rng(0).uniform(0.5, 2, 50) if aspect else None
     one = EpochBatchSampler(50, 2 * world_size, seed=7, aspect_ratios=ratios)
     many = [
@@ -171,7 +171,7 @@ class _Groups(DetectionDataset):
 
 
 @pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="no groups of processes here")
-def test_what_is_sent_to_the_whole_group_does_not_end_workers(split: Split) -> None:
+def test_workers_have_a_process_group_of_their_own(split: Split) -> None:
     """As `timeout` and terminals send SIGTERM and SIGINT: the main process saves, and needs its workers until then."""
     groups = _Groups(split, CATEGORIES, train_transform("detr", 64), seed=5)
     found = {target["size"] for batch in train_loader(groups, batch_size=2, num_workers=2) for target in batch.targets}

@@ -95,7 +95,7 @@ def test_a_mosaic_doubles_the_objects_and_shrinks_them() -> None:
     assert 8 <= min(sides) < 12 < max(sides) <= 17
 
 
-def test_window_keeps_what_it_shows_whole() -> None:
+def test_a_window_keeps_objects_that_it_shows_whole() -> None:
     for seed in range(200):
         rng = random.Random(seed)
         image, objects = scene(100, 140, rectangles(rng, 100, 140, [1, 2, 4]))

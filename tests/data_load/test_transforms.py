@@ -188,7 +188,7 @@ def test_images_reach_the_model_as_pixels_which_it_normalizes_as_the_field_does(
         assert tuple(image.shape[1:]) == transform.output_size(height, width)
 
 
-def test_crop_drops_what_has_no_area_and_no_visible_mask() -> None:
+def test_crop_drops_objects_without_area_or_visible_mask() -> None:
     image, objects = scene(40, 40, [(0, 0, 20, 40), (0, 0, 40, 40), (20, 20, 30, 30)])
     objects["masks"][1, :, 20:] = False  # its box reaches the window, its mask does not
     _, kept = crop(image, objects, 0, 20, 40, 20)

@@ -118,7 +118,7 @@ def test_arrays_and_tensors_are_scaled_as_files_are(gray: np.ndarray, kind: str)
         assert np.array_equal(gray_of(to_tensor(torch.from_numpy(values)[None], TWELVE)), expected)
 
 
-def test_float_tensors_in_0_to_1_are_what_torchvision_makes_of_8_bits() -> None:
+def test_float_tensors_in_0_to_1_equal_torchvision_8_bit_images() -> None:
     unit = torch.rand(3, 5, 6)
     for value_range in (None, TWELVE):
         assert torch.equal(to_tensor(unit, value_range), (unit * 255).round().to(torch.uint8))

@@ -33,12 +33,12 @@ def root(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
     return tmp_path / "set"
 
 
-def test_names_of_another_machine_are_told_apart_by_their_folders(root: Path) -> None:
+def test_names_of_another_machine_are_matched_by_their_folders(root: Path) -> None:
     names = {"/home/ann/images/a/1.jpg": "images/a/1.JPG", "D:\\scans\\b\\1.jpg": "images/b/1.JPG"}
     assert found(root, *names) == names
 
 
-def test_absolute_names_lead_where_they_say(root: Path, make_image: Callable[..., Path], tmp_path: Path) -> None:
+def test_absolute_names_are_followed(root: Path, make_image: Callable[..., Path], tmp_path: Path) -> None:
     elsewhere = make_image(tmp_path / "elsewhere" / "a" / "1.JPG", format="PNG")
     files = find_files(root, [str(elsewhere)], [root / "images"])
     assert files[str(elsewhere)].path == elsewhere
@@ -59,7 +59,7 @@ def test_the_files_of_the_split_come_first(tmp_path: Path, make_image: Callable[
     assert files["1.png"].path == tmp_path / "val" / "deep" / "1.png"
 
 
-def test_two_names_never_mean_one_file(root: Path) -> None:
+def test_two_names_never_match_one_file(root: Path) -> None:
     assert found(root, "x/one.png", "y/one.png", "Bild ä.png") == {"Bild ä.png": "images/Bild ä.png"}
     assert found(root, "x/one.png", "a/one.png") == {"a/one.png": "images/a/one.png"}
 
@@ -81,7 +81,7 @@ def test_a_file_named_directly_finds_images_in_the_folder_beside_it(
     assert open_dataset(path).splits["train"].images[0].path == tmp_path / "images" / "1.png"
 
 
-def test_nothing_found_is_an_error_that_names_the_first(coco: Any) -> None:
+def test_no_match_is_an_error_that_names_the_first_image(coco: Any) -> None:
     coco.train["images"][0]["file_name"] = "no.jpg"
     coco.write()
     with pytest.raises(DataError, match=r"expected the 1 images.*such as 'no.jpg' in .*--train_images"):

@@ -14,7 +14,7 @@ from detrkit.evaluation.prediction_files import find_images
 from .conftest import boxes, write_image
 
 
-def test_boxes_from_masks_and_names_that_are_numbers(coco: Any) -> None:
+def test_boxes_from_masks_and_numeric_names(coco: Any) -> None:
     for content in coco.content.values():
         content["categories"][0]["name"] = 0
     for number, box in enumerate(("absent", [], [0, 0, 0, 0], None)):
@@ -60,7 +60,7 @@ def test_detections_with_ids_that_are_text_find_their_images(coco: Any) -> None:
     assert [row["image_id"] for row in rows] == [image.id, image.id]
 
 
-def test_key_points_are_said_to_be_that(coco: Any) -> None:
+def test_key_point_files_are_noted(coco: Any) -> None:
     for row in coco.train["annotations"]:
         row |= {"keypoints": [1, 2, 2], "num_keypoints": 1}
     coco.write()
@@ -88,7 +88,7 @@ def test_the_keys_of_a_file_may_come_late_and_decide(coco: Any) -> None:
     assert open_dataset(coco.root).format == "coco"
 
 
-def test_what_fails_falls_to_the_next_format(coco: Any) -> None:
+def test_the_next_format_is_tried_after_a_failure(coco: Any) -> None:
     for name in ("train", "val"):
         (coco.root / "labels").mkdir(exist_ok=True)
         (coco.root / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")

@@ -58,7 +58,7 @@ def test_ignored_objects_are_crowds(coco: Any) -> None:
     assert [found.crowd for found in report.splits["train"].images[0].objects] == [False, True, False]
 
 
-def test_a_val_split_of_crowds_and_a_class_of_crowds_are_said(coco: Any) -> None:
+def test_a_val_split_or_class_of_crowds_alone_is_reported(coco: Any) -> None:
     coco.content["val"]["annotations"][0]["iscrowd"] = 1
     coco.train["annotations"][1]["iscrowd"] = 1
     counts = coco.check().counts()
@@ -69,7 +69,7 @@ def test_a_val_split_of_crowds_and_a_class_of_crowds_are_said(coco: Any) -> None
     assert [f.detail for f in report.findings if f.kind == "category_mostly_crowds"] == ["dent: 1 of 1 objects"]
 
 
-def test_masks_of_crowds_alone_are_no_masks(coco: Any) -> None:
+def test_masks_of_crowds_alone_do_not_count(coco: Any) -> None:
     coco.train["annotations"][1] |= {"iscrowd": 1, "segmentation": MASK}
     with pytest.raises(DataError, match=r"expected masks of the objects in .*, found only boxes"):
         coco.check(masks=True)

@@ -93,7 +93,7 @@ def details(report: CheckReport) -> set[str]:
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("data_format", ["coco", "voc", "yolo"])
-def test_images_that_tell_nothing_follow_those_that_do(tmp_path: Path, data_format: str, upright: bool) -> None:
+def test_undecided_images_follow_the_others(tmp_path: Path, data_format: str, upright: bool) -> None:
     """All eight orientations, and a square one: mirrored, half-turned and square images have one size both ways."""
     expected = {}
     for number, orientation in enumerate([1, 2, 3, 4, 5, 6, 7, 8, 6]):
@@ -110,7 +110,7 @@ def test_images_that_tell_nothing_follow_those_that_do(tmp_path: Path, data_form
     assert ("the upright image" if upright else "the image as stored") in detail
 
 
-def test_boxes_tell_more_than_listed_sizes(tmp_path: Path) -> None:
+def test_boxes_outweigh_listed_sizes(tmp_path: Path) -> None:
     """A script listed the size as stored; the boxes were drawn on what browsers show."""
     expected = {}
     for number, orientation in enumerate([6, 8, 3, 5]):
@@ -146,7 +146,7 @@ def test_without_evidence_boxes_are_about_the_upright_image(tmp_path: Path) -> N
     assert details(report) == {"boxes kept: it is unclear whether they were drawn on the image as stored"}
 
 
-def test_a_split_that_tells_nothing_follows_the_other(tmp_path: Path) -> None:
+def test_an_undecided_split_follows_the_other(tmp_path: Path) -> None:
     expected = {}
     for number, orientation in enumerate([6, 1, 3]):
         name = f"{number}.png"
@@ -172,7 +172,7 @@ def test_a_stored_image_that_was_resized_is_turned_and_scaled(tmp_path: Path) ->
     assert report.counts() == {"image_size_differs": 1, "image_rotated": 1}
 
 
-def test_each_annotation_file_tells_for_itself(tmp_path: Path) -> None:
+def test_each_annotation_file_decides_for_itself(tmp_path: Path) -> None:
     """Two files for one split: one about images as stored, one about upright ones."""
     expected = {}
     for number, orientation in enumerate([6, 3, 6, 3]):

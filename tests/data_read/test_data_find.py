@@ -144,7 +144,7 @@ def test_test_stands_in_for_a_missing_val_only(coco: Any) -> None:
     assert any("test.json is used for it" in note for note in raw.notes)
 
 
-def test_what_is_given_by_hand_wins(coco: Any, tmp_path: Path) -> None:
+def test_files_given_by_hand_win(coco: Any, tmp_path: Path) -> None:
     root = move(
         coco,
         {
@@ -180,7 +180,7 @@ def test_several_files_for_one_split_are_ambiguous(coco: Any) -> None:
         open_dataset(coco.root)
 
 
-def test_nothing_found_lists_what_was_looked_for_and_found(tmp_path: Path) -> None:
+def test_no_data_set_lists_the_formats_and_the_contents(tmp_path: Path) -> None:
     (tmp_path / "notes.md").touch()
     (tmp_path / "scans").mkdir()
     with pytest.raises(DataError, match=r"COCO .*Pascal VOC .*YOLO .*found notes\.md, scans/"):
@@ -225,7 +225,7 @@ def test_roles_are_read_from_names(name: str, split_name: str) -> None:
     assert split_of_name(name) == split_name
 
 
-def test_several_formats_are_said(coco: Any, write_voc: Callable[..., Path]) -> None:
+def test_several_formats_are_noted(coco: Any, write_voc: Callable[..., Path]) -> None:
     coco.write()
     write_voc(coco.root / "Annotations" / "train.xml", "train.png", ("dent", 5, 6, 15, 18))
     write_voc(coco.root / "Annotations" / "val.xml", "val.png", ("dent", 5, 6, 15, 18))

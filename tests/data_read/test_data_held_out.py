@@ -71,7 +71,7 @@ def test_both_sides_get_their_share_of_images_with_objects(tmp_path: Path) -> No
         assert ("val_without_objects" in report.counts()) == (not val)
 
 
-def test_equal_images_are_said(tmp_path: Path) -> None:
+def test_equal_images_are_reported(tmp_path: Path) -> None:
     root = make(tmp_path, 6)
     for path in (root / "images").iterdir():
         path.write_bytes((root / "images" / "000.png").read_bytes())
@@ -79,7 +79,7 @@ def test_equal_images_are_said(tmp_path: Path) -> None:
     assert report.counts() == {"leakage_content": 1}
 
 
-def test_what_a_run_held_out_stays_so_when_images_are_added_or_go(tmp_path: Path) -> None:
+def test_held_out_images_stay_held_out_when_images_change(tmp_path: Path) -> None:
     raw, report = split(make(tmp_path, 20))
     before = names(report, "val")
     write_split(tmp_path / "split.json", raw)
@@ -93,7 +93,7 @@ def test_what_a_run_held_out_stays_so_when_images_are_added_or_go(tmp_path: Path
     assert len(report.splits["val"]) == 8
 
 
-def test_a_wanted_split_is_all_that_needs_to_be_in_order(coco: Any, tmp_path: Path) -> None:
+def test_only_the_requested_split_must_be_valid(coco: Any, tmp_path: Path) -> None:
     coco.train["annotations"] = []
     coco.write()
     report = check_dataset(open_dataset(coco.root), required_splits={"val"})

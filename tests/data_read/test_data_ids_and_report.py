@@ -62,7 +62,7 @@ def test_masks_that_cannot_be_decoded_are_left_out(coco: Any, counts: Any) -> No
     assert report.splits["train"].images[0].objects[-1].segmentation is None
 
 
-def test_crowds_and_masks_reach_the_truth(coco: Any) -> None:
+def test_crowds_and_masks_reach_the_ground_truth(coco: Any) -> None:
     coco.add(iscrowd=1, segmentation={"size": [30, 40], "counts": [0, 36, 1164]})
     coco.add(bbox=[1, 1, 7, 7], area=24.5, segmentation=[[1, 1, 8, 1, 8, 8]])
     gt = coco.check().splits["train"].to_coco()
@@ -177,7 +177,7 @@ def test_real_data_sets(shared_data: Path, name: str) -> None:
     assert {kind: n for kind, n in report.counts().items() if kind not in others} == findings
 
 
-def test_a_folder_with_two_formats_says_what_it_takes(shared_data: Path) -> None:
+def test_a_folder_with_two_formats_names_the_one_read(shared_data: Path) -> None:
     assert (
         "read as COCO (train.json, val.json); there is also YOLO (data.yaml)"
         in open_dataset(shared_data / "coco_panoptic_mini").notes[0]

@@ -45,7 +45,7 @@ def rle(*box: int) -> dict[str, Any]:
         ("polygon_outside", [[1, -4, 7, -4, 7, 7, 1, 7]]),
     ],
 )
-def test_what_is_worth_knowing_of_a_mask(coco: Any, kind: str, shape: Any) -> None:
+def test_doubtful_masks_are_reported(coco: Any, kind: str, shape: Any) -> None:
     for row in coco.train["annotations"] + coco.content["val"]["annotations"]:
         x, y, w, h = row["bbox"]
         row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -119,7 +119,7 @@ def test_any_run_lengths_decode() -> None:
 
 
 @pytest.mark.parametrize("shape", [None, [], [[3.2, 3.2, 3.4, 3.2, 3.4, 3.4]], {"size": [30, 40], "counts": [1200]}])
-def test_where_there_is_no_mask_the_box_is_one(shape: Any) -> None:
+def test_the_box_replaces_a_missing_mask(shape: Any) -> None:
     expected = torch.zeros(30, 40, dtype=torch.bool)
     expected[1:7, 1:7] = True
     assert torch.equal(decode_masks([shape], BOX, 30, 40)[0], expected)
@@ -127,7 +127,7 @@ def test_where_there_is_no_mask_the_box_is_one(shape: Any) -> None:
         assert decode_masks([shape], torch.tensor([tiny]), 30, 40).any()
 
 
-def test_what_a_polygon_has_outside_its_image_does_not_count() -> None:
+def test_polygon_parts_outside_the_image_do_not_count() -> None:
     polygon = [[-8, -8, 10, -8, 10, 10, -8, 10], [30, 20, 60, 20, 60, 50, 30, 50]]
     mask = decode_masks([polygon], BOX, 30, 40)[0]
     expected = torch.zeros(30, 40, dtype=torch.bool)

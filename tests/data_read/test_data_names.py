@@ -53,14 +53,14 @@ def read(report: CheckReport, split: str = "train") -> list[str]:
 # a folder that the name tells is there, without the image
 
 
-def test_coco_names_never_mean_an_image_of_another_folder(tmp_path: Path) -> None:
+def test_coco_names_never_match_an_image_of_another_folder(tmp_path: Path) -> None:
     images(tmp_path, "images/day1/1.png", "images/day1/2.png", "images/day2/3.png")
     write_coco(tmp_path / "labels.json", "day1/1.png", "day1/2.png", "day1/3.png")
     report = check(tmp_path)
     assert (read(report), report.counts()) == (["1.png", "2.png"], {"image_unused": 1, "image_missing": 1})
 
 
-def test_bare_names_never_mean_an_image_of_the_folder_of_another_json(tmp_path: Path) -> None:
+def test_bare_names_never_match_an_image_of_another_json_folder(tmp_path: Path) -> None:
     for site in "ab":
         images(tmp_path, f"site_{site}/1{site}.png", f"site_{site}/2{site}.png")
         write_coco(tmp_path / f"site_{site}" / "_annotations.coco.json", f"1{site}.png", f"2{site}.png")
@@ -80,7 +80,7 @@ def test_an_image_of_one_split_is_never_taken_for_one_of_another(tmp_path: Path,
     assert (read(report, "val"), report.counts()) == (["5.png"], {"image_unused": 1, "image_missing": 1})
 
 
-def test_labelme_and_voc_names_mean_images_of_their_own_folder(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
+def test_labelme_and_voc_names_match_images_of_their_own_folder(tmp_path: Path, write_voc: Callable[..., Path]) -> None:
     for root in ("labelme", "voc"):
         images(tmp_path / root, "day1/1.jpg", "day2/5.jpg", "day2/2.jpg")
     write_labelme(tmp_path / "labelme" / "day1" / "1.json", "1.jpg")
@@ -103,7 +103,7 @@ def test_the_parts_of_a_path_are_those_below_the_data_set(tmp_path: Path) -> Non
 # names of other machines, and images that were sorted into folders later
 
 
-def test_an_image_in_another_folder_than_its_name_says_is_noted(tmp_path: Path) -> None:
+def test_an_image_outside_of_its_named_folder_is_noted(tmp_path: Path) -> None:
     images(tmp_path, "images/a.png", "images/batch2/b.png")
     write_coco(tmp_path / "labels.json", "a.png", "batch1/b.png")
     report = check(tmp_path)
@@ -138,7 +138,7 @@ def test_names_of_other_machines_are_found(tmp_path: Path, name: str) -> None:
     only(report, "image_name_leaves_folder")
 
 
-def test_images_that_were_sorted_into_splits_later_are_found(tmp_path: Path) -> None:
+def test_images_moved_into_splits_later_are_found(tmp_path: Path) -> None:
     images(tmp_path, "train/1.png", "val/9.png")
     write_coco(tmp_path / "train.json", "/content/train/1.png")
     write_coco(tmp_path / "val.json", "/content/train/9.png")

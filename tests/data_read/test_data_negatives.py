@@ -131,7 +131,7 @@ def images_of(report: CheckReport) -> dict[str, list[str]]:
     return {name: [image.path.name for image in split.images] for name, split in report.splits.items()}
 
 
-def test_val_has_the_same_rule_and_a_sentence_says_how_many_are_lost(tmp_path: Path) -> None:
+def test_val_has_the_same_rule_and_a_note_counts_the_lost_images(tmp_path: Path) -> None:
     report = check_dataset(open_dataset(of_two_splits(tmp_path, "4 0.5 0.5 0.2 0.2\n")))
     assert images_of(report) == {"train": ["traingood.png"], "val": ["valgood.png"]}
     message = [note for note in report.notes if "are left out for objects that cannot be used" in note]
@@ -139,7 +139,7 @@ def test_val_has_the_same_rule_and_a_sentence_says_how_many_are_lost(tmp_path: P
     assert "1 category_unknown" in message[0]
 
 
-def test_where_nothing_is_left_the_sentence_says_why(tmp_path: Path) -> None:
+def test_the_error_for_no_images_left_names_the_reason(tmp_path: Path) -> None:
     of_two_splits(tmp_path, "4 0.5 0.5 0.2 0.2\n")
     for path in tmp_path.glob("train/labels/*good.txt"):
         path.write_text("4 0.5 0.5 0.2 0.2\n")

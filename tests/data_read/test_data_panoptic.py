@@ -82,7 +82,7 @@ def panoptic(tmp_path: Path) -> PanopticFolder:
     return PanopticFolder(tmp_path / "set")
 
 
-def test_segments_are_objects_and_the_file_says_what_is_a_thing(panoptic: PanopticFolder) -> None:
+def test_segments_are_objects_and_the_file_names_the_things(panoptic: PanopticFolder) -> None:
     report = panoptic.check(decode_all=True)
     assert report.findings == []
     assert report.format == "coco_panoptic"
@@ -100,7 +100,7 @@ def test_segments_are_objects_and_the_file_says_what_is_a_thing(panoptic: Panopt
         assert [o.segmentation for o in image.objects] == [FileMask(image.panoptic, i) for i in (SKY, CAT, CROWD)]
 
 
-def test_truth_of_a_image(panoptic: PanopticFolder) -> None:
+def test_ground_truth_of_an_image(panoptic: PanopticFolder) -> None:
     panoptic.ids["train"][0, 0] = 9  # of no segment: void
     image = panoptic.check().splits["train"].images[0]
     ids, rows = read_panoptic_gt(image)

@@ -97,7 +97,7 @@ def test_several_files_make_up_a_split(coco: Any) -> None:
 @pytest.mark.parametrize(
     "kept", ["._a.jpg", ".hidden/a.jpg", "__MACOSX/._a.jpg", "images/.ipynb_checkpoints/a-checkpoint.jpg"]
 )
-def test_what_systems_leave_behind_is_no_image(tmp_path: Path, kept: str) -> None:
+def test_files_of_operating_systems_are_no_images(tmp_path: Path, kept: str) -> None:
     root = yolo(tmp_path, "a.jpg")
     (root / kept).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(root / "images" / "a.jpg", root / kept)
@@ -124,7 +124,7 @@ def test_endings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".jfif", ".JPE", ".jp2", ".avif", ".pgm", ".tga", ".dib"])
-def test_every_ending_that_is_read_is_found(tmp_path: Path, ending: str) -> None:
+def test_every_readable_ending_is_found(tmp_path: Path, ending: str) -> None:
     root = yolo(tmp_path, "a.jpg")
     formats = {".jfif": "JPEG", ".JPE": "JPEG", ".jp2": "JPEG2000", ".pgm": "PPM", ".dib": "BMP"}
     image = Image.effect_noise((40, 30), 50)
@@ -226,7 +226,7 @@ def test_forms_of_a_line(tmp_path: Path, line: str, form: str) -> None:
     )
 
 
-def test_key_points_of_two_numbers_are_told_by_the_yaml_file(tmp_path: Path) -> None:
+def test_the_yaml_file_declares_key_points_of_two_numbers(tmp_path: Path) -> None:
     root = yolo(tmp_path, "a.jpg", label="0 0.5 0.5 0.5 0.5 0.1 0.1 0.9 0.9\n")
     (root / "data.yaml").write_text("train: images\nkpt_shape: [2, 2]\nnames: [dent]\n")
     assert boxes(check(root)) == [(10, 7.5, 30, 22.5)]
@@ -243,7 +243,7 @@ def test_a_line_that_is_lost_takes_its_image_with_it(tmp_path: Path) -> None:
 # names of images
 
 
-def test_what_a_name_may_mean() -> None:
+def test_spellings_of_a_file_name() -> None:
     assert spellings("a.jpg") == ["a.jpg"]
     assert "划痕 图.jpg" in [Path(name).name for name in spellings("/data/upload/3/%E5%88%92%E7%97%95%20%E5%9B%BE.jpg")]
     assert spellings("/data/local-files/?d=sub%2Fa.jpg")[-1] == "sub/a.jpg"
@@ -274,7 +274,7 @@ def test_the_file_of_another_ending(coco: Any) -> None:
     only(coco.check(), "image_other_ending")
 
 
-def test_a_name_that_occurs_twice_is_said_to(coco: Any, write_voc: Callable[..., Path]) -> None:
+def test_a_name_that_occurs_twice_is_reported(coco: Any, write_voc: Callable[..., Path]) -> None:
     for camera in ("1", "2"):
         write_image(coco.root / "images" / camera / "twice.png", seed=int(camera))
     coco.train["images"].append({"id": 8, "file_name": "twice.png", "width": 40, "height": 30})

@@ -61,7 +61,7 @@ def test_text_that_is_no_integer_is_no_id(text: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not text")
-def test_names_that_are_no_utf8_are_read_held_out_and_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_non_utf8_names_are_read_held_out_and_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for folder, ending in (("images", ".png"), ("labels", ".txt")):
         for seed in range(5):
             path = write_image(tmp_path / folder / "x.png", seed=seed)

@@ -112,7 +112,7 @@ def test_boxes_written_in_another_way_are_named_and_can_be_read(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", sorted(BOX_FORMATS))
-def test_every_format_is_read_as_said(tmp_path: Path, name: str) -> None:
+def test_every_box_format_is_read_as_stated(tmp_path: Path, name: str) -> None:
     gt = some_boxes(2)
     expected = [box for found in gt for box in found]
     for data_format in ("coco", "voc", "yolo"):
@@ -131,7 +131,7 @@ def test_boxes_as_the_format_has_them_raise_no_doubt(tmp_path: Path, data_format
         assert not {"boxes_implausible", "classes_misnumbered"} & set(counts)
 
 
-def test_the_areas_of_a_file_tell_where_no_box_leaves_its_image(tmp_path: Path) -> None:
+def test_areas_decide_where_no_box_leaves_its_image(tmp_path: Path) -> None:
     """Corners of objects near the upper left, as case 43 has them."""
     gt = [[(10.0 + k, 8.0, 30.0 + 2 * k, 20.0 + k)] for k in range(8)]
     root = make(tmp_path, "coco", "xyxy", gt)

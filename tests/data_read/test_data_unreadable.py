@@ -48,7 +48,7 @@ def dangle(path: Path) -> None:
     "name",
     ["x.json", "x.xml", "x.yaml", "x.csv", "x.txt", "train.txt", "labels.txt", "obj.data", "images.zip", "folder"],
 )
-def test_a_link_to_nothing_that_nobody_needs_is_listed(tmp_path: Path, name: str) -> None:
+def test_an_unused_broken_link_is_listed(tmp_path: Path, name: str) -> None:
     root = yolo(tmp_path)
     dangle(root / name)
     report = check(root)
@@ -133,7 +133,7 @@ def test_an_image_that_is_a_link_to_nothing_is_missing(coco: Any) -> None:
         check(coco.root)
 
 
-def test_what_the_user_names_is_read_or_refused_in_a_sentence(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_are_read_or_refused(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     coco.write()
     refused = {str(coco.root / "train.json"), str(coco.root / "images")}
     opening, scan = Path.open, os.listdir
@@ -160,7 +160,7 @@ def test_what_the_user_names_is_read_or_refused_in_a_sentence(coco: Any, monkeyp
             open_dataset(data, **options)
 
 
-def test_what_cannot_be_read_is_told_where_nothing_else_is_found(tmp_path: Path) -> None:
+def test_unreadable_files_are_named_where_no_data_set_is_found(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     dangle(tmp_path / "labels.json")
     with pytest.raises(DataError, match=r"; cannot read .*labels.json: a link to what is not there"):

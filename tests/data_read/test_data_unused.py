@@ -62,7 +62,7 @@ def test_other_files_are_not_listed(voc: Path, name: str, text: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "no JSON, it begins with 'version"),
     ],
 )
-def test_broken_json_files_are_listed_and_a_missing_split_is_told(coco: Any, content: bytes, why: str) -> None:
+def test_broken_json_files_and_a_missing_split_are_reported(coco: Any, content: bytes, why: str) -> None:
     coco.write()
     (coco.root / "val.json").write_bytes(content)
     report = check(coco.root)
@@ -88,13 +88,13 @@ def test_images_without_an_ending_are_images(tmp_path: Path, kind: str) -> None:
     assert set(report.counts()) <= {"image_without_label", "image_palette"}
 
 
-def test_images_without_an_ending_that_nobody_names_are_listed(coco: Any) -> None:
+def test_unnamed_images_without_an_ending_are_listed(coco: Any) -> None:
     coco.write()
     write_image(coco.root / "images" / "more.png").rename(coco.root / "images" / "more")
     assert check(coco.root).counts() == {"image_unused": 1}
 
 
-def test_coco_files_of_other_shapes_are_told_apart(coco: Any) -> None:
+def test_malformed_coco_files_are_named(coco: Any) -> None:
     content = coco.train
     rows = content.pop("annotations")
     content["images"][0]["annotations"] = rows

@@ -85,7 +85,7 @@ def test_images_of_another_scale_are_named(coco: Any) -> None:
     assert finding.detail == "values 0 to 1, the range is 0..60000"
 
 
-def test_outliers_that_crowd_the_rest_into_few_levels_are_told(coco: Any) -> None:
+def test_outliers_that_compress_the_value_range_are_reported(coco: Any) -> None:
     values = noise(29000, 31000)
     values[3, 4] = 0  # a dead pixel
     fill(coco, "train", a=values)
@@ -107,7 +107,7 @@ def test_a_given_range_is_taken(coco: Any) -> None:
     assert unknown.notes == [UNKNOWN_RANGE]
 
 
-def test_more_than_8_bits_in_validation_alone_are_told(coco: Any) -> None:
+def test_more_than_8_bits_in_validation_alone_are_reported(coco: Any) -> None:
     fill(coco, "val", a=noise(0, 4000))
     report = coco.check()
     assert report.value_range is None
@@ -127,7 +127,7 @@ def test_truncated_images_of_more_than_8_bits(coco: Any, decode_all: bool, suffi
     assert report.value_range == ValueRange(0, 4095)
 
 
-def test_images_that_are_too_large_say_what_to_do(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_images_are_refused_with_advice(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = coco.root / "images" / "large.png"
     Image.new("L", (200, 100)).save(path)
     coco.train["images"].append({"id": 90, "file_name": path.name, "width": 200, "height": 100})

@@ -93,7 +93,7 @@ def test_a_declared_encoding_counts(tmp_path: Path, declared: str, written: str,
     assert report.findings == []
 
 
-def test_an_encoding_that_is_declared_wrongly_is_found_out(tmp_path: Path) -> None:
+def test_a_wrongly_declared_encoding_is_recognized(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     write(tmp_path / "a.xml", '<?xml version="1.0" encoding="utf-8"?>' + xml("a.png", 5, "划伤凹痕"), "gb18030")
     report = check(tmp_path)
@@ -148,7 +148,7 @@ def test_an_image_of_another_folder_is_not_taken(tmp_path: Path) -> None:
     assert [f.detail for f in report.findings if f.kind == "listed_without_annotation"] == ["cam1/1"]
 
 
-def test_lists_that_tell_no_split_are_named(tmp_path: Path) -> None:
+def test_lists_without_a_split_are_noted(tmp_path: Path) -> None:
     pairs(tmp_path, list("abcd"))
     lists = tmp_path / "ImageSets" / "Main"
     write(lists / "Training.TXT", "a\r\nb\t\r\n")
@@ -173,7 +173,7 @@ def test_lists_that_tell_no_split_are_named(tmp_path: Path) -> None:
         ({"train": "a", "val": "bc", "trainval": "abc"}, ["a"], ["b", "c"], False),
     ],
 )
-def test_what_only_trainval_names(
+def test_images_in_trainval_alone(
     tmp_path: Path, lists: dict[str, str], train: list[str], val: list[str], unused: bool
 ) -> None:
     pairs(tmp_path, list("abc"))
@@ -189,7 +189,7 @@ def test_what_only_trainval_names(
 FOLDERS = (("Annotations", "xml"), ("JPEGImages", "jpg"))
 
 
-def test_a_filename_that_contradicts_the_name_of_the_file_is_told(tmp_path: Path) -> None:
+def test_a_filename_that_contradicts_the_file_is_reported(tmp_path: Path) -> None:
     for number, (name, other) in enumerate((("a", "b"), ("b", "a"), ("c", "c"), ("d", "not_there"))):
         write_image(tmp_path / f"{name}.jpg", seed=number)
         write(tmp_path / f"{name}.xml", xml(f"{other}.jpg", number))

@@ -77,7 +77,7 @@ def test_a_label_whose_own_folder_has_images_is_never_that_of_an_image_elsewhere
     assert files_of(report, "label_without_image") == ["0.txt"]
 
 
-def test_flat_labels_of_images_in_folders_leave_out_what_may_be_either(tmp_path: Path) -> None:
+def test_flat_labels_leave_out_ambiguous_images(tmp_path: Path) -> None:
     for number, name in enumerate(("cam0/0", "cam1/0", "cam0/1")):
         write_image(tmp_path / "images" / f"{name}.png", seed=number)
     for name in "01":
@@ -132,7 +132,7 @@ def test_a_listed_image_that_is_not_there_counts_as_missing_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize("points", ["0.4 0.5 1 0.3 0.2 0", "0 0 0 0 0 0", "0.4 0.5 2 0.3 0.2 1"])
-def test_visibilities_of_all_rows_tell_key_points(tmp_path: Path, points: str) -> None:
+def test_key_points_are_recognized_by_their_visibilities(tmp_path: Path, points: str) -> None:
     yolo(tmp_path, row=f"{BOX} {points}")
     write(tmp_path / "labels" / "train" / "0.txt", f"0 {BOX} 0.4 0.5 1 0 0 0\n")
     report = check(tmp_path)
@@ -142,7 +142,7 @@ def test_visibilities_of_all_rows_tell_key_points(tmp_path: Path, points: str) -
     assert report.counts() == {"label_extra_columns": 6}
 
 
-def test_key_points_without_visibilities_are_asked_for(tmp_path: Path) -> None:
+def test_key_points_without_visibilities_are_refused(tmp_path: Path) -> None:
     yolo(tmp_path, row=f"{BOX} 0.3 0.6 0.6 0.3 0.3 0.3 0.7 0.7")
     with pytest.raises(DataError, match=r"rows of 13 columns .*0\.txt, line 1.*kpt_shape: \[4, 2\]"):
         check(tmp_path)
@@ -190,7 +190,7 @@ NAME_FILES = {
 
 
 @pytest.mark.parametrize("name", NAME_FILES)
-def test_one_list_says_what_files_of_names_are_called(tmp_path: Path, write_voc: Any, name: str) -> None:
+def test_every_format_reads_the_same_class_files(tmp_path: Path, write_voc: Any, name: str) -> None:
     write(yolo(tmp_path / "yolo", classes="") / name, NAME_FILES[name])
     assert names(check(tmp_path / "yolo")) == {0: "dent", 1: "scratch"}
     write_image(tmp_path / "voc" / "0.png")
@@ -258,7 +258,7 @@ def test_lists_of_splits_are_followed(tmp_path: Path, lists: dict[str, str]) -> 
     assert not report.counts()
 
 
-def test_labels_that_meet_no_image_are_told_of(tmp_path: Path) -> None:
+def test_labels_without_an_image_are_reported(tmp_path: Path) -> None:
     for number in range(3):
         write_image(tmp_path / "images" / f"{number}.png", seed=number)
         write(tmp_path / "labels" / f"label_{number}.txt", f"0 {BOX}\n")
@@ -267,7 +267,7 @@ def test_labels_that_meet_no_image_are_told_of(tmp_path: Path) -> None:
             check(tmp_path, data_format=chosen)
 
 
-def test_polygons_in_pixels_are_taken_for_what_they_are(tmp_path: Path) -> None:
+def test_polygons_in_pixels_are_recognized(tmp_path: Path) -> None:
     yolo(tmp_path, row="5 6 25 6 25 18 5 18")
     with pytest.raises(DataError, match=r"in pixels .*--box_format cxcywh"):
         check(tmp_path)

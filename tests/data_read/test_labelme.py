@@ -117,13 +117,13 @@ def test_a_mask_becomes_polygons(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "mask", ["no png", None, as_png(np.ones((50, 50), np.uint8)), as_png(np.zeros((13, 11), np.uint8))]
 )
-def test_a_mask_that_is_none_leaves_its_box(tmp_path: Path, mask: Any) -> None:
+def test_a_malformed_mask_leaves_its_box(tmp_path: Path, mask: Any) -> None:
     report = one(tmp_path, RECTANGLE | {"shape_type": "mask", "mask": mask})
     assert report.counts() == {"segmentation_malformed": 1}
     assert (last(report).box, last(report).segmentation) == ((5, 6, 16, 19), None)
 
 
-def test_what_encloses_nothing_is_no_object(tmp_path: Path) -> None:
+def test_shapes_without_area_are_no_objects(tmp_path: Path) -> None:
     dots = [RECTANGLE | {"shape_type": kind} for kind in ("point", "line", "linestrip", "cuboid", 7)]
     report = one(tmp_path, RECTANGLE, *dots)
     assert report.counts() == {"shape_no_object": 5}
@@ -255,7 +255,7 @@ def test_an_image_inside_its_json_file_alone(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_folders_tell_the_splits_and_lists_the_classes(tmp_path: Path) -> None:
+def test_splits_follow_folders_and_classes_follow_lists(tmp_path: Path) -> None:
     for name, label in (("train/a", "scratch"), ("valid/b", "dent"), ("test/c", "hole"), ("new/d", "dent")):
         write_image(tmp_path / f"{name}.png")
         write(tmp_path / f"{name}.json", RECTANGLE | {"label": label})
@@ -286,7 +286,7 @@ def test_named_folders_of_images(tmp_path: Path) -> None:
     assert report.counts() == {"leakage_name": 1}
 
 
-def test_a_file_without_shapes_is_told_even_without_an_image(tmp_path: Path) -> None:
+def test_a_file_without_shapes_is_reported_even_without_an_image(tmp_path: Path) -> None:
     write(tmp_path / "c.json", shapes="absent")
     assert one(tmp_path, RECTANGLE).counts() == {"json_malformed": 1}
 

@@ -156,7 +156,7 @@ def fill(root: Path, files: dict[str, Any]) -> FileIndex:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_format_that_is_not_read_is_named_with_what_works(tmp_path: Path, name: str) -> None:
+def test_an_unsupported_format_is_named_with_supported_ones(tmp_path: Path, name: str) -> None:
     files, found, advice = CASES[name]
     message = explain_unsupported(fill(tmp_path, files))
     assert message.startswith(f"expected a data set in {tmp_path}, found ")
@@ -229,7 +229,7 @@ def test_garbage_of_every_ending_is_survived(tmp_path: Path) -> None:
         ("obj.names", "dent\n", "YOLO"),
     ],
 )
-def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: str, content: Any, holds: str) -> None:
+def test_a_file_of_a_data_set_is_answered_with_its_folder(tmp_path: Path, name: str, content: Any, holds: str) -> None:
     label = {"0.txt": "0 0.5 0.5 0.1 0.1\n"} if name == "obj.names" else {}
     fill(tmp_path, {"0.jpg": "", "readme.md": "", **label, name: content})
     with pytest.raises(DataError) as caught:
@@ -239,7 +239,7 @@ def test_a_file_of_a_data_set_says_which_folder_to_name(tmp_path: Path, name: st
     assert holds in message
 
 
-def test_a_pointer_in_place_of_an_image_says_what_to_do(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_refused_with_advice(tmp_path: Path) -> None:
     fill(tmp_path, {"a.jpg": LFS})
     (facts,) = probe_images([tmp_path / "a.jpg"])
     assert (facts.problem, facts.detail) == ("image_unreadable", "a pointer of git-lfs: run `git lfs pull`")

@@ -104,7 +104,7 @@ def write_csv(path: Path, rows: list[tuple[str, Any, Any]], delimiter: str = ","
 
 
 @pytest.mark.parametrize(("delimiter", "mark"), [(",", ""), (";", ""), (",", "#")])
-def test_the_csv_file_says_the_same(tmp_path: Path, delimiter: str, mark: str) -> None:
+def test_the_csv_file_equals_the_json_file(tmp_path: Path, delimiter: str, mark: str) -> None:
     for name in ("a", "b", "c", "d"):
         write_image(tmp_path / f"{name}.png")
     rows = [("a.png", RECT, {"type": "dent"}), ("a.png", POLYGON, {"type": "hole"}), ("b.png", {}, {})]
@@ -188,7 +188,7 @@ def test_points_and_lines_are_no_objects(tmp_path: Path) -> None:
         {"regions": [region({"name": "circle", "cx": 10**400, "cy": 1, "r": 1})]},
     ],
 )
-def test_what_cannot_be_read_leaves_its_image_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_unreadable_shapes_leave_their_image_out(tmp_path: Path, changes: dict[str, Any]) -> None:
     report = one(tmp_path, **changes)
     assert report.counts() == {"json_malformed": 1}
     assert names(report) == ["a.png"]
@@ -227,7 +227,7 @@ def test_the_image_of_an_entry(tmp_path: Path, file_name: str, image_name: str, 
     assert set(report.counts()) - {"image_unused"} == ({finding} if finding else set())
 
 
-def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
+def test_images_of_one_name_differ_by_their_bytes(tmp_path: Path) -> None:
     one_, two = (write_image(tmp_path / f"{split_name}/a.png", width) for split_name, width in (("x", 40), ("y", 50)))
     rows = entry("a.png", region(type="dent"), size=two.stat().st_size)
     rows |= entry("a.png", size=one_.stat().st_size) | entry("a.png", region(type="dent"), size=1)
@@ -237,7 +237,7 @@ def test_images_of_one_name_are_told_by_their_bytes(tmp_path: Path) -> None:
     assert report.counts() == {"image_ambiguous": 1}
 
 
-def test_folders_and_names_of_files_tell_the_splits(tmp_path: Path) -> None:
+def test_splits_follow_folders_and_file_names(tmp_path: Path) -> None:
     for split_name in ("train", "val", "test"):
         write_image(tmp_path / split_name / f"{split_name}.png")
         rows = entry(f"{split_name}.png", region(type="dent"))

@@ -105,9 +105,7 @@ def reader(sandbox: Path) -> Reader:
 @pytest.mark.filterwarnings(
     "ignore:.*assumed:UserWarning", "ignore:.*stretched to:UserWarning", "ignore:.*isinstance.treespec:FutureWarning"
 )
-def test_what_the_page_says_can_be_done(
-    page: Page, reader: Reader, sandbox: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_of_a_page_run(page: Page, reader: Reader, sandbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reader.read(Page(ROOT / "README.md"))  # others go on from what it makes
     if page.name == "docs/evaluation.md":
         shutil.copytree("runs/mine", "runs/x")

@@ -44,7 +44,7 @@ def test_equal_to_average_precision_written_out(seed: int) -> None:
         assert abs(row.AP50 - expected) < 1e-9
 
 
-def test_the_truth_as_detections_is_perfect_with_sparse_ids() -> None:
+def test_ground_truth_as_detections_is_perfect_with_sparse_ids() -> None:
     gt, _ = random_case(3, images=8, crowds=True)
     found = compute_coco_metrics(gt, perfect(gt))
     assert found.metrics["AP"] == pytest.approx(1)
@@ -52,7 +52,7 @@ def test_the_truth_as_detections_is_perfect_with_sparse_ids() -> None:
     assert [row.AP for row in found.per_class] == pytest.approx([1, 1, -1])
 
 
-def test_the_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
+def test_ground_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
     gt = load(shared_data / "coco_mini/val.json")
     assert compute_coco_metrics(gt, perfect(gt)).metrics["AP"] == pytest.approx(1)
 
@@ -64,7 +64,7 @@ def test_inputs_stay_as_they_were() -> None:
     assert json.dumps([gt, detections]) == before
 
 
-def test_nothing_found_is_zero_and_nothing_to_find_is_minus_one() -> None:
+def test_no_detections_give_zero_and_no_objects_give_minus_one() -> None:
     gt, detections = random_case(1)
     assert set(compute_coco_metrics(gt, []).metrics.values()) <= {0.0, -1.0}  # no object is large
     assert compute_coco_metrics(gt, []).metrics["AP"] == 0
@@ -136,7 +136,7 @@ def test_incomplete_detections_are_refused() -> None:
 @pytest.mark.parametrize(
     "mask", ["outline", [1, 2, 3], {"size": [9, 9], "counts": [81]}, {"size": [100, 100], "counts": "zz"}]
 )
-def test_masks_that_are_none_are_refused(mask: Any) -> None:
+def test_malformed_masks_are_refused(mask: Any) -> None:
     gt, _ = random_case(1)
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5, "segmentation": mask}
     with pytest.raises(DataError, match=r"detection 0 of found\.json has"):

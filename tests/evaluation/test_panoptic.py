@@ -102,7 +102,7 @@ def test_equal_to_the_paper_written_out() -> None:
     assert every.min() > 5  # all kinds of outcome came up
 
 
-def test_the_truth_is_perfect_and_ids_mean_nothing() -> None:
+def test_the_ground_truth_is_perfect_under_any_segment_ids() -> None:
     gt = [[5, 5, 0], [5, 9, 9]]
     found = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
     result = measure((gt, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
@@ -123,18 +123,18 @@ def test_void_is_left_out_of_the_union_and_forgives() -> None:
     assert half.per_class[1].predicted == 1  # no more than half of it
 
 
-def test_a_crowd_need_not_be_found_and_forgives_its_class_alone() -> None:
+def test_a_crowd_is_optional_and_excuses_its_class_alone() -> None:
     gt, ids = [[1, 1, 1, 1, 2, 2, 2, 2]], [[5, 5, 5, 6, 7, 7, 7, 7]]
     sums = measure((gt, rows((1, 3), (2, 20), crowd=(1,)), ids, rows((5, 3), (6, 7), (7, 20))))
     assert plain(sums).tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
 
 
-def test_what_the_data_set_does_not_know_is_unlabeled() -> None:
+def test_unknown_classes_are_unlabeled() -> None:
     sums = measure(([[1, 1], [2, 2]], rows((1, 3), (2, 20)), [[8, 8], [9, 9]], rows((8, 3), (9, 555))))
     assert plain(sums).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
-def test_nothing_found_and_nothing_to_find() -> None:
+def test_empty_predictions_and_empty_ground_truth() -> None:
     missed = measure(([[1, 1]], rows((1, 3)), [[0, 0]], [])).result()
     assert missed.metrics["PQ"] == missed.metrics["PQ_things"] == 0
     assert missed.metrics["PQ_stuff"] == -1

@@ -106,7 +106,7 @@ def test_the_transfer_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_the_collector_keeps_what_the_detections_say(sigmoid: bool) -> None:
+def test_the_accumulator_keeps_the_values_of_detections(sigmoid: bool) -> None:
     out = said(sigmoid)
     out.logits[2, 4] = 0  # a score of NaN is kept as 0 in both, but its class is anybody's guess
     id_of = {0: 7, 2: 90, 3: 8, 4: 1}  # class 1 is not there

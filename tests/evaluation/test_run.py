@@ -109,7 +109,7 @@ def test_detections_for_images_that_the_check_drops(
     assert "detections are left out" in capsys.readouterr().out
 
 
-def test_what_a_user_can_get_wrong(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_user_errors(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, gt = dataset
     with pytest.raises(ConfigError, match="either --weights or --detections, found neither"):
         evaluate(EvalConfig(data=str(folder)))
@@ -243,7 +243,7 @@ def test_detections_with_file_names_find_their_images(dataset: tuple[Path, dict[
         find_images([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
 
 
-def test_classes_matched_by_id_alone_are_said() -> None:
+def test_classes_matched_by_id_alone_are_noted() -> None:
     cells = Categories((1, 2), ("cell", "platelet"))
     assert match_classes(cells, Categories((1, 3), ("open", "short"))).by_id == "1 cell = open"
     assert match_classes(cells, Categories((7, 3), ("cell", "short"))).by_id == ""

@@ -103,7 +103,7 @@ def test_the_reference_maps_through_the_verb(shared: Path, tmp_path: Path, capsy
     assert any("42 more without" in line for line in lines)
 
 
-def test_maps_that_are_the_truth(folder: Path) -> None:
+def test_ground_truth_maps_are_perfect(folder: Path) -> None:
     content = evaluate(predicted(folder))
     assert content["panoptic"]["All"] == {"pq": 1, "sq": 1, "rq": 1, "n": 3}
     assert content["images"] == 3
@@ -265,7 +265,7 @@ def test_a_detector_with_masks_through_the_verb(
         assert sum(row["predicted"] for row in content["panoptic"]["per_class"]) > 0
 
 
-def test_the_log_of_the_original_has_masks_and_quality(tmp_path: Path) -> None:
+def test_the_reference_log_has_masks_and_quality(tmp_path: Path) -> None:
     from detrkit.evaluation.coco_metrics import COCO_NAMES
 
     row = {"epoch": 1.0, "step": 2.0, "lr": 1e-4, "lr_backbone": 1e-5, "seconds": 1.0}

@@ -46,7 +46,7 @@ def test_a_detector_gives_the_same(exported: Path) -> None:
     assert (maps[0] != maps[1]).float().mean() < 1e-3
 
 
-def test_a_model_of_parts_is_asked_for_in_a_sentence(exported: Path) -> None:
+def test_an_exported_detector_has_no_model(exported: Path) -> None:
     with pytest.raises(ConfigError, match="exported file"):
         _ = Detector.load(exported, device="cpu").model
 
@@ -92,7 +92,7 @@ def test_files_that_are_no_models(
         open_exported(path, "cuda" if suffix == ".engine" else "cpu")
 
 
-def test_models_of_somebody_else(tmp_path: Path) -> None:
+def test_files_without_detrkit_metadata(tmp_path: Path) -> None:
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     torch.export.save(program, str(tmp_path / "other.pt2"))
     with pytest.raises(WeightsError, match="no detrkit metadata"):

@@ -45,7 +45,7 @@ def classic() -> tuple[DETR, ExportedProgram]:
 
 
 @pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".pt2", "torch")])
-def test_every_format_says_what_the_classic_model_says(
+def test_every_format_equals_the_classic_model(
     suffix: str, package: str, classic: tuple[DETR, ExportedProgram], tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
@@ -60,7 +60,7 @@ def test_every_format_says_what_the_classic_model_says(
         assert str(Path(__file__).parents[2]).encode() not in content
 
 
-def test_openvino_rounds_where_it_is_told_to(classic: tuple[DETR, ExportedProgram], tmp_path: Path) -> None:
+def test_openvino_rounds_at_the_requested_precision(classic: tuple[DETR, ExportedProgram], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     openvino = pytest.importorskip("openvino")
     model, program = classic
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "classic"])
-def test_every_format_says_what_the_model_says(kind: str, tmp_path: Path) -> None:
+def test_every_format_equals_the_model(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")

@@ -25,9 +25,7 @@ SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,
 )
-def test_a_file_that_says_the_same_is_no_way_off(
-    kind: str, format: str, settings: dict[str, object], tmp_path: Path
-) -> None:
+def test_an_equal_file_has_no_difference(kind: str, format: str, settings: dict[str, object], tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
@@ -63,7 +61,7 @@ def test_built_in_steps_are_compared_on_images_as_they_are(tmp_path: Path) -> No
         ({"weights": "best.onnx"}, r"found the exported file best\.onnx; name the checkpoint or run folder"),
     ],
 )
-def test_what_cannot_be_exported_so(
+def test_export_settings_that_are_refused(
     settings: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,7 +84,7 @@ def test_what_cannot_be_exported_so(
         ("folder.pth", "which is a folder; name a file in it"),
     ],
 )
-def test_what_convert_cannot_write(output: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversions_that_are_refused(output: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pth").mkdir()
     checkpoint(tmp_path / "best.ckpt", "classic")

@@ -47,7 +47,7 @@ def test_the_order_of_queries_does_not_matter(kind: str) -> None:
         assert (row.masks is None) == (kind == "anchors")
 
 
-def test_differences_are_told() -> None:
+def test_differences_are_reported() -> None:
     for row in rows("masks", boxes=0.003):
         assert row.boxes == pytest.approx(0.003, abs=1e-5)
     for row in rows("masks", masks=0.5):
@@ -67,6 +67,6 @@ def test_the_best_queries_of_a_model_that_is_sure_of_nothing_are_compared() -> N
 
 
 @pytest.mark.parametrize("name", ["logits", "boxes", "masks"])
-def test_what_is_no_number_is_an_error(name: str) -> None:
+def test_non_finite_outputs_are_errors(name: str) -> None:
     with pytest.raises(ConfigError, match="NaN"):
         rows("masks", **{name: torch.nan})

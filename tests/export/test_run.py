@@ -43,7 +43,7 @@ def exported(data: Path, weights: Path) -> Report:
     return export(ExportConfig(weights=str(weights), format="torch", data=str(data), num_workers=0))
 
 
-def test_export_writes_a_file_and_what_it_is_worth(exported: Report, weights: Path) -> None:
+def test_export_writes_a_file_and_its_parity_report(exported: Report, weights: Path) -> None:
     inside = open_exported(weights.with_suffix(".pt2"), "cpu").metadata
     assert (inside.categories, inside.preprocessing.image_size, inside.weights) == (CATEGORIES, 64, "best.ckpt")
     written = json.loads(weights.with_name("best.pt2.parity.json").read_text())
@@ -148,7 +148,7 @@ def test_settings_that_do_not_fit(
         export(ExportConfig(weights=str(weights), **settings))
 
 
-def test_squares_have_one_size_and_masks_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squares_have_one_size_and_builtin_has_boxes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExportFormat, "check_packages", lambda self: None)
     square_weights = checkpoint(tmp_path / "square.ckpt", "classic", square_resize=True)
     with pytest.raises(ConfigError, match="64x64 or none"):

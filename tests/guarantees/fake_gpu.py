@@ -58,8 +58,8 @@ class OnGpu(Tensor):
         return aten._to_copy.default(self, device=CPU)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        told = (args[0].device, args[0].dtype) if isinstance(args[0] if args else None, Tensor) else None
-        device, dtype = told or torch._C._nn._parse_to(*args, **kwargs)[:2]
+        target = (args[0].device, args[0].dtype) if isinstance(args[0] if args else None, Tensor) else None
+        device, dtype = target or torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or GPU, dtype or self.dtype
         if device == GPU and dtype == self.dtype and not kwargs.get("copy"):
             return self

@@ -38,7 +38,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "k_one2many": 2,
         "dense_head": "tood",
     },
-    "seeds of the dense head, groups": {"model": "detrkit_n", "query_groups": 3, "denoising": "plain"},
+    "dense head selects, groups": {"model": "detrkit_n", "query_groups": 3, "denoising": "plain"},
     "ATSS, matchability": {"model": "rtdetr_r18", "dense_head": "atss", "class_loss": "matchability"},
     "FCOS beside anchors": {"model": "dn_r50", "dense_head": "fcos", "query_groups": 2, "num_queries_one2many": 5},
     "anchors, softmax": {
@@ -68,28 +68,28 @@ def shrunk(kind: str, **changes: Any) -> TrainConfig:
     """
     given: dict[str, Any] = FURTHER.get(kind, {} if kind == "fast" else {"model": kind})
     recipe = "fast" if kind == "fast" else "classic"
-    told = TrainConfig.from_recipe(recipe, **given)
-    small = SMALL | {"dropout": 0.0, "backbone": "resnet18" if told.dilation else "nano"}
-    small |= {"num_queries_one2many": 8} if told.num_queries_one2many else {}
+    config = TrainConfig.from_recipe(recipe, **given)
+    small = SMALL | {"dropout": 0.0, "backbone": "resnet18" if config.dilation else "nano"}
+    small |= {"num_queries_one2many": 8} if config.num_queries_one2many else {}
     return TrainConfig.from_recipe(recipe, **{**small, **given, **changes})
 
 
-def _unlike(kinds: Iterable[str]) -> list[str]:
-    """The first of each of those that are the same once shrunk, as detr_resnet50 and detr_resnet101 are."""
-    found: dict[str, str] = {}
+def _distinct(kinds: Iterable[str]) -> list[str]:
+    """Keep one of the kinds that are equal once shrunk, as detr_resnet50 and detr_resnet101 are."""
+    first_kind: dict[str, str] = {}
     for kind in kinds:
         config = replace(shrunk(kind), recipe="classic", model="")
         model = {f.name: getattr(config, f.name) for base in (ModelFlags, LossFlags) for f in fields(base)}
-        found.setdefault(str(model), kind)
-    return list(found.values())
+        first_kind.setdefault(str(model), kind)
+    return list(first_kind.values())
 
 
-KINDS = _unlike([*MODELS, "fast", *FURTHER])
+KINDS = _distinct([*MODELS, "fast", *FURTHER])
 """Every kind of model: the named ones, that of the fast recipe, and further ones."""
 
 
-def begin(kind: str, **changes: Any) -> ModelSetup:
-    """Model and criterion as a run has them, with random weights that depend on the seed alone."""
+def make_setup(kind: str, **changes: Any) -> ModelSetup:
+    """Make model and criterion as a run does, with random weights that depend on the seed alone."""
     return build_training_model(shrunk(kind, **changes), CLASSES, None)
 
 
@@ -120,13 +120,13 @@ def batch(*counts: int, size: int = 64, seed: int = 0) -> Batch:
     return Batch(*some_images(len(counts), size, seed), targets(*counts, seed=seed))
 
 
-def supervised(start: ModelSetup, taught: Batch) -> Tensor:
-    """Forward and backward through all that a training step has; the loss, with fresh gradients in the model."""
-    model = start.model.train()
+def loss_and_gradients(setup: ModelSetup, batch: Batch) -> Tensor:
+    """Run the forward and backward pass of a training step; return the loss, and leave the gradients in the model."""
+    model = setup.model.train()
     model.zero_grad(set_to_none=True)
-    losses = start.criterion(model(taught.images, taught.padding_mask, taught.targets), taught.targets)
+    losses = setup.criterion(model(batch.images, batch.padding_mask, batch.targets), batch.targets)
     assert_finite(losses)
-    total = start.criterion.weighted_sum(losses)
+    total = setup.criterion.weighted_sum(losses)
     total.backward()
     return total.detach()
 
@@ -136,21 +136,21 @@ def assert_finite(values: dict[str, Tensor]) -> None:
     assert not broken, broken
 
 
-def assert_taught(start: ModelSetup) -> None:
-    """Every parameter that learns has a gradient, and a finite one."""
-    learning = {name: p for name, p in start.model.named_parameters() if p.requires_grad}
-    idle = [name for name, p in learning.items() if p.grad is None]
-    assert not idle, idle
-    assert_finite({name: p.grad for name, p in learning.items() if p.grad is not None})
+def assert_all_have_gradients(setup: ModelSetup) -> None:
+    """Assert that every trainable parameter has a finite gradient."""
+    trainable = {name: p for name, p in setup.model.named_parameters() if p.requires_grad}
+    without_gradient = [name for name, p in trainable.items() if p.grad is None]
+    assert not without_gradient, without_gradient
+    assert_finite({name: p.grad for name, p in trainable.items() if p.grad is not None})
 
 
-def excited(start: ModelSetup) -> ModelSetup:
-    """The same with heads that say something else of every query and place, where those of a new model are alike."""
+def with_random_heads(setup: ModelSetup) -> ModelSetup:
+    """Draw the heads at random, so that queries and tokens differ in their predictions, unlike those of a new model."""
     torch.manual_seed(1)
-    for name, parameter in start.model.named_parameters():
+    for name, parameter in setup.model.named_parameters():
         if "class_embed" in name or "bbox_embed" in name or name.endswith(("enc_class.weight", "layers.2.weight")):
             torch.nn.init.normal_(parameter, std=0.2)
-    return start
+    return setup
 
 
 def layers_of(out: Output) -> Sequence[Output]:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from .helpers import KINDS, begin, excited, layers_of, some_images, targets
+from .helpers import KINDS, layers_of, make_setup, some_images, targets, with_random_heads
 
 
 @pytest.fixture(params=KINDS)
 def model(request):
-    return excited(begin(request.param, num_queries=8)).model.eval()
+    return with_random_heads(make_setup(request.param, num_queries=8)).model.eval()
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def test_images_of_one_shape_neither_see_each_other_nor_their_order_nor_the_obje
         torch.testing.assert_close(one.logits, before.logits[order], rtol=0, atol=2e-4)
         torch.testing.assert_close(one.boxes, before.boxes[order], rtol=0, atol=1e-4)
 
-    told = model(images, padding, targets(3, 0, 5))
-    for one, before in zip(layers_of(told), layers_of(together), strict=True):
+    with_targets = model(images, padding, targets(3, 0, 5))
+    for one, before in zip(layers_of(with_targets), layers_of(together), strict=True):
         assert torch.equal(one.logits, before.logits)
         assert torch.equal(one.boxes, before.boxes)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from .helpers import KINDS, begin, excited, layers_of, some_images
+from .helpers import KINDS, layers_of, make_setup, some_images, with_random_heads
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_padding_changes_nothing(kind):
-    model = excited(begin(kind, num_queries=4)).model.eval()
+    model = with_random_heads(make_setup(kind, num_queries=4)).model.eval()
     if hasattr(model.query_embed, "enc_output"):
         prefer_padding(model.query_embed)
     images, padding = some_images(1, size=128)

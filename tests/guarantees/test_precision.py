@@ -28,32 +28,32 @@ def teach(config: TrainConfig, dtype: torch.dtype, steps: int) -> list[float]:
     Not a run itself, since that refuses float16 on the CPU.
     """
     data = load_data(config)
-    start = build_training_model(config, data.categories, None)
-    model = start.model.train()
+    setup = build_training_model(config, data.categories, None)
+    model = setup.model.train()
     augmentation, augment = augmentation_of(config)
     transform = train_transform(augmentation, config.image_size)
     dataset = DetectionDataset(data.train, data.categories, transform, seed=config.seed, augment=augment)
     loader = train_loader(dataset, batch_size=config.batch_size, seed=config.seed)
     optimizer = build_optimizer(
-        model, lr=config.lr, lr_backbone=start.lr_backbone, weight_decay=1e-4, norm_decay=config.norm_decay
+        model, lr=config.lr, lr_backbone=setup.lr_backbone, weight_decay=1e-4, norm_decay=config.norm_decay
     )
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, init_scale=2.0**14)
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     totals, skipped = [], 0
     while len(totals) < steps:
         loader.set_epoch(len(totals))
         for batch in loader:
             with torch.autocast("cpu", dtype=dtype):
                 out = model(batch.images, batch.padding_mask, batch.targets)
-                losses = start.criterion(out, batch.targets)
-                total = start.criterion.weighted_sum(losses)
+                losses = setup.criterion(out, batch.targets)
+                total = setup.criterion.weighted_sum(losses)
             assert_finite(losses)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(total).backward()
             scaler.unscale_(optimizer)
             if dtype == torch.bfloat16:
-                assert_finite({name: p.grad for name, p in learning.items()})
-            norm = torch.nn.utils.clip_grad_norm_(list(learning.values()), config.clip_max_norm)
+                assert_finite({name: p.grad for name, p in trainable.items()})
+            norm = torch.nn.utils.clip_grad_norm_(list(trainable.values()), config.clip_max_norm)
             skipped += not norm.isfinite()  # the scaler leaves such a step out, and tries a smaller scale
             scaler.step(optimizer)
             scaler.update()

@@ -45,7 +45,7 @@ def loss_of(given: Any, out: Output | None = None) -> float:
     return float(CRITERION.weighted_sum(CRITERION(out or output(), given)))
 
 
-def test_targets_in_every_clear_form_teach_the_same() -> None:
+def test_targets_in_every_clear_form_give_the_same_losses() -> None:
     expected, pairs = loss_of(targets()), CRITERION.match(output(), targets())
     forms: dict[str, Any] = {
         "int32": targets(labels=torch.tensor(LABELS, dtype=torch.int32)),
@@ -247,7 +247,7 @@ def test_is_thing_in_every_clear_form() -> None:
             panoptic(out, SIZES, SIZES, wrong)  # type: ignore[arg-type]
 
 
-def test_detectors_are_made_of_what_fits(detector: Detector, checkpoint: Path) -> None:
+def test_detectors_need_fitting_parts(detector: Detector, checkpoint: Path) -> None:
     for wrong in (None, "", 5, {"model": {}}, detector.model, checkpoint.read_bytes()):
         with pytest.raises(WeightsError, match="expected weights as a run folder, a file or a published name, found"):
             Detector.load(wrong)  # type: ignore[arg-type]
@@ -306,7 +306,7 @@ def test_detections_in_every_clear_form() -> None:
     assert Categories(iter([1, 2]), iter("ab")) == Categories((1, 2), ("a", "b"))  # type: ignore[arg-type]
 
 
-def test_what_is_drawn_fits_its_image(detector: Detector, mask_detector: Detector, some_images: Path) -> None:
+def test_drawn_detections_must_fit_their_image(detector: Detector, mask_detector: Detector, some_images: Path) -> None:
     for found in (
         detector.predict(some_images / "5.png", threshold=0),
         mask_detector.predict(some_images / "5.png", threshold=0.5),

@@ -41,7 +41,7 @@ def found() -> Detections:
         (torch.tensor([0, 0]), [0, 0]),
     ],
 )
-def test_masks_go_along_with_what_is_kept(found: Detections, keep: object, places: list[int]) -> None:
+def test_masks_are_selected_with_their_detections(found: Detections, keep: object, places: list[int]) -> None:
     kept = found[keep]
     assert kept.masks.shape == (len(places), 5, 7)
     for k, place in enumerate(places):
@@ -74,7 +74,7 @@ def test_supervision_gets_masks(found: Detections) -> None:
     assert len(found[[]].to_supervision()) == 0
 
 
-def test_drawing_tints_masks_and_draws_a_box_where_there_is_none(found: Detections) -> None:
+def test_drawing_tints_masks_and_falls_back_to_boxes(found: Detections) -> None:
     drawn = found.draw(np.full((5, 7, 3), 128, dtype=np.uint8))
     factor = drawn.shape[1] // 7
     assert drawn.shape == (5 * factor, 7 * factor, 3)

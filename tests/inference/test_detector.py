@@ -128,7 +128,7 @@ def test_settings_out_of_range_are_refused(detector: Detector, some_images: Path
         detector.predict(some_images, **{name: value})
 
 
-def test_what_is_not_there_is_said(detector: Detector, some_images: Path, tmp_path: Path) -> None:
+def test_missing_files_are_refused(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     for nothing in (tmp_path / "no.jpg", tmp_path, str(tmp_path / "*.jpg"), tmp_path / "no.mp4"):
         with pytest.raises(DataError, match=r"no\.jpg|found none|found nothing"):
             list(detector.predict(nothing))
@@ -147,7 +147,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(detector: Detector, some_
     assert isinstance(detector.predict(path), Detections)
 
 
-def test_it_sees_what_evaluation_sees(detector: Detector, some_images: Path) -> None:
+def test_it_prepares_images_as_evaluation_does(detector: Detector, some_images: Path) -> None:
     from detrkit.data.records import ImageRecord, Split
     from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 
@@ -171,7 +171,7 @@ def test_load_takes_the_size_of_training_or_another(checkpoint: Path) -> None:
     assert not Detector.load(checkpoint).model.training
 
 
-def test_load_never_fetches_a_backbone_and_says_what_it_assumes(
+def test_load_never_fetches_a_backbone_and_warns_of_assumptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
@@ -189,7 +189,7 @@ def test_load_never_fetches_a_backbone_and_says_what_it_assumes(
     assert detector.categories.names == ("0", "1", "2", "3")
 
 
-def test_load_says_what_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
+def test_load_refuses_impossible_settings(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere"):
         Detector.load(tmp_path / "nowhere.ckpt")
     with pytest.raises(ConfigError, match="--device quantum"):

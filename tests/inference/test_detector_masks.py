@@ -149,7 +149,7 @@ def test_the_usual_threshold_of_panoptic_maps_is_that_of_the_kind_of_scores(
         mask_detector.panoptic(some_images / "5.png", threshold=1.2)
 
 
-def test_where_nothing_is_said_of_things_all_classes_are_things(mask_detector: Detector, some_images: Path) -> None:
+def test_all_classes_are_things_by_default(mask_detector: Detector, some_images: Path) -> None:
     all_things = Detector(mask_detector.model, CATEGORIES, 64)
     found = all_things.panoptic(some_images / "5.png", threshold=0.4)
     assert all(row["isthing"] for row in found.segments)
@@ -170,7 +170,7 @@ def test_hostile_images_and_scores(mask_checkpoint: Path, some_images: Path) -> 
     assert not found.ids.any()
 
 
-def test_memory_that_runs_out_is_told_with_what_helps(
+def test_out_of_memory_is_an_error_with_advice(
     mask_detector: Detector, some_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:

@@ -185,7 +185,7 @@ def tiny_model() -> DETR:
     return small_model(backbone="nano", hidden_dim=16, dec_layers=1).eval()
 
 
-def test_what_is_larger_than_all_buckets_runs_uncompiled() -> None:
+def test_images_larger_than_all_buckets_run_uncompiled() -> None:
     model = model_of("classic")
     batch = batch_of((96, 200))
     backend = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager")
@@ -238,7 +238,7 @@ def test_images_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torc
         assert found.image_size == (height, width)
 
 
-def test_a_missing_compiler_is_told() -> None:
+def test_a_missing_compiler_is_an_error() -> None:
     def broken(graph: object, inputs: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx: (None, 'g++')")
 
@@ -248,7 +248,7 @@ def test_a_missing_compiler_is_told() -> None:
         backend.forward_detection(*batch_of((64, 64)))
 
 
-def test_what_auto_means() -> None:
+def test_resolution_of_auto() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert chosen_precision("auto", cpu) is None
     assert chosen_precision("fp32", gpu) is None

@@ -37,7 +37,7 @@ SALT = torch.rand(300, 300, generator=torch.Generator().manual_seed(0)) > 0.3  #
 @pytest.mark.parametrize(
     "mask", [SALT, disc(60, 70, 40), WITH_HOLES, PARTS, disc(0, 0, 30), blobs(6), blobs(12), blobs(200)]
 )
-def test_a_round_trip_gives_the_mask_back(mask: Tensor) -> None:
+def test_a_round_trip_restores_the_mask(mask: Tensor) -> None:
     assert overlap(mask, 0.0) == 1
     assert overlap(mask, 1.0) > 0.95
 

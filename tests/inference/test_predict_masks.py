@@ -168,7 +168,7 @@ def test_videos_and_images_without_objects(
         assert [entry["segments_info"] for entry in content["annotations"]] == [[]] * 3
 
 
-def test_what_does_not_fit_together_is_refused(
+def test_contradicting_settings_are_refused(
     checkpoint: Path, mask_checkpoint: Path, some_images: Path, tmp_path: Path
 ) -> None:
     for name in ("panoptic", "cutouts", "polygons", "label_map"):
@@ -227,7 +227,7 @@ def test_segments_become_detections() -> None:
     assert len(segments_as_detections(PanopticMap(ids, []))) == 0
 
 
-def test_what_is_written_can_be_read_and_measured(mask_checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
+def test_written_files_can_be_read_and_evaluated(mask_checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
     """Measured against a data set that is made of the very files, everything is found."""
     from detrkit.commands.eval import evaluate
     from detrkit.config.commands import EvalConfig

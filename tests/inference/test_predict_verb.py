@@ -55,7 +55,7 @@ def test_a_batch_changes_nothing_in_the_tables(checkpoint: Path, some_images: Pa
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-def test_who_finds_nothing_is_told_what_to_try(
+def test_no_detections_give_advice(
     checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(checkpoint, tmp_path, some_images / "5.png", threshold=1.0) == []

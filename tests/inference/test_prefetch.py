@@ -20,7 +20,7 @@ def waiting_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("detrkit-prefetch")]
 
 
-def test_order_is_kept_whatever_takes_long() -> None:
+def test_order_is_kept_at_any_duration() -> None:
     def slow_first(k: int) -> int:
         time.sleep(0.05 if k == 0 else 0)
         return 2 * k
@@ -82,7 +82,7 @@ def take_all(made: Iterator[int], got: list[int]) -> None:
         got.append(each)  # what came before an error counts
 
 
-def test_an_interrupt_waits_only_for_what_was_begun() -> None:
+def test_an_interrupt_waits_only_for_started_items() -> None:
     done: list[int] = []
 
     def make(k: int) -> int:
@@ -112,7 +112,7 @@ def test_detections_are_those_of_one_by_one(detector: Detector, some_images: Pat
         torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=0)
 
 
-def test_a_file_that_cannot_be_read_is_told_as_before(detector: Detector, some_images: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_raises_as_without_prefetch(detector: Detector, some_images: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.png"):
         detector.predict([some_images / "5.png", tmp_path / "broken.png", some_images / "12.png"])

@@ -207,7 +207,7 @@ def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, some_ima
     ],
     ids=lambda value: repr(value).split(" at 0x")[0][:30],
 )
-def test_what_is_no_source_is_told_in_a_sentence(
+def test_invalid_sources_are_refused(
     detector: Detector, source: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
@@ -219,7 +219,7 @@ def test_what_is_no_source_is_told_in_a_sentence(
     assert len(str(told.value)) < 700
 
 
-def test_files_that_are_closed_and_what_must_be_awaited(detector: Detector, some_images: Path) -> None:
+def test_closed_files_and_awaitables_are_refused(detector: Detector, some_images: Path) -> None:
     with (some_images / "5.png").open("rb") as file:
         pass
     with pytest.raises(DataError, match="closed file"):
@@ -287,7 +287,7 @@ def test_the_home_folder(detector: Detector, some_images: Path, monkeypatch: pyt
     assert len(detector.predict("~/*.png")) == 3
 
 
-def test_the_verbs_tell_the_same(
+def test_the_methods_agree(
     checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = ["--weights", str(checkpoint), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]

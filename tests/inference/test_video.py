@@ -72,7 +72,7 @@ def test_odd_sides_become_even(tmp_path: Path) -> None:
     assert frame.shape == (3, 62, 82)
 
 
-def test_what_is_no_video_is_said(tmp_path: Path) -> None:
+def test_invalid_videos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "fake.mp4").write_bytes(b"not a video at all")
     for path, complaint in ((tmp_path / "fake.mp4", "cannot be decoded"), (tmp_path / "no.mp4", "no such file")):
         with pytest.raises(DataError, match=complaint):

@@ -81,7 +81,7 @@ def test_frames_that_the_file_itself_no_longer_holds_are_counted(tmp_path: Path)
         assert f"promises {FRAMES - count} more" in str(told[0].message)
 
 
-def test_predict_tells_of_them_and_keeps_numbers_times_and_length(
+def test_predict_reports_losses_and_keeps_numbers_times_and_length(
     checkpoint: Path, detector: Detector, tmp_path: Path
 ) -> None:
     path = damaged(noisy_video(tmp_path / "clip.mp4"), 0.5, 0.6)
@@ -148,7 +148,7 @@ def timeline(milliseconds: Sequence[float], fps: float, claimed: int, **more: bo
     return Timeline.of([stamp / 1000 for stamp in milliseconds], fps, claimed, **more)
 
 
-def test_timelines_of_what_files_say() -> None:
+def test_timelines_from_stored_times() -> None:
     thirds = [round(k * 1000 / 30) for k in range(30)]  # rounded to milliseconds, as mkv has them
     assert timeline(thirds, 30, 30).fps == 30
     holes = timeline(thirds[:10] + thirds[14:], 30, 30)

@@ -61,7 +61,7 @@ def assign(kind, target, locations=None, out=None):
 # Locations of the 4x4 + 2x2 grid, by row: 0..3, 4..7, 8..11, 12..15, then 16 17 / 18 19.
 
 
-def test_what_each_rule_picks_on_a_small_grid():
+def test_locations_of_each_rule_on_a_small_grid():
     box = objects([0.375, 0.375, 0.55, 0.55])  # 0.1 to 0.65: the centers of 9 fine cells and one coarse cell
     nine = {0, 1, 2, 4, 5, 6, 8, 9, 10}
     assert assign("fcos", box) == {0: nine}  # all nine within 1.5 cells; too small for the coarse level
@@ -211,7 +211,7 @@ def test_bad_predictions_do_not_crash(kind, bad):
     assert set(assign(kind, many(5), locations, out)) == set(range(5))
 
 
-def test_an_unknown_rule_is_told():
+def test_an_unknown_rule_is_refused():
     with pytest.raises(ConfigError, match="expected dense_head to be"):
         DenseAssigner("retina")
 

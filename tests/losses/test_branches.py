@@ -94,7 +94,7 @@ def test_branches_change_nothing_in_the_decoder_layers():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_branch_is_what_its_pairs_make_it(kind):
+def test_the_losses_of_a_branch_follow_its_pairs(kind):
     """Given pairs, groups, repeats and locations all come down to a list of pairs, divided by their number."""
     criterion, targets = build_criterion(C, class_loss=kind, dense_head="fcos"), some_targets(2, 1)
     dn, dense, group, one2many, encoder = branches()
@@ -223,7 +223,7 @@ def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monke
 
 
 @pytest.mark.parametrize("kind", ["softmax", "focal"])
-def test_a_process_without_images_left_takes_part_in_validation(kind, monkeypatch):
+def test_a_process_without_images_joins_validation(kind, monkeypatch):
     sigmoid = kind != "softmax"
     criterion, out, targets = (
         build_criterion(C, dense_head="tood", class_loss=kind),
@@ -315,7 +315,7 @@ def test_an_empty_branch_without_objects_is_not_nan_with_softmax_either():
     assert losses["dn/loss_ce"] == losses["dn/loss_bbox"] == 0
 
 
-def test_outputs_of_another_kind_than_the_loss_are_told():
+def test_outputs_of_another_kind_than_the_loss_are_refused():
     for kind in KINDS:
         with pytest.raises(
             ConfigError, match="expected a model whose class scores are an independent sigmoid per class"
@@ -334,7 +334,7 @@ def test_locations_without_a_rule_to_assign_them_are_refused():
         build_criterion(C, class_loss="focal", dense_head="none")(out, some_targets(2, 1))
 
 
-def test_cardinality_of_yes_or_no_classes_counts_what_is_more_likely_than_not():
+def test_cardinality_of_sigmoid_classes_counts_scores_above_half():
     logits = torch.tensor([[[1.0, -1.0, -1.0, -1.0], [-1.0, -2.0, -1.0, -1.0], [2.0, 3.0, -1.0, -1.0]]])
     out = Output(logits, torch.full((1, 3, 4), 0.5), sigmoid=True)
     losses = build_criterion(C, dense_head="tood", class_loss="focal")(out, some_targets(3))

@@ -111,7 +111,7 @@ def test_gradients(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_iou_target_teaches_no_box(loss):
+def test_the_iou_target_has_no_gradient(loss):
     boxes = torch.full((B, Q, 4), 0.4, requires_grad=True)
     total = loss(matched(random_logits().float(), boxes))
     assert torch.autograd.grad(total, boxes, allow_unused=True) == (None,)
@@ -137,7 +137,7 @@ def test_a_match_of_low_iou_still_weighs_in_matchability_but_not_in_varifocal():
     torch.testing.assert_close(grad[indices], torch.full((3,), 0.5 / 4))
 
 
-def test_ignored_queries_teach_nothing_whatever_they_say():
+def test_ignored_queries_have_no_loss():
     ignored = torch.zeros(B, Q, dtype=torch.bool)
     ignored[1, 4] = True
     for loss, width in [(SoftmaxLoss(C), C + 1), *((case.values[0], C) for case in FORMULAS)]:
@@ -151,7 +151,7 @@ def test_ignored_queries_teach_nothing_whatever_they_say():
         assert (grad[0] != 0).any()
 
 
-def test_another_number_of_classes_is_told_but_for_class_agnostic_outputs():
+def test_a_wrong_number_of_classes_is_refused_unless_class_agnostic():
     logits = torch.zeros(B, Q, C)
     for kind in ("focal", "varifocal", "matchability"):
         criterion = build_criterion(9, class_loss=kind)

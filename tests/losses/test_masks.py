@@ -80,7 +80,7 @@ def test_without_padding_a_loss_does_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(padded[name], alone[name])
 
 
-def test_masks_cover_what_the_images_were_padded_to() -> None:
+def test_masks_cover_the_padded_size() -> None:
     """A mask that is right is right, also where the batch is larger than all of its images."""
     targets = some_targets(1, 2, mask_sizes=((64, 64), (64, 64)))
     masks = torch.full((2, 3, 24, 24), -20.0)
@@ -168,7 +168,7 @@ def test_weights() -> None:
     ],
     ids=["missing", "too few", "too large", "no head"],
 )
-def test_what_does_not_fit_is_told_in_a_sentence(change: Any, error: type[Exception], sentence: str) -> None:
+def test_targets_that_do_not_fit_are_refused(change: Any, error: type[Exception], sentence: str) -> None:
     targets = some_targets(1, 2, mask_sizes=SIZES)
     masks = torch.zeros(2, 3, 24, 24) if change else None
     if change:

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from detrkit import Output, build_criterion
 from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, to_numpy
 from guarantees.helpers import batch as some_batch
-from guarantees.helpers import begin, excited
+from guarantees.helpers import make_setup, with_random_heads
 from models.small import some_targets
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
@@ -63,7 +63,7 @@ def test_threads_find_the_same_pairs(monkeypatch):
     matcher, found = HungarianMatcher(), []
     for least in (0, 10**9):
         monkeypatch.setattr("detrkit.losses.matcher._MIN_COSTS_FOR_THREADS", least)
-        found.append(matcher.match_layers(outs, targets))
+        found.append(matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets)])[0])
     for one, other in zip(*found, strict=True):
         for (queries, objects), (others, theirs) in zip(one, other, strict=True):
             assert torch.equal(queries, others)
@@ -82,7 +82,7 @@ def test_costs_are_of_own_images_alone():
     assert torch.equal(costs[4:], alone)
 
 
-def test_what_is_fetched_together_keeps_shapes_and_values():
+def test_one_transfer_keeps_shapes_and_values():
     one, other = torch.arange(6).view(2, 3), torch.tensor([[-1.0], [2.0**24]])
     found = to_numpy([one, other, one[:0]])
     assert [part.tolist() for part in found] == [one.tolist(), other.tolist(), []]
@@ -90,8 +90,8 @@ def test_what_is_fetched_together_keeps_shapes_and_values():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_those_of_one_layer_after_another(kind):
-    start, batch = excited(begin(kind)), some_batch(3, 0, 5)
-    out = start.model.train()(batch.images, batch.padding_mask, batch.targets)
+    setup, batch = with_random_heads(make_setup(kind)), some_batch(3, 0, 5)
+    out = setup.model.train()(batch.images, batch.padding_mask, batch.targets)
     leaves = [
         leaf
         for output in (out, *(branch.output for branch in out.branches))
@@ -99,9 +99,9 @@ def test_losses_and_gradients_are_those_of_one_layer_after_another(kind):
         for leaf in (layer.logits, layer.boxes)
     ]
     found, gradients = [], []
-    for losses in (start.criterion(out, batch.targets), plain_losses(start.criterion, out, batch.targets)):
+    for losses in (setup.criterion(out, batch.targets), plain_losses(setup.criterion, out, batch.targets)):
         found.append(losses)
-        total = start.criterion.weighted_sum(losses)
+        total = setup.criterion.weighted_sum(losses)
         gradients.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True))
     assert list(found[0]) == list(found[1])
     for name, loss in found[0].items():

@@ -35,7 +35,7 @@ def test_dilation_is_that_of_torchvision():
         torch.testing.assert_close(ours(images)[0], getter(images)["last"], rtol=1e-4, atol=1e-4)
 
 
-def test_dilation_keeps_what_a_basic_block_sees():
+def test_dilation_keeps_the_receptive_field_of_a_basic_block():
     """At every second cell, a dilated stage computes what the strided one does."""
     torch.manual_seed(0)
     plain, dilated = resnet("resnet18").eval(), resnet("resnet18", dilation=True).eval()
@@ -91,7 +91,7 @@ def test_every_map_gets_its_padding_and_places():
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
-def test_what_learns(norm):
+def test_trainable_parameters_of_the_backbone(norm):
     model = small_model(backbone_norm=norm)
     body = model.backbone.get_submodule("0.body")
     learning = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
@@ -179,7 +179,7 @@ def test_published_weights_are_those_of_the_original(monkeypatch):
     assert [url.rsplit("/")[-1] for url in urls] == ["resnet50-0676ba61.pth", "resnet101-63fe2227.pth"]
 
 
-def test_without_network_a_sentence_says_where_to_put_the_file(monkeypatch):
+def test_without_network_the_error_names_the_place_for_the_file(monkeypatch):
     def offline(*_args, **_settings):
         raise URLError("no route to host")
 

@@ -126,7 +126,7 @@ def test_a_new_model_has_no_weights_from_elsewhere(monkeypatch):
         ({"backbone": "vgg"}, "use one of those, or timm:NAME"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_in_a_sentence(settings, sentence):
+def test_contradicting_settings_are_refused(settings, sentence):
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         build_model(**{**SMALL, **settings})
 

@@ -9,7 +9,7 @@ import torch
 from detrkit import Output, build_criterion, postprocess
 from detrkit.config.loss import LossConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem
 from models.small import some_targets
 
 
@@ -47,7 +47,7 @@ def test_weighted_sum_counts_every_layer_and_no_log_entry():
 
 def test_every_layer_is_matched_as_if_alone():
     out, targets, matcher = output(), some_targets(3, 2), HungarianMatcher()
-    together = matcher.match_layers([out, *out.aux], targets)
+    together = matcher.match_all([MatchingProblem(LayerOutputs.of([out, *out.aux]), targets)])[0]
     for layer, pairs in zip([out, *out.aux], together, strict=True):
         for (q, t), (q_alone, t_alone) in zip(pairs, matcher(layer, targets), strict=True):
             assert torch.equal(q, q_alone)
@@ -70,14 +70,14 @@ def test_the_class_loss_has_a_weight_too():
         ({"cls_loss_coef": 0, "bbox_loss_coef": 0, "giou_loss_coef": 0}, "must be above 0, found none"),
     ],
 )
-def test_settings_that_are_none_are_told(settings, sentence):
+def test_unknown_settings_are_refused(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         build_criterion(4, **settings)
 
 
 @pytest.mark.parametrize(("sigmoid", "most"), [(False, 3), (True, 4)])
 @pytest.mark.parametrize("wrong", [-1, 5])
-def test_a_label_that_is_no_class_is_told(sigmoid, most, wrong):
+def test_a_label_outside_of_the_classes_is_refused(sigmoid, most, wrong):
     targets = some_targets(2, 3)
     targets[1]["labels"][1] = wrong
     with pytest.raises(DataError, match=rf"expected labels in 0\.\.{most}, found {wrong} in image 2 of the batch"):
@@ -113,7 +113,7 @@ def test_half_precision_outputs_are_judged_in_float32():
     assert losses == expected
 
 
-def test_another_number_of_classes_is_told():
+def test_a_wrong_number_of_classes_is_refused():
     with pytest.raises(ConfigError, match="expected a model of num_classes=91, as the criterion has, found one of 4"):
         build_criterion()(output(), some_targets(2, 1))
 
@@ -168,7 +168,7 @@ def test_top_k_ranks_all_pairs_of_query_and_class():
     assert len(postprocess(out, sizes, top_k=1000)[0]) == 6 * 4
 
 
-def test_yes_or_no_classes_give_the_best_pairs_unless_told_otherwise():
+def test_sigmoid_outputs_give_the_best_pairs_by_default():
     logits = torch.tensor([[[2.0, 1.0], [-1.0, 0.5], [-3.0, -2.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]]])
     out, sizes = Output(logits, boxes, sigmoid=True), torch.tensor([[100, 100]])

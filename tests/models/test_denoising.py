@@ -52,7 +52,7 @@ def test_as_many_groups_as_the_budget_holds_each_with_every_object(objects, cont
 
 
 @pytest.mark.parametrize(("contrastive", "fit"), [(False, 100), (True, 50)])
-def test_of_more_objects_than_the_budget_a_random_choice_takes_part(contrastive, fit):
+def test_objects_beyond_the_budget_are_chosen_at_random(contrastive, fit):
     module = denoising(100, contrastive, label_noise=0, box_noise=0)
     targets = seeded(151)
     noised = module(targets)
@@ -100,7 +100,7 @@ def test_a_image_has_the_same_queries_in_any_batch(contrastive):
         assert all(map(torch.equal, alone.pairs[0], together.pairs[i]))
 
 
-def test_noise_is_that_of_its_seed_whatever_the_state_of_torch():
+def test_noise_depends_on_its_seed_alone():
     module, (target,) = denoising(), seeded(3)
     first = module([target])
     torch.manual_seed(99)
@@ -136,7 +136,7 @@ def test_label_embed_always_has_a_gradient_which_unused_slots_alone_do_not_move(
     assert module.label_embed.weight.grad.any() == any(counts)
 
 
-def test_without_any_object_there_is_one_slot_that_nobody_is_in():
+def test_without_any_object_there_is_one_unused_slot():
     noised = denoising()(seeded(0, 0))
     assert noised.group_ids.tolist() == [[UNUSED], [UNUSED]]
     assert noised.boxes.tolist() == [[[0.5, 0.5, 1, 1]]] * 2
@@ -174,7 +174,7 @@ def test_plain_noise_moves_the_center_and_scales_the_sides_up_to_its_bounds():
 
 
 @pytest.mark.parametrize("noise", [0.4, 1.0])
-def test_contrastive_noise_moves_corners_and_those_that_shall_say_no_further(noise):
+def test_contrastive_noise_moves_corners_of_negatives_further(noise):
     box = torch.tensor([0.5, 0.4, 0.2, 0.1])
     noised = denoising(8000, contrastive=True, box_noise=noise)(same_boxes(8, box.tolist()))
     moved = (cxcywh_to_xyxy(noised.boxes[0]) - cxcywh_to_xyxy(box)) / box[2:].repeat(2)  # in sides
@@ -208,7 +208,7 @@ def test_noised_boxes_stay_in_the_image_and_have_sides(contrastive):
             assert ((corners > -1e-4) & (corners < 1 + 1e-4)).all()
 
 
-def test_at_the_border_of_the_image_none_that_shall_say_no_is_true():
+def test_negatives_at_the_border_are_no_ground_truth_boxes():
     box = torch.tensor([0.5, 0.5, 1.0, 1.0])
     noised = denoising(2000, contrastive=True)(same_boxes(1, box.tolist()))
     away = torch.ones(2000, dtype=torch.bool)

@@ -116,7 +116,7 @@ def test_norms_without_scale_and_biased_convolutions_fold_too() -> None:
 
 
 @pytest.mark.parametrize("refines", ["nothing", "boxes", "boxes and scores"])
-def test_the_last_layer_alone_says_what_it_says_among_all(refines: str) -> None:
+def test_the_last_layer_alone_equals_the_last_of_all(refines: str) -> None:
     settings: dict[str, Any] = {} if refines == "nothing" else {**LEVELS, "encoder": "deformable", "box_refine": True}
     if refines == "boxes and scores":
         settings["score_refine"] = True

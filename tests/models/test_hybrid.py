@@ -101,7 +101,7 @@ def with_padding(levels, *rows):
     return padded
 
 
-def test_a_padded_image_gives_what_it_gives_alone():
+def test_padding_does_not_change_an_image():
     encoder, levels = small_encoder(), some_levels((29, 40), (15, 20), (8, 10))
     padded = with_padding(levels, 8, 4, 2)
     unmarked = [Level(level.features, torch.zeros_like(level.padding), level.position) for level in padded]
@@ -128,7 +128,7 @@ def test_levels_of_odd_sizes(sizes):
     assert memory.tokens.isfinite().all()
 
 
-def test_every_level_learns_of_every_other():
+def test_every_level_depends_on_every_other():
     encoder, levels = small_encoder(), some_levels((8, 8), (4, 4), (2, 2))
     for level in levels:
         level.features.requires_grad_()

@@ -47,7 +47,7 @@ def test_uncompressed_rle_runs_down_the_columns():
         ("abc", "polygons or RLE, found str"),
     ],
 )
-def test_broken_segmentations_are_told(segmentation, sentence):
+def test_broken_segmentations_are_refused(segmentation, sentence):
     with pytest.raises(DataError, match=sentence):
         decode_segmentation(segmentation, 2, 3)
 

@@ -61,7 +61,7 @@ def test_masks_of_chosen_queries_are_those_among_the_masks_of_all(model: DETR) -
     assert out.predict_masks(images[:0], queries[:0]).shape == (0, 23, 24)
 
 
-def test_training_makes_none_unless_asked(model: DETR) -> None:
+def test_training_makes_masks_on_request_only(model: DETR) -> None:
     made: list[int] = []
     assert model.mask_head
     model.mask_head.register_forward_hook(lambda head, given, masks: made.append(len(masks)))
@@ -79,7 +79,7 @@ def test_a_model_for_boxes_has_neither() -> None:
     assert not any(key.startswith("detr.") for key in model.state_dict())
 
 
-def test_masks_teach_every_part_but_not_the_boxes() -> None:
+def test_mask_losses_reach_every_part_but_the_boxes() -> None:
     """What a mask is made of learns from it; the box that it is made beside has losses of its own."""
     model = with_masks("hybrid").train()
     out = model(*some_images((64, 64), (64, 64)))
@@ -163,7 +163,7 @@ def test_attention_is_spread_over_heads_and_cells_but_not_padding() -> None:
     assert part(objects, memory, torch.ones_like(padding)).isfinite().all()
 
 
-def test_the_classic_head_is_what_the_paper_draws() -> None:
+def test_the_classic_head_follows_the_paper() -> None:
     """Beside the plain way: the image joined with the attention maps, once a pair."""
     torch.manual_seed(0)
     head = MaskHead(32, 2, (5, 6, 7))

@@ -57,7 +57,7 @@ def apart(out):
     return parts_of_out.pop("dn"), parts_of_out
 
 
-def test_other_objects_change_nothing_but_what_denoising_queries_say(model):
+def test_other_objects_change_denoising_queries_alone(model):
     dn, rest = apart(model(*IMAGES, targets(3, 2)))
     other_dn, other_rest = apart(model(*IMAGES, targets(3, 2, seed=1)))
     assert rest.keys() == other_rest.keys()
@@ -66,7 +66,7 @@ def test_other_objects_change_nothing_but_what_denoising_queries_say(model):
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(dn, other_dn, strict=True))
 
 
-def test_no_gradient_runs_from_what_else_is_said_to_the_objects(model):
+def test_no_gradient_runs_from_other_outputs_to_the_objects(model):
     given = targets(3, 2)
     for target in given:
         target["boxes"].requires_grad_()
@@ -89,7 +89,7 @@ def test_denoising_changes_nothing_of_the_rest(model, counts):
             torch.testing.assert_close(with_them, without, rtol=0, atol=2e-5)
 
 
-def test_training_says_what_evaluation_says(model):
+def test_training_outputs_equal_evaluation_outputs(model):
     parts_of_out = parts(model(*IMAGES, targets(3, 2)))[""]
     evaluated = model.eval()(*IMAGES, targets(3, 2))
     model.train()
@@ -105,7 +105,7 @@ def test_a_model_without_the_mask_breaks_these_laws(model, monkeypatch):
     assert max((a - b).abs().max() for a, b in zip(rest[""], other[""], strict=True)) > 1e-3
 
 
-def test_what_a_image_s_denoising_queries_say_does_not_depend_on_its_batch(model):
+def test_denoising_queries_of_an_image_do_not_depend_on_its_batch(model):
     images, padding = some_images((96, 64), (96, 64), (96, 64))
     given = targets(1, 7, 0)
     together = model(images, padding, given)
@@ -126,7 +126,7 @@ def criterion_for(model):
     return build_criterion(4, class_loss="varifocal" if model.sigmoid else "softmax", dense_head="fcos")
 
 
-def test_unused_slots_teach_nothing(model):
+def test_unused_slots_have_no_loss(model):
     given = targets(1, 7)
     out = model(*IMAGES, given)
     (i, branch), *_ = [(i, b) for i, b in enumerate(out.branches) if b.name == "dn"]
@@ -144,7 +144,7 @@ def test_unused_slots_teach_nothing(model):
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3), (40, 1)], ids=str)
-def test_every_parameter_takes_part_whatever_objects_there_are(model, counts):
+def test_every_parameter_has_a_gradient_for_any_objects(model, counts):
     criterion, given = criterion_for(model), targets(*counts)
     total = criterion.weighted_sum(criterion(model(*IMAGES, given), given))
     model.zero_grad()

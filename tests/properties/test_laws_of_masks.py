@@ -22,7 +22,7 @@ THINGS = [True, False, True, False, False]
 
 @pytest.mark.parametrize(("processed", "size"), SIZES)
 @pytest.mark.parametrize("padded", [(61, 84), (96, 128)])
-def test_masks_are_those_of_the_plain_way(processed, size, padded):
+def test_masks_equal_the_plain_implementation(processed, size, padded):
     torch.manual_seed(0)
     noise = torch.randn(3, -(-padded[0] // 4), -(-padded[1] // 4))
     logits = torch.cat([blobs(9, padded, 5).masks[0], noise, noise[:1] * 0 - 1, noise[:1] * 0 + 1])
@@ -69,7 +69,7 @@ def test_padding_changes_nothing():
         panoptic(alone, torch.tensor([[64, 81]]), sizes, THINGS)
 
 
-def test_masks_are_made_only_of_what_is_kept_and_once():
+def test_masks_are_made_once_and_of_kept_queries_only():
     requested = []
     masks = blobs(6, (64, 80), 3).masks
 
@@ -96,7 +96,7 @@ def test_masks_are_made_only_of_what_is_kept_and_once():
     assert nothing.masks.shape == (0, 64, 80)
 
 
-def test_no_masks_where_nobody_says_where_the_image_lies():
+def test_masks_need_the_size_of_the_image():
     out = blobs(6, (64, 80), 3)
     assert postprocess(out, torch.tensor([[640, 800]]))[0].masks is None
     assert postprocess(out, torch.tensor([[64, 80]]))[0].masks.shape == (6, 64, 80)

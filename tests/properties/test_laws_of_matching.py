@@ -43,7 +43,7 @@ def test_no_assignment_is_cheaper(queries, objects, seed, sigmoid):
     torch.testing.assert_close(cost[chosen].sum(), torch.as_tensor(best, dtype=torch.float64))
 
 
-def test_yes_or_no_classes_cost_what_the_focal_loss_would():
+def test_focal_cost_equals_focal_loss_difference():
     logits = torch.tensor([[-50.0, 0.0, 3.0], [2.0, -1.0, 50.0]])
     target = {"labels": torch.tensor([2, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]] * 2)}
     out = Output(logits[None], target["boxes"][None], sigmoid=True)
@@ -60,7 +60,7 @@ def test_yes_or_no_classes_cost_what_the_focal_loss_would():
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(0, 2**20))
-def test_groups_are_matched_each_for_itself_and_objects_as_often_as_told(size, groups, repeat, objects, seed):
+def test_groups_and_repeats_equal_separate_matchings(size, groups, repeat, objects, seed):
     outs = some_output(size * groups, layers=2, some_images=2, seed=seed, sigmoid=True)
     targets = some_targets(objects, 1, seed=seed)
     matcher = HungarianMatcher()
@@ -102,7 +102,7 @@ def test_ignored_queries_are_never_matched():
     assert sorted(others.tolist()) == [0, 1]
 
 
-def test_queries_that_do_not_divide_into_groups_are_told():
+def test_indivisible_groups_are_refused():
     with pytest.raises(ConfigError, match="expected queries that divide into 4 equal groups, found 6"):
         HungarianMatcher().match_all([MatchingProblem(LayerOutputs.of([some_output(6)]), some_targets(2), groups=4)])
 

@@ -14,7 +14,7 @@ def model(request):
     return model
 
 
-def test_what_stands_at_padded_places_of_the_features_never_reaches_a_result(model):
+def test_padded_features_never_reach_a_result(model):
     images, padding_mask = some_images((96, 160), (160, 64), (128, 128))
     (level,) = model.backbone.to_levels(model.input_proj(model.backbone(images)), padding_mask)
     assert level.padding.any(dim=(1, 2)).all()

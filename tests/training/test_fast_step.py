@@ -24,7 +24,7 @@ from detrkit.training.loop import Trainer
 from detrkit.training.optim import LRSchedule, build_optimizer
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss
-from guarantees.helpers import batch, begin
+from guarantees.helpers import batch, make_setup
 
 WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "bincount"}
 """Operators whose result a GPU can give only once it is done with all that came before."""
@@ -124,7 +124,7 @@ def _line() -> str:
 
 def trainer_of(kind: str, precision: Precision | None = None, **settings: Any) -> Trainer:
     """The loop of a run on the CPU that is about to take its first step."""
-    start = begin(kind)
+    start = make_setup(kind)
     optimizer = build_optimizer(start.model, lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4, fused=precision is None)
     return Trainer(
         Fabric(accelerator="cpu", devices=1, plugins=[precision or Precision()]),
@@ -144,7 +144,7 @@ def trainer_of(kind: str, precision: Precision | None = None, **settings: Any) -
 
 
 def loss_of(kind: str) -> DetectionLoss:
-    start = begin(kind)
+    start = make_setup(kind)
     return DetectionLoss(start.model.train(), start.criterion)
 
 
@@ -235,7 +235,7 @@ def test_the_pretended_device_sees_what_waits():
 
 def gradients(kind: str, checkpointed: bool, dropout: float) -> tuple[Tensor, dict[str, Tensor], int]:
     """Loss and gradients of a step, and the bytes kept for its backward pass."""
-    start = begin(kind, dropout=dropout)
+    start = make_setup(kind, dropout=dropout)
     if checkpointed:
         start.model.checkpoint_activations()
     kept: dict[int, int] = {}

@@ -47,7 +47,7 @@ def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector,
     assert attention.covered == attention.decoder.covered == attention.encoder.covered == covered
 
 
-def test_looking_does_not_change_what_is_found(detector: Detector, some_images: Path) -> None:
+def test_attention_maps_do_not_change_detections(detector: Detector, some_images: Path) -> None:
     path = some_images / "5.png"
     found = compute_attention(detector, read_image(path)).detections
     order = found.scores.argsort(descending=True, stable=True)

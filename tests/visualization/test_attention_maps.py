@@ -108,7 +108,7 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
     torch.testing.assert_close(pixels, expected[:, :, None].expand_as(pixels), atol=1e-3, rtol=1e-4)
 
 
-def test_looking_at_points_does_not_change_what_is_found(some_images: Path) -> None:
+def test_sampled_points_do_not_change_detections(some_images: Path) -> None:
     detector = made(**SAMPLING)
     image = read_image(some_images / "5.png")
     found = compute_attention(detector, image).detections

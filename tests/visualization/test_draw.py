@@ -66,7 +66,7 @@ def test_classes_have_colors_of_their_own() -> None:
     assert min(np.abs(a - b).max() for a, b in combinations(first, 2)) >= 40
 
 
-def test_truth_cannot_be_taken_for_a_detection(found: Detections) -> None:
+def test_ground_truth_differs_from_detections(found: Detections) -> None:
     large = replace(found, xyxy=found.xyxy * 10)
     drawn = draw_detections(gray(600, 800), nothing(), large)
     x1, y1, x2, _ = large.xyxy[1].int().tolist()
@@ -89,7 +89,7 @@ def test_masks_are_tinted_inside_alone(found: Detections) -> None:
     assert np.abs(inside - expected).max() < 3
 
 
-def test_what_cannot_be_drawn_is_left_out(found: Detections) -> None:
+def test_invalid_boxes_are_not_drawn(found: Detections) -> None:
     broken = replace(found, xyxy=torch.tensor([[float("nan"), 0, 5, 5], [-500.0, -500, 9000, 9000]]))
     drawn = draw_detections(gray(480, 640), broken)
     assert has_color(drawn, color_of(7)).any()
@@ -115,7 +115,7 @@ def test_images_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -> 
         draw_detections(np.zeros((4, 4, 3)), found)
 
 
-def test_a_sheet_shows_truth_beside_prediction(found: Detections) -> None:
+def test_a_sheet_shows_ground_truth_beside_predictions(found: Detections) -> None:
     one_image = gray(480, 640)
     large = replace(found, xyxy=found.xyxy * 8)
     page = sheet([Tile(one_image, large[[0]], large[[1]], "a/image.jpg")], side=320)
@@ -141,7 +141,7 @@ def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
         sheet([])
 
 
-def test_truth_detections_take_original_ids() -> None:
+def test_ground_truth_detections_take_original_ids() -> None:
     categories = Categories((3, 7), ("scratch", "pit"))
     gt = ground_truth_detections([(1, 2, 3, 4), (5, 6, 7, 8)], [7, 99], categories)
     assert gt.class_ids.tolist() == [7, 99]

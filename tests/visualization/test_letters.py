@@ -65,7 +65,7 @@ def test_a_font_that_has_the_letters_is_found() -> None:
     assert families(["scratch"]) == ["DejaVu Sans"]
 
 
-def test_without_a_font_there_is_one_warning_that_says_what_to_install() -> None:
+def test_without_a_font_one_warning_names_the_package() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert drawable("裂纹 a") == "?? a"
@@ -126,7 +126,7 @@ def test_any_name_is_drawn_on_images() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:no font on this machine")
-def test_every_name_is_written_as_something() -> None:
+def test_every_name_has_visible_letters() -> None:
     for name in NAMES:
         canvas = Image.new("RGB", (900, 40), (255, 255, 255))
         write(ImageDraw.Draw(canvas), (5, 20), name_of(name), 16, (0, 0, 0))

@@ -143,7 +143,7 @@ def test_nothing_global_is_touched(tmp_path: Path) -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_names_tell_runs_apart() -> None:
+def test_runs_have_distinct_names() -> None:
     assert run_names([Path("/r/a"), Path("/r/b")]) == ["a", "b"]
     assert run_names([Path("/r/x/demo"), Path("/r/y/demo")]) == ["x/demo", "y/demo"]
     assert run_names([Path("/r/x")]) == ["x"]
@@ -151,7 +151,7 @@ def test_names_tell_runs_apart() -> None:
         run_names([Path("/r/x"), Path("/r/x")])
 
 
-def test_what_cannot_be_plotted_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_a_plot_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

@@ -59,7 +59,7 @@ def test_a_panoptic_map_covers_the_image_with_the_colors_of_its_classes() -> Non
     assert draw_panoptic(gray(1, 1), PanopticMap(ids[:1, :1], rows[:1])).shape == (480, 480, 3)
 
 
-def test_objects_of_one_class_are_told_apart() -> None:
+def test_objects_of_one_class_have_different_shades() -> None:
     of_two = shades([5, 5, 5, 8, 5])
     assert of_two[0] == color_of(5)
     assert of_two[3] == color_of(8)
@@ -99,7 +99,7 @@ def test_names_hide_neither_objects_nor_each_other(count: int) -> None:
     assert not (taken.astype(bool) & found.masks.any(0).numpy()).any()
 
 
-def test_a_name_stands_inside_what_it_names_where_it_fits() -> None:
+def test_a_name_stands_inside_its_segment_where_it_fits() -> None:
     mask = torch.zeros(480, 640, dtype=torch.bool)
     mask[100:400, 50:350] = True
     mask[150:350, 120:350] = False  # a C, whose middle is not on it
@@ -130,5 +130,5 @@ def test_masks_of_another_size_are_fitted_and_not_copied_as_a_whole() -> None:
     assert np.abs(shrunk[8, 8] - tinted(color_of(4))).max() <= 1
 
 
-def test_shares_are_told_in_percent() -> None:
+def test_shares_are_in_percent() -> None:
     assert [share_of(share) for share in (0.0, 0.001, 0.01, 0.126, 1.0)] == ["<1%", "<1%", "1%", "13%", "100%"]

@@ -42,20 +42,20 @@ def test_the_reference_reads_the_pth(tmp_path: Path) -> None:
     assert "optimizer" not in content  # by which the reference DETR knows that there is no training to go on with
 
 
-def test_what_was_assumed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_assumed_settings_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(small_model().state_dict(), tmp_path / "w.pth")
     convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "folder")))
     assert "note:" in capsys.readouterr().out
 
 
-def test_what_the_file_does_not_say_is_told_once(tmp_path: Path) -> None:
+def test_given_settings_are_stored(tmp_path: Path) -> None:
     """A bare DC5 file says neither its dilation nor its heads; converted with both, it does from then on."""
     torch.save(small_model(dilation=True).state_dict(), tmp_path / "w.pth")
     convert(ConvertConfig(weights=str(tmp_path / "w.pth"), output=str(tmp_path / "v.pth"), dilation=True, nheads=4))
     weights = load_weights(tmp_path / "v.pth")
     assert weights.model_args["dilation"] is True
     assert weights.model_args["nheads"] == 4
-    assert weights.notes == ()
+    assert weights.messages == ()
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:

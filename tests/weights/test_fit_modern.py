@@ -94,7 +94,7 @@ def test_rows_follow_names_in_every_head(args: dict[str, Any]) -> None:
             assert torch.equal(value, theirs)
 
 
-def test_a_class_agnostic_head_goes_on_finding_something() -> None:
+def test_a_class_agnostic_head_keeps_its_first_row() -> None:
     _, weights = made(DEFORMABLE)
     theirs = weights.state_dict["query_embed.enc_class.weight"]
     model, _ = fitted(DEFORMABLE, weights, "plate", "dish")
@@ -107,7 +107,7 @@ def test_a_class_agnostic_head_goes_on_finding_something() -> None:
     assert torch.equal(model.state_dict()[key], fresh[key])
 
 
-def test_a_yes_or_no_starts_as_probable_as_it_was_against_no_object() -> None:
+def test_sigmoid_rows_keep_the_probability_against_no_object() -> None:
     weights = small_weights()
     model, _ = fitted(SMALL, weights, "dog", sigmoid=True)
     softmax, _ = fitted(SMALL, weights, "dog")
@@ -116,13 +116,21 @@ def test_a_yes_or_no_starts_as_probable_as_it_was_against_no_object() -> None:
     torch.testing.assert_close(yes[..., 0].sigmoid(), probable.softmax(-1)[..., 0])
 
 
-def test_no_object_starts_as_probable_as_no_was() -> None:
+def test_softmax_rows_keep_the_probability_of_the_sigmoid() -> None:
     _, weights = made(SMALL, ("dog",), sigmoid=True)
     model, _ = fitted(SMALL, weights, "dog", sigmoid=True)
     softmax, _ = fitted(SMALL, weights, "dog")
     with torch.no_grad():
         yes, probable = (each.eval()(*padded_batch()).logits for each in (model, softmax))
     torch.testing.assert_close(yes[..., 0].sigmoid(), probable.softmax(-1)[..., 0])
+
+
+def test_a_dense_head_beside_anchors_is_a_training_part() -> None:
+    """`two_stage_head` says nothing about queries that no head selects."""
+    dense = {"feature_levels": "8,16,32", "two_stage_head": "dense", "dense_head": "tood"}
+    _, weights = made(ANCHORS, **dense)
+    model, _ = fitted(ANCHORS, weights, *PETS, feature_levels="8,16,32")
+    assert not any(key.startswith("dense_head.") for key in model.state_dict())
 
 
 def test_parts_of_training_start_anew_or_are_left() -> None:
@@ -174,7 +182,7 @@ def test_misfit_names_the_setting(args: dict[str, Any], changes: dict[str, Any],
     assert "\n" not in str(error.value)
 
 
-def test_a_bare_state_dict_does_not_tell_its_settings(tmp_path: Path) -> None:
+def test_a_bare_state_dict_of_a_variant_is_refused(tmp_path: Path) -> None:
     model, _ = made(RTDETR)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="found no settings of its architecture; expected a checkpoint of detrkit"):

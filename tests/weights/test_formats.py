@@ -68,8 +68,8 @@ def test_state_dict_of_the_reference_detr(tmp_path: Path, form: str, legacy: boo
     assert weights.preprocessing.image_size == 800
     assert "dilation" not in weights.model_args
     assert "nheads" not in weights.model_args
-    assert any("dilation" in note for note in weights.notes)
-    assert any("nheads" in note for note in weights.notes)
+    assert weights.assumed.keys() == {"dilation", "nheads"}
+    assert weights.messages == tuple(weights.assumed.values())
 
 
 @pytest.mark.parametrize("dilation", [False, True])
@@ -80,7 +80,7 @@ def test_training_checkpoint_of_the_reference_detr(tmp_path: Path, dilation: boo
     weights = load_weights(str(tmp_path / "checkpoint.pth"))
     assert weights.model_args["dilation"] is dilation
     assert weights.model_args["dropout"] == 0.0
-    assert weights.notes == ()
+    assert weights.messages == ()
     same_model(weights, model.eval())
     raw = read_checkpoint(tmp_path / "checkpoint.pth")
     assert raw["epoch"] == 12
@@ -126,18 +126,18 @@ def test_91_classes_are_those_of_coco(tmp_path: Path) -> None:
     torch.save(small_model(num_classes=91).state_dict(), tmp_path / "w.pth")
     weights = load_weights(tmp_path / "w.pth")
     assert weights.categories == COCO_CATEGORIES
-    assert any("COCO" in note for note in weights.notes)
+    assert "COCO" in weights.assumed["categories"]
 
 
-def test_what_the_file_does_not_say_can_be_told(tmp_path: Path) -> None:
+def test_settings_that_a_file_lacks_can_be_given(tmp_path: Path) -> None:
     model = small_model(dilation=True)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     weights = load_weights(tmp_path / "w.pth", dilation=True, nheads=4)
-    assert weights.notes == ()
+    assert weights.messages == ()
     same_model(weights, model)
 
 
-def test_what_the_file_says_cannot_be_told_otherwise(tmp_path: Path) -> None:
+def test_stored_settings_cannot_be_contradicted(tmp_path: Path) -> None:
     write_reference_checkpoint(small_weights(dilation=False), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="trained with dilation false, found --dilation true"):
         load_weights(tmp_path / "w.pth", dilation=True)
@@ -295,7 +295,7 @@ def test_truncated_file(tmp_path: Path, length: int, legacy: bool) -> None:
     "content",
     [b"not found", b"RIFF\x04\x00\x00\x00WAVE", bytes(100), bytes(range(256)), b"\x80\x04\x95"],
 )
-def test_something_else(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(WeightsError, match="truncated or no checkpoint"):
         load_weights(tmp_path / "w.pth")

@@ -82,7 +82,7 @@ def test_a_deleted_head_starts_anew(tmp_path: Path, form: str, deleted: tuple[st
         assert torch.equal(value, (fresh if plain.startswith(parts) else kept)[plain]), key
 
 
-def test_what_is_left_of_a_head_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_head_is_noted(tmp_path: Path) -> None:
     torch.save(without(published(), "class_embed.bias", "bbox_embed.layers.1"), tmp_path / "w.pth")
     weights = load_weights(tmp_path / "w.pth", headless=True)
     assert weights.absent == ("class_embed", "bbox_embed")
@@ -192,13 +192,12 @@ def test_learned_positions_start_anew_on_a_file_of_sine_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("detr-r50-DC5-nohead.pth", "though its name does"), ("w.pth", "if it has")]
 )
-def test_dilation_that_nothing_tells_is_a_note(tmp_path: Path, name: str, words: str) -> None:
+def test_unstated_dilation_is_assumed_with_a_note(tmp_path: Path, name: str, words: str) -> None:
     torch.save({"model": without(published(), "class_embed")}, tmp_path / name)
-    notes = [note for note in load_weights(tmp_path / name, headless=True).notes if note.endswith("--dilation")]
-    assert len(notes) == 1
-    assert words in notes[0]
-    assert notes[0].endswith("add --dilation")
-    assert not any(n.endswith("--dilation") for n in load_weights(tmp_path / name, headless=True, dilation=True).notes)
+    note = load_weights(tmp_path / name, headless=True).assumed["dilation"]
+    assert words in note
+    assert note.endswith("add --dilation")
+    assert "dilation" not in load_weights(tmp_path / name, headless=True, dilation=True).assumed
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say")

@@ -50,7 +50,7 @@ def hf_model(model: str, body: dict[str, Any], **settings: Any) -> Any:
         ({"backbone": "resnet18", "output_stride": 8}, "found resnet18 of stride 8"),
     ],
 )
-def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, body: dict[str, Any], out: str) -> None:
+def test_other_computations_are_refused(tmp_path: Path, model: str, body: dict[str, Any], out: str) -> None:
     hf_model(model, body).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=out):
         load_weights(tmp_path)
@@ -67,7 +67,7 @@ def test_what_computes_something_else_is_refused(tmp_path: Path, model: str, bod
     ],
 )
 @torch.no_grad()
-def test_what_computes_the_same_is_read(
+def test_equal_computations_are_read(
     tmp_path: Path, model: str, body: dict[str, Any], settings: dict[str, Any], dilated: bool
 ) -> None:
     reference = saved(hf_model(model, body, **settings), tmp_path)

@@ -74,7 +74,7 @@ def test_equals_the_reference_model(tmp_path: Path, kind: str) -> None:
     reference = saved(make_reference(kind), tmp_path)
     model, weights = ours(tmp_path)
     assert weights.categories == Categories((0, 1, 2), ("cat", "dog", "bird"))
-    assert weights.notes == ()
+    assert weights.messages == ()
     if "apart" in kind:
         assert not torch.equal(model.class_embed[0].weight, model.class_embed[1].weight)
     images, padding = padded_batch()
@@ -91,7 +91,7 @@ def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
     agree(model, images, padding, their_layers(reference, images, padding))
 
 
-def test_what_is_told_and_what_ours_has_not(tmp_path: Path) -> None:
+def test_stored_settings_and_unsupported_ones(tmp_path: Path) -> None:
     reference = make_reference("two stages")
     reference.save_pretrained(tmp_path)
     weights = load_weights(tmp_path)

@@ -95,7 +95,7 @@ def test_images_are_not_normalized(folder: Path) -> None:
     weights = load_weights(folder)
     assert weights.preprocessing.mean == IMAGENET_MEAN
     assert weights.preprocessing.image_size == 320
-    assert weights.notes == ()
+    assert weights.messages == ()
     change(folder, "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
     assert load_weights(folder).preprocessing.mean == (0.5, 0.5, 0.5)
     (folder / "preprocessor_config.json").unlink()
@@ -161,7 +161,7 @@ def test_names_of_coco(folder: Path) -> None:
         ({"model_type": "d_fine"}, "found RTDetrForObjectDetection of type d_fine"),
     ],
 )  # fmt: skip
-def test_what_ours_has_not(folder: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_unsupported_settings_are_refused(folder: Path, settings: dict[str, Any], sentence: str) -> None:
     change(folder, **settings)
     with pytest.raises(WeightsError, match=sentence):
         load_weights(folder)

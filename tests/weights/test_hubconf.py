@@ -61,7 +61,7 @@ def test_the_entries_for_panoptic_maps() -> None:
             assert [post.keywords["is_thing"][k] for k in (0, 90, 91, 200)] == [True, True, False, False]
 
 
-def test_panoptic_maps_of_what_the_published_file_holds(hub_cache: Path) -> None:
+def test_panoptic_maps_of_the_published_architecture(hub_cache: Path) -> None:
     """Loaded from the cache, under the reference DETR's keys; a segment is found where its query is sure."""
     published = load("detr_resnet50_panoptic")
     torch.nn.init.zeros_(published.class_embed.weight)

@@ -196,7 +196,7 @@ def test_broken_and_foreign_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"pre_norm": True}, {"activation": "glu"}, {"backbone_norm": "group"}], ids=str)
-def test_what_their_format_cannot_hold(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_models_that_the_format_cannot_hold(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match=r"Hugging Face's DETR has .*write a \.pth"):
         write_huggingface(small_weights(**changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -39,7 +39,7 @@ def other(weights: Weights, **changes: Any) -> Any:
     return build_model(**{**weights.model_args, **changes})
 
 
-def test_a_file_of_the_reference_tells_its_masks_and_heads(tmp_path: Path) -> None:
+def test_a_reference_file_implies_masks_and_heads(tmp_path: Path) -> None:
     model = small_model(masks=True, num_classes=250, nheads=2)
     torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
     assert all(key.startswith(("detr.", *MASKS)) for key in model.state_dict())
@@ -48,8 +48,8 @@ def test_a_file_of_the_reference_tells_its_masks_and_heads(tmp_path: Path) -> No
         True, 2, 250,
     )  # fmt: skip
     assert weights.categories == COCO_PANOPTIC_CATEGORIES
-    assert any("COCO panoptic" in note for note in weights.notes)
-    assert not any("heads" in note for note in weights.notes)
+    assert "COCO panoptic" in weights.assumed["categories"]
+    assert "nheads" not in weights.assumed
     rebuilt = build_model(**weights.model_args).eval()
     rebuilt.load_state_dict(weights.state_dict)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_detector_fits_a_model_with_masks_and_the_reverse(settings: dict[str, 
     assert all(torch.equal(v, whole.state_dict[k.removeprefix("detr.")]) for k, v in segments.state_dict().items())
 
 
-def test_a_broken_mask_head_is_told() -> None:
+def test_a_broken_mask_head_is_refused() -> None:
     weights = with_masks()
     model = other(weights)
     del weights.state_dict["mask_head.gn3.bias"]

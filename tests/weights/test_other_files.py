@@ -31,7 +31,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("read", [load_weights, read_checkpoint, read_run, lambda path: read_state_dict(str(path))])
-def test_what_it_is(tmp_path: Path, content: bytes, words: str, read: Any) -> None:
+def test_the_error_names_the_kind_of_file(tmp_path: Path, content: bytes, words: str, read: Any) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=words) as error:
         read(tmp_path / "w.pth")

@@ -82,7 +82,7 @@ def test_coco_categories_are_unique() -> None:
     assert sum(name.startswith("N/A") for name in COCO_CATEGORIES.names) == 11
 
 
-def test_offline_says_where_to_put_the_file(hub_cache: Path, no_network: list[str]) -> None:
+def test_offline_names_the_place_for_the_file(hub_cache: Path, no_network: list[str]) -> None:
     with pytest.raises(WeightsError) as error:
         load_weights("detr_resnet50")
     sentence = str(error.value)
@@ -100,7 +100,7 @@ def test_a_file_put_there_is_used(hub_cache: Path, no_network: list[str], monkey
     assert weights.source == "detr_resnet50_dc5"
     assert weights.categories == COCO_CATEGORIES
     assert weights.model_args["dilation"] is True
-    assert weights.notes == ()
+    assert weights.messages == ()
 
 
 def test_download_checks_the_hash(tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,4 +127,4 @@ def test_a_renamed_published_file_is_recognized(tmp_path: Path, monkeypatch: pyt
     small_entry(monkeypatch, f"https://example.org/detr-small-{prefix}.pth")
     weights = load_weights(file)
     assert weights.model_args["dilation"] is True
-    assert not any("dilation" in note or "COCO" in note for note in weights.notes)
+    assert not weights.assumed
