@@ -106,7 +106,7 @@ class DetectionModel(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def exact_heads(self) -> list[nn.Module]:
+    def float32_heads(self) -> list[nn.Module]:
         """Parts whose weights stay float32 in half precision."""
 
     @property
