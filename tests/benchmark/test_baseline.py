@@ -1,13 +1,12 @@
 """The baselines do the same work as detrkit's own functions: their results are equal."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.conftest import ROOT
 
+import baseline as plain
 from detrkit.benchmark.noise_images import HEIGHT, OBJECTS, WIDTH, draw_images
 from detrkit.benchmark.random_detections import random_detections
 from detrkit.benchmark.suites import synthetic_output
@@ -17,10 +16,6 @@ from detrkit.data.decode.images import read_image
 from detrkit.evaluation.coco_metrics import COCO_NAMES, compute_coco_metrics
 from detrkit.inference.postprocess import panoptic, postprocess
 from detrkit.structures import Categories
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
-
-import baseline as plain
 
 
 @pytest.mark.parametrize("model", ["", "detrkit_n"])
@@ -72,7 +67,7 @@ def test_images_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) ->
         assert {found.category_id for found in image.objects} <= {3, 7}
 
 
-def test_the_pil_recipe_makes_images_as_the_model_wants_them(tmp_path: Path) -> None:
+def test_the_pil_recipe_makes_images_for_the_model(tmp_path: Path) -> None:
     (image,) = draw_images(tmp_path, 1, Categories.unnamed(1)).images
     recipe = plain.PilRecipe(200)
     shapes = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import ROOT
 
 import detrkit
+import others
 from detrkit import cli
 from detrkit.benchmark import suites as parts
 from detrkit.benchmark.machine import Machine
@@ -23,10 +22,6 @@ from detrkit.commands import bench as run
 from detrkit.config.commands import BenchConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.structures import Categories, Preprocessing
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
-
-import others
 
 QUICK = ["--image_size=64", "--seconds=0", "--images=2", "--evaluation_images=4", "--device=cpu", "--output_dir=out"]
 NANO = [*QUICK, "--model=detrkit_n"]

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
 
 import convergence
 import curves
@@ -24,6 +21,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.synthetic.generate import make_demo_dataset
 from detrkit.structures import Batch, Categories, Target
 from detrkit.training.setup import build_training_model
+from tests.conftest import ROOT
 
 
 def a_run(name: str, aps: list[float], *, seed: int = 0, seconds: float = 10.0, base: str = "fcos") -> runner.Run:
@@ -124,7 +122,7 @@ def test_share_of_epochs_looks_at_every_ap_that_the_slow_one_reached() -> None:
     assert curves.share_of_epochs(slow, a_run("classic", [0.0])) is None
 
 
-def test_results_are_replaced_by_name_and_seed_and_found_by_the_whole_job(tmp_path: Path) -> None:
+def test_results_are_replaced_by_name_and_seed_and_looked_up_by_job(tmp_path: Path) -> None:
     results = runner.Results(tmp_path)
     old, other, new = a_run("a", [0.1]), a_run("b", [0.1]), a_run("a", [0.1, 0.2])
     for run in (old, other, new):

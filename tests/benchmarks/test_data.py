@@ -1,14 +1,10 @@
 """The loading benchmark: the reference recipe and detrkit do the same work, and every variant gives the same batch."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
 
 import data as benchmark
 

@@ -1,20 +1,12 @@
 """The benchmark of evaluation: data like COCO's, and tools that agree."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from tests.conftest import ROOT
 
+import evaluation
 from detrkit import Output, postprocess
 from detrkit.evaluation.coco_metrics import compute_coco_metrics
-
-SPEC = importlib.util.spec_from_file_location("benchmark_of_evaluation", ROOT / "benchmarks/evaluation.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-evaluation = importlib.util.module_from_spec(SPEC)  # a script, called as a folder of tests is
-SPEC.loader.exec_module(evaluation)
 
 
 def test_drawn_data_have_the_statistics_of_coco() -> None:

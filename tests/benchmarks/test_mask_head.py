@@ -1,12 +1,7 @@
 """The benchmark of the mask head: what it counts, and how many masks each kind of step makes."""
 
-import sys
-
 import pytest
 import torch
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
 
 import mask_head
 from mask_head import Cost

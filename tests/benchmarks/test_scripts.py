@@ -4,9 +4,8 @@ import importlib
 import sys
 
 import pytest
-from tests.conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
+from tests.conftest import ROOT
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 WITH_FLAGS = [name for name in SCRIPTS if "ArgumentParser(" in (ROOT / f"benchmarks/{name}.py").read_text("utf-8")]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training.conftest import TINY, write_split
 
 from detrkit import cli
+from tests.training.conftest import TINY, write_split
 
 TINY_FLAGS = ["--recipe=classic", *(f"--{name}={value}" for name, value in TINY.items())]
 """Settings of a training run that takes a second."""

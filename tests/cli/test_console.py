@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from tests.conftest import ROOT
 
 from detrkit.ops.console import TaskText, make_console, make_progress, track
 from detrkit.ops.text import degrading_output, escape_controls, one_line, print_text, shorten, to_encoding
+from tests.conftest import ROOT
 
 NAMES = ["[bold]x[/bold]", "[/]", ":smile:", "127.0.0.1 'str' None", "裂纹", "é–×…", "\x1b[31mred", "50% {0} %s"]
 ENCODINGS = ["utf-8", "ascii", "cp1252", "cp437", "cp932", "cp949", "latin-1", "no-such-encoding"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.training.conftest import TINY
 
 from detrkit import cli
+from tests.training.conftest import TINY
 
 pytestmark = [
     pytest.mark.timeout(240),

@@ -113,7 +113,7 @@ def test_animated_gives_the_first_frame(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated_is_decoded_as_far_as_it_goes(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+def test_truncated_images_are_decoded_up_to_the_cut(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
     big = np.ascontiguousarray(rgb.repeat(4, 0).repeat(4, 1))
     buffer = io.BytesIO()
     Image.fromarray(big).save(buffer, {"jpg": "JPEG", "png": "PNG"}[suffix])

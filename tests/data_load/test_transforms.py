@@ -62,7 +62,7 @@ def original_size(height: int, width: int, size: int, max_size: int | None) -> t
     return size, int(size * width / height)
 
 
-def test_resized_size_is_the_originals() -> None:
+def test_resized_size_equals_the_reference() -> None:
     rng = random.Random(0)
     for _ in range(3000):
         height, width = rng.randint(1, 3000), rng.randint(1, 3000)

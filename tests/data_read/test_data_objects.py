@@ -127,7 +127,7 @@ def test_an_overhang_of_less_than_half_a_pixel_is_rounding(coco: Any) -> None:
     assert boxes(report)[2] == pytest.approx((30, 20, 40.4, 30.01))
 
 
-def test_only_the_broken_polygon_of_a_mask_goes(coco: Any) -> None:
+def test_only_the_broken_polygon_of_a_mask_is_dropped(coco: Any) -> None:
     good = [1, 1, 7, 1, 7, 7]
     coco.add(segmentation=[good, [1, 1, 2, 2]])
     report = coco.check()

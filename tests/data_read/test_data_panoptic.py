@@ -82,7 +82,7 @@ def panoptic(tmp_path: Path) -> PanopticFolder:
     return PanopticFolder(tmp_path / "set")
 
 
-def test_segments_are_objects_and_the_file_names_the_things(panoptic: PanopticFolder) -> None:
+def test_segments_are_objects_and_the_file_declares_the_things(panoptic: PanopticFolder) -> None:
     report = panoptic.check(decode_all=True)
     assert report.findings == []
     assert report.format == "coco_panoptic"

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.data_read.conftest import write_image
 
 from detrkit.config.data import DataChoice
 from detrkit.config.settings_page import help_of
@@ -18,6 +17,7 @@ from detrkit.data.formats.raw import RawImage, RawObject, RawSplit
 from detrkit.data.formats.registry import FORMATS, DatasetFormat
 from detrkit.data.formats.shapes import number, number_classes
 from detrkit.data.validation.validate import check_dataset
+from tests.data_read.conftest import write_image
 
 
 def detect_csv(source: Source) -> str:

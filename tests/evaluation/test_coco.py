@@ -1,3 +1,5 @@
+"""COCO metrics: the official numbers, and predictions that are refused."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def test_no_detections_give_zero_and_no_objects_give_minus_one() -> None:
     assert set(compute_coco_metrics(nothing, []).metrics.values()) == {-1.0}
 
 
-def test_more_than_a_hundred_objects_an_image() -> None:
+def test_more_than_a_hundred_objects_per_image() -> None:
     boxes = [[float(10 * (k % 20)), float(10 * (k // 20)), 8.0, 8.0] for k in range(150)]
     gt = {
         "images": [{"id": 1, "height": 200, "width": 200}],

@@ -26,7 +26,7 @@ def confused(gt: dict[str, Any], detections: list[dict[str, Any]], at: float) ->
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
-def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
+def test_match_results_equal_plain_matching(seed: int) -> None:
     gt, detections = random_case(seed)
     arrays = EvalArrays.from_coco(gt, detections)
     right = match_detections(arrays).right
@@ -39,7 +39,7 @@ def test_verdicts_are_those_of_plain_matching(seed: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
-def test_verdicts_reach_the_official_recall_with_crowds(seed: int) -> None:
+def test_match_results_reach_the_official_recall_with_crowds(seed: int) -> None:
     gt, detections = random_case(seed, crowds=True)
     arrays = EvalArrays.from_coco(gt, detections)
     overall, curves = f1_curves(arrays, match_detections(arrays))

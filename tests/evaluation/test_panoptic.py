@@ -1,3 +1,5 @@
+"""Panoptic quality equals the official implementation, and follows its definition on small maps."""
+
 import json
 from pathlib import Path
 from typing import Any

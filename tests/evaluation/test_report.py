@@ -1,3 +1,5 @@
+"""The report of an evaluation: its files, figures and tables."""
+
 import json
 from pathlib import Path
 from typing import Any

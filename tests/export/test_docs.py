@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.docs.pages import ROOT, Page
 
 from detrkit import Detector
 from detrkit.exporting.formats.export_format import TracedGraph
@@ -16,6 +15,7 @@ from detrkit.exporting.formats.openvino import write_openvino
 from detrkit.exporting.formats.torch_program import write_torch
 from detrkit.exporting.graph import BuiltinGraph, Graph, trace
 from detrkit.structures import Preprocessing
+from tests.docs.pages import ROOT, Page
 
 from .small import CATEGORIES, metadata, small_model
 

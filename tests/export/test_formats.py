@@ -96,7 +96,7 @@ def test_every_format_equals_the_model(kind: str, tmp_path: Path) -> None:
         check(model, tmp_path / f"model{suffix}")
 
 
-def test_a_fast_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
+def test_an_optimized_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
     """Smaller images are padded, other numbers of images made up for, and every K is a number in the file."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

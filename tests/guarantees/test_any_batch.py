@@ -42,7 +42,7 @@ def test_more_objects_than_denoising_queries():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_queries_than_places(kind):
+def test_more_queries_than_tokens(kind):
     setup = make_setup(kind, num_queries=300)
     loss_and_gradients(setup, batch(2, 1, size=32))
     assert_all_have_gradients(setup)

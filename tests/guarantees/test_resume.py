@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.training.helpers import assert_same_run, in_a_process
-from tests.training.test_resume import DIE_IN_STEP, OFTEN
 
 from detrkit.config.train import TrainConfig
 from detrkit.training import train
+from tests.training.helpers import assert_same_run, in_a_process
+from tests.training.test_resume import DIE_IN_STEP, OFTEN
 
 from .helpers import shrunk
 

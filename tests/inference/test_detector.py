@@ -26,7 +26,7 @@ def same(a: Detections, b: Detections, tolerance: float = 0.0) -> bool:
     )
 
 
-def test_every_form_of_a_image_gives_the_same(detector: Detector, some_images: Path) -> None:
+def test_every_form_of_an_image_gives_the_same(detector: Detector, some_images: Path) -> None:
     path = some_images / "5.png"
     pixels = np.array(Image.open(path))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)

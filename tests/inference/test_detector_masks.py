@@ -14,7 +14,7 @@ from detrkit import Detections, Detector, build_model, postprocess
 from detrkit.errors import ConfigError, OutOfMemoryError
 from detrkit.inference.postprocess import PANOPTIC_THRESHOLD, PANOPTIC_THRESHOLD_SIGMOID
 from detrkit.results import PanopticMap
-from inference.conftest import CATEGORIES, MODEL, SHAPES
+from tests.inference.conftest import CATEGORIES, MODEL, SHAPES
 
 
 def by_hand(detector: Detector, path: Path) -> Detections:

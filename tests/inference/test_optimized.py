@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.small import small_model
-from tests.models.test_folding import with_statistics
 from torch._dynamo.testing import CompileCounter
 
 from detrkit import Categories, Detector
@@ -18,6 +16,8 @@ from detrkit.inference.shape_buckets import ShapeBuckets
 from detrkit.models import DETR
 from detrkit.models.mask_predictor import all_queries
 from detrkit.structures import Output
+from tests.models.small import small_model
+from tests.models.test_folding import with_statistics
 
 RECIPE = {
     "backbone": "nano",

@@ -20,8 +20,8 @@ from detrkit.errors import ConfigError
 from detrkit.inference.writers import box_of, label_map, png_names, segments_as_detections
 from detrkit.ops.masks import decode_segmentation
 from detrkit.results import Detections, PanopticMap
-from inference.conftest import SHAPES
-from inference.helpers import files_in, run
+from tests.inference.conftest import SHAPES
+from tests.inference.helpers import files_in, run
 
 STEMS = ["12", "5", "deep/7", "deep/tall", "wide"]
 IDS = (12, 5, 7, 1, 2)

@@ -17,7 +17,7 @@ from detrkit import Detector
 from detrkit.cli import main
 from detrkit.errors import ConfigError, DataError
 from detrkit.inference.sources import SourceFile, find_sources, image_ids
-from inference.helpers import files_in, run
+from tests.inference.helpers import files_in, run
 
 
 def test_a_folder_gives_copies_and_tables(

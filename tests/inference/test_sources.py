@@ -20,7 +20,7 @@ from detrkit.data.formats.raw import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.inference.inputs import read_one
 from detrkit.inference.sources import find_images, find_sources
-from inference.helpers import run
+from tests.inference.helpers import run
 
 
 def pixels_of(path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from detrkit import Detector
 from detrkit.inference import video as module
 from detrkit.inference.timeline import Timeline
 from detrkit.inference.video import Video, read_frames
-from inference.helpers import run
+from tests.inference.helpers import run
 
 FRAMES, FPS = 40, 12.5
 

@@ -154,7 +154,7 @@ def test_tood_at_the_very_start_when_no_box_meets_any_object(logit):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_object_smaller_than_a_cell_gets_the_nearest_place(kind):
+def test_an_object_smaller_than_a_cell_gets_the_nearest_location(kind):
     tiny = [0.52, 0.22, 0.01, 0.01]  # between four centers, nearest to that of row 0, column 2
     assert assign(kind, objects(tiny)) == {0: {2}}
     assert assign(kind, objects([0.52, 0.22, 0.0, 0.0])) == {0: {2}}  # without any size
@@ -162,7 +162,7 @@ def test_an_object_smaller_than_a_cell_gets_the_nearest_place(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_nearest_place_is_so_in_pixels_and_not_in_the_padding(kind):
+def test_the_nearest_location_is_measured_in_pixels_outside_of_padding(kind):
     """A map of 4 x 8 of which the left half is image: what lies on its right edge goes to column 3."""
     locations = make_locations(((4, 8), (2, 4)), width=0.5)
     assert locations.padding[0].tolist() == 4 * (4 * [False] + 4 * [True]) + 2 * (2 * [False] + 2 * [True])
@@ -178,7 +178,7 @@ def test_the_nearest_place_is_so_in_pixels_and_not_in_the_padding(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_object_of_many_gets_a_place_unless_outnumbered(kind):
+def test_every_object_gets_a_location_while_there_are_enough(kind):
     grids = ((40, 40), (20, 20), (10, 10))
     found = assign(kind, many(151, high=0.1), make_locations(grids))
     assert set(found) == set(range(151))

@@ -11,7 +11,7 @@ from detrkit.losses.assigner import DenseAssigner
 from detrkit.losses.matcher import LayerOutputs, MatchingProblem
 from detrkit.structures import Branch, Locations
 from detrkit.training.evaluation import Validator
-from models.small import some_targets
+from tests.models.small import some_targets
 
 C = 4
 KINDS = ["focal", "varifocal", "matchability"]
@@ -200,7 +200,7 @@ class _Processes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("counts", [(3, 1), (4, 0), (0, 0)])
-def test_two_processes_with_a_image_each_equal_one_with_both(kind, counts, monkeypatch):
+def test_two_processes_with_one_image_each_equal_one_with_both(kind, counts, monkeypatch):
     """Also where one of them has no object, so that its denoising branch is empty of pairs."""
     criterion, targets = build_criterion(C, dense_head="tood", class_loss=kind), some_targets(*counts)
     every = branches()

@@ -11,7 +11,7 @@ from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError, DataError
 from detrkit.losses.mask_losses import mask_dice, mask_focal
 from detrkit.losses.supervision import MaskPairs, Matched
-from models.small import small_model, some_images, some_targets
+from tests.models.small import small_model, some_images, some_targets
 
 LEVELS: dict[str, Any] = {
     "backbone": "nano", "feature_levels": "8,16,32", "encoder": "hybrid", "decoder": "deformable",

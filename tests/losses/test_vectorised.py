@@ -1,23 +1,18 @@
 """All decoder layers at once, and all costs in one go, beside one layer after another: pairs, losses and gradients."""
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import ROOT
 
 from detrkit import Output, build_criterion
 from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem, to_numpy
-from guarantees.helpers import batch as some_batch
-from guarantees.helpers import make_setup, with_random_heads
-from models.small import some_targets
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts
-
 from plain_criterion import plain_losses, plain_match
+from tests.guarantees.helpers import batch as some_batch
+from tests.guarantees.helpers import make_setup, with_random_heads
+from tests.models.small import some_targets
 
 KINDS = [
     "detr_resnet50",

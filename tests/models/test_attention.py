@@ -1,7 +1,9 @@
+"""Multi-head attention against PyTorch's, and the weights that are recorded for drawing."""
+
 import torch
 
 from detrkit.models.layers.attention import MultiheadAttention, padding_to_attn_mask, record_attention
-from models.small import small_model, some_images
+from tests.models.small import small_model, some_images
 
 
 def _twin(dim=16, heads=4):
@@ -25,7 +27,7 @@ def test_attention_and_its_weights_are_those_of_torch():
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value)[0])
 
 
-def test_a_image_of_padding_alone_gives_numbers():
+def test_an_image_of_padding_alone_gives_numbers():
     ours, _ = _twin()
     padding = torch.tensor([[True] * 7, [False] * 7])
     x = torch.randn(2, 7, 16, requires_grad=True)

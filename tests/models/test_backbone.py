@@ -1,3 +1,5 @@
+"""Backbones: strides, frozen parts, norms, dilation, normalization and the loading of their weights."""
+
 from urllib.error import URLError
 
 import pytest
@@ -11,7 +13,7 @@ from detrkit.models.backbones.base import Backbone
 from detrkit.models.backbones.families import build_features
 from detrkit.models.backbones.resnet import RESNETS, resnet
 from detrkit.models.layers.position_encoding import SinePosition
-from models.small import small_model, some_images
+from tests.models.small import small_model, some_images
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -74,7 +76,7 @@ def test_strides_that_are_refused():
             build_features("resnet18", **settings)
 
 
-def test_every_map_gets_its_padding_and_places():
+def test_every_map_gets_its_padding_and_position():
     backbone = Backbone(build_features("resnet18", strides=(8, 32)), SinePosition(8))
     assert (backbone.channels, backbone.strides, backbone.stride) == ((128, 512), (8, 32), 32)
     images, padding_mask = some_images((64, 128), (40, 70))
@@ -164,7 +166,7 @@ def test_a_weights_file_cannot_run_code(tmp_path):
         build_features("resnet18", weights=str(tmp_path / "absent.pth"))
 
 
-def test_published_weights_are_those_of_the_original(monkeypatch):
+def test_published_weights_are_those_of_the_reference(monkeypatch):
     requests, state = [], _classifier()
 
     def serve(url, **settings):

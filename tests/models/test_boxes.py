@@ -1,3 +1,5 @@
+"""Functions on boxes: conversions, IoU and generalized IoU."""
+
 import torch
 
 from detrkit.ops import boxes

@@ -1,3 +1,5 @@
+"""`build_model`: its defaults, and settings that do not fit each other."""
+
 import re
 
 import pytest
@@ -8,10 +10,10 @@ from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.models.build import default_model_args
 from detrkit.models.layers.feed_forward import ACTIVATIONS
-from models.small import SMALL, small_model, some_images, some_targets
+from tests.models.small import SMALL, small_model, some_images, some_targets
 
 
-def test_defaults_are_the_originals():
+def test_defaults_are_those_of_the_reference():
     defaults = default_model_args()
     classic = {
         "num_classes": 91, "backbone": "resnet50", "dilation": False, "position_embedding": "sine", "hidden_dim": 256,

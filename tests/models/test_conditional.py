@@ -1,3 +1,5 @@
+"""Conditional cross-attention and anchor queries follow their papers' formulas."""
+
 import math
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from detrkit.models.layers.conditional_attention import ConditionalAttention
 from detrkit.models.layers.feature_levels import Level, Memory, flatten
 from detrkit.models.layers.position_encoding import SinePosition
-from models.small import small_model
+from tests.models.small import small_model
 
 DIM, HEADS = 16, 2
 
@@ -111,7 +113,7 @@ def test_padding_is_never_looked_at():
     assert torch.equal(attention(content, reference, other), plain)
 
 
-def test_a_image_of_padding_alone_gives_numbers():
+def test_an_image_of_padding_alone_gives_numbers():
     attention, content, reference, memory = _setting()
     memory = replace(memory, padding=torch.tensor([[True], [False]]).expand_as(memory.padding))
     out = attention(content.requires_grad_(), reference, memory)

@@ -10,7 +10,7 @@ from detrkit import Output, build_criterion, postprocess
 from detrkit.config.loss import LossConfig
 from detrkit.errors import ConfigError, DataError
 from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem
-from models.small import some_targets
+from tests.models.small import some_targets
 
 
 def output(batch=2, queries=6, classes=4, layers=3, seed=0):
@@ -25,7 +25,7 @@ def output(batch=2, queries=6, classes=4, layers=3, seed=0):
     return replace(outs[-1], aux=outs[:-1])
 
 
-def test_defaults_and_names_are_the_originals():
+def test_defaults_and_names_are_those_of_the_reference():
     assert asdict(LossConfig()) == {
         "num_classes": 91, "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2, "bbox_loss_coef": 5,
         "giou_loss_coef": 2, "eos_coef": 0.1, "mask_loss_coef": 1, "dice_loss_coef": 1, "masks": False,
@@ -85,7 +85,7 @@ def test_a_label_outside_of_the_classes_is_refused(sigmoid, most, wrong):
 
 
 @pytest.mark.parametrize("no_object_weight", [0.1, 0.0])
-def test_no_objects_and_nothing_that_weighs_is_not_nan(no_object_weight):
+def test_losses_without_objects_and_weights_are_not_nan(no_object_weight):
     losses = build_criterion(4, eos_coef=no_object_weight)(output(), some_targets(0, 0))
     assert all(loss.isfinite() for loss in losses.values())
 
@@ -103,7 +103,7 @@ def test_no_objects_are_no_class_error():
     assert losses["loss_ce"] > 0
 
 
-def test_half_precision_outputs_are_judged_in_float32():
+def test_losses_of_half_precision_outputs_are_float32():
     out, targets, criterion = output(layers=1), some_targets(2, 1), build_criterion(4)
     halved = Output(out.logits.bfloat16(), out.boxes.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):

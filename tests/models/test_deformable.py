@@ -1,3 +1,5 @@
+"""Deformable attention against a loop over its formula, and the encoder and decoder made of it."""
+
 import math
 from dataclasses import replace
 
@@ -136,7 +138,7 @@ def test_can_be_started_anew():
         assert not attention.get_parameter(name).any()
 
 
-def test_a_image_reads_the_same_with_padding_around():
+def test_an_image_reads_the_same_with_padding_around():
     """Boxes are relative to the image, so growing the map by padding changes nothing; not what lies there either."""
     torch.manual_seed(0)
     attention = _attention(levels=2)
@@ -154,7 +156,7 @@ def test_a_image_reads_the_same_with_padding_around():
         torch.testing.assert_close(attention(query, given, flatten(large)), attention(query, given, flatten(small)))
 
 
-def test_a_image_of_padding_alone_reads_nothing():
+def test_an_image_of_padding_alone_reads_nothing():
     attention, query, reference, memory = _setting(4)
     memory = replace(memory, padding=torch.ones_like(memory.padding))
     expected = attention.output_proj.bias.expand_as(query)
@@ -208,7 +210,7 @@ def test_equals_rt_detr_of_transformers():
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_half_precision_keeps_the_places_exact(whole):
+def test_half_precision_keeps_the_locations_exact(whole):
     """Both under autocast and as a model that is bf16 throughout."""
     torch.manual_seed(0)
     attention = DeformableAttention(DIM, HEADS, 1, POINTS)

@@ -8,7 +8,7 @@ from detrkit.models.denoising import UNUSED, Denoising
 from detrkit.models.layers.attention import MultiheadAttention
 from detrkit.models.queries import build_attn_mask
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
-from models.small import some_targets
+from tests.models.small import some_targets
 
 CLASSES, DIM = 4, 8
 BOTH = pytest.mark.parametrize("contrastive", [False, True], ids=["plain", "contrastive"])

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.small import small_model, some_images
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.models import DETR
 from detrkit.models.fuse_bn import fold_norms
 from detrkit.models.hybrid_encoder import RepVGGBlock
+from tests.models.small import small_model, some_images
 
 LEVELS = {"feature_levels": "8,16,32", "decoder": "deformable", "query_init": "two_stage", "sigmoid": True}
 KINDS: dict[str, dict[str, Any]] = {

@@ -1,3 +1,5 @@
+"""The hybrid encoder of RT-DETR: its parts, and independence of padding."""
+
 import pytest
 import torch
 
@@ -7,8 +9,8 @@ from detrkit.models.hybrid_encoder import HybridEncoder
 from detrkit.models.layers.feature_levels import Level
 from detrkit.models.layers.input_proj import ChannelMapper
 from detrkit.models.layers.position_encoding import GridPosition, SinePosition
-from models.small import some_images
-from models.test_resnet_vd import randomize
+from tests.models.small import some_images
+from tests.models.test_resnet_vd import randomize
 
 
 def some_levels(*sizes, dim=32, seed=0, some_images=2):

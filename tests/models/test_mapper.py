@@ -1,3 +1,5 @@
+"""Projections of the backbone's maps to feature levels."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +12,7 @@ def maps_of(*widths):
     return [torch.randn(2, c, 16 // 2**i, 24 // 2**i, generator=generator) for i, c in enumerate(widths)]
 
 
-def test_the_last_level_is_a_convolution_under_the_originals_keys():
+def test_the_last_level_is_a_convolution_under_the_reference_keys():
     torch.manual_seed(0)
     mapper, (features,) = SingleLevelProj(6, 4), maps_of(6)
     assert set(mapper.state_dict()) == {"weight", "bias"}

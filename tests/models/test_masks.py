@@ -1,3 +1,5 @@
+"""Functions on masks: polygons and run lengths."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Position encodings equal those of the reference DETR, and their learned variant."""
+
 import math
 
 import torch
@@ -5,7 +7,7 @@ import torch
 from detrkit.models.layers.position_encoding import LearnedPosition, SinePosition, sine_of_boxes
 
 
-def test_sine_position_of_one_place_by_hand():
+def test_sine_position_of_one_cell_by_hand():
     padding = torch.ones(1, 4, 6, dtype=torch.bool)
     padding[:, :3, :5] = False
     encoding = SinePosition(8)(padding)

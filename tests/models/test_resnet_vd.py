@@ -1,3 +1,5 @@
+"""ResNet-D backbones: structure, keys and dilation."""
+
 import pytest
 import torch
 

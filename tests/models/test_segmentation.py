@@ -14,7 +14,7 @@ from detrkit.models import DETR
 from detrkit.models.dynamic_mask_head import DynamicMaskHead, PixelFeatures
 from detrkit.models.mask_head import AttentionMap, MaskHead
 from detrkit.models.mask_predictor import all_queries
-from models.small import small_model, some_images
+from tests.models.small import small_model, some_images
 
 DEFORMABLE: dict[str, Any] = {"decoder": "deformable", "box_refine": True, "sigmoid": True}
 KINDS: dict[str, dict[str, Any]] = {
@@ -182,7 +182,7 @@ def test_the_classic_head_follows_the_paper() -> None:
     torch.testing.assert_close(head(projected, high_res, images, attention), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_network_of_a_query_gets_pixels_relative_to_its_box() -> None:
+def test_mask_coordinates_are_relative_to_the_box_of_the_query() -> None:
     """Weights by which a logit is how far the pixel lies to the right of, or below, the center, in box sizes."""
     head = DynamicMaskHead(8, channels=(3,))
     features = PixelFeatures(torch.zeros(2, 8, 4, 8), x=_centers(8, 8, 4), y=_centers(4, 4, 2))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import ROOT
 
 import detrkit
+from tests.conftest import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))

@@ -8,9 +8,9 @@ import time
 from collections import Counter
 
 import pytest
-from tests.conftest import ROOT
 
 import detrkit
+from tests.conftest import ROOT
 
 PUBLIC_NAMES = {
     "Batch",

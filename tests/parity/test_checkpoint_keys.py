@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detrkit.models import build_model
-from parity.cases import FIXTURES
+from tests.parity.cases import FIXTURES
 
 KEYS = json.loads((FIXTURES / "checkpoint_keys.json").read_text())
 MASKS = KEYS.pop("masks of all three panoptic models")

@@ -5,7 +5,7 @@ import torch
 
 from detrkit import postprocess
 from detrkit.ops.boxes import cxcywh_to_xyxy, pairwise_giou
-from parity.cases import NAMES, Case
+from tests.parity.cases import NAMES, Case
 
 
 @pytest.fixture(scope="module", params=NAMES)

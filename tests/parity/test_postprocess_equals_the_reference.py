@@ -1,3 +1,5 @@
+"""Detections, masks and panoptic maps after post-processing equal those of the reference DETR."""
+
 import json
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from detrkit import Output, panoptic, postprocess
-from parity.cases import FIXTURES
+from tests.parity.cases import FIXTURES
 
 ARRAYS = dict(np.load(FIXTURES / "postprocess.npz"))
 ABOUT = json.loads((FIXTURES / "postprocess.json").read_text())

@@ -1,3 +1,5 @@
+"""Laws of box functions that hold for any boxes."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -8,7 +8,7 @@ import torch
 
 from detrkit import build_criterion
 from detrkit.models import decoder
-from models.small import small_model, some_images, some_targets
+from tests.models.small import small_model, some_images, some_targets
 
 DEFORMABLE = {"encoder": "deformable", "decoder": "deformable", "feature_levels": "16,32", "num_points": 2}
 REFINE = {"box_refine": True, "look_forward_twice": True}

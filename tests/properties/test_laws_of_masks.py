@@ -1,19 +1,13 @@
 """Masks and panoptic maps beside the plain way of making them, at every combination of sizes, and with broken input."""
 
-import sys
-
 import pytest
 import torch
-from tests.conftest import ROOT
 from torch.nn import functional
 
 from detrkit import Output, panoptic, postprocess
 from detrkit.errors import ConfigError
 from detrkit.inference.postprocess import query_masks
 from detrkit.ops.masks import resize_masks
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other as such
-
 from postprocessing import blobs, plain_masks, plain_panoptic
 
 SIZES = [((60, 84), (60, 84)), ((60, 84), (37, 51)), ((61, 83), (150, 203)), ((58, 80), (58, 160)), ((33, 47), (7, 5))]

@@ -1,3 +1,5 @@
+"""Laws of the matching that hold for any outputs and targets."""
+
 import math
 from itertools import permutations
 
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from detrkit import Output, build_criterion
 from detrkit.errors import ConfigError
 from detrkit.losses.matcher import HungarianMatcher, LayerOutputs, MatchingProblem
-from models.small import some_targets
+from tests.models.small import some_targets
 
 
 def some_output(queries, layers=1, some_images=1, seed=0, sigmoid=False):

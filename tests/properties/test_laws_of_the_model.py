@@ -1,10 +1,12 @@
+"""Laws of the model that hold for any images: padding, batch and order do not matter."""
+
 from dataclasses import replace
 
 import pytest
 import torch
 
 from detrkit import build_criterion
-from models.small import small_model, some_images, some_targets
+from tests.models.small import small_model, some_images, some_targets
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["post_norm", "pre_norm"])

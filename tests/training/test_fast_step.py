@@ -24,7 +24,7 @@ from detrkit.training.loop import Trainer
 from detrkit.training.optim import LRSchedule, build_optimizer
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss
-from guarantees.helpers import batch, make_setup
+from tests.guarantees.helpers import batch, make_setup
 
 WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "bincount"}
 """Operators whose result a GPU can give only once it is done with all that came before."""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from detrkit import Detections
-from inference.conftest import checkpoint, detector, mask_checkpoint, mask_detector, some_images
+from tests.inference.conftest import checkpoint, detector, mask_checkpoint, mask_detector, some_images
 
 __all__ = ["checkpoint", "detector", "mask_checkpoint", "mask_detector", "some_images"]
 

@@ -27,11 +27,11 @@ from detrkit.visualization.attention import (
     token_at,
 )
 from detrkit.visualization.attention_maps import AttentionMap
-from inference.conftest import MODEL
-from visualization.conftest import size_of
+from tests.inference.conftest import MODEL
+from tests.visualization.conftest import size_of
 
 
-def test_maps_are_distributions_over_the_places_of_the_image(detector: Detector, some_images: Path) -> None:
+def test_maps_are_distributions_over_the_tokens_of_the_image(detector: Detector, some_images: Path) -> None:
     image = read_image(some_images / "wide.png")  # 40 x 100, resized to 43 x 107, so features of 2 x 4
     attention = compute_attention(detector, image)
     height, width = detector.transform.output_size(40, 100)
@@ -82,7 +82,7 @@ def test_the_weights_are_those_that_make_the_output(
     torch.testing.assert_close(shown.flatten(), weights[0][0].mean(0).flatten())
 
 
-def test_points_fall_on_the_place_that_covers_them(found: Detections) -> None:
+def test_points_belong_to_the_token_that_covers_them(found: Detections) -> None:
     recorded = AttentionMap(torch.full((3, 5, 3, 5), 1 / 15), (1.0, 1.0))
     exact = Attention(found, recorded, recorded, covered=(1.0, 1.0))
     assert token_at((0, 0), 30, 50, exact) == (0, 0)
@@ -133,7 +133,7 @@ def test_explain_draws_both(
     assert size_of(tmp_path / "b" / "decoder_attention.png")[1] > sizes["decoder_attention.png"][1]
 
 
-def test_a_mask_head_shows_where_it_looks(mask_detector: Detector, some_images: Path) -> None:
+def test_a_mask_head_shows_its_attention(mask_detector: Detector, some_images: Path) -> None:
     image = read_image(some_images / "wide.png")
     attention = compute_attention(mask_detector, image)
     plain = mask_detector.predict(some_images / "wide.png", threshold=0)

@@ -20,8 +20,8 @@ from detrkit.models.layers.feature_levels import Level, Memory, flatten
 from detrkit.structures import Preprocessing
 from detrkit.visualization.attention import compute_attention, dotted, token_at
 from detrkit.visualization.attention_maps import AttentionMap, SampledPoints, sampled_points, to_finest_level
-from inference.conftest import CATEGORIES, MODEL
-from visualization.conftest import size_of
+from tests.inference.conftest import CATEGORIES, MODEL
+from tests.visualization.conftest import size_of
 
 HEADS, LEVELS, K = 4, 2, 2
 OFFSETS = torch.tensor([[2.0, 0.0], [0.0, -2.0], [-1.0, 1.0], [0.0, 0.0]])  # of each head, x and y
@@ -118,7 +118,7 @@ def test_sampled_points_do_not_change_detections(some_images: Path) -> None:
     assert not attention._forward_pre_hooks  # nothing is left behind
 
 
-def test_the_places_of_a_deformable_encoder_look_around_themselves(some_images: Path) -> None:
+def test_tokens_of_a_deformable_encoder_sample_around_themselves(some_images: Path) -> None:
     detector = made(**KINDS["deformable, deformable"])
     attention_module = detector.model.transformer.encoder.layers[-1].self_attn
     fix_offsets(attention_module)

@@ -16,7 +16,7 @@ from detrkit.errors import DataError
 from detrkit.results import ground_truth_detections
 from detrkit.visualization.canvas import READABLE_SIDE
 from detrkit.visualization.draw import Tile, color_of, draw_detections, grid, resized, save_image, sheet
-from visualization.conftest import size_of
+from tests.visualization.conftest import size_of
 
 
 def gray(height: int, width: int) -> np.ndarray:

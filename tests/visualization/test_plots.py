@@ -69,7 +69,7 @@ def test_metrics_csv_is_read(tmp_path: Path) -> None:
     assert curves.train["dense/loss_ce"] == [(1, 0.7), (2, 0.6)]  # of another branch, another quantity
 
 
-def test_log_txt_of_the_original_is_read(tmp_path: Path) -> None:
+def test_log_txt_of_the_reference_is_read(tmp_path: Path) -> None:
     curves = read_curves(make_run(tmp_path / "run", log=LINES))
     assert curves is not None
     assert curves.train["loss"] == [(1, 20.0), (2, 18.0)]

@@ -155,7 +155,7 @@ def test_parts_of_training_start_anew_or_are_left() -> None:
         assert torch.equal(bare.eval()(*padded_batch()).logits, expected(*padded_batch()).logits)
 
 
-def test_chosen_places_may_be_more_or_fewer() -> None:
+def test_the_number_of_selected_tokens_may_change() -> None:
     _, weights = made(RTDETR)
     model, _ = fitted(RTDETR, weights, *PETS, num_queries=9)
     with torch.no_grad():

@@ -112,7 +112,7 @@ def test_names_of_all_versions(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*stretched to:UserWarning")
-def test_training_goes_on_with_other_classes(folder: Path) -> None:
+def test_training_continues_with_other_classes(folder: Path) -> None:
     config = TrainConfig.from_recipe("fast", weights=str(folder), data="none", device="cpu", num_queries=4)
     ours = Categories((1, 2), ("bird", "plate"))
     start = build_training_model(config, ours, None)
