@@ -230,7 +230,7 @@ def test_a_process_without_images_joins_validation(kind, monkeypatch):
         output(sigmoid=sigmoid),
         some_targets(2, 1),
     )
-    monkeypatch.setattr("detrkit.training.evaluation._world", lambda: 2)
+    monkeypatch.setattr("detrkit.training.evaluation._world_size", lambda: 2)
     validator = Validator(criterion, {"categories": []}, (1, 2, 3, None))
     alone = criterion(out, targets)
     losses, _ = _Processes(monkeypatch, 2).run(
