@@ -37,7 +37,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TORCH_HOME", str(folder / "torch"))
         _data(folder)
         _weights(folder, patch)
-        _rtdetr(folder / "rtdetr_r18vd")
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+        _rtdetr(_hub_snapshot(folder / "hub" / "models--PekingU--rtdetr_r18vd"))
         patch.setattr(demo, "demo_settings", lambda *of: replace(real_settings(*of), epochs=2, **SMALL_MODEL))
         yield folder
 
@@ -71,6 +72,13 @@ def _weights(folder: Path, patch: pytest.MonkeyPatch) -> None:
     stand_in.path.parent.mkdir(parents=True)
     torch.save(state_dict, stand_in.path)
     torch.save(state_dict, folder / "dc5.pth")
+
+
+def _hub_snapshot(folder: Path) -> Path:
+    """The folder of a model in the cache of the Hugging Face hub."""
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    return folder / "snapshots" / ("0" * 40)
 
 
 def _rtdetr(folder: Path) -> None:
