@@ -14,7 +14,8 @@ from detrkit.config.model import ModelFlags
 from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig
 from detrkit.structures import Batch, Categories, Output, Target
-from detrkit.training.setup import ModelSetup, build_training_model
+from detrkit.training.model_setup import ModelSetup
+from detrkit.training.setup import build_training_model
 
 CLASSES = Categories((3, 7, 8), ("red", "green", "blue"))
 

@@ -12,7 +12,8 @@ import torch
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 from detrkit.structures import Categories, Target
-from detrkit.training.setup import ModelSetup, build_training_model
+from detrkit.training.model_setup import ModelSetup
+from detrkit.training.setup import build_training_model
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "feature_levels": ("", "16,32", "8,16,32", "32,64"),

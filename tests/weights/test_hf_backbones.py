@@ -50,9 +50,12 @@ def hf_model(model: str, body: dict[str, Any], **settings: Any) -> Any:
         ({"backbone": "resnet18", "output_stride": 8}, "found resnet18 of stride 8"),
     ],
 )
-def test_other_computations_are_refused(tmp_path: Path, model: str, body: dict[str, Any], out: str) -> None:
+def test_other_computations_are_left_to_transformers(
+    tmp_path: Path, own_readers_alone: Any, model: str, body: dict[str, Any], out: str
+) -> None:
     hf_model(model, body).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=out):
+    assert load_weights(tmp_path).of_transformers
+    with own_readers_alone(), pytest.raises(WeightsError, match=out):
         load_weights(tmp_path)
 
 

@@ -91,7 +91,7 @@ def test_places_at_the_border_of_a_wide_image(tmp_path: Path) -> None:
     agree(model, images, padding, their_layers(reference, images, padding))
 
 
-def test_stored_settings_and_unsupported_ones(tmp_path: Path) -> None:
+def test_stored_settings_and_unsupported_ones(tmp_path: Path, own_readers_alone: Any) -> None:
     reference = make_reference("two stages")
     reference.save_pretrained(tmp_path)
     weights = load_weights(tmp_path)
@@ -114,5 +114,5 @@ def test_stored_settings_and_unsupported_ones(tmp_path: Path) -> None:
         ({"architectures": ["DeformableDetrModel"]}, "found DeformableDetrModel of type deformable_detr"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | settings))
-        with pytest.raises(WeightsError, match=sentence):
+        with own_readers_alone(), pytest.raises(WeightsError, match=sentence):
             load_weights(tmp_path)

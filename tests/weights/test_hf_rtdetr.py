@@ -161,7 +161,9 @@ def test_names_of_coco(folder: Path) -> None:
         ({"model_type": "d_fine"}, "found RTDetrForObjectDetection of type d_fine"),
     ],
 )  # fmt: skip
-def test_unsupported_settings_are_refused(folder: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_unsupported_settings_are_refused(
+    folder: Path, own_readers_alone: Any, settings: dict[str, Any], sentence: str
+) -> None:
     change(folder, **settings)
-    with pytest.raises(WeightsError, match=sentence):
+    with own_readers_alone(), pytest.raises(WeightsError, match=sentence):
         load_weights(folder)

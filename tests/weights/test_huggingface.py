@@ -170,18 +170,18 @@ def test_auxiliary_loss_of_theirs_is_noted(tmp_path: Path) -> None:
     assert "normalizes between the decoder layers" in load_weights(tmp_path).notes[0]
 
 
-def test_broken_and_foreign_folders(tmp_path: Path) -> None:
+def test_broken_and_foreign_folders(tmp_path: Path, own_readers_alone: Any) -> None:
     write_huggingface(small_weights(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change, sentence in (
-        ({"model_type": "rt_detr"}, "rt_detr; other models"),
+        ({"model_type": "rt_detr"}, "found DetrForObjectDetection of type rt_detr; choose"),
         ({"architectures": ["DetrModel"]}, "found DetrModel"),
         ({"decoder_ffn_dim": 7}, "one value of encoder_ffn_dim, decoder_ffn_dim"),
         ({"encoder_layers": 4}, r"found other or missing keys at .model\.encoder\.layers\.1"),
         ({"decoder_layers": 1}, r"found other or missing keys at .model\.decoder\.layers\.1"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(WeightsError, match=sentence):
+        with own_readers_alone(), pytest.raises(WeightsError, match=sentence):
             load_weights(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="expected JSON"):

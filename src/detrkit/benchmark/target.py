@@ -22,7 +22,8 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.models.checkpoints import Weights, load_weights
 from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.structures import Batch, Categories
-from detrkit.training.setup import ModelSetup, build_training_model
+from detrkit.training.model_setup import ModelSetup
+from detrkit.training.setup import build_training_model
 
 CLASSES, IMAGE_SIZE = 91, 800
 """Classes and image size of a model without weights: those of the reference DETR."""

@@ -35,6 +35,8 @@ class DetectionModel(nn.Module, ABC):
     """Whether classes are independent sigmoids, without "no object"; see `Output.sigmoid`."""
     model_args: dict[str, Any]
     """Plain data from which `Weights.build_model` rebuilds the model; empty if its parts were put together by hand."""
+    backbone_prefix = "backbone.0."
+    """Prefix of the names of the feature extractor's parameters."""
     has_idle_parts = False
     """Whether some trainable parameters may be without a gradient in some steps."""
 

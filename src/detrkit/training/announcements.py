@@ -15,8 +15,9 @@ from detrkit.files import BEST, LAST
 from detrkit.models.checkpoints import fit_table
 from detrkit.ops.console import TextConsole
 from detrkit.training.loop import Trainer
+from detrkit.training.model_setup import ModelSetup
 from detrkit.training.monitor import called
-from detrkit.training.setup import Data, ModelSetup, Processes
+from detrkit.training.setup import Data, Processes
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 from detrkit.training.state import Row
 
@@ -70,8 +71,8 @@ def announce(
         "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
         "Cache": cache,
         **reasons,
-        "Model": f"{config.model or 'DETR'} on {config.backbone}, {total / 1e6:.1f} M parameters, "
-        f"{trainable / 1e6:.1f} M trainable",
+        "Model": (setup.name or f"{config.model or 'DETR'} on {config.backbone}")
+        + f", {total / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable",
         "Backbone": f"norm {setup.norm_note}",
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"

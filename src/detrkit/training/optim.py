@@ -24,6 +24,7 @@ def build_optimizer(
     weight_decay: float,
     lr_linear_proj_mult: float = 1.0,
     norm_decay: bool = True,
+    backbone: str = "backbone.0.",
     fused: bool = True,
 ) -> AdamW:
     """Build AdamW with two parameter groups, as main.py of the reference DETR does, or more if settings divide them.
@@ -42,11 +43,12 @@ def build_optimizer(
         lr_linear_proj_mult: factor of the rate of `SAMPLING_POINT_PARAMETERS`; other than 1: further groups; 0: they
             are frozen.
         norm_decay: whether norms and biases decay too; False: further groups, without decay.
+        backbone: prefix of the names of the feature extractor's parameters.
         fused: step all parameters at once, equal up to rounding. Not under a gradient scaler, since a fused step would
             unscale the gradients itself, after clipping.
     """
-    _freeze_by_rates(model, lr_backbone, lr_linear_proj_mult)
-    marker = "backbone" if lr_backbone > 0 else "backbone.0."
+    _freeze_by_rates(model, backbone, lr_backbone, lr_linear_proj_mult)
+    marker = "backbone" if lr_backbone > 0 else backbone
     parts: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {(False, False, False): [], (True, False, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -64,12 +66,12 @@ def build_optimizer(
     return AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
 
 
-def _freeze_by_rates(model: nn.Module, lr_backbone: float, lr_linear_proj_mult: float) -> None:
+def _freeze_by_rates(model: nn.Module, backbone: str, lr_backbone: float, lr_linear_proj_mult: float) -> None:
     """Freeze whatever would learn at a rate of 0."""
     freeze(
         parameter
         for name, parameter in model.named_parameters()
-        if (lr_backbone == 0 and name.startswith("backbone.0.")) or (lr_linear_proj_mult == 0 and _is_slow(name))
+        if (lr_backbone == 0 and name.startswith(backbone)) or (lr_linear_proj_mult == 0 and _is_slow(name))
     )
     model.train(model.training)
 

@@ -41,11 +41,12 @@ from detrkit.training.loaders import (
 )
 from detrkit.training.loggers import make_loggers
 from detrkit.training.loop import Trainer, Validate
+from detrkit.training.model_setup import ModelSetup
 from detrkit.training.optim import LRSchedule
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, Reporter
 from detrkit.training.resume import carry_best
-from detrkit.training.setup import Data, ModelSetup, Processes
+from detrkit.training.setup import Data, Processes
 from detrkit.training.signals import StopSignals
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss

@@ -23,13 +23,15 @@ from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import LAST, run_folder
-from detrkit.losses import DetectionCriterion, build_criterion
-from detrkit.models import DETR, DetectionModel, build_model
+from detrkit.losses import build_criterion
+from detrkit.models import build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
 from detrkit.ops.text import first_names
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 from detrkit.training.checkpoint import ResumePoint
+from detrkit.training.model_setup import ModelSetup
+from detrkit.training.transformers_setup import setup_transformers
 
 _STORED = fields_stored_as(TrainConfig, StoredAs.SHAPE, StoredAs.ARCHITECTURE, StoredAs.SETTING)
 """Settings that `--weights` restores; those that weights do not state are as in the reference DETR."""
@@ -110,30 +112,6 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
     return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
 
 
-@dataclass(frozen=True)
-class ModelSetup:
-    """The model that training starts from."""
-
-    model: DetectionModel
-    criterion: DetectionCriterion
-    config: TrainConfig
-    """Settings of the run, with those that `--weights` changed."""
-    settings_from_weights: dict[str, Any]
-    """Settings that `--weights` changed, by name."""
-    model_args: dict[str, Any]
-    """Keywords of `build_model` that make the same model again."""
-    preprocessing: Preprocessing
-    """Preparation of images for the model; without the range of values, which is that of the data."""
-    lr_backbone: float
-    """Learning rate of the backbone."""
-    norm_note: str
-    """Line for the user about the normalization of the backbone: kind, reason and learning rate."""
-    class_rows: list[FitRow]
-    """Origin of each class of the class head, with `--weights`; else empty."""
-    mask_note: str = ""
-    """Line for the user if only one of `--weights` and the model has a mask head; else empty."""
-
-
 def build_training_model(
     config: TrainConfig,
     categories: Categories,
@@ -160,17 +138,18 @@ def build_training_model(
     source = config.weights or config.frozen_weights
     if source and not resume_point and not from_reference_checkpoint:
         weights = _load_weights(config, source)
+    stored_args, stored = _stored_args(weights, resume_point), _stored_preprocessing(weights, resume_point)
+    if "hf_config" in stored_args:
+        return setup_transformers(config, _defaults(config), categories, weights, resume_point)
     settings_from_weights = _settings_from_weights(config, weights) if weights else {}
     config = replace(config, **settings_from_weights)
     has_loaded_weights = from_reference_checkpoint or bool(source) or config.backbone_weights != "none"
     norm = _choose_norm(config, weights, resume_point, has_loaded_weights)
-    stored_args = _stored_args(weights, resume_point)
     model_args = asdict(
         config.model_config(
             len(categories), class_agnostic=stored_args.get("class_agnostic", False), backbone_norm=norm
         )
     )
-    stored = _stored_preprocessing(weights, resume_point)
     if resume_point:
         resume_point.check(model_args=model_args, categories=categories.to_plain())
     torch.manual_seed(config.seed)
@@ -186,7 +165,6 @@ def build_training_model(
         warnings.warn(note, stacklevel=2)
     if config.frozen_weights:
         _check_known(class_rows, config.frozen_weights)
-        assert isinstance(model, DETR)
         model.freeze_detector()
     criterion = build_criterion(**asdict(config.loss_config(len(categories))))
     if not (has_loaded_weights or resume_point or config.lr_backbone):

@@ -17,13 +17,13 @@ from detrkit.ops.console import make_console
 from detrkit.structures import Categories
 from detrkit.training.announcements import say_recipe
 from detrkit.training.loggers import check_loggers
+from detrkit.training.model_setup import ModelSetup
 from detrkit.training.monitor import chosen_monitor, compute_fingerprints
 from detrkit.training.optim import build_optimizer
 from detrkit.training.process import TrainingProcess
 from detrkit.training.resolve_auto import resolve_auto
 from detrkit.training.resume import find_resume
 from detrkit.training.setup import (
-    ModelSetup,
     build_training_model,
     choose_folder,
     find_processes,
@@ -154,6 +154,7 @@ def _optimizer(config: TrainConfig, setup: ModelSetup) -> Optimizer:
         weight_decay=config.weight_decay,
         lr_linear_proj_mult=config.lr_linear_proj_mult,
         norm_decay=config.norm_decay,
+        backbone=setup.model.backbone_prefix,
         fused=config.precision != "16-mixed",
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.build import build_model, default_model_args
-from detrkit.models.detr import DETR
+from detrkit.models.detection_model import DetectionModel
 from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Preprocessing
 
@@ -29,8 +29,8 @@ class Weights:
     `mask_head.` and `bbox_attention.`. The prefix `detr.`, which the reference adds to all other keys of a model with
     masks, is removed; our models load the keys with and without it."""
     model_args: dict[str, Any]
-    """Keywords of `build_model`. Settings that the file does not state (`dilation`, `nheads`) are absent;
-    `assumed` names them."""
+    """Keywords of `build_model`, or of `models.hf.network.build_transformers`. Settings that the file does not state
+    (`dilation`, `nheads`) are absent; `assumed` names them."""
     categories: Categories
     """The classes of the detector."""
     preprocessing: Preprocessing
@@ -50,14 +50,23 @@ class Weights:
         """All sentences for the user."""
         return (*self.notes, *self.assumed.values())
 
-    def build_model(self) -> DETR:
+    @property
+    def of_transformers(self) -> bool:
+        """Whether the model is one of transformers, behind `models.hf.TransformersDETR`."""
+        return "hf_config" in self.model_args
+
+    def build_model(self) -> DetectionModel:
         """Build the model of this architecture and normalization, with random weights.
 
         Raises:
             ConfigError: the settings contradict each other.
-            MissingExtraError: the backbone is one of timm, which is not installed.
+            MissingExtraError: timm or transformers is needed and not installed.
         """
         images = self.preprocessing
+        if self.of_transformers:
+            from detrkit.models.hf.network import build_transformers
+
+            return build_transformers(self.model_args, mean=images.mean, std=images.std, source=self.source)
         return build_model(image_mean=images.mean, image_std=images.std, **self.model_args)
 
 

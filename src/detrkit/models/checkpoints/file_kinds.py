@@ -5,6 +5,7 @@ checkpoint of detrkit      a dictionary with "model" and "detrkit"
 checkpoint of the          a bare state dict, {"model": ...}, or a training checkpoint with optimizer, scheduler and
 reference DETR             arguments; or a checkpoint of PyTorch Lightning, under "state_dict" and a prefix
 Hugging Face folder        config.json with model.safetensors or pytorch_model.bin
+                           of DETR, Deformable DETR and RT-DETR; others by transformers, see `models.hf`
 published name             detr_resnet50, ...; downloaded once
 model of the hub           a short name such as dfine_n, or an id OWNER/NAME; downloaded once into the hub's cache
 """
@@ -76,6 +77,11 @@ def load_weights(
     if weights.absent and not headless:
         raise WeightsError(_headless_message(weights))
     settings = {name: value for name, value in (("dilation", dilation), ("nheads", nheads)) if value is not None}
+    if settings and weights.of_transformers:
+        raise WeightsError(
+            f"expected no --{' nor --'.join(settings)} with {weights.source}, a model of transformers that brings all "
+            "of its settings; leave that out"
+        )
     for name, value in settings.items():
         stored = weights.model_args.get(name, value)
         if stored != value:
@@ -172,7 +178,9 @@ def read_content(content: Mapping[str, Any], path: Path) -> Weights:
     state_dict, notes = _state_dict(content, path)
     if "detrkit" in content:
         check_tensors(state_dict, str(path))
-        return _from_detrkit(_without_heads(state_dict, path, notes), content["detrkit"])
+        whole = any(key.startswith("network.") for key in state_dict)  # of transformers, whose heads have other names
+        weights = _whole(state_dict, path, notes) if whole else _without_heads(state_dict, path, notes)
+        return _from_detrkit(weights, content["detrkit"])
     lightning = "pytorch-lightning_version" in content
     check_keys(state_dict, f"the checkpoint of PyTorch Lightning {path}" if lightning else str(path))
     return _from_reference(_without_heads(state_dict, path, notes), content.get("args"), path)
@@ -204,6 +212,11 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tenso
         f"{path} holds a detector under {prefix!r} and other tensors, which are left out: {first_names(others, 3)}"
     ]
     return without_prefix(kept), notes if others else []
+
+
+def _whole(state_dict: dict[str, Tensor], path: Path, notes: Sequence[str]) -> Weights:
+    """`Weights` of the tensors only, of a model of transformers."""
+    return Weights(state_dict, {}, Categories((), ()), Preprocessing(), source=str(path), notes=tuple(notes))
 
 
 def _without_heads(state_dict: dict[str, Tensor], path: Path, notes: Sequence[str]) -> Weights:
@@ -264,6 +277,13 @@ def _check_header(weights: Weights) -> None:
         WeightsError: a setting is unknown, or a setting, the number of classes or a shape contradicts the tensors.
     """
     stated = weights.model_args
+    if weights.of_transformers:  # the tensors are compared when they are loaded
+        if len(weights.categories) != stated.get("num_classes"):
+            raise WeightsError(
+                f'the entry "detrkit" of {weights.source} holds {len(weights.categories)} categories where the model '
+                f"has {stated.get('num_classes')} classes; save the checkpoint again"
+            )
+        return
     errors = [f"the unknown setting {name!r}" for name in stated if name not in default_model_args()]
     if not errors:
         implied = _implied_settings(weights)

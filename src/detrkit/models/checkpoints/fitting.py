@@ -24,6 +24,7 @@ from detrkit.models.checkpoints.architecture import (
     with_defaults,
     without_prefix,
 )
+from detrkit.models.detection_model import DetectionModel
 from detrkit.models.detr import DETR
 from detrkit.models.two_stage import SelectedQueries
 from detrkit.ops.text import one_line
@@ -53,7 +54,7 @@ class FitRow:
 
 
 @torch.no_grad()
-def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[FitRow]:
+def fit_weights(model: DetectionModel, weights: Weights, categories: Categories) -> list[FitRow]:
     """Load weights into a model in place, matching the rows of its class heads by class name.
 
     Class rows: names match exactly or, failing that, regardless of case. If the checkpoint has no class names, its rows
@@ -83,6 +84,8 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     """
     if model.num_classes != len(categories):
         raise ValueError(f"expected a model for {len(categories)} classes, found {model.num_classes}")
+    if not isinstance(model, DETR):
+        return _fit_transformers(model, weights, categories)
     own, loaded = without_prefix(model.state_dict()), dict(weights.state_dict)
     sources = _match(weights.categories, categories)
     for key in own.keys() & loaded.keys():
@@ -95,19 +98,34 @@ def fit_weights(model: DETR, weights: Weights, categories: Categories) -> list[F
     _check_fit(model, own, loaded, weights)
     # the keys still missing are batch-norm counters and parts for training only, see _check_fit
     model.load_state_dict({key: value for key, value in loaded.items() if key in own}, strict=False)
-    if "class_embed" in weights.absent:
-        return []
+    return [] if "class_embed" in weights.absent else _fit_rows(weights, categories, sources)
+
+
+def _fit_rows(weights: Weights, categories: Categories, sources: Sequence[int | None]) -> list[FitRow]:
     return [
         FitRow(name, None if source is None else weights.categories.names[source])
         for name, source in zip(categories.names, sources, strict=True)
     ]
 
 
-def fit_notes(model: DETR, weights: Weights) -> list[str]:
+def _fit_transformers(model: DetectionModel, weights: Weights, categories: Categories) -> list[FitRow]:
+    """See `fit_weights`, for a model of transformers."""
+    from detrkit.models.hf.adapter import TransformersDETR
+    from detrkit.models.hf.fit_classes import fit_transformers
+
+    assert isinstance(model, TransformersDETR)
+    sources = _match(weights.categories, categories)
+    fit_transformers(model, weights, sources)
+    return _fit_rows(weights, categories, sources)
+
+
+def fit_notes(model: DetectionModel, weights: Weights) -> list[str]:
     """Sentences for the user on the parts that `fit_weights` initializes anew or leaves out.
 
     Classes are in the rows that `fit_weights` returns, mask heads in `mask_head_note`.
     """
+    if not isinstance(model, DETR):
+        return []
     source, notes = weights.source, []
     if "class_embed" in weights.absent:
         notes.append(f"{source} has no class head; a new one is trained, with {model.num_classes} classes")
@@ -152,9 +170,9 @@ def with_new_heads(weights: Weights, categories: Categories) -> Weights:
     )
 
 
-def mask_head_note(model: DETR, weights: Weights) -> str:
+def mask_head_note(model: DetectionModel, weights: Weights) -> str:
     """A sentence for the user if only one of model and weights has a mask head, else empty."""
-    needed, stored = model.mask_head is not None, any(key.startswith(MASK_PARTS) for key in weights.state_dict)
+    needed, stored = model.makes_masks, any(key.startswith(MASK_PARTS) for key in weights.state_dict)
     if needed and not stored:
         return f"{weights.source} is a detector without masks; a new mask head is trained"
     if stored and not needed:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrkit.errors import WeightsError
 from detrkit.models.checkpoints.architecture import resnet_of
-from detrkit.models.checkpoints.hf_files import dilated, one_value
+from detrkit.models.checkpoints.hf_files import UnsupportedError, dilated, one_value
 from detrkit.models.checkpoints.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names
 
 
@@ -63,7 +63,7 @@ def read_deformable(
     state_dict = _with_our_heads(renamed, layers[1], refine, two_stage, folder)
     backbone = resnet_of(state_dict)
     if backbone is None:
-        raise WeightsError(
+        raise UnsupportedError(
             f"expected a ResNet of torchvision's layout in {folder}, found another backbone; it cannot be loaded"
         )
     dilation = dilated(config, folder)
@@ -103,7 +103,7 @@ def _levels(tensors: Mapping[str, Tensor], levels: int, dilation: bool, folder: 
     kernels = [tensors[f"input_proj.{level}.0.weight"].shape[-1] for level in range(levels)]
     own = kernels.count(1)
     if not 1 <= own <= 4 or (dilation and (own, levels) != (1, 1)):
-        raise WeightsError(
+        raise UnsupportedError(
             f"expected 1 to 4 levels from the backbone in {folder}, or one with dilation, found {own} of {levels}"
             f"{' with dilation' if dilation else ''}; other models cannot be loaded"
         )

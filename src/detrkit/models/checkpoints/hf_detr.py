@@ -27,7 +27,7 @@ from detrkit.models.checkpoints.architecture import (
     with_prefix,
     without_prefix,
 )
-from detrkit.models.checkpoints.hf_files import dilated, one_value
+from detrkit.models.checkpoints.hf_files import UnsupportedError, dilated, one_value
 from detrkit.models.checkpoints.hf_keys import BODY, HF_BODY, from_theirs, layer_names, resnet_names, to_theirs
 from detrkit.structures import Categories
 
@@ -84,7 +84,7 @@ def read_detr(
         "activation": config.get("activation_function", "relu"),
     }
     if "backbone" not in model_args:
-        raise WeightsError(
+        raise UnsupportedError(
             f"expected a ResNet of torchvision's layout in {folder}, found another backbone; it cannot be loaded"
         )
     notes = (

@@ -17,6 +17,11 @@ from detrkit.models.checkpoints.safe import read_checkpoint, read_safetensors
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 
+
+class UnsupportedError(WeightsError):
+    """A model that detrkit's own architectures cannot represent, though transformers may."""
+
+
 _COCO_THINGS = Categories(
     *zip(*[(i, name) for i, name in enumerate(COCO_CATEGORIES.names) if not name.startswith("N/A")], strict=True)
 )
@@ -74,7 +79,7 @@ def expect(config: Mapping[str, Any], folder: Path, **settings: Any) -> None:
     for name, supported in settings.items():
         value = config.get(name, supported)
         if value != supported:
-            raise WeightsError(
+            raise UnsupportedError(
                 f"expected {name} {supported} in {folder / 'config.json'}, found {value}; other models cannot be loaded"
             )
 
@@ -95,7 +100,7 @@ def dilated(config: Mapping[str, Any], folder: Path) -> bool:
     name = str(body.get("backbone") or config.get("backbone") or "resnet50")
     stride = body.get("output_stride") or 32
     if (timm and not re.fullmatch(_TIMM_RESNET, name)) or stride not in (16, 32):
-        raise WeightsError(
+        raise UnsupportedError(
             f"expected a ResNet of torchvision's architecture, of stride 32 or 16, in {folder / 'config.json'}, found "
             f"{name} of stride {stride}; other backbones cannot be loaded"
         )
@@ -111,7 +116,7 @@ def one_value(config: Mapping[str, Any], folder: Path, names: tuple[str, ...], d
     """
     values = [config.get(name, default) for name in names]
     if any(value != values[0] for value in values):
-        raise WeightsError(
+        raise UnsupportedError(
             f"expected one value of {', '.join(names)} in {folder / 'config.json'}, found {values}; other models "
             "cannot be loaded"
         )

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from detrkit.errors import WeightsError
 from detrkit.models.backbones.resnet_d import DESIGNS
-from detrkit.models.checkpoints.hf_files import expect, one_value
+from detrkit.models.checkpoints.hf_files import UnsupportedError, expect, one_value
 from detrkit.models.checkpoints.hf_keys import from_theirs, layer_names, resnet_vd_names
 
 _DEFAULT_WIDTHS = [256, 512, 1024, 2048]
@@ -143,4 +142,4 @@ def _backbone(config: Mapping[str, Any], folder: Path) -> str:
         if plain and same and not design.lean_stem:
             return name
     known = ", ".join(name for name, design in DESIGNS.items() if not design.lean_stem)
-    raise WeightsError(f"expected one of the backbones {known} in {folder}, found another one; it cannot be loaded")
+    raise UnsupportedError(f"expected one of the backbones {known} in {folder}, found another; it cannot be loaded")

@@ -1,20 +1,28 @@
 """Read and write Hugging Face folders: config.json, model.safetensors and preprocessor_config.json.
 
 DETR, Deformable DETR and RT-DETR are read, in the layout of any version of transformers; DETR is also written. Neither
-`transformers` nor `timm` is needed.
+`transformers` nor `timm` is needed. Other detection transformers are read by transformers itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrkit.errors import WeightsError
+from detrkit.errors import MissingExtraError, WeightsError
 from detrkit.models.checkpoints.architecture import Weights, missing_heads, without_parts
 from detrkit.models.checkpoints.hf_deformable import read_deformable
 from detrkit.models.checkpoints.hf_detr import read_detr, write_huggingface
-from detrkit.models.checkpoints.hf_files import categories_of, read_json, read_preprocessing, read_tensors
+from detrkit.models.checkpoints.hf_files import (
+    UnsupportedError,
+    categories_of,
+    read_json,
+    read_preprocessing,
+    read_tensors,
+)
 from detrkit.models.checkpoints.hf_rtdetr import read_rtdetr
 from detrkit.structures import Categories
 
@@ -53,24 +61,27 @@ _KINDS = {
 
 
 def read_huggingface(folder: str | Path) -> Weights:
-    """Read a detector from a Hugging Face folder, without transformers.
+    """Read a detector from a Hugging Face folder.
+
+    The models of `_KINDS` become detrkit's own, without transformers, if they have the settings that detrkit's have.
+    All other detection transformers need transformers, and stay its models; see `models.hf`.
 
     Raises:
-        WeightsError: a file is missing or damaged, or the model is of an unknown type.
+        MissingExtraError: the model needs transformers, which is not installed.
+        WeightsError: a file is missing or damaged, or the model is no detection transformer.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
     kind = _KINDS.get(str(config.get("model_type")))
-    architecture = (config.get("architectures") or (kind.architectures if kind else ["nothing"]))[0]
-    if kind is None or architecture not in kind.architectures:
-        known = ", ".join(name for each in _KINDS.values() for name in each.architectures)
-        raise WeightsError(
-            f"expected one of {known} in {folder}, found {architecture} of type {config.get('model_type')}; other "
-            "models cannot be loaded"
-        )
+    if kind is None or (config.get("architectures") or kind.architectures)[0] not in kind.architectures:
+        return _read_by_transformers(folder, config)
     try:
         state_dict, model_args, notes = kind.read(config, read_tensors(folder), folder)
+    except UnsupportedError:
+        return _read_by_transformers(folder, config)
     except KeyError as problem:
+        with contextlib.suppress(WeightsError, MissingExtraError):
+            return _read_by_transformers(folder, config, exact=True)
         raise WeightsError(
             f"expected the weights of the model that {folder / 'config.json'} describes, found other or missing keys "
             f"at {problem}; save the model again"
@@ -87,3 +98,9 @@ def read_huggingface(folder: str | Path) -> Weights:
         (*notes, *more_notes),
         absent=absent,
     )
+
+
+def _read_by_transformers(folder: Path, config: Mapping[str, Any], *, exact: bool = False) -> Weights:
+    from detrkit.models.hf.from_folder import read_transformers
+
+    return read_transformers(folder, config, exact=exact)
