@@ -108,7 +108,7 @@ def reference_item(image: ImageRecord, size: int, rng: random.Random) -> tuple[T
 
 
 def pad(num_images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Make a batch in the plain way: copy images into a tensor of zeros."""
+    """Make a batch plainly: copy images into a tensor of zeros."""
     height, width = (max(pixels.shape[d] for pixels in num_images) for d in (1, 2))
     images = torch.zeros(len(num_images), 3, height, width, dtype=num_images[0].dtype)
     padding = torch.ones(len(num_images), height, width, dtype=torch.bool)

@@ -204,15 +204,15 @@ def boxes_of_batches(device: torch.device, repeats: int) -> None:
             torch.rand(size, queries, 4, generator=random).to(device),
         )
         sizes = torch.tensor([[HEIGHT, WIDTH]] * size)
-        ways = {
+        variants = {
             "loop": lambda out=out, sizes=sizes: plain_boxes(out, sizes),
             "batch": lambda out=out, sizes=sizes: postprocess(out, sizes, best_first=True, device="cpu"),
         }
-        best = dict.fromkeys(ways, float("inf"))
+        best = dict.fromkeys(variants, float("inf"))
         for _ in range(repeats):
-            for name, way in ways.items():
+            for name, variant in variants.items():
                 start = time.perf_counter()
-                way()  # ends in main memory, so nothing is left to wait for
+                variant()  # ends in main memory, so nothing is left to wait for
                 best[name] = min(best[name], time.perf_counter() - start)
         loop, batch = 1000 * best["loop"], 1000 * best["batch"]
         print(f"boxes of {size:2} x {queries}: loop {loop:6.2f} ms   batch {batch:6.2f} ms   {loop / batch:4.1f} x")

@@ -1,7 +1,7 @@
 """Speed of exported files on this CPU, beside the model in PyTorch, in one run and in turns.
 
     python benchmarks/export.py [--weights runs/x] [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--threads 2]
-        [--repeats 5] [--ways plain,fast,onnx,openvino] [--fixed] [--output_dir runs/export]
+        [--repeats 5] [--variants plain,optimized,onnx,openvino] [--fixed] [--output_dir runs/export]
 
 Prints a table and writes it to export.md and export.json. Without --weights they are random, which takes as long; int8
 is calibrated on noise then. Seconds by the clock, the least of all turns and their median; files that exist already in
@@ -24,9 +24,9 @@ from detrkit.exporting.formats.table import export_format
 from detrkit.exporting.writing import make_metadata, write_file
 from detrkit.inference.backend import PlainBackend
 from detrkit.inference.optimized import OptimizedBackend
-from inference import the_model
+from inference import make_model
 
-WAYS = ("plain", "fast", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
+VARIANTS = ("plain", "optimized", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
 
 
 def main() -> None:
@@ -38,27 +38,28 @@ def main() -> None:
     if options.weights:
         detector = Detector.load(options.weights, device="cpu", precision="plain")
     else:
-        model = the_model(options.model)
+        model = make_model(options.model)
         detector = Detector(model, Categories.unnamed(model.num_classes), min(size))
     images = torch.randint(0, 256, (options.batch_size, 3, *size), dtype=torch.uint8)
     padding = torch.zeros(options.batch_size, *size, dtype=torch.bool)
     backends = {}
-    for way in options.ways.split(","):
-        if way == "plain":
-            backends[way] = PlainBackend(detector.model)
-        elif way == "fast":
-            backends[way] = OptimizedBackend(detector.model, torch.device("cpu"))
+    for variant in options.variants.split(","):
+        if variant == "plain":
+            backends[variant] = PlainBackend(detector.model)
+        elif variant == "optimized":
+            backends[variant] = OptimizedBackend(detector.model, torch.device("cpu"))
         else:
-            backends[way] = Detector.load(exported(way, detector, options), device="cpu").backend
-    times: dict[str, list[float]] = {way: [] for way in backends}
+            backends[variant] = Detector.load(exported(variant, detector, options), device="cpu").backend
+    times: dict[str, list[float]] = {variant: [] for variant in backends}
     with torch.no_grad():
         for turn in range(options.repeats + 1):
-            for way, backend in backends.items():
-                backend.forward_detection(images, padding)  # not timed: threads of the way before may still be spinning
+            for variant, backend in backends.items():
+                # not timed: threads of the variant before may still be spinning
+                backend.forward_detection(images, padding)
                 start = time.perf_counter()
                 backend.forward_detection(images, padding)
                 if turn:  # the first one warms up
-                    times[way].append((time.perf_counter() - start) / options.batch_size)
+                    times[variant].append((time.perf_counter() - start) / options.batch_size)
     report(times, options)
 
 
@@ -71,15 +72,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--ways", default=",".join(WAYS), help="some of these, with commas between")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="some of these, with commas between")
     parser.add_argument("--fixed", action="store_true", help="graphs of this size and batch alone")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/export"))
     return parser.parse_args()
 
 
-def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
-    """The file of a way such as onnx-int8; made where it is not there yet."""
-    kind, _, precision = way.partition("-")
+def exported(variant: str, detector: Detector, options: argparse.Namespace) -> Path:
+    """Return the file of a variant such as onnx-int8, and write it unless it exists."""
+    kind, _, precision = variant.partition("-")
     name = Path(options.weights).name or options.model
     fixed = f"-{options.size[0]}x{options.size[1]}-{options.batch_size}" if options.fixed else ""
     path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{export_format(kind).suffix}"
@@ -105,10 +106,10 @@ def exported(way: str, detector: Detector, options: argparse.Namespace) -> Path:
 def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
     """Print and write one row per variant."""
     first = min(next(iter(times.values())))
-    lines = ["| way | ms per image | median | times as fast |", "|---|--:|--:|--:|"]
-    for way, seconds in times.items():
+    lines = ["| variant | ms per image | median | speed-up |", "|---|--:|--:|--:|"]
+    for variant, seconds in times.items():
         least, middle = min(seconds), statistics.median(seconds)
-        lines.append(f"| {way} | {least * 1000:.1f} | {middle * 1000:.1f} | {first / least:.2f} |")
+        lines.append(f"| {variant} | {least * 1000:.1f} | {middle * 1000:.1f} | {first / least:.2f} |")
     print("\n".join(lines))
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "export.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -70,7 +70,7 @@ def _times(run: str, what: str) -> Callable[[Rows], float]:
 
 
 def _share(run: str) -> Callable[[Rows], float]:
-    """Images a second from files to detections, beside those of the model alone."""
+    """Images per second from files to detections, beside those of the model alone."""
 
     def share(rows: Rows) -> float:
         ends, alone = (rows[run, what, "fast"] for what in ("from files", "model"))

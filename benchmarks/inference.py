@@ -7,7 +7,7 @@ Prints a table and writes it to inference.md and inference.json. The first row i
 float32 with all its heads, operation by operation that of the reference DETR for the classic model. `transformers` DETR
 of the same sizes is beside it where installed. Weights are random, which takes as long. `--files` also times the way
 from JPEG files to detections. Seconds of CPU, all threads together, are given besides seconds by the clock: on a
-machine that does other things too, they are the steadier ones, and `times as fast` is of them; on a GPU it is of the
+machine that does other things too, they are the steadier ones, and the speed-up is of them; on a GPU it is of the
 clock.
 """
 
@@ -45,14 +45,14 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    model = the_model(options.model).eval().to(device)
+    model = make_model(options.model).eval().to(device)
     height, width = options.size
     images = torch.randint(0, 256, (options.batch_size, 3, height, width), dtype=torch.uint8).to(device)
     padding = torch.zeros(options.batch_size, height, width, dtype=torch.bool, device=device)
     with torch.no_grad():
-        rows = measured(ways(model, images, padding, options), options.repeats, device)
+        rows = measured(variants(model, images, padding, options), options.repeats, device)
         if options.files:
-            rows |= measured(file_ways(model, options), options.repeats, device)
+            rows |= measured(file_variants(model, options), options.repeats, device)
     report(rows, options)
 
 
@@ -71,14 +71,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def the_model(name: str) -> DETR:
-    """The original's ResNet-50, or a named model; random weights."""
+def make_model(name: str) -> DETR:
+    """The reference DETR with ResNet-50, or a named model; random weights."""
     if name == "classic":
         return build_model(num_classes=91)
     return build_model(**asdict(TrainConfig.from_recipe("classic", model=name).model_config(num_classes=20)))
 
 
-def ways(model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argparse.Namespace) -> dict[str, Variant]:
+def variants(
+    model: DETR, images: torch.Tensor, padding: torch.Tensor, options: argparse.Namespace
+) -> dict[str, Variant]:
     """Each row of the table; every one keeps what the rows before it have."""
     device = images.device
     folded = fold_norms(model)
@@ -112,7 +114,7 @@ def of_transformers(images: torch.Tensor, padding: torch.Tensor) -> Variant | No
     return lambda: model(pixel_values=pixels, pixel_mask=mask)
 
 
-def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Variant]:
+def file_variants(model: DETR, options: argparse.Namespace) -> dict[str, Variant]:
     """From JPEG files to detections: one file after another, and with threads that decode ahead; and what the model
     takes of that, the same images being in memory at their final size."""
     folder = Path(tempfile.mkdtemp())
@@ -124,22 +126,22 @@ def file_ways(model: DETR, options: argparse.Namespace) -> dict[str, Variant]:
     categories, side = Categories.unnamed(model.num_classes), min(options.size)
     half = torch.bfloat16 if options.device.startswith("cuda") else None
     plain = Detector(model, categories, side, options.device)
-    fast = Detector(OptimizedBackend(model, options.device, half=half), categories, side)
-    batches = [fast.prepare([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)]) for path in paths]
+    optimized = Detector(OptimizedBackend(model, options.device, half=half), categories, side)
+    batches = [optimized.prepare([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)]) for path in paths]
 
     def repeated(run: Callable[[Any], object], items: list[Any]) -> Variant:
         return lambda: [run(item) for item in items]
 
     return {
         f"{len(paths)} files, plain": repeated(plain.predict, paths),
-        f"{len(paths)} files, fast": repeated(fast.predict, paths),
-        f"{len(paths)} files, fast, prepared ahead": lambda: fast.predict(paths),
-        f"{len(paths)} files, the fast model alone": repeated(fast.detect, batches),
+        f"{len(paths)} files, optimized": repeated(optimized.predict, paths),
+        f"{len(paths)} files, optimized, prepared ahead": lambda: optimized.predict(paths),
+        f"{len(paths)} files, the optimized model alone": repeated(optimized.detect, batches),
     }
 
 
 def measured(rows: dict[str, Variant], repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Seconds of each way by the clock and of CPU, the median and the least of several turns."""
+    """Seconds of each variant by the clock and of CPU, the median and the least of several turns."""
     clock: dict[str, list[float]] = {name: [] for name in rows}
     cpu: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(repeats + 1):
@@ -158,7 +160,7 @@ def measured(rows: dict[str, Variant], repeats: int, device: torch.device) -> di
             "clock_least": min(clock[name]),
             "cpu_median": statistics.median(cpu[name]),
             "cpu_least": min(cpu[name]),
-            "times_as_fast": statistics.median(cpu[first] if device.type == "cpu" else clock[first])
+            "speed_up": statistics.median(cpu[first] if device.type == "cpu" else clock[first])
             / statistics.median(cpu[name] if device.type == "cpu" else clock[name]),
         }
         for name in rows
@@ -167,11 +169,11 @@ def measured(rows: dict[str, Variant], repeats: int, device: torch.device) -> di
 
 def report(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
     """Print and write the table."""
-    lines = ["| | seconds by the clock, median (least) | seconds of CPU, median (least) | times as fast |"]
+    lines = ["| | seconds by the clock, median (least) | seconds of CPU, median (least) | speed-up |"]
     lines.append("|---|---:|---:|---:|")
     for name, row in rows.items():
         clock, cpu = (f"{row[f'{of}_median']:.3f} ({row[f'{of}_least']:.3f})" for of in ("clock", "cpu"))
-        lines.append(f"| {name} | {clock} | {cpu} | {row['times_as_fast']:.2f} |")
+        lines.append(f"| {name} | {clock} | {cpu} | {row['speed_up']:.2f} |")
     table = "\n".join(lines)
     print(table)
     options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from detrkit.files import write_atomic
 def limited_copy(data: str, limit: int, folder: Path) -> str:
     """A copy of a data set with at most `limit` training and `limit` validation images, evenly spaced.
 
-    Its name tells the data set that it was made of, so that none is taken for another's.
+    The name of the copy contains a hash of its source, so that copies of two data sets cannot be confused.
 
     Returns:
         The folder of the copy, a COCO data set.

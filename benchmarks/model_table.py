@@ -17,7 +17,7 @@ import torch
 from detrkit.benchmark.machine import count_work
 from detrkit.config.presets import MODELS
 from detrkit.inference.optimized import OptimizedBackend
-from inference import the_model
+from inference import make_model
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 def measure(name: str, size: int, rounds: int) -> tuple[int, int, float]:
     """Parameters, floating-point operations and CPU seconds per image of a named model."""
     torch.manual_seed(0)
-    model = the_model(name)
+    model = make_model(name)
     images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
     padding = torch.zeros(1, size, size, dtype=torch.bool)
     network = OptimizedBackend(model, torch.device("cpu"))

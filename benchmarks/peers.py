@@ -70,15 +70,14 @@ class Peer(nn.Module):
 
 
 class TorchvisionPeer(Peer):
-    """A detector of torchvision."""
+    """A detector of torchvision.
+
+    Args:
+        model: a model without normalization and resizing, which the loader has done.
+        first_label: label of class 0; 1 where label 0 is the background.
+    """
 
     def __init__(self, model: nn.Module, first_label: int) -> None:
-        """Take a model.
-
-        Args:
-            model: built without normalization and resizing: both have happened when a batch comes.
-            first_label: label of class 0; 1 where label 0 is the background.
-        """
         super().__init__()
         self.model, self.first_label = model, first_label
 

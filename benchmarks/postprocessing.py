@@ -2,8 +2,9 @@
 
     python benchmarks/postprocessing.py [--queries 100] [--size 800x1066] [--device cuda] [--forward]
 
-The plain way resizes every mask as a whole, in numbers of four bytes a pixel, and panoptic maps through a PNG, once for
-every round in which a segment is dropped. `tests/properties/test_laws_of_masks.py` holds detrkit's way against it.
+The plain variant resizes every mask as a whole, in numbers of four bytes per pixel, and panoptic maps through a PNG,
+once for every round in which a segment is dropped. `tests/properties/test_laws_of_masks.py` holds detrkit's masks
+against it.
 """
 
 from __future__ import annotations

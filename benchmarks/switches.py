@@ -63,13 +63,13 @@ SIZE = ("backbone", "backbone_weights", "hidden_dim", "nheads")
 
 @dataclass(frozen=True)
 class Switch:
-    """Settings that make one idea. What they are when it is on is what `fast` says, so that this table cannot age."""
+    """The settings of one idea. Their values with the idea are those of the recipe `fast`."""
 
     name: str
     settings: tuple[str, ...]
     """Names of `TrainConfig`, some of which may be the same in both recipes."""
     off: Mapping[str, Any] = field(default_factory=dict)
-    """What `fast` without it has instead, where that cannot be what classic has, since other parts lean on it."""
+    """Values without the idea in `fast`, where those of `classic` would break other parts; else those of `classic`."""
 
 
 SWITCHES: tuple[Switch, ...] = (
@@ -91,7 +91,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("query_nms_iou", ("query_nms_iou",)),
     Switch("ema", ("ema",)),
 )
-"""In the order in which they are added. Together they are all that tells `fast` from `classic`; a test holds that."""
+"""Ideas in the order in which they are added; together they are all differences of `fast` and `classic` (tested)."""
 
 FURTHER: dict[str, dict[str, Any]] = {
     "score_refine": {"score_refine": True},

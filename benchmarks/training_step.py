@@ -4,8 +4,8 @@
     python benchmarks/training_step.py step --model detrkit_n --size 128 --batch 16
     python benchmarks/training_step.py step --model detr_resnet50 --size 800 --width 1066 --batch 16 --device cuda
 
-All ways take turns in one process; the best time of each counts. The plain criterion is that of the original: see
-`plain_criterion.py`.
+All variants take turns in one process; the best time of each counts. The plain criterion is that of the reference
+DETR, see `plain_criterion.py`.
 """
 
 from __future__ import annotations
@@ -77,27 +77,27 @@ def with_dense_head(out: Output, batch: int, device: torch.device) -> Output:
         y, x = torch.meshgrid(torch.arange(n) + 0.5, torch.arange(n) + 0.5, indexing="ij")
         centers.append(torch.stack([x, y], -1).flatten(0, 1) / n)
         cells.append(torch.full((n * n, 2), 1 / n))
-    places = sum(n * n for n in sizes)
+    tokens = sum(n * n for n in sizes)
     located = Locations(
         torch.cat(centers).expand(batch, -1, -1).to(device),
         torch.cat(cells).expand(batch, -1, -1).to(device),
-        torch.zeros(batch, places, dtype=torch.bool, device=device),
+        torch.zeros(batch, tokens, dtype=torch.bool, device=device),
         tuple(n * n for n in sizes),
     )
-    dense = some_output(1, batch, places, True, device)
+    dense = some_output(1, batch, tokens, True, device)
     return Output(
         out.logits, out.boxes, aux=out.aux, sigmoid=True, branches=[Branch("dense", dense, locations=located)]
     )
 
 
-def timed(ways: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Seconds of each way, the best of `rounds` in turns, after one that does not count."""
-    best = dict.fromkeys(ways, float("inf"))
+def timed(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Seconds of each variant, the best of `rounds` in turns, after one that does not count."""
+    best = dict.fromkeys(variants, float("inf"))
     for k in range(rounds + 1):
-        for name, way in ways.items():
+        for name, variant in variants.items():
             _wait(device)
             begun = time.perf_counter()
-            way()
+            variant()
             _wait(device)
             if k:
                 best[name] = min(best[name], time.perf_counter() - begun)
@@ -124,25 +124,25 @@ def measure_criterion(batch: int, rounds: int, device: torch.device) -> None:
         with_dense_head(cases["fast, 3 layers x 100 queries"][1], batch, device),
     )
     for name, (criterion, out) in cases.items():
-        ways = {
+        variants = {
             "plain": lambda c=criterion, o=out: c.weighted_sum(plain_losses(c, o, targets)).backward(),
             "ours": lambda c=criterion, o=out: c.weighted_sum(c(o, targets)).backward(),
         }
         operators = {}
-        for way, run in ways.items():
+        for variant, run in variants.items():
             with _Count() as count:
                 run()
-            operators[way] = count.operators
-        found = timed(ways, rounds, device)
+            operators[variant] = count.operators
+        seconds_of = timed(variants, rounds, device)
+        plain, ours = (1e3 * seconds_of[variant] for variant in variants)
         print(
-            f"| {name} | {1e3 * found['plain']:.1f} | {1e3 * found['ours']:.1f} | {found['plain'] / found['ours']:.2f} "
-            f"| {operators['plain']} | {operators['ours']} |",
+            f"| {name} | {plain:.1f} | {ours:.1f} | {plain / ours:.2f} | {operators['plain']} | {operators['ours']} |",
             flush=True,
         )
 
 
 class Step:
-    """One way to take a training step."""
+    """A training step with some of the optimizations."""
 
     def __init__(self, args: argparse.Namespace, *, criterion: bool, at_once: bool, half: bool, more: str = "") -> None:
         categories = Categories(tuple(range(CLASSES)), tuple(map(str, range(CLASSES))))
@@ -204,7 +204,7 @@ class Step:
 def measure_step(args: argparse.Namespace) -> None:
     """Whole steps, each with one more thing that makes it fast."""
     device = torch.device(args.device)
-    ways = {
+    variants = {
         "plain": Step(args, criterion=False, at_once=False, half=False),
         "+ criterion of all layers": Step(args, criterion=True, at_once=False, half=False),
         "+ optimizer and average at once": Step(args, criterion=True, at_once=True, half=False),
@@ -212,14 +212,14 @@ def measure_step(args: argparse.Namespace) -> None:
         "the same, checkpointed": Step(args, criterion=True, at_once=True, half=True, more="checkpointed"),
     }
     if args.compile:
-        ways["the same, compiled"] = Step(args, criterion=True, at_once=True, half=True, more="compiled")
-    found = timed(dict(ways), args.rounds, device)
-    parts = " | ".join(ways["plain"].shares)
+        variants["the same, compiled"] = Step(args, criterion=True, at_once=True, half=True, more="compiled")
+    seconds_of = timed(dict(variants), args.rounds, device)
+    parts = " | ".join(variants["plain"].shares)
     print(f"\n| step of {args.model}, {args.size} pixels, batch {args.batch} | ms | images/s | ratio | {parts} |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for name, seconds in found.items():
-        shares = " | ".join(f"{1e3 * share:.0f}" for share in ways[name].shares.values())
-        rate, ratio = args.batch / seconds, found["plain"] / seconds
+    for name, seconds in seconds_of.items():
+        shares = " | ".join(f"{1e3 * share:.0f}" for share in variants[name].shares.values())
+        rate, ratio = args.batch / seconds, seconds_of["plain"] / seconds
         print(f"| {name} | {1e3 * seconds:.0f} | {rate:.1f} | {ratio:.2f} | {shares} |", flush=True)
 
 

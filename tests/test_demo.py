@@ -28,9 +28,9 @@ def test_the_demo_reaches_its_ap(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [name for name in LEFT_BEHIND if not (run / name).is_file()] == []
     numbers = json.loads((run / "report/metrics.json").read_text())["coco"]["bbox"]
     assert numbers["AP50"] >= 0.9  # 0.973 was seen, on two threads
-    said = capsys.readouterr().out
-    assert f"AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}" in said
-    assert "detrkit train YOUR_DATA" in said
+    output = capsys.readouterr().out
+    assert f"AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}" in output
+    assert "detrkit train YOUR_DATA" in output
 
 
 def test_next_steps_fit_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def bench(*said: str) -> dict[str, Any]:
+def bench(*arguments: str) -> dict[str, Any]:
     """What bench.json says after such a run."""
-    assert cli.main(["bench", *said]) == 0
+    assert cli.main(["bench", *arguments]) == 0
     content: dict[str, Any] = json.loads(Path("out/bench.json").read_text(encoding="utf-8"))
     return content
 
@@ -167,13 +167,13 @@ def test_the_script_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
         "| evaluation, COCO metrics": ["faster_coco_eval", "fast"],
     }
     others.main([*small, "--model=detrkit_n", "--masks", "postprocessing"])
-    said = capsys.readouterr().out
-    assert "this model has a mask head" in said
-    assert "| postprocessing, panoptic | baseline |" in said
+    output = capsys.readouterr().out
+    assert "this model has a mask head" in output
+    assert "| postprocessing, panoptic | baseline |" in output
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("arguments", "sentence"),
     [
         ("speed", "PART: expected all, inference, training, data, postprocessing or evaluation, found 'speed'"),
         ("--model detrkit_x", "there is no model 'detrkit_x'; did you mean 'detrkit_"),
@@ -186,10 +186,10 @@ def test_the_script_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
         ("--compile yes", "--compile: expected auto, on or off, found 'yes'"),
     ],
 )
-def test_mistakes_are_one_sentence(said: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if "cuda" in said and torch.cuda.is_available():
+def test_mistakes_are_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert cli.main(["bench", *said.split()]) == 2
+    assert cli.main(["bench", *arguments.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
     assert not Path("bench").exists()

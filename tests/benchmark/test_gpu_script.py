@@ -1,4 +1,4 @@
-"""The script for people with a GPU: it runs, here on the CPU and small, and judges its targets rightly."""
+"""The script for people with a GPU: it runs, here on the CPU and small, and compares its targets correctly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detrkit.commands import bench as run
 
 
 def rows(model: float, ends: float, step: float, memory: int) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """What the runs might have said."""
+    """Rows that the runs might have measured."""
     found = {}
     for name in ("inference-1", "inference-32"):
         found[name, "model", "fast"] = {"ratio": model, "images_per_second": 100.0}
@@ -39,12 +39,12 @@ def test_targets_are_compared_with_measurements() -> None:
 
 def test_every_run_parses_as_bench_settings() -> None:
     for name in gpu.RUNS:
-        _, *said = gpu.arguments(name, Path("out"), dry_run=False)
-        config = cli.parse("bench", cli.COMMANDS["bench"], said)
+        _, *arguments = gpu.arguments(name, Path("out"), dry_run=False)
+        config = cli.parse("bench", cli.COMMANDS["bench"], arguments)
         assert (config.image_size, config.device, config.compile, config.precision) == (800, "cuda", "auto", "auto")
         assert config.output_dir == f"out/{name}"
-        _, *said = gpu.arguments(name, Path("out"), dry_run=True)
-        small = cli.parse("bench", cli.COMMANDS["bench"], said)
+        _, *arguments = gpu.arguments(name, Path("out"), dry_run=True)
+        small = cli.parse("bench", cli.COMMANDS["bench"], arguments)
         assert (small.image_size, small.device, small.part, small.masks) == (64, "cpu", config.part, config.masks)
         assert small.batch_size <= 2
 

@@ -181,8 +181,8 @@ def test_switches_hold_all_differences_of_fast_and_classic() -> None:
     [goal] = runner.make_jobs(
         rows["removed"][:1], flags_of(), data="d", epochs=9, image_size=64, batch_size=4, eval_every=1
     )
-    reached, wanted = runner.detrkit_config(top).to_dict(), runner.detrkit_config(goal).to_dict()
-    assert {name for name in wanted if reached[name] != wanted[name]} <= {"recipe", "model"}
+    added, complete = runner.detrkit_config(top).to_dict(), runner.detrkit_config(goal).to_dict()
+    assert {name for name in complete if added[name] != complete[name]} <= {"recipe", "model"}
 
 
 def test_every_switched_model_can_be_built() -> None:
@@ -210,11 +210,11 @@ def test_peers_get_boxes_in_their_own_form() -> None:
     )
     for target in batch.targets:
         target["original_size"] = (2 * target["size"][0], 2 * target["size"][1])
-    told = {}
+    inputs = {}
 
     class Listener(torch.nn.Module):
         def forward(self, images: object = None, targets: object = None, **named: object) -> object:
-            told.update(images=images, targets=targets, **named)
+            inputs.update(images=images, targets=targets, **named)
             if targets is not None:
                 return {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
             if "labels" in named:
@@ -227,18 +227,18 @@ def test_peers_get_boxes_in_their_own_form() -> None:
 
     vision = peers.TorchvisionPeer(Listener(), first_label=1)
     assert vision.loss(batch) == 3.0
-    first, second = told["targets"]
+    first, second = inputs["targets"]
     assert first["boxes"].tolist() == [pytest.approx([20, 9, 30, 21])]
     assert (first["labels"].tolist(), second["labels"].tolist()) == ([2], [1])
-    assert [tuple(image.shape) for image in told["images"]] == [(3, 30, 50), (3, 40, 40)]
+    assert [tuple(image.shape) for image in inputs["images"]] == [(3, 30, 50), (3, 40, 40)]
     found = vision.detect(batch)[0]
     assert found.xyxy.tolist() == [pytest.approx([40, 18, 60, 42])]
     assert found.class_ids.tolist() == [1]
 
     other = peers.RTDetrPeer(Listener())
     assert other.loss(batch) == 3.0
-    assert tuple(told["pixel_values"].shape) == (2, 3, 64, 64)
-    assert told["labels"][0]["boxes"].tolist() == [pytest.approx([25 / 64, 15 / 64, 10 / 64, 12 / 64])]
+    assert tuple(inputs["pixel_values"].shape) == (2, 3, 64, 64)
+    assert inputs["labels"][0]["boxes"].tolist() == [pytest.approx([25 / 64, 15 / 64, 10 / 64, 12 / 64])]
     found = other.detect(batch)[0]
     assert found.xyxy[0].tolist() == pytest.approx([40, 18, 60, 42])
     assert (found.class_ids[0].item(), found.scores[0].item()) == (1, pytest.approx(torch.tensor(2.0).sigmoid().item()))

@@ -147,8 +147,8 @@ def test_training_writes_the_log_of_the_reference_detr(
     detrkit: Command, coco: Path, tmp_path: Path, small_images: None
 ) -> None:
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--lr=3e-4", "--lr_drop=1"]
-    shown = detrkit("detr", *argv, "--epochs", "2")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--epochs", "2")
+    assert result.status == 0, result.err
     first, second = lines = log_of(tmp_path / "out")
     for line in lines:
         assert set(line) == log_keys(MODEL["dec_layers"])
@@ -173,13 +173,13 @@ def test_training_writes_the_log_of_the_reference_detr(
 
     # The name that the reference DETR gave its checkpoint leads to ours; --epochs counts from the beginning of the run.
     assert "out/last.ckpt" in detrkit("detr", *argv, "--resume", "out/checkpoint.pth").sentence
-    shown = detrkit("detr", *argv, "--epochs", "3", "--resume", "auto")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--epochs", "3", "--resume", "auto")
+    assert result.status == 0, result.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [0, 1, 2]
 
     # Without --resume the folder is begun anew.
-    shown = detrkit("detr", *argv, "--epochs", "1")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--epochs", "1")
+    assert result.status == 0, result.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [0]
 
 
@@ -188,9 +188,9 @@ def test_ctrl_c_prints_how_to_resume(
 ) -> None:
     monkeypatch.setattr("detrkit.training.loop.Trainer.set_time_flags", interrupt)
     argv = ["--coco_path", coco, *FLAGS, "--backbone_weights=none", "--output_dir", "out", "--epochs", "9"]
-    shown = detrkit("detr", *argv)
-    assert (shown.status, shown.err) == (130, "interrupted\n")
-    assert "Resume with:\n  the same flags of detrkit detr, and --resume auto" in shown.out
+    result = detrkit("detr", *argv)
+    assert (result.status, result.err) == (130, "interrupted\n")
+    assert "Resume with:\n  the same flags of detrkit detr, and --resume auto" in result.out
     assert Path("out/last.ckpt").exists()
 
 
@@ -204,10 +204,10 @@ def test_without_an_output_dir_nothing_is_written(
     detrkit: Command, coco: Path, tmp_path: Path, small_images: None
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    shown = detrkit("detr", "--coco_path", coco, *FLAGS, "--backbone_weights=none", "--epochs=1", "--world_size=4")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", "--coco_path", coco, *FLAGS, "--backbone_weights=none", "--epochs=1", "--world_size=4")
+    assert result.status == 0, result.err
     assert sorted(tmp_path.rglob("*")) == before
-    note = shown.out.splitlines()[0]
+    note = result.out.splitlines()[0]
     assert note.startswith("Without --output_dir nothing is kept")
     assert not Path(note.split("the files in ")[1].split(" are ")[0]).exists()
 
@@ -217,8 +217,8 @@ def test_going_on_with_a_run_of_the_reference_detr(
 ) -> None:
     path = checkpoint("checkpoint.pth", **trained_by_the_original(epoch=3))
     argv = ["--coco_path", coco, *FLAGS, "--output_dir", "out", "--lr=7e-4"]
-    shown = detrkit("detr", *argv, "--resume", path, "--epochs", "5", "--start_epoch", "1")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--resume", path, "--epochs", "5", "--start_epoch", "1")
+    assert result.status == 0, result.err
     (line,) = log_of(tmp_path / "out")
     assert line["epoch"] == 4  # as the checkpoint says, whatever --start_epoch does
     assert line["train_lr"] == pytest.approx(7e-4)  # the rate given now, not the one that was saved
@@ -229,8 +229,8 @@ def test_starting_from_published_weights(
     detrkit: Command, coco: Path, tmp_path: Path, small_images: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
     argv = ["--coco_path", coco, *FLAGS, "--output_dir", "out", "--lr=1e-9", "--lr_backbone=1e-9", "--weight_decay=0"]
-    shown = detrkit("detr", *argv, "--resume", checkpoint("bare.pth"), "--epochs", "3", "--start_epoch", "2")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--resume", checkpoint("bare.pth"), "--epochs", "3", "--start_epoch", "2")
+    assert result.status == 0, result.err
     assert [line["epoch"] for line in log_of(tmp_path / "out")] == [2]
     expected = torch.load(tmp_path / "bare.pth", weights_only=True)["model"]
     stored = torch.load(tmp_path / "out/last.ckpt", weights_only=True)["model"]
@@ -257,8 +257,8 @@ def test_evaluating_a_checkpoint_of_the_reference_detr(
 ) -> None:
     path = checkpoint("detr.pth", **(trained_by_the_original(epoch=9) if full else {}))
     argv = ["--coco_path", coco, *FLAGS, "--no_aux_loss", "--eval", "--resume", path, "--output_dir", "out"]
-    shown = detrkit("detr", *argv)
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv)
+    assert result.status == 0, result.err
     content = json.loads((tmp_path / "out/report/metrics.json").read_text())
     assert len(content["coco"]["bbox"]) == 12
     assert {row["name"]: row["objects"] for row in content["per_class"]}.keys() == {"red", "green"}
@@ -274,7 +274,7 @@ def test_evaluating_a_checkpoint_of_the_reference_detr(
 def test_on_images_of_coco(
     detrkit: Command, shared_data: Path, tmp_path: Path, no_report: None, offline: None, checkpoint: Callable[..., Path]
 ) -> None:
-    """The original's layout, sizes and classes, on two images a split."""
+    """Layout, sizes and classes of the reference's data, with two images per split."""
     (tmp_path / "coco/annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"coco/{split}2017").symlink_to(shared_data / "coco_mini/images")
@@ -284,8 +284,8 @@ def test_on_images_of_coco(
         content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
         (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(content))
     argv = ["--coco_path", "coco", *FLAGS, "--resume", checkpoint("bare.pth"), "--output_dir", "out"]
-    shown = detrkit("detr", *argv, "--epochs", "1", "--batch_size", "1")
-    assert shown.status == 0, shown.err
+    result = detrkit("detr", *argv, "--epochs", "1", "--batch_size", "1")
+    assert result.status == 0, result.err
     assert set(log_of(tmp_path / "out")[0]) == log_keys(MODEL["dec_layers"])
     kept = torch.load(tmp_path / "out/last.ckpt", weights_only=True)["detrkit"]
     assert Categories.from_plain(kept["categories"]).names == COCO_CATEGORIES.names

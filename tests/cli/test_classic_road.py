@@ -103,12 +103,12 @@ def test_the_whole_road(
     torch.save(checkpoint, "headless.pth")
 
     road = ["--coco_path", folder, *FLAGS, "--num_queries=10", "--dilation", "--position_embedding=learned"]
-    shown = detrkit("detr", *road, *STILL, "--num_classes=5", "--resume=headless.pth", "--output_dir=out")
-    assert shown.status == 0, shown.err
-    assert "headless.pth has no class head; a new one is trained, with 5 classes" in shown.err
-    assert "was trained with sine positions; learned positions start from random numbers" in shown.err
-    assert "DC5" not in shown.err  # --dilation says it
-    assert "Classes   91 rows" not in shown.out
+    result = detrkit("detr", *road, *STILL, "--num_classes=5", "--resume=headless.pth", "--output_dir=out")
+    assert result.status == 0, result.err
+    assert "headless.pth has no class head; a new one is trained, with 5 classes" in result.err
+    assert "was trained with sine positions; learned positions start from random numbers" in result.err
+    assert "DC5" not in result.err  # --dilation says it
+    assert "Classes   91 rows" not in result.out
     kept = torch.load("out/best.ckpt", weights_only=True)
     assert kept["model"]["class_embed.bias"].shape == (6,)
     assert [row["name"] for row in kept["detrkit"]["categories"]] == [*NAMES]
@@ -116,19 +116,19 @@ def test_the_whole_road(
     for key, value in checkpoint["model"].items():
         torch.testing.assert_close(kept["model"][key], value, rtol=1e-3, atol=1e-5)
 
-    shown = detrkit("detr", *road, "--num_classes=5", "--eval", "--resume=out/best.ckpt", "--output_dir=out")
-    assert (shown.status, shown.err) == (0, "")
+    result = detrkit("detr", *road, "--num_classes=5", "--eval", "--resume=out/best.ckpt", "--output_dir=out")
+    assert (result.status, result.err) == (0, "")
     numbers = json.loads(Path("out/report/metrics.json").read_text())
     assert {row["name"] for row in numbers["per_class"] if row["objects"]} <= {*NAMES}
 
     val = folder / "val2017"
-    shown = detrkit("predict", val, "--weights=out", "--threshold=0", "--output_dir=found", "--device=cpu")
-    assert shown.status == 0, shown.err
+    result = detrkit("predict", val, "--weights=out", "--threshold=0", "--output_dir=found", "--device=cpu")
+    assert result.status == 0, result.err
     rows = json.loads(Path("found/detections.json").read_text())
     assert len(rows) == 3 * 10
     assert {row["category_id"] for row in rows} <= {*range(first, first + 5)}
-    shown = detrkit("explain", val / "val0.png", "--weights=out", "--output_dir=why", "--device=cpu")
-    assert shown.status == 0, shown.err
+    result = detrkit("explain", val / "val0.png", "--weights=out", "--output_dir=why", "--device=cpu")
+    assert result.status == 0, result.err
     assert {path.name for path in Path("why").iterdir()} == {"decoder_attention.png", "encoder_attention.png"}
 
 
@@ -136,21 +136,21 @@ def test_without_num_classes_91_rows_are_trained_with_a_note(
     detrkit: Command, data: Callable[[int], Path], published: Callable[..., Path]
 ) -> None:
     argv = ["--coco_path", data(1), *FLAGS, "--num_queries=8", "--output_dir=out"]
-    shown = detrkit("detr", *argv, *STILL, "--resume", published())
-    assert shown.status == 0, shown.err
-    assert shown.out.splitlines()[0] == (
+    result = detrkit("detr", *argv, *STILL, "--resume", published())
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[0] == (
         "Classes   91 rows of the class head are trained, one for each id from 0 to 90 as in main.py, though the data "
         "has 5 classes; --num_classes 5 trains one row per class"
     )
-    assert "has 10 queries, the model 8: the first 8 are used; --num_queries 10 keeps those of the file" in shown.err
-    assert "does not say whether its backbone has dilation (DC5), though its name does" in shown.err
+    assert "has 10 queries, the model 8: the first 8 are used; --num_queries 10 keeps those of the file" in result.err
+    assert "does not say whether its backbone has dilation (DC5), though its name does" in result.err
     assert torch.load("out/last.ckpt", weights_only=True)["model"]["class_embed.bias"].shape == (92,)
     # weights of one's own lend what fits to a run with other classes
     argv = [*argv, "--num_classes=6", "--output_dir=six", "--resume=out/last.ckpt"]
-    shown = detrkit("detr", *argv)
-    assert shown.status == 0, shown.err
-    assert "classes from out/last.ckpt: 6 of 6 kept" in shown.out
-    assert "bus" not in shown.out
+    result = detrkit("detr", *argv)
+    assert result.status == 0, result.err
+    assert "classes from out/last.ckpt: 6 of 6 kept" in result.out
+    assert "bus" not in result.out
 
 
 @pytest.mark.parametrize(("classes", "num_classes"), [(5, 5), (6, 6), (6, 5)])
@@ -169,20 +169,20 @@ def test_files_of_forks(
     if bare:
         torch.save(tensors, path)
     argv = ["--coco_path", data(1), *FLAGS, *STILL, "--num_queries=10", f"--num_classes={num_classes}"]
-    shown = detrkit("detr", *argv, "--resume", path, "--output_dir=out")
-    assert shown.status == 0, shown.err
-    assert ("does not say whether its" if bare else "was trained with dilation (DC5), which this run has") in shown.err
-    assert "add --dilation" in shown.err
+    result = detrkit("detr", *argv, "--resume", path, "--output_dir=out")
+    assert result.status == 0, result.err
+    assert ("does not say whether its" if bare else "was trained with dilation (DC5), which this run has") in result.err
+    assert "add --dilation" in result.err
     kept = torch.load("out/last.ckpt", weights_only=True)["model"]["class_embed.bias"]
     rows = tensors["class_embed.bias"][0 if classes == num_classes else 1 :]  # by id
     torch.testing.assert_close(kept, rows, rtol=1e-3, atol=1e-5)
     if classes != num_classes:
-        assert "classes from " in shown.out
-        assert "5 of 5 kept" in " ".join(shown.out.split())
+        assert "classes from " in result.out
+        assert "5 of 5 kept" in " ".join(result.out.split())
         return
-    shown = detrkit("detr", *argv, "--eval", "--resume", path)
-    assert shown.status == 0, shown.err
-    assert ("taken to be those of the data in the order of their ids (crack, dent" in shown.out) == (classes == 5)
+    result = detrkit("detr", *argv, "--eval", "--resume", path)
+    assert result.status == 0, result.err
+    assert ("taken to be those of the data in the order of their ids (crack, dent" in result.out) == (classes == 5)
 
 
 def test_the_optimizer_of_a_run_whose_head_was_deleted_is_left_out(
@@ -191,10 +191,10 @@ def test_the_optimizer_of_a_run_whose_head_was_deleted_is_left_out(
     extra = {"optimizer": {"state": {}, "param_groups": []}, "epoch": 149, "args": argparse.Namespace(dilation=False)}
     path = published("checkpoint.pth", "class_embed", extra=extra)
     argv = ["--coco_path", data(0), *FLAGS, "--num_queries=12", "--num_classes=5", "--output_dir=out"]
-    shown = detrkit("detr", *argv, "--resume", path)
-    assert shown.status == 0, shown.err
-    assert f"optimizer state of {path} and its epoch (150) are left out: training begins with the first" in shown.err
-    assert "has 10 queries, the model 12: all are kept, and 2 new ones added" in shown.err
+    result = detrkit("detr", *argv, "--resume", path)
+    assert result.status == 0, result.err
+    assert f"optimizer state of {path} and its epoch (150) are left out: training begins with the first" in result.err
+    assert "has 10 queries, the model 12: all are kept, and 2 new ones added" in result.err
     assert [json.loads(line)["epoch"] for line in Path("out/log.txt").read_text().splitlines()] == [0]
 
 
@@ -223,15 +223,15 @@ def test_a_file_without_a_class_head_elsewhere(
         "--image_size=64",
     ]
     for command in (["eval", *evaluated], ["detr", "--coco_path", folder, *FLAGS, "--eval", "--resume", path]):
-        shown = detrkit(*command, "--output_dir", "report")
-        assert shown.status == 0, shown.err
-        assert "has no class head; with random ones, results mean nothing before" in shown.err
+        result = detrkit(*command, "--output_dir", "report")
+        assert result.status == 0, result.err
+        assert "has no class head; with random ones, results mean nothing before" in result.err
     started = ["--weights", path, "--data", folder, "--device=cpu", "--num_workers=0", "--epochs=1", "--image_size=64"]
-    shown = detrkit("train", *started, "--nheads=2", "--output_dir=run", "--num_queries=4")
-    assert shown.status == 0, shown.err
-    assert "headless.pth has no class head; a new one is trained, with 5 classes" in shown.err
-    assert "the first 4 are used" in shown.err
-    assert "attention heads" not in shown.err  # --nheads says it
+    result = detrkit("train", *started, "--nheads=2", "--output_dir=run", "--num_queries=4")
+    assert result.status == 0, result.err
+    assert "headless.pth has no class head; a new one is trained, with 5 classes" in result.err
+    assert "the first 4 are used" in result.err
+    assert "attention heads" not in result.err  # --nheads says it
 
 
 @pytest.mark.parametrize(

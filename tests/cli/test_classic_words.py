@@ -36,9 +36,8 @@ def test_switches_take_no_value_and_numbers_are_numbers() -> None:
             assert getattr(parser.parse_args([f"--{name}", "3"]), name) == 3
         elif name != "position_embedding":
             assert getattr(parser.parse_args([f"--{name}", "word"]), name) == "word"
-    assert (
-        parser.parse_args(["--num_q", "7"]).num_queries == 7
-    )  # argparse takes what is unambiguous, and so did main.py
+    # argparse takes unambiguous abbreviations, and so did main.py
+    assert parser.parse_args(["--num_q", "7"]).num_queries == 7
 
 
 def test_defaults_are_those_of_detrkit_train() -> None:
@@ -158,14 +157,14 @@ def test_a_gpu_that_is_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_is_fetched_once_with_its_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    asked: list[tuple[str, str]] = []
+    downloads: list[tuple[str, str]] = []
 
     def download(url: str, path: str, hash_prefix: str) -> None:
-        asked.append((url, hash_prefix))
+        downloads.append((url, hash_prefix))
         Path(path).write_bytes(b"weights")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     url = "https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth"
     assert classic._find_checkpoint(url) == str(tmp_path / "hub/checkpoints/detr-r50-e632da11.pth")
     assert classic._find_checkpoint(url) == str(tmp_path / "hub/checkpoints/detr-r50-e632da11.pth")
-    assert asked == [(url, "e632da11")]
+    assert downloads == [(url, "e632da11")]

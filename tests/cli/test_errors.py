@@ -125,9 +125,9 @@ def test_a_device_that_is_not_there(detrkit: Command, place: Path, words: str) -
 
 
 def test_unstated_settings_of_a_bare_file_come_from_flags(detrkit: Command, place: Path) -> None:
-    shown = detrkit("predict", "photo.png", *BARE, "--threshold", "0", "--image_size", "64", "--device", "cpu")
-    assert (shown.status, shown.err.strip()) == (0, "")
-    assert "5 detections" in shown.out
+    result = detrkit("predict", "photo.png", *BARE, "--threshold", "0", "--image_size", "64", "--device", "cpu")
+    assert (result.status, result.err.strip()) == (0, "")
+    assert "5 detections" in result.out
     other = detrkit("convert", "bare.pth", "other.pth", "--nheads", "2", "--dilation", "false")
     assert other.status == 0, other.err
     again = detrkit("explain", "photo.png", "--weights", "other.pth", "--nheads", "4")
@@ -138,9 +138,9 @@ def test_assumptions_are_one_warning_line(detrkit: Command, place: Path) -> None
     argv = ["predict", "photo.png", "--weights", "bare.pth", "--nheads", "4", "--image_size", "64", "--device", "cpu"]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        shown = detrkit(*argv)
-    assert shown.status == 0
-    line = shown.err.splitlines()[0]
+        result = detrkit(*argv)
+    assert result.status == 0
+    line = result.err.splitlines()[0]
     assert line.startswith("detrkit: warning: bare.pth does not say whether its backbone has dilation")
     assert line.endswith("if it has, add --dilation")
 
@@ -168,8 +168,8 @@ def test_disk_errors_are_one_sentence(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(detrkit: Command, place: Path) -> None:
     (place / "empty").chmod(0o500)
-    shown = detrkit("train", *TINY_FLAGS, "--data=shapes", "--output_dir=empty/run")
-    assert "found no permission for empty/run" in shown.sentence
+    result = detrkit("train", *TINY_FLAGS, "--data=shapes", "--output_dir=empty/run")
+    assert "found no permission for empty/run" in result.sentence
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
@@ -192,8 +192,8 @@ def test_a_bug_of_ours_is_a_traceback(detrkit: Command, monkeypatch: pytest.Monk
 
 def test_ctrl_c_is_130(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detrkit.commands.check.check", raiser(KeyboardInterrupt()))
-    shown = detrkit("check", "d")
-    assert (shown.status, shown.err) == (130, "interrupted\n")
+    result = detrkit("check", "d")
+    assert (result.status, result.err) == (130, "interrupted\n")
 
 
 def test_a_sentence_stays_on_one_line(detrkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +223,9 @@ def test_a_reader_that_has_gone_is_no_bug(tmp_path: Path) -> None:
 def test_predictions_go_on_past_a_broken_image(detrkit: Command, place: Path) -> None:
     (place / "broken.jpg").write_bytes(b"x")
     settings = ["--threshold=0", "--image_size=64", "--device=cpu", "--no_images"]
-    shown = detrkit("predict", "photo.png", "broken.jpg", *BARE, *settings)
-    assert shown.status == 0
-    assert "broken.jpg" in shown.err
+    result = detrkit("predict", "photo.png", "broken.jpg", *BARE, *settings)
+    assert result.status == 0
+    assert "broken.jpg" in result.err
     rows = json.loads((place / "predictions/detections.json").read_text())
     assert {row["file_name"] for row in rows} == {"photo.png"}
 

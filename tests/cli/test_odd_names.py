@@ -82,9 +82,8 @@ def run_dir(place: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("COLUMNS", "20")
-        patch.setattr(
-            "detrkit.training.final_report.write_report", lambda *args, **kwargs: {}
-        )  # the test of eval writes one
+        # the test of eval writes a report
+        patch.setattr("detrkit.training.final_report.write_report", lambda *args, **kwargs: {})
         settings = {**TINY, "epochs": 1, "num_queries": 8, "recipe": "classic", "output_dir": "run [red] %d 犬"}
         text = Outputs("ascii").run("train", ODD, *(f"--{name}={value}" for name, value in settings.items()))
         assert "a [bold] $x^2$ {0} %s \\u732b :smile:" in text

@@ -22,7 +22,7 @@ def test_quiet_commands_show_no_progress(
     assert trained.status == 0
     assert "Best AP" in trained.out
     assert "Device" not in trained.out
-    shown = [
+    results = [
         trained,
         detrkit("train", "--resume", folder, "--epochs", "2", "--quiet"),  # the run folder is its last checkpoint
         detrkit("check", shapes, "--quiet"),
@@ -30,10 +30,10 @@ def test_quiet_commands_show_no_progress(
         detrkit("predict", images, "--weights", folder, "--device=cpu", "--no_images", "--quiet"),
         detrkit("export", "--weights", folder, "--format", "torch", "--quiet"),
     ]
-    for one, words in zip(shown, ("Best", "Best", "No defects", "Report", "Written to", "Wrote"), strict=True):
-        assert one.status == 0, one
-        assert HIDE_CURSOR not in one.out + one.err
-        assert words in one.out
+    for result, words in zip(results, ("Best", "Best", "No defects", "Report", "Written to", "Wrote"), strict=True):
+        assert result.status == 0, result
+        assert HIDE_CURSOR not in result.out + result.err
+        assert words in result.out
     assert HIDE_CURSOR in detrkit("check", shapes).out
     assert HIDE_CURSOR in detrkit("predict", images, "--weights", folder, "--device=cpu", "--no_images").err
     assert (folder / "metrics.csv").read_text().count("\n") == 3

@@ -54,7 +54,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that this process decodes, as they are decoded."""
     files: list[str] = []
     read = dataset_module.read_image
-    monkeypatch.setattr(dataset_module, "read_image", lambda path, *range, **told: files.append(path) or read(path))
+    monkeypatch.setattr(dataset_module, "read_image", lambda path, *range, **kwargs: files.append(path) or read(path))
     return files
 
 

@@ -25,7 +25,7 @@ def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, mo
 
 
 class CocoFolder:
-    """A COCO data set with one image and one good box a split, to be broken."""
+    """A COCO data set with one image and one good box per split, to be broken."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""Whether boxes are about images as stored or upright is told by the whole file."""
+"""The whole annotation file decides whether boxes refer to images as stored or upright."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_voc_without_lists_gets_a_split(voc: Path) -> None:
     assert sizes(open_dataset(flat)) == {"train": (2, 2), "val": (1, 1)}
     (flat / "b.xml").unlink()
     report = check_dataset(open_dataset(flat))
-    assert report.counts()["image_unlabelled"] == 1
+    assert report.counts()["image_unlabeled"] == 1
 
 
 def test_voc_in_folders_of_the_split(voc: Path) -> None:

@@ -148,7 +148,7 @@ REAL = {
         (27, 174),
         {"crowd": 3, "category_not_in_train": 25, "category_unused": 19},
     ),
-    "deeppcb": ("coco", (600, 4147), (300, 1878), {"image_grey": 900}),
+    "deeppcb": ("coco", (600, 4147), (300, 1878), {"image_gray": 900}),
     "nuclei": ("coco", (239, 7356), (61, 1853), {"objects_exceed_queries": 4}),
     "bccd/voc": ("voc", (59, 984), (21, 352), {"box_empty": 2}),
     "coco_panoptic_mini/data.yaml": (

@@ -60,13 +60,13 @@ def test_truncated_files_of_every_format(coco: Any, make_image: Callable[..., Pa
 @pytest.mark.parametrize(
     ("kinds", "name", "mode"),
     [
-        ({"image_grey"}, "a.png", "L"),
-        ({"image_grey"}, "a.jpg", "L"),
-        ({"image_grey"}, "a.png", "1"),
+        ({"image_gray"}, "a.png", "L"),
+        ({"image_gray"}, "a.jpg", "L"),
+        ({"image_gray"}, "a.png", "1"),
         ({"image_cmyk"}, "a.jpg", "CMYK"),
         ({"image_palette"}, "a.png", "P"),
         ({"image_alpha"}, "a.png", "RGBA"),
-        ({"image_grey", "image_alpha"}, "a.png", "LA"),
+        ({"image_gray", "image_alpha"}, "a.png", "LA"),
     ],
 )
 def test_kinds_of_pixels(coco: Any, make_image: Callable[..., Path], kinds: set[str], name: str, mode: str) -> None:
@@ -83,7 +83,7 @@ def test_sixteen_bits(coco: Any, name: str) -> None:
     Image.fromarray(pixels).save(coco.root / "images" / name)
     coco.train["images"][0]["file_name"] = name
     report = coco.check()
-    assert counts(report) == {"image_grey": 1, "image_16bit": 1}
+    assert counts(report) == {"image_gray": 1, "image_16bit": 1}
 
 
 def test_sixteen_bits_in_three_channels(coco: Any) -> None:
@@ -115,12 +115,10 @@ def test_a_size_that_disagrees_after_resizing_scales_the_boxes(coco: Any) -> Non
     assert image.objects[2].segmentation == [[30, 20, 40, 20, 40, 30]]
 
 
+# the last size has the shape of the image, but the boxes leave it
 @pytest.mark.parametrize("size", [(30, 40), (500, 30), (20, 15)])
 def test_a_size_that_disagrees_otherwise_is_only_replaced(coco: Any, size: tuple[int, int]) -> None:
-    coco.train["images"][0] |= {
-        "width": size[0],
-        "height": size[1],
-    }  # the last is of the same shape, but boxes leave it
+    coco.train["images"][0] |= {"width": size[0], "height": size[1]}
     report = coco.check()
     only(report, "image_size_differs")
     assert boxes(report) == [(5, 6, 15, 18), (20, 10, 28, 18)]

@@ -169,7 +169,7 @@ def add_good(root: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "left"),
     [
-        ("image_unlabelled", 1),
+        ("image_unlabeled", 1),
         ("mask_without_image", 1),
         ("mask_file_unreadable", 1),
         ("mask_shape_differs", 1),
@@ -186,7 +186,7 @@ def test_defects(tmp_path: Path, kind: str, left: int) -> None:
     masks = tmp_path / "masks"
     where = masks / "bad.png"
     if kind != "mask_without_image":
-        where = write_image(tmp_path / "images" / "bad.png") if kind == "image_unlabelled" else where
+        where = write_image(tmp_path / "images" / "bad.png") if kind == "image_unlabeled" else where
         write_image(tmp_path / "images" / "bad.png")
     if kind == "mask_without_image":
         save(where, values(v1=FIRST))
@@ -232,7 +232,7 @@ def test_what_a_person_must_mend(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found a\.jpg, whose format changes values a little; save them again as PNG"):
         open_dataset(tmp_path)
     save(tmp_path / "masks" / "a_1.png", values(v1=FIRST))
-    with pytest.raises(DataError, match=r"1 image_unlabelled, 1 mask_without_image; the first: .*a_1\.png"):
+    with pytest.raises(DataError, match=r"1 image_unlabeled, 1 mask_without_image; the first: .*a_1\.png"):
         open_dataset(tmp_path)
     (tmp_path / "masks" / "a_1.png").unlink()
     save(tmp_path / "masks" / "a.png", values(v1=FIRST))
@@ -265,7 +265,7 @@ def test_any_depth(tmp_path: Path, above: str, layout: str) -> None:
         add_good(tmp_path / above) if layout != "class folders" else None
         write_image(tmp_path / above / "images" / "unlabeled.png")
     report = check(tmp_path)
-    assert set(report.counts()) <= {"image_unlabelled"}
+    assert set(report.counts()) <= {"image_unlabeled"}
     assert [box for _, box, _ in objects(report)][:2] == [FIRST, SECOND]
     assert len(objects(report)) == (3 if layout in ("L", "files") else 2)
 

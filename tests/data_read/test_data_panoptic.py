@@ -251,7 +251,7 @@ def test_entries_and_images_that_do_not_meet(panoptic: PanopticFolder) -> None:
     write_image(panoptic.root / "train" / "b.png", seed=5)
     content["images"].append({"id": 8, "file_name": "b.png", "width": 40, "height": 30})
     report = panoptic.check()
-    assert report.counts() == {"record_malformed": 2, "image_unlabelled": 1, "image_of_object_missing": 1}
+    assert report.counts() == {"record_malformed": 2, "image_unlabeled": 1, "image_of_object_missing": 1}
     assert len(report.splits["train"].images) == 1
 
 

@@ -145,7 +145,7 @@ def test_an_image_without_shapes_is_a_negative(tmp_path: Path) -> None:
 def test_an_image_without_a_json_file_is_left_out(tmp_path: Path) -> None:
     write_image(tmp_path / "c.png")
     report = one(tmp_path, RECTANGLE)
-    assert report.counts() == {"image_unlabelled": 1}
+    assert report.counts() == {"image_unlabeled": 1}
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def _data(folder: Path) -> None:
         shutil.copy(data / f"{name}.json", data / "boxes" / f"{other}.json")
     shutil.copytree(data / "images", data / "photos")
     shutil.copy(data / "images/train/000001.jpg", folder / "photo.jpg")
-    truth = json.loads((data / "val.json").read_text(encoding="utf-8"))
+    gt = json.loads((data / "val.json").read_text(encoding="utf-8"))
     found = [
         {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 0.9}
-        for row in truth["annotations"]
+        for row in gt["annotations"]
     ]
     (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     (folder / "images").mkdir()

@@ -112,6 +112,6 @@ def commands_of(line: str) -> list[list[str]]:
 
 
 def detrkit_arguments(words: list[str]) -> list[str] | None:
-    """What is said to detrkit, be it started by itself, by torchrun or by srun; None where it is not."""
+    """The arguments of detrkit, started directly, by torchrun or by srun; None for other commands."""
     started = [k for k, word in enumerate(words) if word == "detrkit" and (k == 0 or words[k - 1] in ("-m", "srun"))]
     return words[started[0] + 1 :] if started else None

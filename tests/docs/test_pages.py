@@ -58,9 +58,9 @@ def test_every_command_parses(page: Page, tmp_path: Path, monkeypatch: pytest.Mo
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for line in page.lines_of_code:
         for words in commands_of(line):
-            said = detrkit_arguments(words)
-            if said:
-                parse(said)
+            arguments = detrkit_arguments(words)
+            if arguments:
+                parse(arguments)
             elif words[0] == "make":
                 assert words[1] in targets, line
             elif words[0] in ("pip", "pytest"):
@@ -85,17 +85,17 @@ def test_every_flag_and_verb_in_the_text_exists(page: Page) -> None:
             words = (commands_of(span) or [[""]])[0]
         except ValueError:  # an apostrophe: not a command
             continue
-        said = detrkit_arguments(words)
-        if said and re.fullmatch(r"[a-z]+", said[0]):
-            assert said[0] in FLAGS, f"there is no command {said[0]} ({page.name})"
-            known = FLAGS[said[0]]
+        arguments = detrkit_arguments(words)
+        if arguments and re.fullmatch(r"[a-z]+", arguments[0]):
+            assert arguments[0] in FLAGS, f"there is no command {arguments[0]} ({page.name})"
+            known = FLAGS[arguments[0]]
         elif span.startswith("--"):
-            said, known = words, every
+            arguments, known = words, every
         else:
             if words[0] in ("pip", "pytest"):
                 check_tool(words)
             continue
-        for word in said:
+        for word in arguments:
             flag = word.split("=")[0]
             assert not flag.startswith("--") or flag in known, f"there is no flag {flag} ({page.name}: `{span}`)"
 

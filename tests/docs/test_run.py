@@ -35,9 +35,9 @@ PYTHON_ALONE = ("docs/benchmarks/speed.md",)
 """Pages whose commands measure, or want a GPU; that they parse is another test's."""
 
 
-def smaller(said: list[str]) -> list[str]:
+def smaller(arguments: list[str]) -> list[str]:
     """The arguments with flags added that make it quick; flags given later win."""
-    name, *rest = said
+    name, *rest = arguments
     settings: dict[str, Any] = {}
     if name == "demo":
         settings = SMALL_DEMO
@@ -47,7 +47,7 @@ def smaller(said: list[str]) -> list[str]:
             settings |= SMALL_MODEL | {"backbone_weights": "none"}
     elif name == "eval":
         settings = {"num_workers": 0, "max_errors": 2}
-    return [*said, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+    return [*arguments, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
 class Reader:
@@ -77,13 +77,13 @@ class Reader:
         exec(compile("\n" * (block.line - 1) + code, page.path, "exec"), names)
 
     def run_command(self, page: Page, words: list[str]) -> None:
-        said = ["demo"] if words == ["make", "demo"] else detrkit_arguments(words)
-        command = shlex.join(said or [])
+        arguments = ["demo"] if words == ["make", "demo"] else detrkit_arguments(words)
+        command = shlex.join(arguments or [])
         if not command or command in self.done:
             return
         self.done.add(command)
         try:
-            status = cli.main(smaller(said))
+            status = cli.main(smaller(arguments))
         except SystemExit as leaving:  # --help and --print_config
             status = leaving.code
         assert not status, f"{page.name}: detrkit {command}"
@@ -91,9 +91,9 @@ class Reader:
 
 def known_names() -> dict[str, Any]:
     """What the Python on the pages takes as given."""
-    truth = json.loads(Path("DATA/val.json").read_text(encoding="utf-8"))
+    gt = json.loads(Path("DATA/val.json").read_text(encoding="utf-8"))
     detections = json.loads(Path("found.json").read_text(encoding="utf-8"))
-    return {"__name__": "__main__", "truth": truth, "detections": detections}
+    return {"__name__": "__main__", "gt": gt, "detections": detections}
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,6 @@ def random_case(
 
 
 def perfect(gt: dict[str, Any]) -> list[dict[str, Any]]:
-    """The truth itself as detections; crowds are no objects."""
+    """The ground truth as detections, without crowds."""
     keys = ("image_id", "category_id", "bbox")
     return [{k: row[k] for k in keys} | {"score": 0.9} for row in gt["annotations"] if not row.get("iscrowd")]

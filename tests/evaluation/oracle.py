@@ -45,8 +45,8 @@ def average_precision(objects: list[dict[str, Any]], detections: list[dict[str, 
         right += hit
         points.append((right / len(objects), right / count))
     total = 0.0
-    for wanted in np.linspace(0, 1, 101):  # as the official tool has them: some lie a rounding error above k / 100
-        total += max((p for r, p in points if r >= wanted), default=0.0)
+    for recall in np.linspace(0, 1, 101):  # as the official tool has them: some lie a rounding error above k / 100
+        total += max((p for r, p in points if r >= recall), default=0.0)
     return total / 101
 
 

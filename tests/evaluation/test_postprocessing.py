@@ -15,7 +15,7 @@ from detrkit.ops.boxes import cxcywh_to_xyxy
 SIZES = torch.tensor([[480, 640], [333, 500], [64, 64], [480, 640], [1, 1], [800, 1333], [20, 31], [7, 9]])
 
 
-def said(sigmoid: bool, masks: bool = False, seed: int = 0) -> Output:
+def random_output(sigmoid: bool, masks: bool = False, seed: int = 0) -> Output:
     """Of 8 images, 20 queries and 5 classes; some scores are equal, one is not a number."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(8, 20, 5 + (not sigmoid), generator=random)
@@ -46,7 +46,7 @@ def one_by_one(out: Output, threshold: float) -> list[Detections]:
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 def test_the_batch_is_the_loop(sigmoid: bool, threshold: float) -> None:
-    out = said(sigmoid)
+    out = random_output(sigmoid)
     found = postprocess(out, SIZES, threshold=threshold, best_first=True, device="cpu:0")
     for ours, plain in zip(found, one_by_one(out, threshold), strict=True):
         assert torch.equal(ours.xyxy, plain.xyxy)
@@ -57,7 +57,7 @@ def test_the_batch_is_the_loop(sigmoid: bool, threshold: float) -> None:
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_best_first_takes_the_masks_along(sigmoid: bool) -> None:
-    out, processed = said(sigmoid, masks=True), torch.tensor([[24, 20]] * 8)
+    out, processed = random_output(sigmoid, masks=True), torch.tensor([[24, 20]] * 8)
     plain = postprocess(out, SIZES, processed_sizes=processed)
     for ours, each in zip(postprocess(out, SIZES, processed_sizes=processed, best_first=True), plain, strict=True):
         order = each.scores.argsort(descending=True, stable=True)
@@ -97,7 +97,7 @@ def test_a_batch_leaves_the_gpu_once(sigmoid: bool, top_k: int | None) -> None:
 
 def test_the_transfer_changes_nothing() -> None:
     """All columns go as one table of float32. "cpu:0" is another device than "cpu" by name, so they do here."""
-    batch = best_boxes(said(True), top_k=60, best_first=True)
+    batch = best_boxes(random_output(True), top_k=60, best_first=True)
     sent = batch.to("cpu:0")
     assert sent is not batch
     assert all(torch.equal(*columns) for columns in zip(sent, batch, strict=True))
@@ -107,7 +107,7 @@ def test_the_transfer_changes_nothing() -> None:
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_the_accumulator_keeps_the_values_of_detections(sigmoid: bool) -> None:
-    out = said(sigmoid)
+    out = random_output(sigmoid)
     out.logits[2, 4] = 0  # a score of NaN is kept as 0 in both, but its class is anybody's guess
     id_of = {0: 7, 2: 90, 3: 8, 4: 1}  # class 1 is not there
     collector = DetectionAccumulator(id_of, counted={7, 90, 1})

@@ -30,7 +30,7 @@ from .cases import perfect, random_case
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A folder in COCO form with sparse ids, and its truth; images of two shapes."""
+    """A folder in COCO form with sparse ids, and its ground truth; images of two shapes."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     gt, _ = random_case(8)

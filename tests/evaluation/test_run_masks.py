@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def predicted(root: Path, change: Callable[[dict[int, Any], dict[int, Any]], object] = lambda *_: None) -> EvalConfig:
-    """A file of predictions: the truth under other ids, then changed."""
+    """Write a file of predictions: the ground truth under other ids, then changed."""
     maps, kinds = {}, {}
     for image_id in SIZES:
         ids, rows = gt_of(image_id)

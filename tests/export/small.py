@@ -78,7 +78,7 @@ def small_model(kind: str, **settings: Any) -> DETR:
 
 def metadata(model: DETR, **settings: Any) -> ExportMetadata:
     """What would travel with it."""
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "categories": CATEGORIES,
         "preprocessing": Preprocessing(64, mean=model.backbone.mean, std=model.backbone.std),
         "num_queries": model.num_queries,
@@ -86,7 +86,7 @@ def metadata(model: DETR, **settings: Any) -> ExportMetadata:
         "sigmoid": model.sigmoid,
         "masks": model.mask_head is not None,
     }
-    return ExportMetadata(**{**told, **settings})
+    return ExportMetadata(**{**defaults, **settings})
 
 
 def batch(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Tensor]:

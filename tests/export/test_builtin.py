@@ -36,8 +36,8 @@ def test_images_are_resized_as_evaluation_resizes_them(size: tuple[int, int]) ->
 
     one_image = torch.randint(0, 256, (1, 3, 150, 211), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = resized(one_image.float(), torch.tensor(size), (300, 300))
-    wanted = tvf.resize(one_image, list(size), antialias=True)
-    assert (found[..., : size[0], : size[1]] - wanted).abs().max() <= 1
+    expected = tvf.resize(one_image, list(size), antialias=True)
+    assert (found[..., : size[0], : size[1]] - expected).abs().max() <= 1
     assert not found[..., size[0] :, :].any()
     assert not found[..., size[1] :].any()
 

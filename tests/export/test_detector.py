@@ -34,8 +34,8 @@ def test_a_detector_gives_the_same(exported: Path) -> None:
     assert found.image_size == 64
     assert found.categories == CATEGORIES
     some_images = [batch(size)["images"][0] for size in ((80, 100), (120, 70), (80, 100))]
-    wanted = plain.predict(some_images, threshold=0.0, batch_size=2)
-    for a, b in zip(wanted, found.predict(some_images, threshold=0.0, batch_size=2), strict=True):
+    expected = plain.predict(some_images, threshold=0.0, batch_size=2)
+    for a, b in zip(expected, found.predict(some_images, threshold=0.0, batch_size=2), strict=True):
         assert_close(b.xyxy, a.xyxy, rtol=1e-4, atol=1e-3)
         assert_close(b.scores, a.scores)
         assert b.class_names == a.class_names

@@ -23,7 +23,7 @@ BATCHES = ([(96, 128)], [(64, 97), (90, 64), (64, 64)], [(101, 75), (128, 70)])
 WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_torch}
 
 
-def said(model: DETR, given: dict[str, Tensor]) -> dict[str, Tensor]:
+def plain_outputs(model: DETR, given: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         out = model(**given)
     return {"logits": out.logits, "boxes": out.boxes} | ({} if out.masks is None else {"masks": out.masks})
@@ -32,9 +32,9 @@ def said(model: DETR, given: dict[str, Tensor]) -> dict[str, Tensor]:
 def check(model: DETR, path: Path) -> None:
     backend = open_exported(path, "cpu")
     for sizes in BATCHES:
-        given, wanted = batch(*sizes), said(model, batch(*sizes))
+        given, expected = batch(*sizes), plain_outputs(model, batch(*sizes))
         out = backend.forward_detection(**given)
-        for name, tensor in wanted.items():
+        for name, tensor in expected.items():
             assert_close(getattr(out, name), tensor, rtol=1e-4, atol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_openvino_rounds_at_the_requested_precision(classic: tuple[DETR, Exporte
     backend = open_exported(tmp_path / "model.xml", "cpu")
     assert backend.session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
     given = batch((96, 128))
-    assert_close(backend.forward_detection(**given).boxes, said(model, given)["boxes"], rtol=0.0, atol=0.1)
+    assert_close(backend.forward_detection(**given).boxes, plain_outputs(model, given)["boxes"], rtol=0.0, atol=0.1)
 
 
 def test_a_full_disk_leaves_nothing(
@@ -113,10 +113,10 @@ def test_an_optimized_model_of_fixed_size_and_batch(tmp_path: Path) -> None:
     backend = open_exported(path, "cpu")
     for sizes in ([(96, 128)], [(64, 97), (90, 64), (64, 64)]):
         given = batch(*sizes)
-        out, wanted = backend.forward_detection(**given), said(model, batch(*sizes, (96, 128)))
+        out, expected = backend.forward_detection(**given), plain_outputs(model, batch(*sizes, (96, 128)))
         assert len(out.logits) == len(sizes)
-        assert_close(out.logits, wanted["logits"][: len(sizes)], rtol=1e-4, atol=1e-4)
-        assert_close(out.boxes, wanted["boxes"][: len(sizes)], rtol=1e-4, atol=1e-4)
+        assert_close(out.logits, expected["logits"][: len(sizes)], rtol=1e-4, atol=1e-4)
+        assert_close(out.boxes, expected["boxes"][: len(sizes)], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -132,9 +132,9 @@ def test_graphs_keep_to_operators_that_compilers_take(kind: str) -> None:
 def test_only_the_best_queries() -> None:
     model, given = small_model("masks"), batch((64, 96), (96, 64))
     with torch.no_grad():
-        wanted, found = model(**given), Graph(model, max_queries=2)(**given)
-    best = wanted.logits.softmax(-1)[..., :-1].amax(-1).topk(2).indices
+        expected, found = model(**given), Graph(model, max_queries=2)(**given)
+    best = expected.logits.softmax(-1)[..., :-1].amax(-1).topk(2).indices
     rows = torch.arange(2)[:, None]
-    assert_close(found["logits"], wanted.logits[rows, best])
-    assert_close(found["boxes"], wanted.boxes[rows, best])
-    assert_close(found["masks"], wanted.masks[rows, best], rtol=1e-4, atol=1e-4)
+    assert_close(found["logits"], expected.logits[rows, best])
+    assert_close(found["boxes"], expected.boxes[rows, best])
+    assert_close(found["masks"], expected.masks[rows, best], rtol=1e-4, atol=1e-4)

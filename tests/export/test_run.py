@@ -97,8 +97,8 @@ def test_too_great_a_loss_is_an_error(
     words += ["--output", str(tmp_path / "worse.pt2")]
     assert cli.main([*words, "--max_ap_drop", "0.03"]) == 0
     assert cli.main(words) == 2
-    said = capsys.readouterr().err
-    assert "falls from 0.5000 to 0.4800" in said
+    stderr = capsys.readouterr().err
+    assert "falls from 0.5000 to 0.4800" in stderr
     assert (tmp_path / "worse.pt2").is_file()
     assert not json.loads((tmp_path / "worse.pt2.parity.json").read_text())["passed"]
 
@@ -176,5 +176,5 @@ def test_tensorrt(tmp_path: Path) -> None:
     from .small import batch
 
     with torch.no_grad():
-        wanted = model(**batch((64, 64)))
-    assert torch.allclose(open_exported(path).forward_detection(**batch((64, 64))).boxes, wanted.boxes, atol=1e-2)
+        expected = model(**batch((64, 64)))
+    assert torch.allclose(open_exported(path).forward_detection(**batch((64, 64))).boxes, expected.boxes, atol=1e-2)

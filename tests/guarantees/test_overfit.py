@@ -1,4 +1,4 @@
-"""The first thing to try on new data: a few images are learnt by heart."""
+"""Overfitting a few images, the first thing to try on new data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is fast measures what is plain, on a model that has learnt something."""
+"""Optimized and plain models have the same AP, on a trained model."""
 
 from __future__ import annotations
 

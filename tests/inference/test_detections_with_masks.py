@@ -1,4 +1,4 @@
-"""Detections with masks: chosen, moved, drawn and said in other people's forms, the masks go along."""
+"""Masks of detections: kept when detections are selected, moved, drawn or converted."""
 
 from __future__ import annotations
 

@@ -94,9 +94,8 @@ def test_values_are_those_of_the_plain_model(kind: str) -> None:
         expected = PlainBackend(model).forward_detection(*batch)
         assert_same(OptimizedBackend(model).forward_detection(*batch), expected, 1e-4)
         normalized = model.normalize(*batch), batch[1]
-        assert_same(
-            OptimizedBackend(model).forward_detection(*normalized), expected, 1e-4
-        )  # images that are floats already
+        # images that are floats already
+        assert_same(OptimizedBackend(model).forward_detection(*normalized), expected, 1e-4)
 
 
 def test_weights_and_maps_are_channels_last() -> None:

@@ -61,8 +61,8 @@ def test_no_detections_give_advice(
     assert run(checkpoint, tmp_path, some_images / "5.png", threshold=1.0) == []
     assert "0 detections with a score of at least 1 in 1 image; a lower --threshold shows" in capsys.readouterr().out
     assert len(run(checkpoint, tmp_path, some_images / "5.png", top_k=1)) == 1
-    told = capsys.readouterr().out
-    assert "1 detection with a score of at least 0 in 1 image\n" in told
+    captured = capsys.readouterr().out
+    assert "1 detection with a score of at least 0 in 1 image\n" in captured
 
 
 def test_the_results_can_be_evaluated(checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_broken_files_are_passed_over(
     rows = run(checkpoint, tmp_path / "out", folder)
     assert {row["image_id"] for row in rows} == {5}
     assert files_in(tmp_path / "out") == ["5.png", "detections.csv", "detections.json"]
-    told = capsys.readouterr()
-    assert told.err.count("skipped") == 2
-    assert "bad.jpg" in told.err
-    assert "2 of 3 files could not be read" in told.out
+    captured = capsys.readouterr()
+    assert captured.err.count("skipped") == 2
+    assert "bad.jpg" in captured.err
+    assert "2 of 3 files could not be read" in captured.out
 
 
 def test_nothing_readable_is_an_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -222,6 +222,6 @@ def test_the_command_line(
     assert "10 detections" in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "no.jpg"), *fixed]) == 2
     assert main(["predict", str(some_images), "--threshold", "2", *fixed]) == 2
-    said = capsys.readouterr().err
-    assert "no.jpg" in said
-    assert "--threshold must be at most 1" in said
+    stderr = capsys.readouterr().err
+    assert "no.jpg" in stderr
+    assert "--threshold must be at most 1" in stderr

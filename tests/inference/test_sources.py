@@ -1,4 +1,4 @@
-"""What users hand to a detector: every form gives its results, and what gives none is told in a sentence."""
+"""Sources of images for a detector: every form gives the same results, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -214,9 +214,9 @@ def test_invalid_sources_are_refused(
         raise AssertionError("something was to be fetched")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    with pytest.raises(DataError, match=sentence) as told:
+    with pytest.raises(DataError, match=sentence) as caught:
         detector.predict(source)
-    assert len(str(told.value)) < 700
+    assert len(str(caught.value)) < 700
 
 
 def test_closed_files_and_awaitables_are_refused(detector: Detector, some_images: Path) -> None:
@@ -254,9 +254,9 @@ def test_every_ending_is_found_and_others_are_counted(tmp_path: Path, some_image
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "a.jpg").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"^5 files in .* left out.*: 2 \.heic, ") as told:
+    with pytest.warns(UserWarning, match=r"^5 files in .* left out.*: 2 \.heic, ") as caught:
         assert len(find_images(tmp_path)) == len(endings)
-    assert all(f"1 {ending}" in str(told[0].message) for ending in (".txt", "no ending", ".mp4"))
+    assert all(f"1 {ending}" in str(caught[0].message) for ending in (".txt", "no ending", ".mp4"))
     with pytest.warns(UserWarning, match=r"^4 files in .* left out, since only images or videos"):
         assert len(find_sources([str(tmp_path)], output_dir=tmp_path / "out")) == len(endings) + 1
     (tmp_path / "other").mkdir()

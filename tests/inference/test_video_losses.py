@@ -49,15 +49,15 @@ def number_seen(frame: Any) -> int:
 )
 def test_frames_after_a_damaged_part_are_read_under_their_own_numbers(tmp_path: Path, ending: str, code: str) -> None:
     path = damaged(noisy_video(tmp_path / f"clip.{ending}", code), 0.5, 0.6)
-    with pytest.warns(UserWarning, match=rf"of {FRAMES} frames of .*clip\.{ending} cannot be decoded") as told:
+    with pytest.warns(UserWarning, match=rf"of {FRAMES} frames of .*clip\.{ending} cannot be decoded") as caught:
         frames = list(read_frames(path))
     numbers = [int(source.rpartition("#")[2]) for _, source in frames]
     lost = FRAMES - len(numbers)
     assert 2 <= lost <= 8
     assert numbers[-1] == FRAMES - 1
-    assert str(told[0].message).startswith(f"{lost} of {FRAMES} frames")
+    assert str(caught[0].message).startswith(f"{lost} of {FRAMES} frames")
     first = next(k for k, number in enumerate(numbers) if number != k)
-    assert f"(frames {first}-{first + lost - 1})" in str(told[0].message)
+    assert f"(frames {first}-{first + lost - 1})" in str(caught[0].message)
     later = [(number, number_seen(frame)) for number, (frame, _) in zip(numbers, frames, strict=True)][-8:]
     assert all(abs(number - seen) <= 1 for number, seen in later)
 
@@ -76,9 +76,9 @@ def test_frames_that_the_file_itself_no_longer_holds_are_counted(tmp_path: Path)
     mkv = noisy_video(tmp_path / "clip.mkv")
     mkv.write_bytes(mkv.read_bytes()[: mkv.stat().st_size // 2])
     for path in (avi, mkv):
-        with pytest.warns(UserWarning, match=r"promises \d+ more frames than the file holds") as told:
+        with pytest.warns(UserWarning, match=r"promises \d+ more frames than the file holds") as caught:
             count = len(list(read_frames(path)))
-        assert f"promises {FRAMES - count} more" in str(told[0].message)
+        assert f"promises {FRAMES - count} more" in str(caught[0].message)
 
 
 def test_predict_reports_losses_and_keeps_numbers_times_and_length(

@@ -108,10 +108,8 @@ def test_fcos_keeps_to_the_middle_and_the_smaller_object_wins():
 
 
 def test_tood_takes_the_best_predictions():
-    locations, box = (
-        make_locations(((8, 8),)),
-        objects([0.5, 0.5, 0.7, 0.7]),
-    )  # 36 centers inside, rows and columns 1 to 6
+    # 36 centers lie in the box, rows and columns 1 to 6
+    locations, box = make_locations(((8, 8),)), objects([0.5, 0.5, 0.7, 0.7])
     out = blank(locations)  # score 0.01
     out.boxes[:] = torch.tensor([0.5, 0.5, 0.5, 0.5])  # IoU 0.25 / 0.49 = 0.51
     right, sure, outside = [9, 10, 11, 12, 13, 14, 17, 18, 19, 20], [49, 50, 51], [0, 7, 56, 63]

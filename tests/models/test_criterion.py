@@ -176,7 +176,7 @@ def test_sigmoid_outputs_give_the_best_pairs_by_default():
     torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0, 0.5]).sigmoid())
     assert found.class_ids.tolist() == [0, 1, 1]
     torch.testing.assert_close(found.xyxy[:, 0], torch.tensor([40.0, 40.0, 30.0]))
-    found = postprocess(out, sizes, top_k=0)[0]  # a class a query, in their order
+    found = postprocess(out, sizes, top_k=0)[0]  # one class per query, in their order
     torch.testing.assert_close(found.scores, torch.tensor([2.0, 0.5, -2.0]).sigmoid())
     assert found.class_ids.tolist() == [0, 1, 1]
     assert postprocess(out, sizes, top_k=5)[0].class_ids.tolist() == [0, 1, 1, 0, 1]

@@ -63,9 +63,8 @@ def test_learned_position_is_exact_to_50_and_interpolated_beyond():
     wide = learned(torch.zeros(1, 30, 99, dtype=torch.bool))[0]
     assert wide.shape == (8, 30, 99)
     assert torch.equal(wide[4:, :, 0], learned.row_embed.weight[:30].T)
-    torch.testing.assert_close(
-        wide[:4, 0, ::2], learned.col_embed.weight.T
-    )  # 99 cells, every second at an original one
+    # every second of the 99 cells coincides with one of the 50 that were learned
+    torch.testing.assert_close(wide[:4, 0, ::2], learned.col_embed.weight.T)
     between = (learned.col_embed.weight[10] + learned.col_embed.weight[11]) / 2
     torch.testing.assert_close(wide[:4, 0, 21], between)
     wide.sum().backward()

@@ -164,7 +164,7 @@ def test_attention_is_spread_over_heads_and_cells_but_not_padding() -> None:
 
 
 def test_the_classic_head_follows_the_paper() -> None:
-    """Beside the plain way: the image joined with the attention maps, once a pair."""
+    """Against the plain computation: the image joined with the attention maps, once per pair."""
     torch.manual_seed(0)
     head = MaskHead(32, 2, (5, 6, 7))
     projected, attention = torch.randn(2, 32, 3, 4), torch.randn(3, 2, 3, 4)

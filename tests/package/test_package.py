@@ -109,7 +109,7 @@ def test_no_package_hands_on_a_command_and_one_function_loads_a_detector_from_se
 
 
 BRITISH = re.compile(
-    r"colour|(?<!image_)\bgrey|centre[ds]?\b|behaviour|neighbour|licence|(?<!un)labelled|"
+    r"colour|\bgrey|centre[ds]?\b|behaviour|neighbour|licence|labelled|learnt|"
     r"(?:normal|optim|initial|quant|general|recogn|summar|vector|synchron|random|regular|visual|minim|maxim)is(?:e|ing)",
     re.IGNORECASE,
 )

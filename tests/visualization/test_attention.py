@@ -185,7 +185,7 @@ def test_the_command_line(
     assert main(["explain", str(some_images / "5.png"), "--points", "500,5", *fixed]) == 2
     assert main(["explain", str(tmp_path / "no.png"), *fixed]) == 2
     assert main(["explain", str(some_images / "5.png"), "--threshold", "7", *fixed]) == 2
-    said = capsys.readouterr().err
-    assert "80 x 60" in said
-    assert "no.png" in said
-    assert "--threshold must be at most 1, found 7" in said
+    stderr = capsys.readouterr().err
+    assert "80 x 60" in stderr
+    assert "no.png" in stderr
+    assert "--threshold must be at most 1, found 7" in stderr

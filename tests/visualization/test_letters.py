@@ -66,14 +66,14 @@ def test_a_font_that_has_the_letters_is_found() -> None:
 
 
 def test_without_a_font_one_warning_names_the_package() -> None:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert drawable("裂纹 a") == "?? a"
         assert drawable("猫") == "?"
         assert draw_detections(one_image(), detections("裂纹", "犬")).any()
-    assert len(told) == 1
-    assert "apt-get install fonts-noto-cjk" in str(told[0].message)
-    assert "裂" in str(told[0].message)
+    assert len(caught) == 1
+    assert "apt-get install fonts-noto-cjk" in str(caught[0].message)
+    assert "裂" in str(caught[0].message)
     letters._fonts.cache_clear()
     letters.drawable.cache_clear()
     with pytest.warns(UserWarning, match="fonts-noto-core"):
@@ -205,7 +205,7 @@ def test_plots_work_whatever_the_backend(tmp_path: Path, backend: str) -> None:
     argv = [sys.executable, "-c", code, str(tmp_path / "a.png")]
     done = subprocess.run(argv, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    asked, used = done.stdout.split()
-    assert asked == backend
+    requested, used = done.stdout.split()
+    assert requested == backend
     assert backend == "bogus" or used.casefold() == backend.casefold()  # the rest of the program gets what it asked for
     assert (tmp_path / "a.png").stat().st_size > 1000

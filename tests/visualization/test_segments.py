@@ -1,4 +1,4 @@
-"""Masks and panoptic maps on images: tinted where they are, told apart, and named legibly."""
+"""Masks and panoptic maps on images: tinted where they are, in different colors, and named legibly."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_misfit_names_keys_and_setting(changes: dict[str, Any], setting: str) ->
 
 
 def test_misfit_the_other_way() -> None:
-    """What the model has and the checkpoint has not is told as well."""
+    """Keys that the model has and the checkpoint lacks are named as well."""
     model = build_model(**(SMALL | {"dilation": True, "pre_norm": True}))
     with pytest.raises(WeightsError, match="--dilation false --pre_norm false"):
         fit_weights(model, small_weights(dilation=False), named("a", "b", "c"))

@@ -1,4 +1,4 @@
-"""Backbones whose keys are those of a plain ResNet, but which compute something else, are told apart by config.json."""
+"""Backbones with the keys of a plain ResNet and other computations are recognized by config.json."""
 
 import json
 from pathlib import Path

@@ -94,8 +94,8 @@ def test_a_detr_in_a_checkpoint_of_lightning_is_read(tmp_path: Path, prefix: str
     torch.save(lightning(given | others), tmp_path / "w.ckpt")
     weights = load_weights(tmp_path / "w.ckpt")
     assert weights.state_dict.keys() == own.keys()
-    told = [note for note in weights.notes if "left out: criterion.empty_weight" in note]
-    assert len(told) == bool(prefix)
+    notes = [note for note in weights.notes if "left out: criterion.empty_weight" in note]
+    assert len(notes) == bool(prefix)
     build_model(**weights.model_args).load_state_dict(weights.state_dict)
 
 

@@ -21,14 +21,14 @@ from .small import SMALL, small_model
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Downloads fail as they do offline; the URLs that were asked for."""
-    asked: list[str] = []
+    urls: list[str] = []
 
     def download(url: str, dst: str, **_: Any) -> None:
-        asked.append(url)
+        urls.append(url)
         raise URLError("[Errno -3] Temporary failure in name resolution")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    return asked
+    return urls
 
 
 def small_entry(monkeypatch: pytest.MonkeyPatch, url: str, **changes: Any) -> None:
@@ -72,8 +72,8 @@ def test_coco_panoptic_names(shared_data: Path) -> None:
 
 def test_coco_names(shared_data: Path) -> None:
     named = {i: name for i, name in zip(COCO_CATEGORIES.ids, COCO_CATEGORIES.names, strict=True) if "N/A" not in name}
-    truth = json.loads((shared_data / "coco_mini" / "val.json").read_text())["categories"]
-    assert named == {category["id"]: category["name"] for category in truth}
+    rows = json.loads((shared_data / "coco_mini" / "val.json").read_text())["categories"]
+    assert named == {category["id"]: category["name"] for category in rows}
 
 
 def test_coco_categories_are_unique() -> None:

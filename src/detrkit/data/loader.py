@@ -42,9 +42,9 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     padding_mask = torch.ones(len(samples), height, width, dtype=torch.bool)
     for i, (image, _) in enumerate(samples):
         h, w = image.shape[1:]
-        if (
-            image.stride(0) == 1 and image.device.type == "cpu"
-        ):  # laid out [h, w, 3], as decoding and resizing do; torch takes six times as long
+        # images from decoding and resizing lie in memory as [h, w, 3]; torch takes six times as long to split them
+        channels_last = image.stride(0) == 1 and image.device.type == "cpu"
+        if channels_last:
             cv2.split(image.permute(1, 2, 0).numpy(), list(images[i, :, :h, :w].numpy()))
         else:
             images[i, :, :h, :w] = image

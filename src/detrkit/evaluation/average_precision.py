@@ -132,9 +132,8 @@ def match(gt: GroundTruthArrays, detections: DetectionArrays, most: int, overlap
 
     low, high = np.array(AREAS).T
     skip = (gt.areas[:, None] < low) | (gt.areas[:, None] > high) | gt.crowd[:, None]  # [M, A]
-    area = (detections.boxes[order, 2] * detections.boxes[order, 3])[
-        :, None
-    ]  # of the box, even where masks are compared
+    width, height = detections.boxes[order, 2:].T
+    area = (width * height)[:, None]  # that of the box, even where masks are compared
     rows = order[by_image]
     pairs = _pairs(rows, groups[rows], gt, overlap or _of_boxes(detections.boxes, gt))
     matched, right, ignored = _greedy(*pairs, groups[rows], skip, gt.crowd)

@@ -272,7 +272,7 @@ class DETR(DetectionModel):
 
     @property
     def mean(self) -> Color:
-        """Mean of each color channel (RGB in 0..1), that of the backbone's weights unless told otherwise."""
+        """Mean of each color channel (RGB in 0..1), that of the backbone's weights by default."""
         return self.backbone.mean
 
     @property

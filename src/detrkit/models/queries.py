@@ -1,6 +1,6 @@
 """Object queries: learned vectors or learned anchors; those selected from the image are in `two_stage`.
 
-A query has a content, a position and, but for those of the classic model, a reference box or point that tells where in
+A query has a content, a position and, but for those of the classic model, a reference box or point that states where in
 the image it looks.
 
 Shapes: B batch, N queries in all, of which Q are those of inference, D channels, C classes, S tokens of all levels.
@@ -84,7 +84,7 @@ def build_attn_mask(group_ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Queries:
-    """Input of the decoder: N queries, divided as `layout` tells."""
+    """Input of the decoder: N queries, divided as in `layout`."""
 
     content: Tensor
     """float [B, N, D], the initial embeddings, which the decoder layers change."""

@@ -186,10 +186,11 @@ def read_pr(run: Path) -> Mapping[str, Any] | None:
 
 
 def _add(curves: Curves, name: str, epoch: float, value: float) -> None:
-    """A point of a quantity; the losses of earlier decoder layers (loss_ce_3) are left out, and so are -1 (no ground
-    truth) and the numbers of single classes (class_AP/NAME), which would be a panel each.
+    """Add a point to the curve of a quantity.
 
-    Those of what else teaches keep its name: `train/dense/loss_ce` is the quantity dense/loss_ce.
+    Left out are the losses of earlier decoder layers (loss_ce_3), metrics of -1 (no ground truth), and metrics of
+    single classes (class_AP/NAME), which would need a panel each. Losses of training-only branches keep the branch
+    name: `train/dense/loss_ce` is the quantity dense/loss_ce.
     """
     part, _, rest = name.partition("/") if "/" in name else ("", "", name)
     if re.match(r"class_(mask_)?(AP|PQ)/", rest):

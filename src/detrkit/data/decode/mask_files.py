@@ -116,8 +116,8 @@ def regions_of(ids: npt.NDArray[Any]) -> dict[int, Region]:
     values, numbers = np.unique(flat[starts], return_inverse=True)  # [values], [runs]
     areas = np.bincount(numbers, weights=lengths, minlength=len(values))
     # consecutive numbers from 1 in place of ids, [H, W], as find_objects needs them: one slice per value
-    places = find_objects(np.repeat(numbers + 1, lengths).reshape(ids.shape))
+    bounds = find_objects(np.repeat(numbers + 1, lengths).reshape(ids.shape))
     return {
         value: Region(int(area), (float(x.start), float(y.start), float(x.stop), float(y.stop)))
-        for value, area, (y, x) in zip(values.tolist(), areas, places, strict=True)
+        for value, area, (y, x) in zip(values.tolist(), areas, bounds, strict=True)
     }

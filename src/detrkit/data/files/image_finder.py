@@ -206,16 +206,16 @@ class ImageFinder:
     def _images(self, folders: Sequence[Path], within: Path | None) -> list[Path]:
         """All images of the data set (or of `within`), and those of `folders` outside of it."""
         root = self.index.root
-        places = [within] if within is not None else [root]
-        places += [f for f in folders if not f.is_relative_to(places[0]) and not root.is_relative_to(f)]
+        searched = [within] if within is not None else [root]
+        searched += [f for f in folders if not f.is_relative_to(searched[0]) and not root.is_relative_to(f)]
         images: list[Path] = []
-        for place in places:
-            if place.is_relative_to(root):
-                images += [p for p in self.index.images if place == root or p.is_relative_to(place)]
-            elif place.is_dir():
-                if place not in self._elsewhere:
-                    self._elsewhere[place] = FileIndex(place)
-                images += self._elsewhere[place].images
+        for folder in searched:
+            if folder.is_relative_to(root):
+                images += [p for p in self.index.images if folder == root or p.is_relative_to(folder)]
+            elif folder.is_dir():
+                if folder not in self._elsewhere:
+                    self._elsewhere[folder] = FileIndex(folder)
+                images += self._elsewhere[folder].images
         return list(dict.fromkeys(images))
 
     def _name_of(self, file: Path, folders: Sequence[Path]) -> str:

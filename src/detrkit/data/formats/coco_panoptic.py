@@ -72,7 +72,7 @@ def _read_file(file: CocoFile, source: Source) -> RawSplit:
     labeled = []
     for image in images:
         if image.panoptic is None:
-            findings.add("image_unlabelled", image.path, detail=f"{image.where} of {path}")
+            findings.add("image_unlabeled", image.path, detail=f"{image.where} of {path}")
         else:
             labeled.append(image)
     return RawSplit(file.split, labeled, categories, "xywh", str(path), has_ids_and_areas=True, masks_in_files=True)

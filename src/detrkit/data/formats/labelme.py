@@ -257,7 +257,7 @@ def _note_the_unlabeled(labeled: set[Path], source: Source) -> None:
     known = source.index.with_linked_paths(map(str, labeled))
     for image in source.index.images:
         if image.parent in folders and str(image) not in known:
-            source.findings.add("image_unlabelled", image, detail="no json file")
+            source.findings.add("image_unlabeled", image, detail="no json file")
 
 
 def _class_order(images: list[RawImage], source: Source) -> list[str]:

@@ -43,7 +43,7 @@ def read_split(items: list[MaskedImage], findings: Findings) -> list[RawImage]:
         if item.labeled:
             kept.append(item)
         else:
-            findings.add("image_unlabelled", item.path)
+            findings.add("image_unlabeled", item.path)
     with ThreadPoolExecutor(8) as pool:  # decoding releases the GIL
         results = list(pool.map(_read_image, range(1, len(kept) + 1), kept))
     images = []

@@ -177,7 +177,7 @@ def _note_unlabeled(source: Source, splits: dict[str, list[RawImage]]) -> None:
     folders = {path.parent for path in used}
     for image in source.index.images:
         if image.parent in folders and image not in used and not {str(image)} & (source.left_out.keys() | source.used):
-            source.findings.add("image_unlabelled", image)
+            source.findings.add("image_unlabeled", image)
 
 
 def _beside(record: RawImage, source: Source) -> str:

@@ -40,10 +40,10 @@ def mosaic(samples: Sequence[Sample], output_size: OutputSize, rng: random.Rando
     """
     size = output_size(*_size(samples[0][0]))
     y, x = (round(side * rng.uniform(0.3, 0.7)) for side in size)
-    places = [(0, 0, y, x), (0, x, y, size[1] - x), (y, 0, size[0] - y, x), (y, x, size[0] - y, size[1] - x)]
+    quarters = [(0, 0, y, x), (0, x, y, size[1] - x), (y, 0, size[0] - y, x), (y, x, size[0] - y, size[1] - x)]
     canvas = _empty(size)
     shown = []
-    for (image, objects), (top, left, height, width) in zip(samples, places, strict=True):
+    for (image, objects), (top, left, height, width) in zip(samples, quarters, strict=True):
         if not height or not width:
             continue  # a canvas of one row or column has empty quarters
         scale = output_size(*_size(image))[0] / image.shape[-2] * rng.uniform(0.5, 1)

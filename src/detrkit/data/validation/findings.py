@@ -172,7 +172,7 @@ ACTIONS: dict[str, Action] = {
         "used upright; boxes are rotated with it if the annotation file refers to images as stored, which its images "
         "decide together",
     ),
-    "image_grey": Action("repaired", "an image with one channel", "expanded to RGB"),
+    "image_gray": Action("repaired", "an image with one channel", "expanded to RGB"),
     "image_16bit": Action(
         "repaired",
         "an image with more than 8 bits per channel",
@@ -190,7 +190,7 @@ ACTIONS: dict[str, Action] = {
     "image_palette": Action("repaired", "a palette image", "converted to RGB"),
     "image_alpha": Action("repaired", "an image with transparency", "converted to RGB"),
     "image_animated": Action("repaired", "an image with several frames", "the first frame is used"),
-    "image_unlabelled": Action(
+    "image_unlabeled": Action(
         "dropped",
         "an image without an annotation file (Pascal VOC, labelme), a mask, or an entry (COCO panoptic)",
         "it is left out",

@@ -20,17 +20,17 @@ from detrkit.data.validation.value_extents import Extent, measure_extent
 
 _ORIENTATION_TAG = 0x0112
 _MARKS_OF_MODE = {
-    "1": ("image_grey",),
-    "L": ("image_grey",),
-    "LA": ("image_grey", "image_alpha"),
-    "La": ("image_grey", "image_alpha"),
+    "1": ("image_gray",),
+    "L": ("image_gray",),
+    "LA": ("image_gray", "image_alpha"),
+    "La": ("image_gray", "image_alpha"),
     "P": ("image_palette",),
     "PA": ("image_palette", "image_alpha"),
     "RGBA": ("image_alpha",),
     "RGBa": ("image_alpha",),
     "CMYK": ("image_cmyk",),
-    "I": ("image_grey",),
-    "F": ("image_grey",),
+    "I": ("image_gray",),
+    "F": ("image_gray",),
 }
 _EXIF_CHUNKS = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 """PNG chunks that may hold the orientation: EXIF, a raw profile in a text, or XMP in a text."""
@@ -48,7 +48,7 @@ class ImageInfo:
     orientation: int = 1
     """EXIF orientation, 1..8; from 5 on, width and height are swapped in the upright image."""
     marks: tuple[str, ...] = ()
-    """Kinds of findings that leave the image usable: `image_grey`, ..."""
+    """Kinds of findings that leave the image usable: `image_gray`, ..."""
     problem: str = ""
     """Kind of the finding that makes the image unusable, or empty."""
     detail: str = ""
@@ -143,7 +143,7 @@ def _read_header(image: Image.Image, file: BinaryIO, info: ImageInfo, may_have_e
         info.problem, info.detail = "image_too_small", f"{image.width} x {image.height} pixels"
     marks = list(_MARKS_OF_MODE.get(image.mode, ()))
     if image.mode.startswith("I;"):
-        marks.append("image_grey")
+        marks.append("image_gray")
     head = b""
     if image.format == "PNG":
         file.seek(0)
@@ -204,7 +204,7 @@ def _probe_unusual_tiff(path: Path, info: ImageInfo) -> None:
         return
     info.height, info.width = values.shape[:2]
     info.deep, info.extent = True, measure_extent(values)
-    info.marks = ("image_16bit",) if values.ndim == 3 else ("image_grey", "image_16bit")
+    info.marks = ("image_16bit",) if values.ndim == 3 else ("image_gray", "image_16bit")
 
 
 def _measure(path: Path, info: ImageInfo) -> None:

@@ -21,7 +21,7 @@ Polygons and boxes of COCO itself differ by a few pixels."""
 _OVERHANG = 1.0
 """Pixels by which a polygon may leave its image, since tools differ in where pixel coordinates start."""
 _ASPECT_TOLERANCE = 0.01
-_NOT_RGB = {"image_grey": "one channel (gray)", "image_palette": "a palette", "image_16bit": "16 bits per channel"}
+_NOT_RGB = {"image_gray": "one channel (gray)", "image_palette": "a palette", "image_16bit": "16 bits per channel"}
 
 Box = tuple[float, float, float, float]
 

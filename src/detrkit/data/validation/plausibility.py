@@ -312,9 +312,9 @@ def _best(
     if not scores:
         return None
     good = [name for name, score in scores.items() if score >= max(scores.values()) - 0.004]
-    return BOX_FORMATS[
-        min(good, key=lambda name: round(boxes.off_center(BOX_FORMATS[name]), 1))
-    ]  # the first of several
+    # the first one, if several are equally good
+    best = min(good, key=lambda name: round(boxes.off_center(BOX_FORMATS[name]), 1))
+    return BOX_FORMATS[best]
 
 
 def _unlikely(reading: BoxFormat, declared: BoxFormat) -> tuple[bool, ...]:
