@@ -1,7 +1,10 @@
 """Models of the Hugging Face hub by short name or id: the cache, downloads, and what is refused. Nothing is fetched."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -108,6 +111,24 @@ def test_a_cache_filled_elsewhere_needs_no_hub(hub: Hub, whole: Path) -> None:
     detector = Detector.load(HUB_ID, device="cpu")
     assert detector.categories.names == ("cat", "dog", "bird")
     assert hub.asked == []
+
+
+def test_a_real_cache_serves_the_command_line_offline(tmp_path: Path, whole: Path) -> None:
+    """As huggingface_hub lays it out: snapshots are links to blobs; nothing is replaced by the tests."""
+    folder = tmp_path / "hub" / "models--PekingU--rtdetr_r18vd"
+    snapshot = folder / "snapshots" / COMMIT
+    for each in (snapshot, folder / "refs"):
+        each.mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(whole, folder / "blobs")
+    for path in (folder / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(path)
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for name, status, words in (("rtdetr_r18", 0, "3 classes to out.pth"), ("dfine_n", 2, "HF_HUB_OFFLINE is set")):
+        command = [sys.executable, "-m", "detrkit", "convert", name, "out.pth"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert words in done.stdout + done.stderr
 
 
 def test_the_pickled_file_is_fetched_only_without_safetensors(hub: Hub, publish: Callable[..., Path]) -> None:
@@ -217,7 +238,19 @@ def test_an_architecture_without_weights(hub: Hub) -> None:
 def test_paths_are_not_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    for path in ("runs/x", "mine/best", "other/best.ckpt", "a/b/c", "./a/b", "/a/b", "../b", "nowhere", "a/b.onnx"):
+    for path in (
+        "runs/x",
+        "mine/best",
+        "other/best.ckpt",
+        "a/b/c",
+        "./a/b",
+        "/a/b",
+        "../b",
+        "nowhere",
+        "a/b.onnx",
+        "a/b--c",
+        "a/b.",
+    ):
         assert hub_id_of(path) is None, path
     assert hub_id_of("owner/name-v1.5_x") == "owner/name-v1.5_x"
 

@@ -32,6 +32,12 @@ def hub_id_of(name: str) -> str | None:
     parts = re.fullmatch(r"(\w[\w.-]*)/\w[\w.-]*", name)
     if not parts or parts[1] == "runs" or Path(parts[1]).is_dir() or name.lower().endswith(_FILES):
         return None
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
     return name
 
 
