@@ -29,14 +29,10 @@ def hub_id_of(name: str) -> str | None:
     """
     if name in HUB_MODELS:
         return HUB_MODELS[name].hub_id
-    parts = re.fullmatch(r"(\w[\w.-]*)/\w[\w.-]*", name)
-    if not parts or parts[1] == "runs" or Path(parts[1]).is_dir() or name.lower().endswith(_FILES):
+    parts = re.fullmatch(r"(\b[\w.-]+\b)/\b[\w.-]{1,96}\b", name)
+    if not parts or re.search(r"--|\.\.|\.git$", name):  # which the hub allows in no id
         return None
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
+    if parts[1] == "runs" or Path(parts[1]).is_dir() or name.lower().endswith(_FILES):
         return None
     return name
 
