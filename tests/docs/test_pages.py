@@ -219,6 +219,19 @@ def test_the_table_of_named_models_equals_the_presets() -> None:
         assert row in SWITCHES.text, f"put this into docs/switches.md: {row}"
 
 
+def test_the_readme_has_the_numbers_of_the_named_models() -> None:
+    named = {each.name: each for each in detrkit.list_models()}
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|(.*)\|$", Page(ROOT / "README.md").text, re.MULTILINE)
+    assert len(rows) >= 5
+    for name, cells in rows:
+        parameters, gflops, *_, ap = (cell.strip() for cell in cells.split("|"))
+        model = named[name]
+        assert (float(parameters), int(gflops)) == (pytest.approx(model.parameters, abs=0.05), round(model.gflops)), (
+            name
+        )
+        assert model.coco_ap is None or ap == f"{model.coco_ap:.3f}", name
+
+
 def test_the_architecture_names_files_that_exist_and_forgets_no_module() -> None:
     page = Page(ROOT / "ARCHITECTURE.md")
     package = ROOT / "src/detrkit"
