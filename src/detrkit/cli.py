@@ -38,7 +38,7 @@ from detrkit.config.presets import WITHOUT_GPU, default_settings
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
 from detrkit.config.yaml_file import read_settings
-from detrkit.errors import ConfigError, DetrkitError
+from detrkit.errors import ConfigError, DetrkitError, DetrkitWarning
 from detrkit.files import run_folder
 from detrkit.ops.text import (
     degrading_output,
@@ -147,7 +147,7 @@ def attempt(argv: list[str]) -> int:
             flush_output()
             return status
     except DetrkitError as error:
-        return complain(str(error))
+        return complain(error.message)
     except KeyboardInterrupt:
         print_text("interrupted", stderr=True)
         return 130
@@ -184,7 +184,8 @@ def show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Print a warning as one line, without the source line that raised it."""
-    print_text(f"detrkit: warning: {one_line(str(message))}", stderr=True)
+    text = message.message if isinstance(message, DetrkitWarning) else str(message)
+    print_text(f"detrkit: warning: {one_line(text)}", stderr=True)
 
 
 def run(argv: list[str]) -> int:

@@ -1,5 +1,6 @@
-"""All errors that detrkit raises for its users.
+"""All errors that detrkit raises for its users, and the class of its warnings.
 
+    DetrkitWarning               a warning whose message names settings
     DetrkitError                 errors that the user can fix; the command line prints one sentence and exits with 2
     ├── ConfigError              a setting or flag that does not exist, or cannot be combined with another
     ├── DataError                a data set, annotation file or image that cannot be read or used
@@ -10,10 +11,46 @@
         └── OutOfMemoryError     the batch does not fit into the memory of the device
 
 Each message says what was expected, what was found and where, and what to do. Any other exception is a bug of detrkit.
+
+Messages are written with settings as flags (`--image_size`). The command line prints them so, by `message`; in Python,
+`str` gives the names alone (`image_size`).
 """
 
+import re
+from collections.abc import Callable
+from typing import Any
 
-class DetrkitError(Exception):
+_COMMAND = re.compile(r"(`[^`]*`|\bdetrkit (?:train|eval|predict|convert|check|export|bench|models|detr)\b[^,;:]*)")
+_FLAG = re.compile(r"(?<![\w./-])--(?=[a-z])")
+
+
+def edit_outside_commands(message: str, edit: Callable[[str], str]) -> str:
+    """Edit a message, but not the commands in it: `detrkit train ...` up to the next comma, semicolon or colon."""
+    parts = _COMMAND.split(message)
+    parts[::2] = [edit(part) for part in parts[::2]]
+    return "".join(parts)
+
+
+class _NamesSettings:
+    """Part of an error or warning whose message names settings."""
+
+    args: tuple[Any, ...]
+
+    @property
+    def message(self) -> str:
+        """The message with settings as flags: `use a smaller --image_size`."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        """The message with settings as names: `use a smaller image_size`."""
+        return edit_outside_commands(self.message, lambda part: _FLAG.sub("", part))
+
+
+class DetrkitWarning(_NamesSettings, UserWarning):
+    """A warning of detrkit whose message names settings."""
+
+
+class DetrkitError(_NamesSettings, Exception):
     """Base class of all errors that the user can fix."""
 
 

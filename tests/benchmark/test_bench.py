@@ -176,7 +176,7 @@ def test_the_script_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         ("speed", "PART: expected all, inference, training, data, postprocessing or evaluation, found 'speed'"),
-        ("--model detrkit_x", "there is no model 'detrkit_x'; did you mean 'detrkit_"),
+        ("--model detrkit_x", "found 'detrkit_x'; did you mean 'detrkit_"),
         ("--model detrkit_n --weights a", "expected either --weights or --model, found both"),
         ("--masks --weights a", "--masks is for a model without weights"),
         ("--weights nowhere", "nowhere"),

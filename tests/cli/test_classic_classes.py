@@ -35,7 +35,7 @@ def test_things_and_stuff() -> None:
 
 @pytest.mark.parametrize("num_classes", [0, 4, -1])
 def test_neither(num_classes: int) -> None:
-    with pytest.raises(ConfigError, match=r"5 classes with ids up to 5; use --num_classes 5 .* or at least 6"):
+    with pytest.raises(ConfigError, match=r"5 classes with ids up to 5; use num_classes 5 .* or at least 6"):
         choose_classes(Categories((1, 2, 3, 4, 5), NAMES), num_classes)
 
 
@@ -69,5 +69,5 @@ def test_hints_name_the_flags_that_there_are(sentence: str, here: str) -> None:
 def test_no_gpu_names_the_flag_for_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for more in ([], ["--eval", "--resume", "w.pth"]):
-        with pytest.raises(ConfigError, match=r"--device cuda: PyTorch .* finds no such device here; use --device cpu"):
+        with pytest.raises(ConfigError, match=r"device cuda: PyTorch .* finds no such device here; use device cpu"):
             classic.main(["--coco_path", str(tmp_path), *more])

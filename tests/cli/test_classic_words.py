@@ -111,7 +111,7 @@ def test_the_class_index_is_the_category_id() -> None:
 
 
 def test_ids_beyond_coco_are_refused() -> None:
-    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); --num_classes 2 trains one row per class"):
+    with pytest.raises(DataError, match=r"has the id 91 \(hair brush\); num_classes 2 trains one row per class"):
         classic.one_class_per_id(Categories((1, 91), ("person", "hair brush")))
 
 

@@ -70,7 +70,7 @@ def place(tmp_path: Path, shapes: Path, bare: Path) -> Path:
             "expected a checkpoint to resume from at nowhere.ckpt, found none",
         ),
         ("train --data shapes --resume junk/best.ckpt", JUNK),
-        ("train --data shapes --backbone resnet19", "did you mean resnet18?"),
+        ("train --data shapes --backbone resnet19", "--backbone must be resnet18, resnet34, "),
         (
             "train --data shapes --backbone_weights nowhere",
             "expected a checkpoint file at nowhere, found none",

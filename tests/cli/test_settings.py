@@ -35,10 +35,10 @@ def test_flags_reach_the_config_with_their_types() -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_switches_may_stand_bare_as_in_the_reference() -> None:
-    expected = TrainConfig.from_recipe("fast", dilation=True, nheads=4, masks=True)
-    assert settings("--dilation", "--nheads", "4", "--masks") == expected
-    assert settings("--dilation", "true", "--pre_norm=true", "--wandb", "False").dilation is True
-    assert settings("--dilation", "false") == settings()
+    expected = TrainConfig.from_recipe("fast", pre_norm=True, nheads=4, masks=True)
+    assert settings("--pre_norm", "--nheads", "4", "--masks") == expected
+    assert settings("--pre_norm", "true", "--strict=true", "--wandb", "False").pre_norm is True
+    assert settings("--pre_norm", "false") == settings()
 
 
 @pytest.mark.usefixtures("gpu")
@@ -52,11 +52,11 @@ def test_a_file_gives_settings_and_flags_override_it(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_what_print_config_prints_can_be_fed_back(detrkit: Command, tmp_path: Path) -> None:
-    shown = detrkit("train", "--data", "d", "--lr", "3e-4", "--dilation", "--print_config")
+    shown = detrkit("train", "--data", "d", "--lr", "3e-4", "--pre_norm", "--print_config")
     assert (shown.status, shown.err) == (0, "")
     path = tmp_path / "run.yaml"
     path.write_text(shown.out)
-    assert settings("--config", path) == TrainConfig.from_recipe("fast", data="d", lr=3e-4, dilation=True)
+    assert settings("--config", path) == TrainConfig.from_recipe("fast", data="d", lr=3e-4, pre_norm=True)
     assert set(yaml.safe_load(shown.out)) - {"config"} == set(TrainConfig().to_dict())
 
 
@@ -152,9 +152,9 @@ def test_resume_without_stored_settings_changes_nothing(tmp_path: Path, monkeypa
         (["train", "--set_cost_class=0", "--set_cost_bbox=0", "--set_cost_giou=0"], "must be above 0, found none"),
         (
             ["train", "--hidden_dim", "100"],
-            "and of nheads=8, found 100; try --hidden_dim 96",
+            "and of --nheads 8, found 100; try --hidden_dim 96",
         ),
-        (["train", "--hidden_dim", "32", "--nheads", "5"], "nheads=5, found 32; try --hidden_dim 40"),
+        (["train", "--hidden_dim", "32", "--nheads", "5"], "--nheads 5, found 32; try --hidden_dim 40"),
         (["eval", "--weights", "w", "--batch_size", "0"], "--batch_size must be at least 1, found 0"),
         (["predict", "--weights", "w", "a.jpg", "--image_size", "-1"], "--image_size must be at least 0, found -1"),
         (["demo", "--minutes", "-1"], "--minutes must be at least 0, found -1"),

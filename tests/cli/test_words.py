@@ -27,9 +27,9 @@ def parsed(command: str, *argv: str) -> Any:
     ("command", "argv"),
     [
         ("train", ["set"]),
-        ("train", ["set", "--epochs", "3", "--dilation"]),
-        ("train", ["--epochs", "3", "set", "--dilation"]),
-        ("train", ["--dilation", "set"]),
+        ("train", ["set", "--epochs", "3", "--pre_norm"]),
+        ("train", ["--epochs", "3", "set", "--pre_norm"]),
+        ("train", ["--pre_norm", "set"]),
         ("train", ["--masks", "--lr=1e-4", "--", "set"]),
         ("train", ["--data", "set"]),
         ("train", ["--data=set", "--num_workers", "0"]),

@@ -269,7 +269,7 @@ def outlined(split: Split) -> Split:
 
 
 def test_copy_paste_needs_masks_and_returns_them_on_request(split: Split) -> None:
-    with pytest.raises(ConfigError, match="--copy_paste needs objects with segmentations, found none in"):
+    with pytest.raises(ConfigError, match="copy_paste needs objects with segmentations, found none in"):
         DetectionDataset(split, CATEGORIES, FLIP, augment=Augment(copy_paste=0.5))
     plain = DetectionDataset(outlined(split), CATEGORIES, FLIP)
     more = 0

@@ -172,7 +172,7 @@ def test_cache_settings_and_their_messages(split: Split, monkeypatch: pytest.Mon
     monkeypatch.setattr(loaders, "MAX_AUTO_CACHE", total - 10)
     few = replace(split, images=split.images[:4])
     assert [cache.count for cache in make_caches(TrainConfig(num_workers=0), split, few)] == [0, 4]
-    with pytest.raises(ConfigError, match="--cache_gb must be at least 0, found -1"):
+    with pytest.raises(ConfigError, match="cache_gb must be at least 0, found -1"):
         TrainConfig(cache_gb=-1)
 
 

@@ -84,7 +84,7 @@ def test_a_file_named_directly_finds_images_in_the_folder_beside_it(
 def test_no_match_is_an_error_that_names_the_first_image(coco: Any) -> None:
     coco.train["images"][0]["file_name"] = "no.jpg"
     coco.write()
-    with pytest.raises(DataError, match=r"expected the 1 images.*such as 'no.jpg' in .*--train_images"):
+    with pytest.raises(DataError, match=r"expected the 1 images.*such as 'no.jpg' in .*train_images"):
         open_dataset(coco.root)
 
 

@@ -175,7 +175,7 @@ def test_several_files_for_one_split_are_ambiguous(coco: Any) -> None:
     coco.write()
     shutil.copy(coco.root / "train.json", coco.root / "train_old.json")
     with pytest.raises(
-        DataError, match=r"found 2: train\.json, train_old\.json, which share train.png; choose with --train_json"
+        DataError, match=r"found 2: train\.json, train_old\.json, which share train.png; choose with train_json"
     ):
         open_dataset(coco.root)
 
@@ -198,7 +198,7 @@ def test_settings_that_do_not_go_together(coco: Any) -> None:
     coco.write()
     with pytest.raises(ConfigError, match="expected a data set, found none"):
         open_dataset("")
-    with pytest.raises(ConfigError, match="--data_format is yolo"):
+    with pytest.raises(ConfigError, match="data_format is yolo"):
         open_dataset(coco.root, data_format="yolo", train_json="train.json")
     with pytest.raises(ConfigError, match="val_fraction"):
         open_dataset(coco.root, val_fraction=1.0)

@@ -99,7 +99,7 @@ def test_only_the_requested_split_must_be_valid(coco: Any, tmp_path: Path) -> No
     report = check_dataset(open_dataset(coco.root), required_splits={"val"})
     assert list(report.splits) == ["val"]
     (coco.root / "train.json").unlink()
-    with pytest.raises(ConfigError, match=r"expected a train split in .*, found val; choose another with --split"):
+    with pytest.raises(ConfigError, match=r"expected a train split in .*, found val; choose another with split"):
         check_dataset(open_dataset(coco.root, val_json="val.json", val_fraction=0), required_splits={"train"})
     raw = open_dataset(make(tmp_path / "one", 10, damaged=2))
     report = check_dataset(raw, required_splits={"val"})

@@ -157,7 +157,7 @@ def test_folders_by_hand_and_classes_txt(tmp_path: Path) -> None:
     assert [image.file_name for image in report.splits["train"].images] == ["b.jpg"]
     with pytest.raises(DataError, match="expected a folder masks/ beside the images"):
         open_dataset(tmp_path, data_format="masks", val_images=str(write_image(tmp_path / "x" / "y" / "c.png").parent))
-    with pytest.raises(ConfigError, match="--data_format is masks"):
+    with pytest.raises(ConfigError, match="data_format is masks"):
         open_dataset(tmp_path, data_format="masks", panoptic_json="classes.txt")
 
 

@@ -161,7 +161,7 @@ def test_a_data_set_without_its_images_is_refused_though_others_have_the_same_na
     images(tmp_path, "images/1.png")
     write_coco(tmp_path / "A" / "train.json", "1.png")
     (tmp_path / "A" / "images").mkdir()
-    with pytest.raises(DataError, match=r"expected the 1 images .* --train_images"):
+    with pytest.raises(DataError, match=r"expected the 1 images .* train_images"):
         check(tmp_path / "A")
 
 

@@ -151,5 +151,5 @@ def test_the_error_for_no_images_left_names_the_reason(tmp_path: Path) -> None:
 
 def test_strict_refuses_it(tmp_path: Path) -> None:
     of_two_splits(tmp_path, "4 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(DataError, match=r"as --strict asks, found 4 category_unknown, 4 image_object_lost"):
+    with pytest.raises(DataError, match=r"as strict asks, found 4 category_unknown, 4 image_object_lost"):
         check_dataset(open_dataset(tmp_path, strict=True))

@@ -265,12 +265,12 @@ def test_what_a_person_must_mend(panoptic: PanopticFolder) -> None:
     panoptic.content["train"]["categories"][1]["isthing"] = 0
     panoptic.write()
     (panoptic.root / "panoptic_train").rename(panoptic.root / "elsewhere")
-    with pytest.raises(DataError, match=r"expected the PNGs of .*panoptic_train\.json.*--panoptic_dir"):
+    with pytest.raises(DataError, match=r"expected the PNGs of .*panoptic_train\.json.*panoptic_dir"):
         open_dataset(panoptic.root)
     assert open_dataset(
         panoptic.root, train_json="panoptic_train.json", train_images="train", panoptic_dir="elsewhere"
     ).splits["train"]
-    with pytest.raises(ConfigError, match="need --data_format coco_panoptic"):
+    with pytest.raises(ConfigError, match="need data_format coco_panoptic"):
         open_dataset(panoptic.root, data_format="coco", panoptic_json="panoptic_train.json")
 
 

@@ -63,7 +63,7 @@ def test_further_files_are_listed_with_a_reason(coco: Any) -> None:
     assert report.counts() == {"annotations_unused": 1, "image_unused": 1}
     assert "--train_json uses it" in report.findings[0].detail
     with pytest.raises(
-        DataError, match=r"--strict asks, found 1 annotations_unused, 1 image_unused; the first: .*batch7"
+        DataError, match=r"strict asks, found 1 annotations_unused, 1 image_unused; the first: .*batch7"
     ):
         check(coco.root, strict=True)
     (coco.root / "batch7.json").unlink()

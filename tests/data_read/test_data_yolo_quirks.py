@@ -269,7 +269,7 @@ def test_labels_without_an_image_are_reported(tmp_path: Path) -> None:
 
 def test_polygons_in_pixels_are_recognized(tmp_path: Path) -> None:
     yolo(tmp_path, row="5 6 25 6 25 18 5 18")
-    with pytest.raises(DataError, match=r"in pixels .*--box_format cxcywh"):
+    with pytest.raises(DataError, match=r"in pixels .*box_format cxcywh"):
         check(tmp_path)
     found = check(tmp_path, box_format="cxcywh").splits["train"].images[1].objects[0].box
     assert found == pytest.approx((5, 6, 25, 18))

@@ -83,7 +83,7 @@ def test_messages_name_the_new_format(data: Path) -> None:
 
 def test_the_flag_takes_the_formats_of_the_table_and_its_help_names_them(data: Path) -> None:
     assert DataChoice(data_format="csv").data_format == "csv"
-    with pytest.raises(Exception, match=r"--data_format must be auto, coco, .* or csv, found 'tfrecord'"):
+    with pytest.raises(Exception, match=r"data_format must be auto, coco, .* or csv, found 'tfrecord'"):
         DataChoice(data_format="tfrecord")
     text = help_of(DataChoice)["data_format"]
     assert all(re.search(rf"\b{row.name}\b", text) for row in FORMATS)

@@ -111,7 +111,7 @@ def test_detections_for_images_that_the_check_drops(
 
 def test_user_errors(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, gt = dataset
-    with pytest.raises(ConfigError, match="either --weights or --detections, found neither"):
+    with pytest.raises(ConfigError, match="either weights or detections, found neither"):
         evaluate(EvalConfig(data=str(folder)))
     with pytest.raises(ConfigError, match="found both"):
         evaluate(EvalConfig(data=str(folder), weights="a", detections="b"))

@@ -65,7 +65,7 @@ def test_a_format_is_added_by_a_row(tmp_path: Path) -> None:
     expected = Detector(small_model("classic"), CATEGORIES, 64).predict(image, threshold=0.0)
     assert_close(Detector.load(path, device="cpu").predict(image, threshold=0.0).xyxy, expected.xyxy)
     with pytest.raises(
-        ConfigError, match="expected --format onnx or openvino or torch or tensorrt for --precision fp16, found gzip"
+        ConfigError, match="expected format onnx or openvino or torch or tensorrt for precision fp16, found gzip"
     ):
         export(weights, "gzip", precision="fp16")
     path.write_bytes(b"no archive")

@@ -192,10 +192,10 @@ def test_load_never_fetches_a_backbone_and_warns_of_assumptions(
 def test_load_refuses_impossible_settings(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere"):
         Detector.load(tmp_path / "nowhere.ckpt")
-    with pytest.raises(ConfigError, match="--device quantum"):
+    with pytest.raises(ConfigError, match="device quantum"):
         Detector.load(checkpoint, device="quantum")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="--device cuda"):
+        with pytest.raises(ConfigError, match="device cuda"):
             Detector.load(checkpoint, device="cuda")
 
 

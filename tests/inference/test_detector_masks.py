@@ -177,7 +177,7 @@ def test_out_of_memory_is_an_error_with_advice(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(mask_detector.model, "forward_detection", full)
-    with pytest.raises(OutOfMemoryError, match="--threshold"):
+    with pytest.raises(OutOfMemoryError, match="threshold"):
         mask_detector.predict(some_images / "5.png")
 
     def broken(*_: object, **__: object) -> None:

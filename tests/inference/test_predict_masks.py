@@ -174,7 +174,7 @@ def test_contradicting_settings_are_refused(
     for name in ("panoptic", "cutouts", "polygons", "label_map"):
         with pytest.raises(ConfigError, match="mask head"):
             run(checkpoint, tmp_path / "out", some_images / "5.png", **{name: True})
-    with pytest.raises(ConfigError, match="--top_k or --panoptic"):
+    with pytest.raises(ConfigError, match="top_k or panoptic"):
         run(mask_checkpoint, tmp_path / "out", some_images / "5.png", panoptic=True, top_k=3)
     with pytest.raises(ConfigError, match="polygon_tolerance"):
         run(mask_checkpoint, tmp_path / "out", some_images / "5.png", polygon_tolerance=-1.0)

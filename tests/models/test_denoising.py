@@ -71,7 +71,7 @@ def test_objects_beyond_the_budget_are_chosen_at_random(contrastive, fit):
 
 @pytest.mark.parametrize(("contrastive", "budget"), [(False, 0), (True, 1)])
 def test_a_budget_that_holds_no_object_is_refused(contrastive, budget):
-    with pytest.raises(ConfigError, match=f"--dn_queries must be at least {budget + 1} .*found {budget}"):
+    with pytest.raises(ConfigError, match=f"dn_queries must be at least {budget + 1} .*found {budget}"):
         denoising(budget, contrastive)
     assert denoising(budget + 1, contrastive)(seeded(2)).pairs[0][0].tolist() == [0]
 

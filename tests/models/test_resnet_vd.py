@@ -109,10 +109,10 @@ def test_keys_are_those_of_timm():
 def test_refusals():
     for settings, error, sentence in (
         ({"dilation": True}, ConfigError, "expected dilation=False for nano, found True"),
-        ({"weights": "imagenet"}, WeightsError, "expected a file of weights for nano, .* --backbone_weights none"),
+        ({"weights": "imagenet"}, WeightsError, "expected a file of weights for nano, .* backbone_weights none"),
         ({"strides": (8, 64)}, ConfigError, r"strides of nano \(4, 8, 16, 32\), found 64"),
     ):
         with pytest.raises(error, match=sentence):
             build_features("nano", **settings)
-    with pytest.raises(ConfigError, match=r"did you mean resnet50vd\?"):
+    with pytest.raises(ConfigError, match=r"did you mean 'resnet50vd'\?"):
         build_features("resnet50v")

@@ -95,6 +95,6 @@ def test_a_run_with_a_frozen_backbone(tiny, tmp_path, ema, recwarn):
 
 
 def test_a_frozen_backbone_of_random_weights_is_told(tiny, capsys):
-    with pytest.warns(UserWarning, match="--lr_backbone 0 freezes a backbone of random weights"):
+    with pytest.warns(UserWarning, match="lr_backbone 0 freezes a backbone of random weights"):
         train(tiny(epochs=1, lr_backbone=0.0))
     assert "the whole backbone is frozen, statistics included" in capsys.readouterr().out

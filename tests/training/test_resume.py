@@ -115,7 +115,7 @@ def test_auto_starts_anew_where_there_is_nothing(tiny):
 
 def test_a_folder_with_a_run_is_not_overwritten(tiny):
     train(tiny(epochs=1))
-    with pytest.raises(ConfigError, match="already holds a run; resume it with --resume auto"):
+    with pytest.raises(ConfigError, match="already holds a run; resume it with resume auto"):
         train(tiny(epochs=1))
 
 

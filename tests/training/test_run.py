@@ -88,7 +88,7 @@ def test_overfit_needs_no_images_to_validate_on(tiny, tiny_data, tmp_path):
     content["images"] = content["images"][:1]
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] == content["images"][0]["id"]]
     (lonely / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"expected val images in .*--val_fraction, --val_json or more images"):
+    with pytest.raises(DataError, match=r"expected val images in .*val_fraction, val_json or more images"):
         train(tiny(data=str(lonely), epochs=1))
     assert train(tiny(data=str(lonely), epochs=1, overfit=1, batch_size=1)).run_dir.is_dir()
 
@@ -142,7 +142,7 @@ def test_processes_that_torchrun_started_are_taken(monkeypatch):
         monkeypatch.setenv(name, value)
     found = find_processes(TrainConfig(device="cpu"))
     assert (found.devices, found.num_nodes, found.world_size) == (2, 2, 4)
-    with pytest.raises(ConfigError, match="--devices 3, but torchrun started 2"):
+    with pytest.raises(ConfigError, match="devices 3, but torchrun started 2"):
         find_processes(TrainConfig(device="cpu", devices=3))
 
 

@@ -91,9 +91,9 @@ def test_a_frozen_detector_must_know_the_classes(data: Path, tmp_path: Path) -> 
 
 
 def test_boxes_alone_are_refused(tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected masks .*, found only boxes .*--task detect"):
+    with pytest.raises(DataError, match=r"expected masks .*, found only boxes .*task detect"):
         train(settings(tiny_data, tmp_path / "a", task="instance"))
-    with pytest.raises(DataError, match=r"expected COCO panoptic .*--panoptic_json$"):
+    with pytest.raises(DataError, match=r"expected COCO panoptic .*panoptic_json$"):
         train(settings(tiny_data, tmp_path / "b", task="panoptic"))
 
 

@@ -145,7 +145,7 @@ def test_patience_ends_a_run(tiny, capsys, monkeypatch):
 
 
 def test_settings_that_make_no_sense_are_named(tiny):
-    with pytest.raises(ConfigError, match="--lr_drop must be at least 1, found 0"):
+    with pytest.raises(ConfigError, match="lr_drop must be at least 1, found 0"):
         train(tiny(lr_drop=0))
-    with pytest.raises(ConfigError, match="--ema must be below 1, found"):
+    with pytest.raises(ConfigError, match="ema must be below 1, found"):
         train(tiny(ema=1.0))

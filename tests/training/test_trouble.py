@@ -53,7 +53,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
     ) as caught:
         train(tiny(clip_max_norm=0, lr=1e-5))
     assert "last" not in str(caught.value)  # there is none to go on from
-    assert "start again with a lower learning rate (--lr 2.5e-06), or --clip_max_norm 0.1" in str(caught.value)
+    assert "start again with a lower learning rate (lr 2.5e-06), or clip_max_norm 0.1" in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
@@ -73,7 +73,7 @@ def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
 
 
 def test_a_single_place_for_a_norm_is_a_sentence(tiny):
-    with pytest.raises(ConfigError, match=r"at \d+ x \d+ pixels; use a larger --image_size or --batch_size"):
+    with pytest.raises(ConfigError, match=r"at \d+ x \d+ pixels; use a larger image_size or batch_size"):
         train(tiny(backbone="nano", backbone_norm="batch", image_size=32, square_resize=True, batch_size=1))
 
 
@@ -91,7 +91,7 @@ def test_memory_that_runs_out_is_a_sentence_with_flags(tiny, monkeypatch, error)
 
     monkeypatch.setattr(DetectionLoss, "predict", forward)
     with pytest.raises(
-        OutOfMemoryError, match=r"--batch_size 2 --image_size 48 .*try --batch_size 1 --accumulate_grad_batches 2"
+        OutOfMemoryError, match=r"batch_size 2 image_size 48 .*try batch_size 1 accumulate_grad_batches 2"
     ):
         train(tiny())
 

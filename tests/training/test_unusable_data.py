@@ -34,9 +34,7 @@ def test_boxes_that_seem_to_be_corners_are_refused_unless_said(tmp_path: Path, l
         row["bbox"] = [x, y, x + w, y + h]
     (tmp_path / "train.json").write_text(json.dumps(labels))
     (tmp_path / "val.json").unlink()
-    with pytest.raises(
-        DataError, match=r"looks like x1, y1, x2, y2 in pixels .* --box_format xyxy or --box_format xywh$"
-    ):
+    with pytest.raises(DataError, match=r"looks like x1, y1, x2, y2 in pixels .* box_format xyxy or box_format xywh$"):
         load_data(TrainConfig(data=str(tmp_path)))
     data = load_data(TrainConfig(data=str(tmp_path), box_format="xyxy"))
     boxes = {

@@ -139,9 +139,9 @@ def test_settings_that_a_file_lacks_can_be_given(tmp_path: Path) -> None:
 
 def test_stored_settings_cannot_be_contradicted(tmp_path: Path) -> None:
     write_reference_checkpoint(small_weights(dilation=False), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="trained with dilation false, found --dilation true"):
+    with pytest.raises(WeightsError, match="trained with dilation false, found dilation true"):
         load_weights(tmp_path / "w.pth", dilation=True)
-    with pytest.raises(WeightsError, match="trained with nheads 4, found --nheads 8"):
+    with pytest.raises(WeightsError, match="trained with nheads 4, found nheads 8"):
         load_weights(tmp_path / "w.pth", nheads=8)
 
 

@@ -9,8 +9,6 @@ import torch
 
 from detrkit.benchmark.noise_images import draw_images
 from detrkit.config.commands import BenchConfig
-from detrkit.config.fields import check_named
-from detrkit.config.presets import MODELS
 from detrkit.config.train import TrainConfig
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats.detect import open_dataset
@@ -87,8 +85,6 @@ def make_target(config: BenchConfig, folder: Path) -> BenchmarkTarget:
         setup = _training_setup(weights.categories, config.weights, bool(weights.model_args.get("masks")))
         parts = Path(config.weights).name, Path(config.weights), weights, setup
     else:
-        if config.model:
-            check_named("model", config.model, MODELS)
         categories = split.categories if split else Categories.unnamed(CLASSES)
         setup = _training_setup(categories, "", config.masks, config.model)
         checkpoint = folder / "random.ckpt"

@@ -25,7 +25,7 @@ from detrkit.commands.detr_classes import choose_classes, one_class_per_id, rows
 from detrkit.config.commands import EvalConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import TrainConfig
-from detrkit.errors import ConfigError, DetrkitError
+from detrkit.errors import ConfigError, DetrkitError, DetrkitWarning, edit_outside_commands
 from detrkit.ops.text import print_text
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ def _translated_messages() -> Iterator[None]:
         show = warnings.showwarning
 
         def translated(message: Warning | str, *rest: Any, **more: Any) -> None:
-            show(translate(str(message)), *rest, **more)
+            text = message.message if isinstance(message, DetrkitWarning) else str(message)
+            show(translate(text), *rest, **more)
 
         warnings.showwarning = translated
         try:
             yield
         except DetrkitError as error:
-            error.args = (translate(str(error)),)
+            error.args = (translate(error.message),)
             raise
 
 
@@ -189,14 +190,12 @@ def translate(sentence: str) -> str:
             return f"no {flag}" if value == " false" else flag
         return flag + value
 
-    parts = re.split(r"(detrkit (?:train|eval|predict|convert|check|detr)\b[^,;:]*)", sentence)
-    parts[::2] = [
-        re.sub(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?", replacement, part) for part in parts[::2]
-    ]
+    flag = re.compile(r"(?<![\w-])(?P<flag>--[a-z]\w*)(?P<value> (?:true|false)\b)?")
+    translated = edit_outside_commands(sentence, lambda part: flag.sub(replacement, part))
     if lacking:
         verb = "is a flag" if len({*lacking}) == 1 else "are flags"
-        parts.append(f" ({' and '.join(dict.fromkeys(lacking))} {verb} of detrkit train)")
-    return "".join(parts)
+        translated += f" ({' and '.join(dict.fromkeys(lacking))} {verb} of detrkit train)"
+    return translated
 
 
 def to_config(flags: argparse.Namespace, output_dir: str) -> TrainConfig:

@@ -118,7 +118,7 @@ class _Job:
         def images() -> Iterator[tuple[Tensor, str | None]]:
             for item, image in prefetch(self._read, files, PREFETCH):
                 if isinstance(image, DataError):
-                    self._skip(str(image))
+                    self._skip(image.message)
                     self.progress.advance(task)
                     continue
                 readable.append(item)
@@ -163,7 +163,7 @@ class _Job:
             if losses:
                 warnings.warn(losses, stacklevel=2)
         except DataError as error:
-            self._skip(str(error))
+            self._skip(error.message)
         finally:
             if task is not None:
                 self.progress.remove_task(task)

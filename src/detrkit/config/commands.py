@@ -6,10 +6,10 @@ The text under a field is its help. Like the rest of `config`, this file imports
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
-from detrkit.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,17 @@ class QuietChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsChoice(Settings):
-    """The settings that choose the weights of a detector."""
+    """The setting that chooses the weights of a detector."""
 
     weights: str
     """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
     the reference DETR."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureChoice(WeightsChoice):
+    """The settings that choose weights, and their architecture if the file does not state it."""
+
     dilation: bool | None = None
     """Dilate the backbone's last stage (DC5), for a file that does not state it; default: as stated, else false."""
     nheads: PositiveInt | None = None
@@ -34,7 +40,7 @@ class WeightsChoice(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorChoice(WeightsChoice):
+class DetectorChoice(ArchitectureChoice):
     """The settings that choose a detector, its image size and its device."""
 
     image_size: NonNegativeInt = 0
@@ -44,6 +50,15 @@ class DetectorChoice(WeightsChoice):
     value_range: str = "auto"
     """Pixel values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnableChoice(DetectorChoice):
+    """The settings that choose a detector to run, which may be an exported file."""
+
+    weights: str
+    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, a .pth of the
+    reference DETR, or an exported file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +74,11 @@ class CheckConfig(QuietChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
+class EvalConfig(QuietChoice, RunnableChoice, DataChoice):
     """Evaluate a detector, or a file of detections, on a data set: the twelve COCO metrics of boxes and of masks,
     panoptic quality, and an analysis of the errors."""
 
     weights: str = ""
-    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
-    the reference DETR."""
     detections: str = ""
     """Evaluate this file instead of a detector: COCO results, or COCO panoptic predictions."""
     split: Literal["train", "val"] = "val"
@@ -84,14 +97,14 @@ class EvalConfig(QuietChoice, DetectorChoice, DataChoice):
     panoptic_threshold: Fraction | None = None
     """Lowest score of a query in a panoptic map, 0..1; default: 0.85, or 0.4 for a model with an independent sigmoid
     per class."""
-    precision: Literal["plain", "auto", "fp32", "bf16", "fp16"] = "plain"
+    precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "plain"
     """Arithmetic; plain: as in validation during training, so that the metrics are the same; others: as in predict."""
-    compile: Literal["off", "auto", "on"] = "off"
+    compile: Literal["auto", "off", "on"] = "off"
     """Compile the model, as in predict."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(QuietChoice, DetectorChoice):
+class PredictConfig(QuietChoice, RunnableChoice):
     """Find objects in images, folders, globs and videos, or segment them."""
 
     source: list[str]
@@ -154,25 +167,19 @@ class ExplainConfig(DetectorChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(WeightsChoice):
+class ConvertConfig(ArchitectureChoice):
     """Convert weights to the Hugging Face format (safetensors and config.json) or to a .pth of the reference DETR."""
 
-    weights: str
-    """Weights to convert: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a
-    .pth of the reference DETR."""
     output: str
     """Folder to write (Hugging Face format), or a file ending in .pth (format of the reference DETR)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
+class ExportConfig(QuietChoice, ArchitectureChoice, DataChoice):
     """Export a model to a file for another runtime, and compare the file with the model: outputs on images and, with
     --data, accuracy."""
 
-    weights: str
-    """Weights to export: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth
-    of the reference DETR."""
-    format: str = "onnx"
+    format: Annotated[str, NamesOf("detrkit.exporting.formats.table:FORMATS")] = "onnx"
     """onnx (.onnx), openvino (.xml with .bin), torch (torch.export, .pt2) or tensorrt (.engine, for the GPU of this
     machine)."""
     output: str = ""
@@ -206,16 +213,14 @@ class ExportConfig(QuietChoice, WeightsChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(QuietChoice, DataChoice):
+class BenchConfig(QuietChoice, WeightsChoice, DataChoice):
     """Measure the speed of a model on this machine, unoptimized and optimized, and the peak speed of the machine.
     Without --weights and --model, the classic DETR is measured; without --data, on generated images."""
 
     part: Literal["all", "inference", "training", "data", "postprocessing", "evaluation"] = "all"
     """Part to measure: all, inference, training, data, postprocessing or evaluation."""
     weights: str = ""
-    """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, or a .pth of
-    the reference DETR."""
-    model: str = ""
+    model: Annotated[str, NamesOf("detrkit.config.presets:MODELS", ("",))] = ""
     """Measure this named model with random weights instead; empty: the classic DETR."""
     masks: bool = False
     """Add a mask head to the model of random weights."""
@@ -227,7 +232,7 @@ class BenchConfig(QuietChoice, DataChoice):
     """Device to run on; auto: a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the optimized variant; the unoptimized one uses fp32."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "off", "on"] = "auto"
     """Compile the optimized variant; auto: on GPUs, since compiling gains little on CPUs."""
     images: PositiveInt = 32
     """Maximum number of images for the measurement from files to detections."""

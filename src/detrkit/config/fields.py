@@ -8,18 +8,19 @@ from it. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from math import inf
 from numbers import Integral, Real
 from os import PathLike, fspath
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
@@ -49,17 +50,55 @@ class StoredAs(Enum):
 
 @dataclass(frozen=True)
 class NamesOf:
-    """A marker: the values are the names of the rows of a table, which is imported when a value is checked."""
+    """A marker of text fields: the values are the names in a table, which is imported when a value is checked."""
 
     table: str
-    """`module:NAME` of the table; its rows have a `name`."""
+    """`module:NAME` of the table: a mapping by name, or rows that have a `name` or `names`."""
     others: tuple[str, ...] = ()
-    """Values besides, which need no import."""
+    """Further values, and names that need no import."""
+    prefix: str = ""
+    """Texts that begin with this are values, too; empty: none."""
+
+    @property
+    def in_help(self) -> bool:
+        """Whether help lists the names: it imports only tables of `config`, which are light."""
+        return self.table.startswith("detrkit.config.")
 
     def names(self) -> list[str]:
         """All values."""
-        module, _, name = self.table.partition(":")
-        return [*self.others, *(row.name for row in getattr(import_module(module), name))]
+        table = import_table(self.table)
+        names = list(table if isinstance(table, Mapping) else chain.from_iterable(map(_names_of_row, table)))
+        others = [other for other in self.others if other not in names]
+        return [*others, *names, *([f"{self.prefix}NAME"] if self.prefix else [])]
+
+    def check(self, setting: str, value: str) -> None:
+        """Refuse a text that is no value.
+
+        Raises:
+            ConfigError: it is none; the message suggests the nearest.
+        """
+        if value not in self.others and not (self.prefix and value.startswith(self.prefix)):
+            check_named(setting, value, self.names())
+
+
+def with_names(text: str, hint: Any) -> str:
+    """Complete a help text by the names of its `NamesOf` table, unless the text has them all."""
+    for marker in markers_of(hint):
+        if isinstance(marker, NamesOf) and marker.in_help:
+            names = [name for name in marker.names() if name]
+            if not all(name in text for name in names):
+                text += f" Names: {', '.join(names)}."
+    return text
+
+
+def import_table(path: str) -> Any:
+    """The object `NAME` of a module, by the path `module:NAME`."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _names_of_row(row: Any) -> tuple[str, ...]:
+    return row.names if hasattr(row, "names") else (row.name,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +108,6 @@ class Settings:
     Raises:
         ConfigError: a value has another type than its field, is out of its range or none of its choices.
     """
-
-    prefix: ClassVar[str] = "--"
-    """What stands before a setting's name in messages."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
@@ -83,7 +119,7 @@ class Settings:
             elif isinstance(value, list):
                 value = [expand_home(each) for each in value]
             object.__setattr__(self, name, value)
-            _check(self.prefix + name, value, hint)
+            _check(f"--{name}", value, hint)
 
 
 def expand_home(text: str) -> str:
@@ -162,9 +198,8 @@ def _check(name: str, value: object, hint: Any) -> None:
     if not any(_is_of(value, part) for part in parts):
         raise ConfigError(f"{name} must be {describe_type(hint)}, found {value!r}")
     for marker in markers_of(hint):
-        if isinstance(marker, NamesOf) and value not in marker.others and value not in marker.names():
-            *first, last = marker.names()
-            raise ConfigError(f"{name} must be {', '.join(first)} or {last}, found {value!r}")
+        if isinstance(marker, NamesOf):
+            marker.check(name, str(value))
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         return
     if value == inf:
@@ -196,19 +231,25 @@ def _bounds(hint: Any) -> Iterator[tuple[str, Any]]:
             yield f"below {marker.lt:g}", lambda value, high=marker.lt: value < high
 
 
-def check_named(kind: str, name: object, known: Iterable[str]) -> None:
-    """Refuse a name that is none of `known`.
+def check_named(setting: str, value: object, names: Iterable[str]) -> None:
+    """Refuse a value that is none of the names.
+
+    Args:
+        setting: flag of the setting, such as `--model`.
+        value: value to check.
+        names: names that the setting takes.
 
     Raises:
-        ConfigError: it is none; the sentence suggests the nearest.
+        ConfigError: the value is none of the names; the message suggests the nearest.
     """
-    names = list(known)
-    if name not in names:
-        near = did_you_mean(str(name), names) or f"; there are {', '.join(names)}"
-        raise ConfigError(f"there is no {kind} {name!r}{near}")
+    known = list(names)
+    if value not in known:
+        *first, last = filter(None, known)
+        near = did_you_mean(str(value), known)
+        raise ConfigError(f"{setting} must be {', '.join(first)} or {last}, found {value!r}{near}")
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """` (did you mean ...?)` with the nearest of `known`, or nothing."""
+    """`; did you mean 'x'?` with the nearest of the known words; empty if none is near."""
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from detrkit.config.fields import NonNegativeFloat, PositiveInt, Settings
 from detrkit.errors import ConfigError
@@ -48,15 +48,13 @@ class LossFlags(Settings):
             ("cls_loss_coef", "bbox_loss_coef", "giou_loss_coef"),
         ):
             if not any(getattr(self, name) for name in names):
-                known = ", ".join(self.prefix + name for name in names)
+                known = ", ".join(f"--{name}" for name in names)
                 raise ConfigError(f"one of {known} must be above 0, found none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(LossFlags):
     """All settings that a criterion is built from."""
-
-    prefix: ClassVar[str] = ""
 
     num_classes: PositiveInt = 91
     """Number C of classes."""

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import lcm
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from detrkit.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, StoredAs
+from detrkit.config.fields import (
+    Fraction,
+    NamesOf,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    StoredAs,
+    import_table,
+)
 from detrkit.errors import ConfigError
+
+BACKBONES = "detrkit.models.backbones.families:FAMILIES"
+"""Table of the backbones: rows of the names that one function builds."""
 
 SELECTED = ("two_stage", "topk_features", "mixed_selection")
 """Values of `query_init` with which queries come from tokens of the encoder."""
@@ -22,7 +35,7 @@ SELECTED = ("two_stage", "topk_features", "mixed_selection")
 class ModelFlags(Settings):
     """Model."""
 
-    backbone: Annotated[str, StoredAs.SETTING] = "resnet50"
+    backbone: Annotated[str, StoredAs.SETTING, NamesOf(BACKBONES, prefix="timm:")] = "resnet50"
     """Feature extractor: resnet18, resnet34, resnet50, resnet101, resnet152, resnet18vd, resnet34vd, resnet50vd,
     resnet101vd, nano and micro (for CPUs), or timm:NAME for any timm model with feature outputs (needs the timm
     extra)."""
@@ -120,8 +133,6 @@ class ModelConfig(ModelFlags):
         ConfigError: a value is out of its range, or does not fit the others (see `RULES`).
     """
 
-    prefix: ClassVar[str] = ""
-
     num_classes: PositiveInt = 91
     """Number C of classes."""
     sigmoid: bool = False
@@ -151,46 +162,92 @@ class ModelConfig(ModelFlags):
         """Whether any attention reads the position encoding; deformable attention does not."""
         return self.decoder != "deformable" or (self.encoder != "hybrid" and self.enc_layers > 0)
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of `feature_levels`, for example (8, 16, 32); empty: none are set."""
+        return tuple(map(int, self.feature_levels.split(","))) if self.feature_levels else ()
 
-_LEARNED = "found learned ones; use --query_init anchors, for example"
+
+def _has_levels_that_double(config: ModelConfig) -> bool:
+    try:
+        strides = config.strides
+    except ValueError:
+        return False
+    return not strides or (strides[0] in (4, 8, 16, 32) and all(b == 2 * a for a, b in pairwise(strides)))
+
+
+def has_dilation(backbone: str) -> bool:
+    """Whether a backbone can be dilated; assumed of timm's models, since only timm knows."""
+    return backbone.startswith("timm:") or any(backbone in row.names and row.dilated for row in import_table(BACKBONES))
+
+
+def has_published_weights(backbone: str) -> bool:
+    """Whether ImageNet weights of a backbone are published; assumed of timm's models, since only timm knows."""
+    rows = import_table(BACKBONES)
+    return backbone.startswith("timm:") or any(backbone in row.names and row.published for row in rows)
+
+
+_LEARNED = "found --query_init learned; use --query_init anchors, for example"
 
 RULES: tuple[tuple[Callable[[ModelConfig], bool], str], ...] = (
     (
         lambda m: m.hidden_dim < 4 or m.hidden_dim % m.nheads > 0 or m.hidden_dim % 4 > 0,
-        "hidden_dim to be a multiple of 4 (for the position encoding) and of nheads={nheads}, found {hidden_dim}; "
+        "--hidden_dim to be a multiple of 4 (for the position encoding) and of --nheads {nheads}, found {hidden_dim}; "
         "try --hidden_dim {nearest}",
     ),
     (
+        lambda m: not _has_levels_that_double(m),
+        "--feature_levels as strides that begin with 4, 8, 16 or 32 and double, such as 8,16,32,64, found "
+        "{feature_levels!r}",
+    ),
+    (
+        lambda m: m.dilation and m.strides not in ((), (16,)),
+        "no --dilation with --feature_levels other than 16, found {feature_levels}; leave out one of the two",
+    ),
+    (
+        lambda m: m.dilation and not has_dilation(m.backbone),
+        "a --backbone that can be dilated, such as resnet50, with --dilation, found {backbone}; leave out --dilation "
+        "or choose another backbone",
+    ),
+    (
+        lambda m: m.backbone_norm == "group" and m.backbone.startswith("timm:"),
+        "--backbone_norm frozen or batch with --backbone {backbone}, found group, which is for ResNets only",
+    ),
+    (
         lambda m: m.encoder == "hybrid" and m.hidden_dim * m.encoder_expansion < 1,
-        "encoder_expansion of at least {smallest:g} (one channel of hidden_dim={hidden_dim}), "
-        "found {encoder_expansion}",
+        "--encoder_expansion of at least {smallest:g} (one channel of --hidden_dim {hidden_dim}), found "
+        "{encoder_expansion}",
     ),
     (
         lambda m: m.decoder == "conditional" and m.query_init == "learned",
-        f"queries with boxes for decoder conditional, {_LEARNED}",
+        f"queries with boxes for --decoder conditional, {_LEARNED}",
     ),
     (
         lambda m: m.denoising != "none" and m.query_init == "learned",
-        f"queries with boxes for denoising, {_LEARNED}",
+        f"queries with boxes for --denoising {{denoising}}, {_LEARNED}",
+    ),
+    (
+        lambda m: m.dn_queries < {"none": 0, "plain": 1, "contrastive": 2}[m.denoising],
+        "--dn_queries of at least 1, or 2 with --denoising contrastive, found {dn_queries} with {denoising}",
     ),
     (
         lambda m: m.look_forward_twice and not m.box_refine,
-        "box_refine with look_forward_twice, found it off; add --box_refine",
+        "--box_refine with --look_forward_twice, found it off; add --box_refine",
     ),
     (
         lambda m: (m.box_refine or m.score_refine) and not m.aux_loss,
-        "auxiliary losses with box_refine or score_refine, since the heads of each layer are trained by them alone, "
+        "auxiliary losses with --box_refine or --score_refine, since they alone train the heads of earlier layers, "
         "found none; leave out --no_aux_loss",
     ),
     (
         lambda m: m.position_embedding != "sine" and not m.reads_positions,
-        "position_embedding sine where nothing would read learned ones, as with encoder hybrid (or no encoder "
-        "layers) and decoder deformable, found {position_embedding}",
+        "--position_embedding sine if no attention reads the encoding, as with --encoder hybrid (or no encoder layers) "
+        "and --decoder deformable, found {position_embedding}",
     ),
     (
         lambda m: (m.dense_head != "none" or m.score_refine) and not m.sigmoid,
-        "a class loss of focal, varifocal or matchability with dense_head or score_refine, found softmax; "
-        "use --class_loss varifocal, for example (in Python: sigmoid=True)",
+        "a --class_loss of focal, varifocal or matchability with --dense_head or --score_refine, found softmax; "
+        "use --class_loss varifocal, for example (in build_model: sigmoid=True)",
     ),
     (
         lambda m: m.selects_queries and m.two_stage_head == "dense" and m.dense_head == "none",
@@ -198,8 +255,8 @@ RULES: tuple[tuple[Callable[[ModelConfig], bool], str], ...] = (
     ),
     (
         lambda m: m.query_groups > 1 and m.query_init in ("two_stage", "topk_features"),
-        "queries with learned content for query_groups, found {query_init}; use --query_init mixed_selection, for "
-        "example",
+        "queries with learned content for --query_groups {query_groups}, found --query_init {query_init}; use "
+        "--query_init mixed_selection, for example",
     ),
 )
-"""Rules between settings: when a config breaks one, and what was expected and found."""
+"""Rules between settings: a function that tells whether a config breaks the rule, and the message."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
 
-from detrkit.config.fields import expand_home, hints_of, plain_type
+from detrkit.config.fields import expand_home, hints_of, plain_type, with_names
 from detrkit.config.train import TrainConfig
 from detrkit.errors import ConfigError
 
@@ -103,11 +103,12 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         def _get_help_string(self, action: Any) -> str:
             if action.dest not in hints:
                 return str(super()._get_help_string(action))
+            text = with_names(str(action.help), hints_of(command.config)[action.dest])
             if action.required:
-                return f"{action.help} (required)"
+                return f"{text} (required)"
             if action.default in ("", None):  # the help text itself explains this default
-                return str(action.help)
-            return f"{action.help} (default: {plain(action.default)})"
+                return text
+            return f"{text} (default: {plain(action.default)})"
 
         def _metavar_formatter(self, action: Any, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
             if hints.get(action.dest) == (bool | None):
@@ -135,12 +136,9 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
 
 def add_positional(parser: ArgumentParser, config: type, name: str) -> None:
     """Add a field as a positional argument. A list takes one or more values; one with a default may be left out."""
-    from docstring_parser import parse as parse_docstring
-    from docstring_parser.attrdoc import add_attribute_docstrings
+    from detrkit.config.settings_page import help_of
 
-    documented = parse_docstring(config.__doc__ or "")
-    add_attribute_docstrings(config, documented)
-    text = next((p.description for p in documented.params if p.arg_name == name), None)
+    text = help_of(config)[name]
     field, hint = next(f for f in fields(config) if f.name == name), get_type_hints(config)[name]
     if get_origin(hint) is Literal:
         parser.add_argument(name, metavar=name, type=hint, nargs="?", default=field.default, help=text)

@@ -262,12 +262,12 @@ def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: there is no such recipe or model.
     """
     recipe = chosen.get("recipe", "classic")
-    check_named("recipe", recipe, RECIPES)
+    check_named("--recipe", recipe, RECIPES)
     from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") or chosen.get("frozen_weights") else {}
     settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
     model = chosen.get("model", settings["model"])
     if model:
-        check_named("model", model, MODELS)
+        check_named("--model", model, MODELS)
         settings |= MODELS[model]()
         settings |= {name: rate for name, rate in from_weights.items() if name in ("lr", "lr_backbone")}
     return settings | {"model": model}

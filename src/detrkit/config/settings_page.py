@@ -9,7 +9,7 @@ from typing import Any
 from docstring_parser import parse
 from docstring_parser.attrdoc import add_attribute_docstrings
 
-from detrkit.config.fields import StoredAs, describe_range, describe_type, hints_of, markers_of
+from detrkit.config.fields import StoredAs, describe_range, describe_type, hints_of, markers_of, with_names
 from detrkit.config.train import CONFIG_GROUPS
 
 
@@ -29,7 +29,7 @@ def settings_tables() -> str:
 def _row(group: type, name: str) -> str:
     hint = hints_of(group)[name]
     default = next(field.default for field in fields(group) if field.name == name)
-    cells = (f"`{name}`{_mark(hint)}", _default(default), _values(hint), help_of(group)[name])
+    cells = (f"`{name}`{_mark(hint)}", _default(default), _values(hint), with_names(help_of(group)[name], hint))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 

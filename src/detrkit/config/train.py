@@ -1,4 +1,4 @@
-"""Settings of a training run: `TrainConfig` is the flags, the `--config` file and what a run folder stores.
+"""Settings of a training run: `TrainConfig` has the flags, the `--config` file and the config.yaml of a run folder.
 
 Each setting has one owner and one flat name, so `lr` is `--lr` on the command line, `lr:` in YAML and `config.lr` in
 Python. Nothing here imports torch: `detrkit train --help` must answer at once. Below `config`, `commands` and `cli`,
@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Lt
 
 from detrkit.config.data import AugmentConfig, DataConfig
-from detrkit.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, check_named
+from detrkit.config.fields import NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
 from detrkit.config.loss import LossConfig, LossFlags
-from detrkit.config.model import ModelConfig, ModelFlags
+from detrkit.config.model import ModelConfig, ModelFlags, has_published_weights
 from detrkit.config.options import config_from_options
-from detrkit.config.presets import MODELS, default_settings
+from detrkit.config.presets import default_settings
 from detrkit.config.yaml_file import dump_settings, read_settings
 from detrkit.errors import ConfigError
 
@@ -39,16 +39,16 @@ class OptimConfig(Settings):
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of AdamW."""
     norm_decay: bool = True
-    """Apply weight decay to norms and biases, too (RT-DETR: false)."""
+    """Apply weight decay to norms and biases as well (RT-DETR: false)."""
     epochs: PositiveInt = 300
     """Passes over the training images."""
     max_minutes: NonNegativeFloat = 0.0
-    """Stop after this many minutes, if the epochs are not done before; 0: no limit."""
+    """Stop after this many minutes, even if epochs are left; 0: no limit."""
     lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
-    """step: a tenth after lr_drop epochs; cosine: down to 0 at the end; flat_cosine: full for the first half of the
-    epochs, then down to a twentieth."""
+    """step: the learning rates drop to a tenth every lr_drop epochs; cosine: they fall to 0 at the end; flat_cosine:
+    they are constant for the first half of the epochs, then fall to a twentieth."""
     lr_drop: PositiveInt = 200
-    """Epoch after which the step schedule drops the learning rates to a tenth."""
+    """Epochs between drops of the learning rates to a tenth (schedule step)."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rates rise linearly from 0, at most a tenth of the run."""
     no_aux_loss: bool = False
@@ -69,58 +69,56 @@ class OptimConfig(Settings):
     """Keep fewer activations of encoder and decoder layers for the backward pass and compute them again there: less
     memory for more time, and the same gradients."""
     monitor: str = ""
-    """Metric that best.ckpt and --patience go by, as metrics.csv names it without val/: AP, AP50, AP75, AR100, ...;
-    mask_AP, mask_AP50, ... and PQ, SQ or RQ where they are measured; class_AP/NAME of one class; or loss (lower is
-    better). Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
+    """Metric that chooses best.ckpt and is used by --patience, named as in metrics.csv without val/: AP, AP50, AP75,
+    AR100, ...; mask_AP, mask_AP50, ... and PQ, SQ or RQ if they are measured; class_AP/NAME of one class; or loss
+    (lower is better). Empty: AP, or mask_AP with --task instance, PQ with --task panoptic."""
     patience: NonNegativeInt = 0
     """Stop after this many evaluations without a better --monitor; 0: never."""
     seed: NonNegativeInt = 42
-    """Seed of weights, order, augmentation and dropout."""
+    """Random seed of the weights, the order of images, augmentation and dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Settings):
     """Run."""
 
-    recipe: Literal["classic", "fast"] = "classic"
+    recipe: Annotated[str, NamesOf("detrkit.config.presets:RECIPES")] = "classic"
     """Set of defaults. classic: those of the reference DETR; fast: for training on little data. (In Python:
     TrainConfig.from_recipe.)"""
-    model: str = ""
-    """Named model whose settings are the defaults: detrkit_n, detrkit_s, detrkit_m, detrkit_l, detr_resnet50,
-    detr_resnet50_dc5, detr_resnet101, detr_resnet101_dc5, deformable_r50, h_deformable_r50, dab_r50, dn_r50, dino_r50,
-    rtdetr_r18 or rtdetr_r50. Empty: the reference DETR's, or those of --weights. Without a GPU, the recipe fast takes
-    detrkit_n. (In Python: TrainConfig.from_recipe.)"""
+    model: Annotated[str, NamesOf("detrkit.config.presets:MODELS", ("",))] = ""
+    """Named model whose settings are the defaults. Empty: the reference DETR, or the model of --weights. Without a GPU,
+    the recipe fast takes detrkit_n. (In Python: TrainConfig.from_recipe.)"""
     output_dir: str = ""
-    """Folder of the run; empty: runs/NAME-OF-DATA, numbered if that exists."""
+    """Run folder; empty: runs/NAME-OF-DATA, numbered if that exists."""
     weights: str = ""
-    """Start from these weights, classes matched by name: a name of `detrkit models`, such as dfine_n, a checkpoint of
-    detrkit, a Hugging Face folder or id, or a .pth of the reference DETR."""
+    """Weights to start from, with classes matched by name: a checkpoint, a run folder, a name of `detrkit models` such
+    as dfine_n, a Hugging Face folder or id, or a .pth of the reference DETR."""
     frozen_weights: str = ""
-    """Train only the mask head, on the detector in these weights, which stays as it is (the second stage of
-    segmentation in the reference DETR)."""
+    """Train only the mask head, on the frozen detector of these weights (the second stage of segmentation in the
+    reference DETR)."""
     backbone_weights: str = "imagenet"
-    """Weights of the backbone at the start, without --weights: imagenet (published ones, downloaded once), none, or
-    the path of a file."""
+    """Weights of the backbone without --weights: imagenet (published weights, downloaded once), none (random), or the
+    path of a file."""
     resume: str = ""
-    """Continue a run: auto (the last checkpoint in output_dir, or a new run if there is none), a run folder, which
-    means its last checkpoint, or a checkpoint."""
+    """Resume a run: auto (the last checkpoint in output_dir, or a new run if there is none), a run folder (its last
+    checkpoint), or a checkpoint."""
     overfit: NonNegativeInt = 0
-    """Train and evaluate on the first N images only: the first thing to try on new data. 0: off."""
+    """Train and evaluate on the first N images only, as a first test of new data; 0: off."""
     eval_every: PositiveInt = 1
     """Epochs between evaluations."""
     checkpoint_every: NonNegativeInt = 0
     """Keep a further checkpoint every N epochs; 0: only best and last."""
     save_minutes: NonNegativeFloat = 10.0
-    """Minutes between saves of last.ckpt inside an epoch; it is also saved at the end of each epoch."""
+    """Minutes between saves of last.ckpt within an epoch, in addition to those after each epoch."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train; auto takes a GPU where there is one."""
+    """Device to train on; auto: a GPU if there is one."""
     devices: PositiveInt = 1
     """Processes (GPUs) per node."""
     num_nodes: PositiveInt = 1
     """Number of machines."""
     quiet: bool = False
-    """Print no progress: neither the settings of the run nor its epochs. The final metrics, how to continue after a
-    stop, warnings and errors are still printed."""
+    """Print no progress, neither the settings of the run nor its epochs; final metrics, the command to resume, warnings
+    and errors are still printed."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the wandb extra)."""
     mlflow: bool = False
@@ -138,7 +136,7 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         config = TrainConfig.from_yaml("runs/images/config.yaml")
 
     Raises:
-        ConfigError: a value is out of its range, or does not fit the others.
+        ConfigError: a value is out of range, or does not fit the others.
     """
 
     def __post_init__(self) -> None:
@@ -149,17 +147,20 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         if self.frozen_weights and (self.weights or not self.masks):
             wrong = "--weights as well; leave one out" if self.weights else "no --task instance or panoptic; add it"
             raise ConfigError(f"--frozen_weights trains a mask head on the detector in a file, found {wrong}")
-        if self.model:
-            check_named("model", self.model, MODELS)
-        if not (self.weights or self.frozen_weights):  # which bring settings of the model
+        if not (self.weights or self.frozen_weights):  # else settings of the model may come from the weights
             self.model_config(num_classes=1)
+            if self.backbone_weights == "imagenet" and not self.resume and not has_published_weights(self.backbone):
+                raise ConfigError(
+                    f"expected --backbone_weights none or a file with --backbone {self.backbone}, found imagenet, but "
+                    "no weights are published under that name"
+                )
 
     def model_config(self, num_classes: int, **others: Any) -> ModelConfig:
-        """The settings that the model is built from.
+        """Make the settings that the model is built from.
 
         Args:
-            num_classes: C.
-            others: settings that weights or a checkpoint state, in place of those here.
+            num_classes: number C of classes.
+            others: settings of `ModelConfig` that override those of this config.
 
         Raises:
             ConfigError: settings of the model do not fit each other.
@@ -169,39 +170,45 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         return ModelConfig(num_classes=num_classes, **{**flags, **derived, **others})
 
     def loss_config(self, num_classes: int) -> LossConfig:
-        """The settings that the criterion is built from, for C = `num_classes`."""
+        """Make the settings that the criterion is built from, for C = `num_classes`."""
         flags = {field.name: getattr(self, field.name) for field in fields(LossFlags)}
         return LossConfig(num_classes=num_classes, masks=self.masks, dense_head=self.dense_head, **flags)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, which YAML and checkpoints hold."""
+        """Convert to plain data, as YAML and checkpoints store it."""
         return asdict(self)
 
     def to_yaml(self) -> str:
-        """As the text of `config.yaml`; `from_yaml` reads it back equal."""
+        """Format as the text of config.yaml, which `from_yaml` reads back equal."""
         return dump_settings(asdict(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; absent keys take their defaults.
+        """Make a config from plain data, the inverse of `to_dict`; absent keys take their defaults.
 
         Raises:
-            ConfigError: a key is not a setting; the sentence suggests the nearest name.
+            ConfigError: a key is not a setting (the message suggests the nearest name), or a value does not fit.
         """
         return config_from_options(cls, **values)
 
     @classmethod
     def from_recipe(cls, recipe: str, **changes: Any) -> Self:
-        """The settings of a recipe with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
+        """Make the settings of a recipe with changes: `TrainConfig.from_recipe("fast", data="images", epochs=20)`.
 
-        `model="detrkit_n"` names a model; see `default_settings`.
+        Args:
+            recipe: name of the recipe, classic or fast.
+            changes: settings by name; with `model`, other settings default to those of the named model.
 
         Raises:
-            ConfigError: there is no such recipe, model or setting.
+            ConfigError: there is no such recipe, model or setting, or a value does not fit.
         """
         return cls.from_dict({**default_settings({**changes, "recipe": recipe}), **changes})
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
-        """Read a `config.yaml`."""
+        """Read a config.yaml.
+
+        Raises:
+            ConfigError: the file cannot be read, or a setting does not fit.
+        """
         return cls.from_dict(read_settings(path, [f.name for f in fields(cls)]))

@@ -19,7 +19,7 @@ from detrkit.data.formats.coco_layout import holds_segments
 from detrkit.data.formats.detect import holds_panoptic, open_dataset
 from detrkit.data.validation.held_out import listed_images, read_split
 from detrkit.data.validation.validate import check_dataset
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, DetrkitWarning
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import ClassMatch, match_classes
 from detrkit.evaluation.coco_metrics import merge_ranks, read_detection_arrays, summary
@@ -84,7 +84,7 @@ def evaluate(weights: str | os.PathLike[str], data: str | os.PathLike[str], **op
     """
     options = {"quiet": True, **options}
     config = config_from_options(EvalConfig, weights=os.fspath(weights), data=os.fspath(data), **options)
-    return evaluate_detector(config, note=lambda sentence: warnings.warn(sentence, stacklevel=4))
+    return evaluate_detector(config, note=lambda sentence: warnings.warn(DetrkitWarning(sentence), stacklevel=4))
 
 
 def evaluate_detector(

@@ -17,7 +17,7 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.records import Split
 from detrkit.data.validation.held_out import read_split
 from detrkit.data.validation.validate import check_dataset
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, DetrkitWarning
 from detrkit.exporting.formats.export_format import ExportFormat
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.table import export_format, format_of_suffix
@@ -177,7 +177,7 @@ def _read_splits(config: ExportConfig, value_range: ValueRange | None) -> dict[s
     report = check_dataset(raw, num_queries=2**31, required_splits=names, value_range=value_range)
     splits = report.splits
     if value_range is None and "image_16bit" in report.counts():
-        warnings.warn(UNKNOWN_RANGE, stacklevel=2)
+        warnings.warn(DetrkitWarning(UNKNOWN_RANGE), stacklevel=2)
     if config.max_images:
         split = splits[config.split]
         splits = splits | {config.split: replace(split, images=split.images[: config.max_images])}

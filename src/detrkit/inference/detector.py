@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detrkit.data.loader import collate
 from detrkit.data.transforms.resize_crop import eval_transform
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, DetrkitWarning
 from detrkit.inference.backend import Backend, PlainBackend
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
@@ -155,7 +155,7 @@ class Detector:
             model = weights.build_model()
             fit_weights(model, weights, weights.categories)
         for note in weights.messages:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(DetrkitWarning(note), stacklevel=2)
         preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":
             if compile == "on":

@@ -69,7 +69,7 @@ class ImageInput:
         except DataError as error:
             if self.number is None:
                 raise
-            raise DataError(f"image {self.number}: {error}") from error
+            raise DataError(f"image {self.number}: {error.message}") from error
 
 
 def open_source(source: Any, *, pairs: bool = False) -> tuple[Kind, Iterator[ImageInput]]:
@@ -225,7 +225,7 @@ def _read_file(path: Path, value_range: ValueRange | None, unknown: UnknownRange
     except DataError as error:
         if path.suffix.lower() in IMAGE_SUFFIXES or not path.is_file():
             raise
-        raise DataError(f"{error}; videos are known by their endings: {', '.join(VIDEO_SUFFIXES)}") from error
+        raise DataError(f"{error.message}; videos are known by their endings: {', '.join(VIDEO_SUFFIXES)}") from error
 
 
 def _describe(source: Any) -> str:

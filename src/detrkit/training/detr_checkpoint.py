@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from detrkit.errors import WeightsError
+from detrkit.errors import DetrkitWarning, WeightsError
 from detrkit.models import DETR
 from detrkit.models.checkpoints import (
     PUBLISHED,
@@ -102,7 +102,7 @@ class ReferenceCheckpoint:
             hint = (
                 "" if recipe == "classic" else "; --weights in place of --resume, or --recipe classic, has its settings"
             )
-            raise WeightsError(f"{error}{hint}") from None
+            raise WeightsError(f"{error.message}{hint}") from None
         anew = bool(new) or any(row.kept_from is None for row in rows)
         if anew and self.optimizer is not None:
             notes.append(
@@ -110,7 +110,7 @@ class ReferenceCheckpoint:
                 "are left out: training begins with the first epoch"
             )
         for note in notes:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(DetrkitWarning(note), stacklevel=2)
         if not anew:
             self._restore_optimizer(optimizer)
         return Restored([] if same else rows, 0 if anew else self.epoch)

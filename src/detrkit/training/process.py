@@ -278,7 +278,7 @@ class TrainingProcess:
         try:
             yield
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; {after_divergence(self.config, self.run_dir / LAST)}") from None
+            raise NonFiniteLossError(f"{error.message}; {after_divergence(self.config, self.run_dir / LAST)}") from None
         except KeyboardInterrupt:  # the second Ctrl-C
             kill_children(fabric)
             raise

@@ -21,7 +21,7 @@ from detrkit.data.formats.raw import RawDataset
 from detrkit.data.records import Split
 from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, DetrkitWarning
 from detrkit.files import LAST, run_folder
 from detrkit.losses import build_criterion
 from detrkit.models import build_model
@@ -162,13 +162,13 @@ def build_training_model(
     )
     class_rows = fit_weights(model, weights, categories) if weights else []
     for note in fit_notes(model, weights) if weights else ():
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(DetrkitWarning(note), stacklevel=2)
     if config.frozen_weights:
         _check_known(class_rows, config.frozen_weights)
         model.freeze_detector()
     criterion = build_criterion(**asdict(config.loss_config(len(categories))))
     if not (has_loaded_weights or resume_point or config.lr_backbone):
-        warnings.warn(RANDOM_AND_FROZEN, stacklevel=2)
+        warnings.warn(DetrkitWarning(RANDOM_AND_FROZEN), stacklevel=2)
     trains_whole_backbone = norm != "frozen" and not has_loaded_weights and config.lr_backbone > 0
     lr_backbone = config.lr if trains_whole_backbone else config.lr_backbone
     norm_note = _describe_norm(norm, has_loaded_weights, lr_backbone)
@@ -203,7 +203,7 @@ def _load_weights(config: TrainConfig, source: str) -> Weights:
         headless=not config.frozen_weights,  # a new class or box head of a frozen detector would not be trained
     )
     for note in weights.messages:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(DetrkitWarning(note), stacklevel=2)
     return weights
 
 
@@ -268,11 +268,11 @@ def warn_of_crowds(data: Data, num_queries: int) -> None:
     crowded = [path for path, count in counts.items() if count > num_queries]
     if crowded:
         most = max(crowded, key=lambda path: counts[path])
-        warnings.warn(
+        warning = DetrkitWarning(
             f"{len(crowded)} images have more objects than the {num_queries} queries can detect, {most} the most "
-            f"({counts[most]}); raise --num_queries to detect them all",
-            stacklevel=2,
+            f"({counts[most]}); raise --num_queries to detect them all"
         )
+        warnings.warn(warning, stacklevel=2)
 
 
 def _choose_norm(

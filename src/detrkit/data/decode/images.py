@@ -29,7 +29,7 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from detrkit.errors import DataError
+from detrkit.errors import DataError, DetrkitWarning
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, default_range
 
 Pixels = npt.NDArray[Any]
@@ -50,7 +50,7 @@ _WARNINGS_LOCK = threading.Lock()
 
 def warn_unknown_range(sentence: str) -> None:
     """Warn that no value range is known: the default handler."""
-    warnings.warn(sentence, stacklevel=2)
+    warnings.warn(DetrkitWarning(sentence), stacklevel=2)
 
 
 def ignore_unknown_range(sentence: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 from torch import Tensor
 
+from detrkit.config.fields import check_named
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.models.backbones.base import Features
 from detrkit.models.backbones.pretrained import load_body, published_resnet, read_state_dict
@@ -94,10 +94,6 @@ def _family_of(name: str) -> BackboneFamily:
     Raises:
         ConfigError: there is none.
     """
-    for family in FAMILIES:
-        if name in family.names:
-            return family
-    known = [each for family in FAMILIES for each in family.names]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "use one of those, or timm:NAME for a model of timm"
-    raise ConfigError(f"expected a backbone {', '.join(known)} or timm:NAME, found {name!r}; {hint}")
+    families = {each: family for family in FAMILIES for each in family.names}
+    check_named("--backbone", name, [*families, "timm:NAME"])
+    return families[name]
