@@ -6,7 +6,6 @@ Modules draw their random weights when they are made, so the order of the builde
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -142,32 +141,11 @@ class _Levels:
 
 
 def _parse_levels(config: ModelConfig) -> _Levels:
-    """Convert `feature_levels` "8,16,32,64" to the backbone's strides (8, 16, 32) and one extra level.
-
-    Raises:
-        ConfigError: the text is something else than strides that double.
-    """
-    strides = _parse_strides(config.feature_levels)
-    from_backbone = tuple(stride for stride in strides if stride <= _COARSEST)
+    """Divide the strides of `feature_levels`: those of the backbone, and levels beyond its last stride."""
+    from_backbone = tuple(stride for stride in config.strides if stride <= _COARSEST)
     finest = from_backbone[0] if from_backbone else _COARSEST
     mask_strides = tuple(stride for stride in (4, 8, 16) if stride < finest) if config.masks else ()
-    return _Levels(from_backbone, len(strides) - len(from_backbone), mask_strides)
-
-
-def _parse_strides(text: str) -> tuple[int, ...]:
-    """Convert "8,16,32" to (8, 16, 32), and an empty text to no stride."""
-    if not text:
-        return ()
-    try:
-        strides = tuple(int(part) for part in text.split(","))
-        if strides[0] in (4, 8, 16, 32) and all(b == 2 * a for a, b in pairwise(strides)):
-            return strides
-    except ValueError:
-        pass  # the message below serves for what is no number as well
-    raise ConfigError(
-        "expected feature_levels as strides that begin with 4, 8, 16 or 32 and double, such as 8,16,32,64, "
-        f"found {text!r}"
-    )
+    return _Levels(from_backbone, len(config.strides) - len(from_backbone), mask_strides)
 
 
 def _build_input_proj(config: ModelConfig, levels: _Levels, features: Features) -> SingleLevelProj | ChannelMapper:
