@@ -12,15 +12,16 @@ from typing import Any
 
 from detrkit.config.fields import check_named
 
-Settings = dict[str, Any]
+Overrides = dict[str, Any]
+"""Settings by name that differ from the defaults."""
 
 
-def classic() -> Settings:
+def classic() -> Overrides:
     """DETR as published: 300 epochs or more on a hundred thousand images."""
     return {}
 
 
-def fast() -> Settings:
+def fast() -> Overrides:
     """Settings that converge from scratch on a few hundred images within tens of epochs."""
     return {
         "model": "detrkit_s",
@@ -48,26 +49,26 @@ def fast() -> Settings:
     }
 
 
-def fast_from_weights() -> Settings:
-    """Settings over `fast` for fine-tuning (`--weights`): the architecture of the weights and low learning rates."""
+def fast_from_weights() -> Overrides:
+    """Settings that override `fast` for fine-tuning (`--weights`): no named model, and low learning rates."""
     return {"model": "", "lr": 1e-4, "lr_backbone": 1e-5, **sigmoid_losses("varifocal")}
 
 
-RECIPES: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast}
-FROM_WEIGHTS: dict[str, Callable[[], Settings]] = {"classic": classic, "fast": fast_from_weights}
-"""Settings of each recipe for training that starts from the weights of a whole detector."""
+RECIPES: dict[str, Callable[[], Overrides]] = {"classic": classic, "fast": fast}
+FROM_WEIGHTS: dict[str, Callable[[], Overrides]] = {"classic": classic, "fast": fast_from_weights}
+"""Settings that override each recipe when training starts from the weights of a whole detector."""
 
 
 WITHOUT_GPU = {"fast": "detrkit_n"}
 """Default model of a recipe on a machine without a GPU."""
 
 
-def softmax_losses() -> Settings:
+def softmax_losses() -> Overrides:
     """Losses of models with a no-object class: those of DETR."""
     return {"class_loss": "softmax", "set_cost_class": 1.0, "cls_loss_coef": 1.0}
 
 
-def sigmoid_losses(class_loss: str = "focal") -> Settings:
+def sigmoid_losses(class_loss: str = "focal") -> Overrides:
     """Losses of models with independent sigmoids, with the matching cost of Deformable DETR (appendix A.4).
 
     The weight of the class loss stays at its default of 1, as in most later models; Deformable DETR itself uses 2.
@@ -75,27 +76,27 @@ def sigmoid_losses(class_loss: str = "focal") -> Settings:
     return {"class_loss": class_loss, "set_cost_class": 2.0}
 
 
-def detr_resnet50() -> Settings:
+def detr_resnet50() -> Overrides:
     """DETR (Carion et al. 2020)."""
     return {}
 
 
-def detr_resnet50_dc5() -> Settings:
+def detr_resnet50_dc5() -> Overrides:
     """DETR with a dilated last stage (DC5)."""
     return {"dilation": True}
 
 
-def detr_resnet101() -> Settings:
+def detr_resnet101() -> Overrides:
     """DETR on ResNet-101."""
     return {"backbone": "resnet101"}
 
 
-def detr_resnet101_dc5() -> Settings:
+def detr_resnet101_dc5() -> Overrides:
     """DETR on ResNet-101 with a dilated last stage (DC5)."""
     return {"backbone": "resnet101", "dilation": True}
 
 
-def deformable_r50() -> Settings:
+def deformable_r50() -> Overrides:
     """Deformable DETR, two-stage with refinement (Zhu et al. 2021, table 1, last row)."""
     return {
         "feature_levels": "8,16,32,64",
@@ -111,7 +112,7 @@ def deformable_r50() -> Settings:
     }
 
 
-def h_deformable_r50() -> Settings:
+def h_deformable_r50() -> Overrides:
     """H-Deformable-DETR (Jia et al. 2023): one-to-many training queries, mixed query selection, look forward twice."""
     return {
         **deformable_r50(),
@@ -120,11 +121,10 @@ def h_deformable_r50() -> Settings:
         "query_init": "mixed_selection",
         "look_forward_twice": True,
         "num_queries_one2many": 1500,
-        "k_one2many": 6,
     }
 
 
-def dino_r50() -> Settings:
+def dino_r50() -> Overrides:
     """DINO with four levels (Zhang et al. 2023)."""
     return {
         **deformable_r50(),
@@ -140,7 +140,7 @@ def dino_r50() -> Settings:
     }
 
 
-def dab_r50() -> Settings:
+def dab_r50() -> Overrides:
     """DAB-DETR (Liu et al. 2022)."""
     return {
         "decoder": "conditional",
@@ -151,12 +151,12 @@ def dab_r50() -> Settings:
     }
 
 
-def dn_r50() -> Settings:
+def dn_r50() -> Overrides:
     """DN-DETR: DAB-DETR with denoising (Li et al. 2022)."""
     return {**dab_r50(), "denoising": "plain", "dn_label_noise": 0.4}
 
 
-def rtdetr_r50() -> Settings:
+def rtdetr_r50() -> Overrides:
     """RT-DETR (Zhao et al. 2024)."""
     return {
         "backbone": "resnet50vd",
@@ -166,7 +166,6 @@ def rtdetr_r50() -> Settings:
         "encoder": "hybrid",
         "enc_layers": 1,
         "decoder": "deformable",
-        "dec_layers": 6,
         "dim_feedforward": 1024,
         "dropout": 0.0,
         "query_init": "topk_features",
@@ -180,12 +179,12 @@ def rtdetr_r50() -> Settings:
     }
 
 
-def rtdetr_r18() -> Settings:
+def rtdetr_r18() -> Overrides:
     """RT-DETR on ResNet-18, with three decoder layers."""
     return {**rtdetr_r50(), "backbone": "resnet18vd", "encoder_expansion": 0.5, "dec_layers": 3}
 
 
-def detrkit_s() -> Settings:
+def detrkit_s() -> Overrides:
     """detrkit's model on ResNet-18, about 20 M parameters: a dense head trains every token and selects the queries."""
     return {
         "backbone": "resnet18",
@@ -206,7 +205,7 @@ def detrkit_s() -> Settings:
     }
 
 
-def detrkit_n() -> Settings:
+def detrkit_n() -> Overrides:
     """detrkit's smallest model, for CPUs; a small model trains well with a higher learning rate."""
     return {
         **detrkit_s(),
@@ -222,17 +221,17 @@ def detrkit_n() -> Settings:
     }
 
 
-def detrkit_m() -> Settings:
+def detrkit_m() -> Overrides:
     """detrkit's model on ResNet-34."""
     return {**detrkit_s(), "backbone": "resnet34", "dec_layers": 4}
 
 
-def detrkit_l() -> Settings:
+def detrkit_l() -> Overrides:
     """detrkit's model on ResNet-50."""
     return {**detrkit_s(), "backbone": "resnet50", "encoder_expansion": 1.0, "dec_layers": 6}
 
 
-MODELS: dict[str, Callable[[], Settings]] = {
+MODELS: dict[str, Callable[[], Overrides]] = {
     "detrkit_n": detrkit_n,
     "detrkit_s": detrkit_s,
     "detrkit_m": detrkit_m,
@@ -269,5 +268,6 @@ def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
     if model:
         check_named("--model", model, MODELS)
         settings |= MODELS[model]()
+        # fine-tuning rates win over the model's
         settings |= {name: rate for name, rate in from_weights.items() if name in ("lr", "lr_backbone")}
     return settings | {"model": model}

@@ -1,4 +1,4 @@
-"""Names of settings in other tools, from which an unknown flag gets a suggestion."""
+"""Suggest a setting for an unknown flag: by the names of settings in other tools, or by spelling."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ SYNONYMS = {
     "points": "point xy pixel",
     "minutes": "epochs time max_minutes duration",
     "json": "output output_dir out report save_json o",
-    "quiet": "q silent verbose v no_progress no_bar progress",
+    "quiet": "q silent no_progress no_bar",
 }
 """Setting -> its names in other tools. Of several settings that match, the first that the command has is suggested."""
 
 CLASSES = "the classes are those of the data set or, without one, of the weights"
-LOGS = "TensorBoard's files are always written, to tensorboard/ in the run folder"
-TABLES = "detections.json and detections.csv are always written"
+LOGS = "detrkit train always writes the files of TensorBoard, to tensorboard/ in the run folder"
+TABLES = "detrkit predict always writes detections.json and detections.csv"
 
 MIN_SIMILARITY = 0.7
 """Lowest similarity of spelling, 0..1, at which a name counts as a misspelling of another."""
@@ -146,22 +146,23 @@ NOT_NEEDED = {
     "opset opset_version onnx_opset": f"ONNX files have opset {ONNX_OPSET}",
     "simplify onnxsim simplified optimize": "exported graphs need no simplifying",
     "nms iou iou_thres iou_threshold nms_threshold nms_iou iou_thresh": "a DETR needs no non-maximum suppression",
-    "quiet q silent verbose v log_level loglevel no_progress progress debug": "a progress bar is shown "
-    "in a terminal alone, and > /dev/null hides the rest",
+    "quiet q silent no_progress no_bar": "a progress bar is shown in a terminal alone, and > /dev/null hides the rest",
+    "verbose v log_level loglevel progress debug": "commands that take long show their progress unless --quiet is given",
     "freeze freeze_backbone frozen frozen_backbone freeze_layers train_backbone": "--lr_backbone 0 "
     "freezes the backbone in training",
-    "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "a DETR has no anchor boxes",
+    "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "a DETR needs no anchor boxes; queries that start as "
+    "learned boxes are --query_init anchors in training",
     "tensorboard tb use_tensorboard logger": LOGS,
     "save_txt save_json save_csv save_conf": TABLES,
     "show view view_img display plot plots visualize": "drawn images are written to the output folder",
-    "exist_ok overwrite force": "choose another --output_dir",
+    "exist_ok overwrite force": "choose another folder or file to write to",
     "distributed ddp launcher dist_url dist_backend sync_bn local_rank rank": "--devices and "
     "--num_nodes start the processes in training",
-    "pin_memory persistent_workers prefetch_factor": "loading is tuned by --num_workers alone",
-    "deterministic benchmark cudnn_benchmark": "runs with one --seed repeat each other",
+    "pin_memory persistent_workers prefetch_factor": "loading has one setting, --num_workers",
+    "deterministic benchmark cudnn_benchmark": "training is repeated exactly by the same --seed",
     "hub_token token api_key push_to_hub": "detrkit uploads nothing",
-    "mean std normalize image_mean image_std": "images are normalised as in ImageNet",
-    "conf confidence threshold conf_thres score_threshold": "detections of every score count here",
+    "mean std normalize image_mean image_std": "normalization comes with the weights or the backbone",
+    "conf confidence threshold conf_thres score_threshold": "detections of every score are used",
 }
 """Names of settings in other tools -> why detrkit has no such setting."""
 
@@ -177,14 +178,14 @@ def suggestion(
     """Suggest a setting in place of an unknown one, as the end of an error message.
 
     Args:
-        word: the unknown setting, with or without dashes.
+        word: unknown setting, with or without dashes.
         known: names of the settings of this command.
-        elsewhere: names of the settings of other commands, by command.
+        elsewhere: names of the settings of each other command.
         positionals: settings of this command that are given without a flag.
-        dashes: prefix of a suggested name: `--` for flags, empty for YAML keys.
+        dashes: prefix of a suggested name: `--` for flags, empty for YAML keys and Python.
 
     Returns:
-        `; did you mean '--lr'?`, `; a DETR needs no ...`, or `, nor one that is like it`.
+        `; did you mean '--lr'?`, `; a DETR needs no ...`, or `, nor one of a similar name`.
     """
     names = list(known)
     plain = word.lstrip("-").replace("-", "_").casefold()
