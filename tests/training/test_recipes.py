@@ -76,7 +76,7 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     assert "Queries" not in capsys.readouterr().out
 
 
-def test_few_images_to_be_learnt_by_heart_come_all_at_once_and_small(quick):
+def test_overfitting_takes_all_images_at_once_and_small(quick):
     config = quick(overfit=3)
     split = load_data(config).train
     found, said = resolve_auto.resolve_auto(config, split, None, on_cpu=True)

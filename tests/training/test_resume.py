@@ -119,7 +119,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tiny):
         train(tiny(epochs=1))
 
 
-def test_a_new_learning_rate_is_honoured(tiny):
+def test_a_resumed_run_takes_a_new_learning_rate(tiny):
     train(tiny(epochs=1))
     run_dir = train(tiny(epochs=2, resume="auto", lr=5e-4)).run_dir
     kept = torch.load(run_dir / "last.ckpt", weights_only=True)

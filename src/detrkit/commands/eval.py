@@ -1,4 +1,4 @@
-"""`detrkit eval`: a detector, or a file of predictions, measured on a data set."""
+"""`detrkit eval`: evaluate a detector, or a file of predictions, on a data set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def evaluate(config: EvalConfig, *, classes: ChooseClasses | None = None) -> dic
     """Evaluate, print the COCO metrics and a table of the classes, and write the report.
 
     Args:
-        config: the settings.
-        classes: makes the classes of the model from its own and those of the data set; None: its own.
+        config: settings of the command.
+        classes: function from the classes of the weights and of the data set to those of the model; None: those of the
+            weights.
 
     Returns:
         The content of `metrics.json` (see `report.write_report`).
 
     Raises:
-        ConfigError: neither or both of weights and detections are given, or the data set has no such split.
+        ConfigError: weights and detections are both given or both missing, or the data set has no such split.
         DataError: the data set or the detections cannot be read, or do not belong together.
         WeightsError: the weights cannot be read.
     """

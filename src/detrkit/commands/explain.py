@@ -1,4 +1,4 @@
-"""`detrkit explain`: attention of the decoder and of the encoder in an image."""
+"""`detrkit explain`: draw the attention of the decoder and of the encoder in an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`detrkit export`: weights in; a file for another runtime out, with a report of how far the two agree."""
+"""`detrkit export`: write a model as a file for another runtime, and report how far file and model agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def export(config: ExportConfig) -> Report:
-    """Write the file and its parity report, and print how far outputs and accuracy are from the model's.
+    """Write the file and its parity report, and print the differences in outputs and accuracy from the model.
 
     Raises:
         ConfigError: settings do not fit each other or the model, or the file has lost too much accuracy.

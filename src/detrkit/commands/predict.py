@@ -1,4 +1,4 @@
-"""`detrkit predict`: images and videos in; annotated copies, COCO files, tables and masks out."""
+"""`detrkit predict`: find objects in images and videos, and write annotated copies, COCO files, tables and masks."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ THRESHOLD = 0.5
 
 
 def predict(config: PredictConfig) -> None:
-    """Detect objects in everything that `config.source` names and write the results.
+    """Detect objects in the images and videos of `config.source` and write the results.
 
-    Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each image (same name, same
-    place in its folder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
-    `image_id` is the number that the file is named by, if it is, else a running one) and `detections.csv`; and
-    the further results that are chosen, see `PredictConfig`.
-
-    Files that cannot be read are skipped with a warning.
+    Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each image (under the same name
+    and subfolder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
+    `image_id` is the number in the name of the file, or else a running number) and `detections.csv`; and the further
+    results of `PredictConfig`. Files that cannot be read are skipped with a warning.
 
     Raises:
         DataError: a source does not exist, nothing could be read, or a copy would replace its original.
@@ -56,7 +54,7 @@ def predict(config: PredictConfig) -> None:
     extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
     files = find_sources(config.source, output_dir=output_dir)
-    _keep_originals(files, output_dir, extras, config)
+    _refuse_overwriting(files, output_dir, extras, config)
     detector = load_detector(config, precision=config.precision, compile=config.compile)
     masks = detector.backend.makes_masks
     if not masks and extras != ExtraOutputs(polygon_tolerance=config.polygon_tolerance):
@@ -87,7 +85,15 @@ def predict(config: PredictConfig) -> None:
 
 
 class _Job:
-    """One run of the command."""
+    """One run of the command.
+
+    Args:
+        config: settings of the command.
+        detector: detector to run.
+        writer: writer of the results.
+        progress: progress bars.
+        files: images and videos to read.
+    """
 
     def __init__(
         self,
@@ -109,7 +115,7 @@ class _Job:
         self.images = self.frames = 0
 
     def predict_images(self, files: list[SourceFile]) -> None:
-        """Predict, write and draw each image; broken ones are noted."""
+        """Predict, write and draw each image; unreadable images are collected in `broken`."""
         ids = image_ids(files)
         self.next_id = max(ids.values(), default=0) + 1
         task = self.progress.add_task("Images", total=len(files))
@@ -182,11 +188,11 @@ class _Job:
             for image, segments in self.detector.stream_panoptic(images, self.threshold, *sizes):
                 yield image, segments_as_detections(segments), segments
         else:
-            for image, files in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
-                yield image, files, None
+            for image, detections in self.detector.stream(images, self.threshold, self.config.top_k, *sizes):
+                yield image, detections, None
 
     def _read(self, item: SourceFile) -> tuple[SourceFile, Tensor | DataError]:
-        """An image, or the error that tells why it cannot be read."""
+        """An image, or the error if it cannot be read."""
         try:
             return item, self.detector.read(item.path)
         except DataError as error:
@@ -198,13 +204,17 @@ class _Job:
             self.progress.console.print(f"skipped: {why}")
 
 
-def _drawn(image: Tensor, files: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
+def _drawn(image: Tensor, detections: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
     pixels = image.permute(1, 2, 0).numpy()
-    return (files if segments is None else segments).draw(pixels)
+    return (detections if segments is None else segments).draw(pixels)
 
 
-def _keep_originals(files: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
-    """Make sure that no file to write would replace a file to read, or another file to write."""
+def _refuse_overwriting(files: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
+    """Refuse outputs that would replace a file to read, or each other.
+
+    Raises:
+        ConfigError: an output has the path of an input or of another output.
+    """
     originals = {item.path.resolve() for item in files}
     for item in files:
         if not config.no_images and (output_dir / item.name).resolve() in originals:

@@ -103,10 +103,10 @@ def _names_of_row(row: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base class of all settings: paths may begin with `~`, and each value must be one that its field takes.
+    """Base class of all settings: expand `~` in paths, and check each value by the annotation of its field.
 
     Raises:
-        ConfigError: a value has another type than its field, is out of its range or none of its choices.
+        ConfigError: a value has another type than its field, is out of range or none of the choices.
     """
 
     def __post_init__(self) -> None:
@@ -123,17 +123,17 @@ class Settings:
 
 
 def expand_home(text: str) -> str:
-    """A path that begins with `~`, in the user's own folder; any other text as it is."""
+    """Expand a path that begins with `~`; any other text is returned unchanged."""
     if not text.startswith("~"):
         return text
     try:
         return str(Path(text).expanduser())
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # `~name` of a user who does not exist
         return text
 
 
 def hints_of(config: type) -> dict[str, Any]:
-    """The type of each field of a dataclass of settings, with its markers."""
+    """The annotation of each field of a dataclass of settings, by name."""
     return _hints_of(config)
 
 
@@ -210,7 +210,7 @@ def _check(name: str, value: object, hint: Any) -> None:
 
 
 def _is_of(value: object, part: Any) -> bool:
-    """Whether a value has a type without markers. A whole number is a number, too; true and false are none."""
+    """Whether a value has a type without markers. Whole numbers are numbers as well; true and false are not."""
     if get_origin(part) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(part))
     if part in (int, float):
@@ -219,7 +219,7 @@ def _is_of(value: object, part: Any) -> bool:
 
 
 def _bounds(hint: Any) -> Iterator[tuple[str, Any]]:
-    """Each bound of an annotation: in words, and as a function of the value."""
+    """Yield each bound of an annotation: in words, and as a function that tells whether a value is within."""
     for marker in markers_of(hint):
         if isinstance(marker, Ge):
             yield f"at least {marker.ge:g}", lambda value, low=marker.ge: value >= low

@@ -1,4 +1,4 @@
-"""Settings of the matching and the losses: `LossFlags` are those that a person chooses, `LossConfig` all of them."""
+"""Settings of the matching and the losses: `LossFlags` has those that a person chooses, `LossConfig` all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LossFlags(Settings):
     """Matching and losses."""
 
     set_cost_class: NonNegativeFloat = 1.0
-    """Weight of the class in the matching cost (minus its probability, or the focal cost with sigmoids)."""
+    """Weight of the class in the matching cost (its negative probability, or the focal cost with sigmoids)."""
     set_cost_bbox: NonNegativeFloat = 5.0
     """Weight of the L1 box distance in the matching cost."""
     set_cost_giou: NonNegativeFloat = 2.0
@@ -61,5 +61,4 @@ class LossConfig(LossFlags):
     masks: bool = False
     """Add the mask losses; for a model with a mask head, and targets with masks."""
     dense_head: Literal["none", "fcos", "atss", "tood"] = "none"
-    """How locations are assigned in branches that have them (see `DenseAssigner`), that of the model. none: the model
-    has no dense head."""
+    """Dense head of the model, whose locations are assigned by `DenseAssigner`; none: the model has none."""

@@ -1,7 +1,7 @@
-"""The architecture of a detector: the one place where each of its settings is written down.
+"""Settings of the architecture of a detector.
 
-`ModelFlags` are those that a person chooses; `ModelConfig` adds those that follow from the data, the losses and the
-weights, and is what `build_model` builds from.
+`ModelFlags` has the settings that a person chooses. `ModelConfig` adds those that follow from the data, the losses and
+the weights; `build_model` builds from it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ModelFlags(Settings):
     extra)."""
     backbone_norm: Literal["auto", "frozen", "batch", "group"] = "auto"
     """Normalization layers of the backbone. frozen: batch norm with fixed statistics, stem and layer1 without
-    gradient, as in the reference DETR; batch or group: nothing is frozen. auto: frozen where weights are loaded, else
+    gradient, as in the reference DETR; batch or group: nothing is frozen. auto: frozen if weights are loaded, else
     batch with the whole backbone trained at --lr, since statistics that were never measured cannot be frozen."""
     dilation: Annotated[bool, StoredAs.SETTING] = False
-    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the image."""
+    """Dilate the last stage instead of striding it (DC5): features at 1/16 instead of 1/32 of the image size."""
     position_embedding: Annotated[Literal["sine", "learned"], StoredAs.SHAPE] = "sine"
     """Position encoding added to the features."""
     enc_layers: Annotated[NonNegativeInt, StoredAs.SHAPE] = 6
@@ -60,8 +60,8 @@ class ModelFlags(Settings):
     nheads: Annotated[PositiveInt, StoredAs.ARCHITECTURE] = 8
     """Attention heads; must divide hidden_dim."""
     num_queries: Annotated[PositiveInt | Literal["auto"], StoredAs.SETTING] = 100
-    """Object queries per image: the most objects that can be detected in one image. auto: chosen from the training
-    images."""
+    """Object queries per image: the largest number of objects that can be detected in an image. auto: chosen from the
+    training images."""
     pre_norm: Annotated[bool, StoredAs.SHAPE] = False
     """Normalize before each block instead of after it."""
     activation: Annotated[Literal["relu", "gelu", "glu"], StoredAs.ARCHITECTURE] = "relu"
@@ -89,20 +89,20 @@ class ModelFlags(Settings):
     query_init: Annotated[
         Literal["learned", "anchors", "two_stage", "topk_features", "mixed_selection"], StoredAs.SHAPE
     ] = "learned"
-    """How queries start. learned: as vectors; anchors: as learned boxes; the others: as the boxes of the best encoder
-    tokens, with content made from those boxes (two_stage), from the features of the tokens (topk_features), or learned
+    """Initial queries. learned: vectors; anchors: learned boxes; others: the boxes of the best encoder tokens, with
+    content from these boxes (two_stage), from the features of the tokens (topk_features), or learned
     (mixed_selection)."""
     two_stage_head: Annotated[Literal["encoder", "dense"], StoredAs.SHAPE] = "encoder"
-    """Head that ranks the encoder tokens: one of its own on the encoder, or the --dense_head."""
+    """Head that ranks the encoder tokens: encoder, a separate head; dense, the --dense_head."""
     query_nms_iou: Annotated[Fraction, StoredAs.SETTING] = 0.0
-    """For queries from encoder tokens: of two tokens whose boxes overlap by more than this IoU, the worse becomes a
-    query only where too few others are left. 0: off."""
+    """For queries from encoder tokens: of two tokens whose boxes overlap by more than this IoU, the one with the lower
+    score becomes a query only if too few others are left. 0: off."""
     box_refine: Annotated[bool, StoredAs.SHAPE] = False
     """Let each decoder layer refine the boxes of the layer before."""
     look_forward_twice: Annotated[bool, StoredAs.SETTING] = False
     """With box_refine: let the gradient of each layer's box loss also reach the layer before (DINO)."""
     score_refine: Annotated[bool, StoredAs.ARCHITECTURE] = False
-    """Let each decoder layer refine the class scores of the layer before, the first those of the encoder."""
+    """Let each decoder layer refine the class scores of the layer before, and the first layer those of the encoder."""
     dense_head: Annotated[Literal["none", "fcos", "atss", "tood"], StoredAs.TRAINING_ONLY] = "none"
     """Head on the encoder's levels that supervises many locations per object, assigned as in FCOS, ATSS or TOOD. It is
     used in training only, unless --two_stage_head dense selects queries with it."""
@@ -115,14 +115,14 @@ class ModelFlags(Settings):
     k_one2many: Annotated[PositiveInt, StoredAs.TRAINING_ONLY] = 6
     """Queries of num_queries_one2many that each object is matched with."""
     denoising: Annotated[Literal["none", "plain", "contrastive"], StoredAs.TRAINING_ONLY] = "none"
-    """Further queries in training that start from noised ground truth (DN-DETR). contrastive: also from boxes moved
-    too far, which are to be classified as no object (DINO)."""
+    """Further queries in training that start from noised ground truth (DN-DETR). contrastive: also from boxes with more
+    noise, whose class is no object (DINO)."""
     dn_queries: Annotated[NonNegativeInt, StoredAs.TRAINING_ONLY] = 100
     """Largest number of denoising queries per image."""
     dn_label_noise: Annotated[Fraction, StoredAs.TRAINING_ONLY] = 0.5
     """Twice the probability that a denoising query starts from a random class (as DN-DETR counts it)."""
     dn_box_noise: Annotated[NonNegativeFloat, StoredAs.TRAINING_ONLY] = 0.4
-    """How far the box of a denoising query is moved, relative to its size."""
+    """Size of the noise of denoising boxes, relative to the sides of the boxes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,19 +130,19 @@ class ModelConfig(ModelFlags):
     """All settings that a detector is built from.
 
     Raises:
-        ConfigError: a value is out of its range, or does not fit the others (see `RULES`).
+        ConfigError: a value is out of range, or does not fit the others (see `RULES`).
     """
 
     num_classes: PositiveInt = 91
     """Number C of classes."""
     sigmoid: bool = False
-    """Class logits are C independent sigmoids per class (focal loss and its kin), instead of C + 1 with a softmax over
+    """Predict C class logits with an independent sigmoid per class (focal losses), instead of C + 1 with a softmax over
     the classes and "no object"."""
     aux_loss: bool = True
-    """Return the outputs of the earlier decoder layers, too, as `Output.aux`."""
+    """Also return the outputs of the earlier decoder layers, as `Output.aux`."""
     class_agnostic: bool = False
-    """The encoder's own head for ranking tokens predicts object or not, as in the published two-stage Deformable DETR,
-    instead of one score per class."""
+    """Rank the encoder tokens by one score for any object, as in the published two-stage Deformable DETR, instead of
+    one score per class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,14 +13,14 @@ Config = TypeVar("Config", bound=Settings)
 
 
 def config_from_options(config: type[Config], **options: Any) -> Config:
-    """Make settings of keyword arguments.
+    """Make settings from keyword arguments.
 
     Args:
-        config: the dataclass of the settings.
-        options: values by the names of its fields; absent ones take their defaults.
+        config: dataclass of the settings.
+        options: values by the names of the fields; absent fields take their defaults.
 
     Raises:
-        ConfigError: there is no setting of a name (the sentence suggests the nearest), or a value does not fit it.
+        ConfigError: there is no setting of that name (the message suggests the nearest), or a value does not fit.
     """
     known = [field.name for field in fields(config)]
     for name in options:

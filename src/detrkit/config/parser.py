@@ -37,7 +37,7 @@ class Command:
 
 
 def sort_words(argv: list[str], command: Command) -> list[str]:
-    """Sort arguments: flags with their values, then positional ones. A data set without a flag gets `--data`.
+    """Sort arguments: flags with their values first, then positional ones. A data set without a flag gets `--data`.
 
     Raises:
         ConfigError: a word belongs to no flag, or there is a second data set.

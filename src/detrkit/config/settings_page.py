@@ -14,9 +14,9 @@ from detrkit.config.train import CONFIG_GROUPS
 
 
 def settings_tables() -> str:
-    """A Markdown table for each group of settings of a training run.
+    """Make a Markdown table for each group of settings of a training run.
 
-    The mark ● stands behind settings that `--weights` bring, ○ behind those that matter in training only.
+    The mark ● follows settings that `--weights` restore, ○ those of training-only parts.
     """
     parts = []
     for group in CONFIG_GROUPS:
@@ -57,6 +57,6 @@ def _default(value: object) -> str:
 
 
 def _values(hint: Any) -> str:
-    """Type, and range where it is not any value of the type."""
+    """Type of a setting, and the range if there is one."""
     words = [describe_type(hint), describe_range(hint)]
     return ", ".join(filter(None, words))

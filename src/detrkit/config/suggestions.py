@@ -147,7 +147,7 @@ NOT_NEEDED = {
     "simplify onnxsim simplified optimize": "exported graphs need no simplifying",
     "nms iou iou_thres iou_threshold nms_threshold nms_iou iou_thresh": "a DETR needs no non-maximum suppression",
     "quiet q silent no_progress no_bar": "a progress bar is shown in a terminal alone, and > /dev/null hides the rest",
-    "verbose v log_level loglevel progress debug": "commands that take long show their progress unless --quiet is given",
+    "verbose v log_level loglevel progress debug": "long commands show their progress unless --quiet is given",
     "freeze freeze_backbone frozen frozen_backbone freeze_layers train_backbone": "--lr_backbone 0 "
     "freezes the backbone in training",
     "anchors anchor_sizes anchor aspect_ratios anchor_ratios": "a DETR needs no anchor boxes; queries that start as "

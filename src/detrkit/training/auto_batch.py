@@ -1,4 +1,4 @@
-"""The batch size that fits into memory, and advice where memory ran out."""
+"""Find the batch size that fits into memory, and advise after memory ran out."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from detrkit.models import DetectionModel
 from detrkit.structures import Output, Target
 
 MASKS = 20
-"""Masks of an image, by which memory is tried out: as many objects as a full image of COCO has."""
+"""Number of masks per image in the memory test: as many objects as a crowded image of COCO has."""
 
 
 def explain_out_of_memory(
     *, batch_size: int | str, image_size: int, num_queries: int, precision: str, cuda: bool, classic: bool = False
 ) -> str:
-    """A sentence with the sizes in use and the flags that shrink them.
+    """Make the message after memory ran out: the sizes in use, and flags that reduce the memory.
 
     Args:
-        batch_size: images in a step.
-        image_size: longest side or side of the images in pixels.
-        num_queries: of the model.
-        precision: of the arithmetic.
-        cuda: whether an Nvidia GPU is trained on.
+        batch_size: number of images per step.
+        image_size: shorter side of the images in pixels.
+        num_queries: number of object queries of the model.
+        precision: number format of the training.
+        cuda: whether training runs on an Nvidia GPU.
         classic: whether `detrkit detr` trains, which has the flags of main.py.
     """
     if classic:
@@ -61,19 +61,19 @@ def find_batch_size(
     device: torch.device,
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> int:
-    """The largest power of two of images whose training step fits, at most `limit`, the same on every rank.
+    """Find the largest power of two of images whose training step fits into memory; the same on every rank.
 
-    On CUDA, steps of doubling size are tried on noise, leaving a tenth of the memory free. Elsewhere running into the
-    limit would freeze the machine, so what one image keeps for its backward pass is counted instead, and a batch may
-    take 60 % of what is free. Neither weights, statistics, gradients nor random numbers are disturbed.
+    On CUDA, steps of doubling size are tried on noise, leaving a tenth of the memory free. Elsewhere, exhausted memory
+    would freeze the machine; so the memory that one image keeps for the backward pass is measured, and a batch may take
+    60 % of the free memory. Weights, statistics, gradients and the states of random generators do not change.
 
     Args:
-        model: on its device, in training mode.
-        height: of the largest batch to come, in pixels.
-        width: likewise.
-        limit: images of the training data a rank.
-        device: where the model is.
-        precision: context to run the model in.
+        model: model in training mode, on its device.
+        height: height of the largest batch in pixels.
+        width: width of the largest batch in pixels.
+        limit: largest batch size, the number of training images per rank.
+        device: device of the model.
+        precision: context in which the model is run.
     """
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     indices = [device] if device.type == "cuda" else []
@@ -89,9 +89,9 @@ def find_batch_size(
 
 
 def _step(model: DetectionModel, count: int, height: int, width: int, device: torch.device, precision: Any) -> None:
-    """Forward and backward over noise, without the criterion, whose share is small and which talks to other ranks.
+    """Run forward and backward on noise, without the criterion, which takes little memory and needs the other ranks.
 
-    One object an image is enough for as many denoising queries as there may be.
+    One object per image is enough for the largest number of denoising queries.
     """
     images = torch.randn(count, 3, height, width, device=device)
     label, box = torch.zeros(1, dtype=torch.int64, device=device), torch.full((1, 4), 0.5, device=device)
@@ -154,7 +154,7 @@ def _estimate(model: DetectionModel, height: int, width: int, limit: int, device
 
 
 def free_memory() -> int:
-    """Bytes of main memory that may still be taken, within the limit of a container."""
+    """Free main memory in bytes, within the limit of a container."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

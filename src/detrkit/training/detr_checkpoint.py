@@ -1,4 +1,4 @@
-"""Resuming from a file of the reference DETR: published weights, its checkpoint.pth, and those of its forks."""
+"""Resume from a file of the reference DETR or its forks: published weights or a checkpoint.pth."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Restored:
     """State that a run takes from a file of the reference DETR."""
 
     rows: list[FitRow]
-    """Fate of each class; empty where the class head is as in the file, or there is none."""
+    """Origin of each class; empty if the class head is that of the file, or there is none."""
     epoch: int
-    """Epochs finished."""
+    """Number of finished epochs."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class ReferenceCheckpoint:
     path: Path
     weights: Weights
     named: bool
-    """Whether the file itself names its classes."""
+    """Whether the file names its classes."""
     optimizer: dict[str, Any] | None
-    """None in files for evaluation only, such as the published ones."""
+    """State of the optimizer; None for files without, such as the published ones."""
     epoch: int
-    """Epochs finished."""
+    """Number of finished epochs."""
 
     @classmethod
     def read(cls, path: Path) -> ReferenceCheckpoint | None:
@@ -79,13 +79,13 @@ class ReferenceCheckpoint:
         """Load the model and, if no part of it starts anew, the optimizer.
 
         A file that does not name its classes, but has as many as the model, has the same ones, as in the reference
-        DETR. Otherwise classes are matched by name; see `fit_weights`. Parts that start anew are warned of.
+        DETR. Otherwise classes are matched by name, see `fit_weights`. A warning lists the parts that start anew.
 
         Args:
-            model: of `build_model`, for `len(categories)` classes.
-            optimizer: of its parameters.
-            categories: the classes.
-            recipe: of the run, for the hint where its settings are not those of the reference DETR.
+            model: model for `len(categories)` classes.
+            optimizer: optimizer of the parameters of the model.
+            categories: classes of the model.
+            recipe: recipe of the run, for a hint if its settings are not those of the reference DETR.
 
         Raises:
             WeightsError: something else differs; the sentence names the likely setting.
@@ -106,7 +106,7 @@ class ReferenceCheckpoint:
         anew = bool(new) or any(row.kept_from is None for row in rows)
         if anew and self.optimizer is not None:
             notes.append(
-                f"parts of the model start anew, so the optimizer state of {self.path} and its epoch ({self.epoch}) "
+                f"parts of the model start anew, so the optimizer state and the epoch ({self.epoch}) of {self.path} "
                 "are left out: training begins with the first epoch"
             )
         for note in notes:
@@ -124,13 +124,13 @@ class ReferenceCheckpoint:
         notes = [*self.weights.notes, *(note for name, note in self.weights.assumed.items() if name not in settled)]
         if args.get("dilation", dilated) and not dilated:
             notes.append(
-                f"{self.path} was trained with dilation (DC5), which this run has not: features are coarser than "
-                "the weights know them, and accuracy is lost; add --dilation"
+                f"{self.path} was trained with dilation (DC5), and this run has none: features are coarser than in "
+                "the training of the weights, which costs accuracy; add --dilation"
             )
         if dilated and not args.get("dilation", dilated):
             notes.append(
-                f"{self.path} was trained without the dilation (DC5) that --dilation asks for: features are finer than "
-                "the weights know them, and accuracy is lost; leave --dilation out"
+                f"{self.path} was trained without the dilation (DC5) of this run: features are finer than in the "
+                "training of the weights, which costs accuracy; leave --dilation out"
             )
         return notes
 
@@ -151,7 +151,7 @@ class ReferenceCheckpoint:
             if len(groups) != len(optimizer.param_groups) or shapes != [p.shape for p in own["params"]][: len(shapes)]:
                 raise WeightsError(
                     f"the optimizer state in {self.path} does not fit: group {number} has {len(given['params'])} "
-                    f"parameters, but {len(own['params'])} learn now; resume with the settings it was saved with, or "
+                    f"parameters, but {len(own['params'])} are trained now; resume with the settings of the file, or "
                     f"from its weights alone: detrkit convert {self.path} weights.pth, and --resume weights.pth"
                 )
         settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]

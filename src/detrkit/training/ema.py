@@ -16,12 +16,12 @@ class Ema:
     statistics) are averaged as well; counters are copied.
 
     Args:
-        decay: d after many steps, 0..1.
-        model: the average begins at its weights, on their device.
+        decay: limit of d after many steps, 0..1.
+        model: model with whose weights the average begins, on their device.
 
     Attributes:
         average: averaged state dict of the model.
-        updates: steps that went in.
+        updates: number of averaged steps.
     """
 
     def __init__(self, decay: float, model: nn.Module) -> None:

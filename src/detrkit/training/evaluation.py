@@ -1,4 +1,4 @@
-"""Evaluation during training: each rank takes its share of the images, and the metrics equal those of one process."""
+"""Evaluation during training: the ranks divide the images, and the metrics equal those of one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from detrkit.structures import Batch, Output, Target
 from detrkit.training.monitor import class_columns
 
 MAX_MASKS = 100
-"""Number of detections per image, the best by score, that get masks; COCO counts as many of one class."""
+"""Largest number of detections per image that get masks, the best by score; COCO evaluates as many per class."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Validation:
     """The twelve COCO metrics of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticMetrics.metrics`), where these were measured."""
     detections: DetectionArrays
-    """With the data set's own category ids, every image once; masks as `segmentation`."""
+    """Detections of every image, with the category ids of the data set; masks as `segmentation`."""
     panoptic: PanopticMetrics | None = None
     """Panoptic quality by class, where it was measured."""
     per_class: dict[str, float] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class Validator:
     """Evaluates a model on the validation images.
 
     Args:
-        criterion: its losses are reported.
-        gt: COCO instances with the data set's own ids; of panoptic data the things alone.
-        category_ids: own id of each class of the model; None for a class that the data set does not know, whose
+        criterion: losses to report.
+        gt: ground truth as COCO instances with the ids of the data set; of panoptic data, the things alone.
+        category_ids: id of each class of the model in the data set; None for a class that the data set lacks, whose
             detections are left out.
-        masks: also evaluate the masks of detections. Ground-truth objects without a mask have their box as mask, as in
+        masks: also evaluate the masks of detections. Ground-truth objects without a mask get their box as mask, as in
             training.
-        max_masks: number of detections per image that get masks, the best by score; None: all.
-        panoptic: ground truth of panoptic quality, or None.
-        panoptic_threshold: least score, 0..1, of queries in a panoptic map; None: as in prediction.
+        max_masks: largest number of detections per image that get masks, the best by score; None: all.
+        panoptic: ground truth of the panoptic quality, or None.
+        panoptic_threshold: lowest score of queries in a panoptic map, 0..1; None: as in prediction.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Validator:
         should_stop: Callable[[], bool] = lambda: False,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Validation | None:
-        """Compute losses and COCO metrics of `model` over the images of `loader`, this rank's share of them.
+        """Compute losses and COCO metrics of a model over the images of all ranks.
 
         Args:
-            model: left in training mode.
-            loader: each image on one rank only; batches may be of different counts from rank to rank.
-            device: where the model is.
-            precision: context to run the model in.
-            should_stop: called before each batch; if it is true on any rank, the evaluation is given up.
-            advance: called with the number of finished batches and of all, on this rank.
+            model: model to evaluate; it is left in training mode.
+            loader: this rank's batches; each image is on one rank only, and the number of batches may differ by rank.
+            device: device of the model.
+            precision: context in which the model is run.
+            should_stop: called before each batch; the evaluation is given up once it is true on any rank.
+            advance: called with the number of finished batches and of all batches of this rank.
 
         Returns:
             The evaluation, the same on every rank, or None if given up.
@@ -144,7 +144,7 @@ class Validator:
         return DetectionAccumulator(ids, **self.collecting)
 
     def _take_part(self, device: torch.device) -> None:
-        """Call the criterion on a rank without images left, since it averages its count of objects over the ranks."""
+        """Call the criterion on a rank that has no images left, since it averages the object count over the ranks."""
         if _world_size() > 1:
             empty = Target(labels=torch.zeros(0, dtype=torch.int64), boxes=torch.zeros(0, 4))
             sigmoid = self.criterion.sigmoid
@@ -206,7 +206,7 @@ def _world_size() -> int:
 
 
 def _most_over_ranks(count: int) -> int:
-    """Largest `count` over the ranks."""
+    """The largest count of all ranks."""
     if _world_size() == 1:
         return count
     counts: list[int] = [0] * _world_size()
@@ -215,7 +215,7 @@ def _most_over_ranks(count: int) -> int:
 
 
 def _then_empty(loader: Iterable[Batch], length: int) -> Iterable[Batch | None]:
-    """Batches of `loader`, followed by None until there are `length`."""
+    """Yield the batches of a loader, then None until there are `length`."""
     count = 0
     for batch in loader:
         count += 1
@@ -234,7 +234,7 @@ def _with_box_masks(gt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy_buffers_of_rank_zero(model: nn.Module) -> None:
-    """Batch norm statistics differ from rank to rank; all ranks evaluate with those that the checkpoint keeps."""
+    """Copy the batch norm statistics of rank 0, which the checkpoint has, to all ranks for the evaluation."""
     if _world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

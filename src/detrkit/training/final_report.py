@@ -1,4 +1,4 @@
-"""The last thing that a run does: write the report of its best checkpoint."""
+"""Write the report of the best checkpoint at the end of a run."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def launch(config: TrainConfig, processes: Processes, *, idle_parts: bool = Fals
         processes: device and number of processes.
         idle_parts: see `DetectionModel.has_idle_parts`.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # its notes are of no concern to users
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # its notes do not concern users
     strategy: DDPStrategy | Literal["auto"] = "auto"
     if processes.world_size > 1:
         strategy = DDPStrategy(

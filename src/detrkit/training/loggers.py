@@ -1,4 +1,4 @@
-"""Loggers of metrics: TensorBoard always, Weights & Biases and MLflow by flag. They live on rank 0."""
+"""Loggers of metrics on rank 0: TensorBoard always, Weights & Biases and MLflow by flag."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from detrkit.errors import MissingExtraError
 
 
 class Logger(Protocol):
-    """A place that keeps metrics by name and step."""
+    """A logger of metrics by name and step."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep values at an optimizer step."""
+        """Log values at an optimizer step."""
 
     def close(self, *, failed: bool) -> None:
-        """Write what is left, and say whether the run ended by an error."""
+        """Write what is buffered, and log whether the run failed."""
 
 
 class TensorBoardLogger:
-    """Event files in the folder tensorboard/ of the run."""
+    """A logger that writes event files in the folder tensorboard/ of the run."""
 
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -43,7 +43,7 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """A run of Weights & Biases in the project "detrkit"; without a network, `WANDB_MODE=offline` keeps its files."""
+    """A logger to a run of Weights & Biases in the project "detrkit"; `WANDB_MODE=offline` writes files instead."""
 
     def __init__(self, run_dir: Path) -> None:
         import wandb
@@ -62,7 +62,7 @@ class WandbLogger:
 
 
 class MlflowLogger:
-    """A run of MLflow in the experiment "detrkit", in mlruns/ of the run folder unless MLFLOW_TRACKING_URI is set."""
+    """A logger to a run of MLflow in the experiment "detrkit", in mlruns/ unless MLFLOW_TRACKING_URI is set."""
 
     def __init__(self, run_dir: Path) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store without a server
@@ -89,14 +89,14 @@ class MlflowLogger:
 
 
 def check_loggers(config: TrainConfig) -> None:
-    """Make sure that the packages of the loggers are installed.
+    """Make sure that the packages of the chosen loggers are installed.
 
     Raises:
-        MissingExtraError: one is not.
+        MissingExtraError: a package is not installed.
     """
     for name, chosen in (("wandb", config.wandb), ("mlflow", config.mlflow)):
         package = importlib.util.find_spec(name)
-        if chosen and (package is None or package.origin is None):  # a mere folder of that name is no package
+        if chosen and (package is None or package.origin is None):  # a folder of that name is no package
             raise MissingExtraError(f"--{name}", name)
 
 

@@ -22,7 +22,7 @@ Task = Literal["detect", "instance", "panoptic"]
 USUAL: dict[Task, str] = {"detect": "AP", "instance": "mask_AP", "panoptic": "PQ"}
 """The monitored metric of each task, unless `--monitor` names another."""
 LOSS = "loss"
-"""The only metric of which less is better."""
+"""The only metric that is better when lower."""
 
 
 def class_columns(kind: str, rows: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -57,10 +57,15 @@ def measured(task: Task, val: Split) -> list[str]:
 
 
 def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
-    """The monitored metric: the one that `monitor` names, else the usual one of the task.
+    """Choose the monitored metric: the one that `monitor` names, else that of the task.
+
+    Args:
+        monitor: name of a metric, with or without val/; empty: that of the task.
+        task: task of the run.
+        val: validation images.
 
     Raises:
-        ConfigError: it is not measured in this run.
+        ConfigError: the metric is not measured in this run.
     """
     if not monitor:
         return USUAL[task]
@@ -73,7 +78,7 @@ def chosen_monitor(monitor: str, task: Task, val: Split) -> str:
     elif re.match(r"(class_)?[PSR]Q", name) and task != "panoptic":
         why = "; panoptic quality is measured with --task panoptic"
     elif is_of_a_class(name) and name.partition("/")[2] in val.categories.names:
-        why = "; no validation image shows an object of that class that is counted so"
+        why = "; no validation image has an object of that class to measure it on"
     else:
         otherwise = [each for each in names if each.lower() == name.lower()]
         why = f"; did you mean {otherwise[0]!r}?" if otherwise else did_you_mean(name, names)

@@ -1,4 +1,4 @@
-"""Where the rows of finished epochs go: metrics.csv, the loggers, and log.txt of the reference DETR."""
+"""Reporters of a run: metrics.csv, loggers, and log.txt as the reference DETR writes it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ STEPS_BETWEEN_LOGS = 50
 
 
 class Reporter:
-    """Shows or writes down the course of a run; lives on rank 0. The methods of this class do nothing."""
+    """Base class of objects that show or record a run, on rank 0. The methods of this class do nothing."""
 
     def run_started(self, state: TrainingState, batches: int) -> None:
-        """Training begins at `state`, with `batches` per epoch."""
+        """Handle the start of a run, with this number of batches per epoch."""
 
     def step_finished(self, state: TrainingState, report: StepReport) -> None:
-        """A batch is finished; `state` counts it."""
+        """Handle a finished batch, which the state counts already."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """An evaluation is at batch `done` of `total`."""
+        """Handle a finished batch of an evaluation."""
 
     def epoch_finished(self, history: list[Row]) -> None:
-        """An epoch is finished, and evaluated if that was due; the last row is new."""
+        """Handle a finished epoch, whose row is the last of the history."""
 
     def run_finished(self, *, failed: bool) -> None:
-        """Training is over, by an error or without."""
+        """Handle the end of the run, by an error or without."""
 
 
 def is_earlier_layer(column: str) -> bool:
@@ -44,7 +44,7 @@ def is_earlier_layer(column: str) -> bool:
 
 
 def tags(names: Iterable[str]) -> dict[str, str]:
-    """Names of metrics in loggers: those of classes without signs that MLflow or TensorBoard refuse, no two alike."""
+    """Map metrics to names for loggers: without signs that MLflow or TensorBoard refuse, and no two alike."""
     tag_of: dict[str, str] = {}
     for name in names:
         tag = name
@@ -60,8 +60,11 @@ def tags(names: Iterable[str]) -> dict[str, str]:
 class MetricsFile(Reporter):
     """metrics.csv: one row per epoch.
 
-    It is written whole from the history that checkpoints keep, so that after a kill between file and checkpoint it has
-    neither gaps nor duplicates. The losses of earlier decoder layers are left to the other logs.
+    The file is rewritten from the history, which checkpoints store, so that a killed run leaves neither gaps nor
+    duplicates. It has no losses of earlier decoder layers; the other logs have them.
+
+    Args:
+        path: path of metrics.csv.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,13 +88,13 @@ class ClassicLog(Reporter):
     """log.txt: one JSON object per line and epoch, with the keys of the reference DETR.
 
     `train_*` and `test_*` losses are weighted, those ending in `_unscaled` are not; `test_coco_eval_bbox` and `_masks`
-    hold the twelve numbers, `test_PQ_all`, `_th` (things) and `_st` (stuff) panoptic quality; epochs count from 0.
-    Lines of epochs before this run's first are left as they are.
+    have the twelve COCO metrics, `test_PQ_all`, `_th` (things) and `_st` (stuff) panoptic quality; epochs count from 0.
+    Lines of epochs before the first of this run are kept.
 
     Args:
-        path: of log.txt.
-        weights: weight of each loss term; 0 for what is only logged.
-        n_parameters: number of the model's parameters that learn.
+        path: path of log.txt.
+        weights: weight of each loss term; 0 for terms that are only logged.
+        n_parameters: number of trained parameters.
     """
 
     def __init__(self, path: Path, weights: Mapping[str, float], n_parameters: int) -> None:
@@ -131,7 +134,11 @@ class ClassicLog(Reporter):
 
 
 class LoggerRows(Reporter):
-    """Sends the rows of epochs, and one step in every 50, to loggers."""
+    """Send the rows of epochs, and every 50th step, to loggers.
+
+    Args:
+        loggers: loggers to write to.
+    """
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers

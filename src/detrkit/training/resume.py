@@ -1,4 +1,4 @@
-"""Resuming a run: the checkpoint that `--resume` names, and the best checkpoint so far."""
+"""Find the checkpoint that `--resume` names, and keep or set aside the best checkpoint so far."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ def find_resume(
 ) -> tuple[ResumePoint | None, ReferenceCheckpoint | None]:
     """Find the checkpoint that `--resume` names: of a run of detrkit, of the reference DETR, or none yet.
 
-    A run folder means its last checkpoint, last.ckpt or the reference DETR's checkpoint.pth. With a number of
-    `classes`, a run of detrkit with another number of classes lends its weights alone, as the reference DETR does.
+    Args:
+        config: settings of the run. If `resume` is a run folder, the checkpoint is its last.ckpt or checkpoint.pth.
+        run_dir: run folder, in which `resume="auto"` looks for last.ckpt.
+        classes: number of classes of the data. Of a detrkit run with another number only the weights are taken, as the
+            reference DETR does; None: such a run is an error later.
+
+    Raises:
+        WeightsError: there is no such checkpoint, or it cannot be read.
     """
     if not config.resume:
         return None, None
@@ -38,10 +44,17 @@ def find_resume(
 
 
 def carry_best(resume_point: ResumePoint, run_dir: Path, monitored: Mapping[str, str]) -> Path | None:
-    """Make sure that best.ckpt is the best of what this run compares.
+    """Make sure that best.ckpt in the run folder was chosen by the metric and the images of this run.
 
-    One that was found on other images or by another number is kept under another name, which is returned. A run that
-    goes on in another folder takes its best along.
+    A run that resumes in another folder gets a copy of the best checkpoint.
+
+    Args:
+        resume_point: checkpoint to resume from.
+        run_dir: run folder.
+        monitored: metric and validation images of this run, see `TrainingState`.
+
+    Returns:
+        The new name of a best.ckpt that was chosen by another metric or other images, or None.
     """
     best, before = run_dir / BEST, resume_point.path.parent / BEST
     if monitored != resume_point.monitored:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and Slurm's warning: finish the step, save, and leave."""
+"""Stop a run after Ctrl-C, SIGTERM or Slurm's warning: finish the step, save, and exit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WATCHED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class StopSignals:
-    """Asks the training loop to stop after the current step when a signal arrives, so that whole steps are saved.
+    """Request the training loop to stop after the current step when a signal arrives, so that whole steps are saved.
 
-    A second Ctrl-C leaves at once, with the last checkpoint as it was. Loader processes inherit the handlers where they
-    are forked: there, Ctrl-C is left to the main process.
+    A second Ctrl-C ends the process at once, with the last checkpoint as it was. Forked loader processes inherit the
+    handlers; there, Ctrl-C is left to the main process.
 
     Args:
         stop: called at the first signal.
@@ -32,7 +32,7 @@ class StopSignals:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Handle signals inside a `with`; afterwards the former handlers are back."""
+        """Handle signals inside a `with`, and restore the former handlers at its end."""
         former = {number: signal.signal(number, self._handle) for number in WATCHED}
         try:
             yield
@@ -55,7 +55,7 @@ def requeue_slurm_job() -> bool:
     """Ask Slurm to queue this job again.
 
     Returns:
-        False where this is no Slurm job or Slurm refuses.
+        Whether Slurm queued it; False if this is no Slurm job.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):

@@ -1,4 +1,4 @@
-"""Parts of one training step: the losses of a batch, their sum over the ranks, and the refusal of NaN."""
+"""Parts of a training step: the losses of a batch, their sum over the ranks, and the error for NaN."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class BatchLosses(NamedTuple):
 
 
 class DetectionLoss(nn.Module):
-    """Model and criterion as one module, from a batch to its losses; DDP and autocast wrap it as a whole.
+    """Model and criterion as one module, which DDP and autocast wrap: from a batch to its losses.
 
     Args:
-        model: the detector.
-        criterion: its losses.
-        compiled: compile the model, and pad batches that are no squares to few shapes; see `training.compilation`.
-        square_resize: batches are squares.
+        model: detector to train.
+        criterion: losses of the detector.
+        compiled: whether to compile the model and pad batches to few shapes, see `training.compilation`.
+        square_resize: whether all images are squares, which need no padding to few shapes.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DetectionLoss(nn.Module):
             compile_parts(model)
 
     def forward(self, batch: Batch) -> BatchLosses:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Raises:
             ConfigError: a normalization layer would have a single value per channel.
@@ -79,8 +79,8 @@ class DetectionLoss(nn.Module):
         return BatchLosses(total, ("loss", *losses), values)
 
     def predict(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None = None) -> Output:
-        """Images [B, 3, H, W], padding [B, H, W] and, for denoising, the ground truth -> Output."""
-        if self.compiled and not self.square_resize:  # squares have few shapes, and learn better unpadded
+        """Run the model on images [B, 3, H, W] with padding [B, H, W] and, for denoising, the ground truth."""
+        if self.compiled and not self.square_resize:  # squares have few shapes, and train better unpadded
             images, padding_mask = fill_up(images, padding_mask)
         if torch.is_autocast_enabled(images.device.type):  # convolutions of half precision are faster channels last
             images = images.contiguous(memory_format=torch.channels_last)
@@ -95,18 +95,18 @@ class StepReport(NamedTuple):
     grad_norm: float | None
     """Norm of the gradient before clipping; None for a batch whose gradient was only accumulated."""
     flags: dict[str, bool]
-    """The flags that any rank had set."""
+    """Flags by name; true if any rank had set the flag."""
 
 
 class SharedSums:
     """Losses and flags of one batch, summed over the ranks by one reduction and read by one transfer.
 
-    The reduction is started here. `read` waits for the device, so it belongs where all but the optimizer step is under
-    way; no later, since a loss that is not finite must not reach the weights.
+    The constructor starts the reduction. `read` waits for the device: call it when all but the optimizer step has been
+    started, and not later, since a loss that is not finite must not reach the weights.
 
     Args:
-        losses: of this rank.
-        flags: of this rank.
+        losses: losses of this rank's batch.
+        flags: flags of this rank by name.
     """
 
     def __init__(self, losses: BatchLosses, flags: Mapping[str, bool]) -> None:
@@ -117,15 +117,15 @@ class SharedSums:
             dist.all_reduce(self._sums)
 
     def read(self, grad_norm: Tensor | None, batch: Batch, place: str) -> StepReport:
-        """Transfer the sums, and the norm of the gradient with them.
+        """Transfer the sums and the norm of the gradient from the device.
 
         Args:
-            grad_norm: scalar; None where the gradient is only accumulated.
-            batch: this rank's, for the error.
+            grad_norm: norm of the gradient, scalar; None if the gradient is only accumulated.
+            batch: batch of this rank, for the error.
             place: step, epoch and batch in words, for the error.
 
         Raises:
-            NonFiniteLossError: on every rank, if the loss of any is NaN or infinite; it names the images of these.
+            NonFiniteLossError: on every rank, if the loss of any rank is NaN or infinite; the message names the images.
         """
         norm = self._loss.new_zeros(1) if grad_norm is None else grad_norm.detach().float()[None]
         norm_value, loss, nonfinite, *sums = torch.cat([norm, self._loss, self._sums]).tolist()
@@ -140,7 +140,7 @@ class SharedSums:
 
 
 def _refuse(loss: float, batch: Batch, place: str) -> NoReturn:
-    """Raise, on every rank, the error that names the images of all ranks whose loss is not finite."""
+    """Raise the error that names the images of all ranks whose loss is not finite; on every rank."""
     files = [str(target.get("file", target.get("image_id", "?"))) for target in batch.targets]
     own = None if math.isfinite(loss) else (loss, files)
     ranks: list[Any] = [own]

@@ -1,4 +1,4 @@
-"""A training run: settings in, a trained detector and its run folder out."""
+"""A training run, from its settings to a trained detector in a run folder."""
 
 from __future__ import annotations
 
@@ -41,25 +41,26 @@ class TrainResult:
     run_dir: Path
     """Folder with config.yaml, metrics.csv, best.ckpt, last.ckpt and report/."""
     metrics: dict[str, float]
-    """The twelve COCO metrics of the best epoch, and "epoch"; empty where nothing was evaluated."""
+    """Metrics of the best epoch (COCO metrics and, if measured, panoptic quality), and "epoch"; empty without any
+    evaluation."""
     interrupted: bool = False
-    """Stopped by Ctrl-C, SIGTERM or Slurm, and to be resumed from last.ckpt. `train` raises KeyboardInterrupt then."""
+    """Whether Ctrl-C, SIGTERM or Slurm stopped the run, which can be resumed from last.ckpt."""
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train a detector and leave its run folder.
+    """Train a detector and write its run folder.
 
         result = detrkit.train(detrkit.TrainConfig.from_recipe("fast", data="DATA", output_dir="runs/mine"))
 
     Args:
-        config: the settings.
+        config: settings of the run.
 
     Returns:
         The run folder and the metrics of the best epoch.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, SIGTERM or a signal of Slurm, once the run is saved; `resume="auto"` continues.
-        DetrkitError: the settings, the data, the weights, the memory or a loss that is not finite.
+        DetrkitError: settings, data or weights cannot be used, memory ran out, or the loss is not finite.
     """
     result = run_training(config)
     if result.interrupted:
@@ -75,18 +76,18 @@ def run_training(
     start_epoch: int = 0,
     overwrite: bool = False,
 ) -> TrainResult:
-    """Train and evaluate a detector, and keep it in its run folder.
+    """Train and evaluate a detector and write its run folder, with the options of `detrkit detr` and the demo.
 
     Args:
-        config: the settings.
-        classes: makes the classes of the model from those of the training data, for example one for each COCO id;
+        config: settings of the run.
+        classes: function from the classes of the training data to those of the model, for example one per COCO id;
             None: they are the same.
         classic_log: also write log.txt as the reference DETR does.
-        start_epoch: epoch to begin at, from 0, where no checkpoint says it.
-        overwrite: take an `output_dir` that holds another run.
+        start_epoch: epoch to begin at, from 0, unless a checkpoint states it.
+        overwrite: accept an `output_dir` with another run.
 
     Raises:
-        DetrkitError: what the user can fix: settings, data, weights, memory, a loss that is not finite.
+        DetrkitError: settings, data or weights cannot be used, memory ran out, or the loss is not finite.
     """
     run_dir = choose_folder(config, overwrite=overwrite)
     processes = find_processes(config)
