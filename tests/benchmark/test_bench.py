@@ -183,7 +183,7 @@ def test_the_script_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
         ("--data nowhere", "expected a data set at nowhere, found no such file or folder"),
         ("--batch_size 0", "--batch_size must be at least 1, found 0"),
         ("--device cuda", "--device cuda: PyTorch"),
-        ("--compile yes", "--compile: expected auto, on or off, found 'yes'"),
+        ("--compile yes", "--compile: expected auto, off or on, found 'yes'"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ The text under a field is its help. Like the rest of `config`, this file imports
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
@@ -65,7 +65,7 @@ class RunnableChoice(DetectorChoice):
 class CheckConfig(QuietChoice, DataChoice):
     """Check a data set before training: report sizes, classes, and every defect with its file and record."""
 
-    data: str
+    data: str = field()  # required, unlike that of the base class
     """Folder or file of the data set."""
     num_queries: PositiveInt = 100
     """Object queries of the planned model; images with more objects are reported."""
