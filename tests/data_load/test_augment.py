@@ -335,7 +335,7 @@ def test_settings_reach_the_images_unless_there_shall_be_no_augmentation() -> No
 @pytest.mark.parametrize("name", CHANCES)
 def test_chances_are_from_0_to_1(name: str) -> None:
     TrainConfig(**{name: 1.0})
-    with pytest.raises(ConfigError, match=rf"--{name} must be at most 1, found 1.5"):
+    with pytest.raises(ConfigError, match=rf"{name} must be at most 1, found 1.5"):
         TrainConfig(**{name: 1.5})
-    with pytest.raises(ConfigError, match=rf"--{name} must be at least 0, found -0.1"):
+    with pytest.raises(ConfigError, match=rf"{name} must be at least 0, found -0.1"):
         TrainConfig(**{name: -0.1})
