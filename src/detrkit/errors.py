@@ -20,12 +20,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_COMMAND = re.compile(r"(`[^`]*`|\bdetrkit (?:train|eval|predict|convert|check|export|bench|models|detr)\b[^,;:]*)")
+_COMMAND = re.compile(
+    r"(`[^`]*`|\b(?:hf download|detrkit (?:train|eval|predict|convert|check|export|bench|models|detr))\b"
+    r"(?:[^,;:]|:(?! ))*)"
+)
 _FLAG = re.compile(r"(?<![\w./-])--(?=[a-z])")
 
 
 def edit_outside_commands(message: str, edit: Callable[[str], str]) -> str:
-    """Edit a message, but not the commands in it: `detrkit train ...` up to the next comma, semicolon or colon."""
+    """Edit a message, but not the commands in it (`detrkit train ...`, which end at a comma, semicolon or colon)."""
     parts = _COMMAND.split(message)
     parts[::2] = [edit(part) for part in parts[::2]]
     return "".join(parts)

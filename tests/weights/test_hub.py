@@ -176,7 +176,7 @@ def test_without_a_network_the_message_says_how_to_fetch(
     folder = "dfine_n" if name == "dfine_n" else "dfine-nano-coco"
     assert sentence.startswith(f"expected {'dfine_n (' if name == 'dfine_n' else 'a file, a folder or a hub model '}")
     assert f"hf download {HUB_ID} --include " in sentence
-    assert sentence.endswith(f"--local-dir {folder}; then copy that folder here and give --weights {folder}")
+    assert sentence.endswith(f"--local-dir {folder}; then copy that folder here and give weights {folder}")
     assert ("HF_HUB_OFFLINE is set" if offline else "ConnectionError: [Errno -3]") in sentence
 
 
@@ -230,7 +230,7 @@ def test_names_nearly_right(hub: Hub, name: str, near: str) -> None:
 
 
 def test_an_architecture_without_weights(hub: Hub) -> None:
-    assert "found detrkit_l, a named model without published ones; train it with --model detrkit_l" in refused(
+    assert "found detrkit_l, a named model without published ones; train it with model detrkit_l" in refused(
         "detrkit_l"
     )
 
@@ -272,7 +272,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "timm": (
         {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {}},
-        "found a backbone of timm; give it as --backbone timm:NAME, or choose a detector",
+        "found a backbone of timm; give it as backbone timm:NAME, or choose a detector",
     ),
     "other software": (
         {"HybridEncoder": {}, "DEIMTransformer": {}},
