@@ -98,39 +98,43 @@ class TrainingProcess:
         Returns:
             The finished loop.
         """
-        config, resume_point = self.config, self.resume_point
-        fabric = launch(config, self.processes, idle_parts=self.setup.model.has_idle_parts)
-        # rank 0 may already have created the folder, which the others would then number past
-        self.run_dir = Path(fabric.broadcast(str(self.run_dir)))
-        model, optimizer = self.setup.model, self.optimizer
-        fabric.to_device(model)
-        if optimizer.state:  # restored from a reference checkpoint: reload to move its moments to the device
-            optimizer.load_state_dict(optimizer.state_dict())
-        share_batch_norm(model, self.processes)
-        datasets = make_datasets(config, self.data, model, self.image_size)
-        state = TrainingState(self.monitored, start_epoch)
+        fabric = self.start_processes()
+        datasets = make_datasets(self.config, self.data, self.setup.model, self.image_size)
+        state = TrainingState(self.monitored, start_epoch)  # starts the clock of the run
         if fabric.is_global_zero:
             self.prepare_folder()
-            self.announce_run(
-                (resume_point.epoch, resume_point.batch) if resume_point else (start_epoch, 0), reasons, datasets
-            )
+            self.announce_run(start_epoch, reasons, datasets)
             self.warn_of_other_data()
+
         batch_size = self.find_batch_size(fabric)
         metadata = self.metadata(batch_size)
-        if resume_point:
-            resume_point.check_mid_epoch(**metadata["batches"])
+        if self.resume_point:
+            self.resume_point.check_mid_epoch(**metadata["batches"])
         if fabric.is_global_zero:
             write_atomic(self.run_dir / "config.yaml", TrainConfig.from_dict(metadata["config"]).to_yaml())
+
         trainer = self.build_trainer(fabric, datasets, batch_size, state, metadata)
         signals = StopSignals(lambda: trainer.flags.update(stop=True))
         with signals.watched(), self.explained_errors(batch_size, fabric):
-            if resume_point:
-                trainer.load_state_dict(read(resume_point.path))
+            if self.resume_point:
+                trainer.load_state_dict(read(self.resume_point.path))
             trainer.fit()
             self.report_best(trainer)
         if fabric.is_global_zero:
             self.print_final_result(trainer, signals, datasets)
         return trainer
+
+    def start_processes(self) -> Fabric:
+        """Start and connect the processes, and move model and optimizer to the device."""
+        model, optimizer = self.setup.model, self.optimizer
+        fabric = launch(self.config, self.processes, idle_parts=model.has_idle_parts)
+        # rank 0 may already have created the folder, which the others would then number past
+        self.run_dir = Path(fabric.broadcast(str(self.run_dir)))
+        fabric.to_device(model)
+        if optimizer.state:  # restored from a reference checkpoint: reload to move its moments to the device
+            optimizer.load_state_dict(optimizer.state_dict())
+        share_batch_norm(model, self.processes)
+        return fabric
 
     def prepare_folder(self) -> None:
         """Create the run folder, and write the classes and the validation split."""
@@ -139,8 +143,9 @@ class TrainingProcess:
         write_atomic(self.run_dir / "categories.json", json.dumps(self.data.categories.to_plain(), indent=1))
         self.data.write_split(self.run_dir)
 
-    def announce_run(self, begin: tuple[int, int], reasons: Mapping[str, str], datasets: Datasets) -> None:
-        """Print the settings of the run."""
+    def announce_run(self, start_epoch: int, reasons: Mapping[str, str], datasets: Datasets) -> None:
+        """Print the settings of the run; see `run` for the arguments."""
+        point = self.resume_point
         announce(
             self.progress_console,
             self.config,
@@ -149,8 +154,8 @@ class TrainingProcess:
             self.processes,
             self.run_dir,
             reasons=reasons,
-            source=str(self.resume_point.path) if self.resume_point else self.config.resume,
-            begin=begin,
+            source=str(point.path) if point else self.config.resume,
+            begin=(point.epoch, point.batch) if point else (start_epoch, 0),
             cache=describe_cache(datasets.train, datasets.val),
         )
 
