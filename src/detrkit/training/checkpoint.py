@@ -1,6 +1,6 @@
 """Checkpoints: their content, writing them whole, and checks of a run that resumes from one.
 
-    "model"      the weights under the reference DETR's keys (their moving average where there is one)
+    "model"      the weights under the reference DETR's keys (their moving average, if there is one)
     "detrkit"    metadata: {"version", "model_args", "categories", "preprocessing" (see `Preprocessing`), "config",
                  "data", "batches", "metrics"}
     "ema"        None, or {"updates", "raw_model" (the trained weights, not averaged)}

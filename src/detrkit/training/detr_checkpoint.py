@@ -38,7 +38,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
-    """Weights that are no checkpoint of a detrkit run, with optimizer state and epoch where the file has them.
+    """Weights that are no checkpoint of a detrkit run, with optimizer state and epoch if the file has them.
 
     The scheduler in the file is not needed: learning rates are a function of the epoch and of the settings given now
     (the reference DETR silently returned to the saved ones).

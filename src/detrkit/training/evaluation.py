@@ -39,7 +39,7 @@ class Validation:
     detections: DetectionArrays
     """Detections of every image, with the category ids of the data set; masks as `segmentation`."""
     panoptic: PanopticMetrics | None = None
-    """Panoptic quality by class, where it was measured."""
+    """Panoptic quality by class, if it was measured."""
     per_class: dict[str, float] = field(default_factory=dict)
     """AP of each class that occurs, as class_AP/NAME; of masks as class_mask_AP/NAME, and class_PQ/NAME."""
 
