@@ -9,7 +9,7 @@ from detrkit.structures import Categories
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """Which class of a model stands for which category of a data set."""
+    """Correspondence of the classes of a model and the categories of a data set."""
 
     id_of: dict[int, int]
     """Class index of the model -> category id of the data set."""

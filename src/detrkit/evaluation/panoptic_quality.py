@@ -133,9 +133,9 @@ class PanopticSums:
 
         Args:
             gt_ids: int [H, W], the segment of each pixel; void where there is no row of that id.
-            gt_segments: its segments.
+            gt_segments: segments of the ground truth.
             ids: int [H, W], the predicted segment of each pixel; unlabeled where there is no row of that id.
-            segments: its segments, with the category ids of the data set; those of another count as unlabeled.
+            segments: predicted segments, with the category ids of the data set; those of another count as unlabeled.
 
         Raises:
             DataError: the maps differ in size, or the ground truth has a category that the data set does not know.

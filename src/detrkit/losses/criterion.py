@@ -53,7 +53,7 @@ class DetectionCriterion(nn.Module, ABC):
         `branch/term`, `branch/term_0`, ... of a branch.
 
         Args:
-            out: of the model.
+            out: output of the model.
             targets: one per image.
         """
 

@@ -121,7 +121,7 @@ class InnerGroupNorm(nn.GroupNorm):
 
 
 def best_locations(scores: Tensor, boxes: Tensor, count: int, query_nms_iou: float) -> tuple[Tensor, Tensor]:
-    """Choose the `count` best locations of each image, and tell which of them are no duplicates.
+    """Choose the `count` best locations of each image, and mark those that are no duplicates.
 
     With `query_nms_iou`, a location whose box overlaps that of a better one by more than this IoU ranks after all that
     do not (DDQ, section 3.2; the suppression in one step is Fast NMS, Bolya et al. 2019, section 4.2).

@@ -24,7 +24,7 @@ from detrkit.structures import Branch, Output
 
 @dataclass(frozen=True)
 class QueryLayout:
-    """How the N queries of the decoder divide into parts, which lie one after another in this order."""
+    """Division of the N queries of the decoder into parts, which lie one after another in this order."""
 
     matching: int
     """Q, the queries of inference; in training they are matched one-to-one."""
@@ -56,7 +56,7 @@ class QueryLayout:
         return parts
 
     def in_mode(self, training: bool) -> QueryLayout:
-        """This layout in training; in evaluation, that of the `matching` queries alone."""
+        """This layout in training, its `matching` queries alone in evaluation."""
         return self if training else QueryLayout(self.matching)
 
     def group_ids(self, batch: int, device: torch.device) -> Tensor:

@@ -75,7 +75,7 @@ def write(
 
 
 def cut_to(text: str, size: int, width: float) -> str:
-    """Cut a text to a width in pixels, keeping its end, which says most in a path."""
+    """Cut a text to a width in pixels, keeping its end, the most specific part of a path."""
     text = drawable(text)
     if text_width(text, size) <= width:
         return text
@@ -207,7 +207,7 @@ def _fonts() -> _Fonts:
 
 
 def _unseen(letter: str) -> bool:
-    """Whether a sign only says how to show others: joiners, variants."""
+    """Whether a character is invisible by itself, such as a joiner or a variation selector."""
     return unicodedata.category(letter) == "Cf" or letter in "\ufe0e\ufe0f"
 
 

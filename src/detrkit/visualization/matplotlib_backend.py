@@ -1,4 +1,4 @@
-"""Import of matplotlib, whatever MPLBACKEND says."""
+"""Import of matplotlib with any value of MPLBACKEND."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def import_matplotlib() -> None:
     """
     if "matplotlib" in sys.modules:
         return
-    asked = os.environ.pop("MPLBACKEND", None)
+    requested = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:
-        if asked is not None:
-            os.environ["MPLBACKEND"] = asked
-    if asked:
+        if requested is not None:
+            os.environ["MPLBACKEND"] = requested
+    if requested:
         with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = asked
+            matplotlib.rcParams["backend"] = requested

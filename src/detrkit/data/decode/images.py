@@ -92,7 +92,7 @@ def decode_image(
 
     Args:
         data: the bytes of the file.
-        path: its name, for messages.
+        path: path of the file, for messages.
         value_range, unknown: see `read_image`.
 
     Returns:

@@ -69,7 +69,7 @@ class FileIndex:
             return []
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
-        """`file`, `folder`, or empty for what must not be opened, such as a pipe, which would block."""
+        """`file`, `folder`, or empty for entries that must not be opened, such as a pipe, which would block."""
         try:
             if entry.is_dir():
                 return "folder"

@@ -37,7 +37,7 @@ How = Literal["exact", "by_name", "moved", "other_ending", "ambiguous", "absent"
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The file that a name stands for, and how it was found."""
+    """An image file that matches a name, and how it was found."""
 
     path: Path
     """The file; it does not exist if `how` is `ambiguous` or `absent`."""
@@ -59,7 +59,7 @@ class _File:
     parts: tuple[str, ...]
     """Parts of its path, case-folded."""
     folders: tuple[str, ...]
-    """Its folders below the root, without those such as `images` that say nothing."""
+    """Its folders below the root, without generic ones such as `images`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class ImageFinder:
             else:
                 matches[name] = match
         if lost:
-            context = self._telling_folders(best.parts if best else ())
+            context = self._distinctive_folders(best.parts if best else ())
             named = {
                 name: self._query(name, relative_names, context, split_name) for name, relative_names in lost.items()
             }
@@ -150,8 +150,8 @@ class ImageFinder:
             return _Query(relative_names, own, split_name)
         return _Query(relative_names, (*context, *own), split_name or split_of_parts((*context, *own)))
 
-    def _telling_folders(self, folder: tuple[str, ...]) -> tuple[str, ...]:
-        """The parts of a folder's path below the root, without those such as `images` that say nothing."""
+    def _distinctive_folders(self, folder: tuple[str, ...]) -> tuple[str, ...]:
+        """The parts of a folder's path below the root, without generic ones such as `images`."""
         root = self.index.root.parts
         inside = folder[len(root) :] if folder[: len(root)] == root else folder[-1:]
         return tuple(part for part in map(_fold, inside) if part not in IMAGE_FOLDERS)
@@ -165,7 +165,7 @@ class ImageFinder:
         known: set[str] = set()
         for path in self._images(folders, within):
             parts = tuple(map(_fold, path.parts))
-            file = _File(path, parts, self._telling_folders(path.parts[:-1]))
+            file = _File(path, parts, self._distinctive_folders(path.parts[:-1]))
             known.update(file.folders)
             if path not in taken:
                 files.setdefault(parts[-1], []).append(file)

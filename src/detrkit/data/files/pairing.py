@@ -32,7 +32,7 @@ _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 @dataclass
 class Pairs:
-    """The pairs of images and annotation files, and what could not be paired."""
+    """The pairs of images and annotation files, and the files without a partner."""
 
     file_of: dict[Path, Path] = field(default_factory=dict)
     """Image -> its annotation file."""

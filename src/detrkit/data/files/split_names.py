@@ -29,7 +29,7 @@ def split_of_name(name: str) -> str:
 
 
 def split_of_parts(parts: Iterable[str]) -> str:
-    """The split of a path by its parts: the last part that tells a split decides; empty if none does."""
+    """The split by the last part of a path that is the name of a split; empty if there is none."""
     return next((split_name for part in reversed(list(parts)) if (split_name := split_of_name(part))), "")
 
 

@@ -113,7 +113,7 @@ def looks_like_annotations(path: Path, source: Source) -> bool:
         texts = [text.decode("utf-8", "replace") for text in _TEXT.findall(head)[:100]]
         listed = sum(text in stems or text.rpartition("/")[2] in names for text in texts)
         return bool(_WORDS.search(head)) or 4 * listed > len(texts)
-    if not head.strip():  # an empty label file says that there is nothing on its image
+    if not head.strip():  # an empty label file means an image without objects
         return path.stem in source.index.image_stems
     lines = [line for line in head.decode("utf-8", errors="replace").splitlines()[:20] if line.strip()]
     words = [{word.strip("\"'") for word in re.split(r"[\s,;/\\]+", line)} for line in lines]

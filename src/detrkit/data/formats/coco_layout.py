@@ -218,7 +218,7 @@ def _around(parents: list[Path], root: Path, path: Path) -> list[Path]:
         inner = _folders(parent)
         images = [folder for name in IMAGE_FOLDERS for folder in inner if folder.name.lower() == name]
         folders += [*images, parent]
-        # folders beside the data set may belong to others, with the same image names: a split name says nothing there
+        # folders beside the data set may belong to others, with the same image names: a split name is no evidence there
         known = split_name if parent.is_relative_to(root) else ""
         named = sorted((p for p in inner if _names(p.name, words, known, path)), key=lambda p: p.name not in words)
         for folder in named:
@@ -240,7 +240,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def split_of_file(index: FileIndex, path: Path) -> str:
-    """The split that a file name tells, or else its folders; empty if neither does."""
+    """The split in a file's name, or else in its folders; empty if there is none."""
     return split_of_name(path.stem) or (
         split_of_parts(index.relative(path)[:-1]) if path.is_relative_to(index.root) else ""
     )
@@ -258,5 +258,5 @@ def png_folders(root: Path, path: Path, given: Path | None) -> list[Path]:
 
 
 def _split_words(path: Path) -> list[str]:
-    """The words of a file name that tell a split: `train2017` for `instances_train2017`."""
+    """The words of a file name that may name a split: `train2017` for `instances_train2017`."""
     return [word for word in re.split(r"[^a-zA-Z0-9]+", path.stem) if split_of_name(word)]

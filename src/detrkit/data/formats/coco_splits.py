@@ -28,7 +28,7 @@ class CocoFile:
     within: Path | None = None
     """The folder that the user named for the images of this split."""
     split_name: str = ""
-    """The split that the name of the file or of its folder tells, or nothing."""
+    """The split in the name of the file or of its folder; empty if there is none."""
 
 
 def detect_json(source: Source, *, panoptic: bool) -> str:

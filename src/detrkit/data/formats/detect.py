@@ -63,7 +63,7 @@ def open_dataset(
         val_json: the same for validation.
         train_images: folder of the training images.
         val_images: folder of the validation images.
-        panoptic_json: COCO panoptic file, whose name tells its split, or the folder of the files of both splits.
+        panoptic_json: COCO panoptic file, whose name contains its split, or the folder of the files of both splits.
         panoptic_dir: folder of the panoptic PNGs, or the folder above those of both splits.
         val_fraction: share of the images, 0..1, that the check holds out for validation if there is no such split; 0
             holds out none.

@@ -45,7 +45,7 @@ def load_masks(source: Source) -> dict[str, RawSplit]:
     """Load a data set of these layouts.
 
     Args:
-        source: its files; takes findings and notes.
+        source: files of the data set; takes findings and notes.
 
     Raises:
         DataError: there are no images, no masks, or masks saved in a format that changes their values.

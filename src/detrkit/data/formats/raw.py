@@ -78,7 +78,7 @@ class RawSplit:
     has_ids_and_areas: bool = False
     """Whether the files give an id and an area to each object, so that missing ones are findings."""
     masks_in_files: bool = False
-    """Whether masks lie in files of their own, whose size tells the orientation."""
+    """Whether masks lie in files of their own, whose size shows the orientation."""
     boxes_from_masks: bool = False
     """Whether boxes were computed from masks by the loader, so that no file contains boxes."""
 

@@ -30,7 +30,7 @@ class DatasetFormat:
         file_suffixes: endings of files that may be named in place of the folder.
         folder_suffixes: endings of files of the format that are no data set by themselves. A user who names one gets
             the advice to name its folder.
-        explain: says why files that look like the format cannot be loaded; empty if there are no such files.
+        explain: function that explains why files that look like the format cannot be loaded; empty if there are none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Recognize common formats that detrkit does not load, and say which export or conversion works.
+"""Recognize common formats that detrkit does not load, and name an export or conversion that works.
 
 One table, the most specific format first. A detector looks at the names of files and folders and at the first bytes of
 a few files, and returns the name of the file that it recognized.
@@ -39,7 +39,7 @@ class _Format(NamedTuple):
 
 
 def explain_unsupported(index: FileIndex, file: Path | None = None, *, expected: str = "a data set") -> str:
-    """Say in one sentence what an unsupported data set is and what to do; empty if it is not recognized.
+    """Describe an unsupported data set and the remedy in one sentence; empty if it is not recognized.
 
     Args:
         index: the files of the data set.

@@ -237,17 +237,17 @@ def _match_images(entries: list[_Entry], source: Source) -> list[Match | None]:
     for entry in entries:
         if entry.name:
             named.setdefault(entry.file, {})[entry.name] = None
-    places: dict[Path, dict[str, Match]] = {}
+    by_file: dict[Path, dict[str, Match]] = {}
     for file, names in named.items():  # names have no folders: images elsewhere are found by the ends of their paths
         split_name = _split_of_file(file, source)
         folders = [*source.named_folders(split_name), file.parent, source.root]
-        places[file] = source.finder.find(names, folders, split_name=split_name)
+        by_file[file] = source.finder.find(names, folders, split_name=split_name)
     sizes: dict[tuple[Path, str], set[int]] = {}
     for entry in entries:
         sizes.setdefault((entry.file, entry.name), set()).add(entry.bytes)
     matches: list[Match | None] = []
     for entry in entries:
-        match = places[entry.file][entry.name] if entry.name else None
+        match = by_file[entry.file][entry.name] if entry.name else None
         if match is not None and (match.how == "ambiguous" or len(sizes[entry.file, entry.name]) > 1):
             match = _by_size(entry, match, source)
         matches.append(match)

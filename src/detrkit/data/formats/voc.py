@@ -71,10 +71,10 @@ def load_voc(source: Source) -> dict[str, RawSplit]:
     Classes of all splits together are numbered 0, 1, ... in the order of a list of names, else alphabetically.
 
     Args:
-        source: its files; takes findings and notes.
+        source: files of the data set; takes findings and notes.
 
     Raises:
-        DataError: there are no xml files, or no list tells a split.
+        DataError: there are no xml files, or no list names a split.
     """
     files = find_xml(source.index)
     if not files:

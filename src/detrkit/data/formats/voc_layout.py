@@ -144,7 +144,7 @@ def _by_lists(source: Source, folder: Path, lists: list[Path], files: list[Path]
     """Return split -> the xml files that the lists of one folder name.
 
     Raises:
-        DataError: there are lists in ImageSets, but none tells a split.
+        DataError: there are lists in ImageSets, but none names a split.
     """
     lists_of_split = _lists_of_splits(lists)
     if not lists_of_split:

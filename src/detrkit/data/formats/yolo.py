@@ -38,10 +38,10 @@ def load_yolo(source: Source) -> dict[str, RawSplit]:
     """Load a data set with a `data.yaml`, with Darknet's files, or of images and labels alone.
 
     Args:
-        source: its files; takes findings and notes.
+        source: files of the data set; takes findings and notes.
 
     Raises:
-        DataError: a yaml file does not parse, or no image is where the file says.
+        DataError: a yaml file does not parse, or no image is at the path in the file.
     """
     layout = find_layout(source, source.options.file)
     if not any(layout.images.values()):
@@ -127,9 +127,9 @@ def _leave_ambiguous(source: Source, pairs: Pairs) -> set[Path]:
 
 def _label_outside(image: Path) -> Path | None:
     """Label file of an image outside of the data set: under labels/ instead of images/, else beside the image."""
-    places = (_expected(image), image.with_suffix(".txt"))
+    candidates = (_expected(image), image.with_suffix(".txt"))
     # a broken link does not mean that the image has no objects
-    return next((path for path in places if path.is_file() or path.is_symlink()), None)
+    return next((path for path in candidates if path.is_file() or path.is_symlink()), None)
 
 
 def _expected(image: Path) -> Path:

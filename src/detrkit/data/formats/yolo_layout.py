@@ -60,7 +60,7 @@ class Layout:
     source: Path
     """The file or folder of this layout, for messages."""
     key_points: int | None = None
-    """Number of values of key points after each box; None if no file says it."""
+    """Number of values of key points after each box; None if no file states it."""
 
 
 @dataclass
@@ -302,7 +302,7 @@ def label_pairs(index: FileIndex) -> Pairs:
 
 
 def _images_by_folder(source: Source) -> dict[str, list[Path]]:
-    """Return split -> images with a label file, and the images beside them; folders tell the split."""
+    """Return split -> images with a label file, and the images beside them; folders name the splits."""
     pairs = label_pairs(source.index)
     folders = {path.parent for path in pairs.file_of}
     used = source.index.unique_files(path for path in source.index.images if path.parent in folders)

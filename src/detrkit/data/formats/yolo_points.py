@@ -1,8 +1,9 @@
-"""Decide whether YOLO rows with many values are polygons or boxes with key points, if no yaml file says it.
+"""Decide whether YOLO rows with many values are polygons or boxes with key points, where no yaml file states it.
 
 A row `class cx cy w h x y visible ...` looks like a polygon. All rows with the same number of columns decide together:
 they hold key points if any of them has a visibility of 2, or if all of them have visibilities of 0 or 1. Key points
-without visibilities cannot be told from polygon corners; rows that look like them raise an error with a question.
+without visibilities cannot be distinguished from polygon corners; rows that look like them raise an error with a
+question.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Augment:
 
         Args:
             image: uint8 [3, H, W].
-            objects: its objects, with masks if `copy_paste` is on.
+            objects: objects of the image, with masks if `copy_paste` is on.
             transform: the transform that follows; it determines the size of the image.
             another: returns a random image of the data set with its objects, with masks if `objects` has masks.
             rng: source of all randomness.
@@ -105,7 +105,7 @@ def zoom_out(image: Tensor, objects: Objects, output_size: OutputSize, gray: Ten
 
     Args:
         image: uint8 [3, H, W].
-        objects: its objects.
+        objects: objects of the image.
         output_size: maps the size (h, w) of an image to that at the input of the model, which the canvas gets.
         gray: color of the canvas, uint8 [3].
         rng: source of all randomness.

@@ -135,7 +135,7 @@ def random_window(image: Tensor, objects: Objects, size: tuple[int, int], scale:
 
     Args:
         image: uint8 [3, H, W].
-        objects: its objects; for those that are cut see `MIN_VISIBLE`.
+        objects: objects of the image; for those that are cut see `MIN_VISIBLE`.
         size: height and width of the result in pixels.
         scale: scale of the result relative to the image; larger if the image would not fill the result.
         rng: source of the position of the window.

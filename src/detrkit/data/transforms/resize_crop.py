@@ -98,7 +98,7 @@ class Transform:
 
         Args:
             image: uint8 [3, H, W].
-            objects: its objects; None for none.
+            objects: objects of the image; None for none.
             rng: source of all randomness; needed for the augmentations "detr" and "flip".
 
         Returns:
@@ -251,11 +251,11 @@ def crop(
 
     Args:
         image: uint8 [3, H, W].
-        objects: its objects.
+        objects: objects of the image.
         top: first row of the window.
-        left: its first column.
-        height: its rows.
-        width: its columns.
+        left: first column of the window.
+        height: rows of the window.
+        width: columns of the window.
         min_visible: if above 0, a cut object is kept only if this share of its box (0..1), and two pixels of each side,
             are in the window. Objects that are not cut are always kept.
     """

@@ -128,7 +128,7 @@ def chosen_format(name: str, raw_split: RawSplit) -> BoxFormat | None:
         raise ConfigError(f"--box_format must be auto, {', '.join(BOX_FORMATS)}, found {name!r}")
     if raw_split.boxes_from_masks:
         raise ConfigError(
-            f"--box_format says how files write boxes, but those of {raw_split.source} are computed from masks; "
+            f"--box_format states the form of boxes in files, but those of {raw_split.source} are computed from masks; "
             "leave it at auto"
         )
     return BOX_FORMATS[name]
@@ -144,7 +144,7 @@ def rewrite_boxes(
 
     Args:
         raw_split: the split; boxes get its `box_form`.
-        images: its images, whose objects are changed.
+        images: images of the split, whose objects are changed.
         infos: properties of the image files.
         reading: box format to read them by.
     """

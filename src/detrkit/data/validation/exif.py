@@ -132,7 +132,7 @@ def exif_choices(
         raw: the data set.
         probed: split -> its images, and the properties of their files.
     """
-    if any(split.masks_in_files for split in raw.splits.values()):  # the size of mask files tells what they refer to
+    if any(split.masks_in_files for split in raw.splits.values()):  # the size of mask files shows the orientation
         return {name: dict.fromkeys(group_by_file(raw.splits[name], *pair), UNDECIDED) for name, pair in probed.items()}
     votes = {
         name: {

@@ -89,7 +89,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "image_moved": Action(
         "noted",
-        "an image that is not in the folder that its name says",
+        "an image that is not in the folder of its name",
         "the only file whose path has the same end is used; check that it is the same image",
     ),
     "image_other_ending": Action(
@@ -364,7 +364,7 @@ class Findings:
             )
 
     def reasons(self) -> str:
-        """Summarize what was left out, as the end of an error sentence that says what is missing."""
+        """Summarize the dropped records, as the end of an error message about missing ones."""
         dropped = [finding for finding in self if finding.action == "dropped" or finding.kind == "file_unreadable"]
         counts = ", ".join(f"{n} {kind}" for kind, n in Findings(dropped).counts().items())
         return f" ({counts}; the first: {dropped[0].message})" if dropped else "; add some, or look at the path"

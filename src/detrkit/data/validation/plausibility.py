@@ -1,8 +1,8 @@
 """Doubt boxes and classes of a whole file that cannot be right, and find the box format that explains them.
 
-A single box tells little. But if a fifth of all boxes leaves its image, and nearly all fit if their last two numbers
-are read as a corner instead of a size, then the file contains corners. There are three kinds of evidence: where boxes
-lie, the areas that the file lists, and the extents of its polygons.
+A single box is little evidence. But if a fifth of all boxes leaves its image, and nearly all fit if their last two
+numbers are read as a corner instead of a size, then the file contains corners. There are three kinds of evidence: the
+positions of boxes, the areas that the file lists, and the extents of its polygons.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def doubt_boxes(raw_split: RawSplit, images: Sequence[RawImage], infos: Sequence
 
     Args:
         raw_split: the raw split.
-        images: its images, with their objects.
+        images: images of the split, with their objects.
         infos: properties of the image files; images with a problem do not count.
     """
     boxes = _gather(images, infos)

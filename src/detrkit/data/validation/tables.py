@@ -32,7 +32,7 @@ def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:
 
 
 def findings_lines(findings: list[Finding]) -> list[RenderableType]:
-    """Make lines of all findings: kind, number, action and first places. Paths are too long for a table."""
+    """Make lines of all findings: kind, number, action and first locations. Paths are too long for a table."""
     if not findings:
         return [Text("No defects found.")]
     order = {kind: number for number, kind in enumerate(ACTIONS)}
@@ -45,13 +45,13 @@ def findings_lines(findings: list[Finding]) -> list[RenderableType]:
         with_objects = f" ({lost} objects)" if lost else ""
         lines.append(Text.assemble((count, _STYLES[entry.outcome]), f"; {entry.outcome}: {entry.remedy}{with_objects}"))
         whole_files = entry.outcome == "unused" or kind in ("set_aside", "other_task")
-        places = _folders(same) if whole_files else [_place(finding) for finding in same]
-        shown = places[: _FOLDERS if whole_files else _EXAMPLES]
+        locations = _folders(same) if whole_files else [_location(finding) for finding in same]
+        shown = locations[: _FOLDERS if whole_files else _EXAMPLES]
         # never wrapped, so that paths can be copied
-        lines += [Text(f"    {place}", no_wrap=True, overflow="ignore") for place in shown]
-        if len(places) > len(shown):
+        lines += [Text(f"    {location}", no_wrap=True, overflow="ignore") for location in shown]
+        if len(locations) > len(shown):
             unit = "folders" if whole_files else "more"
-            lines.append(Text(f"    and {len(places) - len(shown)} {unit} (all with --json)"))
+            lines.append(Text(f"    and {len(locations) - len(shown)} {unit} (all with --json)"))
     return lines
 
 
@@ -68,9 +68,9 @@ def _folders(findings: list[Finding]) -> list[str]:
     ]
 
 
-def _place(finding: Finding) -> str:
-    place = f"{finding.file}, {finding.record}" if finding.record else finding.file
-    return f"{place}: {finding.detail}" if finding.detail else place
+def _location(finding: Finding) -> str:
+    location = f"{finding.file}, {finding.record}" if finding.record else finding.file
+    return f"{location}: {finding.detail}" if finding.detail else location
 
 
 def _class_table(statistics: dict[str, Any]) -> Table:

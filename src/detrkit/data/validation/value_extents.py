@@ -7,7 +7,7 @@ pixel of a camera, which has the largest value of its bit depth, does not change
 
 If the values fill less than a quarter of the natural range (such as the counts of a thermal camera), or some are
 negative, the range is that of the values, since most of the 256 levels would be lost otherwise. Percentiles are not
-used: few bright or hot pixels are the objects of many such data sets. A note says if the extremes are outliers.
+used: few bright or hot pixels are the objects of many such data sets. A note reports extremes that are outliers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from detrkit.models.backbones.base import NORM_LAYERS, STAGES, Features, Stages,
 
 
 class Design(NamedTuple):
-    """What distinguishes one ResNet-D from another."""
+    """Block type, depths and stem of a ResNet-D."""
 
     block: type[BasicBlock | Bottleneck]
     depths: tuple[int, ...]

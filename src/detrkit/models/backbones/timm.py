@@ -121,7 +121,7 @@ def _indices(name: str, strides: tuple[int, ...], high_res_strides: tuple[int, .
 
 
 def _create_timm(name: str, indices: tuple[int, ...], dilation: bool, pretrained: bool) -> tuple[Any, bool]:
-    """Create the timm model up to the last of these feature maps; and tell whether it is for images of one size."""
+    """Create the timm model up to the last of these feature maps; also return whether it takes one image size only."""
     import timm
 
     data = timm.get_pretrained_cfg(name)
