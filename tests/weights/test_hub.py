@@ -301,7 +301,16 @@ def test_models_for_other_tasks(hub: Hub, publish: Callable[..., Path], kind: st
 
 def test_a_repository_without_a_config(hub: Hub, publish: Callable[..., Path]) -> None:
     (publish("owner/name") / "config.json").unlink()
-    assert "under the id owner/name, found a repository without one" in refused("owner/name")
+    sentence = refused("owner/name")
+    assert "under the id owner/name, found no config.json on the hub or in " in sentence
+    assert "hf download owner/name " in sentence
+
+
+def test_a_repository_without_weights(hub: Hub, publish: Callable[..., Path]) -> None:
+    folder = publish("owner/name")
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (folder / name).unlink()
+    assert "found config.json, preprocessor_config.json on the hub or in " in refused("owner/name")
 
 
 def lacks_weights(folder: Path) -> str:

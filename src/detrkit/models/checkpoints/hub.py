@@ -93,17 +93,34 @@ def fetch_from_hub(hub_id: str, name: str = "") -> Path:
     folder = cached(hub_id)
     if folder:
         return folder
-    config = _download(hub_id, name, _SETTINGS) / "config.json"
-    if not config.is_file():
+    folder = _download(hub_id, name, _SETTINGS)
+    if not (folder / "config.json").is_file():
         raise WeightsError(
-            f"expected a model of transformers (with config.json) under the id {hub_id}, found a repository without "
-            "one; choose another: `detrkit models` lists detectors"
+            f"expected a model of transformers under the id {hub_id}, found no config.json on the hub or in {folder}; "
+            f"if a download was interrupted, {_elsewhere(hub_id, name)}; else choose another: `detrkit models` lists "
+            "detectors"
         )
-    check_task(read_json(config), hub_id)
+    check_task(read_json(folder / "config.json"), hub_id)
     folder = _download(hub_id, name, [*_SETTINGS, *_TENSORS])
     if not any(folder.glob("*.safetensors")):
         folder = _download(hub_id, name, [*_SETTINGS, *_PICKLED])
+    missing = missing_weights(folder)
+    if missing:
+        raise WeightsError(
+            f"expected all weights (model.safetensors or pytorch_model.bin) under the id {hub_id}, found {missing} on "
+            f"the hub or in {folder}; if a download was interrupted, {_elsewhere(hub_id, name)}; else choose another: "
+            "`detrkit models` lists detectors"
+        )
     return folder
+
+
+def _elsewhere(hub_id: str, name: str) -> str:
+    """How to fetch a model on another machine, as a part of a sentence."""
+    folder = name or hub_id.rpartition("/")[2]
+    return (
+        f'on a machine with a network run: hf download {hub_id} --include "*config.json" --include '
+        f'"model*.safetensors*" --local-dir {folder}; then copy that folder here and give --weights {folder}'
+    )
 
 
 def _download(hub_id: str, name: str, patterns: list[str]) -> Path:
@@ -140,9 +157,7 @@ def _unreachable(hub_id: str, name: str, problem: Exception) -> str:
     meaning = f"{name} ({hub_id} on the Hugging Face hub)" if name else f"a file, a folder or a hub model {hub_id}"
     part = _snapshot(hub_id)
     found = f"only a part of it in the hub's cache ({missing_weights(part)})" if part else "neither"
-    folder = name or hub_id.rpartition("/")[2]
     return (
         f"expected {meaning} on this machine or on the hub, found {found}, and the hub cannot be reached ({reason}); "
-        f'on a machine with a network run: hf download {hub_id} --include "*config.json" --include '
-        f'"model*.safetensors*" --local-dir {folder}; then copy that folder here and give --weights {folder}'
+        f"{_elsewhere(hub_id, name)}"
     )
