@@ -51,7 +51,7 @@ def test_collate_pads_right_and_bottom() -> None:
 
 
 def indices(sampler: EpochBatchSampler | ShapeBatchSampler) -> list[list[int]]:
-    return [[index for _, index in batch] for batch in sampler]
+    return [[key[1] for key in batch] for batch in sampler]
 
 
 def test_an_epoch_shows_every_image_once_in_its_own_order() -> None:

@@ -14,7 +14,7 @@ from detrkit.errors import DetrkitError
 from detrkit.training import final_report as final
 from detrkit.training import train
 
-TIMES = ("seconds", "loader_share")
+TIMES = ("seconds", "loader_share", "evaluation_seconds", "save_seconds")
 """What no two runs share."""
 
 

@@ -17,6 +17,7 @@ SYNONYMS = {
     "epochs": "e ep epoch num_epochs n_epochs max_epochs num_train_epochs total_epochs num_iterations iterations "
     "iters max_iter max_iters max_steps num_steps total_steps",
     "max_minutes": "time max_time time_limit max_hours",
+    "num_threads": "threads cpu_threads omp_num_threads",
     "image_size": "size imgsz img_size imsize img image_scale img_scale scale input_size input_shape resolution resize "
     "min_size short_side shortest_edge max_size height width crop_size",
     "num_workers": "j workers n_workers nworkers num_work dataloader_num_workers dataloader_workers threads "

@@ -43,7 +43,10 @@ class OptimConfig(Settings):
     epochs: PositiveInt = 300
     """Passes over the training images."""
     max_minutes: NonNegativeFloat = 0.0
-    """Stop after this many minutes, even if epochs are left; 0: no limit."""
+    """Limit of the whole run in minutes, the last evaluation included; 0: no limit. If the epochs do not fit, the
+    schedule is compressed: learning rates and --no_aug_epochs go by the share of the steps or of the time, whichever is
+    larger, so that the model is trained to the end. An earlier evaluation is left out if these would take more than a
+    tenth of the time."""
     lr_schedule: Literal["step", "cosine", "flat_cosine"] = "step"
     """step: the learning rates drop to a tenth every lr_drop epochs; cosine: they fall to 0 at the end; flat_cosine:
     they are constant for the first half of the epochs, then fall to a twentieth."""
@@ -116,6 +119,10 @@ class RunConfig(Settings):
     """Processes (GPUs) per node."""
     num_nodes: PositiveInt = 1
     """Number of machines."""
+    num_threads: PositiveInt | Literal["auto"] = "auto"
+    """CPU threads of training, which a resumed run keeps, since rounding depends on them. auto: PyTorch's number; with
+    --max_minutes on a CPU, and OMP_NUM_THREADS not set, the number that is fastest at the start: several threads are
+    slower than one on a busy machine."""
     quiet: bool = False
     """Print no progress, neither the settings of the run nor its epochs; final metrics, the command to resume, warnings
     and errors are still printed."""

@@ -11,7 +11,7 @@ import json
 import random
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,19 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Target
 
-Key = int | tuple[int, int]
-"""An index, or (epoch, index)."""
+
+class ItemKey(NamedTuple):
+    """What an item of a training set depends on, besides the seed."""
+
+    epoch: int
+    image: int
+    """Index of the image."""
+    no_aug: bool = False
+    """Whether the item belongs to the end of a run, which only has `augment.plain()`."""
+
+
+Key = int | tuple[int, int] | ItemKey
+"""An index, (epoch, index), or with the end of the augmentation."""
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
@@ -40,7 +51,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     `dataset[index]` is the item in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
     itself. The samplers of `detrkit.data.loader` use the second form, because worker processes hold copies of the
-    dataset that `set_epoch` does not reach.
+    dataset that `set_epoch` does not reach; `ItemKey` also says whether the augmentation has ended.
 
     Crowd regions are left out of the targets, as in the reference DETR. An image that can no longer be decoded (it was
     readable when the data set was checked) does not stop an epoch: it gives a warning and a gray image without objects.
@@ -52,7 +63,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         seed: seed of the augmentation.
         with_masks: targets get `masks`, none of them empty; the mask of an object without a segmentation is its box.
         augment: augmentation before the transform; None: none.
-        augmented_epochs: number of epochs after which only `augment.plain()` is applied; None: never.
         cache: cache of the decoded images of the split, in their order; None: images are decoded for every item.
 
     Attributes:
@@ -74,14 +84,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         seed: int = 0,
         with_masks: bool = False,
         augment: Augment | None = None,
-        augmented_epochs: int | None = None,
         cache: ImageCache | None = None,
     ) -> None:
         self.transform = transform
         self.seed = seed
         self.with_masks = with_masks
         self.augment = augment or Augment()
-        self.augmented_epochs = augmented_epochs
         self.cache = cache
         self.value_range = split.value_range
         self._needs_masks = with_masks or self.augment.copy_paste > 0
@@ -116,15 +124,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
         """The image, uint8 [3, h, w], and its target with every field of `Target`."""
-        epoch, index = (self.epoch, key) if isinstance(key, int) else key
+        epoch, index, no_aug = ItemKey(self.epoch, key) if isinstance(key, int) else ItemKey(*key)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         row, image, objects = self._load(index)
         original_size = image.shape[-2], image.shape[-1]
         rng = random.Random(f"{self.seed} {epoch} {index}")
-        transform, augment = self.transform, self.augment
-        if self.augmented_epochs is not None and epoch >= self.augmented_epochs:
-            augment = augment.plain()
+        transform, augment = self.transform, self.augment.plain() if no_aug else self.augment
         if augment != Augment():
             image, objects, transform = augment(image, objects, transform, lambda: self._another(rng), rng)
         if not self.with_masks:

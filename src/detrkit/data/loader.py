@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import DetectionDataset, ItemKey
 from detrkit.structures import Batch, Target
 
 _WINDOW = 32
@@ -52,8 +52,8 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     return Batch(images, padding_mask, [target for _, target in samples])
 
 
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Samples batches of (epoch, index) for training.
+class EpochBatchSampler(Sampler[list[ItemKey]]):
+    """Samples batches of keys of items for training.
 
     Each epoch shuffles all n images by (seed, epoch) and cuts them into global batches of world_size x batch_size, of
     which each rank takes its share; an incomplete last batch is dropped, as in the reference DETR. If there are fewer
@@ -75,6 +75,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     Attributes:
         epoch: epoch of the next pass.
         start_batch: first batch of the next pass, from 0.
+        no_aug_from: epoch and batch from which items have no mosaic and its like; None: all have. It may be set during
+            a pass, and then counts for batches that are not sampled yet.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.passes = -(-min_batches // max(1, n // (batch_size * world_size)))
         self.epoch = 0
         self.start_batch = 0
+        self.no_aug_from: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next passes and their first batch, from 0."""
@@ -107,9 +110,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         """Number of batches of a whole epoch, wherever the next pass starts."""
         return self.passes * max(1, self.n // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[ItemKey]]:
         # Not a generator, so that the epoch is read when the pass begins, and not at its first batch.
-        return iter([[(self.epoch, int(i)) for i in batch] for batch in self._batches()[self.start_batch :]])
+        return self._keys(self.epoch, self.start_batch, self._batches())
+
+    def _keys(self, epoch: int, start: int, batches: list[np.ndarray[Any, Any]]) -> Iterator[list[ItemKey]]:
+        for number, batch in enumerate(batches[start:], start):
+            no_aug = self.no_aug_from is not None and (epoch, number) >= self.no_aug_from
+            yield [ItemKey(epoch, int(i), no_aug) for i in batch]
 
     def _batches(self) -> list[np.ndarray[Any, Any]]:
         """Indices of this rank for the whole epoch, one array per batch."""
@@ -190,6 +198,20 @@ class EpochLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next passes and their first batch, from 0."""
         self.batch_sampler.set_epoch(epoch, start_batch)
+
+    @property
+    def no_aug_from(self) -> tuple[int, int] | None:
+        """See `EpochBatchSampler`."""
+        return self.batch_sampler.no_aug_from
+
+    @no_aug_from.setter
+    def no_aug_from(self, position: tuple[int, int] | None) -> None:
+        self.batch_sampler.no_aug_from = position
+
+    @property
+    def batches_ahead(self) -> int:
+        """Largest number of batches that are sampled beyond the last one that was returned."""
+        return self.num_workers * (self.prefetch_factor or 0)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return self._timed(super().__iter__())

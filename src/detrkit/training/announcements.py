@@ -20,6 +20,7 @@ from detrkit.training.monitor import called
 from detrkit.training.setup import Data, Processes
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 from detrkit.training.state import Row
+from detrkit.training.threads import busy_note
 
 RECIPES = {
     "classic": "classic, with the settings of the reference DETR; --recipe fast converges on little data",
@@ -66,8 +67,9 @@ def announce(
     """
     total, trainable = sum(p.numel() for p in setup.model.parameters()), count_trainable(setup.model)
     times = f" x {processes.world_size}" if processes.world_size > 1 else ""
+    busy = busy_note() if processes.accelerator == "cpu" and config.num_threads == "auto" else ""
     lines = {
-        "Device": f"{_device_name(processes.accelerator)}{times}, precision {config.precision}",
+        "Device": f"{_device_name(processes.accelerator)}{times}, precision {config.precision}{busy}",
         "Data": "\n".join(data.summary).replace("\n", "\n" + 10 * " "),
         "Cache": cache,
         **reasons,
@@ -77,8 +79,12 @@ def announce(
         "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
         f"{' as fit' if config.batch_size == 'max' else ''}{times}",
+        "Time": f"at most {config.max_minutes:g} minutes, the last evaluation included; if the {config.epochs} epochs "
+        "do not fit, the schedule is compressed",
         "Folder": str(run_dir),
     }
+    if not config.max_minutes:
+        del lines["Time"]
     if source not in ("", "auto"):
         inside = f", batch {begin[1] + 1}" if begin[1] else ""
         lines["Resume"] = f"{source}, at epoch {begin[0] + 1}{inside}"
@@ -117,9 +123,11 @@ def print_result(
         if name == "SIGUSR1" and requeue_slurm_job():
             console.print("Slurm has queued this job again.")
     elif trainer.end_reason == "out_of_time" and unfinished:
+        assert trainer.budget
+        epochs = state.epoch + state.batch / trainer.budget.train_batches
         console.print(
-            f"Stopped at the limit of {schedule.max_minutes:g} minutes, in epoch "
-            f"{state.history[-1]['epoch']:.0f} of {schedule.epochs}. Raise the limit to train longer."
+            f"{epochs:.1f} of {schedule.epochs} epochs fit into the {trainer.budget.minutes:g} minutes; the schedule "
+            "was compressed to them. Raise --max_minutes to train longer."
         )
     elif trainer.end_reason == "patience" and unfinished:
         console.print(

@@ -131,6 +131,10 @@ class ResumePoint:
     """Metric and validation images by which the best checkpoint was chosen, see `TrainingState`."""
     seconds: float
     """Time of the run so far, in seconds."""
+    max_minutes: float
+    """Limit of time of the run; 0: none."""
+    time_share: float
+    """Share of the time for training that is used, under this limit."""
     groups: tuple[int, ...]
     """Number of parameters in each group of the optimizer."""
 
@@ -152,6 +156,8 @@ class ResumePoint:
             evaluations_without_improvement=progress["evaluations_without_improvement"],
             monitored=progress["monitored"],
             seconds=progress["seconds"],
+            max_minutes=progress["max_minutes"],
+            time_share=progress["time_share"],
             groups=tuple(len(group["params"]) for group in checkpoint["optimizer"]["param_groups"]),
         )
 
@@ -187,7 +193,8 @@ class ResumePoint:
                 f"{monitored['monitor']} has not improved for {self.evaluations_without_improvement} evaluations; "
                 "raise --patience to train more"
             )
-        if 0 < 60 * max_minutes <= self.seconds:
+        used = self.time_share >= 1 and max_minutes == self.max_minutes
+        if max_minutes and (used or 60 * max_minutes <= self.seconds):
             return f"its {max_minutes:g} minutes are used up; raise --max_minutes to train more"
         return ""
 

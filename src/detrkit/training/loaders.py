@@ -47,7 +47,6 @@ def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_
         seed=config.seed,
         with_masks=config.masks,
         augment=augment,
-        augmented_epochs=config.epochs - config.no_aug_epochs,
         cache=train_cache,
     )
     plain = eval_transform(image_size, square_resize=square_resize)

@@ -2,7 +2,8 @@
 
 Everything random in a step is drawn from (seed, epoch, batch, rank), and the learning rates are a function of the
 position in the run. So a step depends on the weights and its position, never on how the process got there, and a run
-that was killed continues bit for bit.
+that was killed continues bit for bit. With a limit of time, the share of the time that is used is part of the position:
+rank 0 reads it from its clock once per step, and the checkpoint keeps it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from detrkit.training.optim import LRSchedule
 from detrkit.training.reporters import Reporter
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss, SharedSums, StepReport, seed_of
+from detrkit.training.time_budget import TimeBudget
 
-FLAGS = ("stop", "save", "out_of_time")
+FLAGS = ("stop", "save")
 
 
 class Validate(Protocol):
@@ -70,6 +72,7 @@ class Trainer:
         clip_max_norm: largest norm of the gradient; 0: no clipping.
         seed: seed of the run, from which the random numbers of each step are derived.
         ema: moving average of the weights, or None.
+        budget: limit of the time of the run, or None.
         reporters: objects that show and record the run; none on other ranks than 0.
 
     Attributes:
@@ -95,6 +98,7 @@ class Trainer:
         clip_max_norm: float,
         seed: int,
         ema: Ema | None = None,
+        budget: TimeBudget | None = None,
         reporters: Sequence[Reporter] = (),
     ) -> None:
         self.fabric, self.model = fabric, loss.model
@@ -102,6 +106,7 @@ class Trainer:
         self.lr_schedule, self.loader, self.validate = lr_schedule, loader, validate
         self.state, self.schedule, self.run_dir, self.metadata = state, schedule, run_dir, metadata
         self.clip_max_norm, self.seed, self.ema, self.reporters = clip_max_norm, seed, ema, reporters
+        self.budget = budget
         self.flags = dict.fromkeys(FLAGS, False)
         self.synced_flags = dict.fromkeys(FLAGS, False)
         self.end_reason: Literal["signal", "out_of_time", "patience"] | None = None
@@ -120,6 +125,7 @@ class Trainer:
     def train_epoch(self) -> None:
         """Train on the batches that are left of the current epoch, then evaluate it if due, and save."""
         self.loader.set_epoch(self.state.epoch, self.state.batch)
+        self.loader.no_aug_from = self.no_aug_from()
         for batch in self.loader:
             stepped = self.train_step(batch)
             if stepped:
@@ -149,7 +155,7 @@ class Trainer:
 
         with self.fabric.no_backward_sync(self.loss, enabled=not last_of_step):
             losses = self.loss(batch)
-            sums = SharedSums(losses, self.flags)
+            sums = SharedSums(losses, self.flags, self.read_time_share())
             self.fabric.backward(losses.total / self.schedule.accumulate_grad_batches)
         norm = self.clip_gradients() if last_of_step else None
         report = sums.read(norm, batch, position)
@@ -164,18 +170,21 @@ class Trainer:
         state.batch += 1
         state.add_losses(report.losses)
         self.synced_flags = report.flags
+        state.time_share = max(state.time_share, report.time_share)
+        if self.budget:
+            self.end_augmentation_if_due()
         self._report(lambda reporter: reporter.step_finished(state, report))
         return last_of_step
 
     def update_end_reason(self) -> None:
-        """Set `end_reason` if a signal or `max_minutes` ends the run here, on all ranks."""
+        """Set `end_reason` if a signal or the time ends the run here, on all ranks."""
         if self.synced_flags["stop"]:
             self.end_reason = "signal"
-        elif self.synced_flags["out_of_time"]:
+        elif self.state.time_share >= 1:
             self.end_reason = "out_of_time"
 
     def end_epoch(self) -> None:
-        """Add the row of an epoch that is finished, or cut off by `max_minutes`, and move on to the next."""
+        """Add the row of an epoch that is finished, or ended by the time, and move on to the next."""
         state, finished = self.state, self.state.batch == len(self.loader)
         if self.end_reason == "signal" and not finished:
             return
@@ -183,8 +192,8 @@ class Trainer:
         state.add_row(lr=lr, lr_backbone=lr_backbone, loader_share=self.loader.waiting_share)
         if finished:
             state.next_epoch()
-        due = state.epoch == self.schedule.epochs or state.epoch % self.schedule.eval_every == 0
-        state.evaluation_due = due or self.end_reason == "out_of_time"
+        last = state.epoch == self.schedule.epochs or self.end_reason == "out_of_time"
+        state.evaluation_due = last or (state.epoch % self.schedule.eval_every == 0 and self.has_time_to_evaluate())
 
     def evaluate_and_save(self) -> None:
         """Evaluate the epoch of the last row if due, save, and report the row; after a signal, only save."""
@@ -203,6 +212,7 @@ class Trainer:
         """
         if self.end_reason == "signal" or not self.state.evaluation_due:
             return False
+        begun = self.state.seconds
         with self.ema.applied(self.model) if self.ema else nullcontext():
             validation = self.validate(
                 should_stop=lambda: self.flags["stop"],
@@ -211,7 +221,7 @@ class Trainer:
         if validation is None:
             self.end_reason = "signal"
             return False
-        is_best = self.state.add_evaluation(validation.row)
+        is_best = self.state.add_evaluation(validation.row, self.state.seconds - begun)
         if is_best:
             self.best = validation
         if 0 < self.schedule.patience <= self.state.evaluations_without_improvement and not self.end_reason:
@@ -227,13 +237,14 @@ class Trainer:
         epoch, every = self.state.epoch, self.schedule.checkpoint_every
         keep = self.state.batch == 0 and every and epoch % every == 0
         names = [*[BEST] * best, *[f"epoch_{epoch:04d}.ckpt"] * bool(keep), LAST]
-        checkpoint = self.state_dict()
+        checkpoint, begun = self.state_dict(), self.state.seconds
         if self.fabric.is_global_zero:
             first, *others = (self.run_dir / name for name in names)
             write_checkpoint(checkpoint, first)
             for other in others:  # last.ckpt is the last: a kill in between repeats what came before
                 link(first, other)
         self.fabric.barrier()
+        self.state.save_seconds = self.state.seconds - begun
         self._saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,11 +269,13 @@ class Trainer:
         if checkpoint["scaler"]:
             self.fabric.strategy.precision.load_state_dict(checkpoint["scaler"])
         self.state.load_state_dict(checkpoint["progress"])
+        if self.budget and not self.state.time_share:  # of another limit, or of none
+            self.state.time_share = self.budget.share(self.state, checkpoint["progress"]["seconds"])
 
     def set_rates_and_seed(self, index: int) -> None:
         """Set the learning rates of the next step, and the seed of its random numbers (dropout)."""
         epoch, step = self.state.epoch, self.state.step
-        rates = self.lr_schedule.rates(epoch, index / len(self.loader), step)
+        rates = self.lr_schedule.rates(epoch, index / len(self.loader), step, self.state.time_share)
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         seed = seed_of(self.seed, epoch, index, self.fabric.global_rank)
@@ -274,7 +287,33 @@ class Trainer:
     def set_time_flags(self) -> None:
         """Set the flags that depend on the clock of this rank; the step shares them with the other ranks."""
         self.flags["save"] = time.monotonic() - self._saved > 60 * self.schedule.save_minutes
-        self.flags["out_of_time"] = 0 < 60 * self.schedule.max_minutes <= self.state.seconds
+
+    def read_time_share(self) -> float:
+        """Share of the time for training that is used, by the clock; 0 without a limit, and on ranks other than 0."""
+        if not self.budget or not self.fabric.is_global_zero:
+            return 0.0
+        return self.budget.share(self.state, self.state.seconds)
+
+    def has_time_to_evaluate(self) -> bool:
+        """Whether the time allows an evaluation before the last one, as rank 0 has it."""
+        if not self.budget:
+            return True
+        return self.fabric.broadcast(self.budget.allows_evaluation(self.state, self.state.seconds))
+
+    def no_aug_from(self) -> tuple[int, int]:
+        """Epoch and batch from which images are loaded without mosaic and its like."""
+        planned = (self.schedule.epochs - self.schedule.no_aug_epochs, 0)
+        return min(planned, self.state.no_aug_from or planned)
+
+    def end_augmentation_if_due(self) -> None:
+        """Load images without mosaic and its like from now on, if the share of the time has it so.
+
+        Batches that loading processes may have begun stay as they are, so that it does not matter how far these are.
+        """
+        due = self.state.time_share >= 1 - self.schedule.no_aug_epochs / self.schedule.epochs
+        if due and self.state.no_aug_from is None:
+            self.state.no_aug_from = (self.state.epoch, self.state.batch + self.loader.batches_ahead)
+            self.loader.no_aug_from = self.no_aug_from()
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradient by its norm over all parameters, as the reference DETR does; the norm before."""

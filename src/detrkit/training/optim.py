@@ -92,7 +92,8 @@ MAX_WARMUP_FRACTION = 0.1
 class LRSchedule:
     """Learning rates of the groups, a pure function of the position in a run.
 
-    Nothing of it is kept in checkpoints: a resumed run computes the same rates, and new rates take effect.
+    Nothing of it is kept in checkpoints: a resumed run computes the same rates, and new rates take effect. A run with a
+    limit of time is as far as its share of the steps or its share of the time, whichever is larger.
     """
 
     base: tuple[float, ...]
@@ -105,26 +106,27 @@ class LRSchedule:
     warmup_steps: int
     """Optimizer steps of linear warm-up, at most `MAX_WARMUP_FRACTION` of the run; 0: none."""
 
-    def factor(self, epoch: int, fraction: float, step: int) -> float:
+    def factor(self, epoch: int, fraction: float, step: int, time_share: float = 0.0) -> float:
         """Factor of the base rates, in 0..1.
 
         Args:
             epoch: epochs finished.
             fraction: share of the current epoch that is done, 0..1.
             step: optimizer steps taken in all.
+            time_share: share of the time for training that is used; 0 without a limit.
         """
-        done = min(1.0, (epoch + fraction) / self.epochs)
+        done = min(1.0, max((epoch + fraction) / self.epochs, time_share))
         warmup = min(1.0, max((step + 1) / self.warmup_steps, done / MAX_WARMUP_FRACTION)) if self.warmup_steps else 1.0
         if self.kind == "cosine":
             return warmup * _half_cosine(done)
         if self.kind == "flat_cosine":
             falling = max(0.0, done - FLAT_FRACTION) / (1 - FLAT_FRACTION)
             return warmup * (FINAL_FACTOR + (1 - FINAL_FACTOR) * _half_cosine(falling))
-        return warmup * 0.1 ** (epoch // self.lr_drop)
+        return warmup * 0.1 ** (max(epoch, int(time_share * self.epochs)) // self.lr_drop)
 
-    def rates(self, epoch: int, fraction: float, step: int) -> list[float]:
+    def rates(self, epoch: int, fraction: float, step: int, time_share: float = 0.0) -> list[float]:
         """Learning rate of each group; see `factor`."""
-        factor = self.factor(epoch, fraction, step)
+        factor = self.factor(epoch, fraction, step, time_share)
         return [lr * factor for lr in self.base]
 
 

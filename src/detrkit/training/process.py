@@ -50,6 +50,7 @@ from detrkit.training.setup import Data, Processes
 from detrkit.training.signals import StopSignals
 from detrkit.training.state import RunSchedule, TrainingState
 from detrkit.training.step import DetectionLoss
+from detrkit.training.time_budget import TimeBudget
 
 
 class TrainingProcess:
@@ -100,7 +101,7 @@ class TrainingProcess:
         """
         fabric = self.start_processes()
         datasets = make_datasets(self.config, self.data, self.setup.model, self.image_size)
-        state = TrainingState(self.monitored, start_epoch)  # starts the clock of the run
+        state = TrainingState(self.monitored, start_epoch, self.config.max_minutes)  # starts the clock of the run
         if fabric.is_global_zero:
             self.prepare_folder()
             self.announce_run(start_epoch, reasons, datasets)
@@ -205,6 +206,9 @@ class TrainingProcess:
         """Assemble the training loop."""
         config, model, optimizer = self.config, self.setup.model, self.optimizer
         train_batches, val_batches = make_loaders(config, datasets, batch_size, fabric)
+        budget = None
+        if config.max_minutes:
+            budget = TimeBudget(config.max_minutes, config.epochs, len(train_batches), len(val_batches))
         return Trainer(
             fabric,
             DetectionLoss(model, self.setup.criterion, compiled=config.compile, square_resize=config.square_resize),
@@ -224,16 +228,17 @@ class TrainingProcess:
                 eval_every=config.eval_every,
                 checkpoint_every=config.checkpoint_every,
                 save_minutes=config.save_minutes,
-                max_minutes=config.max_minutes,
                 patience=config.patience,
                 accumulate_grad_batches=config.accumulate_grad_batches,
+                no_aug_epochs=config.no_aug_epochs,
             ),
             run_dir=self.run_dir,
             metadata=metadata,
             clip_max_norm=config.clip_max_norm,
             seed=config.seed,
             ema=Ema(config.ema, model) if config.ema else None,
-            reporters=self.make_reporters() if fabric.is_global_zero else [],
+            budget=budget,
+            reporters=self.make_reporters(budget) if fabric.is_global_zero else [],
         )
 
     def make_validate(self, fabric: Fabric, batches: DataLoader[Batch]) -> Validate:
@@ -261,12 +266,12 @@ class TrainingProcess:
 
         return validate
 
-    def make_reporters(self) -> list[Reporter]:
+    def make_reporters(self, budget: TimeBudget | None) -> list[Reporter]:
         """Make the reporters of rank 0: progress bar, metrics.csv, loggers and, if asked for, log.txt."""
         progress = RunProgress(
             self.progress_console,
             epochs=self.config.epochs,
-            max_minutes=self.config.max_minutes,
+            budget=budget,
             spent=self.resume_point.seconds if self.resume_point else 0.0,
             monitor=self.monitored["monitor"],
         )

@@ -11,26 +11,35 @@ from detrkit.training.monitor import LOSS, called
 from detrkit.training.reporters import Reporter
 from detrkit.training.state import Row, TrainingState
 from detrkit.training.step import StepReport
+from detrkit.training.time_budget import TimeBudget
+
+FORECAST_STEPS = 30
+"""Steps after which the epochs that fit into the limit of time are foretold, ..."""
+FORECAST_SHARE = 0.05
+"""... or the share of the limit, if that is over sooner."""
 
 
 class RunProgress(Reporter):
     """Progress over the whole run, not only the epoch.
 
-    The time left is extrapolated from the steps of this process, evaluations included, and never more than what
-    `max_minutes` leaves.
+    The time left is extrapolated from the steps of this process, evaluations included, and never more than what the
+    limit leaves. With a limit, a line says early how many epochs are going to fit into it.
 
     Args:
         console: console to print to.
         epochs: number of epochs of the whole run.
-        max_minutes: time limit of the whole run in minutes; 0: none.
+        budget: limit of the time of the run, or None.
         spent: seconds that earlier processes of the run took.
         monitor: name of the monitored metric, which is shown beside the usual ones.
     """
 
-    def __init__(self, console: TextConsole, *, epochs: int, max_minutes: float, spent: float, monitor: str) -> None:
-        self.console, self.epochs, self.monitor = console, epochs, monitor
-        self._limit = 60 * max_minutes - spent if max_minutes else float("inf")
-        self._begun = time.monotonic()
+    def __init__(
+        self, console: TextConsole, *, epochs: int, budget: TimeBudget | None, spent: float, monitor: str
+    ) -> None:
+        self.console, self.epochs, self.budget, self.monitor = console, epochs, budget, monitor
+        self._limit = budget.seconds - spent if budget else float("inf")
+        self._begun = self._second_step = time.monotonic()
+        self._forecast_due = budget is not None
         self._first = self._done = self._total = 0
         self._ap = ""
         self._bar: Progress | None = None
@@ -48,6 +57,8 @@ class RunProgress(Reporter):
     def step_finished(self, state: TrainingState, report: StepReport) -> None:
         """Move one batch further."""
         self._done += 1
+        if self._forecast_due:
+            self._forecast(state)
         loss = report.losses["loss"]
         self._note(f"loss {loss:.3f}  {self._ap}  {self.left()} left", self._title(state.epoch))
 
@@ -84,6 +95,18 @@ class RunProgress(Reporter):
             return "?"
         minutes, rest = divmod(round(left), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+    def _forecast(self, state: TrainingState) -> None:
+        """Print how many epochs are going to fit into the limit, once enough steps are timed."""
+        assert self.budget
+        steps, now = self._done - self._first, time.monotonic()
+        if steps == 1:  # the first step also allocates memory and chooses kernels
+            self._second_step = now
+        if steps < FORECAST_STEPS and (steps < 3 or now - self._begun < FORECAST_SHARE * self._limit):
+            return
+        self._forecast_due = False
+        step = (now - self._second_step) / (steps - 1)
+        self.console.print(self.budget.forecast(state, state.seconds, step))
 
     def _title(self, epoch: int) -> str:
         return f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}"

@@ -23,9 +23,10 @@ class RunSchedule:
     eval_every: int = 1
     checkpoint_every: int = 0
     save_minutes: float = 10.0
-    max_minutes: float = 0.0
     patience: int = 0
     accumulate_grad_batches: int = 1
+    no_aug_epochs: int = 0
+    """Epochs at the end without mosaic and its like, as a part of `epochs`."""
 
 
 class TrainingState:
@@ -35,6 +36,7 @@ class TrainingState:
         monitored: name of the metric by which the best checkpoint is chosen, under "monitor" (see `training.monitor`),
             and fingerprint of the validation images, under "val". Best values compare only if both are equal.
         epoch: finished epochs.
+        max_minutes: limit of time of the run; 0: none. A `time_share` compares only under the same limit.
 
     Attributes:
         epoch: finished epochs.
@@ -47,10 +49,17 @@ class TrainingState:
         best_epoch: epoch of the best value, from 1; 0 before the first evaluation.
         evaluations_without_improvement: evaluations since the monitored metric last improved.
         evaluation_due: whether the last row of `history` still has to be evaluated.
+        time_share: share of the time for training that is used, 0..1 or a little more; it never falls. All ranks have
+            that of rank 0, as of the last step.
+        no_aug_from: epoch and batch from which images are loaded without mosaic and its like, where the time has it so;
+            None: as the epochs have it.
+        evaluations: number of evaluations.
+        evaluation_seconds: seconds that these took together.
+        save_seconds: seconds that the last checkpoint took.
     """
 
-    def __init__(self, monitored: Mapping[str, str], epoch: int = 0) -> None:
-        self.monitored = dict(monitored)
+    def __init__(self, monitored: Mapping[str, str], epoch: int = 0, max_minutes: float = 0.0) -> None:
+        self.monitored, self.max_minutes = dict(monitored), max_minutes
         self.epoch, self.batch, self.step = epoch, 0, 0
         self.loss_sums: dict[str, float] = {}
         self.batches_summed = 0
@@ -58,6 +67,9 @@ class TrainingState:
         self.best_value, self.best_epoch = worst(self.monitor), 0
         self.evaluations_without_improvement = 0
         self.evaluation_due = False
+        self.time_share = 0.0
+        self.no_aug_from: tuple[int, int] | None = None
+        self.evaluations, self.evaluation_seconds, self.save_seconds = 0, 0.0, 0.0
         self._seconds_before, self._begun = 0.0, time.monotonic()
 
     @property
@@ -99,8 +111,8 @@ class TrainingState:
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sums, self.batches_summed = {}, 0
 
-    def add_evaluation(self, metrics: Mapping[str, float]) -> bool:
-        """Write the metrics of an evaluation into the last row.
+    def add_evaluation(self, metrics: Mapping[str, float], seconds: float) -> bool:
+        """Write the metrics of an evaluation, which took `seconds`, into the last row.
 
         Returns:
             Whether this is the best evaluation so far; among equals the later one.
@@ -108,6 +120,7 @@ class TrainingState:
         row = self.history[-1]
         row.update({f"val/{name}": value for name, value in metrics.items()})
         self.evaluation_due = False
+        self.evaluations, self.evaluation_seconds = self.evaluations + 1, self.evaluation_seconds + seconds
         value = metrics[self.monitor]
         improved = better(value, self.best_value, self.monitor)
         self.evaluations_without_improvement = 0 if improved else self.evaluations_without_improvement + 1
@@ -130,18 +143,29 @@ class TrainingState:
             "best_epoch": self.best_epoch,
             "evaluations_without_improvement": self.evaluations_without_improvement,
             "evaluation_due": self.evaluation_due,
+            "max_minutes": self.max_minutes,
+            "time_share": self.time_share,
+            "no_aug_from": self.no_aug_from,
+            "evaluations": self.evaluations,
+            "evaluation_seconds": self.evaluation_seconds,
+            "save_seconds": self.save_seconds,
             "seconds": self.seconds,
         }
 
     def load_state_dict(self, progress: Mapping[str, Any]) -> None:
         """Continue where a checkpoint stands.
 
-        A best value of another metric or of other validation images is left out, since nothing compares with it.
+        A best value of another metric or of other validation images is left out, since nothing compares with it; so is
+        the share of another limit of time.
         """
         self.epoch, self.batch, self.step = progress["epoch"], progress["batch"], progress["step"]
         self.loss_sums, self.batches_summed = dict(progress["loss_sums"]), progress["batches_summed"]
         self.history = [dict(row) for row in progress["history"]]
         self.evaluation_due = progress["evaluation_due"]
+        self.evaluations, self.evaluation_seconds = progress["evaluations"], progress["evaluation_seconds"]
+        self.save_seconds = progress["save_seconds"]
+        if progress["max_minutes"] == self.max_minutes:
+            self.time_share, self.no_aug_from = progress["time_share"], progress["no_aug_from"]
         if progress["monitored"] == self.monitored:
             self.best_value, self.best_epoch = progress["best_value"], progress["best_epoch"]
             self.evaluations_without_improvement = progress["evaluations_without_improvement"]

@@ -96,6 +96,8 @@ class StepReport(NamedTuple):
     """Norm of the gradient before clipping; None for a batch whose gradient was only accumulated."""
     flags: dict[str, bool]
     """Flags by name; true if any rank had set the flag."""
+    time_share: float
+    """Share of the time for training that is used, by the clock of rank 0."""
 
 
 class SharedSums:
@@ -107,11 +109,13 @@ class SharedSums:
     Args:
         losses: losses of this rank's batch.
         flags: flags of this rank by name.
+        time_share: see `StepReport`; 0 on all ranks but rank 0.
     """
 
-    def __init__(self, losses: BatchLosses, flags: Mapping[str, bool]) -> None:
+    def __init__(self, losses: BatchLosses, flags: Mapping[str, bool], time_share: float) -> None:
         self._names, self._flags, self._loss = losses.names, tuple(flags), losses.values[:1]
-        given = torch.tensor([float(flag) for flag in flags.values()]).to(losses.values.device, non_blocking=True)
+        given = torch.tensor([time_share, *flags.values()], dtype=torch.float32)
+        given = given.to(losses.values.device, non_blocking=True)
         self._sums = torch.cat([(~torch.isfinite(self._loss)).float(), given, losses.values])
         if _world_size() > 1:
             dist.all_reduce(self._sums)
@@ -128,7 +132,7 @@ class SharedSums:
             NonFiniteLossError: on every rank, if the loss of any rank is NaN or infinite; the message names the images.
         """
         norm = self._loss.new_zeros(1) if grad_norm is None else grad_norm.detach().float()[None]
-        norm_value, loss, nonfinite, *sums = torch.cat([norm, self._loss, self._sums]).tolist()
+        norm_value, loss, nonfinite, time_share, *sums = torch.cat([norm, self._loss, self._sums]).tolist()
         if nonfinite:
             _refuse(loss, batch, place)
         count, world_size = len(self._flags), _world_size()
@@ -136,6 +140,7 @@ class SharedSums:
             {name: value / world_size for name, value in zip(self._names, sums[count:], strict=True)},
             None if grad_norm is None else norm_value,
             {name: value > 0 for name, value in zip(self._flags, sums[:count], strict=True)},
+            time_share,
         )
 
 

@@ -30,6 +30,7 @@ from detrkit.training.setup import (
     load_data,
     warn_of_crowds,
 )
+from detrkit.training.threads import resolve_num_threads, using_threads
 
 _MEASURED = re.compile(r"val/(mask_)?A[PR]|val/[PSR]Q")
 
@@ -112,6 +113,8 @@ def run_training(
                 make_console().print(f"Nothing is left to train in {resume_point.path}: {why}.")
             return TrainResult(run_dir, _summary(resume_point.metadata["metrics"]))
     config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=processes.accelerator == "cpu")
+    on_one_cpu = processes.accelerator == "cpu" and processes.world_size == 1
+    config, thread_reasons = resolve_num_threads(config, resume_point, measure=on_one_cpu)
     setup = build_training_model(config, data.categories, resume_point, from_reference_checkpoint=reference is not None)
     config = replace(setup.config, output_dir=str(run_dir))
     if on_rank_zero:
@@ -142,7 +145,8 @@ def run_training(
         monitored,
         classic_log=classic_log,
     )
-    trainer = process.run(start_epoch, reasons)
+    with using_threads(config.num_threads):
+        trainer = process.run(start_epoch, {**thread_reasons, **reasons})
     best = next((row for row in trainer.state.history if row["epoch"] == trainer.state.best_epoch), {})
     return TrainResult(trainer.run_dir, _summary(best), trainer.end_reason == "signal")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detrkit.config.train import TrainConfig
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import DetectionDataset, ItemKey
 from detrkit.data.loader import train_loader
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.transforms.augment import Augment, flip_vertical, iou_crop, jitter_color, zoom_out
@@ -207,9 +207,11 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def test_workers_batches_and_resuming_change_nothing(split: Split) -> None:
-    dataset = DetectionDataset(split, CATEGORIES, FLIP, seed=5, augment=ALL, augmented_epochs=2)
+    dataset = DetectionDataset(split, CATEGORIES, FLIP, seed=5, augment=ALL)
     alone, helped, resumed = (train_loader(dataset, batch_size=3, num_workers=n, seed=5) for n in (0, 2, 0))
-    for epoch in (1, 2):  # the last with all and the first of the plain ones
+    for loader in (alone, helped, resumed):
+        loader.no_aug_from = (2, 1)
+    for epoch in (1, 2):  # the last with all, and one whose second batch is the first of the plain ones
         for loader in (alone, helped):
             loader.set_epoch(epoch)
         batches = list(alone)
@@ -236,16 +238,16 @@ def test_depends_on_seed_epoch_and_index_alone(split: Split) -> None:
 
 def test_plain_epochs_are_those_without_the_extras(split: Split) -> None:
     augment = replace(ALL, vertical_flip=0.0)
-    dataset = DetectionDataset(split, CATEGORIES, FLIP, seed=1, augment=augment, augmented_epochs=4)
+    dataset = DetectionDataset(split, CATEGORIES, FLIP, seed=1, augment=augment)
     plain = DetectionDataset(split, CATEGORIES, FLIP, seed=1)
     for k in range(11):
-        assert torch.equal(dataset[4, k][0], plain[4, k][0])
-        assert torch.equal(dataset[9, k][1]["boxes"], plain[9, k][1]["boxes"])
+        assert torch.equal(dataset[ItemKey(4, k, no_aug=True)][0], plain[4, k][0])
+        assert torch.equal(dataset[ItemKey(9, k, no_aug=True)][1]["boxes"], plain[9, k][1]["boxes"])
     assert sum(dataset[3, k][0].shape == plain[3, k][0].shape for k in range(11)) < 8
-    turned = DetectionDataset(split, CATEGORIES, FLIP, seed=1, augment=Augment(vertical_flip=1), augmented_epochs=0)
+    turned = DetectionDataset(split, CATEGORIES, FLIP, seed=1, augment=Augment(vertical_flip=1))
     image = eval_transform(64)(torch.zeros(3, 40, 60, dtype=torch.uint8))[0]
     assert turned[0, 0][0].shape == image.shape
-    assert [t["boxes"][0, 1] > 0.5 for t in (plain[0, 1][1], turned[0, 1][1])] == [False, True]
+    assert [t["boxes"][0, 1] > 0.5 for t in (plain[0, 1][1], turned[ItemKey(0, 1, no_aug=True)][1])] == [False, True]
 
 
 def test_noise_seeds_belong_to_the_image_and_epoch(split: Split) -> None:
@@ -339,3 +341,23 @@ def test_chances_are_from_0_to_1(name: str) -> None:
         TrainConfig(**{name: 1.5})
     with pytest.raises(ConfigError, match=rf"{name} must be at least 0, found -0.1"):
         TrainConfig(**{name: -0.1})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_augmentation_may_end_in_the_middle_of_an_epoch(split: Split, workers: int) -> None:
+    """Batches that workers may have begun stay as they are, so that a resumed run has the same ones."""
+    dataset = DetectionDataset(split, CATEGORIES, FLIP, seed=5, augment=ALL)
+    running, resumed = (train_loader(dataset, batch_size=1, num_workers=n, seed=5) for n in (workers, 0))
+    assert running.batches_ahead == 2 * workers
+    batches = []
+    for number, batch in enumerate(running):
+        batches.append(batch)
+        if number == 1:
+            running.no_aug_from = (0, 2 + running.batches_ahead)
+    resumed.no_aug_from = (0, 2 + running.batches_ahead)
+    assert all(same(a, b) for a, b in zip(batches, resumed, strict=True))
+    assert len(batches) == 11
+    plain = DetectionDataset(split, CATEGORIES, FLIP, seed=5, augment=ALL.plain())
+    shared = [same(a, b) for a, b in zip(batches, train_loader(plain, batch_size=1, seed=5), strict=True)]
+    assert all(shared[2 + running.batches_ahead :])
+    assert not all(shared[: 2 + running.batches_ahead])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detrkit.data.dataset import Key
+from detrkit.data.dataset import ItemKey, Key
 from detrkit.data.synthetic.coco_folder import complete_folder, instance_rows, write_coco, write_image
 from detrkit.data.synthetic.contours import FAMILIES
 from detrkit.data.synthetic.scenes import Scene, draw_scene
@@ -59,7 +59,7 @@ class SceneDataset(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
         """The image, uint8 [3, S, S], and its target."""
-        epoch, index = (0, key) if isinstance(key, int) else key
+        epoch, index, _ = ItemKey(0, key) if isinstance(key, int) else ItemKey(*key)
         scene = self.draw(epoch, index)
         boxes = torch.from_numpy(scene.boxes).float()  # [n, 4], x1, y1, x2, y2
         corner, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
