@@ -68,7 +68,7 @@ class Reader:
             if block.info == "python" and not code.startswith("def forward"):  # which another test looks at
                 self.run_python(page, block, code, names)
             elif block.info in ("sh", "") and page.name not in PYTHON_ALONE:
-                for line in code.splitlines():
+                for line in code.replace("\\\n", " ").splitlines():
                     for words in commands_of(line):
                         self.run_command(page, words)
 
