@@ -52,11 +52,11 @@ def test_built_in_steps_are_compared_on_images_as_they_are(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"output": "x.xml"}, r"to end in \.onnx for --format onnx, found x\.xml; use --format openvino or another"),
+        ({"output": "x.xml"}, r"to end in \.onnx for format onnx, found x\.xml; use format openvino or another"),
         ({"output": "x.pth"}, r"found x\.pth; use detrkit convert, which writes \.pth files, or another name"),
         ({"output": "x.tflite"}, r"found x\.tflite; name a file with that ending"),
-        ({"output": "x", "format": "torch"}, r"to end in \.pt2 for --format torch, found x"),
-        ({"size": "50x90"}, "--size of at least 64 each way"),
+        ({"output": "x", "format": "torch"}, r"to end in \.pt2 for format torch, found x"),
+        ({"size": "50x90"}, "size of at least 64 each way"),
         ({"output": "folder.onnx"}, r"found a folder; name a file, such as folder\.onnx/best\.onnx"),
         ({"weights": "best.onnx"}, r"found the exported file best\.onnx; name the checkpoint or run folder"),
     ],

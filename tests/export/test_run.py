@@ -135,7 +135,7 @@ def _of(weights: Path) -> str:
         ({"size": "640"}, "HEIGHTxWIDTH"),
         ({"size": "0x640"}, "HEIGHTxWIDTH"),
         ({"builtin": True}, "64x107 loses nothing"),
-        ({"precision": "int8"}, "expected --data"),
+        ({"precision": "int8"}, "expected data for precision int8"),
         ({"precision": "int8", "format": "torch"}, "onnx or openvino"),
         ({"precision": "bf16"}, "openvino or torch"),
     ],

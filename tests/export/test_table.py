@@ -83,7 +83,7 @@ def test_formats_do_not_clash() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"format": "coreml"}, "expected a --format of onnx, openvino, torch, tensorrt, found 'coreml'"),
+        ({"format": "coreml"}, "format must be onnx, openvino, torch or tensorrt, found 'coreml'"),
         ({"precison": "fp16"}, "no setting 'precison'; did you mean 'precision'"),
         ({"format": "torch", "batch_size": 0}, "batch_size"),
     ],

@@ -78,8 +78,8 @@ def test_early_stopping_says_so_and_why(tiny, numbers, capsys):
 @pytest.mark.parametrize(
     ("monitor", "task", "words"),
     [
-        ("mask_AP", "detect", "masks are measured with --task instance or panoptic"),
-        ("PQ", "instance", "panoptic quality is measured with --task panoptic"),
+        ("mask_AP", "detect", "masks are measured with task instance or panoptic"),
+        ("PQ", "instance", "panoptic quality is measured with task panoptic"),
         (
             "ap50",
             "detect",

@@ -109,7 +109,7 @@ def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
     crowds = [str(warning.message) for warning in told if "queries can detect" in str(warning.message)]
     assert len(crowds) == 1
     assert crowds[0].startswith("4 images have more objects than the 2 queries can detect, ")
-    assert crowds[0].endswith("(3); raise --num_queries to detect them all")
+    assert crowds[0].endswith("(3); raise num_queries to detect them all")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_crowds(load_data(tiny()), 3)

@@ -32,8 +32,8 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tiny, monkeypatch, tmp_
     assert "loss became nan at step 6 (epoch 2, batch 2)" in message
     assert message.count(".png") == 2
     last = tmp_path / "run" / "last.ckpt"
-    assert f"the last good checkpoint is {last}; resume with --resume {last} and a lower learning rate" in message
-    assert "(--lr 0.0001, this recipe's, in place of 0.001)" in message
+    assert f"the last good checkpoint is {last}; resume with resume {last} and a lower learning rate" in message
+    assert "(lr 0.0001, this recipe's, in place of 0.001)" in message
     assert f"also check the data: detrkit check {tiny().data}" in message
     assert "no checkpoint" not in message
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)

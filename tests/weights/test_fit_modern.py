@@ -165,14 +165,14 @@ def test_the_number_of_selected_tokens_may_change() -> None:
 @pytest.mark.parametrize(
     ("args", "changes", "settings"),
     [
-        (RTDETR, {"nheads": 2}, "--nheads 4"),
-        (RTDETR, {"query_init": "mixed_selection"}, "--query_init topk_features"),
-        (RTDETR, {"feature_levels": "16,32"}, "--feature_levels 8,16,32"),
-        (RTDETR, {"box_refine": False}, "--box_refine"),
-        (DENSE, {"score_refine": False}, "--score_refine"),
-        (DENSE, {"two_stage_head": "encoder"}, "--two_stage_head dense"),
-        (POINTS, {"num_points": 2}, "--num_points 4"),
-        (SMALL, BASE, "trained with --backbone resnet18 --box_refine false --decoder full --feature_levels ''"),
+        (RTDETR, {"nheads": 2}, "nheads 4"),
+        (RTDETR, {"query_init": "mixed_selection"}, "query_init topk_features"),
+        (RTDETR, {"feature_levels": "16,32"}, "feature_levels 8,16,32"),
+        (RTDETR, {"box_refine": False}, "box_refine"),
+        (DENSE, {"score_refine": False}, "score_refine"),
+        (DENSE, {"two_stage_head": "encoder"}, "two_stage_head dense"),
+        (POINTS, {"num_points": 2}, "num_points 4"),
+        (SMALL, BASE, "trained with backbone resnet18 box_refine false decoder full feature_levels ''"),
     ],
 )
 def test_misfit_names_the_setting(args: dict[str, Any], changes: dict[str, Any], settings: str) -> None:

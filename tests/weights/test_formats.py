@@ -309,7 +309,7 @@ def test_foreign_weights_are_named(tmp_path: Path) -> None:
         if key.startswith("backbone.0.body.")
     }
     cases = [
-        (body, "a backbone alone; train from it with --backbone_weights"),
+        (body, "a backbone alone; train from it with backbone_weights"),
         (
             {"mask_head.lay1.weight": torch.ones(1), "detr.class_embed.weight": torch.ones(1)},
             "expected the weights of a DETR .* class_embed.weight",
