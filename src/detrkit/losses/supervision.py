@@ -117,7 +117,7 @@ class GivenRule(NamedTuple):
     num_layers: int
 
     def device_tensors(self) -> list[Tensor]:
-        """Nothing to compute."""
+        """No tensors: the pairs are known."""
         return []
 
     def pairs(self, host_arrays: Iterator[Array]) -> list[Pairs]:
