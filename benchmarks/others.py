@@ -79,7 +79,7 @@ def find_reference(target: BenchmarkTarget, folder: Path) -> Reference | str:
 def reference_forward(reference: Reference, model: DETR, images: Tensor, padding: Tensor) -> Callable[[], Any]:
     """The forward pass of `transformers` over the same batch, normalized beforehand."""
     other = reference.model.to(images.device).eval()
-    inputs = {"pixel_values": model.backbone.normalize(images, padding), "pixel_mask": (~padding).long()}
+    inputs = {"pixel_values": model.normalize(images, padding), "pixel_mask": (~padding).long()}
 
     @torch.no_grad()
     def run() -> Any:
@@ -107,7 +107,7 @@ def reference_step(reference: Reference, model: DETR, batch: Batch, device: torc
     """A training step with the model and the losses of `transformers`, whose forward pass computes the losses too."""
     other: Any = copy.deepcopy(reference.model).to(device).train()
     other.config.auxiliary_loss = True  # the losses of all decoder layers, as ours
-    images = model.backbone.normalize(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
+    images = model.normalize(batch.images.cpu(), batch.padding_mask.cpu()).to(device)
     inputs = {"pixel_values": images, "pixel_mask": (~batch.padding_mask).long()}
     labels = [{"class_labels": target["labels"], "boxes": target["boxes"]} for target in batch.targets]
     optimizer = build_optimizer(other, lr=1e-6, lr_backbone=1e-6, weight_decay=1e-4, fused=False)
