@@ -26,6 +26,8 @@ from detrkit.errors import ConfigError
         ({"backbone": "nano"}, "found imagenet, but no weights are published under that name"),
         ({"backbone": "timm:x", "backbone_norm": "group"}, "group, which is for ResNets only"),
         ({"model": "detrkit_x"}, "model must be detrkit_n, .*found 'detrkit_x'"),
+        ({"value_range": "dark"}, "expected value_range auto or LOW,HIGH"),
+        ({"val_fraction": 1.0}, "val_fraction must be below 1, found 1"),
         ({"data_format": "tfrecord"}, "data_format must be auto, coco, .*found 'tfrecord'"),
         ({"box_format": "corners"}, "box_format must be auto, xywh, .*found 'corners'"),
     ],
@@ -46,6 +48,8 @@ def test_names_of_other_commands_are_checked_too() -> None:
         ExportConfig(weights="w", format="foo")
     with pytest.raises(ConfigError, match=r"model must be detrkit_n, .*found 'foo'"):
         BenchConfig(model="foo")
+    with pytest.raises(ConfigError, match="size: expected HEIGHTxWIDTH in pixels, such as 640x640, found '640'"):
+        ExportConfig(weights="w", size="640")
 
 
 def test_help_has_every_name_of_every_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
-from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, ParsedBy, PositiveInt, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class DetectorChoice(ArchitectureChoice):
     """Shorter side of the images in pixels; 0: as in training."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to run on; auto: a GPU if there is one."""
-    value_range: str = "auto"
+    value_range: Annotated[str, ParsedBy("detrkit.ops.value_range:ValueRange.parse", "auto")] = "auto"
     """Pixel values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: those of the training data."""
 
@@ -186,7 +186,7 @@ class ExportConfig(QuietChoice, ArchitectureChoice, DataChoice):
     """File to write; empty: beside the weights, with the ending of the format."""
     image_size: NonNegativeInt = 0
     """Shorter side in pixels to which images are resized; 0: as in training."""
-    size: str = ""
+    size: Annotated[str, ParsedBy("detrkit.exporting.writing:parse_size", "")] = ""
     """Fix the input size of the graph to HEIGHTxWIDTH in pixels; smaller images are padded to it; empty: any size."""
     fixed_batch: NonNegativeInt = 0
     """Fix the number of images per batch of the graph; 0: any number."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict, cast
 
-from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, StoredAs
+from annotated_types import Ge, Lt
+
+from detrkit.config.fields import (
+    Fraction,
+    NamesOf,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ParsedBy,
+    PositiveInt,
+    Settings,
+    StoredAs,
+)
 
 
 class DatasetKwargs(TypedDict):
@@ -94,9 +105,9 @@ class DataConfig(DataChoice):
     task: Literal["detect", "instance", "panoptic"] = "detect"
     """detect: boxes; instance: boxes and masks; panoptic: boxes and masks of things and stuff, so that every pixel of
     an image belongs to a segment."""
-    val_fraction: Fraction = 0.2
+    val_fraction: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Fraction of the images held out for validation if the data set has no validation split, 0..1."""
-    value_range: str = "auto"
+    value_range: Annotated[str, ParsedBy("detrkit.ops.value_range:ValueRange.parse", "auto")] = "auto"
     """Pixel values that become black and white in images of more than 8 bits: LOW,HIGH, such as 0,4095 (with an equals
     sign where LOW is negative: --value_range=-40,120); auto: measured on the training images."""
     image_size: PositiveInt | Literal["auto"] = 800

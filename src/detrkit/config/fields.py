@@ -17,6 +17,7 @@ from importlib import import_module
 from itertools import chain
 from math import inf
 from numbers import Integral, Real
+from operator import attrgetter
 from os import PathLike, fspath
 from pathlib import Path
 from types import NoneType, UnionType
@@ -66,7 +67,7 @@ class NamesOf:
 
     def names(self) -> list[str]:
         """All values."""
-        table = import_table(self.table)
+        table = import_object(self.table)
         names = list(table if isinstance(table, Mapping) else chain.from_iterable(map(_names_of_row, table)))
         others = [other for other in self.others if other not in names]
         return [*others, *names, *([f"{self.prefix}NAME"] if self.prefix else [])]
@@ -81,6 +82,25 @@ class NamesOf:
             check_named(setting, value, self.names())
 
 
+@dataclass(frozen=True)
+class ParsedBy:
+    """A marker of text fields: a function parses the text, and raises ConfigError for a text that is no value."""
+
+    function: str
+    """`module:NAME` of the function, which is imported when a value is checked."""
+    default: str
+    """Text that needs no check."""
+
+    def check(self, setting: str, value: str) -> None:
+        """Refuse a text that is no value; `setting` is named by the function.
+
+        Raises:
+            ConfigError: the function refuses the text.
+        """
+        if value != self.default:
+            import_object(self.function)(value)
+
+
 def with_names(text: str, hint: Any) -> str:
     """Complete a help text by the names of its `NamesOf` table, unless the text has them all."""
     for marker in markers_of(hint):
@@ -91,10 +111,10 @@ def with_names(text: str, hint: Any) -> str:
     return text
 
 
-def import_table(path: str) -> Any:
-    """The object `NAME` of a module, by the path `module:NAME`."""
+def import_object(path: str) -> Any:
+    """Import an object by the path `module:NAME` or `module:CLASS.NAME`."""
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    return attrgetter(name)(import_module(module))
 
 
 def _names_of_row(row: Any) -> tuple[str, ...]:
@@ -198,7 +218,7 @@ def _check(name: str, value: object, hint: Any) -> None:
     if not any(_is_of(value, part) for part in parts):
         raise ConfigError(f"{name} must be {describe_type(hint)}, found {value!r}")
     for marker in markers_of(hint):
-        if isinstance(marker, NamesOf):
+        if isinstance(marker, NamesOf | ParsedBy):
             marker.check(name, str(value))
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         return

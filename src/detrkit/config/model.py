@@ -20,7 +20,7 @@ from detrkit.config.fields import (
     PositiveInt,
     Settings,
     StoredAs,
-    import_table,
+    import_object,
 )
 from detrkit.errors import ConfigError
 
@@ -178,12 +178,14 @@ def _has_levels_that_double(config: ModelConfig) -> bool:
 
 def has_dilation(backbone: str) -> bool:
     """Whether a backbone can be dilated; assumed of timm's models, since only timm knows."""
-    return backbone.startswith("timm:") or any(backbone in row.names and row.dilated for row in import_table(BACKBONES))
+    return backbone.startswith("timm:") or any(
+        backbone in row.names and row.dilated for row in import_object(BACKBONES)
+    )
 
 
 def has_published_weights(backbone: str) -> bool:
     """Whether ImageNet weights of a backbone are published; assumed of timm's models, since only timm knows."""
-    rows = import_table(BACKBONES)
+    rows = import_object(BACKBONES)
     return backbone.startswith("timm:") or any(backbone in row.names and row.published for row in rows)
 
 
