@@ -149,7 +149,7 @@ def test_a_resumed_run_keeps_the_range_of_its_checkpoint(thermal: Path, tmp_path
     train(config)
     again = replace(config, value_range="auto", resume="auto", epochs=2)
     with pytest.warns(
-        UserWarning, match=r"0\.\.2000 is mapped to 0\.\.255, since .*last\.ckpt was trained so; 0\.\.4095"
+        UserWarning, match=r"0\.\.2000 is mapped to 0\.\.255, as when .*last\.ckpt was trained; 0\.\.4095"
     ):
         train(again)
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["detrkit"]["preprocessing"]["value_range"] == [
@@ -167,7 +167,7 @@ def test_a_model_that_knows_no_range_says_once_what_it_does(run: Path, thermal: 
     with pytest.warns(UserWarning, match="no value range is known") as said:
         found = detector.predict(thermal / "images")
     assert len(found) == 6
-    assert [str(each.message) for each in said] == [UNKNOWN_RANGE]
+    assert [each.message.message for each in said] == [UNKNOWN_RANGE]
     values = np.asarray(Image.open(thermal / "images" / "val1.png"))
     assert np.array_equal(detector.read(values)[0].numpy(), np.rint(values / 257))
 

@@ -178,9 +178,8 @@ def _has_levels_that_double(config: ModelConfig) -> bool:
 
 def has_dilation(backbone: str) -> bool:
     """Whether a backbone can be dilated; assumed of timm's models, since only timm knows."""
-    return backbone.startswith("timm:") or any(
-        backbone in row.names and row.dilated for row in import_object(BACKBONES)
-    )
+    rows = import_object(BACKBONES)
+    return backbone.startswith("timm:") or any(backbone in row.names and row.dilated for row in rows)
 
 
 def has_published_weights(backbone: str) -> bool:

@@ -354,7 +354,7 @@ class Detector:
     def _warn_once(self, sentence: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(sentence, stacklevel=2)
+            warnings.warn(DetrkitWarning(sentence), stacklevel=2)
 
     def _sample(self, pixels: Tensor) -> tuple[Tensor, Target]:
         if pixels.dtype != torch.uint8:
