@@ -138,9 +138,9 @@ def save(model_type: str, folder: Path, **changes: Any) -> Any:
     for name, value in changes.items():
         setattr(config, name, value)
     model = getattr(transformers, MODEL_TYPES[model_type].architecture)(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("weight") and parameter.ndim == 2 and "embed" in name:
-            parameter.data += 0.2 * torch.randn_like(parameter)
+    for parameter in model.parameters():  # weights that keep activations near 1, so that all of them matter
+        if parameter.ndim > 1 and parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
     model.save_pretrained(folder)
     normalized = MODEL_TYPES[model_type].normalized
     processor = {"do_normalize": normalized, "size": {"height": SIZE, "width": SIZE}}

@@ -30,7 +30,9 @@ def convert(config: ConvertConfig) -> None:
     check_output(config)
     weights = load_weights(config.weights, dilation=config.dilation, nheads=config.nheads)
     output = Path(config.output)
-    if output.suffix.lower() == ".pth":
+    if weights.of_transformers:
+        _write_transformers(weights, output)
+    elif output.suffix.lower() == ".pth":
         write_reference_checkpoint(weights, output)
     else:
         write_huggingface(weights, output)
@@ -38,6 +40,23 @@ def convert(config: ConvertConfig) -> None:
     for note in weights.messages:
         console.print(f"note: {note}")
     console.print(f"wrote {len(weights.state_dict)} tensors, {len(weights.categories)} classes to {output}")
+
+
+def _write_transformers(weights: Weights, output: Path) -> None:
+    """Write a model of transformers, which has no other format.
+
+    Raises:
+        ConfigError: the output is a file of the reference DETR.
+        MissingExtraError: transformers is not installed.
+    """
+    from detrkit.models.hf.to_folder import write_transformers
+
+    if output.suffix.lower() == ".pth":
+        raise ConfigError(
+            f"expected a folder to write {weights.source} to, a model of transformers that the reference DETR does not "
+            f"have, found {output}; leave the ending .pth out"
+        )
+    write_transformers(weights, output)
 
 
 def check_output(config: ConvertConfig) -> None:

@@ -38,7 +38,12 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
                 f"expected --size {own[0]}x{own[1]} or none for a model that takes squares, found {config.size}; "
                 "--image_size changes that"
             )
-        size = own if size or config.builtin else None
+        size = own if size or config.builtin or not model.exports_any_size else None
+    elif size is None and not model.exports_any_size:
+        raise ConfigError(
+            f"expected --size for this model, whose graph is for images of one size, found none; --size "
+            f"{detector.image_size}x{detector.transform.longest} holds all images that are wider than high"
+        )
     if config.builtin and model.makes_masks:
         raise ConfigError(
             "expected a model of boxes alone for --builtin, found one with masks, which have no place in its outputs; "

@@ -37,6 +37,8 @@ class DetectionModel(nn.Module, ABC):
     """Plain data from which `Weights.build_model` rebuilds the model; empty if its parts were put together by hand."""
     backbone_prefix = "backbone.0."
     """Prefix of the names of the feature extractor's parameters."""
+    exports_any_size = True
+    """Whether one graph serves images of any size; else a graph is for a single size."""
     has_idle_parts = False
     """Whether some trainable parameters may be without a gradient in some steps."""
 

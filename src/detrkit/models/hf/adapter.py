@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +46,7 @@ class TransformersDETR(DetectionModel):
         self.model_type = MODEL_TYPES[network.config.model_type]
         self.sigmoid, self.model_args = self.model_type.sigmoid, {}
         self._mean, self._std = mean, std
+        self.exports_any_size = self.model_type.exports_any_size
         self.multiple = self.model_type.multiple(network.config)
         network.loss_function = LossInputs(network.loss_function)
         for name, module in self.named_modules(remove_duplicate=False):
@@ -68,7 +72,7 @@ class TransformersDETR(DetectionModel):
         scale = None if self.model_type.heeds_padding else valid_share(padding_mask)  # [B, 4]
         with_losses = not last_only and not torch.compiler.is_exporting()
         labels = self._labels(images, targets if self.training else None, scale) if with_losses else None
-        out = self.network(pixel_values=images, pixel_mask=(~padding_mask).long(), labels=labels)
+        out = self._run_network(images, padding_mask, labels)
         matching = self._matching
         boxes = out.pred_boxes[:, matching].float()  # [B, Q, 4]
         return Output(
@@ -78,6 +82,24 @@ class TransformersDETR(DetectionModel):
             sigmoid=self.sigmoid,
             loss_inputs=self._loss_inputs(out, scale) if with_losses else {},
         )
+
+    def _run_network(self, images: Tensor, padding_mask: Tensor, labels: list[dict[str, Tensor]] | None) -> Any:
+        """The output of transformers.
+
+        Raises:
+            ConfigError: the images have fewer tokens than the model has queries, which are chosen among them.
+        """
+        try:
+            with traceable(type(self.network).__module__):
+                return self.network(pixel_values=images, pixel_mask=(~padding_mask).long(), labels=labels)
+        except RuntimeError as problem:
+            if "index k out of range" not in str(problem):
+                raise
+            raise ConfigError(
+                f"expected images with a token for each of the {self.num_queries} queries of this "
+                f"{self.model_type.name}, found images of {images.shape[-2]} x {images.shape[-1]} pixels; use a larger "
+                "--image_size, or train with a lower --num_queries"
+            ) from problem
 
     def _labels(
         self, images: Tensor, targets: Sequence[Target] | None, scale: Tensor | None
@@ -181,6 +203,33 @@ class LossInputs:
         """Return the arguments without ground truth, device and config."""
         kept = dict(zip(self.names, args, strict=False)) | kwargs
         return None, {name: value for name, value in kept.items() if name not in ("labels", "device", "config")}, None
+
+
+@contextmanager
+def traceable(module: str) -> Iterator[None]:
+    """Let code of transformers be traced into a graph, while that is done.
+
+    `len` of a tensor becomes a size that may vary, where the built-in one fixes the batch size; checks of shapes, which
+    other runtimes do not have, are off.
+
+    Args:
+        module: name of the Python module of the network.
+    """
+    names, switch = vars(sys.modules[module]), "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    if not torch.compiler.is_exporting() or "len" in names:
+        yield
+        return
+    before = os.environ.get(switch, "0")
+    names["len"], os.environ[switch] = _length, "1"
+    try:
+        yield
+    finally:
+        del names["len"]
+        os.environ[switch] = before
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
 
 
 def valid_share(padding_mask: Tensor) -> Tensor:

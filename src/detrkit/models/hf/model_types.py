@@ -22,6 +22,8 @@ class ModelType:
     (Group DETR), or matching alone."""
     multiple: Callable[[Any], int]
     """From its config: sides of images must be multiples of this many pixels."""
+    exports_any_size: bool = False
+    """Whether one traced graph serves images of any size."""
     heeds_padding: bool = True
     """Whether boxes are relative to the image without padding; else padding is part of the image."""
     sigmoid: bool = True
@@ -51,21 +53,33 @@ def _any_size(config: Any) -> int:
     return 1
 
 
+_HYBRID: dict[str, Any] = {
+    "loss": "denoising",
+    "multiple": _of_strides,
+    "heeds_padding": False,
+    "square": 640,
+    "normalized": False,
+}
+"""RT-DETR and its successors."""
+
+_SET: dict[str, Any] = {"loss": "set", "multiple": _any_size}
+"""DETR and its direct variants."""
+
 MODEL_TYPES: dict[str, ModelType] = {
     each.model_type: each
     for each in (
-        ModelType("D-FINE", "d_fine", "DFineForObjectDetection", "denoising", _of_strides, False, True, 640, False),
-        ModelType("DEIMv2", "deimv2", "Deimv2ForObjectDetection", "denoising", _of_strides, False, True, 640, False),
-        ModelType("RT-DETR", "rt_detr", "RTDetrForObjectDetection", "denoising", _of_strides, False, True, 640, False),
-        ModelType(
-            "RT-DETRv2", "rt_detr_v2", "RTDetrV2ForObjectDetection", "denoising", _of_strides, False, True, 640, False
-        ),
+        ModelType("D-FINE", "d_fine", "DFineForObjectDetection", **_HYBRID),
+        ModelType("DEIMv2", "deimv2", "Deimv2ForObjectDetection", **_HYBRID),
+        ModelType("RT-DETR", "rt_detr", "RTDetrForObjectDetection", **_HYBRID),
+        ModelType("RT-DETRv2", "rt_detr_v2", "RTDetrV2ForObjectDetection", **_HYBRID),
         ModelType("RF-DETR", "rf_detr", "RfDetrForObjectDetection", "groups", _of_windows, square=560),
         ModelType("LW-DETR", "lw_detr", "LwDetrForObjectDetection", "groups", _of_windows, square=640),
-        ModelType("Deformable DETR", "deformable_detr", "DeformableDetrForObjectDetection", "set", _any_size),
-        ModelType("Conditional DETR", "conditional_detr", "ConditionalDetrForObjectDetection", "set", _any_size),
-        ModelType("DAB-DETR", "dab-detr", "DabDetrForObjectDetection", "set", _any_size),
-        ModelType("DETR", "detr", "DetrForObjectDetection", "set", _any_size, sigmoid=False),
+        ModelType("Deformable DETR", "deformable_detr", "DeformableDetrForObjectDetection", **_SET),
+        ModelType(
+            "Conditional DETR", "conditional_detr", "ConditionalDetrForObjectDetection", exports_any_size=True, **_SET
+        ),
+        ModelType("DAB-DETR", "dab-detr", "DabDetrForObjectDetection", exports_any_size=True, **_SET),
+        ModelType("DETR", "detr", "DetrForObjectDetection", exports_any_size=True, sigmoid=False, **_SET),
     )
 }
 """`model_type` of config.json -> the type of model."""

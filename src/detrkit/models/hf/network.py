@@ -79,7 +79,7 @@ def config_of(plain: Mapping[str, Any], source: str) -> Any:
     except ImportError as problem:
         raise missing_package(source, problem) from problem
     except Exception as problem:  # validation raises errors of many kinds
-        line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        line = (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
         raise WeightsError(
             f"expected the settings of a {name} in {source}, found others ({line}); download its config.json again"
         ) from problem
