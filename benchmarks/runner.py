@@ -221,7 +221,7 @@ def make_jobs(
         try:
             peer_recipe(job) if job.base in PEERS else detrkit_config(job)
         except DetrkitError as error:
-            raise ConfigError(f"{job.name}: {error}") from None
+            raise ConfigError(f"{job.name}: {error.message}") from None
         jobs.append(job)
     return jobs
 
