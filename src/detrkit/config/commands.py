@@ -259,7 +259,7 @@ class DemoConfig(QuietChoice):
     difficulty: Fraction = 0.2
     """Difficulty of the images, 0..1; higher: smaller and fainter defects."""
     minutes: NonNegativeFloat | None = None
-    """Minutes to train; default: 2.5 for boxes, 5 with masks."""
+    """Minutes to train; default: 1.5 for boxes, 5 with masks."""
     threshold: Fraction = 0.5
     """Lowest score of the predictions to draw, 0..1."""
     seed: NonNegativeInt = 0
@@ -268,7 +268,7 @@ class DemoConfig(QuietChoice):
     @property
     def max_minutes(self) -> float:
         """Training time in minutes, with the default of the task."""
-        return self.minutes if self.minutes is not None else 2.5 if self.task == "detect" else 5.0
+        return self.minutes if self.minutes is not None else 1.5 if self.task == "detect" else 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
