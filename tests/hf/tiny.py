@@ -141,6 +141,13 @@ def save(model_type: str, folder: Path, **changes: Any) -> Any:
     for parameter in model.parameters():  # weights that keep activations near 1, so that all of them matter
         if parameter.ndim > 1 and parameter.requires_grad:
             parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:  # statistics of the images below, for the same reason
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(pixel_values=torch.rand(4, 3, SIZE, SIZE))
+    for norm in norms:
+        norm.momentum = 0.1
     model.save_pretrained(folder)
     normalized = MODEL_TYPES[model_type].normalized
     processor = {"do_normalize": normalized, "size": {"height": SIZE, "width": SIZE}}

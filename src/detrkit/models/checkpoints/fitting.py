@@ -86,6 +86,11 @@ def fit_weights(model: DetectionModel, weights: Weights, categories: Categories)
         raise ValueError(f"expected a model for {len(categories)} classes, found {model.num_classes}")
     if not isinstance(model, DETR):
         return _fit_transformers(model, weights, categories)
+    if weights.of_transformers:
+        raise WeightsError(
+            f"expected weights of detrkit's own architectures, found a model of transformers in {weights.source}; "
+            f"detrkit train --weights {weights.source} trains it"
+        )
     own, loaded = without_prefix(model.state_dict()), dict(weights.state_dict)
     sources = _match(weights.categories, categories)
     for key in own.keys() & loaded.keys():
