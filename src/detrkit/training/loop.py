@@ -308,7 +308,8 @@ class Trainer:
     def end_augmentation_if_due(self) -> None:
         """Load images without mosaic and its like from now on, if the share of the time has it so.
 
-        Batches that loading processes may have begun stay as they are, so that it does not matter how far these are.
+        Batches that loading processes may have begun stay as they are, so that it does not matter how far these are;
+        only with a limit of time does a step depend on the number of these processes.
         """
         due = self.state.time_share >= 1 - self.schedule.no_aug_epochs / self.schedule.epochs
         if due and self.state.no_aug_from is None:
