@@ -28,14 +28,14 @@ def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
     sizes = torch.tensor([[120, 160], [90, 100]])
     ours = postprocess(out, sizes, processed_sizes=processed, threshold=0.5, top_k=0)
     theirs = plain.detections(out, processed, sizes, 0.5)
-    for found, row in zip(ours, theirs, strict=True):
-        assert len(found) == 20
-        torch.testing.assert_close(found.scores, row["scores"])
-        assert torch.equal(found.class_ids, row["labels"])
-        torch.testing.assert_close(found.xyxy, row["boxes"])
-        assert found.masks is not None
-        assert (found.masks == row["masks"]).float().mean() > 0.999  # at borders rounding decides
-        assert 0.01 < found.masks.float().mean() < 0.5
+    for actual, row in zip(ours, theirs, strict=True):
+        assert len(actual) == 20
+        torch.testing.assert_close(actual.scores, row["scores"])
+        assert torch.equal(actual.class_ids, row["labels"])
+        torch.testing.assert_close(actual.xyxy, row["boxes"])
+        assert actual.masks is not None
+        assert (actual.masks == row["masks"]).float().mean() > 0.999  # at borders rounding decides
+        assert 0.01 < actual.masks.float().mean() < 0.5
     things = [k % 2 == 0 for k in range(91)]
     ours_maps, their_maps = (
         panoptic(out, processed, sizes, things, 0.5),
@@ -47,10 +47,10 @@ def test_detections_and_panoptic_maps(model: str, tmp_path: Path) -> None:
 
 
 def test_coco_metrics() -> None:
-    gt, found = random_detections(12, 4)
-    assert (len(gt["annotations"]), len(found)) == (12 * 7, 12 * 100)
-    ours = compute_coco_metrics(gt, found).metrics
-    theirs = plain.official_coco_metrics(gt, found, "faster_coco_eval")
+    gt, actual = random_detections(12, 4)
+    assert (len(gt["annotations"]), len(actual)) == (12 * 7, 12 * 100)
+    ours = compute_coco_metrics(gt, actual).metrics
+    theirs = plain.official_coco_metrics(gt, actual, "faster_coco_eval")
     np.testing.assert_allclose([ours[name] for name in COCO_NAMES], theirs, atol=1e-6)
     assert 0.05 < ours["AP"] < 0.95
 
@@ -64,7 +64,7 @@ def test_images_are_like_those_of_coco_and_the_same_each_time(tmp_path: Path) ->
         assert 50_000 < image.path.stat().st_size < 400_000
         assert read_image(image.path).shape == (3, HEIGHT, WIDTH)
         assert len(image.objects) == OBJECTS
-        assert {found.category_id for found in image.objects} <= {3, 7}
+        assert {obj.category_id for obj in image.objects} <= {3, 7}
 
 
 def test_the_pil_recipe_makes_images_for_the_model(tmp_path: Path) -> None:

@@ -55,10 +55,10 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 def variants(content: dict[str, Any]) -> dict[str, list[str]]:
     """Part and thing -> the variants that were measured."""
-    found: dict[str, list[str]] = {}
+    actual: dict[str, list[str]] = {}
     for row in content["rows"]:
-        found.setdefault(f"{row['part']}, {row['what']}", []).append(row["variant"])
-    return found
+        actual.setdefault(f"{row['part']}, {row['what']}", []).append(row["variant"])
+    return actual
 
 
 def write_weights(path: Path, classes: int = 3, **changes: Any) -> Path:
@@ -78,9 +78,9 @@ def write_weights(path: Path, classes: int = 3, **changes: Any) -> Path:
 
 def test_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
     content = bench(*NANO)
-    found = variants(content)
+    actual = variants(content)
     both = ["plain", "fast"]
-    assert found == {
+    assert actual == {
         "inference, model": both,
         "inference, from files": both,
         "training, step": both,
@@ -155,10 +155,10 @@ def test_the_script_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--image_size=64", "--seconds=0", "--images=2", "--evaluation_images=4"]
     others.main([*small, f"--weights={weights}"])
     rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines()[2:]]
-    found = {work: [name for other, name in rows if other == work] for work, _ in rows}
-    if "pycocotools" in found["| evaluation, COCO metrics"]:
-        found["| evaluation, COCO metrics"].remove("pycocotools")
-    assert found == {
+    actual = {work: [name for other, name in rows if other == work] for work, _ in rows}
+    if "pycocotools" in actual["| evaluation, COCO metrics"]:
+        actual["| evaluation, COCO metrics"].remove("pycocotools")
+    assert actual == {
         "| inference, model": ["plain", "fast", "transformers"],
         "| inference, from files": ["plain", "fast", "transformers"],
         "| training, step": ["plain", "fast", "transformers"],

@@ -15,13 +15,13 @@ from detrkit.commands import bench as run
 
 def rows(model: float, ends: float, step: float, memory: int) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Rows that the runs might have measured."""
-    found = {}
+    actual = {}
     for name in ("inference-1", "inference-32"):
-        found[name, "model", "fast"] = {"ratio": model, "images_per_second": 100.0}
-        found[name, "from files", "fast"] = {"ratio": 1.0, "images_per_second": ends}
-    found["training-16", "step", "fast"] = {"ratio": step, "memory_bytes": memory}
-    found["training-16", "step", "plain"] = {"ratio": 1.0, "memory_bytes": 100}
-    return found
+        actual[name, "model", "fast"] = {"ratio": model, "images_per_second": 100.0}
+        actual[name, "from files", "fast"] = {"ratio": 1.0, "images_per_second": ends}
+    actual["training-16", "step", "fast"] = {"ratio": step, "memory_bytes": memory}
+    actual["training-16", "step", "plain"] = {"ratio": 1.0, "memory_bytes": 100}
+    return actual
 
 
 def test_targets_are_compared_with_measurements() -> None:

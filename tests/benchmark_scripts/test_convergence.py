@@ -231,17 +231,20 @@ def test_peers_get_boxes_in_their_own_form() -> None:
     assert first["boxes"].tolist() == [pytest.approx([20, 9, 30, 21])]
     assert (first["labels"].tolist(), second["labels"].tolist()) == ([2], [1])
     assert [tuple(image.shape) for image in inputs["images"]] == [(3, 30, 50), (3, 40, 40)]
-    found = vision.detect(batch)[0]
-    assert found.xyxy.tolist() == [pytest.approx([40, 18, 60, 42])]
-    assert found.class_ids.tolist() == [1]
+    actual = vision.detect(batch)[0]
+    assert actual.xyxy.tolist() == [pytest.approx([40, 18, 60, 42])]
+    assert actual.class_ids.tolist() == [1]
 
     other = peers.RTDetrPeer(Listener())
     assert other.loss(batch) == 3.0
     assert tuple(inputs["pixel_values"].shape) == (2, 3, 64, 64)
     assert inputs["labels"][0]["boxes"].tolist() == [pytest.approx([25 / 64, 15 / 64, 10 / 64, 12 / 64])]
-    found = other.detect(batch)[0]
-    assert found.xyxy[0].tolist() == pytest.approx([40, 18, 60, 42])
-    assert (found.class_ids[0].item(), found.scores[0].item()) == (1, pytest.approx(torch.tensor(2.0).sigmoid().item()))
+    actual = other.detect(batch)[0]
+    assert actual.xyxy[0].tolist() == pytest.approx([40, 18, 60, 42])
+    assert (actual.class_ids[0].item(), actual.scores[0].item()) == (
+        1,
+        pytest.approx(torch.tensor(2.0).sigmoid().item()),
+    )
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
@@ -263,9 +266,9 @@ def test_a_peer_can_overfit_an_image(name: str) -> None:
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
     with torch.no_grad():
-        found = peer.eval().detect(batch)
-    assert len(found) == 2
-    for one in found:
+        actual = peer.eval().detect(batch)
+    assert len(actual) == 2
+    for one in actual:
         assert len(one) <= peers.MOST_DETECTIONS
         assert set(one.class_ids.tolist()) <= {0, 1}
         if name != "rtdetr":  # whose boxes may reach out of the image

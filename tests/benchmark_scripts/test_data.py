@@ -32,8 +32,8 @@ def test_every_step_on_the_way_gives_the_same_batch(tmp_path: Path) -> None:
     _, floats, *others = variants.loads.values()
     batch = variants.load(variants.detrkit, 1, 0)
     for load in [*others, *others[-1:]]:  # the last one again, from its cache
-        found = load(1, 0)
-        images = found[0] if isinstance(found, tuple) else found.images
+        actual = load(1, 0)
+        images = actual[0] if isinstance(actual, tuple) else actual.images
         assert torch.equal(images, batch.images)
     images, padding, _ = floats(1, 0)
     assert torch.equal(padding, batch.padding_mask)

@@ -132,7 +132,7 @@ def test_help_of_a_verb_is_quick_and_free_of_torch() -> None:
     assert time.perf_counter() - start < 10  # 0.5 s on a machine with nothing else to do
 
 
-def test_every_type_can_be_told_in_words() -> None:
+def test_every_type_has_a_name_in_words() -> None:
     from detrkit.config.fields import describe_type
 
     for command in COMMANDS.values():

@@ -55,8 +55,10 @@ def test_every_function_of_a_model_is_in_the_table() -> None:
 
 def test_a_model_says_nothing_of_how_long_or_on_what_it_is_trained() -> None:
     for name, model in MODELS.items():
-        said = model().keys() - ({"lr"} if name == "detrkit_n" else set())  # so small that it stands a rate of its own
-        assert not said & {"epochs", "lr", "lr_backbone", "batch_size", "image_size", "ema", "data"}, name
+        output = model().keys() - (
+            {"lr"} if name == "detrkit_n" else set()
+        )  # so small that it stands a rate of its own
+        assert not output & {"epochs", "lr", "lr_backbone", "batch_size", "image_size", "ema", "data"}, name
 
 
 # --- what goes over what ---------------------------------------------------------------------------------------------
@@ -85,11 +87,11 @@ def test_train_defaults_to_fast_and_python_to_classic() -> None:
 
 
 def test_a_model_goes_over_the_recipe() -> None:
-    found = settings("--model", "dino_r50")
-    assert found == TrainConfig.from_recipe("fast", model="dino_r50")
-    assert (found.num_queries, found.lr_linear_proj_mult, found.encoder) == (900, 0.1, "deformable")
-    assert (found.lr, found.epochs) == (recipes.fast()["lr"], recipes.fast()["epochs"])
-    assert found.dense_head == "none"  # nothing is left of the recipe's own model
+    actual = settings("--model", "dino_r50")
+    assert actual == TrainConfig.from_recipe("fast", model="dino_r50")
+    assert (actual.num_queries, actual.lr_linear_proj_mult, actual.encoder) == (900, 0.1, "deformable")
+    assert (actual.lr, actual.epochs) == (recipes.fast()["lr"], recipes.fast()["epochs"])
+    assert actual.dense_head == "none"  # nothing is left of the recipe's own model
     published = settings("--model=dino_r50", "--recipe=classic")
     assert (published.lr, published.epochs, published.num_queries) == (1e-4, 300, 900)
     assert settings("--model", "").query_init == "learned"
@@ -97,15 +99,15 @@ def test_a_model_goes_over_the_recipe() -> None:
 
 
 def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_reference_detr() -> None:
-    found = settings("--lr", "1e-4", "--num_queries=100", "--query_init", "learned", "--ema", "0", "--norm_decay")
-    assert (found.lr, found.num_queries, found.query_init, found.ema, found.norm_decay) == (
+    actual = settings("--lr", "1e-4", "--num_queries=100", "--query_init", "learned", "--ema", "0", "--norm_decay")
+    assert (actual.lr, actual.num_queries, actual.query_init, actual.ema, actual.norm_decay) == (
         1e-4,
         100,
         "learned",
         0,
         True,
     )
-    assert found == TrainConfig.from_recipe(
+    assert actual == TrainConfig.from_recipe(
         "fast", lr=1e-4, num_queries=100, query_init="learned", ema=0.0, norm_decay=True
     )
     assert settings("--lr", "1e-4", "--recipe", "fast").lr == 1e-4  # whatever comes first
@@ -114,8 +116,8 @@ def test_a_flag_goes_over_all_even_where_it_says_the_default_of_the_reference_de
 def test_a_file_goes_between_flags_and_models(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 300\nnum_queries: 100\nmodel: dino_r50\n")
-    found = settings("--config", path)
-    assert found == TrainConfig.from_recipe("fast", model="dino_r50", epochs=300, num_queries=100)
+    actual = settings("--config", path)
+    assert actual == TrainConfig.from_recipe("fast", model="dino_r50", epochs=300, num_queries=100)
     assert settings("--config", path, "--epochs", "7").epochs == 7
     assert settings("--config", path, "--recipe", "classic") == TrainConfig.from_recipe(
         "classic", model="dino_r50", num_queries=100
@@ -145,23 +147,23 @@ def test_a_recipe_beside_a_whole_file_is_no_quiet_nothing(tmp_path: Path, flag: 
 
 def test_a_run_that_goes_on_takes_no_other_recipe(tmp_path: Path, detrkit: Command) -> None:
     (tmp_path / "config.yaml").write_text(TrainConfig.from_recipe("fast", data="d").to_yaml())
-    said = detrkit("train", "--resume", "auto", "--output_dir", str(tmp_path), "--recipe", "classic").sentence
-    assert "a resumed run keeps its own settings, so --recipe classic would change nothing; leave it out" in said
+    output = detrkit("train", "--resume", "auto", "--output_dir", str(tmp_path), "--recipe", "classic").sentence
+    assert "a resumed run keeps its own settings, so --recipe classic would change nothing; leave it out" in output
 
 
 def test_weights_bring_their_own_model_and_low_rates() -> None:
-    found = settings("--weights", "detr_resnet50")
-    assert found == TrainConfig.from_recipe("fast", weights="detr_resnet50")
-    assert (found.model, found.encoder, found.denoising) == ("", "full", "none")
-    assert found.lr < settings().lr
+    actual = settings("--weights", "detr_resnet50")
+    assert actual == TrainConfig.from_recipe("fast", weights="detr_resnet50")
+    assert (actual.model, actual.encoder, actual.denoising) == ("", "full", "none")
+    assert actual.lr < settings().lr
     assert settings("--weights", "w", "--model", "rtdetr_r18").denoising == "contrastive"
     assert settings("--weights", "w", "--recipe", "classic") == TrainConfig(weights="w")
 
 
 def test_in_python() -> None:
-    found = TrainConfig.from_recipe("fast", data="d", model="detr_resnet101", epochs=3)
-    assert (found.data, found.model, found.backbone, found.epochs) == ("d", "detr_resnet101", "resnet101", 3)
-    assert found.lr_schedule == "flat_cosine"
+    actual = TrainConfig.from_recipe("fast", data="d", model="detr_resnet101", epochs=3)
+    assert (actual.data, actual.model, actual.backbone, actual.epochs) == ("d", "detr_resnet101", "resnet101", 3)
+    assert actual.lr_schedule == "flat_cosine"
     with pytest.raises(ConfigError, match="no setting 'epoch'; did you mean 'epochs'"):
         TrainConfig.from_recipe("fast", epoch=3)
     assert default_settings({}) == {"recipe": "classic", "model": ""}

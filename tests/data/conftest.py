@@ -22,7 +22,9 @@ CATEGORIES = Categories((3, 7, 20), ("bolt", "nut", "washer"))
 SHAPES = ((40, 60), (60, 40), (48, 48))
 
 
-def found(number: int, category_id: int, box: tuple[float, float, float, float], **fields: object) -> ObjectRecord:
+def make_object(
+    number: int, category_id: int, box: tuple[float, float, float, float], **fields: object
+) -> ObjectRecord:
     values = {"area": None, "crowd": False, "segmentation": None, "where": f"annotations[{number}]", **fields}
     return ObjectRecord(id=number, category_id=category_id, box=box, **values)  # type: ignore[arg-type]
 
@@ -37,7 +39,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
         height, width = SHAPES[k % 3]
         path = folder / f"{k}.png"
         assert cv2.imwrite(str(path), rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        objects = [found(10 * k + j, CATEGORIES.ids[j], (4 * j, 5, 4 * j + 20, 25 + j)) for j in range(k % 4)]
+        objects = [make_object(10 * k + j, CATEGORIES.ids[j], (4 * j, 5, 4 * j + 20, 25 + j)) for j in range(k % 4)]
         images.append(ImageRecord(100 + 3 * k, Path(path), path.name, height, width, objects))
     return Split("train", images, CATEGORIES, str(folder))
 
@@ -101,7 +103,7 @@ def counts(report: CheckReport) -> dict[str, int]:
 
 
 def boxes(report: CheckReport, split: str = "train") -> list[tuple[float, ...]]:
-    return [found.box for image in report.splits[split].images for found in image.objects]
+    return [obj.box for image in report.splits[split].images for obj in image.objects]
 
 
 def sizes(raw: RawDataset) -> dict[str, tuple[int, int]]:

@@ -83,6 +83,6 @@ def test_images_without_objects() -> None:
 
 def test_crowd_regions_are_no_objects() -> None:
     split = split_of(20, size=(300, 400), sides=[100.0], objects=50)
-    for found in split.images[0].objects[1:]:
-        found.crowd = True
+    for obj in split.images[0].objects[1:]:
+        obj.crowd = True
     assert suggest_settings(split).num_queries == 20

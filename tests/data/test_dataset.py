@@ -15,7 +15,7 @@ from detrkit.data.transforms.resize_crop import eval_transform, train_transform
 from detrkit.errors import DataError
 from detrkit.ops.masks import encode_rle
 from detrkit.structures import Categories
-from tests.data.conftest import CATEGORIES, found
+from tests.data.conftest import CATEGORIES, make_object
 
 EVAL = eval_transform(48)
 TRAIN = train_transform("detr", 64)
@@ -80,9 +80,9 @@ def test_classes_meet_by_name(split: Split) -> None:
 def test_crowds_are_not_trained_on_and_boxes_are_clipped(split: Split) -> None:
     cut = with_objects(
         split,
-        found(1, 3, (10, 10, 30, 30), crowd=True),
-        found(2, 7, (-0.4, 10, 24, 48.4)),
-        found(3, 20, (48.1, 5, 48.3, 20)),
+        make_object(1, 3, (10, 10, 30, 30), crowd=True),
+        make_object(2, 7, (-0.4, 10, 24, 48.4)),
+        make_object(3, 20, (48.1, 5, 48.3, 20)),
     )
     _, target = DetectionDataset(cut, CATEGORIES, EVAL)[0]
     assert target["labels"].tolist() == [1]
@@ -98,12 +98,12 @@ def test_masks_from_polygons_run_lengths_and_boxes(split: Split) -> None:
     counts = np.diff(np.concatenate([[0], changes, [len(columns)]])).tolist()
     box = (5, 10, 30, 20)
     objects = [
-        found(1, 3, box, segmentation=rle),
-        found(2, 3, box, segmentation={**rle, "counts": rle["counts"].encode()}),
-        found(3, 3, box, segmentation={"size": [48, 48], "counts": counts}),
-        found(4, 3, box, segmentation=[[5, 10, 30, 10, 30, 20, 5, 20]]),
-        found(5, 3, box, segmentation=None),
-        found(6, 3, box, segmentation=[]),
+        make_object(1, 3, box, segmentation=rle),
+        make_object(2, 3, box, segmentation={**rle, "counts": rle["counts"].encode()}),
+        make_object(3, 3, box, segmentation={"size": [48, 48], "counts": counts}),
+        make_object(4, 3, box, segmentation=[[5, 10, 30, 10, 30, 20, 5, 20]]),
+        make_object(5, 3, box, segmentation=None),
+        make_object(6, 3, box, segmentation=[]),
     ]
     _, target = DetectionDataset(with_objects(split, *objects), CATEGORIES, EVAL, with_masks=True)[0]
     assert target["masks"].dtype == torch.bool

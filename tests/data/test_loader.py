@@ -173,9 +173,9 @@ class _Groups(DetectionDataset):
 def test_workers_have_a_process_group_of_their_own(split: Split) -> None:
     """As `timeout` and terminals send SIGTERM and SIGINT: the main process saves, and needs its workers until then."""
     groups = _Groups(split, CATEGORIES, train_transform("detr", 64), seed=5)
-    found = {target["size"] for batch in train_loader(groups, batch_size=2, num_workers=2) for target in batch.targets}
-    assert len(found) == 2
-    assert all(group == process != os.getpgrp() for group, process in found)
+    actual = {target["size"] for batch in train_loader(groups, batch_size=2, num_workers=2) for target in batch.targets}
+    assert len(actual) == 2
+    assert all(group == process != os.getpgrp() for group, process in actual)
 
 
 _KILLED = """

@@ -52,11 +52,11 @@ def _data(folder: Path) -> None:
     shutil.copytree(data / "images", data / "photos")
     shutil.copy(data / "images/train/000001.jpg", folder / "photo.jpg")
     gt = json.loads((data / "val.json").read_text(encoding="utf-8"))
-    found = [
+    actual = [
         {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 0.9}
         for row in gt["annotations"]
     ]
-    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / "found.json").write_text(json.dumps(actual), encoding="utf-8")
     (folder / "images").mkdir()
     shutil.copy(folder / "photo.jpg", folder / "images/000000000139.jpg")
 

@@ -17,7 +17,7 @@ def random_case(
     rng = np.random.default_rng(seed)
     image_ids = [int(10 * k + 5) for k in range(images)]
     annotations: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    actual: list[dict[str, Any]] = []
     scores = iter(rng.permutation(images * detections * 2) / (images * detections * 2))
     for image_id in image_ids:
         here = []
@@ -42,7 +42,7 @@ def random_case(
                 box = np.concatenate([rng.uniform(0, 60, 2), rng.uniform(4, 40, 2)])
                 category = int(rng.choice(SPARSE_IDS))
             box[2:] = np.maximum(box[2:], 1)
-            found.append(
+            actual.append(
                 {
                     "image_id": image_id,
                     "category_id": category,
@@ -55,7 +55,7 @@ def random_case(
         "annotations": annotations,
         "categories": [{"id": i, "name": f"class {i}"} for i in SPARSE_IDS],
     }
-    return gt, found
+    return gt, actual
 
 
 def perfect(gt: dict[str, Any]) -> list[dict[str, Any]]:

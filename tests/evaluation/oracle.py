@@ -55,6 +55,6 @@ def ap(gt: dict[str, Any], detections: list[dict[str, Any]], ious: list[float]) 
     values = []
     for category in gt["categories"]:
         objects = [o for o in gt["annotations"] if o["category_id"] == category["id"]]
-        found = [d for d in detections if d["category_id"] == category["id"]]
-        values += [average_precision(objects, found, at) for at in ious if objects]
+        actual = [d for d in detections if d["category_id"] == category["id"]]
+        values += [average_precision(objects, actual, at) for at in ious if objects]
     return sum(values) / len(values) if values else -1.0

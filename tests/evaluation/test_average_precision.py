@@ -26,13 +26,13 @@ def official(gt: dict[str, Any], rows: list[dict[str, Any]], kind: str, steps: t
     from faster_coco_eval.core import COCOeval_faster
 
     objects = [{"area": row["bbox"][2] * row["bbox"][3], **row, "id": k} for k, row in enumerate(gt["annotations"], 1)]
-    found = [
+    actual = [
         row | {"id": k, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "bbox": list(row["bbox"])}
         for k, row in enumerate(rows, 1)
     ]
     judge = COCOeval_faster(
         COCO(gt | {"annotations": objects}, print_function=str),
-        COCO(gt | {"annotations": found}, print_function=str),
+        COCO(gt | {"annotations": actual}, print_function=str),
         kind,
         print_function=str,
     )
@@ -66,7 +66,7 @@ def ties_and_sizes(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return [8.0 * rng.integers(0, 4), 8.0 * rng.integers(0, 4), *(float(v) for v in rng.choice(sides, 2))]
 
     objects: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    actual: list[dict[str, Any]] = []
     image_ids = [int(i) for i in rng.permutation(6) * 7 + 1]
     for image_id in image_ids:
         for _ in range(rng.integers(0, 7)):
@@ -78,14 +78,14 @@ def ties_and_sizes(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for _ in range(rng.integers(0, 16)):
             score = float(rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]))
             category_id = int(rng.choice(SPARSE_IDS, p=[0.6, 0.3, 0.1]))
-            found.append({"image_id": image_id, "category_id": category_id, "bbox": box(near), "score": score})
-    order = rng.permutation(len(found)).tolist()
+            actual.append({"image_id": image_id, "category_id": category_id, "bbox": box(near), "score": score})
+    order = rng.permutation(len(actual)).tolist()
     gt = {
         "images": [{"id": i, "height": 200, "width": 200} for i in image_ids],
         "annotations": objects,
         "categories": [{"id": i, "name": f"class {i}"} for i in SPARSE_IDS],
     }
-    return gt, [found[k] for k in order]
+    return gt, [actual[k] for k in order]
 
 
 @settings(max_examples=80, deadline=None)
@@ -111,10 +111,10 @@ def test_masks_equal_the_official_tool(seed: int) -> None:
     gt, rows = random_case(seed, crowds=True)
     gt["annotations"] = [row | {"id": k, "segmentation": diamond(row)} for k, row in enumerate(gt["annotations"])]
     rows = [row | {"segmentation": as_rle(diamond(row), 100, 100)} for row in rows]
-    found, objects = read_detection_arrays(gt, rows, "segm"), GroundTruthArrays.from_coco(gt)
+    actual, objects = read_detection_arrays(gt, rows, "segm"), GroundTruthArrays.from_coco(gt)
     masks = [as_rle(row["segmentation"], 100, 100) for row in gt["annotations"]]
     assert_equal(
-        match(objects, found, 100, of_masks(found.segmentations or (), masks, objects)), official(gt, rows, "segm")
+        match(objects, actual, 100, of_masks(actual.segmentations or (), masks, objects)), official(gt, rows, "segm")
     )
 
 
@@ -145,8 +145,8 @@ def test_of_equal_overlaps_the_last_is_taken(beside_last: bool) -> None:
         "categories": [{"id": 1, "name": "x"}],
     }
     second = [16.0 if beside_last else 4.0, 0, 20, 10]
-    found = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
-    rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in found]
+    actual = [([10.0, 0, 20, 10], 0.9), (second, 0.8)]
+    rows = [{"image_id": 1, "category_id": 1, "bbox": box, "score": score} for box, score in actual]
     matched = match(GroundTruthArrays.from_coco(gt), read_detection_arrays(gt, rows), 100)
     assert matched.recall(100)[0, 0, 0] == (0.5 if beside_last else 1)
     assert_equal(matched, official(gt, rows, "bbox"))

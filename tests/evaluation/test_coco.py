@@ -24,9 +24,9 @@ def load(path: Path) -> Any:
 def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> None:
     reference = load(shared / "reference/coco_mini_detections.json")
     gt = load(shared / reference["ground_truth"])
-    found = compute_coco_metrics(gt, reference["detections"], kind)  # type: ignore[arg-type]
-    assert list(found.metrics) == list(COCO_NAMES)
-    assert list(found.metrics.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
+    actual = compute_coco_metrics(gt, reference["detections"], kind)  # type: ignore[arg-type]
+    assert list(actual.metrics) == list(COCO_NAMES)
+    assert list(actual.metrics.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -34,11 +34,11 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path, kind: str) -> Non
 @example(1049)  # a recall of 7 / 25 is no more than np.linspace's 0.28
 def test_equal_to_average_precision_written_out(seed: int) -> None:
     gt, detections = random_case(seed)
-    found = compute_coco_metrics(gt, detections)
-    assert found.metrics["AP50"] == pytest.approx(oracle.ap(gt, detections, [0.5]), abs=1e-9)
-    assert found.metrics["AP75"] == pytest.approx(oracle.ap(gt, detections, [0.75]), abs=1e-9)
-    assert found.metrics["AP"] == pytest.approx(oracle.ap(gt, detections, oracle.IOUS), abs=1e-9)
-    for row in found.per_class:
+    actual = compute_coco_metrics(gt, detections)
+    assert actual.metrics["AP50"] == pytest.approx(oracle.ap(gt, detections, [0.5]), abs=1e-9)
+    assert actual.metrics["AP75"] == pytest.approx(oracle.ap(gt, detections, [0.75]), abs=1e-9)
+    assert actual.metrics["AP"] == pytest.approx(oracle.ap(gt, detections, oracle.IOUS), abs=1e-9)
+    for row in actual.per_class:
         objects = [o for o in gt["annotations"] if o["category_id"] == row.id]
         mine = [d for d in detections if d["category_id"] == row.id]
         assert (row.objects, row.detections) == (len(objects), len(mine))
@@ -48,10 +48,10 @@ def test_equal_to_average_precision_written_out(seed: int) -> None:
 
 def test_ground_truth_as_detections_is_perfect_with_sparse_ids() -> None:
     gt, _ = random_case(3, images=8, crowds=True)
-    found = compute_coco_metrics(gt, perfect(gt))
-    assert found.metrics["AP"] == pytest.approx(1)
-    assert [row.id for row in found.per_class] == list(SPARSE_IDS)
-    assert [row.AP for row in found.per_class] == pytest.approx([1, 1, -1])
+    actual = compute_coco_metrics(gt, perfect(gt))
+    assert actual.metrics["AP"] == pytest.approx(1)
+    assert [row.id for row in actual.per_class] == list(SPARSE_IDS)
+    assert [row.AP for row in actual.per_class] == pytest.approx([1, 1, -1])
 
 
 def test_ground_truth_as_detections_is_perfect_on_coco_ids(shared_data: Path) -> None:
@@ -150,6 +150,6 @@ def test_ranks_are_merged_without_duplicates() -> None:
     rows[2] |= {"segmentation": {"size": [1, 1], "counts": "01"}}
     twice = rows[0] | {"score": 0.7}
     parts = [([2, 0, 4], [rows[2], twice, rows[0]]), ([1, 3, 0], [rows[1], rows[3], rows[0] | {"score": 0.5}])]
-    merged = merge_ranks([(seen, DetectionArrays.from_rows(found)) for seen, found in parts])
+    merged = merge_ranks([(seen, DetectionArrays.from_rows(actual)) for seen, actual in parts])
     assert list(merged) == [twice, rows[0], rows[1], rows[2], rows[3]]
     assert list(merge_ranks([])) == []

@@ -32,9 +32,9 @@ def test_match_results_equal_plain_matching(seed: int) -> None:
     right = match_detections(arrays).right
     for k, category in enumerate(arrays.category_ids.tolist()):
         objects = [o for o in gt["annotations"] if o["category_id"] == category]
-        found = [d for d in detections if d["category_id"] == category]
+        actual = [d for d in detections if d["category_id"] == category]
         ours = sorted(zip(arrays.scores[arrays.classes == k], right[arrays.classes == k], strict=True), reverse=True)
-        assert ours == oracle.hits(objects, found, 0.5)
+        assert ours == oracle.hits(objects, actual, 0.5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,11 +93,11 @@ def test_confusion_sums(seed: int, at: float, crowds: bool) -> None:
     assert counts[-1, -1] == 0
     right = arrays.classes[matches.right & (arrays.scores >= at)]
     assert np.diag(counts)[:-1].tolist() == np.bincount(right, minlength=3).tolist()
-    found = mistakes(arrays, confusion)
-    assert len(found["missed"]) == counts[:-1, -1].sum()
-    assert len(found["false alarm"]) == counts[-1].sum()
-    assert len(found["wrong class"]) == counts[:-1, :-1].sum() - np.diag(counts)[:-1].sum()
-    for ranked in found.values():
+    actual = mistakes(arrays, confusion)
+    assert len(actual["missed"]) == counts[:-1, -1].sum()
+    assert len(actual["false alarm"]) == counts[-1].sum()
+    assert len(actual["wrong class"]) == counts[:-1, :-1].sum() - np.diag(counts)[:-1].sum()
+    for ranked in actual.values():
         assert [m.severity for m in ranked] == sorted((m.severity for m in ranked), reverse=True)
 
 
@@ -130,8 +130,8 @@ def test_who_is_paired_with_whom() -> None:
         ("dog", 40, 0.1),  # right, but below the threshold
     ]
     ids = {"cat": 2, "dog": 4}
-    found = [{"image_id": 9, "category_id": ids[n], "bbox": box(x), "score": s} for n, x, s in rows]
-    arrays, confusion = confused(gt, found, 0.5)
+    actual = [{"image_id": 9, "category_id": ids[n], "bbox": box(x), "score": s} for n, x, s in rows]
+    arrays, confusion = confused(gt, actual, 0.5)
     assert confusion.counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
     ranked = mistakes(arrays, confusion)
     assert [(m.severity, m.doubled) for m in ranked["false alarm"]] == [(0.9, False), (0.6, True)]

@@ -52,7 +52,7 @@ def oracle(gt_ids: Any, gt: Any, ids: Any, segments: Any) -> np.ndarray:
     void = set(np.flatnonzero(gt_ids == 0))
     there = {row["id"]: set(np.flatnonzero(gt_ids == row["id"])) for row in gt}
     guessed = {row["id"]: set(np.flatnonzero(ids == row["id"])) for row in segments}
-    found, hits = set(), set()
+    actual, hits = set(), set()
     for a in gt:
         for b in segments:
             if a["iscrowd"] or a["category_id"] != b["category_id"]:
@@ -60,7 +60,7 @@ def oracle(gt_ids: Any, gt: Any, ids: Any, segments: Any) -> np.ndarray:
             shared = there[a["id"]] & guessed[b["id"]]
             iou = len(shared) / len(there[a["id"]] | (guessed[b["id"]] - void))
             if iou > 0.5:
-                found.add(a["id"])
+                actual.add(a["id"])
                 hits.add(b["id"])
                 sums[CATEGORIES.index_of_id[a["category_id"]], :2] += iou, 1
     for b in segments:
@@ -69,7 +69,7 @@ def oracle(gt_ids: Any, gt: Any, ids: Any, segments: Any) -> np.ndarray:
         if b["id"] not in hits and len(free) / len(guessed[b["id"]]) <= 0.5:
             sums[CATEGORIES.index_of_id[b["category_id"]], 2] += 1
     for a in gt:
-        if not a["iscrowd"] and a["id"] not in found:
+        if not a["iscrowd"] and a["id"] not in actual:
             sums[CATEGORIES.index_of_id[a["category_id"]], 3] += 1
     return sums
 
@@ -81,9 +81,9 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path) -> None:
     expected = json.loads((made / "expected_pq.json").read_text())
     sums = PanopticSums(Categories.from_plain(content["categories"]))
     for row in content["annotations"]:
-        found = predictions[row["image_id"]]
+        actual = predictions[row["image_id"]]
         gt_ids = read_ids(annotations / "panoptic_val2017" / row["file_name"])
-        sums.add(gt_ids, row["segments_info"], read_ids(made / "png" / found["file_name"]), found["segments_info"])
+        sums.add(gt_ids, row["segments_info"], read_ids(made / "png" / actual["file_name"]), actual["segments_info"])
     result = sums.result()
     for group, numbers in result.groups.items():
         assert numbers == pytest.approx(expected[group], abs=1e-6)
@@ -106,8 +106,8 @@ def test_equal_to_the_paper_written_out() -> None:
 
 def test_the_ground_truth_is_perfect_under_any_segment_ids() -> None:
     gt = [[5, 5, 0], [5, 9, 9]]
-    found = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
-    result = measure((gt, rows((5, 3), (9, 20)), found, rows((1, 3), (0, 20)))).result()
+    actual = [[1, 1, 1], [1, 0, 0]]  # 0 may be a segment
+    result = measure((gt, rows((5, 3), (9, 20)), actual, rows((1, 3), (0, 20)))).result()
     assert result.metrics["PQ"] == result.metrics["PQ_things"] == result.metrics["PQ_stuff"] == 1
     assert result.groups["All"]["n"] == 2
     tool = result.per_class[1]

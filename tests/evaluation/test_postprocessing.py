@@ -28,7 +28,7 @@ def random_output(sigmoid: bool, masks: bool = False, seed: int = 0) -> Output:
 def one_by_one(out: Output, threshold: float) -> list[Detections]:
     """Written out plainly, an image at a time, best first."""
     probabilities = (out.logits.sigmoid() if out.sigmoid else out.logits.softmax(-1)[..., :-1]).nan_to_num(0.0)
-    found = []
+    actual = []
     for each, boxes, (height, width) in zip(probabilities, out.boxes, SIZES.tolist(), strict=True):
         if out.sigmoid:
             scores, pair = each.flatten().topk(len(each))
@@ -39,16 +39,16 @@ def one_by_one(out: Output, threshold: float) -> list[Detections]:
         xyxy = cxcywh_to_xyxy(boxes[queries]) * torch.tensor([width, height, width, height])
         order = scores.argsort(descending=True, stable=True)
         kept = order[scores[order] >= threshold]
-        found.append(Detections(xyxy[kept], scores[kept], labels[kept], image_size=(height, width)))
-    return found
+        actual.append(Detections(xyxy[kept], scores[kept], labels[kept], image_size=(height, width)))
+    return actual
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 def test_the_batch_is_the_loop(sigmoid: bool, threshold: float) -> None:
     out = random_output(sigmoid)
-    found = postprocess(out, SIZES, threshold=threshold, best_first=True, device="cpu:0")
-    for ours, plain in zip(found, one_by_one(out, threshold), strict=True):
+    actual = postprocess(out, SIZES, threshold=threshold, best_first=True, device="cpu:0")
+    for ours, plain in zip(actual, one_by_one(out, threshold), strict=True):
         assert torch.equal(ours.xyxy, plain.xyxy)
         assert torch.equal(ours.scores, plain.scores)
         assert torch.equal(ours.class_ids, plain.class_ids)
@@ -75,11 +75,11 @@ class Crossings(TorchDispatchMode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        actual = func(*args, **(kwargs or {}))
         given = [x.device for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if isinstance(found, torch.Tensor) and given and any(device != found.device for device in given):
-            self.names.append(f"{func}: {given[0]} to {found.device}")
-        return found
+        if isinstance(actual, torch.Tensor) and given and any(device != actual.device for device in given):
+            self.names.append(f"{func}: {given[0]} to {actual.device}")
+        return actual
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
@@ -90,9 +90,9 @@ def test_a_batch_leaves_the_gpu_once(sigmoid: bool, top_k: int | None) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         out = Output(torch.empty(8, 20, 6, device="cuda"), torch.empty(8, 20, 4, device="cuda"), sigmoid=sigmoid)
         with Crossings() as crossings:
-            found = postprocess(out, SIZES, top_k=top_k, best_first=True, device="cpu")
+            actual = postprocess(out, SIZES, top_k=top_k, best_first=True, device="cpu")
     assert crossings.names == ["aten._to_copy.default: cuda:0 to cpu"]
-    assert {tensor.device.type for each in found for tensor in (each.xyxy, each.scores, each.class_ids)} == {"cpu"}
+    assert {tensor.device.type for each in actual for tensor in (each.xyxy, each.scores, each.class_ids)} == {"cpu"}
 
 
 def test_the_transfer_changes_nothing() -> None:
@@ -118,8 +118,8 @@ def test_the_accumulator_keeps_the_values_of_detections(sigmoid: bool) -> None:
         collector.add(Output(out.logits[rows], out.boxes[rows], sigmoid=sigmoid), targets)
     plain = [
         row | {"category_id": id_of[row["category_id"]]}
-        for k, found in enumerate(postprocess(out, SIZES))
-        for row in found.to_coco(10 * k)
+        for k, actual in enumerate(postprocess(out, SIZES))
+        for row in actual.to_coco(10 * k)
         if id_of.get(row["category_id"]) in {7, 90, 1}
     ]
     assert list(collector.detections) == plain

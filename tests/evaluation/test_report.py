@@ -53,18 +53,18 @@ def test_mistakes_are_drawn_in_the_colors_of_the_original_ids(
 ) -> None:
     tiles: list[Tile] = []
 
-    def sheet(found: list[Tile], **_: int) -> np.ndarray:
-        tiles.extend(found)
+    def sheet(actual: list[Tile], **_: int) -> np.ndarray:
+        tiles.extend(actual)
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr("detrkit.evaluation.error_gallery.sheet", sheet)
     gt, detections = random_case(15)
     write_report(gt, detections, tmp_path / "report", image_paths=some_images)
     names = {row["id"]: row["name"] for row in gt["categories"]}
-    drawn = [found for tile in tiles for found in (tile.detections, tile.gt) if found is not None and len(found)]
+    drawn = [actual for tile in tiles for actual in (tile.detections, tile.gt) if actual is not None and len(actual)]
     assert drawn
-    for found in drawn:
-        assert tuple(names[i] for i in found.class_ids.tolist()) == found.class_names
+    for actual in drawn:
+        assert tuple(names[i] for i in actual.class_ids.tolist()) == actual.class_names
 
 
 def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, some_images: dict[int, Path]) -> None:

@@ -51,12 +51,12 @@ def test_a_detections_file_without_any_model(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, gt = dataset
-    found = tmp_path / "mine" / "found.json"
-    found.parent.mkdir()
-    found.write_text(json.dumps(perfect(gt)), encoding="utf-8")
-    content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
+    actual = tmp_path / "mine" / "found.json"
+    actual.parent.mkdir()
+    actual.write_text(json.dumps(perfect(gt)), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(actual), data=str(folder)))
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
-    assert content["made_by"]["detections"] == str(found)
+    assert content["made_by"]["detections"] == str(actual)
     assert json.loads((tmp_path / "mine/report/metrics.json").read_text(encoding="utf-8")) == content
     text = capsys.readouterr().out
     assert "Average Precision (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000" in text
@@ -66,9 +66,9 @@ def test_a_detections_file_without_any_model(
 
 def test_the_reference_file_through_the_verb(shared: Path, tmp_path: Path) -> None:
     reference = json.loads((shared / "reference/coco_mini_detections.json").read_text(encoding="utf-8"))
-    found = tmp_path / "found.json"
-    found.write_text(json.dumps(reference["detections"]), encoding="utf-8")
-    content = evaluate(EvalConfig(detections=str(found), data=str(shared / "data/coco_mini")))
+    actual = tmp_path / "found.json"
+    actual.write_text(json.dumps(reference["detections"]), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(actual), data=str(shared / "data/coco_mini")))
     for kind, numbers in content["coco"].items():
         assert list(numbers.values()) == pytest.approx(reference["expected_coco_stats"][kind], abs=1e-6)
     assert {p.name for p in (tmp_path / "report/errors").iterdir()} == {
@@ -83,17 +83,17 @@ def test_ids_of_detections_may_be_written_as_in_a_data_set(
     dataset: tuple[Path, dict[str, Any]], tmp_path: Path, kind: type
 ) -> None:
     folder, gt = dataset
-    found = tmp_path / "found.json"
+    actual = tmp_path / "found.json"
     rows = [row | {key: kind(row[key]) for key in ("image_id", "category_id")} for row in perfect(gt)]
-    found.write_text(json.dumps(rows), encoding="utf-8")
-    assert evaluate(EvalConfig(detections=str(found), data=str(folder)))["coco"]["bbox"]["AP"] == pytest.approx(1)
+    actual.write_text(json.dumps(rows), encoding="utf-8")
+    assert evaluate(EvalConfig(detections=str(actual), data=str(folder)))["coco"]["bbox"]["AP"] == pytest.approx(1)
 
 
 def test_an_image_id_that_is_none_is_an_error(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    found = tmp_path / "found.json"
-    found.write_text('[{"image_id": [1], "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}]', encoding="utf-8")
+    actual = tmp_path / "found.json"
+    actual.write_text('[{"image_id": [1], "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5}]', encoding="utf-8")
     with pytest.raises(DataError, match=r"image id \[1\]"):
-        evaluate(EvalConfig(detections=str(found), data=str(dataset[0])))
+        evaluate(EvalConfig(detections=str(actual), data=str(dataset[0])))
 
 
 def test_detections_for_images_that_the_check_drops(
@@ -101,10 +101,10 @@ def test_detections_for_images_that_the_check_drops(
 ) -> None:
     folder, gt = dataset
     (folder / "images" / gt["images"][0]["file_name"]).unlink()
-    found = tmp_path / "found.json"
+    actual = tmp_path / "found.json"
     row = {"image_id": gt["images"][0]["id"], "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.9}
-    found.write_text(json.dumps([*perfect(gt), row]), encoding="utf-8")
-    content = evaluate(EvalConfig(detections=str(found), data=str(folder)))
+    actual.write_text(json.dumps([*perfect(gt), row]), encoding="utf-8")
+    content = evaluate(EvalConfig(detections=str(actual), data=str(folder)))
     assert content["coco"]["bbox"]["AP"] == pytest.approx(1)
     assert "detections are left out" in capsys.readouterr().out
 
@@ -115,24 +115,24 @@ def test_user_errors(dataset: tuple[Path, dict[str, Any]], tmp_path: Path) -> No
         evaluate(EvalConfig(data=str(folder)))
     with pytest.raises(ConfigError, match="found both"):
         evaluate(EvalConfig(data=str(folder), weights="a", detections="b"))
-    found = tmp_path / "found.json"
-    found.write_text("[]", encoding="utf-8")
+    actual = tmp_path / "found.json"
+    actual.write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected a train split"):
-        evaluate(EvalConfig(data=str(folder), detections=str(found), split="train"))
-    found.write_text(json.dumps([*perfect(gt)[:1], perfect(gt)[0] | {"image_id": 77}]), encoding="utf-8")
+        evaluate(EvalConfig(data=str(folder), detections=str(actual), split="train"))
+    actual.write_text(json.dumps([*perfect(gt)[:1], perfect(gt)[0] | {"image_id": 77}]), encoding="utf-8")
     with pytest.raises(DataError, match=r"detection 1 of .*found.json is for image id 77"):
-        evaluate(EvalConfig(data=str(folder), detections=str(found)))
+        evaluate(EvalConfig(data=str(folder), detections=str(actual)))
     with pytest.raises(DataError, match="no such file"):
         read_detections(tmp_path / "absent.json")
-    found.write_text("[{", encoding="utf-8")
+    actual.write_text("[{", encoding="utf-8")
     with pytest.raises(DataError, match="not JSON"):
-        read_detections(found)
-    found.write_text(json.dumps(gt), encoding="utf-8")
+        read_detections(actual)
+    actual.write_text(json.dumps(gt), encoding="utf-8")
     with pytest.raises(DataError, match="found an object with the keys images"):
-        read_detections(found)
-    found.write_text("[1]", encoding="utf-8")
+        read_detections(actual)
+    actual.write_text("[1]", encoding="utf-8")
     with pytest.raises(DataError, match="a list with something else"):
-        read_detections(found)
+        read_detections(actual)
 
 
 def test_classes_are_matched_by_name() -> None:
@@ -174,17 +174,17 @@ def test_a_model_over_a_split(dataset: tuple[Path, dict[str, Any]]) -> None:
     model: Any = Knowing()
     collector = DetectionAccumulator(match.id_of)
     collect_split(model, split, categories, collector, preprocessing=Preprocessing(50), device="cpu", batch_size=2)
-    found = merge_ranks([(collector.image_ids, collector.detections)])
+    actual = merge_ranks([(collector.image_ids, collector.detections)])
     assert model.calls == 2  # four images of two shapes
-    assert {row["image_id"] for row in found} == {image["id"] for image in gt["images"]}
-    assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found)
-    assert {row["category_id"] for row in found} == {3, 7}  # the no-object query says its best class, faintly
-    sure = [row for row in found if row["score"] > 0.9]
+    assert {row["image_id"] for row in actual} == {image["id"] for image in gt["images"]}
+    assert [row["image_id"] for row in actual] == sorted(row["image_id"] for row in actual)
+    assert {row["category_id"] for row in actual} == {3, 7}  # the no-object query says its best class, faintly
+    sure = [row for row in actual if row["score"] > 0.9]
     assert {row["category_id"] for row in sure} == {7}
     sizes = {image["id"]: [0, 0, image["width"], 100] for image in gt["images"]}
     for row in sure:
         assert row["bbox"] == pytest.approx(sizes[row["image_id"]], abs=1e-3)
-    compute_coco_metrics(split.to_coco(), found)
+    compute_coco_metrics(split.to_coco(), actual)
 
 
 def test_images_stream_through() -> None:
@@ -237,8 +237,8 @@ def test_detections_with_file_names_find_their_images(dataset: tuple[Path, dict[
     ids = {image["file_name"]: image["id"] for image in gt["images"]}
     name = images[0].file_name
     rows = [{"image_id": 12345, "file_name": str(images[0].path)}, {"image_id": 3, "file_name": f"elsewhere/{name}"}]
-    found = find_images([*rows, {"image_id": 8}], images, where="x.json")
-    assert [row["image_id"] for row in found] == [ids[name], ids[name], 8]
+    actual = find_images([*rows, {"image_id": 8}], images, where="x.json")
+    assert [row["image_id"] for row in actual] == [ids[name], ids[name], 8]
     with pytest.raises(DataError, match="which is none of them"):
         find_images([{"image_id": 1, "file_name": "other.jpg"}], images, where="x.json")
 
@@ -281,9 +281,9 @@ def test_a_detector_through_the_verb(
         weights=str(tmp_path / "best.ckpt"), data=str(folder), num_workers=0, batch_size=2, device="cpu"
     )
     content = evaluate(config)
-    found = {row["name"]: row["detections"] for row in content["per_class"]}
-    assert 0 < found["class 7"] <= 8 * len(gt["images"])
-    assert found["class 3"] == found["class 90"] == 0
+    actual = {row["name"]: row["detections"] for row in content["per_class"]}
+    assert 0 < actual["class 7"] <= 8 * len(gt["images"])
+    assert actual["class 3"] == actual["class 90"] == 0
     assert content["made_by"]["image_size"] == 64
     text = " ".join(capsys.readouterr().out.split())
     assert "1 of the model's classes are not in the data set, their detections are dropped: unicorn" in text

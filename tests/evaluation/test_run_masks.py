@@ -61,8 +61,8 @@ def folder(tmp_path: Path) -> Path:
     for image_id, (height, width) in SIZES.items():
         noise = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "val" / f"{image_id}.jpg")
-    found = {image_id: gt_of(image_id) for image_id in SIZES}
-    maps, kinds = ({i: pair[k] for i, pair in found.items()} for k in (0, 1))
+    actual = {image_id: gt_of(image_id) for image_id in SIZES}
+    maps, kinds = ({i: pair[k] for i, pair in actual.items()} for k in (0, 1))
     write_maps(root / "panoptic_val.json", root / "panoptic_val", maps, kinds)
     return root
 

@@ -35,11 +35,11 @@ def test_images_are_resized_as_evaluation_resizes_them(size: tuple[int, int]) ->
     from torchvision.transforms.v2 import functional as tvf
 
     one_image = torch.randint(0, 256, (1, 3, 150, 211), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = resized(one_image.float(), torch.tensor(size), (300, 300))
+    actual = resized(one_image.float(), torch.tensor(size), (300, 300))
     expected = tvf.resize(one_image, list(size), antialias=True)
-    assert (found[..., : size[0], : size[1]] - expected).abs().max() <= 1
-    assert not found[..., size[0] :, :].any()
-    assert not found[..., size[1] :].any()
+    assert (actual[..., : size[0], : size[1]] - expected).abs().max() <= 1
+    assert not actual[..., size[0] :, :].any()
+    assert not actual[..., size[1] :].any()
 
 
 @pytest.mark.parametrize("kind", ["classic", pytest.param("fast", marks=pytest.mark.slow)])
@@ -61,10 +61,10 @@ def test_a_graph_with_all_built_in(kind: str, tmp_path: Path) -> None:
         padding[:, : inner[0], : inner[1]] = False
         shown = resized(one_image.float(), torch.tensor(inner), canvas).to(torch.uint8)
         target = Target(labels=torch.zeros(0), boxes=torch.zeros(0, 4), size=inner, original_size=(height, width))
-        (found,) = plain.detect(Batch(shown, padding, [target]))
+        (actual,) = plain.detect(Batch(shown, padding, [target]))
         boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"images": one_image.numpy()})
-        assert_close(torch.from_numpy(scores[0]), found.scores, rtol=1e-4, atol=1e-4)
-        assert_close(torch.from_numpy(boxes[0]), found.xyxy, rtol=1e-3, atol=1e-2)
-        assert [CATEGORIES.ids[k] for k in labels[0]] == found.class_ids.tolist()
+        assert_close(torch.from_numpy(scores[0]), actual.scores, rtol=1e-4, atol=1e-4)
+        assert_close(torch.from_numpy(boxes[0]), actual.xyxy, rtol=1e-3, atol=1e-2)
+        assert [CATEGORIES.ids[k] for k in labels[0]] == actual.class_ids.tolist()
         if height == 64:
-            assert_close(exported.predict(one_image[0], threshold=0.0).xyxy, found.xyxy, rtol=1e-3, atol=1e-2)
+            assert_close(exported.predict(one_image[0], threshold=0.0).xyxy, actual.xyxy, rtol=1e-3, atol=1e-2)

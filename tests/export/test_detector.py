@@ -30,19 +30,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_detector_gives_the_same(exported: Path) -> None:
     plain = Detector(small_model("masks"), CATEGORIES, 64)
-    found = Detector.load(exported, device="cpu")
-    assert found.image_size == 64
-    assert found.categories == CATEGORIES
+    actual = Detector.load(exported, device="cpu")
+    assert actual.image_size == 64
+    assert actual.categories == CATEGORIES
     some_images = [batch(size)["images"][0] for size in ((80, 100), (120, 70), (80, 100))]
     expected = plain.predict(some_images, threshold=0.0, batch_size=2)
-    for a, b in zip(expected, found.predict(some_images, threshold=0.0, batch_size=2), strict=True):
+    for a, b in zip(expected, actual.predict(some_images, threshold=0.0, batch_size=2), strict=True):
         assert_close(b.xyxy, a.xyxy, rtol=1e-4, atol=1e-3)
         assert_close(b.scores, a.scores)
         assert b.class_names == a.class_names
         assert a.masks is not None
         assert b.masks is not None
         assert (a.masks != b.masks).float().mean() < 1e-3
-    maps = [detector.panoptic(some_images[0], threshold=0.0).ids for detector in (plain, found)]
+    maps = [detector.panoptic(some_images[0], threshold=0.0).ids for detector in (plain, actual)]
     assert (maps[0] != maps[1]).float().mean() < 1e-3
 
 

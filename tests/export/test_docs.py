@@ -58,8 +58,8 @@ def test_the_code_runs(k: int, sandbox: Path, capsys: pytest.CaptureFixture[str]
         pytest.importorskip("openvino")
     prepare(code, sandbox)
     exec(compile("\n" * (BLOCKS[k].line - 1) + code, "docs/deploy.md", "exec"), {})
-    found = Detector(small_model("classic"), CATEGORIES, 64).predict("photo.jpg", threshold=0.0)
+    actual = Detector(small_model("classic"), CATEGORIES, 64).predict("photo.jpg", threshold=0.0)
     output = capsys.readouterr().out
-    assert found.class_names[0] in output
-    for number in found.xyxy[0].tolist():
+    assert actual.class_names[0] in output
+    for number in actual.xyxy[0].tolist():
         assert any(abs(number - float(word)) < 0.1 for word in re.findall(r"-?\d+\.\d*(?:e[-+]?\d+)?", output))

@@ -132,9 +132,9 @@ def test_graphs_keep_to_operators_that_compilers_take(kind: str) -> None:
 def test_only_the_best_queries() -> None:
     model, given = small_model("masks"), batch((64, 96), (96, 64))
     with torch.no_grad():
-        expected, found = model(**given), Graph(model, max_queries=2)(**given)
+        expected, actual = model(**given), Graph(model, max_queries=2)(**given)
     best = expected.logits.softmax(-1)[..., :-1].amax(-1).topk(2).indices
     rows = torch.arange(2)[:, None]
-    assert_close(found["logits"], expected.logits[rows, best])
-    assert_close(found["boxes"], expected.boxes[rows, best])
-    assert_close(found["masks"], expected.masks[rows, best], rtol=1e-4, atol=1e-4)
+    assert_close(actual["logits"], expected.logits[rows, best])
+    assert_close(actual["boxes"], expected.boxes[rows, best])
+    assert_close(actual["masks"], expected.masks[rows, best], rtol=1e-4, atol=1e-4)

@@ -57,16 +57,16 @@ def test_export_writes_a_file_and_its_parity_report(exported: Report, weights: P
 
 @pytest.mark.usefixtures("exported")
 def test_eval_and_predict_take_an_exported_file(data: Path, weights: Path, tmp_path: Path) -> None:
-    numbers, found = [], []
+    numbers, actual = [], []
     for source in (weights, weights.with_suffix(".pt2")):
         config = EvalConfig(weights=str(source), data=str(data), output_dir=str(tmp_path / source.name[-3:]))
         numbers.append(evaluate(replace(config, num_workers=0, device="cpu"))["coco"]["bbox"])
         words = ["predict", str(data / "images/val"), "--weights", str(source), "--threshold", "0", "--no_images"]
         assert cli.main([*words, "--output_dir", str(tmp_path / source.name)]) == 0
-        found.append(json.loads((tmp_path / source.name / "detections.json").read_text()))
+        actual.append(json.loads((tmp_path / source.name / "detections.json").read_text()))
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)
-    assert len(found[0]) == 12  # 6 queries in each of 2 images
-    for one, other in zip(*found, strict=True):
+    assert len(actual[0]) == 12  # 6 queries in each of 2 images
+    for one, other in zip(*actual, strict=True):
         assert one["category_id"] == other["category_id"]
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)

@@ -163,9 +163,9 @@ def test_sizes_in_every_clear_form_give_the_same() -> None:
         np.array(SIZES, dtype=np.int32).tolist(),
     ]
     for sizes in forms:
-        found = postprocess(output(), sizes)
-        assert [each.image_size for each in found] == SIZES
-        assert all(torch.equal(a.xyxy, b.xyxy) for a, b in zip(found, expected, strict=True))
+        actual = postprocess(output(), sizes)
+        assert [each.image_size for each in actual] == SIZES
+        assert all(torch.equal(a.xyxy, b.xyxy) for a, b in zip(actual, expected, strict=True))
     (alone,) = postprocess(output(images=1), (60, 80))  # type: ignore[arg-type]
     assert alone.image_size == (60, 80)
 
@@ -239,8 +239,8 @@ def test_is_thing_in_every_clear_form() -> None:
         torch.tensor([True, False, True, False]),
         np.array([True, False, True, False]),
     ):
-        found = panoptic(out, SIZES, SIZES, things, 0.1)  # type: ignore[arg-type]
-        assert [each.segments for each in found] == [each.segments for each in expected]
+        actual = panoptic(out, SIZES, SIZES, things, 0.1)  # type: ignore[arg-type]
+        assert [each.segments for each in actual] == [each.segments for each in expected]
     assert len(panoptic(out, SIZES, SIZES, [True] * 4, None)) == 2
     for wrong in ({0, 2}, None, True, "things"):
         with pytest.raises(ConfigError, match="is_thing as a list or dict of true or false"):
@@ -307,14 +307,14 @@ def test_detections_in_every_clear_form() -> None:
 
 
 def test_drawn_detections_must_fit_their_image(detector: Detector, mask_detector: Detector, some_images: Path) -> None:
-    for found in (
+    for actual in (
         detector.predict(some_images / "5.png", threshold=0),
         mask_detector.predict(some_images / "5.png", threshold=0.5),
         mask_detector.panoptic(some_images / "5.png", threshold=0.1),
     ):
-        assert found.draw(some_images / "12.png").shape[2] == 3  # of the same size
+        assert actual.draw(some_images / "12.png").shape[2] == 3  # of the same size
         with pytest.raises(DataError, match=r"60 x 80 pixels \(height x width\).*found one of 40 x 100"):
-            found.draw(some_images / "wide.png")
+            actual.draw(some_images / "wide.png")
     anywhere = Detections(torch.tensor([[1.0, 1, 9, 9]]), torch.ones(1), torch.zeros(1).long())
     assert anywhere.draw(some_images / "wide.png").ndim == 3  # nobody said of what size
     broken = Detections(torch.tensor([[1.0, 1, 9, 9], [torch.nan] * 4]), torch.ones(2), torch.zeros(2).long())

@@ -19,7 +19,7 @@ def test_the_average_precision_of_the_demo_is_that_of_the_plain_model(tmp_path: 
     run = tmp_path / "demo"
     demo(DemoConfig(output_dir=str(run), minutes=4))
     held_out = make_demo_dataset(tmp_path / "held_out", images=1500, seed=7)  # of few objects, one swap is 0.002
-    found = {}
+    actual = {}
     for precision in ("plain", "fp32", "bf16"):
         config = EvalConfig(
             weights=str(run),
@@ -32,7 +32,7 @@ def test_the_average_precision_of_the_demo_is_that_of_the_plain_model(tmp_path: 
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found[precision] = evaluate(config)["coco"]["bbox"]["AP"]
-    assert found["plain"] > 0.5  # it did learn: of a model that has not, rounding moves more
-    assert abs(found["fp32"] - found["plain"]) <= 0.001
-    assert abs(found["bf16"] - found["plain"]) <= 0.002
+            actual[precision] = evaluate(config)["coco"]["bbox"]["AP"]
+    assert actual["plain"] > 0.5  # it did learn: of a model that has not, rounding moves more
+    assert abs(actual["fp32"] - actual["plain"]) <= 0.001
+    assert abs(actual["bf16"] - actual["plain"]) <= 0.002

@@ -14,7 +14,7 @@ from detrkit.visualization.segments import OPACITY
 
 
 @pytest.fixture
-def found() -> Detections:
+def some_detections() -> Detections:
     masks = torch.zeros(3, 5, 7, dtype=torch.bool)
     masks[0, 1:3, 2:6] = True
     masks[1, :, 0] = True
@@ -41,41 +41,41 @@ def found() -> Detections:
         (torch.tensor([0, 0]), [0, 0]),
     ],
 )
-def test_masks_are_selected_with_their_detections(found: Detections, keep: object, places: list[int]) -> None:
-    kept = found[keep]
+def test_masks_are_selected_with_their_detections(some_detections: Detections, keep: object, places: list[int]) -> None:
+    kept = some_detections[keep]
     assert kept.masks.shape == (len(places), 5, 7)
     for k, place in enumerate(places):
-        assert torch.equal(kept.masks[k], found.masks[place])
-        assert kept.class_names[k] == found.class_names[place]
+        assert torch.equal(kept.masks[k], some_detections.masks[place])
+        assert kept.class_names[k] == some_detections.class_names[place]
     assert (kept.image_size, kept.source) == ((5, 7), "a.png")
 
 
-def test_cpu_and_categories_keep_masks(found: Detections) -> None:
-    for other in (found.cpu(), found.with_categories(Categories((3, 7), ("scratch", "pit")))):
-        assert torch.equal(other.masks, found.masks)
-    assert found.with_categories(Categories((3, 7), ("scratch", "pit"))).class_ids.tolist() == [7, 3, 7]
+def test_cpu_and_categories_keep_masks(some_detections: Detections) -> None:
+    for other in (some_detections.cpu(), some_detections.with_categories(Categories((3, 7), ("scratch", "pit")))):
+        assert torch.equal(other.masks, some_detections.masks)
+    assert some_detections.with_categories(Categories((3, 7), ("scratch", "pit"))).class_ids.tolist() == [7, 3, 7]
 
 
-def test_coco_results_have_rle(found: Detections) -> None:
-    rows = found.to_coco(image_id=4)
+def test_coco_results_have_rle(some_detections: Detections) -> None:
+    rows = some_detections.to_coco(image_id=4)
     assert [row["segmentation"]["size"] for row in rows] == [[5, 7]] * 3
-    for row, mask in zip(rows, found.masks, strict=True):
+    for row, mask in zip(rows, some_detections.masks, strict=True):
         assert torch.equal(decode_segmentation(row["segmentation"], 5, 7), mask)
         assert isinstance(row["segmentation"]["counts"], str)  # as JSON wants it
     assert rows[0]["bbox"] == [2, 1, 4, 2]
-    assert found[[]].to_coco() == []
+    assert some_detections[[]].to_coco() == []
 
 
-def test_supervision_gets_masks(found: Detections) -> None:
-    other = found.to_supervision()
+def test_supervision_gets_masks(some_detections: Detections) -> None:
+    other = some_detections.to_supervision()
     assert other.mask.dtype == np.bool_
-    assert np.array_equal(other.mask, found.masks.numpy())
+    assert np.array_equal(other.mask, some_detections.masks.numpy())
     assert other.area.tolist() == [8, 5, 0]
-    assert len(found[[]].to_supervision()) == 0
+    assert len(some_detections[[]].to_supervision()) == 0
 
 
-def test_drawing_tints_masks_and_falls_back_to_boxes(found: Detections) -> None:
-    drawn = found.draw(np.full((5, 7, 3), 128, dtype=np.uint8))
+def test_drawing_tints_masks_and_falls_back_to_boxes(some_detections: Detections) -> None:
+    drawn = some_detections.draw(np.full((5, 7, 3), 128, dtype=np.uint8))
     factor = drawn.shape[1] // 7
     assert drawn.shape == (5 * factor, 7 * factor, 3)
     for place, class_id in (((1, 5), 1), ((4, 0), 0)):
@@ -87,8 +87,12 @@ def test_drawing_tints_masks_and_falls_back_to_boxes(found: Detections) -> None:
     assert (drawn[4 * factor, round(3.5 * factor)] != 128).any()  # the lower edge of the empty one's box
 
 
-def test_masks_must_fit_the_detections(found: Detections) -> None:
+def test_masks_must_fit_the_detections(some_detections: Detections) -> None:
     with pytest.raises(DataError, match=r"masks \[3, H, W\]"):
-        Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[:2])
+        Detections(
+            some_detections.xyxy, some_detections.scores, some_detections.class_ids, masks=some_detections.masks[:2]
+        )
     with pytest.raises(DataError, match="masks"):
-        Detections(found.xyxy, found.scores, found.class_ids, masks=found.masks[0])
+        Detections(
+            some_detections.xyxy, some_detections.scores, some_detections.class_ids, masks=some_detections.masks[0]
+        )

@@ -30,29 +30,29 @@ def test_every_form_of_an_image_gives_the_same(detector: Detector, some_images: 
     path = some_images / "5.png"
     pixels = np.array(Image.open(path))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    found = detector.predict(path, threshold=0)
-    assert isinstance(found, Detections)
-    assert len(found) == 9
+    actual = detector.predict(path, threshold=0)
+    assert isinstance(actual, Detections)
+    assert len(actual) == 9
     for form in (str(path), Image.open(path), pixels, tensor, tensor / 255):
-        assert same(detector.predict(form, threshold=0), found)
+        assert same(detector.predict(form, threshold=0), actual)
 
 
 def test_detections_are_sorted_with_original_ids_names_sizes_and_sources(detector: Detector, some_images: Path) -> None:
     path = some_images / "deep" / "tall.png"
-    found = detector.predict(path, threshold=0)
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    actual = detector.predict(path, threshold=0)
+    assert actual.scores.tolist() == sorted(actual.scores.tolist(), reverse=True)
     names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
-    assert [names[i] for i in found.class_ids.tolist()] == list(found.class_names)
-    assert found.image_size == (90, 50)
-    assert not found.xyxy.requires_grad
-    found.xyxy.add_(0)  # may be changed in place
-    assert found.source == str(path)
+    assert [names[i] for i in actual.class_ids.tolist()] == list(actual.class_names)
+    assert actual.image_size == (90, 50)
+    assert not actual.xyxy.requires_grad
+    actual.xyxy.add_(0)  # may be changed in place
+    assert actual.source == str(path)
     assert detector.predict(Image.open(path)).source is None
 
 
 def test_folders_globs_and_lists_give_lists_in_order(detector: Detector, some_images: Path) -> None:
-    found = detector.predict(some_images, threshold=0)
-    names = [Path(d.source).relative_to(some_images).as_posix() for d in found]
+    actual = detector.predict(some_images, threshold=0)
+    names = [Path(d.source).relative_to(some_images).as_posix() for d in actual]
     assert names == ["12.png", "5.png", "deep/7.png", "deep/tall.png", "wide.png"]
     globbed = detector.predict(str(some_images / "*.png"), threshold=0)
     assert [Path(d.source).name for d in globbed] == ["12.png", "5.png", "wide.png"]
@@ -62,7 +62,7 @@ def test_folders_globs_and_lists_give_lists_in_order(detector: Detector, some_im
     listed = detector.predict(
         [some_images / "5.png", Image.open(some_images / "wide.png"), some_images / "deep"], threshold=0
     )
-    for given, expected in zip(listed, (found[1], found[4], found[2], found[3]), strict=True):
+    for given, expected in zip(listed, (actual[1], actual[4], actual[2], actual[3]), strict=True):
         assert same(given, expected)
     assert detector.predict([]) == []
 
@@ -93,7 +93,7 @@ def test_only_images_of_one_shape_share_a_pass(
     assert not any(batch.padding_mask.any() for batch in batches)
 
 
-def test_few_images_are_held(detector: Detector) -> None:
+def test_few_images_are_in_memory_at_once(detector: Detector) -> None:
     taken = 0
 
     def endless():
@@ -207,13 +207,13 @@ def test_a_detector_can_be_made_of_parts(detector: Detector, some_images: Path) 
 
 
 def test_results_can_be_drawn_and_handed_on(detector: Detector, some_images: Path) -> None:
-    found = detector.predict(some_images / "5.png", threshold=0)
-    assert found.draw(some_images / "5.png").dtype == np.uint8
-    assert found.to_supervision().data["class_name"].tolist() == list(found.class_names)
-    assert json.loads(json.dumps(found.to_coco(5)))[0]["image_id"] == 5
-    assert same(found[0], found[:1])
-    assert same(found[-1], found[[len(found) - 1]])
-    assert len(list(found)) == len(found)
+    actual = detector.predict(some_images / "5.png", threshold=0)
+    assert actual.draw(some_images / "5.png").dtype == np.uint8
+    assert actual.to_supervision().data["class_name"].tolist() == list(actual.class_names)
+    assert json.loads(json.dumps(actual.to_coco(5)))[0]["image_id"] == 5
+    assert same(actual[0], actual[:1])
+    assert same(actual[-1], actual[[len(actual) - 1]])
+    assert len(list(actual)) == len(actual)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

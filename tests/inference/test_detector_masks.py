@@ -25,21 +25,24 @@ def by_hand(detector: Detector, path: Path) -> Detections:
         out = detector.model(batch.images, batch.padding_mask)
     assert out.masks is not None
     sizes = torch.tensor([one_image.shape[1:]])
-    found = postprocess(out, sizes, processed_sizes=torch.tensor([batch.images.shape[2:]]))[0]
-    return found[found.scores.argsort(descending=True)].with_categories(detector.categories)
+    actual = postprocess(out, sizes, processed_sizes=torch.tensor([batch.images.shape[2:]]))[0]
+    return actual[actual.scores.argsort(descending=True)].with_categories(detector.categories)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_masks_have_the_size_of_the_image(mask_detector: Detector, some_images: Path, name: str) -> None:
-    found, expected = mask_detector.predict(some_images / name, threshold=0), by_hand(mask_detector, some_images / name)
-    assert found.masks is not None
+    actual, expected = (
+        mask_detector.predict(some_images / name, threshold=0),
+        by_hand(mask_detector, some_images / name),
+    )
+    assert actual.masks is not None
     assert expected.masks is not None
-    assert found.masks.dtype == torch.bool
-    assert tuple(found.masks.shape) == (9, *SHAPES[name])
-    assert found.class_names == expected.class_names
-    assert torch.equal(found.masks, expected.masks)
-    assert 0.02 < found.masks.float().mean() < 0.98
-    assert len(found.masks.flatten(1).unique(dim=0)) > 5
+    assert actual.masks.dtype == torch.bool
+    assert tuple(actual.masks.shape) == (9, *SHAPES[name])
+    assert actual.class_names == expected.class_names
+    assert torch.equal(actual.masks, expected.masks)
+    assert 0.02 < actual.masks.float().mean() < 0.98
+    assert len(actual.masks.flatten(1).unique(dim=0)) > 5
 
 
 def test_only_masks_above_the_threshold_are_made(
@@ -56,9 +59,9 @@ def test_only_masks_above_the_threshold_are_made(
         return forward(projected, high_res_features, images, attention)
 
     monkeypatch.setattr(head, "forward", spy)
-    found = mask_detector.predict(some_images / "5.png", threshold=limit)
+    actual = mask_detector.predict(some_images / "5.png", threshold=limit)
     assert made == [4]
-    assert torch.equal(found.masks, everything.masks[:4])
+    assert torch.equal(actual.masks, everything.masks[:4])
     made.clear()
     none = mask_detector.predict(some_images / "5.png", threshold=1)
     assert made == []
@@ -84,28 +87,28 @@ def test_masks_are_upright(mask_detector: Detector, some_images: Path, tmp_path:
         "tt": lambda p: np.rot90(p, 2).transpose(1, 0, 2),
         "r90": lambda p: np.rot90(p, 1),
     }[back](pixels)
-    found = mask_detector.predict(tmp_path / "turned.png", threshold=0)
+    actual = mask_detector.predict(tmp_path / "turned.png", threshold=0)
     expected = mask_detector.predict(np.ascontiguousarray(upright), threshold=0)
-    assert tuple(found.masks.shape[1:]) == upright.shape[:2]
-    assert torch.equal(found.masks, expected.masks)
+    assert tuple(actual.masks.shape[1:]) == upright.shape[:2]
+    assert torch.equal(actual.masks, expected.masks)
     segments = mask_detector.panoptic(tmp_path / "turned.png", threshold=0.4)
     assert tuple(segments.ids.shape) == upright.shape[:2]
     assert torch.equal(segments.ids, mask_detector.panoptic(np.ascontiguousarray(upright), threshold=0.4).ids)
 
 
 def test_a_panoptic_map_has_original_ids_and_names(mask_detector: Detector, some_images: Path) -> None:
-    found = mask_detector.panoptic(some_images / "5.png", threshold=0.4)
-    assert isinstance(found, PanopticMap)
-    assert tuple(found.ids.shape) == (60, 80)
-    assert len(found.segments) >= 3
+    actual = mask_detector.panoptic(some_images / "5.png", threshold=0.4)
+    assert isinstance(actual, PanopticMap)
+    assert tuple(actual.ids.shape) == (60, 80)
+    assert len(actual.segments) >= 3
     names = dict(zip(CATEGORIES.ids, CATEGORIES.names, strict=True))
-    for row in found.segments:
+    for row in actual.segments:
         assert row["category_name"] == names[row["category_id"]]
         assert row["isthing"] == (row["category_id"] != 20)
-        assert row["area"] == int((found.ids == row["id"]).sum())
+        assert row["area"] == int((actual.ids == row["id"]).sum())
         assert 0.4 < row["score"] <= 1
-    assert sum(row["area"] for row in found.segments) == 60 * 80
-    kinds = [row["category_id"] for row in found.segments]
+    assert sum(row["area"] for row in actual.segments) == 60 * 80
+    kinds = [row["category_id"] for row in actual.segments]
     assert kinds.count(20) == 1  # stuff is one segment a class
     assert kinds.count(3) > 1
 
@@ -151,9 +154,9 @@ def test_the_usual_threshold_of_panoptic_maps_is_that_of_the_kind_of_scores(
 
 def test_all_classes_are_things_by_default(mask_detector: Detector, some_images: Path) -> None:
     all_things = Detector(mask_detector.model, CATEGORIES, 64)
-    found = all_things.panoptic(some_images / "5.png", threshold=0.4)
-    assert all(row["isthing"] for row in found.segments)
-    assert [row["category_id"] for row in found.segments].count(20) > 1
+    actual = all_things.panoptic(some_images / "5.png", threshold=0.4)
+    assert all(row["isthing"] for row in actual.segments)
+    assert [row["category_id"] for row in actual.segments].count(20) > 1
 
 
 def test_hostile_images_and_scores(mask_checkpoint: Path, some_images: Path) -> None:
@@ -165,9 +168,9 @@ def test_hostile_images_and_scores(mask_checkpoint: Path, some_images: Path) -> 
     with torch.no_grad():
         detector.model.class_embed.bias.fill_(float("nan"))
     assert len(detector.predict(some_images / "5.png", threshold=0.01)) == 0
-    found = detector.panoptic(some_images / "5.png", threshold=0)
-    assert found.segments == []
-    assert not found.ids.any()
+    actual = detector.panoptic(some_images / "5.png", threshold=0)
+    assert actual.segments == []
+    assert not actual.ids.any()
 
 
 def test_out_of_memory_is_an_error_with_advice(

@@ -74,15 +74,15 @@ def batch_of(*sizes: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     return images, padding
 
 
-def assert_same(found: Output, expected: Output, tolerance: float) -> None:
-    assert found.logits.dtype == found.boxes.dtype == torch.float32
-    assert found.aux == []
+def assert_same(actual: Output, expected: Output, tolerance: float) -> None:
+    assert actual.logits.dtype == actual.boxes.dtype == torch.float32
+    assert actual.aux == []
     assert expected.logits.std() > 20 * tolerance  # else all would be the same
-    torch.testing.assert_close(found.logits, expected.logits, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(found.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(actual.logits, expected.logits, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(actual.boxes, expected.boxes, atol=tolerance, rtol=tolerance)
     if expected.predict_masks is not None:
-        assert found.predict_masks is not None
-        masks = [out.predict_masks(*all_queries(expected.boxes)) for out in (found, expected)]
+        assert actual.predict_masks is not None
+        masks = [out.predict_masks(*all_queries(expected.boxes)) for out in (actual, expected)]
         torch.testing.assert_close(*masks, atol=10 * tolerance, rtol=tolerance)
 
 
@@ -117,14 +117,14 @@ def test_half_precision_is_close(kind: str) -> None:
     batch = batch_of((96, 64), (70, 90))
     with torch.no_grad():
         expected = PlainBackend(model).forward_detection(*batch)
-        found = OptimizedBackend(model, half=torch.bfloat16).forward_detection(*batch)
-    assert found.logits.dtype == found.boxes.dtype == torch.float32
+        actual = OptimizedBackend(model, half=torch.bfloat16).forward_detection(*batch)
+    assert actual.logits.dtype == actual.boxes.dtype == torch.float32
     # places that score alike may change ranks, so compare what is there whatever the order
-    far = torch.cdist(expected.boxes, found.boxes, p=torch.inf).amin(2)
+    far = torch.cdist(expected.boxes, actual.boxes, p=torch.inf).amin(2)
     assert far.median() < 0.02
-    assert not torch.equal(found.logits, expected.logits)  # it did run in bf16
+    assert not torch.equal(actual.logits, expected.logits)  # it did run in bf16
     if expected.predict_masks is not None:
-        assert found.predict_masks(*all_queries(found.boxes)).isfinite().all()
+        assert actual.predict_masks(*all_queries(actual.boxes)).isfinite().all()
 
 
 def test_half_weights_are_stored_so_and_norms_are_not() -> None:
@@ -141,12 +141,12 @@ def test_compiled_values_are_those_of_the_padded_batch(kind: str) -> None:
     images, padding = batch_of((96, 64), (90, 60), (96, 64))
     backend = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager")
     with torch.no_grad():
-        found = backend.forward_detection(images[:, :, :90, :60], padding[:, :90, :60])
+        actual = backend.forward_detection(images[:, :, :90, :60], padding[:, :90, :60])
         images[:, :, 90:], images[..., 60:] = 0, 0
         padding[:, 90:], padding[..., 60:] = True, True
-        assert_same(found, OptimizedBackend(model).forward_detection(images, padding), 1e-5)
+        assert_same(actual, OptimizedBackend(model).forward_detection(images, padding), 1e-5)
     assert list(backend.compiled) == [(4, 96, 64)]  # the next power of 2
-    assert found.logits.shape[0] == 3
+    assert actual.logits.shape[0] == 3
 
 
 def test_a_image_in_its_bucket_has_the_exact_values() -> None:
@@ -154,10 +154,10 @@ def test_a_image_in_its_bucket_has_the_exact_values() -> None:
     model = tiny_model()
     batch = batch_of((96, 64))
     with torch.no_grad():
-        found = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager").forward_detection(
+        actual = OptimizedBackend(model, buckets=ShapeBuckets.of(64, 107), compile_backend="eager").forward_detection(
             *batch
         )
-        assert_same(found, PlainBackend(model).forward_detection(*batch), 1e-4)
+        assert_same(actual, PlainBackend(model).forward_detection(*batch), 1e-4)
 
 
 def test_images_of_any_size_do_not_compile_without_end() -> None:
@@ -230,11 +230,11 @@ def test_warm_up_runs_also_where_nothing_is_compiled() -> None:
 def test_images_of_odd_sizes_give_numbers_in_any_precision(kind: str, half: torch.dtype | None) -> None:
     detector = Detector(OptimizedBackend(model_of(kind), half=half), Categories.unnamed(4), 32)
     for height, width in [(1, 1), (1, 300), (300, 1), (3, 7), (97, 131), (1500, 1499)]:
-        found = detector.predict(torch.full((3, height, width), 90, dtype=torch.uint8), threshold=0)
-        assert len(found.scores) == detector.backend.num_queries
-        assert found.scores.isfinite().all()
-        assert found.xyxy.isfinite().all()
-        assert found.image_size == (height, width)
+        actual = detector.predict(torch.full((3, height, width), 90, dtype=torch.uint8), threshold=0)
+        assert len(actual.scores) == detector.backend.num_queries
+        assert actual.scores.isfinite().all()
+        assert actual.xyxy.isfinite().all()
+        assert actual.image_size == (height, width)
 
 
 def test_a_missing_compiler_is_an_error() -> None:

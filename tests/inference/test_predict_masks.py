@@ -32,8 +32,8 @@ def test_tables_and_copies_have_masks(
 ) -> None:
     rows = run(mask_checkpoint, tmp_path, some_images)
     assert files_in(tmp_path) == sorted([*(f"{s}.png" for s in STEMS), "detections.csv", "detections.json"])
-    found = [mask_detector.predict(some_images / f"{stem}.png", threshold=0) for stem in STEMS]
-    masks = [mask for each in found for mask in each.masks]
+    actual = [mask_detector.predict(some_images / f"{stem}.png", threshold=0) for stem in STEMS]
+    masks = [mask for each in actual for mask in each.masks]
     assert len(rows) == len(masks) == 45
     for row, mask in zip(rows, masks, strict=True):
         assert torch.equal(decode_segmentation(row["segmentation"], *mask.shape), mask)
@@ -42,7 +42,7 @@ def test_tables_and_copies_have_masks(
         table = list(csv.DictReader(file))
     assert list(table[0])[-1] == "area"
     assert [int(line["area"]) for line in table] == [int(mask.sum()) for mask in masks]
-    for stem, each in zip(STEMS, found, strict=True):
+    for stem, each in zip(STEMS, actual, strict=True):
         path = some_images / f"{stem}.png"
         assert np.array_equal(np.array(Image.open(tmp_path / f"{stem}.png")), each.draw(path))
 
@@ -58,9 +58,9 @@ def test_cutouts_polygons_and_label_maps(
         height, width = SHAPES[f"{stem}.png"]
         path = some_images / f"{stem}.png"
         assert info == {"id": image_id, "file_name": str(path), "height": height, "width": width}
-        found = mask_detector.predict(path, threshold=0)
+        actual = mask_detector.predict(path, threshold=0)
         outlines = [row for row in dataset["annotations"] if row["image_id"] == image_id]
-        filled = [mask for mask in found.masks if mask.any()]
+        filled = [mask for mask in actual.masks if mask.any()]
         for row, mask in zip(outlines, filled, strict=True):
             drawn = decode_segmentation(row["segmentation"], height, width)
             assert (drawn & mask).sum() > 0.9 * (drawn | mask).sum()
@@ -71,11 +71,11 @@ def test_cutouts_polygons_and_label_maps(
             assert file.mode == "I;16"
             labels = np.array(file)
         rest = torch.zeros(height, width, dtype=torch.bool)
-        for row, mask in zip([r for r in rows if r["image_id"] == image_id], found.masks, strict=True):
+        for row, mask in zip([r for r in rows if r["image_id"] == image_id], actual.masks, strict=True):
             assert np.array_equal(labels == row["label"], mask & ~rest)  # the better one lies above
             rest |= mask
         pixels = np.array(Image.open(path))
-        for k, (mask, name) in enumerate(zip(found.masks, found.class_names, strict=True), start=1):
+        for k, (mask, name) in enumerate(zip(actual.masks, actual.class_names, strict=True), start=1):
             file = tmp_path / "cutouts" / stem / f"{k}-{name}.png"
             if not mask.any():
                 assert not file.exists()
@@ -208,8 +208,8 @@ def test_names_of_pngs_are_unique() -> None:
 def test_more_objects_than_a_byte_holds() -> None:
     masks = torch.zeros(300, 1, 300, dtype=torch.bool)
     masks[torch.arange(300), 0, torch.arange(300)] = True
-    found = Detections(torch.zeros(300, 4), torch.ones(300), torch.zeros(300, dtype=torch.int64), masks=masks)
-    assert label_map(found, 1, 300).tolist() == [list(range(1, 301))]
+    actual = Detections(torch.zeros(300, 4), torch.ones(300), torch.zeros(300, dtype=torch.int64), masks=masks)
+    assert label_map(actual, 1, 300).tolist() == [list(range(1, 301))]
 
 
 def test_segments_become_detections() -> None:
@@ -218,12 +218,12 @@ def test_segments_become_detections() -> None:
         {"id": 5, "category_id": 3, "isthing": True, "area": 3, "score": 0.6, "category_name": "pit"},
         {"id": 9, "category_id": 4, "isthing": False, "area": 1, "score": 0.7},
     ]
-    found = segments_as_detections(PanopticMap(ids, rows), "a.png")
-    assert found.class_ids.tolist() == [4, 3]
-    assert found.class_names == ("4", "pit")
-    assert found.xyxy.tolist() == [[1, 1, 2, 2], [0, 0, 2, 2]]
-    assert found.masks.int().tolist() == [[[0, 0, 0], [0, 1, 0]], [[1, 1, 0], [1, 0, 0]]]
-    assert (found.source, found.image_size) == ("a.png", (2, 3))
+    actual = segments_as_detections(PanopticMap(ids, rows), "a.png")
+    assert actual.class_ids.tolist() == [4, 3]
+    assert actual.class_names == ("4", "pit")
+    assert actual.xyxy.tolist() == [[1, 1, 2, 2], [0, 0, 2, 2]]
+    assert actual.masks.int().tolist() == [[[0, 0, 0], [0, 1, 0]], [[1, 1, 0], [1, 0, 0]]]
+    assert (actual.source, actual.image_size) == ("a.png", (2, 3))
     assert len(segments_as_detections(PanopticMap(ids, []))) == 0
 
 

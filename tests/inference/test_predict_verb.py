@@ -28,10 +28,10 @@ def test_a_folder_gives_copies_and_tables(
     assert files_in(tmp_path) == sorted([*copies, "detections.csv", "detections.json"])
     expected = []
     for name, image_id in zip(copies, (12, 5, 7, 1, 2), strict=True):
-        found = detector.predict(some_images / name, threshold=0)
-        for row, class_name in zip(found.to_coco(image_id), found.class_names, strict=True):
+        actual = detector.predict(some_images / name, threshold=0)
+        for row, class_name in zip(actual.to_coco(image_id), actual.class_names, strict=True):
             expected.append(row | {"file_name": str(some_images / name), "category_name": class_name})
-        assert np.array_equal(np.array(Image.open(tmp_path / name)), found.draw(some_images / name))
+        assert np.array_equal(np.array(Image.open(tmp_path / name)), actual.draw(some_images / name))
     assert rows == expected
     with (tmp_path / "detections.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
@@ -195,8 +195,8 @@ def test_endings_that_cannot_be_written_become_png(tmp_path: Path) -> None:
 
 def test_image_ids_are_the_numbers_files_are_named_by() -> None:
     names = ["x/000000000139.jpg", "y/139.jpg", "cat.jpg", "1.jpg", "²3.jpg"]
-    found = [SourceFile(Path(name), name) for name in names]
-    assert list(image_ids(found).values()) == [139, 2, 3, 1, 4]
+    actual = [SourceFile(Path(name), name) for name in names]
+    assert list(image_ids(actual).values()) == [139, 2, 3, 1, 4]
 
 
 def test_the_command_line(

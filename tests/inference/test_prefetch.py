@@ -105,11 +105,11 @@ def test_an_interrupt_waits_only_for_started_items() -> None:
 def test_detections_are_those_of_one_by_one(detector: Detector, some_images: Path, batch_size: int) -> None:
     paths = sorted(path for path in some_images.rglob("*.png") if not path.name.startswith(".")) * 3
     together = detector.predict(paths, threshold=0, batch_size=batch_size)
-    for path, found in zip(paths, together, strict=True):
+    for path, actual in zip(paths, together, strict=True):
         alone = detector.predict(path, threshold=0)
-        assert found.source == str(path)
-        torch.testing.assert_close(found.xyxy, alone.xyxy, atol=1e-3, rtol=0)
-        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=0)
+        assert actual.source == str(path)
+        torch.testing.assert_close(actual.xyxy, alone.xyxy, atol=1e-3, rtol=0)
+        torch.testing.assert_close(actual.scores, alone.scores, atol=1e-5, rtol=0)
 
 
 def test_an_unreadable_file_raises_as_without_prefetch(detector: Detector, some_images: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_stream_can_be_prepared_ahead(detector: Detector) -> None:
     some_images = [(torch.full((3, 40, 40 + 10 * (k % 2)), 20 * k, dtype=torch.uint8), str(k)) for k in range(10)]
     plain = list(detector.stream(some_images, threshold=0, batch_size=2))
     ready = list(detector.stream(some_images, threshold=0, batch_size=2, prefetch=4))
-    for (one_image, found), (other, expected) in zip(ready, plain, strict=True):
+    for (one_image, actual), (other, expected) in zip(ready, plain, strict=True):
         assert torch.equal(one_image, other)
-        assert found.source == expected.source
-        assert torch.equal(found.scores, expected.scores)
+        assert actual.source == expected.source
+        assert torch.equal(actual.scores, expected.scores)

@@ -18,8 +18,8 @@ def detections(names: list[str], scores: list[float], masks: bool = False) -> De
 def test_detections() -> None:
     assert repr(detections([], [])) == "Detections(no objects)"
     assert repr(detections(["cat"], [0.976])) == "Detections(1 object: 1 cat; score 0.98)"
-    found = detections(["cat", "dog", "cat"], [0.98, 0.61, 0.7])
-    assert repr(found) == str(found) == "Detections(3 objects: 2 cat, 1 dog; scores 0.61 to 0.98)"
+    actual = detections(["cat", "dog", "cat"], [0.98, 0.61, 0.7])
+    assert repr(actual) == str(actual) == "Detections(3 objects: 2 cat, 1 dog; scores 0.61 to 0.98)"
     masked = detections(["cat"], [0.5], masks=True)
     assert repr(masked) == "Detections(1 object: 1 cat; score 0.50; with masks)"
     many = detections(list("abcdefg"), [0.5] * 7)

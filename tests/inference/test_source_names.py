@@ -16,5 +16,5 @@ def test_signs_of_globs_in_the_names_of_folders(tmp_path: Path) -> None:
     assert find_images(folder / "*.png") == named
     assert find_images(tmp_path / "set [1] *?" / "**" / "*.png") == named
     assert find_images(tmp_path / "set*" / "sub*" / "[ab]*.png") == named
-    found = find_sources([str(folder / "*.png"), str(folder / "a [x].png")], output_dir=tmp_path / "out")
-    assert [(item.path, item.name) for item in found] == [(path, path.name) for path in named]
+    actual = find_sources([str(folder / "*.png"), str(folder / "a [x].png")], output_dir=tmp_path / "out")
+    assert [(item.path, item.name) for item in actual] == [(path, path.name) for path in named]

@@ -102,21 +102,21 @@ def several(folder: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def boxes(found: Any) -> list[Any]:
-    return [each.xyxy.tolist() for each in found]
+def boxes(actual: Any) -> list[Any]:
+    return [each.xyxy.tolist() for each in actual]
 
 
 def test_one_image_in_every_form(detector: Detector, some_images: Path) -> None:
     path = some_images / "5.png"
     expected = detector.predict(path, threshold=0)
     for name, form in forms_of_one(path).items():
-        found = detector.predict(form, threshold=0)
-        assert isinstance(found, Detections), name
-        assert torch.equal(found.xyxy, expected.xyxy), name
+        actual = detector.predict(form, threshold=0)
+        assert isinstance(actual, Detections), name
+        assert torch.equal(actual.xyxy, expected.xyxy), name
     with path.open("rb") as file:
         file.read()  # who reads it again starts at its start
-        found = detector.predict(file, threshold=0)
-        assert found.source == str(path)
+        actual = detector.predict(file, threshold=0)
+        assert actual.source == str(path)
     assert detector.predict(Upload(path)).source == "5.png"
     ((_, streamed),) = detector.stream(Upload(path), threshold=0)
     assert torch.equal(streamed.xyxy, expected.xyxy)
@@ -127,7 +127,7 @@ def test_several_images_in_every_form(detector: Detector, some_images: Path) -> 
     expected = boxes(detector.predict([some_images / "12.png", some_images / "5.png"], threshold=0))
     for name, source in several(some_images).items():
         assert boxes(detector.predict(source(), threshold=0)) == expected, name
-        assert boxes(found for _, found in detector.stream(source(), threshold=0)) == expected, name
+        assert boxes(actual for _, actual in detector.stream(source(), threshold=0)) == expected, name
         together = detector.predict(source(), threshold=0, batch_size=2)
         assert torch.allclose(torch.tensor(boxes(together)), torch.tensor(expected), atol=1e-3), name
     assert len(detector.predict(some_images.glob("[!.]*.png"))) == 3
@@ -138,12 +138,12 @@ def test_several_images_in_every_form(detector: Detector, some_images: Path) -> 
 def test_panoptic_and_prepare_take_iterators_too(mask_detector: Detector, some_images: Path) -> None:
     paths = [some_images / "12.png", some_images / "5.png"]
     expected = mask_detector.panoptic(paths, threshold=0.1)
-    for found in (
+    for actual in (
         mask_detector.panoptic((path for path in paths), threshold=0.1),
         [each for _, each in mask_detector.stream_panoptic(iter(paths), threshold=0.1)],
         mask_detector.panoptic(map(Path.read_bytes, paths), threshold=0.1),
     ):
-        assert [each.segments for each in found] == [each.segments for each in expected]
+        assert [each.segments for each in actual] == [each.segments for each in expected]
     assert len(mask_detector.prepare(map(str, paths))) == 2
     assert len(list(mask_detector.stream_panoptic(some_images))) == 5
     with pytest.raises(DataError, match="at least one"):
@@ -155,13 +155,13 @@ def test_a_stream_of_a_video_a_folder_and_pairs(
 ) -> None:
     clip = make_video(tmp_path / "clip.mp4", frames=3)
     frames = list(detector.stream(clip))
-    assert [found.source for _, found in frames] == [f"{clip}#{k}" for k in range(3)]
+    assert [actual.source for _, actual in frames] == [f"{clip}#{k}" for k in range(3)]
     assert frames[0][0].shape == (3, 60, 80)
-    assert [Path(found.source or "").name for _, found in detector.stream(str(some_images / "*.png"))] == [
+    assert [Path(actual.source or "").name for _, actual in detector.stream(str(some_images / "*.png"))] == [
         "12.png", "5.png", "wide.png"
     ]  # fmt: skip
     named = detector.stream((pixels_of(some_images / name), name) for name in ("5.png", "wide.png"))
-    assert [found.source for _, found in named] == ["5.png", "wide.png"]
+    assert [actual.source for _, actual in named] == ["5.png", "wide.png"]
 
 
 def test_an_iterator_that_gives_nothing_is_an_error(detector: Detector, some_images: Path, tmp_path: Path) -> None:
@@ -274,8 +274,8 @@ def test_linked_folders_are_followed_without_endless_loops(tmp_path: Path, some_
         pytest.skip("this system makes no links")
     (tmp_path / "set" / "inner" / "loop").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "inner" / "x.png").write_bytes((some_images / "5.png").read_bytes())
-    found = [path.relative_to(tmp_path / "set").as_posix() for path in find_images(tmp_path / "set")]
-    assert found == [
+    actual = [path.relative_to(tmp_path / "set").as_posix() for path in find_images(tmp_path / "set")]
+    assert actual == [
         "a_link/12.png", "a_link/5.png", "a_link/deep/7.png", "a_link/deep/tall.png", "a_link/wide.png", "inner/x.png"
     ]  # fmt: skip
 

@@ -18,11 +18,11 @@ def test_a_video_gives_its_frames_one_at_a_time(
     detector: Detector, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = make_video(tmp_path / "clip.mp4")
-    found = detector.stream(path, threshold=0)
-    image, first = next(found)
+    actual = detector.stream(path, threshold=0)
+    image, first = next(actual)
     assert first.source == f"{path}#0"
     assert first.image_size == (60, 80) == image.shape[1:]
-    assert [d.source for _, d in found] == [f"{path}#{k}" for k in range(1, 6)]
+    assert [d.source for _, d in actual] == [f"{path}#{k}" for k in range(1, 6)]
     assert len(list(detector.stream(path, batch_size=4))) == 6
 
 

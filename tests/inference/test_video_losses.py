@@ -86,10 +86,10 @@ def test_predict_reports_losses_and_keeps_numbers_times_and_length(
 ) -> None:
     path = damaged(noisy_video(tmp_path / "clip.mp4"), 0.5, 0.6)
     with pytest.warns(UserWarning, match="cannot be decoded"):
-        found = [detections for _, detections in detector.stream(path, threshold=0)]
+        actual = [detections for _, detections in detector.stream(path, threshold=0)]
     with pytest.warns(UserWarning, match="cannot be decoded"):
         rows = run(checkpoint, tmp_path / "out", path, top_k=1)
-    assert [row["file_name"] for row in rows] == [d.source for d in found]
+    assert [row["file_name"] for row in rows] == [d.source for d in actual]
     assert len(rows) < FRAMES
     assert rows[-1]["file_name"] == f"{path}#{FRAMES - 1}"
     for row in rows:

@@ -52,10 +52,10 @@ def assign(kind, target, locations=None, out=None):
     chosen, assigned_gt = DenseAssigner(kind)(out or blank(locations), locations, [target])[0]
     assert chosen.dtype == assigned_gt.dtype == torch.int64
     assert chosen.tolist() == sorted(set(chosen.tolist()))
-    found = {}
+    actual = {}
     for location, gt in zip(chosen.tolist(), assigned_gt.tolist(), strict=True):
-        found.setdefault(gt, set()).add(location)
-    return found
+        actual.setdefault(gt, set()).add(location)
+    return actual
 
 
 # Locations of the 4x4 + 2x2 grid, by row: 0..3, 4..7, 8..11, 12..15, then 16 17 / 18 19.
@@ -75,12 +75,12 @@ def test_locations_of_each_rule_on_a_small_grid():
 def test_atss_takes_the_level_whose_anchor_fits():
     """Anchors of 8 cells: 0.25 and 0.5 wide. The coarse ones around the center fit an object of 0.5."""
     grids = ((32, 32), (16, 16))
-    found = assign("atss", objects([0.5, 0.5, 0.5, 0.5]), make_locations(grids))[0]
-    assert found == {1024 + 16 * row + column for row in (7, 8) for column in (7, 8)}
+    actual = assign("atss", objects([0.5, 0.5, 0.5, 0.5]), make_locations(grids))[0]
+    assert actual == {1024 + 16 * row + column for row in (7, 8) for column in (7, 8)}
     # One of 0.25, at the center of a fine cell: that one, and its neighbors by side and corner.
-    found = assign("atss", objects([16.5 / 32, 16.5 / 32, 0.25, 0.25]), make_locations(grids))[0]
-    assert {32 * 16 + 16, 32 * 16 + 15, 32 * 15 + 16} <= found
-    assert max(found) < 1024
+    actual = assign("atss", objects([16.5 / 32, 16.5 / 32, 0.25, 0.25]), make_locations(grids))[0]
+    assert {32 * 16 + 16, 32 * 16 + 15, 32 * 15 + 16} <= actual
+    assert max(actual) < 1024
 
 
 def test_fcos_divides_sizes_among_levels_without_gaps():
@@ -88,9 +88,9 @@ def test_fcos_divides_sizes_among_levels_without_gaps():
     locations, center = make_locations(((32, 32), (8, 8))), 16.5 / 32
     levels = {}
     for size in (0.2, 0.3, 0.4, 0.49, 0.51, 0.6, 0.9):
-        found = assign("fcos", objects([center, center, size, size]), locations)[0]
-        assert len(found) > 1  # not by the last resort, which gives one
-        levels[size] = {location >= 1024 for location in found}
+        actual = assign("fcos", objects([center, center, size, size]), locations)[0]
+        assert len(actual) > 1  # not by the last resort, which gives one
+        levels[size] = {location >= 1024 for location in actual}
     assert levels[0.2] == levels[0.3] == {False}
     assert levels[0.51] == levels[0.6] == levels[0.9] == {True}
 
@@ -103,8 +103,8 @@ def test_fcos_keeps_to_the_middle_and_the_smaller_object_wins():
     # which lie below the inner one.
     inner, outer = [0.4375, 0.4375, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9]
     for first, second, small in ((inner, outer, 0), (outer, inner, 1)):
-        found = assign("fcos", objects(first, second), make_locations(grids))
-        assert found == {small: {27}, 1 - small: {28, 35, 36}}
+        actual = assign("fcos", objects(first, second), make_locations(grids))
+        assert actual == {small: {27}, 1 - small: {28, 35, 36}}
 
 
 def test_tood_takes_the_best_predictions():
@@ -127,9 +127,9 @@ def test_tood_gives_a_location_to_the_object_it_fits_better():
     both = objects([0.4, 0.5, 0.5, 0.5], [0.6, 0.5, 0.5, 0.5])
     out = blank(locations)
     out.boxes[0, :32], out.boxes[0, 32:] = both["boxes"][0], both["boxes"][1]
-    found = assign("tood", both, locations, out)
-    assert {19, 20, 27, 28} <= found[0]
-    assert {35, 36, 43, 44} <= found[1]
+    actual = assign("tood", both, locations, out)
+    assert {19, 20, 27, 28} <= actual[0]
+    assert {35, 36, 43, 44} <= actual[1]
 
 
 @pytest.mark.parametrize("logit", [-4.6, 3.0])
@@ -142,13 +142,13 @@ def test_tood_at_the_very_start_when_no_box_meets_any_object(logit):
     out.boxes[:] = torch.tensor([0.01, 0.01, 0.005, 0.005])
     small, large = objects([0.703125, 0.703125, 0.2, 0.2]), objects([0.5625, 0.5625, 0.8, 0.8])
     for target, level in ((small, range(1024)), (large, range(1280, 1344))):
-        found = assign("tood", target, locations, out)[0]
-        assert len(found) == 13
-        assert found <= set(level)
+        actual = assign("tood", target, locations, out)[0]
+        assert len(actual) == 13
+        assert actual <= set(level)
         middle = target["boxes"][0, :2]
         distance = (locations.centers[0] - middle).abs().amax(-1)
         of_level = distance[level.start : level.stop]
-        assert distance[list(found)].max() <= of_level.sort().values[24]  # of the 5 x 5 around the center
+        assert distance[list(actual)].max() <= of_level.sort().values[24]  # of the 5 x 5 around the center
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,9 +165,9 @@ def test_the_nearest_location_is_measured_in_pixels_outside_of_padding(kind):
     locations = make_locations(((4, 8), (2, 4)), width=0.5)
     assert locations.padding[0].tolist() == 4 * (4 * [False] + 4 * [True]) + 2 * (2 * [False] + 2 * [True])
     assert assign(kind, objects([0.999, 0.1, 0.002, 0.002]), locations) == {0: {3}}
-    found = assign(kind, many(15), locations)
-    assert set(found) == set(range(15))
-    assert not locations.padding[0, sorted(set.union(*found.values()))].any()
+    actual = assign(kind, many(15), locations)
+    assert set(actual) == set(range(15))
+    assert not locations.padding[0, sorted(set.union(*actual.values()))].any()
     # 100 wide and 400 high: 0.1 to the side is nearer than 0.05 up or down.
     wide = Locations(
         torch.tensor([[[0.4, 0.5], [0.5, 0.55]]]), torch.tensor([[[0.4, 0.1]] * 2]), torch.zeros(1, 2).bool(), (2,)
@@ -178,13 +178,13 @@ def test_the_nearest_location_is_measured_in_pixels_outside_of_padding(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_object_gets_a_location_while_there_are_enough(kind):
     grids = ((40, 40), (20, 20), (10, 10))
-    found = assign(kind, many(151, high=0.1), make_locations(grids))
-    assert set(found) == set(range(151))
+    actual = assign(kind, many(151, high=0.1), make_locations(grids))
+    assert set(actual) == set(range(151))
     same = objects(*[[0.5, 0.5, 0.4, 0.4]] * 12)  # one on another
     assert set(assign(kind, same)) == set(range(12))
-    found = assign(kind, many(25))
-    assert len(found) == 20  # as many as there are locations
-    assert {len(mine) for mine in found.values()} == {1}
+    actual = assign(kind, many(25))
+    assert len(actual) == 20  # as many as there are locations
+    assert {len(mine) for mine in actual.values()} == {1}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -64,8 +64,8 @@ def test_padding_counts_as_background_or_not_at_all() -> None:
     other[0, :, 17:], other[1, :, :, 17:] = 9.0, 9.0  # beyond the images, and what their pixels are mixed of
     for ignored in (False, True):
         criterion = build_criterion(4, masks=True, ignore_mask_padding=ignored)
-        found, changed = (criterion(output(each), targets) for each in (masks, other))
-        same = [torch.allclose(found[name], changed[name]) for name in ("loss_mask", "loss_dice")]
+        actual, changed = (criterion(output(each), targets) for each in (masks, other))
+        same = [torch.allclose(actual[name], changed[name]) for name in ("loss_mask", "loss_dice")]
         assert same == [ignored] * 2
 
 

@@ -45,9 +45,9 @@ def layers(count, some_images, queries, seed, sigmoid):
 def test_pairs_and_their_order_are_those_of_one_layer_after_another(counts, many, groups, repeat, seed, sigmoid):
     outs, targets = layers(many, len(counts), 6 * groups, seed, sigmoid), some_targets(*counts, seed=seed)
     matcher = HungarianMatcher(2, 5, 2)
-    found = matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat)])[0]
-    assert len(found) == many
-    for layer, pairs in zip(outs, found, strict=True):
+    actual = matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets, groups, repeat)])[0]
+    assert len(actual) == many
+    for layer, pairs in zip(outs, actual, strict=True):
         for one, other in zip(pairs, plain_match(matcher, layer, targets, groups, repeat), strict=True):
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
@@ -55,11 +55,11 @@ def test_pairs_and_their_order_are_those_of_one_layer_after_another(counts, many
 
 def test_threads_find_the_same_pairs(monkeypatch):
     outs, targets = layers(3, 4, 40, 0, True), some_targets(9, 0, 30, 4)
-    matcher, found = HungarianMatcher(), []
+    matcher, actual = HungarianMatcher(), []
     for least in (0, 10**9):
         monkeypatch.setattr("detrkit.losses.matcher._MIN_COSTS_FOR_THREADS", least)
-        found.append(matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets)])[0])
-    for one, other in zip(*found, strict=True):
+        actual.append(matcher.match_all([MatchingProblem(LayerOutputs.of(outs), targets)])[0])
+    for one, other in zip(*actual, strict=True):
         for (queries, objects), (others, theirs) in zip(one, other, strict=True):
             assert torch.equal(queries, others)
             assert torch.equal(objects, theirs)
@@ -79,8 +79,8 @@ def test_costs_are_of_own_images_alone():
 
 def test_one_transfer_keeps_shapes_and_values():
     one, other = torch.arange(6).view(2, 3), torch.tensor([[-1.0], [2.0**24]])
-    found = to_numpy([one, other, one[:0]])
-    assert [part.tolist() for part in found] == [one.tolist(), other.tolist(), []]
+    actual = to_numpy([one, other, one[:0]])
+    assert [part.tolist() for part in actual] == [one.tolist(), other.tolist(), []]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,14 +93,14 @@ def test_losses_and_gradients_are_those_of_one_layer_after_another(kind):
         for layer in (output, *output.aux)
         for leaf in (layer.logits, layer.boxes)
     ]
-    found, gradients = [], []
+    actual, gradients = [], []
     for losses in (setup.criterion(out, batch.targets), plain_losses(setup.criterion, out, batch.targets)):
-        found.append(losses)
+        actual.append(losses)
         total = setup.criterion.weighted_sum(losses)
         gradients.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True))
-    assert list(found[0]) == list(found[1])
-    for name, loss in found[0].items():
-        torch.testing.assert_close(loss, found[1][name], rtol=1e-6, atol=1e-6)
+    assert list(actual[0]) == list(actual[1])
+    for name, loss in actual[0].items():
+        torch.testing.assert_close(loss, actual[1][name], rtol=1e-6, atol=1e-6)
     largest = max(gradient.abs().max() for gradient in gradients[1] if gradient is not None)
     for one, other in zip(*gradients, strict=True):
         assert (one is None) == (other is None)

@@ -142,29 +142,29 @@ def test_the_number_of_boxes_is_averaged_over_processes(tmp_path):
 
 def test_one_class_a_query_in_the_order_of_the_queries():
     out, sizes = output(), torch.tensor([[100, 200], [50, 40]])
-    for i, found in enumerate(postprocess(out, sizes)):
+    for i, actual in enumerate(postprocess(out, sizes)):
         probabilities = out.logits[i].softmax(-1)[:, :-1]
-        torch.testing.assert_close(found.scores, probabilities.amax(-1))
-        assert found.class_ids.tolist() == probabilities.argmax(-1).tolist()
-        assert found.image_size == tuple(sizes[i].tolist())
+        torch.testing.assert_close(actual.scores, probabilities.amax(-1))
+        assert actual.class_ids.tolist() == probabilities.argmax(-1).tolist()
+        assert actual.image_size == tuple(sizes[i].tolist())
         cx, cy, w, h = out.boxes[i, 0].tolist()
         height, width = sizes[i].tolist()
         expected = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-        assert found.xyxy[0].tolist() == pytest.approx(expected, abs=1e-4)
-        assert not found.scores.requires_grad
+        assert actual.xyxy[0].tolist() == pytest.approx(expected, abs=1e-4)
+        assert not actual.scores.requires_grad
 
 
 def test_top_k_ranks_all_pairs_of_query_and_class():
     out, sizes = output(), torch.tensor([[100, 200], [50, 40]])
     every = postprocess(out, sizes)
-    for i, found in enumerate(postprocess(out, sizes, top_k=9)):
+    for i, actual in enumerate(postprocess(out, sizes, top_k=9)):
         probabilities = out.logits[i].softmax(-1)[:, :-1]
         ranked = sorted(
             ((p, q, c) for q, row in enumerate(probabilities.tolist()) for c, p in enumerate(row)), reverse=True
         )
-        assert found.scores.tolist() == pytest.approx([p for p, _, _ in ranked[:9]])
-        assert found.class_ids.tolist() == [c for _, _, c in ranked[:9]]
-        torch.testing.assert_close(found.xyxy, every[i].xyxy[[q for _, q, _ in ranked[:9]]])
+        assert actual.scores.tolist() == pytest.approx([p for p, _, _ in ranked[:9]])
+        assert actual.class_ids.tolist() == [c for _, _, c in ranked[:9]]
+        torch.testing.assert_close(actual.xyxy, every[i].xyxy[[q for _, q, _ in ranked[:9]]])
     assert len(postprocess(out, sizes, top_k=1000)[0]) == 6 * 4
 
 
@@ -172,11 +172,11 @@ def test_sigmoid_outputs_give_the_best_pairs_by_default():
     logits = torch.tensor([[[2.0, 1.0], [-1.0, 0.5], [-3.0, -2.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]]])
     out, sizes = Output(logits, boxes, sigmoid=True), torch.tensor([[100, 100]])
-    found = postprocess(out, sizes)[0]  # as many as there are queries
-    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0, 0.5]).sigmoid())
-    assert found.class_ids.tolist() == [0, 1, 1]
-    torch.testing.assert_close(found.xyxy[:, 0], torch.tensor([40.0, 40.0, 30.0]))
-    found = postprocess(out, sizes, top_k=0)[0]  # one class per query, in their order
-    torch.testing.assert_close(found.scores, torch.tensor([2.0, 0.5, -2.0]).sigmoid())
-    assert found.class_ids.tolist() == [0, 1, 1]
+    actual = postprocess(out, sizes)[0]  # as many as there are queries
+    torch.testing.assert_close(actual.scores, torch.tensor([2.0, 1.0, 0.5]).sigmoid())
+    assert actual.class_ids.tolist() == [0, 1, 1]
+    torch.testing.assert_close(actual.xyxy[:, 0], torch.tensor([40.0, 40.0, 30.0]))
+    actual = postprocess(out, sizes, top_k=0)[0]  # one class per query, in their order
+    torch.testing.assert_close(actual.scores, torch.tensor([2.0, 0.5, -2.0]).sigmoid())
+    assert actual.class_ids.tolist() == [0, 1, 1]
     assert postprocess(out, sizes, top_k=5)[0].class_ids.tolist() == [0, 1, 1, 0, 1]

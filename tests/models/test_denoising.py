@@ -44,8 +44,8 @@ def test_as_many_groups_as_the_budget_holds_each_with_every_object(objects, cont
     noised = denoising(100, contrastive)(seeded(objects))
     size = objects * (2 if contrastive else 1)
     assert noised.group_ids.tolist() == [[g for g in range(1, groups + 1) for _ in range(size)]]
-    slots, found = noised.pairs[0]
-    assert found.tolist() == list(range(objects)) * groups
+    slots, actual = noised.pairs[0]
+    assert actual.tolist() == list(range(objects)) * groups
     expected = [start + i for start in range(0, groups * size, size) for i in range(objects)]  # near ones come first
     assert slots.tolist() == expected
     assert not noised.unused.any()
@@ -157,9 +157,9 @@ def test_without_noise_queries_are_the_objects():
 @pytest.mark.parametrize("label_noise", [0.5, 2.0])
 def test_labels_flip_to_a_random_class_with_half_the_chance_of_the_setting(label_noise, contrastive):
     module = denoising(8000, contrastive, label_noise=label_noise)
-    found = classes_of(module(same_boxes(10, [0.5, 0.5, 0.2, 0.2])), module)[0].bincount(minlength=CLASSES) / 8000
+    actual = classes_of(module(same_boxes(10, [0.5, 0.5, 0.2, 0.2])), module)[0].bincount(minlength=CLASSES) / 8000
     others = label_noise / 2 / CLASSES  # a random class may be the object's own
-    assert found.tolist() == pytest.approx([1 - 3 * others, others, others, others], abs=0.02)
+    assert actual.tolist() == pytest.approx([1 - 3 * others, others, others, others], abs=0.02)
 
 
 def test_plain_noise_moves_the_center_and_scales_the_sides_up_to_its_bounds():

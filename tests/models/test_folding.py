@@ -64,18 +64,18 @@ def test_outputs_are_those_of_the_model(kind: str) -> None:
     folded = fold_norms(model)
     assert norms(folded) == 0
     with torch.no_grad():
-        expected, found = model(images, padding), folded(images, padding)
+        expected, actual = model(images, padding), folded(images, padding)
         unnormed = [m.running_mean.zero_() for m in model.modules() if hasattr(m, "running_mean")]
         other = model(images, padding)
     assert unnormed
     assert not torch.allclose(other.logits, expected.logits, atol=1e-3)  # the norms do count
     close = {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(found.logits, expected.logits, **close)
-    torch.testing.assert_close(found.boxes, expected.boxes, **close)
-    for one, other in zip(found.aux, expected.aux, strict=True):
+    torch.testing.assert_close(actual.logits, expected.logits, **close)
+    torch.testing.assert_close(actual.boxes, expected.boxes, **close)
+    for one, other in zip(actual.aux, expected.aux, strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, **close)
     if expected.masks is not None:
-        torch.testing.assert_close(found.masks, expected.masks, **close)
+        torch.testing.assert_close(actual.masks, expected.masks, **close)
 
 
 def test_branches_become_one_convolution() -> None:
@@ -111,8 +111,8 @@ def test_norms_without_scale_and_biased_convolutions_fold_too() -> None:
     block.norm.running_mean, block.norm.running_var = statistics
     images, padding = some_images((64, 64))
     with torch.no_grad():
-        expected, found = model(images, padding), fold_norms(model)(images, padding)
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+        expected, actual = model(images, padding), fold_norms(model)(images, padding)
+    torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("refines", ["nothing", "boxes", "boxes and scores"])
@@ -131,9 +131,9 @@ def test_the_last_layer_alone_equals_the_last_of_all(refines: str) -> None:
         expected = model.forward_detection(images, padding)
         assert calls == {"class": 3, "box": 3}
         calls.update({"class": 0, "box": 0})
-        found = model.forward_detection(images, padding, last_only=True)
+        actual = model.forward_detection(images, padding, last_only=True)
     assert calls == {"class": 3 if "scores" in refines else 1, "box": 3 if "boxes" in refines else 1}
-    assert torch.equal(found.logits, expected.logits)
-    assert torch.equal(found.boxes, expected.boxes)
-    assert found.aux == []
+    assert torch.equal(actual.logits, expected.logits)
+    assert torch.equal(actual.boxes, expected.boxes)
+    assert actual.aux == []
     assert len(expected.aux) == 2  # the contract of the model itself

@@ -155,11 +155,11 @@ def test_attention_is_spread_over_heads_and_cells_but_not_padding() -> None:
     part = AttentionMap(8, heads=2)
     objects, memory = torch.randn(1, 3, 8), torch.randn(1, 8, 2, 4)
     padding = torch.tensor([[[False, False, False, True]] * 2])
-    found = part(objects, memory, padding)
+    actual = part(objects, memory, padding)
     q = part.q_linear(objects)[0, 1].view(2, 4)
     k = part.k_linear(memory[0, :, 1, 2]).view(2, 4)
-    torch.testing.assert_close(found[0, 1, :, 1, 2], (q * k).sum(1) / 2)
-    assert (found[..., 3] == -torch.inf).all()
+    torch.testing.assert_close(actual[0, 1, :, 1, 2], (q * k).sum(1) / 2)
+    assert (actual[..., 3] == -torch.inf).all()
     assert part(objects, memory, torch.ones_like(padding)).isfinite().all()
 
 

@@ -119,8 +119,8 @@ def test_spelling_is_american() -> None:
     exempt = {"suggestions.py"}  # other tools' words for settings
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.name not in exempt:
-            found = BRITISH.search(path.read_text(encoding="utf-8"))
-            assert not found, f"{path.name}: {found[0]}"
+            actual = BRITISH.search(path.read_text(encoding="utf-8"))
+            assert not actual, f"{path.name}: {actual[0]}"
 
 
 def test_no_function_is_long() -> None:

@@ -34,8 +34,8 @@ def test_parameter_counts(case):
 def test_outputs_of_every_decoder_layer(case, passed):
     out = passed[2]
     layers = [*out.aux, out]
-    for name, found in (("pred_logits", [x.logits for x in layers]), ("pred_boxes", [x.boxes for x in layers])):
-        torch.testing.assert_close(torch.stack(found), torch.from_numpy(case.arrays[name]), rtol=0, atol=1e-4)
+    for name, actual in (("pred_logits", [x.logits for x in layers]), ("pred_boxes", [x.boxes for x in layers])):
+        torch.testing.assert_close(torch.stack(actual), torch.from_numpy(case.arrays[name]), rtol=0, atol=1e-4)
 
 
 def test_masks(case, passed):
@@ -53,14 +53,14 @@ def test_assignments(case, passed):
     rounding does: a choice of the reference DETR is 1.4e-7 of 27 above the best even by its own outputs in float64.
     """
     _, criterion, out, _, _ = passed
-    for i, (target, found) in enumerate(zip(case.targets, criterion.match(out, case.targets), strict=True)):
+    for i, (target, actual) in enumerate(zip(case.targets, criterion.match(out, case.targets), strict=True)):
         expected = tuple(torch.from_numpy(case.arrays[f"match{i}_{side}"]) for side in ("queries", "targets"))
-        for queries, objects in (found, expected):
+        for queries, objects in (actual, expected):
             assert queries.tolist() == sorted(set(queries.tolist()))
             assert sorted(objects.tolist()) == list(range(len(target["labels"])))
         costs = costs_in_float64(out, i, target)
         rounding = 1e-6 * len(target["labels"])  # of float32 costs up to 8, two to four units in their last place
-        assert costs[found].sum().item() == pytest.approx(costs[expected].sum().item(), rel=0, abs=rounding)
+        assert costs[actual].sum().item() == pytest.approx(costs[expected].sum().item(), rel=0, abs=rounding)
 
 
 def costs_in_float64(out, i, target):
@@ -85,21 +85,23 @@ def test_gradient_norms(case, passed):
     in the last place of every intermediate result move such norms by up to 0.7 roundings (7e-8) of the whole.
     """
     parameters = dict(passed[0].named_parameters())
-    found = {
+    actual = {
         name: parameters[name.removeprefix("detr.")].grad.norm().item() for name in case.expected["gradient_norms"]
     }
     _, whole = case.expected["training"]["weighted_loss_and_gradient_norm_per_step"][0]
     rounding = torch.finfo(torch.float32).eps * whole
-    assert found == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=2 * rounding)
+    assert actual == pytest.approx(case.expected["gradient_norms"], rel=1e-3, abs=2 * rounding)
 
 
 def test_detections(case, passed):
-    for i, found in enumerate(postprocess(passed[2], case.sizes)):
-        torch.testing.assert_close(found.xyxy, torch.from_numpy(case.arrays[f"detections{i}_boxes"]), rtol=0, atol=1e-3)
+    for i, actual in enumerate(postprocess(passed[2], case.sizes)):
         torch.testing.assert_close(
-            found.scores, torch.from_numpy(case.arrays[f"detections{i}_scores"]), rtol=0, atol=1e-4
+            actual.xyxy, torch.from_numpy(case.arrays[f"detections{i}_boxes"]), rtol=0, atol=1e-3
         )
-        assert found.class_ids.tolist() == case.arrays[f"detections{i}_labels"].tolist()
+        torch.testing.assert_close(
+            actual.scores, torch.from_numpy(case.arrays[f"detections{i}_scores"]), rtol=0, atol=1e-4
+        )
+        assert actual.class_ids.tolist() == case.arrays[f"detections{i}_labels"].tolist()
 
 
 def test_short_training_run(case):
@@ -125,7 +127,7 @@ def test_short_training_run(case):
         total = criterion.weighted_sum(criterion(model(*case.batch), case.targets))
         optimizer.zero_grad()
         total.backward()
-        found = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        actual = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         assert total.item() == pytest.approx(loss, rel=1e-3)
-        assert found.item() == pytest.approx(norm, rel=1e-3 if step < 2 else 5e-2 if step < 4 else 1e-1)
+        assert actual.item() == pytest.approx(norm, rel=1e-3 if step < 2 else 5e-2 if step < 4 else 1e-1)

@@ -24,12 +24,12 @@ def with_masks():
 
 
 def test_detections():
-    for i, found in enumerate(postprocess(given(), SIZES)):
-        torch.testing.assert_close(found.xyxy, torch.from_numpy(ARRAYS[f"detections{i}_boxes"]), rtol=0, atol=1e-3)
-        torch.testing.assert_close(found.scores, torch.from_numpy(ARRAYS[f"detections{i}_scores"]), rtol=0, atol=1e-6)
-        assert found.class_ids.tolist() == ARRAYS[f"detections{i}_labels"].tolist()
-        assert found.image_size == tuple(SIZES[i].tolist())
-        assert found.masks is None
+    for i, actual in enumerate(postprocess(given(), SIZES)):
+        torch.testing.assert_close(actual.xyxy, torch.from_numpy(ARRAYS[f"detections{i}_boxes"]), rtol=0, atol=1e-3)
+        torch.testing.assert_close(actual.scores, torch.from_numpy(ARRAYS[f"detections{i}_scores"]), rtol=0, atol=1e-6)
+        assert actual.class_ids.tolist() == ARRAYS[f"detections{i}_labels"].tolist()
+        assert actual.image_size == tuple(SIZES[i].tolist())
+        assert actual.masks is None
 
 
 @pytest.mark.parametrize("made_when_asked", [False, True])
@@ -38,14 +38,14 @@ def test_masks(made_when_asked):
     if made_when_asked:
         masks = out.masks
         out = given(predict_masks=lambda images, queries: masks[images, queries])
-    for i, found in enumerate(postprocess(out, SIZES, processed_sizes=PROCESSED)):
+    for i, actual in enumerate(postprocess(out, SIZES, processed_sizes=PROCESSED)):
         width = int(SIZES[i, 1])
         expected = np.unpackbits(ARRAYS[f"detections{i}_masks_packed"], axis=-1)[..., :width].astype(bool)
-        assert np.array_equal(found.masks.numpy(), expected)
+        assert np.array_equal(actual.masks.numpy(), expected)
 
 
 def test_panoptic():
-    for i, found in enumerate(panoptic(with_masks(), PROCESSED, SIZES, THINGS, ABOUT["panoptic_threshold"])):
-        assert np.array_equal(found.ids.numpy(), ARRAYS[f"panoptic{i}_ids"])
-        rows = [[s["id"], s["category_id"], s["area"], s["isthing"]] for s in found.segments]
+    for i, actual in enumerate(panoptic(with_masks(), PROCESSED, SIZES, THINGS, ABOUT["panoptic_threshold"])):
+        assert np.array_equal(actual.ids.numpy(), ARRAYS[f"panoptic{i}_ids"])
+        rows = [[s["id"], s["category_id"], s["area"], s["isthing"]] for s in actual.segments]
         assert rows == ARRAYS[f"panoptic{i}_segments"].tolist()

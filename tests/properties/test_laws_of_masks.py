@@ -20,11 +20,11 @@ def test_masks_equal_the_plain_implementation(processed, size, padded):
     torch.manual_seed(0)
     noise = torch.randn(3, -(-padded[0] // 4), -(-padded[1] // 4))
     logits = torch.cat([blobs(9, padded, 5).masks[0], noise, noise[:1] * 0 - 1, noise[:1] * 0 + 1])
-    found = resize_masks(logits, padded, processed, size)
-    assert torch.equal(found.byte(), plain_masks(logits, padded, processed, size))
-    assert found.any((1, 2)).sum() > 5
-    assert found[-1].all()
-    assert not found[-2].any()
+    actual = resize_masks(logits, padded, processed, size)
+    assert torch.equal(actual.byte(), plain_masks(logits, padded, processed, size))
+    assert actual.any((1, 2)).sum() > 5
+    assert actual[-1].all()
+    assert not actual[-2].any()
 
 
 @pytest.mark.parametrize(("processed", "size"), SIZES)
@@ -32,10 +32,10 @@ def test_maps_are_those_of_the_plain_way(processed, size):
     rounds = 0
     for seed in range(12):
         out = blobs(25, processed, 5, seed)
-        (found,) = panoptic(out, torch.tensor([processed]), torch.tensor([size]), THINGS)
+        (actual,) = panoptic(out, torch.tensor([processed]), torch.tensor([size]), THINGS)
         ids, segments = plain_panoptic(out.logits[0], out.masks[0], processed, size, THINGS, 0.85)
-        assert torch.equal(found.ids, ids)
-        assert [{k: v for k, v in row.items() if k != "score"} for row in found.segments] == segments
+        assert torch.equal(actual.ids, ids)
+        assert [{k: v for k, v in row.items() if k != "score"} for row in actual.segments] == segments
         assert sum(row["area"] for row in segments) == ids.numel()
         stuff = [row["category_id"] for row in segments if not row["isthing"]]
         assert len(set(stuff)) == len(stuff)
@@ -126,17 +126,17 @@ def test_nan_is_not_detected():
     broken = Output(logits, out.boxes, masks=masks, padded_size=(64, 80))
     kept = [k for k in range(12) if k not in (3, 5, 6)]
     sound = Output(out.logits[:, kept], out.boxes[:, kept], masks=out.masks[:, kept], padded_size=(64, 80))
-    found, expected = (panoptic(given, sizes, sizes, THINGS)[0] for given in (broken, sound))
-    assert torch.equal(found.ids, expected.ids)
-    assert found.segments == expected.segments
+    actual, expected = (panoptic(given, sizes, sizes, THINGS)[0] for given in (broken, sound))
+    assert torch.equal(actual.ids, expected.ids)
+    assert actual.segments == expected.segments
     detections = postprocess(broken, sizes, threshold=0.1)[0]
     assert len(detections) == 11
     assert detections.scores.isfinite().all()
     everything = Output(logits * float("nan"), out.boxes, masks=masks * float("nan"), padded_size=(64, 80))
     assert len(postprocess(everything, sizes, threshold=0.1)[0]) == 0
     assert not postprocess(everything, sizes)[0].masks.any()
-    found = panoptic(everything, sizes, sizes, THINGS)[0]
-    assert found.segments == []
-    assert found.ids.sum() == 0
+    actual = panoptic(everything, sizes, sizes, THINGS)[0]
+    assert actual.segments == []
+    assert actual.ids.sum() == 0
     best = postprocess(Output(logits, out.boxes, sigmoid=True), sizes, top_k=5)[0]
     assert best.scores.isfinite().all()

@@ -74,7 +74,7 @@ def test_groups_and_repeats_equal_separate_matchings(size, groups, repeat, objec
     )
     assert [len(one) for one in solved] == [2, 1]
     for layer, pairs in zip(outs, solved[0], strict=True):
-        for i, (target, (queries, found)) in enumerate(zip(targets, pairs, strict=True)):
+        for i, (target, (queries, actual)) in enumerate(zip(targets, pairs, strict=True)):
             n = len(target["labels"])
             assert len(queries) == groups * min(size, repeat * n)
             assert queries.tolist() == sorted(set(queries.tolist()))
@@ -86,7 +86,7 @@ def test_groups_and_repeats_equal_separate_matchings(size, groups, repeat, objec
                 )
                 mine = (queries >= run.start) & (queries < run.stop)
                 assert torch.equal(queries[mine] - run.start, alone[0][0])
-                assert torch.equal(found[mine], alone[0][1] % max(n, 1))
+                assert torch.equal(actual[mine], alone[0][1] % max(n, 1))
     plain = matcher(outs[0], targets)
     assert all(torch.equal(a, b) for x, y in zip(solved[1][0], plain, strict=True) for a, b in zip(x, y, strict=True))
 
@@ -95,11 +95,11 @@ def test_ignored_queries_are_never_matched():
     out, targets = some_output(6, some_images=2), some_targets(4, 2)
     ignored = torch.zeros(2, 6, dtype=torch.bool)
     ignored[0, :3], ignored[1, 4] = True, True
-    (((first, found), (second, others)),) = HungarianMatcher().match_all(
+    (((first, actual), (second, others)),) = HungarianMatcher().match_all(
         [MatchingProblem(LayerOutputs.of([out]), targets, ignored=ignored)]
     )[0]
     assert first.tolist() == [3, 4, 5]  # three are left for four objects
-    assert len(set(found.tolist())) == 3
+    assert len(set(actual.tolist())) == 3
     assert 4 not in second.tolist()
     assert sorted(others.tolist()) == [0, 1]
 

@@ -18,32 +18,32 @@ TIMES = ("seconds", "loader_share", "evaluation_seconds", "save_seconds")
 """What no two runs share."""
 
 
-def assert_same(found: Any, expected: Any, where: str = "") -> None:
+def assert_same(actual: Any, expected: Any, where: str = "") -> None:
     """Bit for bit, through dictionaries and lists; times are left out."""
-    assert type(found) is type(expected), where
+    assert type(actual) is type(expected), where
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
+        assert actual.keys() == expected.keys(), where
         for key in expected:
             if key not in TIMES:
-                assert_same(found[key], expected[key], f"{where}/{key}")
+                assert_same(actual[key], expected[key], f"{where}/{key}")
     elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert len(actual) == len(expected), where
+        for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
             assert_same(one, other, f"{where}/{number}")
     elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
+        assert torch.equal(actual, expected), where
     else:
-        assert found == expected, where
+        assert actual == expected, where
 
 
-def assert_same_run(found: Path, expected: Path) -> None:
+def assert_same_run(actual: Path, expected: Path) -> None:
     """Weights, optimizer, counters and metrics of two run folders agree bit for bit."""
     for name in ("last.ckpt", "best.ckpt"):
-        one = torch.load(found / name, weights_only=True)
+        one = torch.load(actual / name, weights_only=True)
         other = torch.load(expected / name, weights_only=True)
         for key in ("model", "ema", "optimizer", "scaler", "progress"):
             assert_same(one[key], other[key], f"{name}/{key}")
-    assert metrics_without_time(found) == metrics_without_time(expected)
+    assert metrics_without_time(actual) == metrics_without_time(expected)
 
 
 def metrics_without_time(run_dir: Path) -> list[list[str]]:

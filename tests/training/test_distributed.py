@@ -57,18 +57,18 @@ def losses_and_gradients(objects: tuple[int, ...], rank: int | None) -> dict[str
     losses = criterion(wrapped(images, torch.zeros(len(images), 64, 64, dtype=torch.bool)), targets)
     total = criterion.weighted_sum(losses)
     total.backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert all(gradient is not None for gradient in found.values())  # so DDP need not look for unused ones
-    return {"total": total.detach(), **found}
+    actual = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(gradient is not None for gradient in actual.values())  # so DDP need not look for unused ones
+    return {"total": total.detach(), **actual}
 
 
 def one_rank(rank: int, world_size: int, folder: Path, objects: tuple[int, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world_size)
-    found = losses_and_gradients(objects, rank)
-    dist.all_reduce(found["total"])
-    found["total"] /= world_size
-    torch.save(found, folder / f"rank{rank}.pt")
+    actual = losses_and_gradients(objects, rank)
+    dist.all_reduce(actual["total"])
+    actual["total"] /= world_size
+    torch.save(actual, folder / f"rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -89,9 +89,9 @@ def test_two_ranks_with_a_image_each_equal_one_with_both(objects, tmp_path):
     # gradients that are small beside the whole are held to what rounding leaves of the whole
     whole = sum(float(value.square().sum()) for name, value in expected.items() if name != "total") ** 0.5
     for rank in range(2):
-        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        actual = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5 + 1e-6 * whole, msg=name)
+            torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-5 + 1e-6 * whole, msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ def square_run(square_data, tmp_path) -> TrainConfig:
 def test_a_run_over_two_ranks_equals_a_run_on_one(square_run, tmp_path):
     assert in_processes(2, square_run) == [0, 0]
     one = train(replace(square_run, batch_size=2, output_dir=str(tmp_path / "one"))).run_dir
-    found, expected = (
+    actual, expected = (
         list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in (tmp_path / "two", one)
     )
-    assert len(found) == len(expected) == 2
+    assert len(actual) == len(expected) == 2
     # the logged class and cardinality errors are means of the ranks', so they may differ
     for name in (
         "train/loss",
@@ -130,12 +130,12 @@ def test_a_run_over_two_ranks_equals_a_run_on_one(square_run, tmp_path):
         "val/AP50",
         "val/AR100",
     ):
-        for row, other in zip(found, expected, strict=True):
+        for row, other in zip(actual, expected, strict=True):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize("weights", [{"cls_loss_coef": 0.0}, {"bbox_loss_coef": 0.0, "giou_loss_coef": 0.0}])
-def test_two_ranks_learn_also_where_heads_are_taught_nothing(square_run, weights):
+def test_two_ranks_learn_also_where_heads_have_no_loss(square_run, weights):
     assert in_processes(2, replace(square_run, epochs=1, **weights)) == [0, 0]
 
 
@@ -199,10 +199,10 @@ def weighted_sum(self, losses):
 Criterion.weighted_sum = weighted_sum
 """
     assert in_processes(2, square_run, before) == [2, 2]
-    said = [(tmp_path / f"error of rank {rank}").read_text() for rank in range(2)]
-    assert said[0] == said[1]
-    assert "loss became nan at step 1" in said[0]
-    assert said[0].count(".png") == 1  # only the image of the rank where it happened
+    output = [(tmp_path / f"error of rank {rank}").read_text() for rank in range(2)]
+    assert output[0] == output[1]
+    assert "loss became nan at step 1" in output[0]
+    assert output[0].count(".png") == 1  # only the image of the rank where it happened
 
 
 def test_the_command_line_starts_its_own_processes(square_run, tmp_path):

@@ -250,19 +250,19 @@ def gradients(kind: str, checkpointed: bool, dropout: float) -> tuple[Tensor, di
         out = start.model.train()(taught.images, taught.padding_mask, taught.targets)
         total = start.criterion.weighted_sum(start.criterion(out, taught.targets))
     total.backward()
-    found = {name: p.grad for name, p in start.model.named_parameters() if p.grad is not None}
-    return total.detach(), found, sum(kept.values())
+    actual = {name: p.grad for name, p in start.model.named_parameters() if p.grad is not None}
+    return total.detach(), actual, sum(kept.values())
 
 
 @pytest.mark.parametrize("kind", ["detr_resnet50", "detrkit_n", "dino_r50"])
 def test_checkpointed_activations_teach_the_same(kind):
     """Also with dropout, which is drawn again as it was."""
     loss, expected, kept = gradients(kind, False, 0.3)
-    other, found, less = gradients(kind, True, 0.3)
+    other, actual, less = gradients(kind, True, 0.3)
     assert torch.equal(loss, other)
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=1e-6)
     assert less < 0.97 * kept, less / kept
 
 

@@ -94,7 +94,7 @@ def test_a_run_with_a_frozen_backbone(tiny, tmp_path, ema, recwarn):
     train(replace(config, resume="auto", epochs=3))  # it still is
 
 
-def test_a_frozen_backbone_of_random_weights_is_told(tiny, capsys):
+def test_a_frozen_backbone_of_random_weights_is_reported(tiny, capsys):
     with pytest.warns(UserWarning, match="lr_backbone 0 freezes a backbone of random weights"):
         train(tiny(epochs=1, lr_backbone=0.0))
     assert "the whole backbone is frozen, statistics included" in capsys.readouterr().out

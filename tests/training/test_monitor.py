@@ -39,12 +39,12 @@ def numbers(monkeypatch):
     def say(*rows):
         rest = iter(rows)
 
-        def told(*_):
+        def shown(*_):
             ap, ap50, green = next(rest)
             of = type("Class", (), {"name": "green", "AP": green})
             return type("Told", (), {"metrics": {"AP": ap, "AP50": ap50}, "per_class": [of]})
 
-        monkeypatch.setattr(validation, "compute_coco_metrics", told)
+        monkeypatch.setattr(validation, "compute_coco_metrics", shown)
 
     return say
 
@@ -68,9 +68,9 @@ def test_early_stopping_says_so_and_why(tiny, numbers, capsys):
     numbers((0.1, 0.5, 0.1), (0.2, 0.4, 0.1), (0.3, 0.3, 0.1))
     config = tiny(epochs=9, monitor="AP50", patience=2)
     run_training(config)
-    said = capsys.readouterr().out
-    assert "Stopped early, after epoch 3 of 9: AP50 has not improved in 2 evaluations (--patience 2)" in said
-    assert "since it was 0.5000" in said
+    output = capsys.readouterr().out
+    assert "Stopped early, after epoch 3 of 9: AP50 has not improved in 2 evaluations (--patience 2)" in output
+    assert "since it was 0.5000" in output
     run_training(replace(config, resume="auto"))
     assert "AP50 has not improved for 2 evaluations; raise --patience" in capsys.readouterr().out
 
@@ -89,7 +89,7 @@ def test_early_stopping_says_so_and_why(tiny, numbers, capsys):
         ("accuracy", "detect", r"found 'accuracy'$"),
     ],
 )
-def test_numbers_that_are_not_measured_are_told(tiny_data, monitor, task, words):
+def test_metrics_that_are_not_measured_are_reported(tiny_data, monitor, task, words):
     with pytest.raises(ConfigError, match=words):
         chosen_monitor(monitor, task, splits(tiny_data)["val"])
 
@@ -119,8 +119,8 @@ def test_classes_reach_tensorboard_and_the_table(tiny):
 
 
 def test_names_of_classes_that_loggers_would_refuse():
-    found = tags(["val/AP", "val/class_AP/a:b", "val/class_AP/a?b", "val/class_mask_AP/[/red]", "val/class_AP/part_3"])
-    assert list(found.values()) == [
+    actual = tags(["val/AP", "val/class_AP/a:b", "val/class_AP/a?b", "val/class_mask_AP/[/red]", "val/class_AP/part_3"])
+    assert list(actual.values()) == [
         "val/AP",
         "val/class_AP/a_b",
         "val/class_AP/a_b_",
@@ -164,13 +164,13 @@ def test_best_is_not_compared_across_different_validation_images(tiny, numbers, 
     config = tiny(epochs=1)
     run_dir = train(config).run_dir
     result = train(replace(config, resume=str(run_dir), epochs=3, data=str(other_data), patience=1))
-    (told,) = [str(each.message) for each in recwarn if "images" in str(each.message)]
+    (shown,) = [str(each.message) for each in recwarn if "images" in str(each.message)]
     assert (
-        f"the validation images are not those that {run_dir / 'last.ckpt'} was trained with (3 now, 5 before)" in told
+        f"the validation images are not those that {run_dir / 'last.ckpt'} was trained with (3 now, 5 before)" in shown
     )
-    assert "training images" not in told
+    assert "training images" not in shown
     former = run_dir / "best_until_epoch_0001.ckpt"
-    assert told.endswith(f"so the best checkpoint is chosen anew; the former best checkpoint is kept as {former}")
+    assert shown.endswith(f"so the best checkpoint is chosen anew; the former best checkpoint is kept as {former}")
     assert (result.metrics["AP"], result.metrics["epoch"]) == (0.2, 2)
     assert cycle(run_dir / "best.ckpt")["best_epoch"] == 2
     assert cycle(run_dir / "best_until_epoch_0001.ckpt")["best_epoch"] == 1
@@ -211,18 +211,18 @@ def test_a_run_folder_means_its_last_checkpoint(tiny, tmp_path):
 
 def test_quiet_leaves_what_was_reached(tiny, capsys):
     result = train(tiny(epochs=1, quiet=True))
-    said = capsys.readouterr().out
-    assert "Best AP" in said
+    output = capsys.readouterr().out
+    assert "Best AP" in output
     for word in ("Recipe", "Device", "epoch 1/1", "Folder"):
-        assert word not in said
+        assert word not in output
     assert "quiet: false" in (result.run_dir / "config.yaml").read_text()  # a resumed run speaks again
 
 
 def test_hardly_any_ap_says_what_to_look_at(tiny, numbers, capsys):
     numbers((0.001, 0.002, 0.0))
     train(tiny(epochs=1))
-    said = capsys.readouterr().out
-    assert "AP is 0.0010: almost nothing is detected. Check, in this order:" in said
+    output = capsys.readouterr().out
+    assert "AP is 0.0010: almost nothing is detected. Check, in this order:" in output
     for words in (
         "Epochs   1 of 1, of 11 images each, were 5 steps; the classic recipe is made for 300 epochs",
         "(docs/benchmarks/convergence.md)",
@@ -231,13 +231,13 @@ def test_hardly_any_ap_says_what_to_look_at(tiny, numbers, capsys):
         "Classes  the training images have every class of the validation images (1)",
         "--overfit 8 must come near AP 1",
     ):
-        assert words in said, words
+        assert words in output, words
     numbers((0.3, 0.4, 0.0))
     train(tiny(epochs=1, output_dir=""))
     assert "almost nothing" not in capsys.readouterr().out
 
 
-def test_a_loss_that_rises_is_told():
+def test_a_rising_loss_is_reported():
     rows = [{"epoch": float(k + 1), "train/loss": loss} for k, loss in enumerate((9.0, 4.0, 40.0))]
     assert describe_rise(rows) == "the training loss rose from 4 in epoch 2 to 40 in epoch 3"
     assert describe_rise(rows[:2]) == ""
@@ -250,6 +250,6 @@ def test_classes_that_training_never_shows_are_named(tiny, tiny_data):
     ]
     given = type("Data", (), {"train": replace(data["train"], images=without), "val": data["val"]})
     history = [{"epoch": 2.0, "step": 10.0}]
-    said = advice_lines(tiny(), given, history, 12, "")
-    assert said["Classes"] == "the training images lack these classes of the validation images: green"
-    assert "raise --image_size" in said["Sizes"]
+    output = advice_lines(tiny(), given, history, 12, "")
+    assert output["Classes"] == "the training images lack these classes of the validation images: green"
+    assert "raise --image_size" in output["Sizes"]

@@ -90,11 +90,11 @@ def test_parts_learn_at_rates_of_their_own_behind_the_two_groups_of_the_original
     names = {parameter: name for name, parameter in model.named_parameters()}
 
     def groups(**settings):
-        found = build_optimizer(model, lr=1.0, lr_backbone=0.5, weight_decay=0.01, **settings).param_groups
-        return [(group["lr"], group["weight_decay"], [names[p] for p in group["params"]]) for group in found]
+        actual = build_optimizer(model, lr=1.0, lr_backbone=0.5, weight_decay=0.01, **settings).param_groups
+        return [(group["lr"], group["weight_decay"], [names[p] for p in group["params"]]) for group in actual]
 
     plain = groups()
-    assert [(lr, decay, len(found)) for lr, decay, found in plain] == [(1.0, 0.01, 6), (0.5, 0.01, 4)]
+    assert [(lr, decay, len(actual)) for lr, decay, actual in plain] == [(1.0, 0.01, 6), (0.5, 0.01, 4)]
     assert groups(lr_linear_proj_mult=0.1, norm_decay=False) == [
         (1.0, 0.01, ["linear.weight"]),
         (0.5, 0.01, ["backbone.0.weight"]),
@@ -103,7 +103,7 @@ def test_parts_learn_at_rates_of_their_own_behind_the_two_groups_of_the_original
         (1.0, 0.0, ["norm.weight", "norm.bias", "linear.bias"]),
         (0.5, 0.0, ["backbone.0.bias", "backbone.1.weight", "backbone.1.bias"]),
     ]
-    assert [found for *_, found in groups(lr_linear_proj_mult=0.1)][2] == [
+    assert [actual for *_, actual in groups(lr_linear_proj_mult=0.1)][2] == [
         "sampling_offsets.weight",
         "sampling_offsets.bias",
     ]

@@ -56,16 +56,16 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
     config = quick(epochs=1)
     assert (config.num_queries, config.image_size, config.batch_size) == ("auto", "auto", "auto")
     run_dir = train(config).run_dir
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        said.splitlines()[0]
+        output.splitlines()[0]
         == "Recipe    fast, which converges on little data; --recipe classic has the settings of the reference DETR"
     )
     stored = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert (stored["recipe"], stored["model"]) == ("fast", "detrkit_n")
     for word, name in resolve_auto.WORDS.items():
         assert type(stored[word]) is int
-        assert f"{name:<9} {stored[word]}: " in said
+        assert f"{name:<9} {stored[word]}: " in output
     assert stored["image_size"] % 32 == 0
 
     # A resumed run keeps them, whatever would be proposed by now.
@@ -79,13 +79,13 @@ def test_settings_left_to_the_data_become_numbers_with_a_reason_and_stay(quick, 
 def test_overfitting_takes_all_images_at_once_and_small(quick):
     config = quick(overfit=3)
     split = load_data(config).train
-    found, said = resolve_auto.resolve_auto(config, split, None, on_cpu=True)
-    assert found.batch_size == 3
-    assert said["Batch"] == "3: all images at once"
+    actual, output = resolve_auto.resolve_auto(config, split, None, on_cpu=True)
+    assert actual.batch_size == 3
+    assert output["Batch"] == "3: all images at once"
     large = replace(split, images=[replace(image, width=1500, height=1500) for image in split.images])
     assert resolve_auto.resolve_auto(config, large, None, on_cpu=True)[0].image_size == 256
     assert resolve_auto.resolve_auto(config, large, None, on_cpu=False)[0].image_size > 256
-    usual, said = resolve_auto.resolve_auto(replace(config, overfit=0), large, None, on_cpu=True)
+    usual, output = resolve_auto.resolve_auto(replace(config, overfit=0), large, None, on_cpu=True)
     assert usual.image_size > 256
     assert usual.batch_size == 2
     many = replace(split, images=list(split.images) * 5)
@@ -103,10 +103,10 @@ def test_a_run_of_the_fast_recipe_is_resumed_exactly(quick, tmp_path):
 
 
 def test_more_objects_than_queries_are_warned_about_once_and_trained_on(tiny):
-    with pytest.warns(UserWarning, match="queries can detect") as told:
+    with pytest.warns(UserWarning, match="queries can detect") as shown:
         result = train(tiny(num_queries=2, epochs=1))
     assert result.metrics
-    crowds = [str(warning.message) for warning in told if "queries can detect" in str(warning.message)]
+    crowds = [str(warning.message) for warning in shown if "queries can detect" in str(warning.message)]
     assert len(crowds) == 1
     assert crowds[0].startswith("4 images have more objects than the 2 queries can detect, ")
     assert crowds[0].endswith("(3); raise num_queries to detect them all")
@@ -133,9 +133,9 @@ def weights_of(monkeypatch):
     def make(untold=(), **settings):
         config = TrainConfig.from_recipe("classic", **{"backbone": "resnet18", **SMALL, **settings})
         start = build_training_model(config, CLASSES, None)
-        told = {name: value for name, value in start.model_args.items() if name not in untold}
-        weights = Weights(start.model.state_dict(), told, CLASSES, start.preprocessing, "w")
-        monkeypatch.setattr(parts, "load_weights", lambda source, **told: weights)
+        shown = {name: value for name, value in start.model_args.items() if name not in untold}
+        weights = Weights(start.model.state_dict(), shown, CLASSES, start.preprocessing, "w")
+        monkeypatch.setattr(parts, "load_weights", lambda source, **shown: weights)
         return config
 
     return make
@@ -144,10 +144,10 @@ def weights_of(monkeypatch):
 def test_weights_of_a_classic_model_bring_it_whole(weights_of):
     weights_of()
     start = build_training_model(TrainConfig.from_recipe("fast", weights="w"), CLASSES, None)
-    found = start.config
-    assert (found.encoder, found.query_init, found.feature_levels, found.num_queries) == ("full", "learned", "", 6)
-    assert (found.class_loss, found.set_cost_class, found.dense_head) == ("softmax", 1.0, "none")
-    assert (found.lr_schedule, found.lr) == ("flat_cosine", 1e-4)  # how to train is still the recipe's
+    actual = start.config
+    assert (actual.encoder, actual.query_init, actual.feature_levels, actual.num_queries) == ("full", "learned", "", 6)
+    assert (actual.class_loss, actual.set_cost_class, actual.dense_head) == ("softmax", 1.0, "none")
+    assert (actual.lr_schedule, actual.lr) == ("flat_cosine", 1e-4)  # how to train is still the recipe's
     assert start.settings_from_weights["hidden_dim"] == 16
     assert not start.model_args["sigmoid"]
     assert all(row.kept_from for row in start.class_rows)
@@ -159,7 +159,7 @@ def unfilled(monkeypatch):
     monkeypatch.setattr(parts, "fit_weights", lambda model, weights, categories: [])
 
 
-def test_weights_of_a_modern_model_bring_it_and_how_it_was_taught(weights_of, unfilled):
+def test_weights_of_a_modern_model_bring_its_architecture_and_losses(weights_of, unfilled):
     taught = weights_of(model="rtdetr_r18", denoising="plain", num_points=2, two_stage_head="dense", dense_head="atss")
     for recipe in ("fast", "classic"):
         start = build_training_model(TrainConfig.from_recipe(recipe, weights="w"), CLASSES, None)

@@ -18,15 +18,15 @@ from detrkit.training.setup import choose_folder, find_processes
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_the_run_folder_and_what_is_said(tiny, capsys, monkeypatch):
+def test_the_run_folder_and_the_printed_lines(tiny, capsys, monkeypatch):
     monkeypatch.setattr("detrkit.training.final_report.write_report", write_report)
     config = tiny(checkpoint_every=1, eval_every=2, epochs=3)
     result = train(config)
     run_dir = result.run_dir
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("CPU", "precision 32", "train 11 images", "parameters", "norm batch, since no weights", "lr 0.001"):
-        assert words in said
-    assert "epoch 3/3" in said
+        assert words in output
+    assert "epoch 3/3" in output
 
     written = {path.name for path in run_dir.iterdir()}
     assert {"config.yaml", "categories.json", "metrics.csv", "best.ckpt", "last.ckpt", "report"} <= written
@@ -48,9 +48,9 @@ def test_validation_images_without_objects_have_no_ap(tiny, capsys, tmp_path):
     listed = json.loads((data / "val.json").read_text())
     (data / "val.json").write_text(json.dumps(listed | {"annotations": []}))
     train(tiny(data=str(data), epochs=1))
-    said = capsys.readouterr().out
-    assert "AP is undefined, since no validation image has an object" in said
-    assert "Best AP" not in said
+    output = capsys.readouterr().out
+    assert "AP is undefined, since no validation image has an object" in output
+    assert "Best AP" not in output
 
 
 def test_a_checkpoint_keeps_its_contract(tiny):
@@ -74,9 +74,9 @@ def test_weights_bring_their_architecture(tiny, capsys, tmp_path):
     default = {name: getattr(TrainConfig(), name) for name in architecture}
     config = tiny(weights=str(source), output_dir=str(tmp_path / "tuned"), epochs=1, **default)
     tuned = train(config).run_dir
-    said = capsys.readouterr().out
-    assert "2 of 2 kept" in " ".join(said.split())
-    assert "norm frozen, with the statistics of the loaded weights" in said
+    output = capsys.readouterr().out
+    assert "2 of 2 kept" in " ".join(output.split())
+    assert "norm frozen, with the statistics of the loaded weights" in output
     assert yaml.safe_load((tuned / "config.yaml").read_text())["hidden_dim"] == 16
 
 
@@ -124,7 +124,7 @@ def test_a_new_run_gets_a_number(tiny, tmp_path, monkeypatch):
     assert str(choose_folder(tiny(output_dir="", resume="auto"))) == "runs/shapes"
 
 
-def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(tiny, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="as in detrkit train DATA"):
         train(TrainConfig())
     with pytest.raises(DataError):
@@ -140,8 +140,8 @@ def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
 def test_processes_that_torchrun_started_are_taken(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    found = find_processes(TrainConfig(device="cpu"))
-    assert (found.devices, found.num_nodes, found.world_size) == (2, 2, 4)
+    actual = find_processes(TrainConfig(device="cpu"))
+    assert (actual.devices, actual.num_nodes, actual.world_size) == (2, 2, 4)
     with pytest.raises(ConfigError, match="devices 3, but torchrun started 2"):
         find_processes(TrainConfig(device="cpu", devices=3))
 

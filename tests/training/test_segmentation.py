@@ -73,13 +73,13 @@ def test_resuming_is_exact(data: Path, tmp_path: Path) -> None:
 def test_a_frozen_detector_stays_as_it_is(data: Path, tmp_path: Path) -> None:
     boxes = train(settings(data, tmp_path / "boxes", task="detect"))
     changes = {"num_queries": "auto", "lr": 1e-2, "ema": 0.0}  # the detector says how many queries it has
-    found = train(
+    actual = train(
         settings(data, tmp_path / "masks", task="instance", frozen_weights=str(tmp_path / "boxes"), **changes)
     )
     before, after = (read(tmp_path / name / "best.ckpt")["model"] for name in ("boxes", "masks"))
     for name, value in before.items():
         assert torch.equal(value, after[name if name in after else f"detr.{name}"]), name
-    assert found.metrics["AP"] == boxes.metrics["AP"]
+    assert actual.metrics["AP"] == boxes.metrics["AP"]
     optimizer = read(tmp_path / "masks" / "last.ckpt")["optimizer"]
     assert len(optimizer["state"]) == sum(name.startswith("mask_head") for name in after)
 
@@ -97,9 +97,7 @@ def test_boxes_alone_are_refused(tiny_data: Path, tmp_path: Path) -> None:
         train(settings(tiny_data, tmp_path / "b", task="panoptic"))
 
 
-def test_it_is_said_what_becomes_of_the_mask_head(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_use_of_the_mask_head_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(settings(data, tmp_path / "boxes", task="detect", epochs=1))
     train(settings(data, tmp_path / "masks", task="instance", weights=str(tmp_path / "boxes"), epochs=1))
     assert "a new mask head is trained" in capsys.readouterr().out

@@ -100,17 +100,17 @@ def test_a_signal_cuts_an_evaluation_short_and_it_is_made_up_for(tiny, tmp_path,
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_slurm_is_asked_to_queue_the_job_again(tiny, tmp_path, monkeypatch, capsys):
-    told = tmp_path / "told"
+def test_slurm_requeues_the_job(tiny, tmp_path, monkeypatch, capsys):
+    shown = tmp_path / "told"
     program = tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" > {told}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" > {shown}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     assert run_training(tiny()).interrupted
-    assert told.read_text().split() == ["requeue", "17"]
+    assert shown.read_text().split() == ["requeue", "17"]
     assert "queued this job again" in capsys.readouterr().out
 
 
@@ -124,9 +124,9 @@ def test_the_clock_stops_a_run_which_evaluates_and_can_go_on(tiny, tmp_path, who
     assert "minutes are used up; raise --max_minutes" in capsys.readouterr().out
     run_training(tiny(resume="auto"))
     assert "minutes" not in capsys.readouterr().out
-    found, expected = (torch.load(d / "last.ckpt", weights_only=True) for d in (tmp_path / "run", whole))
-    assert_same(found["model"], expected["model"])
-    assert_same(found["progress"]["history"], expected["progress"]["history"])
+    actual, expected = (torch.load(d / "last.ckpt", weights_only=True) for d in (tmp_path / "run", whole))
+    assert_same(actual["model"], expected["model"])
+    assert_same(actual["progress"]["history"], expected["progress"]["history"])
 
 
 def test_patience_ends_a_run(tiny, capsys, monkeypatch):

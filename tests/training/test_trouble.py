@@ -56,7 +56,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny, monkeypat
     assert "start again with a lower learning rate (lr 2.5e-06), or clip_max_norm 0.1" in str(caught.value)
 
 
-def test_weights_that_are_not_finite_are_told_at_evaluation(tiny, monkeypatch):
+def test_weights_that_are_not_finite_are_reported_at_evaluation(tiny, monkeypatch):
     """The loss of the last step was fine, the step itself was not."""
     close = Trainer.end_epoch
 
@@ -107,19 +107,19 @@ def test_other_errors_stay_what_they_are(tiny, monkeypatch):
 
 
 def test_advice_fits_what_is_used():
-    said = explain_out_of_memory(batch_size=1, image_size=800, num_queries=100, precision="32", cuda=True)
-    assert "try --image_size 600, or --precision bf16-mixed" in said
-    said = explain_out_of_memory(batch_size=2, image_size=800, num_queries=9, precision="32", cuda=True, classic=True)
-    assert "--batch_size 2 --num_queries 9; try --batch_size 1, or detrkit train" in said
+    output = explain_out_of_memory(batch_size=1, image_size=800, num_queries=100, precision="32", cuda=True)
+    assert "try --image_size 600, or --precision bf16-mixed" in output
+    output = explain_out_of_memory(batch_size=2, image_size=800, num_queries=9, precision="32", cuda=True, classic=True)
+    assert "--batch_size 2 --num_queries 9; try --batch_size 1, or detrkit train" in output
 
 
 def test_a_batch_size_is_found_and_written_down(tiny, monkeypatch):
     monkeypatch.setattr("detrkit.training.auto_batch.free_memory", lambda: 40_000_000)
     run_dir = train(tiny(batch_size="max", epochs=1)).run_dir
-    found = torch.load(run_dir / "last.ckpt", weights_only=True)["detrkit"]["config"]["batch_size"]
-    assert found in (1, 2, 4, 8)
-    assert f"batch_size: {found}\n" in (run_dir / "config.yaml").read_text()
-    whole = train(tiny(batch_size=found, epochs=1, output_dir=str(run_dir.parent / "given"))).run_dir
+    actual = torch.load(run_dir / "last.ckpt", weights_only=True)["detrkit"]["config"]["batch_size"]
+    assert actual in (1, 2, 4, 8)
+    assert f"batch_size: {actual}\n" in (run_dir / "config.yaml").read_text()
+    whole = train(tiny(batch_size=actual, epochs=1, output_dir=str(run_dir.parent / "given"))).run_dir
     one, other = (torch.load(d / "last.ckpt", weights_only=True)["model"] for d in (run_dir, whole))
     assert all(torch.equal(one[name], other[name]) for name in one)  # looking for it disturbed nothing
 
@@ -131,14 +131,14 @@ def test_batch_sizes_grow_with_memory_up_to_the_limit(monkeypatch):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    found = []
+    actual = []
     for free in (10**6, 10**8, 10**12):
         monkeypatch.setattr("detrkit.training.auto_batch.free_memory", lambda free=free: free)
         precision = nullcontext
         size = find_batch_size(model, height=96, width=96, limit=100, device=torch.device("cpu"), precision=precision)
-        found.append(size)
-    assert found[0] == 1
-    assert found == sorted(found)
-    assert found[2] == 64
+        actual.append(size)
+    assert actual[0] == 1
+    assert actual == sorted(actual)
+    assert actual[2] == 64
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -27,7 +27,7 @@ def labels(tmp_path: Path) -> dict[str, Any]:
     return content
 
 
-def test_boxes_that_seem_to_be_corners_are_refused_unless_said(tmp_path: Path, labels: dict[str, Any]) -> None:
+def test_boxes_that_look_like_corners_are_refused_unless_stated(tmp_path: Path, labels: dict[str, Any]) -> None:
     before = load_data(TrainConfig(data=str(tmp_path))).train
     for row in labels["annotations"]:
         x, y, w, h = row["bbox"]
@@ -37,10 +37,8 @@ def test_boxes_that_seem_to_be_corners_are_refused_unless_said(tmp_path: Path, l
     with pytest.raises(DataError, match=r"looks like x1, y1, x2, y2 in pixels .* box_format xyxy or box_format xywh$"):
         load_data(TrainConfig(data=str(tmp_path)))
     data = load_data(TrainConfig(data=str(tmp_path), box_format="xyxy"))
-    boxes = {
-        found.id: found.box for split in (data.train, data.val) for image in split.images for found in image.objects
-    }
-    expected = {found.id: found.box for image in before.images for found in image.objects}
+    boxes = {obj.id: obj.box for split in (data.train, data.val) for image in split.images for obj in image.objects}
+    expected = {obj.id: obj.box for image in before.images for obj in image.objects}
     assert {key: pytest.approx(box) for key, box in expected.items()} == boxes
 
 

@@ -93,14 +93,14 @@ class Seer(nn.Module):
 
 
 def batches(image_ids: list[int], size: int = 2) -> list[Batch]:
-    found = []
+    actual = []
     for start in range(0, len(image_ids), size):
         part = image_ids[start : start + size]
         images, padding = torch.zeros(len(part), 3, *PADDED), torch.ones(len(part), *PADDED, dtype=torch.bool)
         images[:, 0, 0, 0] = torch.tensor(part, dtype=torch.float32)
         padding[:, :HEIGHT, :WIDTH] = False
-        found.append(Batch(images, padding, [target_of(image_id) for image_id in part]))
-    return found
+        actual.append(Batch(images, padding, [target_of(image_id) for image_id in part]))
+    return actual
 
 
 def things(image_ids: list[int]) -> dict[str, Any]:
@@ -135,40 +135,40 @@ def validator(image_ids: list[int], **settings: Any) -> Validator:
 
 
 def measure(image_ids: list[int], model: Any, **settings: Any) -> Validation:
-    found = validator(image_ids, **settings).run(model, batches(image_ids), device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert found is not None
-    return found
+    actual = validator(image_ids, **settings).run(model, batches(image_ids), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert actual is not None
+    return actual
 
 
 def test_one_who_sees_everything() -> None:
-    found = measure(list(range(9)), Seer(perfect=True))
+    actual = measure(list(range(9)), Seer(perfect=True))
     for name in ("AP", "AP50", "mask_AP50", "mask_AP75", "RQ", "RQ_things", "RQ_stuff"):
-        assert found.metrics[name] == pytest.approx(1), name
+        assert actual.metrics[name] == pytest.approx(1), name
     for name in ("mask_AP", "mask_AR100", "PQ", "SQ_stuff", "SQ_things"):
-        assert 0.9 < found.metrics[name] <= 1, name  # corners of rectangles come out round
-    assert len(found.metrics) == 12 + 12 + 9
-    assert found.losses["loss_dice"] < 0.1
-    assert {row["category_id"] for row in found.detections} == {3, 7}  # stuff is for the maps
-    for row in found.detections[:3]:
+        assert 0.9 < actual.metrics[name] <= 1, name  # corners of rectangles come out round
+    assert len(actual.metrics) == 12 + 12 + 9
+    assert actual.losses["loss_dice"] < 0.1
+    assert {row["category_id"] for row in actual.detections} == {3, 7}  # stuff is for the maps
+    for row in actual.detections[:3]:
         assert decode_segmentation(row["segmentation"], HEIGHT, WIDTH).shape == (HEIGHT, WIDTH)
 
 
 def test_one_who_errs() -> None:
     ids = list(range(30))
-    found = measure(ids, Seer())
-    assert 0.3 < found.metrics["mask_AP"] < found.metrics["AP"] < 0.95
-    assert 0.3 < found.metrics["PQ"] < 0.95
-    assert found.panoptic is not None
-    assert [row.name for row in found.panoptic.per_class] == ["red", "green", "ground"]
+    actual = measure(ids, Seer())
+    assert 0.3 < actual.metrics["mask_AP"] < actual.metrics["AP"] < 0.95
+    assert 0.3 < actual.metrics["PQ"] < 0.95
+    assert actual.panoptic is not None
+    assert [row.name for row in actual.panoptic.per_class] == ["red", "green", "ground"]
     expected = PanopticSums(CATEGORIES)
     for image_id in ids:
         ids_map, rows = scene(image_id)
         expected.add(ids_map, rows, ids_map, rows)
     segments = sum(row.segments for row in expected.result().per_class)
-    assert sum(row.segments for row in found.panoptic.per_class) == segments
+    assert sum(row.segments for row in actual.panoptic.per_class) == segments
 
 
-def test_masks_are_made_where_asked_alone() -> None:
+def test_masks_are_made_only_where_requested() -> None:
     model = Seer()
     boxes = measure([1, 2, 3], model, masks=False, panoptic=None)
     of_losses = sum(len(target_of(i)["labels"]) for i in (1, 2, 3))
@@ -190,9 +190,9 @@ def test_objects_without_a_mask_have_their_box_as_one() -> None:
     for row in gt["annotations"]:
         del row["segmentation"]
     plain = Validator(judge.criterion, gt, CATEGORIES.ids, masks=True)
-    found = plain.run(Seer(perfect=True), batches([0, 1, 2, 3]), device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert found is not None
-    assert found.metrics["mask_AP75"] == pytest.approx(1)  # they are rectangles
+    actual = plain.run(Seer(perfect=True), batches([0, 1, 2, 3]), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert actual is not None
+    assert actual.metrics["mask_AP75"] == pytest.approx(1)  # they are rectangles
     assert "segmentation" not in gt["annotations"][0]
 
 
@@ -200,10 +200,10 @@ def one_rank(rank: int, shares: list[list[int]], folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=len(shares))
     every = sorted(i for share in shares for i in share)
-    found = validator(every).run(Seer(), batches(shares[rank]), device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert found is not None
+    actual = validator(every).run(Seer(), batches(shares[rank]), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert actual is not None
     torch.save(
-        {"metrics": found.metrics, "losses": found.losses, "rows": list(found.detections)}, folder / f"{rank}.pt"
+        {"metrics": actual.metrics, "losses": actual.losses, "rows": list(actual.detections)}, folder / f"{rank}.pt"
     )
     dist.barrier()
     dist.destroy_process_group()
@@ -222,9 +222,9 @@ def test_ranks_together_find_what_one_process_finds(shares: list[list[int]], tmp
         assert process.exitcode == 0
     expected = measure(sorted(i for share in shares for i in share), Seer())
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["metrics"] == expected.metrics
-        assert found["rows"] == list(expected.detections)
+        actual = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert actual["metrics"] == expected.metrics
+        assert actual["rows"] == list(expected.detections)
 
 
 def test_memory_does_not_grow_with_the_images() -> None:

@@ -164,10 +164,10 @@ def test_a_model_that_knows_no_range_says_once_what_it_does(run: Path, thermal: 
     weights = tmp_path / "old.ckpt"
     torch.save(content, weights)
     detector = Detector.load(weights, device="cpu")
-    with pytest.warns(UserWarning, match="no value range is known") as said:
-        found = detector.predict(thermal / "images")
-    assert len(found) == 6
-    assert [each.message.message for each in said] == [UNKNOWN_RANGE]
+    with pytest.warns(UserWarning, match="no value range is known") as printed:
+        actual = detector.predict(thermal / "images")
+    assert len(actual) == 6
+    assert [each.message.message for each in printed] == [UNKNOWN_RANGE]
     values = np.asarray(Image.open(thermal / "images" / "val1.png"))
     assert np.array_equal(detector.read(values)[0].numpy(), np.rint(values / 257))
 

@@ -15,7 +15,7 @@ __all__ = ["checkpoint", "detector", "mask_checkpoint", "mask_detector", "some_i
 
 
 @pytest.fixture
-def found() -> Detections:
+def some_detections() -> Detections:
     """Two detections, without and with room above for a label."""
     return Detections(
         xyxy=torch.tensor([[4.0, 1.0, 30.0, 20.0], [40.0, 25.0, 70.0, 50.0]]),

@@ -49,11 +49,11 @@ def test_maps_are_distributions_over_the_tokens_of_the_image(detector: Detector,
 
 def test_attention_maps_do_not_change_detections(detector: Detector, some_images: Path) -> None:
     path = some_images / "5.png"
-    found = compute_attention(detector, read_image(path)).detections
-    order = found.scores.argsort(descending=True, stable=True)
+    some_detections = compute_attention(detector, read_image(path)).detections
+    order = some_detections.scores.argsort(descending=True, stable=True)
     plain = detector.predict(path, threshold=0)
-    assert torch.equal(found[order].xyxy, plain.xyxy)
-    assert found[order].class_names == plain.class_names
+    assert torch.equal(some_detections[order].xyxy, plain.xyxy)
+    assert some_detections[order].class_names == plain.class_names
 
 
 @torch.no_grad()
@@ -82,9 +82,9 @@ def test_the_weights_are_those_that_make_the_output(
     torch.testing.assert_close(shown.flatten(), weights[0][0].mean(0).flatten())
 
 
-def test_points_belong_to_the_token_that_covers_them(found: Detections) -> None:
+def test_points_belong_to_the_token_that_covers_them(some_detections: Detections) -> None:
     recorded = AttentionMap(torch.full((3, 5, 3, 5), 1 / 15), (1.0, 1.0))
-    exact = Attention(found, recorded, recorded, covered=(1.0, 1.0))
+    exact = Attention(some_detections, recorded, recorded, covered=(1.0, 1.0))
     assert token_at((0, 0), 30, 50, exact) == (0, 0)
     assert token_at((49.9, 29.9), 30, 50, exact) == (2, 4)
     assert token_at((19.9, 10.1), 30, 50, exact) == (1, 1)
@@ -104,12 +104,12 @@ def test_heat_is_where_the_weight_is() -> None:
 
 
 def test_the_strongest_or_else_a_few(detector: Detector, some_images: Path) -> None:
-    found = compute_attention(detector, read_image(some_images / "5.png")).detections
-    order = found.scores.argsort(descending=True, stable=True).tolist()
-    assert strongest(found, 0.0, 6) == order[:6]
-    assert strongest(found, float(found.scores.max()), 6) == order[:1]
-    assert strongest(found, 1.0, 6) == order[:3]
-    assert strongest(found, 1.0, 2) == order[:2]
+    some_detections = compute_attention(detector, read_image(some_images / "5.png")).detections
+    order = some_detections.scores.argsort(descending=True, stable=True).tolist()
+    assert strongest(some_detections, 0.0, 6) == order[:6]
+    assert strongest(some_detections, float(some_detections.scores.max()), 6) == order[:1]
+    assert strongest(some_detections, 1.0, 6) == order[:3]
+    assert strongest(some_detections, 1.0, 2) == order[:2]
 
 
 def test_points_are_read() -> None:

@@ -82,11 +82,11 @@ def test_points_are_relative_to_the_image_without_its_padding() -> None:
     torch.testing.assert_close(places, torch.tensor(expected)[:, None, None].expand_as(places))
 
     point = torch.tensor([[[0.5, 0.25]]])  # now offsets count places, of 6 x 4 and 3 x 2 that the image has
-    found = sampled_points(attention, query, point, padded_memory())
+    some_detections = sampled_points(attention, query, point, padded_memory())
     for level, inside in enumerate(((6, 4), (3, 2))):
-        steps = found.locations.view(HEADS, LEVELS, K, 2)[:, level] - point[0]
+        steps = some_detections.locations.view(HEADS, LEVELS, K, 2)[:, level] - point[0]
         torch.testing.assert_close(steps, (OFFSETS / torch.tensor(inside))[:, None].expand_as(steps))
-    torch.testing.assert_close(found.weights.view(HEADS, -1)[:, 0], torch.full((HEADS,), 1 / HEADS))
+    torch.testing.assert_close(some_detections.weights.view(HEADS, -1)[:, 0], torch.full((HEADS,), 1 / HEADS))
 
 
 @pytest.mark.parametrize("name", ["wide.png", "deep/tall.png"])
@@ -111,9 +111,9 @@ def test_a_query_looks_around_its_own_box(some_images: Path, name: str) -> None:
 def test_sampled_points_do_not_change_detections(some_images: Path) -> None:
     detector = made(**SAMPLING)
     image = read_image(some_images / "5.png")
-    found = compute_attention(detector, image).detections
+    some_detections = compute_attention(detector, image).detections
     plain = detector.detect(detector.prepare([image]), top_k=0)[0]
-    assert torch.equal(found[found.scores.argsort(descending=True, stable=True)].xyxy, plain.xyxy)
+    assert torch.equal(some_detections[some_detections.scores.argsort(descending=True, stable=True)].xyxy, plain.xyxy)
     attention = detector.model.transformer.decoder.layers[-1].multihead_attn
     assert not attention._forward_pre_hooks  # nothing is left behind
 

@@ -31,9 +31,9 @@ def nothing() -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
-def test_boxes_stand_where_they_belong_in_the_color_of_their_class(found: Detections) -> None:
+def test_boxes_stand_where_they_belong_in_the_color_of_their_class(some_detections: Detections) -> None:
     before = gray(600, 800)
-    large = replace(found, xyxy=found.xyxy * 10)
+    large = replace(some_detections, xyxy=some_detections.xyxy * 10)
     drawn = draw_detections(before, large)
     assert drawn.shape == (600, 800, 3)
     assert drawn.dtype == np.uint8
@@ -46,8 +46,8 @@ def test_boxes_stand_where_they_belong_in_the_color_of_their_class(found: Detect
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 30), (60, 80), (480, 640), (3000, 2000)])
-def test_any_size_becomes_readable(found: Detections, height: int, width: int) -> None:
-    relative = replace(found, xyxy=found.xyxy / 80 * torch.tensor([width, height, width, height]))
+def test_any_size_becomes_readable(some_detections: Detections, height: int, width: int) -> None:
+    relative = replace(some_detections, xyxy=some_detections.xyxy / 80 * torch.tensor([width, height, width, height]))
     drawn = draw_detections(gray(height, width), relative)
     assert drawn.shape[0] * width == drawn.shape[1] * height  # a whole multiple
     assert max(drawn.shape) >= READABLE_SIDE
@@ -66,8 +66,8 @@ def test_classes_have_colors_of_their_own() -> None:
     assert min(np.abs(a - b).max() for a, b in combinations(first, 2)) >= 40
 
 
-def test_ground_truth_differs_from_detections(found: Detections) -> None:
-    large = replace(found, xyxy=found.xyxy * 10)
+def test_ground_truth_differs_from_detections(some_detections: Detections) -> None:
+    large = replace(some_detections, xyxy=some_detections.xyxy * 10)
     drawn = draw_detections(gray(600, 800), nothing(), large)
     x1, y1, x2, _ = large.xyxy[1].int().tolist()
     top = drawn[y1 + 1, x1 + 4 : x2 - 4]
@@ -77,11 +77,11 @@ def test_ground_truth_differs_from_detections(found: Detections) -> None:
     assert not has_color(drawn, color_of(7)).any()
 
 
-def test_masks_are_tinted_inside_alone(found: Detections) -> None:
+def test_masks_are_tinted_inside_alone(some_detections: Detections) -> None:
     masks = torch.zeros(2, 60, 80, dtype=torch.bool)
     masks[0, 8:16, 10:24] = True
     masks[1, 32:44, 48:60] = True
-    drawn = draw_detections(gray(60, 80), replace(found, masks=masks))
+    drawn = draw_detections(gray(60, 80), replace(some_detections, masks=masks))
     factor = drawn.shape[0] // 60
     inside, outside = drawn[34 * factor, 54 * factor], drawn[38 * factor, 66 * factor]
     assert (outside == 128).all()
@@ -89,16 +89,16 @@ def test_masks_are_tinted_inside_alone(found: Detections) -> None:
     assert np.abs(inside - expected).max() < 3
 
 
-def test_invalid_boxes_are_not_drawn(found: Detections) -> None:
-    broken = replace(found, xyxy=torch.tensor([[float("nan"), 0, 5, 5], [-500.0, -500, 9000, 9000]]))
+def test_invalid_boxes_are_not_drawn(some_detections: Detections) -> None:
+    broken = replace(some_detections, xyxy=torch.tensor([[float("nan"), 0, 5, 5], [-500.0, -500, 9000, 9000]]))
     drawn = draw_detections(gray(480, 640), broken)
     assert has_color(drawn, color_of(7)).any()
     assert not has_color(drawn, color_of(3)).any()
     assert (draw_detections(gray(480, 640), nothing()) == 128).all()
 
 
-def test_a_label_is_never_cut_off(found: Detections) -> None:
-    at_the_edges = replace(found, xyxy=torch.tensor([[0.0, 0.0, 40.0, 40.0], [790.0, 590.0, 799.0, 599.0]]))
+def test_a_label_is_never_cut_off(some_detections: Detections) -> None:
+    at_the_edges = replace(some_detections, xyxy=torch.tensor([[0.0, 0.0, 40.0, 40.0], [790.0, 590.0, 799.0, 599.0]]))
     drawn = draw_detections(gray(600, 800), at_the_edges)
     for class_id in (3, 7):
         ys, xs = np.nonzero(has_color(drawn, color_of(class_id)))
@@ -106,18 +106,18 @@ def test_a_label_is_never_cut_off(found: Detections) -> None:
         assert np.ptp(ys) >= 9
 
 
-def test_images_come_as_paths_and_pil_too(found: Detections, tmp_path: Path) -> None:
+def test_images_come_as_paths_and_pil_too(some_detections: Detections, tmp_path: Path) -> None:
     save_image(tmp_path / "gray.png", gray(480, 640))
-    expected = draw_detections(gray(480, 640), found)
+    expected = draw_detections(gray(480, 640), some_detections)
     for form in (tmp_path / "gray.png", str(tmp_path / "gray.png"), Image.open(tmp_path / "gray.png")):
-        assert np.array_equal(draw_detections(form, found), expected)
+        assert np.array_equal(draw_detections(form, some_detections), expected)
     with pytest.raises(DataError, match="uint8"):
-        draw_detections(np.zeros((4, 4, 3)), found)
+        draw_detections(np.zeros((4, 4, 3)), some_detections)
 
 
-def test_a_sheet_shows_ground_truth_beside_predictions(found: Detections) -> None:
+def test_a_sheet_shows_ground_truth_beside_predictions(some_detections: Detections) -> None:
     one_image = gray(480, 640)
-    large = replace(found, xyxy=found.xyxy * 8)
+    large = replace(some_detections, xyxy=some_detections.xyxy * 8)
     page = sheet([Tile(one_image, large[[0]], large[[1]], "a/image.jpg")], side=320)
     titles = page.shape[0] - 240 - 2 * 6
     assert titles > 0
@@ -131,7 +131,7 @@ def test_a_sheet_shows_ground_truth_beside_predictions(found: Detections) -> Non
     assert alone.shape[0] < page.shape[0]  # no caption
 
 
-def test_a_sheet_takes_images_of_any_size(found: Detections) -> None:
+def test_a_sheet_takes_images_of_any_size(some_detections: Detections) -> None:
     tiles = [Tile(gray(h, w), nothing(), nothing(), "x" * 300) for h, w in ((60, 80), (400, 30), (30, 400), (1, 1))]
     page = sheet(tiles, columns=2, side=120)
     assert page.dtype == np.uint8

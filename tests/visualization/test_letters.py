@@ -110,15 +110,17 @@ def detections(*names: str) -> Detections:
 
 @pytest.mark.filterwarnings("ignore:no font on this machine")
 def test_any_name_is_drawn_on_images() -> None:
-    found = detections(*NAMES)
-    masks = torch.zeros(len(found), 300, 400, dtype=torch.bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, found.xyxy.int().tolist(), strict=True):
+    some_detections = detections(*NAMES)
+    masks = torch.zeros(len(some_detections), 300, 400, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, some_detections.xyxy.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
-    for shown in (found, replace(found, masks=masks)):
-        drawn = draw_detections(one_image(), shown, found)
+    for shown in (some_detections, replace(some_detections, masks=masks)):
+        drawn = draw_detections(one_image(), shown, some_detections)
         assert drawn.shape[1] % 400 == 0
         assert (drawn != 128).any()
-    page = sheet([Tile(one_image(), found, found, f"{name}/{name}.jpg") for name in NAMES[:3]], side=120)
+    page = sheet(
+        [Tile(one_image(), some_detections, some_detections, f"{name}/{name}.jpg") for name in NAMES[:3]], side=120
+    )
     assert page.shape[2] == 3
     segments = [{"id": k, "category_id": k, "category_name": name, "area": 9} for k, name in enumerate(NAMES)]
     ids = torch.arange(300 * 400).reshape(300, 400) % len(NAMES)

@@ -73,7 +73,7 @@ def test_objects_of_one_class_have_different_shades() -> None:
 
 @pytest.mark.parametrize("count", [1, 20, CROWD, CROWD + 1, 150])
 def test_names_hide_neither_objects_nor_each_other(count: int) -> None:
-    found = dots(count)
+    some_detections = dots(count)
     named: list[_Labels] = []
     kept = _Labels.write_on
 
@@ -83,7 +83,7 @@ def test_names_hide_neither_objects_nor_each_other(count: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Labels, "write_on", spy)
-        draw_detections(gray(480, 480), found)
+        draw_detections(gray(480, 480), some_detections)
     chips = named[0].chips
     names, legend = [c for c in chips if "×" not in c[4]], [c for c in chips if "×" in c[4]]
     assert (len(names) > 0) == (count <= CROWD)
@@ -96,7 +96,7 @@ def test_names_hide_neither_objects_nor_each_other(count: int) -> None:
         assert top + height <= 480
         taken[top : top + height, left : left + width] += 1
     assert taken.max(initial=0) <= 1
-    assert not (taken.astype(bool) & found.masks.any(0).numpy()).any()
+    assert not (taken.astype(bool) & some_detections.masks.any(0).numpy()).any()
 
 
 def test_a_name_stands_inside_its_segment_where_it_fits() -> None:
@@ -122,8 +122,8 @@ def test_an_empty_mask_is_drawn_as_its_box() -> None:
 
 
 def test_masks_of_another_size_are_fitted_and_not_copied_as_a_whole() -> None:
-    found = dots(2, side=60)
-    small = draw_detections(gray(60, 60), found)  # eight times as large
+    some_detections = dots(2, side=60)
+    small = draw_detections(gray(60, 60), some_detections)  # eight times as large
     assert small.shape == (480, 480, 3)
     assert np.abs(small[16 * 8 + 4, 11 * 8] - tinted(color_of(4))).max() <= 1
     shrunk = draw_detections(gray(480, 480), dots(2), side=240)

@@ -44,8 +44,8 @@ class Hub:
         snapshot = self.snapshot(repo_id)
         for path in repository.rglob("*"):
             name = path.relative_to(repository).as_posix()
-            wanted = any(fnmatch(name, each) for each in allow_patterns)
-            if path.is_file() and wanted and not any(fnmatch(name, each) for each in ignore_patterns):
+            expected = any(fnmatch(name, each) for each in allow_patterns)
+            if path.is_file() and expected and not any(fnmatch(name, each) for each in ignore_patterns):
                 shutil.copy(path, snapshot / name)
         return str(snapshot)
 
@@ -186,7 +186,7 @@ def test_a_folder_fetched_by_that_command_can_be_named(hub: Hub, publish: Callab
     assert hub.asked == []
 
 
-def test_a_half_filled_cache_is_completed_or_told(hub: Hub, publish: Callable[..., Path]) -> None:
+def test_a_half_filled_cache_is_completed_or_refused(hub: Hub, publish: Callable[..., Path]) -> None:
     publish()
     shutil.copy(hub.repositories / HUB_ID / "config.json", hub.snapshot(HUB_ID))
     assert cached(HUB_ID) is None

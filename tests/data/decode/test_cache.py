@@ -96,8 +96,8 @@ def test_memory_is_bounded_and_nothing_is_thrown_out(split: Split) -> None:
             assert cache.get(k) is None
             cache.put(k, one_image)
         for k, one_image in enumerate(some_images):
-            found = cache.get(k)
-            assert torch.equal(found, one_image) if k < cache.count else found is None
+            actual = cache.get(k)
+            assert torch.equal(actual, one_image) if k < cache.count else actual is None
 
 
 def test_images_of_another_size_than_listed_are_not_kept() -> None:

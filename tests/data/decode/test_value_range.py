@@ -185,9 +185,9 @@ NATURAL = [
 @pytest.mark.parametrize(("values", "kind", "expected"), [row[1:] for row in NATURAL], ids=[row[0] for row in NATURAL])
 def test_the_natural_range_around_the_values(values: list[float], kind: type, expected: tuple[float, float]) -> None:
     parts = [measure_extent(np.array([[value]]).astype(kind)) for value in values]
-    found = find_value_range(parts)
-    assert found == ValueRange(*expected)
-    assert all(find_value_range(order) == found for order in itertools.permutations(parts))
+    actual = find_value_range(parts)
+    assert actual == ValueRange(*expected)
+    assert all(find_value_range(order) == actual for order in itertools.permutations(parts))
 
 
 def test_no_images_have_no_range() -> None:

@@ -25,6 +25,6 @@ def test_a_yaml_file_may_name_the_folder_of_the_user(
     config = tmp_path / "elsewhere" / "data.yaml"
     config.parent.mkdir()
     config.write_text(f"path: {stated}\ntrain: {entry}\nval: {entry}\nnames: [scratch]\n")
-    found = open_dataset(str(config))
-    assert [image.path.name for image in found.splits["train"].images] == ["a.png", "b.png"]
-    assert all(image.objects for image in found.splits["train"].images)
+    actual = open_dataset(str(config))
+    assert [image.path.name for image in actual.splits["train"].images] == ["a.png", "b.png"]
+    assert all(image.objects for image in actual.splits["train"].images)

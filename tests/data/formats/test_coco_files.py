@@ -20,7 +20,7 @@ def find_files(root: Path, names: list[str], folders: list[Path]) -> dict[str, M
     return ImageFinder(FileIndex(root)).find(names, folders)
 
 
-def found(root: Path, *names: str) -> dict[str, str]:
+def resolved(root: Path, *names: str) -> dict[str, str]:
     """Name -> the file found for it, relative to the data set; names that lead nowhere are absent."""
     files = find_files(root, list(names), [root / "images", root])
     return {name: match.path.relative_to(root).as_posix() for name, match in files.items() if match.path.is_file()}
@@ -35,7 +35,7 @@ def root(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
 
 def test_names_of_another_machine_are_matched_by_their_folders(root: Path) -> None:
     names = {"/home/ann/images/a/1.jpg": "images/a/1.JPG", "D:\\scans\\b\\1.jpg": "images/b/1.JPG"}
-    assert found(root, *names) == names
+    assert resolved(root, *names) == names
 
 
 def test_absolute_names_are_followed(root: Path, make_image: Callable[..., Path], tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_absolute_names_are_followed(root: Path, make_image: Callable[..., Path]
 
 
 def test_bare_names_of_images_in_folders(root: Path) -> None:
-    assert found(root, "one.png") == {"one.png": "images/a/one.png"}
+    assert resolved(root, "one.png") == {"one.png": "images/a/one.png"}
 
 
 def test_a_name_that_could_be_two_files_is_none(root: Path) -> None:
-    assert found(root, "one.png", "1.jpg") == {"one.png": "images/a/one.png"}
+    assert resolved(root, "one.png", "1.jpg") == {"one.png": "images/a/one.png"}
 
 
 def test_the_files_of_the_split_come_first(tmp_path: Path, make_image: Callable[..., Path]) -> None:
@@ -60,14 +60,14 @@ def test_the_files_of_the_split_come_first(tmp_path: Path, make_image: Callable[
 
 
 def test_two_names_never_match_one_file(root: Path) -> None:
-    assert found(root, "x/one.png", "y/one.png", "Bild ä.png") == {"Bild ä.png": "images/Bild ä.png"}
-    assert found(root, "x/one.png", "a/one.png") == {"a/one.png": "images/a/one.png"}
+    assert resolved(root, "x/one.png", "y/one.png", "Bild ä.png") == {"Bild ä.png": "images/Bild ä.png"}
+    assert resolved(root, "x/one.png", "a/one.png") == {"a/one.png": "images/a/one.png"}
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_letters_and_case_may_be_written_otherwise(root: Path, form: str) -> None:
     name = unicodedata.normalize(form, "bild ä.PNG")  # type: ignore[arg-type]  # one of the four that it takes
-    assert found(root, name) == {name: "images/Bild ä.png"}
+    assert resolved(root, name) == {name: "images/Bild ä.png"}
 
 
 def test_a_file_named_directly_finds_images_in_the_folder_beside_it(

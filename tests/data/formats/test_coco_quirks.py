@@ -45,7 +45,7 @@ def test_ids_of_more_than_64_bits(coco: Any) -> None:
     coco.train["annotations"][0]["id"] = 2**80
     report = coco.check()
     assert report.counts() == {"image_id_not_integer": 1, "annotation_id_absent": 1}
-    assert all(found.id < 2**63 for image in report.splits["train"].images for found in image.objects)
+    assert all(obj.id < 2**63 for image in report.splits["train"].images for obj in image.objects)
 
 
 def test_detections_with_ids_that_are_text_find_their_images(coco: Any) -> None:

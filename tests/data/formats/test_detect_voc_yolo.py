@@ -188,10 +188,10 @@ def test_yolo_yaml_mistakes(yolo: Path, text: str, message: str) -> None:
 
 def test_yolo_polygons_get_boxes_and_stay(yolo: Path) -> None:
     (yolo / "labels" / "train" / "a.txt").write_text("0 0.25 0.2 0.5 0.2 0.5 0.8 0.25 0.8\n")
-    found = check_dataset(open_dataset(yolo)).splits["train"].images[0].objects[0]
-    assert found.box == pytest.approx((10, 6, 20, 24))
-    assert found.segmentation == [pytest.approx([10, 6, 20, 6, 20, 24, 10, 24])]
-    assert found.area == pytest.approx(180)
+    actual = check_dataset(open_dataset(yolo)).splits["train"].images[0].objects[0]
+    assert actual.box == pytest.approx((10, 6, 20, 24))
+    assert actual.segmentation == [pytest.approx([10, 6, 20, 6, 20, 24, 10, 24])]
+    assert actual.area == pytest.approx(180)
 
 
 def test_yolo_images_without_labels_are_empty(yolo: Path) -> None:

@@ -58,8 +58,8 @@ def names(report: CheckReport, split: str = "train") -> list[str]:
 
 
 def last(report: CheckReport) -> Any:
-    (found,) = report.splits["train"].images[-1].objects
-    return found
+    (actual,) = report.splits["train"].images[-1].objects
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_polygons_of_one_group_are_one_object(tmp_path: Path) -> None:
     other = POLYGON | {"points": [[20, 20], [30, 20], [30, 25]]}
     shapes = [POLYGON | {"group_id": 1}, other | {"group_id": 1}, other | {"group_id": 2}, other | {"label": "dent"}]
     report = one(tmp_path, *shapes, RECTANGLE | {"group_id": 1})
-    found = report.splits["train"].images[1].objects
-    assert [o.box for o in found] == [(5, 6, 30, 25), (20, 20, 30, 25), (20, 20, 30, 25), (5, 6, 15, 18)]
-    assert [len(o.segmentation or []) for o in found] == [2, 1, 1, 0]
+    actual = report.splits["train"].images[1].objects
+    assert [o.box for o in actual] == [(5, 6, 30, 25), (20, 20, 30, 25), (20, 20, 30, 25), (5, 6, 15, 18)]
+    assert [len(o.segmentation or []) for o in actual] == [2, 1, 1, 0]
 
 
 def as_png(pixels: Any) -> str:
@@ -106,11 +106,11 @@ def test_a_mask_becomes_polygons(tmp_path: Path) -> None:
     pixels = np.zeros((13, 11), np.uint8)
     pixels[2:5, 3:7] = 1
     pixels[4, 6] = 0
-    found = last(one(tmp_path, RECTANGLE | {"shape_type": "mask", "mask": as_png(pixels)}))
-    assert (found.box, round(found.area)) == ((8, 8, 12, 11), 11)
+    actual = last(one(tmp_path, RECTANGLE | {"shape_type": "mask", "mask": as_png(pixels)}))
+    assert (actual.box, round(actual.area)) == ((8, 8, 12, 11), 11)
     whole = np.zeros((30, 40), bool)
     whole[6:19, 5:16] = pixels
-    assert np.array_equal(decode_segmentation(found.segmentation, 30, 40).numpy(), whole)
+    assert np.array_equal(decode_segmentation(actual.segmentation, 30, 40).numpy(), whole)
 
 
 @pytest.mark.parametrize(

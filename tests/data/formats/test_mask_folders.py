@@ -249,9 +249,9 @@ def test_records_are_small_and_ids_are_unique(tmp_path: Path) -> None:
     lay(tmp_path, "L")
     add_good(tmp_path)
     split = check(tmp_path).splits["train"]
-    found = [o for image in split.images for o in image.objects]
-    assert [o.id for o in found] == [1, 2, 3]
-    assert found[0].segmentation == FileMask(tmp_path / "masks" / "a.png", 3)
+    actual = [o for image in split.images for o in image.objects]
+    assert [o.id for o in actual] == [1, 2, 3]
+    assert actual[0].segmentation == FileMask(tmp_path / "masks" / "a.png", 3)
     gt = split.to_coco()
     assert [row["segmentation"]["size"] for row in gt["annotations"]] == [[30, 40]] * 3
 

@@ -31,11 +31,11 @@ def load_csv(source: Source) -> dict[str, RawSplit]:
     source.use(path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = source.finder.find([row["file"] for row in rows], [source.root, source.root / "images"])
+    actual = source.finder.find([row["file"] for row in rows], [source.root, source.root / "images"])
     images: dict[str, RawImage] = {}
     for line, row in enumerate(rows, start=2):
         name = row["file"]
-        image = images.setdefault(name, RawImage(None, found[name].path, name, None, None, [], str(path)))
+        image = images.setdefault(name, RawImage(None, actual[name].path, name, None, None, [], str(path)))
         box = [number(row[key]) for key in ("x", "y", "w", "h")]  # None for what is no number: the check reports it
         image.objects.append(RawObject(None, row["class"], box, None, False, None, f"line {line}"))
     categories = number_classes(images.values())
@@ -62,9 +62,9 @@ def test_a_new_format_is_detected_loaded_and_checked(data: Path, data_format: st
     assert report.format == "csv"
     assert {name: len(split.images) for name, split in report.splits.items()} == {"train": 2, "val": 1}
     image = report.splits["train"].images[0]
-    names = [report.splits["train"].categories.names[found.category_id] for found in image.objects]
+    names = [report.splits["train"].categories.names[obj.category_id] for obj in image.objects]
     x = int(image.path.stem) + 1
-    assert [(found.box, name) for found, name in zip(image.objects, names, strict=True)] == [
+    assert [(obj.box, name) for obj, name in zip(image.objects, names, strict=True)] == [
         ((x, 2, x + 10, 7), "nut"),
         ((x, 2, x + 10, 7), "bolt"),
     ]

@@ -216,10 +216,10 @@ def test_a_broken_segment(
     finding = next(f for f in report.findings if f.kind == kind)
     assert finding.record == "annotations[0].segments_info[1]"
     assert finding.file.endswith("panoptic_train.json")
-    found = report.splits["train"].images[0].objects
-    assert len(found) == count
+    actual = report.splits["train"].images[0].objects
+    assert len(actual) == count
     if kind == "box_from_mask":
-        assert found[1].box == (5, 12, 15, 20)
+        assert actual[1].box == (5, 12, 15, 20)
 
 
 @pytest.mark.parametrize(

@@ -157,10 +157,10 @@ def fill(root: Path, files: dict[str, Any]) -> FileIndex:
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_unsupported_format_is_named_with_supported_ones(tmp_path: Path, name: str) -> None:
-    files, found, advice = CASES[name]
+    files, actual, advice = CASES[name]
     message = explain_unsupported(fill(tmp_path, files))
     assert message.startswith(f"expected a data set in {tmp_path}, found ")
-    assert found in message.partition("; ")[0]
+    assert actual in message.partition("; ")[0]
     assert advice in message.partition("; ")[2]
     assert "\n" not in message
 
@@ -184,7 +184,7 @@ def test_other_data_is_not_taken_for_one_of_them(tmp_path: Path, files: dict[str
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "actual"),
     [
         ("set.zip", "PK", "an archive (set.zip)"),
         ("project.json", [TASK | {"annotations": [{"result": [RESULT]}]}], "Label Studio's own json"),
@@ -193,11 +193,11 @@ def test_other_data_is_not_taken_for_one_of_them(tmp_path: Path, files: dict[str
         ("a.jpg", "", ""),
     ],
 )
-def test_a_single_file(tmp_path: Path, name: str, content: Any, found: str) -> None:
+def test_a_single_file(tmp_path: Path, name: str, content: Any, actual: str) -> None:
     files = {name: content, "a.odgt": "", "train/good/b.png": "", "ground_truth/b.png": ""}
     message = explain_unsupported(fill(tmp_path, files), tmp_path / name)
-    assert found in message
-    assert message.startswith(f"expected a data set in {tmp_path / name}, ") or (not found and not message)
+    assert actual in message
+    assert message.startswith(f"expected a data set in {tmp_path / name}, ") or (not actual and not message)
 
 
 def test_garbage_of_every_ending_is_survived(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def classes(report: CheckReport) -> list[str]:
 
 
 def last(report: CheckReport) -> Any:
-    (found,) = report.splits["train"].images[-1].objects
-    return found
+    (actual,) = report.splits["train"].images[-1].objects
+    return actual
 
 
 @pytest.mark.parametrize(

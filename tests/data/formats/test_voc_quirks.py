@@ -15,9 +15,9 @@ BOX = "<bndbox><xmin>{}</xmin><ymin>6</ymin><xmax>{}</xmax><ymax>18</ymax></bndb
 
 def xml(name: str, number: int, label: str = "cat") -> str:
     """One object, whose place tells which file it is from."""
-    found = f"<object><name>{label}</name>{BOX.format(number, number + 10)}</object>"
+    actual = f"<object><name>{label}</name>{BOX.format(number, number + 10)}</object>"
     size = "<size><width>40</width><height>30</height></size>"
-    return f"<annotation><filename>{name}</filename>{size}{found}</annotation>"
+    return f"<annotation><filename>{name}</filename>{size}{actual}</annotation>"
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> None:
@@ -36,7 +36,7 @@ def check(root: Path) -> CheckReport:
     return check_dataset(open_dataset(root, val_fraction=0))
 
 
-def found(report: CheckReport, split: str, root: Path) -> dict[str, list[float]]:
+def box_starts(report: CheckReport, split: str, root: Path) -> dict[str, list[float]]:
     """Image -> where its boxes begin."""
     images = report.splits[split].images
     return {image.path.relative_to(root).as_posix(): [o.box[0] for o in image.objects] for image in images}
@@ -66,7 +66,7 @@ def test_tags_of_any_letter_case_are_read(tmp_path: Path, change: object, all_of
         path.write_text(change(path.read_text()))
     report = check(tmp_path)
     assert report.findings == []
-    assert found(report, "train", tmp_path) == {"JPEGImages/a.jpg": [0], "JPEGImages/b.jpg": [1]}
+    assert box_starts(report, "train", tmp_path) == {"JPEGImages/a.jpg": [0], "JPEGImages/b.jpg": [1]}
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_the_folders_of_lists_count(tmp_path: Path, line: str) -> None:
     write(lists / "train.txt", "".join(line.replace("{}", f"cam0/{k}") + "\n" for k in range(2)))
     write(lists / "val.txt", "".join(line.replace("{}", f"cam1/{k}") + "\n" for k in range(2)))
     report = check(tmp_path)
-    assert found(report, "train", tmp_path) == {"JPEGImages/cam0/0.jpg": [0], "JPEGImages/cam0/1.jpg": [2]}
-    assert found(report, "val", tmp_path) == {"JPEGImages/cam1/0.jpg": [1], "JPEGImages/cam1/1.jpg": [3]}
+    assert box_starts(report, "train", tmp_path) == {"JPEGImages/cam0/0.jpg": [0], "JPEGImages/cam0/1.jpg": [2]}
+    assert box_starts(report, "val", tmp_path) == {"JPEGImages/cam1/0.jpg": [1], "JPEGImages/cam1/1.jpg": [3]}
     assert set(report.counts()) <= {"leakage_name"}
 
 
@@ -129,7 +129,7 @@ def test_a_name_that_several_files_have_is_not_guessed(tmp_path: Path) -> None:
     pairs(tmp_path, [*CAMS, "cam0/single"])
     write(tmp_path / "ImageSets" / "Main" / "train.txt", "0\ncam1/1\nsingle\n")
     report = check(tmp_path)
-    assert found(report, "train", tmp_path) == {"JPEGImages/cam1/1.jpg": [3], "JPEGImages/cam0/single.jpg": [4]}
+    assert box_starts(report, "train", tmp_path) == {"JPEGImages/cam1/1.jpg": [3], "JPEGImages/cam0/single.jpg": [4]}
     (twice,) = (f for f in report.findings if f.kind == "image_ambiguous")
     assert twice.record == "line 1"
     assert "Annotations/cam0/0.xml, Annotations/cam1/0.xml" in twice.detail
@@ -143,7 +143,7 @@ def test_an_image_of_another_folder_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "cam1" / "1.xml").unlink()
     write(tmp_path / "ImageSets" / "Main" / "train.txt", "cam0/0\ncam1/0\ncam1/1\n")
     report = check(tmp_path)
-    assert list(found(report, "train", tmp_path)) == ["JPEGImages/cam0/0.jpg", "JPEGImages/cam1/0.jpg"]
+    assert list(box_starts(report, "train", tmp_path)) == ["JPEGImages/cam0/0.jpg", "JPEGImages/cam1/0.jpg"]
     assert [f.detail for f in report.findings if f.kind == "listed_without_annotation"] == ["cam1/1"]
 
 
@@ -154,7 +154,7 @@ def test_lists_without_a_split_are_noted(tmp_path: Path) -> None:
     write(lists / "Development.TXT", "c.jpg\n")
     write(lists / "batch7.txt", "d.jpg\n")
     report = check(tmp_path)
-    assert list(found(report, "val", tmp_path)) == ["JPEGImages/c.jpg"]
+    assert list(box_starts(report, "val", tmp_path)) == ["JPEGImages/c.jpg"]
     assert left(report, tmp_path) == {
         "Annotations/d.xml": "no list of train, val or test names it",
         "JPEGImages/d.jpg": "no list of train, val or test names it",
@@ -179,8 +179,8 @@ def test_images_in_trainval_alone(
     for name, stems in lists.items():
         write(tmp_path / "ImageSets" / "Main" / f"{name}.txt", "\n".join(stems))
     report = check(tmp_path)
-    assert list(found(report, "train", tmp_path)) == [f"JPEGImages/{name}.jpg" for name in train]
-    assert list(found(report, "val", tmp_path)) == [f"JPEGImages/{name}.jpg" for name in val]
+    assert list(box_starts(report, "train", tmp_path)) == [f"JPEGImages/{name}.jpg" for name in train]
+    assert list(box_starts(report, "val", tmp_path)) == [f"JPEGImages/{name}.jpg" for name in val]
     reason = "only trainval names it, beside lists of train and val"
     assert left(report, tmp_path) == ({f"{p}/c.{e}": reason for p, e in FOLDERS} if unused else {})
 
@@ -193,7 +193,7 @@ def test_a_filename_that_contradicts_the_file_is_reported(tmp_path: Path) -> Non
         write_image(tmp_path / f"{name}.jpg", seed=number)
         write(tmp_path / f"{name}.xml", xml(f"{other}.jpg", number))
     report = check(tmp_path)
-    assert found(report, "train", tmp_path) == {"a.jpg": [0], "b.jpg": [1], "c.jpg": [2], "d.jpg": [3]}
+    assert box_starts(report, "train", tmp_path) == {"a.jpg": [0], "b.jpg": [1], "c.jpg": [2], "d.jpg": [3]}
     assert [note.split(" in ")[0] for note in report.notes] == [
         "2 xml files of train (a.xml first) name another image that is there"
     ]
@@ -222,7 +222,7 @@ def test_tables_and_json_files_of_splits_are_followed(tmp_path: Path, name: str,
         write(tmp_path / file, text)
     report = check(tmp_path)
     assert {split: len(report.splits[split].images) for split in ("train", "val")} == {"train": 3, "val": 1}
-    assert found(report, "val", tmp_path) == {"JPEGImages/c.jpg": [2.0]}
+    assert box_starts(report, "val", tmp_path) == {"JPEGImages/c.jpg": [2.0]}
     assert left(report, tmp_path) == {
         "Annotations/e.xml": "no list of train, val or test names it",
         "JPEGImages/e.jpg": "no list of train, val or test names it",

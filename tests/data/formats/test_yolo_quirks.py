@@ -135,7 +135,7 @@ def test_key_points_are_recognized_by_their_visibilities(tmp_path: Path, points:
     yolo(tmp_path, row=f"{BOX} {points}")
     write(tmp_path / "labels" / "train" / "0.txt", f"0 {BOX} 0.4 0.5 1 0 0 0\n")
     report = check(tmp_path)
-    assert {found.box for split in report.splits.values() for i in split.images for found in i.objects} == {
+    assert {actual.box for split in report.splits.values() for i in split.images for actual in i.objects} == {
         (10.0, 7.5, 30.0, 22.5)
     }
     assert report.counts() == {"label_extra_columns": 6}
@@ -155,7 +155,7 @@ def test_key_points_without_visibilities_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", ["0.5 0.3 0.6 0.3 0.6 0.5 0.5 0.5", "0.5 0.3 0.6 0.3 0.55 0.5"])
 def test_outlines_of_as_many_corners_stay_polygons(tmp_path: Path, row: str) -> None:
     report = check(yolo(tmp_path, row=row))
-    assert all(found.segmentation for i in report.splits["train"].images for found in i.objects)
+    assert all(actual.segmentation for i in report.splits["train"].images for actual in i.objects)
     assert not report.counts()
 
 
@@ -163,8 +163,8 @@ def test_outlines_of_as_many_corners_stay_polygons(tmp_path: Path, row: str) -> 
 
 
 def names(report: CheckReport) -> dict[int, str]:
-    found = report.splits["train"].categories
-    return dict(zip(found.ids, found.names, strict=True))
+    actual = report.splits["train"].categories
+    return dict(zip(actual.ids, actual.names, strict=True))
 
 
 def test_an_empty_line_between_names_keeps_its_number(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_polygons_in_pixels_are_recognized(tmp_path: Path) -> None:
     yolo(tmp_path, row="5 6 25 6 25 18 5 18")
     with pytest.raises(DataError, match=r"in pixels .*box_format cxcywh"):
         check(tmp_path)
-    found = check(tmp_path, box_format="cxcywh").splits["train"].images[1].objects[0].box
-    assert found == pytest.approx((5, 6, 25, 18))
+    actual = check(tmp_path, box_format="cxcywh").splits["train"].images[1].objects[0].box
+    assert actual == pytest.approx((5, 6, 25, 18))
 
 
 @pytest.mark.parametrize(

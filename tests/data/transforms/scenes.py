@@ -61,17 +61,17 @@ def assert_boxes_follow(image: torch.Tensor, objects: Objects, *, least: float =
     for label, box in zip(objects["labels"].tolist(), objects["boxes"].tolist(), strict=True):
         assert 0 <= box[0] < box[2] <= width + 1e-3
         assert 0 <= box[1] < box[3] <= height + 1e-3
-        found = extent(pixels_of(image, label))
-        close = max(abs(x - y) for x, y in zip(found, box, strict=True)) <= 1
-        assert close or iou(found, tuple(box)) > least, (label, found, box)
+        actual = extent(pixels_of(image, label))
+        close = max(abs(x - y) for x, y in zip(actual, box, strict=True)) <= 1
+        assert close or iou(actual, tuple(box)) > least, (label, actual, box)
 
 
 def rectangles(rng: random.Random, height: int, width: int, labels: list[int]) -> dict[int, Rectangle]:
     """One rectangle a label, which do not touch: each in a column of its own."""
-    found = {}
+    actual = {}
     for k, label in enumerate(labels):
         left, right = k * width // len(labels) + 2, (k + 1) * width // len(labels) - 2
         w, h = rng.randint(8, right - left), rng.randint(8, height - 4)
         x, y = rng.randint(left, right - w), rng.randint(2, height - 2 - h)
-        found[label] = (x, y, x + w, y + h)
-    return found
+        actual[label] = (x, y, x + w, y + h)
+    return actual

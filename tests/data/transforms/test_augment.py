@@ -21,7 +21,7 @@ from detrkit.data.transforms.resize_crop import eval_transform, no_objects, resi
 from detrkit.errors import ConfigError
 from detrkit.structures import Batch
 from detrkit.training.loaders import augmentation_of
-from tests.data.conftest import CATEGORIES, found
+from tests.data.conftest import CATEGORIES, make_object
 
 from .scenes import assert_boxes_follow, rectangles, scene
 
@@ -179,16 +179,16 @@ def test_everything_at_once_keeps_boxes_on_their_objects(augmentation: Any) -> N
         h, w = one_image.shape[1:]
         assert target["size"] == (h, w)
         centers, sides = (target["boxes"] * torch.tensor([w, h, w, h])).split(2, dim=1)
-        found = no_objects(h, w)
-        found["boxes"] = type(found["boxes"])(
+        actual = no_objects(h, w)
+        actual["boxes"] = type(actual["boxes"])(
             torch.cat([centers - sides / 2, centers + sides / 2], dim=1).clamp(min=0),
             format="XYXY",
             canvas_size=(h, w),
         )
-        found["labels"] = target["labels"]
+        actual["labels"] = target["labels"]
         big = sides.amin(dim=1) >= 8  # of smaller ones enlarged from scraps only a blur is left
-        found["labels"], found["boxes"] = found["labels"][big], found["boxes"].as_subclass(torch.Tensor)[big]
-        assert_boxes_follow(one_image, found, least=0.75)
+        actual["labels"], actual["boxes"] = actual["labels"][big], actual["boxes"].as_subclass(torch.Tensor)[big]
+        assert_boxes_follow(one_image, actual, least=0.75)
         seen += int(big.sum())
     assert seen > 120
 
@@ -295,7 +295,7 @@ def test_targets_of_hostile_images_are_sound(tmp_path: Path) -> None:
         path = tmp_path / f"{k}.png"
         assert cv2.imwrite(str(path), np.full((height, width, 3), 40 * k, np.uint8))
         boxes = [(0, 0, width, height), (0, 0, min(1, width), min(1, height)), (width - 0.4, 0, width + 0.3, height)]
-        objects = [found(10 * k + j, 3, box, segmentation=None) for j, box in enumerate(boxes)] if k != 5 else []
+        objects = [make_object(10 * k + j, 3, box, segmentation=None) for j, box in enumerate(boxes)] if k != 5 else []
         images.append(ImageRecord(k + 1, path, path.name, height, width, objects))
     images[3].objects[0].segmentation = [[0, 0, 50, 0, 50, 40, 0, 40]]
     split = Split("train", images, CATEGORIES, str(tmp_path))

@@ -62,14 +62,14 @@ def scenes(folder: Path, source: str) -> Split:
     for k, (height, width, labels) in enumerate([(90, 140, [1, 2]), (130, 100, [4, 3]), (120, 120, [5, 6])]):
         inside = folder / str(k)
         inside.mkdir()
-        found = rectangles(rng, height, width, labels)
-        image, objects = scene(height, width, found, ground=40, masks=True)
+        actual = rectangles(rng, height, width, labels)
+        image, objects = scene(height, width, actual, ground=40, masks=True)
         path = inside / "image.png"
         assert cv2.imwrite(str(path), image.permute(1, 2, 0).flip(-1).numpy())
         records = []
         for label, plane in zip(labels, objects["masks"].as_subclass(torch.Tensor), strict=True):
-            shape = segmentation(source, inside, label, found[label], plane)
-            box = tuple(float(v) for v in found[label])
+            shape = segmentation(source, inside, label, actual[label], plane)
+            box = tuple(float(v) for v in actual[label])
             records.append(ObjectRecord(10 * k + label, label, box, None, False, shape, f"annotations[{label}]"))
         images.append(ImageRecord(k + 1, path, path.name, height, width, records))
     return Split("train", images, CATEGORIES, str(folder))
@@ -125,8 +125,8 @@ def test_values_without_augmentation(tmp_path: Path, source: str) -> None:
         dataset = DetectionDataset(split, CATEGORIES, train_transform("none", size), with_masks=True)
         one_image, target = dataset[0]
         own = cv2.imread(str(split.images[0].path))[..., ::-1].copy()
-        for found, mask in zip(split.images[0].objects, target["masks"], strict=True):
-            plane = pixels_of(torch.from_numpy(own).permute(2, 0, 1), found.category_id).numpy().astype(np.uint8)
+        for obj, mask in zip(split.images[0].objects, target["masks"], strict=True):
+            plane = pixels_of(torch.from_numpy(own).permute(2, 0, 1), obj.category_id).numpy().astype(np.uint8)
             h, w = one_image.shape[1:]
             expected = cv2.resize(plane, (w, h), interpolation=cv2.INTER_NEAREST_EXACT) > 0
             assert np.array_equal(mask.numpy(), expected)

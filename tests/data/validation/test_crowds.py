@@ -54,7 +54,7 @@ def test_ignored_objects_are_crowds(coco: Any) -> None:
     coco.add(category_id=9)
     report = coco.check()
     only(report, "crowd")
-    assert [found.crowd for found in report.splits["train"].images[0].objects] == [False, True, False]
+    assert [obj.crowd for obj in report.splits["train"].images[0].objects] == [False, True, False]
 
 
 def test_a_val_split_or_class_of_crowds_alone_is_reported(coco: Any) -> None:

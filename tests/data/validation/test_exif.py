@@ -21,7 +21,7 @@ Boxes = dict[int, Sequence[tuple[int, ...]]]
 
 def save(path: Path, orientation: int, size: tuple[int, int] = (40, 30)) -> tuple[Boxes, tuple[int, int]]:
     """Save an image with two white boxes; where they lie as stored (0) and upright (1), and the upright size."""
-    found: Boxes = {0: [], 1: []}
+    actual: Boxes = {0: [], 1: []}
     path.parent.mkdir(parents=True, exist_ok=True)
     upright_size = size
     for box in (FIRST, SECOND, None):
@@ -36,9 +36,9 @@ def save(path: Path, orientation: int, size: tuple[int, int] = (40, 30)) -> tupl
                 upright = ImageOps.exif_transpose(image).convert("L")
             upright_size = upright.size
             ys, xs = np.nonzero(np.asarray(upright) > 127)
-            found[0] = [*found[0], box]
-            found[1] = [*found[1], (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)]
-    return found, upright_size
+            actual[0] = [*actual[0], box]
+            actual[1] = [*actual[1], (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)]
+    return actual, upright_size
 
 
 def write(root: Path, data_format: str, name: str, boxes: Sequence[tuple[int, ...]], listed: tuple[int, int]) -> None:
@@ -80,10 +80,10 @@ def write(root: Path, data_format: str, name: str, boxes: Sequence[tuple[int, ..
 def is_right(report: CheckReport, expected: dict[str, Sequence[tuple[int, ...]]]) -> None:
     """Every box lies on its pixels, and so does its polygon."""
     for image in report.splits["train"].images:
-        for found, box in zip(image.objects, expected[image.file_name], strict=True):
-            assert found.box == pytest.approx(box, abs=1e-3)
-            if found.segmentation:
-                corners = np.reshape(found.segmentation, (-1, 2))
+        for obj, box in zip(image.objects, expected[image.file_name], strict=True):
+            assert obj.box == pytest.approx(box, abs=1e-3)
+            if obj.segmentation:
+                corners = np.reshape(obj.segmentation, (-1, 2))
                 assert (*corners.min(0), *corners.max(0)) == pytest.approx(box)
 
 
@@ -184,4 +184,4 @@ def test_each_annotation_file_decides_for_itself(tmp_path: Path) -> None:
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
     assert len(report.splits["train"]) == 4
     for image in report.splits["train"].images:
-        assert [found.box for found in image.objects] == [pytest.approx(box) for box in expected[image.path.name]]
+        assert [obj.box for obj in image.objects] == [pytest.approx(box) for box in expected[image.path.name]]

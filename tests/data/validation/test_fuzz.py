@@ -183,8 +183,8 @@ def unmentioned(root: Path, report: CheckReport, known: set[str]) -> list[Path]:
     for split in report.splits.values():
         for image in split.images:
             known |= {str(image.path), str(image.panoptic)}
-            for found in image.objects:
-                known.add(str(getattr(found.segmentation, "path", "")))
+            for obj in image.objects:
+                known.add(str(getattr(obj.segmentation, "path", "")))
     message = " ".join([*known, *(finding.message for finding in report.findings)]).lower()
     files = [path for path in root.rglob("*") if path.is_file() and not any(p.startswith(".") for p in path.parts[-3:])]
     pixels = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]

@@ -26,7 +26,7 @@ def test_sparse_ids_map_to_classes_and_back(ids: list[int], data: st.DataObject)
     used = data.draw(st.lists(st.sampled_from(ids), max_size=20))
     objects = [ObjectRecord(k + 1, c, (0, 0, 2, 3), 6.0, False, None, "") for k, c in enumerate(used)]
     split = Split("train", [ImageRecord(5, Path("a.png"), "a.png", 10, 10, objects)], categories, "x")
-    classes = [categories.index_of_id[found.category_id] for found in objects]
+    classes = [categories.index_of_id[obj.category_id] for obj in objects]
     assert all(0 <= k < len(categories) for k in classes)
     assert [categories.ids[k] for k in classes] == used
     plain = split.to_coco()
@@ -213,10 +213,10 @@ def test_round_trip_of_sparse_ids_scores_one(shared_data: Path, split_name: str)
     assert split.categories.ids[-1] == 90
     detections = []
     for image in split.images:
-        for found in image.objects:
-            if not found.crowd:
-                class_index = split.categories.index_of_id[found.category_id]
-                x1, y1, x2, y2 = found.box
+        for obj in image.objects:
+            if not obj.crowd:
+                class_index = split.categories.index_of_id[obj.category_id]
+                x1, y1, x2, y2 = obj.box
                 row = {"image_id": image.id, "category_id": split.categories.ids[class_index], "score": 0.9}
                 detections.append({**row, "bbox": [x1, y1, x2 - x1, y2 - y1]})
     original = json.loads((shared_data / "coco_mini" / f"{split_name}.json").read_text())

@@ -111,13 +111,13 @@ def test_an_object_that_is_mended(
     coco.add(**change)
     report = coco.check()
     only(report, kind)
-    found = report.splits["train"].images[0].objects
-    assert found[2].box == box
-    assert found[2].area == area
-    assert found[2].segmentation is None
-    assert found[2].crowd == (kind == "crowd")
-    assert len({o.id for o in found}) == 3
-    assert min(o.id for o in found) > 0
+    actual = report.splits["train"].images[0].objects
+    assert actual[2].box == box
+    assert actual[2].area == area
+    assert actual[2].segmentation is None
+    assert actual[2].crowd == (kind == "crowd")
+    assert len({o.id for o in actual}) == 3
+    assert min(o.id for o in actual) > 0
 
 
 def test_an_overhang_of_less_than_half_a_pixel_is_rounding(coco: Any) -> None:

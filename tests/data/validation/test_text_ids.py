@@ -20,7 +20,7 @@ from tests.data.conftest import counts, write_image
 
 def write(root: Path, ids: list[Any], refs: list[Any]) -> None:
     """A json file of images with one box each, whose left edge is the number of its image."""
-    rows = [{"id": found, "file_name": f"{k}.png", "width": 40, "height": 30} for k, found in enumerate(ids)]
+    rows = [{"id": actual, "file_name": f"{k}.png", "width": 40, "height": 30} for k, actual in enumerate(ids)]
     boxes = [
         {"id": k + 1, "image_id": ref, "category_id": 1, "bbox": [k, 6, 10, 12], "area": 120, "iscrowd": 0}
         for k, ref in enumerate(refs)
@@ -49,7 +49,7 @@ def test_objects_stay_with_the_images_of_their_ids(
 ) -> None:
     write(tmp_path, ids, refs)
     report = check_dataset(open_dataset(tmp_path, val_fraction=0))
-    lefts = {image.file_name: [found.box[0] for found in image.objects] for image in report.splits["train"].images}
+    lefts = {image.file_name: [obj.box[0] for obj in image.objects] for image in report.splits["train"].images}
     assert lefts == {f"{k}.png": [k] for k in range(len(ids))}
     assert counts(report) == ({"image_id_not_integer": unusual} if unusual else {})
 

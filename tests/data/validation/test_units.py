@@ -25,12 +25,12 @@ Corners = tuple[float, float, float, float]
 def some_boxes(images: int = 8) -> list[list[Corners]]:
     """Three boxes per image, anywhere in it, of whole even pixels."""
     rng = np.random.default_rng(3)
-    found = []
+    actual = []
     for _ in range(images):
         sides = rng.integers(3, 20, (3, 2)) * 2
         places = (rng.random((3, 2)) * ((WIDTH, HEIGHT) - sides)).astype(int)
-        found.append([(int(x), int(y), int(x + w), int(y + h)) for (x, y), (w, h) in zip(places, sides, strict=True)])
-    return found
+        actual.append([(int(x), int(y), int(x + w), int(y + h)) for (x, y), (w, h) in zip(places, sides, strict=True)])
+    return actual
 
 
 def written(box: Corners, name: str) -> list[float]:
@@ -53,9 +53,9 @@ def written(box: Corners, name: str) -> list[float]:
 def make(root: Path, data_format: str, name: str, gt: list[list[Corners]], **extra: Any) -> Path:
     """A data set of a format whose boxes are written in the way `name`."""
     rows: list[dict[str, Any]] = []
-    for number, found in enumerate(gt):
+    for number, actual in enumerate(gt):
         write_image(root / "images" / f"{number}.png", WIDTH, HEIGHT, seed=number)
-        numbers = [written(box, name) for box in found]
+        numbers = [written(box, name) for box in actual]
         if data_format == "yolo":
             lines = "\n".join(f"{extra.get('label', 0)} " + " ".join(f"{v:.7f}" for v in row) for row in numbers)
             (root / "labels").mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def make(root: Path, data_format: str, name: str, gt: list[list[Corners]], **ext
 
 def found_boxes(root: Path, **options: Any) -> list[Corners]:
     report = check_dataset(open_dataset(root, val_fraction=0, **options))
-    return [found.box for image in report.splits["train"].images for found in image.objects]
+    return [obj.box for image in report.splits["train"].images for obj in image.objects]
 
 
 MISTAKES = [
@@ -101,14 +101,14 @@ def test_boxes_written_in_another_way_are_named_and_can_be_read(tmp_path: Path, 
     own = {"coco": "xywh", "voc": "xyxy", "yolo": "cxcywh_relative"}[data_format]
     with pytest.raises(DataError, match=rf"as the first, 0 as the second.*box_format {name} or box_format {own}$"):
         check_dataset(open_dataset(root))
-    expected = [box for found in gt for box in found]
+    expected = [box for actual in gt for box in actual]
     assert np.allclose(found_boxes(root, box_format=name), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(BOX_FORMATS))
 def test_every_box_format_is_read_as_stated(tmp_path: Path, name: str) -> None:
     gt = some_boxes(2)
-    expected = [box for found in gt for box in found]
+    expected = [box for actual in gt for box in actual]
     for data_format in ("coco", "voc", "yolo"):
         root = make(tmp_path / data_format, data_format, name, gt)
         assert np.allclose(found_boxes(root, box_format=name), expected, atol=1e-4)
@@ -142,15 +142,13 @@ def test_areas_decide_where_no_box_leaves_its_image(tmp_path: Path) -> None:
         found_boxes(root)
     report = check_dataset(open_dataset(root, val_fraction=0, box_format="xyxy"))
     assert boxes(report) == [box for (box,) in gt]
-    assert all(
-        found.area == 0.5 or found.area > 1 for image in report.splits["train"].images for found in image.objects
-    )
+    assert all(obj.area == 0.5 or obj.area > 1 for image in report.splits["train"].images for obj in image.objects)
 
 
 def test_percent_of_large_images(tmp_path: Path) -> None:
     gt = [
-        [(x / WIDTH * 100, y / HEIGHT * 100, u / WIDTH * 100, v / HEIGHT * 100) for x, y, u, v in found]
-        for found in some_boxes()
+        [(x / WIDTH * 100, y / HEIGHT * 100, u / WIDTH * 100, v / HEIGHT * 100) for x, y, u, v in actual]
+        for actual in some_boxes()
     ]
     root = make(tmp_path, "voc", "xyxy", gt)
     for number in range(len(gt)):
@@ -167,17 +165,17 @@ def test_polygons_are_rescaled_with_their_boxes(tmp_path: Path) -> None:
     gt = some_boxes(2)
     root = make(tmp_path / "coco", "coco", "xywh_relative", gt, area=0.01)
     content = json.loads((root / "train.json").read_text())
-    for row, (x1, y1, x2, y2) in zip(content["annotations"], [box for found in gt for box in found], strict=True):
+    for row, (x1, y1, x2, y2) in zip(content["annotations"], [box for actual in gt for box in actual], strict=True):
         across, down = (WIDTH, HEIGHT) if row["id"] % 2 else (1, 1)  # half of them in pixels already
         row["segmentation"] = [[x1 / across, y1 / down, x2 / across, y1 / down, x2 / across, y2 / down]]
     (root / "train.json").write_text(json.dumps(content))
     report = check_dataset(open_dataset(root, val_fraction=0, box_format="xywh_relative"))
     for image in report.splits["train"].images:
-        for found in image.objects:
-            x1, y1, x2, y2 = found.box
-            assert found.segmentation[0] == pytest.approx([x1, y1, x2, y1, x2, y2])
-            assert found.area is not None
-            assert 1 < found.area <= 1.02 * (x2 - x1) * (y2 - y1)
+        for obj in image.objects:
+            x1, y1, x2, y2 = obj.box
+            assert obj.segmentation[0] == pytest.approx([x1, y1, x2, y1, x2, y2])
+            assert obj.area is not None
+            assert 1 < obj.area <= 1.02 * (x2 - x1) * (y2 - y1)
 
     root = tmp_path / "yolo"
     write_image(root / "images" / "0.png", WIDTH, HEIGHT)
@@ -190,7 +188,7 @@ def test_polygons_are_rescaled_with_their_boxes(tmp_path: Path) -> None:
 
 
 def test_boxes_that_fit_no_image_in_any_way(tmp_path: Path) -> None:
-    gt = [[(x + 300, y - 200, u + 300, v - 200) for x, y, u, v in found] for found in some_boxes()]
+    gt = [[(x + 300, y - 200, u + 300, v - 200) for x, y, u, v in actual] for actual in some_boxes()]
     root = make(tmp_path, "coco", "xywh", gt)
     with pytest.raises(
         DataError, match="24 of 24 leave their image or have no size, and that no other way to read them"
