@@ -13,7 +13,7 @@ FAST = "d_fine"
 """The type of model of the tests that are not slow."""
 
 
-@pytest.mark.parametrize("export_format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("export_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind", [FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.CONFIGS if name != FAST)]
 )
