@@ -379,7 +379,7 @@ def run_with_messages(compare: Callable[[], int]) -> int:
     try:
         return compare()
     except DetrkitError as error:
-        print(error, file=sys.stderr)
+        print(error.message, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the trainings that are missing", file=sys.stderr)

@@ -7,7 +7,7 @@
     ├── WeightsError             a checkpoint that cannot be found, read, trusted or fitted to the model
     ├── MissingExtraError        a feature whose optional package is not installed
     └── TrainingError            a training run that cannot continue
-        ├── NonFiniteLossError   the loss became NaN or infinite
+        ├── NonFiniteLossError   the loss or its gradient became NaN or infinite
         └── OutOfMemoryError     the batch does not fit into the memory of the device
 
 Each message says what was expected, what was found and where, and what to do. Any other exception is a bug of detrkit.

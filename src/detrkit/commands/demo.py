@@ -1,4 +1,4 @@
-"""`detrkit demo`: generate a data set, train on it, evaluate and draw predictions, in two minutes on two CPU cores.
+"""`detrkit demo`: generate a data set, train on it, evaluate and draw predictions.
 
 The demo is `detrkit train` with the recipe `fast` and its smallest model, from scratch. Settings that differ from the
 recipe fit a very short run: a higher learning rate, a moving average over fewer steps, and no augmentation but flips,

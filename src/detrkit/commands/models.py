@@ -15,7 +15,7 @@ from detrkit.models.named_models import NamedModel, list_models
 from detrkit.ops.console import make_console
 from detrkit.ops.text import print_text
 
-COLUMNS = ("name", "M parameters", "GFLOPs", "AP, COCO", "license", "here", "weights")
+COLUMNS = ("name", "M parameters", "GFLOPs", "AP, COCO", "license", "cached", "weights")
 
 
 def models(config: ModelsConfig) -> None:
@@ -50,17 +50,18 @@ def models(config: ModelsConfig) -> None:
 def row(model: NamedModel) -> list[str]:
     """The cells of a model, in the order of `COLUMNS`."""
     ap = "" if model.coco_ap is None else f"{model.coco_ap:.3f}"
-    here = "yes" if model.path else "no" if model.origin else ""
+    cached = "yes" if model.path else "no" if model.origin else ""
     origin = model.origin.rpartition("/")[2] if model.published else model.origin
-    return [model.name, f"{model.parameters:g}", f"{model.gflops:g}", ap, model.license, here, origin or "none"]
+    return [model.name, f"{model.parameters:g}", f"{model.gflops:g}", ap, model.license, cached, origin or "none"]
 
 
 def notes(models: Sequence[NamedModel]) -> list[str]:
     """The lines below the table: what its columns mean, and where the AP of each model is published."""
-    lines = ["", "GFLOPs: per image of 640 x 640 pixels; RF-DETR at 384, 512, 576 and 704."]
+    smaller = "; RF-DETR at 384, 512, 576 and 704" if any(model.name.startswith("rfdetr") for model in models) else ""
+    lines = ["", f"GFLOPs: per image of 640 x 640 pixels{smaller}."]
     if any(model.origin for model in models):
         lines.append(
-            "weights: for --weights NAME; here: whether they are on this machine, so that no network is needed."
+            "weights: for --weights NAME; cached: whether they are on this machine, so that no network is needed."
         )
     if any(model.architecture for model in models):
         architectures = ", ".join(model.name for model in models if model.architecture)

@@ -45,7 +45,7 @@ class StoredAs(Enum):
 
     SHAPE = "part of the architecture; the keys and shapes of the weights depend on it"
     ARCHITECTURE = "part of the architecture; the outputs depend on it, keys and shapes do not"
-    SETTING = "restored with the weights, which work with another value too"
+    SETTING = "restored with the weights, and not compared when they are fitted to a model"
     TRAINING_ONLY = "used in training only; restored if the weights state it"
 
 

@@ -1,8 +1,8 @@
 """Settings of a training run: `TrainConfig` has the flags, the `--config` file and the config.yaml of a run folder.
 
 Each setting has one owner and one flat name, so `lr` is `--lr` on the command line, `lr:` in YAML and `config.lr` in
-Python. Nothing here imports torch: `detrkit train --help` must answer at once. Below `config`, `commands` and `cli`,
-constructors take plain arguments and finished parts, never a config.
+Python. Nothing here imports torch: `detrkit train --help` must answer at once. Parts below
+the setup of training and the builders take plain arguments and finished parts, never a config.
 """
 
 from __future__ import annotations

@@ -146,6 +146,8 @@ class Detector:
             exported = open_exported(source, "auto" if device is None else str(device))
             metadata = exported.metadata
             return cls(exported, metadata.categories, replace(metadata.preprocessing, **given))
+        if precision == "plain" and compile == "on":
+            raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
         chosen = find_device(device)
         half, compiled = chosen_precision(precision, chosen), compiles(compile, chosen)
         with torch.random.fork_rng(devices=[]):  # a new model has random weights, for a moment
@@ -158,8 +160,6 @@ class Detector:
             warnings.warn(DetrkitWarning(note), stacklevel=2)
         preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":
-            if compile == "on":
-                raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
             return cls(model, weights.categories, preprocessing, chosen)
         buckets = None
         if compiled:

@@ -104,8 +104,8 @@ class HungarianMatcher:
     def match_all(self, problems: Sequence[MatchingProblem]) -> list[list[Pairs]]:
         """Match each layer of each problem, with a single transfer from the device.
 
-        An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs. An object is in up to
-        groups * repeat of them, a query in one at most.
+        An image with n objects and Q queries has groups * min(Q / groups, repeat * n) pairs, fewer if queries are
+        ignored. An object is in up to groups * repeat of them, a query in one at most.
 
         Raises:
             ConfigError: the queries do not divide into the groups.
@@ -135,8 +135,8 @@ class HungarianMatcher:
         sizes = torch.tensor([len(target["labels"]) for target in problem.targets])
         images = torch.arange(len(sizes)).repeat_interleave(sizes).to(device, non_blocking=True)  # [G]
         labels = torch.cat([target["labels"] for target in problem.targets])  # [G]
-        scores = logits if sigmoid else -logits.softmax(-1)  # [L, B, Q, C or C + 1]
-        cost_class = scores[:, images, :, labels]  # [G, L, Q]: only the class of each object
+        class_values = logits if sigmoid else -logits.softmax(-1)  # [L, B, Q, C or C + 1]
+        cost_class = class_values[:, images, :, labels]  # [G, L, Q]: only the class of each object
         if sigmoid:
             cost_class = _focal_cost(cost_class)
         pred_boxes = boxes.transpose(0, 1)[images]  # [G, L, Q, 4]

@@ -1,4 +1,4 @@
-"""From settings to a detector: one builder per part, in the order of the forward pass.
+"""From settings to a detector: one builder per part.
 
 Modules draw their random weights when they are made, so the order of the builders is part of what a seed means.
 """
@@ -43,7 +43,7 @@ from detrkit.models.transformer import Transformer
 from detrkit.models.two_stage import SelectedQueries
 
 _COARSEST = 32
-"""Stride of the backbone's last feature map."""
+"""Stride of the backbone's last feature map, without dilation."""
 
 
 def build_model(
@@ -88,7 +88,7 @@ def default_model_args() -> dict[str, Any]:
 
 
 def _build(config: ModelConfig, backbone_weights: str | None, mean: Color | None, std: Color | None) -> DETR:
-    """Build the parts in the order of the forward pass and put them together."""
+    """Build the parts in a fixed order, on which the meaning of a seed depends, and put them together."""
     levels = _parse_levels(config)
     features = build_features(
         config.backbone, config.backbone_norm, config.dilation, backbone_weights, levels.strides, levels.mask_strides

@@ -279,7 +279,7 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         seed = seed_of(self.seed, epoch, index, self.fabric.global_rank)
-        if self.fabric.device.type == "cpu":  # torch.manual_seed formats the stack on every call, for a GPU to come
+        if self.fabric.device.type == "cpu":  # torch.manual_seed formats a stack trace while CUDA is uninitialized
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
@@ -306,7 +306,7 @@ class Trainer:
         return min(planned, self.state.no_aug_from or planned)
 
     def end_augmentation_if_due(self) -> None:
-        """Load images without mosaic and its like from now on, if the share of the time has it so.
+        """End mosaic and its like once the share of the time reaches the last `no_aug_epochs`.
 
         Batches that loading processes may have begun stay as they are, so that it does not matter how far these are;
         only with a limit of time does a step depend on the number of these processes.

@@ -57,7 +57,7 @@ class TrainingProcess:
     """A training run in one process: `run` assembles the loop, trains, and reports the result.
 
     Args:
-        config: settings of the run, without `auto`.
+        config: settings of the run; numbers instead of `auto` for image size, queries and batch size (or `max`).
         run_dir: run folder.
         processes: device type and number of processes.
         data: checked images.

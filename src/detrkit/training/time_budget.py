@@ -1,4 +1,4 @@
-"""A run that fits the time there is: how much of `max_minutes` is used, and what the end of the run still needs.
+"""Fit a run into `max_minutes`: the share of the time that is used, and the time to reserve for the end of the run.
 
 The schedule of a run moves on with its steps or with its time, whichever is further. The clock is read in one place, by
 rank 0 in each step; `TrainingState.time_share` is what it read, on all ranks and in checkpoints.
