@@ -14,8 +14,9 @@ from torch import nn
 from detrkit.config.train import TrainConfig
 from detrkit.training.checkpoint import ResumePoint
 
-WINDOW = 0.08
-"""Seconds of one measurement."""
+WINDOW = 0.4
+"""Seconds of one measurement. In less than a tenth of a second a process that has slept gets more of a busy core than
+it keeps, so that several threads seem to help."""
 ROUNDS = 3
 """Measurements per number of threads, in turns, since the load of a machine changes."""
 BUSY = 0.75
@@ -76,7 +77,7 @@ def fastest_num_threads() -> int:
     """Measure the number of threads that trains fastest at present: 1, 2, 4, ... or PyTorch's own number.
 
     Where other programs need the cores, threads wait for each other after every operation. A small convolutional model
-    is trained for a quarter of a second with each number. Neither the number of threads nor random numbers change.
+    is trained for about a second with each number. Neither the number of threads nor random numbers change.
     """
     most = torch.get_num_threads()
     candidates = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
