@@ -55,7 +55,7 @@ class TransformersCriterion(DetectionCriterion):
     """The loss of a detector of transformers; for the differences see the head of this file.
 
     Args:
-        config: of the model, an object of transformers.
+        config: config of the model, an object of transformers.
     """
 
     def __init__(self, config: Any) -> None:
@@ -167,11 +167,11 @@ def denoising_layers(kept: Mapping[str, Any], *, auxiliary: bool = True) -> list
         def of(values: Tensor, at: int) -> Tensor:
             return values[:, at].split_with_sizes(split, dim=1)[part]
 
-        found = {"logits": of(classes, layer), "pred_boxes": of(boxes, layer)}
+        predicted = {"logits": of(classes, layer), "pred_boxes": of(boxes, layer)}
         if corners is None or references is None or layer < pre:
-            return found if corners is None else found | {"pred_boxes": found["pred_boxes"].clamp(0, 1)}
-        return found | {
-            "pred_boxes": found["pred_boxes"].clamp(0, 1),
+            return predicted if corners is None else predicted | {"pred_boxes": predicted["pred_boxes"].clamp(0, 1)}
+        return predicted | {
+            "pred_boxes": predicted["pred_boxes"].clamp(0, 1),
             "pred_corners": of(corners, layer - pre),
             "ref_points": of(references, layer - pre),
             "teacher_corners": of(corners, -1),

@@ -118,10 +118,10 @@ class ReferenceCheckpoint:
     def _notes(self, model: DETR) -> list[str]:
         """Assumptions about the file that the settings of this run do not confirm; and a difference in dilation."""
         args, dilated = self.weights.model_args, model.model_args["dilation"]
-        settled = {"categories"}  # the classes are those of this run
-        settled |= {"dilation"} if dilated else set()
-        settled |= {"nheads"} if model.model_args["nheads"] != 8 else set()
-        notes = [*self.weights.notes, *(note for name, note in self.weights.assumed.items() if name not in settled)]
+        known = {"categories"}  # the classes are those of this run
+        known |= {"dilation"} if dilated else set()
+        known |= {"nheads"} if model.model_args["nheads"] != 8 else set()
+        notes = [*self.weights.notes, *(note for name, note in self.weights.assumed.items() if name not in known)]
         if args.get("dilation", dilated) and not dilated:
             notes.append(
                 f"{self.path} was trained with dilation (DC5), and this run has none: features are coarser than in "

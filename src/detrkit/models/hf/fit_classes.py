@@ -33,7 +33,7 @@ def with_classes(weights: Weights, categories: Categories, *, num_queries: int =
     """The settings of weights, changed to other classes, another number of queries and auxiliary losses.
 
     Args:
-        weights: of a model of transformers; their tensors are left as they are, for `fit_transformers`.
+        weights: weights of a model of transformers; their tensors are left as they are, for `fit_transformers`.
         categories: classes of the new model.
         num_queries: number of queries of the new model; 0: that of the weights.
         auxiliary: whether the earlier decoder layers have losses.
@@ -57,7 +57,7 @@ def fit_transformers(model: TransformersDETR, weights: Weights, sources: Sequenc
 
     Args:
         model: with random weights.
-        weights: of a model of transformers.
+        weights: weights of a model of transformers.
         sources: for each class of the model the index of the same class in the weights, or None.
 
     Raises:
@@ -124,8 +124,8 @@ def refuse_other_settings(given: Mapping[str, Any], model_type: str, source: str
 
     Args:
         given: those that the user chose, by name.
-        model_type: of the weights.
-        source: of the weights, for the message.
+        model_type: type of the model of the weights.
+        source: path or name of the weights, for the message.
 
     Raises:
         ConfigError: there is such a setting.

@@ -102,7 +102,7 @@ def model_args_of(config: Any, tied: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Plain data from which `build_transformers` makes a model again.
 
     Args:
-        config: of transformers.
+        config: a config of transformers.
         tied: from `tied_names`.
     """
     return {

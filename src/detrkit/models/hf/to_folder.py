@@ -34,7 +34,7 @@ def write_transformers(weights: Weights, folder: str | Path) -> None:
     are kept for `detrkit` alone.
 
     Args:
-        weights: of a model of transformers.
+        weights: weights of a model of transformers.
         folder: to write; it may exist.
 
     Raises:
