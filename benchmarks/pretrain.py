@@ -14,19 +14,18 @@ metadata under "detrkit".
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import yaml
 
 from detrkit.config.train import TrainConfig
 from detrkit.data.loader import eval_loader, train_loader
 from detrkit.data.synthetic.scene_dataset import SCENE_CATEGORIES, SceneDataset
-from detrkit.files import BEST, LAST, write_atomic
+from detrkit.files import BEST, LAST
 from detrkit.models.checkpoints.file_kinds import VERSION
+from detrkit.models.checkpoints.weights_file import write_weights_file
 from detrkit.ops.console import make_console
 from detrkit.training.checkpoint import read
 from detrkit.training.ema import Ema
@@ -174,16 +173,11 @@ def build_trainer(config: TrainConfig, setup: ModelSetup, folder: Path, *, image
 
 
 def write_weights(checkpoint: Path, path: Path) -> Path:
-    """Write the weights of a checkpoint in float16, with running statistics as they are, and what they belong to."""
+    """Write the weights of a checkpoint and what they belong to as one safetensors file."""
     content = read(checkpoint)
-    tensors = {
-        name: value.half() if value.is_floating_point() and "running_" not in name else value
-        for name, value in content["model"].items()
-    }
     metadata = {name: content["detrkit"][name] for name in ("version", "model_args", "categories", "preprocessing")}
     metadata["metrics"] = {name: content["detrkit"]["metrics"][f"val/{name}"] for name in ("AP", "AP50")}
-    contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    write_atomic(path, safetensors.torch.save(contiguous, metadata={"detrkit": json.dumps(metadata)}))
+    write_weights_file(path, content["model"], metadata)
     make_console().print(f"Wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
     return path
 

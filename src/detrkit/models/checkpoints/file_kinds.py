@@ -8,6 +8,7 @@ Hugging Face folder        config.json with model.safetensors or pytorch_model.b
                            of DETR, Deformable DETR and RT-DETR; others by transformers, see `models.hf`
 published name             detr_resnet50, ...; downloaded once
 model of the hub           a short name such as dfine_n, or an id OWNER/NAME; downloaded once into the hub's cache
+file of weights            .safetensors with metadata of detrkit; those of detrkit_n are part of the package
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ from detrkit.models.checkpoints.published import (
     fetch,
     recognize,
 )
-from detrkit.models.checkpoints.safe import check_content, read_checkpoint
+from detrkit.models.checkpoints.safe import read_checkpoint
+from detrkit.models.checkpoints.weights_file import PACKAGED, read_weights_file
 from detrkit.ops.text import first_names
 from detrkit.structures import Categories, Preprocessing
 
@@ -114,11 +116,13 @@ def _read(source: str | Path) -> Weights:
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".safetensors" and path.is_file():
-        check_content(path)
-        return _read_folder(path.parent)
+        content = read_weights_file(path)
+        return read_content(content, path) if content else _read_folder(path.parent)
     if path.is_file():
         return _read_file(path)
     name = str(source)
+    if name in PACKAGED:
+        return replace(load_weights(PACKAGED[name]), source=name)
     if name in PUBLISHED:
         return _read_published(PUBLISHED[name])
     hub_id = hub_id_of(name)
