@@ -1,0 +1,178 @@
+"""AP after a budget of CPU time: detrkit and what users pick in its place, each trained from random weights.
+
+    python benchmarks/frontier.py --data data/bccd --minutes 5 20 --output_dir runs/frontier-bccd
+    python benchmarks/frontier.py --data data/bccd --models yolo11n yolo26n --peer_python peers/bin/python ...
+
+A minute is a minute of CPU time of the training process, with one thread, so that the load of the machine does not
+matter. Every model trains at its own recommended settings and plans its own schedule for the budget: detrkit by
+`--max_minutes`, ultralytics by `time`. All are evaluated by detrkit, on the whole validation set. ultralytics is
+installed by whoever runs this, in an environment of its own that `--peer_python` names.
+
+Prints a table per budget, and writes results.json and frontier.png. Started again, it continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from detrkit.data.formats.detect import open_dataset
+from detrkit.data.records import Split
+from detrkit.data.validation.validate import check_dataset
+from detrkit.evaluation.coco_metrics import compute_coco_metrics
+from detrkit.files import write_atomic
+
+YOLO = ("yolo11n", "yolo26n")
+"""Models of ultralytics."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing in results.json, and print the table."""
+    flags = parse_flags(arguments)
+    folder = Path(flags.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "results.json"
+    rows: list[dict[str, Any]] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
+    for minutes in flags.minutes:
+        for model in flags.models:
+            key = {"model": model, "minutes": minutes, "image_size": flags.image_size, "seed": flags.seed}
+            if not any(key.items() <= row.items() for row in rows):
+                run = folder / f"{model}-{minutes:g}-{flags.seed}"
+                train = train_yolo if model in YOLO else train_detrkit
+                rows.append(key | train(model, minutes, run, flags))
+                write_atomic(results, json.dumps(rows, indent=1))
+    print(table(rows))
+    write_atomic(folder / "table.md", table(rows))
+
+
+def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True)
+    add("--minutes", type=float, nargs="+", default=[5.0, 20.0], help="budgets in minutes of CPU time")
+    add("--models", nargs="+", default=["detrkit_n"], help="named models of detrkit, yolo11n, yolo26n")
+    add("--peer_python", default=sys.executable, help="Python with ultralytics")
+    add("--image_size", type=int, default=320)
+    add("--seed", type=int, default=0)
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of `detrkit train`")
+    add("--output_dir", default="runs/frontier")
+    return parser.parse_args(arguments)
+
+
+def train_detrkit(model: str, minutes: float, run: Path, flags: argparse.Namespace) -> dict[str, Any]:
+    """Train a model of detrkit in a process of its own; see `detrkit_process`."""
+    return _in_process([sys.executable, __file__, "--run"], run, model, minutes, flags)
+
+
+def train_yolo(model: str, minutes: float, run: Path, flags: argparse.Namespace) -> dict[str, Any]:
+    """Train a model of ultralytics in a process of its own, and evaluate its detections."""
+    val = write_yolo_data(flags.data, run / "data")
+    script = Path(__file__).with_name("frontier_yolo.py")
+    result = _in_process([flags.peer_python, str(script)], run, model, minutes, flags)
+    detections = json.loads((run / "detections.json").read_text(encoding="utf-8"))
+    ids = {image.path.name: image.id for image in val.images}
+    categories = val.categories.ids
+    for each in detections:
+        each["image_id"] = ids[each.pop("file_name")]
+        each["category_id"] = categories[each.pop("class")]
+    metrics = compute_coco_metrics(val.to_coco(), detections).metrics
+    return result | {"AP": metrics["AP"], "AP50": metrics["AP50"]}
+
+
+def _in_process(command: list[str], run: Path, model: str, minutes: float, flags: argparse.Namespace) -> dict[str, Any]:
+    """Run a training process on one thread; the result that it writes, with its CPU minutes."""
+    run.mkdir(parents=True, exist_ok=True)
+    names = ("data", "image_size", "seed", "set")
+    job = {"model": model, "minutes": minutes, **{name: getattr(flags, name) for name in names}}
+    (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (run / "log.txt").open("w", encoding="utf-8") as log:
+        subprocess.run([*command, str(run)], check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def detrkit_process(run: Path) -> None:
+    """Train as `detrkit train --max_minutes` does, on the clock of this process, and write result.json."""
+    import yaml
+
+    from detrkit.config.train import TrainConfig
+    from detrkit.training import run_training, state
+
+    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
+    state.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
+    others = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in job["set"])}
+    config = TrainConfig.from_recipe(
+        "fast",
+        **{
+            "model": job["model"],
+            "data": job["data"],
+            "image_size": job["image_size"],
+            "max_minutes": job["minutes"],
+            "seed": job["seed"],
+            "epochs": 300,
+            "num_threads": 1,
+            "device": "cpu",
+            "output_dir": str(run / "run"),
+            **others,
+        },
+    )
+    result = run_training(config, overwrite=True)
+    with (result.run_dir / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        epochs = float(list(csv.DictReader(file))[-1]["epoch"])
+    metrics = {name: result.metrics[name] for name in ("AP", "AP50")}
+    content = {"cpu_minutes": time.process_time() / 60, "epochs": epochs, **metrics}
+    (run / "result.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_yolo_data(data: str, folder: Path) -> Split:
+    """Write a data set for ultralytics, with links to the images; the validation split, to evaluate on."""
+    splits = check_dataset(open_dataset(data)).splits
+    categories = splits["train"].categories
+    for name in ("train", "val"):
+        images, labels = folder / "images" / name, folder / "labels" / name
+        for each in (images, labels):
+            each.mkdir(parents=True, exist_ok=True)
+        for image in splits[name].images:
+            link = images / image.path.name
+            if not link.exists():
+                link.symlink_to(image.path.resolve())
+            lines = []
+            for obj in image.objects:
+                x0, y0, x1, y1 = obj.box
+                box = (x0 + x1) / 2 / image.width, (y0 + y1) / 2 / image.height
+                box += (x1 - x0) / image.width, (y1 - y0) / image.height
+                label = categories.ids.index(obj.category_id)
+                lines.append(" ".join([str(label), *(f"{value:.6f}" for value in box)]))
+            (labels / image.path.with_suffix(".txt").name).write_text("\n".join(lines), encoding="utf-8")
+    names = [f"  {index}: {json.dumps(name)}" for index, name in enumerate(categories.names)]
+    text = [f"path: {folder.resolve()}", "train: images/train", "val: images/val", "names:", *names]
+    (folder / "data.yaml").write_text("\n".join(text), encoding="utf-8")
+    return splits["val"]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The results in Markdown, by budget, the best AP first."""
+    lines = ["| budget | model | AP | AP50 | epochs | CPU minutes |", "|--:|---|--:|--:|--:|--:|"]
+    for row in sorted(rows, key=lambda row: (row["minutes"], -row["AP"])):
+        cells = [f"{row['minutes']:g}", row["model"], f"{row['AP']:.3f}", f"{row['AP50']:.3f}"]
+        cells += [f"{row['epochs']:.0f}", f"{row['cpu_minutes']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run"]:
+        detrkit_process(Path(sys.argv[2]))
+    else:
+        main()
