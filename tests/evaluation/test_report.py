@@ -1,6 +1,7 @@
 """The report of an evaluation: its files, figures and tables."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from detrkit.evaluation.confusion import Confusion
+from detrkit.evaluation.per_class import f1_curve
 from detrkit.evaluation.report import class_table, write_report
+from detrkit.evaluation.report_page import _confusion_table, _f1_line
 from detrkit.visualization.draw import Tile
 
 from .cases import perfect, random_case
@@ -31,6 +35,7 @@ def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> N
     content = write_report(gt, detections, tmp_path / "report", image_paths=some_images, meta={"weights": "best.ckpt"})
     written = {p.relative_to(tmp_path / "report").as_posix() for p in (tmp_path / "report").rglob("*") if p.is_file()}
     assert written == {
+        "report.html",
         "metrics.json",
         "pr_curves.png",
         "f1_threshold.png",
@@ -43,7 +48,7 @@ def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> N
     assert content["made_by"]["weights"] == "best.ckpt"
     assert content["detections"] == len(detections)
     assert len(content["worst_mistakes"]) == min(24, sum(content["mistakes"].values()))
-    for name in written - {"metrics.json"}:
+    for name in written - {"metrics.json", "report.html"}:
         with Image.open(tmp_path / "report" / name) as one_image:
             assert min(one_image.size) > 100
 
@@ -65,6 +70,42 @@ def test_mistakes_are_drawn_in_the_colors_of_the_original_ids(
     assert drawn
     for actual in drawn:
         assert tuple(names[i] for i in actual.class_ids.tolist()) == actual.class_names
+
+
+def test_the_page_shows_what_the_report_has(tmp_path: Path, some_images: dict[int, Path]) -> None:
+    gt, detections = random_case(15)
+    gt["categories"][0]["name"] = "<b>bold</b>"
+    content = write_report(
+        gt, detections, tmp_path, image_paths=some_images, meta={"command": "detrkit eval", "data": "D"}
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    titles = ["Summary", "COCO metrics", "Class by class", "Curves", "Confusion matrix", "Most frequent confusions"]
+    assert re.findall(r"<h2[^>]*>(?:<bdi>)?(.*?)<", page) == [*titles, "Errors", "Settings", "Command"]
+    assert f">{content['coco']['bbox']['AP']:.3f}<" in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<b>bold" not in page
+    assert page.count("<figure data-group") == len(content["worst_mistakes"])
+    assert page.count('stroke="#ff3b30"') >= len(content["worst_mistakes"])  # each image marks its error
+    assert "detrkit eval" in page
+
+
+def test_f1_of_the_page_is_that_of_the_curve() -> None:
+    scores = np.array([0.9, 0.505, 0.3])
+    line = _f1_line("all", f1_curve(scores, np.array([True, False, True]), objects=2))
+    f1 = dict(zip(np.round(line.x, 2).tolist(), line.y, strict=True))
+    assert f1[1.0] == 0
+    assert f1[0.9] == f1[0.51] == pytest.approx(2 / 3)
+    assert f1[0.5] == f1[0.31] == pytest.approx(2 / 4)
+    assert f1[0.3] == f1[0.0] == pytest.approx(4 / 5)
+
+
+def test_the_page_of_many_classes_names_the_most_frequent_confusions() -> None:
+    counts = np.diag(np.full(61, 5))
+    counts[3, 7], counts[60, 4] = 4, 2
+    counts[60, 60] = 0
+    names = tuple(f"c{k}" for k in range(60))
+    table = _confusion_table(Confusion(0.5, names, counts, np.zeros(0, np.int64), np.zeros(0, np.bool_)))
+    assert table.rows == [["c3", "c7", 4, 4 / 9], ["background", "c4", 2, None]]
 
 
 def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, some_images: dict[int, Path]) -> None:

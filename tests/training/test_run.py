@@ -40,6 +40,16 @@ def test_the_run_folder_and_the_printed_lines(tiny, capsys, monkeypatch):
     assert result.metrics["AP"] == max(float(row["val/AP"]) for row in rows[1:])
     report = json.loads((run_dir / "report" / "metrics.json").read_text())
     assert report["coco"]["bbox"]["AP"] == pytest.approx(result.metrics["AP"], abs=1e-9)
+    page = (run_dir / "report" / "report.html").read_text()
+    for part in (
+        run_dir.name,
+        ">Training curves<",
+        '"title": "loss_bbox"',
+        ">Class by class<",
+        ">lr_backbone<",
+        ">0.001<",
+    ):
+        assert part in page
 
 
 def test_validation_images_without_objects_have_no_ap(tiny, capsys, tmp_path):

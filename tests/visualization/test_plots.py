@@ -14,7 +14,7 @@ from detrkit.cli import main
 from detrkit.commands.plot import plot
 from detrkit.config.commands import PlotConfig
 from detrkit.errors import DataError
-from detrkit.visualization.plots import plot_precision_recall, plot_training, read_curves, run_names
+from detrkit.visualization.plots import plot_precision_recall, plot_training, read_curves, run_names, training_charts
 
 CSV = """epoch,lr,seconds,note,train/loss,train/loss_ce,train/loss_ce_0,train/dense/loss_ce,\
 val/loss,val/AP,val/AP50,val/APs
@@ -67,6 +67,17 @@ def test_metrics_csv_is_read(tmp_path: Path) -> None:
     assert "loss_ce_0" not in curves.train
     assert curves.train["loss_ce"] == [(1, 2.0), (2, 1.5)]
     assert curves.train["dense/loss_ce"] == [(1, 0.7), (2, 0.6)]  # of another branch, another quantity
+
+
+def test_the_charts_of_a_page_have_the_points_of_the_log(tmp_path: Path) -> None:
+    curves = read_curves(make_run(tmp_path / "run", csv=CSV))
+    assert curves is not None
+    charts = {chart.title: chart for chart in training_charts({"run": curves}).charts}
+    assert list(charts) == ["AP", "AP50", "loss", "loss_ce", "lr", "dense/loss_ce"]
+    lines = {line.name: (list(line.x), list(line.y)) for line in charts["loss"].curves}
+    assert lines == {"training": ([1, 2], [9.5, 8.5]), "validation": ([2], [8.0])}
+    two = {chart.title: chart for chart in training_charts({"a": curves, "b": curves}).charts}
+    assert [line.name for line in two["lr"].curves] == ["a, training", "b, training"]
 
 
 def test_log_txt_of_the_reference_is_read(tmp_path: Path) -> None:

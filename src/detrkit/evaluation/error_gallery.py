@@ -6,6 +6,7 @@ Only boxes that overlap the mistake are drawn, so that crowded images stay reada
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from detrkit.evaluation.matching import EvalArrays, box_iou
 from detrkit.ops.value_range import ValueRange
 from detrkit.results import Detections
 from detrkit.visualization.draw import ImageArray, Tile, as_image, save_image, sheet
+from detrkit.visualization.html_report.sections import BoxOverlay, GalleryImage
 
 LEAST_SIDE = 96
 """Lowest side of a close-up in pixels, so that the surroundings of a tiny object are seen."""
 
 DIMMED = 0.6
 """Brightness outside the box of the mistake, relative to the image."""
+
+ERROR_COLOR = (255, 59, 48)
+"""RGB of the boxes of the mistake itself in a gallery of an HTML report."""
 
 RELATED_IOU = 0.05
 """Lowest IoU with the box of a mistake at which other boxes are drawn."""
@@ -89,14 +94,66 @@ def draw_mistakes(
     return written
 
 
+def gallery_images(
+    arrays: EvalArrays,
+    confusion: Confusion,
+    chosen: Iterable[Mistake],
+    image_paths: Mapping[int, Path],
+    value_range: ValueRange | None = None,
+) -> list[GalleryImage]:
+    """Make the images of a gallery: each mistake with its surroundings, ground truth dashed, the mistake itself in red.
+
+    All boxes of the surroundings are drawn, but for detections below the threshold of `confusion`. Mistakes whose image
+    is unknown are left out; images are read when the page is written.
+    """
+    images = []
+    for mistake in chosen:
+        if mistake.image_id not in image_paths:
+            continue
+        path = Path(image_paths[mistake.image_id])
+        image = int(np.searchsorted(arrays.image_ids, mistake.image_id))
+        boxes = []
+        for row in np.flatnonzero(arrays.object_images == image).tolist():
+            color = ERROR_COLOR if row == mistake.object else None
+            name = arrays.names[arrays.object_classes[row]]
+            boxes.append(BoxOverlay(arrays.object_boxes[row].tolist(), name, "ground truth", color, dashed=True))
+        for row in np.flatnonzero(confusion.shown & (arrays.images == image)).tolist():
+            color = ERROR_COLOR if row == mistake.detection else None
+            label = f"{arrays.names[arrays.classes[row]]} {arrays.scores[row]:.2f}"
+            boxes.append(BoxOverlay(arrays.boxes[row].tolist(), label, "prediction", color))
+        # the mistake last, so that it is drawn above the others and kept where boxes are limited
+        boxes.sort(key=lambda box: box.color is not None)
+        x1, y1, x2, y2 = _extent(arrays, mistake).tolist()
+        high = max(2.5 * (y2 - y1), 2 * (x2 - x1), 2 * LEAST_SIDE)
+        window = _around(x1, y1, x2, y2, high * 4 / 3, high)
+        read = partial(_read, path, value_range)
+        images.append(GalleryImage(read, _words(arrays, mistake), boxes, path.name, window, group=mistake.kind))
+    return images
+
+
+def _around(x1: float, y1: float, x2: float, y2: float, width: float, height: float) -> tuple[int, int, int, int]:
+    """The corners of a window of this size around a box; it may reach beyond the image."""
+    left, top = (x1 + x2 - width) / 2, (y1 + y2 - height) / 2
+    return round(left), round(top), round(left + width), round(top + height)
+
+
+def _read(path: Path, value_range: ValueRange | None) -> ImageArray:
+    return as_image(read_image(path, value_range, unknown=ignore_unknown_range))
+
+
+def _extent(arrays: EvalArrays, mistake: Mistake) -> Floats:
+    """The box x1, y1, x2, y2 around object and detection of a mistake."""
+    boxes = [arrays.object_boxes[mistake.object]] if mistake.object >= 0 else []
+    boxes += [arrays.boxes[mistake.detection]] if mistake.detection >= 0 else []
+    return np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
+
+
 def _tile(
     arrays: EvalArrays, confusion: Confusion, mistake: Mistake, path: Path, value_range: ValueRange | None
 ) -> Tile:
     image = int(np.searchsorted(arrays.image_ids, mistake.image_id))
-    boxes = [arrays.object_boxes[mistake.object]] if mistake.object >= 0 else []
-    boxes += [arrays.boxes[mistake.detection]] if mistake.detection >= 0 else []
-    box = np.array([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]]).ravel()
-    rgb = as_image(read_image(path, value_range, unknown=ignore_unknown_range))
+    box = _extent(arrays, mistake)
+    rgb = _read(path, value_range)
     window = _window(box, rgb.shape[0], rgb.shape[1])
     shown = confusion.shown & (arrays.images == image) & _related(arrays.boxes, box)
     present = (arrays.object_images == image) & _related(arrays.object_boxes, box)
@@ -105,22 +162,21 @@ def _tile(
         image=_spotlight(rgb, box, window),
         detections=_drawn(window, arrays.boxes, arrays.classes, arrays.scores, shown, arrays),
         gt=_drawn(window, arrays.object_boxes, arrays.object_classes, certain, present, arrays),
-        caption=_caption(arrays, mistake, path.name),
+        caption=f"{_words(arrays, mistake)}  ({path.name})",
     )
 
 
-def _caption(arrays: EvalArrays, mistake: Mistake, file: str) -> str:
-    entry = describe(arrays, mistake, file)
+def _words(arrays: EvalArrays, mistake: Mistake) -> str:
+    """The mistake in a few words."""
+    entry = describe(arrays, mistake, "")
     if mistake.kind == "missed":
         x1, y1, x2, y2 = entry["gt_box"]
-        words = f"missed {entry['gt']}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
-    elif mistake.kind == "wrong class":
-        words = f"{entry['gt']} taken for {entry['prediction']}, score {entry['score']:.2f}"
-    elif mistake.doubled:
-        words = f"{entry['prediction']} detected twice, score {entry['score']:.2f}"
-    else:
-        words = f"no {entry['prediction']} here, score {entry['score']:.2f}"
-    return f"{words}  ({file})"
+        return f"missed {entry['gt']}, {x2 - x1:.0f} x {y2 - y1:.0f} px"
+    if mistake.kind == "wrong class":
+        return f"{entry['gt']} taken for {entry['prediction']}, score {entry['score']:.2f}"
+    if mistake.doubled:
+        return f"{entry['prediction']} detected twice, score {entry['score']:.2f}"
+    return f"no {entry['prediction']} here, score {entry['score']:.2f}"
 
 
 def _window(box: Floats, height: int, width: int) -> tuple[int, int, int, int]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,7 @@ from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMet
 from detrkit.evaluation.prediction_files import PanopticPredictions, find_images, read_predictions
 from detrkit.inference.load_detector import load_detector
 from detrkit.models.checkpoints import rows_without_names
-from detrkit.ops.text import first_names
+from detrkit.ops.text import command_line, first_names
 from detrkit.structures import Categories
 
 if TYPE_CHECKING:
@@ -148,13 +146,15 @@ def evaluate_detector(
         max_errors=config.max_errors,
         max_dets=config.max_dets,
         meta={
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "weights": config.weights,
             "detections": config.detections,
             "data": config.data or config.val_json or config.train_json,
             "split": config.split,
             "image_size": None if detector is None else detector.image_size,
         },
+        title=f"Evaluation of {Path(config.weights or config.detections).name}",
+        settings=asdict(config),
     )
     return EvaluationResult(_metrics(content, panoptic), content, output_dir)
 

@@ -1,25 +1,27 @@
-"""The report of an evaluation: a folder with metrics, plots and images of mistakes."""
+"""The report of an evaluation: a folder with metrics, plots, images of mistakes, and one page that shows them all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoMetrics, compute_coco_metrics, read_detection_arrays
-from detrkit.evaluation.confusion import BACKGROUND, Confusion, Mistake, confusion_matrix, mistakes
+from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
 from detrkit.evaluation.matching import EvalArrays, match_detections
 from detrkit.evaluation.panoptic_quality import PanopticMetrics
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
+from detrkit.evaluation.report_page import ErrorAnalysis, error_section, metric_sections, summary_section
 from detrkit.evaluation.report_plots import plot_confusion, plot_f1, plot_pr
 from detrkit.files import write_atomic
 from detrkit.ops.text import one_line
 from detrkit.ops.value_range import ValueRange
 from detrkit.version import __version__
+from detrkit.visualization.html_report.page import Page, write_page
+from detrkit.visualization.html_report.sections import Section, Settings
 
 
 def write_report(
@@ -33,18 +35,21 @@ def write_report(
     max_errors: int = 24,
     max_dets: int = OFFICIAL_MAX_DETS,
     meta: Mapping[str, Any] | None = None,
+    title: str = "Evaluation",
+    command: str = "",
+    extra_sections: Sequence[Section] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compute all metrics of detections and write the report.
 
-    Writes to `output_dir`, each file whole or not at all:
-    `metrics.json`, `pr_curves.png`, `f1_threshold.png`, `confusion_matrix.png` and, where images are given,
-    `errors/missed.jpg`, `errors/wrong_class.jpg`, `errors/false_alarm.jpg`.
+    Writes to `output_dir`, each file whole or not at all: `report.html`, `metrics.json`, `pr_curves.png`,
+    `f1_threshold.png`, `confusion_matrix.png` and, where images are given, `errors/missed.jpg`,
+    `errors/wrong_class.jpg`, `errors/false_alarm.jpg`.
 
     Args:
         gt: COCO instances with the data set's own ids.
         detections: COCO results. Where every object of the ground truth has a `segmentation`, those with one are
-            measured by their masks too. None: there are panoptic maps alone, and `metrics.json` is all there is to
-            write.
+            measured by their masks too. None: there are panoptic maps alone, without plots or images.
         output_dir: folder, made if it is not there.
         panoptic: panoptic quality, to be written down as well.
         image_paths: the file of each image id; None: no images of mistakes.
@@ -52,6 +57,10 @@ def write_report(
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco_metrics.compute_coco_metrics`.
         meta: origin of the detections (command, weights, data, ...); stored under `made_by`.
+        title: title of the page.
+        command: command to show on the page; empty: that of `meta`.
+        extra_sections: further sections of the page, after the summary.
+        settings: settings to list on the page; None: `meta`.
 
     Returns:
         The content of `metrics.json`. A metric is -1 where there are no ground-truth objects (see `coco_metrics`).
@@ -64,12 +73,25 @@ def write_report(
         "made_by": {"detrkit": __version__, **(meta or {})},
         "images": len(gt["images"]),
     }
+    analysis = None
     if detections is not None:
-        draw = partial(draw_mistakes, image_paths=image_paths or {}, value_range=value_range)
-        content |= _of_detections(gt, detections, output_dir, draw, max_errors, max_dets)
+        part, analysis = _of_detections(gt, detections, output_dir, max_errors, max_dets)
+        content |= part
+        draw_mistakes(
+            output_dir / "errors", analysis.arrays, analysis.confusion, analysis.chosen, image_paths or {}, value_range
+        )
     if panoptic is not None:
         content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
     write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+    sections = [summary_section(content), *extra_sections, *metric_sections(content, analysis)]
+    if analysis and image_paths:
+        sections.append(error_section(content, analysis, image_paths, value_range))
+    meta = dict(meta or {})
+    own_command = str(meta.pop("command", ""))
+    sections.append(Settings({name: value for name, value in (settings or meta).items() if value not in ("", None)}))
+    subtitle = ", ".join(str(meta[name]) for name in ("weights", "detections", "data", "split") if meta.get(name))
+    write_page(output_dir / "report.html", Page(title, sections, subtitle, command or own_command))
     return content
 
 
@@ -77,11 +99,10 @@ def _of_detections(
     gt: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     output_dir: Path,
-    draw: Callable[[Path, EvalArrays, Confusion, Iterable[Mistake]], object],
     max_errors: int,
     max_dets: int,
-) -> dict[str, Any]:
-    """Write plots and images of detections; returns their part of `metrics.json`."""
+) -> tuple[dict[str, Any], ErrorAnalysis]:
+    """Write plots of detections; returns their part of `metrics.json`, and what the page shows besides."""
     rows = read_detection_arrays(gt, detections)
     boxes = compute_coco_metrics(gt, rows, "bbox", max_dets=max_dets)
     coco = {"bbox": boxes.metrics}
@@ -105,8 +126,7 @@ def _of_detections(
     plot_pr(output_dir / "pr_curves.png", boxes)
     plot_f1(output_dir / "f1_threshold.png", overall, curves, arrays.names)
     plot_confusion(output_dir / "confusion_matrix.png", confusion)
-    draw(output_dir / "errors", arrays, confusion, chosen)
-    return {
+    content = {
         "objects": int(arrays.objects_per_class().sum()),
         "detections": len(detections),
         "coco": coco,
@@ -125,6 +145,7 @@ def _of_detections(
         "worst_mistakes": [describe(arrays, mistake, files[mistake.image_id]) for mistake in chosen],
         "pr_curves": _curves(boxes),
     }
+    return content, ErrorAnalysis(arrays, overall, curves, confusion, chosen)
 
 
 def tables(content: Mapping[str, Any]) -> list[Any]:

@@ -10,9 +10,11 @@ import codecs
 import contextlib
 import io
 import os
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO
 
 DEGRADE = "detrkit.degrade"
@@ -82,6 +84,14 @@ def first_names(names: Iterable[object], limit: int = 5) -> str:
     listed = [str(name) for name in names]
     more = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def command_line() -> str:
+    """The command of this process as a user types it, such as `detrkit eval --data DATA`; for reports."""
+    program, *words = sys.argv or [""]
+    name = Path(program).name
+    start = ["python", "-m", "detrkit"] if name == "__main__.py" else [name]
+    return shlex.join([*start, *words])
 
 
 def print_text(text: str, *, stderr: bool = False) -> None:

@@ -316,7 +316,8 @@ class TrainingProcess:
             best = trainer.validate(should_stop=lambda: False, advance=lambda done, total: None)
             assert best is not None
         if trainer.fabric.is_global_zero:
-            write_final_report(best, self.run_dir, self.data.val)
+            epoch, settings = trainer.state.best_epoch, self.config.to_dict()
+            write_final_report(best, self.run_dir, self.data.val, best_epoch=epoch, settings=settings)
 
     def print_final_result(self, trainer: Trainer, signals: StopSignals, datasets: Datasets) -> None:
         """Print the result and the next command, with advice if the run has hardly any detections."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.errors import DataError
 from detrkit.visualization.figures import as_label, figure_file
+from detrkit.visualization.html_report.sections import Chart, Charts, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +53,7 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
         path: PNG to write.
         runs: name of each run and what it logged.
     """
-    quantities = list(dict.fromkeys(q for curves in runs.values() for q in curves.quantities()))
-    panels = [q for q in FIRST_PANELS if q in quantities]
-    panels += [q for q in quantities if q not in panels and q not in LEFT_OUT]
+    panels = _panels(runs)
     columns = min(4, max(1, math.ceil(math.sqrt(len(panels)))))
     rows = math.ceil(len(panels) / columns)
     with figure_file(path, 4.2 * columns, 2.9 * rows + 0.5, [*runs, *panels]) as figure:
@@ -76,6 +75,26 @@ def plot_training(path: Path, runs: Mapping[str, Curves]) -> None:
                 axes.set_xlabel("epoch", fontsize=9)
             _limit(axes, quantity, [v for c in runs.values() for _, v in c.train.get(quantity, [])])
         _legend(figure, list(runs), lines=any(set(c.train) & set(c.val) for c in runs.values()))
+
+
+def training_charts(runs: Mapping[str, Curves]) -> Charts:
+    """Make the training curves of an HTML report, one chart per quantity.
+
+    Args:
+        runs: name of each run and what it logged.
+    """
+    charts = []
+    for quantity in _panels(runs):
+        lines = []
+        for name, curves in runs.items():
+            for part, points in (("training", curves.train.get(quantity)), ("validation", curves.val.get(quantity))):
+                if points:
+                    label = part if len(runs) == 1 else f"{name}, {part}"
+                    epochs, values = zip(*points, strict=True)
+                    lines.append(Curve(label, epochs, values, dashed=part == "validation" and len(runs) > 1))
+        trained = [value for curves in runs.values() for _, value in curves.train.get(quantity, [])]
+        charts.append(Chart(quantity, lines, "epoch", log_y=_falls_by_powers(quantity, trained)))
+    return Charts("Training curves", charts)
 
 
 def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -208,6 +227,18 @@ def _number(text: str | None) -> float | None:
         return None
 
 
+def _panels(runs: Mapping[str, Curves]) -> list[str]:
+    """The quantities to plot, the most important first."""
+    quantities = list(dict.fromkeys(q for curves in runs.values() for q in curves.quantities()))
+    panels = [q for q in FIRST_PANELS if q in quantities]
+    return panels + [q for q in quantities if q not in panels and q not in LEFT_OUT]
+
+
+def _falls_by_powers(quantity: str, values: Sequence[float]) -> bool:
+    """Whether a quantity is a learning rate that is best seen on a logarithmic axis."""
+    return quantity.startswith("lr") and min(values, default=0) > 0 and max(values) / min(values) > 5
+
+
 def _color(number: int) -> str:
     return f"C{number % 10}"
 
@@ -221,7 +252,7 @@ def _limit(axes: Axes, quantity: str, trained: Sequence[float]) -> None:
     """Set the axis of a quantity: metrics begin at 0, a learning rate that falls by powers of ten is logarithmic."""
     if quantity in COCO_NAMES or quantity == "class_error":
         axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
-    elif quantity.startswith("lr") and min(trained, default=0) > 0 and max(trained) / min(trained) > 5:
+    elif _falls_by_powers(quantity, trained):
         axes.set_yscale("log")
 
 

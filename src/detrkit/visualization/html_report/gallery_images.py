@@ -90,8 +90,8 @@ def encode(item: GalleryImage) -> EncodedImage:
     rgb: ImageArray = as_image(source() if callable(source) else source)
     height, width = rgb.shape[:2]
     x1, y1, x2, y2 = item.window or (0, 0, width, height)
-    x1, y1 = max(0, min(x1, width - 1)), max(0, min(y1, height - 1))
-    x2, y2 = max(x1 + 1, min(x2, width)), max(y1 + 1, min(y2, height))
+    x1, x2 = _inside(x1, x2, width)
+    y1, y2 = _inside(y1, y2, height)
     longer = max(x2 - x1, y2 - y1)
     factor = SIDE / longer if longer > SIDE else math.ceil(LEAST_SIDE / longer)
     size = max(1, round((x2 - x1) * factor)), max(1, round((y2 - y1) * factor))
@@ -100,3 +100,10 @@ def encode(item: GalleryImage) -> EncodedImage:
     Image.fromarray(rgb[y1:y2, x1:x2]).resize(size, method).save(content, "JPEG", quality=QUALITY, optimize=True)
     uri = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
     return EncodedImage(item, uri, *size, x1, y1, size[0] / (x2 - x1), size[1] / (y2 - y1))
+
+
+def _inside(low: int, high: int, size: int) -> tuple[int, int]:
+    """Move a range so that it lies in 0..size, and shorten it if it is longer."""
+    length = max(1, min(high - low, size))
+    low = max(0, min(low, size - length))
+    return low, low + length

@@ -52,6 +52,7 @@
     for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e++) values.push(10 ** e);
     return values.length > 1 ? values : [low, high];
   };
+  const styleOf = (curve, k) => (curve.strong ? "strong" : `curve${k % 8}`);
   const MARGIN = { left: 46, right: 10, top: 8, bottom: 30 };
 
   class Chart {
@@ -88,7 +89,7 @@
 
     swatch(curve, k, parent) {
       const svg = make("svg", { class: `swatch${curve.dashed ? " dashed" : ""}`, "aria-hidden": "true" }, parent);
-      make("line", { x1: 0, x2: 18, y1: 4, y2: 4, class: `curve${k % 8}` }, svg);
+      make("line", { x1: 0, x2: 18, y1: 4, y2: 4, class: styleOf(curve, k) }, svg);
     }
 
     draw() {
@@ -131,10 +132,10 @@
         path += `${drawing ? "L" : "M"}${this.xOf(axis[i]).toFixed(1)} ${this.yOf(y).toFixed(1)}`;
         drawing = true;
       });
-      make("path", { d: path, class: `curve${k % 8}${curve.dashed ? " dashed" : ""}` }, svg);
+      make("path", { d: path, class: `${styleOf(curve, k)}${curve.dashed ? " dashed" : ""}` }, svg);
       const points = curve.y.filter(usable).length;
       if (points <= 12) curve.y.forEach((y, i) => {
-        if (usable(y)) make("circle", { class: `dot curve${k % 8}`, r: 2, cx: this.xOf(axis[i]), cy: this.yOf(y) }, svg);
+        if (usable(y)) make("circle", { class: `dot ${styleOf(curve, k)}`, r: 2, cx: this.xOf(axis[i]), cy: this.yOf(y) }, svg);
       });
     }
 
@@ -166,7 +167,7 @@
       this.data.curves.forEach((curve, k) => {
         const y = curve.on ? curve.y[this.data.axes[curve.x].indexOf(x)] : null;
         if (y === null || y === undefined || (this.data.log && y <= 0)) return;
-        make("circle", { class: `dot curve${k % 8}`, r: 3.5, cx: left, cy: this.yOf(y) }, this.marks);
+        make("circle", { class: `dot ${styleOf(curve, k)}`, r: 3.5, cx: left, cy: this.yOf(y) }, this.marks);
         if (++lines > 12) return;
         const line = make("div", {}, this.readout), name = make("span", {}, line);
         this.swatch(curve, k, name);

@@ -66,6 +66,8 @@ class Curve:
     y: Sequence[float]
     """One value per value of `x`; values that are not finite are gaps."""
     dashed: bool = False
+    strong: bool = False
+    """Whether it stands out, as the mean of all classes does."""
     shown: bool = True
     """Whether the curve is visible when the page opens; the legend shows and hides it."""
 
@@ -130,10 +132,12 @@ class GalleryImage:
     image: ImageSource
     caption: str
     boxes: Sequence[BoxOverlay] = ()
+    """Drawn in their order; of more than 200 in the window the last are drawn."""
     detail: str = ""
     """A second, smaller line of the caption, such as the file name."""
     window: tuple[int, int, int, int] | None = None
-    """Show only this part: x1, y1, x2, y2 in pixels of the image; None: the whole image."""
+    """Show only this part: x1, y1, x2, y2 in pixels of the image; where it reaches beyond the image, it is moved
+    inside. None: the whole image."""
     group: str = ""
     """Images of one group can be shown alone, such as all missed objects."""
 
@@ -148,6 +152,8 @@ class Gallery:
     total: int = 0
     """Number of images of the whole, if `images` are only the first; 0: these are all."""
     note: str = ""
+    layers: Sequence[str] = ()
+    """Order of the layers of boxes; empty: as they first occur."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ def _chart(chart: Chart, limits: Limits) -> dict[str, Any]:
         x, y = _thinned(curve, limits.points)
         if x not in axes:
             axes.append(x)
-        rows.append({"name": clean(curve.name), "x": axes.index(x), "y": y, "dashed": curve.dashed, "on": curve.shown})
+        style = {"dashed": curve.dashed, "strong": curve.strong, "on": curve.shown}
+        rows.append({"name": clean(curve.name), "x": axes.index(x), "y": y, **style})
     data = {
         "title": clean(chart.title),
         "xLabel": clean(chart.x_label),
@@ -212,7 +213,9 @@ def _matrix(matrix: Matrix, limits: Limits) -> dict[str, Any]:
 
 
 def _gallery(gallery: Gallery, limits: Limits, encoded: Sequence[EncodedImage]) -> dict[str, Any]:
-    layers = list(dict.fromkeys(box.layer for item in encoded for box in item.source.boxes))[:LAYERS]
+    present = dict.fromkeys(box.layer for item in encoded for box in item.source.boxes)
+    ordered = dict.fromkeys([*(layer for layer in gallery.layers if layer in present), *present])
+    layers = list(ordered)[:LAYERS]
     groups: dict[str, int] = {}
     for item in encoded:
         groups[item.source.group] = groups.get(item.source.group, 0) + 1
@@ -236,9 +239,9 @@ def _gallery(gallery: Gallery, limits: Limits, encoded: Sequence[EncodedImage]) 
                 "group": names.index(item.source.group),
                 "boxes": [
                     view
-                    for box in item.source.boxes[: limits.boxes]
+                    for box in item.source.boxes
                     if box.layer in layers and (view := _box(box, item, layers.index(box.layer))) is not None
-                ],
+                ][-limits.boxes :],
             }
             for item in encoded
         ],
