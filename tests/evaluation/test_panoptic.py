@@ -18,8 +18,8 @@ CATEGORIES = Categories((3, 7, 20), ("cell", "tool", "ground"), (True, True, Fal
 
 def measure(*some_images: tuple[Any, Any, Any, Any]) -> PanopticSums:
     sums = PanopticSums(CATEGORIES)
-    for gt_ids, gt, ids, segments in some_images:
-        sums.add(np.array(gt_ids), gt, np.array(ids), segments)
+    for number, (gt_ids, gt, ids, segments) in enumerate(some_images):
+        sums.add(np.array(gt_ids), gt, np.array(ids), segments, image_id=number)
     return sums
 
 
@@ -83,7 +83,8 @@ def test_equal_to_the_official_tool_on_real_data(shared: Path) -> None:
     for row in content["annotations"]:
         actual = predictions[row["image_id"]]
         gt_ids = read_ids(annotations / "panoptic_val2017" / row["file_name"])
-        sums.add(gt_ids, row["segments_info"], read_ids(made / "png" / actual["file_name"]), actual["segments_info"])
+        ids = read_ids(made / "png" / actual["file_name"])
+        sums.add(gt_ids, row["segments_info"], ids, actual["segments_info"], image_id=row["image_id"])
     result = sums.result()
     for group, numbers in result.groups.items():
         assert numbers == pytest.approx(expected[group], abs=1e-6)
@@ -146,15 +147,15 @@ def test_empty_predictions_and_empty_ground_truth() -> None:
 def test_parts_add_up_to_the_whole() -> None:
     cases = [(*random_map(seed), *random_map(500 + seed)) for seed in range(6)]
     whole, left, right = measure(*cases), measure(*cases[:2]), measure(*cases[2:])
-    left.merge(right.sums)
-    left.merge(measure().sums)  # a process without images
+    left.merge(right.counts)
+    left.merge(measure().counts)  # a process without images
     assert np.array_equal(left.sums, whole.sums)  # exactly, whatever the order
 
 
 def test_tensors_are_fine() -> None:
     ids, gt = random_map(1)
     sums = PanopticSums(CATEGORIES)
-    sums.add(torch.from_numpy(ids), gt, torch.from_numpy(ids), gt)
+    sums.add(torch.from_numpy(ids), gt, torch.from_numpy(ids), gt, image_id=1)
     assert np.array_equal(sums.sums, measure((ids, gt, ids, gt)).sums)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from detrkit.evaluation.confusion import Confusion
 from detrkit.evaluation.per_class import f1_curve
-from detrkit.evaluation.report import class_table, write_report
+from detrkit.evaluation.report import class_table, tables, write_report
 from detrkit.evaluation.report_page import _confusion_table, _f1_line
 from detrkit.visualization.draw import Tile
 
@@ -156,6 +156,31 @@ def test_the_table_names_the_classes(tmp_path: Path) -> None:
     text = console.export_text()
     assert "class 3" in text
     assert "1 more without an object" in text
+
+
+def test_intervals_are_in_the_report_and_its_tables(tmp_path: Path) -> None:
+    gt, detections = random_case(2, images=12)
+    content = write_report(gt, detections, tmp_path, bootstrap=50)
+    intervals = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["intervals"]
+    assert (intervals["level"], intervals["images"], intervals["resamples"]) == (0.95, 12, 50)
+    for name, (low, high) in intervals["metrics"].items():
+        assert 0 <= low < content["coco"]["bbox"][name] < high <= 1
+    first, second, absent = intervals["per_class"]
+    for row, metrics in zip((first, second), content["per_class"], strict=False):
+        assert row["AP"][0] <= metrics["AP"] <= row["AP"][1]
+        assert row["images"] <= 12
+    assert absent["AP"] is None
+    console = Console(width=80, record=True, file=(tmp_path / "out.txt").open("w", encoding="utf-8"))
+    with console.file:
+        for table in tables(content):
+            console.print(table)
+    text = console.export_text()
+    low, high = intervals["metrics"]["AP"]
+    assert f"{low:.3f} to {high:.3f}" in text
+    assert "95 % bootstrap intervals: 50 resamples of 12 images" in text
+    without = write_report(gt, detections, tmp_path, bootstrap=0)
+    assert "intervals" not in without
+    assert without == {name: value for name, value in content.items() if name != "intervals"}
 
 
 def test_half_a_million_detections_take_seconds(tmp_path: Path) -> None:

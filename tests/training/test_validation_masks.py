@@ -163,7 +163,7 @@ def test_one_who_errs() -> None:
     expected = PanopticSums(CATEGORIES)
     for image_id in ids:
         ids_map, rows = scene(image_id)
-        expected.add(ids_map, rows, ids_map, rows)
+        expected.add(ids_map, rows, ids_map, rows, image_id=image_id)
     segments = sum(row.segments for row in expected.result().per_class)
     assert sum(row.segments for row in actual.panoptic.per_class) == segments
 

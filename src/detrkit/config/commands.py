@@ -94,6 +94,8 @@ class EvalConfig(QuietChoice, RunnableChoice, DataChoice):
     max_dets: PositiveInt = 100
     """Maximum number of detections per class and image. The official COCO metrics use 100; a larger number, for images
     with more objects, adds AP@K and ARK."""
+    bootstrap: NonNegativeInt = 1000
+    """Number of resamples of the images for the 95 % intervals of the metrics; 0: no intervals."""
     panoptic_threshold: Fraction | None = None
     """Lowest score of a query in a panoptic map, 0..1; default: 0.85, or 0.4 for a model with an independent sigmoid
     per class."""

@@ -1,6 +1,6 @@
 """Accumulate the predictions of a model over a stream of batches, in the form that metrics are computed from.
 
-Nothing of the size of an image is kept: boxes and scores become arrays, masks run lengths, panoptic maps sums.
+Nothing of the size of an image is kept: boxes and scores become arrays, masks run lengths, panoptic maps counts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class DetectionAccumulator:
                     for row in segments
                     if row["category_id"] in self.id_of
                 ]
-                self.sums.add(*self.gt.of(target["image_id"]), ids, known)
+                self.sums.add(*self.gt.of(target["image_id"]), ids, known, image_id=target["image_id"])
 
     def _detections(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> DetectionArrays:
         """The detections of the counted classes; sizes int [B, 2] of the files, and in the batch without padding."""

@@ -43,6 +43,8 @@ class MatchTable:
 
     classes: Ints
     """[N], in rising order."""
+    images: Ints
+    """[N]: index of the image."""
     scores: Floats
     """[N]."""
     ranks: Ints
@@ -57,6 +59,8 @@ class MatchTable:
     """[D, A, T]: whether it is matched to a crowd or an object outside of the range, and so is not counted."""
     objects: Ints
     """[C, A]: number of ground-truth objects."""
+    objects_of_images: Ints
+    """[C, I]: number of ground-truth objects of any area in each image."""
 
     def recall(self, most: int) -> Floats:
         """Recall [T, C, A] of the `most` best detections of each class and image; -1 without objects."""
@@ -141,6 +145,7 @@ def match(gt: GroundTruthArrays, detections: DetectionArrays, most: int, overlap
     rising = np.argsort(near)
     return MatchTable(
         classes=classes[order],
+        images=images[order],
         scores=detections.scores[order],
         ranks=ranks,
         inside=(area >= low) & (area <= high),
@@ -148,7 +153,15 @@ def match(gt: GroundTruthArrays, detections: DetectionArrays, most: int, overlap
         right=right[rising],
         ignored=ignored[rising],
         objects=np.stack([np.bincount(gt.classes[~s], minlength=len(gt.names)) for s in skip.T], axis=1),
+        objects_of_images=_objects_of_images(gt, ~skip[:, 0]),
     )
+
+
+def _objects_of_images(gt: GroundTruthArrays, counted: Bools) -> Ints:
+    """Count the objects of each class and image, [C, I], among the `counted` ones, bool [M]."""
+    shape = len(gt.names), len(gt.image_ids)
+    cells = gt.classes[counted] * shape[1] + gt.images[counted]
+    return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64, copy=False)
 
 
 def _pairs(rows: Ints, groups: Ints, gt: GroundTruthArrays, overlap: Overlap) -> tuple[Ints, Ints, Floats]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detrkit.errors import DataError
 from detrkit.evaluation.arrays import DetectionArrays, Floats, GroundTruthArrays, index_in
-from detrkit.evaluation.average_precision import RECALLS, Overlap, match, of_masks
+from detrkit.evaluation.average_precision import RECALLS, MatchTable, Overlap, match, of_masks
 from detrkit.ops.masks import as_rle, segmentation_fault
 from detrkit.ops.text import first_names
 
@@ -63,6 +63,10 @@ class CocoMetrics:
     """[10, 101, C]: interpolated precision at IoU 0.50:0.05:0.95 and recall 0:0.01:1; -1 without objects."""
     scores: NDArray[np.float64]
     """[10, 101, C]: the score at which that recall is reached."""
+    matches: MatchTable
+    """The matches that the metrics are computed from."""
+    max_dets: int
+    """Most detections per image and class that `per_class`, `precision` and `scores` count."""
     iou_type: IouType = "bbox"
     """Whether boxes (bbox) or masks (segm) were compared."""
 
@@ -127,6 +131,8 @@ def compute_coco_metrics(
         per_class=_per_class(objects, arrays, precision[..., 0], recall[..., 0]),
         precision=precision[..., 0],
         scores=scores[..., 0],
+        matches=matched,
+        max_dets=max_dets,
         iou_type=iou_type,
     )
 

@@ -52,6 +52,13 @@ class EvaluationResult:
     output_dir: Path
     """The report's folder."""
 
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % bootstrap interval (low, high) of each metric that has one, under the names of `metrics`: AP, AP50,
+        AP75, mask_AP, ..., PQ, SQ, RQ, .... Empty with `bootstrap=0`, or with fewer than two images."""
+        intervals = self.report.get("intervals", {}).get("metrics", {})
+        return {name: (pair[0], pair[1]) for name, pair in intervals.items() if pair is not None}
+
     def __str__(self) -> str:
         coco = self.report.get("coco", {})
         lines = [summary(metrics, iou_type) for iou_type, metrics in coco.items()]
@@ -145,6 +152,7 @@ def evaluate_detector(
         value_range=split.value_range,
         max_errors=config.max_errors,
         max_dets=config.max_dets,
+        bootstrap=config.bootstrap,
         meta={
             "command": command_line(),
             "weights": config.weights,

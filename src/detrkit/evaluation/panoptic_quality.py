@@ -12,7 +12,7 @@ unmatched prediction is ignored where more than half of it lies in void or in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -52,12 +52,37 @@ class ClassQuality:
     """Predicted segments, ignored ones not counted."""
 
 
+@dataclass(frozen=True, eq=False)
+class PanopticCounts:
+    """The numbers that panoptic quality is computed from, for K pairs of an image and a class that occurs in it."""
+
+    image_ids: NDArray[np.int64]
+    """[K], ids of the data set."""
+    classes: NDArray[np.int64]
+    """[K], indices of the categories."""
+    values: NDArray[np.int64]
+    """[K, 4]: sum of IoU in 1 / UNIT, true positives, false positives, false negatives. Whole numbers, so that the
+    order in which images are added does not matter."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PanopticCounts]) -> PanopticCounts:
+        """Join the counts of several parts, in order."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(
+            np.concatenate([none, *(part.image_ids for part in parts)]),
+            np.concatenate([none, *(part.classes for part in parts)]),
+            np.concatenate([none.reshape(0, 4), *(part.values for part in parts)]),
+        )
+
+
 @dataclass(frozen=True)
 class PanopticMetrics:
     """Panoptic quality of a data set."""
 
     per_class: list[ClassQuality]
     """In the order of the categories."""
+    counts: PanopticCounts = field(default_factory=lambda: PanopticCounts.concatenate([]), repr=False, compare=False)
+    """The counts of each image."""
 
     @property
     def groups(self) -> dict[str, dict[str, float]]:
@@ -104,7 +129,7 @@ class PanopticGroundTruth:
 
 
 class PanopticSums:
-    """The sums that panoptic quality is computed from: four numbers per class, however many images are added.
+    """The counts that panoptic quality is computed from, of a growing number of images.
 
     Args:
         categories: the data set's; where `isthing` is empty, all are things.
@@ -112,9 +137,20 @@ class PanopticSums:
 
     def __init__(self, categories: Categories) -> None:
         self.categories = categories
-        self.sums = np.zeros((len(categories), 4), dtype=np.int64)
-        """[C, 4]: sum of IoU in 1 / UNIT, true positives, false positives, false negatives. Whole numbers, so that the
-        order in which images are added does not matter."""
+        self._parts: list[PanopticCounts] = []
+
+    @property
+    def counts(self) -> PanopticCounts:
+        """The counts of all images so far."""
+        self._parts = [PanopticCounts.concatenate(self._parts)]
+        return self._parts[0]
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        """[C, 4]: the sums over all images so far, see `PanopticCounts.values`."""
+        sums = np.zeros((len(self.categories), 4), dtype=np.int64)
+        np.add.at(sums, self.counts.classes, self.counts.values)
+        return sums
 
     @property
     def things(self) -> dict[int, bool]:
@@ -128,6 +164,8 @@ class PanopticSums:
         gt_segments: Segments,
         ids: Tensor | NDArray[Any],
         segments: Segments,
+        *,
+        image_id: int,
     ) -> None:
         """Add one image.
 
@@ -136,6 +174,7 @@ class PanopticSums:
             gt_segments: segments of the ground truth.
             ids: int [H, W], the predicted segment of each pixel; unlabeled where there is no row of that id.
             segments: predicted segments, with the category ids of the data set; those of another count as unlabeled.
+            image_id: id of the image.
 
         Raises:
             DataError: the maps differ in size, or the ground truth has a category that the data set does not know.
@@ -180,12 +219,15 @@ class PanopticSums:
             (pred_classes[false_positives], None),
             (gt_classes[false_negatives], None),
         ]
+        values = np.zeros((len(self.categories), 4), dtype=np.int64)
         for column, (rows, weights) in enumerate(counts):
-            np.add.at(self.sums[:, column], rows, 1 if weights is None else weights)
+            np.add.at(values[:, column], rows, 1 if weights is None else weights)
+        classes = np.flatnonzero(values.any(axis=1))
+        self._parts.append(PanopticCounts(np.full(len(classes), image_id), classes, values[classes]))
 
-    def merge(self, sums: NDArray[np.int64]) -> None:
-        """Add the `sums` of another process, which had other images."""
-        self.sums = self.sums + sums
+    def merge(self, counts: PanopticCounts) -> None:
+        """Add the `counts` of another process, which had other images."""
+        self._parts.append(counts)
 
     def result(self) -> PanopticMetrics:
         """Panoptic quality over all images so far."""
@@ -204,7 +246,7 @@ class PanopticSums:
                     predicted=tp + fp,
                 )
             )
-        return PanopticMetrics(rows)
+        return PanopticMetrics(rows, self.counts)
 
 
 def panoptic_quality(
@@ -231,10 +273,10 @@ def panoptic_quality(
                 f"image id {image_id}; write them as the data set's json file has them"
             )
         missing.remove(image_id)
-        sums.add(*gt.of(image_id), ids, segments)
+        sums.add(*gt.of(image_id), ids, segments, image_id=image_id)
     for image_id in sorted(missing):
         gt_ids, gt_segments = gt.of(image_id)
-        sums.add(gt_ids, gt_segments, torch.zeros_like(gt_ids), [])
+        sums.add(gt_ids, gt_segments, torch.zeros_like(gt_ids), [], image_id=image_id)
     return sums.result()
 
 

@@ -8,9 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from detrkit.evaluation.coco_metrics import OFFICIAL_MAX_DETS, CocoMetrics, compute_coco_metrics, read_detection_arrays
+from detrkit.evaluation.arrays import DetectionArrays
+from detrkit.evaluation.bootstrap import RESAMPLES
+from detrkit.evaluation.coco_metrics import (
+    OFFICIAL_MAX_DETS,
+    CocoMetrics,
+    IouType,
+    compute_coco_metrics,
+    read_detection_arrays,
+)
 from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
+from detrkit.evaluation.intervals import compute_intervals, interval_tables, resample
 from detrkit.evaluation.matching import EvalArrays, match_detections
 from detrkit.evaluation.panoptic_quality import PanopticMetrics
 from detrkit.evaluation.per_class import DEFAULT_THRESHOLD, Operating, f1_curves
@@ -34,6 +43,7 @@ def write_report(
     value_range: ValueRange | None = None,
     max_errors: int = 24,
     max_dets: int = OFFICIAL_MAX_DETS,
+    bootstrap: int = RESAMPLES,
     meta: Mapping[str, Any] | None = None,
     title: str = "Evaluation",
     command: str = "",
@@ -56,6 +66,7 @@ def write_report(
         value_range: values that become black and white in images of more than 8 bits, see `data.decode.read_image`.
         max_errors: most mistakes to list and draw, all kinds together.
         max_dets: see `coco_metrics.compute_coco_metrics`.
+        bootstrap: number of resamples for the intervals of the metrics; 0: no intervals.
         meta: origin of the detections (command, weights, data, ...); stored under `made_by`.
         title: title of the page.
         command: command to show on the page; empty: that of `meta`.
@@ -73,15 +84,21 @@ def write_report(
         "made_by": {"detrkit": __version__, **(meta or {})},
         "images": len(gt["images"]),
     }
+    coco: dict[IouType, CocoMetrics] = {}
     analysis = None
     if detections is not None:
-        part, analysis = _of_detections(gt, detections, output_dir, max_errors, max_dets)
+        rows = read_detection_arrays(gt, detections)
+        coco = measure(gt, rows, max_dets=max_dets)
+        part, analysis = _of_detections(gt, rows, coco, output_dir, max_errors)
         content |= part
         draw_mistakes(
             output_dir / "errors", analysis.arrays, analysis.confusion, analysis.chosen, image_paths or {}, value_range
         )
     if panoptic is not None:
         content["panoptic"] = {**panoptic.groups, "per_class": [asdict(row) for row in panoptic.per_class]}
+    if bootstrap:
+        image_ids = [int(image["id"]) for image in gt["images"]]
+        content["intervals"] = compute_intervals(resample(coco, panoptic, image_ids, bootstrap)).to_plain()
     write_atomic(output_dir / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
 
     sections = [summary_section(content), *extra_sections, *metric_sections(content, analysis)]
@@ -95,23 +112,30 @@ def write_report(
     return content
 
 
+def measure(
+    gt: Mapping[str, Any], detections: DetectionArrays, *, max_dets: int = OFFICIAL_MAX_DETS
+) -> dict[IouType, CocoMetrics]:
+    """Compute the metrics of boxes and, if all objects and some detections have masks, those of masks."""
+    coco: dict[IouType, CocoMetrics] = {"bbox": compute_coco_metrics(gt, detections, "bbox", max_dets=max_dets)}
+    masked = detections.with_masks()
+    if len(masked) and all(row.get("segmentation") for row in gt["annotations"]):
+        coco["segm"] = compute_coco_metrics(gt, masked, "segm", max_dets=max_dets)
+    return coco
+
+
 def _of_detections(
     gt: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    rows: DetectionArrays,
+    coco: Mapping[IouType, CocoMetrics],
     output_dir: Path,
     max_errors: int,
-    max_dets: int,
 ) -> tuple[dict[str, Any], ErrorAnalysis]:
     """Write plots of detections; returns their part of `metrics.json`, and what the page shows besides."""
-    rows = read_detection_arrays(gt, detections)
-    boxes = compute_coco_metrics(gt, rows, "bbox", max_dets=max_dets)
-    coco = {"bbox": boxes.metrics}
+    boxes = coco["bbox"]
     of_masks: list[dict[str, Any]] = [{} for _ in boxes.per_class]
-    masked = rows.with_masks()
-    if len(masked) and all(row.get("segmentation") for row in gt["annotations"]):
-        masks = compute_coco_metrics(gt, masked, "segm", max_dets=max_dets)
-        coco["segm"] = masks.metrics
-        of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks.per_class]
+    if "segm" in coco:
+        masks = coco["segm"].per_class
+        of_masks = [{f"mask_{name}": getattr(row, name) for name in _OF_A_CLASS} for row in masks]
 
     arrays = EvalArrays.from_coco(gt, rows)
     matches = match_detections(arrays)
@@ -128,8 +152,8 @@ def _of_detections(
     plot_confusion(output_dir / "confusion_matrix.png", confusion)
     content = {
         "objects": int(arrays.objects_per_class().sum()),
-        "detections": len(detections),
-        "coco": coco,
+        "detections": len(rows),
+        "coco": {iou_type: result.metrics for iou_type, result in coco.items()},
         "best_threshold": _operating(best),
         "per_class": [
             {**asdict(metrics), **masks_too, "best_threshold": _operating(curve.best)}
@@ -149,7 +173,7 @@ def _of_detections(
 
 
 def tables(content: Mapping[str, Any]) -> list[Any]:
-    """The classes of a report as `rich` tables of 80 characters: boxes, masks, panoptic quality."""
+    """The classes of a report as `rich` tables of 80 characters: boxes, masks, panoptic quality; intervals."""
     result = []
     if "coco" in content:
         result.append(class_table(content))
@@ -157,7 +181,7 @@ def tables(content: Mapping[str, Any]) -> list[Any]:
             result.append(mask_table(content))
     if "panoptic" in content:
         result.append(panoptic_table(content))
-    return result
+    return [*result, *interval_tables(content)]
 
 
 def class_table(content: Mapping[str, Any]) -> Any:

@@ -157,7 +157,8 @@ class Validator:
     def _gather(
         self, accumulator: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
     ) -> Validation | None:
-        own = (sums, len(accumulator.image_ids), diverged, stopped, accumulator.sums.sums if accumulator.sums else None)
+        panoptic_counts = accumulator.sums.counts if accumulator.sums else None
+        own = (sums, len(accumulator.image_ids), diverged, stopped, panoptic_counts)
         ranks: list[Any] = [own]
         if _world_size() > 1:
             ranks = [None] * _world_size()
