@@ -99,9 +99,9 @@
       const xs = [...new Set(this.shown.flatMap((curve) => data.axes[curve.x]))].filter((x) => x !== null).sort((a, b) => a - b);
       const ys = this.shown.flatMap((curve) => curve.y.filter(usable));
       this.xs = xs;
-      this.plot.querySelector("svg")?.remove();
+      this.svg?.remove();
       const width = this.plot.clientWidth, height = this.plot.clientHeight;
-      const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, this.plot);
+      const svg = this.svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, this.plot);
       if (!xs.length || !ys.length || width < 80) return this.hide();
       let [x0, x1] = [xs[0], xs[xs.length - 1]];
       if (x0 === x1) [x0, x1] = [x0 - 0.5, x1 + 0.5];
