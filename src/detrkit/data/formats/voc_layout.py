@@ -235,17 +235,23 @@ def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 def names_in_order(source: Source, names: Iterable[str]) -> list[str]:
     """Order class names by a list beside the data that has all of them (see `class_names`), else alphabetically.
 
-    labelmap.txt is the list of CVAT, with lines `name:color:...`.
+    labelmap.txt is the list of CVAT, with lines `name:color:parts:actions`, of which the last two may be absent.
     """
     alphabetical = sorted(names)
     for path in name_files(source.index):
         source.use(path)
-        lines = [line for line in read_names(path, source.findings).values() if not line.startswith("#")]
+        lines = list(read_names(path, source.findings).values())
         if path.name.lower() == "labelmap.txt":
-            lines = [line.split(":")[0] for line in lines]
+            lines = [_label_of(line) for line in lines if not line.startswith("# label:")]
             lines = [line for line in lines if line != "background" or line in alphabetical]
+        lines = [line for line in lines if not line.startswith("#") or line in alphabetical]
         if set(alphabetical) <= set(lines):
             return list(dict.fromkeys(lines))
         missing = first_names(sorted(set(alphabetical) - set(lines)))
         source.notes.append(f"{path.name} does not name the classes {missing}; classes are in alphabetical order")
     return alphabetical
+
+
+def _label_of(line: str) -> str:
+    """The name in a line of labelmap.txt, which may contain colons itself if the line has all four fields."""
+    return line.rsplit(":", 3)[0] if line.count(":") > 2 else line.split(":")[0]

@@ -322,9 +322,10 @@ def _label_files(index: FileIndex) -> list[Path]:
     index.memo["labels"] = labels
     for path in index.with_suffix(".txt"):
         name = path.name.lower()
-        if name in others or name.startswith("readme") or is_list(index, path):
+        of_image = path.stem in index.image_stems
+        if not of_image and (name in others or name.startswith("readme") or is_list(index, path)):
             continue
-        if path.stem in index.image_stems or in_labels_folder(index, path) or _looks_like_label(path):
+        if of_image or in_labels_folder(index, path) or _looks_like_label(path):
             labels.append(path)
     return labels
 
