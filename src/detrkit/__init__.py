@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detrkit import errors as errors
     from detrkit.config.model import ModelConfig
     from detrkit.config.train import TrainConfig
+    from detrkit.data.conversion import ConversionResult, convert_data
     from detrkit.errors import DetrkitError
     from detrkit.evaluation.evaluate_detector import EvaluationResult, evaluate
     from detrkit.exporting.export_detector import export
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "detrkit.structures",
     "Categories": "detrkit.structures",
+    "ConversionResult": "detrkit.data.conversion",
     "Detections": "detrkit.results",
     "Detector": "detrkit.inference",
     "DetrkitError": "detrkit.errors",
@@ -49,6 +51,7 @@ _HOME = {
     "TrainResult": "detrkit.training",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
+    "convert_data": "detrkit.data.conversion",
     "evaluate": "detrkit.evaluation.evaluate_detector",
     "export": "detrkit.exporting.export_detector",
     "list_models": "detrkit.models.named_models",
@@ -60,6 +63,7 @@ _HOME = {
 __all__ = [
     "Batch",
     "Categories",
+    "ConversionResult",
     "Detections",
     "Detector",
     "DetrkitError",
@@ -74,6 +78,7 @@ __all__ = [
     "TrainResult",
     "build_criterion",
     "build_model",
+    "convert_data",
     "evaluate",
     "export",
     "list_models",

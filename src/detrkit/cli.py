@@ -24,6 +24,7 @@ from detrkit.config.commands import (
     BenchConfig,
     CheckConfig,
     ConvertConfig,
+    ConvertDataConfig,
     DemoConfig,
     EvalConfig,
     ExplainConfig,
@@ -98,6 +99,13 @@ COMMANDS = {
         "convert weights to another format",
         "WEIGHTS OUTPUT",
         ("weights", "output"),
+    ),
+    "convert_data": Command(
+        ConvertDataConfig,
+        "detrkit.commands.convert_data:convert_data",
+        "convert a data set to COCO, Pascal VOC or YOLO",
+        "DATA OUTPUT --to FORMAT",
+        ("data", "output"),
     ),
     "export": Command(
         ExportConfig,

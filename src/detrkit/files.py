@@ -1,16 +1,18 @@
-"""Write files atomically: a file is either complete or absent. Also the names of files in run folders."""
+"""Write files and folders atomically: each is either complete or absent. Also the names of files in run folders."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from detrkit.errors import DataError
+from detrkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +60,77 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which is renamed to `path` if the block ends without an error.
+
+    Nothing is overwritten. If the process is killed, a hidden folder `.NAME-...` is left beside `path`.
+
+    Raises:
+        ConfigError: at `path` is a file, or a folder that is not empty.
+    """
+    path = Path(path).resolve()
+    expect_new_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        expect_new_folder(path)
+        if path.is_dir():
+            path.rmdir()  # Windows does not rename to an existing folder
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def expect_new_folder(path: str | Path) -> None:
+    """Refuse a folder to write to that has content.
+
+    Raises:
+        ConfigError: at `path` is a file, or a folder that is not empty.
+    """
+    path = Path(path)
+    if path.is_dir():
+        first = min((entry.name for entry in path.iterdir()), default="")
+        if first:
+            raise ConfigError(
+                f"expected a new or empty folder to write to, found {first} in {path}; nothing is overwritten, so name "
+                "another folder, or move this one away"
+            )
+    elif path.exists() or path.is_symlink():
+        raise ConfigError(f"expected a new or empty folder to write to, found a file at {path}; name another folder")
+
+
+class JsonRows:
+    """A list in a JSON file that is written one row at a time, so that memory stays flat.
+
+    Args:
+        file: text file to write to.
+        head: the text before the rows, such as `{"annotations": [`.
+    """
+
+    def __init__(self, file: IO[str], head: str) -> None:
+        self.count = 0
+        self._file = file
+        self._file.write(head)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        self._file.write(("," if self.count else "") + "\n" + json.dumps(row, ensure_ascii=False))
+        self.count += 1
+
+    def close(self, tail: str) -> None:
+        """Write the text after the rows."""
+        self._file.write(tail)
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a new text file (UTF-8) and its folder; what is no valid text becomes `\\udcff`, as in `write_atomic`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:

@@ -41,6 +41,7 @@ FLAGS = {
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
+    "convert_data": f"{DATA} output polygon_tolerance quiet to",
     "export": f"{DATA} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop max_images "
     "max_queries nheads num_workers output precision quiet size split weights",
     "models": "filter json",

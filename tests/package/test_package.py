@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 PUBLIC_NAMES = {
     "Batch",
     "Categories",
+    "ConversionResult",
     "Detections",
     "Detector",
     "DetrkitError",
@@ -29,6 +30,7 @@ PUBLIC_NAMES = {
     "TrainResult",
     "build_criterion",
     "build_model",
+    "convert_data",
     "evaluate",
     "export",
     "list_models",

@@ -74,6 +74,21 @@ class CheckConfig(QuietChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertDataConfig(QuietChoice, DataChoice):
+    """Convert a data set to another format: images, boxes, masks, classes and splits. Nothing is overwritten."""
+
+    data: str = field()  # required, unlike that of the base class
+    """Folder or file of the data set."""
+    output: str
+    """Folder to write; it must be new or empty."""
+    to: Literal["coco", "voc", "yolo"]
+    """Format to write: coco (boxes and masks), voc (boxes) or yolo (boxes, or one polygon per object)."""
+    polygon_tolerance: NonNegativeFloat = 0.0
+    """Largest distance in pixels of polygons from the masks that they are made of; larger: fewer corners; 0: exact, and
+    in COCO RLE. Masks that are polygons already stay as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig(QuietChoice, RunnableChoice, DataChoice):
     """Evaluate a detector, or a file of detections, on a data set: the twelve COCO metrics of boxes and of masks,
     panoptic quality, and an analysis of the errors."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detrkit.files import atomic_path, write_atomic
+from detrkit.files import JsonRows, atomic_path, write_atomic
 from detrkit.ops.boxes import xyxy_to_xywh
 from detrkit.ops.masks import polygons_from_mask
 from detrkit.results import Detections, PanopticMap
@@ -62,19 +62,19 @@ class PredictionWriter:
         self._folder, self._categories, self._extras, self._masks = folder, categories, extras, masks
         self._stack = contextlib.ExitStack()
         self._images: list[dict[str, Any]] = []
-        self._polygons: _Rows | None = None
-        self._panoptic: _Rows | None = None
+        self._polygons: JsonRows | None = None
+        self._panoptic: JsonRows | None = None
 
     def __enter__(self) -> PredictionWriter:
         with contextlib.ExitStack() as stack:
-            self._json = _Rows(_open(stack, self._folder / "detections.json"), "[")
+            self._json = JsonRows(_open(stack, self._folder / "detections.json"), "[")
             # with the mark by which spreadsheets know UTF-8
             table = _open(stack, self._folder / "detections.csv", "utf-8-sig")
             self._csv = csv.writer(table, lineterminator="\n")
             if self._extras.polygons:
-                self._polygons = _Rows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
+                self._polygons = JsonRows(_open(stack, self._folder / "polygons.json"), '{"annotations": [')
             if self._extras.panoptic:
-                self._panoptic = _Rows(_open(stack, self._folder / "panoptic.json"), '{"annotations": [')
+                self._panoptic = JsonRows(_open(stack, self._folder / "panoptic.json"), '{"annotations": [')
             self._stack = stack.pop_all()
         self._csv.writerow((*CSV_COLUMNS, "area") if self._masks else CSV_COLUMNS)
         return self
@@ -151,24 +151,6 @@ class PredictionWriter:
     def _plain_categories(self) -> list[dict[str, Any]]:
         things = self._categories.isthing or (True,) * len(self._categories)
         return Categories(self._categories.ids, self._categories.names, things).to_plain()
-
-
-class _Rows:
-    """A list in a JSON file that is written one row at a time."""
-
-    def __init__(self, file: IO[str], head: str) -> None:
-        self.count = 0
-        self._file = file
-        self._file.write(head)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row."""
-        self._file.write(("," if self.count else "") + "\n" + json.dumps(row, ensure_ascii=False))
-        self.count += 1
-
-    def close(self, tail: str) -> None:
-        """Write the text after the rows."""
-        self._file.write(tail)
 
 
 def segments_as_detections(segments: PanopticMap, source: str | None = None) -> Detections:

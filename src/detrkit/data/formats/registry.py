@@ -1,4 +1,7 @@
-"""The table of data formats. To add one, write `detect` and `load` in a file beside this one, and add a row."""
+"""The table of data formats. To add one, write `detect` and `load` in a file beside this one, and add a row.
+
+A format that data sets can be converted to has a writer as well.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ from dataclasses import dataclass
 from detrkit.data.files.source import Source
 from detrkit.data.formats.coco import detect_coco, load_coco
 from detrkit.data.formats.coco_panoptic import detect_panoptic, load_panoptic
+from detrkit.data.formats.coco_writer import CocoWriter
+from detrkit.data.formats.label_writer import LabelWriter
 from detrkit.data.formats.labelme import detect_labelme, load_labelme
 from detrkit.data.formats.mask_png import detect_masks, load_masks
 from detrkit.data.formats.raw import RawSplit
 from detrkit.data.formats.via import detect_via, load_via
 from detrkit.data.formats.voc import detect_voc, load_voc
+from detrkit.data.formats.voc_writer import VocWriter
 from detrkit.data.formats.yolo import detect_yolo, explain_yolo, load_yolo
+from detrkit.data.formats.yolo_writer import YoloWriter
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class DatasetFormat:
         folder_suffixes: endings of files of the format that are no data set by themselves. A user who names one gets
             the advice to name its folder.
         explain: function that explains why files that look like the format cannot be loaded; empty if there are none.
+        writer: writes data sets of the format; None: `detrkit convert_data` does not write it.
     """
 
     name: str
@@ -41,6 +49,7 @@ class DatasetFormat:
     file_suffixes: tuple[str, ...] = ()
     folder_suffixes: tuple[str, ...] = ()
     explain: Callable[[Source], str] = lambda source: ""
+    writer: type[LabelWriter] | None = None
 
     @property
     def description(self) -> str:
@@ -56,6 +65,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
         detect_coco,
         load_coco,
         file_suffixes=(".json",),
+        writer=CocoWriter,
     ),
     DatasetFormat(
         "voc",
@@ -64,6 +74,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
         detect_voc,
         load_voc,
         folder_suffixes=(".xml", ".txt"),
+        writer=VocWriter,
     ),
     DatasetFormat(
         "yolo",
@@ -74,6 +85,7 @@ FORMATS: tuple[DatasetFormat, ...] = (
         file_suffixes=(".yaml", ".yml", ".data"),
         folder_suffixes=(".txt", ".names", ".labels"),
         explain=explain_yolo,
+        writer=YoloWriter,
     ),
     DatasetFormat(
         "labelme",
