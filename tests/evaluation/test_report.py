@@ -177,6 +177,7 @@ def test_intervals_are_in_the_report_and_its_tables(tmp_path: Path) -> None:
     text = console.export_text()
     low, high = intervals["metrics"]["AP"]
     assert f"{low:.3f} to {high:.3f}" in text
+    assert f"{low:.3f} to {high:.3f}" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "95 % bootstrap intervals: 50 resamples of 12 images" in text
     without = write_report(gt, detections, tmp_path, bootstrap=0)
     assert "intervals" not in without

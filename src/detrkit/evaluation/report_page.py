@@ -21,6 +21,7 @@ from detrkit.visualization.html_report.sections import (
     Column,
     Curve,
     Gallery,
+    Interval,
     Matrix,
     Section,
     Summary,
@@ -59,9 +60,11 @@ def summary_section(content: Mapping[str, Any]) -> Summary:
     values: dict[str, Cell] = {}
     for iou_type, prefix in (("bbox", ""), ("segm", "mask ")):
         metrics = content.get("coco", {}).get(iou_type, {})
-        values |= {f"{prefix}{name}": _measured(metrics[name]) for name in ("AP", "AP50", "AP75") if name in metrics}
+        names = [name for name in ("AP", "AP50", "AP75") if name in metrics]
+        values |= {f"{prefix}{name}": _with_interval(content, prefix + name, metrics[name]) for name in names}
     if "panoptic" in content:
-        values |= {name.upper(): _measured(content["panoptic"]["All"][name]) for name in ("pq", "sq", "rq")}
+        quality = content["panoptic"]["All"]
+        values |= {name.upper(): _with_interval(content, name.upper(), quality[name]) for name in ("pq", "sq", "rq")}
     best = content.get("best_threshold", {"score": None})
     if best["score"] is not None:
         values |= {"best threshold": best["score"], "F1 at best threshold": best["f1"]}
@@ -80,7 +83,7 @@ def metric_sections(content: Mapping[str, Any], analysis: ErrorAnalysis | None) 
     if "per_class" in content:
         sections += [_metric_table(content["coco"]), _class_table(content)]
     if "panoptic" in content:
-        sections.append(_panoptic_table(content["panoptic"]))
+        sections.append(_panoptic_table(content))
     if analysis is not None:
         sections += [_curves(content, analysis), _confusion_matrix(analysis.confusion)]
         sections.append(_confusion_table(analysis.confusion))
@@ -112,11 +115,13 @@ def _class_table(content: Mapping[str, Any]) -> Table:
     names = [f"{prefix}{name}" for prefix, _ in groups for name in _OF_A_CLASS]
 
     def cells(row: Mapping[str, Any]) -> list[Cell]:
-        metrics = [_measured(row[name.replace("mask ", "mask_")]) for name in names]
+        metrics = [_with_interval(content, name, row[name.replace("mask ", "mask_")], row["id"]) for name in names]
         return [row["name"], row["objects"], *metrics, *_at(row["best_threshold"])]
 
     means = [
-        _measured(coco[iou_type]["AR100" if name == "AR" else name]) for _, iou_type in groups for name in _OF_A_CLASS
+        _with_interval(content, prefix + name, coco[iou_type]["AR100" if name == "AR" else name])
+        for prefix, iou_type in groups
+        for name in _OF_A_CLASS
     ]
     absent = len(content["per_class"]) - len(rows)
     return Table(
@@ -130,17 +135,22 @@ def _class_table(content: Mapping[str, Any]) -> Table:
         [cells(row) for row in rows],
         footer=["all classes", content["objects"], *means, *_at(content["best_threshold"])],
         note="F1, precision and recall at IoU 0.5, at the score threshold with the best F1 of the class."
-        + (f" {absent} more classes have no object in these images." if absent else ""),
+        + (f" {absent} more classes have no object in these images." if absent else "")
+        + _interval_note(content),
     )
 
 
-def _panoptic_table(panoptic: Mapping[str, Any]) -> Table:
+def _panoptic_table(content: Mapping[str, Any]) -> Table:
+    panoptic = content["panoptic"]
     rows = [row for row in panoptic["per_class"] if row["segments"] or row["predicted"]]
     rows.sort(key=lambda row: (not row["isthing"], -row["pq"], row["name"]))
 
+    def quality(row: Mapping[str, float], class_id: int | None = None) -> list[Cell]:
+        return [_with_interval(content, name.upper(), row[name], class_id) for name in ("pq", "sq", "rq")]
+
     def cells(row: Mapping[str, Any]) -> list[Cell]:
         kind = "thing" if row["isthing"] else "stuff"
-        return [row["name"], kind, row["segments"], row["predicted"], *_quality(row)]
+        return [row["name"], kind, row["segments"], row["predicted"], *quality(row, row["id"])]
 
     counts = [sum(row[name] for row in rows) for name in ("segments", "predicted")]
     columns = [Column(name) for name in ("class", "kind", "segments", "predicted")]
@@ -148,12 +158,36 @@ def _panoptic_table(panoptic: Mapping[str, Any]) -> Table:
         "Panoptic quality, class by class",
         [*columns, Column("PQ", bar=True), Column("SQ"), Column("RQ")],
         [cells(row) for row in rows],
-        footer=["all classes", "", *counts, *_quality(panoptic["All"])],
+        footer=["all classes", "", *counts, *quality(panoptic["All"])],
+        note=_interval_note(content).strip(),
     )
 
 
-def _quality(row: Mapping[str, float]) -> list[Cell]:
-    return [_measured(row[name]) for name in ("pq", "sq", "rq")]
+def _with_interval(content: Mapping[str, Any], name: str, value: float, class_id: int | None = None) -> Cell:
+    """A metric, with its interval if the report has one.
+
+    Args:
+        content: that of `metrics.json`.
+        name: name of the metric; of masks, it begins with "mask " or "mask_".
+        value: the metric; -1 stands for nothing to measure.
+        class_id: category id of the class; None: all classes.
+    """
+    intervals = content.get("intervals", {})
+    metrics = intervals.get("metrics", {})
+    if class_id is not None:
+        metrics = next((row for row in intervals.get("per_class", ()) if row["id"] == class_id), {})
+    pair = metrics.get(name.replace("mask ", "mask_"))
+    return _measured(value) if value == -1 or pair is None else Interval(value, *pair)
+
+
+def _interval_note(content: Mapping[str, Any]) -> str:
+    if "intervals" not in content:
+        return ""
+    intervals = content["intervals"]
+    return (
+        f" Beside a metric: its {100 * intervals['level']:g} % interval, by {intervals['resamples']:,} bootstrap "
+        "resamples of the images."
+    )
 
 
 def _metric_table(coco: Mapping[str, Mapping[str, float]]) -> Table:
