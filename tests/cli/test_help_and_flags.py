@@ -34,7 +34,7 @@ FLAGS = {
     "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe resume save_minutes "
     "score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head "
     "val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
-    "eval": f"{DATA} {DETECTOR} batch_size detections max_dets max_errors num_workers output_dir "
+    "eval": f"{DATA} {DETECTOR} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k",

@@ -55,7 +55,7 @@ class EvaluationResult:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The 95 % bootstrap interval (low, high) of each metric that has one, under the names of `metrics`: AP, AP50,
-        AP75, mask_AP, ..., PQ, SQ, RQ, .... Empty with `bootstrap=0`, or with fewer than two images."""
+        AP75, mask_AP, ..., PQ, SQ, RQ, .... Empty with `bootstrap=0`, or with fewer than five images."""
         intervals = self.report.get("intervals", {}).get("metrics", {})
         return {name: (pair[0], pair[1]) for name, pair in intervals.items() if pair is not None}
 

@@ -28,8 +28,9 @@ Pair = tuple[float, float] | None
 PREFIXES: dict[IouType, str] = {"bbox": "", "segm": "mask_"}
 """Beginnings of the names of metrics of boxes and masks."""
 
-LEAST_IMAGES = 2
-"""Fewest images, with an object of the class, that an interval can be computed from: one image varies not at all."""
+LEAST_IMAGES = 5
+"""Fewest images, with an object of the class, for an interval: of fewer it would promise far too much, see
+docs/benchmarks/intervals.md."""
 
 
 @dataclass(frozen=True, eq=False)
