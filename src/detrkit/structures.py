@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import DataError
+from detrkit.ops.tiles import Tile, Tiling
 from detrkit.ops.value_range import ValueRange
 
 
@@ -114,10 +115,13 @@ class Preprocessing:
     """Standard deviation, likewise."""
     value_range: ValueRange | None = None
     """Values that become 0 and 255 in images of more than 8 bits; None: no range is known."""
+    tiling: Tiling | None = None
+    """Tiles that images are cut into, each of which is resized; None: images are not cut."""
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON-like data; `from_plain` reads it back equal."""
-        return asdict(self) | {"value_range": self.value_range and self.value_range.to_plain()}
+        tiling = self.tiling and self.tiling.to_plain()
+        return asdict(self) | {"value_range": self.value_range and self.value_range.to_plain(), "tiling": tiling}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -130,7 +134,8 @@ class Preprocessing:
         if not isinstance(values["image_size"], int) or values["image_size"] < 1:
             raise ValueError(f"an image_size of {values['image_size']}")
         value_range = ValueRange.from_plain(values["value_range"])
-        return cls(values["image_size"], bool(values["square_resize"]), mean, std, value_range)
+        tiling = Tiling.from_plain(values.get("tiling"))
+        return cls(values["image_size"], bool(values["square_resize"]), mean, std, value_range, tiling)
 
 
 class Target(TypedDict):
@@ -152,6 +157,8 @@ class Target(TypedDict):
     """(h, w) of the file in pixels, after its EXIF rotation."""
     size: NotRequired[tuple[int, int]]
     """(h, w) in pixels after the transforms, without padding."""
+    tile: NotRequired[Tile]
+    """The tile that the image is, which `original_size` is then the size of; absent: a whole image."""
     noise_seed: NotRequired[int]
     """Seed of the noise of the denoising queries of this image; absent: torch's default generator."""
 
