@@ -29,6 +29,7 @@ from detrkit.data.transforms.mixing import select_objects
 from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, make_objects, no_objects
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.text import first_names
+from detrkit.ops.tiles import Tile
 from detrkit.structures import Categories, Target
 
 
@@ -47,7 +48,7 @@ Key = int | tuple[int, int] | ItemKey
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets of a split, augmented and resized.
+    """Images and targets of a split, or its tiles, augmented and resized.
 
     `dataset[index]` is the item in the epoch last given to `set_epoch`; `dataset[epoch, index]` names the epoch
     itself. The samplers of `detrkit.data.loader` use the second form, because worker processes hold copies of the
@@ -69,6 +70,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         dropped: number of objects left out because the model has no class for them.
         shapes: (h, w) of each image after a transform without randomness.
         aspect_ratios: width / height of each image.
+        image_numbers: int [n], the same for all tiles of an image; None: no record is a tile.
 
     Raises:
         DataError: the split has objects, but none of a class of the model.
@@ -114,6 +116,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self._ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
         self.shapes = [transform.output_size(image.height, image.width) for image in split.images]
         self.aspect_ratios = np.array([image.width / image.height for image in split.images])
+        tiles = [image.tile for image in split.images]
+        begins = [tile is None or tile.number == 0 for tile in tiles]
+        self.image_numbers = np.cumsum(begins) - 1 if any(tiles) else None
+        self._last_image: tuple[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -142,6 +148,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         target["file"] = row["path"]
         target["original_size"] = original_size
         target["noise_seed"] = rng.getrandbits(62)
+        if "tile" in row:
+            target["tile"] = Tile(*row["tile"])
         return pixels, target
 
     def _another(self, rng: random.Random) -> tuple[Tensor, Objects]:
@@ -154,14 +162,36 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image = self.cache.get(index) if self.cache else None
         if image is None:
             try:
-                image = read_image(row["path"], self.value_range, unknown=ignore_unknown_range)
-                if self.cache:
-                    self.cache.put(index, image)
+                image = self._read(row, index)
             except DataError as error:
                 warnings.warn(f"{error}; a gray image without objects takes its place", stacklevel=3)
                 image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
                 row.update(labels=[], boxes=[], area=[], segmentations=[], files=[])
         return row, image, self._objects(row, image.shape[-2], image.shape[-1])
+
+    def _read(self, row: dict[str, Any], index: int) -> Tensor:
+        """Decode an image, or the image of a tile, and cache it; of an image all tiles are cached at once."""
+        if "tile" not in row:
+            image = read_image(row["path"], self.value_range, unknown=ignore_unknown_range)
+            if self.cache:
+                self.cache.put(index, image)
+            return image
+        tile = Tile(*row["tile"])
+        if self._last_image is None or self._last_image[0] != row["path"]:  # in evaluation tiles follow each other
+            self._last_image = None  # never two in memory
+            image = read_image(row["path"], self.value_range, unknown=ignore_unknown_range)
+            if tuple(image.shape[1:]) != (tile.image_height, tile.image_width):
+                raise DataError(
+                    f"expected {tile.image_height} x {tile.image_width} pixels (height x width) in {row['path']}, found"
+                    f" {image.shape[1]} x {image.shape[2]}"
+                )
+            self._last_image = row["path"], image
+        image = self._last_image[1]
+        if self.cache:
+            for other in range(index - tile.number, index - tile.number + tile.total):
+                if self.cache.get(other) is None:
+                    self.cache.put(other, crop_tile(image, Tile(*self._unpack(other)["tile"])))
+        return crop_tile(image, tile)
 
     def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
         """Encode the needed part of a record as JSON."""
@@ -175,6 +205,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             "boxes": [obj.box for obj in objects],
             "area": [obj.area for obj in objects],
         }
+        if image.tile:
+            row["tile"] = image.tile
         if self._needs_masks:
             files: dict[str, int] = {}
             row["segmentations"] = [_pack_segmentation(obj.segmentation, files) for obj in objects]
@@ -203,7 +235,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if self._needs_masks:
             shapes = [_unpack_segmentation(packed, row["files"]) for packed in row["segmentations"]]
             try:
-                masks = decode_masks(shapes, boxes, height, width)
+                tile = Tile(*row["tile"]) if "tile" in row else None
+                masks = decode_masks(shapes, boxes, height, width, tile=tile)
             except DataError as error:
                 warnings.warn(f"{error}; the objects of this image are left out", stacklevel=4)
                 return no_objects(height, width, with_masks=True)
@@ -214,6 +247,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             if not seen.all():
                 objects = select_objects(objects, seen)
         return objects
+
+
+def crop_tile(image: Tensor, tile: Tile) -> Tensor:
+    """Copy a tile of an image, uint8 [3, H, W], with the memory layout [h, w, 3] of decoded images."""
+    x1, y1, x2, y2 = tile.box
+    return image[:, y1:y2, x1:x2].permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def _pack_segmentation(segmentation: Any, files: dict[str, int]) -> Any:

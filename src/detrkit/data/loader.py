@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import cv2
@@ -148,20 +149,33 @@ class ShapeBatchSampler(Sampler[list[tuple[int, int]]]):
     """Samples batches of (0, index) for evaluation, each of images of one shape, so that nothing is padded.
 
     Every image occurs exactly once over all ranks; batch k belongs to rank k modulo world_size, so ranks may differ by
-    one batch. Within a shape, the order is that of the data set.
+    one batch. Within a shape, the order is that of the data set. The tiles of an image are on one rank and follow each
+    other, so that few images are unfinished at a time.
 
     Args:
         shapes: (h, w) of each image at the input of the model.
         batch_size: largest number of images per batch.
         rank: rank of this process, 0..world_size-1.
         world_size: number of processes.
+        image_numbers: int [n], the same for all tiles of an image, in rising order; None: there are no tiles.
     """
 
     def __init__(
-        self, shapes: Sequence[tuple[int, int]], batch_size: int, *, rank: int = 0, world_size: int = 1
+        self,
+        shapes: Sequence[tuple[int, int]],
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        image_numbers: np.ndarray[Any, Any] | None = None,
     ) -> None:
         assert batch_size >= 1
         assert 0 <= rank < world_size
+        if image_numbers is not None:
+            own = np.flatnonzero(image_numbers % world_size == rank).tolist()
+            runs = [list(run) for _, run in groupby(own, key=lambda index: shapes[index])]
+            self._batches = [run[i : i + batch_size] for run in runs for i in range(0, len(run), batch_size)]
+            return
         groups: dict[tuple[int, int], list[int]] = {}
         for index, shape in enumerate(shapes):
             groups.setdefault(shape, []).append(index)
@@ -272,7 +286,9 @@ def eval_loader(
 
     Arguments are those of `train_loader`; the transform of the dataset must be without randomness.
     """
-    sampler = ShapeBatchSampler(dataset.shapes, batch_size, rank=rank, world_size=world_size)
+    sampler = ShapeBatchSampler(
+        dataset.shapes, batch_size, rank=rank, world_size=world_size, image_numbers=dataset.image_numbers
+    )
     return DataLoader(dataset, batch_sampler=sampler, **_loading(num_workers))
 
 

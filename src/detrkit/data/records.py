@@ -15,6 +15,7 @@ import torch
 
 from detrkit.data.decode.mask_files import FileMask, MaskFiles
 from detrkit.ops.masks import encode_rle
+from detrkit.ops.tiles import Tile
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories
 
@@ -37,14 +38,14 @@ class ObjectRecord:
     evaluation."""
     segmentation: Any | None
     """COCO polygons (lists of x, y, x, y, ... in pixels), RLE (`{"size": [h, w], "counts": ...}`), a `FileMask`, or
-    None."""
+    None. In records of tiles it is that of the whole image."""
     where: str
     """The record in the annotation file, for messages: `annotations[17]`, `line 3`."""
 
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One image; its file exists, is readable and has this size."""
+    """One image, or one tile of an image; its file exists, is readable and has this size."""
 
     id: int
     """Image id of the data set, or 1, 2, ... if its format has none; unique in its split."""
@@ -59,6 +60,9 @@ class ImageRecord:
     """In panoptic data the segments of things and stuff, each with a `FileMask` of `panoptic`."""
     panoptic: Path | None = None
     """The COCO panoptic PNG, whose pixels are segment ids or 0 (void); None for other data."""
+    tile: Tile | None = None
+    """The part of the image that this record is of; `height`, `width` and boxes are then those of the tile, in its own
+    pixels. None: the whole image."""
 
     @property
     def has_trainable(self) -> bool:

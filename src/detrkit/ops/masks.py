@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -115,6 +116,32 @@ def encode_rles(masks: Tensor) -> list[dict[str, Any]]:
             counts = rle["counts"]
             rles.append({"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts})
     return rles
+
+
+def encode_patch(patch: npt.NDArray[np.bool_], top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    """Encode a mask that is False outside of a patch, as `encode_rle` does, without making the whole mask.
+
+    Args:
+        patch: bool [h, w], inside the mask.
+        top: first row of the patch.
+        left: first column of the patch.
+        height: H of the mask.
+        width: W of the mask.
+    """
+    from faster_coco_eval.core import mask as coco_mask
+
+    columns = np.zeros((height, patch.shape[1]), np.bool_)
+    columns[top : top + patch.shape[0]] = patch
+    runs = (run_lengths(encode_rle(torch.from_numpy(columns))["counts"]) if columns.size else None) or [0]
+    runs[0] += left * height
+    after = (width - left - patch.shape[1]) * height
+    if len(runs) % 2:  # the last run is outside of the mask
+        runs[-1] += after
+    elif after:
+        runs.append(after)
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    counts = rle["counts"]
+    return {"size": [height, width], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> Tensor:

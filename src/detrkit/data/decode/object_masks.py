@@ -12,19 +12,23 @@ from torch import Tensor
 
 from detrkit.data.decode.mask_files import Bools, FileMask, Ids, Region, read_ids, regions_of, resize_ids
 from detrkit.ops.masks import run_lengths
+from detrkit.ops.tiles import Tile
 
 
-def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) -> Tensor:
-    """Decode the masks of n objects.
+def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int, *, tile: Tile | None = None) -> Tensor:
+    """Decode the masks of n objects of an image or of a tile.
 
     The mask of an object without one is its box, also if its polygons or RLE have no pixel, as very small polygons. A
-    `FileMask` without pixels stays empty: the image has no such object.
+    `FileMask` without pixels stays empty: the image has no such object. So does a mask whose pixels lie outside of the
+    tile.
 
     Args:
         shapes: n polygons, RLE, `FileMask` or None, as in `ObjectRecord.segmentation`.
         boxes: float [n, 4], x1, y1, x2, y2 in pixels.
         height: H of the image.
         width: W of the image.
+        tile: part of the image, of H x W pixels, that `boxes` are relative to; shapes are of the whole image. None: the
+            whole image.
 
     Returns:
         bool [n, H, W]. RLE of another size is cut or padded with False; files of another size are resized.
@@ -32,15 +36,17 @@ def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) 
     Raises:
         DataError: a file cannot be read.
     """
+    tile = tile or Tile.whole(height, width)
     masks = np.zeros((len(shapes), height, width), bool)
     in_files: dict[Path, list[int]] = {}
     for k, shape in enumerate(shapes):
         if isinstance(shape, FileMask):
             in_files.setdefault(shape.path, []).append(k)
-        elif not shape or not _draw(masks[k], shape):
+        elif not shape or not _draw(masks[k], shape, tile):
             _draw_box(masks[k], boxes[k].tolist())
     for path, members in in_files.items():
-        ids = resize_ids(read_ids(path), height, width)
+        x1, y1, x2, y2 = tile.box
+        ids = resize_ids(read_ids(path), tile.image_height, tile.image_width)[y1:y2, x1:x2]
         if len(members) == 1:
             value = shapes[members[0]].value
             masks[members[0]] = ids == value if value else ids != 0
@@ -49,20 +55,23 @@ def decode_masks(shapes: Sequence[Any], boxes: Tensor, height: int, width: int) 
     return torch.from_numpy(masks)
 
 
-def _draw(mask: Bools, shape: Any) -> bool:
-    """Draw polygons or RLE into a mask; returns whether they have any pixel."""
+def _draw(mask: Bools, shape: Any, tile: Tile) -> bool:
+    """Draw polygons or RLE into the mask of a tile; returns whether they have any pixel in the whole image."""
     from faster_coco_eval.core import mask as coco_mask
 
     if isinstance(shape, list):
-        rles = coco_mask.frPyObjects(shape, *mask.shape)
+        rles = coco_mask.frPyObjects(shape, tile.image_height, tile.image_width)
         rle = coco_mask.merge(rles) if len(rles) > 1 else rles[0]
     else:
         rle = shape
     runs = rle["counts"] if isinstance(rle["counts"], list) else run_lengths(rle["counts"])
     part, x, y = _patch(runs or [], rle["size"][0])
-    place = mask[y : y + part.shape[0], x : x + part.shape[1]]
-    place |= part[: place.shape[0], : place.shape[1]]
-    return bool(place.any())
+    part = part[: max(0, tile.image_height - y), : max(0, tile.image_width - x)]
+    seen = part[max(0, tile.top - y) :, max(0, tile.left - x) :]
+    top, left = max(0, y - tile.top), max(0, x - tile.left)
+    place = mask[top : top + seen.shape[0], left : left + seen.shape[1]]
+    place |= seen[: place.shape[0], : place.shape[1]]
+    return bool(part.any())
 
 
 def _patch(runs: Sequence[int], height: int) -> tuple[Bools, int, int]:
