@@ -36,6 +36,8 @@ def check(config: CheckConfig) -> None:
         )
     _print_notes(console, report.notes[printed:])
     console.print(report.table())
+    for line in report.recommended():
+        console.print(f"Recommended for training: {line}.")
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
         console.print(f"Report written to {config.json}")

@@ -41,6 +41,11 @@ def explain(config: ExplainConfig) -> None:
     chosen = strongest(attention.detections, config.threshold, config.max_detections)
 
     console = make_console()
+    if detector.preprocessing.tiling:
+        console.print(
+            f"{config.weights} detects in {detector.preprocessing.tiling}; shown is its attention in the whole image, "
+            "where objects are smaller. Give it a part of the image to see what it sees in a tile"
+        )
     rgb = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     output_dir = Path(config.output_dir)
     best = float(attention.detections.scores[chosen[0]])

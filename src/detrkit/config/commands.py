@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
 from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, ParsedBy, PositiveInt, Settings
+from detrkit.errors import ConfigError
+from detrkit.ops.tiles import choose_tiling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,25 @@ class RunnableChoice(DetectorChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TilesChoice(Settings):
+    """The settings that cut images into tiles."""
+
+    tiles: PositiveInt | Literal["auto", "off"] = "auto"
+    """Side of the tiles that large images are cut into, in pixels of the image; detections of neighboring tiles are
+    merged. off: whole images; auto: as in training."""
+    tile_overlap: NonNegativeInt | Literal["auto"] = "auto"
+    """Least number of pixels that neighboring tiles share, at most half a tile; auto: as in training, or a quarter of
+    --tiles."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.tiles, int):
+            choose_tiling(self.tiles, self.tile_overlap, None)
+        elif self.tiles == "off" and self.tile_overlap != "auto":
+            raise ConfigError(f"--tile_overlap {self.tile_overlap} is for images cut into tiles, found --tiles off")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig(QuietChoice, DataChoice):
     """Check a data set before training: report sizes, classes, and every defect with its file and record."""
 
@@ -89,7 +110,7 @@ class ConvertDataConfig(QuietChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(QuietChoice, RunnableChoice, DataChoice):
+class EvalConfig(QuietChoice, TilesChoice, RunnableChoice, DataChoice):
     """Evaluate a detector, or a file of detections, on a data set: the twelve COCO metrics of boxes and of masks,
     panoptic quality, and an analysis of the errors."""
 
@@ -121,7 +142,7 @@ class EvalConfig(QuietChoice, RunnableChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(QuietChoice, RunnableChoice):
+class PredictConfig(QuietChoice, TilesChoice, RunnableChoice):
     """Find objects in images, folders, globs and videos, or segment them."""
 
     source: list[str]
@@ -192,7 +213,7 @@ class ConvertConfig(ArchitectureChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(QuietChoice, ArchitectureChoice, DataChoice):
+class ExportConfig(QuietChoice, TilesChoice, ArchitectureChoice, DataChoice):
     """Export a model to a file for another runtime, and compare the file with the model: outputs on images and, with
     --data, accuracy."""
 

@@ -17,6 +17,8 @@ from detrkit.config.fields import (
     Settings,
     StoredAs,
 )
+from detrkit.errors import ConfigError
+from detrkit.ops.tiles import Tiling
 
 
 class DatasetKwargs(TypedDict):
@@ -113,6 +115,12 @@ class DataConfig(DataChoice):
     image_size: PositiveInt | Literal["auto"] = 800
     """Shorter side of images in pixels: at evaluation, and at most in training. The longer side is at most 1333/800 of
     the shorter, and the sizes of the augmentation are scaled alike. auto: chosen from the training images."""
+    tiles: PositiveInt | Literal["auto", "off"] = "off"
+    """Side of the tiles that large images are cut into, in pixels of the image, in training and evaluation; each tile
+    is then resized as an image. off: whole images; auto: tiles if objects would be too small after the resize."""
+    tile_overlap: NonNegativeInt | Literal["auto"] = "auto"
+    """Least number of pixels that neighboring tiles share, at most half a tile. auto: as much as nearly all objects are
+    long, so that some tile shows them whole, but at least an eighth and at most half of a tile."""
     square_resize: Annotated[bool, StoredAs.SETTING] = False
     """Resize both sides to image_size, whatever the shape of the image: batches need no padding, and images of all
     shapes share a batch."""
@@ -123,3 +131,23 @@ class DataConfig(DataChoice):
     cache_gb: NonNegativeFloat | Literal["auto"] = "auto"
     """Memory per node for decoded images, which are then decoded once instead of in every epoch, in GB (10^9 bytes). 0:
     none; auto: for all images or none, in a quarter of the free memory and at most 16 GB."""
+
+    def __post_init__(self) -> None:
+        if self.tiles is False:  # YAML reads a bare `off` so
+            object.__setattr__(self, "tiles", "off")
+        super().__post_init__()
+        if self.tiles != "off" and self.task == "panoptic":
+            raise ConfigError(
+                f"--tiles {self.tiles} is for --task detect and instance, found --task panoptic, whose segments would "
+                "be cut at the borders; use --tiles off"
+            )
+        if self.tile_overlap != "auto" and self.tiles == "off":
+            raise ConfigError(f"--tile_overlap {self.tile_overlap} is for images cut into tiles; add --tiles")
+        _ = self.tiling  # refuses an overlap that does not fit
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles of the run; None: none, or size or overlap is still `auto`."""
+        if isinstance(self.tiles, int) and isinstance(self.tile_overlap, int):
+            return Tiling(self.tiles, self.tile_overlap)
+        return None

@@ -5,7 +5,7 @@ Nothing of the size of an image is kept: boxes and scores become arrays, masks r
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,14 +15,17 @@ from torch import Tensor
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import eval_loader
 from detrkit.data.records import Split
+from detrkit.data.tile_records import tile_split
 from detrkit.data.transforms.resize_crop import eval_transform
-from detrkit.evaluation.arrays import DetectionArrays
+from detrkit.evaluation.arrays import DetectionArrays, Ints
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticSums
 from detrkit.inference.backend import Backend
-from detrkit.inference.postprocess import best_boxes, panoptic, query_masks, usual_threshold
+from detrkit.inference.postprocess import BoxesOfBatch, best_boxes, panoptic, query_masks, usual_threshold
+from detrkit.inference.tile_merging import MaskPatch, TileDetections, merge_tiles
 from detrkit.models import DetectionModel
 from detrkit.ops.console import track
-from detrkit.ops.masks import encode_rles
+from detrkit.ops.masks import encode_patch, encode_rles
+from detrkit.ops.tiles import Tile
 from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
 
 
@@ -52,7 +55,10 @@ class DetectionAccumulator:
         self.id_of, self.masks, self.max_masks = dict(id_of), masks, max_masks
         self.gt, self.threshold = panoptic_gt, panoptic_threshold
         self.image_ids: list[int] = []
-        """Ids of the images, in the order they were added."""
+        """Ids of the finished images, in their order."""
+        self.samples = 0
+        """Number of images and tiles that were added."""
+        self._unfinished: dict[int, list[TileDetections]] = {}
         self._parts: list[DetectionArrays] = []
         self.sums = PanopticSums(panoptic_gt.categories) if panoptic_gt else None
         """Sums of panoptic quality; None without panoptic ground truth."""
@@ -60,22 +66,26 @@ class DetectionAccumulator:
 
     @property
     def detections(self) -> DetectionArrays:
-        """All detections so far, in the order they were added; `segmentation` where a mask was made."""
+        """The detections of all finished images, in their order; `segmentation` where a mask was made."""
         self._parts = [DetectionArrays.concatenate(self._parts)]
         return self._parts[0]
 
     @torch.no_grad()
     def add(self, out: Output, targets: Sequence[Target]) -> None:
-        """Add the output for a batch.
+        """Add the output for a batch. The tiles of an image are merged once all of them were added.
 
         Args:
             out: output of the model, with `masks` or `predict_masks` where masks are needed.
-            targets: targets of an evaluation loader, with `image_id`, `original_size` and `size`.
+            targets: targets of an evaluation loader, with `image_id`, `original_size`, `size` and, if so, `tile`.
         """
         sizes = torch.tensor([target["original_size"] for target in targets])
         processed = torch.tensor([target["size"] for target in targets])
-        self._parts.append(self._detections(out, targets, sizes, processed))
-        self.image_ids += [target["image_id"] for target in targets]
+        self.samples += len(targets)
+        if any("tile" in target for target in targets):
+            self._add_tiles(out, targets, sizes, processed)
+        else:
+            self._parts.append(self._detections(out, targets, sizes, processed))
+            self.image_ids += [target["image_id"] for target in targets]
         if self.gt and self.sums:
             classes = range(out.logits.shape[-1])
             is_thing = [self.sums.things.get(self.id_of.get(index, -1), True) for index in classes]
@@ -96,28 +106,75 @@ class DetectionAccumulator:
         boxes[..., 2:] -= boxes[..., :2]
         scores, labels = batch.scores.double().numpy(), batch.labels.numpy()
         counted = np.isin(labels, list(self.counted))
-        category_of = np.zeros(out.logits.shape[-1], dtype=np.int64)
-        for index, category_id in self.counted.items():
-            category_of[index] = category_id
         masks: NDArray[np.object_] | None = None
         if self.masks:
             masks = np.full(labels.shape, None, dtype=np.object_)
             for i, target in enumerate(targets):
                 kept = np.flatnonzero(counted[i])
-                best = kept[np.argsort(-scores[i, kept], kind="stable")][: self.max_masks]
-                unique, inverse = np.unique(batch.queries[i].numpy()[best], return_inverse=True)
-                queries = torch.from_numpy(unique).to(out.boxes.device)
-                parts = query_masks(out, i, queries, processed, target["original_size"])
+                rows, parts = self._best_masks(out, i, batch, kept, processed, target["original_size"])
                 codes = [code for part in parts for code in encode_rles(part)]
-                for k, position in zip(best, inverse, strict=True):
+                for k, position in rows:
                     masks[i, k] = codes[position]
         image_ids = np.array([target["image_id"] for target in targets], dtype=np.int64)
         return DetectionArrays(
             image_ids=np.repeat(image_ids, counted.sum(axis=1)),
-            category_ids=category_of[labels[counted]],
+            category_ids=self._category_ids(labels[counted]),
             boxes=boxes[counted],
             scores=scores[counted],
             segmentations=None if masks is None else tuple(masks[counted]),
+        )
+
+    def _best_masks(
+        self, out: Output, image: int, batch: BoxesOfBatch, kept: Ints, processed: Tensor, size: tuple[int, int]
+    ) -> tuple[list[tuple[int, int]], Iterator[Tensor]]:
+        """The masks of the best `max_masks` of the kept detections of an image, in parts; and, for each of these, its
+        row and the position of its mask. Detections of one query share a mask."""
+        best = kept[np.argsort(-batch.scores[image].numpy()[kept], kind="stable")][: self.max_masks]
+        unique, inverse = np.unique(batch.queries[image].numpy()[best], return_inverse=True)
+        queries = torch.from_numpy(unique).to(out.boxes.device)
+        rows = list(zip(best.tolist(), inverse.tolist(), strict=True))
+        return rows, query_masks(out, image, queries, processed, size)
+
+    def _category_ids(self, labels: Ints) -> Ints:
+        """Category ids of class indices, all of them of counted classes."""
+        return np.array([self.counted[index] for index in labels.tolist()], dtype=np.int64)
+
+    def _add_tiles(self, out: Output, targets: Sequence[Target], sizes: Tensor, processed: Tensor) -> None:
+        """Add a batch of tiles, and merge those of images of which no tile is missing."""
+        batch = best_boxes(out).to("cpu")
+        boxes = batch.xyxy(sizes).double().numpy()
+        for i, target in enumerate(targets):
+            tile = target.get("tile") or Tile.whole(*target["original_size"])
+            kept = np.flatnonzero(np.isin(batch.labels[i].numpy(), list(self.counted)))
+            masks = None
+            if self.masks:
+                rows, parts = self._best_masks(out, i, batch, kept, processed, target["original_size"])
+                patches = [MaskPatch.of(mask, tile) for part in parts for mask in part.cpu().numpy()]
+                patch_of = {k: patches[position] for k, position in rows}
+                masks = tuple(patch_of.get(k) for k in kept.tolist())
+            tiles = self._unfinished.setdefault(target["image_id"], [])
+            scores, labels = batch.scores[i].double().numpy()[kept], batch.labels[i].numpy()[kept]
+            corner = np.array([tile.left, tile.top] * 2, dtype=np.float64)
+            tiles.append(TileDetections(tile, boxes[i, kept] + corner, scores, labels, masks))
+            if len(tiles) == tile.total:
+                self._parts.append(self._merged(target["image_id"]))
+                self.image_ids.append(target["image_id"])
+
+    def _merged(self, image_id: int) -> DetectionArrays:
+        """The detections of an image of which all tiles were added."""
+        merged = merge_tiles(self._unfinished.pop(image_id))
+        size = merged.tile.image_height, merged.tile.image_width
+        masks = None
+        if merged.masks is not None:
+            masks = tuple(patch and encode_patch(patch.mask, patch.top, patch.left, *size) for patch in merged.masks)
+        boxes = merged.boxes.copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        return DetectionArrays(
+            image_ids=np.full(len(merged), image_id, dtype=np.int64),
+            category_ids=self._category_ids(merged.labels),
+            boxes=boxes,
+            scores=merged.scores,
+            segmentations=masks,
         )
 
 
@@ -142,13 +199,15 @@ def collect_split(
         split: checked records.
         categories: the model's classes.
         collector: takes the outputs.
-        preprocessing: size and resizing of the images.
+        preprocessing: tiles, size and resizing of the images.
         device: device of the model.
-        batch_size: most images per forward pass; only images of one shape share one.
+        batch_size: most images, or tiles, per forward pass; only those of one shape share one.
         num_workers: processes that load images; 0: this one.
         quiet: show no progress bar.
     """
     transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
+    if preprocessing.tiling:
+        split = tile_split(split, preprocessing.tiling)
     loader = eval_loader(DetectionDataset(split, categories, transform), batch_size=batch_size, num_workers=num_workers)
     if isinstance(model, DetectionModel):
         model.eval()

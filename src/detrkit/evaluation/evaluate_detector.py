@@ -131,6 +131,12 @@ def evaluate_detector(
         show_data(line)
 
     gt_maps = PanopticGroundTruth.from_split(split) if all(image.panoptic for image in split.images) else None
+    tiling = detector.preprocessing.tiling if detector else None
+    if tiling:
+        note(f"Images are cut into {tiling}, whose detections are merged")
+        if gt_maps and detector and detector.backend.makes_masks:
+            note("Panoptic quality is not measured, since maps are not made of tiles; use --tiles off for it")
+        gt_maps = None
     detections: Sequence[Mapping[str, Any]] | None
     if detector is None:
         detections, panoptic = _read_predictions(config, split, listed_images(raw, config.split), gt_maps, note)
@@ -160,6 +166,7 @@ def evaluate_detector(
             "data": config.data or config.val_json or config.train_json,
             "split": config.split,
             "image_size": None if detector is None else detector.image_size,
+            "tiling": tiling and tiling.to_plain(),
         },
         title=f"Evaluation of {Path(config.weights or config.detections).name}",
         settings=asdict(config),

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.config.commands import ExportConfig
+from detrkit.data.dataset import crop_tile
 from detrkit.data.decode.images import ignore_unknown_range, read_image
-from detrkit.data.records import Split
+from detrkit.data.records import ImageRecord, Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
 from detrkit.evaluation.class_match import match_classes
@@ -21,6 +22,7 @@ from detrkit.evaluation.coco_metrics import IouType, compute_coco_metrics
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.graph import BuiltinGraph, Graph
 from detrkit.inference.detector import Detector
+from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Output
 
 Result = TypeVar("Result")
@@ -97,8 +99,7 @@ class Report:
 def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
     """Compare outputs on images of a split, or on noise without one; then accuracy on the split."""
     if split:
-        paths = [image.path for image in split.images[: max(BATCHES)]]
-        images = [read_image(path, split.value_range, unknown=ignore_unknown_range) for path in paths]
+        images = [read_input(image, split.value_range, reference) for image in split.images[: max(BATCHES)]]
     else:
         metadata: ExportMetadata | None = getattr(exported.backend, "metadata", None)
         images = _noise(reference, metadata.size if metadata and not metadata.builtin else None)
@@ -114,6 +115,16 @@ def compare(config: ExportConfig, reference: Detector, exported: Detector, split
             quiet=config.quiet,
         )
     return Report(outputs, accuracy, len(split) if split else 0, config.max_ap_drop)
+
+
+def read_input(image: ImageRecord, value_range: ValueRange | None, detector: Detector) -> Tensor:
+    """Read an image, or the tile in its middle if the detector cuts images; uint8 [3, H, W]."""
+    pixels = read_image(image.path, value_range, unknown=ignore_unknown_range)
+    tiling = detector.preprocessing.tiling
+    if tiling is None:
+        return pixels
+    grid = tiling.grid(pixels.shape[1], pixels.shape[2])
+    return crop_tile(pixels, grid[len(grid) // 2])
 
 
 def _noise(detector: Detector, size: tuple[int, int] | None) -> list[Tensor]:

@@ -9,14 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from detrkit.config.commands import ExportConfig
-from detrkit.data.decode.images import ignore_unknown_range, read_image
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.exporting.formats.export_format import Sample, TracedGraph
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.table import FORMATS, export_format
 from detrkit.exporting.graph import BuiltinGraph, Graph, trace
-from detrkit.exporting.parity import fill_up
+from detrkit.exporting.parity import fill_up, read_input
 from detrkit.inference.detector import Detector
 from detrkit.inference.optimized import HALVES
 from detrkit.models.fuse_bn import fold_norms
@@ -128,7 +127,7 @@ def calibration_samples(config: ExportConfig, detector: Detector, splits: dict[s
     step = max(1, len(images) // config.calibration)
     size, samples = parse_size(config.size), []
     for image in images[::step][: config.calibration]:
-        pixels = read_image(image.path, split.value_range, unknown=ignore_unknown_range)
+        pixels = read_input(image, split.value_range, detector)
         if config.builtin:
             samples.append({"images": _repeat(pixels[None], config.fixed_batch)})
             continue

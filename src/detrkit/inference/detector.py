@@ -24,12 +24,14 @@ from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
 from detrkit.inference.inputs import ImageInput, OneImage, PathOrArray, open_source, read_one
 from detrkit.inference.optimized import Compile, OptimizedBackend, Precision, chosen_precision, compiles
-from detrkit.inference.postprocess import panoptic, postprocess, usual_threshold
+from detrkit.inference.postprocess import check_panoptic, panoptic, postprocess, usual_threshold
 from detrkit.inference.shape_buckets import ShapeBuckets
-from detrkit.inference.streaming import blank_batch, run_batched, sizes_of, stream_batches, with_names
+from detrkit.inference.streaming import Stream, blank_batch, predict_all, sizes_of, stream_batches, with_names
+from detrkit.inference.tiled import TiledDetector
 from detrkit.models import DetectionModel
 from detrkit.models.arguments import size_pairs, whole_number
 from detrkit.models.checkpoints import fit_weights, load_weights, with_new_heads
+from detrkit.ops.tiles import Overlap, Tiles, choose_tiling
 from detrkit.ops.value_range import ValueRange
 from detrkit.results import Detections, PanopticMap
 from detrkit.structures import Batch, Categories, Preprocessing, Target
@@ -107,6 +109,8 @@ class Detector:
         precision: Precision = "auto",
         compile: Compile = "auto",
         value_range: ValueRange | tuple[float, float] | None = None,
+        tiles: Tiles = "auto",
+        tile_overlap: Overlap = "auto",
         new_classes: Callable[[], Categories] | None = None,
     ) -> Detector:
         """Load weights of any known format. What had to be assumed about them is a warning.
@@ -130,13 +134,15 @@ class Detector:
                 of each shape takes long; see `warmup`.
             value_range: values that become black and white in images of more than 8 bits (see `read`); None: those of
                 the training data, which the weights come with.
+            tiles: side in pixels of the tiles that large images are cut into; off: none; auto: as in training.
+            tile_overlap: pixels that neighboring tiles share; auto: as in training, else a quarter of `tiles`.
             new_classes: makes the classes of a new, untrained class head, for a file whose own was deleted. None: such
                 a file is an error, since its classes have no names.
 
         Raises:
             WeightsError: the weights cannot be found, read, trusted or understood, or lack a class head.
-            ConfigError: there is no such device, precision, compile setting or value range, or precision is plain and
-                compile is on.
+            ConfigError: there is no such device, precision, compile setting, value range or tiling, or precision is
+                plain and compile is on.
         """
         source = weights_source(source)
         image_size = whole_number(image_size or 0, "an image_size", 0)
@@ -145,6 +151,7 @@ class Detector:
         if is_exported(source):
             exported = open_exported(source, "auto" if device is None else str(device))
             metadata = exported.metadata
+            given["tiling"] = choose_tiling(tiles, tile_overlap, metadata.preprocessing.tiling)
             return cls(exported, metadata.categories, replace(metadata.preprocessing, **given))
         if precision == "plain" and compile == "on":
             raise ConfigError("expected precision fp32 with compile on, found plain, which is left as it is")
@@ -158,6 +165,7 @@ class Detector:
             fit_weights(model, weights, weights.categories)
         for note in weights.messages:
             warnings.warn(DetrkitWarning(note), stacklevel=2)
+        given["tiling"] = choose_tiling(tiles, tile_overlap, weights.preprocessing.tiling)
         preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":
             return cls(model, weights.categories, preprocessing, chosen)
@@ -184,9 +192,8 @@ class Detector:
         pairs = size_pairs(given, len(given), "sizes")[1] if given else []
         counts = [whole_number(count, "a batch size", 1) for count in batch_sizes]
         buckets = self.backend.buckets if isinstance(self.backend, OptimizedBackend) else None
-        shapes = [self.transform.output_size(height, width) for height, width in pairs]
-        if not shapes:
-            shapes = buckets.shapes() if buckets else [self.transform.output_size(480, 640)]
+        usual = buckets.shapes() if buckets else [self.transform.output_size(480, 640)]
+        shapes = [self.transform.output_size(height, width) for height, width in pairs] or usual
         times = 3 if self.device.type == "cuda" else 1  # CUDA graphs are recorded at the second call
         for (height, width), count in product(dict.fromkeys(shapes), counts):
             batch = blank_batch(height, width, count)
@@ -235,9 +242,7 @@ class Detector:
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
-        return run_batched(
-            source, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, "stream"
-        )
+        return predict_all(source, self._detect_all(lowest, top_k, batch_size), batch_size, "stream")
 
     @overload
     def panoptic(self, source: Image | bytes, threshold: float | None = None, batch_size: int = 1) -> PanopticMap: ...
@@ -267,21 +272,16 @@ class Detector:
             ConfigError: a setting is out of range, or the model has no mask head.
         """
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
-        return run_batched(
-            source, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, "stream_panoptic"
-        )
+        segment = self._batches(lambda batch: self.segment(batch, lowest), batch_size)
+        return predict_all(source, segment, batch_size, "stream_panoptic")
 
     def panoptic_threshold(self, threshold: float | None = None) -> float:
         """The threshold of panoptic maps; where none is given, the usual one of the kind of model.
 
         Raises:
-            ConfigError: the model has no mask head.
+            ConfigError: the model has no mask head, or images are cut into tiles.
         """
-        if not self.backend.makes_masks:
-            raise ConfigError(
-                "expected a model with a mask head for panoptic maps, found one of boxes alone; train one with "
-                "--task panoptic, or call predict for detections"
-            )
+        check_panoptic(self.backend.makes_masks, self.preprocessing.tiling)
         return usual_threshold(self.backend.sigmoid) if threshold is None else threshold
 
     def stream(
@@ -309,9 +309,7 @@ class Detector:
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
         prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
-        results = stream_batches(
-            images, self._read, self._sample, lambda batch: self.detect(batch, lowest, top_k), batch_size, prefetch
-        )
+        results = self._detect_all(lowest, top_k, batch_size)(images, prefetch)
         return ((pixels, replace(detections, source=source)) for pixels, source, detections in results)
 
     def stream_panoptic(
@@ -324,10 +322,8 @@ class Detector:
         """Make panoptic maps of a video or another stream of images, see `stream` and `panoptic`."""
         lowest, _, batch_size = check_settings(self.panoptic_threshold(threshold), None, batch_size)
         prefetch, (_, images) = whole_number(prefetch, "prefetch", 0), open_source(source, pairs=True)
-        results = stream_batches(
-            images, self._read, self._sample, lambda batch: self.segment(batch, lowest), batch_size, prefetch
-        )
-        return ((pixels, segments) for pixels, _, segments in results)
+        segment = self._batches(lambda batch: self.segment(batch, lowest), batch_size)
+        return ((pixels, segments) for pixels, _, segments in segment(images, prefetch))
 
     def prepare(self, source: Iterable[OneImage]) -> Batch:
         """Resize images in any form and pad them to one size, on the CPU; a `DataError` where there is none."""
@@ -347,6 +343,16 @@ class Detector:
             DataError: it cannot be read, or has another shape or type; see `data.decode.images.to_tensor`.
         """
         return read_one(source, self.value_range, self._warn_once)
+
+    def _detect_all(self, lowest: float, top_k: int | None, batch_size: int) -> Stream[Detections]:
+        tiling = self.preprocessing.tiling
+        if tiling:
+            tiled = TiledDetector(tiling, self._sample, self.detect, self.categories, batch_size)
+            return lambda images, limit: tiled.stream(images, self._read, lowest, top_k, limit)
+        return self._batches(lambda batch: self.detect(batch, lowest, top_k), batch_size)
+
+    def _batches(self, predict: Callable[[Batch], list[Any]], batch_size: int) -> Stream[Any]:
+        return lambda images, limit: stream_batches(images, self._read, self._sample, predict, batch_size, limit)
 
     def _read(self, image: ImageInput) -> tuple[Tensor, str | None]:
         return image.read(self.value_range, self._warn_once)
@@ -378,16 +384,10 @@ class Detector:
         with memory_explained():
             processed, sizes = sizes_of(batch)
             out = self.backend.forward_detection(batch.images, batch.padding_mask)
-            results = postprocess(
-                out,
-                sizes,
-                top_k=top_k,
-                processed_sizes=processed,
-                threshold=threshold,
-                best_first=True,
-                device="cpu",
+            kept = postprocess(
+                out, sizes, top_k=top_k, processed_sizes=processed, threshold=threshold, best_first=True, device="cpu"
             )
-        return [detections.with_categories(self.categories) for detections in results]
+        return [detections.with_categories(self.categories) for detections in kept]
 
     @torch.no_grad()
     def segment(self, batch: Batch, threshold: float | None = None) -> list[PanopticMap]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from detrkit.config.commands import DetectorChoice, ExportConfig
+from detrkit.config.commands import DetectorChoice, ExportConfig, TilesChoice
 from detrkit.ops.value_range import ValueRange
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def load_detector(
     """Load the detector that the settings of a command name.
 
     Args:
-        config: weights, device, image size and the values that images of more than 8 bits are scaled by. An export,
-            which has neither device nor values, runs on the CPU.
+        config: weights, device, image size, tiles and the values that images of more than 8 bits are scaled by. An
+            export, which has neither device nor values, runs on the CPU.
         precision: see `Detector.load`.
         compile: likewise.
         new_classes: classes for a file of weights without a class head; see `Detector.load`.
@@ -36,6 +36,7 @@ def load_detector(
     from detrkit.inference import Detector
 
     chosen = config if isinstance(config, DetectorChoice) else None
+    tiled = config if isinstance(config, TilesChoice) else None
     return Detector.load(
         config.weights,
         device=chosen.device if chosen else "cpu",
@@ -46,4 +47,6 @@ def load_detector(
         compile=compile,
         new_classes=new_classes,
         value_range=ValueRange.parse(chosen.value_range) if chosen else None,
+        tiles=tiled.tiles if tiled else "auto",
+        tile_overlap=tiled.tile_overlap if tiled else "auto",
     )

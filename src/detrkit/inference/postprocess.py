@@ -18,6 +18,7 @@ from detrkit.errors import ConfigError
 from detrkit.models.arguments import Size, expect_output, size_pairs, unit_number, whole_number
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.ops.masks import between, resize_masks
+from detrkit.ops.tiles import Tiling
 from detrkit.results import Detections, PanopticMap
 from detrkit.structures import Output
 
@@ -189,6 +190,21 @@ def usual_threshold(sigmoid: bool) -> float:
     """The usual score above which a query takes part in a panoptic map: that of the reference DETR, and a lower one for
     models with an independent sigmoid per class, since their scores often stand for an overlap."""
     return PANOPTIC_THRESHOLD_SIGMOID if sigmoid else PANOPTIC_THRESHOLD
+
+
+def check_panoptic(makes_masks: bool, tiling: Tiling | None) -> None:
+    """Make sure that panoptic maps can be made.
+
+    Raises:
+        ConfigError: the model has no mask head, or images are cut into tiles.
+    """
+    if not makes_masks:
+        raise ConfigError(
+            "expected a model with a mask head for panoptic maps, found one of boxes alone; train one with "
+            "--task panoptic, or call predict for detections"
+        )
+    if tiling:
+        raise ConfigError(f"expected whole images for panoptic maps, found {tiling}; use --tiles off")
 
 
 @torch.no_grad()

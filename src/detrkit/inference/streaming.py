@@ -30,6 +30,9 @@ Sample = Callable[[Tensor], tuple[Tensor, Target]]
 Predict = Callable[[Batch], list[Result]]
 """Makes a result for each image of a batch."""
 
+Stream = Callable[[Iterable[ImageInput], int], Iterator[tuple[Tensor, str | None, Result]]]
+"""From images and how many are read in advance to each image, its source and its result, in order."""
+
 PREFETCH = 4
 """Images that are decoded and resized while the model runs on earlier ones; more where a batch is larger."""
 
@@ -37,16 +40,12 @@ WINDOW = 4
 """Batches' worth of images among which images of one shape are collected into a batch."""
 
 
-def run_batched(
-    source: Any, read: Read, sample: Sample, predict: Predict[Result], batch_size: int, stream: str
-) -> Result | list[Result]:
+def predict_all(source: Any, results_of: Stream[Result], batch_size: int, stream: str) -> Result | list[Result]:
     """Predict everything that a source stands for: one result for one image, a list for several.
 
     Args:
         source: in any form, see `inputs.open_source`.
-        read: decodes an image.
-        sample: resizes it.
-        predict: makes the results of a batch.
+        results_of: makes the results of images.
         batch_size: most images per batch.
         stream: the method that reads videos, for the message.
 
@@ -59,7 +58,7 @@ def run_batched(
             f"expected images, found the video {os.fsdecode(source)}; Detector.{stream} gives its frames one at a time"
         )
     results = []
-    for _, name, result in stream_batches(images, read, sample, predict, batch_size, max(PREFETCH, batch_size)):
+    for _, name, result in results_of(images, max(PREFETCH, batch_size)):
         results.append(replace(result, source=name) if isinstance(result, Detections) else result)
     return results[0] if kind == "one" else results
 
@@ -92,7 +91,7 @@ def stream_batches(
 
     window = batch_size if batch_size == 1 else WINDOW * batch_size
     with contextlib.closing(prefetch(prepared, images, limit)) as ready:
-        for held in _batched(ready, window):
+        for held in batched(ready, window):
             results: dict[int, Result] = {}
             for indices in _of_one_shape([image for _, _, (image, _) in held], batch_size):
                 batch = collate([held[k][2] for k in indices])
@@ -107,10 +106,10 @@ def _of_one_shape(images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[i
     for k, image in enumerate(images):
         groups.setdefault(image.shape, []).append(k)
     for group in groups.values():
-        yield from _batched(group, batch_size)
+        yield from batched(group, batch_size)
 
 
-def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
     """`itertools.batched`, which Python 3.11 does not have."""
     remaining = iter(items)
     while batch := tuple(islice(remaining, size)):

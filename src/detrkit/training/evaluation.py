@@ -32,7 +32,7 @@ class Validation:
     """Losses, metrics and detections of one evaluation; the same on every rank."""
 
     losses: dict[str, float]
-    """Mean over the images of each loss of the criterion, and "loss", their weighted sum."""
+    """Mean over the images, or tiles, of each loss of the criterion, and "loss", their weighted sum."""
     metrics: dict[str, float]
     """The twelve COCO metrics of boxes; those of masks as mask_AP, mask_AP50, ..., and PQ, SQ, ... (see
     `PanopticMetrics.metrics`), where these were measured."""
@@ -158,7 +158,7 @@ class Validator:
         self, accumulator: DetectionAccumulator, sums: dict[str, float], stopped: bool, diverged: bool
     ) -> Validation | None:
         panoptic_counts = accumulator.sums.counts if accumulator.sums else None
-        own = (sums, len(accumulator.image_ids), diverged, stopped, panoptic_counts)
+        own = (sums, accumulator.samples, diverged, stopped, panoptic_counts)
         ranks: list[Any] = [own]
         if _world_size() > 1:
             ranks = [None] * _world_size()
@@ -167,9 +167,9 @@ class Validator:
             raise NonFiniteLossError("the outputs of the model for the validation images are not finite any more")
         if any(stopped for *_, stopped, _ in ranks):
             return None
-        images = sum(count for _, count, *_ in ranks)
+        samples = sum(count for _, count, *_ in ranks)
         names = next((list(part) for part, *_ in ranks if part), [])
-        losses = {name: sum(part.get(name, 0.0) for part, *_ in ranks) / max(1, images) for name in names}
+        losses = {name: sum(part.get(name, 0.0) for part, *_ in ranks) / max(1, samples) for name in names}
         detections = gather_detections(accumulator.image_ids, accumulator.detections)
         computed: list[Any] = [None]
         if _world_size() == 1 or dist.get_rank() == 0:

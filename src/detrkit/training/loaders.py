@@ -36,7 +36,7 @@ def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_
     """Make the datasets of a run with their transforms and caches; `image_size` is the shorter side in pixels."""
     square_resize = config.square_resize
     augmentation, augment = augmentation_of(config)
-    train_cache, val_cache = make_caches(config, data.train, data.val)
+    train_cache, val_cache = make_caches(config, data.train, data.val_inputs)
     if augment.zoom_out:
         red, green, blue = (round(255 * channel) for channel in model.mean)
         augment = replace(augment, fill=(red, green, blue))
@@ -50,7 +50,7 @@ def make_datasets(config: TrainConfig, data: Data, model: DetectionModel, image_
         cache=train_cache,
     )
     plain = eval_transform(image_size, square_resize=square_resize)
-    val = DetectionDataset(data.val, data.categories, plain, with_masks=config.masks, cache=val_cache)
+    val = DetectionDataset(data.val_inputs, data.categories, plain, with_masks=config.masks, cache=val_cache)
     return Datasets(train, val)
 
 

@@ -197,6 +197,8 @@ class TrainingProcess:
                 "images": len(data.train.images),
                 "seed": config.seed,
                 "group_by_aspect": config.group_by_aspect,
+                "tiles": config.tiles,
+                "tile_overlap": config.tile_overlap,
             },
         }
 

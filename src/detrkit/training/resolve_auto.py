@@ -7,7 +7,9 @@ from typing import Any
 
 from detrkit.config.train import TrainConfig
 from detrkit.data.auto_settings import SuggestedSettings, suggest_settings
+from detrkit.data.auto_tiles import suggest_overlap, suggest_tiles
 from detrkit.data.records import Split
+from detrkit.ops.tiles import Tiling
 from detrkit.training.checkpoint import ResumePoint
 
 WORDS = {"num_queries": "Queries", "image_size": "Size", "batch_size": "Batch"}
@@ -55,6 +57,57 @@ def resolve_auto(
         suggested = _for_overfitting(suggested, len(train.images), on_cpu=on_cpu)
     numbers = {name: getattr(suggested, name) for name in names}
     return replace(config, **numbers), {WORDS[name]: suggested.reasons[name] for name in names}
+
+
+def resolve_tiles(
+    config: TrainConfig, train: Split, resume_point: ResumePoint | None, *, on_cpu: bool
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Replace `auto` tiles and overlap by numbers, before the images are cut. A resumed run keeps its numbers.
+
+    Tiles and image size depend on each other, so if both are `auto` and there are tiles, the image size is replaced,
+    too.
+
+    Args:
+        config: settings of the run.
+        train: training images, whole.
+        resume_point: checkpoint to resume from, or None.
+        on_cpu: whether the run is on the CPU.
+
+    Returns:
+        The settings, and the reason for each number by its name on the console.
+
+    Raises:
+        ConfigError: there would be tiles in a panoptic data set.
+    """
+    if config.tiles == "off":
+        return config, {}
+    stored = Tiling.from_plain(resume_point.metadata["preprocessing"].get("tiling")) if resume_point else None
+    if resume_point and config.tiles == "auto":
+        if stored is None:
+            return replace(config, tiles="off", tile_overlap="auto"), {}
+        return replace(config, tiles=stored.size, tile_overlap=stored.overlap), {}
+    if stored and config.tiles == stored.size and config.tile_overlap == "auto":
+        return replace(config, tile_overlap=stored.overlap), {}
+    reasons = {}
+    if config.tiles == "auto":
+        size, why_size = config.image_size, ""
+        if size == "auto":
+            suggested = suggest_settings(train, on_cpu=on_cpu, square_resize=config.square_resize)
+            size, why_size = suggested.image_size, suggested.reasons["image_size"]
+        tiles, reason = suggest_tiles(train, size, square_resize=config.square_resize)
+        if tiles is None:
+            return replace(config, tiles="off", tile_overlap="auto"), {"Tiles": f"off: {reason}"}
+        config, reasons = replace(config, tiles=tiles, image_size=size), {"Tiles": f"{tiles}: {reason}"}
+        if why_size:
+            reasons["Size"] = f"{size}: as for whole images; the tiles make up for the size of the objects"
+    assert isinstance(config.tiles, int)
+    if config.tile_overlap == "auto":
+        config = replace(config, tile_overlap=suggest_overlap(train, config.tiles))
+    assert config.tiling
+    counts = [len(config.tiling.grid(image.height, image.width)) for image in train.images]
+    number = f"{sum(counts)} {config.tiling} of {len(counts)} images"
+    reasons["Tiles"] = f"{reasons['Tiles']}; {number}" if "Tiles" in reasons else number
+    return config, reasons
 
 
 def _for_overfitting(suggested: SuggestedSettings, num_images: int, *, on_cpu: bool) -> SuggestedSettings:

@@ -19,6 +19,7 @@ from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.records import Split
+from detrkit.data.tile_records import tile_split
 from detrkit.data.validation.held_out import write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError, DetrkitWarning
@@ -27,6 +28,7 @@ from detrkit.losses import build_criterion
 from detrkit.models import build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
 from detrkit.ops.text import first_names
+from detrkit.ops.tiles import Tiling
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 from detrkit.training.checkpoint import ResumePoint
@@ -50,10 +52,24 @@ class Data:
 
     train: Split
     val: Split
+    """Whole images, as they are evaluated."""
     categories: Categories
     summary: list[str]
     """Lines about the choices, omissions and repairs of the check."""
     raw: RawDataset
+    val_tiles: Split | None = None
+    """The tiles of the validation images, if images are cut; `train` then has tiles, too."""
+
+    @property
+    def val_inputs(self) -> Split:
+        """The validation images, or their tiles, that the model gets."""
+        return self.val_tiles or self.val
+
+    def cut(self, tiling: Tiling | None) -> Data:
+        """The same images, cut into tiles; None: whole."""
+        if tiling is None:
+            return self
+        return replace(self, train=tile_split(self.train, tiling), val_tiles=tile_split(self.val, tiling))
 
     @property
     def value_range(self) -> ValueRange | None:
@@ -174,12 +190,8 @@ def build_training_model(
     norm_note = _describe_norm(norm, has_loaded_weights, lr_backbone)
     if config.frozen_weights:
         norm_note = "unchanged, like the whole detector; only the mask head learns"
-    preprocessing = Preprocessing(
-        stored.image_size if config.image_size == "auto" else config.image_size,
-        config.square_resize,
-        model.mean,
-        model.std,
-    )
+    image_size = stored.image_size if config.image_size == "auto" else config.image_size
+    preprocessing = Preprocessing(image_size, config.square_resize, model.mean, model.std, tiling=config.tiling)
     return ModelSetup(
         model,
         criterion,
@@ -261,15 +273,16 @@ def _stored_preprocessing(weights: Weights | None, resume_point: ResumePoint | N
 def warn_of_crowds(data: Data, num_queries: int) -> None:
     """Warn, once, of images with more objects than there are queries. They are trained on all the same."""
     counts = {
-        str(image.path): sum(not obj.crowd for obj in image.objects)
-        for split in (data.train, data.val)
+        (str(image.path), image.tile): sum(not obj.crowd for obj in image.objects)
+        for split in (data.train, data.val_inputs)
         for image in split.images
     }
-    crowded = [path for path, count in counts.items() if count > num_queries]
+    crowded = [key for key, count in counts.items() if count > num_queries]
     if crowded:
-        most = max(crowded, key=lambda path: counts[path])
+        most = max(crowded, key=lambda key: counts[key])
+        what = "tiles" if data.val_tiles else "images"
         warning = DetrkitWarning(
-            f"{len(crowded)} images have more objects than the {num_queries} queries can detect, {most} the most "
+            f"{len(crowded)} {what} have more objects than the {num_queries} queries can detect, {most[0]} the most "
             f"({counts[most]}); raise --num_queries to detect them all"
         )
         warnings.warn(warning, stacklevel=2)

@@ -16,14 +16,16 @@ from detrkit.models import DETR
 from detrkit.ops.console import make_console
 from detrkit.structures import Categories
 from detrkit.training.announcements import say_recipe
+from detrkit.training.checkpoint import ResumePoint
 from detrkit.training.loggers import check_loggers
 from detrkit.training.model_setup import ModelSetup
 from detrkit.training.monitor import chosen_monitor, compute_fingerprints
 from detrkit.training.optim import build_optimizer
 from detrkit.training.process import TrainingProcess
-from detrkit.training.resolve_auto import resolve_auto
+from detrkit.training.resolve_auto import resolve_auto, resolve_tiles
 from detrkit.training.resume import find_resume
 from detrkit.training.setup import (
+    Data,
     build_training_model,
     choose_folder,
     find_processes,
@@ -112,7 +114,7 @@ def run_training(
             if on_rank_zero:
                 make_console().print(f"Nothing is left to train in {resume_point.path}: {why}.")
             return TrainResult(run_dir, _summary(resume_point.metadata["metrics"]))
-    config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=processes.accelerator == "cpu")
+    config, data, reasons = _resolve(config, data, resume_point, on_cpu=processes.accelerator == "cpu")
     on_one_cpu = processes.accelerator == "cpu" and processes.world_size == 1
     config, thread_reasons = resolve_num_threads(config, resume_point, measure=on_one_cpu)
     setup = build_training_model(config, data.categories, resume_point, from_reference_checkpoint=reference is not None)
@@ -149,6 +151,16 @@ def run_training(
         trainer = process.run(start_epoch, {**thread_reasons, **reasons})
     best = next((row for row in trainer.state.history if row["epoch"] == trainer.state.best_epoch), {})
     return TrainResult(trainer.run_dir, _summary(best), trainer.end_reason == "signal")
+
+
+def _resolve(
+    config: TrainConfig, data: Data, resume_point: ResumePoint | None, *, on_cpu: bool
+) -> tuple[TrainConfig, Data, dict[str, str]]:
+    """Replace `auto` settings by numbers, with the reasons, and cut the images into tiles."""
+    config, tile_reasons = resolve_tiles(config, data.train, resume_point, on_cpu=on_cpu)
+    data = data.cut(config.tiling)
+    config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=on_cpu)
+    return config, data, tile_reasons | reasons
 
 
 def _optimizer(config: TrainConfig, setup: ModelSetup) -> Optimizer:

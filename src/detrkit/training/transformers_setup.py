@@ -67,7 +67,7 @@ def setup_transformers(
         replace(config, num_queries=model.num_queries),
         changes,
         model.model_args,
-        Preprocessing(image_size, config.square_resize, model.mean, model.std),
+        Preprocessing(image_size, config.square_resize, model.mean, model.std, tiling=config.tiling),
         config.lr_backbone,
         f"of the weights; the backbone is {rate}",
         class_rows,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Group
 
+from detrkit.data.auto_tiles import suggest_tiles
 from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.validation.crowds import note_classes
@@ -28,6 +29,7 @@ from detrkit.data.validation.tables import findings_lines, split_tables
 from detrkit.data.validation.value_extents import resolve_value_range
 from detrkit.errors import DataError
 from detrkit.ops.value_range import ValueRange
+from detrkit.structures import Preprocessing
 
 
 @dataclass
@@ -66,6 +68,14 @@ class CheckReport:
                 lines.append(f"{outcome}: {', '.join(some)}")
         return lines
 
+    def recommended(self) -> list[str]:
+        """Settings of training that the data call for, one line each, with the reason."""
+        split = self.splits.get("train")
+        tiles, reason = suggest_tiles(split, Preprocessing().image_size) if split else (None, "")
+        if tiles is None:
+            return []
+        return [f"--tiles auto (--tiles {tiles} at the default --image_size): {reason}"]
+
     def table(self) -> Group:
         """The report for a terminal."""
         return Group(*split_tables(self.statistics), *findings_lines(self.findings))
@@ -79,6 +89,7 @@ class CheckReport:
             "value_range": self.value_range and self.value_range.to_plain(),
             "categories": next(iter(self.splits.values())).categories.to_plain(),
             "statistics": self.statistics,
+            "recommended": self.recommended(),
             "counts": self.counts(),
             "findings": [finding.to_plain() for finding in self.findings],
         }

@@ -140,6 +140,8 @@ def write_huggingface(weights: Weights, folder: str | Path) -> None:
     }
     if images.value_range:
         processor["value_range"] = images.value_range.to_plain()
+    if images.tiling:
+        processor["tiling"] = images.tiling.to_plain()
     write_atomic(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
     write_atomic(folder / "config.json", json.dumps(_config(weights.categories, args), indent=2) + "\n")
 

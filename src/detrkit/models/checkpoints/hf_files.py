@@ -14,6 +14,7 @@ from detrkit.errors import WeightsError
 from detrkit.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from detrkit.models.checkpoints.published import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.models.checkpoints.safe import read_checkpoint, read_safetensors
+from detrkit.ops.tiles import Tiling
 from detrkit.ops.value_range import ValueRange
 from detrkit.structures import Categories, Preprocessing
 
@@ -169,7 +170,21 @@ def read_preprocessing(folder: Path, default_size: Any, normalized: bool) -> tup
         mean = tuple(settings.get("image_mean", IMAGENET_MEAN))
         std = tuple(settings.get("image_std", IMAGENET_STD))
     notes = (f"{folder} was trained on {note}",) if note else ()
-    return Preprocessing(size, square_resize, mean, std, _value_range(settings, path)), notes
+    return Preprocessing(size, square_resize, mean, std, _value_range(settings, path), _tiling(settings, path)), notes
+
+
+def _tiling(settings: Mapping[str, Any], path: Path) -> Tiling | None:
+    """The tiles that images are cut into, another such entry.
+
+    Raises:
+        WeightsError: the entry is no tiling.
+    """
+    try:
+        return Tiling.from_plain(settings.get("tiling"))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise WeightsError(
+            f"expected tiling as a size and an overlap in {path}, found {settings['tiling']}; correct or delete it"
+        ) from problem
 
 
 def _value_range(settings: Mapping[str, Any], path: Path) -> ValueRange | None:

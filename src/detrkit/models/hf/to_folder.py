@@ -86,4 +86,6 @@ def _processor(model_type: str, images: Preprocessing) -> dict[str, Any]:
     }
     if images.value_range:
         processor["value_range"] = images.value_range.to_plain()
+    if images.tiling:
+        processor["tiling"] = images.tiling.to_plain()
     return processor
