@@ -37,7 +37,7 @@ FLAGS = {
     "eval": f"{DATA} {DETECTOR} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
-    "polygon_tolerance polygons precision quiet source threshold top_k",
+    "polygon_tolerance polygons precision quiet source threshold top_k write",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
-from detrkit.files import save_image
+from detrkit.files import atomic_folder, expect_new_folder, save_image
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
 from detrkit.inference.load_detector import load_detector
 from detrkit.inference.prefetch import prefetch
+from detrkit.inference.prelabels import PreLabels
 from detrkit.inference.sources import SourceFile, find_sources, image_ids
 from detrkit.inference.streaming import PREFETCH
 from detrkit.inference.video import Video, video_writer
@@ -54,7 +56,8 @@ def predict(config: PredictConfig) -> None:
     extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
     files = find_sources(config.source, output_dir=output_dir)
-    _refuse_overwriting(files, output_dir, extras, config)
+    folders = [*extras.folders(), *([config.write] if config.write else [])]
+    _refuse_overwriting(files, output_dir, folders, config)
     detector = load_detector(config, precision=config.precision, compile=config.compile)
     masks = detector.backend.makes_masks
     if not masks and extras != ExtraOutputs(polygon_tolerance=config.polygon_tolerance):
@@ -63,8 +66,9 @@ def predict(config: PredictConfig) -> None:
             f"{config.weights} has boxes alone; train one with --task instance or --task panoptic"
         )
     writer = PredictionWriter(output_dir, detector.categories, extras, masks=masks)
-    with writer, make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
-        job = _Job(config, detector, writer, progress, files)
+    bars = make_progress(make_console(stderr=True, quiet=config.quiet))
+    with _prelabels(config, detector) as prelabels, writer, bars as progress:
+        job = _Job(config, detector, writer, prelabels, progress, files)
         job.predict_images([item for item in files if not item.is_video])
         for item in files:
             if item.is_video:
@@ -81,7 +85,24 @@ def predict(config: PredictConfig) -> None:
         + (f"; {len(job.broken)} of {len(files)} files could not be read" if job.broken else "")
         + ("" if writer.rows or not job.threshold else "; a lower --threshold shows less certain ones")
     )
+    for note in prelabels.writer.notes if prelabels else ():
+        done.print(f"Note: {note}.")
     done.print(f"Written to {output_dir}")
+    if prelabels:
+        done.print(f"Labels for {prelabels.writer.title} written to {output_dir / config.write}")
+
+
+@contextlib.contextmanager
+def _prelabels(config: PredictConfig, detector: Detector) -> Iterator[PreLabels | None]:
+    """The labels of `--write`, in a folder that appears when all are written; None without the flag."""
+    if not config.write:
+        yield None
+        return
+    with atomic_folder(Path(config.output_dir) / config.write) as folder:
+        masks = detector.backend.makes_masks
+        labels = PreLabels(folder, config.write, detector.categories, masks=masks, tolerance=config.polygon_tolerance)
+        yield labels
+        labels.writer.close()
 
 
 class _Job:
@@ -91,6 +112,7 @@ class _Job:
         config: settings of the command.
         detector: detector to run.
         writer: writer of the results.
+        prelabels: writer of labels for a tool; None: none are written.
         progress: progress bars.
         files: images and videos to read.
     """
@@ -100,10 +122,12 @@ class _Job:
         config: PredictConfig,
         detector: Detector,
         writer: PredictionWriter,
+        prelabels: PreLabels | None,
         progress: Progress,
         files: list[SourceFile],
     ) -> None:
         self.config, self.detector, self.writer, self.progress = config, detector, writer, progress
+        self.prelabels = prelabels
         self.output_dir = Path(config.output_dir)
         self.alone = len(files) == 1  # a single file that cannot be read is an error
         self.names = png_names(item.name for item in files)
@@ -134,6 +158,8 @@ class _Job:
             item = readable[k]
             source = replace(detections, source=str(item.path))
             self.writer.write(source, ids[item.path], self.names[item.name], image, segments)
+            if self.prelabels:
+                self.prelabels.write(detections, ids[item.path], item.name, item.path, _size(image))
             if not self.config.no_images:
                 save_image(self.output_dir / item.name, _drawn(image, detections, segments))
             self.images += 1
@@ -160,6 +186,9 @@ class _Job:
                     source = replace(detections, source=f"{item.path}#{number}")
                     name = f"{self.names[item.name]}/{number:06d}"
                     self.writer.write(source, self.next_id, name, image, segments, time)
+                    if self.prelabels:
+                        size, pixels = _size(image), image.permute(1, 2, 0).numpy()
+                        self.prelabels.write(detections, self.next_id, f"{name}.jpg", item.path, size, pixels)
                     self.next_id += 1
                     self.frames += 1
                     if not self.config.no_images:
@@ -204,17 +233,23 @@ class _Job:
             self.progress.console.print(f"skipped: {why}")
 
 
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
 def _drawn(image: Tensor, detections: Detections, segments: PanopticMap | None) -> npt.NDArray[np.uint8]:
     pixels = image.permute(1, 2, 0).numpy()
     return (detections if segments is None else segments).draw(pixels)
 
 
-def _refuse_overwriting(files: list[SourceFile], output_dir: Path, extras: ExtraOutputs, config: PredictConfig) -> None:
-    """Refuse outputs that would replace a file to read, or each other.
+def _refuse_overwriting(files: list[SourceFile], output_dir: Path, folders: list[str], config: PredictConfig) -> None:
+    """Refuse outputs that would replace a file to read, or each other, or labels that may have been corrected.
 
     Raises:
-        ConfigError: an output has the path of an input or of another output.
+        ConfigError: an output has the path of an input or of another output, or the folder of labels has content.
     """
+    if config.write:
+        expect_new_folder(output_dir / config.write)
     originals = {item.path.resolve() for item in files}
     for item in files:
         if not config.no_images and (output_dir / item.name).resolve() in originals:
@@ -222,7 +257,7 @@ def _refuse_overwriting(files: list[SourceFile], output_dir: Path, extras: Extra
                 f"the annotated copy of {item.path} would replace a file to read; "
                 f"choose another folder than --output_dir {config.output_dir}"
             )
-        for name in extras.folders():
+        for name in folders:
             if item.path.resolve().is_relative_to((output_dir / name).resolve()):
                 raise ConfigError(
                     f"{item.path} lies where results are to be written; "

@@ -172,6 +172,9 @@ class PredictConfig(QuietChoice, TilesChoice, RunnableChoice):
     """Write polygons.json: a COCO data set with the outlines of masks as polygons, for annotation tools."""
     polygon_tolerance: NonNegativeFloat = 1.0
     """Largest distance of the polygons from the outlines, in pixels; larger: fewer corners; 0: exact."""
+    write: Annotated[str, NamesOf("detrkit.inference.prelabels:WRITERS", ("",))] = ""
+    """Also write the images, as links or copies, with their detections as labels that tools import, to the folder of
+    this name in --output_dir: coco, yolo, voc, labelme, cvat or label_studio."""
     label_map: bool = False
     """Write label_maps/IMAGE.png of 16 bits: the number of the object at each pixel, 0 for no object. The entries of
     detections.json state the number as `label`."""

@@ -31,6 +31,8 @@ Plain = dict[str, Any]
 """JSON-like data."""
 _NOT_PORTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f"*:<>?|\\\ud800-\udfff]')
 """Characters that no file name has on some system, or that are no text."""
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML does not allow."""
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "PPM": ".ppm"}
 """Format of Pillow -> usual ending, where that is not the name of the format."""
 
@@ -130,6 +132,11 @@ class LabelWriter(ABC):
         """
         self._lost[kind] += count
 
+    def lose_ids(self) -> None:
+        """Count category ids that are not the class indices 0, 1, ..., which formats without ids restore."""
+        if self.categories.ids != tuple(range(len(self.categories))):
+            self.lose("ids", len(self.categories))
+
     def files_of(self, image: ImageRecord) -> MaskFiles:
         """A reader of the mask files of an image, which has its size."""
         return MaskFiles(image.height, image.width)
@@ -215,6 +222,6 @@ def plain_number(value: float, digits: int = 6) -> str:
     return "0" if text == "-0" else text
 
 
-def same_ids(categories: Categories) -> bool:
-    """Whether the category ids are the class indices 0, 1, ..., which formats without ids restore."""
-    return categories.ids == tuple(range(len(categories)))
+def xml_text(text: str) -> str:
+    """The text with `_` for characters that XML does not allow."""
+    return _NOT_XML.sub("_", text)

@@ -58,6 +58,14 @@ def polygons_of(segmentation: Any, files: MaskFiles, tolerance: float) -> list[P
     return polygons_from_mask(mask_of(segmentation, files), tolerance) if segmentation else []
 
 
+def has_one_outline(mask: Tensor) -> bool:
+    """Whether a mask, bool [H, W], is of one part without holes."""
+    import cv2
+
+    contours, _ = cv2.findContours(mask.to(torch.uint8).numpy(), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return len(contours) == 1
+
+
 def single_polygon(polygons: Sequence[Polygon], files: MaskFiles, tolerance: float) -> Polygon:
     """Convert the polygons of one object to one polygon inside the image, which fills the same pixels.
 

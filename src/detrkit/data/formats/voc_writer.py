@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, ClassVar
 from xml.etree import ElementTree as ET
 
-from detrkit.data.formats.label_writer import LabelWriter, plain_number, same_ids
+from detrkit.data.formats.label_writer import LabelWriter, plain_number, xml_text
 from detrkit.data.records import ImageRecord
 from detrkit.errors import DataError
 from detrkit.files import open_text
 from detrkit.structures import Categories
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML does not allow."""
 
 
 class VocWriter(LabelWriter):
@@ -86,8 +82,7 @@ class VocWriter(LabelWriter):
         """Complete the lists of images and write the list of classes."""
         for file in self._lists.values():
             file.close()
-        if not same_ids(self.categories):
-            self.lose("ids", len(self.categories))
+        self.lose_ids()
         with open_text(self.folder / "labelmap.txt") as file:
             file.write("# label:color_rgb:parts:actions\n")
             if "background" not in self._class_names:
@@ -107,8 +102,8 @@ def voc_color(number: int) -> tuple[int, int, int]:
 
 def _text(name: str) -> str:
     """A class name that XML and a line of a list can hold."""
-    return " ".join(_NOT_XML.sub("_", name).split()) or "_"
+    return " ".join(xml_text(name).split()) or "_"
 
 
 def _add(parent: ET.Element, tag: str, text: str) -> None:
-    ET.SubElement(parent, tag).text = _NOT_XML.sub("_", text)
+    ET.SubElement(parent, tag).text = xml_text(text)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import yaml
 
-from detrkit.data.formats.label_writer import LabelWriter, plain_number, same_ids
+from detrkit.data.formats.label_writer import LabelWriter, plain_number
 from detrkit.data.formats.outlines import polygons_of, single_polygon
 from detrkit.data.records import ImageRecord
 from detrkit.files import open_text
@@ -62,8 +62,7 @@ class YoloWriter(LabelWriter):
 
     def close(self) -> None:
         """Write `data.yaml`."""
-        if not same_ids(self.categories):
-            self.lose("ids", len(self.categories))
+        self.lose_ids()
         content = {split: f"images/{split}" for split in ("train", "val") if split in self.images}
         with open_text(self.folder / "data.yaml") as file:
             yaml.safe_dump(
