@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from detrkit.config.train import TrainConfig
     from detrkit.data.conversion import ConversionResult, convert_data
     from detrkit.errors import DetrkitError
+    from detrkit.evaluation.compare_detectors import compare
+    from detrkit.evaluation.comparison import ComparisonResult
     from detrkit.evaluation.evaluate_detector import EvaluationResult, evaluate
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "detrkit.structures",
     "Categories": "detrkit.structures",
+    "ComparisonResult": "detrkit.evaluation.comparison",
     "ConversionResult": "detrkit.data.conversion",
     "Detections": "detrkit.results",
     "Detector": "detrkit.inference",
@@ -51,6 +54,7 @@ _HOME = {
     "TrainResult": "detrkit.training",
     "build_criterion": "detrkit.losses",
     "build_model": "detrkit.models",
+    "compare": "detrkit.evaluation.compare_detectors",
     "convert_data": "detrkit.data.conversion",
     "evaluate": "detrkit.evaluation.evaluate_detector",
     "export": "detrkit.exporting.export_detector",
@@ -63,6 +67,7 @@ _HOME = {
 __all__ = [
     "Batch",
     "Categories",
+    "ComparisonResult",
     "ConversionResult",
     "Detections",
     "Detector",
@@ -78,6 +83,7 @@ __all__ = [
     "TrainResult",
     "build_criterion",
     "build_model",
+    "compare",
     "convert_data",
     "evaluate",
     "export",

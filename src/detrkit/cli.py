@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 from detrkit.config.commands import (
     BenchConfig,
     CheckConfig,
+    CompareConfig,
     ConvertConfig,
     ConvertDataConfig,
     DemoConfig,
@@ -71,6 +72,13 @@ COMMANDS = {
         "evaluate a detector or a file of detections",
         "DATA --weights WEIGHTS",
         takes_data=True,
+    ),
+    "compare": Command(
+        CompareConfig,
+        "detrkit.commands.compare:compare",
+        "compare detectors on the same images, with intervals of their differences",
+        "A B [C ...]",
+        ("sources",),
     ),
     "predict": Command(
         PredictConfig,

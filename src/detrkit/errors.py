@@ -21,7 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 _COMMAND = re.compile(
-    r"(`[^`]*`|\b(?:hf download|detrkit (?:train|eval|predict|convert_data|convert|check|export|bench|models|detr))\b"
+    r"(`[^`]*`|\b(?:hf download|"
+    r"detrkit (?:train|eval|compare|predict|convert_data|convert|check|export|bench|models|detr))\b"
     r"(?:[^,;:]|:(?! ))*)"
 )
 _FLAG = re.compile(r"(?<![\w./-])--(?=[a-z])")

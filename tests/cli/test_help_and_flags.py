@@ -36,6 +36,8 @@ FLAGS = {
     "val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
+    "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "
+    "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
     "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write",
     "plot": "output_dir runs",

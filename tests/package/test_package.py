@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 PUBLIC_NAMES = {
     "Batch",
     "Categories",
+    "ComparisonResult",
     "ConversionResult",
     "Detections",
     "Detector",
@@ -30,6 +31,7 @@ PUBLIC_NAMES = {
     "TrainResult",
     "build_criterion",
     "build_model",
+    "compare",
     "convert_data",
     "evaluate",
     "export",

@@ -142,6 +142,42 @@ class EvalConfig(QuietChoice, TilesChoice, RunnableChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig(QuietChoice, TilesChoice, DataChoice):
+    """Compare detectors, or files of detections, on the same images: differences of their metrics with paired bootstrap
+    intervals, their speed, and the images on which they differ most."""
+
+    sources: list[str]
+    """Two or more detectors (run folders, checkpoints, names of `detrkit models`, exported files) or files of
+    predictions (COCO results or COCO panoptic predictions, .json). All are compared with the first."""
+    data: str = ""
+    """Folder or file of the data set; empty: that of the runs."""
+    split: Literal["train", "val"] = "val"
+    """Split of the data set to compare on."""
+    output_dir: str = "comparison"
+    """Folder of comparison.json and of the drawn images."""
+    batch_size: PositiveInt = 1
+    """Images per forward pass; only images of one shape share a pass."""
+    num_workers: NonNegativeInt = 2
+    """Processes that load images; 0 loads in the main process."""
+    max_images: NonNegativeInt = 12
+    """Number of images to draw, those on which the detectors differ most."""
+    max_dets: PositiveInt = 100
+    """Maximum number of detections per class and image, as in eval."""
+    bootstrap: PositiveInt = 1000
+    """Number of resamples of the images for the 95 % intervals of the differences."""
+    speed_images: NonNegativeInt = 20
+    """Number of images on which the time per image is measured, one image at a time; 0: not measured."""
+    panoptic_threshold: Fraction | None = None
+    """Lowest score of a query in a panoptic map, 0..1; default: as in eval."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to run on; auto: a GPU if there is one."""
+    precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic, as in predict; plain: as in validation during training, without any optimization."""
+    compile: Literal["auto", "off", "on"] = "off"
+    """Compile the models, as in predict."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig(QuietChoice, TilesChoice, RunnableChoice):
     """Find objects in images, folders, globs and videos, or segment them."""
 

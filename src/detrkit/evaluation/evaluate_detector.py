@@ -118,7 +118,7 @@ def evaluate_detector(
         found = "both" if config.weights else "neither"
         raise ConfigError(f"expected either --weights or --detections, found {found}; name the one to be measured")
     detector = _load_detector(config, classes) if config.weights else None
-    data_format = "coco_panoptic" if _wants_maps(config, detector) else ""
+    data_format = "coco_panoptic" if wants_maps(config, detector) else ""
     raw = open_dataset(**config.dataset_kwargs(data_format), **read_split(config.weights))
     check = check_dataset(
         raw,
@@ -139,10 +139,10 @@ def evaluate_detector(
         gt_maps = None
     detections: Sequence[Mapping[str, Any]] | None
     if detector is None:
-        detections, panoptic = _read_predictions(config, split, listed_images(raw, config.split), gt_maps, note)
+        detections, panoptic = read_prediction_file(config, split, listed_images(raw, config.split), gt_maps, note)
     else:
         own = classes(detector.categories, split.categories) if classes else detector.categories
-        detections, panoptic = _predict(config, detector, own, split, gt_maps, note)
+        detections, panoptic = predict_split(config, detector, own, split, gt_maps, note)
     masks = detections is not None and any("segmentation" in row for row in detections) and split.has_masks
     gt = split.to_coco(masks=masks)
     if detections is not None:
@@ -210,7 +210,7 @@ def _load_detector(config: EvalConfig, classes: ChooseClasses | None) -> Detecto
     return load_detector(config, precision=config.precision, compile=config.compile, new_classes=new_classes)
 
 
-def _predict(
+def predict_split(
     config: EvalConfig,
     detector: Detector,
     classes: Categories,
@@ -245,7 +245,7 @@ def _predict(
     return detections, quality
 
 
-def _read_predictions(
+def read_prediction_file(
     config: EvalConfig, split: Split, listed: Sequence[RawImage], gt_maps: PanopticGroundTruth | None, note: Note
 ) -> tuple[list[dict[str, Any]] | None, PanopticMetrics | None]:
     """The content of a file of predictions: detections, or the panoptic quality of its maps."""
@@ -281,7 +281,7 @@ def _read_predictions(
     return None, panoptic_quality(gt_maps, predictions, [image.id for image in split.images])
 
 
-def _wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
+def wants_maps(config: EvalConfig, detector: Detector | None) -> bool:
     """Whether to read the data as panoptic maps: no format is given, there are maps, and either the detector knows
     stuff or the predictions are maps too."""
     root, predictions = Path(config.data), Path(config.detections)

@@ -94,7 +94,9 @@ class Tile:
     """One line above the tile."""
 
 
-def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None, *, side: int = 0) -> ImageArray:
+def draw_detections(
+    image: Any, detections: Drawable, gt: Drawable | None = None, *, side: int = 0, with_scores: bool = True
+) -> ImageArray:
     """Draw every detection on an image: its mask, or else its box, and its class name with the score.
 
     Args:
@@ -103,6 +105,7 @@ def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None
         gt: annotated objects, drawn as dashed white boxes so that they cannot be taken for detections.
         side: longer side of the result in pixels; 0: those of the image, or a whole multiple of them where
             it is too small to be read.
+        with_scores: write the score beside each class name.
 
     Returns:
         uint8 RGB [H, W, 3].
@@ -111,7 +114,7 @@ def draw_detections(image: Any, detections: Drawable, gt: Drawable | None = None
         DataError: the image cannot be read.
     """
     rgb = as_image(image)
-    return _draw(rgb, side or enlarged_side(rgb), detections, gt)
+    return _draw(rgb, side or enlarged_side(rgb), detections, gt, with_scores)
 
 
 def sheet(tiles: Sequence[Tile], columns: int = 0, side: int = 384) -> ImageArray:
