@@ -17,11 +17,12 @@ from .conftest import Command
 
 DATA = "box_format data data_format panoptic_dir panoptic_json strict train_images train_json val_images val_json"
 DETECTOR = "device dilation image_size nheads weights value_range"
+TILES = "tile_overlap tiles"
 
 FLAGS = {
     "demo": "difficulty images minutes output_dir quiet seed size task threshold",
     "check": f"{DATA} json num_queries quiet",
-    "train": f"{DATA} "
+    "train": f"{DATA} {TILES} "
     "accumulate_grad_batches activation augmentation backbone backbone_norm backbone_weights batch_size "
     "bbox_loss_coef box_refine cache_gb checkpoint_activations checkpoint_every class_loss clip_max_norm "
     "cls_loss_coef color_jitter compile copy_paste dec_layers decoder denoising dense_convs dense_head "
@@ -34,18 +35,18 @@ FLAGS = {
     "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe resume save_minutes "
     "score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head "
     "val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
-    "eval": f"{DATA} {DETECTOR} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
+    "eval": f"{DATA} {DETECTOR} {TILES} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
-    "predict": f"{DETECTOR} batch_size compile cutouts label_map no_images output_dir panoptic "
+    "predict": f"{DETECTOR} {TILES} batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
     "convert_data": f"{DATA} output polygon_tolerance quiet to",
-    "export": f"{DATA} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop max_images "
-    "max_queries nheads num_workers output precision quiet size split weights",
+    "export": f"{DATA} {TILES} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop "
+    "max_images max_queries nheads num_workers output precision quiet size split weights",
     "models": "filter json",
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "
     "precision quiet seconds weights",
