@@ -32,9 +32,9 @@ FLAGS = {
     "iou_crop k_one2many look_forward_twice lr lr_backbone lr_drop lr_linear_proj_mult lr_schedule mask_loss_coef "
     "masks max_minutes mixup mlflow model monitor mosaic multi_scale nheads no_aug_epochs no_aux_loss norm_decay "
     "num_nodes num_points num_queries num_queries_one2many num_threads num_workers output_dir overfit patience "
-    "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe resume save_minutes "
-    "score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task two_stage_head "
-    "val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
+    "position_embedding pre_norm precision query_groups query_init query_nms_iou quiet recipe repeat_threshold resume "
+    "save_minutes score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task "
+    "two_stage_head val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} {TILES} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
     "panoptic_threshold precision compile quiet split",
     "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "

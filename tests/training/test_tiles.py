@@ -113,3 +113,12 @@ def test_check_recommends_tiles_with_the_reason(tmp_path: Path, capsys: Any) -> 
     printed = " ".join(capsys.readouterr().out.split())
     assert "Recommended for training: --tiles auto (--tiles" in printed
     assert "after the resize of whole images to 800 half of the objects are below" in printed
+
+
+def test_rare_classes_and_empty_tiles_are_announced_and_make_the_epoch(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    train(tiny(epochs=1, repeat_threshold=1.0, batch_size=1, output_dir=str(tmp_path / "plain")))
+    assert "per epoch, which has" in " ".join(capsys.readouterr().out.split())
+    state = torch.load(tmp_path / "plain" / "last.ckpt", weights_only=True)["progress"]
+    assert state["step"] > 11  # images
+    with pytest.raises(ConfigError, match="repeat_threshold must be"):
+        tiny(repeat_threshold=1.5)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from detrkit.data.dataset import DetectionDataset, ItemKey
+from detrkit.data.repeat_factors import draw_repeated, number_per_epoch
 from detrkit.structures import Batch, Target
 
 _WINDOW = 32
@@ -72,6 +73,8 @@ class EpochBatchSampler(Sampler[list[ItemKey]]):
         aspect_ratios: width / height of each image. Batches are then made of images of similar ratio: within every 32
             shuffled global batches the images are sorted by ratio, and then the batches are shuffled.
         min_batches: least number of batches per epoch.
+        repeats: float [n], how often each image occurs per epoch on average (`repeat_factors`); the fractions are drawn
+            anew in each epoch, and the number of images is always the same. None: each occurs once.
 
     Attributes:
         epoch: epoch of the next pass.
@@ -91,6 +94,7 @@ class EpochBatchSampler(Sampler[list[ItemKey]]):
         shuffle: bool = True,
         aspect_ratios: Sequence[float] | np.ndarray[Any, Any] | None = None,
         min_batches: int = 1,
+        repeats: np.ndarray[Any, Any] | None = None,
     ) -> None:
         assert n >= 1
         assert batch_size >= 1
@@ -98,7 +102,9 @@ class EpochBatchSampler(Sampler[list[ItemKey]]):
         self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
         self.shuffle = shuffle
         self.aspect_ratios = None if aspect_ratios is None else np.asarray(aspect_ratios)
-        self.passes = -(-min_batches // max(1, n // (batch_size * world_size)))
+        self.repeats = repeats
+        self.per_pass = n if repeats is None else number_per_epoch(repeats)
+        self.passes = -(-min_batches // max(1, self.per_pass // (batch_size * world_size)))
         self.epoch = 0
         self.start_batch = 0
         self.no_aug_from: tuple[int, int] | None = None
@@ -109,7 +115,7 @@ class EpochBatchSampler(Sampler[list[ItemKey]]):
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, wherever the next pass starts."""
-        return self.passes * max(1, self.n // (self.batch_size * self.world_size))
+        return self.passes * max(1, self.per_pass // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
         # Not a generator, so that the epoch is read when the pass begins, and not at its first batch.
@@ -127,10 +133,11 @@ class EpochBatchSampler(Sampler[list[ItemKey]]):
 
     def _pass(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
         """Indices of this rank for one pass through the images, [batches, images]."""
-        order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
+        images = np.arange(self.n) if self.repeats is None else draw_repeated(self.repeats, rng)
+        order = rng.permutation(images) if self.shuffle else images
         whole = self.batch_size * self.world_size
-        if self.n < whole:
-            whole = -(-self.n // self.world_size) * self.world_size
+        if len(order) < whole:
+            whole = -(-len(order) // self.world_size) * self.world_size
             order = np.resize(order, whole)
         batches = order[: len(order) // whole * whole].reshape(-1, whole)  # [global batches, images]
         if self.aspect_ratios is not None:
@@ -253,6 +260,7 @@ def train_loader(
     world_size: int = 1,
     group_by_aspect: bool = False,
     min_batches: int = 1,
+    repeats: np.ndarray[Any, Any] | None = None,
 ) -> EpochLoader:
     """Make the loader for training; see `EpochBatchSampler` for the order and `EpochLoader` for resuming.
 
@@ -265,6 +273,7 @@ def train_loader(
         world_size: number of processes.
         group_by_aspect: make batches of images of similar aspect ratio, which saves padding.
         min_batches: least number of batches per epoch; images are repeated if there are too few.
+        repeats: see `EpochBatchSampler`.
     """
     ratios = dataset.aspect_ratios if group_by_aspect else None
     sampler = EpochBatchSampler(
@@ -275,6 +284,7 @@ def train_loader(
         world_size=world_size,
         aspect_ratios=ratios,
         min_batches=min_batches,
+        repeats=repeats,
     )
     return EpochLoader(dataset, sampler, **_loading(num_workers))
 

@@ -12,6 +12,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.decode.cache import ImageCache
 from detrkit.data.loader import EpochLoader, eval_loader, train_loader
 from detrkit.data.records import Split
+from detrkit.data.repeat_factors import repeat_factors
 from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.resize_crop import Augmentation, eval_transform, train_transform
 from detrkit.models import DetectionModel
@@ -72,7 +73,7 @@ def largest_batch_size(config: TrainConfig, data: Data, model: DetectionModel, i
 
 
 def make_loaders(
-    config: TrainConfig, datasets: Datasets, batch_size: int, fabric: Fabric
+    config: TrainConfig, data: Data, datasets: Datasets, batch_size: int, fabric: Fabric
 ) -> tuple[EpochLoader, DataLoader[Batch]]:
     """Make the loaders of this rank's batches for training and validation."""
     ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
@@ -83,6 +84,7 @@ def make_loaders(
         seed=config.seed,
         group_by_aspect=config.group_by_aspect,
         min_batches=OVERFIT_STEPS if config.overfit else 1,
+        repeats=None if config.overfit else repeat_factors(data.train, config.repeat_threshold),
         **ranks,
     )
     return train, eval_loader(datasets.val, batch_size=batch_size, num_workers=config.num_workers, **ranks)

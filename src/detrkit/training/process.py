@@ -199,6 +199,7 @@ class TrainingProcess:
                 "group_by_aspect": config.group_by_aspect,
                 "tiles": config.tiles,
                 "tile_overlap": config.tile_overlap,
+                "repeat_threshold": config.repeat_threshold,
             },
         }
 
@@ -207,7 +208,7 @@ class TrainingProcess:
     ) -> Trainer:
         """Assemble the training loop."""
         config, model, optimizer = self.config, self.setup.model, self.optimizer
-        train_batches, val_batches = make_loaders(config, datasets, batch_size, fabric)
+        train_batches, val_batches = make_loaders(config, self.data, datasets, batch_size, fabric)
         budget = None
         if config.max_minutes:
             budget = TimeBudget(config.max_minutes, config.epochs, len(train_batches), len(val_batches))

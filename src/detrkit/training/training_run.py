@@ -11,6 +11,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch.optim import Optimizer
 
 from detrkit.config.train import TrainConfig
+from detrkit.data.repeat_factors import describe_repeats
 from detrkit.errors import ConfigError
 from detrkit.models import DETR
 from detrkit.ops.console import make_console
@@ -160,7 +161,8 @@ def _resolve(
     config, tile_reasons = resolve_tiles(config, data.train, resume_point, on_cpu=on_cpu)
     data = data.cut(config.tiling)
     config, reasons = resolve_auto(config, data.train, resume_point, on_cpu=on_cpu)
-    return config, data, tile_reasons | reasons
+    repeats = "" if config.overfit else describe_repeats(data.train, config.repeat_threshold)
+    return config, data, tile_reasons | reasons | ({"Repeats": repeats} if repeats else {})
 
 
 def _optimizer(config: TrainConfig, setup: ModelSetup) -> Optimizer:
