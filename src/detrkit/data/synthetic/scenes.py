@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import find_objects
 
 from detrkit.data.synthetic.contours import FAMILIES, Outline
 from detrkit.data.synthetic.textures import Array, background, clutter, finish, noise, stripes
@@ -81,7 +82,7 @@ class _Placed:
     visible: list[int] = field(default_factory=list)
 
 
-def draw_scene(size: int, rng: Rng) -> Scene:
+def draw_scene(size: int, rng: Rng, plan: Plan | None = None) -> Scene:
     """Draw a square image with 1 to `MOST` objects.
 
     Objects are `SMALLEST` pixels to the whole image wide or high, and drawn one upon another; none is hidden so far
@@ -90,8 +91,9 @@ def draw_scene(size: int, rng: Rng) -> Scene:
     Args:
         size: side in pixels, at least 32.
         rng: source of all randomness.
+        plan: sizes, families and looks of the objects, at most 32,767; None: those of `plan_scene`.
     """
-    plan = plan_scene(size, rng)
+    plan = plan or plan_scene(size, rng)
     canvas = background(size, rng)
     clutter(canvas, rng, lines=int(rng.integers(0, 20)), spots=int(rng.integers(0, 16)))
     owner = np.zeros((size, size), np.int16)
@@ -100,7 +102,7 @@ def draw_scene(size: int, rng: Rng) -> Scene:
         _draw_object(canvas, owner, placed, plan, extent, rng)
     while not placed.labels:  # all were hidden or outside
         _draw_object(canvas, owner, placed, plan, size / 3, rng)
-    boxes = [_extent(owner, number) for number in range(1, len(placed.labels) + 1)]
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(owner)]
     return Scene(finish(canvas, rng), placed.labels, np.array(boxes, np.int64).reshape(-1, 4), owner)
 
 
@@ -266,10 +268,3 @@ def _throw_shadow(canvas: Array, here: tuple[slice, slice], alpha: Array, extent
     shadow = np.zeros_like(alpha)
     shadow[shift:, shift:] = alpha[:-shift, :-shift]
     canvas[here] *= 1 - 0.45 * cv2.blur(shadow, (2 * shift + 1, 2 * shift + 1))[..., None]
-
-
-def _extent(owner: npt.NDArray[np.int16], number: int) -> tuple[int, int, int, int]:
-    """Box of the visible pixels of an object."""
-    mask = (owner == number).view(np.uint8)
-    x, y, width, height = cv2.boundingRect(mask)
-    return x, y, x + width, y + height
