@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import DataError
+from detrkit.models.arguments import unit_number
+from detrkit.ops.boxes import best_of_overlapping
 from detrkit.structures import Categories
 from detrkit.visualization.matplotlib_backend import import_matplotlib
 
@@ -159,6 +161,21 @@ class Detections:
             class_names=names,
             masks=masks,
         )
+
+    def without_overlaps(self, max_overlap: float) -> Detections:
+        """Leave the best of the detections of one object: of every two whose boxes have a larger IoU than `max_overlap`
+        only the one with the higher score stays, whether they are of one class or of two.
+
+            one_per_object = detections.without_overlaps(0.7)
+
+        Args:
+            max_overlap: largest IoU of two boxes that stay, 0..1. Masks do not matter.
+
+        Raises:
+            ConfigError: it is no number in 0..1.
+        """
+        limit = unit_number(max_overlap, "a max_overlap")
+        return self[best_of_overlapping(self.xyxy, self.scores, limit)]
 
     def with_categories(self, categories: Categories) -> Detections:
         """Replace class indices by the original ids, and fill in the names.

@@ -36,10 +36,10 @@ FLAGS = {
     "save_minutes score_refine seed separable_convs set_cost_bbox set_cost_class set_cost_giou square_resize task "
     "two_stage_head val_fraction value_range vertical_flip wandb warmup_steps weight_decay weights zoom_out",
     "eval": f"{DATA} {DETECTOR} {TILES} batch_size bootstrap detections max_dets max_errors num_workers output_dir "
-    "panoptic_threshold precision compile quiet split",
+    "max_overlap panoptic_threshold precision compile quiet split",
     "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
-    "predict": f"{DETECTOR} {TILES} batch_size compile cutouts label_map no_images output_dir panoptic "
+    "predict": f"{DETECTOR} {TILES} max_overlap batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",

@@ -53,6 +53,8 @@ def predict(config: PredictConfig) -> None:
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
         raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")
+    if config.panoptic and config.max_overlap is not None:
+        raise ConfigError("expected --max_overlap or --panoptic, found both; segments of a map do not overlap")
     extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
     files = find_sources(config.source, output_dir=output_dir)

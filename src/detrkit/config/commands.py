@@ -61,6 +61,9 @@ class RunnableChoice(DetectorChoice):
     weights: str
     """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, a .pth of the
     reference DETR, or an exported file."""
+    max_overlap: Fraction | None = None
+    """Leave one detection per object: of every two whose boxes have a larger IoU than this, 0..1, only the one with the
+    higher score stays, whatever their classes; default: all stay."""
 
 
 @dataclass(frozen=True, kw_only=True)

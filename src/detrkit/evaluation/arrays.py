@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from detrkit.ops.boxes import best_of_overlapping
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -74,6 +77,19 @@ class DetectionArrays(Sequence[dict[str, Any]]):
         """Select the detections that have a mask."""
         masks = self.segmentations or (None,) * len(self)
         return self.take(np.flatnonzero([bool(mask) for mask in masks]))
+
+    def without_overlaps(self, max_overlap: float) -> DetectionArrays:
+        """Of every two detections of an image whose boxes have a larger IoU, 0..1, select the better, whatever their
+        classes; see `Detections.without_overlaps`."""
+        corners = self.boxes.copy()
+        corners[:, 2:] += corners[:, :2]
+        order = np.argsort(self.image_ids, kind="stable")
+        starts = np.flatnonzero(np.diff(self.image_ids[order])) + 1
+        kept = []
+        for rows in np.split(order, starts):
+            boxes, scores = torch.from_numpy(corners[rows]), torch.from_numpy(self.scores[rows])
+            kept.append(rows[best_of_overlapping(boxes, scores, max_overlap).numpy()])
+        return self.take(np.sort(np.concatenate(kept)))
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -147,6 +147,8 @@ def evaluate_detector(
     gt = split.to_coco(masks=masks)
     if detections is not None:
         detections = read_detection_arrays(gt, detections, where=config.detections)
+        if config.max_overlap is not None:
+            detections = detections.without_overlaps(config.max_overlap)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
     content = write_report(

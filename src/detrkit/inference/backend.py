@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from detrkit.errors import ConfigError
 from detrkit.models import DetectionModel
 from detrkit.structures import Output
 
@@ -57,3 +58,18 @@ class PlainBackend:
     def forward_detection(self, images: Tensor, padding_mask: Tensor) -> Output:
         """Predict a batch, see `Backend.forward_detection`."""
         return self.model.forward_detection(images.to(self.device), padding_mask.to(self.device))
+
+
+def torch_model(backend: Backend) -> DetectionModel:
+    """The PyTorch model of a backend.
+
+    Raises:
+        ConfigError: the backend is an exported file, which has no modules.
+    """
+    model = getattr(backend, "model", None)
+    if not isinstance(model, DetectionModel):
+        raise ConfigError(
+            "expected a detector whose model runs in PyTorch, found that of an exported file; load the checkpoint "
+            "that it was exported from"
+        )
+    return model

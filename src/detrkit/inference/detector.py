@@ -19,7 +19,7 @@ from torch import Tensor
 from detrkit.data.loader import collate
 from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.errors import ConfigError, DataError, DetrkitWarning
-from detrkit.inference.backend import Backend, PlainBackend
+from detrkit.inference.backend import Backend, PlainBackend, torch_model
 from detrkit.inference.exported import is_exported, open_exported
 from detrkit.inference.guards import check_parts, check_settings, find_device, memory_explained, weights_source
 from detrkit.inference.inputs import ImageInput, OneImage, PathOrArray, open_source, read_one
@@ -69,6 +69,8 @@ class Detector:
         self.device = self.backend.device
         self.categories = categories
         self.preprocessing = preprocessing
+        self.max_overlap: float | None = None
+        """Largest IoU of two detections of an image, 0..1; None: any. See `Detections.without_overlaps`."""
         self._warned = False
         self.transform = eval_transform(preprocessing.image_size, square_resize=preprocessing.square_resize)
 
@@ -89,13 +91,7 @@ class Detector:
         Raises:
             ConfigError: the backend is an exported file, which has no modules.
         """
-        model = getattr(self.backend, "model", None)
-        if not isinstance(model, DetectionModel):
-            raise ConfigError(
-                "expected a detector whose model runs in PyTorch, found that of an exported file; load the checkpoint "
-                "that it was exported from"
-            )
-        return model
+        return torch_model(self.backend)
 
     @classmethod
     def load(
@@ -169,10 +165,8 @@ class Detector:
         preprocessing = replace(weights.preprocessing, **given)
         if precision == "plain":
             return cls(model, weights.categories, preprocessing, chosen)
-        buckets = None
-        if compiled:
-            size = preprocessing.image_size
-            buckets = ShapeBuckets.of(size, eval_transform(size).longest, square_resize=preprocessing.square_resize)
+        size, square = preprocessing.image_size, preprocessing.square_resize
+        buckets = ShapeBuckets.of(size, eval_transform(size).longest, square_resize=square) if compiled else None
         backend = OptimizedBackend(model, chosen, half=half, buckets=buckets)
         return cls(backend, weights.categories, preprocessing)
 
@@ -237,8 +231,7 @@ class Detector:
             masks if the model has a mask head. For several images a list in their order (folders: by name).
 
         Raises:
-            DataError: there is nothing at `source`, it cannot be read, it is a video or a camera (see `stream`), or an
-                iterator that gives nothing.
+            DataError: `source` is not there, cannot be read, gives nothing, or is a video or a camera (see `stream`).
             ConfigError: threshold, top_k or batch_size is out of range.
         """
         lowest, top_k, batch_size = check_settings(0.5 if threshold is None else threshold, top_k, batch_size)
@@ -298,8 +291,7 @@ class Detector:
             source: the path of a video, or any source of `predict`. What is iterated over may be endless, as the frames
                 of a camera are, and may give pairs of an image and the `source` that its detections shall note.
             threshold, top_k, batch_size: see `predict`.
-            prefetch: images that are taken early, and decoded and resized in threads while the model runs on those
-                before. 0 suits a live stream, where the next image is yet to come.
+            prefetch: images that are decoded and resized early, in threads; 0 suits a live stream.
 
         Yields:
             Each image, uint8 [3, H, W] (RGB), with its detections, in order.
@@ -347,7 +339,8 @@ class Detector:
     def _detect_all(self, lowest: float, top_k: int | None, batch_size: int) -> Stream[Detections]:
         tiling = self.preprocessing.tiling
         if tiling:
-            tiled = TiledDetector(tiling, self._sample, self.detect, self.categories, batch_size)
+            cut = tiling, self._sample, self.detect, self.categories
+            tiled = TiledDetector(*cut, batch_size, self.max_overlap)
             return lambda images, limit: tiled.stream(images, self._read, lowest, top_k, limit)
         return self._batches(lambda batch: self.detect(batch, lowest, top_k), batch_size)
 
@@ -385,7 +378,14 @@ class Detector:
             processed, sizes = sizes_of(batch)
             out = self.backend.forward_detection(batch.images, batch.padding_mask)
             kept = postprocess(
-                out, sizes, top_k=top_k, processed_sizes=processed, threshold=threshold, best_first=True, device="cpu"
+                out,
+                sizes,
+                top_k=top_k,
+                processed_sizes=processed,
+                threshold=threshold,
+                best_first=True,
+                max_overlap=self.max_overlap,
+                device="cpu",
             )
         return [detections.with_categories(self.categories) for detections in kept]
 

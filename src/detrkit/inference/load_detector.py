@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from detrkit.config.commands import DetectorChoice, ExportConfig, TilesChoice
+from detrkit.config.commands import DetectorChoice, ExportConfig, RunnableChoice, TilesChoice
 from detrkit.ops.value_range import ValueRange
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def load_detector(
     """Load the detector that the settings of a command name.
 
     Args:
-        config: weights, device, image size, tiles and the values that images of more than 8 bits are scaled by. An
-            export, which has neither device nor values, runs on the CPU.
+        config: weights, device, image size, tiles, the largest overlap of detections and the values that images of more
+            than 8 bits are scaled by. An export, which has neither device nor values, runs on the CPU.
         precision: see `Detector.load`.
         compile: likewise.
         new_classes: classes for a file of weights without a class head; see `Detector.load`.
@@ -37,7 +37,7 @@ def load_detector(
 
     chosen = config if isinstance(config, DetectorChoice) else None
     tiled = config if isinstance(config, TilesChoice) else None
-    return Detector.load(
+    detector = Detector.load(
         config.weights,
         device=chosen.device if chosen else "cpu",
         image_size=config.image_size,
@@ -50,3 +50,5 @@ def load_detector(
         tiles=tiled.tiles if tiled else "auto",
         tile_overlap=tiled.tile_overlap if tiled else "auto",
     )
+    detector.max_overlap = config.max_overlap if isinstance(config, RunnableChoice) else None
+    return detector

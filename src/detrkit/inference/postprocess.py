@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrkit.errors import ConfigError
 from detrkit.models.arguments import Size, expect_output, size_pairs, unit_number, whole_number
-from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.ops.boxes import best_of_overlapping, cxcywh_to_xyxy
 from detrkit.ops.masks import between, resize_masks
 from detrkit.ops.tiles import Tiling
 from detrkit.results import Detections, PanopticMap
@@ -75,6 +75,7 @@ def postprocess(
     threshold: float | None = 0.0,
     mask_threshold: float | None = 0.5,
     best_first: bool = False,
+    max_overlap: float | None = None,
     device: torch.device | str | None = None,
 ) -> list[Detections]:
     """Convert an output to the detections of each image; `class_ids` are class indices 0..C-1.
@@ -94,6 +95,8 @@ def postprocess(
         mask_threshold: a pixel belongs to an object where the sigmoid of its mask is above this, 0..1; None: 0.5. NaN
             does not.
         best_first: sort by falling score, whatever `top_k` says; of equals the query that comes first.
+        max_overlap: of every two detections whose boxes have a larger IoU, only the better stays, whatever their
+            classes, 0..1; None: all stay.
         device: where the detections shall be; None: where `out` is. From a GPU to "cpu" the boxes of the whole batch
             take a single transfer; a threshold on the GPU waits for it once per image.
 
@@ -106,13 +109,17 @@ def postprocess(
     processed_sizes = _checked(out, processed_sizes, "processed_sizes")
     threshold = unit_number(0.0 if threshold is None else threshold, "a threshold")
     mask_threshold = unit_number(0.5 if mask_threshold is None else mask_threshold, "a mask_threshold")
+    max_overlap = None if max_overlap is None else unit_number(max_overlap, "a max_overlap")
     top_k = None if top_k is None else whole_number(top_k, "top_k", 0)
     batch = best_boxes(out, top_k, best_first=best_first).to(out.boxes.device if device is None else device)
     boxes = batch.xyxy(sizes)
     processed = _mask_sizes(out, sizes, processed_sizes)
     results = []
     for i, size in enumerate(pairs):
-        kept = slice(None) if threshold <= 0 else batch.scores[i] >= threshold
+        kept: Any = slice(None) if threshold <= 0 else (batch.scores[i] >= threshold).nonzero().flatten()
+        if max_overlap is not None:
+            rows = best_of_overlapping(boxes[i, kept], batch.scores[i, kept], max_overlap)
+            kept = rows if isinstance(kept, slice) else kept[rows]
         masks = None
         if processed is not None:
             masks = _masks(out, i, batch.queries[i, kept], processed, size, mask_threshold)

@@ -34,9 +34,19 @@ class TiledDetector:
         detect: detects objects in a batch of tiles.
         categories: classes of the detections.
         batch_size: most tiles per batch.
+        max_overlap: see `Detector.max_overlap`; `detect` applies it to tiles.
     """
 
-    def __init__(self, tiling: Tiling, sample: Sample, detect: Detect, categories: Categories, batch_size: int) -> None:
+    def __init__(
+        self,
+        tiling: Tiling,
+        sample: Sample,
+        detect: Detect,
+        categories: Categories,
+        batch_size: int,
+        max_overlap: float | None = None,
+    ) -> None:
+        self.max_overlap = max_overlap
         self.tiling, self.sample, self._detect, self.batch_size = tiling, sample, detect, batch_size
         self.name_of = dict(zip(categories.ids, categories.names, strict=True))
 
@@ -72,7 +82,8 @@ class TiledDetector:
             parts += [_of_tile(detections, tile) for (tile, _), detections in zip(some, found, strict=True)]
         merged = merge_tiles(parts)
         count = int((merged.scores.astype(np.float32) >= np.float32(threshold)).sum()) if threshold > 0 else len(merged)
-        return self._detections(merged, min(count, top_k) if top_k else count)
+        detections = self._detections(merged, min(count, top_k) if top_k else count)
+        return detections if self.max_overlap is None else detections.without_overlaps(self.max_overlap)
 
     def _detections(self, merged: TileDetections, count: int) -> Detections:
         """The best `count` detections, with masks of the size of the image."""

@@ -75,6 +75,24 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     return giou(a[..., :, None, :], b[..., None, :, :])
 
 
+def best_of_overlapping(boxes: Tensor, scores: Tensor, max_overlap: float) -> Tensor:
+    """The boxes that remain if of every two whose IoU is above `max_overlap` only the better stays.
+
+    Greedy non-maximum suppression, best first, whatever the classes.
+
+    Args:
+        boxes: corner boxes [N, 4].
+        scores: [N].
+        max_overlap: largest IoU of two boxes that stay, 0..1.
+
+    Returns:
+        Their indices, int64, in rising order.
+    """
+    from torchvision.ops import nms
+
+    return nms(boxes, scores.to(boxes.dtype), max_overlap).sort().values
+
+
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     # one coordinate after another instead of [..., 2], so that inner loops run over boxes and not over two numbers
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
