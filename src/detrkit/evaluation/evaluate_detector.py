@@ -19,6 +19,7 @@ from detrkit.data.validation.held_out import listed_images, read_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError, DetrkitWarning
 from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
+from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.class_match import ClassMatch, match_classes
 from detrkit.evaluation.coco_metrics import merge_ranks, read_detection_arrays, summary
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth, PanopticMetrics, panoptic_quality
@@ -146,9 +147,7 @@ def evaluate_detector(
     masks = detections is not None and any("segmentation" in row for row in detections) and split.has_masks
     gt = split.to_coco(masks=masks)
     if detections is not None:
-        detections = read_detection_arrays(gt, detections, where=config.detections)
-        if config.max_overlap is not None:
-            detections = detections.without_overlaps(config.max_overlap)
+        detections = _read_arrays(gt, detections, config)
 
     output_dir = Path(config.output_dir) if config.output_dir else default_folder(config)
     content = write_report(
@@ -210,6 +209,12 @@ def _load_detector(config: EvalConfig, classes: ChooseClasses | None) -> Detecto
         return classes(Categories((), ()), own) if classes else own
 
     return load_detector(config, precision=config.precision, compile=config.compile, new_classes=new_classes)
+
+
+def _read_arrays(gt: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], config: EvalConfig) -> DetectionArrays:
+    """The detections as arrays, without those that overlap a better one too much."""
+    arrays = read_detection_arrays(gt, detections, where=config.detections)
+    return arrays if config.max_overlap is None else arrays.without_overlaps(config.max_overlap)
 
 
 def predict_split(
