@@ -14,6 +14,7 @@ from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.torch_program import write_torch
 from detrkit.exporting.graph import Graph, trace
 from detrkit.inference.exported import is_exported, open_exported
+from detrkit.ops.tiles import Tiling
 from detrkit.structures import Preprocessing
 
 from .small import CATEGORIES, batch, metadata, small_model
@@ -44,6 +45,24 @@ def test_a_detector_gives_the_same(exported: Path) -> None:
         assert (a.masks != b.masks).float().mean() < 1e-3
     maps = [detector.panoptic(some_images[0], threshold=0.0).ids for detector in (plain, actual)]
     assert (maps[0] != maps[1]).float().mean() < 1e-3
+
+
+def test_a_file_cuts_images_as_the_model_that_it_was_made_of(tmp_path: Path) -> None:
+    model, tiling = small_model("classic"), Tiling(60, 20)
+    preprocessing = Preprocessing(64, mean=model.backbone.mean, std=model.backbone.std, tiling=tiling)
+    inside = metadata(model, preprocessing=preprocessing)
+    assert ExportMetadata.from_json(inside.to_json(), "here") == inside
+    program = trace(Graph(model), size=None, batch_size=None)
+    write_torch(TracedGraph(program, inside), tmp_path / "model.pt2")
+    actual = Detector.load(tmp_path / "model.pt2", device="cpu")
+    assert actual.preprocessing.tiling == tiling
+    assert Detector.load(tmp_path / "model.pt2", device="cpu", tiles="off").preprocessing.tiling is None
+    image = batch((80, 130))["images"][0]
+    expected = Detector(model, CATEGORIES, preprocessing).predict(image, threshold=0.1, batch_size=4)
+    detections = actual.predict(image, threshold=0.1, batch_size=4)
+    assert len(expected) > 0
+    assert_close(detections.xyxy, expected.xyxy, rtol=1e-4, atol=1e-3)
+    assert_close(detections.scores, expected.scores)
 
 
 def test_an_exported_detector_has_no_model(exported: Path) -> None:

@@ -132,6 +132,31 @@ def test_rotated_and_16_bit_images_are_cut_upright_and_scaled(tmp_path: Path) ->
     assert {row[:4] for row in rows_of(both)} == reds
 
 
+def test_memory_holds_an_image_and_a_few_batches_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = blob_detector(96, TILING)
+    made, most = 0, 0
+    sample, forward = detector._sample, detector.backend.forward_detection
+
+    def count_samples(pixels: torch.Tensor) -> object:
+        nonlocal made, most
+        made += 1
+        most = max(most, made)
+        return sample(pixels)
+
+    def count_batches(images: torch.Tensor, padding_mask: torch.Tensor) -> object:
+        nonlocal made
+        made -= len(images)
+        return forward(images, padding_mask)
+
+    monkeypatch.setattr(detector, "_sample", count_samples)
+    monkeypatch.setattr(detector.backend, "forward_detection", count_batches)
+    image = np.zeros((96, 20_000, 3), np.uint8)
+    image[40:60, 50:19_900:200, 0] = 255  # lines of one pixel
+    assert len(detector.predict(image, 0.5, batch_size=4)) == 100
+    assert made == 0
+    assert most <= 3 * 4
+
+
 def test_frames_of_a_stream_are_cut_too() -> None:
     frames = [draw_blobs(200, 260, 9, seed, (4, 60)) for seed in range(3)]
     detector = blob_detector(96, TILING)
@@ -159,6 +184,7 @@ def test_the_command_cuts_images_as_the_flags_say(checkpoint: Path, some_images:
         ({"tiles": 40, "tile_overlap": -1}, "at least 0"),
         ({"tiles": 0}, "tiles must be at least 1"),
         ({"tiles": "large"}, "a whole number, auto or off"),
+        ({"tile_overlap": "off"}, "a whole number or auto"),
         ({"tiles": "off", "tile_overlap": 3}, "found tiles off"),
         ({"tile_overlap": 3}, "add tiles"),
     ],

@@ -87,6 +87,8 @@ def test_inference_takes_the_tiles_of_the_training_unless_told_otherwise() -> No
     assert choose_tiling("auto", 10, trained) == Tiling(100, 10)
     assert choose_tiling(200, "auto", None) == Tiling(200, 50)
     assert choose_tiling(50, "auto", trained) == Tiling(50, 25)
+    with pytest.raises(ConfigError, match="whole number of pixels, auto or off"):
+        choose_tiling(2.5, "auto", None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="half of the 100"):
         choose_tiling("auto", 60, trained)
     with pytest.raises(ConfigError, match="add tiles"):

@@ -10,6 +10,7 @@ from detrkit.commands.convert import convert, write_reference_checkpoint
 from detrkit.config.commands import ConvertConfig
 from detrkit.errors import ConfigError
 from detrkit.models.checkpoints import load_weights
+from detrkit.ops.tiles import Tiling
 from detrkit.ops.value_range import ValueRange
 
 from .small import small_model, small_weights
@@ -17,7 +18,7 @@ from .small import small_model, small_weights
 
 def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = small_weights(dilation=True)
-    images = replace(weights.preprocessing, value_range=ValueRange(-40, 120))
+    images = replace(weights.preprocessing, value_range=ValueRange(-40, 120), tiling=Tiling(512, 64))
     weights = replace(weights, preprocessing=images)
     write_reference_checkpoint(weights, tmp_path / "run" / "best.ckpt")
     convert(ConvertConfig(weights=str(tmp_path / "run"), output=str(tmp_path / "folder")))
@@ -29,6 +30,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert back.categories == weights.categories
     assert back.preprocessing.image_size == weights.preprocessing.image_size
     assert back.preprocessing.value_range == weights.preprocessing.value_range
+    assert back.preprocessing.tiling == weights.preprocessing.tiling
     assert weights.model_args.items() <= back.model_args.items()
     assert all(torch.equal(back.state_dict[key], value) for key, value in weights.state_dict.items())
     assert "back.pth" in capsys.readouterr().out

@@ -318,7 +318,7 @@ class Detector:
         return ((pixels, segments) for pixels, _, segments in segment(images, prefetch))
 
     def prepare(self, source: Iterable[OneImage]) -> Batch:
-        """Resize images in any form and pad them to one size, on the CPU; a `DataError` where there is none."""
+        """Resize whole images in any form and pad them to one size, on the CPU; a `DataError` where there is none."""
         samples = [self._sample(self._read(image)[0]) for image in open_source(source)[1]]
         if not samples:
             raise DataError("expected at least one image, found none")

@@ -123,8 +123,11 @@ def choose_tiling(tiles: Tiles, overlap: Overlap, trained: Tiling | None) -> Til
         The tiling; None: images are not cut.
 
     Raises:
-        ConfigError: the overlap does not fit the size.
+        ConfigError: a setting is none of these, or the overlap does not fit the size.
     """
+    for name, value, words in (("--tiles", tiles, ("auto", "off")), ("--tile_overlap", overlap, ("auto",))):
+        if value not in words and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"{name} must be a whole number of pixels, {' or '.join(words)}, found {value!r}")
     if tiles == "off" or (tiles == "auto" and trained is None):
         if overlap != "auto":
             raise ConfigError(
