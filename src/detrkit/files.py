@@ -41,13 +41,23 @@ def checkpoint_in(source: str | Path, names: Sequence[str] = (BEST, LAST)) -> Pa
     return next((path / name for name in names if (path / name).is_file()), path / names[0])
 
 
+def refuse_folder(path: str | Path) -> None:
+    """Raise `DataError` if a file cannot be written to `path` because a folder is there."""
+    if Path(path).is_dir():
+        raise DataError(f"expected the name of a file to write, found the folder {path}; name a file in it")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is renamed to `path` if the block ends without an error.
 
     If the process is killed, the disk is full or an exception is raised, the old file stays as it was.
+
+    Raises:
+        DataError: `path` is a folder.
     """
     path = Path(path)
+    refuse_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

@@ -28,6 +28,7 @@ TRIED = (
     "docs/your-own-data.md",
     "docs/fine-tuning.md",
     "docs/evaluation.md",
+    "docs/report.md",
     "docs/benchmarks/speed.md",
 )
 

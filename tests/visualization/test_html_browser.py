@@ -204,6 +204,11 @@ def test_values_of_curves_are_shown_under_the_pointer_and_by_keys(page: Page) ->
     assert box is not None
     plot.hover(position={"x": box["width"] - 12, "y": 60})
     assert readout.inner_text().split() == ["epoch", "4", "training", "1.5", "validation", "3"]
+    inside = readout.bounding_box()
+    assert inside is not None
+    assert box["x"] <= inside["x"]
+    assert inside["x"] + inside["width"] <= box["x"] + box["width"]
+    assert inside["height"] < 90  # three lines
     page.mouse.move(0, 0)
     assert not readout.is_visible()
     plot.focus()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from detrkit.config.commands import CheckConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.findings import Findings
-from detrkit.data.validation.validate import check_dataset
+from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import DataError
-from detrkit.files import write_atomic
+from detrkit.files import refuse_folder, write_atomic
 from detrkit.ops.console import TextConsole, make_console, make_progress
+from detrkit.ops.text import command_line
 
 
 def check(config: CheckConfig) -> None:
     """Print the statistics of a data set and all findings: the command `detrkit check`.
 
     Raises:
-        DataError: the data set cannot be used at all, or training would reject it.
+        DataError: the data set cannot be used at all, training would reject it, or a file to write is a folder.
     """
+    for output in filter(None, (config.json, config.html)):
+        refuse_folder(output)
     console = make_console()
     raw = open_dataset(**config.dataset_kwargs())
     raw.strict = False  # the report comes first
@@ -41,10 +45,19 @@ def check(config: CheckConfig) -> None:
     if config.json:
         write_atomic(config.json, json.dumps(report.to_plain(), indent=1) + "\n")
         console.print(f"Report written to {config.json}")
+    if config.html:
+        _write_page(config, report)
+        console.print(f"Page written to {config.html}")
     if report.refused:
         raise DataError(report.refused)
     if config.strict:
         Findings(report.findings).refuse_left_out(report.source)
+
+
+def _write_page(config: CheckConfig, report: CheckReport) -> None:
+    from detrkit.visualization.dataset_page import write_dataset_page
+
+    write_dataset_page(config.html, report, command=command_line(), settings=asdict(config))
 
 
 def _print_notes(console: TextConsole, notes: list[str]) -> None:

@@ -95,6 +95,8 @@ class CheckConfig(QuietChoice, DataChoice):
     """Object queries of the planned model; images with more objects are reported."""
     json: str = ""
     """Also write the report as JSON to this file."""
+    html: str = ""
+    """Also write the report, with images and their objects, as one HTML page to this file, such as report.html."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -26,9 +27,14 @@ def split_tables(statistics: dict[str, Any]) -> list[RenderableType]:
     numbers.add_column("", no_wrap=True)
     for name in names:
         numbers.add_column(name, justify="right")
-    for label, value in _ROWS.items():
-        numbers.add_row(label, *(value(statistics[name]) for name in names))
+    for row in statistics_rows(statistics):
+        numbers.add_row(*row)
     return [numbers, _class_table(statistics)]
+
+
+def statistics_rows(statistics: Mapping[str, Any]) -> list[list[str]]:
+    """The statistics as rows of text: a label, and its value in each split."""
+    return [[label, *map(value, statistics.values())] for label, value in _ROWS.items()]
 
 
 def findings_lines(findings: list[Finding]) -> list[RenderableType]:

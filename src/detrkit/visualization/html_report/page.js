@@ -197,6 +197,8 @@
     large.replaceChildren(figure.querySelector("svg").cloneNode(true));
     dialog.querySelector("p").textContent = figure.querySelector("figcaption").innerText.replace(/\n+/g, " – ");
     if (!dialog.open) dialog.showModal();
+    const svg = large.firstChild, scale = svg.getScreenCTM().a; // letters of 13 px, however large the image is
+    all("text", svg).forEach((text) => text.setAttribute("font-size", 13 / scale));
   };
   const step = (by) => {
     const [gallery, figure] = open;

@@ -32,11 +32,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. It is aligned to the right if it has numbers."""
+    """A column of a table."""
 
     name: str
     digits: int = 3
     """Decimals of floats."""
+    align_right: bool = False
+    """Align texts to the right, as numbers always are."""
     bar: bool = False
     """Also draw each number of the column as a bar; a number of 1, or the largest if it is above 1, fills the bar."""
 

@@ -111,7 +111,9 @@ def _table(table: Table, limits: Limits) -> dict[str, Any]:
     return {
         "kind": "table",
         "title": table.title,
-        "columns": [{"name": c.name, "numeric": n} for c, n in zip(table.columns, numeric, strict=True)],
+        "columns": [
+            {"name": c.name, "numeric": n or c.align_right} for c, n in zip(table.columns, numeric, strict=True)
+        ],
         "rows": [cells(row) for row in shown],
         "footer": cells(table.footer) if table.footer else [],
         "note": table.note,
