@@ -93,8 +93,16 @@ def training_charts(runs: Mapping[str, Curves]) -> Charts:
                     epochs, values = zip(*points, strict=True)
                     lines.append(Curve(label, epochs, values, dashed=part == "validation" and len(runs) > 1))
         trained = [value for curves in runs.values() for _, value in curves.train.get(quantity, [])]
-        charts.append(Chart(quantity, lines, "epoch", log_y=_falls_by_powers(quantity, trained)))
-    return Charts("Training curves", charts)
+        charts.append(
+            Chart(
+                quantity,
+                lines,
+                "epoch",
+                log_y=_falls_by_powers(quantity, trained),
+                from_zero=quantity in COCO_NAMES or quantity == "class_error",
+            )
+        )
+    return Charts("Training curves", charts, small=True)
 
 
 def plot_precision_recall(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:

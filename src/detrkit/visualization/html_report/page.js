@@ -106,7 +106,9 @@
       let [x0, x1] = [xs[0], xs[xs.length - 1]];
       if (x0 === x1) [x0, x1] = [x0 - 0.5, x1 + 0.5];
       let [y0, y1] = data.range || [ys.reduce((a, b) => Math.min(a, b)), ys.reduce((a, b) => Math.max(a, b))];
+      if (data.fromZero && !data.range) y0 = Math.min(0, y0);
       if (y0 === y1) [y0, y1] = data.log ? [y0 / 2, y1 * 2] : [y0 - (Math.abs(y0) || 1) / 2, y1 + (Math.abs(y1) || 1) / 2];
+      if (!data.range && !data.log) [y0, y1] = [data.fromZero ? y0 : y0 - (y1 - y0) / 25, y1 + (y1 - y0) / 25];
       const scale = data.log ? Math.log10 : (y) => y;
       const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
       this.xOf = (x) => MARGIN.left + ((x - x0) / (x1 - x0)) * (right - MARGIN.left);
@@ -115,7 +117,8 @@
         make("line", { class: "grid", x1: MARGIN.left, x2: right, y1: Math.round(this.yOf(y)), y2: Math.round(this.yOf(y)) }, svg);
         make("text", { x: MARGIN.left - 6, y: this.yOf(y) + 4, "text-anchor": "end" }, svg, short(y));
       }
-      for (const x of ticks(x0, x1, Math.max(2, Math.floor(width / 80)))) {
+      const whole = xs.every(Number.isInteger);
+      for (const x of ticks(x0, x1, Math.max(2, Math.floor(width / 80))).filter((x) => !whole || Number.isInteger(x))) {
         make("text", { x: this.xOf(x), y: bottom + 14, "text-anchor": "middle" }, svg, short(x));
       }
       make("text", { x: (MARGIN.left + right) / 2, y: bottom + 27, "text-anchor": "middle" }, svg, data.xLabel);

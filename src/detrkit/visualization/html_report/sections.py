@@ -83,6 +83,8 @@ class Chart:
     x_label: str = ""
     y_range: tuple[float, float] | None = None
     """Lowest and highest value of the axis; None: those of the curves."""
+    from_zero: bool = False
+    """Begin the axis at 0 where there is no `y_range`."""
     log_y: bool = False
 
 
@@ -93,6 +95,8 @@ class Charts:
     title: str
     charts: Sequence[Chart]
     note: str = ""
+    small: bool = False
+    """Draw them small, since there are many."""
 
 
 @dataclass(frozen=True)

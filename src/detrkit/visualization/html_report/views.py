@@ -84,9 +84,8 @@ def view_of(section: Section, limits: Limits, encoded: Sequence[EncodedImage]) -
             return _table(section, limits) if section.rows else None
         case Charts():
             charts = [_chart(chart, limits) for chart in section.charts if chart.curves]
-            return (
-                {"kind": "charts", "title": section.title, "charts": charts, "note": section.note} if charts else None
-            )
+            view = {"charts": charts, "note": section.note, "small": section.small}
+            return {"kind": "charts", "title": section.title, **view} if charts else None
         case Matrix():
             return _matrix(section, limits) if section.labels else None
         case Gallery():
@@ -123,7 +122,7 @@ def _table(table: Table, limits: Limits) -> dict[str, Any]:
 
 def _is_numeric(values: Iterable[Cell]) -> bool:
     present = [value for value in values if value is not None]
-    return bool(present) and all(isinstance(value, Real | Interval) for value in present)
+    return all(isinstance(value, Real | Interval) for value in present)
 
 
 def _top(values: Iterable[Cell]) -> float:
@@ -170,6 +169,7 @@ def _chart(chart: Chart, limits: Limits) -> dict[str, Any]:
         "title": clean(chart.title),
         "xLabel": clean(chart.x_label),
         "range": chart.y_range,
+        "fromZero": chart.from_zero,
         "log": chart.log_y,
         "axes": axes,
         "curves": rows,
