@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit import cli
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.validation.held_out import write_split
@@ -192,6 +193,37 @@ def test_a_run_and_a_folder_of_predictions(data: tuple[Path, dict[str, Any]], tm
     assert [model.kind for model in result.models] == ["detector", "predictions"]
     assert [model.ms_per_image for model in result.models] == [None, None]
     assert result.difference().verdict == "higher"
+
+
+def test_the_command_prints_verdicts_and_ends_with_a_sentence_where_it_cannot_compare(
+    data: tuple[Path, dict[str, Any]],
+    write: Callable[[str, Rows], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, gt = data
+    a, b = str(write("a", perfect(gt))), str(write("b", noisy(gt, 1, 3.0)))
+    where = ["--data", str(folder), "--output_dir", str(tmp_path / "out"), "--bootstrap", "50", "--max_images", "2"]
+    assert cli.main(["compare", a, b, *where]) == 0
+    text = capsys.readouterr().out
+    for part in (f"A         {a}", "B - A", "lower", "AP of class 7", "without a verdict: " + NO_DIFFERENCE, "2 of "):
+        assert part in text
+    assert cli.main(["compare", a, *where]) == 2
+    assert capsys.readouterr().err.startswith("detrkit: error: expected two or more runs, checkpoints or files of")
+    assert cli.main(["compare", *where]) == 2
+    assert "SOURCES" in capsys.readouterr().err
+
+
+def test_a_wrong_file_is_refused_before_any_detector_runs(
+    data: tuple[Path, dict[str, Any]],
+    write: Callable[[str, Rows], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("detrkit.evaluation.compare_detectors.predict_split", lambda *args: pytest.fail("ran"))
+    wrong = write("b", [perfect(data[1])[0] | {"image_id": 77}])
+    with pytest.raises(DataError, match="is for image id 77"):
+        detrkit.compare([checkpoint(tmp_path / "run", data=data[0]), wrong], **FAST)
 
 
 def test_a_file_of_other_images_is_noted(

@@ -250,21 +250,24 @@ def _predict_all(
     for line in check.summary():
         show_data(line)
     gt_maps = PanopticGroundTruth.from_split(split) if all(image.panoptic for image in split.images) else None
-    predictions: list[Predictions] = []
-    for source in sources:
+    predictions: dict[str, Predictions] = {}
+    for source in sorted(sources, key=lambda source: source.detector is not None):  # files first, they may be wrong
         tell = partial(_tell, note, source.letter)
         detector = source.detector
         if detector is None:
             listed = listed_images(raw, config.split)
-            predictions.append(read_prediction_file(source.config, split, listed, gt_maps, tell))
+            rows, panoptic = read_prediction_file(source.config, split, listed, gt_maps, tell)
+            if rows is not None:
+                read_detection_arrays(split.to_coco(masks=False), rows, where=source.name)  # refuses wrong ones
+            predictions[source.letter] = rows, panoptic
         else:
             own = replace(split, value_range=detector.value_range or split.value_range)
             tiling = detector.preprocessing.tiling
             if tiling:
                 tell(f"Images are cut into {tiling}, whose detections are merged")
             gt = None if tiling else gt_maps
-            predictions.append(predict_split(source.config, detector, detector.categories, own, gt, tell))
-    return split, predictions
+            predictions[source.letter] = predict_split(source.config, detector, detector.categories, own, gt, tell)
+    return split, [predictions[source.letter] for source in sources]
 
 
 def _check_held_out(raw: RawDataset, sources: Sequence[_Source]) -> None:
