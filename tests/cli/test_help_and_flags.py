@@ -21,7 +21,7 @@ TILES = "tile_overlap tiles"
 
 FLAGS = {
     "demo": "difficulty images minutes output_dir quiet seed size task threshold",
-    "check": f"{DATA} json num_queries quiet",
+    "check": f"{DATA} html json num_queries quiet",
     "train": f"{DATA} {TILES} "
     "accumulate_grad_batches activation augmentation backbone backbone_norm backbone_weights batch_size "
     "bbox_loss_coef box_refine cache_gb checkpoint_activations checkpoint_every class_loss clip_max_norm "

@@ -94,12 +94,13 @@ def run_dir(place: Path) -> Iterator[str]:
 def test_check(place: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("COLUMNS", "300")
-    text = Outputs(encoding).run("check", ODD, "--json", "report [1].json")
+    text = Outputs(encoding).run("check", ODD, "--json", "report [1].json", "--html", "report [1] 猫.html")
     for name in ("[bold]", "[/]", "$x^2$", "50% {0} %s", ":smile:", "two lines", "<b>", "x" * 80):
         assert name in text
     assert ("裂纹" in text) == (encoding in ("utf-8",))
     assert ("裂" in text) == (encoding in ("utf-8", "cp932", "cp949"))
     assert (place / "report [1].json").is_file()
+    assert (place / "report [1] 猫.html").is_file()
 
 
 def test_eval_and_plot(place: Path, run_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
