@@ -1,12 +1,12 @@
 """AP with and without tiles on large images with small objects, and the time per image.
 
-    python benchmarks/tiles.py --minutes 3 --output_dir runs/tiles
-    python benchmarks/tiles.py --minutes 3 --output_dir runs/tiles --stitch DEEPPCB --per_side 6
+    python benchmarks/tiles.py --weights WEIGHTS --minutes 0 --tiles 224 --tile_size 224
+    python benchmarks/tiles.py --weights WEIGHTS --minutes 3 --stitch DEEPPCB --per_side 6
 
-The first line draws images of 4,000 pixels with 250 shapes of 10 to 40 pixels, of three families. The second makes
-large images of a data set by setting its images side by side. One model is trained on whole images and one on tiles,
-each from random weights for the same CPU time of one thread, whatever else the machine does; each is then evaluated in
-both ways.
+The first line draws images of 4,000 pixels with 250 shapes of 10 to 40 pixels, of three families, and detects them with
+weights of `benchmarks/pretrain.py`, which know these families, as they are. The second makes large images of a data set
+by setting its images side by side. One model is trained on whole images and one on tiles, each for the same CPU time of
+one thread, whatever else the machine does; each is then evaluated in both ways.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.training import run_training, state
 
-FAMILIES_SHOWN = (0, 1, 2)
+FAMILIES_SHOWN = tuple(list(FAMILIES).index(name) for name in ("gear", "ring", "spiral"))
 """Classes of the drawn images, as indices into `FAMILIES`."""
 
 
@@ -100,13 +100,7 @@ def train(data: Path, run_dir: Path, minutes: float, settings: dict[str, Any]) -
     """Train detrkit_n by the clock of this process, unless the run is there; evaluate at its end alone."""
     if not (run_dir / "result.json").is_file():
         state.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
-        usual = {
-            "model": "detrkit_n",
-            "backbone_weights": "none",
-            "num_queries": 300,
-            "batch_size": 8,
-            "num_threads": 1,
-        }
+        usual: dict[str, Any] = {"backbone_weights": "none", "num_queries": 300, "num_threads": 1}
         config = TrainConfig.from_recipe(
             "fast",
             **usual | {"data": str(data), "output_dir": str(run_dir), "num_workers": 0, "device": "cpu"} | settings,
@@ -143,7 +137,8 @@ def measure(run_dir: Path, split: Split, image_size: int, tiles: Any) -> list[st
 def main() -> None:
     """Make the data, train both models, and print a line of a table per model and way of evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=3.0, help="CPU minutes of each training; default 3")
+    parser.add_argument("--weights", default="", help="weights to start from; empty: a detrkit_n of random ones")
+    parser.add_argument("--minutes", type=float, default=3.0, help="CPU minutes of each training; 0: none; default 3")
     parser.add_argument(
         "--images", type=int, nargs=2, default=(8, 2), help="drawn images of train and val; default 8 2"
     )
@@ -164,9 +159,12 @@ def main() -> None:
     ways = {"tiles": (flags.tiles, flags.tile_size, 8), "whole": ("off", flags.whole_size, 2)}
     val = check_dataset(open_dataset(str(data))).splits["val"]
     print("| trained on | evaluated on | AP | AP50 | s per image |\n|---|---|--:|--:|--:|", flush=True)
-    for trained, (tiles, image_size, batch_size) in ways.items():
-        settings = {"tiles": tiles, "image_size": image_size, "batch_size": batch_size}
-        run_dir = train(data, root / f"{data.name}-{trained}", flags.minutes, settings)
+    start = {"weights": flags.weights} if flags.weights else {"model": "detrkit_n"}
+    for trained, (tiles, image_size, batch_size) in ways.items() if flags.minutes else [("weights", ways["tiles"])]:
+        settings = start | {"tiles": tiles, "image_size": image_size, "batch_size": batch_size}
+        run_dir = Path(flags.weights)
+        if flags.minutes:
+            run_dir = train(data, root / f"{data.name}-{trained}", flags.minutes, settings)
         for evaluated, (eval_tiles, eval_size, _) in ways.items():
             cells = measure(run_dir, val, eval_size, eval_tiles)
             print(f"| {trained} | {evaluated} | {' | '.join(cells)} |", flush=True)

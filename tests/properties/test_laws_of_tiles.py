@@ -133,6 +133,8 @@ def test_the_order_of_tiles_changes_nothing(seed: int, masks: bool, shuffle: obj
     shuffle.shuffle(parts)  # type: ignore[attr-defined]
     assert_equal(merge_tiles(parts), expected)
     assert (np.diff(expected.scores) <= 0).all()
+    assert np.array_equal(expected.best(3).scores, expected.scores[:3])
+    assert len(expected.best(3).masks or ()) == (min(3, len(expected)) if masks else 0)
     assert len(expected) <= sum(map(len, parts))
 
 

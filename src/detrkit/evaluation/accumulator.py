@@ -28,6 +28,9 @@ from detrkit.ops.masks import encode_patch, encode_rles
 from detrkit.ops.tiles import Tile
 from detrkit.structures import Batch, Categories, Output, Preprocessing, Target
 
+MOST_OF_TILES = 10_000
+"""Detections that are kept of an image of several tiles, the best: each tile has hundreds, most of them doubtful."""
+
 
 class DetectionAccumulator:
     """Accumulates the outputs of a model, batch by batch.
@@ -162,7 +165,7 @@ class DetectionAccumulator:
 
     def _merged(self, image_id: int) -> DetectionArrays:
         """The detections of an image of which all tiles were added."""
-        merged = merge_tiles(self._unfinished.pop(image_id))
+        merged = merge_tiles(self._unfinished.pop(image_id)).best(MOST_OF_TILES)
         size = merged.tile.image_height, merged.tile.image_width
         masks = None
         if merged.masks is not None:

@@ -13,10 +13,9 @@ never merged, since the model has told these objects apart; so the result for on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +92,11 @@ class TileDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def best(self, count: int) -> TileDetections:
+        """The first `count` detections, which of merged ones are the best."""
+        masks = None if self.masks is None else self.masks[:count]
+        return TileDetections(self.tile, self.boxes[:count], self.scores[:count], self.labels[:count], masks)
 
 
 def merge_tiles(parts: Sequence[TileDetections]) -> TileDetections:
@@ -208,12 +212,10 @@ def _same_objects(
     windows = np.array([part.tile.box for part in parts], np.float64)
     visible = _clip(boxes, windows[tiles])  # [N, 4]
     areas = _areas(visible)
-    rows_of = [np.flatnonzero((tiles == number) & (areas > 0)) for number in range(len(parts))]
+    rows_of = np.split(np.argsort(tiles, kind="stable"), np.cumsum(np.bincount(tiles, minlength=len(parts)))[:-1])
     neighbors: dict[int, list[int]] = {}
-    for a, b in combinations(range(len(parts)), 2):
+    for a, b in _overlapping(windows):
         both = _clip(windows[a], windows[b])
-        if _areas(both) <= 0:
-            continue
         mine, other = (rows[_areas(_clip(visible[rows], both)) > 0] for rows in (rows_of[a], rows_of[b]))
         common = _areas(_clip(visible[mine, None], visible[None, other]))  # [n, m]
         shared = [_areas(_clip(visible[rows], both)) for rows in (mine, other)]
@@ -225,6 +227,13 @@ def _same_objects(
             neighbors.setdefault(int(mine[i]), []).append(int(other[j]))
             neighbors.setdefault(int(other[j]), []).append(int(mine[i]))
     return neighbors
+
+
+def _overlapping(windows: Floats) -> Iterator[tuple[int, int]]:
+    """Pairs of tiles that share pixels, the first before the second."""
+    for a in range(len(windows)):
+        for b in np.flatnonzero(_areas(_clip(windows[a], windows[a + 1 :])) > 0).tolist():
+            yield a, a + 1 + b
 
 
 def _clip(boxes: Floats, window: Floats) -> Floats:

@@ -75,9 +75,6 @@ def resolve_tiles(
 
     Returns:
         The settings, and the reason for each number by its name on the console.
-
-    Raises:
-        ConfigError: there would be tiles in a panoptic data set.
     """
     if config.tiles == "off":
         return config, {}
