@@ -87,6 +87,7 @@ def decode_image(
     value_range: ValueRange | None = None,
     *,
     unknown: UnknownRangeHandler = warn_unknown_range,
+    partial: bool = True,
 ) -> Tensor:
     """Decode the content of an image file.
 
@@ -94,6 +95,7 @@ def decode_image(
         data: the bytes of the file.
         path: path of the file, for messages.
         value_range, unknown: see `read_image`.
+        partial: decode truncated files as far as possible, with a warning; False: they are errors.
 
     Returns:
         See `read_image`.
@@ -102,13 +104,13 @@ def decode_image(
         DataError: the bytes hold no image that can be decoded.
     """
     try:
-        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
+        with without_warnings(), Image.open(io.BytesIO(data)) as image:
             plain, size = _is_plain(image, data), image.size
             orientation = _orientation(image, data) if plain else 1
         pixels, whole = _decode_plain(data, size) if plain else None, True
         if pixels is None:
-            with _without_warnings(), Image.open(io.BytesIO(data)) as image:
-                pixels, whole = _decode_any(image, data)
+            with without_warnings(), Image.open(io.BytesIO(data)) as image:
+                pixels, whole = _decode_any(image, data, partial)
                 orientation = _orientation(image, data)
     except Image.DecompressionBombError as error:
         raise DataError(f"cannot read the image {path}: {TOO_LARGE}") from error
@@ -119,7 +121,7 @@ def decode_image(
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DataError(f"expected an image in {path}, but it cannot be decoded: {error}") from error
     if not whole:
-        with _WARNINGS_LOCK:  # `_without_warnings` of another thread could swallow it
+        with _WARNINGS_LOCK:  # `without_warnings` of another thread could swallow it
             warnings.warn(f"the image {path} is truncated; the missing part is gray or black", stacklevel=2)
     return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
 
@@ -300,7 +302,7 @@ def _as_rgb8(pixels: Pixels, value_range: ValueRange | None, unknown: UnknownRan
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Ignore warnings of PIL about unusual metadata inside this block.
 
     One thread at a time is in the block, since the warning filters of Python are global.
@@ -328,12 +330,14 @@ def _decode_plain(data: bytes, size: tuple[int, int]) -> Pixels | None:
     return np.asarray(pixels)
 
 
-def _decode_any(image: Image.Image, data: bytes) -> tuple[Pixels, bool]:
+def _decode_any(image: Image.Image, data: bytes, partial: bool) -> tuple[Pixels, bool]:
     """Decode with PIL to [H, W, 3] of 8 bits, or to deep values; also returns whether the file was complete."""
     deep = is_deep(image, data)
     try:
         return deep_values(image, data) if deep else _to_rgb8(image), True
     except (OSError, SyntaxError, ValueError, EOFError, IndexError):
+        if not partial:
+            raise
         with _tolerant(), Image.open(io.BytesIO(data)) as again:
             return deep_values(again, data) if deep else _to_rgb8(again), False
 
