@@ -37,6 +37,7 @@ from detrkit.config.commands import (
 from detrkit.config.fields import describe_type, did_you_mean
 from detrkit.config.parser import Command, build_parser, from_home, peek, sort_words
 from detrkit.config.presets import WITHOUT_GPU, default_settings
+from detrkit.config.serving import ServeConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
 from detrkit.config.yaml_file import read_settings
@@ -86,6 +87,13 @@ COMMANDS = {
         "find objects in images, folders and videos",
         "--weights WEIGHTS SOURCE [SOURCE ...]",
         ("source",),
+    ),
+    "serve": Command(
+        ServeConfig,
+        "detrkit.commands.serve:serve",
+        "answer requests for detections over HTTP",
+        "WEIGHTS [WEIGHTS ...]",
+        ("weights",),
     ),
     "plot": Command(
         PlotConfig,

@@ -22,7 +22,7 @@ from typing import Any
 
 _COMMAND = re.compile(
     r"(`[^`]*`|\b(?:hf download|"
-    r"detrkit (?:train|eval|compare|predict|convert_data|convert|check|export|bench|models|detr))\b"
+    r"detrkit (?:train|eval|compare|predict|convert_data|convert|check|export|bench|models|serve|detr))\b"
     r"(?:[^,;:]|:(?! ))*)"
 )
 _FLAG = re.compile(r"(?<![\w./-])--(?=[a-z])")

@@ -41,6 +41,8 @@ FLAGS = {
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
     "predict": f"{DETECTOR} {TILES} max_overlap batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write",
+    "serve": "batch_size batch_wait compile deadline device host image_size key_file max_images max_megapixels "
+    "max_overlap max_per_client max_queue max_upload_mb port precision quiet tile_overlap tiles value_range weights",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",

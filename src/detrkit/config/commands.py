@@ -42,8 +42,8 @@ class ArchitectureChoice(WeightsChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorChoice(ArchitectureChoice):
-    """The settings that choose a detector, its image size and its device."""
+class RuntimeChoice(Settings):
+    """The settings that say how a detector runs."""
 
     image_size: NonNegativeInt = 0
     """Shorter side of the images in pixels; 0: as in training."""
@@ -55,15 +55,26 @@ class DetectorChoice(ArchitectureChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunnableChoice(DetectorChoice):
+class DetectorChoice(RuntimeChoice, ArchitectureChoice):
+    """The settings that choose a detector, its image size and its device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapChoice(Settings):
+    """The setting that leaves one detection per object."""
+
+    max_overlap: Fraction | None = None
+    """Leave one detection per object: of every two whose boxes have a larger IoU than this, 0..1, only the one with the
+    higher score stays, whatever their classes; default: all stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnableChoice(OverlapChoice, DetectorChoice):
     """The settings that choose a detector to run, which may be an exported file."""
 
     weights: str
     """The detector: a checkpoint, a run folder, a name of `detrkit models`, a Hugging Face folder or id, a .pth of the
     reference DETR, or an exported file."""
-    max_overlap: Fraction | None = None
-    """Leave one detection per object: of every two whose boxes have a larger IoU than this, 0..1, only the one with the
-    higher score stays, whatever their classes; default: all stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
