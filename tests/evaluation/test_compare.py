@@ -115,6 +115,13 @@ def test_metrics_are_those_of_an_evaluation_and_intervals_those_of_a_plain_paire
         assert result.difference(name, "B", "class 7").interval == pytest.approx(expected, abs=1e-9)
     stored = json.loads((tmp_path / "out/comparison.json").read_text(encoding="utf-8"))
     assert stored == json.loads(json.dumps(result.to_plain()))
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    difference = result.difference("AP")
+    assert difference.interval is not None
+    low, high = difference.interval
+    shown = f'{difference.difference:.3f} <span class="interval">({low:.3f} to {high:.3f})'
+    assert shown in " ".join(page.split())
+    assert page.count("<figure data-group") == sum(bool(image.drawing) for image in result.images)
     assert stored["differences"][0]["difference"] == pytest.approx(
         result.models[1].metrics["AP"] - result.models[0].metrics["AP"]
     )

@@ -9,7 +9,7 @@ from detrkit.ops.console import make_console
 
 
 def compare(config: CompareConfig) -> ComparisonResult:
-    """Compare, print the differences with their intervals, and write comparison.json and drawn images.
+    """Compare, print the differences with their intervals, and write report.html, comparison.json and drawn images.
 
     Raises:
         ConfigError: there are fewer than two sources, or no data set is known to all of them.

@@ -170,7 +170,7 @@ class CompareConfig(QuietChoice, TilesChoice, DataChoice):
     split: Literal["train", "val"] = "val"
     """Split of the data set to compare on."""
     output_dir: str = "comparison"
-    """Folder of comparison.json and of the drawn images."""
+    """Folder of report.html, comparison.json and the drawn images."""
     batch_size: PositiveInt = 1
     """Images per forward pass; only images of one shape share a pass."""
     num_workers: NonNegativeInt = 2

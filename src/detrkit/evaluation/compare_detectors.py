@@ -8,7 +8,7 @@ import string
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.bootstrap import LEVEL
 from detrkit.evaluation.coco_metrics import CocoMetrics, IouType, read_detection_arrays
 from detrkit.evaluation.comparison import ComparedModel, ComparisonResult, class_values, paired_differences
+from detrkit.evaluation.comparison_page import write_comparison_page
 from detrkit.evaluation.evaluate_detector import Note, predict_split, read_prediction_file, wants_maps
 from detrkit.evaluation.image_differences import ErrorCounts, draw_differences, rank_images
 from detrkit.evaluation.intervals import PREFIXES, resample
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 def compare(
     sources: Sequence[str | os.PathLike[str]], data: str | os.PathLike[str] = "", **options: Any
 ) -> ComparisonResult:
-    """Compare detectors on the same images, and write comparison.json and drawn images.
+    """Compare detectors on the same images, and write report.html, comparison.json and drawn images.
 
         result = detrkit.compare(["runs/a", "runs/b"])
         result.difference("AP").interval
@@ -95,7 +96,7 @@ class _Measured:
 def compare_detectors(
     config: CompareConfig, *, note: Note = lambda sentence: None, show_data: Note = lambda line: None
 ) -> ComparisonResult:
-    """Compare what `config` names, and write comparison.json and drawn images to its output folder.
+    """Compare what `config` names, and write report.html, comparison.json and drawn images to its output folder.
 
     Args:
         config: the settings of `detrkit compare`.
@@ -139,6 +140,8 @@ def compare_detectors(
         output_dir=output_dir,
     )
     write_atomic(output_dir / "comparison.json", json.dumps(result.to_plain(), indent=1, ensure_ascii=False))
+    page, value_range = output_dir / "report.html", split.value_range
+    write_comparison_page(page, result, errors, paths, value_range, most=config.max_images, settings=asdict(config))
     return result
 
 

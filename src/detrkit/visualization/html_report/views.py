@@ -91,11 +91,18 @@ def view_of(section: Section, limits: Limits, encoded: Sequence[EncodedImage]) -
         case Gallery():
             return _gallery(section, limits, encoded) if section.images else None
         case Settings():
-            values = [(name, shorten(str(value), LONGEST_TEXT)) for name, value in section.values.items()]
+            values = [(name, shorten(_plain(value), LONGEST_TEXT)) for name, value in section.values.items()]
             return {"kind": "settings", "title": section.title, "values": values[: limits.rows]} if values else None
         case Notes():
             sentences = [shorten(sentence, 5 * LONGEST_TEXT) for sentence in section.sentences[: limits.rows]]
             return {"kind": "notes", "title": section.title, "sentences": sentences} if sentences else None
+
+
+def _plain(value: Any) -> str:
+    """A setting as a user types it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(table: Table, limits: Limits) -> dict[str, Any]:
