@@ -233,6 +233,33 @@ def test_a_wrong_file_is_refused_before_any_detector_runs(
         detrkit.compare([checkpoint(tmp_path / "run", data=data[0]), wrong], **FAST)
 
 
+@pytest.mark.parametrize("objects", [True, False])
+def test_one_image_and_images_without_objects(
+    data: tuple[Path, dict[str, Any]],
+    write: Callable[[str, Rows], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    objects: bool,
+) -> None:
+    gt = data[1]
+    image_id = gt["annotations"][0]["image_id"]
+    only = gt | {"images": [row for row in gt["images"] if row["id"] == image_id]}
+    only |= {"annotations": [row for row in gt["annotations"] if objects and row["image_id"] == image_id]}
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "images").symlink_to(data[0] / "images")
+    (folder / "val.json").write_text(json.dumps(only), encoding="utf-8")
+    row = {"image_id": image_id, "category_id": 3, "bbox": [1.0, 1.0, 5.0, 5.0], "score": 0.5}
+    sources = [str(write("a", [row])), str(write("b", []))]
+    where = ["--data", str(folder), "--output_dir", str(tmp_path / "out")]
+    assert cli.main(["compare", *sources, *where]) == 0
+    text = capsys.readouterr().out
+    if objects:
+        assert "AP: B 0.000, A 0.000, +0.000; no interval from fewer than 5 images" in text
+    else:
+        assert "No metric can be compared, since there is no object in these images" in text
+
+
 def test_a_file_of_other_images_is_noted(
     data: tuple[Path, dict[str, Any]], write: Callable[[str, Rows], Path], tmp_path: Path
 ) -> None:
@@ -341,4 +368,4 @@ def test_the_number_of_images_that_would_show_a_difference() -> None:
     assert difference((0.01, 0.03)).verdict == "higher"
     assert difference((-0.1, 0.1), 0.5).images_needed is None
     assert difference(None).verdict == "too few images"
-    assert "too few for an interval" in str(difference(None))
+    assert "no interval from fewer than 5 images" in str(difference(None))

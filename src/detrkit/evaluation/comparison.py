@@ -101,7 +101,7 @@ class Difference:
         name = self.metric.replace("_", " ")
         values = f"{name}{of}: {self.model} {self.value:.3f}, {self.baseline} {self.baseline_value:.3f}"
         if self.interval is None:
-            return f"{values}, {self.difference:+.3f}; {self.images} images are too few for an interval"
+            return f"{values}, {self.difference:+.3f}; no interval from fewer than {LEAST_IMAGES} images"
         interval = f"{self.difference:+.3f}, 95 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f}"
         if self.verdict != "no difference shown":
             return f"{values}: {self.model} is {self.verdict} ({interval})"
@@ -179,6 +179,8 @@ class ComparisonResult:
     def sentences(self) -> list[str]:
         """The main metrics and the time per image, in words."""
         lines = [str(each) for each in self.differences if each.class_id is None and each.metric in MAIN_METRICS]
+        if not self.differences:
+            lines.append("No metric can be compared, since there is no object in these images")
         times = {model.letter: model.ms_per_image for model in self.models if model.ms_per_image is not None}
         if times:
             each = ", ".join(f"{letter} {ms:.1f} ms" for letter, ms in times.items())
@@ -241,7 +243,7 @@ def _interval(samples: Floats, images: int) -> Pair:
 
 def comparison_tables(result: ComparisonResult) -> list[Any]:
     """The differences as `rich` tables of 80 characters, one per detector but the first."""
-    return [_table(result, model.letter) for model in result.models[1:]]
+    return [_table(result, model.letter) for model in result.models[1:] if result.differences]
 
 
 def _table(result: ComparisonResult, letter: str) -> Any:
