@@ -75,7 +75,8 @@ def test_equal_images_are_reported(tmp_path: Path) -> None:
     for path in (root / "images").iterdir():
         path.write_bytes((root / "images" / "000.png").read_bytes())
     _, report = split(root)
-    assert report.counts() == {"leakage_content": 1}
+    assert report.counts() == {"leakage_content": 1, "near_duplicate": 4}
+    assert report.notes[-1].endswith("1 of 6 usable images, which all look alike, were held out (seed 42)")
 
 
 def test_held_out_images_stay_held_out_when_images_change(tmp_path: Path) -> None:

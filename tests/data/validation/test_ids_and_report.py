@@ -140,7 +140,7 @@ def test_statistics(coco: Any) -> None:
 
 REAL = {
     "bccd": ("coco", (292, 3941), (72, 945), {}),
-    "chess": ("coco", (209, 2107), (79, 754), {"annotation_twice": 1}),
+    "chess": ("coco", (209, 2107), (79, 754), {"annotation_twice": 1, "leakage_look": 2, "near_duplicate": 13}),
     "coco_mini": ("coco", (47, 524), (57, 517), {"crowd": 13, "category_not_in_train": 11, "category_unused": 9}),
     "coco_panoptic_mini": (
         "coco",

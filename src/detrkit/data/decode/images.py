@@ -123,7 +123,7 @@ def decode_image(
     if not whole:
         with _WARNINGS_LOCK:  # `without_warnings` of another thread could swallow it
             warnings.warn(f"the image {path} is truncated; the missing part is gray or black", stacklevel=2)
-    return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
+    return _chw(upright(_as_rgb8(pixels, value_range, unknown), orientation))
 
 
 def to_tensor(
@@ -150,7 +150,7 @@ def to_tensor(
     if isinstance(image, Image.Image):
         pixels = _of_pil(image)
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return _chw(_upright(_as_rgb8(pixels, value_range, unknown), orientation))
+        return _chw(upright(_as_rgb8(pixels, value_range, unknown), orientation))
     if not isinstance(image, np.ndarray | Tensor):
         raise DataError(f"expected an image as a path, PIL image, numpy array or tensor, found {type(image).__name__}")
     if 0 in image.shape:
@@ -369,7 +369,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Rotate [H, W, 3] upright by the EXIF orientation: 2-4 mirror or rotate by 180 degrees, 5-8 swap the axes too."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

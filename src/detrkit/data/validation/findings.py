@@ -278,6 +278,16 @@ ACTIONS: dict[str, Action] = {
     "leakage_content": Action(
         "noted", "a val image whose file is byte for byte in train", "kept; metrics will be too good"
     ),
+    "leakage_look": Action(
+        "noted",
+        "a val image that is a copy of a train image: resized, recompressed, brighter, cropped a little or mirrored",
+        "kept; metrics will be too good; move it to train, or leave it out",
+    ),
+    "near_duplicate": Action(
+        "noted",
+        "an image that is a copy of another one of its split, as under leakage_look",
+        "kept; it counts twice",
+    ),
     "leakage_name": Action(
         "noted",
         "a val image with the file name of a different train image",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,29 @@ def keep_required_splits(raw: RawDataset, required_splits: Collection[str]) -> N
         raw.splits = {name: raw_split for name, raw_split in raw.splits.items() if name in required_splits}
 
 
-def hold_out(raw: RawDataset, splits: dict[str, Split], required_splits: Collection[str]) -> dict[str, Split]:
+def hold_out(
+    raw: RawDataset,
+    splits: dict[str, Split],
+    required_splits: Collection[str],
+    group_of: Mapping[Path, int] | None = None,
+) -> dict[str, Split]:
     """Divide train into train and val, if the data set has no validation split, and return the required splits.
 
     The images with the smallest seeded hash of their file name are held out, so the choice does not depend on their
-    order; the share is the same of images with and without trainable objects. If `raw.held_out` names images, these
-    are held out instead.
+    order; the share is the same of images with and without trainable objects. Images of one group stay together. If
+    `raw.held_out` names images, these are held out instead.
 
     Args:
         raw: the raw data set; its `held_out_split` and `notes` take the choice.
         splits: the checked splits.
         required_splits: see `keep_required_splits`.
+        group_of: number of the group of each image that has one.
 
     Raises:
         ConfigError: a required split can be neither found nor held out.
     """
     if _holds_out(raw) and (split := splits.get("train")) is not None:
-        by_split = _divide(raw, split)
+        by_split = _divide(raw, split, group_of or {})
         if by_split is None:
             raw.notes.append(f"there is no validation split, and none can be held out of {_many(len(split))}")
         else:
@@ -85,18 +91,36 @@ def write_split(path: str | Path, raw: RawDataset) -> None:
         write_atomic(path, json.dumps(raw.held_out_split, indent=1) + "\n")
 
 
+def chooses_images(raw: RawDataset, splits: Mapping[str, Split]) -> bool:
+    """Whether `hold_out` will choose images, rather than take those that a run held out."""
+    known = set(raw.held_out)
+    return _holds_out(raw) and "train" in splits and not _are_there(known, splits["train"])
+
+
 def _holds_out(raw: RawDataset) -> bool:
     return "train" in raw.splits and "val" not in raw.splits and raw.val_fraction > 0
 
 
-def _divide(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | None:
+def _are_there(names: Collection[str], split: Split) -> bool:
+    """Whether some images of a split have these names, but not all."""
+    return 0 < sum(image.file_name in names for image in split.images) < len(split.images)
+
+
+def _divide(raw: RawDataset, split: Split, group_of: Mapping[Path, int]) -> dict[str, list[ImageRecord]] | None:
     """Divide the images of train into both splits; None if there are too few."""
-    known = set(raw.held_out)
-    held_out = {image.file_name for image in split.images if image.file_name in known}
+    held_out = set(raw.held_out)
     note = "the {count} that the run held out are used"
-    if not 0 < len(held_out) < len(split.images):
-        held_out = {image.file_name for image in _choose(split.images, raw.val_fraction, raw.seed)}
+    if not _are_there(held_out, split):
+        chosen = _choose(split.images, raw.val_fraction, raw.seed, group_of)
         note = f"{{count}} of {_many(len(split))} were held out (seed {raw.seed})"
+        if group_of:
+            groups = len({group_of[image.path] for image in split.images if image.path in group_of})
+            note += f"; {groups} group{'' if groups == 1 else 's'} of images that look alike "
+            note += f"{'was' if groups == 1 else 'were'} kept together"
+        if not chosen and len(split) > 1:
+            chosen = _choose(split.images, raw.val_fraction, raw.seed, {})
+            note = f"{{count}} of {_many(len(split))}, which all look alike, were held out (seed {raw.seed})"
+        held_out = {image.file_name for image in chosen}
     by_split: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in split.images:
         by_split["val" if image.file_name in held_out else "train"].append(image)
@@ -106,15 +130,38 @@ def _divide(raw: RawDataset, split: Split) -> dict[str, list[ImageRecord]] | Non
     return by_split
 
 
-def _choose(images: Sequence[ImageRecord], fraction: float, seed: int) -> list[ImageRecord]:
-    """Choose a share of the images: at least one, never all, and never the only one with a trainable object."""
-    ranked = sorted(images, key=lambda image: _hash(f"{seed}:{image.file_name}"))
-    count = min(len(ranked) - 1, max(1, round(fraction * len(ranked))))
-    full = [image for image in ranked if image.has_trainable]
-    empty = [image for image in ranked if not image.has_trainable]
-    of_full = max(0, min(len(full) - 1, max(1, round(count * len(full) / len(ranked)))))
-    of_empty = min(len(empty), count - of_full)
-    return full[: count - of_empty] + empty[:of_empty]
+def _choose(
+    images: Sequence[ImageRecord], fraction: float, seed: int, group_of: Mapping[Path, int]
+) -> list[ImageRecord]:
+    """Choose a share of the images: at least one, never all, and never the only one with a trainable object.
+
+    Groups are chosen whole: by the smallest hash of their images, unless they are too large; if all are, the smallest.
+    Empty if that would leave nothing to train on.
+    """
+    groups: dict[object, list[ImageRecord]] = {}
+    for image in sorted(images, key=lambda image: _hash(f"{seed}:{image.file_name}")):
+        groups.setdefault(group_of.get(image.path, image.path), []).append(image)
+    count = min(len(images) - 1, max(1, round(fraction * len(images))))
+    full = sum(image.has_trainable for image in images)
+    of_full = max(0, min(full - 1, max(1, round(count * full / len(images)))))
+    of_empty = min(len(images) - full, count - of_full)
+    left = {True: count - of_empty, False: of_empty}
+    chosen: list[ImageRecord] = []
+    for group in groups.values():
+        if _fits(group, left):
+            chosen += group
+            for image in group:
+                left[image.has_trainable] -= 1
+    if not chosen:
+        small = [group for group in groups.values() if _fits(group, {True: full - 1, False: len(images)})]
+        chosen = min(small, key=len) if small and len(groups) > 1 else []
+    return chosen
+
+
+def _fits(group: Sequence[ImageRecord], left: Mapping[bool, int]) -> bool:
+    """Whether a group has no more images with and without trainable objects than are left to be chosen."""
+    full = sum(image.has_trainable for image in group)
+    return full <= left[True] and len(group) - full <= left[False]
 
 
 def _hash(text: str) -> bytes:

@@ -19,11 +19,13 @@ from detrkit.data.validation.crowds import note_classes
 from detrkit.data.validation.exif import ExifChoice, exif_choices
 from detrkit.data.validation.file_groups import annotation_file
 from detrkit.data.validation.findings import ACTIONS, Finding, Findings
-from detrkit.data.validation.held_out import hold_out, keep_required_splits
-from detrkit.data.validation.image_probe import ImageInfo, content_hash, probe_images
+from detrkit.data.validation.held_out import chooses_images, hold_out, keep_required_splits
+from detrkit.data.validation.image_probe import ImageInfo, probe_images
 from detrkit.data.validation.interpretation import Probed, interpret_annotations, raise_doubt
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
+from detrkit.data.validation.near_duplicates import find_near_duplicates
 from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, must_leave_out
+from detrkit.data.validation.repeated_images import note_repeated_images
 from detrkit.data.validation.statistics import split_statistics
 from detrkit.data.validation.tables import findings_lines, split_tables
 from detrkit.data.validation.value_extents import resolve_value_range
@@ -111,13 +113,14 @@ def check_dataset(
     Args:
         raw: the data set from `open_dataset`; its records are consumed and must not be used afterwards.
         num_queries: number of queries of the model; images with more objects are reported.
-        decode_all: decode every image and every mask, not only images whose file looks damaged.
+        decode_all: decode every image and every mask, not only images whose file looks damaged, and find images that
+            look alike.
         masks: require masks, for training on them.
         value_range: the range that is mapped to 0..255 in images of more than 8 bits: that of a model, None if the
             model has none, or "find" to measure it on the training images, which decodes those of more than 8 bits.
         required_splits: the splits that are needed; others need not be valid. Empty: all.
         allow_doubtful: accept files that seem to be misread; they are reported in any case.
-        progress: called once per image, from any thread.
+        progress: called once per image, and once more if images that look alike are searched for; from any thread.
 
     Raises:
         DataError: files seem to be misread; a split has no usable image; train has no trainable object, or, with
@@ -151,12 +154,16 @@ def check_dataset(
     ):
         raise_doubt(doubts)
         raise DataError(_nothing_trainable(splits["train"], findings))
-    splits = hold_out(raw, splits, required_splits)
+    known = {image.path: info for images, infos in probed.values() for image, info in zip(images, infos, strict=True)}
+    duplicates = None
+    if decode_all or chooses_images(raw, splits):
+        paths = list(dict.fromkeys(image.path for split in splits.values() for image in split.images))
+        duplicates = find_near_duplicates(paths, [known[path].orientation for path in paths], progress)
+    splits = hold_out(raw, splits, required_splits, duplicates.group_of() if duplicates else {})
     if masks:
         _need_masks(splits, raw.format)
-    known = {image.path: info for images, infos in probed.values() for image, info in zip(images, infos, strict=True)}
     files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
-    _note_leakage(files, findings)
+    note_repeated_images(files, duplicates, findings)
     chosen, notes = resolve_value_range(files, value_range, findings)
     splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
     statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
@@ -268,22 +275,6 @@ def _need_masks(splits: dict[str, Split], data_format: str) -> None:
                 f"expected masks of the objects in {split.source}, found only boxes ({data_format.upper()}); give "
                 "polygons, RLE or PNGs of masks, or train with --task detect"
             )
-
-
-def _note_leakage(files: dict[str, dict[Path, ImageInfo]], findings: Findings) -> None:
-    """Report val images that are also in train, by content (only files of equal size are hashed) and by name."""
-    train, val = files.get("train", {}), files.get("val", {})
-    if not train or not val:
-        return
-    shared_sizes = {info.bytes for info in train.values()} & {info.bytes for info in val.values()}
-    hashes = {content_hash(path): path for path, info in train.items() if info.bytes in shared_sizes}
-    names = {path.name: path for path in train}
-    for path, info in val.items():
-        same = hashes.get(content_hash(path)) if info.bytes in shared_sizes else None
-        if same is not None:
-            findings.add("leakage_content", path, detail=f"equal to {same}")
-        elif path.name in names:
-            findings.add("leakage_name", path, detail=f"as {names[path.name]}")
 
 
 def _turn(transform: AnnotationTransform, image: RawImage, exif: ExifChoice) -> str:
