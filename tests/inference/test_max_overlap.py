@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import detrkit
@@ -46,6 +46,7 @@ def plain_suppression(detections: Detections, limit: float) -> list[int]:
     return sorted(kept)
 
 
+@settings(deadline=None)
 @given(BOXES, st.floats(0, 1))
 def test_the_best_of_overlapping_boxes_stays_whatever_its_class(rows: list[tuple[int, ...]], limit: float) -> None:
     detections = detections_of(rows)
@@ -55,6 +56,7 @@ def test_the_best_of_overlapping_boxes_stays_whatever_its_class(rows: list[tuple
     assert overlaps.max() <= limit + 1e-6
 
 
+@settings(deadline=None)
 @given(BOXES, st.floats(0, 1))
 def test_arrays_of_several_images_give_the_same(rows: list[tuple[int, ...]], limit: float) -> None:
     detections = detections_of(rows)

@@ -225,6 +225,14 @@ def test_labels_of_images_that_cannot_be_read_leave_no_folder(checkpoint: Path, 
     assert not list((tmp_path / "out").glob("*coco*"))
 
 
+def test_segments_of_a_panoptic_map_are_labels_too(mask_checkpoint: Path, some_images: Path, tmp_path: Path) -> None:
+    source = some_images / "wide.png"
+    rows = run(mask_checkpoint, tmp_path, source, panoptic=True, no_images=True, write="coco", polygon_tolerance=0)
+    content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+    assert [row["segmentation"] for row in content["annotations"]] == [row["segmentation"] for row in rows]
+    assert len(rows) > 0
+
+
 def test_an_unknown_format_is_named(
     checkpoint: Path, some_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,8 +24,7 @@ def convert_data(config: ConvertDataConfig) -> None:
             return lambda: bar.advance(task)
 
         result = write_dataset(config, progress)
-    for line in result.report.summary():
-        console.print(line)
+    console.print(result.report.summary()[0])
     for note in result.notes:
         console.print(f"Note: {note}.")
     counts = " and ".join(f"{count} {name} images" for name, count in result.images.items())

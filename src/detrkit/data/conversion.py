@@ -13,6 +13,7 @@ from detrkit.config.options import config_from_options
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.registry import format_by_name
 from detrkit.data.records import ImageRecord, Split
+from detrkit.data.validation.findings import ACTIONS
 from detrkit.data.validation.validate import CheckReport, check_dataset
 from detrkit.errors import ConfigError
 from detrkit.files import atomic_folder, expect_new_folder
@@ -32,7 +33,7 @@ class ConversionResult:
     objects: int
     """Number of objects that were written."""
     notes: list[str]
-    """What the format does not hold and what was changed, one sentence each."""
+    """What was left out and changed, by the check or since the format does not hold it, one sentence each."""
     report: CheckReport
     """The check of the original data set: what of it could not be used, and why."""
 
@@ -91,7 +92,7 @@ def write_dataset(
                 writer.add(image, name)
                 advance()
         writer.close()
-    notes = [*_notes(report, splits), *writer.notes]
+    notes = [*report.notes, *_left_out(report), *_notes(report, splits), *writer.notes]
     return ConversionResult(output, dict(writer.images), writer.objects, notes, report)
 
 
@@ -116,6 +117,15 @@ def _without_stuff(split: Split) -> Split:
     ]
     rows = [row for row in split.categories.to_plain() if row["id"] in things]
     return replace(split, images=images, categories=type(split.categories).from_plain(rows))
+
+
+def _left_out(report: CheckReport) -> list[str]:
+    """One sentence on the files and records that the check left out, if any."""
+    counts = report.counts()
+    kinds = [kind for kind in counts if ACTIONS[kind].outcome in ("dropped", "unused")]
+    return (
+        [f"left out by the check (see detrkit check): {', '.join(f'{counts[k]} {k}' for k in kinds)}"] if kinds else []
+    )
 
 
 def _notes(report: CheckReport, splits: dict[str, Split]) -> list[str]:

@@ -206,6 +206,14 @@ def test_what_a_format_cannot_hold_is_said(coco: CocoFolder, tmp_path: Path) -> 
     assert read(tmp_path / "as-voc").counts()["difficult"] == 1
 
 
+def test_what_the_check_leaves_out_is_said(coco: CocoFolder, tmp_path: Path) -> None:
+    coco.train["images"].append({"id": 8, "file_name": "gone.png", "width": 40, "height": 30})
+    write_image(coco.root / "images" / "more.png", seed=9)
+    coco.write()
+    notes = convert_data(coco.root, tmp_path / "to", "coco").notes
+    assert notes == ["left out by the check (see detrkit check): 1 image_unused, 1 image_missing"]
+
+
 def test_a_box_that_is_not_that_of_its_polygon_is_said(coco: CocoFolder, tmp_path: Path) -> None:
     coco.train["annotations"] = [coco.box(1, bbox=[5, 6, 20, 20], segmentation=[[5, 6, 15, 6, 15, 18]])]
     coco.write()
