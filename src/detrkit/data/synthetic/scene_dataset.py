@@ -40,6 +40,7 @@ class SceneDataset(Dataset[tuple[Tensor, Target]]):
     Attributes:
         shapes: (h, w) of each image.
         aspect_ratios: width / height of each image.
+        image_numbers: None, since no image is a tile of another.
     """
 
     def __init__(self, images: int, size: int, seed: int = 0) -> None:
@@ -47,6 +48,7 @@ class SceneDataset(Dataset[tuple[Tensor, Target]]):
         self.images, self.size, self.seed = images, size, seed
         self.shapes = [(size, size)] * images
         self.aspect_ratios = np.ones(images)
+        self.image_numbers = None
 
     def __len__(self) -> int:
         return self.images
