@@ -1,6 +1,6 @@
-"""AP after a budget of CPU time: detrkit and what users pick in its place, each trained from random weights.
+"""AP after a budget of CPU time: detrkit and what users pick in its place, each from what its installation brings.
 
-    python benchmarks/frontier.py --data data/bccd --minutes 5 20 --output_dir runs/frontier-bccd
+    python benchmarks/frontier.py --data data/bccd data/chess --minutes 5 20 --output_dir runs/frontier
     python benchmarks/frontier.py --data data/bccd --models yolo11n yolo26n --peer_python peers/bin/python ...
 
 A minute is a minute of CPU time of the training process, with one thread, so that the load of the machine does not
@@ -8,13 +8,16 @@ matter. Every model trains at its own recommended settings and plans its own sch
 `--max_minutes`, ultralytics by `time`. All are evaluated by detrkit, on the whole validation set. ultralytics is
 installed by whoever runs this, in an environment of its own that `--peer_python` names.
 
-Prints a table per budget, and writes results.json and frontier.png. Started again, it continues.
+Prints a table, and writes it to table.md, results.json and frontier.png. Started again, it continues with the trainings
+that results.json lacks.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -22,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,23 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results.json"
     rows: list[dict[str, Any]] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
-    for minutes in flags.minutes:
-        for model in flags.models:
-            key = {"model": model, "minutes": minutes, "image_size": flags.image_size, "seed": flags.seed}
-            if not any(key.items() <= row.items() for row in rows):
-                run = folder / f"{model}-{minutes:g}-{flags.seed}"
-                train = train_yolo if model in YOLO else train_detrkit
-                rows.append(key | train(model, minutes, run, flags))
-                write_atomic(results, json.dumps(rows, indent=1))
+    for data, minutes, model in itertools.product(flags.data, flags.minutes, flags.models):
+        key = {"data": Path(data).name, "model": model, "minutes": minutes, "seed": flags.seed}
+        if not any(key.items() <= row.items() for row in rows):
+            job = {**key, "data": data, "image_size": flags.image_size, "set": flags.set}
+            run = folder / "-".join(str(value) for value in key.values())
+            rows.append(key | (train_yolo(job, run, flags.peer_python) if model in YOLO else train_detrkit(job, run)))
+            write_atomic(results, json.dumps(rows, indent=1))
+            write_atomic(folder / "table.md", table(rows))
+            write_atomic(folder / "frontier.png", draw(rows))
     print(table(rows))
-    write_atomic(folder / "table.md", table(rows))
 
 
 def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True)
+    add("--data", required=True, nargs="+")
     add("--minutes", type=float, nargs="+", default=[5.0, 20.0], help="budgets in minutes of CPU time")
     add("--models", nargs="+", default=["detrkit_n"], help="named models of detrkit, yolo11n, yolo26n")
     add("--peer_python", default=sys.executable, help="Python with ultralytics")
@@ -69,16 +73,15 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def train_detrkit(model: str, minutes: float, run: Path, flags: argparse.Namespace) -> dict[str, Any]:
+def train_detrkit(job: dict[str, Any], run: Path) -> dict[str, Any]:
     """Train a model of detrkit in a process of its own; see `detrkit_process`."""
-    return _in_process([sys.executable, __file__, "--run"], run, model, minutes, flags)
+    return _in_process([sys.executable, __file__, "--run"], job, run)
 
 
-def train_yolo(model: str, minutes: float, run: Path, flags: argparse.Namespace) -> dict[str, Any]:
+def train_yolo(job: dict[str, Any], run: Path, python: str) -> dict[str, Any]:
     """Train a model of ultralytics in a process of its own, and evaluate its detections."""
-    val = write_yolo_data(flags.data, run / "data")
-    script = Path(__file__).with_name("frontier_yolo.py")
-    result = _in_process([flags.peer_python, str(script)], run, model, minutes, flags)
+    val = write_yolo_data(job["data"], run / "data")
+    result = _in_process([python, str(Path(__file__).with_name("frontier_yolo.py"))], job, run)
     detections = json.loads((run / "detections.json").read_text(encoding="utf-8"))
     ids = {image.path.name: image.id for image in val.images}
     categories = val.categories.ids
@@ -89,11 +92,9 @@ def train_yolo(model: str, minutes: float, run: Path, flags: argparse.Namespace)
     return result | {"AP": metrics["AP"], "AP50": metrics["AP50"]}
 
 
-def _in_process(command: list[str], run: Path, model: str, minutes: float, flags: argparse.Namespace) -> dict[str, Any]:
+def _in_process(command: list[str], job: dict[str, Any], run: Path) -> dict[str, Any]:
     """Run a training process on one thread; the result that it writes, with its CPU minutes."""
     run.mkdir(parents=True, exist_ok=True)
-    names = ("data", "image_size", "seed", "set")
-    job = {"model": model, "minutes": minutes, **{name: getattr(flags, name) for name in names}}
     (run / "job.json").write_text(json.dumps(job), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run / "log.txt").open("w", encoding="utf-8") as log:
@@ -162,13 +163,41 @@ def write_yolo_data(data: str, folder: Path) -> Split:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The results in Markdown, by budget, the best AP first."""
-    lines = ["| budget | model | AP | AP50 | epochs | CPU minutes |", "|--:|---|--:|--:|--:|--:|"]
-    for row in sorted(rows, key=lambda row: (row["minutes"], -row["AP"])):
-        cells = [f"{row['minutes']:g}", row["model"], f"{row['AP']:.3f}", f"{row['AP50']:.3f}"]
+    """The results in Markdown, by data set and budget, the best AP first."""
+    lines = ["| data | budget | model | AP | AP50 | epochs | CPU minutes |", "|---|--:|---|--:|--:|--:|--:|"]
+    for row in sorted(rows, key=lambda row: (row["data"], row["minutes"], -row["AP"])):
+        cells = [row["data"], f"{row['minutes']:g}", row["model"], f"{row['AP']:.3f}", f"{row['AP50']:.3f}"]
         cells += [f"{row['epochs']:.0f}", f"{row['cpu_minutes']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG with one panel per data set: AP over the budget, a line per model, means over the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sets = sorted({row["data"] for row in rows})
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(3.6 * len(sets) + 1.4, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sets), squeeze=False)[0]
+    for axes, data in zip(panels, sets, strict=True):
+        for number, model in enumerate(models):
+            values: dict[float, list[float]] = {}
+            for row in rows:
+                if (row["data"], row["model"]) == (data, model):
+                    values.setdefault(row["minutes"], []).append(row["AP"])
+            budgets = sorted(values)
+            look = {"color": f"C{number}", "linewidth": 2.2 if model.startswith("detrkit") else 1.4}
+            axes.plot(budgets, [mean(values[b]) for b in budgets], marker="o", markersize=4, label=model, **look)
+        axes.set(title=data, xlabel="CPU minutes", ylim=(0, None), xlim=(0, None))
+        axes.grid(color="0.92")
+    panels[0].set_ylabel("AP (IoU 0.50:0.95)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    return content.getvalue()
 
 
 if __name__ == "__main__":
