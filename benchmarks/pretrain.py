@@ -96,7 +96,8 @@ def make_config(flags: argparse.Namespace) -> TrainConfig:
         "device",
         "seed",
     )
-    settings = {name: getattr(flags, name) for name in shared}
+    settings: dict[str, Any] = {name: getattr(flags, name) for name in shared}
+    settings["weights"] = "none"
     settings |= {"image_size": flags.size, "num_queries": 100, "no_aug_epochs": 0, "save_minutes": 5.0, "mosaic": 0.0}
     return TrainConfig.from_recipe("fast", **settings | others)
 

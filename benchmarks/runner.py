@@ -237,7 +237,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--parallel", type=int, help="trainings at once, default 1; they share the machine and its time")
     add("--num_workers", type=int, help="loading processes of each training; default: 2 on a GPU, else none")
-    add("--limit", type=int, default=0, help="only so many training and validation images; 0: all")
+    add(
+        "--limit",
+        type=int,
+        default=0,
+        help="only so many training images (and validation images, at least 100); 0: all",
+    )
     add("--max_minutes", type=float, default=0.0, help="stop each training after so long; 0: never")
     add("--output_dir", required=True)
 
@@ -316,6 +321,7 @@ def detrkit_config(job: Job, output_dir: str = "") -> TrainConfig:
         "num_workers": job.num_workers,
         "max_minutes": job.max_minutes,
         "seed": job.seed,
+        "weights": "none",
         "backbone_weights": "none",
         "output_dir": output_dir,
     }

@@ -36,7 +36,7 @@ from detrkit.config.commands import (
 )
 from detrkit.config.fields import describe_type, did_you_mean
 from detrkit.config.parser import Command, build_parser, from_home, peek, sort_words
-from detrkit.config.presets import WITHOUT_GPU, default_settings
+from detrkit.config.presets import NO_WEIGHTS, WITHOUT_GPU, default_settings
 from detrkit.config.serving import ServeConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
@@ -303,7 +303,7 @@ def train_defaults(argv: list[str]) -> dict[str, Any]:
     flags = {name: peek(argv, name)[-1] for name in names if peek(argv, name)}
     chosen = base | flags
     small = WITHOUT_GPU.get(str(chosen["recipe"]))
-    from_weights = chosen.get("weights") or chosen.get("frozen_weights")
+    from_weights = chosen.get("frozen_weights") or chosen.get("weights", "") not in (*NO_WEIGHTS, small)
     if small and not from_weights and "model" not in chosen and without_gpu(argv, stored):
         base["model"] = small
     defaults = default_settings(base | flags)

@@ -23,7 +23,8 @@ def test_the_table_has_a_row_per_model(detrkit: Command) -> None:
     assert [row[0] for row in rows[1 : len(names) + 1]] == names
     cells = {row[0]: row[1:] for row in rows if row}
     assert cells["dfine_n"] == ["4", "7", "0.428", "Apache-2.0", "no", "ustc-community/dfine-nano-coco"]
-    assert cells["detrkit_n"][-1] == "none"
+    assert cells["detrkit_n"] == ["2.6", "7.9", "Apache-2.0", "yes", "part", "of", "detrkit"]
+    assert cells["detrkit_s"][-1] == "none"
     assert "AP from github.com/Peterande/D-FINE: dfine_n, " in shown.out
 
 

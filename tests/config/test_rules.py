@@ -63,7 +63,7 @@ def test_help_has_every_name_of_every_table(capsys: pytest.CaptureFixture[str]) 
                     tables[setting] = marker.names()
                     missing = [name for name in marker.names() if name not in shown]
                     assert not missing, (command, setting)
-    assert tables.keys() == {"data_format", "recipe", "model", "backbone", "format"}
+    assert tables.keys() == {"data_format", "recipe", "model", "backbone", "format", "write"}
 
 
 def test_help_texts_are_inherited() -> None:

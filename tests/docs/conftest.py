@@ -39,7 +39,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         _weights(folder, patch)
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
         _rtdetr(_hub_snapshot(folder / "hub" / "models--PekingU--rtdetr_r18vd"))
-        patch.setattr(demo, "demo_settings", lambda *of: replace(real_settings(*of), epochs=2, **SMALL_MODEL))
+        patch.setattr(
+            demo, "demo_settings", lambda *of: replace(real_settings(*of), epochs=2, weights="", **SMALL_MODEL)
+        )
         yield folder
 
 

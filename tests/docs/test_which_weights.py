@@ -3,7 +3,7 @@
 import re
 
 from detrkit.config.presets import MODELS
-from detrkit.models.named_models import NamedModel, list_models
+from detrkit.models.named_models import IN_PACKAGE, NamedModel, list_models
 
 from .pages import ROOT, Page
 
@@ -15,6 +15,9 @@ def row(model: NamedModel) -> str:
     """The row of a model."""
     if not model.origin:
         return f"| `{model.name}` | {model.parameters:g} | {model.gflops:g} | | | from scratch | |"
+    if model.origin == IN_PACKAGE:
+        cells = f"{model.parameters:g} | {model.gflops:g} | | {model.license} | [{IN_PACKAGE}](model-card.md) | |"
+        return f"| `{model.name}` | {cells}"
     url = model.origin if model.published else f"https://huggingface.co/{model.origin}"
     text = model.origin.rpartition("/")[2] if model.published else model.origin
     source = model.ap_source.removeprefix("github.com/").removesuffix("/latest/learn/run/detection")
@@ -36,4 +39,4 @@ def test_the_decision_is_five_lines_with_commands_of_models_that_exist() -> None
     known = {model.name: model for model in list_models()}
     for line in lines:
         for flag, name in re.findall(r"--(weights|model) (\w+)", line):
-            assert known[name].origin if flag == "weights" else name in MODELS, name
+            assert name == "none" or (known[name].origin if flag == "weights" else name in MODELS), name

@@ -18,7 +18,7 @@ from detrkit.models.checkpoints import PUBLISHED
 from detrkit.models.checkpoints import published as published_module
 from detrkit.models.checkpoints.hub_models import HUB_MODELS
 from detrkit.models.fuse_bn import fold_norms
-from detrkit.models.named_models import COSTS
+from detrkit.models.named_models import COSTS, IN_PACKAGE
 
 NAMES = {model.name: model for model in detrkit.list_models()}
 
@@ -65,7 +65,8 @@ def test_every_model_is_listed_once_with_its_costs() -> None:
         assert model.gflops > 0
         assert model.description.endswith(".") or ", " in model.description, model.name
         assert model.architecture is (model.name in MODELS)
-        weights = model.coco_ap, model.ap_source, model.license, model.origin
+        weights = [model.license, model.origin]
+        weights += [model.coco_ap, model.ap_source] if model.origin != IN_PACKAGE else [model.path]
         assert all(weights) or not any(weights), model.name
 
 
@@ -73,7 +74,8 @@ def test_architectures_with_weights_elsewhere_name_them() -> None:
     assert NAMES["rtdetr_r18"].origin == "PekingU/rtdetr_r18vd"
     assert NAMES["detr_resnet50"].published
     assert NAMES["detr_resnet50"].coco_ap == 0.42
-    assert NAMES["detrkit_n"].origin == ""
+    assert NAMES["detrkit_n"].origin == IN_PACKAGE
+    assert NAMES["detrkit_s"].origin == ""
 
 
 def test_ids_on_the_hub_are_distinct_and_well_formed() -> None:
@@ -89,17 +91,21 @@ def test_ids_on_the_hub_are_distinct_and_well_formed() -> None:
 def test_weights_in_the_caches_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert [model.name for model in detrkit.list_models() if model.path] == []
+    assert cached() == {}
     entry = replace(PUBLISHED["detr_resnet50"])
     monkeypatch.setitem(published_module.PUBLISHED, "detr_resnet50", entry)
     entry.path.parent.mkdir(parents=True)
     entry.path.touch()
     snapshot = hub_snapshot(tmp_path / "hub", "ustc-community/dfine-nano-coco")
     (snapshot / "config.json").write_text("{}")
-    assert [model.name for model in detrkit.list_models() if model.path] == ["detr_resnet50"]  # no weights yet
+    assert list(cached()) == ["detr_resnet50"]  # no weights yet
     (snapshot / "model.safetensors").touch()
-    here = {model.name: model.path for model in detrkit.list_models() if model.path}
-    assert here == {"detr_resnet50": entry.path, "dfine_n": snapshot}
+    assert cached() == {"detr_resnet50": entry.path, "dfine_n": snapshot}
+
+
+def cached() -> dict[str, Path]:
+    """Path of the weights of each model that is in a cache."""
+    return {model.name: model.path for model in detrkit.list_models() if model.path and model.origin != IN_PACKAGE}
 
 
 def hub_snapshot(cache: Path, hub_id: str) -> Path:

@@ -65,7 +65,7 @@ def notes(models: Sequence[NamedModel]) -> list[str]:
         )
     if any(model.architecture for model in models):
         architectures = ", ".join(model.name for model in models if model.architecture)
-        lines.append(f"Also for --model NAME, from scratch: {architectures}.")
+        lines.append(f"Also for --model NAME: {architectures}.")
     for source in dict.fromkeys(model.ap_source for model in models if model.ap_source):
         lines.append(f"AP from {source}: {', '.join(model.name for model in models if model.ap_source == source)}.")
     return lines

@@ -25,6 +25,7 @@ def fast() -> Overrides:
     """Settings that converge from scratch on a few hundred images within tens of epochs."""
     return {
         "model": "detrkit_s",
+        "weights": "auto",
         "num_queries": "auto",
         "image_size": "auto",
         "square_resize": True,
@@ -58,6 +59,13 @@ RECIPES: dict[str, Callable[[], Overrides]] = {"classic": classic, "fast": fast}
 FROM_WEIGHTS: dict[str, Callable[[], Overrides]] = {"classic": classic, "fast": fast_from_weights}
 """Settings that override each recipe when training starts from the weights of a whole detector."""
 
+
+WITH_WEIGHTS = ("detrkit_n",)
+"""Named models whose trained weights are part of the package. They are a better start than random weights, with the
+same settings otherwise."""
+
+NO_WEIGHTS = ("", "none", "auto")
+"""Values of `weights` that name no detector to fine-tune."""
 
 WITHOUT_GPU = {"fast": "detrkit_n"}
 """Default model of a recipe on a machine without a GPU."""
@@ -210,9 +218,10 @@ def detrkit_n() -> Overrides:
     return {
         **detrkit_s(),
         "lr": 2e-3,
-        "backbone": "nano",
+        "backbone": "micro",
         "backbone_weights": "none",
-        "encoder_expansion": 1.0,
+        "encoder_blocks": 2,
+        "separable_convs": True,
         "hidden_dim": 128,
         "nheads": 4,
         "dim_feedforward": 256,
@@ -255,15 +264,18 @@ def default_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         chosen: settings that the user chose. Used are `recipe` (absent: classic), `model` (absent: the recipe's; empty:
-            none) and whether there are `weights` or `frozen_weights`.
+            none), `weights` and `frozen_weights`. Weights of another detector have settings of their own
+            (`FROM_WEIGHTS`); those of a named model in the package are a start of that model.
 
     Raises:
         ConfigError: there is no such recipe or model.
     """
     recipe = chosen.get("recipe", "classic")
     check_named("--recipe", recipe, RECIPES)
-    from_weights = FROM_WEIGHTS[recipe]() if chosen.get("weights") or chosen.get("frozen_weights") else {}
-    settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights}
+    start = chosen.get("frozen_weights") or chosen.get("weights", "")
+    packaged = {"model": start} if start in WITH_WEIGHTS and recipe == "fast" else {}
+    from_weights = {} if packaged or start in NO_WEIGHTS else FROM_WEIGHTS[recipe]()
+    settings = {"recipe": recipe, "model": "", **RECIPES[recipe](), **from_weights, **packaged}
     model = chosen.get("model", settings["model"])
     if model:
         check_named("--model", model, MODELS)

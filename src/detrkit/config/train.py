@@ -14,11 +14,19 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Lt
 
 from detrkit.config.data import AugmentConfig, DataConfig
-from detrkit.config.fields import NamesOf, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+from detrkit.config.fields import (
+    NamesOf,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    StoredAs,
+    fields_stored_as,
+)
 from detrkit.config.loss import LossConfig, LossFlags
 from detrkit.config.model import ModelConfig, ModelFlags, has_published_weights
 from detrkit.config.options import config_from_options
-from detrkit.config.presets import default_settings
+from detrkit.config.presets import MODELS, NO_WEIGHTS, WITH_WEIGHTS, default_settings
 from detrkit.config.yaml_file import dump_settings, read_settings
 from detrkit.errors import ConfigError
 
@@ -95,7 +103,8 @@ class RunConfig(Settings):
     """Run folder; empty: runs/NAME-OF-DATA, numbered if that exists."""
     weights: str = ""
     """Weights to start from, with classes matched by name: a checkpoint, a run folder, a name of `detrkit models` such
-    as dfine_n, a Hugging Face folder or id, or a .pth of the reference DETR."""
+    as dfine_n, a Hugging Face folder or id, or a .pth of the reference DETR. auto: the weights of the named model that
+    come with detrkit (detrkit_n has them), unless its architecture or backbone is changed; none: random ones."""
     frozen_weights: str = ""
     """Train only the mask head, on the frozen detector of these weights (the second stage of segmentation in the
     reference DETR)."""
@@ -151,16 +160,37 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         if self.masks and self.task == "detect":
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")
+        if self.weights in NO_WEIGHTS:
+            start = self.model if self.weights == "auto" and not self.frozen_weights and self._is_named_model() else ""
+            object.__setattr__(self, "weights", start)
         if self.frozen_weights and (self.weights or not self.masks):
             wrong = "--weights as well; leave one out" if self.weights else "no --task instance or panoptic; add it"
             raise ConfigError(f"--frozen_weights trains a mask head on the detector in a file, found {wrong}")
-        if not (self.weights or self.frozen_weights):  # else settings of the model may come from the weights
+        if not (self.fine_tunes or self.frozen_weights):  # else settings of the model may come from the weights
             self.model_config(num_classes=1)
             if self.backbone_weights == "imagenet" and not self.resume and not has_published_weights(self.backbone):
                 raise ConfigError(
                     f"expected --backbone_weights none or a file with --backbone {self.backbone}, found imagenet, but "
                     "no weights are published under that name"
                 )
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether training starts from the weights of another detector, whose settings it takes."""
+        return bool(self.weights) and not self.starts_from_package
+
+    @property
+    def starts_from_package(self) -> bool:
+        """Whether training starts from the weights of the named model that come with detrkit."""
+        return bool(self.weights) and self.weights == self.model
+
+    def _is_named_model(self) -> bool:
+        """Whether there are weights of the named model, and no setting that they depend on is changed."""
+        if self.model not in WITH_WEIGHTS:
+            return False
+        named = {field.name: field.default for field in fields(self)} | MODELS[self.model]()
+        depends = {*fields_stored_as(ModelConfig, StoredAs.SHAPE, StoredAs.ARCHITECTURE), "backbone", "dense_convs"}
+        return all(getattr(self, name) == named[name] for name in {*depends, "backbone_weights"})
 
     def model_config(self, num_classes: int, **others: Any) -> ModelConfig:
         """Make the settings that the model is built from.

@@ -9,6 +9,7 @@ from detrkit.config.presets import MODELS
 from detrkit.models.checkpoints.hub import cached
 from detrkit.models.checkpoints.hub_models import HUB_MODELS
 from detrkit.models.checkpoints.published import PUBLISHED
+from detrkit.models.checkpoints.weights_file import PACKAGED
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ class NamedModel:
     license: str = ""
     """License of the weights; empty without weights."""
     origin: str = ""
-    """Where the weights come from: an id on the Hugging Face hub, or a URL; empty without weights."""
+    """Where the weights come from: an id on the Hugging Face hub, a URL, or `IN_PACKAGE`; empty without weights."""
     path: Path | None = None
-    """The weights on this machine, in the cache of the hub or of torch.hub; None if they would be downloaded."""
+    """The weights on this machine, in the package or the cache of the hub or of torch.hub; None if they would be
+    downloaded."""
 
+
+IN_PACKAGE = "part of detrkit"
+"""Origin of weights that come with the package: trained on generated images, not on COCO."""
 
 COSTS = {
-    "detrkit_n": (4.9, 22.2),
+    "detrkit_n": (2.6, 7.9),
     "detrkit_s": (22.4, 91.6),
     "detrkit_m": (33.6, 123.2),
     "detrkit_l": (45.0, 163.6),
@@ -90,5 +95,10 @@ def _named_model(name: str) -> NamedModel:
         return NamedModel(
             name, description, False, architecture, parameters, gflops, round(hub.box_ap / 100, 3),
             hub.source, hub.license, hub.hub_id, cached(hub.hub_id),
+        )  # fmt: skip
+    if name in PACKAGED:
+        return NamedModel(
+            name, description, False, architecture, parameters, gflops,
+            license="Apache-2.0", origin=IN_PACKAGE, path=PACKAGED[name],
         )  # fmt: skip
     return NamedModel(name, description, False, architecture, parameters, gflops)

@@ -77,7 +77,7 @@ def advise(console: TextConsole, config: TrainConfig, data: Data, trainer: Train
 def advice_lines(config: TrainConfig, data: Data, history: list[Row], image_size: int, rise: str) -> dict[str, str]:
     """Possible reasons, by a word each: epochs, learning rate, sizes, classes; and a test of the data."""
     last = history[-1]
-    measured = FROM_WEIGHTS if config.weights else MEASURED[config.recipe]
+    measured = FROM_WEIGHTS if config.fine_tunes else MEASURED[config.recipe]
     usual = _usual_rate(config)
     rate = f"--lr {config.lr:g}" + ("" if config.lr == usual else f", where this recipe and model have {usual:g}")
     lines_of = {

@@ -93,11 +93,13 @@ def announce(
         changed = {name: value for name, value in setup.settings_from_weights.items() if name != "model"}
         settings = ", ".join(f"{name} {value or 'none'}" for name, value in changed.items())
         lines["Weights"] = f"{weights} bring {settings}"
+    if config.starts_from_package:
+        lines["Weights"] = f"those of {weights} that come with detrkit, with new classes; --weights none: random ones"
     if setup.mask_note:
         lines["Masks"] = setup.mask_note
     for name, line in lines.items():
         console.row(name, line)
-    if setup.class_rows:
+    if setup.class_rows and not config.starts_from_package:
         console.print(fit_table(setup.class_rows, weights or source, no_object=not setup.model.sigmoid))
 
 

@@ -30,7 +30,7 @@ def resolve_auto(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """Replace each `auto` setting by a number.
 
-    A resumed run keeps its numbers, including the batch size that `max` found. With `--weights` or `--frozen_weights`
+    A resumed run keeps its numbers, including the batch size that `max` found. With the weights of another detector
     the number of queries stays `auto`, since the weights state it.
 
     Args:
@@ -50,7 +50,7 @@ def resolve_auto(
         }
         numbers: dict[str, Any] = {name: int(stored[name]) for name in WORDS if isinstance(getattr(config, name), str)}
         return replace(config, **numbers), {}
-    from_weights = ("num_queries",) if config.weights or config.frozen_weights else ()
+    from_weights = ("num_queries",) if config.fine_tunes or config.frozen_weights else ()
     names = [name for name in WORDS if getattr(config, name) == "auto" and name not in from_weights]
     suggested = suggest_settings(train, on_cpu=on_cpu, square_resize=config.square_resize)
     if config.overfit:

@@ -157,9 +157,13 @@ def build_training_model(
     stored_args, stored = _stored_args(weights, resume_point), _stored_preprocessing(weights, resume_point)
     if "hf_config" in stored_args:
         return setup_transformers(config, _defaults(config), categories, weights, resume_point)
-    settings_from_weights = _settings_from_weights(config, weights) if weights else {}
+    # weights of the package replace random ones: settings, norms and rates stay those of training from scratch
+    foreign = None if config.starts_from_package else weights
+    settings_from_weights = _settings_from_weights(config, foreign) if foreign else {}
     config = replace(config, **settings_from_weights)
-    has_loaded_weights = from_reference_checkpoint or bool(source) or config.backbone_weights != "none"
+    has_loaded_weights = (
+        from_reference_checkpoint or config.fine_tunes or bool(config.frozen_weights) or config.backbone_weights != "none"
+    )
     norm = _choose_norm(config, weights, resume_point, has_loaded_weights)
     model_args = asdict(
         config.model_config(
@@ -177,7 +181,7 @@ def build_training_model(
         image_std=stored.std,
     )
     class_rows = fit_weights(model, weights, categories) if weights else []
-    for note in fit_notes(model, weights) if weights else ():
+    for note in fit_notes(model, foreign) if foreign else ():
         warnings.warn(DetrkitWarning(note), stacklevel=2)
     if config.frozen_weights:
         _check_known(class_rows, config.frozen_weights)
@@ -309,7 +313,7 @@ def _describe_norm(norm: str, has_loaded_weights: bool, lr_backbone: float) -> s
         return f"frozen, with the statistics of the loaded weights; {rate}"
     if norm == "frozen":
         return "frozen without statistics, since no weights were loaded; --backbone_norm auto uses norms that learn"
-    return f"{norm}, {'on loaded weights' if has_loaded_weights else 'since no weights were loaded'}; {rate}"
+    return f"{norm}{', on loaded weights' if has_loaded_weights else ''}; {rate}"
 
 
 @dataclass(frozen=True)
