@@ -73,7 +73,9 @@ class Switch:
 
 
 SWITCHES: tuple[Switch, ...] = (
-    Switch("schedule", ("lr", "lr_backbone", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")),
+    Switch(
+        "schedule", ("lr", "lr_backbone", "lr_base_size", "lr_schedule", "warmup_steps", "clip_max_norm", "norm_decay")
+    ),
     Switch("zero_dropout", ("dropout",)),
     Switch("square_resize", ("square_resize",)),
     Switch("augmentation", AUGMENTATION, off={"augmentation": "flip"}),

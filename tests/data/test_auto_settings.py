@@ -65,7 +65,17 @@ def test_the_reason_for_the_image_size_has_its_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("some_images", "batch", "steps"),
-    [(1, 2, 1), (26, 2, 13), (47, 2, 23), (64, 4, 16), (209, 8, 26), (292, 16, 18), (100_000, 16, 6250)],
+    [
+        (1, 2, 1),
+        (26, 2, 13),
+        (100, 2, 50),
+        (199, 2, 99),
+        (200, 4, 50),
+        (292, 4, 73),
+        (600, 8, 75),
+        (999, 16, 62),
+        (100_000, 16, 6250),
+    ],
 )
 def test_small_sets_get_small_batches(some_images: int, batch: int, steps: int) -> None:
     split = split_of(1, size=(100, 100), sides=[30.0])

@@ -10,7 +10,7 @@ from detrkit.errors import WeightsError
 from detrkit.models import build_model
 from detrkit.training import run_training, train
 from detrkit.training.ema import Ema
-from detrkit.training.optim import LRSchedule, build_optimizer
+from detrkit.training.optim import LRSchedule, build_optimizer, rate_factor
 from detrkit.training.step import seed_of
 
 from .conftest import TINY
@@ -173,3 +173,10 @@ def test_an_original_that_does_not_fit_is_refused(tiny, original):
 
 def test_bfloat16(tiny):
     assert train(tiny(precision="bf16-mixed", epochs=1)).metrics["AP"] >= 0
+
+
+def test_rates_follow_the_square_root_of_the_images_per_step() -> None:
+    assert rate_factor(16, 16) == 1.0
+    assert rate_factor(16, 4) == 0.5
+    assert rate_factor(16, 64) == 2.0
+    assert rate_factor(0, 4) == 1.0  # not scaled

@@ -115,6 +115,7 @@ def demo_settings(config: DemoConfig, data: Path) -> TrainConfig:
         batch_size=8 if boxes else 16,
         num_workers=0,
         lr=2e-3,
+        lr_base_size=0,  # the rate is for these batches
         lr_schedule="cosine",
         warmup_steps=40,
         ema=0.99,

@@ -33,6 +33,7 @@ def fast() -> Overrides:
         "dropout": 0.0,
         "lr": 4e-4,
         "lr_backbone": 2e-4,
+        "lr_base_size": 16,
         "lr_schedule": "flat_cosine",
         "warmup_steps": 100,
         "norm_decay": False,
@@ -52,7 +53,7 @@ def fast() -> Overrides:
 
 def fast_from_weights() -> Overrides:
     """Settings that override `fast` for fine-tuning (`--weights`): no named model, and low learning rates."""
-    return {"model": "", "lr": 1e-4, "lr_backbone": 1e-5, **sigmoid_losses("varifocal")}
+    return {"model": "", "lr": 1e-4, "lr_backbone": 1e-5, "lr_base_size": 0, **sigmoid_losses("varifocal")}
 
 
 RECIPES: dict[str, Callable[[], Overrides]] = {"classic": classic, "fast": fast}

@@ -39,6 +39,9 @@ class OptimConfig(Settings):
     """Learning rate of the transformer and heads per step."""
     lr_backbone: NonNegativeFloat = 1e-5
     """Learning rate of the backbone per step; 0 freezes it, running statistics included."""
+    lr_base_size: NonNegativeInt = 0
+    """Images per step that --lr and --lr_backbone are meant for; with another number, both are multiplied by the square
+    root of the ratio. Counted over all devices and accumulated batches. 0: they are used as they are."""
     lr_linear_proj_mult: NonNegativeFloat = 1.0
     """Factor on --lr for sampling offsets and reference points (Deformable DETR: 0.1); 0 freezes them."""
     batch_size: PositiveInt | Literal["auto", "max"] = 2

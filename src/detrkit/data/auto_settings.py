@@ -12,6 +12,8 @@ QUERIES = (20, 300)
 """Smallest and largest suggested number of queries."""
 BATCHES = (2, 16)
 """Smallest and largest suggested batch size."""
+STEPS = 50
+"""Fewest steps per epoch with the suggested batch size, if the smallest allows that."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ def _own_square(image: ImageRecord) -> float:
 
 
 def _batch_size(num_images: int) -> tuple[int, str]:
-    """The largest power of two within BATCHES that leaves 16 steps per epoch."""
+    """The largest power of two within BATCHES that leaves `STEPS` steps per epoch."""
     low, high = BATCHES
     batch = high
-    while batch > low and num_images // batch < 16:
+    while batch > low and num_images // batch < STEPS:
         batch //= 2
     makes = "makes" if num_images == 1 else "make"
     return batch, f"{_many(num_images, 'image')} {makes} {_many(max(1, num_images // batch), 'step')} per epoch"

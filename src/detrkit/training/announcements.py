@@ -17,6 +17,7 @@ from detrkit.ops.console import TextConsole
 from detrkit.training.loop import Trainer
 from detrkit.training.model_setup import ModelSetup
 from detrkit.training.monitor import called
+from detrkit.training.optim import rate_factor
 from detrkit.training.setup import Data, Processes
 from detrkit.training.signals import StopSignals, requeue_slurm_job
 from detrkit.training.state import Row
@@ -76,7 +77,7 @@ def announce(
         "Model": (setup.name or f"{config.model or 'DETR'} on {config.backbone}")
         + f", {total / 1e6:.1f} M parameters, {trainable / 1e6:.1f} M trainable",
         "Backbone": f"norm {setup.norm_note}",
-        "Rate": f"lr {config.lr:g}, {config.lr_schedule} schedule over {config.epochs} epochs, "
+        "Rate": f"lr {_rate(config, processes.world_size)}, {config.lr_schedule} schedule over {config.epochs} epochs, "
         f"{'as many' if config.batch_size == 'max' else config.batch_size} images per batch"
         f"{' as fit' if config.batch_size == 'max' else ''}{times}",
         "Time": f"at most {config.max_minutes:g} minutes, the last evaluation included; if the {config.epochs} epochs "
@@ -101,6 +102,19 @@ def announce(
         console.row(name, line)
     if setup.class_rows and not config.starts_from_package:
         console.print(fit_table(setup.class_rows, weights or source, no_object=not setup.model.sigmoid))
+
+
+def _rate(config: TrainConfig, world_size: int) -> str:
+    """The learning rate, and how it follows from --lr."""
+    if not config.lr_base_size:
+        return f"{config.lr:g}"
+    scaled = f"{config.lr:g} for {config.lr_base_size} images per step"
+    if isinstance(config.batch_size, str):
+        return f"{scaled}, scaled by the square root of their number"
+    images = config.batch_size * world_size * config.accumulate_grad_batches
+    if images == config.lr_base_size:
+        return f"{config.lr:g}"
+    return f"{config.lr * rate_factor(config.lr_base_size, images):.3g} for {images} images per step ({scaled})"
 
 
 def print_result(

@@ -88,6 +88,19 @@ MAX_WARMUP_FRACTION = 0.1
 """Longest warm-up, as a fraction of the run."""
 
 
+def rate_factor(base_size: int, images: int) -> float:
+    """The factor of learning rates for another number of images per step: the square root of the ratio.
+
+    The variance of a gradient falls with the number of its images, and AdamW divides by the root of the second moment
+    (square-root scaling rule: Malladi et al. 2022, section 5).
+
+    Args:
+        base_size: images per step that the rates are meant for; 0: they fit any number.
+        images: images per step, over all devices and accumulated batches.
+    """
+    return math.sqrt(images / base_size) if base_size else 1.0
+
+
 @dataclass(frozen=True)
 class LRSchedule:
     """Learning rates of the groups, a pure function of the position in a run.

@@ -42,7 +42,7 @@ from detrkit.training.loaders import (
 from detrkit.training.loggers import make_loggers
 from detrkit.training.loop import Trainer, Validate
 from detrkit.training.model_setup import ModelSetup
-from detrkit.training.optim import LRSchedule
+from detrkit.training.optim import LRSchedule, rate_factor
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, Reporter
 from detrkit.training.resume import carry_best
@@ -209,6 +209,7 @@ class TrainingProcess:
         """Assemble the training loop."""
         config, model, optimizer = self.config, self.setup.model, self.optimizer
         train_batches, val_batches = make_loaders(config, self.data, datasets, batch_size, fabric)
+        factor = rate_factor(config.lr_base_size, batch_size * fabric.world_size * config.accumulate_grad_batches)
         budget = None
         if config.max_minutes:
             budget = TimeBudget(config.max_minutes, config.epochs, len(train_batches), len(val_batches))
@@ -217,7 +218,7 @@ class TrainingProcess:
             DetectionLoss(model, self.setup.criterion, compiled=config.compile, square_resize=config.square_resize),
             optimizer,
             LRSchedule(
-                base=tuple(group["lr"] for group in optimizer.param_groups),
+                base=tuple(group["lr"] * factor for group in optimizer.param_groups),
                 kind=config.lr_schedule,
                 epochs=config.epochs,
                 lr_drop=config.lr_drop,

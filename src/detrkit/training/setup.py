@@ -161,9 +161,8 @@ def build_training_model(
     foreign = None if config.starts_from_package else weights
     settings_from_weights = _settings_from_weights(config, foreign) if foreign else {}
     config = replace(config, **settings_from_weights)
-    has_loaded_weights = (
-        from_reference_checkpoint or config.fine_tunes or bool(config.frozen_weights) or config.backbone_weights != "none"
-    )
+    has_detector = from_reference_checkpoint or config.fine_tunes or bool(config.frozen_weights)
+    has_loaded_weights = has_detector or config.backbone_weights != "none"
     norm = _choose_norm(config, weights, resume_point, has_loaded_weights)
     model_args = asdict(
         config.model_config(
@@ -191,7 +190,7 @@ def build_training_model(
         warnings.warn(DetrkitWarning(RANDOM_AND_FROZEN), stacklevel=2)
     trains_whole_backbone = norm != "frozen" and not has_loaded_weights and config.lr_backbone > 0
     lr_backbone = config.lr if trains_whole_backbone else config.lr_backbone
-    norm_note = _describe_norm(norm, has_loaded_weights, lr_backbone)
+    norm_note = _describe_norm(norm, has_loaded_weights, lr_backbone, config.lr_base_size)
     if config.frozen_weights:
         norm_note = "unchanged, like the whole detector; only the mask head learns"
     image_size = stored.image_size if config.image_size == "auto" else config.image_size
@@ -305,10 +304,11 @@ def _choose_norm(
     return "frozen" if has_loaded_weights else "batch"
 
 
-def _describe_norm(norm: str, has_loaded_weights: bool, lr_backbone: float) -> str:
+def _describe_norm(norm: str, has_loaded_weights: bool, lr_backbone: float, lr_base_size: int) -> str:
     """A line about the normalization of the backbone: kind, reason and learning rate."""
     part = "the backbone beyond its first layers" if norm == "frozen" and lr_backbone else "the whole backbone"
-    rate = f"{part} learns at {lr_backbone:g}" if lr_backbone else f"{part} is frozen, statistics included"
+    scaled = f" for {lr_base_size} images per step" if lr_base_size else ""
+    rate = f"{part} learns at {lr_backbone:g}{scaled}" if lr_backbone else f"{part} is frozen, statistics included"
     if norm == "frozen" and has_loaded_weights:
         return f"frozen, with the statistics of the loaded weights; {rate}"
     if norm == "frozen":
