@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from detrkit import Detections, Detector
+from detrkit.exporting.formats.export_format import TracedGraph
+from detrkit.exporting.formats.torch_program import write_torch
+from detrkit.exporting.graph import Graph, trace
 from detrkit.ops.masks import decode_segmentation
 from detrkit.serving.answers import ModelsAnswer, PredictAnswer
+from tests.export.small import metadata, small_model
 
 from .conftest import Client, encode, form_of, noise, running
 
@@ -128,6 +132,15 @@ def test_large_images_are_cut_into_tiles(checkpoint: Path, photo: bytes) -> None
         (whole,) = client.predict(encode(noise(40, 50)), "?threshold=0.1").json["images"]
     assert_same(image["detections"], tiled.predict(photo, threshold=0.1))
     assert_same(whole["detections"], tiled.predict(noise(40, 50), threshold=0.1))
+
+
+def test_exported_files_are_served(tmp_path: Path, photo: bytes) -> None:
+    model = small_model("classic")
+    write_torch(TracedGraph(trace(Graph(model), size=None, batch_size=None), metadata(model)), tmp_path / "model.pt2")
+    exported = Detector.load(tmp_path / "model.pt2", device="cpu")
+    with running({"exported": exported}) as (client, _):
+        (image,) = client.predict(photo, "?threshold=0").json["images"]
+    assert_same(image["detections"], exported.predict(photo, threshold=0))
 
 
 def test_the_page_and_the_document_need_nothing_from_elsewhere(client: Client) -> None:
