@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,9 +31,11 @@ from detrkit.data.synthetic.coco_folder import complete_folder, write_coco, writ
 from detrkit.data.synthetic.contours import FAMILIES
 from detrkit.data.synthetic.scenes import draw_scene, plan_scene
 from detrkit.data.validation.validate import check_dataset
-from detrkit.evaluation.accumulator import DetectionAccumulator, collect_split
+from detrkit.evaluation import accumulator
 from detrkit.evaluation.class_match import match_classes
 from detrkit.evaluation.coco_metrics import compute_coco_metrics
+from detrkit.inference.tile_merging import TileDetections, merge_tiles
+from detrkit.ops.tiles import Tile
 from detrkit.training import run_training, state
 
 FAMILIES_SHOWN = tuple(list(FAMILIES).index(name) for name in ("gear", "ring", "spiral"))
@@ -113,13 +116,42 @@ def train(data: Path, run_dir: Path, minutes: float, settings: dict[str, Any]) -
     return run_dir
 
 
-def measure(run_dir: Path, split: Split, image_size: int, tiles: Any) -> list[str]:
+def keep_all(parts: Sequence[TileDetections]) -> TileDetections:
+    """The detections of all tiles, without merging."""
+    order = np.argsort(-np.concatenate([part.scores for part in parts]), kind="stable")
+    boxes, scores, labels = (
+        np.concatenate([getattr(part, name) for part in parts])[order] for name in ("boxes", "scores", "labels")
+    )
+    tile = Tile.whole(parts[0].tile.image_height, parts[0].tile.image_width)
+    return TileDetections(tile, boxes, scores, labels)
+
+
+def suppress_by_ios(parts: Sequence[TileDetections]) -> TileDetections:
+    """Leave out each detection that overlaps a better one of its class by half of the smaller of both, of any tile."""
+    given = keep_all(parts).best(10_000)
+    left = np.ones(len(given), np.bool_)
+    areas = (given.boxes[:, 2:] - given.boxes[:, :2]).clip(min=1e-9).prod(1)
+    for k in range(len(given)):
+        if left[k]:
+            rest = k + 1 + np.flatnonzero(left[k + 1 :] & (given.labels[k + 1 :] == given.labels[k]))
+            low = np.maximum(given.boxes[rest, :2], given.boxes[k, :2])
+            common = (np.minimum(given.boxes[rest, 2:], given.boxes[k, 2:]) - low).clip(min=0).prod(1)
+            left[rest[common >= 0.5 * np.minimum(areas[rest], areas[k])]] = False
+    return TileDetections(given.tile, given.boxes[left], given.scores[left], given.labels[left])
+
+
+MERGING = {"": merge_tiles, ", IoS of all": suppress_by_ios, ", not merged": keep_all}
+"""Ways of merging by the end of their line; the first is that of detrkit."""
+
+
+def measure(run_dir: Path, split: Split, image_size: int, tiles: Any, max_dets: int, merge: Any) -> list[str]:
     """AP, AP50, and CPU seconds per image of one thread, with or without tiles."""
+    accumulator.merge_tiles = merge  # type: ignore[attr-defined]
     detector = Detector.load(run_dir, device="cpu", image_size=image_size, tiles=tiles, precision="plain")
     match = match_classes(detector.categories, split.categories)
-    collector = DetectionAccumulator(match.id_of)
+    collector = accumulator.DetectionAccumulator(match.id_of)
     start = time.process_time()
-    collect_split(
+    accumulator.collect_split(
         detector.backend,
         split,
         detector.categories,
@@ -130,7 +162,9 @@ def measure(run_dir: Path, split: Split, image_size: int, tiles: Any) -> list[st
         quiet=True,
     )
     seconds = (time.process_time() - start) / len(split)
-    metrics = compute_coco_metrics(split.to_coco(), collector.detections).metrics
+    metrics = compute_coco_metrics(split.to_coco(), collector.detections, max_dets=max_dets).metrics
+    if max_dets > 100:  # AP50 is known for 100 detections alone
+        return [f"{metrics[f'AP@{max_dets}']:.3f}", "", f"{seconds:.1f}"]
     return [f"{metrics['AP']:.3f}", f"{metrics['AP50']:.3f}", f"{seconds:.1f}"]
 
 
@@ -149,6 +183,8 @@ def main() -> None:
     parser.add_argument(
         "--whole_size", type=int, default=640, help="side to which whole images are resized; default 640"
     )
+    parser.add_argument("--max_dets", type=int, default=100, help="detections per class and image; default 100")
+    parser.add_argument("--merging", action="store_true", help="also measure other ways of merging")
     parser.add_argument("--output_dir", default="runs/tiles")
     flags = parser.parse_args()
     root = Path(flags.output_dir)
@@ -166,8 +202,9 @@ def main() -> None:
         if flags.minutes:
             run_dir = train(data, root / f"{data.name}-{trained}", flags.minutes, settings)
         for evaluated, (eval_tiles, eval_size, _) in ways.items():
-            cells = measure(run_dir, val, eval_size, eval_tiles)
-            print(f"| {trained} | {evaluated} | {' | '.join(cells)} |", flush=True)
+            for word, merge in MERGING.items() if flags.merging and eval_tiles != "off" else [("", merge_tiles)]:
+                cells = measure(run_dir, val, eval_size, eval_tiles, flags.max_dets, merge)
+                print(f"| {trained} | {evaluated}{word} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
