@@ -25,6 +25,8 @@ ONNX_OPSET = 18
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """Checkpoints of a run folder: the latest, to resume from, and the best."""
+FOLDS = "folds.json"
+"""File of a folder of folds: their settings, and the fold of each image."""
 
 
 def run_folder(source: str | Path) -> Path:

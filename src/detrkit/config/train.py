@@ -144,11 +144,25 @@ class RunConfig(Settings):
     """Also log to MLflow (needs the mlflow extra)."""
 
 
-CONFIG_GROUPS = (DataConfig, AugmentConfig, OptimConfig, RunConfig, ModelFlags, LossFlags)
+@dataclass(frozen=True, kw_only=True)
+class FoldsConfig(Settings):
+    """Folds."""
+
+    folds: NonNegativeInt = 0
+    """Cross-validation: divide all images, train and val together, into this many folds, and train a model for each on
+    the images of the others; 0: off. A limit such as --max_minutes is that of one fold."""
+    group_by: str = ""
+    """Regular expression with a group, searched for in file names: images in which the group is the same text stay in
+    one fold, as copies of one image always do."""
+    final: bool = False
+    """After the folds, train a model on all images, for as many epochs as were best in the folds."""
+
+
+CONFIG_GROUPS = (DataConfig, AugmentConfig, OptimConfig, RunConfig, FoldsConfig, ModelFlags, LossFlags)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, DataConfig):
+class TrainConfig(LossFlags, ModelFlags, FoldsConfig, RunConfig, OptimConfig, AugmentConfig, DataConfig):
     """All settings of a training run. Unset fields take the defaults of the recipe.
 
         config = TrainConfig.from_recipe("fast", data="images", epochs=20)
@@ -163,6 +177,7 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         if self.masks and self.task == "detect":
             object.__setattr__(self, "task", "instance")
         object.__setattr__(self, "masks", self.task != "detect")
+        self._check_folds()
         if self.weights in NO_WEIGHTS:
             start = self.model if self.weights == "auto" and not self.frozen_weights and self._is_named_model() else ""
             object.__setattr__(self, "weights", start)
@@ -194,6 +209,34 @@ class TrainConfig(LossFlags, ModelFlags, RunConfig, OptimConfig, AugmentConfig, 
         named = {field.name: field.default for field in fields(self)} | MODELS[self.model]()
         depends = {*fields_stored_as(ModelConfig, StoredAs.SHAPE, StoredAs.ARCHITECTURE), "backbone", "dense_convs"}
         return all(getattr(self, name) == named[name] for name in {*depends, "backbone_weights"})
+
+    def _check_folds(self) -> None:
+        """Refuse settings that do not fit --folds."""
+        if self.folds == 1:
+            raise ConfigError("--folds must be 0 (off) or at least 2, found 1")
+        if not self.folds:
+            for name in ("group_by", "final"):
+                if getattr(self, name):
+                    raise ConfigError(f"--{name} needs --folds; add --folds 5, or leave --{name} out")
+            return
+        reasons = {
+            "val_json": "the folds take the place of validation images; leave it out, or name its file in --train_json",
+            "val_images": "the folds take the place of validation images; leave it out",
+            "overfit": "--folds measures images that a model has not seen; leave one of the two out",
+        }
+        for name, reason in reasons.items():
+            if getattr(self, name):
+                raise ConfigError(f"--folds {self.folds} does not fit --{name} {getattr(self, name)}: {reason}")
+        if self.resume not in ("", "auto"):
+            raise ConfigError(
+                f"--folds {self.folds} does not fit --resume {self.resume}: the same command continues the folds in "
+                "its --output_dir; leave --resume out"
+            )
+        if self.devices * self.num_nodes > 1:
+            raise ConfigError(
+                f"--folds {self.folds} trains in one process, found {self.devices * self.num_nodes}; leave --devices "
+                "and --num_nodes out"
+            )
 
     def model_config(self, num_classes: int, **others: Any) -> ModelConfig:
         """Make the settings that the model is built from.

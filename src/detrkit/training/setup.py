@@ -20,10 +20,10 @@ from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.records import Split
 from detrkit.data.tile_records import tile_split
-from detrkit.data.validation.held_out import write_split
+from detrkit.data.validation.held_out import read_fold, write_split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.errors import ConfigError, DataError, DetrkitWarning
-from detrkit.files import LAST, run_folder
+from detrkit.files import FOLDS, LAST, run_folder
 from detrkit.losses import build_criterion
 from detrkit.models import build_model
 from detrkit.models.checkpoints import FitRow, Weights, fit_notes, fit_weights, load_weights, mask_head_note
@@ -93,27 +93,33 @@ class Data:
         write_split(run_dir / "split.json", self.raw)
 
 
-def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] | None = None) -> Data:
+def load_data(
+    config: TrainConfig, classes: Callable[[Categories], Categories] | None = None, *, run_dir: Path | None = None
+) -> Data:
     """Open and check the data set.
 
-    `--overfit N` keeps the first N training images with objects, for training and evaluation alike.
+    `--overfit N` keeps the first N training images with objects, for training and evaluation alike. The folder of a
+    fold names its validation images; if there are none, the training images are evaluated.
 
     Args:
         config: settings of the run.
         classes: function from the classes of the training data to those of the model; None: they are the same.
+        run_dir: run folder, which may be a fold.
 
     Raises:
         DataError: the data set cannot be read, or has no images to train on or to evaluate on.
     """
     data_format = "coco_panoptic" if config.task == "panoptic" else ""
-    raw = open_dataset(**config.dataset_kwargs(data_format), val_fraction=config.val_fraction, seed=config.seed)
+    choice = read_fold(run_dir) or {"val_fraction": config.val_fraction, "seed": config.seed}
+    raw = open_dataset(**config.dataset_kwargs(data_format), **choice)
     report = check_dataset(
         raw,
         num_queries=sys.maxsize,  # `warn_of_crowds` compares with the queries of the model
         masks=config.masks,
         value_range=ValueRange.parse(config.value_range) or "find",
     )
-    for name in ("train",) if config.overfit else ("train", "val"):
+    without_val = bool(config.overfit or (raw.pooled and not raw.held_out))
+    for name in ("train",) if without_val else ("train", "val"):
         if name not in report.splits or not report.splits[name].images:
             raise DataError(
                 f"expected {name} images in {raw.source}, found none; see detrkit check {raw.source}"
@@ -125,6 +131,7 @@ def load_data(config: TrainConfig, classes: Callable[[Categories], Categories] |
         shown = [image for image in train.images if image.has_trainable][: config.overfit]
         train = val = replace(train, images=shown)
         summary.append(f"of these only the first {len(shown)} of train with objects, to train on and to evaluate on")
+    summary += ["all images are trained on, so the metrics are those of training images"] * (raw.pooled and without_val)
     return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
 
 
@@ -374,6 +381,8 @@ def choose_folder(config: TrainConfig, *, overwrite: bool = False) -> Path:
     """
     if config.output_dir:
         folder = Path(config.output_dir)
+        if (folder / FOLDS).exists():
+            raise ConfigError(f"{folder} holds folds; continue with the same --folds, or name another --output_dir")
         if (folder / LAST).exists() and not config.resume and not overwrite:
             raise ConfigError(
                 f"{folder} already holds a run; resume it with --resume auto, or name another --output_dir"

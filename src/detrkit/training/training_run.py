@@ -47,12 +47,14 @@ class TrainResult:
     metrics: dict[str, float]
     """Metrics of the best epoch (COCO metrics and, if measured, panoptic quality), and "epoch"; empty without any
     evaluation."""
+    folds: tuple[TrainResult, ...] = ()
+    """Result of each fold; empty without folds."""
     interrupted: bool = False
     """Whether Ctrl-C, SIGTERM or Slurm stopped the run, which can be resumed from last.ckpt."""
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train a detector and write its run folder.
+    """Train a detector and write its run folder; with `folds`, one per fold.
 
         result = detrkit.train(detrkit.TrainConfig.from_recipe("fast", data="DATA", output_dir="runs/mine"))
 
@@ -60,13 +62,16 @@ def train(config: TrainConfig) -> TrainResult:
         config: settings of the run.
 
     Returns:
-        The run folder and the metrics of the best epoch.
+        The run folder and the metrics of the best epoch; with `folds`, the folder of the folds and the metrics of the
+        detections of all folds together, each image measured by the model that has not seen it.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, SIGTERM or a signal of Slurm, once the run is saved; `resume="auto"` continues.
         DetrkitError: settings, data or weights cannot be used, memory ran out, or the loss is not finite.
     """
-    result = run_training(config)
+    from detrkit.training.folds import train_folds  # which runs `run_training`
+
+    result = train_folds(config) if config.folds else run_training(config)
     if result.interrupted:
         raise KeyboardInterrupt
     return result
@@ -101,7 +106,7 @@ def run_training(
     on_rank_zero = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # before there is a Fabric to ask
     if on_rank_zero and not classic_log:
         say_recipe(make_console(quiet=config.quiet), config.recipe)
-    data = load_data(config, classes)
+    data = load_data(config, classes, run_dir=run_dir)
     resume_point, reference = find_resume(config, run_dir, len(data.categories) if classic_log else None)
     data = data.with_range_of(resume_point)
     fingerprints = compute_fingerprints({"train": data.train, "val": data.val})
@@ -151,7 +156,7 @@ def run_training(
     with using_threads(config.num_threads):
         trainer = process.run(start_epoch, {**thread_reasons, **reasons})
     best = next((row for row in trainer.state.history if row["epoch"] == trainer.state.best_epoch), {})
-    return TrainResult(trainer.run_dir, _summary(best), trainer.end_reason == "signal")
+    return TrainResult(trainer.run_dir, _summary(best), interrupted=trainer.end_reason == "signal")
 
 
 def _resolve(

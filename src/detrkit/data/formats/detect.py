@@ -32,6 +32,7 @@ from detrkit.data.formats.combine import share_categories
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.formats.registry import DatasetFormat
 from detrkit.data.formats.unsupported import explain_unsupported
+from detrkit.data.validation.pooling import pool_splits
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.text import first_names
 
@@ -49,6 +50,7 @@ def open_dataset(
     val_fraction: float = 0.2,
     seed: int = 42,
     held_out: Collection[str] = (),
+    pooled: bool = False,
     box_format: str = "auto",
     segmentations: bool = True,
     strict: bool = False,
@@ -69,6 +71,7 @@ def open_dataset(
             holds out none.
         seed: seed of the held-out split, which depends on the seed and the file names alone.
         held_out: file names of the images to hold out instead: those that a training run held out.
+        pooled: make train and val one split, `train`, as for folds.
         box_format: form of the boxes, where it is not that of the data format: `auto`, or a key of
             `box_formats.BOX_FORMATS`.
         segmentations: keep polygons and RLE masks.
@@ -105,6 +108,8 @@ def open_dataset(
         ) from None
     dataset.strict = strict
     dataset.val_fraction, dataset.seed, dataset.held_out, dataset.box_format = val_fraction, seed, held_out, box_format
+    if pooled:
+        pool_splits(dataset)
     return dataset
 
 

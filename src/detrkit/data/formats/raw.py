@@ -102,6 +102,8 @@ class RawDataset:
     """Seed of the held-out split."""
     held_out: Collection[str] = ()
     """File names of the images to hold out instead of a random share: those that a training run held out."""
+    pooled: bool = False
+    """Whether train and val are one split, `train`, of which the images of a fold are held out."""
     box_format: str = "auto"
     """Box format that the user named, a name of `box_formats.BOX_FORMATS`; auto: that of the data format."""
     held_out_split: dict[str, Any] | None = None

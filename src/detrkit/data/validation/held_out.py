@@ -63,6 +63,8 @@ def hold_out(
             splits = {name: replace(split, name=name, images=images) for name, images in by_split.items()}
             names = {name: sorted({image.file_name for image in images}) for name, images in by_split.items()}
             raw.held_out_split = {"seed": raw.seed, "val_fraction": raw.val_fraction, **names}
+            if raw.pooled:
+                raw.held_out_split["pooled"] = True
     for name in required_splits:
         if name not in splits:
             raise ConfigError(_no_such_split(name, raw))
@@ -109,7 +111,7 @@ def _are_there(names: Collection[str], split: Split) -> bool:
 def _divide(raw: RawDataset, split: Split, group_of: Mapping[Path, int]) -> dict[str, list[ImageRecord]] | None:
     """Divide the images of train into both splits; None if there are too few."""
     held_out = set(raw.held_out)
-    note = "the {count} that the run held out are used"
+    note = "the {count} of the fold are used" if raw.pooled else "the {count} that the run held out are used"
     if not _are_there(held_out, split):
         chosen = _choose(split.images, raw.val_fraction, raw.seed, group_of)
         note = f"{{count}} of {_many(len(split))} were held out (seed {raw.seed})"
@@ -188,4 +190,11 @@ def read_split(weights: str) -> dict[str, Any]:
     if not weights or not written.is_file():
         return {}
     made = json.loads(written.read_text(encoding="utf-8"))
-    return {"seed": made["seed"], "val_fraction": made["val_fraction"], "held_out": made.get("val", [])}
+    pooled = {"pooled": True} if made.get("pooled") else {}
+    return {"seed": made["seed"], "val_fraction": made["val_fraction"], "held_out": made.get("val", []), **pooled}
+
+
+def read_fold(run_dir: Path | None) -> dict[str, Any]:
+    """Read the images that a fold holds out, as keyword arguments of `open_dataset`; empty if the run is no fold."""
+    choice = read_split(str(run_dir)) if run_dir else {}
+    return choice if choice.get("pooled") else {}

@@ -23,7 +23,7 @@ from detrkit.data.validation.held_out import chooses_images, hold_out, keep_requ
 from detrkit.data.validation.image_probe import ImageInfo, probe_images
 from detrkit.data.validation.interpretation import Probed, interpret_annotations, raise_doubt
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
-from detrkit.data.validation.near_duplicates import find_near_duplicates
+from detrkit.data.validation.near_duplicates import NearDuplicates, find_near_duplicates
 from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, must_leave_out
 from detrkit.data.validation.repeated_images import note_repeated_images
 from detrkit.data.validation.statistics import split_statistics
@@ -49,6 +49,8 @@ class CheckReport:
     """Decisions that the user should know of, one sentence each."""
     value_range: ValueRange | None = None
     """Value range of all splits; see `Split.value_range`."""
+    duplicates: NearDuplicates | None = None
+    """Images that are copies of one another; None: they were not searched for."""
     refused: str = ""
     """Why training and evaluation reject the data, as an error sentence; empty if they accept it."""
 
@@ -106,6 +108,7 @@ def check_dataset(
     value_range: ValueRange | Literal["find"] | None = "find",
     required_splits: Collection[str] = (),
     allow_doubtful: bool = False,
+    compare_images: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> CheckReport:
     """Validate and repair a raw data set, so that it can be used for training and evaluation.
@@ -120,6 +123,7 @@ def check_dataset(
             model has none, or "find" to measure it on the training images, which decodes those of more than 8 bits.
         required_splits: the splits that are needed; others need not be valid. Empty: all.
         allow_doubtful: accept files that seem to be misread; they are reported in any case.
+        compare_images: find images that look alike, also without `decode_all`.
         progress: called once per image, and once more if images that look alike are searched for; from any thread.
 
     Raises:
@@ -156,7 +160,7 @@ def check_dataset(
         raise DataError(_nothing_trainable(splits["train"], findings))
     known = {image.path: info for images, infos in probed.values() for image, info in zip(images, infos, strict=True)}
     duplicates = None
-    if decode_all or chooses_images(raw, splits):
+    if decode_all or compare_images or chooses_images(raw, splits):
         paths = list(dict.fromkeys(image.path for split in splits.values() for image in split.images))
         duplicates = find_near_duplicates(paths, [known[path].orientation for path in paths], progress)
     splits = hold_out(raw, splits, required_splits, duplicates.group_of() if duplicates else {})
@@ -172,7 +176,8 @@ def check_dataset(
         findings.refuse_left_out(raw.source)
     refused = next((doubt.sentence for doubt in doubts if doubt.refuse), "")
     notes = [*raw.notes, *notes]
-    return CheckReport(raw.format, raw.source, splits, list(findings), statistics, notes, chosen, refused)
+    found = list(findings)
+    return CheckReport(raw.format, raw.source, splits, found, statistics, notes, chosen, duplicates, refused)
 
 
 def _listed_once(raw_split: RawSplit, findings: Findings) -> list[RawImage]:
