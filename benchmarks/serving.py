@@ -1,14 +1,14 @@
 """How many images per second `detrkit serve` answers, beside the same detector in a loop, and whether anything is lost.
 
     python benchmarks/serving.py [--model detrkit_n] [--size 96] [--seconds 8] [--images 2000]
-        [--output_dir runs/serving]
+        [--queue 64] [--output_dir runs/serving]
 
 Starts a server on this machine with random weights, and asks it over connections that stay open: 1, 8 and 64 clients,
 each of which sends its next image once it has the answer to the last. The loop is `Detector.predict` in this process
 with lists of the same files, before and after, image by image and in batches; server and loop use one thread for the
-model. Then three times as many clients as the queue holds ask for `--images` images, a tenth of which are killed in the
-middle of a request; whoever gets a 503 asks again. Every answer must name the file that was sent and its size. Prints a
-table and writes it to serving.json.
+model. Then three times as many clients as the queue holds ask for `--images` images, a tenth of whose attempts end
+in the middle of a request; whoever gets a 503 asks again. Every answer must name the file that was sent and its size.
+Prints a table and writes it to serving.json.
 
 Clients run in this process, so that on a machine of few cores they take time from the server. Seconds of CPU, all
 threads together, are given besides: on a machine that does other things too, they are the steadier ones.
@@ -45,7 +45,7 @@ from detrkit.files import write_atomic
 from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.structures import Preprocessing
 
-BATCH, QUEUE = 8, 64
+BATCH = 8
 
 
 @dataclass
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
     parser.add_argument("--seconds", type=float, default=8, help="per measurement")
     parser.add_argument("--images", type=int, default=2000, help="to answer under overload")
+    parser.add_argument("--queue", type=int, default=64, help="images that the server accepts at a time")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/serving"))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -88,11 +89,11 @@ def main() -> None:
         weights = Path(folder) / "model.ckpt"
         write_weights(weights, options.model, options.size)
         detector = Detector.load(weights, device="cpu")
-        with server(weights) as port:
+        with server(weights, options.queue) as port:
             rows = measure(detector, images, port, options.seconds)
-            overload = asyncio.run(ask(port, 3 * QUEUE, images, count=options.images, kill=0.1))
+            overload = asyncio.run(ask(port, 3 * options.queue, images, count=options.images, kill=0.1))
             after = metric(port, "process_resident_memory_bytes")
-            more = asyncio.run(ask(port, 3 * QUEUE, images, count=options.images, kill=0.1))
+            more = asyncio.run(ask(port, 3 * options.queue, images, count=options.images, kill=0.1))
             figures = rows | {
                 "overload": summary(overload),
                 "overload again": summary(more),
@@ -128,7 +129,8 @@ def measure(detector: Detector, images: list[bytes], port: int, seconds: float) 
             f"{load.clients} clients: {load.per_second:.1f} images/s, "
             f"{share:.2f} of the loop in batches ({around:.1f}/s; one by one {singly[k][0]:.1f}/s); "
             f"{load.cpu:.1f} ms of CPU per image ({cpu:.1f} in the loop; one by one {singly[k][1]:.1f}); "
-            f"p50 {load.percentile(50):.0f} ms, p99 {load.percentile(99):.0f} ms"
+            f"p50 {load.percentile(50):.0f} ms, p99 {load.percentile(99):.0f} ms",
+            flush=True,
         )
     return {
         "loop, one by one": singly,
@@ -245,10 +247,10 @@ def write_weights(path: Path, name: str, size: int) -> None:
 
 
 @contextmanager
-def server(weights: Path) -> Iterator[int]:
+def server(weights: Path, queue: int) -> Iterator[int]:
     """A server process; gives its port."""
     command = ["serve", str(weights), "--port", "0", "--device", "cpu"]
-    command += ["--batch_size", str(BATCH), "--max_queue", str(QUEUE), "--deadline", "300"]
+    command += ["--batch_size", str(BATCH), "--max_queue", str(queue), "--deadline", "300"]
     process = subprocess.Popen(
         [sys.executable, "-m", "detrkit", *command],
         stdout=subprocess.PIPE,
