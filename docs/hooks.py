@@ -26,6 +26,8 @@ SETTINGS = "<!-- settings -->"
 
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_TESTED_LAYOUT = re.compile(r"\A```text \w+$", re.MULTILINE)
+"""A block that names its data format for the tests; the site knows blocks with a single word alone."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -54,7 +56,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = _FENCE.split(markdown.replace(SETTINGS, settings_tables() if SETTINGS in markdown else ""))
     uri = page.file.src_uri
     return "".join(
-        part if part.startswith("```") else _LINK.sub(lambda m: _link(m, uri, config), part) for part in parts
+        _TESTED_LAYOUT.sub("```text", part)
+        if part.startswith("```")
+        else _LINK.sub(lambda m: _link(m, uri, config), part)
+        for part in parts
     )
 
 
