@@ -32,7 +32,7 @@ def test_extreme_boxes_can_be_overfitted(kind):
     setup = make_setup(kind, num_queries=12, dn_queries=30)
     given = strange_boxes(64)
     one_batch = Batch(*some_images(1), [given])
-    steps, lr = 100, 1e-3
+    steps, lr = 300 if kind == "detrkit_n" else 100, 1e-3  # its separable convolutions are slow to learn
     optimizer = build_optimizer(setup.model, lr=lr, lr_backbone=lr, weight_decay=1e-4)
     losses = []
     for step in range(steps):

@@ -24,7 +24,7 @@ def test_the_run_folder_and_the_printed_lines(tiny, capsys, monkeypatch):
     result = train(config)
     run_dir = result.run_dir
     output = capsys.readouterr().out
-    for words in ("CPU", "precision 32", "train 11 images", "parameters", "norm batch, since no weights", "lr 0.001"):
+    for words in ("CPU", "precision 32", "train 11 images", "parameters", "norm batch; the whole backbone", "lr 0.001"):
         assert words in output
     assert "epoch 3/3" in output
 
