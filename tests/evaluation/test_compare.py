@@ -134,11 +134,11 @@ def test_a_worse_detector_is_lower_and_the_same_one_is_no_different(
     sources = [write("a", perfect(gt)), write("b", noisy(gt, 1, 3.0)), write("c", perfect(gt))]
     result = detrkit.compare(sources, folder, bootstrap=200, output_dir=str(tmp_path / "out"))
     lower, same = result.difference("AP", "B"), result.difference("AP", "C")
-    assert lower.verdict == "lower"
+    assert lower.outcome == "lower"
     assert lower.interval is not None
     assert lower.interval[1] < 0
     assert "B is lower" in str(lower)
-    assert (same.difference, same.interval, same.verdict) == (0, (0, 0), "no difference shown")
+    assert (same.difference, same.interval, same.outcome) == (0, (0, 0), "no difference shown")
     assert NO_DIFFERENCE in str(same)
     assert str(result).count("AP: ") == 2
 
@@ -199,10 +199,10 @@ def test_a_run_and_a_folder_of_predictions(data: tuple[Path, dict[str, Any]], tm
         result = detrkit.compare(sources, bootstrap=50, speed_images=0, output_dir=str(tmp_path / "out"), **FAST)
     assert [model.kind for model in result.models] == ["detector", "predictions"]
     assert [model.ms_per_image for model in result.models] == [None, None]
-    assert result.difference().verdict == "higher"
+    assert result.difference().outcome == "higher"
 
 
-def test_the_command_prints_verdicts_and_ends_with_a_sentence_where_it_cannot_compare(
+def test_the_command_prints_outcomes_and_ends_with_a_sentence_where_it_cannot_compare(
     data: tuple[Path, dict[str, Any]],
     write: Callable[[str, Rows], Path],
     tmp_path: Path,
@@ -213,7 +213,7 @@ def test_the_command_prints_verdicts_and_ends_with_a_sentence_where_it_cannot_co
     where = ["--data", str(folder), "--output_dir", str(tmp_path / "out"), "--bootstrap", "50", "--max_images", "2"]
     assert cli.main(["compare", a, b, *where]) == 0
     text = capsys.readouterr().out
-    for part in (f"A         {a}", "B - A", "lower", "AP of class 7", "without a verdict: " + NO_DIFFERENCE, "2 of "):
+    for part in (f"A         {a}", "B - A", "lower", "AP of class 7", "without an outcome: " + NO_DIFFERENCE, "2 of "):
         assert part in text
     assert cli.main(["compare", a, *where]) == 2
     assert capsys.readouterr().err.startswith("detrkit: error: expected two or more runs, checkpoints or files of")
@@ -282,7 +282,7 @@ def test_panoptic_maps_are_compared_by_pq(shared: Path, tmp_path: Path) -> None:
     sources = [source / "predictions.json", tmp_path / "b/predictions.json"]
     result = detrkit.compare(sources, shared / "data/coco_panoptic_mini", output_dir=str(tmp_path / "out"))
     difference = result.difference("PQ")
-    assert (difference.verdict, result.images) == ("lower", [])
+    assert (difference.outcome, result.images) == ("lower", [])
     expected = json.loads((source / "expected_pq.json").read_text(encoding="utf-8"))["All"]["pq"]
     assert difference.baseline_value == pytest.approx(expected, abs=1e-6)
 
@@ -365,7 +365,7 @@ def test_the_number_of_images_that_would_show_a_difference() -> None:
     assert unclear.images_needed == 240  # half the width takes four times the images
     assert "one of this size takes about 240 images" in str(unclear)
     assert difference((0.01, 0.03)).images_needed is None
-    assert difference((0.01, 0.03)).verdict == "higher"
+    assert difference((0.01, 0.03)).outcome == "higher"
     assert difference((-0.1, 0.1), 0.5).images_needed is None
-    assert difference(None).verdict == "too few images"
+    assert difference(None).outcome == "too few images"
     assert "no interval from fewer than 5 images" in str(difference(None))

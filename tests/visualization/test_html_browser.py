@@ -131,8 +131,8 @@ def test_a_report_opens_from_disk_and_names_are_text(page: Page) -> None:
     assert column(page, 1) == list(NAMES)
     assert page.locator("main section").count() == 8
     assert page.evaluate("[...document.images].length") == 0  # that of the name is none
-    pictures = page.locator("svg image").all()
-    assert len(pictures) == len(NAMES)
+    embedded = page.locator("svg image").all()
+    assert len(embedded) == len(NAMES)
     assert page.locator("img, iframe, object, link, script[src]").count() == 0
 
 

@@ -20,7 +20,7 @@ from detrkit.evaluation.panoptic_quality import PanopticMetrics
 from detrkit.ops.text import one_line
 
 NO_DIFFERENCE = "no difference that this many images could show"
-"""The verdict where the interval holds 0."""
+"""The outcome where the interval holds 0."""
 
 MAIN_METRICS = ("AP", "mask_AP", "PQ")
 """Metrics of which a sentence is printed."""
@@ -28,7 +28,7 @@ MAIN_METRICS = ("AP", "mask_AP", "PQ")
 CLASSES_SHOWN = 20
 """Most classes in the table of a console; `comparison.json` has them all."""
 
-Verdict = Literal["higher", "lower", "no difference shown", "too few images"]
+Outcome = Literal["higher", "lower", "no difference shown", "too few images"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Difference:
         return self.value - self.baseline_value
 
     @property
-    def verdict(self) -> Verdict:
+    def outcome(self) -> Outcome:
         """Whether the model is higher or lower than the baseline by more than chance explains."""
         if self.interval is None:
             return "too few images"
@@ -91,7 +91,7 @@ class Difference:
 
         The width of an interval goes with the root of the number of images.
         """
-        if self.verdict != "no difference shown" or self.interval is None or abs(self.difference) < 1e-6:
+        if self.outcome != "no difference shown" or self.interval is None or abs(self.difference) < 1e-6:
             return None
         half = (self.interval[1] - self.interval[0]) / 2
         return max(self.images + 1, math.ceil(self.images * (half / abs(self.difference)) ** 2))
@@ -103,15 +103,15 @@ class Difference:
         if self.interval is None:
             return f"{values}, {self.difference:+.3f}; no interval from fewer than {LEAST_IMAGES} images"
         interval = f"{self.difference:+.3f}, 95 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f}"
-        if self.verdict != "no difference shown":
-            return f"{values}: {self.model} is {self.verdict} ({interval})"
+        if self.outcome != "no difference shown":
+            return f"{values}: {self.model} is {self.outcome} ({interval})"
         needed = self.images_needed
         more = f"; one of this size takes about {needed:,} images" if needed and needed <= 100 * self.images else ""
         return f"{values}: {NO_DIFFERENCE} ({interval}{more})"
 
     def to_plain(self) -> dict[str, Any]:
         """Convert to JSON-like data."""
-        derived = {name: getattr(self, name) for name in ("difference", "verdict", "images_needed")}
+        derived = {name: getattr(self, name) for name in ("difference", "outcome", "images_needed")}
         return asdict(self) | {"interval": self.interval and list(self.interval)} | derived
 
 
@@ -253,18 +253,18 @@ def _table(result: ComparisonResult, letter: str) -> Any:
     baseline = result.models[0].letter
     whole, single = result.of_model(letter)
     single = [each for each in single if each.metric in MAIN_METRICS]
-    single.sort(key=lambda each: (each.verdict in ("no difference shown", "too few images"), -abs(each.difference)))
+    single.sort(key=lambda each: (each.outcome in ("no difference shown", "too few images"), -abs(each.difference)))
     shown = single[:CLASSES_SHOWN]
     caption = (
         f"95 % intervals of the difference: {result.resamples} paired resamples of {result.image_count} images;\n"
-        f"without a verdict: {NO_DIFFERENCE}"
+        f"without an outcome: {NO_DIFFERENCE}"
     )
     if len(shown) < len(single):
         caption += f"\n{len(single) - len(shown)} more classes in comparison.json"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("", overflow="fold", min_width=12)
-    for head in ("images", baseline, letter, f"{letter} - {baseline}", "interval", "verdict"):
-        table.add_column(head, justify="left" if head == "verdict" else "right", no_wrap=True)
+    for head in ("images", baseline, letter, f"{letter} - {baseline}", "interval", "outcome"):
+        table.add_column(head, justify="left" if head == "outcome" else "right", no_wrap=True)
     for each in whole:
         table.add_row(each.metric.replace("_", " "), *_cells(each), style="bold")
     table.add_section()
@@ -275,9 +275,9 @@ def _table(result: ComparisonResult, letter: str) -> Any:
 
 def _cells(each: Difference) -> Sequence[str]:
     interval = "–" if each.interval is None else f"{each.interval[0]:+.3f} to {each.interval[1]:+.3f}"
-    verdict = each.verdict if each.verdict in ("higher", "lower") else ""
+    outcome = each.outcome if each.outcome in ("higher", "lower") else ""
     values = f"{each.baseline_value:.3f}", f"{each.value:.3f}", f"{each.difference:+.3f}"
-    return (str(each.images), *values, interval, verdict)
+    return (str(each.images), *values, interval, outcome)
 
 
 def class_values(coco: Mapping[IouType, CocoMetrics], panoptic: PanopticMetrics | None) -> dict[int, dict[str, float]]:

@@ -104,14 +104,14 @@ def _differences(title: str, differences: Sequence[Difference], heads: tuple[str
         name = each.metric.replace("_", " ")
         needed = each.images_needed
         reachable = needed if needed and needed <= 100 * each.images else None  # as in the sentences
-        values: list[Cell] = [each.baseline_value, each.value, shown, each.verdict, reachable]
+        values: list[Cell] = [each.baseline_value, each.value, shown, each.outcome, reachable]
         rows.append([name, *([each.class_name] if each.class_id is not None else []), each.images, *values])
     first = [Column("metric"), *([Column("class")] if differences and differences[0].class_id is not None else [])]
     last = [
         Column(heads[0]),
         Column(heads[1]),
         Column("difference"),
-        Column("verdict"),
+        Column("outcome"),
         Column("images that would show it"),
     ]
     return Table(title, [*first, Column("images"), *last], rows, note=note)

@@ -56,7 +56,7 @@ def decode_upload(upload: Upload, value_range: ValueRange | None, limits: ServeL
         image = decode_image(upload.data, upload.name, value_range, unknown=notes.append, partial=False)
     except DataError as error:
         raise RefusedError(422, error.message) from error
-    except (RefusedError, KeyboardInterrupt):
+    except RefusedError:
         raise
     except MemoryError as error:
         raise RefusedError(
