@@ -1,4 +1,4 @@
-"""The demo with its real settings: from scratch on a CPU, it finds nearly everything."""
+"""The demo with its real settings: from the weights in the package, on a CPU, it finds nearly everything."""
 
 import json
 from pathlib import Path

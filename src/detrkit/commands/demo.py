@@ -1,9 +1,9 @@
 """`detrkit demo`: generate a data set, train on it, evaluate and draw predictions.
 
-The demo is `detrkit train` with the recipe `fast` and its smallest model, from scratch. Settings that differ from the
-recipe fit a very short run: a higher learning rate, a moving average over fewer steps, and no augmentation but flips,
-since the model sees each image only a few times. The limit of time plans the schedule, so that a busy machine ends with
-a trained model, too.
+The demo is `detrkit train` with the recipe `fast` and its smallest model, from the weights in the package. Settings
+that differ from the recipe fit a very short run: a higher learning rate, a moving average over fewer steps, and no
+augmentation but flips, since the model sees each image only a few times. The limit of time plans the schedule, so that
+a busy machine ends with a trained model, too.
 """
 
 from __future__ import annotations
