@@ -25,6 +25,8 @@ ONNX_OPSET = 18
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """Checkpoints of a run folder: the latest, to resume from, and the best."""
+PROCESS = "process.json"
+"""File of a run folder: the process that trains in it, and how far it is."""
 FOLDS = "folds.json"
 """File of a folder of folds: their settings, and the fold of each image."""
 

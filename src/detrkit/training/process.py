@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from detrkit.config.train import TrainConfig
 from detrkit.errors import NonFiniteLossError, OutOfMemoryError, is_out_of_memory
 from detrkit.evaluation.panoptic_quality import PanopticGroundTruth
-from detrkit.files import BEST, LAST, write_atomic
+from detrkit.files import BEST, LAST, PROCESS, write_atomic
 from detrkit.models.checkpoints.file_kinds import VERSION
 from detrkit.ops.console import make_console
 from detrkit.structures import Batch
@@ -43,6 +43,7 @@ from detrkit.training.loggers import make_loggers
 from detrkit.training.loop import Trainer, Validate
 from detrkit.training.model_setup import ModelSetup
 from detrkit.training.optim import LRSchedule, rate_factor
+from detrkit.training.process_file import ProcessFile
 from detrkit.training.progress import RunProgress
 from detrkit.training.reporters import ClassicLog, LoggerRows, MetricsFile, Reporter
 from detrkit.training.resume import carry_best
@@ -280,7 +281,12 @@ class TrainingProcess:
             monitor=self.monitored["monitor"],
         )
         rows = LoggerRows(make_loggers(self.config, self.run_dir))
-        reporters: list[Reporter] = [MetricsFile(self.run_dir / "metrics.csv"), rows, progress]
+        reporters: list[Reporter] = [
+            MetricsFile(self.run_dir / "metrics.csv"),
+            rows,
+            progress,
+            ProcessFile(self.run_dir / PROCESS, self.config.epochs, progress.left),
+        ]
         if self.classic_log:
             trainable = count_trainable(self.setup.model)
             reporters.append(ClassicLog(self.run_dir / "log.txt", self.setup.criterion.weights, trainable))
