@@ -37,6 +37,7 @@ def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> N
     assert written == {
         "report.html",
         "metrics.json",
+        "images.json",
         "pr_curves.png",
         "f1_threshold.png",
         "confusion_matrix.png",
@@ -48,9 +49,35 @@ def test_a_report_is_complete(tmp_path: Path, some_images: dict[int, Path]) -> N
     assert content["made_by"]["weights"] == "best.ckpt"
     assert content["detections"] == len(detections)
     assert len(content["worst_mistakes"]) == min(24, sum(content["mistakes"].values()))
-    for name in written - {"metrics.json", "report.html"}:
+    for name in written - {"metrics.json", "images.json", "report.html"}:
         with Image.open(tmp_path / "report" / name) as one_image:
             assert min(one_image.size) > 100
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_the_images_of_a_report_have_the_pairs_of_its_confusion_matrix(
+    tmp_path: Path, some_images: dict[int, Path], crowds: bool
+) -> None:
+    gt, detections = random_case(15, crowds=crowds)
+    content = write_report(gt, detections, tmp_path / "report", image_paths=some_images)
+    pairs = json.loads((tmp_path / "report/images.json").read_text(encoding="utf-8"))
+    labels = content["confusion_matrix"]["labels"]
+    assert pairs["labels"] == labels
+    assert pairs["threshold"] == content["confusion_matrix"]["threshold"]
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    for image in pairs["images"]:
+        assert (tmp_path / "report" / image["path"]).resolve() == some_images[image["id"]].resolve()
+        missed = set(range(len(image["objects"]))) - set(image["crowds"])
+        for class_index, score, *_, partner in image["detections"]:
+            assert score >= round(pairs["threshold"], 4)
+            counts[-1 if partner < 0 else image["objects"][partner][0], class_index] += 1
+            missed.discard(partner)
+        for index in missed:
+            counts[image["objects"][index][0], -1] += 1
+    assert counts.tolist() == content["confusion_matrix"]["rows_gt_columns_prediction"]
+    boxes = [box for image in pairs["images"] for _, *box in image["objects"]]
+    assert len(boxes) == len(gt["annotations"])
+    assert all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in boxes)
 
 
 def test_mistakes_are_drawn_in_the_colors_of_the_original_ids(

@@ -19,6 +19,7 @@ from detrkit.evaluation.coco_metrics import (
 )
 from detrkit.evaluation.confusion import BACKGROUND, confusion_matrix, mistakes
 from detrkit.evaluation.error_gallery import choose, describe, draw_mistakes
+from detrkit.evaluation.image_pairs import write_image_pairs
 from detrkit.evaluation.intervals import compute_intervals, interval_tables, resample
 from detrkit.evaluation.matching import EvalArrays, match_detections
 from detrkit.evaluation.panoptic_quality import PanopticMetrics
@@ -52,8 +53,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Compute all metrics of detections and write the report.
 
-    Writes to `output_dir`, each file whole or not at all: `report.html`, `metrics.json`, `pr_curves.png`,
-    `f1_threshold.png`, `confusion_matrix.png` and, where images are given, `errors/missed.jpg`,
+    Writes to `output_dir`, each file whole or not at all: `report.html`, `metrics.json`, `images.json`,
+    `pr_curves.png`, `f1_threshold.png`, `confusion_matrix.png` and, where images are given, `errors/missed.jpg`,
     `errors/wrong_class.jpg`, `errors/false_alarm.jpg`.
 
     Args:
@@ -91,6 +92,7 @@ def write_report(
         coco = measure(gt, rows, max_dets=max_dets)
         part, analysis = _of_detections(gt, rows, coco, output_dir, max_errors)
         content |= part
+        write_image_pairs(output_dir, gt, analysis.arrays, analysis.confusion, image_paths or {})
         draw_mistakes(
             output_dir / "errors", analysis.arrays, analysis.confusion, analysis.chosen, image_paths or {}, value_range
         )
