@@ -5,8 +5,10 @@
 
 A minute is a minute of CPU time of the training process, with one thread, so that the load of the machine does not
 matter. Every model trains at its own recommended settings and plans its own schedule for the budget: detrkit by
-`--max_minutes`, ultralytics by `time`. All are evaluated by detrkit, on the whole validation set. ultralytics is
-installed by whoever runs this, in an environment of its own that `--peer_python` names.
+`--max_minutes`, ultralytics by `time`; the models of `peers.py` (fasterrcnn, fcos, rtdetr, dfine_n) have its learning
+rates for batches of 16, halved for the batches of 4 that suit short trainings, and a cosine over the budget. All are
+evaluated by detrkit, on the whole validation set. ultralytics is installed by whoever runs this, in an environment of
+its own that `--peer_python` names.
 
 Prints a table, and writes it to table.md, results.json and frontier.png. Started again, it continues with the trainings
 that results.json lacks.
@@ -34,6 +36,7 @@ from detrkit.data.records import Split
 from detrkit.data.validation.validate import check_dataset
 from detrkit.evaluation.coco_metrics import compute_coco_metrics
 from detrkit.files import write_atomic
+from peers import PEERS
 
 YOLO = ("yolo11n", "yolo26n")
 """Models of ultralytics."""
@@ -51,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not any(key.items() <= row.items() for row in rows):
             job = {**key, "data": data, "image_size": flags.image_size, "set": flags.set}
             run = folder / "-".join(str(value) for value in key.values())
-            rows.append(key | (train_yolo(job, run, flags.peer_python) if model in YOLO else train_detrkit(job, run)))
+            if model in YOLO:
+                row = train_yolo(job, run, flags.peer_python)
+            else:
+                row = _in_process([sys.executable, __file__, "--peer" if model in PEERS else "--detrkit"], job, run)
+            rows.append(key | row)
             write_atomic(results, json.dumps(rows, indent=1))
             write_atomic(folder / "table.md", table(rows))
             write_atomic(folder / "frontier.png", draw(rows))
@@ -64,18 +71,18 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", required=True, nargs="+")
     add("--minutes", type=float, nargs="+", default=[5.0, 20.0], help="budgets in minutes of CPU time")
-    add("--models", nargs="+", default=["detrkit_n"], help="named models of detrkit, yolo11n, yolo26n")
+    add(
+        "--models",
+        nargs="+",
+        default=["detrkit_n"],
+        help="named models of detrkit, yolo11n, yolo26n, names of peers.py",
+    )
     add("--peer_python", default=sys.executable, help="Python with ultralytics")
     add("--image_size", type=int, default=320)
     add("--seed", type=int, default=0)
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of `detrkit train`")
     add("--output_dir", default="runs/frontier")
     return parser.parse_args(arguments)
-
-
-def train_detrkit(job: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Train a model of detrkit in a process of its own; see `detrkit_process`."""
-    return _in_process([sys.executable, __file__, "--run"], job, run)
 
 
 def train_yolo(job: dict[str, Any], run: Path, python: str) -> dict[str, Any]:
@@ -123,6 +130,7 @@ def detrkit_process(run: Path) -> None:
             "seed": job["seed"],
             "epochs": 300,
             "num_threads": 1,
+            "num_workers": 0,
             "device": "cpu",
             "output_dir": str(run / "run"),
             **others,
@@ -133,6 +141,31 @@ def detrkit_process(run: Path) -> None:
         epochs = float(list(csv.DictReader(file))[-1]["epoch"])
     metrics = {name: result.metrics[name] for name in ("AP", "AP50")}
     content = {"cpu_minutes": time.process_time() / 60, "epochs": epochs, **metrics}
+    (run / "result.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def peer_process(run: Path) -> None:
+    """Train a model of `peers.py` on the clock of this process, and write result.json."""
+    import torch
+
+    from runner import Job
+    from train_one import train_peer
+
+    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
+    plan = Job(
+        name=job["model"],
+        base=job["model"],
+        settings={"lr": PEERS[job["model"]].lr / 2},
+        data=job["data"],
+        epochs=1000,
+        image_size=job["image_size"],
+        batch_size=4,
+        seed=job["seed"],
+        eval_every=1000,
+        max_minutes=job["minutes"],
+    )
+    last = train_peer(plan, run, torch.device("cpu"), time.process_time).curve[-1]
+    content = {"cpu_minutes": time.process_time() / 60, "epochs": last.epoch, "AP": last.AP, "AP50": last.AP50}
     (run / "result.json").write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -201,7 +234,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--run"]:
+    if sys.argv[1:2] == ["--detrkit"]:
         detrkit_process(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--peer"]:
+        peer_process(Path(sys.argv[2]))
     else:
         main()

@@ -40,6 +40,8 @@ class Facts:
     """Shorter side in pixels."""
     tokens: int
     """Tokens of the smallest image at strides 8, 16 and 32 together: RT-DETR cannot have more queries."""
+    coarse_tokens: int
+    """Those at strides 16 and 32, for D-FINE-N."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,48 @@ def rt_detr(facts: Facts) -> RTDetrPeer:
     return RTDetrPeer(RTDetrForObjectDetection(config))
 
 
+def d_fine(facts: Facts) -> RTDetrPeer:
+    """D-FINE (Peng et al. 2025) with the settings of its published N model: HGNetV2-B0, strides 16 and 32."""
+    from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+
+    backbone = HGNetV2Config(
+        hidden_sizes=[64, 256, 512, 1024],
+        stem_channels=[3, 16, 16],
+        stage_in_channels=[16, 64, 256, 512],
+        stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=[64, 256, 512, 1024],
+        stage_num_blocks=[1, 1, 2, 1],
+        stage_numb_of_layers=[3, 3, 3, 3],
+        use_learnable_affine_block=True,
+        out_indices=[3, 4],
+    )
+    config = DFineConfig(
+        backbone_config=backbone,
+        freeze_backbone_batch_norms=False,
+        encoder_hidden_dim=128,
+        encoder_in_channels=[512, 1024],
+        encoder_ffn_dim=512,
+        encode_proj_layers=[1],
+        feat_strides=[16, 32],
+        hidden_expansion=0.34,
+        depth_mult=0.5,
+        d_model=128,
+        decoder_in_channels=[128, 128],
+        decoder_ffn_dim=512,
+        decoder_layers=3,
+        decoder_n_points=[6, 6],
+        num_feature_levels=2,
+        num_labels=facts.num_classes,
+        num_queries=min(facts.coarse_tokens, 300),
+    )
+    return RTDetrPeer(DFineForObjectDetection(config))
+
+
 PEERS: dict[str, Recipe] = {
     "fasterrcnn": Recipe(faster_rcnn, lr=3e-4),
     "fcos": Recipe(fcos, lr=5e-4),
     "rtdetr": Recipe(rt_detr, lr=5e-4, clip_max_norm=0.1),
+    "dfine_n": Recipe(d_fine, lr=8e-4, clip_max_norm=0.1),
 }
 
 

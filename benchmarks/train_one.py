@@ -11,7 +11,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,12 @@ def train_detrkit(job: Job, folder: Path, device: torch.device) -> Run:
     return Run(job=job, curve=curve, parameters=parameters, memory=memory, machine=machine(device))
 
 
-def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
-    """A plain loop over the same images, measured by the same evaluation."""
+def train_peer(job: Job, folder: Path, device: torch.device, clock: Callable[[], float] = time.monotonic) -> Run:
+    """A plain loop over the same images, measured by the same evaluation.
+
+    Under `max_minutes` of `clock` the rates fall with the steps or with the time, whichever is further, and training
+    ends with it, within an epoch, too; the last evaluation is not counted.
+    """
     recipe = peer_recipe(job)
     torch.manual_seed(job.seed)
     splits = check_dataset(open_dataset(job.data)).splits
@@ -82,19 +86,24 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
         most_objects=max(len(image.objects) for image in train.images),
         image_size=job.image_size,
         tokens=min(sum(-(-h // s) * -(-w // s) for s in (8, 16, 32)) for h, w in shapes),
+        coarse_tokens=min(sum(-(-h // s) * -(-w // s) for s in (16, 32)) for h, w in shapes),
     )
     model = recipe.build(facts).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps = job.epochs * len(loader)
     warmup = max(1, min(recipe.warmup_steps, steps // 10))
 
+    limit, begun = 60 * job.max_minutes, clock()
+
+    def share(step: int) -> float:
+        return max(step / steps, (clock() - begun) / limit if limit else 0.0)
+
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, share(step))))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     gt, ids = val.to_coco(), train.categories.ids
     curve: list[Point] = []
-    begun = time.monotonic()
     for epoch in range(1, job.epochs + 1):
         loader.set_epoch(epoch - 1)
         for batch in loader:
@@ -107,10 +116,11 @@ def train_peer(job: Job, folder: Path, device: torch.device) -> Run:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_max_norm)
             optimizer.step()
             schedule.step()
-        out_of_time = 0 < 60 * job.max_minutes <= time.monotonic() - begun
+            if out_of_time := share(0) >= 1:
+                break
         if epoch % job.eval_every == 0 or epoch == job.epochs or out_of_time:
             metrics = compute_coco_metrics(gt, list(detections(model, val_loader, device, ids))).metrics
-            seconds = round(time.monotonic() - begun, 2)
+            seconds = round(clock() - begun, 2)
             curve.append(Point(epoch=epoch, seconds=seconds, AP=metrics["AP"], AP50=metrics["AP50"]))
             print(f"epoch {epoch}: AP {metrics['AP']:.3f} AP50 {metrics['AP50']:.3f}, {seconds:.0f} s", flush=True)
         if out_of_time:
