@@ -1,13 +1,7 @@
-"""HTML reports in a browser: headless Chromium, driven by playwright.
-
-`DETRKIT_CHROMIUM` names the browser, and then these tests must run; otherwise one on the PATH is taken, and without any
-the tests are skipped.
-"""
+"""HTML reports in a browser, see `tests.browser`."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,38 +26,15 @@ from detrkit.visualization.html_report.sections import (
     Summary,
     Table,
 )
+from tests.browser import browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+__all__ = ["browser"]
+
 NAMES = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "x" * 80, "قطة", "cat 10", "cat 9")
 SIZES = (390, 1280)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    named = os.environ.get("DETRKIT_CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine; install it, or name it in DETRKIT_CHROMIUM")
-    if not named:
-        pytest.importorskip("playwright", reason="no playwright: pip install playwright")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, headless=True, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
