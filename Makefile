@@ -4,6 +4,7 @@
 # make test-isa        run the tests that compare numbers, with the instructions of other processors (hours)
 # make coverage        run the tests and measure which lines they reach
 # make check           formatter, linter, types, import contract; `make format` fixes the first two
+# make check-js        types of the studio's JavaScript, by TypeScript (needs node)
 # make docs            build the site into site/, warnings are errors; `make docs-serve` shows it while you write
 #
 # Each target makes .venv and installs what it needs first; PYTHON chooses the interpreter (3.11 or newer).
@@ -50,6 +51,11 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+TYPESCRIPT := typescript@5.9.3
+
+check-js:
+	npx --yes --package $(TYPESCRIPT) tsc --project tsconfig.json
+
 docs: .venv/.dev
 	$(BIN)/mkdocs build --strict
 
@@ -76,4 +82,4 @@ format: .venv/.dev
 clean:
 	rm -rf .venv dist site htmlcov coverage.xml .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: demo test test-slow test-durations test-isa coverage check docs docs-serve format clean
+.PHONY: demo test test-slow test-durations test-isa coverage check check-js docs docs-serve format clean

@@ -37,7 +37,7 @@ from detrkit.config.commands import (
 from detrkit.config.fields import describe_type, did_you_mean
 from detrkit.config.parser import Command, build_parser, from_home, peek, sort_words
 from detrkit.config.presets import NO_WEIGHTS, WITHOUT_GPU, default_settings
-from detrkit.config.serving import ServeConfig
+from detrkit.config.serving import ServeConfig, StudioConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
 from detrkit.config.yaml_file import read_settings
@@ -94,6 +94,13 @@ COMMANDS = {
         "answer requests for detections over HTTP",
         "WEIGHTS [WEIGHTS ...]",
         ("weights",),
+    ),
+    "studio": Command(
+        StudioConfig,
+        "detrkit.commands.studio:studio",
+        "look at images, label, train and try detectors in a browser",
+        "[FOLDER]",
+        ("folder",),
     ),
     "plot": Command(
         PlotConfig,

@@ -44,6 +44,7 @@ FLAGS = {
     "polygon_tolerance polygons precision quiet source threshold top_k write",
     "serve": "batch_size batch_wait compile deadline device host image_size key_file max_images max_megapixels "
     "max_overlap max_per_client max_queue max_upload_mb port precision quiet tile_overlap tiles value_range weights",
+    "studio": "folder host no_browser port quiet",
     "plot": "output_dir runs",
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",

@@ -1,4 +1,4 @@
-"""The settings of `detrkit serve`."""
+"""The settings of `detrkit serve` and `detrkit studio`."""
 
 from __future__ import annotations
 
@@ -84,3 +84,18 @@ class ServeConfig(QuietChoice, ServeLimits, TilesChoice, OverlapChoice, RuntimeC
 @dataclass(frozen=True, kw_only=True)
 class RunnableTiled(TilesChoice, RunnableChoice):
     """The settings of one detector of a server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudioConfig(QuietChoice):
+    """Look at images, label them, train and try detectors in a browser on this machine."""
+
+    folder: str = "."
+    """Project folder: images or a data set of any format. Labels, runs and a cache are written into it, and nothing
+    outside it is read."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 127.0.0.1: this machine alone; 0.0.0.0: all its networks."""
+    port: Port = 8800
+    """Port to listen at; 0: any free one."""
+    no_browser: bool = False
+    """Print the address, and open no browser."""

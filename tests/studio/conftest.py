@@ -1,0 +1,109 @@
+"""The studio of a project folder on a free port, a client that has its token, and a page of it in a browser."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from tests.browser import browser
+from tests.serving.conftest import Answer, Client
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["browser"]
+
+collect_ignore_glob: list[str] = []
+if find_spec("fastapi") is None:
+    collect_ignore_glob.append("test_*.py")  # tests/serving says that they are skipped
+
+TOKEN = "t-1"
+HARMFUL = "<img src=x onerror=alert(1)>"
+"""A name that does harm where it becomes HTML."""
+
+
+@dataclass(frozen=True)
+class StudioClient:
+    """Sends requests with the token."""
+
+    port: int
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {TOKEN}"})
+
+    @property
+    def url(self) -> str:
+        """The address to open in a browser."""
+        return f"http://127.0.0.1:{self.port}/?token={TOKEN}"
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return Client(self.port).request("GET", path, None, {**self.headers, **headers})
+
+    def send(self, path: str, body: Any, method: str = "POST", **headers: str) -> Answer:
+        """Send JSON."""
+        content = {"Content-Type": "application/json", **self.headers, **headers}
+        return Client(self.port).request(method, path, json.dumps(body).encode(), content)
+
+
+@contextmanager
+def studio_of(folder: Path) -> Iterator[StudioClient]:
+    """Run the studio of a folder in a thread."""
+    import uvicorn
+
+    from detrkit.serving.server import bind
+    from detrkit.studio import create_app
+
+    bound = bind("127.0.0.1", 0)
+    config = uvicorn.Config(create_app(folder, TOKEN), log_level="critical", loop="asyncio", http="h11", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield StudioClient(bound.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
+
+
+def image_folder(folder: Path, count: int = 4, size: tuple[int, int] = (80, 60)) -> Path:
+    """Write images of coarse noise, `0.png`, `1.png`, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        coarse = np.random.default_rng(k).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size).save(folder / f"{k}.png")
+    return folder
+
+
+@contextmanager
+def page_of(
+    browser: Browser, studio: StudioClient, hash: str = "", width: int = 1280, **options: Any
+) -> Iterator[Page]:
+    """Open the studio; complaints of the browser and connections to elsewhere fail the test."""
+    trouble: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
+    page.on(
+        "request", lambda r: None if r.url.startswith((studio.url[:20], "blob:", "data:")) else trouble.append(r.url)
+    )
+    page.goto(studio.url + hash)
+    try:
+        yield page
+        assert trouble == []
+    finally:
+        context.close()
