@@ -73,6 +73,8 @@ format: .venv/.dev
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@# its opencv-python needs libGL, and would replace the headless one
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps trackers
 	@touch $@ .venv/.demo
 
 .venv/bin/python:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
     from detrkit.inference.postprocess import panoptic, postprocess
+    from detrkit.inference.tracking import TrackedFrame, track
     from detrkit.losses import build_criterion
     from detrkit.models import build_model
     from detrkit.models.named_models import NamedModel, list_models
@@ -50,6 +51,7 @@ _HOME = {
     "PanopticMap": "detrkit.results",
     "Preprocessing": "detrkit.structures",
     "Target": "detrkit.structures",
+    "TrackedFrame": "detrkit.inference.tracking",
     "TrainConfig": "detrkit.config.train",
     "TrainResult": "detrkit.training",
     "build_criterion": "detrkit.losses",
@@ -61,6 +63,7 @@ _HOME = {
     "list_models": "detrkit.models.named_models",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
+    "track": "detrkit.inference.tracking",
     "train": "detrkit.training",
 }
 
@@ -79,6 +82,7 @@ __all__ = [
     "PanopticMap",
     "Preprocessing",
     "Target",
+    "TrackedFrame",
     "TrainConfig",
     "TrainResult",
     "build_criterion",
@@ -90,6 +94,7 @@ __all__ = [
     "list_models",
     "panoptic",
     "postprocess",
+    "track",
     "train",
 ]
 

@@ -82,14 +82,16 @@ class Detections:
     """(h, w) of the original image in pixels."""
     source: str | None = None
     """Origin of the image: a path, `video.mp4#17` for a frame, or None."""
+    track_ids: Tensor | None = None
+    """int64 [n]: the track of each object, the same number from frame to frame; None: frames are not tracked."""
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("xyxy", "scores", "class_ids", "masks")}
+        given = {name: getattr(self, name) for name in ("xyxy", "scores", "class_ids", "masks", "track_ids")}
         try:
             tensors = {name: torch.as_tensor(value) for name, value in given.items() if value is not None}
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"expected xyxy [n, 4], scores [n] and class_ids [n] as tensors, found {error}") from error
-        xyxy, scores, class_ids, masks = (tensors.get(name, torch.empty(())) for name in given)
+        xyxy, scores, class_ids, masks, track_ids = (tensors.get(name, torch.empty(())) for name in given)
         n = len(scores) if scores.ndim else -1
         if not n:  # an empty tensor of any shape and type stands for no detection
             xyxy = xyxy.float().reshape(-1, 4) if not xyxy.numel() else xyxy
@@ -104,12 +106,15 @@ class Detections:
             raise DataError(f"expected {n} class names or none, found {len(names)}")
         if self.masks is not None and (masks.ndim != 3 or len(masks) != n):
             raise DataError(f"expected masks [{n}, H, W], found {list(masks.shape)}")
+        if self.track_ids is not None and track_ids.shape != (n,):
+            raise DataError(f"expected track_ids [{n}], found shape {list(track_ids.shape)}")
         changed = {
             "xyxy": xyxy if xyxy.is_floating_point() else xyxy.float(),
             "scores": scores if scores.is_floating_point() else scores.float(),
             "class_ids": class_ids.long(),
             "masks": None if self.masks is None else masks.bool(),
             "class_names": names,
+            "track_ids": None if self.track_ids is None else track_ids.long(),
         }
         for name, value in changed.items():
             object.__setattr__(self, name, value)
@@ -160,6 +165,7 @@ class Detections:
             class_ids=self.class_ids[keep],
             class_names=names,
             masks=masks,
+            track_ids=None if self.track_ids is None else self.track_ids[keep],
         )
 
     def without_overlaps(self, max_overlap: float) -> Detections:
@@ -198,14 +204,13 @@ class Detections:
 
     def cpu(self) -> Detections:
         """Copy the detections to main memory."""
-        masks = None if self.masks is None else self.masks.cpu()
-        return replace(
-            self, xyxy=self.xyxy.cpu(), scores=self.scores.cpu(), class_ids=self.class_ids.cpu(), masks=masks
-        )
+        names = ("xyxy", "scores", "class_ids", "masks", "track_ids")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: tensor.cpu() for name, tensor in tensors.items() if tensor is not None})
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Convert to COCO results (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are
-        masks."""
+        """Convert to COCO results (`bbox` is x, y, w, h in pixels), with `segmentation` as RLE where there are masks
+        and `track_id` where there are tracks."""
         from detrkit.ops.masks import encode_rles
 
         boxes = self.xyxy.tolist()
@@ -216,10 +221,13 @@ class Detections:
         if self.masks is not None:
             for row, code in zip(rows, encode_rles(self.masks), strict=True):
                 row["segmentation"] = code
+        if self.track_ids is not None:
+            for row, track_id in zip(rows, self.track_ids.tolist(), strict=True):
+                row["track_id"] = track_id
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """Convert to `supervision.Detections`; class names are in `data["class_name"]`."""
+        """Convert to `supervision.Detections`; class names are in `data["class_name"]`, tracks in `tracker_id`."""
         import numpy as np
 
         import_matplotlib()  # before supervision does
@@ -233,6 +241,7 @@ class Detections:
             confidence=on_cpu.scores.numpy(),
             class_id=on_cpu.class_ids.numpy().astype(int),
             mask=None if on_cpu.masks is None else on_cpu.masks.numpy(),
+            tracker_id=None if on_cpu.track_ids is None else on_cpu.track_ids.numpy().astype(int),
             data=data,
         )
 

@@ -41,7 +41,8 @@ FLAGS = {
     "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
     "predict": f"{DETECTOR} {TILES} max_overlap batch_size compile cutouts label_map no_images output_dir panoptic "
-    "polygon_tolerance polygons precision quiet source threshold top_k write",
+    "polygon_tolerance polygons precision quiet source threshold top_k write "
+    "track zones lines lost_seconds reconnect_seconds max_seconds",
     "serve": "batch_size batch_wait compile deadline device host image_size key_file max_images max_megapixels "
     "max_overlap max_per_client max_queue max_upload_mb port precision quiet tile_overlap tiles value_range weights",
     "studio": "folder host no_browser port quiet",

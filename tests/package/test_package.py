@@ -27,6 +27,7 @@ PUBLIC_NAMES = {
     "PanopticMap",
     "Preprocessing",
     "Target",
+    "TrackedFrame",
     "TrainConfig",
     "TrainResult",
     "build_criterion",
@@ -38,6 +39,7 @@ PUBLIC_NAMES = {
     "list_models",
     "panoptic",
     "postprocess",
+    "track",
     "train",
 }
 

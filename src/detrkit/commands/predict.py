@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -14,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from detrkit.commands.video_tracks import LIVE_COPY, VideoTracks, check_tracking, live_source
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import atomic_folder, expect_new_folder, save_image
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
+from detrkit.inference.live import LiveStream, stopped_by_signals
 from detrkit.inference.load_detector import load_detector
 from detrkit.inference.prefetch import prefetch
 from detrkit.inference.prelabels import PreLabels
@@ -41,7 +44,8 @@ def predict(config: PredictConfig) -> None:
     Writes to `config.output_dir`, each file whole or not at all: an annotated copy of each image (under the same name
     and subfolder) and video (mp4, as long as the video), `detections.json` (COCO results, with `file_name` added;
     `image_id` is the number in the name of the file, or else a running number) and `detections.csv`; and the further
-    results of `PredictConfig`. Files that cannot be read are skipped with a warning.
+    results of `PredictConfig`. Files that cannot be read are skipped with a warning. With `--track`, objects of videos,
+    or of one camera or network stream, are tracked, and `tracks.jsonl` has a line per frame.
 
     Raises:
         DataError: a source does not exist, nothing could be read, or a copy would replace its original.
@@ -57,7 +61,9 @@ def predict(config: PredictConfig) -> None:
         raise ConfigError("expected --max_overlap or --panoptic, found both; segments of a map do not overlap")
     extras = ExtraOutputs(config.cutouts, config.label_map, config.polygons, config.polygon_tolerance, config.panoptic)
     output_dir = Path(config.output_dir)
-    files = find_sources(config.source, output_dir=output_dir)
+    live = live_source(config)
+    files = [SourceFile(Path(LIVE_COPY), LIVE_COPY)] if live else find_sources(config.source, output_dir=output_dir)
+    check_tracking(config, files)
     folders = [*extras.folders(), *([config.write] if config.write else [])]
     _refuse_overwriting(files, output_dir, folders, config)
     detector = load_detector(config, precision=config.precision, compile=config.compile)
@@ -67,14 +73,20 @@ def predict(config: PredictConfig) -> None:
             f"expected a model with a mask head for --panoptic, --cutouts, --polygons and --label_map, but "
             f"{config.weights} has boxes alone; train one with --task instance or --task panoptic"
         )
-    writer = PredictionWriter(output_dir, detector.categories, extras, masks=masks)
+    writer = PredictionWriter(output_dir, detector.categories, extras, masks=masks, tracks=config.track)
     bars = make_progress(make_console(stderr=True, quiet=config.quiet))
-    with _prelabels(config, detector) as prelabels, writer, bars as progress:
-        job = _Job(config, detector, writer, prelabels, progress, files)
-        job.predict_images([item for item in files if not item.is_video])
-        for item in files:
-            if item.is_video:
-                job.predict_video(item)
+    with _prelabels(config, detector) as prelabels, _tracks(config) as tracks, writer, bars as progress:
+        job = _Job(config, detector, writer, prelabels, tracks, progress, files)
+        if live:
+            wait, limit = config.reconnect_seconds, config.max_seconds
+            stream = LiveStream(live, reconnect_seconds=wait, max_seconds=limit)
+            with stopped_by_signals(stream):
+                job.predict_frames(stream, LIVE_COPY)
+        else:
+            job.predict_images([item for item in files if not item.is_video])
+            for item in files:
+                if item.is_video:
+                    job.predict_video(item)
         if len(job.broken) == len(files):
             first = job.broken[0]
             raise DataError(f"none of {len(files)} files can be read; the first: {first}" if len(files) > 1 else first)
@@ -87,6 +99,8 @@ def predict(config: PredictConfig) -> None:
         + (f"; {len(job.broken)} of {len(files)} files could not be read" if job.broken else "")
         + ("" if writer.rows or not job.threshold else "; a lower --threshold shows less certain ones")
     )
+    for note in tracks.summary() if tracks else ():
+        done.print(note)
     for note in prelabels.writer.notes if prelabels else ():
         done.print(f"Note: {note}.")
     done.print(f"Written to {output_dir}")
@@ -107,6 +121,17 @@ def _prelabels(config: PredictConfig, detector: Detector) -> Iterator[PreLabels 
         labels.writer.close()
 
 
+@contextlib.contextmanager
+def _tracks(config: PredictConfig) -> Iterator[VideoTracks | None]:
+    """The tracker of `--track`, whose file of lines is open; None without the flag."""
+    if not config.track:
+        yield None
+        return
+    tracks = VideoTracks(config, THRESHOLD if config.threshold is None else config.threshold)
+    with tracks.log:
+        yield tracks
+
+
 class _Job:
     """One run of the command.
 
@@ -115,6 +140,7 @@ class _Job:
         detector: detector to run.
         writer: writer of the results.
         prelabels: writer of labels for a tool; None: none are written.
+        tracks: tracker of the objects in videos; None: they are not tracked.
         progress: progress bars.
         files: images and videos to read.
     """
@@ -125,11 +151,12 @@ class _Job:
         detector: Detector,
         writer: PredictionWriter,
         prelabels: PreLabels | None,
+        tracks: VideoTracks | None,
         progress: Progress,
         files: list[SourceFile],
     ) -> None:
         self.config, self.detector, self.writer, self.progress = config, detector, writer, progress
-        self.prelabels = prelabels
+        self.prelabels, self.tracks = prelabels, tracks
         self.output_dir = Path(config.output_dir)
         self.alone = len(files) == 1  # a single file that cannot be read is an error
         self.names = png_names(item.name for item in files)
@@ -169,41 +196,58 @@ class _Job:
         self.progress.remove_task(task)
 
     def predict_video(self, item: SourceFile) -> None:
-        """Predict and write every frame, and write the annotated video."""
-        task = None
+        """Predict, write and draw a video; one that cannot be read is noted in `broken`."""
         try:
-            video = Video(item.path)
-            times = video.timeline
-            task = self.progress.add_task(item.path.name, total=len(times.times) or None)
-            numbers: list[int] = []
+            self.predict_frames(Video(item.path), item.name)
+        except DataError as error:
+            self._skip(error.message)
 
-            def frames() -> Iterator[tuple[Tensor, str | None]]:
-                for number, frame in video.frames():
-                    numbers.append(number)
-                    yield frame, None
-
-            with video_writer(self.output_dir / item.name, times.fps, times.duration) as append:
-                for k, (image, detections, segments) in enumerate(self._predict(frames())):
-                    number, time = numbers[k], video.time_of(numbers[k])
-                    source = replace(detections, source=f"{item.path}#{number}")
-                    name = f"{self.names[item.name]}/{number:06d}"
-                    self.writer.write(source, self.next_id, name, image, segments, time)
+    def predict_frames(self, source: Video | LiveStream, name: str) -> None:
+        """Predict, write and draw each frame of a source; `name` is that of the annotated video."""
+        length = source.timeline.duration if isinstance(source, Video) else None
+        total = len(source.timeline.times) if isinstance(source, Video) else 0
+        task = self.progress.add_task(Path(name).name, total=total or None)
+        try:
+            with video_writer(self.output_dir / name, source.fps, length) as append:
+                for image, detections, segments, number, time in self._frames_of(source):
+                    file_name = f"{self.names[name]}/{number:06d}"
+                    noted = replace(detections, source=f"{source.name}#{number}")
+                    self.writer.write(noted, self.next_id, file_name, image, segments, time)
                     if self.prelabels:
                         size, pixels = _size(image), image.permute(1, 2, 0).numpy()
-                        self.prelabels.write(detections, self.next_id, f"{name}.jpg", item.path, size, pixels)
+                        self.prelabels.write(
+                            detections, self.next_id, f"{file_name}.jpg", Path(source.name), size, pixels
+                        )
                     self.next_id += 1
                     self.frames += 1
                     if not self.config.no_images:
-                        append(_drawn(image, detections, segments), time)
+                        drawn = _drawn(image, detections, segments)
+                        append(self.tracks.draw(drawn, _size(image)) if self.tracks else drawn, time)
                     self.progress.advance(task)
-            losses = video.losses()
-            if losses:
-                warnings.warn(losses, stacklevel=2)
-        except DataError as error:
-            self._skip(error.message)
         finally:
-            if task is not None:
-                self.progress.remove_task(task)
+            self.progress.remove_task(task)
+
+    def _frames_of(
+        self, source: Video | LiveStream
+    ) -> Iterator[tuple[Tensor, Detections, PanopticMap | None, int, float]]:
+        """Each frame with its results, its number and its time in seconds."""
+        if self.tracks:
+            for frame in self.tracks.frames(self.detector, source):
+                yield frame.image, frame.detections, None, frame.number, frame.time
+            return
+        numbers: deque[int] = deque()
+
+        def frames() -> Iterator[tuple[Tensor, str | None]]:
+            for number, image in source.frames():
+                numbers.append(number)
+                yield image, None
+
+        for image, detections, segments in self._predict(frames()):
+            number = numbers.popleft()
+            yield image, detections, segments, number, source.time_of(number)
+        losses = source.losses()
+        if losses:
+            warnings.warn(losses, stacklevel=2)
 
     def _predict(
         self, images: Iterable[tuple[Tensor, str | None]]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
 from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, ParsedBy, PositiveInt, Settings
+from detrkit.config.prediction import TrackChoice
 from detrkit.errors import ConfigError
 from detrkit.ops.tiles import choose_tiling
 
@@ -194,11 +195,11 @@ class CompareConfig(QuietChoice, TilesChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(QuietChoice, TilesChoice, RunnableChoice):
-    """Find objects in images, folders, globs and videos, or segment them."""
+class PredictConfig(QuietChoice, TrackChoice, TilesChoice, RunnableChoice):
+    """Find objects in images, folders, globs and videos, segment them, or track them in videos and cameras."""
 
     source: list[str]
-    """One or several images, folders, globs or videos."""
+    """One or several images, folders, globs or videos; with --track also a camera or a network stream."""
     precision: Literal["auto", "plain", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic: fp32, bf16 or fp16; auto: bf16 on CUDA, else fp32; plain: fp32 without any other optimization."""
     compile: Literal["auto", "off", "on"] = "auto"

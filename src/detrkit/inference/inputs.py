@@ -233,8 +233,8 @@ def _describe(source: Any) -> str:
     name = type(source).__name__
     if isinstance(source, int) and not isinstance(source, bool):
         return (
-            f"the number {source}; a camera is not opened by its number: read its frames with OpenCV and give them to "
-            "Detector.stream, see docs/predict.md"
+            f"the number {source}; a camera is opened by its number in detrkit.track alone: else read its frames with "
+            "OpenCV and give them to Detector.stream, see docs/predict.md"
         )
     if hasattr(source, "__await__"):
         return f"a {name}; await it first"

@@ -214,7 +214,8 @@ def _why_not(text: str, mode: int) -> str:
     if scheme in STREAMS or (mode and not stat.S_ISFIFO(mode)) or re.fullmatch(r"\d\d?|/dev/video\d+", text):
         return (
             f"expected an image, folder, glob or video file, found the camera, device or live stream {shown}, which is "
-            "not opened by name; read its frames with OpenCV and give them to Detector.stream, see docs/predict.md"
+            "read by `detrkit predict` with --track and by detrkit.track; else read its frames with OpenCV and give "
+            "them to Detector.stream, see docs/predict.md"
         )
     if mode or text == "-":
         return f"expected a file, found the pipe {shown}; write what comes out of it to a file first"

@@ -74,6 +74,16 @@ class Video:
         if not self._decoded:
             raise DataError(f"expected a video in {self.path}, but none of its frames can be decoded")
 
+    @property
+    def name(self) -> str:
+        """The path as text."""
+        return str(self.path)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of a copy, see `Timeline`."""
+        return self.timeline.fps
+
     def time_of(self, number: int) -> float:
         """Seconds from the first frame to a frame of some number."""
         times = self.timeline.times

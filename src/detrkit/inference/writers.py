@@ -54,12 +54,16 @@ class PredictionWriter:
         folder: where to write.
         categories: the model's classes.
         extras: results to write besides `detections.json` and `detections.csv`.
-        masks: whether detections have masks; their area is then the last column of the csv file.
+        masks: whether detections have masks; their area is then a further column of the csv file.
+        tracks: whether detections have track ids; they are then the last column of the csv file.
     """
 
-    def __init__(self, folder: Path, categories: Categories, extras: ExtraOutputs, *, masks: bool) -> None:
+    def __init__(
+        self, folder: Path, categories: Categories, extras: ExtraOutputs, *, masks: bool, tracks: bool = False
+    ) -> None:
         self.rows = 0
-        self._folder, self._categories, self._extras, self._masks = folder, categories, extras, masks
+        self._folder, self._categories, self._extras = folder, categories, extras
+        self._columns = (*CSV_COLUMNS, *(("area",) if masks else ()), *(("track_id",) if tracks else ()))
         self._stack = contextlib.ExitStack()
         self._images: list[dict[str, Any]] = []
         self._polygons: JsonRows | None = None
@@ -76,7 +80,7 @@ class PredictionWriter:
             if self._extras.panoptic:
                 self._panoptic = JsonRows(_open(stack, self._folder / "panoptic.json"), '{"annotations": [')
             self._stack = stack.pop_all()
-        self._csv.writerow((*CSV_COLUMNS, "area") if self._masks else CSV_COLUMNS)
+        self._csv.writerow(self._columns)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -110,7 +114,9 @@ class PredictionWriter:
         """
         height, width = image.shape[1:]
         when = {} if time is None else {"time": round(time, 3)}
-        self._images.append({"id": image_id, "file_name": detections.source, "height": height, "width": width} | when)
+        if self._polygons is not None or self._panoptic is not None:
+            image_row = {"id": image_id, "file_name": detections.source, "height": height, "width": width}
+            self._images.append(image_row | when)
         self._write_rows(detections, image_id, when)
         if self._polygons is not None:
             for row in polygon_rows(detections, image_id, self._extras.polygon_tolerance):
@@ -144,6 +150,7 @@ class PredictionWriter:
                     f"{row['score']:.4f}",
                     *corners,
                     *(areas[k] if areas else ()),
+                    *([row["track_id"]] if "track_id" in row else ()),
                 ]
             )
             self.rows += 1

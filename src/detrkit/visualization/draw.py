@@ -65,6 +65,10 @@ class Drawable(Protocol):
     def masks(self) -> Tensor | None:
         """bool [n, H, W], or None."""
 
+    @property
+    def track_ids(self) -> Tensor | None:
+        """int64 [n], or None; written before the class names."""
+
     def __len__(self) -> int: ...
 
 
@@ -253,10 +257,11 @@ def _fitted(detections: Drawable, old: tuple[int, int], new: tuple[int, int]) ->
     limit = torch.tensor([w - 1, h - 1, w - 1, h - 1], dtype=torch.float32)
     names = detections.class_names or tuple(map(str, detections.class_ids.tolist()))
     indices = order.tolist()
+    numbers = [] if detections.track_ids is None else [f"#{k} " for k in detections.track_ids.tolist()]
     return _Objects(
         torch.minimum((detections.xyxy[order].cpu() * scale).clamp(min=0), limit),
         detections.scores[order].tolist(),
         detections.class_ids[order].tolist(),
-        [name_of(names[k]) for k in indices],
+        [(numbers[k] if numbers else "") + name_of(names[k]) for k in indices],
         None if detections.masks is None else [detections.masks[k] for k in indices],  # views, no copies
     )
