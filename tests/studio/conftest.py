@@ -107,3 +107,20 @@ def page_of(
         assert trouble == []
     finally:
         context.close()
+
+
+def coco_folder(folder: Path, count: int = 4, names: tuple[str, ...] = ("cell", HARMFUL)) -> Path:
+    """A data set of COCO: images of 80 x 60 pixels, one object of each class in every image, the second with a mask."""
+    image_folder(folder / "images", count)
+    images = [{"id": 10 + k, "file_name": f"{k}.png", "width": 80, "height": 60} for k in range(count)]
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        box = {"bbox": [5, 5, 20, 10], "area": 200, "category_id": 1}
+        mask = {"bbox": [30, 20, 40, 30], "area": 600, "category_id": 7, "segmentation": [[30, 20, 70, 20, 70, 50]]}
+        rows += [
+            {"id": len(rows) + 1 + k, "image_id": image["id"], "iscrowd": 0, **row} for k, row in enumerate((box, mask))
+        ]
+    categories = [{"id": 1, "name": names[0]}, {"id": 7, "name": names[1]}]
+    content = {"images": images, "annotations": rows, "categories": categories}
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from detrkit.errors import DetrkitError
@@ -35,7 +37,16 @@ def build_app(project: Project, token: str, hosts: Iterable[str] = ()) -> FastAP
         token: secret that requests must have.
         hosts: names of this machine by which it may be addressed.
     """
-    app = FastAPI(title="detrkit studio", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        project.start()
+        yield
+        await run_in_threadpool(project.close)
+
+    app = FastAPI(
+        title="detrkit studio", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     app.state.project = project
     for page in PAGES:
         app.include_router(page.router(project), prefix="/api")

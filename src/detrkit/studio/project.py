@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 from detrkit.errors import ConfigError, DataError
+from detrkit.serving.refused import RefusedError
+from detrkit.studio.catalog import Catalog
+from detrkit.studio.label_store import LabelStore
+from detrkit.studio.thumbnails import Thumbnails
 
 
 class Project:
     """A folder with images or a data set; labels and runs lie in it as the command line writes them.
 
-        FOLDER/             images in any layout, or a data set in any format that detrkit reads
-        FOLDER/runs/        training runs
-        FOLDER/.studio/     thumbnails and other files that can be made again
+        FOLDER/                  images in any layout, or a data set in any format that detrkit reads
+        FOLDER/runs/             training runs
+        FOLDER/studio_labels/    labels that were saved in the studio, as COCO
+        FOLDER/studio_exports/   data sets that were exported
+        FOLDER/.studio/          thumbnails and other files that can be made again
 
     Args:
         folder: the project folder.
@@ -45,6 +52,41 @@ class Project:
         """Folder of files that can be made again."""
         return self.root / ".studio"
 
+    @cached_property
+    def labels(self) -> LabelStore:
+        """Labels of the images."""
+        return LabelStore(self.root)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Images of the project."""
+        return Catalog(self.root, self.labels)
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """Small copies of the images."""
+        return Thumbnails(self.root, self.cache / "thumbnails")
+
+    @property
+    def data(self) -> Path:
+        """The data set to train on: the labels of the studio if there are any, else the project folder."""
+        return self.labels.folder if self.labels.saved else self.root
+
+    def image(self, name: str) -> Path:
+        """The path of an image of the project.
+
+        Args:
+            name: its path relative to the project folder.
+
+        Raises:
+            RefusedError: 404, there is no such image.
+            DataError: the image is a link that leads out of the project folder.
+        """
+        self.catalog.wait()
+        if name not in self.catalog.images:
+            raise RefusedError(404, f"expected an image of the project, found none named {name[:200]!r}")
+        return self.inside(name)
+
     def inside(self, name: str) -> Path:
         """The path of a file or folder of the project, with symbolic links resolved.
 
@@ -61,3 +103,11 @@ class Project:
         if not path.is_relative_to(self.root):
             raise DataError(f"expected a path inside of the project folder, found {name[:200]!r}")
         return path
+
+    def start(self) -> None:
+        """Begin to find images and labels."""
+        self.catalog.start()
+
+    def close(self) -> None:
+        """Write what has changed."""
+        self.labels.close()

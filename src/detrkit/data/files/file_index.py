@@ -1,7 +1,8 @@
 """Index of all files below a folder: the folder is walked once, and all format loaders search the index.
 
 Hidden files and folders are skipped, as are those that operating systems and notebooks leave behind (`._x.jpg`,
-`__MACOSX`, `.ipynb_checkpoints`). Symbolic links to folders are followed, each folder at most twice, so that loops end.
+`__MACOSX`, `.ipynb_checkpoints`), and the folders that detrkit writes: runs, labels of the studio, and its exports.
+Symbolic links to folders are followed, each folder at most twice, so that loops end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Any
 from detrkit.data.formats.raw import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
 _LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+STUDIO_LABELS, STUDIO_EXPORTS = "studio_labels", "studio_exports"
+"""Folders that `detrkit studio` writes: data sets of their own, not parts of the one around them."""
+_RUN_FILES = {"config.yaml", "metrics.csv"}
+"""Files by which a run folder is known; its images and annotations are results."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 """First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
 _TIMES = 2
@@ -50,13 +55,15 @@ class FileIndex:
             inner: list[str] = []
             for entry in self._entries(here):
                 name = entry.name
-                if name.startswith(".") or name.lower() in _LEFTOVERS:
+                if name.startswith(".") or name.lower() in _LEFTOVERS or name in (STUDIO_LABELS, STUDIO_EXPORTS):
                     continue
                 kind = self._kind(entry)
                 if kind == "file":
                     names.append(name)
                 elif kind == "folder" and (not entry.is_symlink() or self._may_follow(entry.path, met)):
                     inner.append(entry.path)
+            if here != folder and not _RUN_FILES - set(names):
+                continue
             self.folders[here] = sorted(names)
             stack += sorted(inner, reverse=True)
 

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detrkit.data.files.file_index import FileIndex
+from detrkit.data.files.file_index import STUDIO_LABELS, FileIndex
 from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused, unreadable_files
 from detrkit.data.formats import coco_layout, registry
@@ -151,6 +151,8 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
     source = Source(index, options)
     if data_format == "auto":
         evidence = _detect(source, registry.FORMATS)
+        if not evidence and (root / STUDIO_LABELS).is_dir():
+            return _load(root / STUDIO_LABELS, data_format, options)
         if not evidence:
             raise DataError(_explain_nothing(source, root) + _unread(index))
     else:
@@ -168,6 +170,8 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
             failures[name] = error
             continue
         _note_other_formats(source, name, evidence, failures)
+        if (root / STUDIO_LABELS).is_dir():
+            source.notes.append(f"the labels of detrkit studio are a data set of their own: {root / STUDIO_LABELS}")
         share_categories(list(splits.values()), source.findings)
         if root.is_dir() and not options.files_only:
             list_unused(source, splits.values(), f"no part of what was read as {name.upper()}")
