@@ -8,7 +8,12 @@ import { byId, html } from "./dom.js";
 /** @typedef {{render(root: HTMLElement, params: Params): Cleanup | Promise<Cleanup>}} Page */
 
 /** @type {Array<{name: string, title: string, load: () => Promise<Page>}>} */
-const PAGES = [{ name: "images", title: "Images", load: () => import("./images.js") }];
+const PAGES = [
+  { name: "images", title: "Images", load: () => import("./images.js") },
+  { name: "train", title: "Train", load: () => import("./train.js") },
+  { name: "results", title: "Results", load: () => import("./results.js") },
+  { name: "try", title: "Try", load: () => import("./try.js") },
+];
 
 /** @type {Promise<Cleanup | undefined>} */
 let current = Promise.resolve(undefined);
