@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from detrkit.config.model import ModelConfig
     from detrkit.config.train import TrainConfig
     from detrkit.data.conversion import ConversionResult, convert_data
-    from detrkit.data.shards.pack_dataset import PackResult, pack
     from detrkit.errors import DetrkitError
     from detrkit.evaluation.compare_detectors import compare
     from detrkit.evaluation.comparison import ComparisonResult
     from detrkit.evaluation.evaluate_detector import EvaluationResult, evaluate
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
+    from detrkit.inference.batch_merge import MergeResult, merge
     from detrkit.inference.postprocess import panoptic, postprocess
     from detrkit.inference.tracking import TrackedFrame, track
     from detrkit.losses import build_criterion
@@ -46,10 +46,10 @@ _HOME = {
     "Detector": "detrkit.inference",
     "DetrkitError": "detrkit.errors",
     "EvaluationResult": "detrkit.evaluation.evaluate_detector",
+    "MergeResult": "detrkit.inference.batch_merge",
     "ModelConfig": "detrkit.config.model",
     "NamedModel": "detrkit.models.named_models",
     "Output": "detrkit.structures",
-    "PackResult": "detrkit.data.shards.pack_dataset",
     "PanopticMap": "detrkit.results",
     "Preprocessing": "detrkit.structures",
     "Target": "detrkit.structures",
@@ -63,7 +63,7 @@ _HOME = {
     "evaluate": "detrkit.evaluation.evaluate_detector",
     "export": "detrkit.exporting.export_detector",
     "list_models": "detrkit.models.named_models",
-    "pack": "detrkit.data.shards.pack_dataset",
+    "merge": "detrkit.inference.batch_merge",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
     "track": "detrkit.inference.tracking",
@@ -79,10 +79,10 @@ __all__ = [
     "Detector",
     "DetrkitError",
     "EvaluationResult",
+    "MergeResult",
     "ModelConfig",
     "NamedModel",
     "Output",
-    "PackResult",
     "PanopticMap",
     "Preprocessing",
     "Target",
@@ -96,7 +96,7 @@ __all__ = [
     "evaluate",
     "export",
     "list_models",
-    "pack",
+    "merge",
     "panoptic",
     "postprocess",
     "track",

@@ -42,7 +42,8 @@ FLAGS = {
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
     "predict": f"{DETECTOR} {TILES} max_overlap batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write "
-    "track zones lines lost_seconds reconnect_seconds max_seconds",
+    "track zones lines lost_seconds reconnect_seconds max_seconds shard engine num_actors format",
+    "merge": "folder output",
     "serve": "batch_size batch_wait compile deadline device host image_size key_file max_images max_megapixels "
     "max_overlap max_per_client max_queue max_upload_mb port precision quiet tile_overlap tiles value_range weights",
     "studio": "folder host no_browser port quiet",
@@ -50,7 +51,6 @@ FLAGS = {
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
     "convert_data": f"{DATA} output polygon_tolerance quiet to",
-    "pack": f"{DATA} output quiet shard_mb",
     "export": f"{DATA} {TILES} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop "
     "max_images max_queries nheads num_workers output precision quiet size split weights",
     "models": "filter json",

@@ -101,9 +101,9 @@ TRANSLATIONS = {
 
 
 def commands_of(line: str) -> list[list[str]]:
-    """The commands of a shell line as words, without its comment and the variables set before them."""
+    """The commands of a shell line as words, without its comment and the variables set before them; `$NAME` is 1."""
     commands: list[list[str]] = [[]]
-    for word in shlex.split(line, comments=True):
+    for word in shlex.split(re.sub(r"\$[A-Z_]+", "1", line), comments=True):
         if word == "&&":
             commands.append([])
         elif commands[-1] or not re.fullmatch(r"[A-Z_]+=\S*", word):

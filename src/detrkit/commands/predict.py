@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from detrkit.commands.predict_share import THRESHOLD, predict_share
 from detrkit.commands.video_tracks import LIVE_COPY, VideoTracks, check_tracking, live_source
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
@@ -34,9 +35,6 @@ from detrkit.results import Detections, PanopticMap
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-THRESHOLD = 0.5
-"""Default of `--threshold`."""
-
 
 def predict(config: PredictConfig) -> None:
     """Detect objects in the images and videos of `config.source` and write the results.
@@ -54,6 +52,9 @@ def predict(config: PredictConfig) -> None:
     """
     from detrkit.ops.console import make_console, make_progress
 
+    if config.shard or config.engine == "ray":
+        predict_share(config)
+        return
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
         raise ConfigError("expected --top_k or --panoptic, found both; each query has one class in a panoptic map")

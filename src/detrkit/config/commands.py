@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from detrkit.config.data import DataChoice
 from detrkit.config.fields import Fraction, NamesOf, NonNegativeFloat, NonNegativeInt, ParsedBy, PositiveInt, Settings
-from detrkit.config.prediction import TrackChoice
+from detrkit.config.prediction import BatchChoice, TrackChoice
 from detrkit.errors import ConfigError
 from detrkit.ops.tiles import choose_tiling
 
@@ -195,7 +195,7 @@ class CompareConfig(QuietChoice, TilesChoice, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(QuietChoice, TrackChoice, TilesChoice, RunnableChoice):
+class PredictConfig(QuietChoice, BatchChoice, TrackChoice, TilesChoice, RunnableChoice):
     """Find objects in images, folders, globs and videos, segment them, or track them in videos and cameras."""
 
     source: list[str]
@@ -231,6 +231,18 @@ class PredictConfig(QuietChoice, TrackChoice, TilesChoice, RunnableChoice):
     label_map: bool = False
     """Write label_maps/IMAGE.png of 16 bits: the number of the object at each pixel, 0 for no object. The entries of
     detections.json state the number as `label`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(Settings):
+    """Merge the results of all shards of a batch job into one file. Missing, incomplete or overlapping shards are
+    refused."""
+
+    folder: str
+    """Folder of the results, the --output_dir of `detrkit predict --shard`."""
+    output: str = ""
+    """File to write: .jsonl, one line per image, or .json, detections in COCO format, which `detrkit eval
+    --detections` reads; empty: results.jsonl in the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

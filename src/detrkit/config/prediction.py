@@ -1,11 +1,11 @@
-"""Settings of `detrkit predict` that have a subject of their own: tracks in videos."""
+"""Settings of `detrkit predict` that have a subject of their own: tracks in videos, and batch jobs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from detrkit.config.fields import NonNegativeFloat, ParsedBy, Settings
+from detrkit.config.fields import NonNegativeFloat, NonNegativeInt, ParsedBy, Settings
 from detrkit.errors import ConfigError
 
 
@@ -34,3 +34,28 @@ class TrackChoice(Settings):
         for name in ("zones", "lines"):
             if getattr(self, name) and not self.track:
                 raise ConfigError(f"expected --track with --{name}, which count tracked objects, found none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchChoice(Settings):
+    """The settings that divide very many images among processes."""
+
+    shard: Annotated[str, ParsedBy("detrkit.inference.batch_share:Share.parse", "")] = ""
+    """Detect objects in one of n shares of the images alone, as i/n with i from 1 to n, and write one line per image to
+    results-i-of-n.jsonl. Started again, images that have a line are left out. See `detrkit merge`."""
+    engine: Literal["local", "ray"] = "local"
+    """What runs the detector: local, this process; or ray, a cluster by Ray Data, with one detector per actor. Results
+    are those of --shard, 1/1 unless it is given."""
+    num_actors: NonNegativeInt = 0
+    """Actors of --engine ray; 0: one per GPU of the cluster, or one per CPU if there is no GPU."""
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    """Format of the results of a share that is complete: jsonl, JSON lines; or parquet."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_actors and self.engine != "ray":
+            raise ConfigError(
+                f"expected --engine ray with --num_actors {self.num_actors}, found --engine {self.engine}"
+            )
+        if self.format != "jsonl" and not (self.shard or self.engine == "ray"):
+            raise ConfigError(f"expected --shard or --engine ray with --format {self.format}, found neither")

@@ -1,0 +1,117 @@
+"""`detrkit predict --shard i/n` and `--engine ray`: objects in very many images; an interrupted job continues."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from detrkit.config.commands import PredictConfig
+from detrkit.errors import ConfigError, DataError
+from detrkit.files import checkpoint_in
+from detrkit.inference.batch_detect import DetectSettings, detect_rows
+from detrkit.inference.batch_results import VERSION, ResultFile, Row, name_order
+from detrkit.inference.batch_share import BatchImage, Listing, Share, images_of_share
+from detrkit.inference.guards import check_settings
+from detrkit.inference.load_detector import load_detector
+
+THRESHOLD = 0.5
+"""Default of `--threshold`."""
+
+CHANGE_RESULTS = (
+    *("threshold", "top_k", "image_size", "precision", "compile", "tiles", "tile_overlap", "max_overlap"),
+    *("value_range", "dilation", "nheads"),
+)
+"""Settings that must be the same for all shares, and when one is continued."""
+
+
+def predict_share(config: PredictConfig) -> Path:
+    """Detect objects in the images of one share and append a line per image to its file of results.
+
+    Images that have a line already are not done again. See `inference.batch_results` for the file.
+
+    Returns:
+        The file of results.
+
+    Raises:
+        ConfigError: a setting does not go with shares, or is not the one that the file was begun with.
+        DataError: there are no images.
+        WeightsError: the weights cannot be read.
+    """
+    from detrkit.ops.console import make_console, make_progress
+
+    _refuse_other_outputs(config)
+    threshold = THRESHOLD if config.threshold is None else config.threshold
+    settings = DetectSettings(*check_settings(threshold, config.top_k, config.batch_size))
+    share, listing = Share.parse(config.shard or "1/1"), Listing()
+    images = sorted(images_of_share(config.source, share, listing), key=lambda image: name_order(image.name))
+    path = Path(config.output_dir) / f"{share.file_stem}.jsonl"
+    failed = 0
+    with ResultFile(path, _header(config, share)) as results:
+        left = [image for image in images if image.name not in results.done]
+        before = len(images) - len(left)
+        bars = make_progress(make_console(stderr=True, quiet=config.quiet))
+        with bars as progress:
+            task = progress.add_task(f"Shard {share}", total=len(images), completed=before)
+            for row in _rows(config, left, settings):
+                if row["file"] in results.done:  # a cluster may do an image again
+                    continue
+                results.write(row)
+                failed += "error" in row
+                progress.advance(task)
+        lost = len(images) - len(results.done.intersection(image.name for image in images))
+        if lost:
+            raise DataError(
+                f"expected results of {len(images)} images, but {lost} are missing; start the command again, which "
+                "does only what is left"
+            )
+        if left or results.end != listing.to_plain() | {"done": len(results.done)}:
+            results.close(listing.to_plain())
+    console = make_console()
+    console.print(
+        f"Shard {share}: {len(images)} of {listing.images} images, {before} of them done before"
+        + (f"; {failed} could not be read" if failed else "")
+    )
+    console.print(f"Written to {path}")
+    return path
+
+
+def _rows(config: PredictConfig, images: list[BatchImage], settings: DetectSettings) -> Iterator[Row]:
+    if not images:
+        return iter(())
+    if config.engine == "ray":
+        from detrkit.inference.ray_engine import detect_with_ray
+
+        return detect_with_ray(config, images, settings)
+    return detect_rows(load_detector(config, precision=config.precision, compile=config.compile), images, settings)
+
+
+def _header(config: PredictConfig, share: Share) -> dict[str, Any]:
+    """The settings on which the results of a share depend."""
+    settings = {name: getattr(config, name) for name in CHANGE_RESULTS}
+    settings["threshold"] = THRESHOLD if config.threshold is None else config.threshold
+    return {"version": VERSION, "shard": str(share), "weights": _fingerprint(config.weights), **settings}
+
+
+def _fingerprint(weights: str) -> str:
+    """A hash of the file of weights, which stays when it moves; or its name, if it is none."""
+    path = checkpoint_in(weights)
+    if not path.is_file():
+        return weights
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_other_outputs(config: PredictConfig) -> None:
+    """Refuse flags whose files would not be divided among shares.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    flags: Iterable[str] = ("panoptic", "cutouts", "polygons", "label_map", "write", "track")
+    for name in flags:
+        if getattr(config, name):
+            raise ConfigError(
+                f"expected --shard or --engine ray without --{name}, found both; a shard writes one line per image"
+            )
