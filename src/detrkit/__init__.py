@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detrkit.config.model import ModelConfig
     from detrkit.config.train import TrainConfig
     from detrkit.data.conversion import ConversionResult, convert_data
+    from detrkit.data.shards.pack_dataset import PackResult, pack
     from detrkit.errors import DetrkitError
     from detrkit.evaluation.compare_detectors import compare
     from detrkit.evaluation.comparison import ComparisonResult
@@ -50,6 +51,7 @@ _HOME = {
     "ModelConfig": "detrkit.config.model",
     "NamedModel": "detrkit.models.named_models",
     "Output": "detrkit.structures",
+    "PackResult": "detrkit.data.shards.pack_dataset",
     "PanopticMap": "detrkit.results",
     "Preprocessing": "detrkit.structures",
     "Target": "detrkit.structures",
@@ -64,6 +66,7 @@ _HOME = {
     "export": "detrkit.exporting.export_detector",
     "list_models": "detrkit.models.named_models",
     "merge": "detrkit.inference.batch_merge",
+    "pack": "detrkit.data.shards.pack_dataset",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
     "track": "detrkit.inference.tracking",
@@ -83,6 +86,7 @@ __all__ = [
     "ModelConfig",
     "NamedModel",
     "Output",
+    "PackResult",
     "PanopticMap",
     "Preprocessing",
     "Target",
@@ -97,6 +101,7 @@ __all__ = [
     "export",
     "list_models",
     "merge",
+    "pack",
     "panoptic",
     "postprocess",
     "track",

@@ -36,6 +36,7 @@ from detrkit.config.commands import (
     PredictConfig,
 )
 from detrkit.config.fields import describe_type, did_you_mean
+from detrkit.config.packing import PackConfig
 from detrkit.config.parser import Command, build_parser, from_home, peek, sort_words
 from detrkit.config.presets import NO_WEIGHTS, WITHOUT_GPU, default_settings
 from detrkit.config.serving import ServeConfig, StudioConfig
@@ -136,6 +137,13 @@ COMMANDS = {
         "detrkit.commands.convert_data:convert_data",
         "convert a data set to COCO, Pascal VOC or YOLO",
         "DATA OUTPUT --to FORMAT",
+        ("data", "output"),
+    ),
+    "pack": Command(
+        PackConfig,
+        "detrkit.commands.pack:pack",
+        "pack a data set into tar files with an index",
+        "DATA OUTPUT",
         ("data", "output"),
     ),
     "export": Command(

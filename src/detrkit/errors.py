@@ -4,6 +4,7 @@
     DetrkitError                 errors that the user can fix; the command line prints one sentence and exits with 2
     ├── ConfigError              a setting or flag that does not exist, or cannot be combined with another
     ├── DataError                a data set, annotation file or image that cannot be read or used
+    │   └── ShardError           a packed data set that cannot be read, or that is not what was written
     ├── WeightsError             a checkpoint that cannot be found, read, trusted or fitted to the model
     ├── MissingExtraError        a feature whose optional package is not installed
     └── TrainingError            a training run that cannot continue
@@ -22,7 +23,7 @@ from typing import Any
 
 _COMMAND = re.compile(
     r"(`[^`]*`|\b(?:hf download|"
-    r"detrkit (?:train|eval|compare|predict|convert_data|convert|check|export|bench|merge|models|serve|detr))\b"
+    r"detrkit (?:train|eval|compare|predict|convert_data|convert|check|pack|export|bench|merge|models|serve|detr))\b"
     r"(?:[^,;:]|:(?! ))*)"
 )
 _FLAG = re.compile(r"(?<![\w./-])--(?=[a-z])")
@@ -64,6 +65,17 @@ class ConfigError(DetrkitError):
 
 class DataError(DetrkitError):
     """A data set, annotation file or image cannot be read or used."""
+
+
+class ShardError(DataError):
+    """A packed data set cannot be read, or is not what was written.
+
+    A `DataLoader` hands on an error of a worker as an error of the same class, whose message is the text of the
+    traceback; the sentence is its end.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition("detrkit.errors.ShardError: ")[2].strip())
 
 
 class WeightsError(DetrkitError):

@@ -51,6 +51,7 @@ FLAGS = {
     "explain": f"{DETECTOR} image max_detections output_dir points threshold",
     "convert": "dilation nheads output weights",
     "convert_data": f"{DATA} output polygon_tolerance quiet to",
+    "pack": f"{DATA} output quiet shard_mb",
     "export": f"{DATA} {TILES} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop "
     "max_images max_queries nheads num_workers output precision quiet size split weights",
     "models": "filter json",

@@ -113,4 +113,5 @@ def test_the_tree_is_found(tree, tmp_path: Path) -> None:
 
 
 def test_every_format_has_trees() -> None:
-    assert {tree.info for tree in TREES} == {f"text {row.name}" for row in FORMATS}
+    # packed data are no layout that somebody draws: `detrkit pack` writes them
+    assert {tree.info for tree in TREES} == {f"text {row.name}" for row in FORMATS} - {"text packed"}

@@ -28,7 +28,7 @@ def check(config: CheckConfig) -> None:
     raw.strict = False  # the report comes first
     printed = len(raw.notes)
     _print_notes(console, raw.notes)
-    total = 2 * sum(len(split.images) for split in raw.splits.values())  # images are read, then compared
+    total = 2 * sum(map(len, raw.splits.values()))  # images are read, then compared
     with make_progress(make_console(quiet=config.quiet)) as bar:
         task = bar.add_task("Reading images", total=total)
         report = check_dataset(

@@ -41,9 +41,9 @@ class DataChoice(Settings):
     """Settings that choose the data set."""
 
     data: str = ""
-    """Folder or file of the data set; its format is detected (see --data_format)."""
+    """Folder, file or address of the data set; its format is detected (see --data_format)."""
     data_format: Annotated[str, NamesOf("detrkit.data.formats.registry:FORMATS", ("auto",))] = "auto"
-    """Format of the data set: coco, voc, yolo, labelme, via, masks or coco_panoptic; auto: detected."""
+    """Format of the data set: coco, voc, yolo, labelme, via, masks, coco_panoptic or packed; auto: detected."""
     train_json: str = ""
     """COCO annotations of the training images, if they are not detected."""
     val_json: str = ""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.data.records import ImageRecord, Split
+from detrkit.data.records import Split
+from detrkit.data.split_arrays import Floats
 
 QUERIES = (20, 300)
 """Smallest and largest suggested number of queries."""
@@ -36,7 +37,7 @@ def suggest_settings(split: Split, *, on_cpu: bool = False, square_resize: bool 
         on_cpu: suggest smaller images, with a shorter side of at most 640 pixels instead of 800.
         square_resize: images will be resized to squares.
     """
-    fullest = max(sum(not obj.crowd for obj in image.objects) for image in split.images)
+    fullest = int(split.arrays.counts.max())
     queries, why_queries = _queries(fullest)
     size, why_size = _image_size(split, on_cpu=on_cpu, square_resize=square_resize)
     batch, why_batch = _batch_size(len(split))
@@ -72,34 +73,29 @@ def _image_size(split: Split, *, on_cpu: bool, square_resize: bool) -> tuple[int
     most 1.5 times the own size, since enlarging adds no information. It is at least 64: below, the coarsest level has
     a single token, on which batch norm cannot be trained.
     """
-    own_size = _own_square if square_resize else _own_size
-    own = float(np.median([own_size(image) for image in split.images]))
-    relative = [
-        ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1])) ** 0.5 / own_size(image)
-        for image in split.images
-        for o in image.objects
-        if not o.crowd
-    ]
-    small = float(np.percentile(relative, 10)) if relative else 1.0
+    arrays, own_size = split.arrays, _own_square if square_resize else _own_size
+    own = float(np.median(own_size(np.asarray(arrays.heights, np.float64), np.asarray(arrays.widths, np.float64))))
+    relative = arrays.measure(lambda w, h, *image: np.sqrt(w * h) / own_size(*image))
+    small = float(np.percentile(relative, 10)) if len(relative) else 1.0
     target = 16 / small
     if not on_cpu:
         target = max(target, min(2 * target, own))
     most = min(1.5 * own, 640 if on_cpu else 800)
     size = max(64, round(min(max(target, min(own, 320)), most) / 32) * 32)
     why = f"the images' own size is {own:.0f} in the median"
-    if relative:
+    if len(relative):
         why += f", and nine of ten objects are at least {small * size:.0f} pixels large then"
     return size, why
 
 
-def _own_size(image: ImageRecord) -> float:
-    """The `image_size` that leaves an image as it is: its shorter side, or more for a long one (see `Transform`)."""
-    return max(min(image.height, image.width), max(image.height, image.width) * 800 / 1333)
+def _own_size(heights: Floats, widths: Floats) -> Floats:
+    """The `image_size` that leaves images as they are: the shorter side, or more for a long one (see `Transform`)."""
+    return np.maximum(np.minimum(heights, widths), np.maximum(heights, widths) * 800 / 1333)
 
 
-def _own_square(image: ImageRecord) -> float:
-    """Side of the square with as many pixels as the image."""
-    return float((image.height * image.width) ** 0.5)
+def _own_square(heights: Floats, widths: Floats) -> Floats:
+    """Side of the square with as many pixels as each image."""
+    return np.sqrt(heights * widths)
 
 
 def _batch_size(num_images: int) -> tuple[int, str]:

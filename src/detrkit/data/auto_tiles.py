@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from detrkit.data.records import Split
@@ -31,19 +33,16 @@ def suggest_tiles(split: Split, image_size: int, *, square_resize: bool = False)
     Returns:
         The side in pixels of the images; None: no tiles. And the reason, a sentence without a full stop.
     """
-    sides, resized, longest, gains = [], [], [], []
     transform = eval_transform(image_size, square_resize=square_resize)
-    for image in split.images:
-        height, width = transform.output_size(image.height, image.width)
-        scale = (height * width / (image.height * image.width)) ** 0.5
-        for obj in image.objects:
-            if not obj.crowd:
-                w, h = obj.box[2] - obj.box[0], obj.box[3] - obj.box[1]
-                sides.append((w * h) ** 0.5)
-                resized.append(sides[-1] * scale)
-                longest.append(max(w, h))
-                gains.append(scale)
-    if not sides:
+    arrays = split.arrays
+    sizes_of, which = np.unique(np.stack([arrays.heights, arrays.widths], axis=1), axis=0, return_inverse=True)
+    scale_of = [(math.prod(transform.output_size(h, w)) / (h * w)) ** 0.5 for h, w in sizes_of.tolist()]
+    scales = np.array(scale_of)[which.reshape(-1)]  # [n]
+    sides = arrays.measure(lambda w, h, *image: np.sqrt(w * h))
+    longest = arrays.measure(lambda w, h, *image: np.maximum(w, h))
+    gains = scales[arrays.image_of[~np.asarray(arrays.crowd)]]
+    resized = sides * gains
+    if not len(sides):
         return None, "there are no objects to be small"
     small, median = np.percentile(resized, [10, 50])
     sizes = f"after the resize of whole images to {image_size} half of the objects are below {median:.0f} pixels"
@@ -61,11 +60,6 @@ def suggest_tiles(split: Split, image_size: int, *, square_resize: bool = False)
 def suggest_overlap(split: Split, size: int) -> int:
     """The overlap that lets some tile of `size` pixels show each object whole: the length of the longest but one in
     twenty, in multiples of 8, from an eighth to a half of the size."""
-    longest = [
-        max(obj.box[2] - obj.box[0], obj.box[3] - obj.box[1])
-        for image in split.images
-        for obj in image.objects
-        if not obj.crowd
-    ]
-    length = -(-float(np.percentile(longest, 95)) // 8) * 8 if longest else 0
+    longest = split.arrays.measure(lambda w, h, *image: np.maximum(w, h))
+    length = -(-float(np.percentile(longest, 95)) // 8) * 8 if len(longest) else 0
     return int(min(max(length, size // 8), size // 2))

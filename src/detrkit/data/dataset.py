@@ -7,10 +7,9 @@ same images.
 
 from __future__ import annotations
 
-import json
 import random
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +20,14 @@ from torchvision import tv_tensors
 
 from detrkit.data.decode.cache import ImageCache
 from detrkit.data.decode.images import ignore_unknown_range, read_image
-from detrkit.data.decode.mask_files import FileMask
 from detrkit.data.decode.object_masks import decode_masks
-from detrkit.data.records import ImageRecord, Split
+from detrkit.data.item_rows import ItemRows
+from detrkit.data.records import ImageRecord, Split, StoredRecords
+from detrkit.data.segmentation_json import unpack_segmentation
 from detrkit.data.transforms.augment import Augment
 from detrkit.data.transforms.mixing import select_objects
 from detrkit.data.transforms.resize_crop import Objects, Transform, has_pixels, make_objects, no_objects
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, ShardError
 from detrkit.ops.text import first_names
 from detrkit.ops.tiles import Tile
 from detrkit.structures import Categories, Target
@@ -68,7 +68,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     Attributes:
         dropped: number of objects left out because the model has no class for them.
-        shapes: (h, w) of each image after a transform without randomness.
         aspect_ratios: width / height of each image.
         image_numbers: int [n], the same for all tiles of an image; None: no record is a tile.
 
@@ -96,10 +95,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.value_range = split.value_range
         self._needs_masks = with_masks or self.augment.copy_paste > 0
         self.epoch = 0
-        self.dropped = 0
         index_of = categories.index_map_from(split.categories)
-        rows = [self._pack(image, index_of) for image in split.images]
-        objects = sum(not obj.crowd for image in split.images for obj in image.objects)
+        arrays = split.arrays
+        unknown = np.array([category_id not in index_of for category_id in split.categories.ids], bool)
+        objects = int(arrays.counts.sum())
+        self.dropped = int((unknown[arrays.class_indices] & ~arrays.crowd).sum()) if unknown.any() else 0
         if objects and self.dropped == objects:
             raise DataError(
                 f"expected objects of the model's classes ({first_names(categories.names)}) in {split.source}, found "
@@ -110,19 +110,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 f"--copy_paste needs objects with segmentations, found none in {split.source}; "
                 "leave it at 0, and see --mosaic and --mixup"
             )
-        # One block of bytes instead of many Python objects: forked workers share it, while the reference counts of
-        # objects would make them copy every page.
-        self._rows = np.frombuffer(b"".join(rows), np.uint8)
-        self._ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
-        self.shapes = [transform.output_size(image.height, image.width) for image in split.images]
-        self.aspect_ratios = np.array([image.width / image.height for image in split.images])
-        tiles = [image.tile for image in split.images]
-        begins = [tile is None or tile.number == 0 for tile in tiles]
-        self.image_numbers = np.cumsum(begins) - 1 if any(tiles) else None
+        self._rows = ItemRows(split.images, index_of, with_masks=self._needs_masks)
+        self._sizes = arrays.heights, arrays.widths
+        self.aspect_ratios = arrays.widths / arrays.heights
+        self.image_numbers = None if isinstance(split.images, StoredRecords) else _image_numbers(split.images)
         self._last_image: tuple[str, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._rows)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(h, w) of each image after a transform without randomness."""
+        return [self.transform.output_size(h, w) for h, w in zip(*(side.tolist() for side in self._sizes), strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of items that are requested by index alone, in this process."""
@@ -158,11 +158,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def _load(self, index: int) -> tuple[dict[str, Any], Tensor, Objects]:
         """The packed record of an image, its pixels, and its objects (with masks if needed)."""
-        row = self._unpack(index)
+        row = self._rows[index]
         image = self.cache.get(index) if self.cache else None
         if image is None:
             try:
                 image = self._read(row, index)
+            except ShardError:  # no single broken image: the storage fails, or the data are other data
+                raise
             except DataError as error:
                 warnings.warn(f"{error}; a gray image without objects takes its place", stacklevel=3)
                 image = torch.full((3, *row["size"]), 128, dtype=torch.uint8)
@@ -190,32 +192,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if self.cache:
             for other in range(index - tile.number, index - tile.number + tile.total):
                 if self.cache.get(other) is None:
-                    self.cache.put(other, crop_tile(image, Tile(*self._unpack(other)["tile"])))
+                    self.cache.put(other, crop_tile(image, Tile(*self._rows[other]["tile"])))
         return crop_tile(image, tile)
-
-    def _pack(self, image: ImageRecord, index_of: dict[int, int]) -> bytes:
-        """Encode the needed part of a record as JSON."""
-        objects = [obj for obj in image.objects if not obj.crowd and obj.category_id in index_of]
-        self.dropped += sum(not obj.crowd and obj.category_id not in index_of for obj in image.objects)
-        row: dict[str, Any] = {
-            "id": image.id,
-            "path": str(image.path),
-            "size": (image.height, image.width),
-            "labels": [index_of[obj.category_id] for obj in objects],
-            "boxes": [obj.box for obj in objects],
-            "area": [obj.area for obj in objects],
-        }
-        if image.tile:
-            row["tile"] = image.tile
-        if self._needs_masks:
-            files: dict[str, int] = {}
-            row["segmentations"] = [_pack_segmentation(obj.segmentation, files) for obj in objects]
-            row["files"] = list(files)
-        return json.dumps(row, separators=(",", ":")).encode()
-
-    def _unpack(self, index: int) -> dict[str, Any]:
-        start = 0 if index == 0 else int(self._ends[index - 1])
-        return json.loads(self._rows[start : int(self._ends[index])].tobytes())
 
     def _objects(self, row: dict[str, Any], height: int, width: int) -> Objects:
         """Make the objects of an image, with boxes clipped to it; objects outside are dropped."""
@@ -233,10 +211,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             width,
         )
         if self._needs_masks:
-            shapes = [_unpack_segmentation(packed, row["files"]) for packed in row["segmentations"]]
+            shapes = [unpack_segmentation(packed, row["files"]) for packed in row["segmentations"]]
             try:
                 tile = Tile(*row["tile"]) if "tile" in row else None
                 masks = decode_masks(shapes, boxes, height, width, tile=tile)
+            except ShardError:
+                raise
             except DataError as error:
                 warnings.warn(f"{error}; the objects of this image are left out", stacklevel=4)
                 return no_objects(height, width, with_masks=True)
@@ -249,31 +229,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return objects
 
 
+def _image_numbers(images: Sequence[ImageRecord]) -> np.ndarray[Any, Any] | None:
+    """Number of the image of each record, int [n]; None: no record is a tile."""
+    tiles = [image.tile for image in images]
+    return np.cumsum([tile is None or tile.number == 0 for tile in tiles]) - 1 if any(tiles) else None
+
+
 def crop_tile(image: Tensor, tile: Tile) -> Tensor:
     """Copy a tile of an image, uint8 [3, H, W], with the memory layout [h, w, 3] of decoded images."""
     x1, y1, x2, y2 = tile.box
     return image[:, y1:y2, x1:x2].permute(1, 2, 0).contiguous().permute(2, 0, 1)
-
-
-def _pack_segmentation(segmentation: Any, files: dict[str, int]) -> Any:
-    """Convert a segmentation to JSON-like data: run lengths as text, files by number; None if it is empty.
-
-    Args:
-        segmentation: see `ObjectRecord`.
-        files: path -> number; takes new paths.
-    """
-    if not segmentation:
-        return None
-    if isinstance(segmentation, FileMask):
-        number = files.setdefault(str(segmentation.path), len(files))
-        return {"file": number, "value": segmentation.value}
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        return {**segmentation, "counts": segmentation["counts"].decode("ascii")}
-    return segmentation
-
-
-def _unpack_segmentation(packed: Any, files: list[str]) -> Any:
-    """Invert `_pack_segmentation`."""
-    if isinstance(packed, dict) and "file" in packed:
-        return FileMask(Path(files[packed["file"]]), packed["value"])
-    return packed

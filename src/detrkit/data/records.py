@@ -1,19 +1,24 @@
 """Records of a checked data set: ObjectRecord, ImageRecord, Split.
 
 `check_dataset` makes them, and training and evaluation rely on them without further checks. They are plain data with
-slots, small enough for the 860,000 objects of COCO. Masks in files are referenced by `FileMask` and decoded when they
-are needed, one image at a time.
+slots, small enough for the 860,000 objects of COCO; those of packed data are made when they are needed. Masks in files
+are referenced by `FileMask` and decoded when they are needed, one image at a time.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from detrkit.data.decode.mask_files import FileMask, MaskFiles
+from detrkit.data.split_arrays import Ints, SplitArrays
 from detrkit.ops.masks import encode_rle
 from detrkit.ops.tiles import Tile
 from detrkit.ops.value_range import ValueRange
@@ -70,13 +75,45 @@ class ImageRecord:
         return any(not obj.crowd for obj in self.objects)
 
 
+class StoredRecords(Sequence[ImageRecord]):
+    """Records that are made when they are asked for, of columns in files that take no memory."""
+
+    @abstractmethod
+    def select(self, indices: Ints) -> StoredRecords:
+        """The records of these indices, in this order."""
+
+    @abstractmethod
+    def arrays(self) -> SplitArrays:
+        """The numbers of all records."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The file name of each image."""
+
+    @abstractmethod
+    def statistics(self) -> Mapping[str, Any] | None:
+        """What `split_statistics` returns of these images, if it is stored; None: it is not."""
+
+    @abstractmethod
+    def digests(self) -> Iterable[bytes]:
+        """The share of each image in the fingerprint of the split, see `image_digest`."""
+
+
+def select_images(images: Sequence[ImageRecord], indices: Sequence[int] | Ints) -> Sequence[ImageRecord]:
+    """The images of these indices, in this order."""
+    if isinstance(images, StoredRecords):
+        return images.select(np.asarray(indices, np.int64))
+    return [images[index] for index in indices]
+
+
 @dataclass(frozen=True)
 class Split:
     """One checked split of a data set, train or val."""
 
     name: str
     """`train` or `val`."""
-    images: list[ImageRecord]
+    images: Sequence[ImageRecord]
+    """A list, or `StoredRecords` of packed data."""
     categories: Categories
     """The same for all splits of a data set."""
     source: str
@@ -91,7 +128,25 @@ class Split:
     @property
     def has_masks(self) -> bool:
         """Whether any object that is no crowd has a mask, so that masks can be evaluated."""
-        return any(obj.segmentation and not obj.crowd for image in self.images for obj in image.objects)
+        return bool(self.arrays.masked[~self.arrays.crowd].any())
+
+    @cached_property
+    def arrays(self) -> SplitArrays:
+        """The numbers of all records as arrays."""
+        if isinstance(self.images, StoredRecords):
+            return self.images.arrays()
+        objects = [obj for image in self.images for obj in image.objects]
+        index_of_id = self.categories.index_of_id
+        return SplitArrays(
+            heights=np.array([image.height for image in self.images], np.int64),
+            widths=np.array([image.width for image in self.images], np.int64),
+            ends=np.cumsum([len(image.objects) for image in self.images], dtype=np.int64),
+            class_indices=np.array([index_of_id[obj.category_id] for obj in objects], np.int64),
+            boxes=np.array([obj.box for obj in objects], np.float64).reshape(-1, 4),
+            areas=np.array([np.nan if obj.area is None else obj.area for obj in objects], np.float64),
+            crowd=np.array([obj.crowd for obj in objects], bool),
+            masked=np.array([bool(obj.segmentation) for obj in objects], bool),
+        )
 
     def to_coco(self, *, masks: bool = True) -> dict[str, Any]:
         """The ground truth as a COCO instances dictionary, with original ids and `bbox` as x, y, w, h in pixels.

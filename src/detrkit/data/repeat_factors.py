@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.records import ImageRecord, Split
+from detrkit.data.records import Split, StoredRecords
 
 Floats = NDArray[np.float64]
 
@@ -29,12 +28,18 @@ def class_factors(split: Split, threshold: float) -> dict[int, float]:
     Returns:
         Category id -> factor.
     """
-    shown: dict[int, set[int]] = {}
-    for image in split.images:
-        for category_id in _classes(image):
-            shown.setdefault(category_id, set()).add(image.id)
-    count = len({image.id for image in split.images})
-    return {category_id: max(1.0, (threshold * count / len(ids)) ** 0.5) for category_id, ids in shown.items()}
+    images, classes = split.arrays.class_pairs()
+    count = len(split)
+    if not isinstance(split.images, StoredRecords):  # there may be tiles
+        ids, numbers = np.unique([image.id for image in split.images], return_inverse=True)
+        images, classes = np.unique(np.stack([numbers[images], classes]), axis=1)
+        count = len(ids)
+    shown = np.bincount(classes).tolist()
+    return {
+        split.categories.ids[k]: max(1.0, (threshold * count / number) ** 0.5)
+        for k, number in enumerate(shown)
+        if number
+    }
 
 
 def repeat_factors(split: Split, threshold: float) -> Floats | None:
@@ -50,9 +55,13 @@ def repeat_factors(split: Split, threshold: float) -> Floats | None:
     Returns:
         The factors; None: every image occurs once.
     """
-    by_class = class_factors(split, threshold) if threshold else {}
-    factors = np.array([_largest(by_class, image) for image in split.images])
-    empty = np.array([image.tile is not None and not image.has_trainable for image in split.images])
+    factors = np.ones(len(split))
+    if threshold:
+        by_class = class_factors(split, threshold)
+        of_class = np.array([by_class.get(category_id, 1.0) for category_id in split.categories.ids])
+        images, classes = split.arrays.class_pairs()
+        np.maximum.at(factors, images, of_class[classes])
+    empty = _empty_tiles(split)
     if empty.any():
         factors[empty] = min(1.0, float((~empty).sum()) / float(empty.sum()))
     return None if (factors == 1).all() else factors
@@ -68,18 +77,17 @@ def describe_repeats(split: Split, threshold: float) -> str:
     rare = sorted(((factor, names[i]) for i, factor in by_class.items() if factor > 1), reverse=True)
     parts = [f"images of {name} {factor:.1f} times" for factor, name in rare[:NAMED]]
     parts += [f"{len(rare) - NAMED} more rare classes"] if len(rare) > NAMED else []
-    empty = sum(image.tile is not None and not image.has_trainable for image in split.images)
-    shown = round(float(factors[[image.tile is not None and not image.has_trainable for image in split.images]].sum()))
+    tiles = _empty_tiles(split)
+    empty, shown = int(tiles.sum()), round(float(factors[tiles].sum()))
     parts += [f"{shown} of {empty} tiles without objects"] if empty else []
     return f"{', '.join(parts)} per epoch, which has {number_per_epoch(factors)} {'tiles' if empty else 'images'}"
 
 
-def _classes(image: ImageRecord) -> set[int]:
-    return {obj.category_id for obj in image.objects if not obj.crowd}
-
-
-def _largest(by_class: Mapping[int, float], image: ImageRecord) -> float:
-    return max((by_class.get(category_id, 1.0) for category_id in _classes(image)), default=1.0)
+def _empty_tiles(split: Split) -> NDArray[np.bool_]:
+    """Whether each record is a tile without objects, bool [n]."""
+    if isinstance(split.images, StoredRecords):
+        return np.zeros(len(split), bool)
+    return np.array([image.tile is not None and not image.has_trainable for image in split.images], bool)
 
 
 def draw_repeated(factors: Floats, rng: np.random.Generator) -> NDArray[np.int64]:

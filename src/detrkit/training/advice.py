@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from statistics import median
+
+import numpy as np
 
 from detrkit.config.train import TrainConfig
 from detrkit.data.records import Split
@@ -113,15 +114,12 @@ def _usual_rate(config: TrainConfig) -> float:
 
 def _sizes(data: Data, image_size: int) -> str:
     """Sizes of objects at the resolution of the model, as a sentence."""
-    sides = [
-        min(obj.box[2] - obj.box[0], obj.box[3] - obj.box[1]) * image_size / min(image.height, image.width)
-        for image in data.train.images
-        for obj in image.objects
-        if not obj.crowd
-    ]
-    if not sides:
+    sides = data.train.arrays.measure(
+        lambda w, h, *image: np.minimum(w, h) * image_size / np.minimum(image[0], image[1])
+    )
+    if not len(sides):
         return ""
-    usual, small = median(sides), sum(side < SMALL_SIDE for side in sides) / len(sides)
+    usual, small = float(np.median(sides)), float((sides < SMALL_SIDE).mean())
     sizes = f"at --image_size {image_size} half of the objects are less than {usual:.0f} pixels wide or high"
     if small > 0.2:
         return f"{sizes}, {small:.0%} less than {SMALL_SIDE:.0f}, which is hard to detect; raise --image_size"
@@ -140,5 +138,4 @@ def _classes(data: Data) -> str:
 
 def _occurring(split: Split) -> set[str]:
     """Names of the classes of which a split has objects."""
-    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
-    return {names[obj.category_id] for image in split.images for obj in image.objects if not obj.crowd}
+    return {split.categories.names[k] for k in np.flatnonzero(split.arrays.class_counts()).tolist()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
@@ -60,7 +61,9 @@ def largest_batch_size(config: TrainConfig, data: Data, model: DetectionModel, i
     _, augment = augmentation_of(config)
     # a batch is padded to the largest height and width of its images
     largest = eval_transform(augment.sizes(image_size)[-1], square_resize=config.square_resize)
-    shapes = [largest.output_size(image.height, image.width) for image in data.train.images]
+    arrays = data.train.arrays
+    sizes = np.unique(np.stack([arrays.heights, arrays.widths], axis=1), axis=0)
+    shapes = [largest.output_size(h, w) for h, w in sizes.tolist()]
     height, width = (max(side) for side in zip(*shapes, strict=True))
     return find_batch_size(
         model,
@@ -101,8 +104,8 @@ def make_caches(config: TrainConfig, train: Split, val: Split) -> tuple[ImageCac
     limit //= config.devices
     caches = []
     for split in (train, val):
-        sizes = [(image.height, image.width) for image in split.images]
-        too_many = auto and 3 * sum(h * w for h, w in sizes) > limit
+        sizes = np.stack([split.arrays.heights, split.arrays.widths], axis=1).astype(np.int64)
+        too_many = auto and 3 * int(sizes.prod(axis=1).sum()) > limit
         caches.append(ImageCache(sizes, 0 if too_many else limit, shared=config.num_workers > 0))
         limit -= caches[-1].nbytes
     return caches[0], caches[1]

@@ -5,14 +5,14 @@ A metric is named as its column of metrics.csv, without `val/`: AP50, mask_AP, P
 
 from __future__ import annotations
 
-import hashlib
 import re
-import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
+
 from detrkit.config.fields import did_you_mean
+from detrkit.data.fingerprint import fingerprint
 from detrkit.data.records import Split
 from detrkit.errors import ConfigError
 from detrkit.evaluation.coco_metrics import COCO_NAMES
@@ -43,8 +43,8 @@ def is_of_a_class(column: str) -> bool:
 def measured(task: Task, val: Split) -> list[str]:
     """Names of all metrics of an evaluation on these images."""
     metrics = [*COCO_NAMES]
-    occurring = Counter(thing.category_id for image in val.images for thing in image.objects if not thing.crowd)
-    named = [(i, name) for i, name in zip(val.categories.ids, val.categories.names, strict=True) if occurring[i]]
+    occurring = np.flatnonzero(val.arrays.class_counts()).tolist()
+    named = [(val.categories.ids[k], val.categories.names[k]) for k in occurring]
     things = [(name, 0.0) for i, name in named if i in val.categories.thing_ids]
     classes = [*class_columns("AP", things)]
     if task != "detect":
@@ -103,21 +103,6 @@ def better(value: float, other: float, monitor: str) -> bool:
 def worst(monitor: str) -> float:
     """A value that any other is better than."""
     return float("inf") if monitor == LOSS else float("-inf")
-
-
-def fingerprint(split: Split) -> str:
-    """Hash of a set of labeled images: of file names, sizes, and boxes with the names of their classes.
-
-    Pixels, masks, the order of images and their folder do not count.
-    """
-    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
-    digests = []
-    for image in split.images:
-        text = f"{image.file_name}\n{image.height} {image.width}\n"
-        rows = sorted((names[o.category_id], *o.box, o.crowd) for o in image.objects)
-        packed = b"".join(f"{name}\n".encode() + struct.pack("<4d?", *box) for name, *box in rows)
-        digests.append(hashlib.blake2b(text.encode() + packed, digest_size=16).digest())
-    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
 
 
 def compute_fingerprints(splits: Mapping[str, Split]) -> dict[str, dict[str, str | int]]:

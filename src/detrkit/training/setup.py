@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -18,7 +19,7 @@ from detrkit.config.presets import sigmoid_losses, softmax_losses
 from detrkit.config.train import TrainConfig
 from detrkit.data.formats.detect import open_dataset
 from detrkit.data.formats.raw import RawDataset
-from detrkit.data.records import Split
+from detrkit.data.records import Split, select_images
 from detrkit.data.tile_records import tile_split
 from detrkit.data.validation.held_out import read_fold, write_split
 from detrkit.data.validation.validate import check_dataset
@@ -128,8 +129,8 @@ def load_data(
     train, val = report.splits["train"], report.splits.get("val", report.splits["train"])
     summary = report.summary()
     if config.overfit:
-        shown = [image for image in train.images if image.has_trainable][: config.overfit]
-        train = val = replace(train, images=shown)
+        shown = np.flatnonzero(train.arrays.counts)[: config.overfit]
+        train = val = replace(train, images=select_images(train.images, shown))
         summary.append(f"of these only the first {len(shown)} of train with objects, to train on and to evaluate on")
     summary += ["all images are trained on, so the metrics are those of training images"] * (raw.pooled and without_val)
     return Data(train, val, classes(train.categories) if classes else train.categories, summary, raw)
@@ -282,17 +283,16 @@ def _stored_preprocessing(weights: Weights | None, resume_point: ResumePoint | N
 
 def warn_of_crowds(data: Data, num_queries: int) -> None:
     """Warn, once, of images with more objects than there are queries. They are trained on all the same."""
-    counts = {
-        (str(image.path), image.tile): sum(not obj.crowd for obj in image.objects)
-        for split in (data.train, data.val_inputs)
-        for image in split.images
-    }
-    crowded = [key for key, count in counts.items() if count > num_queries]
-    if crowded:
-        most = max(crowded, key=lambda key: counts[key])
+    counts: dict[Any, int] = {}
+    for split in (data.train, data.val_inputs):
+        for index in np.flatnonzero(split.arrays.counts > num_queries).tolist():
+            image = split.images[index]
+            counts[str(image.path), image.tile] = int(split.arrays.counts[index])
+    if counts:
+        most = max(counts, key=lambda key: counts[key])
         what = "tiles" if data.val_tiles else "images"
         warning = DetrkitWarning(
-            f"{len(crowded)} {what} have more objects than the {num_queries} queries can detect, {most[0]} the most "
+            f"{len(counts)} {what} have more objects than the {num_queries} queries can detect, {most[0]} the most "
             f"({counts[most]}); raise --num_queries to detect them all"
         )
         warnings.warn(warning, stacklevel=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class ImageCache:
     the same bytes. Shared memory is allocated at once, so that it cannot run out later; other memory page by page.
 
     Args:
-        sizes: (h, w) in pixels of every image of the data set, as decoded.
+        sizes: [n, 2], (h, w) in pixels of every image of the data set, as decoded.
         limit: largest number of bytes.
         shared: use shared memory; `limit` is then lowered to half of the free shared memory, minus 1 GB for batches.
 
@@ -38,14 +39,17 @@ class ImageCache:
         nbytes: bytes of these images.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], limit: int, *, shared: bool = False) -> None:
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]] | np.ndarray[Any, Any], limit: int, *, shared: bool = False
+    ) -> None:
         if shared:
             limit = min(limit, max(0, free_shared_memory() - LEFT_FREE) // 2)
         lengths = 3 * np.array(sizes, dtype=np.int64).reshape(-1, 2).prod(axis=1)
         ends = np.cumsum(lengths)
         self.count = int(np.searchsorted(ends, limit, side="right"))
         self.nbytes = int(ends[self.count - 1]) if self.count else 0
-        self._sizes, self._starts = list(sizes[: self.count]), (ends - lengths)[: self.count].tolist()
+        self._sizes = [tuple(size) for size in np.asarray(sizes[: self.count]).tolist()]
+        self._starts = (ends - lengths)[: self.count].tolist()
         self._pixels, self._filled = (_memory(length, shared=shared) for length in (self.nbytes, self.count))
         self._filled.zero_()
 

@@ -29,6 +29,7 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from detrkit.data.shards.packed_index import read_file
 from detrkit.errors import DataError, DetrkitWarning
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange, Values, default_range
 
@@ -75,7 +76,7 @@ def read_image(
         DataError: the file is missing, or holds no image that can be decoded.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(Path(path))
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
     return decode_image(data, path, value_range, unknown=unknown)

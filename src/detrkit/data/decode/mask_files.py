@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from detrkit.data.shards.packed_index import read_file
 from detrkit.data.transforms.resize_crop import nearest
 from detrkit.errors import DataError
 
@@ -78,7 +80,7 @@ def read_ids(path: Path) -> Ids:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's warnings about unusual metadata
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(read_file(path))) as image:
                 mode, pixels = image.mode, np.asarray(image)
     except FileNotFoundError:
         raise DataError(f"expected masks in {path}, found no such file") from None

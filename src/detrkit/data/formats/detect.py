@@ -16,6 +16,7 @@ Layouts that are detected (`DATA` is the path that the user named):
     COCO panoptic
            DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and images as above; or all of it in
            annotations/ (the layout of COCO)
+    packed DATA/pack.json with tar files, as `detrkit pack` writes them; DATA may be an address (https://..., s3://...)
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ from detrkit.data.files.source import ReadOptions, Source
 from detrkit.data.files.unused import list_unused, unreadable_files
 from detrkit.data.formats import coco_layout, registry
 from detrkit.data.formats.combine import share_categories
+from detrkit.data.formats.packed import detect_packed, expect_panoptic, open_splits
 from detrkit.data.formats.raw import RawDataset
 from detrkit.data.formats.registry import DatasetFormat
 from detrkit.data.formats.unsupported import explain_unsupported
+from detrkit.data.shards.packed_index import MANIFEST
+from detrkit.data.shards.storage import is_address
+from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.pooling import pool_splits
 from detrkit.errors import ConfigError, DataError
 from detrkit.ops.text import first_names
@@ -90,18 +95,21 @@ def open_dataset(
         raise ConfigError(f"--data_format must be auto, {', '.join(names)}, found {data_format!r}")
     root = Path(data) if data else Path(train_json or val_json).parent
     try:
-        _must_exist(root)
-        named = {"train": train_json, "val": val_json}
-        options = ReadOptions(
-            root if root.is_file() else None,
-            {split: path for split, text in named.items() if (path := _resolve(root, text))},
-            {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
-            _resolve(root, panoptic_json),
-            _resolve(root, panoptic_dir),
-            segmentations,
-            files_only=not data,
-        )
-        dataset = _load(root, _choose_format(data_format, options), options)
+        if is_address(str(data)):
+            dataset = _open_address(str(data), data_format)
+        else:
+            _must_exist(root)
+            named = {"train": train_json, "val": val_json}
+            options = ReadOptions(
+                root if root.is_file() else None,
+                {split: path for split, text in named.items() if (path := _resolve(root, text))},
+                {"train": _resolve(root, train_images), "val": _resolve(root, val_images)},
+                _resolve(root, panoptic_json),
+                _resolve(root, panoptic_dir),
+                segmentations,
+                files_only=not data,
+            )
+            dataset = _load(root, _choose_format(data_format, options), options)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename or root}: {error.strerror or error}; look at the path and its permissions"
@@ -110,6 +118,25 @@ def open_dataset(
     dataset.val_fraction, dataset.seed, dataset.held_out, dataset.box_format = val_fraction, seed, held_out, box_format
     if pooled:
         pool_splits(dataset)
+    return dataset
+
+
+def _open_address(address: str, data_format: str) -> RawDataset:
+    """Open packed data at an address; data of no other format are read from one.
+
+    Raises:
+        ConfigError: another format is asked for.
+        ShardError: there are no packed data.
+    """
+    if data_format not in ("auto", "packed", "coco_panoptic"):
+        raise ConfigError(
+            f"expected --data_format packed for the address {address}, found {data_format}; copy the data here, or "
+            "pack them with detrkit pack"
+        )
+    address = address.removesuffix(f"/{MANIFEST}")
+    dataset = RawDataset("packed", address, open_splits(address), Findings())
+    if data_format == "coco_panoptic":
+        expect_panoptic(dataset)
     return dataset
 
 
@@ -157,8 +184,10 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
             raise DataError(_explain_nothing(source, root) + _unread(index))
     else:
         chosen = registry.format_by_name(data_format)
+        if data_format == "coco_panoptic" and not options.panoptic_json and detect_packed(source):
+            chosen = registry.format_by_name("packed")
         is_named = options.annotation_files or options.panoptic_json
-        evidence = {data_format: data_format} if is_named else _detect(source, (chosen,))
+        evidence = {chosen.name: chosen.name} if is_named else _detect(source, (chosen,))
         if not evidence:
             raise DataError((chosen.explain(source) or _nothing_found(root, (chosen,))) + _unread(index))
     failures: dict[str, DataError] = {}
@@ -173,9 +202,12 @@ def _load(root: Path, data_format: str, options: ReadOptions) -> RawDataset:
         if (root / STUDIO_LABELS).is_dir():
             source.notes.append(f"the labels of detrkit studio are a data set of their own: {root / STUDIO_LABELS}")
         share_categories(list(splits.values()), source.findings)
-        if root.is_dir() and not options.files_only:
+        if root.is_dir() and not options.files_only and name != "packed":
             list_unused(source, splits.values(), f"no part of what was read as {name.upper()}")
-        return RawDataset(name, str(root), splits, source.findings, source.notes)
+        dataset = RawDataset(name, str(root), splits, source.findings, source.notes)
+        if name == "packed" and data_format == "coco_panoptic":
+            expect_panoptic(dataset)
+        return dataset
     raise DataError(f"{next(iter(failures.values()))}{_unread(index)}")
 
 

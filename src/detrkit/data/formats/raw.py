@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from detrkit.data.records import Split
 from detrkit.data.validation.findings import Findings
 from detrkit.structures import Categories
 
@@ -81,6 +82,11 @@ class RawSplit:
     """Whether masks lie in files of their own, whose size shows the orientation."""
     boxes_from_masks: bool = False
     """Whether boxes were computed from masks by the loader, so that no file contains boxes."""
+    checked: Split | None = None
+    """The records of packed data, which were checked when they were packed; `images` is then empty."""
+
+    def __len__(self) -> int:
+        return len(self.images if self.checked is None else self.checked)
 
 
 @dataclass
@@ -108,3 +114,8 @@ class RawDataset:
     """Box format that the user named, a name of `box_formats.BOX_FORMATS`; auto: that of the data format."""
     held_out_split: dict[str, Any] | None = None
     """The split that the check held out, if any: seed, fraction, and the file names of both splits."""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the records were checked when they were packed."""
+        return any(split.checked is not None for split in self.splits.values())

@@ -15,6 +15,7 @@ from detrkit.data.formats.coco_writer import CocoWriter
 from detrkit.data.formats.label_writer import LabelWriter
 from detrkit.data.formats.labelme import detect_labelme, load_labelme
 from detrkit.data.formats.mask_png import detect_masks, load_masks
+from detrkit.data.formats.packed import detect_packed, load_packed
 from detrkit.data.formats.raw import RawSplit
 from detrkit.data.formats.via import detect_via, load_via
 from detrkit.data.formats.voc import detect_voc, load_voc
@@ -117,6 +118,15 @@ FORMATS: tuple[DatasetFormat, ...] = (
         detect_panoptic,
         load_panoptic,
         file_suffixes=(".json",),
+    ),
+    DatasetFormat(
+        "packed",
+        "packed",
+        "pack.json and tar files, of detrkit pack",
+        detect_packed,
+        load_packed,
+        file_suffixes=(".json",),
+        folder_suffixes=(".tar",),
     ),
 )
 """All formats; where a folder holds several, the first that loads is taken."""

@@ -40,7 +40,7 @@ def note_classes(splits: dict[str, Split], statistics: dict[str, Any], findings:
     categories = next(iter(splits.values())).categories
     counts = {name: numbers["objects_per_class"] for name, numbers in statistics.items()}
     crowds = {
-        name: Counter(obj.category_id for image in split.images for obj in image.objects if obj.crowd)
+        name: Counter(dict(zip(categories.ids, split.arrays.class_counts(crowd=True).tolist(), strict=False)))
         for name, split in splits.items()
     }
     if "val" in splits and not statistics["val"]["objects"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.formats.raw import RawDataset, RawImage
-from detrkit.data.records import ImageRecord, Split
+from detrkit.data.records import ImageRecord, Split, select_images
 from detrkit.errors import ConfigError
 from detrkit.files import write_atomic
 
@@ -108,7 +108,7 @@ def _are_there(names: Collection[str], split: Split) -> bool:
     return 0 < sum(image.file_name in names for image in split.images) < len(split.images)
 
 
-def _divide(raw: RawDataset, split: Split, group_of: Mapping[Path, int]) -> dict[str, list[ImageRecord]] | None:
+def _divide(raw: RawDataset, split: Split, group_of: Mapping[Path, int]) -> dict[str, Sequence[ImageRecord]] | None:
     """Divide the images of train into both splits; None if there are too few."""
     held_out = set(raw.held_out)
     note = "the {count} of the fold are used" if raw.pooled else "the {count} that the run held out are used"
@@ -123,11 +123,12 @@ def _divide(raw: RawDataset, split: Split, group_of: Mapping[Path, int]) -> dict
             chosen = _choose(split.images, raw.val_fraction, raw.seed, {})
             note = f"{{count}} of {_many(len(split))}, which all look alike, were held out (seed {raw.seed})"
         held_out = {image.file_name for image in chosen}
-    by_split: dict[str, list[ImageRecord]] = {"train": [], "val": []}
-    for image in split.images:
-        by_split["val" if image.file_name in held_out else "train"].append(image)
-    if not all(by_split.values()):
+    indices: dict[str, list[int]] = {"train": [], "val": []}
+    for index, image in enumerate(split.images):
+        indices["val" if image.file_name in held_out else "train"].append(index)
+    if not all(indices.values()):
         return None
+    by_split = {name: select_images(split.images, some) for name, some in indices.items()}
     raw.notes.append("there is no validation split; " + note.format(count=len(by_split["val"])))
     return by_split
 

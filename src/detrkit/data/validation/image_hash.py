@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detrkit.data.decode.images import deep_values, is_deep, unusual_values, upright
+from detrkit.data.shards.packed_index import read_file
 
 Gray = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
@@ -49,7 +50,7 @@ def read_thumbnail(path: Path, orientation: int, side: int = SIDE) -> Gray | Non
         side: side of the thumbnail in pixels.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         with Image.open(io.BytesIO(data)) as image:
             if not is_deep(image, data):
                 changed = image.draft("L", (2 * side, 2 * side))

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.data.decode.images import deep_values, is_deep, unusual_values
 from detrkit.data.files.sampling import POINTER
+from detrkit.data.shards.packed_index import open_file, read_file
 from detrkit.data.validation.value_extents import Extent, measure_extent
 
 _ORIENTATION_TAG = 0x0112
@@ -107,14 +108,14 @@ def probe_images(
 
 def content_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _probe(path: Path, decode_all: bool, values: bool) -> ImageInfo:
     info = ImageInfo()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             info.bytes = file.seek(0, 2)
             file.seek(0)
             if not info.bytes:
@@ -194,7 +195,7 @@ def _png_chunks(file: BinaryIO, size: int) -> list[bytes]:
 
 def _probe_unusual_tiff(path: Path, info: ImageInfo) -> None:
     """Probe a file that PIL does not know: a few kinds of TIFF and PFM."""
-    data = path.read_bytes()
+    data = read_file(path)
     if data.startswith(POINTER):
         info.problem, info.detail = "image_unreadable", "a pointer of git-lfs: run `git lfs pull`"
         return
@@ -212,7 +213,7 @@ def _measure(path: Path, info: ImageInfo) -> None:
     if info.extent:
         return
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         with Image.open(io.BytesIO(data)) as image:
             info.extent = measure_extent(deep_values(image, data))
     except _DAMAGE as error:

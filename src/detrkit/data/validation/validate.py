@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from rich.console import Group
 
 from detrkit.data.auto_tiles import suggest_tiles
 from detrkit.data.formats.raw import RawDataset, RawImage, RawSplit
-from detrkit.data.records import ImageRecord, Split
+from detrkit.data.records import ImageRecord, Split, StoredRecords
 from detrkit.data.validation.crowds import note_classes
 from detrkit.data.validation.exif import ExifChoice, exif_choices
 from detrkit.data.validation.file_groups import annotation_file
@@ -25,6 +25,8 @@ from detrkit.data.validation.interpretation import Probed, interpret_annotations
 from detrkit.data.validation.mask_validation import check_outlines, check_panoptic, note_absent_masks
 from detrkit.data.validation.near_duplicates import NearDuplicates, find_near_duplicates
 from detrkit.data.validation.object_validation import AnnotationTransform, clean_objects, find_transform, must_leave_out
+from detrkit.data.validation.packed_check import deep_infos, packed_groups, packed_splits, read_packed
+from detrkit.data.validation.plausibility import Doubt
 from detrkit.data.validation.repeated_images import note_repeated_images
 from detrkit.data.validation.statistics import split_statistics
 from detrkit.data.validation.tables import findings_lines, split_tables
@@ -51,6 +53,8 @@ class CheckReport:
     """Value range of all splits; see `Split.value_range`."""
     duplicates: NearDuplicates | None = None
     """Images that are copies of one another; None: they were not searched for."""
+    infos: dict[Path, ImageInfo] = field(default_factory=dict)
+    """Properties of each image file; of packed data only if they were read."""
     refused: str = ""
     """Why training and evaluation reject the data, as an error sentence; empty if they accept it."""
 
@@ -133,12 +137,77 @@ def check_dataset(
     """
     findings = raw.findings
     keep_required_splits(raw, required_splits)
+    doubts: list[Doubt] = []
+    known: dict[Path, ImageInfo] = {}
+    if raw.is_packed:
+        splits = packed_splits(raw)
+        if decode_all or compare_images:
+            splits, known = read_packed(raw, splits, decode_all=decode_all, progress=progress)
+    else:
+        measured = value_range == "find"
+        splits, known, doubts = _clean_splits(
+            raw, num_queries, decode_all=decode_all, measured=measured, allow_doubtful=allow_doubtful, progress=progress
+        )
+    if (
+        "train" in splits
+        and (not required_splits or "train" in required_splits)
+        and not splits["train"].arrays.counts.any()
+    ):
+        raise_doubt(doubts)
+        raise DataError(_nothing_trainable(splits["train"], findings))
+    duplicates = None
+    if decode_all or compare_images or (chooses_images(raw, splits) and not raw.is_packed):
+        paths = list(dict.fromkeys(image.path for split in splits.values() for image in split.images))
+        duplicates = find_near_duplicates(paths, [known[path].orientation for path in paths], progress)
+    group_of = duplicates.group_of() if duplicates else packed_groups(splits) if chooses_images(raw, splits) else {}
+    splits = hold_out(raw, splits, required_splits, group_of)
+    if masks:
+        _need_masks(splits, raw.format)
+    files = {name: _infos_of(split, known) for name, split in splits.items()}
+    note_repeated_images(files, duplicates, findings)
+    chosen, notes = resolve_value_range(files, value_range, findings)
+    splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
+    statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
+    note_classes(splits, statistics, findings)
+    if raw.strict:
+        findings.refuse_left_out(raw.source)
+    refused = next((doubt.sentence for doubt in doubts if doubt.refuse), "")
+    notes = [*raw.notes, *notes]
+    found = list(findings)
+    return CheckReport(raw.format, raw.source, splits, found, statistics, notes, chosen, duplicates, known, refused)
+
+
+def _infos_of(split: Split, known: Mapping[Path, ImageInfo]) -> Mapping[Path, ImageInfo]:
+    """Properties of the images of a split; of packed data that were not read, those of its images of many bits."""
+    if not known and isinstance(split.images, StoredRecords):
+        return deep_infos({split.name: split})
+    return {image.path: known[image.path] for image in split.images}
+
+
+def _clean_splits(
+    raw: RawDataset,
+    num_queries: int,
+    *,
+    decode_all: bool,
+    measured: bool,
+    allow_doubtful: bool,
+    progress: Callable[[], object] | None,
+) -> tuple[dict[str, Split], dict[Path, ImageInfo], list[Doubt]]:
+    """Probe the images and validate their objects; see `check_dataset`.
+
+    Args:
+        measured: measure the values of images of more than 8 bits.
+
+    Returns:
+        The splits, the properties of all listed images, and doubts about the whole.
+    """
+    findings = raw.findings
     probed: dict[str, Probed] = {}
     for name, raw_split in raw.splits.items():
         images = _listed_once(raw_split, findings)
-        measured = decode_all or (value_range == "find" and (name == "train" or "train" not in raw.splits))
+        values = decode_all or (measured and (name == "train" or "train" not in raw.splits))
         paths = [image.path for image in images]
-        probed[name] = images, probe_images(paths, decode_all=decode_all, values=measured, progress=progress)
+        probed[name] = images, probe_images(paths, decode_all=decode_all, values=values, progress=progress)
     doubts = interpret_annotations(raw, probed)
     if not allow_doubtful:
         raise_doubt(doubts)
@@ -151,33 +220,8 @@ def check_dataset(
             raise_doubt(doubts)  # the more specific error
             raise DataError(_nothing_usable(name, raw_split, findings))
         _note_many_lost(raw, splits[name], images)
-    if (
-        "train" in splits
-        and (not required_splits or "train" in required_splits)
-        and not any(i.has_trainable for i in splits["train"].images)
-    ):
-        raise_doubt(doubts)
-        raise DataError(_nothing_trainable(splits["train"], findings))
     known = {image.path: info for images, infos in probed.values() for image, info in zip(images, infos, strict=True)}
-    duplicates = None
-    if decode_all or compare_images or chooses_images(raw, splits):
-        paths = list(dict.fromkeys(image.path for split in splits.values() for image in split.images))
-        duplicates = find_near_duplicates(paths, [known[path].orientation for path in paths], progress)
-    splits = hold_out(raw, splits, required_splits, duplicates.group_of() if duplicates else {})
-    if masks:
-        _need_masks(splits, raw.format)
-    files = {name: {image.path: known[image.path] for image in split.images} for name, split in splits.items()}
-    note_repeated_images(files, duplicates, findings)
-    chosen, notes = resolve_value_range(files, value_range, findings)
-    splits = {name: replace(split, value_range=chosen) for name, split in splits.items()}
-    statistics = {name: split_statistics(split, num_queries) for name, split in splits.items()}
-    note_classes(splits, statistics, findings)
-    if raw.strict:
-        findings.refuse_left_out(raw.source)
-    refused = next((doubt.sentence for doubt in doubts if doubt.refuse), "")
-    notes = [*raw.notes, *notes]
-    found = list(findings)
-    return CheckReport(raw.format, raw.source, splits, found, statistics, notes, chosen, duplicates, refused)
+    return splits, known, doubts
 
 
 def _listed_once(raw_split: RawSplit, findings: Findings) -> list[RawImage]:
@@ -274,8 +318,7 @@ def _number_objects(records: list[ImageRecord], raw_split: RawSplit, findings: F
 
 def _need_masks(splits: dict[str, Split], data_format: str) -> None:
     for split in splits.values():
-        objects = [obj for image in split.images for obj in image.objects if not obj.crowd]
-        if objects and all(obj.segmentation is None for obj in objects):
+        if split.arrays.counts.any() and not split.has_masks:
             raise DataError(
                 f"expected masks of the objects in {split.source}, found only boxes ({data_format.upper()}); give "
                 "polygons, RLE or PNGs of masks, or train with --task detect"

@@ -1,0 +1,40 @@
+"""Fingerprints of labeled images: whether two runs, or two copies of a data set, have the same."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping
+
+from detrkit.data.records import ImageRecord, Split, StoredRecords
+
+DIGEST_BYTES = 16
+
+
+def fingerprint(split: Split) -> str:
+    """Hash of a set of labeled images: of file names, sizes, and boxes with the names of their classes.
+
+    Pixels, masks, the order of images and their folder do not count.
+    """
+    if isinstance(split.images, StoredRecords):
+        return hash_digests(split.images.digests())
+    names = dict(zip(split.categories.ids, split.categories.names, strict=True))
+    return hash_digests(image_digest(image, names) for image in split.images)
+
+
+def image_digest(image: ImageRecord, names: Mapping[int, str]) -> bytes:
+    """The share of one image in the fingerprint, 16 bytes.
+
+    Args:
+        image: the record.
+        names: category id -> name.
+    """
+    text = f"{image.file_name}\n{image.height} {image.width}\n"
+    rows = sorted((names[o.category_id], *o.box, o.crowd) for o in image.objects)
+    packed = b"".join(f"{name}\n".encode() + struct.pack("<4d?", *box) for name, *box in rows)
+    return hashlib.blake2b(text.encode() + packed, digest_size=DIGEST_BYTES).digest()
+
+
+def hash_digests(digests: Iterable[bytes]) -> str:
+    """The fingerprint of images, from their digests in any order."""
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()
