@@ -17,6 +17,7 @@ from detrkit.data.loader import EpochBatchSampler, ShapeBatchSampler, eval_loade
 from detrkit.data.records import ImageRecord, Split
 from detrkit.data.tile_records import tile_image, tile_split
 from detrkit.data.transforms.resize_crop import eval_transform
+from detrkit.data.validation.validate import CheckReport
 from detrkit.ops.masks import encode_patch, encode_rle
 from detrkit.ops.tiles import Tiling
 from detrkit.ops.value_range import ValueRange
@@ -203,6 +204,13 @@ def test_tiles_are_suggested_for_objects_that_the_resize_would_lose(
     suggested, reason = suggest_tiles(split_of(side, size), image_size)
     assert suggested == tiles
     assert f"after the resize of whole images to {image_size} half of the objects are below" in reason
+
+
+def test_tiles_are_not_recommended_for_panoptic_data_whose_training_refuses_them() -> None:
+    split = split_of(20, (4000, 4000))
+    panoptic = replace(split, images=[replace(image, panoptic=Path("a-map.png")) for image in split.images])
+    recommended = [CheckReport("coco", "", {"train": each}, [], {}).recommended() for each in (split, panoptic)]
+    assert [len(lines) for lines in recommended] == [1, 0]
 
 
 def test_large_objects_speak_against_tiles() -> None:

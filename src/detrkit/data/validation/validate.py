@@ -79,7 +79,9 @@ class CheckReport:
     def recommended(self) -> list[str]:
         """Settings of training that the data call for, one line each, with the reason."""
         split = self.splits.get("train")
-        tiles, reason = suggest_tiles(split, Preprocessing().image_size) if split else (None, "")
+        if not split or any(image.panoptic for image in split.images):  # segments would be cut at the borders of tiles
+            return []
+        tiles, reason = suggest_tiles(split, Preprocessing().image_size)
         if tiles is None:
             return []
         return [f"--tiles auto (--tiles {tiles} at the default --image_size): {reason}"]
