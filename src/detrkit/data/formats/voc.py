@@ -7,21 +7,17 @@ become the boxes around them, with the outline as mask.
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections import Counter
-from contextlib import suppress
-from functools import lru_cache
 from math import cos, sin
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detrkit.data.files.encodings import decode_text, read_bytes
 from detrkit.data.files.file_index import FileIndex
 from detrkit.data.files.image_finder import tidy_name
 from detrkit.data.files.pairing import pair, stem_key
 from detrkit.data.files.source import Source
+from detrkit.data.files.xml_files import read_xml
 from detrkit.data.formats.raw import IMAGE_SUFFIXES, RawImage, RawObject, RawSplit
 from detrkit.data.formats.rotated import voc_rotation
 from detrkit.data.formats.voc_layout import find_xml, names_in_order, split_xml
@@ -30,31 +26,7 @@ from detrkit.errors import DataError
 from detrkit.ops.text import first_names
 from detrkit.structures import Categories
 
-_DECLARED = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""")
-_OF_WINDOWS = {"shift_jis": "cp932", "big5": "cp950", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
-"""Encoding -> the superset of it that Windows writes under the same name."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-class _PlainTree(ET.TreeBuilder):
-    """Builds an XML tree without namespaces and with tags in lower case.
-
-    A document type is an error: entity expansion attacks need one, and annotations do not.
-    """
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
-        return super().start(_plain(tag), attrs)
-
-    def end(self, tag: str, /) -> ET.Element:
-        return super().end(_plain(tag))
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError(f"a document type definition ({name}), which annotations do not need")
-
-
-@lru_cache(maxsize=256)
-def _plain(tag: str) -> str:
-    return tag.rpartition("}")[2].lower()
 
 
 def detect_voc(source: Source) -> str:
@@ -202,7 +174,7 @@ def _read_file(xml_file: Path, image_file: Path | None, source: Source) -> RawIm
     """Read one xml file; `file_name` of the record is its <filename>. None, with a finding, if it is unreadable."""
     findings = source.findings
     try:
-        tree = _parse(xml_file, findings)
+        tree = read_xml(xml_file, findings)
     except (ET.ParseError, ValueError, LookupError, DataError) as error:  # LookupError: an unknown encoding
         _report_unreadable(xml_file, image_file, str(error), source)
         return None
@@ -228,38 +200,6 @@ def _report_unreadable(xml_file: Path, image_file: Path | None, reason: str, sou
     source.use(xml_file, *([image_file] if image_file else []))
     name = f"; image {image_file.name}" if image_file else ""
     source.findings.add("xml_malformed", xml_file, detail=reason + name)
-
-
-def _parse(xml_file: Path, findings: Findings) -> ET.Element:
-    """Parse an xml file, also if its declared encoding is wrong or unknown."""
-    data = read_bytes(xml_file)
-    try:
-        return ET.fromstring(data, ET.XMLParser(target=_PlainTree()))
-    except (ET.ParseError, ValueError, LookupError):
-        text, encoding = _decode(data, xml_file)
-        text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
-        tree = ET.fromstring(text, ET.XMLParser(target=_PlainTree()))
-        if encoding != "utf-8":
-            findings.add("text_encoding", xml_file, detail=f"read as {encoding}")
-        return tree
-
-
-def _decode(data: bytes, xml_file: Path) -> tuple[str, str]:
-    """Decode the text of a file, and name its encoding: `utf-8` if no guess was needed.
-
-    UTF-8 comes before the declared encoding, since programs that rewrite a file may keep a stale declaration.
-
-    Raises:
-        DataError: the file is no text.
-    """
-    with suppress(UnicodeDecodeError):
-        return data.decode("utf-8-sig"), "utf-8"
-    declared = _DECLARED.match(data)
-    with suppress(UnicodeDecodeError, LookupError):
-        if declared:
-            codec = codecs.lookup(declared[1].decode()).name
-            return data.decode(_OF_WINDOWS.get(codec, codec)), "utf-8"
-    return decode_text(data, xml_file)
 
 
 def _box_and_outline(
