@@ -48,6 +48,17 @@ def build(paths: list[Path]) -> None:
             region = {"shape_attributes": rect, "region_attributes": {"type": "dent"}}
             name = next(write_image.name for write_image in some_images if write_image.parent == path.parent)
             path.write_text(json.dumps({name: {"filename": name, "size": 9, "regions": [region]}}), encoding="utf-8")
+        elif path.suffix == ".json" and path.stem.startswith("project"):
+            names = [f"/data/upload/1/{write_image.name}" for write_image in some_images]
+            value = {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["dent"]}
+            result = [{"type": "rectanglelabels", "original_width": 40, "original_height": 30, "value": value}]
+            tasks = [{"id": k, "data": {"image": n}, "annotations": [{"result": result}]} for k, n in enumerate(names)]
+            path.write_text(json.dumps(tasks), encoding="utf-8")
+        elif path.name == "annotations.xml":
+            box = '<box label="dent" xtl="5" ytl="6" xbr="20" ybr="25"/>'
+            rows = [f'<image name="{i.name}" width="40" height="30">{box}</image>' for i in some_images]
+            text = f"<annotations><version>1.1</version>{''.join(rows)}</annotations>"
+            path.write_text(text, encoding="utf-8")
         elif path.suffix == ".json":
             path.write_text(json.dumps(coco(belonging(path, paths, some_images))), encoding="utf-8")
         elif path.suffix.lower() == ".xml":

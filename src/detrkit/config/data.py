@@ -43,7 +43,8 @@ class DataChoice(Settings):
     data: str = ""
     """Folder, file or address of the data set; its format is detected (see --data_format)."""
     data_format: Annotated[str, NamesOf("detrkit.data.formats.registry:FORMATS", ("auto",))] = "auto"
-    """Format of the data set: coco, voc, yolo, labelme, via, masks, coco_panoptic or packed; auto: detected."""
+    """Format of the data set: coco, voc, yolo, labelme, via, cvat, label_studio, masks, coco_panoptic or packed; auto:
+    detected."""
     train_json: str = ""
     """COCO annotations of the training images, if they are not detected."""
     val_json: str = ""

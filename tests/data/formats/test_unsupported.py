@@ -18,8 +18,6 @@ from detrkit.errors import DataError
 KITTI = (
     "Car 0.00 0 -1.58 10.0 8.0 50.0 38.0 1.5 1.6 3.7 1.8 1.4 8.4 -1.5\nDontCare -1 -1 -1 1 2 3 4 -1 -1 -1 -9 -9 -9 -9\n"
 )
-TASK = {"id": 1, "data": {"image": "/data/upload/1/a.jpg"}}
-RESULT = {"value": {"x": 1, "y": 2}, "original_width": 96}
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "createml": (
@@ -27,17 +25,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "CreateML json (train/_annotations.createml.json)",
         "Roboflow",
     ),
-    "label studio": (
-        {"project.json": [TASK | {"annotations": [{"id": 1, "completed_by": 1, "result": [RESULT]}]}]},
-        "Label Studio's own json (project.json)",
-        '"Pascal VOC XML"',
-    ),
-    "label studio min": (
-        {"project.json": [{"image": "/a.jpg", "label": [{"x": 1, "rectanglelabels": ["a"]}]}]},
-        "Label Studio's own json",
-        '"COCO"',
-    ),
-    "cvat": ({"annotations.xml": "<annotations>\n<version>1.1</version><image id='0'/>"}, "CVAT's own XML", "COCO 1.0"),
     "visdrone": ({"annotations/a.txt": "10,8,40,30,1,4,0,0\n"}, "VisDrone (annotations/a.txt)", "a region to ignore"),
     "dota": (
         {"labelTxt/a.txt": "imagesource:GoogleEarth\ngsd:0.1\n1 2 9 2 9 8 1 8 plane 0\n"},
@@ -187,7 +174,6 @@ def test_other_data_is_not_taken_for_one_of_them(tmp_path: Path, files: dict[str
     ("name", "content", "actual"),
     [
         ("set.zip", "PK", "an archive (set.zip)"),
-        ("project.json", [TASK | {"annotations": [{"result": [RESULT]}]}], "Label Studio's own json"),
         ("a.heic", "", "cannot be read (1, the first is a.heic)"),
         ("what.json", {}, ""),
         ("a.jpg", "", ""),

@@ -12,6 +12,9 @@ Layouts that are detected (`DATA` is the path that the user named):
     labelme
            a json file beside each image, or json files in a separate folder
     VIA    via_region_data.json or .csv, or a project of versions 1 and 2
+    CVAT   annotations.xml of CVAT for images, with or without images/
+    Label Studio
+           its JSON or JSON-MIN, with or without images/
     masks  DATA/images/ and DATA/masks/, inside train/ and val/ or with these inside; see `mask_png`
     COCO panoptic
            DATA/panoptic_train.json with the PNGs in DATA/panoptic_train/, and images as above; or all of it in

@@ -12,6 +12,8 @@ from detrkit.data.files.source import Source
 from detrkit.data.formats.coco import detect_coco, load_coco
 from detrkit.data.formats.coco_panoptic import detect_panoptic, load_panoptic
 from detrkit.data.formats.coco_writer import CocoWriter
+from detrkit.data.formats.cvat import detect_cvat, load_cvat
+from detrkit.data.formats.label_studio import detect_label_studio, load_label_studio
 from detrkit.data.formats.label_writer import LabelWriter
 from detrkit.data.formats.labelme import detect_labelme, load_labelme
 from detrkit.data.formats.mask_png import detect_masks, load_masks
@@ -103,6 +105,22 @@ FORMATS: tuple[DatasetFormat, ...] = (
         detect_via,
         load_via,
         folder_suffixes=(".json", ".csv"),
+    ),
+    DatasetFormat(
+        "cvat",
+        "CVAT for images",
+        "annotations.xml",
+        detect_cvat,
+        load_cvat,
+        folder_suffixes=(".xml",),
+    ),
+    DatasetFormat(
+        "label_studio",
+        "Label Studio",
+        "its JSON or JSON-MIN",
+        detect_label_studio,
+        load_label_studio,
+        folder_suffixes=(".json",),
     ),
     DatasetFormat(
         "masks",

@@ -225,15 +225,6 @@ _UNSUPPORTED = (
         "put the file of the objects (instances_...json) there, or name it with --train_json",
     ),
     _Format("CreateML json ({})" + _UNREAD, _in_json(r'"coordinates"\s*:\s*\{', '"(label|image)"'), _ROBOFLOW),
-    _Format(
-        "Label Studio's own json ({})" + _UNREAD,
-        lambda preview: (
-            _in_json('"(rectangle|polygon|brush|keypoint|ellipse)labels"')(preview)
-            or _in_json(r'"result"\s*:\s*\[', '"(completed_by|original_width|from_name|was_canceled)"')(preview)
-        ),
-        'choose "COCO", "YOLO" or "Pascal VOC XML" under Export in Label Studio, and put the images beside it if the '
-        "export has none",
-    ),
     _Format("labels of BDD100K or Scalabel ({})" + _UNREAD, _in_json(r'"box2d"\s*:'), _TOOLS),
     _Format(
         "a project of Supervisely ({})" + _UNREAD,
@@ -285,12 +276,6 @@ _UNSUPPORTED = (
     ),
     _Format("JSON a line ({})" + _UNREAD, _json_lines, _BOXES),
     # xml
-    _Format(
-        "CVAT's own XML, for images or video ({})" + _UNREAD,
-        _in_xml("<annotations[\\s>]", "<(image|track|meta|version)[\\s>]"),
-        'choose "COCO 1.0", "PASCAL VOC 1.1" or "Ultralytics YOLO Detection 1.0" under Export in CVAT, and tick "Save '
-        'images"',
-    ),
     _Format("XML of dlib's imglab ({})" + _UNREAD, _in_xml("<dataset[\\s>]", "<box\\s"), _BOXES),
     _Format("XML of UA-DETRAC ({})" + _UNREAD, _in_xml("<sequence\\s", "<target"), _BOXES),
     # text

@@ -16,7 +16,7 @@ from detrkit.data.validation.box_values import Box, as_number, parse_box
 from detrkit.data.validation.exif import UNDECIDED, ExifChoice
 from detrkit.data.validation.findings import Findings
 from detrkit.data.validation.image_probe import ImageInfo
-from detrkit.ops.masks import is_polygon, segmentation_fault
+from detrkit.ops.masks import is_polygon, run_lengths, segmentation_fault
 
 OVERHANG = 0.5
 """Pixels by which a box may leave its image without being clipped: the rounding errors of tools."""
@@ -290,7 +290,7 @@ def _area(
     """Area in pixels: that of the file if it is usable and the box was not clipped, else of the polygons or the box."""
     of_box = (box[2] - box[0]) * (box[3] - box[1])
     if raw.area is None and not split.has_ids_and_areas:
-        return _polygon_area(segmentation) or of_box if segmentation else of_box
+        return _outline_area(segmentation) or of_box if segmentation else of_box
     area = as_number(raw.area)
     if area is None or not isfinite(area) or area <= 0:
         findings.add("area_absent", image.file, raw.where, "" if raw.area is None else f"found {raw.area!r}"[:80])
@@ -300,10 +300,13 @@ def _area(
     return area if transform.is_identity else area * abs(transform.scale_x * transform.scale_y)
 
 
-def _polygon_area(polygons: list[list[float]]) -> float:
-    """Sum of the areas of polygons in square pixels, by the shoelace formula."""
+def _outline_area(outline: Any) -> float:
+    """Area in square pixels of an RLE, or the sum of those of polygons by the shoelace formula; 0 for a mask file."""
+    if not isinstance(outline, list):
+        counts = outline["counts"] if isinstance(outline, dict) else []
+        return float(sum((counts if isinstance(counts, list) else run_lengths(counts) or [])[1::2]))
     total = 0.0
-    for polygon in polygons:
+    for polygon in outline:
         xs, ys = polygon[0::2], polygon[1::2]
         total += abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
     return total
