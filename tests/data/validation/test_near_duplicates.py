@@ -106,9 +106,10 @@ def test_lookup_finds_every_hash_within_the_radius() -> None:
         bits = rng.permutation(64)[: number % (RADIUS + 4)].astype(np.uint64)
         queries = np.array([hashes[number * 50] ^ (np.uint64(1) << bits).sum(), hashes[7]], dtype=np.uint64)
         distances = np.bitwise_count(queries[:, None] ^ hashes)
-        rows, nearest = index.query(queries)
+        rows, nearest, bits = index.query(queries)
         np.testing.assert_array_equal(rows, np.flatnonzero(distances.min(axis=0) <= RADIUS))
         np.testing.assert_array_equal(nearest, distances.argmin(axis=0)[rows])
+        np.testing.assert_array_equal(bits, distances.min(axis=0)[rows])
 
 
 def test_the_hash_of_the_mirrored_image_is_one_of_the_hashes() -> None:

@@ -33,20 +33,21 @@ class HashIndex:
             np.searchsorted(bands[order, band], np.arange(2**_WIDTH + 1)) for band, order in enumerate(self._order)
         ]
 
-    def query(self, queries: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def query(self, queries: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
         """Find the hashes within `RADIUS` bits of any of the queries, all of one image.
 
         Args:
             queries: [Q].
 
         Returns:
-            Rows of the hashes [n], rising, and the nearest query of each [n].
+            Rows of the hashes [n], rising; the nearest query of each [n]; and the bits in which they differ [n].
         """
         rows = self._candidates(queries)
         distances = np.bitwise_count(queries[:, None] ^ self.hashes[rows])  # [Q, n]
         nearest = distances.argmin(axis=0) if len(rows) else np.zeros(0, dtype=np.int64)
-        near = distances[nearest, np.arange(len(rows))] <= RADIUS
-        return rows[near], nearest[near]
+        least = distances[nearest, np.arange(len(rows))]
+        near = least <= RADIUS
+        return rows[near], nearest[near], least[near]
 
     def _candidates(self, queries: Hashes) -> NDArray[np.int64]:
         """Rows of the hashes that share a band with a query, up to 2 bits; or all rows, if these are as many."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -40,8 +40,9 @@ _LARGEST_ERROR, _COARSE_ERROR = 0.125, 0.6
 """Largest error of a cell, relative to the contrast of the image; for images and for thumbnails."""
 _NOISE = 5.0
 """Gray levels that are added to the contrast, for the noise of images of low contrast."""
-_MOST_CANDIDATES = 64
-"""Most images whose thumbnail is compared with that of one."""
+_MOST_NEAR, _MOST_CANDIDATES = 128, 64
+"""Most images whose thumbnails are ranked by their likeness to one, those of the nearest hashes; and most images of
+these that are compared with it."""
 _COMPARISONS = 10_000
 """Comparisons in vain that are spent on all images: 1 to 16 per image, which bounds the time where all look alike."""
 
@@ -106,10 +107,14 @@ def _compare(rows: list[int], thumbnails: Gray, fine: Callable[[int], Gray | Non
         for j, window in _most_similar(k, cut_windows(thumbnails[k]), index, hashes[k], members, normalized):
             if groups.same(row, rows[j]):
                 continue
-            if _are_copies(thumbnails[k], thumbnails[j], window, lambda j=j, k=k: (fine(k), fine(j))):  # type: ignore[misc]
+            if _are_copies(thumbnails[k], thumbnails[j], window, partial(_pair, fine, k, j)):
                 groups.join(row, rows[j])
             elif (refused := refused + 1) >= most_refused:
                 break
+
+
+def _pair(fine: Callable[[int], Gray | None], k: int, j: int) -> tuple[Gray | None, Gray | None]:
+    return fine(k), fine(j)
 
 
 class _Groups:
@@ -174,10 +179,11 @@ def _most_similar(
         members: images of each distinct hash.
         normalized: normalized thumbnails of all images. The images come first whose worst cell differs least.
     """
-    near, windows = index.query(hashes)
-    lists = [members[u][:_MOST_CANDIDATES] for u in near]
-    images = np.concatenate(lists)
-    windows = np.repeat(windows, [len(each) for each in lists])
+    near, windows, bits = index.query(hashes)
+    nearest = np.argsort(bits, kind="stable")[:_MOST_NEAR]
+    lists = [members[u][:_MOST_CANDIDATES] for u in near[nearest]]
+    images = np.concatenate(lists)[:_MOST_NEAR]
+    windows = np.repeat(windows[nearest], [len(each) for each in lists])[:_MOST_NEAR]
     squares = (_normalize(parts)[windows] - normalized[images]) ** 2  # [n, SIDE, SIDE]
     cells = SIDE // _COARSE_CELL
     worst = squares.reshape(-1, cells, _COARSE_CELL, cells, _COARSE_CELL).mean(axis=(2, 4)).max(axis=(1, 2))
@@ -206,7 +212,7 @@ def _are_copies(whole: Gray, part: Gray, window: int, fine: Callable[[], tuple[G
     shift = np.array([left * SIDE + (wide - 1) / 2, top * SIDE + (high - 1) / 2])  # of the center of the first pixel
     start = np.array([[wide, 0, shift[0]], [0, high, shift[1]]], dtype=np.float32)
     coarse = _align(whole[:, ::-1] if mirrored else whole, part, start)
-    if coarse is None or _error(*coarse[:2], coarse[2], _COARSE_CELL) > _COARSE_ERROR:
+    if coarse is None or not _agree(*coarse[:3], _COARSE_CELL, _COARSE_ERROR):
         return False
     large = fine()
     if large[0] is None or large[1] is None:
@@ -214,7 +220,7 @@ def _are_copies(whole: Gray, part: Gray, window: int, fine: Callable[[], tuple[G
     matrix, scale = coarse[3].copy(), _FINE / SIDE
     matrix[:, 2] = scale * matrix[:, 2] + (scale - 1) / 2 * (1 - matrix[:, :2].sum(axis=1))
     refined = _align(large[0][:, ::-1] if mirrored else large[0], large[1], matrix)
-    return refined is not None and _error(*refined[:3], _CELL) <= _LARGEST_ERROR
+    return refined is not None and _agree(*refined[:3], _CELL, _LARGEST_ERROR)
 
 
 def _align(whole: Gray, part: Gray, start: Floats) -> tuple[Floats, Floats, NDArray[np.bool_], Floats] | None:
@@ -247,20 +253,22 @@ def _align(whole: Gray, part: Gray, start: Floats) -> tuple[Floats, Floats, NDAr
     return np.asarray(laid, dtype=np.float32), second, covered, matrix
 
 
-def _error(first: Floats, second: Floats, covered: NDArray[np.bool_], cell: int) -> float:
-    """Largest root mean square difference of a cell between two aligned images, relative to their contrast.
+def _agree(first: Floats, second: Floats, covered: NDArray[np.bool_], cell: int, largest: float) -> bool:
+    """Whether two aligned images agree in every cell.
 
-    The gray levels of one are mapped to those of the other by a curve, since a copy may be brighter; of both
-    directions, the better one counts, since levels that were clipped cannot be mapped back.
+    The root mean square difference of a cell, relative to the contrast of the image, is at most `largest` then.
+
+    The gray levels of one are mapped to those of the other by a curve, since a copy may be brighter; it suffices in one
+    direction, since levels that were clipped cannot be mapped back.
     """
     x, y = (np.asarray(cv2.blur(each, (3, 3)), dtype=np.float32)[covered] for each in (first, second))
-    errors = []
+    rows = len(covered) // cell
     for source, target in ((x, y), (y, x)):
         squares = np.zeros(covered.shape)
         squares[covered] = (target - _tone_curve(source, target)) ** 2 / (target.var() + _NOISE**2)
-        rows = len(squares) // cell
-        errors.append(squares.reshape(rows, cell, rows, cell).mean(axis=(1, 3)).max())
-    return float(np.sqrt(min(errors)))
+        if squares.reshape(rows, cell, rows, cell).mean(axis=(1, 3)).max() <= largest**2:
+            return True
+    return False
 
 
 def _tone_curve(source: Floats, target: Floats) -> NDArray[np.float64]:
