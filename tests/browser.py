@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # a camera that shows a moving pattern
+    "--use-fake-device-for-media-stream",
 )
 
 

@@ -88,14 +88,23 @@ def image_folder(folder: Path, count: int = 4, size: tuple[int, int] = (80, 60))
 
 @contextmanager
 def page_of(
-    browser: Browser, studio: StudioClient, hash: str = "", width: int = 1280, **options: Any
+    browser: Browser, studio: StudioClient, hash: str = "", width: int = 1280, refusals: bool = False, **options: Any
 ) -> Iterator[Page]:
-    """Open the studio; complaints of the browser and connections to elsewhere fail the test."""
+    """Open the studio; complaints of the browser and connections to elsewhere fail the test.
+
+    Requests that the studio refuses are such complaints, too, unless there shall be some (`refusals`).
+    """
     trouble: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
     page.set_default_timeout(10_000)
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+
+    def complain(message: Any) -> None:
+        refused = refusals and "the server responded with a status of" in message.text
+        if message.type in ("error", "warning") and not refused:
+            trouble.append(message.text)
+
+    page.on("console", complain)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
     page.on(

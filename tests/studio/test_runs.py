@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,9 +25,11 @@ from .projects import make_run, mark_running, wait_for
 TINY = {"model": "detrkit_n", "weights": "none", "epochs": "200", "image_size": "64", "batch_size": "2"}
 
 
+TOKEN = {"Authorization": "Bearer token"}
+
+
 def client_of(folder: Path) -> TestClient:
-    headers = {"Authorization": "Bearer token"}
-    return TestClient(create_app(folder, "token"), base_url="http://localhost", headers=headers)
+    return TestClient(create_app(folder, "token"), base_url="http://localhost", headers=TOKEN)
 
 
 @pytest.fixture
@@ -133,6 +136,18 @@ def test_a_training_that_cannot_be_is_refused_in_a_sentence(
     order = {"name": "two", "data": "data", "settings": {}} | change
     refused(client.post("/api/train/start", json=order), 422, *words)
     assert set(runs_of(client)) == {"runs/one"}
+
+
+def test_a_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr("detrkit.studio.train_jobs.write_atomic", full)
+    client, order = client_of(tmp_path), {"name": "one", "data": "data"}
+    for _ in range(2):  # nothing is left of the first that would be in the way of the second
+        refused(client.post("/api/train/start", json=order), 507, "No space left", "make room on the disk")
+    assert not (tmp_path / "runs/one").exists()
 
 
 @pytest.mark.parametrize("verb", ["stop", "resume"])

@@ -28,6 +28,7 @@ MOST_OPENED = 8
 
 def list_data(project: Project) -> dict[str, Any]:
     """List the places of a project that may be data sets, and the first one that is."""
+    write_labels(project)
     places = list(_places(project))[:MOST_CANDIDATES]
     first = None
     for place in places[:MOST_OPENED]:
@@ -42,10 +43,12 @@ def list_data(project: Project) -> dict[str, Any]:
 
 
 def _places(project: Project) -> Iterator[Path]:
-    """The project folder, its annotation files, and its folders with theirs."""
+    """The labels of the studio, the project folder, its annotation files, and its folders with theirs."""
+    if project.labels.saved:
+        yield project.labels.folder
     yield project.root
     yield from _files(project.root)
-    runs = {*find_runs(project), project.runs} - {project.root}
+    others = {*find_runs(project), project.runs, project.labels.folder} - {project.root}
     with os.scandir(project.root) as entries:
         folders = sorted(
             Path(entry.path)
@@ -53,7 +56,7 @@ def _places(project: Project) -> Iterator[Path]:
             if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
         )
     for folder in folders:
-        if folder not in runs and folder.name not in ("report", "tensorboard"):
+        if folder not in others and folder.name not in ("report", "tensorboard"):
             yield folder
             yield from _files(folder)
 
@@ -66,6 +69,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 _OURS = ("categories.json", "process.json", "split.json", "metrics.json", "images.json", "folds.json")
+
+
+def write_labels(project: Project) -> None:
+    """Write what was labeled in the studio into its data set, which otherwise follows within seconds."""
+    if project.labels.saved:
+        project.catalog.wait()
+        project.labels.write_coco()
 
 
 def propose(project: Project, data: str, choices: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def propose(project: Project, data: str, choices: dict[str, Any]) -> dict[str, A
     from detrkit.training.resolve_auto import resolve_auto
     from detrkit.training.setup import load_data
 
+    write_labels(project)
     path = project.inside(data)
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     task, weights = str(choices.get("task") or "detect"), str(choices.get("weights") or "auto")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.files import LAST, PROCESS, write_atomic
 from detrkit.ops.processes import ProcessMark
 from detrkit.studio.project import Project
+from detrkit.studio.proposal import write_labels
 from detrkit.studio.run_folders import LOG, RunProcess, name_of, refuse_running
 
 EDITABLE = (
@@ -71,7 +73,13 @@ class Jobs:
         TrainConfig.from_recipe("fast", **values, data=data)  # refuses what does not fit
         folder = self._new_folder(name)
         flags = [part for key, value in values.items() for part in (f"--{key}", str(value))]
-        self._start(["train", _argument(data or "."), "--output_dir", name_of(self.project, folder), *flags], folder)
+        try:
+            self._start(
+                ["train", _argument(data or "."), "--output_dir", name_of(self.project, folder), *flags], folder
+            )
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return name_of(self.project, folder)
 
     def resume(self, folder: Path) -> None:
@@ -135,6 +143,7 @@ class Jobs:
 
     def _start(self, command: Sequence[str], folder: Path) -> None:
         """Start a command of detrkit in a session of its own, and write process.json."""
+        write_labels(self.project)
         self._children = [child for child in self._children if child.poll() is None]
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
         with (folder / LOG).open("wb") as log:
@@ -149,9 +158,14 @@ class Jobs:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children.append(child)
         record = {**asdict(ProcessMark.of(child.pid)), "activity": "starting"}
-        write_atomic(folder / PROCESS, json.dumps(record, indent=1))
+        try:
+            write_atomic(folder / PROCESS, json.dumps(record, indent=1))
+        except OSError:  # the disk is full: no training that nobody can find
+            child.terminate()
+            raise
+        finally:
+            self._children.append(child)
 
 
 def _value(value: object) -> int | float | str:

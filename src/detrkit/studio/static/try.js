@@ -43,6 +43,7 @@ class TryPage {
     /** @type {MediaStream | null} */
     this.camera = null;
     this.turn = 0;
+    this.unshown = false;
     this.shown = "";
     const chosen = detectors.some((each) => each.run === run) ? run : detectors[0].run;
     this.detector = select(detectors.map((each) => [each.run, each.name]), chosen, { onchange: () => this.again() });
@@ -71,8 +72,8 @@ class TryPage {
     );
     this.stage.hidden = true;
     this.image.addEventListener("error", () => {
-      // a format that the browser cannot show, such as TIFF; its detections are listed all the same
-      if (this.image.getAttribute("src")) this.state.textContent = "This browser cannot show the image; what is in it is listed.";
+      this.unshown = this.image.hasAttribute("src"); // a format that browsers do not know, such as TIFF
+      if (this.answer) this.draw();
     });
   }
 
@@ -85,8 +86,7 @@ class TryPage {
   /** @param {FileList | null} files */
   take(files) {
     if (!files?.length) return;
-    this.stop();
-    for (const { url } of this.files) URL.revokeObjectURL(url);
+    this.close();
     this.files = [...files].map((file) => ({ file, url: URL.createObjectURL(file) }));
     this.strip.replaceChildren(...(this.files.length < 2 ? [] : this.files.map(({ file }, k) => html("button", { type: "button", onclick: () => this.open(k) }, file.name))));
     this.choose.value = "";
@@ -105,7 +105,7 @@ class TryPage {
       return;
     }
     this.video.hidden = true;
-    this.image.hidden = false;
+    this.image.hidden = this.unshown = false;
     this.image.src = url;
     this.image.alt = file.name;
     this.run(file, file.name);
@@ -178,7 +178,8 @@ class TryPage {
     const shapes = kept.map((each) => ({ box: each.box, polygons: each.polygons, text: `${each.class_name} ${each.score.toFixed(2)}`, color: classes.indexOf(each.class_name) }));
     this.over.replaceChildren(drawShapes(width, height, shapes, true));
     const still = this.video.hidden;
-    this.state.textContent = [`${kept.length} of ${this.answer.detections.length} detections are shown.`, ...notes].join(" ");
+    const unshown = this.unshown && still ? ["This browser cannot show the image; what is in it is listed."] : [];
+    this.state.textContent = [`${kept.length} of ${this.answer.detections.length} detections are shown.`, ...unshown, ...notes].join(" ");
     this.list.replaceChildren(...(still ? kept.slice(0, 50) : []).map((each) => {
       const text = `${each.class_name} ${each.score.toFixed(2)}`;
       return html("li", {}, html("span", {}, text), html("button", { type: "button", "aria-label": `Where the model looked for ${text}`, onclick: () => this.explain(each) }, "Where it looked"));
@@ -294,9 +295,13 @@ class TryPage {
     this.cameraButton.removeAttribute("aria-pressed");
   }
 
-  /** Leave the page. */
+  /** Let go of the files and the camera. */
   close() {
     this.stop();
+    this.image.removeAttribute("src");
+    this.video.onerror = null;
+    this.video.removeAttribute("src");
+    this.video.load(); // lets go of the file
     for (const { url } of this.files) URL.revokeObjectURL(url);
   }
 }
