@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from detrkit.config.presets import MODELS, WITH_WEIGHTS, WITHOUT_GPU
 from detrkit.config.train import TrainConfig
 from detrkit.data.auto_tiles import suggest_tiles
 from detrkit.data.formats.detect import open_dataset
+from detrkit.data.records import Split
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import BEST
 from detrkit.studio.project import Project
@@ -110,55 +111,40 @@ def propose(project: Project, data: str, choices: dict[str, Any]) -> dict[str, A
     config = TrainConfig.from_recipe(RECIPE, **given, task=task, data=str(path))
     loaded = load_data(config)
     resolved, reasons = resolve_auto(config, loaded.train, None, on_cpu=on_cpu)
-    why = {word: text.partition(": ")[2] for word, text in reasons.items()}
-    assert isinstance(resolved.image_size, int)
-    assert isinstance(resolved.batch_size, int)
-    tiles, why_tiles = suggest_tiles(loaded.train, resolved.image_size, square_resize=config.square_resize)
-    steps = -(-len(loaded.train.images) // resolved.batch_size)
     runs = [name_of(project, run) for run in find_runs(project) if (run / BEST).is_file()]
-    masks = loaded.train.has_masks
-    rows: list[tuple[str, Any, list[str] | None, str]] = [
-        (
-            "task",
-            task,
-            ["detect", "instance"],
-            "boxes alone" + ("; the objects have masks, which instance learns as well" if masks else ""),
-        ),
-        (
-            "weights",
-            weights,
-            ["auto", "none", *runs],
-            _why_weights(weights, model),
-        ),
-        (
-            "model",
-            model,
-            None if from_run else list(MODELS),
-            "that of the weights" if from_run else _why_model(on_cpu, model == default_model),
-        ),
-        ("epochs", resolved.epochs, None, f"the recipe's; each has {steps} steps"),
-        ("max_minutes", resolved.max_minutes, None, "0 is no limit; with one, the schedule is fitted into it"),
-        ("image_size", resolved.image_size, None, why.get("Size", "that of the weights")),
-        ("batch_size", resolved.batch_size, None, why.get("Batch", "the recipe's")),
-        ("num_queries", resolved.num_queries, None, why.get("Queries", "that of the weights")),
-        ("lr", resolved.lr, None, f"the recipe's, for {resolved.lr_base_size or 'any number of'} images per step"),
-        ("tiles", "off" if tiles is None else "auto", ["off", "auto"], why_tiles),
-        ("seed", resolved.seed, None, "the same seed gives the same run"),
+    masks = "; the objects have masks, which instance learns as well" if loaded.train.has_masks else ""
+    why_model = "that of the weights" if from_run else _why_model(on_cpu, model == default_model)
+    rows = [
+        _row("task", task, f"boxes alone{masks}" if task == "detect" else "boxes and masks", ["detect", "instance"]),
+        _row("weights", weights, _why_weights(weights, model), ["auto", "none", *runs]),
+        _row("model", model, why_model, None if from_run else list(MODELS)),
+        *_numbers(resolved, {word: text.partition(": ")[2] for word, text in reasons.items()}, loaded.train),
     ]
-    return {
-        "summary": loaded.summary,
-        "classes": list(loaded.categories.names),
-        "settings": [
-            {
-                "name": name,
-                "value": value,
-                "choices": choice,
-                "reason": reason,
-                "needed": name == "tiles" and value != config.tiles,
-            }
-            for name, value, choice, reason in rows
-        ],
-    }
+    return {"summary": loaded.summary, "classes": list(loaded.categories.names), "settings": rows}
+
+
+def _numbers(config: TrainConfig, why: Mapping[str, str], train: Split) -> list[dict[str, Any]]:
+    """Rows of the settings that are numbers, and of the tiles."""
+    assert isinstance(config.image_size, int)
+    assert isinstance(config.batch_size, int)
+    steps = -(-len(train.images) // config.batch_size)
+    tiles, why_tiles = suggest_tiles(train, config.image_size, square_resize=config.square_resize)
+    return [
+        _row("epochs", config.epochs, f"the recipe's; each has {steps} step{'' if steps == 1 else 's'}"),
+        _row("max_minutes", config.max_minutes, "0 is no limit; with one, the schedule is fitted into it"),
+        _row("image_size", config.image_size, why.get("Size", "that of the weights")),
+        _row("batch_size", config.batch_size, why.get("Batch", "the recipe's")),
+        _row("num_queries", config.num_queries, why.get("Queries", "that of the weights")),
+        _row("lr", config.lr, f"the recipe's, for {config.lr_base_size or 'any number of'} images per step"),
+        _row("tiles", "off" if tiles is None else "auto", why_tiles, ["off", "auto"], needed=tiles is not None),
+        _row("seed", config.seed, "the same seed gives the same run"),
+    ]
+
+
+def _row(
+    name: str, value: Any, reason: str, choices: list[str] | None = None, *, needed: bool = False
+) -> dict[str, Any]:
+    return {"name": name, "value": value, "choices": choices, "reason": reason, "needed": needed}
 
 
 def _why_weights(weights: str, model: str) -> str:
