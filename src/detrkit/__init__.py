@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detrkit.evaluation.compare_detectors import compare
     from detrkit.evaluation.comparison import ComparisonResult
     from detrkit.evaluation.evaluate_detector import EvaluationResult, evaluate
+    from detrkit.evaluation.review_labels import ReviewResult, review
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
     from detrkit.inference.batch_merge import MergeResult, merge
@@ -54,6 +55,7 @@ _HOME = {
     "PackResult": "detrkit.data.shards.pack_dataset",
     "PanopticMap": "detrkit.results",
     "Preprocessing": "detrkit.structures",
+    "ReviewResult": "detrkit.evaluation.review_labels",
     "Target": "detrkit.structures",
     "TrackedFrame": "detrkit.inference.tracking",
     "TrainConfig": "detrkit.config.train",
@@ -69,6 +71,7 @@ _HOME = {
     "pack": "detrkit.data.shards.pack_dataset",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
+    "review": "detrkit.evaluation.review_labels",
     "track": "detrkit.inference.tracking",
     "train": "detrkit.training",
 }
@@ -89,6 +92,7 @@ __all__ = [
     "PackResult",
     "PanopticMap",
     "Preprocessing",
+    "ReviewResult",
     "Target",
     "TrackedFrame",
     "TrainConfig",
@@ -104,6 +108,7 @@ __all__ = [
     "pack",
     "panoptic",
     "postprocess",
+    "review",
     "track",
     "train",
 ]

@@ -39,6 +39,7 @@ from detrkit.config.fields import describe_type, did_you_mean
 from detrkit.config.packing import PackConfig
 from detrkit.config.parser import Command, build_parser, from_home, peek, sort_words
 from detrkit.config.presets import NO_WEIGHTS, WITHOUT_GPU, default_settings
+from detrkit.config.reviewing import ReviewConfig
 from detrkit.config.serving import ServeConfig, StudioConfig
 from detrkit.config.suggestions import suggestion
 from detrkit.config.train import CONFIG_GROUPS, TrainConfig
@@ -82,6 +83,13 @@ COMMANDS = {
         "compare detectors on the same images, with intervals of their differences",
         "A B [C ...]",
         ("sources",),
+    ),
+    "review": Command(
+        ReviewConfig,
+        "detrkit.commands.review:review",
+        "find labels that are probably wrong",
+        "FOLDS",
+        ("source",),
     ),
     "predict": Command(
         PredictConfig,

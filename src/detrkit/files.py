@@ -29,6 +29,8 @@ PROCESS = "process.json"
 """File of a run folder: the process that trains in it, and how far it is."""
 FOLDS = "folds.json"
 """File of a folder of folds: their settings, and the fold of each image."""
+DETECTIONS, GROUND_TRUTH = "detections.json", "annotations.json"
+"""Files of a folder of folds: the detections of each image by the model that has not seen it, and the ground truth."""
 
 
 def run_folder(source: str | Path) -> Path:

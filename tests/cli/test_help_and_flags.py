@@ -40,6 +40,8 @@ FLAGS = {
     "max_overlap panoptic_threshold precision compile quiet split",
     "compare": f"{DATA} batch_size bootstrap compile device max_dets max_images num_workers output_dir "
     "panoptic_threshold precision quiet sources speed_images split tile_overlap tiles",
+    "review": f"{DATA} {TILES} batch_size device image_size max_images max_suspects num_workers output_dir quiet "
+    "source split value_range",
     "predict": f"{DETECTOR} {TILES} max_overlap batch_size compile cutouts label_map no_images output_dir panoptic "
     "polygon_tolerance polygons precision quiet source threshold top_k write "
     "track zones lines lost_seconds reconnect_seconds max_seconds shard engine num_actors format",

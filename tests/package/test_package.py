@@ -28,6 +28,7 @@ PUBLIC_NAMES = {
     "PackResult",
     "PanopticMap",
     "Preprocessing",
+    "ReviewResult",
     "Target",
     "TrackedFrame",
     "TrainConfig",
@@ -43,6 +44,7 @@ PUBLIC_NAMES = {
     "pack",
     "panoptic",
     "postprocess",
+    "review",
     "track",
     "train",
 }

@@ -21,7 +21,7 @@ from detrkit.evaluation.arrays import DetectionArrays
 from detrkit.evaluation.coco_metrics import merge_ranks
 from detrkit.evaluation.evaluate_detector import predict_split
 from detrkit.evaluation.prediction_files import read_detections
-from detrkit.files import BEST, FOLDS, LAST, write_atomic
+from detrkit.files import BEST, DETECTIONS, FOLDS, GROUND_TRUTH, LAST, write_atomic
 from detrkit.inference.detector import Detector
 from detrkit.ops.console import TextConsole, make_console
 from detrkit.ops.value_range import ValueRange
@@ -29,8 +29,6 @@ from detrkit.training.checkpoint import read
 from detrkit.training.folds_report import FoldMetrics, measure_fold, write_folds_report
 from detrkit.training.training_run import TrainResult, run_training
 
-DETECTIONS, GROUND_TRUTH = "detections.json", "annotations.json"
-"""Files of a folder of folds: the detections of each image by the model that has not seen it, and the ground truth."""
 _MAY_CHANGE = ("output_dir", "resume", "quiet", "num_workers", "device", "final", "wandb", "mlflow", "save_minutes")
 """Settings that folds which are continued may change."""
 
