@@ -19,7 +19,7 @@ import detrkit
 from detrkit.cli import main
 from detrkit.commands.predict_share import predict_share
 from detrkit.config.commands import PredictConfig
-from detrkit.errors import ConfigError, DataError
+from detrkit.errors import ConfigError, DataError, MissingExtraError
 from detrkit.inference.batch_share import Listing, Share, images_of_share
 
 COUNT = 24
@@ -147,7 +147,7 @@ def test_merge_refuses_what_does_not_fit(folder: Path, checkpoint: Path, tmp_pat
         detrkit.merge(tmp_path)
     for k in (2, 3):
         predict_share(settings(folder, checkpoint, tmp_path, f"{k}/3"))
-    with pytest.raises(ConfigError, match=r"ends in \.jsonl or .*found out\.xml"):
+    with pytest.raises(ConfigError, match=r"ends in \.json or .*found out\.xml"):
         detrkit.merge(tmp_path, tmp_path / "out.xml")
     lines = first.read_text().splitlines(keepends=True)
     first.write_text("".join(lines[:-1]))
@@ -166,6 +166,51 @@ def test_merge_refuses_what_does_not_fit(folder: Path, checkpoint: Path, tmp_pat
     (tmp_path / "results-00001-of-00004.jsonl").write_text("")
     with pytest.raises(DataError, match="found files of 3 and of 4 shards"):
         detrkit.merge(tmp_path)
+
+
+def test_parquet_has_what_the_lines_have(
+    folder: Path, mask_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is missing")
+    images = tmp_path / "images"
+    shutil.copytree(folder, images)
+    lines = predict_share(settings(images, mask_checkpoint, tmp_path / "lines"))
+    written = [predict_share(settings(images, mask_checkpoint, tmp_path, f"{k}/2", format="parquet")) for k in (1, 2)]
+    assert sorted(path.name for path in tmp_path.glob("results*")) == [path.name for path in written]
+    detrkit.merge(tmp_path, tmp_path / "all.parquet")
+    detrkit.merge(tmp_path, tmp_path / "all.jsonl")
+    assert rows_of(tmp_path / "all.jsonl") == rows_of(lines)
+    assert "segmentation" in next(row for row in rows_of(lines) if row.get("detections"))["detections"][0]
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert table.column("file").to_pylist() == [row["file"] for row in rows_of(lines)]
+    assert table.column("error").null_count == COUNT
+
+    def refuse(*args: object, **rest: object) -> None:
+        raise AssertionError("a complete share needs no model")
+
+    monkeypatch.setattr("detrkit.commands.predict_share.load_detector", refuse)
+    for k in (1, 2):
+        predict_share(settings(images, mask_checkpoint, tmp_path, f"{k}/2", format="parquet"))
+    monkeypatch.undo()
+    Image.new("RGB", (40, 40)).save(images / "a" / "000.png")
+    for k in (1, 2):
+        predict_share(settings(images, mask_checkpoint, tmp_path, f"{k}/2", format="parquet"))
+    names = [row["file"] for row in rows_of(detrkit.merge(tmp_path).path)]
+    assert names == sorted({*names}, key=lambda name: name.rpartition("/")[::2])
+    assert len(names) == COUNT + 2
+    with pytest.raises(ConfigError, match=r"expected format parquet, in which .* is"):
+        predict_share(settings(images, mask_checkpoint, tmp_path, "1/2"))
+    (tmp_path / "results-00002-of-00002.jsonl").write_text("")
+    with pytest.raises(DataError, match="expected one file per shard"):
+        detrkit.merge(tmp_path)
+
+
+def test_a_missing_pyarrow_is_named(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install \"detrkit\[parquet\]\""):
+        predict_share(settings(folder, checkpoint, tmp_path, format="parquet"))
 
 
 def test_wrong_flags_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import checkpoint_in
 from detrkit.inference.batch_detect import DetectSettings, detect_rows
-from detrkit.inference.batch_results import VERSION, ResultFile, Row, name_order
+from detrkit.inference.batch_results import (
+    VERSION,
+    ResultFile,
+    Row,
+    compare_headers,
+    lines_about,
+    name_order,
+    sorted_lines,
+)
 from detrkit.inference.batch_share import BatchImage, Listing, Share, images_of_share
 from detrkit.inference.guards import check_settings
 from detrkit.inference.load_detector import load_detector
@@ -39,7 +48,7 @@ def predict_share(config: PredictConfig) -> Path:
         DataError: there are no images.
         WeightsError: the weights cannot be read.
     """
-    from detrkit.ops.console import make_console, make_progress
+    from detrkit.ops.console import make_console
 
     _refuse_other_outputs(config)
     threshold = THRESHOLD if config.threshold is None else config.threshold
@@ -47,34 +56,86 @@ def predict_share(config: PredictConfig) -> Path:
     share, listing = Share.parse(config.shard or "1/1"), Listing()
     images = sorted(images_of_share(config.source, share, listing), key=lambda image: name_order(image.name))
     path = Path(config.output_dir) / f"{share.file_stem}.jsonl"
-    failed = 0
-    with ResultFile(path, _header(config, share)) as results:
-        left = [image for image in images if image.name not in results.done]
-        before = len(images) - len(left)
-        bars = make_progress(make_console(stderr=True, quiet=config.quiet))
-        with bars as progress:
-            task = progress.add_task(f"Shard {share}", total=len(images), completed=before)
-            for row in _rows(config, left, settings):
-                if row["file"] in results.done:  # a cluster may do an image again
-                    continue
-                results.write(row)
-                failed += "error" in row
-                progress.advance(task)
-        lost = len(images) - len(results.done.intersection(image.name for image in images))
-        if lost:
-            raise DataError(
-                f"expected results of {len(images)} images, but {lost} are missing; start the command again, which "
-                "does only what is left"
-            )
-        if left or results.end != listing.to_plain() | {"done": len(results.done)}:
-            results.close(listing.to_plain())
-    console = make_console()
-    console.print(
+    table = path.with_suffix(".parquet")
+    header, failed = _header(config, share), 0
+    tabled, table_end = _read_table(table, header, wanted=config.format == "parquet")
+    before = sum(image.name in tabled for image in images)
+    if before < len(images) or table_end != listing.to_plain() | {"done": len(tabled)} or path.exists():
+        with ResultFile(path, header, tabled) as results:
+            before = sum(image.name in results.done for image in images)
+            failed = _detect(config, results, images, settings, share)
+            end = listing.to_plain() | {"done": len(results.done)}
+            if results.end != end:
+                results.close(end)
+            if config.format == "parquet":
+                _make_table(table, path, header, end)
+                path.unlink()
+    make_console().print(
         f"Shard {share}: {len(images)} of {listing.images} images, {before} of them done before"
         + (f"; {failed} could not be read" if failed else "")
+        + f"\nWritten to {table if config.format == 'parquet' else path}"
     )
-    console.print(f"Written to {path}")
-    return path
+    return table if config.format == "parquet" else path
+
+
+def _detect(
+    config: PredictConfig, results: ResultFile, images: list[BatchImage], settings: DetectSettings, share: Share
+) -> int:
+    """Detect objects in the images that are left, and count those that cannot be read.
+
+    Raises:
+        DataError: images came back without results.
+    """
+    from detrkit.ops.console import make_console, make_progress
+
+    left, failed = [image for image in images if image.name not in results.done], 0
+    with make_progress(make_console(stderr=True, quiet=config.quiet)) as progress:
+        task = progress.add_task(f"Shard {share}", total=len(images), completed=len(images) - len(left))
+        for row in _rows(config, left, settings):
+            if row["file"] in results.done:  # a cluster may do an image again
+                continue
+            results.write(row)
+            failed += "error" in row
+            progress.advance(task)
+    lost = sum(image.name not in results.done for image in left)
+    if lost:
+        raise DataError(
+            f"expected results of {len(images)} images, but {lost} are missing; start the command again, which does "
+            "only what is left"
+        )
+    return failed
+
+
+def _read_table(table: Path, header: dict[str, Any], *, wanted: bool) -> tuple[set[str], Any]:
+    """The names of images in a Parquet file of the share, and its counts; none if there is no file.
+
+    Raises:
+        ConfigError: it was made with other settings, or is there and --format is another.
+        MissingExtraError: pyarrow is not installed.
+    """
+    if not wanted and not table.exists():
+        return set(), None
+    from detrkit.inference.batch_parquet import parquet_about, parquet_names, require_pyarrow
+
+    if not wanted:
+        raise ConfigError(f"expected --format parquet, in which {table} is; or move that file away")
+    require_pyarrow()
+    if not table.exists():
+        return set(), None
+    about = parquet_about(table)
+    compare_headers(table, about["header"], header)
+    return set(parquet_names(table)), about["end"]
+
+
+def _make_table(table: Path, lines: Path, header: dict[str, Any], end: dict[str, Any]) -> None:
+    """Write the rows of JSON lines, and those of an earlier Parquet file, to a Parquet file."""
+    from detrkit.inference.batch_parquet import parquet_names, parquet_rows, write_parquet
+
+    known = set(parquet_names(table)) if table.exists() else set()
+    earlier = parquet_rows(table) if known else iter(())
+    added = (row for row in sorted_lines(lines, in_order=lines_about(lines).in_order) if row["file"] not in known)
+    rows = heapq.merge(earlier, added, key=lambda row: name_order(row["file"]))
+    write_parquet(table, rows, {"header": header, "end": end})
 
 
 def _rows(config: PredictConfig, images: list[BatchImage], settings: DetectSettings) -> Iterator[Row]:

@@ -241,8 +241,8 @@ class MergeConfig(Settings):
     folder: str
     """Folder of the results, the --output_dir of `detrkit predict --shard`."""
     output: str = ""
-    """File to write: .jsonl, one line per image, or .json, detections in COCO format, which `detrkit eval
-    --detections` reads; empty: results.jsonl in the folder."""
+    """File to write: .jsonl, one line per image; .parquet, one row per image; or .json, detections in COCO format, for
+    `detrkit eval --detections`; empty: results.jsonl in the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class BatchChoice(Settings):
     num_actors: NonNegativeInt = 0
     """Actors of --engine ray; 0: one per GPU of the cluster, or one per CPU if there is no GPU."""
     format: Literal["jsonl", "parquet"] = "jsonl"
-    """Format of the results of a share that is complete: jsonl, JSON lines; or parquet."""
+    """Format of the results of a share that is complete: jsonl, one line per image; or parquet, one row per image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,16 +8,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import JsonRows, atomic_path
-from detrkit.inference.batch_results import Row, name_order, read_rows
+from detrkit.inference.batch_parquet import parquet_about, parquet_rows, write_parquet
+from detrkit.inference.batch_results import Row, lines_about, name_order, sorted_lines
 from detrkit.inference.sources import SourceFile, image_ids
 from detrkit.ops.text import first_names
 
-_NAME = re.compile(r"results-(\d+)-of-(\d+)\.jsonl")
+_NAME = re.compile(r"results-(\d+)-of-(\d+)\.(?:jsonl|parquet)")
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,15 @@ class MergeResult:
     """Images that could not be read; JSON lines state the reason of each."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _ShareFile:
     """A complete file of results."""
 
     path: Path
-    number: int
     header: Row
     end: Row
-    in_order: bool
-
-    def rows(self) -> Iterator[Row]:
-        """The rows of images, sorted by name."""
-        with self.path.open("rb") as file:
-            if self.in_order:
-                for row, _ in read_rows(file, self.path):
-                    if "file" in row:
-                        yield row
-                return
-            starts, start = [], 0
-            for row, end in read_rows(file, self.path):
-                if "file" in row:
-                    starts.append((name_order(row["file"]), start))
-                start = end
-            for _, start in sorted(starts):
-                file.seek(start)
-                yield json.loads(file.readline().decode("utf-8", "surrogateescape"))
+    rows: Callable[[], Iterator[Row]]
+    """Reads the rows of images, sorted by name."""
 
 
 def merge(folder: str | Path, output: str | Path = "") -> MergeResult:
@@ -67,16 +53,17 @@ def merge(folder: str | Path, output: str | Path = "") -> MergeResult:
 
     Args:
         folder: the `output_dir` of `detrkit predict --shard`.
-        output: file to write: .jsonl, a line per image; or .json, detections in the COCO format as `detrkit eval
-            --detections` reads them. Empty: results.jsonl in the folder.
+        output: file to write: .jsonl, a line per image; .parquet, a row per image; or .json, detections in the COCO
+            format as `detrkit eval --detections` reads them. Empty: results.jsonl in the folder.
 
     Raises:
         DataError: shares are missing, not complete, overlap, or saw other images.
         ConfigError: shares were made with different settings, or the output has another ending.
+        MissingExtraError: a file is Parquet, and pyarrow is not installed.
     """
     target = Path(output) if output else Path(folder) / "results.jsonl"
     if target.suffix not in _WRITERS:
-        raise ConfigError(f"expected an output that ends in {' or '.join(_WRITERS)}, found {target.name}")
+        raise ConfigError(f"expected an output that ends in {' or '.join(sorted(_WRITERS))}, found {target.name}")
     shares = _find_shares(Path(folder))
     _compare(shares)
     counts = {"images": 0, "detections": 0, "errors": 0}
@@ -105,8 +92,8 @@ def _find_shares(folder: Path) -> list[_ShareFile]:
     found = sorted((path, match) for path in folder.glob("results-*") if (match := _NAME.fullmatch(path.name)))
     if not found:
         raise DataError(
-            f"expected results of shards (results-i-of-n.jsonl) in {folder}, found none; make them with: detrkit "
-            "predict SOURCE --shard i/n"
+            f"expected results of shards (results-i-of-n.jsonl or .parquet) in {folder}, found none; make them with: "
+            "detrkit predict SOURCE --shard i/n"
         )
     counts = sorted({int(match[2]) for _, match in found})
     if len(counts) > 1:
@@ -121,30 +108,31 @@ def _find_shares(folder: Path) -> list[_ShareFile]:
             f"expected {counts[0]} shards in {folder}, but {len(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing: {which}; run detrkit predict with --shard of each"
         )
-    return [_open(path, int(match[1])) for path, match in found]
+    for (path, match), (other, following) in pairwise(found):
+        if match[1] == following[1]:
+            raise DataError(
+                f"expected one file per shard, found {path} and {other}: it was interrupted while the second was made; "
+                "run the shard again with the same settings"
+            )
+    return [_open(path) for path, _ in found]
 
 
-def _open(path: Path, number: int) -> _ShareFile:
-    """Check a file of results by reading it once.
+def _open(path: Path) -> _ShareFile:
+    """Check a file of results; one of lines is read once.
 
     Raises:
         DataError: it is damaged or not complete.
     """
-    header, end, last, in_order = None, None, ("", ""), True
-    with path.open("rb") as file:
-        for row, _ in read_rows(file, path):
-            if header is None:
-                header = row.get("header")
-            end = row.get("end")
-            if "file" in row:
-                order = name_order(row["file"])
-                in_order, last = in_order and last < order, order
-    if not isinstance(header, dict) or not isinstance(end, dict):
+    if path.suffix == ".parquet":
+        about = parquet_about(path)
+        return _ShareFile(path, about["header"], about["end"], partial(parquet_rows, path))
+    lines = lines_about(path)
+    if not isinstance(lines.header, dict) or not isinstance(lines.end, dict):
         raise DataError(
             f"expected a complete shard in {path}, but it was interrupted or is still written; run it again with the "
             "same settings, which does only what is left"
         )
-    return _ShareFile(path, number, header, end, in_order)
+    return _ShareFile(path, lines.header, lines.end, partial(sorted_lines, path, in_order=lines.in_order))
 
 
 def _compare(shares: Sequence[_ShareFile]) -> None:
@@ -182,6 +170,10 @@ def _write_lines(path: Path, rows: Callable[[], Iterator[Row]], shares: Sequence
             file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
+def _write_parquet(path: Path, rows: Callable[[], Iterator[Row]], shares: Sequence[_ShareFile]) -> None:
+    write_parquet(path, rows(), {"header": shares[0].header | {"shard": "1/1"}, "end": shares[0].end})
+
+
 def _write_coco(path: Path, rows: Callable[[], Iterator[Row]], shares: Sequence[_ShareFile]) -> None:
     names = [row["file"] for share in shares for row in share.rows() if "error" not in row]
     names.sort(key=name_order)
@@ -197,4 +189,4 @@ def _write_coco(path: Path, rows: Callable[[], Iterator[Row]], shares: Sequence[
         written.close("\n]\n")
 
 
-_WRITERS = {".jsonl": _write_lines, ".json": _write_coco}
+_WRITERS = {".jsonl": _write_lines, ".parquet": _write_parquet, ".json": _write_coco}

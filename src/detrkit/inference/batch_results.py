@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,14 +30,15 @@ class ResultFile:
     Args:
         path: file to write, or to continue.
         header: settings of the job, which must be those of the file.
+        done: names of images that are done already, besides those in the file.
 
     Raises:
         ConfigError: another process has it open, or it was written with other settings.
         DataError: it is no such file, or is damaged before its last line.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.done: set[str] = set()
+    def __init__(self, path: Path, header: Mapping[str, Any], done: Iterable[str] = ()) -> None:
+        self.done = set(done)
         """Names of images that have a line."""
         self.end: Row | None = None
         """What the last line says if the share was complete, see `close`."""
@@ -66,14 +68,14 @@ class ResultFile:
         self._append(row)
         self.done.add(row["file"])
 
-    def close(self, listing: Mapping[str, Any]) -> None:
+    def close(self, end: Mapping[str, Any]) -> None:
         """Note that the share is complete.
 
         Args:
-            listing: counts of all images of the sources.
+            end: counts of images: those of all shares, and those of this one that are done.
         """
         assert self._file is not None
-        self._append({"end": dict(listing) | {"done": len(self.done)}})
+        self._append({"end": dict(end)})
         os.fsync(self._file.fileno())
 
     def _append(self, row: Row) -> None:
@@ -86,7 +88,7 @@ class ResultFile:
         whole = 0
         for row, end in read_rows(file, self._path):
             if not whole:
-                self._compare(row.get("header"))
+                compare_headers(self._path, row.get("header"), self._header)
             elif "end" in row:
                 self.end = row["end"]
             else:
@@ -95,16 +97,72 @@ class ResultFile:
             whole = end
         return whole
 
-    def _compare(self, header: Any) -> None:
-        if not isinstance(header, dict):
-            raise DataError(f"expected the results of a share in {self._path}, found another file; name another folder")
-        plain = json.loads(json.dumps(self._header))
-        different = sorted(name for name in plain | header if plain.get(name) != header.get(name))
-        if different:
-            raise ConfigError(
-                f"expected the settings that {self._path} was begun with, found another value of "
-                f"{', '.join(different)}; name another --output_dir, or start again without that file"
-            )
+
+def compare_headers(path: Path, found: Any, expected: Mapping[str, Any]) -> None:
+    """Compare the settings in a file of results with those of a job.
+
+    Raises:
+        DataError: there are none.
+        ConfigError: they differ.
+    """
+    if not isinstance(found, dict):
+        raise DataError(f"expected the results of a share in {path}, found another file; name another folder")
+    plain = json.loads(json.dumps(expected))
+    different = sorted(name for name in plain | found if plain.get(name) != found.get(name))
+    if different:
+        raise ConfigError(
+            f"expected the settings that {path} was begun with, found another value of {', '.join(different)}; name "
+            "another --output_dir, or start again without that file"
+        )
+
+
+@dataclass(frozen=True)
+class LinesAbout:
+    """What a file of JSON lines says about itself."""
+
+    header: Row | None
+    """Settings; None: the file has none."""
+    end: Row | None
+    """Counts at the end; None: the share is not complete."""
+    in_order: bool
+    """Whether the rows of images are sorted by name."""
+
+
+def lines_about(path: Path) -> LinesAbout:
+    """Read a file of JSON lines once.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    header, end, last, in_order = None, None, ("", ""), True
+    with path.open("rb") as file:
+        for row, _ in read_rows(file, path):
+            header = header or row.get("header")
+            end = row.get("end")
+            if "file" in row:
+                order = name_order(row["file"])
+                in_order, last = in_order and last < order, order
+    return LinesAbout(header, end, in_order)
+
+
+def sorted_lines(path: Path, *, in_order: bool) -> Iterator[Row]:
+    """Read the rows of images from a file of JSON lines, sorted by name.
+
+    Args:
+        path: the file.
+        in_order: whether they are sorted in the file; else their names and positions are kept in memory.
+    """
+    with path.open("rb") as file:
+        starts, start = [], 0
+        for row, end in read_rows(file, path):
+            if "file" in row and in_order:
+                yield row
+            elif "file" in row:
+                starts.append((name_order(row["file"]), start))
+            start = end
+        for _, start in sorted(starts):
+            file.seek(start)
+            yield json.loads(file.readline().decode("utf-8", "surrogateescape"))
 
 
 def name_order(name: str) -> tuple[str, str]:
