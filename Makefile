@@ -68,7 +68,7 @@ format: .venv/.dev
 
 # The pinned versions of constraints.txt are the ones the tests were last run with; `pip install detrkit` is free.
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve]"
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt

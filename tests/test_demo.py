@@ -39,3 +39,4 @@ def test_next_steps_fit_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert after[1].endswith(".jpg --panoptic")
     assert "COCO panoptic" in after[2]
     assert after[3] == "  detrkit train YOUR_DATA --task panoptic"
+    assert after[4].startswith(f"  detrkit studio {tmp_path / 'demo'} ")

@@ -13,7 +13,8 @@ from detrkit.studio import create_app
 from tests.inference.conftest import checkpoint, mask_checkpoint, some_images
 from tests.serving.conftest import encode, noise, png
 
-from .projects import make_report, make_run
+from .conftest import studio_of
+from .projects import make_report, make_run, wait_for
 
 __all__ = ["checkpoint", "mask_checkpoint", "some_images"]
 
@@ -150,3 +151,20 @@ def test_masks_are_sent_as_outlines(project: Path, mask_checkpoint: Path, client
 @pytest.mark.parametrize("run", ["", "..", "runs/none", "/etc/passwd"])
 def test_only_detectors_of_the_project_are_run(client: TestClient, run: str) -> None:
     sentence_of(client.post("/api/try/predict", params={"run": run}, content=encode(noise()), headers=JPEG))
+
+
+def test_a_run_as_project_shows_the_images_of_its_data_and_none_of_its_results(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo")
+    for name in (
+        "data/images/1.png",
+        "data/panoptic_val/1.png",
+        "report/heldout.jpg",
+        "report-x-val/errors/missed.jpg",
+    ):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(encode(noise()))
+    (run / "data/panoptic_val.json").write_text("{}")
+    with studio_of(run) as studio:
+        listed = wait_for(lambda: (answer := studio.get("/api/images").json)["ready"] and answer)
+        assert [row[0] for row in listed["images"]] == ["data/images/1.png"]
+        assert [row["run"] for row in studio.get("/api/train/runs").json["runs"]] == ["."]

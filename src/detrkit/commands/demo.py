@@ -90,7 +90,8 @@ def demo(config: DemoConfig) -> None:
         "\nNext:\n"
         f"  detrkit predict --weights {shlex.quote(str(folder))} {first_image}{' --panoptic' if panoptic else ''}\n"
         f"  detrkit check YOUR_DATA                 {formats[config.task]}\n"
-        f"  detrkit train YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}"
+        f"  detrkit train YOUR_DATA{'' if config.task == 'detect' else f' --task {config.task}'}\n"
+        f"  detrkit studio {shlex.quote(str(folder))}                 all of it in a browser"
     )
 
 

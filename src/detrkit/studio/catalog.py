@@ -98,7 +98,7 @@ class Catalog:
         except Exception as error:  # a bug must not leave the pages waiting
             traceback.print_exc()
             self.notes = [f"a bug of detrkit ({type(error).__name__}) while labels were read; the log has more"]
-        masks = _mask_files(splits)
+        masks = _mask_files(splits) | _panoptic_maps(paths)
         names = sorted(self._names([path for path in paths if path not in masks]))
         self.images = dict(zip(names, probe_images(self.root / name for name in names), strict=True))
         for name, info in self.images.items():
@@ -159,6 +159,13 @@ def _mask_files(splits: dict[str, Split]) -> set[Path]:
             files |= {image.panoptic} if image.panoptic else set()
             files |= {obj.segmentation.path for obj in image.objects if isinstance(obj.segmentation, FileMask)}
     return files
+
+
+def _panoptic_maps(paths: Sequence[Path]) -> set[Path]:
+    """The maps of COCO panoptic annotations, `panoptic_x.json` beside the folder `panoptic_x`."""
+    folders = {path.parent for path in paths if path.parent.name.startswith("panoptic_")}
+    folders = {folder for folder in folders if folder.with_suffix(".json").is_file()}
+    return {path for path in paths if path.parent in folders and path.suffix == ".png"}
 
 
 def is_text(name: str) -> bool:

@@ -21,6 +21,8 @@ STUDIO_LABELS, STUDIO_EXPORTS = "studio_labels", "studio_exports"
 """Folders that `detrkit studio` writes: data sets of their own, not parts of the one around them."""
 _RUN_FILES = {"config.yaml", "metrics.csv"}
 """Files by which a run folder is known; its images and annotations are results."""
+_RESULTS = ("report", "tensorboard")
+"""Beginnings of the names of folders with results in a run folder that is itself the root, as that of the demo."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 """First bytes of JPEG, PNG, GIF, BMP, TIFF and JPEG 2000."""
 _TIMES = 2
@@ -62,8 +64,10 @@ class FileIndex:
                     names.append(name)
                 elif kind == "folder" and (not entry.is_symlink() or self._may_follow(entry.path, met)):
                     inner.append(entry.path)
-            if here != folder and not _RUN_FILES - set(names):
-                continue
+            if not _RUN_FILES - set(names):
+                if here != folder:
+                    continue
+                inner = [path for path in inner if not os.path.basename(path).startswith(_RESULTS)]  # noqa: PTH119
             self.folders[here] = sorted(names)
             stack += sorted(inner, reverse=True)
 
