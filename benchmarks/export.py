@@ -1,11 +1,12 @@
 """Speed of exported files on this CPU, beside the model in PyTorch, in one run and in turns.
 
     python benchmarks/export.py [--weights runs/x] [--model detrkit_n] [--size 800 1066] [--batch_size 1] [--threads 2]
-        [--repeats 5] [--variants plain,optimized,onnx,openvino] [--fixed] [--output_dir runs/export]
+        [--repeats 5] [--variants plain,onnx,onnx-lookups] [--fixed] [--clock user] [--output_dir runs/export]
 
 Prints a table and writes it to export.md and export.json. Without --weights they are random, which takes as long; int8
-is calibrated on noise then. Seconds by the clock, the least of all turns and their median; files that exist already in
-the output folder are not exported again.
+is calibrated on noise then; `lookups` is the graph for TensorRT, without GridSample. Seconds by the clock, or with
+--clock user those of the process on all its threads, the least of all turns and their median; files that exist already
+in the output folder are not exported again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +29,9 @@ from detrkit.inference.optimized import OptimizedBackend
 from inference import make_model
 
 VARIANTS = ("plain", "optimized", "torch", "onnx", "onnx-int8", "openvino", "openvino-bf16", "openvino-int8")
+ALSO = ("onnx-lookups", "openvino-lookups")
+"""Variants that are measured when named."""
+CLOCKS = {"wall": time.perf_counter, "user": time.process_time}
 
 
 def main() -> None:
@@ -56,10 +61,11 @@ def main() -> None:
             for variant, backend in backends.items():
                 # not timed: threads of the variant before may still be spinning
                 backend.forward_detection(images, padding)
-                start = time.perf_counter()
+                clock = CLOCKS[options.clock]
+                start = clock()
                 backend.forward_detection(images, padding)
                 if turn:  # the first one warms up
-                    times[variant].append((time.perf_counter() - start) / options.batch_size)
+                    times[variant].append((clock() - start) / options.batch_size)
     report(times, options)
 
 
@@ -72,7 +78,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="some of these, with commas between")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"some of these, or {ALSO}, by commas")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="user: not of other processes")
     parser.add_argument("--fixed", action="store_true", help="graphs of this size and batch alone")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/export"))
     return parser.parse_args()
@@ -80,10 +87,11 @@ def parsed() -> argparse.Namespace:
 
 def exported(variant: str, detector: Detector, options: argparse.Namespace) -> Path:
     """Return the file of a variant such as onnx-int8, and write it unless it exists."""
-    kind, _, precision = variant.partition("-")
+    kind, _, precision = variant.removesuffix("-lookups").partition("-")
+    lookups = "-lookups" * variant.endswith("-lookups")
     name = Path(options.weights).name or options.model
     fixed = f"-{options.size[0]}x{options.size[1]}-{options.batch_size}" if options.fixed else ""
-    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{export_format(kind).suffix}"
+    path: Path = options.output_dir / f"{name}{fixed}-{precision or 'fp32'}{lookups}{export_format(kind).suffix}"
     if path.exists():
         return path
     config = ExportConfig(
@@ -99,7 +107,8 @@ def exported(variant: str, detector: Detector, options: argparse.Namespace) -> P
     for _ in range(4 if precision == "int8" else 0):
         noise = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
         samples.append({"images": noise, "padding_mask": torch.zeros(shape, dtype=torch.bool)})
-    write_file(detector, path, make_metadata(config, detector), config, samples)
+    metadata = make_metadata(config, detector)
+    write_file(detector, path, metadata, replace(config, for_tensorrt=bool(lookups)), samples)
     return path
 
 

@@ -138,6 +138,7 @@ def _of(weights: Path) -> str:
         ({"precision": "int8"}, "expected data for precision int8"),
         ({"precision": "int8", "format": "torch"}, "onnx or openvino"),
         ({"precision": "bf16"}, "openvino or torch"),
+        ({"for_tensorrt": True, "format": "openvino"}, "expected format onnx for for_tensorrt, found openvino"),
     ],
 )
 def test_settings_that_do_not_fit(

@@ -1,10 +1,13 @@
 """Exported models of transformers give what the models give."""
 
+import json
+
 import pytest
 import torch
 
 from detrkit.errors import ConfigError
 from detrkit.exporting.export_detector import export
+from detrkit.exporting.formats.tensorrt_graph import refused
 from detrkit.inference import Detector
 
 from . import tiny
@@ -41,3 +44,18 @@ def test_a_graph_for_one_size_needs_that_size(saved, tmp_path):
     (tmp_path / "model" / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 64}}')
     with pytest.raises(ConfigError, match=r"expected size for this model, .* size 64x107 holds"):
         export(tmp_path / "model", "onnx", tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "kind", [FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.CONFIGS if name != FAST)]
+)
+def test_graphs_for_tensorrt_have_no_grid_sample(saved, tmp_path, kind):
+    """Nor anything else that its parser refuses; and they give what the model gives."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    folder, _ = saved(kind)
+    size = {"size": f"{tiny.SIZE}x{tiny.SIZE}", "fixed_batch": 1}
+    path = export(folder, "onnx", tmp_path / "model.onnx", for_tensorrt=True, **size)
+    assert not refused(onnx.load(path))
+    report = json.loads(path.with_name("model.onnx.parity.json").read_text())
+    assert all(row["scores"] < 1e-3 and row["boxes"] < 1e-3 for row in report["outputs"])

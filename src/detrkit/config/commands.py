@@ -302,6 +302,9 @@ class ExportConfig(QuietChoice, TilesChoice, ArchitectureChoice, DataChoice):
     max_queries: NonNegativeInt = 0
     """Return only this many queries per image, those of the highest scores, and only their masks; 0: all."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    for_tensorrt: bool = False
+    """Write ONNX that TensorRT builds correct engines of: deformable attention by lookups in place of GridSample, which
+    TensorRT 10.13 to 11.1 compile wrongly, and only operators of its parser. Always so with --format tensorrt."""
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that support it; fp16, for GPUs (OpenVINO: weights
     only); int8 (onnx and openvino), with ranges measured on images of --data."""
     calibration: PositiveInt = 100

@@ -19,6 +19,7 @@ from detrkit.data.transforms.resize_crop import eval_transform
 from detrkit.inference.optimized import halve
 from detrkit.inference.postprocess import best_pairs
 from detrkit.models import DetectionModel
+from detrkit.models.detection_model import normalize_pixels
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Output, Preprocessing
 
@@ -44,13 +45,12 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
         """Compute logits, boxes and, with a mask head, masks; for the shapes see the head of this file."""
-        out = self.output(images, padding_mask)
+        out = self.output(self.model.normalize(images, padding_mask), padding_mask)
         outputs = {"logits": out.logits, "boxes": out.boxes}
         return outputs if out.masks is None else outputs | {"masks": out.masks}
 
     def output(self, images: Tensor, padding_mask: Tensor) -> Output:
-        """The output for the best `max_queries` queries, in float32."""
-        images = self.model.normalize(images, padding_mask)
+        """The output for the best `max_queries` queries of normalized images, in float32."""
         with torch.autocast(images.device.type, self.in_half, enabled=self.in_half is not None):
             out = self.model.forward_detection(images, padding_mask)
             logits, boxes, masks = out.logits.float(), out.boxes.float(), None
@@ -95,9 +95,12 @@ class BuiltinGraph(nn.Module):
         else:
             inner = fitted(height, width, self.preprocessing.image_size, self.size)
         pixels = resized(images.float(), inner, self.size)
+        model = self.core.model
         y, x = (torch.arange(side, device=images.device) for side in self.size)
         padding = (y[:, None] >= inner[0]) | (x >= inner[1])
-        out = self.core.output(pixels.to(torch.uint8), padding.expand(images.shape[0], -1, -1))
+        padding_mask = padding.expand(images.shape[0], -1, -1)
+        # not cast to uint8, which TensorRT allows at the ends of a graph alone
+        out = self.core.output(normalize_pixels(pixels, padding_mask, model.mean, model.std), padding_mask)
         scores, labels, queries = best_pairs(out)
         if not out.sigmoid:  # `topk` sorts; not every runtime can sort otherwise
             scores, queries = scores.topk(scores.shape[1])

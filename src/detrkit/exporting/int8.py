@@ -24,13 +24,16 @@ QUANTIZED = (".backbone.", ".input_proj.", ".encoder.")
 """Parts of the model whose convolutions are quantized."""
 
 
-def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]]) -> onnx.ModelProto:
+def quantize_onnx(
+    proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]], *, with_bias: bool = True
+) -> onnx.ModelProto:
     """Quantize convolutions, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and TensorRT
     read.
 
     Args:
         proto: the graph.
         samples: inputs by name, to measure ranges with.
+        with_bias: biases as integers too, which ONNX Runtime needs to compute in them; TensorRT's parser refuses them.
     """
     import onnx
     from onnxruntime import quantization
@@ -58,7 +61,7 @@ def quantize_onnx(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True},
+            extra_options={"ActivationSymmetric": True, "QuantizeBias": with_bias},
         )
         return onnx.load(quantized)
 

@@ -59,11 +59,7 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
             f"expected --size of at least {detector.image_size} each way, to which shorter sides of images are "
             f"resized, found {config.size}; choose a larger one, or a smaller --image_size"
         )
-    if config.precision not in export_format(config.format).precisions:
-        able = " or ".join(each.name for each in FORMATS if config.precision in each.precisions)
-        raise ConfigError(f"expected --format {able} for --precision {config.precision}, found {config.format}")
-    if config.precision == "int8" and not has_data(config):
-        raise ConfigError("expected --data for --precision int8, to measure ranges on, found none")
+    _check_format(config)
     count = min(config.max_queries or model.num_queries, model.num_queries)
     return ExportMetadata(
         categories=detector.categories,
@@ -81,6 +77,23 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
     )
 
 
+def _check_format(config: ExportConfig) -> None:
+    """Make sure that a format can be written with the settings.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if config.precision not in export_format(config.format).precisions:
+        able = " or ".join(each.name for each in FORMATS if config.precision in each.precisions)
+        raise ConfigError(f"expected --format {able} for --precision {config.precision}, found {config.format}")
+    if config.for_tensorrt and config.format not in ("onnx", "tensorrt"):
+        raise ConfigError(
+            f"expected --format onnx for --for_tensorrt, found {config.format}; TensorRT reads ONNX files alone"
+        )
+    if config.precision == "int8" and not has_data(config):
+        raise ConfigError("expected --data for --precision int8, to measure ranges on, found none")
+
+
 def write_file(
     detector: Detector, path: Path, metadata: ExportMetadata, config: ExportConfig, calibration: list[Sample]
 ) -> None:
@@ -90,7 +103,7 @@ def write_file(
         detector: holds the model, which stays as it is.
         path: of the file.
         metadata: describes the model.
-        config: the format and `max_queries`.
+        config: the format, `max_queries` and `for_tensorrt`.
         calibration: inputs to measure the ranges of int8 with.
     """
     file_format = export_format(config.format)
@@ -101,7 +114,7 @@ def write_file(
         assert metadata.size
         graph = BuiltinGraph(inner, metadata.preprocessing, metadata.size)
     program = trace(graph, size=metadata.size, batch_size=metadata.batch_size)
-    file_format.write(TracedGraph(program, metadata, calibration), path)
+    file_format.write(TracedGraph(program, metadata, calibration, config.for_tensorrt), path)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -20,8 +20,11 @@ Color = tuple[float, float, float]
 
 def normalize(images: Tensor, padding_mask: Tensor, mean: Color, std: Color) -> Tensor:
     """Normalize pixels, see `DetectionModel.normalize`."""
-    if images.dtype != torch.uint8:
-        return images
+    return images if images.dtype != torch.uint8 else normalize_pixels(images, padding_mask, mean, std)
+
+
+def normalize_pixels(images: Tensor, padding_mask: Tensor, mean: Color, std: Color) -> Tensor:
+    """Normalize pixels of 0..255, of any type, [B, 3, H, W] -> float32, 0 in the padding [B, H, W]."""
     means, deviations = (
         torch.tensor(values).mul_(255).view(3, 1, 1).to(images.device, non_blocking=True) for values in (mean, std)
     )  # [3, 1, 1] each, in 0..255

@@ -29,11 +29,13 @@ class TracedGraph:
         program: the graph; its inputs and outputs are described in `exporting/graph.py`.
         metadata: describes the model; each file carries it, as JSON under the key `METADATA_KEY`.
         calibration: inputs to measure ranges with, for int8 alone.
+        for_tensorrt: of the formats made from ONNX: as TensorRT takes it, see `formats/tensorrt_graph.py`.
     """
 
     program: ExportedProgram
     metadata: ExportMetadata
     calibration: Sequence[Sample] = ()
+    for_tensorrt: bool = False
 
 
 class Session(Protocol):

@@ -15,6 +15,12 @@ from torch import Tensor
 from detrkit.errors import ConfigError, MissingExtraError
 from detrkit.exporting.formats.export_format import TracedGraph, unreadable, wants_cuda
 from detrkit.exporting.formats.metadata import METADATA_KEY
+from detrkit.exporting.formats.tensorrt_graph import (
+    cast_pixels,
+    check_operators,
+    compare_by_xor,
+    without_grid_sample,
+)
 from detrkit.exporting.int8 import quantize_onnx
 from detrkit.files import ONNX_OPSET, write_atomic
 
@@ -47,15 +53,17 @@ def to_onnx(graph: TracedGraph) -> onnx.ModelProto:
     """Convert a traced graph to ONNX, quantized where its metadata says int8, and check it.
 
     The traces of source code that the exporter leaves in the graph are removed.
+
+    Raises:
+        ConfigError: it is for TensorRT, and has an operator that TensorRT's parser refuses.
     """
     import onnx
 
     metadata = graph.metadata
     names = [*metadata.outputs, *["masks"] * metadata.masks]
+    program = without_grid_sample(graph.program) if graph.for_tensorrt else graph.program
     with _quiet():
-        converted = torch.onnx.export(
-            graph.program, output_names=names, opset_version=ONNX_OPSET, dynamo=True, verbose=False
-        )
+        converted = torch.onnx.export(program, output_names=names, opset_version=ONNX_OPSET, dynamo=True, verbose=False)
     assert converted is not None
     proto = converted.model_proto
     proto.doc_string = ""
@@ -72,7 +80,13 @@ def to_onnx(graph: TracedGraph) -> onnx.ModelProto:
         if node.op_type == "Conv":
             node.name = f"{node.input[1].removesuffix('.weight')}.{k}"  # feature levels share some
     onnx.checker.check_model(proto)
-    return quantize_onnx(proto, graph.calibration) if metadata.precision == "int8" else proto
+    if metadata.precision == "int8":
+        proto = quantize_onnx(proto, graph.calibration, with_bias=not graph.for_tensorrt)
+    if graph.for_tensorrt:
+        cast_pixels(proto)
+        compare_by_xor(proto)
+        check_operators(proto)
+    return proto
 
 
 class OnnxSession:

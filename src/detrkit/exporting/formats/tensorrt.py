@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_tensorrt(graph: TracedGraph, path: Path) -> None:
     builder = tensorrt.Builder(logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(to_onnx(graph).SerializeToString()):
+    if not parser.parse(to_onnx(replace(graph, for_tensorrt=True)).SerializeToString()):
         raise ConfigError(f"TensorRT {tensorrt.__version__} refuses the graph: {parser.get_error(0)}")
     # the smallest, the usual and the largest input of a graph that takes any
     side = metadata.preprocessing.image_size

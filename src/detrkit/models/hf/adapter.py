@@ -68,7 +68,8 @@ class TransformersDETR(DetectionModel):
         images = self.normalize(images, padding_mask)  # float [B, 3, H, W]
         missing = (0, -images.shape[-1] % self.multiple, 0, -images.shape[-2] % self.multiple)
         if self.multiple > 1:
-            images, padding_mask = F.pad(images, missing), F.pad(padding_mask, missing, value=True)
+            images = F.pad(images, missing)
+            padding_mask = F.pad(padding_mask.float(), missing, value=1.0).bool()  # TensorRT pads no booleans
         scale = None if self.model_type.heeds_padding else valid_share(padding_mask)  # [B, 4]
         with_losses = not last_only and not torch.compiler.is_exporting()
         labels = self._labels(images, targets if self.training else None, scale) if with_losses else None
