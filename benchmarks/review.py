@@ -74,16 +74,18 @@ def measure_folds(folder: Path, folds: str) -> None:
     data = read_review_data(config, print)
     errors = json.loads((folder / "errors.json").read_text())
     budget = len(data.labels) // 10
-    suspects = find_suspects(data.arrays, data.sizes)
+    ranked = find_suspects(data.arrays, data.sizes)
+    suspects = ranked.rows
     hits = {share: found(errors, suspects[: round(share * len(data.labels))], data) for share in (0.05, 0.1, 0.2)}
     print(f"{folder.name}: {len(data.images)} images, {len(data.labels)} labels, {len(errors)} of them spoiled")
     for share, each in hits.items():
         print(f"  first {share:.0%} of the labels: {describe(errors, each)}")
     reasons = Counter(suspect.reason for suspect in suspects[:budget])
     print(f"  reasons of the first {budget}: {dict(reasons)}")
+    print(f"  expected recall: { {kind: round(value, 2) for kind, value in ranked.expected_recall.items()} }")
     _write_corrected(folder, errors, hits[0.1])
     clean = read_review_data(ReviewConfig(source=str(folder / folds), data=str(folder / "clean"), num_workers=0), print)
-    for name, each in (("spoiled", suspects), ("clean", find_suspects(clean.arrays, clean.sizes))):
+    for name, each in (("spoiled", suspects), ("clean", find_suspects(clean.arrays, clean.sizes).rows)):
         print(f"  {name}: {sum(suspect.score > 0.5 for suspect in each)} suspects above 0.5")
 
 
@@ -102,7 +104,7 @@ def measure_unseen(weights: str, data: str, share: float, seeds: int) -> None:
         gt = {"images": images, "annotations": spoiled, "categories": categories}
         changed = EvalArrays.from_coco(gt, detections)
         sizes = original.sizes
-        suspects = find_suspects(changed, sizes)
+        suspects = find_suspects(changed, sizes).rows
         for name, ranked in (("calibrated", suspects), ("plain scores", plain_order(changed, suspects))):
             ids = [row["id"] for row in spoiled]
             hits = _hits(errors, ranked[: len(spoiled) // 10], changed, ids)

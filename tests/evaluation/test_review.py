@@ -189,8 +189,9 @@ def test_images_and_classes_that_the_folds_do_not_know_are_left_out_with_a_note(
 def test_one_class_has_no_wrong_class_and_few_labels_are_noted(make_folds: MadeFolds) -> None:
     images, labels = make_labels(1, classes=1)
     folder = make_folds(labels, images, detect(images, labels, classes=1), ("nut",))
-    with pytest.warns(DetrkitWarning, match="4 labels are few"):
+    with pytest.warns(DetrkitWarning) as notes:
         result = detrkit.review(folder)
+    assert any("4 labels are few" in str(note.message) for note in notes)
     assert result.labels == 4
     assert {s.reason for s in result.suspects} <= {"no object", "wrong box", "no label"}
     assert all(0 <= s.score <= 1 for s in result.suspects)
@@ -270,11 +271,26 @@ def test_suspects_do_not_depend_on_the_order_of_labels_or_on_chance() -> None:
     names = [{"id": k, "name": name} for k, name in enumerate(CLASSES, 1)]
     gt = {"images": images, "annotations": spoil(labels), "categories": names}
     arrays, sizes = EvalArrays.from_coco(gt, detect(images, labels)), np.full((20, 2), float(SIDE))
-    suspects = find_suspects(arrays, sizes)
-    assert suspects == find_suspects(arrays, sizes)
+    ranked = find_suspects(arrays, sizes)
+    assert ranked == find_suspects(arrays, sizes)
+    suspects = ranked.rows
     assert sorted(s.object for s in suspects if s.object >= 0) == list(range(len(arrays.object_classes)))
     without = [s for s in suspects if s.object < 0]
     assert all(s.reason == "no label" and s.detection >= 0 for s in without)
+
+
+def test_the_expected_recall_is_high_for_a_good_detector_and_low_for_a_weak_one(make_folds: MadeFolds) -> None:
+    images, labels = make_labels(40)
+    good = detect(images, labels)
+    result = detrkit.review(make_folds(labels, images, good), max_images=0)
+    assert set(result.expected_recall) == {"no label", "no object", "wrong class", "wrong box"}
+    assert min(result.expected_recall.values()) > 0.9
+    assert "Of errors drawn at random in these labels" in str(result)
+    rng = np.random.default_rng(3)
+    weak = [row | {"bbox": [*rng.uniform(0, 60, 2).tolist(), 30.0, 30.0], "score": rng.uniform(0, 0.2)} for row in good]
+    with pytest.warns(DetrkitWarning, match="too weak to tell wrong labels from right ones"):
+        result = detrkit.review(make_folds(labels, images, weak), max_images=0)
+    assert sum(result.expected_recall.values()) < 0.4 * len(result.expected_recall)
 
 
 def test_crowds_are_no_suspects_and_explain_the_detections_in_them() -> None:
@@ -286,7 +302,7 @@ def test_crowds_are_no_suspects_and_explain_the_detections_in_them() -> None:
     for rows, expected in ((labels, 4), ([crowd, *labels], 0)):
         gt = {"images": images, "annotations": rows, "categories": names}
         arrays = EvalArrays.from_coco(gt, detections)
-        suspects = find_suspects(arrays, np.full((20, 2), float(SIDE)))
+        suspects = find_suspects(arrays, np.full((20, 2), float(SIDE))).rows
         first = [s for s in suspects[:4] if s.object < 0 and arrays.images[s.detection] == 0]
         assert len(first) == expected
         assert not any(s.object >= 0 and arrays.crowd[s.object] for s in suspects)

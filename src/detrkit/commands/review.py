@@ -29,7 +29,7 @@ def review(config: ReviewConfig) -> ReviewResult:
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("reason", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold", min_width=12)
+    table.add_column("file", overflow="fold", min_width=20)
     table.add_column("label id", justify="right", no_wrap=True)
     table.add_column("label", overflow="fold", min_width=12)
     table.add_column("detected", overflow="fold", min_width=12)

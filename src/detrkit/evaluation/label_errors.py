@@ -49,7 +49,18 @@ class SuspectRow:
     """Row of the detection that contradicts the label, or -1."""
 
 
-def find_suspects(arrays: EvalArrays, sizes: Floats, seed: int = 0) -> list[SuspectRow]:
+@dataclass(frozen=True)
+class RankedSuspects:
+    """The suspects of a data set."""
+
+    rows: list[SuspectRow]
+    """Worst first."""
+    expected_recall: dict[Reason, float]
+    """Of errors of this kind, drawn at random in the labels: the share among the first suspects, as many as a tenth of
+    the labels."""
+
+
+def find_suspects(arrays: EvalArrays, sizes: Floats, seed: int = 0) -> RankedSuspects:
     """Rank all labels, and the detections that no label explains, by how likely something is wrong.
 
     Every label has one row, with its likeliest reason. Crowds are left out. The probabilities of labels are those of a
@@ -63,12 +74,15 @@ def find_suspects(arrays: EvalArrays, sizes: Floats, seed: int = 0) -> list[Susp
         seed: seed of the drawn errors.
 
     Returns:
-        The suspects, worst first.
+        The suspects, and the share of errors that is expected among the first.
     """
     evidence = _of_all_labels(arrays)
-    suspects = _label_suspects(arrays, sizes, evidence, np.random.default_rng(seed))
-    suspects += _missing_labels(arrays, evidence)
-    return sorted(suspects, key=lambda suspect: (-suspect.score, suspect.object, suspect.detection))
+    suspects, drawn_scores = _label_suspects(arrays, sizes, evidence, np.random.default_rng(seed))
+    missing, drawn_scores["no label"] = _missing_labels(arrays, evidence)
+    suspects = sorted(suspects + missing, key=lambda suspect: (-suspect.score, suspect.object, suspect.detection))
+    tenth = int((~arrays.crowd).sum()) // 10
+    least = suspects[tenth].score if tenth < len(suspects) else 0.0
+    return RankedSuspects(suspects, {kind: float((drawn_scores[kind] > least).mean()) for kind in sorted(drawn_scores)})
 
 
 def _bounds(arrays: EvalArrays) -> tuple[Ints, Ints]:
@@ -92,11 +106,11 @@ def _of_all_labels(arrays: EvalArrays) -> LabelEvidence:
 
 def _label_suspects(
     arrays: EvalArrays, sizes: Floats, evidence: LabelEvidence, rng: np.random.Generator
-) -> list[SuspectRow]:
-    """One suspect per label that is no crowd."""
+) -> tuple[list[SuspectRow], dict[Reason, Floats]]:
+    """One suspect per label that is no crowd, and the scores of the drawn errors of each kind."""
     single = np.flatnonzero(~arrays.crowd)
     if not len(single):
-        return []
+        return [], {}
     sample = rng.permutation(single)[:MOST]
     drawn = draw_errors(arrays, sizes, sample, rng)
     classify = fit_classifier([evidence.features[sample], *drawn.values()], PRIOR)
@@ -117,7 +131,7 @@ def _label_suspects(
         if repeated[row] > score:
             reason, score, detection = "repeated label", float(repeated[row]), -1
         suspects.append(SuspectRow(reason, score, row, detection))
-    return suspects
+    return suspects, {kind: 1 - classify(drawn[kind])[:, 0] for kind in kinds}
 
 
 def _repeated(arrays: EvalArrays) -> Floats:
@@ -136,21 +150,22 @@ def _repeated(arrays: EvalArrays) -> Floats:
     return result
 
 
-def _missing_labels(arrays: EvalArrays, evidence: LabelEvidence) -> list[SuspectRow]:
-    """Detections that no label explains."""
+def _missing_labels(arrays: EvalArrays, evidence: LabelEvidence) -> tuple[list[SuspectRow], Floats]:
+    """Detections that no label explains, and the scores of those of each label, were it missing: [number of labels]."""
     candidates = np.flatnonzero(_unexplained(arrays, evidence))
-    if not len(candidates):
-        return []
     right = arrays.scores[match_detections(arrays).right]
     scores = np.concatenate([right, arrays.scores[candidates]])
     labeled = np.concatenate([np.ones(len(right)), np.zeros(len(candidates))])
     order = np.argsort(scores, kind="stable")
-    share = np.empty(len(scores))
-    share[order] = isotonic_regression(labeled[order]).x
-    share = share[len(right) :]
+    share = np.zeros(len(scores))
+    if len(scores):
+        share[order] = isotonic_regression(labeled[order]).x
     odds = np.minimum(1, PRIOR * share / np.maximum(1 - share, 1e-9))
-    values = 0.999 * odds + 0.001 * arrays.scores[candidates]  # of equal ones the more confident first
-    return [SuspectRow("no label", float(value), -1, int(row)) for row, value in zip(candidates, values, strict=True)]
+    values = 0.999 * odds + 0.001 * scores  # of equal ones the more confident first
+    of_labels = np.zeros(int((~arrays.crowd).sum()))  # 0 for labels without a detection
+    of_labels[: len(right)] = values[: len(right)]
+    found = zip(candidates.tolist(), values[len(right) :].tolist(), strict=True)
+    return [SuspectRow("no label", value, -1, row) for row, value in found], of_labels
 
 
 def _unexplained(arrays: EvalArrays, evidence: LabelEvidence) -> Bools:

@@ -29,6 +29,9 @@ Box = tuple[float, float, float, float]
 FEW_LABELS = 50
 """With fewer labels, there are too few right ones to tell wrong ones from."""
 
+WEAK = 0.5
+"""Lowest expected recall without a note; at random, it is 0.1."""
+
 
 @dataclass(frozen=True)
 class LabelSuspect:
@@ -70,6 +73,9 @@ class ReviewResult:
     """Number of labels that were reviewed."""
     folds: int
     """Number of folds that the detections come from; 0: from one detector."""
+    expected_recall: dict[Reason, float]
+    """Of errors of each kind, drawn at random in these labels: the share among the first suspects, as many as a tenth
+    of the labels. It tells how far the detections can be relied on."""
     output_dir: Path
 
     def counts(self) -> dict[Reason, int]:
@@ -79,7 +85,17 @@ class ReviewResult:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
-        return f"{len(self.suspects)} suspects among {self.labels} labels of {self.images} images: {kinds}"
+        head = f"{len(self.suspects)} suspects among {self.labels} labels of {self.images} images: {kinds}"
+        return f"{head}\n{self.expectation()}"
+
+    def expectation(self) -> str:
+        """The expected recall as a sentence."""
+        mean = sum(self.expected_recall.values()) / len(self.expected_recall)
+        kinds = ", ".join(f"{reason} {share:.0%}" for reason, share in self.expected_recall.items())
+        return (
+            f"Of errors drawn at random in these labels, {mean:.0%} are among the first {self.labels // 10} suspects "
+            f"({kinds})"
+        )
 
 
 def review(source: str | os.PathLike[str], data: str | os.PathLike[str] = "", **options: Any) -> ReviewResult:
@@ -125,13 +141,17 @@ def review_labels(
     count = int((~data.arrays.crowd).sum())
     if count < FEW_LABELS:
         note(f"{count} labels are few to tell wrong ones from; look at all of them")
-    rows = find_suspects(data.arrays, data.sizes)[: config.max_suspects or max(100, count // 5)]
+    ranked = find_suspects(data.arrays, data.sizes)
+    rows = ranked.rows[: config.max_suspects or max(100, count // 5)]
     suspects = [_suspect(data, rank, row) for rank, row in enumerate(rows, 1)]
     output_dir = Path(config.output_dir) if config.output_dir else _default_folder(config.source)
-    result = ReviewResult(suspects, len(data.images), count, data.folds, output_dir)
+    result = ReviewResult(suspects, len(data.images), count, data.folds, ranked.expected_recall, output_dir)
     write_atomic(output_dir / "suspects.json", _as_json(result, data, config))
     write_atomic(output_dir / "suspects.csv", _as_csv(suspects))
-    write_review_page(output_dir / "report.html", data, rows, suspects, asdict(config), most=config.max_images)
+    notes = [result.expectation() + "."]
+    write_review_page(output_dir / "report.html", data, rows, suspects, notes, asdict(config), most=config.max_images)
+    if sum(ranked.expected_recall.values()) < WEAK * len(ranked.expected_recall):
+        note("The detector is too weak to tell wrong labels from right ones; train it longer, or on more images")
     return result
 
 
@@ -175,6 +195,7 @@ def _as_json(result: ReviewResult, data: ReviewData, config: ReviewConfig) -> st
         "folds": result.folds,
         "images": result.images,
         "labels": result.labels,
+        "expected_recall": {reason: round(share, 4) for reason, share in result.expected_recall.items()},
         "reasons": REASONS,
         "counts": result.counts(),
         "suspects": [asdict(suspect) for suspect in result.suspects],

@@ -44,6 +44,7 @@ def write_review_page(
     data: ReviewData,
     rows: Sequence[SuspectRow],
     suspects: Sequence[LabelSuspect],
+    notes: Sequence[str],
     settings: Mapping[str, Any],
     *,
     most: int,
@@ -55,6 +56,7 @@ def write_review_page(
         data: labels and detections.
         rows: the suspects as rows of the arrays.
         suspects: the same with names.
+        notes: further sentences.
         settings: settings to list.
         most: number of suspects to show with their image.
 
@@ -65,7 +67,7 @@ def write_review_page(
     numbers = {"labels": int((~data.arrays.crowd).sum()), "images": len(data.images), "suspects": len(suspects)}
     sections: list[Section] = [
         Summary({**numbers, **{reason: counts[reason] for reason in REASONS if counts[reason]}}),
-        Notes(_notes(data), "How to read this"),
+        Notes([*_notes(data), *notes], "How to read this"),
         _gallery(data, rows, suspects, most),
         _suspect_table(suspects),
         _class_table(data, suspects),
@@ -109,7 +111,7 @@ def _gallery(data: ReviewData, rows: Sequence[SuspectRow], suspects: Sequence[La
     """The first suspects, each with its surroundings."""
     images = [_image(data, row, suspect) for row, suspect in zip(rows[:most], suspects, strict=False)]
     note = "Labels are dashed, detections are solid; the suspect itself is red."
-    return Gallery("Suspects with their images", images, len(suspects), note, ("labels", "detections"))
+    return Gallery("Suspects with their images", images, len(suspects), note, ("labeled", "detected"))
 
 
 def _image(data: ReviewData, row: SuspectRow, suspect: LabelSuspect) -> GalleryImage:
@@ -119,14 +121,14 @@ def _image(data: ReviewData, row: SuspectRow, suspect: LabelSuspect) -> GalleryI
     for k in np.flatnonzero(arrays.object_images == position).tolist():
         color = ERROR_COLOR if k == row.object else None
         name = arrays.names[arrays.object_classes[k]]
-        boxes.append(BoxOverlay(arrays.object_boxes[k].tolist(), name, "labels", color, dashed=True))
+        boxes.append(BoxOverlay(arrays.object_boxes[k].tolist(), name, "labeled", color, dashed=True))
     near = (arrays.images == position) & (arrays.scores >= LEAST_SCORE)
     if row.detection >= 0:
         near[row.detection] = True
     for k in np.flatnonzero(near).tolist():
         color = ERROR_COLOR if k == row.detection else None
         label = f"{arrays.names[arrays.classes[k]]} {arrays.scores[k]:.2f}"
-        boxes.append(BoxOverlay(arrays.boxes[k].tolist(), label, "detections", color))
+        boxes.append(BoxOverlay(arrays.boxes[k].tolist(), label, "detected", color))
     boxes.sort(key=lambda box: box.color is not None)  # the suspect above the others
     read = partial(_read, data.images[position].path, next(iter(data.check.splits.values())).value_range)
     name = f"{suspect.file_name}" + (f", label {suspect.label_id}" if suspect.label_id is not None else "")
@@ -152,7 +154,7 @@ def _window(arrays: Any, row: SuspectRow) -> tuple[int, int, int, int]:
     boxes += [arrays.boxes[row.detection]] if row.detection >= 0 else []
     x1, y1 = np.min(boxes, axis=0)[:2].tolist()
     x2, y2 = np.max(boxes, axis=0)[2:].tolist()
-    high = max(2.5 * (y2 - y1), 2 * (x2 - x1), 2 * LEAST_SIDE)
+    high = max(2.5 * (y2 - y1), 2 * (x2 - x1), LEAST_SIDE)
     left, top = (x1 + x2 - high * 4 / 3) / 2, (y1 + y2 - high) / 2
     return round(left), round(top), round(left + high * 4 / 3), round(top + high)
 
