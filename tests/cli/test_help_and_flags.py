@@ -54,7 +54,8 @@ FLAGS = {
     "convert": "dilation nheads output weights",
     "convert_data": f"{DATA} output polygon_tolerance quiet to",
     "pack": f"{DATA} output quiet shard_mb",
-    "export": f"{DATA} {TILES} batch_size builtin calibration dilation fixed_batch format image_size max_ap_drop "
+    "export": f"{DATA} {TILES} batch_size builtin calibration dilation fixed_batch for_tensorrt format image_size "
+    "max_ap_drop triton "
     "max_images max_queries nheads num_workers output precision quiet size split weights",
     "models": "filter json",
     "bench": f"{DATA} batch_size compile device evaluation_images image_size images masks model output_dir part "

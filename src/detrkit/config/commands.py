@@ -290,6 +290,9 @@ class ExportConfig(QuietChoice, TilesChoice, ArchitectureChoice, DataChoice):
     machine)."""
     output: str = ""
     """File to write; empty: beside the weights, with the ending of the format."""
+    triton: str = ""
+    """Add the model, with preprocessing and postprocessing built in (--builtin), to this model repository of Triton
+    Inference Server, as a folder named after the weights; OpenVINO Model Server reads it too."""
     image_size: NonNegativeInt = 0
     """Shorter side in pixels to which images are resized; 0: as in training."""
     size: Annotated[str, ParsedBy("detrkit.exporting.writing:parse_size", "")] = ""
@@ -299,12 +302,12 @@ class ExportConfig(QuietChoice, TilesChoice, ArchitectureChoice, DataChoice):
     builtin: bool = False
     """Include preprocessing and postprocessing in the graph: pixels of any size in; boxes in pixels, scores and labels
     out. The model inside works at --size, which may be left out for models of square images."""
-    max_queries: NonNegativeInt = 0
-    """Return only this many queries per image, those of the highest scores, and only their masks; 0: all."""
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     for_tensorrt: bool = False
     """Write ONNX that TensorRT builds correct engines of: deformable attention by lookups in place of GridSample, which
     TensorRT 10.13 to 11.1 compile wrongly, and only operators of its parser. Always so with --format tensorrt."""
+    max_queries: NonNegativeInt = 0
+    """Return only this many queries per image, those of the highest scores, and only their masks; 0: all."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that support it; fp16, for GPUs (OpenVINO: weights
     only); int8 (onnx and openvino), with ranges measured on images of --data."""
     calibration: PositiveInt = 100

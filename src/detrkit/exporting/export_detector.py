@@ -22,12 +22,16 @@ from detrkit.exporting.formats.export_format import ExportFormat
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.table import export_format, format_of_suffix
 from detrkit.exporting.parity import Report, compare
+from detrkit.exporting.triton import CONFIG_FILE, MODEL_FILE, REPORT_FILE, config_text, model_folder
 from detrkit.exporting.writing import calibration_samples, has_data, make_metadata, write_file
-from detrkit.files import write_atomic
+from detrkit.files import atomic_folder, write_atomic
 from detrkit.inference.detector import Detector
 from detrkit.inference.exported import is_exported
 from detrkit.inference.load_detector import load_detector
 from detrkit.ops.value_range import UNKNOWN_RANGE, ValueRange
+
+Status = Callable[[str], AbstractContextManager[object]]
+"""Shows a word for what is being done, while it is done."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def export(
         options: further settings of `detrkit export`, under the names of its flags (`ExportConfig`).
 
     Returns:
-        The file. The parity report lies beside it, as FILE.parity.json.
+        The file. The parity report lies beside it, as FILE.parity.json, or in the folder of a model of Triton.
 
     Raises:
         ConfigError: there is no such option or format, settings do not fit each other or the model, or the file has
@@ -79,9 +83,7 @@ def export(
     return result.path
 
 
-def export_detector(
-    config: ExportConfig, status: Callable[[str], AbstractContextManager[object]] = nullcontext
-) -> ExportResult:
+def export_detector(config: ExportConfig, status: Status = nullcontext) -> ExportResult:
     """Write the file, compare it with the model, and write the parity report beside it.
 
     Args:
@@ -99,8 +101,29 @@ def export_detector(
             f"expected weights to export, found the exported file {config.weights}; name the checkpoint or run folder "
             "that it was made from"
         )
+    if config.triton:
+        return _export_to_triton(config, status)
+    path = _output_path(config, export_format(config.format))
+    return _write_and_compare(config, path, path.with_name(f"{path.name}.parity.json"), status)
+
+
+def _export_to_triton(config: ExportConfig, status: Status) -> ExportResult:
+    """Add a model to a repository of Triton, whole or not at all.
+
+    Raises:
+        ConfigError: as `export_detector`, or the file has lost more accuracy than `max_ap_drop`.
+    """
+    folder, config = model_folder(config), replace(config, builtin=True)
+    with atomic_folder(folder) as temporary:
+        result = _write_and_compare(config, temporary / MODEL_FILE, temporary / REPORT_FILE, status)
+        check_accuracy(result, config)
+        write_atomic(temporary / CONFIG_FILE, config_text(folder.name, result.metadata))
+    return replace(result, path=folder / MODEL_FILE, report_path=folder / REPORT_FILE)
+
+
+def _write_and_compare(config: ExportConfig, path: Path, report_path: Path, status: Status) -> ExportResult:
+    """Write the file `path`, compare it with the model, and write the parity report."""
     file_format = export_format(config.format)
-    path = _output_path(config, file_format)
     file_format.check_packages()
     reference = load_detector(config, precision="plain")
     metadata = make_metadata(config, reference)
@@ -110,7 +133,6 @@ def export_detector(
     with status("Comparing"):
         exported = Detector.load(path, device=file_format.device)
         report = compare(config, reference, exported, splits.get(config.split))
-    report_path = path.with_name(f"{path.name}.parity.json")
     content = {"file": path.name, "metadata": json.loads(metadata.to_json())} | report.to_plain()
     write_atomic(report_path, json.dumps(content))
     size = sum(file.stat().st_size for file in file_format.files(path) if file.is_file())
@@ -118,7 +140,8 @@ def export_detector(
 
 
 def check_accuracy(result: ExportResult, config: ExportConfig) -> None:
-    """Make sure that exporting has not cost too much accuracy. The file stays, since one may want to look at it.
+    """Make sure that exporting has not cost too much accuracy. A file stays, since one may want to look at it; a model
+    of a repository does not.
 
     Raises:
         ConfigError: AP fell by more than `max_ap_drop`.
@@ -128,10 +151,10 @@ def check_accuracy(result: ExportResult, config: ExportConfig) -> None:
             "int8": "another --precision, or another number of images for --calibration",
             "fp32": "a larger --size, or none" if config.size else "another --format",
         }
+        left = f"{result.path} is there, but better not used" if not config.triton else "nothing was written"
         raise ConfigError(
             f"{row.name} falls from {row.reference:.4f} to {row.exported:.4f} by exporting, by more than --max_ap_drop "
-            f"{config.max_ap_drop:g}; {result.path} is there, but better not used: export with "
-            + remedies.get(config.precision, "another --precision")
+            f"{config.max_ap_drop:g}; {left}: export with " + remedies.get(config.precision, "another --precision")
         )
 
 

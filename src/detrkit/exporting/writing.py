@@ -43,15 +43,16 @@ def make_metadata(config: ExportConfig, detector: Detector) -> ExportMetadata:
             f"expected --size for this model, whose graph is for images of one size, found none; --size "
             f"{detector.image_size}x{detector.transform.longest} holds all images that are wider than high"
         )
+    flag = "--triton" if config.triton else "--builtin"
     if config.builtin and model.makes_masks:
         raise ConfigError(
-            "expected a model of boxes alone for --builtin, found one with masks, which have no place in its outputs; "
-            "export it without --builtin"
+            f"expected a model of boxes alone for {flag}, found one with masks, which have no place in its outputs; "
+            f"export it without {flag}"
         )
     if config.builtin and size is None:
         shorter, longer = detector.image_size, detector.transform.longest
         raise ConfigError(
-            f"expected --size with --builtin for this model, whose images keep their shape; for images that are "
+            f"expected --size with {flag} for this model, whose images keep their shape; for images that are "
             f"wider than high {shorter}x{longer} loses nothing, for all {longer}x{longer}"
         )
     if size and not config.builtin and min(size) < detector.image_size:
