@@ -17,7 +17,7 @@ from detrkit.errors import DetrkitError
 from detrkit.serving.app import apologize, refuse
 from detrkit.serving.refused import RefusedError
 from detrkit.serving.routes import json_response
-from detrkit.studio import images_page, results_page, train_page, try_page
+from detrkit.studio import images_page, label_page, results_page, train_page, try_page
 from detrkit.studio.project import Project
 from detrkit.studio.security import Guard
 from detrkit.version import __version__
@@ -25,7 +25,7 @@ from detrkit.version import __version__
 STATIC = Path(__file__).parent / "static"
 """Files of the browser."""
 
-PAGES = (images_page, train_page, results_page, try_page)
+PAGES = (images_page, label_page, train_page, results_page, try_page)
 """One module per page of the studio; its `router(project)` has the addresses below `/api` that the page asks."""
 
 
