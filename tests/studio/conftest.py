@@ -19,7 +19,7 @@ from tests.browser import browser
 from tests.serving.conftest import Answer, Client
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 __all__ = ["browser"]
 
@@ -88,29 +88,40 @@ def image_folder(folder: Path, count: int = 4, size: tuple[int, int] = (80, 60))
 
 @contextmanager
 def page_of(
-    browser: Browser, studio: StudioClient, hash: str = "", width: int = 1280, refusals: bool = False, **options: Any
+    browser: Browser,
+    studio: StudioClient | None,
+    hash: str = "",
+    width: int = 1280,
+    refusals: bool = False,
+    **options: Any,
 ) -> Iterator[Page]:
     """Open the studio; complaints of the browser and connections to elsewhere fail the test.
 
-    Requests that the studio refuses are such complaints, too, unless there shall be some (`refusals`).
+    Args:
+        browser: to open it in.
+        studio: to open; None: a page that the test opens, where complaints are allowed.
+        hash: page of the studio.
+        width: of the window.
+        refusals: whether the studio refuses requests in this test, which browsers complain about.
+        options: of the browser's context.
     """
     trouble: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)  # machines that run tests may be busy
+    if studio:
+        here = studio.url.partition("?")[0]
 
-    def complain(message: Any) -> None:
-        refused = refusals and "the server responded with a status of" in message.text
-        if message.type in ("error", "warning") and not refused:
-            trouble.append(message.text)
+        def on_console(message: ConsoleMessage) -> None:
+            refused = refusals and "the server responded with a status of" in message.text
+            if message.type in ("error", "warning") and not refused:
+                trouble.append(message.text)
 
-    page.on("console", complain)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
-    page.on(
-        "request", lambda r: None if r.url.startswith((studio.url[:20], "blob:", "data:")) else trouble.append(r.url)
-    )
-    page.goto(studio.url + hash)
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda r: None if r.url.startswith((here, "blob:", "data:")) else trouble.append(r.url))
+        page.goto(studio.url + hash)
     try:
         yield page
         assert trouble == []

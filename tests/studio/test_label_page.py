@@ -91,9 +91,10 @@ def test_masks_that_are_no_polygons_are_kept_to_the_pixel(tmp_path: Path) -> Non
 def test_two_tabs_cannot_overwrite_one_another(tmp_path: Path) -> None:
     with studio_of(coco_folder(tmp_path / "set")) as studio:
         assert save(studio, "images/0.png", [BOX]).json["version"] == 1
-        refused = save(studio, "images/0.png", [])
-        assert refused.status == 409
-        assert "saved in another tab" in refused.sentence
+        for objects in ([], [{**BOX, "keep": 1}]):
+            refused = save(studio, "images/0.png", objects)
+            assert refused.status == 409
+            assert "saved in another tab" in refused.sentence
         assert save(studio, "images/0.png", [], 1).json["version"] == 2
         saves = studio.get("/api/history?image=images/0.png").json["saves"]
         assert [(row["version"], len(row["objects"])) for row in saves] == [(2, 0), (1, 1)]
@@ -199,6 +200,7 @@ def test_damaged_files_of_the_studio_are_named(tmp_path: Path, name: str, text: 
 def test_an_export_is_a_data_set_of_another_format(tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "set")
     with studio_of(folder) as studio:
+        assert studio.send("/api/export", {"format": "yolo", "name": "before"}).json["objects"] == 8
         save(studio, "images/0.png", [])
         answer = studio.send("/api/export", {"format": "voc", "name": "as voc"}).json
         assert answer["folder"] == "studio_exports/as voc"
@@ -208,3 +210,5 @@ def test_an_export_is_a_data_set_of_another_format(tmp_path: Path) -> None:
         for name in ("../a", "/tmp/a", "..", ".", "a/b"):
             assert studio.send("/api/export", {"format": "voc", "name": name}).status == 422
     assert open_dataset(folder / "studio_exports/as voc").format == "voc"
+    with studio_of(image_folder(tmp_path / "unlabeled")) as studio:
+        assert "label and save some first" in studio.send("/api/export", {"format": "voc", "name": "a"}).sentence

@@ -14,6 +14,7 @@ from detrkit.serving.routes import json_response
 from detrkit.studio.images_page import drawable, size_of
 from detrkit.studio.label_store import Plain
 from detrkit.studio.project import Project
+from detrkit.studio.run_folders import find_run
 
 LEAST = 1.0
 """Least width and height of an object in pixels."""
@@ -47,6 +48,16 @@ class NewClass(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SuggestWish(BaseModel):
+    """A detector to run on an image."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    image: str
+    run: str
+    threshold: Annotated[float, Field(ge=0, le=1)]
 
 
 class ExportWish(BaseModel):
@@ -85,7 +96,8 @@ def router(project: Project) -> APIRouter:
     def save(image: str, body: EditedImage) -> Response:
         project.image(image)
         size = size_of(project, image)
-        former = labels.objects(image) if labels.version(image) == body.version else []
+        labels.expect_version(image, body.version)
+        former = labels.objects(image)
         known = {row["id"] for row in labels.classes}
         objects = [_annotation(edited, size, former, known) for edited in body.objects]
         return json_response({"version": labels.save(image, body.version, size, objects), "split": labels.split(image)})
@@ -105,14 +117,31 @@ def router(project: Project) -> APIRouter:
         ]
         return json_response({"saves": rows})
 
+    def suggest(body: SuggestWish) -> Response:
+        path, run = project.image(body.image), find_run(project, body.run)
+        found = project.detector.predict(run, path.name, path.read_bytes())["detections"]
+        rows = [
+            {
+                "class": labels.add_class(row["class_name"])["id"],
+                "box": row["box"],
+                "polygons": row.get("polygons") or [],
+                "crowd": False,
+                "score": row["score"],
+            }
+            for row in found
+            if row["score"] >= body.threshold
+        ]
+        return json_response({"objects": rows, "classes": labels.classes})
+
     def export(body: ExportWish) -> Response:
         project.catalog.wait()
         output = project.inside(f"{STUDIO_EXPORTS}/{body.name}")
         if output.parent != project.root / STUDIO_EXPORTS:
             raise RefusedError(422, f"expected the name of a new folder, found {body.name!r}")
-        if labels.saved:
-            labels.write_coco()
-        result = convert_data(project.data, output, body.format)
+        if not labels.saved and not labels.source:
+            raise RefusedError(422, "expected images with labels, found none; label and save some first")
+        labels.write_coco()
+        result = convert_data(labels.folder, output, body.format)
         folder = output.relative_to(project.root).as_posix()
         content = {"folder": folder, "images": sum(result.images.values()), "objects": result.objects}
         return json_response({**content, "notes": result.notes})
@@ -121,6 +150,7 @@ def router(project: Project) -> APIRouter:
     routes.add_api_route("/labels", save, methods=["PUT"])
     routes.add_api_route("/classes", add_class, methods=["POST"])
     routes.add_api_route("/history", history)
+    routes.add_api_route("/suggest", suggest, methods=["POST"])
     routes.add_api_route("/export", export, methods=["POST"])
     return routes
 

@@ -122,6 +122,20 @@ class LabelStore:
             return self.saved[image].objects
         return list(self._source_objects(self.source[image][1])) if image in self.source else []
 
+    def expect_version(self, image: str, version: int) -> None:
+        """Refuse changes of a version that is not the present one.
+
+        Raises:
+            RefusedError: 409, another version has been saved meanwhile.
+        """
+        current = self.version(image)
+        if version != current:
+            raise RefusedError(
+                409,
+                f"expected changes of version {current} of {image}, found some of version {version}: it has been saved "
+                "in another tab; reload the image and repeat them",
+            )
+
     def source_areas(self, image: str) -> list[tuple[int, float]]:
         """Class and area in pixels of each object of an image in the source."""
         return [
@@ -147,18 +161,12 @@ class LabelStore:
             OSError: it cannot be written; then nothing is saved.
         """
         with self._lock:
-            current = self.version(image)
-            if version != current:
-                raise RefusedError(
-                    409,
-                    f"expected changes of version {current} of {image}, found some of version {version}: it has been "
-                    "saved in another tab; reload the image and repeat them",
-                )
+            self.expect_version(image, version)
             last = self._last_id
             for row in objects:
                 if not row["id"]:
                     row["id"] = last = last + 1
-            saved = SavedImage(current + 1, self.split(image) or "train", *size, objects)
+            saved = SavedImage(version + 1, self.split(image) or "train", *size, objects)
             self._append({"image": image, **vars(saved)})
             self.saved[image], self._last_id = saved, last
         self._changed.set()

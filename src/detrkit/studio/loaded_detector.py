@@ -1,4 +1,4 @@
-"""The detector that the page Try runs: loaded when it is first used, and kept until another one is."""
+"""The detector that the pages Try and Label run: loaded when it is first used, and kept until another one is."""
 
 from __future__ import annotations
 

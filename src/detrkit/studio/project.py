@@ -10,6 +10,7 @@ from detrkit.errors import ConfigError, DataError
 from detrkit.serving.refused import RefusedError
 from detrkit.studio.catalog import Catalog
 from detrkit.studio.label_store import LabelStore
+from detrkit.studio.loaded_detector import LoadedDetector
 from detrkit.studio.thumbnails import Thumbnails
 
 
@@ -66,6 +67,11 @@ class Project:
     def thumbnails(self) -> Thumbnails:
         """Small copies of the images."""
         return Thumbnails(self.root, self.cache / "thumbnails")
+
+    @cached_property
+    def detector(self) -> LoadedDetector:
+        """The detector that pages share."""
+        return LoadedDetector()
 
     @property
     def data(self) -> Path:

@@ -15,7 +15,7 @@ from detrkit.ops.text import one_line
 from detrkit.serving.refused import RefusedError
 from detrkit.serving.routes import json_response
 from detrkit.serving.uploads import MAX_NAME
-from detrkit.studio.loaded_detector import LIMITS, LoadedDetector
+from detrkit.studio.loaded_detector import LIMITS
 from detrkit.studio.project import Project
 from detrkit.studio.run_folders import find_run, find_runs, name_of
 
@@ -28,7 +28,7 @@ def router(project: Project) -> APIRouter:
     Args:
         project: project folder.
     """
-    loaded, routes = LoadedDetector(), APIRouter(prefix="/try")
+    loaded, routes = project.detector, APIRouter(prefix="/try")
 
     def detectors() -> Response:
         runs = [folder for folder in find_runs(project) if (folder / BEST).is_file()]

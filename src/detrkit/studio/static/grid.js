@@ -2,7 +2,7 @@
 
 import { html } from "./dom.js";
 
-const WIDTH = 184;
+const WIDTH = 172;
 const HEIGHT = 196;
 /** Rows that are kept above and below those in view. */
 const MARGIN = 2;

@@ -4,12 +4,13 @@ import { get, showError } from "./api.js";
 import { byId, html } from "./dom.js";
 
 /** @typedef {{path: string[], query: URLSearchParams}} Params Parts of the hash after the page's name. */
-/** @typedef {() => void} Cleanup Ends what a page has started: timers, requests, listeners on the window. */
+/** @typedef {() => void | Promise<void>} Cleanup Saves and ends what a page has started: timers, requests, listeners on the window. */
 /** @typedef {{render(root: HTMLElement, params: Params): Cleanup | Promise<Cleanup>}} Page */
 
 /** @type {Array<{name: string, title: string, load: () => Promise<Page>}>} */
 const PAGES = [
   { name: "images", title: "Images", load: () => import("./images.js") },
+  { name: "label", title: "Label", load: () => import("./label.js") },
   { name: "train", title: "Train", load: () => import("./train.js") },
   { name: "results", title: "Results", load: () => import("./results.js") },
   { name: "try", title: "Try", load: () => import("./try.js") },
@@ -25,7 +26,7 @@ function show() {
   const page = PAGES.find((each) => each.name === name) ?? PAGES[0];
   const params = { path, query: new URLSearchParams(query) };
   current = current.then(async (cleanup) => {
-    cleanup?.();
+    await cleanup?.();
     const root = html("div", { class: `page page-${page.name}` });
     byId("main").replaceChildren(root);
     document.title = `${page.title} – detrkit studio`;
