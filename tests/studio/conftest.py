@@ -129,6 +129,15 @@ def page_of(
         context.close()
 
 
+def wait_until(page: Page, expression: str) -> None:
+    """Wait until an expression of JavaScript holds; playwright's `wait_for_function` would need `unsafe-eval`."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(expression)
+
+
 def coco_folder(folder: Path, count: int = 4, names: tuple[str, ...] = ("cell", HARMFUL)) -> Path:
     """A data set of COCO: images of 80 x 60 pixels, one object of each class in every image, the second with a mask."""
     image_folder(folder / "images", count)

@@ -13,7 +13,7 @@ import pytest
 from tests.inference.conftest import checkpoint, some_images
 from tests.serving.conftest import encode, noise, png
 
-from .conftest import HARMFUL, StudioClient, page_of, studio_of
+from .conftest import HARMFUL, StudioClient, page_of, studio_of, wait_until
 from .projects import make_report, make_run, mark_running
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_images(browser: Browser, studi
         assert page.locator(".gallery figcaption").all_inner_texts() == ["2.png"]
         assert page.get_by_role("heading", name=f"{HARMFUL}, taken for nut: 1 image").is_visible()
         assert page.locator(".gallery .mistake text").all_text_contents() == [HARMFUL, "nut 0.80"]
-        page.wait_for_function("[...document.querySelectorAll('.gallery img')].every((image) => image.naturalWidth)")
+        wait_until(page, "[...document.querySelectorAll('.gallery img')].every((image) => image.naturalWidth)")
         page.reload()
         page.get_by_role("heading", name="taken for nut: 1 image").wait_for()
         assert page.locator(".gallery figcaption").all_inner_texts() == ["2.png"]
@@ -139,7 +139,7 @@ def test_threshold_and_classes_change_what_is_drawn_without_a_request(
         assert number(page, ".over .frame") == most
         assert asked == []
         page.get_by_role("button", name="Where the model looked").first.click()
-        page.wait_for_function("document.querySelector('.attention img')?.naturalWidth > 0", timeout=60_000)
+        wait_until(page, "document.querySelector('.attention img')?.naturalWidth > 0")
         page.get_by_role("button", name="2.png").click()
         page.get_by_text("detections are shown").wait_for()
         assert number(page, ".attention img") == 0
