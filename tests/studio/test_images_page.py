@@ -72,7 +72,8 @@ def test_near_duplicates_and_suspects_are_found(tmp_path: Path) -> None:
     with Image.open(folder / "images/1.png") as image:
         image.save(folder / "images/copy.jpg", quality=90)
     (folder / "runs/x").mkdir(parents=True)
-    rows = [{"file_name": "images/2.png", "score": 0.4}, {"file_name": "images/2.png", "score": 0.7}]
+    row = {"reason": "no label", "label": "", "label_box": None, "detected": HARMFUL, "detected_box": [1, 2, 9, 9]}
+    rows = [{**row, "split": "train", "file_name": "2.png", "score": score} for score in (0.7, 0.4)]
     (folder / "runs/x/suspects.json").write_text(json.dumps({"suspects": rows}))
     with studio_of(folder) as studio:
         assert listed(studio)["suspects"] == "runs/x/suspects.json"
@@ -86,6 +87,9 @@ def test_near_duplicates_and_suspects_are_found(tmp_path: Path) -> None:
         assert groups["images/1.png"] == groups["images/copy.jpg"] >= 0
         assert groups["images/0.png"] == -1
         assert {row[0]: row[9] for row in answer["images"]}["images/2.png"] == 0.7
+        suspects = studio.get("/api/labels?image=images/2.png").json["suspects"]
+        assert [row["score"] for row in suspects] == [0.7, 0.4]
+        assert (suspects[0]["box"], suspects[0]["detected"]) == ([1, 2, 9, 9], HARMFUL)
 
 
 def test_runs_labels_and_exports_of_the_studio_are_no_images_of_the_project(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def router(project: Project) -> APIRouter:
     def images() -> Response:
         if not catalog.ready:
             return json_response({"ready": False})
-        scores, source = read_suspects(project.root)
+        suspects, source = read_suspects(project.root, project.labels)
+        scores = {name: max(row["score"] for row in rows) for name, rows in suspects.items()}
         content = {
             "ready": True,
             "notes": catalog.notes,

@@ -15,6 +15,7 @@ from detrkit.studio.images_page import drawable, size_of
 from detrkit.studio.label_store import Plain
 from detrkit.studio.project import Project
 from detrkit.studio.run_folders import find_run
+from detrkit.studio.suspects import read_suspects
 
 LEAST = 1.0
 """Least width and height of an object in pixels."""
@@ -90,6 +91,7 @@ def router(project: Project) -> APIRouter:
             "height": height,
             "classes": labels.classes,
             "objects": [drawable(row, project, image) for row in labels.objects(image)],
+            "suspects": read_suspects(project.root, labels)[0].get(image, []),
         }
         return json_response(content)
 
@@ -118,33 +120,10 @@ def router(project: Project) -> APIRouter:
         return json_response({"saves": rows})
 
     def suggest(body: SuggestWish) -> Response:
-        path, run = project.image(body.image), find_run(project, body.run)
-        found = project.detector.predict(run, path.name, path.read_bytes())["detections"]
-        rows = [
-            {
-                "class": labels.add_class(row["class_name"])["id"],
-                "box": row["box"],
-                "polygons": row.get("polygons") or [],
-                "crowd": False,
-                "score": row["score"],
-            }
-            for row in found
-            if row["score"] >= body.threshold
-        ]
-        return json_response({"objects": rows, "classes": labels.classes})
+        return json_response(_suggest(project, body))
 
     def export(body: ExportWish) -> Response:
-        project.catalog.wait()
-        output = project.inside(f"{STUDIO_EXPORTS}/{body.name}")
-        if output.parent != project.root / STUDIO_EXPORTS:
-            raise RefusedError(422, f"expected the name of a new folder, found {body.name!r}")
-        if not labels.saved and not labels.source:
-            raise RefusedError(422, "expected images with labels, found none; label and save some first")
-        labels.write_coco()
-        result = convert_data(labels.folder, output, body.format)
-        folder = output.relative_to(project.root).as_posix()
-        content = {"folder": folder, "images": sum(result.images.values()), "objects": result.objects}
-        return json_response({**content, "notes": result.notes})
+        return json_response(_export(project, body))
 
     routes.add_api_route("/labels", load)
     routes.add_api_route("/labels", save, methods=["PUT"])
@@ -153,6 +132,45 @@ def router(project: Project) -> APIRouter:
     routes.add_api_route("/suggest", suggest, methods=["POST"])
     routes.add_api_route("/export", export, methods=["POST"])
     return routes
+
+
+def _suggest(project: Project, wish: SuggestWish) -> dict[str, Any]:
+    """Objects that a detector finds in an image; their classes are added to those of the project."""
+    path, run, labels = project.image(wish.image), find_run(project, wish.run), project.labels
+    found = project.detector.predict(run, path.name, path.read_bytes())["detections"]
+    rows = [
+        {
+            "class": labels.add_class(row["class_name"])["id"],
+            "box": row["box"],
+            "polygons": row.get("polygons") or [],
+            "crowd": False,
+            "score": row["score"],
+        }
+        for row in found
+        if row["score"] >= wish.threshold
+    ]
+    return {"objects": rows, "classes": labels.classes}
+
+
+def _export(project: Project, wish: ExportWish) -> dict[str, Any]:
+    """Write all labels as a data set of another format.
+
+    Raises:
+        RefusedError: there are no labels, or the name is none of a folder.
+        DetrkitError: as of `convert_data`.
+    """
+    project.catalog.wait()
+    labels = project.labels
+    output = project.inside(f"{STUDIO_EXPORTS}/{wish.name}")
+    if output.parent != project.root / STUDIO_EXPORTS:
+        raise RefusedError(422, f"expected the name of a new folder, found {wish.name!r}")
+    if not labels.saved and not labels.source:
+        raise RefusedError(422, "expected images with labels, found none; label and save some first")
+    labels.write_coco()
+    result = convert_data(labels.folder, output, wish.format)
+    folder = output.relative_to(project.root).as_posix()
+    content = {"folder": folder, "images": sum(result.images.values()), "objects": result.objects}
+    return {**content, "notes": result.notes}
 
 
 def _annotation(edited: EditedObject, size: tuple[int, int], former: list[Plain], classes: set[Any]) -> Plain:

@@ -71,6 +71,21 @@ export class Editor {
     this.draw();
   }
 
+  /**
+   * Mark a place until the next change, with the view around it.
+   * @param {import("./geometry.js").Box} box
+   */
+  mark(box) {
+    const { clientWidth, clientHeight } = this.root;
+    const [x1, y1, x2, y2] = box;
+    this.scale = clamp(Math.min(clientWidth / (x2 - x1), clientHeight / (y2 - y1)) / 3, this.scale, LARGEST_SCALE);
+    this.x = clientWidth / 2 - ((x1 + x2) / 2) * this.scale;
+    this.y = clientHeight / 2 - ((y1 + y2) / 2) * this.scale;
+    this.fitted = false;
+    this.draw();
+    this.layer.append(svg("rect", { class: "draft", x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+  }
+
   /** Show the whole image. */
   fit() {
     const { clientWidth, clientHeight } = this.root;

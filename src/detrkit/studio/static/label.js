@@ -67,7 +67,7 @@ export async function render(root, params) {
   return () => page.close();
 }
 
-/** @typedef {{version: number, split: string, width: number, height: number, classes: ClassRow[], objects: ImageObject[]}} Answer */
+/** @typedef {{version: number, split: string, width: number, height: number, classes: ClassRow[], objects: ImageObject[], suspects: import("./label_panel.js").Suspect[]}} Answer */
 
 class LabelPage {
   /**
@@ -96,7 +96,7 @@ class LabelPage {
     });
     this.panel = new LabelPanel({
       state: this.state, classes: () => this.classes, chosen: () => this.chosen, choose: (id) => this.choose(id), addClass: (text) => this.addClass(text),
-      detectors, suggest: (run, threshold) => this.suggest(run, threshold), history: () => this.history(), restore: (objects) => this.restore(objects),
+      suspects: answer.suspects, show: (suspect) => this.show(suspect), detectors, suggest: (run, threshold) => this.suggest(run, threshold), history: () => this.history(), restore: (objects) => this.restore(objects),
     });
     root.append(this.makeTools(), html("div", { class: "label-body" }, html("div", { class: "editor-frame" }, this.editor.root), this.panel.root));
     this.onKey = this.onKey.bind(this);
@@ -351,6 +351,19 @@ class LabelPage {
   step(step, from = this.state.selected) {
     const count = this.state.objects.length;
     if (count) this.state.select((Math.max(from, step > 0 ? -1 : 0) + step + count) % count);
+  }
+
+  /**
+   * Show a suspect: select its label, or mark the place where one may be missing.
+   * @param {import("./label_panel.js").Suspect} suspect
+   */
+  show({ box, reason }) {
+    if (!box) return;
+    const overlaps = this.state.objects.map((object) => iou(object.shape.box, box));
+    const best = overlaps.indexOf(Math.max(...overlaps));
+    this.state.select(reason !== "no label" && (overlaps[best] ?? 0) > SAME_IOU ? best : -1);
+    this.editor.mark(box);
+    this.editor.root.focus();
   }
 
   /** Add a box in the middle of the view, for those who draw by keys. */

@@ -6,6 +6,16 @@ import { colorOf, nameOf } from "./overlay.js";
 /** @typedef {import("./overlay.js").ClassRow} ClassRow */
 /** @typedef {import("./label_state.js").LabelState} LabelState */
 
+/**
+ * A label that `detrkit review` takes for wrong.
+ * @typedef {object} Suspect
+ * @property {string} reason
+ * @property {number} score
+ * @property {string} label class of the label, or empty
+ * @property {string} detected class of the detection, or empty
+ * @property {[number, number, number, number] | null} box
+ */
+
 /** Objects that the list shows; more are few people's wish and slow. */
 const MOST_LISTED = 300;
 
@@ -17,6 +27,8 @@ const MOST_LISTED = 300;
  * @property {(id: number) => void} choose called with a class
  * @property {(name: string) => Promise<void>} addClass
  * @property {Array<{run: string, name: string}>} detectors
+ * @property {Suspect[]} suspects
+ * @property {(suspect: Suspect) => void} show called with a suspect to look at
  * @property {(run: string, threshold: number) => Promise<void>} suggest
  * @property {() => Promise<Array<{version: number, time: string, objects: import("./overlay.js").ImageObject[]}>>} history
  * @property {(objects: import("./overlay.js").ImageObject[]) => void} restore
@@ -36,7 +48,7 @@ export class LabelPanel {
     const form = html("form", { class: "tools", onsubmit: (/** @type {Event} */ event) => void this.submitClass(event) },
       this.newClass, html("button", {}, "Add class"));
     this.root = html("aside", { class: "label-panel", "aria-label": "Labels" },
-      html("h2", {}, "Classes"), this.classes, form, this.count, this.decisions, this.objects, this.makeSuggest(), this.makeHistory());
+      html("h2", {}, "Classes"), this.classes, form, this.count, this.decisions, this.objects, this.makeSuspects(), this.makeSuggest(), this.makeHistory());
     this.draw();
   }
 
@@ -74,6 +86,16 @@ export class LabelPanel {
     if (!name) return;
     await this.options.addClass(name);
     this.newClass.value = "";
+  }
+
+  makeSuspects() {
+    const { suspects, show } = this.options;
+    if (!suspects.length) return null;
+    const lines = suspects.map((suspect) => {
+      const classes = [suspect.label, suspect.detected && `detected: ${suspect.detected}`].filter(Boolean).join(", ");
+      return html("li", {}, html("button", { type: "button", class: "line", onclick: () => show(suspect) }, `${suspect.reason}: ${classes}`, html("small", {}, suspect.score.toFixed(2))));
+    });
+    return html("div", {}, html("h2", {}, "Suspects of review"), html("ol", { class: "object-list", "aria-label": "Suspects of review" }, ...lines));
   }
 
   makeSuggest() {
