@@ -7,8 +7,8 @@ Starts a server on this machine with random weights, and asks it over connection
 each of which sends its next image once it has the answer to the last. The loop is `Detector.predict` in this process
 with lists of the same files, before and after, image by image and in batches; server and loop use one thread for the
 model. Then three times as many clients as the queue holds ask for `--images` images, a tenth of whose attempts end
-in the middle of a request; it and whoever gets a 503 asks again. Every answer must name the file that was sent and its size.
-Prints a table and writes it to serving.json.
+in the middle of a request; it and whoever gets a 503 asks again. Every answer must name the file that was sent and its
+size. Prints a table and writes it to serving.json.
 
 Clients run in this process, so that on a machine of few cores they take time from the server. Seconds of CPU, all
 threads together, are given besides: on a machine that does other things too, they are the steadier ones.
