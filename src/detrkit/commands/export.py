@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.config.commands import ExportConfig
 from detrkit.exporting.export_detector import check_accuracy, export_detector
+from detrkit.exporting.int8_search import Int8Step
 from detrkit.exporting.parity import Report
 from detrkit.ops.console import make_console
 
@@ -27,9 +29,24 @@ def export(config: ExportConfig) -> Report:
     result = export_detector(config, make_console(quiet=config.quiet).status)
     console.print(f"Wrote {result.path} ({result.megabytes:.1f} MiB), {result.metadata.precision}")
     _print_report(console, result.report, result.path)
+    _print_steps(console, result.int8_steps)
     console.print(f"Report: {result.report_path}")
     check_accuracy(result, config)
     return result.report
+
+
+def _print_steps(console: TextConsole, steps: Sequence[Int8Step]) -> None:
+    """Print the trade between speed, size and accuracy of int8, a row per file that was measured."""
+    if not steps:
+        return
+    from rich.table import Table
+
+    table = Table("in fp32", "AP", "drop", "ms", "MiB", title="int8: groups of convolutions left in fp32")
+    for step in steps:
+        row = max(step.accuracy, key=lambda row: row.drop)
+        left = ", ".join(step.float_groups) or "none"
+        table.add_row(left, f"{row.exported:.4f}", f"{row.drop:+.4f}", f"{step.ms:.1f}", f"{step.megabytes:.1f}")
+    console.print(table)
 
 
 def _print_report(console: TextConsole, report: Report, path: Path) -> None:

@@ -309,7 +309,8 @@ class ExportConfig(QuietChoice, TilesChoice, ArchitectureChoice, DataChoice):
     """Return only this many queries per image, those of the highest scores, and only their masks; 0: all."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Arithmetic: fp32; bf16 (openvino and torch), for processors that support it; fp16, for GPUs (OpenVINO: weights
-    only); int8 (onnx and openvino), with ranges measured on images of --data."""
+    only); int8 (onnx and openvino), with ranges measured on images of --data. Of int8, convolutions that cost too much
+    AP (--max_ap_drop) stay in fp32."""
     calibration: PositiveInt = 100
     """Number of images of --data on which int8 ranges are measured, from the training split if there is one."""
     split: Literal["train", "val"] = "val"

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from detrkit.errors import ConfigError, DetrkitWarning
 from detrkit.exporting.formats.export_format import ExportFormat
 from detrkit.exporting.formats.metadata import ExportMetadata
 from detrkit.exporting.formats.table import export_format, format_of_suffix
+from detrkit.exporting.int8_search import Int8Step, write_int8
 from detrkit.exporting.parity import Report, compare
 from detrkit.exporting.triton import CONFIG_FILE, MODEL_FILE, REPORT_FILE, config_text, model_folder
-from detrkit.exporting.writing import calibration_samples, has_data, make_metadata, write_file
+from detrkit.exporting.writing import calibration_samples, has_data, make_metadata, trace_model, write_file
 from detrkit.files import atomic_folder, write_atomic
 from detrkit.inference.detector import Detector
 from detrkit.inference.exported import is_exported
@@ -48,6 +49,8 @@ class ExportResult:
     """How far the file's outputs and accuracy are from the model's."""
     megabytes: float
     """Size of the file with its companions, in MiB."""
+    int8_steps: tuple[Int8Step, ...] = ()
+    """Files that were measured on the way to one that keeps its AP; the last is that of the file. int8 alone."""
 
 
 def export(
@@ -128,15 +131,23 @@ def _write_and_compare(config: ExportConfig, path: Path, report_path: Path, stat
     reference = load_detector(config, precision="plain")
     metadata = make_metadata(config, reference)
     splits = _read_splits(config, reference.value_range)
+    steps: list[Int8Step] = []
     with status("Exporting"):
-        write_file(reference, path, metadata, config, calibration_samples(config, reference, splits))
+        samples = calibration_samples(config, reference, splits)
+        if metadata.precision == "int8":
+            graph = trace_model(reference, metadata, config, samples)
+            steps = write_int8(graph, path, file_format, reference, splits[config.split], config)
+        else:
+            write_file(reference, path, metadata, config, samples)
     with status("Comparing"):
         exported = Detector.load(path, device=file_format.device)
-        report = compare(config, reference, exported, splits.get(config.split))
+        accuracy = steps[-1].accuracy if steps else None
+        report = compare(config, reference, exported, splits.get(config.split), accuracy)
     content = {"file": path.name, "metadata": json.loads(metadata.to_json())} | report.to_plain()
-    write_atomic(report_path, json.dumps(content))
+    rows = [asdict(step) | {"drop": step.drop} for step in steps]
+    write_atomic(report_path, json.dumps(content | ({"int8": rows} if rows else {})))
     size = sum(file.stat().st_size for file in file_format.files(path) if file.is_file())
-    return ExportResult(path, report_path, metadata, report, size / 2**20)
+    return ExportResult(path, report_path, metadata, report, size / 2**20, tuple(steps))
 
 
 def check_accuracy(result: ExportResult, config: ExportConfig) -> None:
@@ -148,7 +159,6 @@ def check_accuracy(result: ExportResult, config: ExportConfig) -> None:
     """
     for row in result.report.failed:
         remedies = {
-            "int8": "another --precision, or another number of images for --calibration",
             "fp32": "a larger --size, or none" if config.size else "another --format",
         }
         left = f"{result.path} is there, but better not used" if not config.triton else "nothing was written"

@@ -3,15 +3,18 @@
 Only the convolutions before the decoder are quantized: they are most of the arithmetic, and lose little accuracy. On a
 detrkit_n trained on the demo that cost 0.001 to 0.004 AP; quantizing the dense head as well costs 0.006, and everything
 that NNCF's settings for transformers take 0.033. Ranges run from the least to the largest value on any image: means
-over images cost 0.024.
+over images cost 0.024. Where a model loses more, `int8_search.py` finds the groups of convolutions to leave in floating
+point.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +23,30 @@ from torch import Tensor
 if TYPE_CHECKING:
     import onnx
 
-QUANTIZED = (".backbone.", ".input_proj.", ".encoder.")
+QUANTIZED = ("backbone", "input_proj", "encoder")
 """Parts of the model whose convolutions are quantized."""
+_CONTAINERS = ("0", "body", "model")
+"""Modules of a part that hold the others."""
+_NUMBERED = ("encoder", "stages", "layers", "blocks")
+"""Modules whose children, which have numbers for names, are groups of their own."""
 
 
-def quantize_onnx(
-    proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]], *, with_bias: bool = True
-) -> onnx.ModelProto:
-    """Quantize convolutions, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and TensorRT
-    read.
+@dataclass(frozen=True)
+class MeasuredGraph:
+    """A graph with the ranges of its values on images, from which files with different layers in int8 are made."""
+
+    proto: onnx.ModelProto
+    """The graph, in floating point."""
+    ranges: Any
+    """Of ONNX Runtime's calibrator."""
+
+
+def measure_ranges(proto: onnx.ModelProto, samples: Sequence[Mapping[str, Tensor]]) -> MeasuredGraph:
+    """Measure the ranges of inputs and outputs of convolutions.
 
     Args:
         proto: the graph.
         samples: inputs by name, to measure ranges with.
-        with_bias: biases as integers too, which ONNX Runtime needs to compute in them; TensorRT's parser refuses them.
     """
     import onnx
     from onnxruntime import quantization
@@ -48,27 +61,66 @@ def quantize_onnx(
             return None if sample is None else {name: tensor.numpy() for name, tensor in sample.items()}
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, inferred, quantized = (Path(folder) / f"{name}.onnx" for name in ("source", "inferred", "quantized"))
+        source, inferred, augmented = (Path(folder) / f"{name}.onnx" for name in ("source", "inferred", "augmented"))
         source.write_bytes(proto.SerializeToString())
         shape_inference.quant_pre_process(str(source), str(inferred), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(inferred),
-            str(quantized),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            nodes_to_quantize=[n.name for n in proto.graph.node if n.op_type == "Conv" and is_quantized(n.name)],
-            per_channel=True,
-            activation_type=quantization.QuantType.QInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "QuantizeBias": with_bias},
+        calibrator = quantization.create_calibrator(str(inferred), ["Conv"], augmented_model_path=str(augmented))
+        calibrator.collect_data(Reader())
+        return MeasuredGraph(onnx.load(inferred), calibrator.compute_data())
+
+
+def quantize(measured: MeasuredGraph, float_groups: Collection[str] = (), *, with_bias: bool = True) -> onnx.ModelProto:
+    """Quantize convolutions, in the form (QuantizeLinear, DequantizeLinear) that ONNX Runtime, OpenVINO and TensorRT
+    read.
+
+    Args:
+        measured: the graph and its ranges, which stay as they are.
+        float_groups: groups of convolutions that are left in floating point (`group_of`).
+        with_bias: biases as integers too, which ONNX Runtime needs to compute in them; TensorRT's parser refuses them.
+    """
+    from onnxruntime import quantization
+
+    proto = copy.deepcopy(measured.proto)
+    names = [name for name in _conv_names(proto) if (group_of(name) or "") not in ("", *float_groups)]
+    if not names:
+        return proto
+    kind = quantization.QuantType.QInt8
+    options = {"ActivationSymmetric": True, "QuantizeBias": with_bias}
+    with _quiet():
+        quantizer = quantization.QDQQuantizer(
+            proto, True, False, kind, kind, measured.ranges, names, [], ["Conv"], options
         )
-        return onnx.load(quantized)
+        quantizer.quantize_model()
+    return quantizer.model.model
 
 
-def is_quantized(name: str) -> bool:
-    """Whether a convolution of this name stands before the decoder."""
-    return any(part in f".{name}" for part in QUANTIZED)
+def groups_of(proto: onnx.ModelProto) -> list[str]:
+    """The groups of convolutions that are quantized, in the order of the graph."""
+    return list(dict.fromkeys(group for name in _conv_names(proto) if (group := group_of(name))))
+
+
+def _conv_names(proto: onnx.ModelProto) -> list[str]:
+    return [node.name for node in proto.graph.node if node.op_type == "Conv"]
+
+
+def group_of(name: str) -> str | None:
+    """The part of the model that a convolution belongs to, such as backbone.layer1; None: it is not quantized.
+
+    Args:
+        name: of the convolution in the model, such as backbone.0.body.layer1.0.conv1.
+    """
+    modules = name.split(".")
+    start = next((k for k, module in enumerate(modules) if module in QUANTIZED), None)
+    if start is None:
+        return None
+    below = modules[start + 1 : -2]  # without the convolution and its number in the graph
+    while below and below[0] in _CONTAINERS:
+        below = below[1:]
+    below = [] if modules[start] == "input_proj" else below or modules[-2:-1]
+    depth = 1
+    if below and below[0] in _NUMBERED:
+        depth = next((k + 1 for k, module in enumerate(below) if module.isdigit()), 1)
+    return ".".join([modules[start], *below[:depth]])
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ LOWEST_SCORE = 0.05
 """Queries are compared whose score, in the file or in the model, is at least this."""
 FEWEST = 5
 """So many of the best queries are compared in any case."""
+MOST_COMPARED = 20
+"""So many of the best queries count in `prediction_error`."""
 BATCHES = (1, 2, 5)
 """Numbers of images per batch that outputs are compared on."""
 
@@ -96,24 +98,22 @@ class Report:
         return asdict(self) | {"accuracy": rows, "passed": not self.failed}
 
 
-def compare(config: ExportConfig, reference: Detector, exported: Detector, split: Split | None) -> Report:
-    """Compare outputs on images of a split, or on noise without one; then accuracy on the split."""
+def compare(
+    config: ExportConfig,
+    reference: Detector,
+    exported: Detector,
+    split: Split | None,
+    accuracy: list[Accuracy] | None = None,
+) -> Report:
+    """Compare outputs on images of a split, or on noise without one; then accuracy on the split, unless it is given."""
     if split:
         images = [read_input(image, split.value_range, reference) for image in split.images[: max(BATCHES)]]
     else:
         metadata: ExportMetadata | None = getattr(exported.backend, "metadata", None)
         images = _noise(reference, metadata.size if metadata and not metadata.builtin else None)
     outputs = compare_outputs(reference, exported, images, BATCHES)
-    accuracy = []
-    if split:
-        accuracy = compare_accuracy(
-            reference,
-            exported,
-            split,
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            quiet=config.quiet,
-        )
+    if accuracy is None:
+        accuracy = compare_accuracy(config, reference, exported, split) if split else []
     return Report(outputs, accuracy, len(split) if split else 0, config.max_ap_drop)
 
 
@@ -281,27 +281,55 @@ def _timed(run: Callable[[], Result], count: int) -> tuple[Result, float]:
     return out, (time.perf_counter() - start) * 1000 / count
 
 
+def prediction_error(expected: Output, predicted: Output) -> float:
+    """Mean difference of scores and boxes over the best queries of both, each with its most similar one."""
+    first, second = _Predictions.of_output(expected), _Predictions.of_output(predicted)
+    errors = []
+    for i in range(len(first.boxes)):
+        chosen = first.scores[i].amax(-1).topk(min(MOST_COMPARED, len(first.scores[i]))).indices
+        rows = torch.cat([first.boxes[i], first.scores[i]], -1)[chosen]  # [n, 4 + C]
+        others = torch.cat([second.boxes[i], second.scores[i]], -1)
+        errors.append(float(torch.cdist(rows, others, p=1).amin(1).mean()))
+    return sum(errors) / len(errors)
+
+
 def compare_accuracy(
-    reference: Detector, exported: Detector, split: Split, *, batch_size: int, num_workers: int, quiet: bool = False
+    config: ExportConfig,
+    reference: Detector,
+    exported: Detector,
+    split: Split,
+    reference_aps: Sequence[float] | None = None,
 ) -> list[Accuracy]:
-    """Measure AP of model and file on checked records: of boxes and, where both have masks, of masks."""
+    """AP of model and file on checked records: of boxes and, where both have masks, of masks.
+
+    Args:
+        config: `batch_size`, `num_workers` and `quiet`.
+        reference: the model.
+        exported: the file.
+        split: the images.
+        reference_aps: of the model, from `measure_aps`; None: they are measured.
+    """
     masks = exported.backend.makes_masks and split.has_masks
-    match = match_classes(reference.categories, split.categories)
-    gt, kinds = split.to_coco(masks=masks), KINDS[: 1 + masks]
-    aps = []
-    for detector in (reference, exported):
-        collector = DetectionAccumulator(match.id_of, counted=split.categories.thing_ids, masks=masks)
-        collect_split(
-            detector.backend,
-            split,
-            detector.categories,
-            collector,
-            preprocessing=detector.preprocessing,
-            device=detector.device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            quiet=quiet,
-        )
-        aps.append([compute_coco_metrics(gt, collector.detections, kind).metrics["AP"] for kind in kinds])
-    names = {"bbox": "AP of boxes", "segm": "AP of masks"}
-    return [Accuracy(names[kind], *pair) for kind, *pair in zip(kinds, *aps, strict=True)]
+    if reference_aps is None:
+        reference_aps = measure_aps(config, reference, split, masks=masks)
+    pairs = zip(reference_aps, measure_aps(config, exported, split, masks=masks), strict=True)
+    return [Accuracy(name, *pair) for name, pair in zip(("AP of boxes", "AP of masks"), pairs, strict=False)]
+
+
+def measure_aps(config: ExportConfig, detector: Detector, split: Split, *, masks: bool) -> list[float]:
+    """AP of a detector on checked records, of boxes and with `masks` of masks."""
+    match = match_classes(detector.categories, split.categories)
+    gt = split.to_coco(masks=masks)
+    collector = DetectionAccumulator(match.id_of, counted=split.categories.thing_ids, masks=masks)
+    collect_split(
+        detector.backend,
+        split,
+        detector.categories,
+        collector,
+        preprocessing=detector.preprocessing,
+        device=detector.device,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        quiet=config.quiet,
+    )
+    return [compute_coco_metrics(gt, collector.detections, kind).metrics["AP"] for kind in KINDS[: 1 + masks]]

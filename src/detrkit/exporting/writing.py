@@ -98,24 +98,29 @@ def _check_format(config: ExportConfig) -> None:
 def write_file(
     detector: Detector, path: Path, metadata: ExportMetadata, config: ExportConfig, calibration: list[Sample]
 ) -> None:
-    """Trace the model and write it.
+    """Trace the model and write it; arguments as in `trace_model`, and the path of the file."""
+    export_format(config.format).write(trace_model(detector, metadata, config, calibration), path)
+
+
+def trace_model(
+    detector: Detector, metadata: ExportMetadata, config: ExportConfig, calibration: list[Sample]
+) -> TracedGraph:
+    """Trace the model for its format.
 
     Args:
         detector: holds the model, which stays as it is.
-        path: of the file.
         metadata: describes the model.
         config: the format, `max_queries` and `for_tensorrt`.
         calibration: inputs to measure the ranges of int8 with.
     """
-    file_format = export_format(config.format)
-    half = None if file_format.rounds_itself else HALVES.get(metadata.precision)
+    half = None if export_format(config.format).rounds_itself else HALVES.get(metadata.precision)
     inner = Graph(fold_norms(detector.model), config.max_queries, half)
     graph: Graph | BuiltinGraph = inner
     if metadata.builtin:
         assert metadata.size
         graph = BuiltinGraph(inner, metadata.preprocessing, metadata.size)
     program = trace(graph, size=metadata.size, batch_size=metadata.batch_size)
-    file_format.write(TracedGraph(program, metadata, calibration, config.for_tensorrt), path)
+    return TracedGraph(program, metadata, calibration, config.for_tensorrt)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,12 +30,16 @@ class TracedGraph:
         metadata: describes the model; each file carries it, as JSON under the key `METADATA_KEY`.
         calibration: inputs to measure ranges with, for int8 alone.
         for_tensorrt: of the formats made from ONNX: as TensorRT takes it, see `formats/tensorrt_graph.py`.
+        float_groups: groups of convolutions that int8 leaves in floating point, see `int8.group_of`.
+        shared: intermediate results (the ONNX, ranges), which copies with other `float_groups` need not compute again.
     """
 
     program: ExportedProgram
     metadata: ExportMetadata
     calibration: Sequence[Sample] = ()
     for_tensorrt: bool = False
+    float_groups: frozenset[str] = frozenset()
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 class Session(Protocol):

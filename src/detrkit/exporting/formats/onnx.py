@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from detrkit.exporting.formats.tensorrt_graph import (
     compare_by_xor,
     without_grid_sample,
 )
-from detrkit.exporting.int8 import quantize_onnx
+from detrkit.exporting.int8 import measure_ranges, quantize
 from detrkit.files import ONNX_OPSET, write_atomic
 
 if TYPE_CHECKING:
@@ -52,11 +53,28 @@ def write_onnx(graph: TracedGraph, path: Path) -> None:
 def to_onnx(graph: TracedGraph) -> onnx.ModelProto:
     """Convert a traced graph to ONNX, quantized where its metadata says int8, and check it.
 
-    The traces of source code that the exporter leaves in the graph are removed.
-
     Raises:
         ConfigError: it is for TensorRT, and has an operator that TensorRT's parser refuses.
     """
+    shared = graph.shared
+    if "onnx" not in shared:
+        shared["onnx"] = _converted(graph)
+    proto: onnx.ModelProto
+    if graph.metadata.precision == "int8":
+        if "measured" not in shared:
+            shared["measured"] = measure_ranges(shared["onnx"], graph.calibration)
+        proto = quantize(shared["measured"], graph.float_groups, with_bias=not graph.for_tensorrt)
+    else:
+        proto = copy.deepcopy(shared["onnx"])
+    if graph.for_tensorrt:
+        cast_pixels(proto)
+        compare_by_xor(proto)
+        check_operators(proto)
+    return proto
+
+
+def _converted(graph: TracedGraph) -> onnx.ModelProto:
+    """In floating point, without the traces of source code that the exporter leaves in the graph."""
     import onnx
 
     metadata = graph.metadata
@@ -80,12 +98,6 @@ def to_onnx(graph: TracedGraph) -> onnx.ModelProto:
         if node.op_type == "Conv":
             node.name = f"{node.input[1].removesuffix('.weight')}.{k}"  # feature levels share some
     onnx.checker.check_model(proto)
-    if metadata.precision == "int8":
-        proto = quantize_onnx(proto, graph.calibration, with_bias=not graph.for_tensorrt)
-    if graph.for_tensorrt:
-        cast_pixels(proto)
-        compare_by_xor(proto)
-        check_operators(proto)
     return proto
 
 
