@@ -155,7 +155,9 @@ def test_every_image_is_measured_by_the_model_that_has_not_seen_it(
     low, high = report["intervals"]["AP"]
     assert low <= report["pooled"]["AP"] <= high
     assert [row["name"] for row in report["per_class"]] == ["red", "green"]
-    assert "fold2" in (folder / "report" / "report.html").read_text()
+    page = (folder / "report" / "report.html").read_text()
+    assert "fold2" in page
+    assert "AP of each class in each fold" in page
     assert config.folds == len(result.folds)
 
 
@@ -168,6 +170,23 @@ def test_the_metrics_of_a_fold_are_those_of_its_validation(finished: tuple[Train
     again = detrkit.evaluate(result.folds[0].run_dir, finished[0].data, output_dir=str(result.run_dir / "again"))
     assert again.metrics["AP"] == pytest.approx(result.folds[0].metrics["AP"])
     assert again.report["images"] == 8
+
+
+def test_folds_review_the_labels_of_both_splits_under_their_own_ids(
+    finished: tuple[TrainConfig, detrkit.TrainResult],
+) -> None:
+    config, result = finished
+    with pytest.warns(detrkit.errors.DetrkitWarning):  # few labels, and a weak detector
+        review = detrkit.review(result.run_dir, max_suspects=10_000)
+    assert (review.images, review.folds) == (16, 2)
+    assert {suspect.split for suspect in review.suspects} == {"train", "val"}
+    for split in ("train", "val"):
+        content = json.loads((Path(config.data) / f"{split}.json").read_text())
+        ids = [row["id"] for row in content["annotations"]]
+        own = [s for s in review.suspects if s.split == split and s.label_id is not None]
+        assert sorted(s.label_id for s in own if s.label_id is not None) == sorted(ids)
+        names = {row["id"]: row["file_name"] for row in content["images"]}
+        assert all(names[s.image_id] == s.file_name for s in own)
 
 
 def test_the_final_model_has_seen_all_images(finished: tuple[TrainConfig, detrkit.TrainResult]) -> None:

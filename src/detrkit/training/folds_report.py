@@ -16,7 +16,7 @@ from detrkit.evaluation.report import measure, write_report
 from detrkit.files import write_atomic
 from detrkit.ops.console import make_console
 from detrkit.ops.text import one_line
-from detrkit.visualization.html_report.sections import Column, Table
+from detrkit.visualization.html_report.sections import Cell, Column, Table
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def write_folds_report(
         value_range=images.value_range,
         meta={"data": config.data, "folds": config.folds, "detections": str(folder / "detections.json")},
         title=f"{config.folds} folds of {Path(config.data or config.train_json).name}",
-        extra_sections=[of_folds],
+        extra_sections=[of_folds, _of_classes(folds, classes)],
     )
     coco = content["coco"]
     pooled = dict(coco["bbox"]) | {f"mask_{name}": value for name, value in coco.get("segm", {}).items()}
@@ -126,6 +126,17 @@ def write_folds_report(
     write_atomic(folder / "report" / "folds.json", json.dumps(plain, indent=1, ensure_ascii=False))
     _print(plain, names, folder)
     return pooled
+
+
+def _of_classes(folds: Sequence[FoldMetrics], classes: Mapping[str, tuple[float, float]]) -> Table:
+    """AP of each class in each fold."""
+    rows: list[list[Cell]] = [
+        [name, *(None if fold.per_class[name] < 0 else fold.per_class[name] for fold in folds), mean, deviation]
+        for name, (mean, deviation) in classes.items()
+        if mean >= 0
+    ]
+    columns = [Column("class"), *(Column(fold.run_dir.name) for fold in folds), Column("mean"), Column("deviation")]
+    return Table("AP of each class in each fold", columns, rows)
 
 
 def _of_class(intervals: Mapping[str, Any], category_id: int) -> list[float] | None:
