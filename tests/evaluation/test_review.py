@@ -202,6 +202,8 @@ def test_what_cannot_be_reviewed_is_refused_with_a_sentence(make_folds: MadeFold
     folder = make_folds(labels, images, detect(images, labels))
     with pytest.raises(ConfigError, match="expected a val split in the data set, found train"):
         detrkit.review(folder, split="val")
+    with pytest.raises(ConfigError, match=r"image_size 64 is for a detector, but .* holds folds"):
+        detrkit.review(folder, image_size=64)
     other = tmp_path / "other"
     (tmp_path / "data").rename(other)
     with pytest.raises(DataError, match="found nothing there; name its place with data"):

@@ -74,6 +74,13 @@ def _of_folds(folder: Path, config: ReviewConfig, note: Note) -> ReviewData:
             f"expected out-of-fold detections in {folder / DETECTIONS}, found none, since the folds are not finished; "
             "start the same `detrkit train ... --folds` command again, which continues them"
         )
+    plain = ReviewConfig(source=config.source)
+    for name in ("image_size", "tiles", "tile_overlap", "value_range"):
+        if getattr(config, name) != getattr(plain, name):
+            raise ConfigError(
+                f"--{name} {getattr(config, name)} is for a detector, but {folder} holds folds, which have detected "
+                f"already; leave --{name} out"
+            )
     kwargs = _known_data(config, folder)
     raw = open_dataset(**kwargs, val_fraction=0)
     key_of = _pooled_names(raw)
