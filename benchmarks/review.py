@@ -3,16 +3,18 @@
     python benchmarks/review.py spoil --data path/to/chess --output_dir runs/review-chess
     detrkit train runs/review-chess/spoiled --folds 3 --image_size 224 --epochs 12 --output_dir runs/review-chess/folds
     python benchmarks/review.py folds --output_dir runs/review-chess
+    detrkit train runs/review-chess/corrected --folds 3 --image_size 224 --epochs 12 --output_dir runs/review-chess/new
+    detrkit compare runs/review-chess/folds/detections.json runs/review-chess/new/detections.json \\
+        --data runs/review-chess/clean
     python benchmarks/review.py unseen --weights runs/chess --data path/to/chess
 
-`spoil` makes two COCO data sets without a validation split, of all images or of some that are evenly spaced: clean/
-with the labels as they are, and spoiled/ with 5 % of them changed, a quarter each: removed, added at a place without
-an object, moved to another class, or shifted (IoU 0.3 to 0.6 with the true box). errors.json lists the changes.
+`spoil` makes two COCO data sets of all images, or of some that are evenly spaced: clean/ (a validation split) with the
+labels as they are, and spoiled/ (a training split) with 5 % of them changed, a quarter each: removed, added at a place
+without an object, moved to another class, or shifted (IoU 0.3 to 0.6 with the true box). errors.json lists the changes.
 
 `folds` reviews spoiled/ by the detections of folds/, counts the errors among the first suspects, as many as a tenth of
 the labels, and writes corrected/, in which these errors are undone. `unseen` spoils the labels of the validation images
-of a detector in memory, with several seeds. It also ranks the
-same suspects by plain scores, for comparison.
+of a detector in memory, with several seeds. It also ranks the same suspects by plain scores, for comparison.
 """
 
 from __future__ import annotations
@@ -230,12 +232,12 @@ def make_copies(data: str, images: int, share: float, seed: int, folder: Path) -
     for number, row in enumerate(annotations, 1):
         row["id"] = number
     spoiled, errors = spoil_labels(rows, annotations, categories, share, np.random.default_rng(seed))
-    for name, labels in (("clean", annotations), ("spoiled", spoiled)):
+    for name, split, labels in (("clean", "val", annotations), ("spoiled", "train", spoiled)):
         (folder / name / "images").mkdir(parents=True, exist_ok=True)
         for row, path in zip(rows, paths, strict=True):
             shutil.copyfile(path, folder / name / "images" / row["file_name"])
         write_atomic(
-            folder / name / "train.json",
+            folder / name / f"{split}.json",
             json.dumps({"images": rows, "annotations": labels, "categories": categories}),
         )
     write_atomic(folder / "errors.json", json.dumps(errors, indent=1))
