@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from detrkit.evaluation.review_labels import ReviewResult, review
     from detrkit.exporting.export_detector import export
     from detrkit.inference import Detector
+    from detrkit.inference.batch_job import ShardResult, predict_shard
     from detrkit.inference.batch_merge import MergeResult, merge
     from detrkit.inference.postprocess import panoptic, postprocess
     from detrkit.inference.tracking import TrackedFrame, track
@@ -56,6 +57,7 @@ _HOME = {
     "PanopticMap": "detrkit.results",
     "Preprocessing": "detrkit.structures",
     "ReviewResult": "detrkit.evaluation.review_labels",
+    "ShardResult": "detrkit.inference.batch_job",
     "Target": "detrkit.structures",
     "TrackedFrame": "detrkit.inference.tracking",
     "TrainConfig": "detrkit.config.train",
@@ -71,6 +73,7 @@ _HOME = {
     "pack": "detrkit.data.shards.pack_dataset",
     "panoptic": "detrkit.inference.postprocess",
     "postprocess": "detrkit.inference.postprocess",
+    "predict_shard": "detrkit.inference.batch_job",
     "review": "detrkit.evaluation.review_labels",
     "track": "detrkit.inference.tracking",
     "train": "detrkit.training",
@@ -93,6 +96,7 @@ __all__ = [
     "PanopticMap",
     "Preprocessing",
     "ReviewResult",
+    "ShardResult",
     "Target",
     "TrackedFrame",
     "TrainConfig",
@@ -108,6 +112,7 @@ __all__ = [
     "pack",
     "panoptic",
     "postprocess",
+    "predict_shard",
     "review",
     "track",
     "train",

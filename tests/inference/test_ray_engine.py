@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from detrkit.cli import main
-from detrkit.commands.predict_share import predict_share
 from detrkit.config.commands import PredictConfig
-from tests.inference.test_batch_shares import folder, rows_of, settings
+from tests.inference.test_batch_shares import folder, predict_share, rows_of, settings
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is missing")
 __all__ = ["folder"]  # a fixture

@@ -17,7 +17,7 @@ from detrkit.cli import main
 from detrkit.errors import ConfigError, DataError, MissingExtraError
 from detrkit.inference.zones import parse_lines, parse_zones
 from tests.inference.blobs import blob_detector
-from tests.inference.moving import CROWD, HEIGHT, Mover, draw, mota_and_idf1, write_video
+from tests.inference.moving import CROWD, HEIGHT, Mover, draw, mota_and_idf1, set_times, write_video
 
 needs_trackers = pytest.mark.skipif(
     not __import__("importlib.util", fromlist=["util"]).find_spec("trackers"), reason="the extra `track` is missing"
@@ -61,6 +61,18 @@ def test_irregular_times_keep_the_ids() -> None:
         detections = detector.predict(draw(mover, k))
         seen += tracker.update(detections, k / 30).track_ids.tolist()
     assert set(seen) == {1, 2}
+
+
+@needs_trackers
+def test_a_file_of_irregular_times_keeps_its_tracks(tmp_path: Path) -> None:
+    numbers = [k for k in range(60) if k % 9 not in (3, 4, 7)]
+    path = write_video(tmp_path / "phone.mp4", CROWD, numbers)
+    set_times(path, [*np.diff(numbers).tolist(), 1])
+    frames = list(detrkit.track(blob_detector(HEIGHT, None), path))
+    assert [frame.time for frame in frames] == pytest.approx([k / 25 for k in numbers], abs=0.002)
+    mota, idf1 = mota_and_idf1(CROWD, frames, lambda frame: round(frame.time * 25))
+    assert mota > 0.95
+    assert idf1 > 0.97
 
 
 @needs_trackers
@@ -152,6 +164,7 @@ def test_what_cannot_be_tracked_is_refused(
         ([clip, "--zones", "a:0,0 9,0 9,9"], "expected --track with --zones"),
         ([clip, "--track", "--lines", "a:0,0"], "expected two different points for the line 'a', found 1"),
         ([clip, "--track", "--zones", "0,0 9,9"], "expected --zones as names with points in pixels"),
+        ([clip, "--track", "--max_seconds", "3"], "expected a camera or stream, which --max_seconds 3 ends, found"),
         ([clip, "0", "--track"], "expected one camera or stream alone, found 2 sources"),
         (["/dev/video63", "--track"], "expected a camera or stream at /dev/video63, but it cannot be opened"),
     ):

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detrkit.commands.predict_share import THRESHOLD, predict_share
 from detrkit.commands.video_tracks import LIVE_COPY, VideoTracks, check_tracking, live_source
 from detrkit.config.commands import PredictConfig
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import atomic_folder, expect_new_folder, save_image
+from detrkit.inference.batch_job import THRESHOLD, run_share
 from detrkit.inference.detector import Detector
 from detrkit.inference.guards import check_settings
 from detrkit.inference.live import LiveStream, stopped_by_signals
@@ -53,7 +53,7 @@ def predict(config: PredictConfig) -> None:
     from detrkit.ops.console import make_console, make_progress
 
     if config.shard or config.engine == "ray":
-        predict_share(config)
+        _predict_shard(config)
         return
     check_settings(THRESHOLD if config.threshold is None else config.threshold, config.top_k, config.batch_size)
     if config.panoptic and config.top_k is not None:
@@ -107,6 +107,19 @@ def predict(config: PredictConfig) -> None:
     done.print(f"Written to {output_dir}")
     if prelabels:
         done.print(f"Labels for {prelabels.writer.title} written to {output_dir / config.write}")
+
+
+def _predict_shard(config: PredictConfig) -> None:
+    """Detect objects in one share of the images, and tell what was done."""
+    from detrkit.ops.console import make_console
+
+    result = run_share(config)
+    console = make_console()
+    console.print(
+        f"Shard {config.shard or '1/1'}: {result.images} of {result.total} images, {result.before} of them done before"
+        + (f"; {result.errors} could not be read" if result.errors else "")
+    )
+    console.print(f"Written to {result.path}")
 
 
 @contextlib.contextmanager

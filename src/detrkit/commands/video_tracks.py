@@ -42,9 +42,14 @@ def check_tracking(config: PredictConfig, files: Sequence[SourceFile]) -> None:
     """Refuse what cannot be tracked, before a model is loaded.
 
     Raises:
-        ConfigError: --track with --panoptic, or with images.
+        ConfigError: --track with --panoptic, or with images; or --max_seconds without a live source.
         MissingExtraError: the package of the tracker is not installed.
     """
+    if config.max_seconds and not live_source(config):
+        raise ConfigError(
+            f"expected a camera or stream, which --max_seconds {config.max_seconds:g} ends, found {config.source[0]}; "
+            "leave the flag out for files, which are read to their end"
+        )
     if not config.track:
         return
     if config.panoptic:

@@ -1,14 +1,17 @@
-"""`detrkit predict --shard i/n` and `--engine ray`: objects in very many images; an interrupted job continues."""
+"""A batch job: detect objects in one share of very many images, and continue where an earlier process has ended."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detrkit.config.commands import PredictConfig
+from detrkit.config.options import config_from_options
 from detrkit.errors import ConfigError, DataError
 from detrkit.files import checkpoint_in
 from detrkit.inference.batch_detect import DetectSettings, detect_rows
@@ -35,21 +38,59 @@ CHANGE_RESULTS = (
 """Settings that must be the same for all shares, and when one is continued."""
 
 
-def predict_share(config: PredictConfig) -> Path:
-    """Detect objects in the images of one share and append a line per image to its file of results.
+@dataclass(frozen=True)
+class ShardResult:
+    """The file of results of a shard, and what it holds."""
 
-    Images that have a line already are not done again. See `inference.batch_results` for the file.
+    path: Path
+    images: int
+    """Images of the shard."""
+    total: int
+    """Images of all shards."""
+    before: int
+    """Images of the shard that an earlier process had done."""
+    errors: int
+    """Images that could not be read this time; their rows state the reason."""
 
-    Returns:
-        The file of results.
+
+def predict_shard(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    weights: str | os.PathLike[str],
+    shard: str = "1/1",
+    **options: Any,
+) -> ShardResult:
+    """Detect objects in one share of very many images; a row per image is written to a file.
+
+        detrkit.predict_shard("photos", "runs/mine", "3/64", output_dir="OUT")
+        detrkit.merge("OUT")
+
+    Args:
+        source: images, folders (with their subfolders) and globs, one or several.
+        weights: see `Detector.load`.
+        shard: `i/n`, the i-th of n shards. Each image belongs to one of them, by a hash of its path below the source.
+        options: further settings of `detrkit predict`, under the names of its flags: `output_dir`, `format`, `engine`,
+            `threshold`, `batch_size`, ...
 
     Raises:
-        ConfigError: a setting does not go with shares, or is not the one that the file was begun with.
+        ConfigError: a setting does not go with shards, or is not the one that the file was begun with.
         DataError: there are no images.
         WeightsError: the weights cannot be read.
+        MissingExtraError: `engine` or `format` needs a package that is not installed.
     """
-    from detrkit.ops.console import make_console
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    options = {"quiet": True, **options}
+    given = {"source": [os.fspath(each) for each in sources], "weights": os.fspath(weights), "shard": shard}
+    return run_share(config_from_options(PredictConfig, **given, **options))
 
+
+def run_share(config: PredictConfig) -> ShardResult:
+    """Detect objects in the images of one share and append a row per image to its file of results.
+
+    Images that have a row already are not done again. See `inference.batch_results` for the file.
+
+    Raises:
+        ConfigError, DataError, WeightsError, MissingExtraError: see `predict_shard`.
+    """
     _refuse_other_outputs(config)
     threshold = THRESHOLD if config.threshold is None else config.threshold
     settings = DetectSettings(*check_settings(threshold, config.top_k, config.batch_size))
@@ -70,12 +111,8 @@ def predict_share(config: PredictConfig) -> Path:
             if config.format == "parquet":
                 _make_table(table, path, header, end)
                 path.unlink()
-    make_console().print(
-        f"Shard {share}: {len(images)} of {listing.images} images, {before} of them done before"
-        + (f"; {failed} could not be read" if failed else "")
-        + f"\nWritten to {table if config.format == 'parquet' else path}"
-    )
-    return table if config.format == "parquet" else path
+    written = table if config.format == "parquet" else path
+    return ShardResult(written, len(images), listing.images, before, failed)
 
 
 def _detect(
