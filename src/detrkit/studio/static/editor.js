@@ -164,7 +164,8 @@ export class Editor {
     if (object.score !== null) group.classList.add("suggested");
     const words = object.score === null ? nameOf(classes, object.class) : `${nameOf(classes, object.class)} ${object.score.toFixed(2)}`;
     const [x, y] = shape.box;
-    group.append(svg("text", { x, y: y - 4 / this.scale, "font-size": 12 / this.scale, "stroke-width": 3 / this.scale }, words));
+    const inside = y * this.scale + this.y < 16;
+    group.append(svg("text", { x: x + (inside ? 4 : 0) / this.scale, y: y + (inside ? 14 : -4) / this.scale, "font-size": 12 / this.scale, "stroke-width": 3 / this.scale }, words));
     return group;
   }
 
@@ -187,8 +188,10 @@ export class Editor {
       return Array.from({ length: count }, (_, k) => {
         const [x = 0, y = 0] = at(k);
         const [nextX = 0, nextY = 0] = at(k + 1);
+        const near = Math.hypot(nextX - x, nextY - y) * this.scale < 4 * HANDLE;
         const middle = { class: "handle middle", cx: (x + nextX) / 2, cy: (y + nextY) / 2, r: r * 0.65, "data-middle": k, "data-part": part };
-        return [svg("circle", middle), svg("circle", { class: "handle", cx: x, cy: y, r, "data-corner": k, "data-part": part })];
+        const corner = svg("circle", { class: "handle", cx: x, cy: y, r: r * 0.8, "data-corner": k, "data-part": part });
+        return near ? [corner] : [svg("circle", middle), corner];
       }).flat();
     });
   }
