@@ -227,8 +227,9 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(
 ) -> None:
     module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
     folder = coco_folder(tmp_path / "set")
-    with studio_of(folder) as studio, page_of(browser, studio, "", width, color_scheme=scheme) as page:
-        for hash, ready in (("#/images", ".tile .objects"), ("#/label/images%2F0.png", ".line")):
+    with studio_of(folder) as studio, page_of(browser, studio, "", width, refusals=True, color_scheme=scheme) as page:
+        ready_of = {"#/images": ".tile .objects", "#/label/images%2F0.png": ".line"}
+        for hash, ready in (ready_of | dict.fromkeys(("#/train", "#/results", "#/try"), "main h1")).items():
             page.evaluate("hash => { location.hash = hash }", hash)
             page.locator(ready).first.wait_for()
             results = module.Axe().run(page)

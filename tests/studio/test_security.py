@@ -117,6 +117,14 @@ def test_no_script_makes_html_of_text() -> None:
             assert word not in text, (path.name, word)
 
 
+def test_the_files_of_the_browser_stay_small_enough_to_read() -> None:
+    import detrkit.studio
+
+    files = [*(Path(detrkit.studio.__file__).parent / "static").glob("*.[jc]s*")]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 4000
+    assert max(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 450
+
+
 def test_the_page_shows_the_project_and_hides_the_token(browser: Browser, tmp_path: Path) -> None:
     folder = image_folder(tmp_path / HARMFUL)
     (folder / "0.png").rename(folder / f"{HARMFUL}.png")
