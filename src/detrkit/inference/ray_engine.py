@@ -6,7 +6,9 @@ Only paths go to the actors and only rows of results come back: each actor decod
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -66,7 +68,7 @@ def detect_with_ray(config: PredictConfig, images: Sequence[BatchImage], setting
     except ImportError as error:
         raise MissingExtraError("--engine ray", "ray") from error
     load_detector(replace(config, device="cpu"), precision="fp32", compile="off")  # errors come before any process
-    weights = config.weights if not os.path.exists(config.weights) else os.path.abspath(config.weights)  # noqa: PTH100, PTH110
+    weights = _absolute(config.weights) if os.path.exists(config.weights) else config.weights  # noqa: PTH110
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -89,12 +91,13 @@ def _rows(config: PredictConfig, images: Sequence[BatchImage], settings: DetectS
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     cluster = ray.cluster_resources()
     gpus = 0 if config.device == "cpu" else int(cluster.get("GPU", 0))
     chunk = max(CHUNK, 4 * settings.batch_size)
     tasks = -(-len(images) // chunk)
     actors = min(config.num_actors or gpus or max(1, int(cluster.get("CPU", 1))), tasks)
-    items = [{"name": image.name, "path": os.path.abspath(image.path)} for image in images]  # noqa: PTH100
+    items = [{"name": image.name, "path": _absolute(image.path)} for image in images]
     rows = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
         DetectionActor,
         fn_constructor_args=(config, settings),
@@ -105,3 +108,8 @@ def _rows(config: PredictConfig, images: Sequence[BatchImage], settings: DetectS
     )
     for row in rows.iter_rows():
         yield json.loads(row["row"])
+
+
+def _absolute(path: str) -> str:
+    """A path that holds in the working folder of an actor, too; an address stays as it is."""
+    return path if re.match(r"[A-Za-z][\w+.-]+:/", path) else os.path.abspath(path)  # noqa: PTH100
