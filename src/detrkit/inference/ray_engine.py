@@ -71,7 +71,7 @@ def detect_with_ray(config: PredictConfig, images: Sequence[BatchImage], setting
     weights = _absolute(config.weights) if os.path.exists(config.weights) else config.weights  # noqa: PTH110
     ours = not ray.is_initialized()
     if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield from _rows(replace(config, weights=weights), images, settings)
     except ray.exceptions.RayError as error:
